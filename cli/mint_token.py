@@ -1,0 +1,267 @@
+"""``cocoa mint-token``: a token for a device, good or bad on purpose."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from cocoa_tornado.errors import KeyMaterialError
+from cocoa_tornado.identity.keys import ALGORITHMS, SECRET_ALGORITHMS, Signer, compact_json
+from cocoa_tornado.identity.minting import TokenRequest, token_claims
+from cocoa_tornado.rules.durations import parse_duration_s
+from cocoa_tornado.rules.identity import TokenPolicy
+
+from .options import load_settings
+
+if TYPE_CHECKING:
+    from cocoa_tornado.settings import Settings
+
+
+class _OneLineCommand(click.Command):
+    """A command whose wrong usage is told in one line: click would put the usage and a hint above it."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _WrongUsage(error.format_message()) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _WrongUsage(error.format_message()) from error
+
+
+class _WrongUsage(click.ClickException):
+    exit_code = 2
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else parse_duration_s(value, negative=True)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+def _user_id(ctx: click.Context, param: click.Parameter, value: str) -> int | str:
+    try:
+        number = int(value)
+    except ValueError:
+        return value
+    return number if str(number) == value else value  # 007 and +7 are names
+
+
+def _claims(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, object]:
+    claims: dict[str, object] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", ctx, param)
+        try:
+            claims[name] = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        except (ValueError, RecursionError):
+            claims[name] = text
+    return claims
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse(text)
+    return number
+
+
+@click.command(
+    "mint-token",
+    cls=_OneLineCommand,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option("--device-id", required=True, metavar="D", help="The device that the token is for.")
+@click.option(
+    "--user-id",
+    callback=_user_id,
+    default="0",
+    show_default=True,
+    metavar="U",
+    help="Owner of the device: an integer if it looks like one, a string otherwise.",
+)
+@click.option("--device-version", default="1.0.0", show_default=True, metavar="V", help="Firmware version.")
+@click.option(
+    "--expires-in",
+    "lifetime_s",
+    callback=_duration,
+    metavar="DURATION",
+    help="Life from now on: 90s, 15m, 1h30m, 24h, 7d; 0s or -1h make a token that has expired.  "
+    "[default: the setting jwt_lifetime, 24h]",
+)
+@click.option(
+    "--secret",
+    metavar="S",
+    help="HMAC secret to sign with, or @FILE that holds it. Others see the arguments of a process: COCOA_JWT_SECRET "
+    "is the place for a secret of value.",
+)
+@click.option(
+    "--private-key",
+    type=click.Path(path_type=Path),
+    metavar="PEM",
+    help="File with a private key to sign with: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA).",
+)
+@click.option(
+    "--algorithm",
+    type=click.Choice(ALGORITHMS),
+    metavar="A",
+    help=f"One of {', '.join(ALGORITHMS)}; it must go with the key.  [default: what the key is for]",
+)
+@click.option("--group", "groups", multiple=True, metavar="G", help="Group that the device is in; repeatable.")
+@click.option(
+    "--claim",
+    "extra_claims",
+    callback=_claims,
+    multiple=True,
+    metavar="K=V",
+    help="Another claim, or another value for one; V is JSON if it can be read as JSON, else a string; repeatable.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help='Print one JSON object: {"token":...,"claims":{...},"expires_at":...}.',
+)
+@click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in a TOML file; also COCOA_CONFIG."
+)
+def mint_token(
+    device_id: str,
+    user_id: int | str,
+    device_version: str,
+    lifetime_s: float | None,
+    secret: str | None,
+    private_key: Path | None,
+    algorithm: str | None,
+    groups: tuple[str, ...],
+    extra_claims: dict[str, object],
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Print a token for a device, and nothing else on standard output.
+
+    With neither --secret nor --private-key, it is signed as the gateway's settings say (configuration file and
+    environment): jwt_signing_key, jwt_secret, or a private key among jwt_key. Where there is none of them, the
+    development key of this machine is used, which `cocoa serve` uses too.
+
+    Nothing that is said here is judged, so that tests can have tokens that a gateway refuses. Exit status 1 if the
+    key cannot be used, 2 for wrong usage.
+
+    \b
+    For a gateway on this machine:
+      websocat "ws://127.0.0.1:8080/ws?token=$(cocoa mint-token --device-id doll-1)"
+    For another one, with its secret:
+      COCOA_JWT_SECRET=@secret.txt cocoa mint-token --device-id doll-1 --user-id 99 --expires-in 7d
+    With a private key, for a device in two groups:
+      cocoa mint-token --device-id doll-1 --private-key key.pem --group kitchen --group beta
+    One that has expired, and one from another issuer:
+      cocoa mint-token --device-id doll-1 --expires-in -1h
+      cocoa mint-token --device-id doll-1 --claim iss=somebody-else
+    One whose device_id is a number, for a gateway to refuse:
+      cocoa mint-token --device-id doll-1 --claim device_id=5
+    """
+    if secret is not None and private_key is not None:
+        raise click.UsageError("--secret and --private-key exclude each other.")
+    settings = _settings(config, secret, private_key)
+    try:
+        signer = resolve_key(settings, private_key, algorithm, is_secret_given=secret is not None)
+    except KeyMaterialError as error:
+        raise click.ClickException(str(error)) from error
+    request = TokenRequest(device_id, user_id, device_version, groups, lifetime_s, extra_claims)
+    claims = token_claims(request, _policy(settings), time.time())
+    token = signer.sign(claims)
+    if as_json:
+        click.echo(compact_json({"token": token, "claims": claims, "expires_at": claims["exp"]}))
+    else:
+        click.echo(token)
+
+
+def resolve_key(
+    settings: Settings, private_key: Path | None, algorithm: str | None, *, is_secret_given: bool = False
+) -> Signer:
+    """Return what to sign with, and say so on standard error where it is the development key.
+
+    Cases, in this order: a private key is given; a secret is given (it stands in the settings, over all others); the
+    settings hold a key that signs; they hold only keys that don't; they hold none.
+
+    :raises KeyMaterialError: the key cannot be used, or there is only one that cannot sign
+    :raises click.UsageError: the algorithm is not one for the key
+    """
+    if private_key is not None:
+        return _checked(Signer.from_file(private_key), algorithm)
+    if settings.jwt_signing_key is not None and not is_secret_given:
+        return _checked(Signer.from_file(settings.jwt_signing_key), algorithm)
+    if settings.jwt_secret:
+        return _with_secret(settings.jwt_secret, algorithm, settings.jwt_algorithms)
+    if not settings.uses_development_key:
+        return _checked(_private_among(settings.jwt_key), algorithm)
+
+    from cocoa_tornado.identity.devkey import development_secret
+
+    key = development_secret(settings.data_dir)
+    made = ", made just now" if key.created else ""
+    click.echo(f"Signed with this machine's development key: {key.path}{made}", err=True)
+    return _with_secret(key.secret, algorithm, settings.jwt_algorithms)
+
+
+def _settings(config: Path | None, secret: str | None, private_key: Path | None) -> Settings:
+    """The gateway's settings, with the key given here over the others. Raises WrongSetting."""
+    given: dict[str, object] = {}
+    if secret is not None:
+        if not secret:
+            raise click.UsageError("--secret is empty.")
+        given["jwt_secret"] = secret
+    if private_key is not None:
+        # It takes part so that the settings aren't judged as if there were no key.
+        given["jwt_key"] = (str(private_key),)
+    return load_settings(config, given).settings
+
+
+def _policy(settings: Settings) -> TokenPolicy:
+    return TokenPolicy(
+        issuer=settings.jwt_issuer,
+        subject=settings.jwt_subject,
+        audience=settings.jwt_audience,
+        leeway_s=settings.jwt_leeway_s,
+        lifetime_s=settings.jwt_lifetime_s,
+    )
+
+
+def _with_secret(secret: str, algorithm: str | None, allowed: Sequence[str]) -> Signer:
+    by_default = next((name for name in SECRET_ALGORITHMS if name in allowed), SECRET_ALGORITHMS[0])
+    if algorithm is not None and algorithm not in SECRET_ALGORITHMS:
+        raise click.UsageError(f"--algorithm {algorithm} needs a private key; a secret signs {by_default}.")
+    return Signer.from_secret(secret, algorithm or by_default)
+
+
+def _private_among(locations: tuple[str, ...]) -> Signer:
+    from cocoa_tornado.identity.jwks import KeySources, default_signer
+
+    signer = default_signer(KeySources(locations=locations))
+    if signer is None:
+        raise KeyMaterialError("the JWT keys that are configured only verify; give --private-key or --secret")
+    return signer
+
+
+def _checked(signer: Signer, algorithm: str | None) -> Signer:
+    if algorithm is not None and algorithm != signer.algorithm:
+        raise click.UsageError(f"--algorithm {algorithm} does not go with this key, which signs {signer.algorithm}.")
+    return signer

@@ -1,0 +1,49 @@
+"""From the broker's batches to the devices' outboxes: the routing decision, on the IOLoop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from .brokers.port import Batch
+from .hub import Hub
+from .metrics import Counters
+from .rules.rate import RateBucket, RateLimit
+
+UNKNOWN_DEVICE_LOG = RateLimit(per_s=10, burst=50)
+
+log = logging.getLogger("cocoa.bridge")
+
+
+class Bridge:
+    """Hands each delivery to the Hub, in the order of the batch. IOLoop thread only.
+
+    A message for a device that is not connected goes to no other device: it is dropped, counted and logged (at most
+    ten lines a second; the next line says how many were left out).
+    """
+
+    def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float]) -> None:
+        self._hub, self._counters, self._clock = hub, counters, clock
+        self._log_budget = RateBucket()
+        self._unlogged = 0
+
+    def __call__(self, batch: Batch) -> None:
+        hub, routed = self._hub, 0
+        for delivery in batch.deliveries:
+            if hub.send_to_device(delivery.device_id, delivery.payload, delivery.timestamp_ms):
+                routed += 1
+            else:
+                self._unknown(delivery.device_id)
+        self._counters.routed += routed
+        batch.done()
+
+    def _unknown(self, device_id: str) -> None:
+        self._counters.unknown_device += 1
+        if not self._log_budget.take(UNKNOWN_DEVICE_LOG, self._clock()):
+            self._unlogged += 1
+            return
+        unlogged, self._unlogged = self._unlogged, 0
+        extra: dict[str, object] = {"device_id": device_id}
+        if unlogged:
+            extra["left_out"] = unlogged
+        log.info("device not connected, message dropped", extra=extra)

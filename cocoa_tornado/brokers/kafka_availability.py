@@ -1,0 +1,88 @@
+"""Whether Kafka can do its part, as a status for programs and one log line per change for people."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from .port import BrokerCounters, BrokerState, BrokerStatus
+
+log = logging.getLogger("cocoa.broker")
+
+
+class Availability:
+    """The adapter's state. Written by its consumer thread, read by any thread.
+
+    A state is only as good as the thread that reports it: one that has not called :meth:`alive` for ``stale_s`` is
+    not trusted to be READY.
+    """
+
+    def __init__(
+        self, counters: BrokerCounters, *, stale_s: float = 15.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._counters, self._stale_s, self._clock = counters, stale_s, clock
+        self._lock = threading.Lock()
+        self._state, self._detail = BrokerState.CONNECTING, "not started"
+        self._kind = ""
+        self._lag: int | None = None
+        self._alive_at = clock()
+        self._muted = False
+
+    def alive(self) -> None:
+        self._alive_at = self._clock()
+
+    def set_lag(self, lag: int | None) -> None:
+        self._lag = lag
+
+    def is_ready(self) -> bool:
+        return self.status().state is BrokerState.READY
+
+    def status(self) -> BrokerStatus:
+        with self._lock:
+            state, detail, lag = self._state, self._detail, self._lag
+        if state is not BrokerState.READY:
+            return BrokerStatus(state, detail)
+        silent_s = self._clock() - self._alive_at
+        if silent_s > self._stale_s:
+            return BrokerStatus(BrokerState.CONNECTING, f"the consumer thread has been stuck for {silent_s:.0f} s")
+        return BrokerStatus(state, detail, lag)
+
+    def connecting(self, detail: str) -> None:
+        """On the way, nothing wrong so far: not logged, and no step back from a failure that is."""
+        with self._lock:
+            if self._state is BrokerState.CONNECTING and not self._kind:
+                self._detail = detail
+
+    def down(self, kind: str, detail: str) -> None:
+        """Kafka cannot do its part. Logged when that is new, or when ``kind``, one word for the cause, changes."""
+        with self._lock:
+            if self._state is BrokerState.CLOSED or self._muted:
+                return
+            was_ready, news = self._state is BrokerState.READY, self._kind != kind
+            self._state, self._detail, self._kind = BrokerState.CONNECTING, detail, kind
+            if was_ready:
+                self._counters.reconnects += 1
+        if news:
+            log.warning("broker not available, retrying", extra={"cause": kind, "detail": detail})
+
+    def ready(self, detail: str) -> None:
+        with self._lock:
+            if self._state is BrokerState.CLOSED or self._muted:
+                return
+            news = self._state is not BrokerState.READY
+            self._state, self._detail, self._kind = BrokerState.READY, detail, ""
+        if news:
+            log.info("broker ready", extra={"detail": detail})
+
+    def stopping(self) -> None:
+        """Nothing is consumed any more, on purpose: no more log lines."""
+        with self._lock:
+            self._muted = True
+            if self._state is not BrokerState.CLOSED:
+                self._state, self._detail = BrokerState.CONNECTING, "not consuming"
+
+    def closed(self) -> None:
+        with self._lock:
+            self._state, self._detail = BrokerState.CLOSED, "closed"

@@ -1,0 +1,236 @@
+"""kafka-python, as this adapter wants it: configured once, closed for certain, quiet, its errors in plain words.
+
+Everything that depends on a corner of kafka-python 3 stands here, with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+
+from .kafka_oauth import ClientCredentials
+from .kafka_options import KafkaOptions
+
+BOOTSTRAP_TIMEOUT_MS = 4_000
+REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for so long is taken for dead
+RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would make a returned broker wait that long
+MAX_BLOCK_MS = 1_000
+NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, since publishing is not given up while running
+CLOSE_TIMEOUT_MS = 3_000
+
+KafkaClient: TypeAlias = Any  # kafka-python ships no types
+
+
+class _TidySocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no types
+    """An ordinary connection, whose socket is closed when it fails; kafka-python leaves that to the garbage collector.
+
+    kafka-python picks the class by the scheme of its setting ``proxy_url``, and this one by DIRECT.
+    """
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
+
+
+DIRECT = "direct://"
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
+    """Remembers why the last connection failed: kafka-python itself logs that, and reports time-outs.
+
+    :ivar trouble: the latest failure to connect, None since the latest success
+    """
+
+    def __init__(self, net: Any, **settings: Any) -> None:
+        self.trouble: BaseException | None = None
+        super().__init__(net, **settings)
+
+    def get_connection(self, *args: Any, **settings: Any) -> Any:
+        connection = super().get_connection(*args, **settings)
+        if not connection.init_future.is_done:
+            connection.init_future.add_callback(lambda _: self._note(None))
+            connection.init_future.add_errback(self._note)
+        return connection
+
+    def _note(self, trouble: BaseException | None) -> None:
+        self.trouble = trouble
+
+
+class ConsumerLink(NamedTuple):
+    """A consumer, and what belongs to it.
+
+    :ivar sleep: ``await sleep(seconds)`` on the consumer's own IO loop only, so: in its rebalance listener
+    :ivar trouble: why its last connection failed, None since it last succeeded
+    """
+
+    consumer: KafkaClient
+    sleep: Callable[[float], Any]
+    trouble: Callable[[], BaseException | None]
+
+
+class KafkaClients:
+    """Makes the clients of one broker adapter. Each call blocks, for some seconds at most, and raises KafkaError."""
+
+    def __init__(self, options: KafkaOptions) -> None:
+        self._options = options
+        self._tls = options.tls_context()
+        self.tokens: ClientCredentials | None = None
+        if options.uses_sasl and options.sasl_mechanism == "OAUTHBEARER":
+            self.tokens = ClientCredentials(
+                options.oauth_token_url or "",
+                options.oauth_client_id or "",
+                options.oauth_client_secret or "",
+                options.oauth_scope,
+            )
+
+    def admin(self) -> KafkaClient:
+        return self._make(KafkaAdminClient, {"request_timeout_ms": REQUEST_TIMEOUT_MS})[0]
+
+    def consumer(self) -> ConsumerLink:
+        """A consumer of the group, not subscribed to anything yet."""
+        options = self._options
+        session_ms = int(options.session_timeout_s * 1000)
+        consumer, manager, net = self._make(
+            KafkaConsumer,
+            {
+                "group_id": options.group,
+                "enable_auto_commit": False,
+                # Where to begin is decided after each assignment; this is for offsets that the log no longer holds.
+                "auto_offset_reset": "earliest",
+                "max_poll_records": options.max_poll_records,
+                "session_timeout_ms": session_ms,
+                "heartbeat_interval_ms": max(500, session_ms // 6),
+                # A JoinGroup may stay open for this long, and so does everybody else's rebalance.
+                "max_poll_interval_ms": 60_000,
+                "request_timeout_ms": REQUEST_TIMEOUT_MS,
+                "metadata_max_age_ms": int(options.metadata_max_age_s * 1000),
+                "metrics_enabled": False,
+            },
+        )
+        return ConsumerLink(consumer, net.sleep, lambda: manager.trouble)
+
+    def producer(self) -> KafkaClient:
+        options = self._options
+        return self._make(
+            KafkaProducer,
+            {
+                # With retries without end, idempotence is what keeps each key's order and every record single.
+                "enable_idempotence": True,
+                "acks": "all",
+                "delivery_timeout_ms": NEVER_MS,
+                "request_timeout_ms": REQUEST_TIMEOUT_MS,
+                "max_block_ms": MAX_BLOCK_MS,
+                "max_request_size": options.max_request_bytes,
+                "metadata_max_age_ms": int(options.metadata_max_age_s * 1000),
+                "metrics_enabled": False,
+            },
+        )[0]
+
+    def _make(self, kind: Callable[..., KafkaClient], config: dict[str, object]) -> tuple[KafkaClient, _Manager, Any]:
+        """Construct one client; returns it, its connections and its network loop."""
+        made: list[tuple[KafkaClient, _Manager, Any]] = []
+
+        def kafka_client(**settings: object) -> KafkaClient:
+            net = NetworkSelector(**settings)
+            manager = _Manager(net, **settings)
+            # The constructors take allow_auto_create_topics and don't pass it on, so that merely asking for a topic
+            # would create it wherever the broker allows that.
+            manager.cluster.config["allow_auto_create_topics"] = False
+            made.append((KafkaNetClient(net=net, manager=manager, **settings), manager, net))
+            return made[0][0]
+
+        try:
+            client = kind(**self._common(), **config, kafka_client=kafka_client)
+        except BaseException as error:
+            # A constructor that cannot bootstrap raises, and leaves its thread and its sockets behind.
+            for half_made, _, _ in made:
+                with contextlib.suppress(Exception):  # it is thrown away; the first error is the one to report
+                    half_made.close()
+            if made and isinstance(error, kafka_errors.KafkaTimeoutError) and made[0][1].trouble is not None:
+                raise made[0][1].trouble from error  # it knows why
+            raise
+        _, manager, net = made[0]
+        return client, manager, net
+
+    def _common(self) -> dict[str, object]:
+        options = self._options
+        common: dict[str, object] = {
+            "bootstrap_servers": list(options.bootstrap),
+            "client_id": options.client_id,
+            "security_protocol": options.security_protocol,
+            "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
+            "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
+            "proxy_url": DIRECT,
+        }
+        if self._tls is not None:
+            common |= {"ssl_context": self._tls, "ssl_check_hostname": options.check_hostname}
+        if options.uses_sasl:
+            common["sasl_mechanism"] = options.sasl_mechanism
+            if self.tokens is not None:
+                common["sasl_oauth_token_provider"] = self.tokens
+            else:
+                common["sasl_plain_username"] = options.sasl_username
+                common["sasl_plain_password"] = options.sasl_password
+        return common
+
+
+def close_consumer(consumer: KafkaClient) -> None:
+    """Give the partitions up (the listener commits), leave the group, end the threads. Bounded; never raises."""
+    with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+        consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
+
+
+def close_producer(producer: KafkaClient, timeout_s: float) -> None:
+    """Flush for at most ``timeout_s``, then end the producer's thread. Never raises."""
+    try:
+        producer.close(timeout=timeout_s)
+    except Exception:  # close() gives up halfway when the flush does, and leaves the thread running
+        with contextlib.suppress(Exception):
+            producer._sender.force_close()
+            producer._sender.join(CLOSE_TIMEOUT_MS / 1000)
+            producer._closed = True  # else its finaliser would try to flush once more
+
+
+def hush_kafka_python() -> None:
+    """Keep kafka-python's own loggers from telling every retry; this adapter tells what changes.
+
+    A level that somebody has set on the logger "kafka" is left alone.
+    """
+    logger = logging.getLogger("kafka")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL + 1)
+
+
+AUTH_ERRORS: tuple[type[Exception], ...] = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.AuthorizationError,
+    kafka_errors.UnsupportedSaslMechanismError,
+)
+
+
+def is_retriable(error: BaseException) -> bool:
+    """True where the same client may succeed later: time-outs, lost connections, elections."""
+    return isinstance(error, kafka_errors.RetriableError)
+
+
+def describe(error: BaseException) -> str:
+    """One line about an error of kafka-python: its class, and its text unless it is long or empty."""
+    name = type(error).__name__
+    text = " ".join(str(error).split())
+    if not text or len(text) > 160:
+        return name
+    return text if name in text else f"{name}: {text}"

@@ -1,0 +1,117 @@
+"""What the Kafka adapter can be told. Plain values: where they come from is the settings' business."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+
+from ..errors import BrokerError
+
+SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KafkaOptions:
+    """Options of :class:`~cocoa_tornado.brokers.kafka.KafkaBroker`; ``repr`` hides the secrets.
+
+    Raises ValueError where two of them contradict each other.
+
+    :ivar bootstrap: ``host:port`` of one or more brokers
+    :ivar create_topics: make the topics that are missing; without it, a missing topic is waited for
+    :ivar partitions: of a topic that is made; -1 leaves it to the broker's default
+    :ivar replication: likewise
+    :ivar ssl_ca: PEM file of the authorities to trust; None trusts those of the system
+    :ivar ssl_cert: PEM file of the client's certificate chain, for mutual TLS
+    :ivar oauth_token_url: where client credentials are exchanged for an access token (OAUTHBEARER)
+    :ivar high_water: records handed over and not done at which the partitions pause
+    :ivar low_water: records in flight below which they go on
+    :ivar queue_records: publish queue: :meth:`can_write` is False from here on; at twice as many publishing fails
+    :ivar queue_bytes: the same bound, in bytes of keys and values
+    :ivar max_request_bytes: largest record to publish; what a broker allows below that is the broker's to refuse
+    :ivar probe_interval_s: how often an idle consumer asks the brokers whether they are there
+    """
+
+    bootstrap: tuple[str, ...]
+    group: str = "cocoa-gateway"
+    client_id: str = "cocoa-gateway"
+    results_topic: str = "transcription.results"
+    messages_topic: str = "device.messages"
+    quarantine_topic: str = "transcription.results.quarantine"
+    create_topics: bool = True
+    partitions: int = -1
+    replication: int = -1
+
+    security_protocol: str = "PLAINTEXT"
+    ssl_ca: str | None = None
+    ssl_cert: str | None = None
+    ssl_key: str | None = None
+    ssl_key_password: str | None = field(default=None, repr=False)
+    check_hostname: bool = True
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = field(default=None, repr=False)
+    oauth_token_url: str | None = None
+    oauth_client_id: str | None = None
+    oauth_client_secret: str | None = field(default=None, repr=False)
+    oauth_scope: str | None = None
+
+    max_poll_records: int = 500
+    high_water: int = 10_000
+    low_water: int = 2_000
+    commit_interval_s: float = 1.0
+    queue_records: int = 10_000
+    queue_bytes: int = 32 * 1024 * 1024
+    max_request_bytes: int = 8 * 1024 * 1024
+    session_timeout_s: float = 15.0
+    metadata_max_age_s: float = 30.0
+    probe_interval_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.bootstrap:
+            raise ValueError("bootstrap names no broker")
+        if not 0 < self.low_water <= self.high_water:
+            raise ValueError(f"low_water {self.low_water} must be positive and at most high_water {self.high_water}")
+        if self.security_protocol not in SECURITY_PROTOCOLS:
+            raise ValueError(f"security_protocol {self.security_protocol!r} is none of {', '.join(SECURITY_PROTOCOLS)}")
+        if not self.uses_sasl:
+            return
+        if self.sasl_mechanism not in SASL_MECHANISMS:
+            raise ValueError(f"sasl_mechanism {self.sasl_mechanism!r} is none of {', '.join(SASL_MECHANISMS)}")
+        if self.sasl_mechanism == "OAUTHBEARER":
+            if not (self.oauth_token_url and self.oauth_client_id and self.oauth_client_secret):
+                raise ValueError("OAUTHBEARER needs oauth_token_url, oauth_client_id and oauth_client_secret")
+        elif self.sasl_username is None or self.sasl_password is None:
+            raise ValueError(f"{self.sasl_mechanism} needs sasl_username and sasl_password")
+
+    @property
+    def uses_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL_")
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    @property
+    def topics(self) -> tuple[str, str, str]:
+        return (self.results_topic, self.messages_topic, self.quarantine_topic)
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """The TLS context that these options describe, None without TLS.
+
+        Raises BrokerError, which names the file and never its content, where a file cannot be used.
+        """
+        if not self.uses_tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise BrokerError(f"cannot use the CA file {self.ssl_ca}: {error}") from error
+        context.check_hostname = self.check_hostname
+        if self.ssl_cert is not None:
+            try:
+                # A callback that gives "" keeps OpenSSL from asking for a password on the terminal.
+                context.load_cert_chain(self.ssl_cert, self.ssl_key, lambda: self.ssl_key_password or "")
+            except (OSError, ssl.SSLError) as error:
+                raise BrokerError(f"cannot use the certificate {self.ssl_cert} and its key: {error}") from error
+        return context

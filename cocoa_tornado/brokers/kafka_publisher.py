@@ -1,0 +1,337 @@
+"""The publishing half of the Kafka adapter: a bounded queue, and one thread that empties it into a producer.
+
+kafka-python's ``send()`` may block while it asks for a topic's metadata, so nobody but this thread calls it. Each topic
+has a lane of its own: one that is missing holds up no other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from kafka import errors as kafka_errors
+
+from ..errors import BrokerClosed, BrokerError
+from ..rules.backoff import Backoff
+from .kafka_clients import KafkaClient, KafkaClients, close_producer, describe, is_retriable
+from .kafka_options import KafkaOptions
+
+SEND_CHUNK = 200  # records taken from the queue at a time
+STUCK_S = 30.0  # unacknowledged for so long while the brokers are there: the producer itself must be at fault
+COMPLAIN_AFTER_S = 10.0
+MAX_REFUSALS = 2  # of one record; from its second try on it is sent alone, so that the refusal is its own
+
+log = logging.getLogger("cocoa.broker")
+
+class TooLarge(BrokerError):
+    """The broker, or ``max_request_bytes``, takes no record of this size."""
+
+
+class Outgoing:
+    """One record on its way.
+
+    :ivar told: called once, on any thread, with None when acknowledged and with the error when given up; must be quick
+    """
+
+    __slots__ = ("headers", "key", "producer_number", "refusals", "sent_at", "told", "topic", "value")
+
+    def __init__(
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: list[tuple[str, bytes]],
+        told: Callable[[BrokerError | None], None],
+    ) -> None:
+        self.topic, self.key, self.value, self.headers, self.told = topic, key, value, headers, told
+        self.refusals = 0
+        self.producer_number = 0
+        self.sent_at = 0.0
+
+    @property
+    def size(self) -> int:
+        return len(self.key or b"") + len(self.value or b"")
+
+
+class _Lane:
+    """The records of one topic that wait to be sent."""
+
+    __slots__ = ("backoff", "complained", "not_before", "records", "stalled_since")
+
+    def __init__(self) -> None:
+        self.records: deque[Outgoing] = deque()
+        self.backoff = Backoff(base_s=0.25, cap_s=5.0)
+        self.not_before = 0.0
+        self.stalled_since: float | None = None
+        self.complained = False
+
+
+class Publisher:
+    """Publishes in the order of :meth:`submit`, per topic and key; never gives a record up while it runs, unless the
+    broker refuses that very record.
+
+    :param brokers_ready: True where the consuming half finds the brokers in order
+    :param room_again: called on any thread when the queue has fallen below its bound again
+    """
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        clients: KafkaClients,
+        *,
+        brokers_ready: Callable[[], bool],
+        room_again: Callable[[], None],
+    ) -> None:
+        self._options, self._clients = options, clients
+        self._brokers_ready, self._room_again = brokers_ready, room_again
+        self._changed = threading.Condition()
+        # All of the following is guarded by the condition's lock.
+        self._lanes: dict[str, _Lane] = {}
+        self._sent: dict[int, Outgoing] = {}  # not acknowledged yet, in the order of sending
+        self._records = self._bytes = 0  # in the lanes and in _sent together
+        self._was_full = False
+        self._broken: BaseException | None = None
+        self._closing = self._stop = False
+        # The thread's own.
+        self._producer: KafkaClient | None = None
+        self._producer_number = 0
+        self._ready_since: float | None = None
+        self._reconnect = Backoff(base_s=0.25, cap_s=5.0)
+        self._thread: threading.Thread | None = None
+
+    # -- any thread
+
+    def has_room(self) -> bool:
+        return self._records < self._options.queue_records and self._bytes < self._options.queue_bytes
+
+    def submit(self, record: Outgoing) -> None:
+        """Queue a record. Raises BrokerClosed after close, BrokerError above twice the queue's bound."""
+        options = self._options
+        with self._changed:
+            if self._closing:
+                raise BrokerClosed("the broker is closed")
+            if self._records >= 2 * options.queue_records or self._bytes + record.size > 2 * options.queue_bytes:
+                raise BrokerError(f"the publish queue is full ({self._records} records, {self._bytes} bytes)")
+            self._records += 1
+            self._bytes += record.size
+            self._was_full = self._was_full or not self.has_room()
+            self._lane(record.topic).records.append(record)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="cocoa-kafka-publisher", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float) -> dict[str, int]:
+        """Take no more, flush for at most ``timeout_s``, end the thread; blocks. Returns what was lost, by topic.
+
+        What could not be published is told so, with BrokerClosed.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            while self._records and (left_s := deadline - time.monotonic()) > 0:
+                self._changed.wait(left_s)
+            self._stop = True
+            self._changed.notify_all()
+            thread = self._thread
+        if thread is not None:
+            thread.join(5.0)
+        return self._give_up_the_rest()
+
+    def _give_up_the_rest(self) -> dict[str, int]:
+        with self._changed:
+            lost = [*self._sent.values(), *(record for lane in self._lanes.values() for record in lane.records)]
+            self._sent.clear()
+            self._lanes.clear()
+            self._records = self._bytes = 0
+        by_topic: dict[str, int] = {}
+        for record in lost:
+            by_topic[record.topic] = by_topic.get(record.topic, 0) + 1
+            record.told(BrokerClosed("the broker was closed before the record was published"))
+        return by_topic
+
+    # -- the publisher's thread
+
+    def _run(self) -> None:
+        while not self._stop:
+            try:
+                self._turn()
+            except kafka_errors.KafkaError as error:
+                log.debug("producer not available", extra={"detail": describe(error)})
+                self._pause(self._reconnect.next_s())
+            except Exception:
+                log.exception("publisher failed, goes on")
+                self._recycle()
+                self._pause(self._reconnect.next_s())
+        if self._producer is not None:
+            close_producer(self._producer, 0.0 if self._records else 2.0)
+            self._producer = None
+
+    def _turn(self) -> None:
+        self._await_work()
+        if self._stop:
+            return
+        if self._broken is not None or self._is_stuck():
+            self._recycle()
+        if self._producer is None:
+            self._producer = self._clients.producer()
+            self._producer_number += 1
+            self._reconnect.reset()
+        for topic in self._ready_lanes():
+            self._send_from(topic)
+
+    def _await_work(self) -> None:
+        with self._changed:
+            while not (self._stop or self._broken is not None or self._ready_lanes()):
+                # Lanes that back off and producers that are stuck are looked at now and then; all else notifies.
+                backing_off = any(lane.records for lane in self._lanes.values())
+                self._changed.wait(0.1 if backing_off else 1.0 if self._sent else None)
+                if self._sent and self._is_stuck():
+                    return
+
+    def _ready_lanes(self) -> list[str]:
+        now = time.monotonic()
+        with self._changed:
+            with self._changed:
+            if any(record.refusals for record in self._sent.values()):
+                return []  # one that was refused once is on its way, alone
+            return [
+                topic
+                for topic, lane in self._lanes.items()
+                if lane.records and lane.not_before <= now and not (lane.records[0].refusals and self._sent)
+            ]
+
+    def _send_from(self, topic: str) -> None:
+        """Send the next records of one topic, until its metadata is not to be had."""
+        for _ in range(SEND_CHUNK):
+            with self._changed:
+                lane = self._lane(topic)
+                if not lane.records or self._stop or self._broken is not None:
+                    return
+                if lane.records[0].refusals and self._sent:
+                    return  # a suspect goes alone; the acknowledgement of the others wakes this thread
+                record = lane.records.popleft()
+                record.producer_number = self._producer_number
+                record.sent_at = time.monotonic()
+                self._sent[id(record)] = record
+            try:
+                assert self._producer is not None  # _turn made it
+                future = self._producer.send(
+                    record.topic, key=record.key, value=record.value, headers=list(record.headers)
+                )
+            except kafka_errors.RetriableError as error:
+                self._stall(lane, record, error)
+                return
+            except Exception as error:  # ValueError, TypeError and the like: about this record, not about the broker
+                self._settle(record, _refusal(record, error))
+                continue
+            self._flowing(lane, topic)
+            future.add_callback(self._on_ack, record)
+            future.add_errback(self._on_error, record, record.producer_number)
+            if record.refusals:
+                return
+
+    def _stall(self, lane: _Lane, record: Outgoing, error: BaseException) -> None:
+        """Put the record back: its topic has no metadata, so it is missing, or the brokers are away."""
+        now = time.monotonic()
+        with self._changed:
+            if self._sent.pop(id(record), None) is None:
+                return  # given up meanwhile, by close()
+            lane.records.appendleft(record)
+            lane.not_before = now + lane.backoff.next_s()
+            lane.stalled_since = lane.stalled_since or now
+        # Brokers that are away are reported by the consuming half; a topic that is missing is reported here.
+        if not lane.complained and now - lane.stalled_since > COMPLAIN_AFTER_S and self._brokers_ready():
+            lane.complained = True
+            log.warning("publishing waits for a topic", extra={"topic": record.topic, "detail": describe(error)})
+
+    def _flowing(self, lane: _Lane, topic: str) -> None:
+        if lane.stalled_since is None:
+            return
+        lane.stalled_since = None
+        lane.backoff.reset()
+        if lane.complained:
+            lane.complained = False
+            log.info("publishing goes on", extra={"topic": topic})
+
+    def _is_stuck(self) -> bool:
+        """True where records stay unacknowledged though the brokers are there: a producer that has been refused once
+        (a token that had expired, say) doesn't try again by itself."""
+        now = time.monotonic()
+        if not self._brokers_ready():
+            self._ready_since = None
+            return False
+        self._ready_since = self._ready_since or now
+        with self._changed:
+            oldest = next(iter(self._sent.values()), None)
+        return oldest is not None and now - max(oldest.sent_at, self._ready_since) > STUCK_S
+
+    def _recycle(self) -> None:
+        """Throw the producer away; what it had not delivered is sent again, in order, by the next one."""
+        with self._changed:
+            cause, self._broken = self._broken, None
+        if self._producer is None:
+            return
+        log.info("producer replaced", extra={"detail": describe(cause) if cause else "it was stuck"})
+        producer, self._producer = self._producer, None
+        self._producer_number += 1  # from here on, what the old one says is not listened to
+        close_producer(producer, 0.0)
+        with self._changed:
+            undelivered, self._sent = list(self._sent.values()), {}
+            for record in reversed(undelivered):
+                self._lane(record.topic).records.appendleft(record)
+
+    def _pause(self, delay_s: float) -> None:
+        deadline = time.monotonic() + delay_s
+        with self._changed:
+            while not self._stop and (left_s := deadline - time.monotonic()) > 0:
+                self._changed.wait(left_s)
+
+    # -- kafka-python's sender thread
+
+    def _on_ack(self, record: Outgoing, _metadata: object) -> None:
+        self._settle(record, None)
+
+    def _on_error(self, record: Outgoing, producer_number: int, error: BaseException) -> None:
+        if producer_number != self._producer_number:
+            return  # of a producer that is being thrown away: the record is sent again
+        # One record's error fails, by way of the idempotent producer's state, others with it. So the first time nobody
+        # is blamed: all that failed is sent again, by a new producer and one by one.
+        if not is_retriable(error):
+            record.refusals += 1
+        if record.refusals >= MAX_REFUSALS:
+            self._settle(record, _refusal(record, error))
+        with self._changed:
+            self._broken = error
+            self._changed.notify_all()
+
+    def _settle(self, record: Outgoing, error: BrokerError | None) -> None:
+        with self._changed:
+            if self._sent.pop(id(record), None) is None:
+                return
+            self._records -= 1
+            self._bytes -= record.size
+            room = self._was_full and self.has_room()
+            if room:
+                self._was_full = False
+            self._changed.notify_all()
+        record.told(error)
+        if room:
+            self._room_again()
+
+    def _lane(self, topic: str) -> _Lane:
+        if topic not in self._lanes:
+            self._lanes[topic] = _Lane()
+        return self._lanes[topic]
+
+
+def _refusal(record: Outgoing, error: BaseException) -> BrokerError:
+    too_large = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
+    kind = TooLarge if isinstance(error, too_large) else BrokerError
+    refusal = kind(f"a record for {record.topic} ({record.size} bytes) was refused: {describe(error)}")
+    refusal.__cause__ = error
+    return refusal

@@ -1,0 +1,267 @@
+"""The embedded broker: one log per topic in this process, lost with it. The default of ``cocoa serve``.
+
+One partition per topic, one consumer. Everything happens on the IOLoop, in turns, as it would with a broker: what is
+published to the results topic is decoded and handed over on a later turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from tornado.ioloop import IOLoop
+
+from ..errors import BrokerClosed, BrokerError
+from ..rules.handoff import OffsetLedger, WaterMarks
+from ..rules.records import Delivery, Rejected
+from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder
+
+MAX_BATCH_RECORDS = 500
+STOP_PATIENCE_S = 5.0
+
+log = logging.getLogger("cocoa.broker")
+
+
+class MemoryRecord(NamedTuple):
+    """One record of a topic's log."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: dict[str, bytes]
+    timestamp_ms: int
+
+
+class _Log:
+    """A topic: the records from ``first`` on, the oldest dropped beyond ``retained``."""
+
+    __slots__ = ("end", "records")
+
+    def __init__(self, retained: int) -> None:
+        self.records: deque[MemoryRecord] = deque(maxlen=retained)
+        self.end = 0
+
+    @property
+    def first(self) -> int:
+        return self.end - len(self.records)
+
+    def append(self, key: bytes | None, value: bytes | None, headers: Mapping[str, bytes]) -> None:
+        self.records.append(MemoryRecord(self.end, key, value, dict(headers), int(time.time() * 1000)))
+        self.end += 1
+
+    def read(self, position: int, limit: int) -> list[MemoryRecord]:
+        start = position - self.first
+        return list(itertools.islice(self.records, start, start + limit))
+
+
+class MemoryBroker:
+    """The :class:`~cocoa_tornado.brokers.port.Broker` that needs no service.
+
+    READY from :meth:`start` on. ``retained`` bounds each topic's log; a record of the results topic that is not read
+    yet is never dropped: above the bound :meth:`can_write` says so, and what is published all the same fails.
+
+    Unlike the port's, this broker may be started again after :meth:`stop_consuming`, and goes on at its offset.
+
+    :param loop: the IOLoop that owns it; the current one at :meth:`start` by default
+    """
+
+    def __init__(
+        self,
+        loop: IOLoop | None = None,
+        *,
+        high_water: int = 10_000,
+        low_water: int = 2_000,
+        retained: int = 10_000,
+        results_topic: str = "transcription.results",
+        quarantine_topic: str = "transcription.results.quarantine",
+    ) -> None:
+        self._loop = loop
+        self._retained = retained
+        self._results_topic, self._quarantine_topic = results_topic, quarantine_topic
+        self._logs: dict[str, _Log] = {}
+        self._marks = WaterMarks(high=high_water, low=low_water)
+        self._ledger: OffsetLedger | None = None
+        self._sink: Callable[[Batch], None] | None = None
+        self._decode: Decoder | None = None
+        self._turn_scheduled = False
+        self._closed = False
+        self._epoch = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._counters = BrokerCounters()
+
+    def __repr__(self) -> str:
+        return f"<MemoryBroker {self.status().detail}>"
+
+    @property
+    def counters(self) -> BrokerCounters:
+        return self._counters
+
+    def records(self, topic: str) -> list[MemoryRecord]:
+        """What the topic holds, oldest first; for tests and for looking around in development."""
+        return list(self._log(topic).records)
+
+    # -- consuming
+
+    def start(self, sink: Callable[[Batch], None], decode: Decoder) -> None:
+        """Begin to consume, at the newest record the first time and at the committed offset after that."""
+        if self._closed:
+            raise BrokerClosed("the broker is closed")
+        self._loop = self._loop or IOLoop.current()
+        self._sink, self._decode = sink, decode
+        results = self._log(self._results_topic)
+        if self._ledger is None:
+            self._ledger = OffsetLedger(results.end)
+        else:
+            # As a new member of the group would: what was handed over and not done is read again.
+            self._ledger = OffsetLedger(max(self._ledger.settle(), results.first))
+        self._schedule()
+
+    def status(self) -> BrokerStatus:
+        if self._closed:
+            return BrokerStatus(BrokerState.CLOSED, "closed")
+        if self._sink is None or self._ledger is None:
+            return BrokerStatus(BrokerState.CONNECTING, "not consuming")
+        lag = self._log(self._results_topic).end - self._ledger.position
+        return BrokerStatus(BrokerState.READY, f"in this process, topic {self._results_topic}", lag)
+
+    async def stop_consuming(self) -> None:
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        self._sink = None
+        while self._ledger is not None and not self._ledger.idle and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        # A batch that is done from now on was given up: it must not move the offset.
+        self._epoch += 1
+        self._marks.release(self._marks.in_flight)
+
+    def _log(self, topic: str) -> _Log:
+        if topic not in self._logs:
+            self._logs[topic] = _Log(self._retained)
+        return self._logs[topic]
+
+    def _schedule(self) -> None:
+        if self._sink is not None and not self._turn_scheduled and self._loop is not None:
+            self._turn_scheduled = True
+            self._loop.add_callback(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        sink, ledger = self._sink, self._ledger
+        if sink is None or ledger is None or self._marks.paused:
+            return
+        results = self._log(self._results_topic)
+        records = results.read(ledger.position, MAX_BATCH_RECORDS)
+        if not records:
+            return
+        deliveries = self._route(records)
+        span = ledger.read(records[-1].offset + 1, pending=1 if deliveries else 0)
+        if ledger.position < results.end:
+            self._schedule()
+        self._wake_writers()
+        if not deliveries:
+            return
+        if self._marks.take(len(deliveries)):
+            self._counters.pauses += 1
+        epoch, size, told = self._epoch, len(deliveries), False
+
+        def done() -> None:
+            nonlocal told
+            if told or epoch != self._epoch:
+                return
+            told = True
+            span.done_one()
+            if self._marks.release(size):
+                self._schedule()
+
+        sink(Batch(deliveries, done))
+
+    def _route(self, records: list[MemoryRecord]) -> list[Delivery]:
+        assert self._decode is not None  # a turn runs only between start and stop
+        deliveries = []
+        for record in records:
+            self._counters.consumed += 1
+            decoded = self._decode(record.key, record.value, record.timestamp_ms)
+            if isinstance(decoded, Rejected):
+                self._quarantine(record, decoded.reason)
+                continue
+            self._counters.key_mismatch += not decoded.key_agrees
+            deliveries.append(decoded)
+        return deliveries
+
+    def _quarantine(self, record: MemoryRecord, reason: str) -> None:
+        headers = dict(record.headers)
+        headers["cocoa.reason"] = reason.encode()
+        headers["cocoa.topic"] = self._results_topic.encode()
+        headers["cocoa.partition"] = b"0"
+        headers["cocoa.offset"] = str(record.offset).encode()
+        self._log(self._quarantine_topic).append(record.key, record.value, headers)
+        self._counters.quarantined[reason] = self._counters.quarantined.get(reason, 0) + 1
+        log.info("record set aside", extra={"reason": reason, "offset": record.offset})
+
+    # -- publishing
+
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes] | None = None
+    ) -> asyncio.Future[None]:
+        return self.append(topic, key.encode(), value, headers)
+
+    def append(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Mapping[str, bytes] | None = None
+    ) -> asyncio.Future[None]:
+        """As :meth:`publish`, for any key and value: what producers of other makes write, tombstones included."""
+        if self._closed:
+            raise BrokerClosed("the broker is closed")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._unread(topic) >= self._retained:
+            self._count(self._counters.publish_errors, topic)
+            future.set_exception(BrokerError(f"the log of {topic} is full of records that nobody has read"))
+            future.exception()  # it is counted: a caller that looks away is no reason for a complaint at exit
+            return future
+        self._log(topic).append(key, value, headers or {})
+        self._count(self._counters.published, topic)
+        asyncio.get_running_loop().call_soon(_acknowledge, future)
+        if topic == self._results_topic:
+            self._schedule()
+        return future
+
+    def can_write(self) -> bool:
+        return self._unread(self._results_topic) < self._retained
+
+    async def writable(self) -> None:
+        while not self.can_write():
+            if self._closed:
+                raise BrokerClosed("the broker is closed")
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def close(self, timeout_s: float) -> None:
+        """There is nothing to flush: ``timeout_s`` is not needed here."""
+        if self._closed:
+            return
+        self._closed = True
+        await self.stop_consuming()
+        self._wake_writers()
+
+    def _unread(self, topic: str) -> int:
+        if topic != self._results_topic or self._ledger is None:
+            return 0
+        return self._log(topic).end - self._ledger.position
+
+    def _wake_writers(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            _acknowledge(waiter)
+
+    @staticmethod
+    def _count(counts: dict[str, int], topic: str) -> None:
+        counts[topic] = counts.get(topic, 0) + 1
+
+
+def _acknowledge(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

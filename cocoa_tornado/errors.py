@@ -1,0 +1,97 @@
+"""The one tree of errors; the data rides on the exception.
+
+::
+
+    CocoaError
+    |-- SettingError        a setting is wrong: which one, where it came from, what is allowed
+    |-- IdentityError       a token does not identify a device (401)
+    |   |-- MissingToken
+    |   |-- InvalidToken
+    |   `-- InvalidClaims
+    |-- KeyMaterialError    a key file, PEM or JWKS cannot be used
+    |-- ProtocolError       a WebSocket frame breaks RFC 6455: the close code to answer with
+    |-- BrokerError         the broker refused, or is away
+    |   `-- BrokerClosed    publish after close
+    `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
+
+Errors of other libraries are translated where they enter, in the adapter, with ``raise ... from``.
+"""
+
+from __future__ import annotations
+
+
+class CocoaError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class SettingError(CocoaError):
+    """A setting is wrong. ``str()`` is one line, fit for a terminal.
+
+    :ivar name: the setting's key, as in a configuration file
+    :ivar source: where the value came from, as a person would say it: ``environment COCOA_PORT``
+    :ivar allowed: what would have been right
+    """
+
+    def __init__(self, name: str, source: str, problem: str, allowed: str = "") -> None:
+        self.name, self.source, self.problem, self.allowed = name, source, problem, allowed
+        tail = f"; allowed: {allowed}" if allowed else ""
+        super().__init__(f"setting {name} ({source}): {problem}{tail}")
+
+
+class IdentityError(CocoaError):
+    """A token does not identify a device.
+
+    :ivar message: the body of the 401, exactly as the contract gives it
+    :ivar reason: one word for a metric label and the log; never holds any part of the token
+    """
+
+    message = "Invalid JWT token"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{self.message} ({reason})")
+
+
+class MissingToken(IdentityError):
+    """No token in the query, the Authorization header or the subprotocol pair."""
+
+    message = "Missing JWT token"
+
+
+class InvalidToken(IdentityError):
+    """The token is malformed, not signed by a key of ours, expired, or not valid yet."""
+
+    message = "Invalid JWT token"
+
+
+class InvalidClaims(IdentityError):
+    """The token is genuine, but a claim is missing, mistyped or not meant for this service."""
+
+    message = "Invalid JWT claims"
+
+
+class KeyMaterialError(CocoaError):
+    """A key file, PEM or JWKS cannot be used. ``str()`` names the file or URL and never the key."""
+
+
+class ProtocolError(CocoaError):
+    """A peer broke RFC 6455.
+
+    :ivar close_code: the close code to answer with (1002, 1003, 1007, 1009)
+    """
+
+    def __init__(self, close_code: int, reason: str) -> None:
+        self.close_code, self.reason = close_code, reason
+        super().__init__(f"{close_code} {reason}")
+
+
+class BrokerError(CocoaError):
+    """The broker refused a record, or can't be reached."""
+
+
+class BrokerClosed(BrokerError):
+    """The broker adapter has been closed: nothing more is published."""
+
+
+class ServiceError(CocoaError):
+    """The gateway cannot start; ``str()`` is one line that says why and what to do."""

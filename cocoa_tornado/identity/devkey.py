@@ -1,0 +1,114 @@
+"""The development key: an HMAC secret of this machine's user, made on first use, so that nothing must be configured.
+
+``cocoa serve`` and ``cocoa mint-token`` share it. It is for development only: whoever may read it may be any device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from ..errors import KeyMaterialError
+
+FILE_NAME: Final = "development.key"
+_WAY_OUT: Final = "or set COCOA_JWT_SECRET"
+_SECRET: Final = re.compile(r"[A-Za-z0-9_-]{43,}")
+_MAX_FILE_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class DevelopmentKey:
+    """The development key of this user.
+
+    :ivar created: it was made just now
+    """
+
+    secret: str = field(repr=False)
+    path: Path
+    created: bool
+
+
+def development_secret(data_dir: Path | None = None) -> DevelopmentKey:
+    """Return the development key, after making it where there is none.
+
+    Processes that race get the same key: it appears in its place whole or not at all, and once.
+
+    :param data_dir: the folder that holds it; None is ``user_data_dir()``. Made where it is missing, for its user only
+    :raises KeyMaterialError: it can't be made or read, others may read it, or it is damaged
+    """
+    path = (data_dir or user_data_dir()) / FILE_NAME
+    created = False
+    try:
+        if not path.exists():
+            created = _create(path)
+        secret = _read(path)
+    except OSError as error:
+        raise KeyMaterialError(
+            f"development key {path}: {error.strerror}; give another data directory (COCOA_DATA_DIR), {_WAY_OUT}"
+        ) from error
+    return DevelopmentKey(secret, path, created)
+
+
+def user_data_dir(environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
+    """Return the folder for this program's data in the user's home; nothing is created.
+
+    That is ``cocoa-tornado`` in ``$XDG_DATA_HOME``, by default ``~/.local/share``; on macOS in
+    ``~/Library/Application Support``.
+
+    :param environ: instead of this process's environment
+    :raises KeyMaterialError: the user has no home directory
+    """
+    # The XDG specification: a relative path is invalid and must be ignored.
+    configured = Path((os.environ if environ is None else environ).get("XDG_DATA_HOME", ""))
+    if configured.is_absolute():
+        return configured / "cocoa-tornado"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise KeyMaterialError(
+            f"development key: there is no home directory; give a data directory (COCOA_DATA_DIR), {_WAY_OUT}"
+        ) from error
+    inside = Path("Library", "Application Support") if platform == "darwin" else Path(".local", "share")
+    return home / inside / "cocoa-tornado"
+
+
+def _create(path: Path) -> bool:
+    """Put a new key at ``path`` in one step; return False where another process was first."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, never replaces the key that another process has just put there.
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+    return True
+
+
+def _read(path: Path) -> str:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        data = file.read(_MAX_FILE_BYTES) if stat.S_ISREG(status.st_mode) else b""
+    if os.name == "posix" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(status.st_mode)
+        raise KeyMaterialError(f"development key {path}: others may use it (mode {mode:04o}); run: chmod 600 {path}")
+    secret = data.decode("ascii", "replace").strip()
+    if not _SECRET.fullmatch(secret):
+        state = "damaged" if secret else "empty"
+        raise KeyMaterialError(f"development key {path}: is {state}; delete it, and the next start makes a new one")
+    return secret

@@ -1,0 +1,472 @@
+"""Sets of keys that change while the gateway runs: JWKS documents, files and URLs, and the store over all of them.
+
+:class:`KeyStore` is what the web layer holds: it turns a token into a device, and never makes the IOLoop wait where
+the key is already known. :class:`JwksSource` keeps the keys of one URL fresh. Everything here runs on the IOLoop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
+from tornado.httpclient import HTTPError
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from ..errors import IdentityError, KeyMaterialError
+from ..rules.identity import DeviceIdentity, TokenPolicy, check_claims
+from .keys import (
+    DEFAULT_ALGORITHMS,
+    SECRET_ALGORITHMS,
+    UNKNOWN_KEY,
+    KeyRing,
+    Signer,
+    VerificationKey,
+    asymmetric_key,
+    keys_from_pem,
+    read_key_file,
+    secret_key,
+)
+
+MAX_SET_KEYS: Final = 100
+
+Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
+"""Returns the document at a URL; raises KeyMaterialError where it can't, within a bounded time and size."""
+
+_log = logging.getLogger("cocoa.identity")
+
+
+@dataclass(frozen=True, slots=True)
+class KeySources:
+    """Where the keys are.
+
+    :ivar secrets: HMAC secrets; the first one signs, all of them verify
+    :ivar locations: paths of PEM or JWKS files, and http(s) URLs of JWKS documents
+    """
+
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    locations: tuple[str, ...] = field(default=(), repr=False)  # a URL may hold a password
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The locations that are URLs, each once."""
+        return tuple(dict.fromkeys(location for location in self.locations if _is_url(location)))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The locations that are files, each once."""
+        return tuple(dict.fromkeys(location for location in self.locations if not _is_url(location)))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOptions:
+    """How keys are used and kept fresh.
+
+    :ivar algorithms: what tokens may be signed with
+    :ivar refresh_s: how often a URL is read again, within 10 %
+    :ivar min_interval_s: how long after one reading an unknown key may cause the next
+    """
+
+    algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
+    refresh_s: float = 300.0
+    min_interval_s: float = 10.0
+
+
+# --- Documents -----------------------------------------------------------------------------------------------------
+
+
+def parse_jwks(data: bytes, origin: str, *, remote: bool) -> tuple[VerificationKey, ...]:
+    """Return the keys of a JWKS document, or of a single JWK, that can verify.
+
+    Keys that cannot (for encryption, of other kinds, too small, contradictory) are skipped, with one log line for all
+    of them; so are those beyond the first 100. Private halves are not read.
+
+    :param remote: the document came over the network, where an HMAC secret has no business: it is skipped too
+    :raises KeyMaterialError: it is not a JWKS, or nothing in it can be used
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise KeyMaterialError(f"{origin}: is neither a PEM nor a JWKS document") from error
+    entries = document.get("keys", [document] if "kty" in document else None) if isinstance(document, dict) else None
+    if not isinstance(entries, list):
+        raise KeyMaterialError(f"{origin}: is not a JWKS document: it has no array `keys`")
+    keys: list[VerificationKey] = []
+    skipped: list[str] = []
+    for position, entry in enumerate(entries[:MAX_SET_KEYS]):
+        try:
+            keys.append(_key_of(entry, f"key {position}", remote=remote))
+        except KeyMaterialError as error:
+            skipped.append(str(error))
+    if len(entries) > MAX_SET_KEYS:
+        skipped.append(f"all beyond the first {MAX_SET_KEYS}")
+    if not keys:
+        raise KeyMaterialError(f"{origin}: holds no key that can be used ({'; '.join(skipped) or 'it is empty'})"[:500])
+    if skipped:
+        _log.warning("jwks keys skipped", extra={"origin": origin, "skipped": "; ".join(skipped)[:500]})
+    return tuple(keys)
+
+
+def keys_from_file(path: str) -> tuple[VerificationKey, ...]:
+    """Return the keys of a PEM or JWKS file; its content decides which it is.
+
+    :raises KeyMaterialError: it cannot be read, or holds no key that can be used
+    """
+    data, origin = read_key_file(path), f"key file {path}"
+    if b"-----BEGIN" in data and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return keys_from_pem(data, origin)
+    return parse_jwks(data, origin, remote=False)
+
+
+def default_signer(sources: KeySources, algorithms: Collection[str] = DEFAULT_ALGORITHMS) -> Signer | None:
+    """Return the signer for new tokens: the first secret, else the first private PEM among the files, else None.
+
+    :param algorithms: what may be signed with; a secret takes the first HMAC algorithm among them
+    :raises KeyMaterialError: a file cannot be read, or a private key in it cannot be used
+    """
+    for_secrets = [name for name in SECRET_ALGORITHMS if name in algorithms]
+    if sources.secrets and for_secrets:
+        return Signer.from_secret(sources.secrets[0], for_secrets[0])
+    for path in sources.files:
+        if b"PRIVATE KEY-----" in read_key_file(path):
+            return Signer.from_file(path)
+    return None
+
+
+def _key_of(entry: object, origin: str, *, remote: bool) -> VerificationKey:
+    if not isinstance(entry, dict):
+        raise KeyMaterialError(f"{origin}: is not an object")
+    kid, operations, algorithm = entry.get("kid"), entry.get("key_ops"), entry.get("alg")
+    if kid is not None and not isinstance(kid, str):
+        raise KeyMaterialError(f"{origin}: kid is not a string")
+    # "sign" is the private half's operation; the public half of such a key verifies what it signs.
+    if entry.get("use", "sig") != "sig" or (
+        isinstance(operations, list) and "verify" not in operations and "sign" not in operations
+    ):
+        raise KeyMaterialError(f"{origin}: is not for signatures")
+    key = _material_of(entry, origin, kid, remote=remote)
+    if algorithm is None:
+        return key
+    if algorithm not in key.algorithms:
+        raise KeyMaterialError(f"{origin}: alg is not one for its kind")
+    return VerificationKey((algorithm,), key.material, kid)
+
+
+def _material_of(entry: Mapping[str, object], origin: str, kid: str | None, *, remote: bool) -> VerificationKey:
+    # Only what makes the public key is handed on: a private half is neither needed nor kept.
+    public = {name: entry[name] for name in ("kty", "crv", "n", "e", "x", "y") if name in entry}
+    try:
+        match entry.get("kty"):
+            case "RSA":
+                return asymmetric_key(RSAAlgorithm.from_jwk(public), origin, kid)
+            case "EC":
+                return asymmetric_key(ECAlgorithm.from_jwk(public), origin, kid)
+            case "OKP":
+                return asymmetric_key(OKPAlgorithm.from_jwk(public), origin, kid)
+            case "oct" if not remote:
+                return secret_key(HMACAlgorithm.from_jwk({"kty": "oct", "k": entry["k"]}), origin, kid)
+            case _:
+                raise KeyMaterialError(f"{origin}: its kind is not used here")
+    # What the parsers raise for members that are missing, mistyped or no key of that kind.
+    except (InvalidKeyError, ValueError, TypeError, KeyError) as error:
+        raise KeyMaterialError(f"{origin}: cannot be parsed") from error
+
+
+def _is_url(location: str) -> bool:
+    return location.lower().startswith(("http://", "https://"))
+
+
+# --- One URL -------------------------------------------------------------------------------------------------------
+
+
+class HttpFetch:
+    """Fetches over HTTP on the IOLoop: within ``timeout_s``, at most ``max_bytes``.
+
+    Redirects are not followed: the URL is what the operator trusts. Certificates are verified.
+    """
+
+    __slots__ = ("_max_bytes", "_timeout_s")
+
+    def __init__(self, timeout_s: float = 5.0, max_bytes: int = 1 << 20) -> None:
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+
+    async def __call__(self, url: str) -> bytes:
+        client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=self._max_bytes)
+        try:
+            answer = client.fetch(
+                url,
+                connect_timeout=self._timeout_s,
+                request_timeout=self._timeout_s,
+                follow_redirects=False,
+                decompress_response=False,  # so that max_bytes bounds what is held
+                headers={"Accept": "application/jwk-set+json, application/json"},
+            )
+            # Where we are cancelled, Tornado's future runs on to its timeout: it logs an error if it is cancelled, and
+            # asyncio logs one if nobody looks at how it ended.
+            answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            response = await asyncio.shield(answer)
+        except (HTTPError, OSError, ValueError) as error:
+            raise KeyMaterialError(f"{shown_url(url)}: {_problem(error)}") from error
+        finally:
+            client.close()
+        return response.body
+
+
+def shown_url(url: str) -> str:
+    """Return the URL without what may be secret in it: user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "a URL that cannot be parsed"
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, HTTPError):
+        return f"HTTP {error.code}" if error.code < 599 else error.message or "no answer"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+class JwksSource:
+    """The keys of one URL, kept fresh; what was read last stays good while the URL fails.
+
+    The log has one line for each change of state (read, changed, failing, back), none for each attempt.
+
+    :param on_change: called on the IOLoop after ``keys`` has changed
+    :param clock: monotonic seconds
+    :ivar keys: the last good set; empty before the first
+    :ivar loaded: there has been a good set
+    :ivar problem: why the last attempt failed; ``""`` where it did not
+    """
+
+    def __init__(
+        self,
+        url: str,
+        fetch: Fetch,
+        on_change: Callable[[], None],
+        *,
+        refresh_s: float = 300.0,
+        min_interval_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url
+        self.keys: tuple[VerificationKey, ...] = ()
+        self.loaded = False
+        self.problem = "not read yet"
+        self._fetch, self._on_change, self._clock = fetch, on_change, clock
+        self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
+        self._document = b""
+        self._failures = 0
+        self._closed = False
+        self._begun_at: float | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<JwksSource {shown_url(self.url)} {len(self.keys)} keys>"
+
+    def keep_fresh(self) -> None:
+        """Go on reading in the background until :meth:`close`; the first time after one pause."""
+        if self._keeper is None and not self._closed:
+            self._keeper = asyncio.create_task(self._keep_fresh(), name=f"jwks {shown_url(self.url)}")
+
+    def may_refresh(self) -> bool:
+        """Say whether an unknown key is worth a :meth:`refresh` now: one is under way, or the last one is long ago."""
+        if self._closed:
+            return False
+        if self._reading is not None or self._begun_at is None:
+            return True
+        return self._clock() - self._begun_at >= self._min_interval_s
+
+    async def refresh(self) -> None:
+        """Read the URL, or wait for the reading under way; never fails. Callers may be cancelled freely."""
+        if self._closed:
+            return
+        if self._reading is None:
+            self._begun_at = self._clock()
+            self._reading = asyncio.create_task(self._read(), name=f"jwks read {shown_url(self.url)}")
+            self._reading.add_done_callback(self._read_over)
+        await asyncio.wait({self._reading})
+
+    async def close(self) -> None:
+        """Stop for good; the keys stay as they are."""
+        self._closed = True
+        tasks = {task for task in (self._keeper, self._reading) if task is not None}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self.pause_s() * random.uniform(0.9, 1.1))
+            await self.refresh()
+
+    def pause_s(self) -> float:
+        """The pause before the next reading: shorter at first after a failure, never longer than ``refresh_s``."""
+        if not self._failures:
+            return self._refresh_s
+        return min(self._refresh_s, self._min_interval_s * 2.0 ** min(self._failures - 1, 20))
+
+    def _read_over(self, _: asyncio.Task[None]) -> None:
+        self._reading = None
+
+    async def _read(self) -> None:
+        try:
+            document = await self._fetch(self.url)
+            keys = self.keys
+            if document != self._document:
+                keys = parse_jwks(document, shown_url(self.url), remote=True)
+        except KeyMaterialError as error:
+            self._failed(str(error))
+        except Exception as error:
+            # A fault of ours must not end the refreshing: the next attempt may meet another document.
+            _log.exception("jwks reading broke", extra={"url": shown_url(self.url)})
+            self._failed(f"{shown_url(self.url)}: {type(error).__name__}")
+        else:
+            self._succeeded(document, keys)
+
+    def _failed(self, problem: str) -> None:
+        if not self._failures:
+            extra = {"url": shown_url(self.url), "problem": problem, "keys_kept": len(self.keys)}
+            _log.warning("jwks unavailable", extra=extra)
+        self._failures += 1
+        self.problem = problem
+
+    def _succeeded(self, document: bytes, keys: tuple[VerificationKey, ...]) -> None:
+        changed = document != self._document
+        if changed or self._failures:
+            event = "jwks changed" if changed and self.loaded else "jwks available"
+            _log.info(event, extra={"url": shown_url(self.url), "keys": len(keys)})
+        self._failures, self.problem, self.loaded = 0, "", True
+        if changed:
+            self._document, self.keys = document, keys
+            self._on_change()
+
+
+# --- The store -----------------------------------------------------------------------------------------------------
+
+
+class KeyStore:
+    """All keys of the gateway, and the question that they answer: which device does this token stand for?
+
+    Lives on the IOLoop. Nothing is read before :meth:`start`.
+
+    :param fetch: how to read a URL
+    :param clock: monotonic seconds, for the pace of reading URLs
+    """
+
+    def __init__(
+        self,
+        sources: KeySources,
+        policy: TokenPolicy,
+        options: KeyOptions | None = None,
+        *,
+        fetch: Fetch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self._options = options or KeyOptions()
+        self._fetch = fetch or HttpFetch()
+        self._clock = clock
+        self._sources = sources
+        self._local: tuple[VerificationKey, ...] = ()
+        self._remote: dict[str, JwksSource] = {}
+        self._ring = self._ring_of(())
+        self._swapping = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Read all keys once. A URL that fails does not fail the start: :meth:`status` says so, and it is retried.
+
+        :raises KeyMaterialError: there is no key at all to read, or a secret or a file cannot be used
+        """
+        await self.reload(self._sources)
+
+    async def reload(self, sources: KeySources) -> None:
+        """Read everything again and swap to it in one step; URLs that stay keep their keys meanwhile.
+
+        :raises KeyMaterialError: as for :meth:`start`; nothing has changed then
+        """
+        async with self._swapping:
+            local = _local_keys(sources)
+            if not sources.urls and not self._ring_of(local).keys:
+                allowed = ", ".join(self._options.algorithms)
+                raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
+            remote = {url: self._remote.get(url) or self._source_of(url) for url in sources.urls}
+            await asyncio.gather(*(source.refresh() for source in remote.values()))
+            dropped = [source for url, source in self._remote.items() if url not in remote]
+            self._sources, self._local, self._remote = sources, local, remote
+            self._rebuild()
+            for source in remote.values():
+                source.keep_fresh()
+            await asyncio.gather(*(source.close() for source in dropped))
+
+    def identify_now(self, token: str, now: float) -> DeviceIdentity | None:
+        """Return the device where that can be said at once; None where :meth:`identify` might find a newer key.
+
+        :param now: Unix seconds
+        :raises IdentityError: the token is refused
+        """
+        try:
+            claims = self._ring.verify(token)
+        except IdentityError as error:
+            if error.reason == UNKNOWN_KEY and any(source.may_refresh() for source in self._remote.values()):
+                return None
+            raise
+        return check_claims(claims, self.policy, now)
+
+    async def identify(self, token: str, now: float) -> DeviceIdentity:
+        """Return the device that the token stands for; suspends only to look for a key that is not known yet.
+
+        :param now: Unix seconds
+        :raises IdentityError: the token is refused
+        """
+        identity = self.identify_now(token, now)
+        if identity is not None:
+            return identity
+        await asyncio.gather(*(source.refresh() for source in self._remote.values() if source.may_refresh()))
+        return check_claims(self._ring.verify(token), self.policy, now)
+
+    def status(self) -> tuple[bool, str]:
+        """Return whether every source has been read, and one line for people. A URL failing later is still True."""
+        problems = [source.problem for source in self._remote.values() if source.problem]
+        ready = bool(self._ring.keys) and all(source.loaded for source in self._remote.values())
+        return ready, "; ".join([self._ring.describe(), *problems])
+
+    async def close(self) -> None:
+        """Stop reading URLs. The keys that are known go on verifying."""
+        async with self._swapping:
+            await asyncio.gather(*(source.close() for source in self._remote.values()))
+
+    def _source_of(self, url: str) -> JwksSource:
+        return JwksSource(
+            url,
+            self._fetch,
+            self._rebuild,
+            refresh_s=self._options.refresh_s,
+            min_interval_s=self._options.min_interval_s,
+            clock=self._clock,
+        )
+
+    def _rebuild(self) -> None:
+        remote = (key for source in self._remote.values() for key in source.keys)
+        self._ring = self._ring_of((*self._local, *remote))
+
+    def _ring_of(self, keys: Iterable[VerificationKey]) -> KeyRing:
+        return KeyRing(keys, self._options.algorithms, self.policy.max_token_bytes)
+
+
+def _local_keys(sources: KeySources) -> tuple[VerificationKey, ...]:
+    if not sources.secrets and not sources.locations:
+        raise KeyMaterialError("no key is configured: set a JWT secret or a JWT key")
+    secrets = (secret_key(secret, "jwt secret") for secret in sources.secrets)
+    in_files = (key for path in sources.files for key in keys_from_file(path))
+    return (*secrets, *in_files)

@@ -1,0 +1,385 @@
+"""Keys, and the two things they do: verify a compact JWS (:class:`KeyRing`) and sign one (:class:`Signer`).
+
+A key's kind decides its algorithms when the key is loaded, never the token's header: a secret verifies HMAC and
+nothing else, an RSA key RS256, a P-256 key ES256, an Ed25519 key EdDSA. The signatures themselves are PyJWT's and
+cryptography's work; the splitting of the token is done here, because it is stricter than JOSE libraries are: one
+spelling per signature, no name twice in an object. What the claims must say is ``cocoa_tornado.rules.identity``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn, TypeAlias
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from jwt.algorithms import Algorithm, ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
+
+from ..errors import IdentityError, InvalidClaims, InvalidToken, KeyMaterialError
+
+DEFAULT_ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
+ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")
+SECRET_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+UNKNOWN_KEY: Final = "unknown_key"
+"""The reason of a token whose asymmetric key we don't have: a newer key set may hold it."""
+
+MAX_FILE_BYTES: Final = 1 << 20
+_MAX_TRIED_KEYS: Final = 16
+_MIN_SECRET_BYTES: Final = 32
+_MIN_RSA_BITS: Final = 2048
+
+PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+
+_log = logging.getLogger("cocoa.identity")
+_IMPLEMENTATIONS: Final[Mapping[str, Algorithm]] = {
+    "HS256": HMACAlgorithm(HMACAlgorithm.SHA256),
+    "HS384": HMACAlgorithm(HMACAlgorithm.SHA384),
+    "HS512": HMACAlgorithm(HMACAlgorithm.SHA512),
+    "RS256": RSAAlgorithm(RSAAlgorithm.SHA256),
+    "ES256": ECAlgorithm(ECAlgorithm.SHA256),
+    "EdDSA": OKPAlgorithm(),
+}
+_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationKey:
+    """A key that verifies, parsed once.
+
+    :ivar algorithms: the only algorithms it is ever used for
+    :ivar kid: its id in a key set, or None
+    """
+
+    algorithms: tuple[str, ...]
+    material: bytes | PublicKey = field(repr=False)
+    kid: str | None = None
+
+
+# --- Loading -------------------------------------------------------------------------------------------------------
+
+
+def secret_key(secret: str | bytes, origin: str, kid: str | None = None) -> VerificationKey:
+    """Return the key for an HMAC secret.
+
+    Warns once, here, where the secret is shorter than its hash (32 bytes); it is accepted all the same.
+
+    :param origin: what to call it in errors and the log: a setting or a file, never the secret
+    :raises KeyMaterialError: it is empty, or is a PEM, a JWK or another key in disguise, which anyone may know
+    """
+    checked = _checked_secret(secret, origin)
+    if len(checked) < _MIN_SECRET_BYTES:
+        extra = {"origin": origin, "bytes": len(checked), "advised_bytes": _MIN_SECRET_BYTES}
+        _log.warning("jwt secret is short", extra=extra)
+    return VerificationKey(SECRET_ALGORITHMS, checked, kid)
+
+
+def keys_from_pem(data: bytes, origin: str) -> tuple[VerificationKey, ...]:
+    """Return the keys of all PEM blocks in ``data``; of a private key or a certificate, its public half.
+
+    A certificate is a container here: neither its dates nor its issuer are judged.
+
+    :raises KeyMaterialError: a block cannot be used, or there is none
+    """
+    keys = []
+    for label, block in _pem_blocks(data):
+        if label.endswith("PRIVATE KEY"):
+            public: object = _private_key(block, origin).public_key()
+        else:
+            public = _public_key(label, block, origin)
+        keys.append(asymmetric_key(public, origin))
+    if not keys:
+        raise KeyMaterialError(f"{origin}: holds no PEM key")
+    return tuple(keys)
+
+
+def asymmetric_key(public: object, origin: str, kid: str | None = None) -> VerificationKey:
+    """Return the key for a public key of the ``cryptography`` library.
+
+    :raises KeyMaterialError: its kind, curve or size is not one that we use
+    """
+    if isinstance(public, RSAPublicKey):
+        if public.key_size < _MIN_RSA_BITS:
+            raise KeyMaterialError(f"{origin}: RSA key of {public.key_size} bits; at least {_MIN_RSA_BITS} are needed")
+        return VerificationKey(("RS256",), public, kid)
+    if isinstance(public, EllipticCurvePublicKey):
+        if not isinstance(public.curve, SECP256R1):
+            raise KeyMaterialError(f"{origin}: EC key on the curve {public.curve.name}; only P-256 is supported")
+        return VerificationKey(("ES256",), public, kid)
+    if isinstance(public, Ed25519PublicKey):
+        return VerificationKey(("EdDSA",), public, kid)
+    raise KeyMaterialError(f"{origin}: key of an unsupported kind; use RSA, EC P-256 or Ed25519")
+
+
+def read_key_file(path: Path | str) -> bytes:
+    """Return the bytes of a key file.
+
+    :raises KeyMaterialError: it cannot be read, or is over 1 MiB and therefore no key file
+    """
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        raise KeyMaterialError(f"key file {path}: cannot be read: {problem}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise KeyMaterialError(f"key file {path}: larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def _checked_secret(secret: str | bytes, origin: str) -> bytes:
+    if not secret:
+        raise KeyMaterialError(f"{origin}: is empty")
+    try:
+        # A secret from the environment may be any bytes; os.environ spells those outside UTF-8 as surrogates.
+        raw = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else secret
+        if b"-----BEGIN" in raw or _is_jwk(raw):
+            raise InvalidKeyError("a PEM or a JWK is not a secret")
+        return HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(raw)
+    except UnicodeEncodeError:
+        raise KeyMaterialError(f"{origin}: the secret is not text") from None  # the cause would show the secret
+    except InvalidKeyError as error:
+        problem = "is a public or private key, which never serves as an HMAC secret"
+        raise KeyMaterialError(f"{origin}: {problem}") from error
+
+
+def _is_jwk(data: bytes) -> bool:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and ("kty" in document or "keys" in document)
+
+
+def _pem_blocks(data: bytes) -> Iterable[tuple[str, bytes]]:
+    for match in _PEM_BLOCK.finditer(data):
+        label = match.group(1).decode("ascii")
+        if label != "EC PARAMETERS":  # openssl writes them before the key, which names its curve itself
+            yield label, match.group(0)
+
+
+def _private_key(block: bytes, origin: str) -> PrivateKey:
+    try:
+        key = load_pem_private_key(block, password=None)
+    except TypeError as error:
+        raise KeyMaterialError(
+            f"{origin}: the private key is encrypted; decrypt it first: openssl pkey -in KEY -out PLAIN-KEY"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyMaterialError(f"{origin}: holds a private key that cannot be parsed") from error
+    if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey):
+        raise KeyMaterialError(f"{origin}: key of an unsupported kind; use RSA, EC P-256 or Ed25519")
+    return key
+
+
+def _public_key(label: str, block: bytes, origin: str) -> object:
+    try:
+        if label == "CERTIFICATE":
+            return x509.load_pem_x509_certificate(block).public_key()
+        if label.endswith("PUBLIC KEY"):
+            return load_pem_public_key(block)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyMaterialError(f"{origin}: holds a {label.lower()} that cannot be parsed") from error
+    raise KeyMaterialError(f"{origin}: holds a {label.lower()}, which is not a key; a PUBLIC KEY is needed")
+
+
+# --- Verifying -----------------------------------------------------------------------------------------------------
+
+
+class KeyRing:
+    """An immutable set of keys; to change it, make another and swap.
+
+    :param algorithms: tokens of all other algorithms are refused, whatever keys there are
+    """
+
+    __slots__ = ("_by_algorithm", "_max_token_bytes", "keys")
+
+    def __init__(
+        self,
+        keys: Iterable[VerificationKey],
+        algorithms: Collection[str] = DEFAULT_ALGORITHMS,
+        max_token_bytes: int = 8192,
+    ) -> None:
+        self.keys = tuple(key for key in keys if any(name in algorithms for name in key.algorithms))
+        self._max_token_bytes = max_token_bytes
+        self._by_algorithm = {
+            name: tuple(key for key in self.keys if name in key.algorithms) for name in ALGORITHMS if name in algorithms
+        }
+
+    def __repr__(self) -> str:
+        return f"<KeyRing {self.describe()}>"
+
+    def describe(self) -> str:
+        """Return one line for people: how many keys, for which algorithms."""
+        names = [name for name, keys in self._by_algorithm.items() if keys]
+        return f"{len(self.keys)} {'key' if len(self.keys) == 1 else 'keys'} ({', '.join(names) or 'none'})"
+
+    def verify(self, token: str) -> Mapping[str, object]:
+        """Return the claims of a token that one of the keys has signed; what they say is not judged.
+
+        A ``kid`` selects its key; keys without one are tried too, at most 16 keys for a token.
+
+        :raises InvalidToken: ``too_long``, ``malformed``, ``algorithm``, ``critical``, ``unknown_key``, ``signature``,
+            or ``duplicate``: its header names a member twice
+        :raises InvalidClaims: ``duplicate``: it is genuine, but names a claim twice
+        """
+        signed = _split(token, self._max_token_bytes)
+        header = _json_object(signed.header, InvalidToken)
+        if "crit" in header:
+            raise InvalidToken("critical")
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(algorithm, str) or not (kid is None or isinstance(kid, str)):
+            raise InvalidToken("malformed")
+        self._check_signature(signed, algorithm, kid)
+        return _json_object(signed.payload, InvalidClaims)
+
+    def _check_signature(self, signed: _Signed, algorithm: str, kid: str | None) -> None:
+        keys = self._by_algorithm.get(algorithm)
+        asymmetric = algorithm not in SECRET_ALGORITHMS
+        if keys is None or not (keys or asymmetric):
+            raise InvalidToken("algorithm")
+        named = [key for key in keys if key.kid == kid]
+        # Cases: named by its kid; no kid in the token: any key may be it; a kid that no key of ours has: it can only
+        # be a key that was loaded without an id (a PEM or a secret).
+        candidates = named if named and kid is not None else [key for key in keys if kid is None or key.kid is None]
+        implementation = _IMPLEMENTATIONS[algorithm]
+        for key in itertools.islice(candidates, _MAX_TRIED_KEYS):
+            if implementation.verify(signed.message, key.material, signed.signature):
+                return
+        unknown = asymmetric and (not keys or (kid is not None and not named))
+        raise InvalidToken(UNKNOWN_KEY if unknown else "signature")
+
+
+class _Signed(NamedTuple):
+    message: bytes
+    header: bytes
+    payload: bytes
+    signature: bytes
+
+
+def _split(token: str, max_bytes: int) -> _Signed:
+    if len(token) > max_bytes:
+        raise InvalidToken("too_long")
+    try:
+        message, _, signature = token.encode("ascii").rpartition(b".")
+        header, payload = message.split(b".")
+        return _Signed(message, _decode_part(header), _decode_part(payload), _decode_part(signature))
+    except ValueError as error:  # not ASCII, not three parts, not base64url
+        raise InvalidToken("malformed") from error
+
+
+def _decode_part(part: bytes) -> bytes:
+    raw = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    # The decoder passes over foreign characters and the last character's spare bits. Only one spelling is right.
+    if not raw or base64.urlsafe_b64encode(raw).rstrip(b"=") != part:
+        raise binascii.Error("not base64url")
+    return raw
+
+
+class _DuplicateNameError(ValueError):
+    """A name stands twice in one JSON object: which one counts depends on who reads it."""
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _DuplicateNameError
+    return members
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def _json_object(data: bytes, on_duplicate: type[IdentityError]) -> dict[str, object]:
+    try:
+        value = _DECODER.decode(data.decode("utf-8"))
+    except _DuplicateNameError as error:
+        raise on_duplicate("duplicate") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidToken("malformed") from error
+    if not isinstance(value, dict):
+        raise InvalidToken("malformed")
+    return value
+
+
+# --- Signing -------------------------------------------------------------------------------------------------------
+
+
+class Signer:
+    """Signs claims with one key and one algorithm.
+
+    :ivar algorithm: what stands in the header of its tokens
+    """
+
+    __slots__ = ("_header", "_key", "algorithm")
+
+    def __init__(self, key: bytes | PrivateKey, algorithm: str) -> None:
+        self.algorithm = algorithm
+        self._key = key
+        self._header = _encode_part(compact_json({"alg": algorithm, "typ": "JWT"}))
+
+    def __repr__(self) -> str:
+        return f"<Signer {self.algorithm}>"
+
+    @classmethod
+    def from_secret(cls, secret: str | bytes, algorithm: str = "HS256", origin: str = "jwt secret") -> Signer:
+        """Return a signer with an HMAC secret.
+
+        :raises KeyMaterialError: see :func:`secret_key`; or the algorithm is not one of HS256, HS384, HS512
+        """
+        if algorithm not in SECRET_ALGORITHMS:
+            raise KeyMaterialError(f"{origin}: a secret signs {', '.join(SECRET_ALGORITHMS)}, not {algorithm}")
+        return cls(_checked_secret(secret, origin), algorithm)
+
+    @classmethod
+    def from_pem(cls, data: bytes, origin: str) -> Signer:
+        """Return a signer with the first private key in a PEM; the key's kind decides the algorithm.
+
+        :raises KeyMaterialError: there is no private key, or not one that we use
+        """
+        for label, block in _pem_blocks(data):
+            if label.endswith("PRIVATE KEY"):
+                private = _private_key(block, origin)
+                return cls(private, asymmetric_key(private.public_key(), origin).algorithms[0])
+        raise KeyMaterialError(f"{origin}: holds no PEM private key")
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Signer:
+        """:meth:`from_pem` for a file."""
+        return cls.from_pem(read_key_file(path), f"key file {path}")
+
+    def sign(self, claims: Mapping[str, object]) -> str:
+        """Return the compact JWS of ``claims``, in their order."""
+        message = self._header + b"." + _encode_part(compact_json(claims))
+        signature = _IMPLEMENTATIONS[self.algorithm].sign(message, self._key)
+        return (message + b"." + _encode_part(signature)).decode("ascii")
+
+
+def compact_json(value: object) -> bytes:
+    """Return JSON without blanks and with no more escapes than it needs; lone surrogates stay escaped."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _encode_part(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")

@@ -1,0 +1,140 @@
+"""Counters of the gateway, and their Prometheus text.
+
+The hot path adds to plain integers; prometheus-client reads them when somebody asks. No label ever holds a device
+id, a user or any part of a token. The IOLoop thread owns everything here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from .brokers.port import BrokerCounters, BrokerState, BrokerStatus
+from .hub import Hub
+
+LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+
+class Histogram:
+    """Counts by upper bound (seconds). One observation is a bisection and two additions."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds_s: tuple[float, ...] = LATENCY_BOUNDS_S) -> None:
+        self._bounds = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def family(self, name: str, text: str) -> HistogramMetricFamily:
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the web layer and the bridge count."""
+
+    handshakes: dict[str, int] = field(default_factory=dict)  # by outcome
+    closed: dict[str, int] = field(default_factory=dict)  # by close code, or "lost" where none was exchanged
+    routed: int = 0
+    unknown_device: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
+    outbox_overflows: int = 0
+    device_messages: int = 0
+    audio_ignored: int = 0
+    latency: Histogram = field(default_factory=Histogram)
+    loop_lag: Histogram = field(default_factory=Histogram)
+
+
+def count(counter: dict[str, int], label: str, amount: int = 1) -> None:
+    """Add to a labelled counter. Labels come from a fixed set in the code, so a counter can't grow without bound."""
+    counter[label] = counter.get(label, 0) + amount
+
+
+class GatewayCollector(Collector):
+    """Reads the counters of hub, broker and web layer at the moment of a scrape."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        counters: Counters,
+        broker_counters: Callable[[], BrokerCounters],
+        broker_status: Callable[[], BrokerStatus],
+    ) -> None:
+        self._hub, self._counters = hub, counters
+        self._broker_counters, self._broker_status = broker_counters, broker_status
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._device_side()
+        yield from self._broker_side()
+
+    def _device_side(self) -> Iterator[Metric]:
+        hub, counters = self._hub, self._counters
+        yield GaugeMetricFamily("cocoa_connections", "Device connections now", value=len(hub))
+        yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
+        yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
+        yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)
+        yield _total("cocoa_duplicate_challenges", "Incumbents challenged by a newcomer", hub.counters.challenges)
+        yield _total("cocoa_duplicate_evictions", "Silent incumbents evicted (4409)", hub.counters.evictions)
+        yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
+        yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
+        yield _by("cocoa_messages_dropped", "Messages dropped before the socket took them", "reason", counters.dropped)
+        yield _total("cocoa_outbox_overflows", "Connections closed as slow consumers (1013)", counters.outbox_overflows)
+        yield _total("cocoa_device_messages", "Text messages from devices", counters.device_messages)
+        yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
+        yield counters.latency.family("cocoa_delivery_latency_seconds", "From record timestamp to socket write")
+        yield counters.loop_lag.family("cocoa_loop_lag_seconds", "How late the event loop runs its timers")
+
+    def _broker_side(self) -> Iterator[Metric]:
+        broker, status = self._broker_counters(), self._broker_status()
+        ready = 1.0 if status.state is BrokerState.READY else 0.0
+        yield GaugeMetricFamily("cocoa_broker_ready", "1 while records reach this process", value=ready)
+        if status.lag is not None:
+            yield GaugeMetricFamily("cocoa_consumer_lag_records", "Records not yet handed over", value=status.lag)
+        yield _total("cocoa_records_consumed", "Records read from the results topic", broker.consumed)
+        yield _total("cocoa_records_key_mismatch", "Records whose key and value disagree", broker.key_mismatch)
+        yield _by("cocoa_records_quarantined", "Records set aside", "reason", broker.quarantined)
+        yield _by("cocoa_records_published", "Records acknowledged by the broker", "topic", broker.published)
+        yield _by("cocoa_publish_errors", "Records given up", "topic", broker.publish_errors)
+        yield _total("cocoa_broker_reconnects", "Times that the broker went away", broker.reconnects)
+        yield _total("cocoa_consumer_pauses", "Times that the high water mark paused the partitions", broker.pauses)
+
+
+class MetricsPage:
+    """The body of ``GET /metrics``. Each has a registry of its own: two gateways in one process don't meet."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self, collector: GatewayCollector) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(collector)
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+def _total(name: str, text: str, value: int) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _by(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    # A copy first: the broker's threads may add a label while this is read.
+    for key, value in sorted(dict(values).items()):
+        family.add_metric([key], value)
+    return family

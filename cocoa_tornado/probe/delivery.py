@@ -1,0 +1,134 @@
+"""How a record is published, so that it can be seen to arrive: over HTTP, or to the Kafka topic itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from .credentials import Device
+from .judge import described
+from .target import Target
+from .verdicts import ProbeError
+from .wire import exchange
+
+PUBLISH_ROUTE = "/api/v1/transcriptions"
+DEFAULT_KAFKA_PORT = 9092
+
+
+class PublishUnavailableError(Exception):
+    """There is no way to publish here; ``str()`` says what would help."""
+
+
+class Publisher(Protocol):
+    """Publishes records to the topic of transcriptions."""
+
+    async def publish(self, device: Device, value: bytes) -> str | None:
+        """Publish a record for a device, as its JSON bytes. Return None, or why it was not taken.
+
+        Raises :class:`PublishUnavailableError` where that can't be done at all, and OSError.
+        """
+
+    async def close(self) -> None: ...
+
+
+class HttpPublisher:
+    """Publishes with the device's own token, where the gateway offers it."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    async def publish(self, device: Device, value: bytes) -> str | None:
+        headers = [("Authorization", f"Bearer {device.token}"), ("Content-Type", "application/json")]
+        response = await exchange(self._target, "POST", PUBLISH_ROUTE, headers, value)
+        if response.status == 404:
+            raise PublishUnavailableError("the gateway takes no records over HTTP; pass --broker kafka://HOST:PORT")
+        return None if response.status == 202 else f"publishing over HTTP: answered {described(response)}, expected 202"
+
+    async def close(self) -> None:
+        pass  # it holds nothing
+
+
+class KafkaPublisher:
+    """Publishes to the topic itself, as a backend does. The client's calls block and run in a thread.
+
+    :param connect: makes a ``kafka.KafkaProducer`` of its keyword arguments; None for the real one
+    """
+
+    def __init__(
+        self, servers: list[str], topic: str, timeout_s: float, connect: Callable[..., Any] | None = None
+    ) -> None:
+        self._servers, self._topic, self._timeout_s = servers, topic, timeout_s
+        self._connect = connect
+        self._producer: Any = None  # kafka-python ships no types
+        self._problem: str | None = None
+
+    async def publish(self, device: Device, value: bytes) -> str | None:
+        return self._problem or await asyncio.to_thread(self._publish, device.device_id.encode(), value)
+
+    async def close(self) -> None:
+        if self._producer is not None:
+            await asyncio.to_thread(self._producer.close, timeout=1)
+
+    def _publish(self, key: bytes, value: bytes) -> str | None:
+        from kafka.errors import KafkaError  # only --broker pays for the import
+
+        try:
+            if self._producer is None:
+                self._producer = self._connected()
+            self._producer.send(self._topic, key=key, value=value).get(timeout=self._timeout_s)
+        except KafkaError as error:
+            self._problem = f"publishing to the topic {self._topic} of {','.join(self._servers)}: {error}"
+        return self._problem
+
+    def _connected(self) -> Any:
+        from kafka import KafkaProducer  # only --broker pays for the import
+
+        limit_ms = int(self._timeout_s * 1000)
+        return (self._connect or KafkaProducer)(
+            bootstrap_servers=self._servers,
+            client_id="cocoa-probe",
+            acks="all",
+            allow_auto_create_topics=False,
+            bootstrap_timeout_ms=limit_ms,
+            max_block_ms=limit_ms,
+            request_timeout_ms=limit_ms,
+            delivery_timeout_ms=2 * limit_ms,
+        )
+
+
+def kafka_servers(url: str) -> list[str]:
+    """``kafka://a:9092,b`` as ``["a:9092", "b:9092"]``.
+
+    :raises ProbeError: it is not such a URL
+    """
+    scheme, _, rest = url.partition("://")
+    servers = [server.strip() for server in rest.rstrip("/").split(",")]
+    if scheme != "kafka" or not all(servers) or any(set(server) & set("/?@ ") for server in servers):
+        raise ProbeError(f"{url!r} is not kafka://HOST:PORT[,HOST:PORT...]")
+    return [server if _has_port(server) else f"{server}:{DEFAULT_KAFKA_PORT}" for server in servers]
+
+
+def _has_port(server: str) -> bool:
+    return server.rpartition(":")[2].isdigit() and not (server.startswith("[") and server.endswith("]"))
+
+
+def new_record(device: Device, text: str, extra: Mapping[str, object] | None = None) -> dict[str, object]:
+    """A record for a device, with a session id of its own; ``extra`` fields stand in the middle."""
+    return {
+        "session_id": secrets.token_hex(16),
+        "user_id": device.user_id,
+        "device_id": device.device_id,
+        **(extra or {}),
+        "text": text,
+        "timestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "success": True,
+    }
+
+
+def spacious_json(record: Mapping[str, object]) -> bytes:
+    """A record as a careless producer writes it: blanks everywhere, and every letter beyond ASCII escaped."""
+    return json.dumps(record, indent=1, ensure_ascii=True).encode("ascii")

@@ -1,0 +1,248 @@
+"""Is this response, this message what the contract says? Pure.
+
+Every judge returns None where all is well, else the problem in words that finish the sentence "the check failed: ...".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from .wire import Response, Upgrade, json_value
+
+READY_PARTS = ("broker", "mailbox", "presence", "speech")
+_HEALTH_START = b'{"status":"healthy","timestamp":"'
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BLANK = re.compile(r"[ \t\r\n]")
+_PAIR = r"u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rf"\\({_PAIR}|u[0-9a-fA-F]{{4}}|.)", re.DOTALL)
+_SURROGATES = {f"d{digit}" for digit in "89abcdef"}
+_CURSOR = re.compile(r',"cursor":"[^"\\]+"\}')
+_QUOTED_CHARS = 160
+
+
+# --- Words ---------------------------------------------------------------------------------------------------------
+
+
+def quoted(text: str | bytes, limit: int = _QUOTED_CHARS) -> str:
+    """What the other side sent, fit for a terminal and a report: one line, nothing unprintable, not too long."""
+    plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    short = plain if len(plain) <= limit else f"{plain[:limit]}..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in short)
+
+
+def described(response: Response) -> str:
+    """A response in a few words."""
+    return f"{response.status} {quoted(response.body)}" if response.body else str(response.status)
+
+
+def described_close(code: int | None, reason: str = "") -> str:
+    """A close in a few words; ``code`` is None where the connection ended without a close frame."""
+    if code is None:
+        return f"without a close frame ({quoted(reason)})" if reason else "without a close frame"
+    return f"with {code} {quoted(reason)}".rstrip()
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------
+
+
+def compact_json(value: object) -> str:
+    """JSON as the contract sends it: no blanks between tokens and no needless escapes."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def wasteful(text: str) -> str | None:
+    """What makes a JSON text not compact; None if nothing does. The text must be valid JSON."""
+    if _BLANK.search(_STRING.sub("", text)):
+        return "has blanks between its tokens"
+    for match in _ESCAPE.finditer("".join(_STRING.findall(text))):
+        if not _is_needed(match.group(1)):
+            return f"escapes what JSON lets stand ({match.group(0)})"
+    return None
+
+
+def _is_needed(escape: str) -> bool:
+    """Cases, without the backslash: one character; half a surrogate pair or a control character; all other text."""
+    if not escape.startswith("u"):
+        return escape != "/"
+    return len(escape) == 5 and (int(escape[1:], 16) < 0x20 or escape[1:3].lower() in _SURROGATES)
+
+
+# --- Responses -----------------------------------------------------------------------------------------------------
+
+
+def judge_error_body(response: Response) -> str | None:
+    """``{"message":"..."}``, compact, and nothing else."""
+    value = json_value(response.body)
+    if not isinstance(value, dict) or set(value) != {"message"} or not isinstance(value["message"], str):
+        return f'the body is not {{"message":"..."}}: {described(response)}'
+    if problem := wasteful(response.body.decode("utf-8", "replace")):
+        return f"the body {problem}: {described(response)}"
+    return None
+
+
+def judge_refusal(
+    response: Response, status: int, message: str | None = None, *, bearer: bool = False, retry_after: bool = False
+) -> str | None:
+    """A refusal before the upgrade.
+
+    :param message: what the body must say, byte for byte; None: any message
+    :param bearer: ``WWW-Authenticate: Bearer`` must be there
+    :param retry_after: ``Retry-After`` must be there
+    """
+    if response.status == 101:
+        return f"was let in: answered 101, expected {status}"
+    if response.status != status:
+        return f"answered {described(response)}, expected {status}"
+    if message is None:
+        if problem := judge_error_body(response):
+            return problem
+    elif response.body != (expected := compact_json({"message": message}).encode()):
+        return f"answered {described(response)}, expected the body {expected.decode()}"
+    challenge = response.header("WWW-Authenticate")
+    if bearer and (challenge is None or challenge.split(maxsplit=1)[:1] != ["Bearer"]):
+        return f"answered {status} without the header WWW-Authenticate: Bearer"
+    wait = response.header("Retry-After")
+    if retry_after and not wait:
+        return f"answered {status} without the header Retry-After"
+    return None
+
+
+def judge_handshake(response: Response, upgrade: Upgrade, selected: str | None = None) -> str | None:
+    """The answer to an opening handshake that must succeed.
+
+    :param selected: the subprotocol that the answer must select; None for none
+    """
+    if response.status != 101:
+        return f"answered {described(response)}, expected 101"
+    if (response.header("Upgrade") or "").lower() != "websocket":
+        return "answered 101 without the header Upgrade: websocket"
+    if "upgrade" not in (part.strip().lower() for part in (response.header("Connection") or "").split(",")):
+        return "answered 101 without the header Connection: Upgrade"
+    if response.header("Sec-WebSocket-Accept") != upgrade.accept:
+        return "answered 101 with a wrong Sec-WebSocket-Accept"
+    if (extensions := response.header("Sec-WebSocket-Extensions")) is not None:
+        return f"selected extensions that were not offered: {quoted(extensions)}"
+    protocol = response.header("Sec-WebSocket-Protocol")
+    if protocol != selected:
+        return f"selected the subprotocol {quoted(protocol or 'none')}, expected {selected or 'none'}"
+    return None
+
+
+def judge_plain_get(response: Response) -> str | None:
+    """A GET of the WebSocket route that asks for no upgrade. RFC 9110 wants an Upgrade header in a 426."""
+    if problem := judge_refusal(response, 426):
+        return problem
+    if (response.header("Upgrade") or "").lower() != "websocket":
+        return "answered 426 without the header Upgrade: websocket"
+    return None
+
+
+def judge_health(response: Response) -> str | None:
+    """``GET /api/v1/health``. Further fields may follow those of the contract."""
+    if response.status != 200:
+        return f"answered {described(response)}, expected 200"
+    value = json_value(response.body)
+    if not isinstance(value, dict) or not response.body.startswith(_HEALTH_START):
+        return f"the body does not begin with {_HEALTH_START.decode()}: {described(response)}"
+    if value.get("service") != "audio-streaming":
+        return f"the service is not audio-streaming: {described(response)}"
+    if problem := wasteful(response.body.decode("utf-8", "replace")):
+        return f"the body {problem}"
+    return _judge_timestamp(value.get("timestamp"))
+
+
+def _judge_timestamp(value: object) -> str | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.utcoffset() != timedelta(0):
+        return f"the timestamp is not RFC 3339 in UTC: {quoted(str(value))}"
+    return None
+
+
+def judge_ready(response: Response) -> str | None:
+    """``GET /api/v1/ready``: 200, with one entry per part, wherever in the object they stand."""
+    if response.status != 200:
+        return f"answered {described(response)}, expected 200"
+    value = json_value(response.body)
+    if not isinstance(value, dict):
+        return f"the body is not a JSON object: {described(response)}"
+    nested = [member for member in value.values() if isinstance(member, dict)]
+    missing = [part for part in READY_PARTS if part not in value and not any(part in member for member in nested)]
+    if missing:
+        return f"the body has no entry for {', '.join(missing)}: {described(response)}"
+    return None
+
+
+def judge_audio(response: Response) -> str | None:
+    """``POST /api/v1/audio/stream`` with speech in it."""
+    if response.status == 501:
+        return "speech was asked for (--audio), but this gateway has no speech engine: answered 501"
+    value = json_value(response.body)
+    if response.status != 200 or not isinstance(value, dict):
+        return f"answered {described(response)}, expected 200 and a transcript"
+    if value.get("success") is not True or not isinstance(value.get("text"), str):
+        return f"the answer holds no transcript: {described(response)}"
+    if not re.fullmatch(r"[0-9a-f]{32}", str(value.get("session_id"))):
+        return f"the session_id is not 32 hexadecimal digits: {described(response)}"
+    return wasteful(response.body.decode("utf-8", "replace"))
+
+
+# --- Messages ------------------------------------------------------------------------------------------------------
+
+
+def expected_message(record: Mapping[str, object]) -> str:
+    """What the device gets for a record: compact, ``type`` first, the other fields in the record's order."""
+    fields = {name: value for name, value in record.items() if name != "type"}
+    return compact_json({"type": "transcription", **fields})
+
+
+def judge_message(message: str | bytes, record: Mapping[str, object]) -> str | None:
+    """A message against the record it was made from. A gateway with a mailbox may add ``cursor`` at the end."""
+    if isinstance(message, bytes):
+        return "arrived as a binary message; the contract sends text"
+    expected = expected_message(record)
+    if message == expected:
+        return None
+    if message.startswith(expected[:-1]) and _CURSOR.fullmatch(message[len(expected) - 1 :]):
+        return None
+    value = json_value(message.encode("utf-8", "replace"))
+    if not isinstance(value, dict):
+        return f"is not a JSON object: {quoted(message)}"
+    if problem := wasteful(message):
+        return f"{problem}: {quoted(message)}"
+    if next(iter(value), None) != "type":
+        return f"does not have type as its first field: {quoted(message)}"
+    return f"is not what the contract makes of the record: {quoted(message)}, expected {quoted(expected)}"
+
+
+def session_of(message: str | bytes) -> str | None:
+    """The session id in a message; None if it has none."""
+    value = json_value(message.encode("utf-8", "replace") if isinstance(message, str) else message)
+    session_id = value.get("session_id") if isinstance(value, dict) else None
+    return session_id if isinstance(session_id, str) else None
+
+
+def judge_mail(
+    messages: Sequence[str | bytes], own: Sequence[str], foreign: Collection[str] = (), *, in_order: bool = False
+) -> str | None:
+    """What one device received, by session ids: each of ``own`` once, and nothing of ``foreign``.
+
+    Messages of other sessions may stand between them: a live device has a life of its own.
+    """
+    sessions = [session_of(message) for message in messages]
+    strangers = sum(session in foreign for session in sessions)
+    if strangers:
+        return f"got {strangers} {'message' if strangers == 1 else 'messages'} meant for another device"
+    arrived = [session for session in sessions if session in own]
+    if missing := [session for session in own if session not in arrived]:
+        return f"did not get {len(missing)} of {len(own)} messages"
+    if len(arrived) != len(own):
+        return f"got {len(arrived)} messages for {len(own)} records"
+    if in_order and arrived != list(own):
+        return "got its messages out of order"
+    return None

@@ -1,0 +1,199 @@
+"""A whole run: which checks there are, in which order, and how long each may take."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from . import checks_connection, checks_delivery, checks_http
+from .credentials import Device
+from .device import ConnectionLostError, Message, connect
+from .judge import described, described_close
+from .session import CLOSE_REPLACED, HELD, REPLACED, DeviceHeldError, Session, UnexpectedError
+from .target import connect_problem
+from .verdicts import Outcome, ProbeError, Report, Status, Verdict, failed, skipped
+from .wire import NotHttpError, Upgrade, exchange
+
+_MARGIN_S: Final = 1.0  # a check that keeps the time itself can say better what did not happen
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise, and how it is checked.
+
+    :ivar name: stable, for scripts
+    :ivar title: the promise as a sentence
+    :ivar connects: it plays the device, and is skipped where that can't be had
+    :ivar extra_s: seconds it may take on top of the session's timeout
+    """
+
+    name: str
+    title: str
+    run: Callable[[Session], Awaitable[Verdict]]
+    connects: bool = False
+    extra_s: Callable[[Session], float] = lambda session: 0.0
+
+
+def _challenge_s(session: Session) -> float:
+    return session.limits.challenge_s + session.limits.timeout_s
+
+
+def _publish_s(session: Session) -> float:
+    # Publishing and arriving each have the timeout; a first Kafka connection has it three times.
+    return 3 * session.limits.timeout_s + session.limits.quiet_s
+
+
+# Those that need no connection stand first. From the handshake on a single connection is held, up to its close;
+# what breaks connections stands last.
+CHECKS: Final = (
+    Check("health", "GET /api/v1/health answers healthy", checks_http.health),
+    Check("ready", "GET /api/v1/ready answers 200 with every part", checks_http.ready),
+    Check("unknown-route", "an unknown route has a JSON error body", checks_http.unknown_route),
+    Check("plain-get", "a GET without upgrade is answered 426", checks_http.plain_get),
+    Check("no-token", "no token is answered 401", checks_http.no_token),
+    Check("bad-token", "a token that is none is answered 401", checks_http.bad_token),
+    Check("bad-signature", "a wrong signature is answered 401", checks_http.tampered_signature),
+    Check("changed-claims", "claims under another's signature are answered 401", checks_http.changed_claims),
+    Check("alg-none", "a token with alg none is answered 401", checks_http.unsigned_token),
+    Check("handshake", "a device is let in", checks_connection.handshake, True, _challenge_s),
+    Check("ping", "a ping is answered by its pong", checks_connection.ping, True),
+    Check("duplicate", "a second connection is answered 409", checks_connection.duplicate, True, _challenge_s),
+    Check("delivery", "a record arrives as the contract spells it", checks_delivery.delivery, True, _publish_s),
+    Check("order", "records arrive once each, in their order", checks_delivery.order, True, _publish_s),
+    Check("isolation", "a message reaches its device and no other", checks_delivery.isolation, True, _publish_s),
+    Check("audio", "speech comes back as a transcript", checks_delivery.audio, True, lambda s: s.limits.audio_s),
+    Check("close", "a close is answered by a close", checks_connection.close_handshake, True),
+    Check(
+        "clean-up-close",
+        "after a close the device can connect at once",
+        checks_connection.clean_up_after_close,
+        True,
+        _challenge_s,
+    ),
+    Check(
+        "clean-up-reset",
+        "after a TCP reset the device can connect at once",
+        checks_connection.clean_up_after_reset,
+        True,
+        _challenge_s,
+    ),
+    Check("token-query", "the token may be a query argument", checks_connection.token_in_query, True),
+    Check("token-subprotocol", "the token may be a subprotocol", checks_connection.token_in_subprotocol, True),
+    Check("subprotocols", "other subprotocols are ignored", checks_connection.other_subprotocols, True),
+    Check("own-origin", "the server's own origin is let in", checks_connection.own_origin, True),
+    Check("foreign-origin", "a foreign browser origin is answered 403", checks_http.foreign_origin, True),
+    Check("oversize", "a message over 512 KiB is closed with 1009", checks_connection.oversize, True, _challenge_s),
+    Check("invalid-frame", "an invalid frame ends the connection", checks_connection.invalid_frame, True, _challenge_s),
+    Check("expired", "an expired token is answered 401", checks_http.expired_token),
+    Check("no-device-id", "a token without device_id is answered 401", checks_http.token_without_device),
+    Check("idle", "an idle connection is held", checks_connection.idle, True, lambda s: s.idle_s + _challenge_s(s)),
+    Check("server-ping", "the server pings an idle connection", checks_connection.server_ping, True),
+)
+
+
+async def run(session: Session, on_outcome: Callable[[Outcome], None]) -> Report:
+    """Run all checks, one after the other; ``on_outcome`` is called as each ends.
+
+    Closes whatever the session has opened, however it ends.
+
+    :raises ProbeError: nothing that speaks HTTP answers there at all
+    """
+    started_at, started = time.time(), time.monotonic()
+    outcomes: list[Outcome] = []
+    try:
+        await _preflight(session)
+        for check in CHECKS:
+            outcome = await _outcome(check, session)
+            outcomes.append(outcome)
+            on_outcome(outcome)
+    finally:
+        await session.let_go()
+        await session.publisher.close()
+    return Report(session.target.ws_url, started_at, time.monotonic() - started, tuple(outcomes))
+
+
+async def _preflight(session: Session) -> None:
+    """One request, whatever it is answered: without an answer no check makes sense."""
+    target = session.target
+    try:
+        async with asyncio.timeout(session.limits.timeout_s):
+            await exchange(target, "GET", "/api/v1/health")
+    except (OSError, TimeoutError) as error:
+        raise ProbeError(connect_problem(target, error)) from error
+    except NotHttpError as error:
+        hint = "" if target.secure else " (is it a TLS port? then wss://)"
+        raise ProbeError(f"{target.host_header}: {error}{hint}") from error
+
+
+async def _outcome(check: Check, session: Session) -> Outcome:
+    started = time.monotonic()
+    verdict = await _verdict(check, session)
+    if check.name == "handshake" and verdict.status is Status.FAILED and session.blocked is None:
+        session.blocked = "the handshake failed"
+    detail = session.redacted(verdict.detail)
+    return Outcome(check.name, check.title, verdict.status, detail, time.monotonic() - started)
+
+
+async def _verdict(check: Check, session: Session) -> Verdict:
+    if check.connects and session.blocked is not None:
+        return skipped(session.blocked)
+    limit_s = session.limits.timeout_s + _MARGIN_S + check.extra_s(session)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await check.run(session)
+    except DeviceHeldError as error:
+        session.blocked = HELD
+        await session.let_go()
+        return failed(str(error))
+    except UnexpectedError as error:
+        return failed(str(error))
+    except ConnectionLostError as lost:
+        await session.let_go()
+        if lost.code == CLOSE_REPLACED:
+            session.blocked = HELD
+            return failed(REPLACED)
+        return failed(f"the gateway ended the connection {described_close(lost.code, lost.reason)}")
+    except NotHttpError as error:
+        return failed(str(error))
+    except TimeoutError:
+        await session.let_go()
+        return failed(f"no answer within {limit_s:g} s")
+    except OSError as error:
+        return failed(connect_problem(session.target, error))
+
+
+async def listen(session: Session, seconds: float, on_message: Callable[[Message], None]) -> None:
+    """Connect as the device and hand over every message that arrives, for ``seconds``; 0: until cancelled.
+
+    :raises ProbeError: it is not let in, or the connection ends before
+    """
+    link = None
+    try:
+        async with asyncio.timeout(session.limits.timeout_s + session.limits.challenge_s):
+            response, link = await connect(session.target, Upgrade(session.device.token))
+    except (OSError, TimeoutError) as error:
+        raise ProbeError(connect_problem(session.target, error)) from error
+    except NotHttpError as error:
+        raise ProbeError(f"{session.target.host_header}: {error}") from error
+    if link is None:
+        reason = HELD if response.status == 409 else "not let in"
+        raise ProbeError(session.redacted(f"{reason}: {described(response)}"))
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds or None):
+                while True:
+                    on_message(await link.receive())
+    except ConnectionLostError as lost:
+        raise ProbeError(f"the gateway ended the connection {described_close(lost.code, lost.reason)}") from lost
+    finally:
+        await session.close(link)
+
+
+def needs_warning(devices: list[Device]) -> str | None:
+    """What to tell those who probe with a device's own identity; None if there is nothing to say."""
+    names = ", ".join(repr(device.device_id) for device in devices if device.given)
+    return f"note: while this runs, messages for {names} come here and not to the device" if names else None

@@ -1,0 +1,86 @@
+"""Hosts, ports and URLs as settings name them: what is well formed, and what only this machine can reach. Pure.
+
+Nothing here asks a name server.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+DEFAULT_KAFKA_PORT: Final = 9092
+
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
+_USER_INFO: Final = re.compile(r"(?<=//)[^/?#]*@")
+
+
+def is_host(text: str) -> bool:
+    """True for an IP address (without brackets) or something that can be a host name."""
+    try:
+        ip_address(text)
+    except ValueError:
+        # Digits and dots only: a mistyped address (1.2.3.400) rather than a name.
+        return len(text) <= 253 and bool(_NAME.fullmatch(text)) and not re.fullmatch(r"[0-9.]+", text)
+    return True
+
+
+def is_authority(text: str) -> bool:
+    """True for ``host`` or ``host:port``; an IPv6 address stands in brackets."""
+    return _host_and_port(text, 0) is not None
+
+
+def is_web_url(text: str) -> bool:
+    """True for an http or https URL with a host."""
+    try:
+        parts = urlsplit(text)
+        # Asking for the port is what makes urlsplit check it.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine can reach what listens on ``host``. A name is believed only if it is ``localhost``."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def kafka_servers(url: str) -> tuple[str, ...]:
+    """Each ``host:port`` of ``kafka://host:port[,host:port...]``, with the default port where none is given.
+
+    >>> kafka_servers("kafka://one,[::1]:9093")
+    ('one:9092', '[::1]:9093')
+
+    :raises ValueError: ``url`` is no such URL; the text follows on the URL in a sentence
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme.lower() != "kafka" or not separator:
+        raise ValueError("is not a broker of a kind that is known")
+    servers = [_host_and_port(part.strip(), DEFAULT_KAFKA_PORT) for part in rest.removesuffix("/").split(",")]
+    if None in servers:
+        raise ValueError("has a wrong host or port in it")
+    return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in filter(None, servers))
+
+
+def without_user_info(text: str) -> str:
+    """The URLs in ``text`` with ``***`` in place of ``user:password``."""
+    return _USER_INFO.sub("***@", text)
+
+
+def _host_and_port(text: str, default_port: int) -> tuple[str, int] | None:
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    host, port = match["v6"] or match["name"], match["port"]
+    bracketed_rightly = (match["v6"] is not None) == (":" in host)
+    if not bracketed_rightly or not is_host(host) or (port is not None and not 1 <= int(port) <= 65535):
+        return None
+    return host, int(port or default_port)

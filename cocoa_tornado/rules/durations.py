@@ -1,0 +1,39 @@
+"""Durations as people write them: ``250ms``, ``2s``, ``1h30m``, ``7d``."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+_UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
+_PLAIN: Final = re.compile(_NUMBER)
+# The largest unit first, each at most once; "m" must not swallow the beginning of "ms".
+_UNITS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit}(?![a-z]))?" for unit in _UNIT_S))
+
+
+def parse_duration_s(text: str, *, negative: bool = False) -> float:
+    """Return the seconds that ``text`` stands for.
+
+    Numbers carry the units ``d``, ``h``, ``m``, ``s`` and ``ms``, the largest first and each at most once, with no
+    blank between; a number without a unit is seconds.
+
+    :param negative: a leading ``-`` is allowed (and then ``-0s`` is plain zero)
+    :raises ValueError: anything else; the text is one line that says what is allowed
+    """
+    stripped = text.strip()
+    minus = negative and stripped.startswith("-")
+    amount_s = _unsigned_s(stripped[1:] if minus else stripped)
+    if amount_s is None or not math.isfinite(amount_s):
+        raise ValueError(f"{text[:40]!r} is not a duration; write it like 250ms, 2s, 1h30m, 24h, 7d or plain seconds")
+    return -amount_s if minus and amount_s else amount_s
+
+
+def _unsigned_s(text: str) -> float | None:
+    if _PLAIN.fullmatch(text):
+        return float(text)
+    match = _UNITS.fullmatch(text)
+    if not text or match is None:
+        return None
+    return sum(float(number) * unit_s for number, unit_s in zip(match.groups("0"), _UNIT_S.values(), strict=True))

@@ -1,0 +1,104 @@
+"""The hand-off from a broker to the IOLoop: how much may be under way, and which offsets are safe to commit.
+
+Nothing here knows a thread: the adapter that owns an object calls it from one thread at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class WaterMarks:
+    """Counts the records that are handed over and not done, and says when to pause and when to go on.
+
+    :ivar in_flight: records handed over and not done
+    :ivar paused: True from reaching ``high`` until falling below ``low``
+    """
+
+    __slots__ = ("_high", "_low", "in_flight", "paused")
+
+    def __init__(self, *, high: int, low: int) -> None:
+        if not 0 < low <= high:
+            raise ValueError(f"low water mark {low} must be positive and at most the high one, {high}")
+        self._high, self._low = high, low
+        self.in_flight = 0
+        self.paused = False
+
+    def take(self, records: int) -> bool:
+        """``records`` are handed over. True if that reached the high mark, so: pause now."""
+        self.in_flight += records
+        if self.paused or self.in_flight < self._high:
+            return False
+        self.paused = True
+        return True
+
+    def release(self, records: int) -> bool:
+        """``records`` are done. True if that fell below the low mark after a pause, so: go on now."""
+        if records > self.in_flight:
+            raise ValueError(f"{records} records done, but only {self.in_flight} in flight")
+        self.in_flight -= records
+        if not self.paused or self.in_flight >= self._low:
+            return False
+        self.paused = False
+        return True
+
+
+class Span:
+    """A run of offsets of one partition that was read together.
+
+    :ivar end: the offset after the last one
+    :ivar pending: parts of it (a batch, a quarantined record) that are not done yet
+    """
+
+    __slots__ = ("end", "pending")
+
+    def __init__(self, end: int, pending: int) -> None:
+        self.end, self.pending = end, pending
+
+    def done_one(self) -> None:
+        """One part is done. A span that its ledger has forgotten may still be told so; nothing comes of it."""
+        self.pending -= 1
+
+
+class OffsetLedger:
+    """What of one partition is read, done and committed: only an unbroken run of done offsets may be committed.
+
+    :ivar position: the next offset to read
+    :ivar done: every offset below it is done
+    :ivar committed: the offset that the broker is known to hold for the group
+    """
+
+    __slots__ = ("_spans", "committed", "done", "position")
+
+    def __init__(self, start: int) -> None:
+        self.position = self.done = self.committed = start
+        self._spans: deque[Span] = deque()
+
+    def read(self, end: int, pending: int) -> Span:
+        """Offsets up to, but without, ``end`` were read; ``pending`` parts of them are to be done."""
+        span = Span(end, pending)
+        self._spans.append(span)
+        self.position = end
+        return span
+
+    def settle(self) -> int:
+        """Move :attr:`done` over the spans that are complete, in order; returns it."""
+        spans = self._spans
+        while spans and spans[0].pending <= 0:
+            self.done = spans.popleft().end
+        return self.done
+
+    @property
+    def idle(self) -> bool:
+        """True if nothing that was read is under way."""
+        self.settle()
+        return not self._spans
+
+    def to_commit(self) -> int | None:
+        """The offset to commit now, or None where the broker already holds it."""
+        done = self.settle()
+        return done if done > self.committed else None
+
+    def note_committed(self, offset: int) -> None:
+        """The broker acknowledged ``offset``. Acknowledgements may come late; the highest counts."""
+        self.committed = max(self.committed, offset)

@@ -1,0 +1,52 @@
+"""The opening handshake of RFC 6455, as far as it is a matter of headers. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An answer instead of the upgrade.
+
+    :ivar outcome: one word for the metric label and the log
+    """
+
+    status: int
+    message: str
+    outcome: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_upgrade(upgrade: str | None, connection: str | None, version: str | None, key: str | None) -> Refusal | None:
+    """None if the request asks for a WebSocket of version 13 in due form. All arguments are header values."""
+    if "websocket" not in _tokens(upgrade) or "upgrade" not in _tokens(connection):
+        return Refusal(426, "Upgrade Required", "not_websocket", {"Upgrade": "websocket", "Connection": "Upgrade"})
+    if version is None or version.strip() != "13":
+        headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+        return Refusal(426, "Upgrade Required", "bad_version", headers)
+    if not _is_key(key):
+        return Refusal(400, "Invalid Sec-WebSocket-Key", "bad_key")
+    return None
+
+
+def accept_value(key: str) -> str:
+    """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key``."""
+    return base64.b64encode(hashlib.sha1(key.strip().encode("latin-1") + GUID, usedforsecurity=False).digest()).decode()
+
+
+def _tokens(header: str | None) -> set[str]:
+    return {part.strip().lower() for part in (header or "").split(",")}
+
+
+def _is_key(key: str | None) -> bool:
+    try:
+        return key is not None and len(base64.b64decode(key.strip(), validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False

@@ -1,0 +1,205 @@
+"""Who a device is: where its token is found, and what the claims must say.
+
+Signatures and keys are not judged here (``cocoa_tornado.identity`` does that); nothing here knows HTTP beyond three
+header values. All of it is pure, and all of it raises nothing but :class:`~cocoa_tornado.errors.IdentityError`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeGuard
+
+from ..errors import InvalidClaims, InvalidToken, MissingToken
+
+MAX_DEVICE_ID_BYTES: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPolicy:
+    """What a token must say beside the device's own claims, and how long a new one lives.
+
+    :ivar issuer: what ``iss`` must be where it is present; ``""`` accepts any
+    :ivar subject: the same for ``sub``
+    :ivar audience: what ``aud`` must contain; ``""`` means that this service has no audience of its own, and then a
+        token that names one is meant for somebody else (RFC 7519, 4.1.3)
+    :ivar leeway_s: how far the clocks may differ, in both directions
+    :ivar lifetime_s: the life of a new token
+    :ivar max_token_bytes: a longer token is refused before any work is done on it
+    """
+
+    issuer: str = "cocoa-fruit-agentic"
+    subject: str = "audio-streaming"
+    audience: str = ""
+    leeway_s: float = 10.0
+    lifetime_s: float = 86400.0
+    max_token_bytes: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """A device, as a verified token describes it.
+
+    Every string can be encoded as UTF-8.
+
+    :ivar user_id: integer or string, as it came
+    :ivar expires_at: the claim ``exp``, Unix seconds, finite and without leeway: the token is good until
+        ``expires_at + policy.leeway_s``
+    """
+
+    device_id: str
+    user_id: int | str
+    device_version: str
+    groups: tuple[str, ...]
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class FoundToken:
+    """A token and where it stood.
+
+    :ivar subprotocol: what the answer selects in ``Sec-WebSocket-Protocol``, spelled as the client did; None selects
+        nothing
+    """
+
+    token: str = field(repr=False)
+    source: Literal["query", "authorization", "subprotocol"]
+    subprotocol: str | None = None
+
+
+def find_token(query_tokens: Sequence[str], authorization: str | None, subprotocol_header: str | None) -> FoundToken:
+    """Return the token from the first place that holds one: query, ``Authorization``, subprotocol pair.
+
+    An empty value counts as absent. Offering ``bearer`` selects it only where the token was taken from that pair.
+
+    :param query_tokens: every value of the query argument ``token``
+    :param authorization: the header ``Authorization``, if any
+    :param subprotocol_header: the header ``Sec-WebSocket-Protocol``, several of them joined with commas
+    :raises MissingToken: there is none
+    :raises InvalidToken: ``ambiguous``: the query holds several that differ
+    """
+    in_query = {token for token in query_tokens if token}
+    if len(in_query) > 1:
+        raise InvalidToken("ambiguous")
+    if in_query:
+        return FoundToken(in_query.pop(), "query")
+    scheme, _, credentials = (authorization or "").strip().partition(" ")
+    if scheme.lower() == "bearer" and credentials.strip():
+        return FoundToken(credentials.strip(), "authorization")
+    # RFC 9110, 5.6.1: empty elements of a list don't count.
+    offers = [offer for offer in map(str.strip, (subprotocol_header or "").split(",")) if offer]
+    for offer, following in itertools.pairwise(offers):
+        if offer.lower() == "bearer":
+            return FoundToken(following, "subprotocol", offer)
+    raise MissingToken("missing")
+
+
+def check_claims(claims: Mapping[str, object], policy: TokenPolicy, now: float) -> DeviceIdentity:
+    """Return the identity that the claims of a verified token stand for.
+
+    :param now: Unix seconds
+    :raises InvalidToken: ``expired`` or ``not_yet``
+    :raises InvalidClaims: a claim is missing, mistyped, or names another issuer, subject or audience; the reason is the
+        claim, or ``issuer``, ``subject``, ``audience``
+    """
+    expires_at = _check_times(claims, policy.leeway_s, now)
+    _check_name(claims, "iss", policy.issuer, "issuer")
+    _check_name(claims, "sub", policy.subject, "subject")
+    _check_audience(claims, policy.audience)
+    if "jti" in claims and not isinstance(claims["jti"], str):
+        raise InvalidClaims("jti")
+    device_id, version, user_id = claims.get("device_id"), claims.get("device_version"), claims.get("user_id")
+    if not is_device_id(device_id):
+        raise InvalidClaims("device_id")
+    if not _is_text(version):
+        raise InvalidClaims("device_version")
+    if not _is_user_id(user_id):
+        raise InvalidClaims("user_id")
+    return DeviceIdentity(device_id, user_id, version, _groups(claims), expires_at)
+
+
+def is_device_id(value: object) -> TypeGuard[str]:
+    """Say whether ``value`` may name a device: 1 to 128 bytes of UTF-8 without control characters."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_DEVICE_ID_BYTES:
+        return False
+    if value.isascii():
+        return value.isprintable()
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
+        return False
+    try:
+        return len(value.encode("utf-8")) <= MAX_DEVICE_ID_BYTES
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+
+
+def _check_times(claims: Mapping[str, object], leeway_s: float, now: float) -> float:
+    expires_at = _numeric_date(claims, "exp")
+    if now >= expires_at + leeway_s:
+        raise InvalidToken("expired")
+    for name in ("nbf", "iat"):
+        if name in claims and _numeric_date(claims, name) > now + leeway_s:
+            raise InvalidToken("not_yet")
+    return expires_at
+
+
+def _numeric_date(claims: Mapping[str, object], name: str) -> float:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidClaims(name)
+    try:
+        seconds = float(value)
+    except OverflowError as error:
+        raise InvalidClaims(name) from error
+    if not math.isfinite(seconds):
+        raise InvalidClaims(name)
+    return seconds
+
+
+def _check_name(claims: Mapping[str, object], name: str, expected: str, reason: str) -> None:
+    if name not in claims:
+        return
+    value = claims[name]
+    if not isinstance(value, str) or (expected and value != expected):
+        raise InvalidClaims(reason)
+
+
+def _check_audience(claims: Mapping[str, object], expected: str) -> None:
+    if "aud" not in claims:
+        if expected:
+            raise InvalidClaims("audience")
+        return
+    audience = claims["aud"]
+    named = [audience] if isinstance(audience, str) else audience
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InvalidClaims("audience")
+    if not expected or expected not in named:
+        raise InvalidClaims("audience")
+
+
+def _groups(claims: Mapping[str, object]) -> tuple[str, ...]:
+    groups = claims.get("groups", [])
+    if not isinstance(groups, list):
+        raise InvalidClaims("groups")
+    texts = tuple(group for group in groups if _is_text(group))
+    if len(texts) != len(groups):
+        raise InvalidClaims("groups")
+    return texts
+
+
+def _is_user_id(value: object) -> TypeGuard[int | str]:
+    return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """A string that can be sent as UTF-8: JSON may also spell lone surrogates, which can't."""
+    if not isinstance(value, str):
+        return False
+    if value.isascii():
+        return True
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""Who is to be pinged, who has been silent for too long, whose token has run out. Pure; one tick drives them all.
+
+One wheel serves every connection, instead of a timer or a task for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+TICKS_PER_INTERVAL = 60
+NEVER = -1
+GOLDEN = 0.6180339887498949  # spreads consecutive numbers evenly over an interval
+
+
+class Pinged(Protocol):
+    """What the wheel keeps with each connection.
+
+    :ivar awaiting_pong: a ping is out and unanswered; the connection clears it when a pong arrives
+    :ivar is_open: False once the connection closes; the wheel then lets go of it at its next turn
+    """
+
+    awaiting_pong: bool
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def is_paused(self) -> bool:
+        """The gateway itself has stopped reading from it, so a pong could not be seen."""
+
+
+T = TypeVar("T", bound=Pinged)
+
+
+@dataclass(frozen=True, slots=True)
+class Due(Generic[T]):
+    """What a tick asks for."""
+
+    ping: tuple[T, ...]
+    expired: tuple[T, ...]
+
+
+class PingWheel(Generic[T]):
+    """Buckets of connections by the tick at which they are due; an entry remembers the tick of its last ping.
+
+    With an interval of 30 s and a timeout of 30 s a ping goes out at most 30 s after the last one, and a connection
+    that does not answer is expired between 30.0 s and 30.5 s after its ping (a tick is a sixtieth of the interval):
+    a sign of life is never older than 60 s. ``now`` is monotonic time in seconds. The timeout may not exceed the
+    interval.
+    """
+
+    def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
+        self.tick_s = interval_s / TICKS_PER_INTERVAL
+        # One tick less: a ping that is due between two ticks goes out at the earlier one. The timeout is one tick
+        # more, for the opposite reason.
+        self._interval_ticks = TICKS_PER_INTERVAL - 1
+        self._timeout_ticks = math.ceil(timeout_s / self.tick_s - 1e-9) + 1
+        self._origin = now
+        self._tick = 0
+        self._buckets: dict[int, list[tuple[T, int]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<PingWheel tick {self.tick_s:g} s, {sum(map(len, self._buckets.values()))} entries>"
+
+    def add(self, item: T, number: int) -> None:
+        """Watch a connection. Its first ping comes after half an interval to a whole one, spread by ``number``."""
+        spread = (number * GOLDEN) % 1.0
+        self._put(item, NEVER, self._tick + int(self._interval_ticks * (0.5 + spread / 2)))
+
+    def tick(self, now: float) -> Due[T]:
+        """All that has become due until ``now``. A tick that comes late makes up for those it missed."""
+        ping: list[T] = []
+        expired: list[T] = []
+        last = int((now - self._origin) / self.tick_s)
+        if last > self._tick:
+            passed, self._tick = range(self._tick + 1, last + 1), last
+            for tick in passed:
+                for item, pinged in self._buckets.pop(tick, ()):
+                    if item.is_open:
+                        self._turn(item, pinged, ping, expired)
+        return Due(tuple(ping), tuple(expired))
+
+    def _turn(self, item: T, pinged: int, ping: list[T], expired: list[T]) -> None:
+        """Cases: an answer is overdue, or still has time; the next ping is not due yet, or it is."""
+        if item.awaiting_pong and pinged != NEVER:
+            if self._tick < pinged + self._timeout_ticks:
+                self._put(item, pinged, pinged + self._timeout_ticks)
+            elif item.is_paused:
+                # Our own doing: it gets the whole time again.
+                self._put(item, self._tick, self._tick + self._timeout_ticks)
+            else:
+                expired.append(item)
+        elif pinged != NEVER and self._tick < pinged + self._interval_ticks:
+            self._put(item, pinged, pinged + self._interval_ticks)
+        else:
+            item.awaiting_pong = True
+            ping.append(item)
+            self._put(item, self._tick, self._tick + min(self._timeout_ticks, self._interval_ticks))
+
+    def _put(self, item: T, pinged: int, tick: int) -> None:
+        self._buckets.setdefault(max(tick, self._tick + 1), []).append((item, pinged))
+
+
+class ExpiryCalendar(Generic[T]):
+    """Connections by the second in which their token runs out. Adding and removing are O(1). Unix time, seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, dict[T, None]] = {}
+        self._done = 0
+
+    def add(self, item: T, at: float) -> None:
+        self._seconds.setdefault(int(at) + 1, {})[item] = None
+
+    def remove(self, item: T, at: float) -> None:
+        second = int(at) + 1
+        bucket = self._seconds.get(second)
+        if bucket is not None:
+            bucket.pop(item, None)
+            if not bucket:
+                del self._seconds[second]
+
+    def due(self, now: float) -> Iterator[T]:
+        """Those whose time is over, each once. Costs the number of distinct seconds that are booked, at most once a
+        second."""
+        if int(now) == self._done:
+            return
+        self._done = int(now)
+        for second in [second for second in self._seconds if second <= now]:
+            yield from self._seconds.pop(second)

@@ -1,0 +1,190 @@
+"""From a record's bytes to the bytes a device gets, or to the reason why not.
+
+The values below are what crosses from a broker's thread to the IOLoop. :func:`decode` is the hot path of the
+gateway, so it has two ways to the same bytes: records without a backslash and without nested objects are checked and
+made compact by msgspec; all others are read name by name. Which way was taken can't be seen from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Final, NamedTuple, TypeAlias, TypeGuard
+
+import msgspec
+
+MAX_RECORD_BYTES: Final = 1024 * 1024
+MAX_DEVICE_ID_BYTES: Final = 128
+MAX_NESTING: Final = 64
+
+REASONS: Final = frozenset(
+    {
+        "empty",  # no value at all: a tombstone
+        "too_large",  # longer than max_bytes
+        "not_utf8",
+        "too_deep",  # more than MAX_NESTING objects and arrays inside each other
+        "not_json",  # RFC 8259 only: no NaN, no byte order mark, nothing after the value
+        "not_object",
+        "duplicate_device",  # two device_id: parsers differ on which one counts
+        "no_device",  # device_id is absent, mistyped, empty, too long, or holds control characters
+        "not_unicode",  # an escape names half a surrogate pair, which no text message can carry
+    }
+)
+"""Every ``Rejected.reason``, in the order of judgement: a record that fails on two counts is named by the first."""
+
+
+class Delivery(NamedTuple):
+    """One message for one device.
+
+    :ivar device_id: from the record's value, never from its key
+    :ivar payload: the UTF-8 text message of contract section 3: compact JSON, ``type`` first
+    :ivar timestamp_ms: the record's own timestamp, Unix milliseconds; 0 if it has none
+    :ivar key_agrees: False where the record has a key which is neither the device_id nor the value's ``session_id``
+        (the key that older producers send)
+    """
+
+    device_id: str
+    payload: bytes
+    timestamp_ms: int
+    key_agrees: bool = True
+
+
+class Rejected(NamedTuple):
+    """A record that cannot be decoded, or names no device.
+
+    :ivar reason: one of ``REASONS``; a metric label and the quarantine header
+    """
+
+    reason: str
+
+
+Decoded: TypeAlias = Delivery | Rejected
+
+
+def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> Decoded:
+    """Decide what a record of the results topic means. Pure, safe on any thread, and never raises.
+
+    The payload holds the record's fields in the record's order after ``"type":"transcription"``. It has no blank
+    between tokens and escapes only what JSON requires; numbers keep their spelling. A ``type`` of the record itself
+    is dropped, one in a nested object is kept. Where any other name repeats, the last value stands in the place of
+    the first, as common parsers read it. What is dropped is not judged.
+
+    :param timestamp_ms: the record's own timestamp; a negative one, as Kafka has it, means none
+    :param max_bytes: the longest value that is looked at
+    """
+    if not value:
+        return Rejected("empty")
+    if len(value) > max_bytes:
+        return Rejected("too_large")
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return Rejected("not_utf8")
+    message = _read_plain(text) or _read_careful(text)
+    if isinstance(message, Rejected):
+        return message
+    device_id, session_id, payload = message
+    agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
+    return Delivery(device_id, payload, max(timestamp_ms, 0), agrees)
+
+
+def is_device_id(value: object) -> TypeGuard[str]:
+    """True for what the contract allows as a device_id: a string of 1 to 128 bytes of UTF-8, no control character.
+
+    Control characters are those of Unicode: U+0000-001F and U+007F-009F. Half a surrogate pair has no UTF-8.
+    """
+    return isinstance(value, str) and _DEVICE_ID(value) is not None and len(value.encode()) <= MAX_DEVICE_ID_BYTES
+
+
+_Message: TypeAlias = tuple[str, object, bytes]
+"""device_id, session_id (whatever it is), payload."""
+
+
+class _TwoDevices(dict[str, object]):
+    """An object in which ``device_id`` stands more than once. Harmless unless it is the record itself."""
+
+
+def _read_plain(text: str) -> _Message | None:
+    """Read a flat record without escapes; None where the record needs the careful way, or is wrong.
+
+    With no backslash about, every ``":`` of compact JSON ends a name or is the start of a string. So if there are as
+    many as the record has different names, none repeats.
+    """
+    if "\\" in text or text.find("{", 1) > 0 or ("[" in text and text.count("[") >= MAX_NESTING):
+        return None
+    try:
+        compact = _COMPACT(text, indent=-1)
+        fields = _FIELDS(compact)
+    except msgspec.MsgspecError:
+        return None
+    if compact.count('":') != len(fields) or "type" in fields:
+        return None
+    device_id = fields.get("device_id")
+    if not is_device_id(device_id):
+        return None
+    return device_id, fields.get("session_id"), f'{{"type":"transcription",{compact[1:]}'.encode()
+
+
+def _read_careful(text: str) -> _Message | Rejected:
+    """Read any record, and say what is wrong with it."""
+    if _is_too_deep(text):
+        return Rejected("too_deep")
+    try:
+        record = _PARSE(text)
+    except ValueError:
+        return Rejected("not_json")
+    except RecursionError:  # the caller has used up nearly all of the stack
+        return Rejected("too_deep")
+    if not isinstance(record, dict):
+        return Rejected("not_object")
+    if isinstance(record, _TwoDevices):
+        return Rejected("duplicate_device")
+    device_id = record.get("device_id")
+    if not is_device_id(device_id):
+        return Rejected("no_device")
+    record.pop("type", None)
+    try:
+        payload = _ENCODE({"type": "transcription", **record})
+    except UnicodeEncodeError:
+        return Rejected("not_unicode")
+    return device_id, record.get("session_id"), payload
+
+
+def _is_too_deep(text: str) -> bool:
+    """True if arrays and objects stand more than MAX_NESTING deep. Linear in time, whatever the text."""
+    if text.count("{") + text.count("[") <= MAX_NESTING:
+        return False
+    depth = 0
+    for token in _STRINGS_AND_BRACKETS(text):
+        first = token[0][0]
+        if first in "{[":
+            depth += 1
+            if depth > MAX_NESTING:
+                return True
+        elif first in "}]":
+            depth -= 1
+    return False
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs) and sum(name == "device_id" for name, _ in pairs) > 1:
+        return _TwoDevices(fields)
+    return fields
+
+
+def _refuse_constant(spelling: str) -> object:
+    raise ValueError(f"{spelling} is not JSON")
+
+
+# Compiled once, and constant: none of them remembers anything from one record to the next.
+_DEVICE_ID = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{MAX_DEVICE_ID_BYTES}}}").fullmatch
+# A string may lack its closing quote: a match from each later quote would cost the square of the length.
+_STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*+"?|[{}\[\]]', re.DOTALL).finditer
+_COMPACT = msgspec.json.format
+_FIELDS = msgspec.json.Decoder(dict[str, object]).decode
+_ENCODE = msgspec.json.Encoder().encode
+# Raw carries a number's digits through unread: 1.0 stays 1.0, and 1e400 is nobody's infinity.
+_PARSE = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=msgspec.Raw, parse_float=msgspec.Raw, parse_constant=_refuse_constant
+).decode

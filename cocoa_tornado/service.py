@@ -1,0 +1,357 @@
+"""The composition root: makes one gateway out of settings, and carries it through its life.
+
+The only module that names concrete adapters. ``Gateway`` is one whole gateway in one process, with nothing global: a
+test may run two side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import socket
+import ssl
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from .bridge import Bridge
+from .brokers.kafka_options import KafkaOptions
+from .brokers.memory import MemoryBroker
+from .brokers.port import Broker
+from .errors import KeyMaterialError, ServiceError
+from .hub import Hub
+from .identity.devkey import development_secret
+from .identity.jwks import KeyOptions, KeySources, KeyStore, default_signer
+from .identity.keys import Signer
+from .logs import set_level
+from .metrics import Counters, GatewayCollector, MetricsPage
+from .rules.close_codes import GOING_AWAY
+from .rules.identity import TokenPolicy
+from .rules.keepalive import ExpiryCalendar, PingWheel
+from .rules.outbox import OutboxLimits
+from .rules.rate import RateLimit
+from .rules.records import decode
+from .rules.slots import SlotLimits
+from .settings import TABLE, Settings
+from .settings_sources import changes
+from .web.application import make_application
+from .web.connection import DeviceConnection, DeviceContext, DeviceLimits
+from .web.flusher import Flusher, Housekeeping
+from .web.handlers import WebContext
+from .web.tornado_internals import write_progress_is_visible
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_BODY_BYTES = 1024 * 1024
+MAX_BUFFER_BYTES = 16 * 1024 * 1024
+LISTEN_BACKLOG = 4096
+SHARE_OF_GRACE_FOR_DEVICES = 0.6
+
+log = logging.getLogger("cocoa.service")
+
+
+class Gateway:
+    """One gateway. Built, started, drained and stopped on one IOLoop.
+
+    :param broker: instead of the one that the settings name; for tests
+    """
+
+    def __init__(self, settings: Settings, broker: Broker | None = None) -> None:
+        self.settings = settings
+        self._clock = time.monotonic
+        self._wall_clock = time.time
+        self.counters = Counters()
+        self.hub = Hub(slot_limits(settings), self._clock)
+        self.broker = make_broker(settings) if broker is None else broker
+        self._policy = token_policy(settings)
+        self._sources = key_sources(settings)
+        options = KeyOptions(algorithms=settings.jwt_algorithms, refresh_s=settings.jwks_refresh_s)
+        self.keys = KeyStore(self._sources, self._policy, options)
+        self._tls = make_tls(settings)
+        self._server: HTTPServer | None = None
+        self._housekeeping: Housekeeping | None = None
+        self._devices: DeviceContext | None = None
+        self._web: WebContext | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self.port = 0
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.url} {self.hub!r}>"
+
+    @property
+    def url(self) -> str:
+        """Where it listens: ``http://127.0.0.1:8080``."""
+        scheme, host = ("https" if self._tls else "http"), self.settings.host
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def start(self) -> None:
+        """Read the keys, bind the port, start consuming. The broker may be away.
+
+        :raises KeyMaterialError: no key can be used
+        :raises ServiceError: the port cannot be had
+        """
+        await self.keys.start()
+        sockets = bind(self.settings.host, self.settings.port)
+        self.port = sockets[0].getsockname()[1]
+        self._server = HTTPServer(
+            self._compose(),
+            ssl_options=self._tls,
+            idle_connection_timeout=self.settings.header_timeout_s,
+            body_timeout=30.0,
+            max_header_size=MAX_HEADER_BYTES,
+            max_body_size=MAX_BODY_BYTES,
+            max_buffer_size=MAX_BUFFER_BYTES,
+        )
+        self._server.add_sockets(sockets)
+        self.broker.start(Bridge(self.hub, self.counters, self._clock), decode)
+        if not write_progress_is_visible():
+            log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
+        log.info("listening", extra={"url": self.url, "broker": self.settings.broker})
+
+    def _compose(self) -> Application:
+        """The objects that live on the IOLoop, wired up."""
+        settings, loop = self.settings, asyncio.get_running_loop()
+        flusher = Flusher(loop, self._wall_clock)
+        wheel = PingWheel[DeviceConnection](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
+        calendar = ExpiryCalendar[DeviceConnection]()
+        self._devices = DeviceContext(
+            hub=self.hub,
+            broker=self.broker,
+            counters=self.counters,
+            flusher=flusher,
+            wheel=wheel,
+            calendar=calendar,
+            limits=device_limits(settings),
+            messages_topic=settings.kafka_messages_topic,
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+        )
+        self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
+        self._housekeeping.start()
+        collector = GatewayCollector(self.hub, self.counters, lambda: self.broker.counters, self.broker.status)
+        self._web = WebContext(
+            hub=self.hub,
+            broker=self.broker,
+            keys=self.keys,
+            devices=self._devices,
+            metrics=MetricsPage(collector),
+            results_topic=settings.kafka_results_topic,
+            http_publish=settings.publishes_over_http,
+            allowed_origins=settings.allowed_origins,
+            trusted_proxies=settings.trusted_proxies,
+            retry_after_s=math.ceil(settings.retry_after_s),
+            credentials=dict(settings.api_credentials),
+            policy=self._policy,
+            signer=make_signer(settings, self._sources),
+        )
+        return make_application(self._web, settings.access_log)
+
+    async def reload(self, settings: Settings) -> None:
+        """Take over what may change while running: keys, limits, origins, credentials, log level, certificate.
+
+        Whatever is wrong is logged, and the old value stays.
+        """
+        assert self._web is not None
+        assert self._devices is not None
+        applied, ignored = changes(self.settings, settings)
+        try:
+            sources = key_sources(settings)
+            signer = make_signer(settings, sources)
+            if self._tls is not None:
+                reload_tls(self._tls, self.settings)
+            await self.keys.reload(sources)
+        except (KeyMaterialError, ServiceError) as error:
+            log.error("reload refused", extra={"error": str(error)})
+            return
+        self._web.signer = signer
+        self._web.credentials = dict(settings.api_credentials)
+        self._web.allowed_origins = settings.allowed_origins
+        self._devices.limits = device_limits(settings)
+        self.hub.limits = replace(slot_limits(settings), challenge_s=self.hub.limits.challenge_s)
+        set_level(settings.log_level)
+        taken = {row.attribute: getattr(settings, row.attribute) for row in TABLE.values() if row.reloadable}
+        self.settings = replace(self.settings, **taken)
+        log.info("reloaded", extra={"applied": ",".join(applied) or "nothing new", "needs_restart": ",".join(ignored)})
+
+    async def drain_and_stop(self) -> None:
+        """Hand the devices over and stop, within ``drain_grace``. Calling it again waits for the same end.
+
+        In this order: ready turns 503 and new connections get 503 with Retry-After; after ``drain_delay`` reading
+        stops, what was read is routed and its offsets are committed; every device is sent what is queued for it and
+        closed with 1001; what devices have said is flushed to the broker.
+        """
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._drain_and_stop())
+        await asyncio.shield(self._stopping)
+
+    async def _drain_and_stop(self) -> None:
+        end = self._clock() + self.settings.drain_grace_s
+        self.hub.drain()
+        log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
+        await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.broker.stop_consuming(), max(0.1, end - self._clock()))
+        await self._close_devices(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_DEVICES))
+        if self._server is not None:
+            self._server.stop()
+        await self.broker.close(max(0.1, end - self._clock()))
+        if self._server is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._server.close_all_connections(), max(0.1, end - self._clock()))
+        await self.keys.close()
+        if self._housekeeping is not None:
+            self._housekeeping.stop()
+        log.info("stopped", extra={"connections_cut": len(self._devices.tasks) if self._devices else 0})
+
+    async def _close_devices(self, timeout_s: float) -> None:
+        """1001 to every device, after what is queued for it; sockets that are still open at the end are cut."""
+        if self._devices is None:
+            return
+        # The handshakes of this very turn have not registered yet.
+        await asyncio.sleep(0)
+        for client in self.hub:
+            client.end(GOING_AWAY, keep_queued=True)
+        tasks = set(self._devices.tasks)
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+
+
+def slot_limits(settings: Settings) -> SlotLimits:
+    return SlotLimits(
+        per_device=settings.connections_per_device,
+        total=settings.max_connections,
+        policy=settings.duplicate_policy,
+        challenge_s=settings.duplicate_challenge_s,
+    )
+
+
+def device_limits(settings: Settings) -> DeviceLimits:
+    return DeviceLimits(
+        max_message_bytes=settings.max_message_bytes,
+        write_wait_s=settings.write_wait_s,
+        outbox=OutboxLimits(settings.outbox_max_messages, settings.outbox_max_bytes),
+        inbound=RateLimit(settings.inbound_rate, settings.inbound_burst),
+    )
+
+
+def token_policy(settings: Settings) -> TokenPolicy:
+    return TokenPolicy(
+        issuer=settings.jwt_issuer,
+        subject=settings.jwt_subject,
+        audience=settings.jwt_audience,
+        leeway_s=settings.jwt_leeway_s,
+        lifetime_s=settings.jwt_lifetime_s,
+    )
+
+
+def key_sources(settings: Settings) -> KeySources:
+    """The keys that verify tokens; the development key where none is configured, announced loudly."""
+    if not settings.uses_development_key:
+        secrets = (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else ()
+        return KeySources(secrets=secrets, locations=settings.jwt_key)
+    key = development_secret(settings.data_dir)
+    log.warning(
+        "DEVELOPMENT KEY IN USE: anyone who can read it can be any device",
+        extra={"path": str(key.path), "created": key.created, "instead": "set COCOA_JWT_SECRET or COCOA_JWT_KEY"},
+    )
+    return KeySources(secrets=(key.secret, *settings.jwt_previous_secrets))
+
+
+def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
+    """What the token endpoint signs with; None where it is off, or only public keys are configured."""
+    if not settings.api_credentials:
+        return None
+    if settings.jwt_signing_key is not None:
+        return Signer.from_file(settings.jwt_signing_key)
+    return default_signer(sources, settings.jwt_algorithms)
+
+
+def make_broker(settings: Settings) -> Broker:
+    if not settings.broker_servers:
+        return MemoryBroker(
+            high_water=settings.high_water,
+            low_water=settings.low_water,
+            results_topic=settings.kafka_results_topic,
+            quarantine_topic=settings.kafka_quarantine_topic,
+        )
+    # kafka-python is slow to import, and the embedded broker needs none of it.
+    from .brokers.kafka import KafkaBroker
+
+    return KafkaBroker(kafka_options(settings))
+
+
+def kafka_options(settings: Settings) -> KafkaOptions:
+    """The Kafka adapter's own options; an empty setting is an absent option."""
+    return KafkaOptions(
+        bootstrap=settings.broker_servers,
+        group=settings.kafka_group,
+        client_id=settings.kafka_client_id,
+        results_topic=settings.kafka_results_topic,
+        messages_topic=settings.kafka_messages_topic,
+        quarantine_topic=settings.kafka_quarantine_topic,
+        create_topics=settings.kafka_create_topics,
+        partitions=settings.kafka_partitions,
+        replication=settings.kafka_replication,
+        security_protocol=settings.kafka_security_protocol,
+        ssl_ca=_path_or_none(settings.kafka_ssl_ca),
+        ssl_cert=_path_or_none(settings.kafka_ssl_cert),
+        ssl_key=_path_or_none(settings.kafka_ssl_key),
+        ssl_key_password=settings.kafka_ssl_key_password or None,
+        check_hostname=settings.kafka_ssl_check_hostname,
+        sasl_mechanism=settings.kafka_sasl_mechanism or None,
+        sasl_username=settings.kafka_sasl_username or None,
+        sasl_password=settings.kafka_sasl_password or None,
+        oauth_token_url=settings.kafka_oauth_token_url or None,
+        oauth_client_id=settings.kafka_oauth_client_id or None,
+        oauth_client_secret=settings.kafka_oauth_client_secret or None,
+        oauth_scope=settings.kafka_oauth_scope or None,
+        max_poll_records=settings.kafka_max_poll_records,
+        high_water=settings.high_water,
+        low_water=settings.low_water,
+        queue_records=settings.publish_queue_records,
+        queue_bytes=settings.publish_queue_bytes,
+    )
+
+
+def _path_or_none(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def make_tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    reload_tls(context, settings)
+    return context
+
+
+def reload_tls(context: ssl.SSLContext, settings: Settings) -> None:
+    """Read the certificate again; new connections get it. A pair that does not fit changes nothing."""
+    if settings.tls_cert is None:
+        return
+    try:
+        # A trial first: a context that has loaded half of a bad pair would fail every handshake.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        problem = error.strerror or type(error).__name__
+        raise ServiceError(f"certificate {settings.tls_cert} and key {settings.tls_key}: {problem}") from error
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, all on one port. ServiceError in one line if the address cannot be had."""
+    try:
+        sockets = bind_sockets(port, host, backlog=LISTEN_BACKLOG)
+    except OSError as error:
+        raise ServiceError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    if not sockets:
+        raise ServiceError(f"cannot listen on {host} port {port}: no address")
+    return sockets
+

@@ -1,0 +1,514 @@
+"""Every setting of the gateway: its name, kind, default and meaning, in one table that is also the frozen value.
+
+The option, the environment variable, the key in a file, the command's help and docs/settings.rst are all made from
+:data:`TABLE`. Reading the sources is ``settings_sources``; the rules between settings are ``settings_checks``.
+"""
+
+# ruff: noqa: RUF009
+# _row() is dataclasses.field() with the table's columns; it makes no default that two objects could share.
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar
+
+from . import settings_kinds as kinds
+from .rules.addresses import kafka_servers, without_user_info
+from .rules.origins import Network
+from .rules.slots import DuplicatePolicy
+from .settings_kinds import Kind
+
+T = TypeVar("T")
+
+HttpPublish = Literal["auto", "on", "off"]
+LogFormat = Literal["auto", "text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
+JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
+
+LISTEN: Final = "Listening"
+IDENTITY: Final = "Identity"
+ACCESS: Final = "Who may call"
+CONNECTIONS: Final = "Connections"
+BROKER: Final = "Broker"
+KAFKA: Final = "Kafka"
+KAFKA_SECURITY: Final = "Kafka security"
+LOGGING: Final = "Logging"
+DRAIN: Final = "Draining"
+
+_REDIS: Final = ("redis", "rediss")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table.
+
+    :ivar key: the name in a file, from which the other two are made
+    :ivar attribute: the name in :class:`Settings`: the key, with ``_s`` added where the value is seconds
+    :ivar default: of the kind's own type
+    :ivar secret: no message, repr or help shows its value, and ``@FILE`` reads it from a file
+    :ivar reloadable: a reload (SIGHUP) applies a change of it without a restart
+    :ivar summary: one line for the command's help
+    :ivar more: what the reference adds to it
+    """
+
+    key: str
+    attribute: str
+    kind: Kind[Any]
+    default: object
+    section: str
+    summary: str
+    more: str = ""
+    secret: bool = False
+    reloadable: bool = False
+
+    @property
+    def environment(self) -> str:
+        """The environment variable: ``COCOA_DUPLICATE_CHALLENGE``."""
+        return f"COCOA_{self.key.upper()}"
+
+    @property
+    def option(self) -> str:
+        """The option: ``--duplicate-challenge``."""
+        return f"--{self.key.replace('_', '-')}"
+
+    @property
+    def is_list(self) -> bool:
+        """True if it holds several values."""
+        return isinstance(self.kind, kinds.ListOf)
+
+    @property
+    def default_text(self) -> str:
+        """The default as a person would write it; '' if there is none."""
+        return "" if self.secret else self.kind.show(self.default)
+
+
+def _row(
+    section: str,
+    default: T,
+    kind: Kind[T],
+    summary: str,
+    more: str = "",
+    *,
+    secret: bool = False,
+    reloadable: bool = False,
+) -> T:
+    """A field of :class:`Settings` with its row of the table; the type checker sees the default's type."""
+    row = {"section": section, "kind": kind, "summary": summary, "more": more}
+    flags = {"secret": secret, "reloadable": reloadable}
+    field: T = dataclasses.field(default=default, metadata={**row, **flags})
+    return field
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Settings:
+    """All settings, typed and frozen. Durations are seconds (``_s``), sizes are bytes.
+
+    Made by :func:`cocoa_tornado.settings_sources.load`, or directly where a program knows what it wants; then
+    :func:`cocoa_tornado.settings_checks.check` says whether the values go together.
+    """
+
+    # Listening
+    host: str = _row(
+        LISTEN,
+        "127.0.0.1",
+        kinds.Host(),
+        "Address to listen on.",
+        "With the development key only loopback is served; ``0.0.0.0`` or ``::`` needs ``jwt_secret`` or ``jwt_key``.",
+    )
+    port: int = _row(LISTEN, 8080, kinds.Whole(0, 65535), "Port to listen on; 0 picks a free one and prints it.")
+    tls_cert: Path | None = _row(
+        LISTEN,
+        None,
+        kinds.FilePath(),
+        "Certificate chain (PEM) to serve wss:// and https:// with.",
+        "Given together with ``tls_key``.",
+    )
+    tls_key: Path | None = _row(LISTEN, None, kinds.FilePath(), "Private key (PEM) of the certificate.")
+    header_timeout_s: float = _row(
+        LISTEN, 10.0, kinds.Duration(0.01), "How long a client may take to send a request's headers."
+    )
+    trusted_proxies: tuple[Network, ...] = _row(
+        LISTEN,
+        (),
+        kinds.ListOf(kinds.NetworkEntry()),
+        "A proxy whose X-Forwarded-For and X-Forwarded-Proto are believed.",
+        "An IP address or a network. From any other peer the headers are ignored.",
+    )
+
+    # Identity
+    jwt_secret: str = _row(
+        IDENTITY,
+        "",
+        kinds.Secret(),
+        "Secret that device tokens are signed with (HS256); better in the environment.",
+        "32 bytes or more. With neither this nor ``jwt_key``, a development key is used, which is made on first use, "
+        "kept in ``data_dir``, and accepted on loopback only.",
+        secret=True,
+        reloadable=True,
+    )
+    jwt_previous_secrets: tuple[str, ...] = _row(
+        IDENTITY,
+        (),
+        kinds.ListOf(kinds.Secret()),
+        "Secret that still verifies tokens but signs none (for a change of secrets).",
+        secret=True,
+        reloadable=True,
+    )
+    jwt_key: tuple[str, ...] = _row(
+        IDENTITY,
+        (),
+        kinds.ListOf(kinds.KeySource()),
+        "PEM or JWKS file, or URL of a JWKS, whose keys verify tokens.",
+        "A reload reads the files again, whether their names have changed or not.",
+        reloadable=True,
+    )
+    jwt_signing_key: Path | None = _row(
+        IDENTITY,
+        None,
+        kinds.FilePath(),
+        "Private key (PEM) that the token endpoint signs with, in place of jwt_secret.",
+        "Its public half must stand in ``jwt_key``, or the gateway would refuse the tokens it signs.",
+        reloadable=True,
+    )
+    jwt_algorithms: tuple[JwtAlgorithm, ...] = _row(
+        IDENTITY,
+        ("HS256", "RS256", "ES256", "EdDSA"),
+        kinds.ListOf(kinds.Choice("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")),
+        "Algorithm that a token may be signed with.",
+        "Each goes with its own kind of key only: HS with ``jwt_secret``, RS256 with RSA, ES256 with P-256, EdDSA with "
+        "Ed25519.",
+    )
+    jwt_issuer: str = _row(
+        IDENTITY,
+        "cocoa-fruit-agentic",
+        kinds.Text(),
+        "Issuer (iss) that a token must name, if it names one; empty: any.",
+    )
+    jwt_subject: str = _row(
+        IDENTITY, "audio-streaming", kinds.Text(), "Subject (sub) that a token must name, if it names one; empty: any."
+    )
+    jwt_audience: str = _row(
+        IDENTITY,
+        "",
+        kinds.Text(),
+        "Audience (aud) that a token must name.",
+        "Where it is empty, a token that names an audience is refused, as RFC 7519 asks.",
+    )
+    jwt_leeway_s: float = _row(
+        IDENTITY, 10.0, kinds.Duration(0, 3600), "How far the clocks of issuer and gateway may differ."
+    )
+    jwt_lifetime_s: float = _row(IDENTITY, 86400.0, kinds.Duration(1), "Life of a token that the token endpoint makes.")
+    jwks_refresh_s: float = _row(
+        IDENTITY,
+        300.0,
+        kinds.Duration(1),
+        "How often a JWKS is fetched anew.",
+        "An unknown key id fetches it sooner. If it cannot be fetched, the last good keys stay.",
+    )
+    data_dir: Path | None = _row(
+        IDENTITY,
+        None,
+        kinds.FilePath(),
+        "Folder for what the gateway keeps: the development key.",
+        "Empty: the user's data directory, such as ``~/.local/share/cocoa-tornado``.",
+    )
+
+    # Who may call
+    api_credentials: tuple[tuple[str, str], ...] = _row(
+        ACCESS,
+        (),
+        kinds.ListOf(kinds.Credential()),
+        "X-API-Key and X-API-Secret that the token endpoint takes, as key:secret.",
+        "With none, the token endpoint answers 404.",
+        secret=True,
+        reloadable=True,
+    )
+    allowed_origins: tuple[str, ...] = _row(
+        ACCESS,
+        (),
+        kinds.ListOf(kinds.OriginEntry()),
+        "Browser origin that may open a WebSocket, besides the server's own; * is any.",
+        "A full origin (``https://app.example``), all below a domain (``https://*.example``), or a host name whatever "
+        "its scheme and port. Clients that send no Origin, such as devices, always pass.",
+        reloadable=True,
+    )
+    http_publish: HttpPublish = _row(
+        ACCESS,
+        "auto",
+        kinds.Choice("auto", "on", "off"),
+        "Devices may post records for themselves over HTTP; auto: with memory:// only.",
+        "``POST /api/v1/transcriptions``, with which ``cocoa probe-device`` tries a delivery without the broker.",
+    )
+
+    # Connections
+    connections_per_device: int = _row(
+        CONNECTIONS, 1, kinds.Whole(1, 1000), "Connections that a device may hold at a time.", reloadable=True
+    )
+    max_connections: int = _row(
+        CONNECTIONS,
+        0,
+        kinds.Whole(0, 10_000_000),
+        "Connections in all, above which 503 is answered; 0: no limit of its own.",
+        reloadable=True,
+    )
+    duplicate_policy: DuplicatePolicy = _row(
+        CONNECTIONS,
+        "challenge",
+        kinds.Choice("challenge", "reject"),
+        "What a connection too many does: challenge pings the old one first, reject is 409.",
+        "An old connection that does not answer the ping in time is closed (4409) and the new one admitted, so that a "
+        "dead network does not lock a device out.",
+    )
+    duplicate_challenge_s: float = _row(
+        CONNECTIONS, 2.0, kinds.Duration(0.01, 60), "How long a challenged connection has to answer."
+    )
+    retry_after_s: float = _row(
+        CONNECTIONS, 5.0, kinds.Duration(0, 86400), "Retry-After of a 409 or 503, in whole seconds, rounded up."
+    )
+    ping_interval_s: float = _row(CONNECTIONS, 30.0, kinds.Duration(0.01), "How often the server pings a connection.")
+    ping_timeout_s: float = _row(
+        CONNECTIONS,
+        30.0,
+        kinds.Duration(0.01),
+        "How long it waits for the pong before it closes the connection.",
+        "Not longer than ``ping_interval``.",
+    )
+    write_wait_s: float = _row(
+        CONNECTIONS, 10.0, kinds.Duration(0.01), "How long a socket may take no byte before it is closed."
+    )
+    max_message_bytes: int = _row(
+        CONNECTIONS,
+        512 * 1024,
+        kinds.Size(1),
+        "Largest message from a device; a larger one closes the connection (1009).",
+        reloadable=True,
+    )
+    outbox_max_messages: int = _row(
+        CONNECTIONS,
+        256,
+        kinds.Whole(1, 1_000_000),
+        "Messages that may wait for a slow device before it is closed (1013).",
+        reloadable=True,
+    )
+    outbox_max_bytes: int = _row(
+        CONNECTIONS, 1024 * 1024, kinds.Size(1024), "Bytes that may wait for a slow device, likewise.", reloadable=True
+    )
+    inbound_rate: float = _row(
+        CONNECTIONS,
+        100.0,
+        kinds.Number(),
+        "Messages a second that a device may send in the long run; 0: no limit.",
+        reloadable=True,
+    )
+    inbound_burst: int = _row(
+        CONNECTIONS, 200, kinds.Whole(1, 1_000_000), "Messages that it may send at once after a rest.", reloadable=True
+    )
+
+    # Broker
+    broker: str = _row(
+        BROKER,
+        "memory://",
+        kinds.BrokerUrl(),
+        "Where records come from and go to.",
+        "``memory://`` lives in this process and is for trying out. ``kafka://`` takes several servers with commas "
+        "between; the port is 9092 if it is left out, and an IPv6 address stands in brackets.",
+    )
+    mailbox: str = _row(
+        BROKER,
+        "none://",
+        kinds.Part("none://", ("memory", "sqlite", *_REDIS)),
+        "Where messages for offline devices are kept; only none:// in this version.",
+    )
+    presence: str = _row(
+        BROKER,
+        "local://",
+        kinds.Part("local://", _REDIS),
+        "Who knows which server holds a device; only local:// in this version.",
+    )
+    speech: str = _row(
+        BROKER,
+        "none://",
+        kinds.Part("none://", ("pocketsphinx", "whisper", "google")),
+        "What turns speech into text; only none:// in this version.",
+    )
+    high_water: int = _row(
+        BROKER,
+        10_000,
+        kinds.Whole(2, 10_000_000),
+        "Records in flight between broker and devices, above which reading pauses.",
+    )
+    low_water: int = _row(
+        BROKER,
+        2_000,
+        kinds.Whole(1, 10_000_000),
+        "Records in flight, below which it goes on.",
+        "Smaller than ``high_water``.",
+    )
+    publish_queue_records: int = _row(
+        BROKER,
+        10_000,
+        kinds.Whole(1, 10_000_000),
+        "Records that may wait to be published; above it, devices are read more slowly.",
+    )
+    publish_queue_bytes: int = _row(
+        BROKER,
+        32 * 1024 * 1024,
+        kinds.Size(1024),
+        "Bytes that may wait to be published, likewise.",
+        "Not smaller than ``max_message_bytes``.",
+    )
+
+    # Kafka
+    kafka_group: str = _row(
+        KAFKA,
+        "cocoa-gateway",
+        kinds.Text("1 to 255 characters without blanks", pattern=r"\S{1,255}"),
+        "Consumer group; all gateways that share the devices use the same.",
+    )
+    kafka_client_id: str = _row(
+        KAFKA,
+        "cocoa-gateway",
+        kinds.Text("1 to 249 of a-z A-Z 0-9 . _ -", pattern=r"[A-Za-z0-9._-]{1,249}"),
+        "Name of this client in the broker's logs and quotas.",
+    )
+    kafka_results_topic: str = _row(KAFKA, "transcription.results", kinds.TOPIC, "Topic of the records for devices.")
+    kafka_messages_topic: str = _row(KAFKA, "device.messages", kinds.TOPIC, "Topic of the messages from devices.")
+    kafka_quarantine_topic: str = _row(
+        KAFKA,
+        "transcription.results.quarantine",
+        kinds.TOPIC,
+        "Topic for records that cannot be decoded or name no device.",
+    )
+    kafka_create_topics: bool = _row(KAFKA, True, kinds.Flag(), "Missing topics are created.")
+    kafka_partitions: int = _row(
+        KAFKA, -1, kinds.Whole(1, 100_000, special=-1), "Partitions of a topic it creates; -1: the broker's default."
+    )
+    kafka_replication: int = _row(
+        KAFKA, -1, kinds.Whole(1, 32_767, special=-1), "Replicas of a topic it creates; -1: the broker's default."
+    )
+    kafka_max_poll_records: int = _row(KAFKA, 500, kinds.Whole(1, 100_000), "Records read at a time.")
+
+    # Kafka security
+    kafka_security_protocol: SecurityProtocol = _row(
+        KAFKA_SECURITY,
+        "PLAINTEXT",
+        kinds.Choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
+        "How to speak to the brokers.",
+    )
+    kafka_ssl_ca: Path | None = _row(
+        KAFKA_SECURITY,
+        None,
+        kinds.FilePath(),
+        "Certificates (PEM) that the brokers' are signed by; empty: the system's.",
+    )
+    kafka_ssl_cert: Path | None = _row(
+        KAFKA_SECURITY,
+        None,
+        kinds.FilePath(),
+        "Client certificate (PEM) for the brokers.",
+        "Given together with ``kafka_ssl_key``.",
+    )
+    kafka_ssl_key: Path | None = _row(
+        KAFKA_SECURITY, None, kinds.FilePath(), "Private key (PEM) of the client certificate."
+    )
+    kafka_ssl_key_password: str = _row(
+        KAFKA_SECURITY, "", kinds.Secret(), "Password of that private key, if it has one.", secret=True
+    )
+    kafka_ssl_check_hostname: bool = _row(
+        KAFKA_SECURITY, True, kinds.Flag(), "A broker's certificate must name the host that was asked for."
+    )
+    kafka_sasl_mechanism: SaslMechanism = _row(
+        KAFKA_SECURITY,
+        "",
+        kinds.Choice("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"),
+        "SASL mechanism; needed with SASL_PLAINTEXT and SASL_SSL.",
+    )
+    kafka_sasl_username: str = _row(KAFKA_SECURITY, "", kinds.Text(), "User for PLAIN and SCRAM.")
+    kafka_sasl_password: str = _row(KAFKA_SECURITY, "", kinds.Secret(), "Password for PLAIN and SCRAM.", secret=True)
+    kafka_oauth_token_url: str = _row(
+        KAFKA_SECURITY, "", kinds.Url(), "Where OAUTHBEARER gets its tokens (client credentials grant)."
+    )
+    kafka_oauth_client_id: str = _row(KAFKA_SECURITY, "", kinds.Text(), "Client id for that grant.")
+    kafka_oauth_client_secret: str = _row(
+        KAFKA_SECURITY, "", kinds.Secret(), "Client secret for that grant.", secret=True
+    )
+    kafka_oauth_scope: str = _row(KAFKA_SECURITY, "", kinds.Text(), "Scope to ask for; empty: none.")
+
+    # Draining
+    drain_grace_s: float = _row(
+        DRAIN,
+        25.0,
+        kinds.Duration(0, 3600),
+        "Time in all to hand devices over and stop after SIGTERM.",
+        "Keep it below the time after which the supervisor kills the process: systemd's ``TimeoutStopSec``, "
+        "Kubernetes' ``terminationGracePeriodSeconds``.",
+    )
+    drain_delay_s: float = _row(
+        DRAIN,
+        0.0,
+        kinds.Duration(0, 3600),
+        "Time from ready=503 to the first closed connection.",
+        "Time for a load balancer to notice; part of ``drain_grace``.",
+    )
+
+    # Logging
+    log_format: LogFormat = _row(
+        LOGGING,
+        "text",
+        kinds.Choice("auto", "text", "json"),
+        "Form of the log on standard error; auto: text on a terminal, else json.",
+    )
+    log_level: LogLevel = _row(
+        LOGGING,
+        "info",
+        kinds.Choice("debug", "info", "warning", "error"),
+        "Least level that is logged.",
+        reloadable=True,
+    )
+    access_log: bool = _row(LOGGING, True, kinds.Flag(), "One line for each HTTP request; never holds a token.")
+
+    def __repr__(self) -> str:
+        """What differs from the defaults; secrets hidden."""
+        shown = (_shown(setting, getattr(self, setting.attribute)) for setting in non_defaults(self))
+        return f"Settings({', '.join(shown)})"
+
+    @property
+    def uses_development_key(self) -> bool:
+        """True if neither a secret nor a key is configured."""
+        return not self.jwt_secret and not self.jwt_key
+
+    @property
+    def broker_servers(self) -> tuple[str, ...]:
+        """``host:port`` of each Kafka server; empty with ``memory://``."""
+        return () if self.broker == "memory://" else kafka_servers(self.broker)
+
+    @property
+    def publishes_over_http(self) -> bool:
+        """Whether ``POST /api/v1/transcriptions`` is there."""
+        return self.http_publish == "on" or (self.http_publish == "auto" and not self.broker_servers)
+
+
+def _table() -> Iterator[Setting]:
+    for field in dataclasses.fields(Settings):
+        key = field.name.removesuffix("_s") if isinstance(field.metadata["kind"], kinds.Duration) else field.name
+        yield Setting(key=key, attribute=field.name, default=field.default, **field.metadata)
+
+
+TABLE: Final[Mapping[str, Setting]] = MappingProxyType({setting.key: setting for setting in _table()})
+"""Every setting by its key, section by section."""
+
+
+def non_defaults(settings: Settings) -> tuple[Setting, ...]:
+    """The rows whose values in ``settings`` are not the defaults."""
+    return tuple(row for row in TABLE.values() if getattr(settings, row.attribute) != row.default)
+
+
+def _shown(setting: Setting, value: object) -> str:
+    text = "***" if setting.secret else without_user_info(setting.kind.show(value))
+    return f"{setting.attribute}={text!r}"

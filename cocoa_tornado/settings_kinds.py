@@ -1,0 +1,500 @@
+"""The kinds of value a setting can have: how each is read from text and from TOML, and how it is written down.
+
+What is read here is judged by itself: no file is opened, no name is resolved. Where a value came from, and whether
+two settings go together, is decided elsewhere (``settings_sources``, ``settings_checks``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, without_user_info
+from .rules.durations import parse_duration_s
+from .rules.origins import Network
+from .rules.sizes import format_size, parse_size_bytes
+
+T = TypeVar("T")
+V = TypeVar("V")
+C = TypeVar("C", bound=str)
+
+_MAX_SHOWN: Final = 60
+_TYPE_WORDS: Final = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    list: "an array",
+    dict: "a table",
+    type(None): "null",
+}
+
+
+class WrongValue(ValueError):
+    """A value is not of its kind. ``str()`` says what is wrong in one line; what is allowed stands in the kind."""
+
+
+def type_word(value: object) -> str:
+    """What TOML calls the type of ``value``: ``an integer``, ``a table``."""
+    return _TYPE_WORDS.get(type(value), "a date or a time")
+
+
+def wrong_type(value: object, *, secret: bool = False) -> WrongValue:
+    """The error for a value of a type that its kind does not take; shows it only where it is a plain, public one."""
+    plain = isinstance(value, bool | int | float | str) and not secret
+    return WrongValue(f"{shown(value) if plain else 'it'} is {type_word(value)}")
+
+
+def shown(value: object) -> str:
+    """``value`` in a message: one short line, without the password of a URL."""
+    text = repr(without_user_info(value)) if isinstance(value, str) else str(value).lower()
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+class Kind(Generic[T]):
+    """A kind of value. Subclasses give at least :meth:`from_text`.
+
+    :ivar metavar: the word for a value in a command's help
+    """
+
+    metavar: str = "TEXT"
+
+    @property
+    def allowed(self) -> str:
+        """What is allowed, for a message and the reference."""
+        return "text"
+
+    def from_text(self, text: str) -> T:
+        """Read an option's or an environment variable's text. Raises :class:`WrongValue`."""
+        raise WrongValue(f"{shown(text)} is not allowed")
+
+    def from_value(self, value: object) -> T:
+        """Read a typed value, such as TOML has. Raises :class:`WrongValue`."""
+        if not isinstance(value, str):
+            raise wrong_type(value)
+        return self.from_text(value)
+
+    def show(self, value: T) -> str:
+        """``value`` as :meth:`from_text` would read it back."""
+        return str(value)
+
+    def relative_to(self, value: T, folder: Path) -> T:
+        """``value`` with the relative path in it, if it is one, taken from ``folder``."""
+        return value
+
+
+@dataclass(frozen=True)
+class Text(Kind[str]):
+    """One line of text without control characters; ``pattern`` matches all of it."""
+
+    allowed: str = "text without control characters"
+    metavar: str = "TEXT"
+    pattern: str = ".*"
+
+    def from_text(self, text: str) -> str:
+        if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text) or not re.fullmatch(self.pattern, text):
+            raise WrongValue(f"{shown(text)} is not allowed")
+        return text
+
+
+TOPIC: Final = Text("a topic name: 1 to 249 of a-z A-Z 0-9 . _ -", "TOPIC", r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+
+@dataclass(frozen=True)
+class Whole(Kind[int]):
+    """A whole number from ``low`` to ``high``; ``special`` are allowed besides."""
+
+    low: int
+    high: int
+    special: int | None = None
+    metavar: str = "N"
+
+    @property
+    def allowed(self) -> str:
+        extra = "" if self.special is None else f", or {self.special}"
+        return f"a whole number from {self.low} to {self.high}{extra}"
+
+    def from_text(self, text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
+            raise WrongValue(f"{shown(text)} is not a whole number")
+        return self._bounded(int(text))
+
+    def from_value(self, value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong_type(value)
+        return self._bounded(value)
+
+    def _bounded(self, number: int) -> int:
+        if number != self.special and not self.low <= number <= self.high:
+            raise WrongValue(f"{shown(number)} is out of range")
+        return number
+
+
+@dataclass(frozen=True)
+class Number(Kind[float]):
+    """A number, not negative and finite."""
+
+    metavar: str = "NUMBER"
+    allowed: str = "a number, 0 or more"
+
+    def from_text(self, text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", text.strip()):
+            raise WrongValue(f"{shown(text)} is not such a number")
+        return float(text)
+
+    def from_value(self, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong_type(value)
+        return self.from_text(str(value))
+
+    def show(self, value: float) -> str:
+        return f"{value:.15g}"
+
+
+@dataclass(frozen=True)
+class Duration(Kind[float]):
+    """Seconds, as a float. A bare number is seconds."""
+
+    low_s: float = 0.0
+    high_s: float = 366 * 86400.0
+    metavar: str = "DURATION"
+
+    @property
+    def allowed(self) -> str:
+        bounds = f"{self.show(self.low_s)} to {self.show(self.high_s)}"
+        return f"a duration from {bounds}, such as 250ms, 2s, 1h30m, or plain seconds"
+
+    def from_text(self, text: str) -> float:
+        try:
+            seconds = parse_duration_s(text)
+        except ValueError:
+            raise WrongValue(f"{shown(text)} is not a duration") from None
+        return self._bounded(seconds, text)
+
+    def from_value(self, value: object) -> float:
+        if isinstance(value, str):
+            return self.from_text(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong_type(value)
+        # Compared before it is converted: an integer of TOML may be larger than any float.
+        return float(self._bounded(value, value))
+
+    def _bounded(self, seconds: float, given: object) -> float:
+        if math.isnan(seconds) or not self.low_s <= seconds <= self.high_s:
+            raise WrongValue(f"{shown(given)} is out of range")
+        return seconds
+
+    def show(self, value: float) -> str:
+        # A day is more readily read as 24h, several of them as days.
+        for unit, unit_s, least_s in (("d", 86400, 172800), ("h", 3600, 3600), ("m", 60, 60)):
+            if value >= least_s and value % unit_s == 0:
+                return f"{value // unit_s:.0f}{unit}"
+        if value and value < 1:
+            return f"{value * 1000:.15g}ms"
+        return f"{value:.15g}s"
+
+
+@dataclass(frozen=True)
+class Size(Kind[int]):
+    """Bytes. A bare number is bytes."""
+
+    low: int = 1
+    high: int = 2**31
+    metavar: str = "SIZE"
+
+    @property
+    def allowed(self) -> str:
+        return f"a size from {format_size(self.low)} to {format_size(self.high)}, such as 512KiB, 1MiB, or plain bytes"
+
+    def from_text(self, text: str) -> int:
+        try:
+            size = parse_size_bytes(text)
+        except ValueError:
+            raise WrongValue(f"{shown(text)} is not a size") from None
+        return self._bounded(size, text)
+
+    def from_value(self, value: object) -> int:
+        if isinstance(value, str):
+            return self.from_text(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong_type(value)
+        return self._bounded(value, value)
+
+    def _bounded(self, size: int, given: object) -> int:
+        if not self.low <= size <= self.high:
+            raise WrongValue(f"{shown(given)} is out of range")
+        return size
+
+    def show(self, value: int) -> str:
+        return format_size(value)
+
+
+@dataclass(frozen=True)
+class Flag(Kind[bool]):
+    """Yes or no."""
+
+    metavar: str = ""
+    allowed: str = "true, false, yes, no, on, off, 1, 0"
+
+    def from_text(self, text: str) -> bool:
+        word = text.strip().lower()
+        if word in ("true", "yes", "on", "1"):
+            return True
+        if word in ("false", "no", "off", "0"):
+            return False
+        raise WrongValue(f"{shown(text)} is neither true nor false")
+
+    def from_value(self, value: object) -> bool:
+        return value if isinstance(value, bool) else super().from_value(value)
+
+    def show(self, value: bool) -> str:
+        return "true" if value else "false"
+
+
+class Choice(Kind[C]):
+    """One of a few words; upper and lower case are the same."""
+
+    allowed: str = ""
+
+    def __init__(self, *words: C) -> None:
+        self.words = words
+        self.allowed = ", ".join(word or "nothing" for word in words)
+        self.metavar = f"[{'|'.join(filter(None, words))}]"
+
+    def from_text(self, text: str) -> C:
+        for word in self.words:
+            if word.lower() == text.strip().lower():
+                return word
+        raise WrongValue(f"{shown(text)} is not one of them")
+
+
+@dataclass(frozen=True)
+class Secret(Kind[str]):
+    """A secret, kept to the byte. No message shows it."""
+
+    metavar: str = "SECRET"
+    allowed: str = "a secret, or @FILE to read it from a file"
+
+    def from_text(self, text: str) -> str:
+        if text and not text.strip():
+            raise WrongValue("it is blank")
+        return text
+
+    def from_value(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise wrong_type(value, secret=True)
+        return self.from_text(value)
+
+
+@dataclass(frozen=True)
+class Credential(Kind[tuple[str, str]]):
+    """``key:secret``, cut at the first colon. No message shows it."""
+
+    metavar: str = "KEY:SECRET"
+    allowed: str = "key:secret, or @FILE with one of them per line"
+
+    def from_text(self, text: str) -> tuple[str, str]:
+        key, colon, secret = text.partition(":")
+        if not colon or not key or not secret:
+            raise WrongValue("it has no key, no colon or no secret")
+        # They arrive in HTTP headers, which carry neither.
+        if not text.isprintable() or not text.isascii() or text != text.strip():
+            raise WrongValue("it has blanks at its ends, or characters that an HTTP header cannot carry")
+        return key, secret
+
+    def from_value(self, value: object) -> tuple[str, str]:
+        if not isinstance(value, str):
+            raise wrong_type(value, secret=True)
+        return self.from_text(value)
+
+    def show(self, value: tuple[str, str]) -> str:
+        return ":".join(value)
+
+
+@dataclass(frozen=True)
+class FilePath(Kind[Path | None]):
+    """A path; ``~`` is the user's home folder, nothing is None."""
+
+    metavar: str = "PATH"
+    allowed: str = "a path"
+
+    def from_text(self, text: str) -> Path | None:
+        return _path(text) if text else None
+
+    def show(self, value: Path | None) -> str:
+        return str(value or "")
+
+    def relative_to(self, value: Path | None, folder: Path) -> Path | None:
+        return None if value is None else folder / value
+
+
+@dataclass(frozen=True)
+class Url(Kind[str]):
+    """An http or https URL, or nothing."""
+
+    metavar: str = "URL"
+    allowed: str = "a URL that begins with https:// or http://"
+
+    def from_text(self, text: str) -> str:
+        if text and not is_web_url(text):
+            raise WrongValue(f"{shown(text)} is not such a URL")
+        return text
+
+
+@dataclass(frozen=True)
+class KeySource(Kind[str]):
+    """Where a key is: a path (as text, so that it can stand beside URLs) or an http(s) URL."""
+
+    metavar: str = "PATH|URL"
+    allowed: str = "the path of a PEM or JWKS file, or the URL of a JWKS that begins with https:// or http://"
+
+    def from_text(self, text: str) -> str:
+        if "-----BEGIN" in text or text.lstrip().startswith("{"):
+            raise WrongValue("it is a key, not the path of one")
+        if "://" in text:
+            if not is_web_url(text):
+                raise WrongValue(f"{shown(text)} is not such a URL")
+            return text
+        if not text:
+            raise WrongValue("it is empty")
+        return str(_path(text))
+
+    def relative_to(self, value: str, folder: Path) -> str:
+        return value if "://" in value else str(folder / value)
+
+
+@dataclass(frozen=True)
+class Host(Kind[str]):
+    """An address or a host name to listen on. An IPv6 address may stand in brackets, which are dropped."""
+
+    metavar: str = "HOST"
+    allowed: str = "an IP address or a host name, without a port"
+
+    def from_text(self, text: str) -> str:
+        host = text.strip()
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not is_host(bare) or (bare != host and ":" not in bare):
+            raise WrongValue(f"{shown(text)} is not a host")
+        return bare
+
+
+@dataclass(frozen=True)
+class BrokerUrl(Kind[str]):
+    """``memory://`` or ``kafka://host:port,...``, as it was given."""
+
+    metavar: str = "URL"
+    allowed: str = "memory://, kafka://host:port[,host:port...]"
+
+    def from_text(self, text: str) -> str:
+        url = text.strip()
+        if "@" in url:
+            raise WrongValue("it holds a user; credentials belong to kafka_sasl_username and kafka_sasl_password")
+        if url != "memory://":
+            try:
+                kafka_servers(url)
+            except ValueError as error:
+                raise WrongValue(f"{shown(text)} {error}") from None
+        return url
+
+
+@dataclass(frozen=True)
+class Part(Kind[str]):
+    """A part that has only its embedded form in this version; the schemes of later forms are known by name."""
+
+    embedded: str
+    later: Sequence[str]
+    metavar: str = "URL"
+
+    @property
+    def allowed(self) -> str:
+        return self.embedded
+
+    def from_text(self, text: str) -> str:
+        url = text.strip()
+        if url == self.embedded:
+            return url
+        if url.partition("://")[0].lower() in self.later and "://" in url:
+            raise WrongValue(f"{shown(url)} is not available in this version")
+        raise WrongValue(f"{shown(text)} is unknown")
+
+
+@dataclass(frozen=True)
+class OriginEntry(Kind[str]):
+    """What may stand in a list of browser origins."""
+
+    metavar: str = "ORIGIN"
+    allowed: str = "*, null, https://app.example, https://*.example, app.example"
+
+    def from_text(self, text: str) -> str:
+        entry = text.strip().rstrip("/")
+        scheme, separator, authority = entry.rpartition("://")
+        host = authority.removeprefix("*.")
+        if entry not in ("*", "null") and (
+            (separator and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)) or not is_authority(host)
+        ):
+            raise WrongValue(f"{shown(text)} is not an origin")
+        return entry
+
+
+@dataclass(frozen=True)
+class NetworkEntry(Kind[Network]):
+    """An IP address, which is a network of one, or a network."""
+
+    metavar: str = "NETWORK"
+    allowed: str = "an IP address or a network, such as 10.0.0.7, 10.0.0.0/8, fd00::/8"
+
+    def from_text(self, text: str) -> Network:
+        try:
+            return ip_network(text.strip())
+        except ValueError as error:
+            hint = " (it has host bits set)" if "host bits" in str(error) else ""
+            raise WrongValue(f"{shown(text)} is not a network{hint}") from None
+
+
+class ListOf(Kind[tuple[T, ...]]):
+    """Several values of one kind, in order."""
+
+    allowed: str = ""
+
+    def __init__(self, item: Kind[T]) -> None:
+        self.item = item
+        self.metavar, self.allowed = item.metavar, item.allowed
+
+    def from_text(self, text: str) -> tuple[T, ...]:
+        return self.from_texts([text])
+
+    def from_value(self, value: object) -> tuple[T, ...]:
+        """``value`` is a list of items, each of them text."""
+        if not isinstance(value, list):
+            raise WrongValue(f"it is {type_word(value)}, not an array")
+        return tuple(self.item.from_value(_not_empty(item)) for item in value)
+
+    def from_texts(self, texts: Sequence[str]) -> tuple[T, ...]:
+        """Read each of ``texts`` as one item."""
+        return tuple(self.item.from_text(_not_empty(text)) for text in texts)
+
+    def show(self, value: tuple[T, ...]) -> str:
+        return ",".join(self.item.show(item) for item in value)
+
+    def relative_to(self, value: tuple[T, ...], folder: Path) -> tuple[T, ...]:
+        return tuple(self.item.relative_to(item, folder) for item in value)
+
+
+def _not_empty(item: V) -> V:
+    if item == "":
+        raise WrongValue("one of its items is empty")
+    return item
+
+
+def _path(text: str) -> Path:
+    if not text.isprintable():
+        raise WrongValue(f"{shown(text)} is not a path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise WrongValue(f"{shown(text)} names a home folder that is not known") from None

@@ -1,0 +1,353 @@
+"""Where settings come from: the defaults, a TOML file, the environment and the command line, lowest to highest.
+
+Also what a second reading of them, a reload, may change.
+
+Every way to be wrong ends in one :class:`~cocoa_tornado.errors.SettingError` of one line that names the setting, its
+source and what is allowed, and never shows a secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from .errors import SettingError
+from .settings import TABLE, Setting, Settings
+from .settings_checks import DEFAULT, check
+from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
+
+PREFIX: Final = "COCOA_"
+CONFIG_VARIABLE: Final = "COCOA_CONFIG"
+MAX_FILE_BYTES: Final = 1024 * 1024
+MAX_SECRET_BYTES: Final = 64 * 1024
+MAX_TABLES: Final = 16
+
+# What Kubernetes and Docker put into the environment for a service called cocoa or cocoa-anything.
+_SERVICE_LINK: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_SERVICE_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and how they came about.
+
+    :ivar warnings: one line each, for the log
+    :ivar sources: of each key: ``default``, ``file conf/x.toml``, ``environment COCOA_PORT`` or ``option --port``
+    :ivar config: the file that was read, if any
+    """
+
+    settings: Settings
+    warnings: tuple[str, ...]
+    sources: Mapping[str, str]
+    config: Path | None
+
+
+class Changes(NamedTuple):
+    """Keys whose values differ between two Settings, in the table's order.
+
+    :ivar applied: a reload applies them
+    :ivar ignored: they need a restart
+    """
+
+    applied: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Given:
+    """One setting's value as a source has it; has no repr, for it may be a secret.
+
+    :ivar typed: a value of TOML or of a program, not a text to parse
+    :ivar folder: what a relative path in it is relative to
+    """
+
+    setting: Setting
+    source: str
+    value: Any
+    typed: bool
+    folder: Path
+
+
+def load(config: Path | None, environ: Mapping[str, str], options: Mapping[str, object]) -> Loaded:
+    """Merge the sources, judge each value and all of them together.
+
+    Only the highest source of a setting is judged, so that a wrong value can be overridden; an unknown name is an
+    error wherever it stands.
+
+    :param config: the TOML file; None: the one that ``COCOA_CONFIG`` names, if any
+    :param environ: the environment; an empty variable counts as absent
+    :param options: by key; text or typed values; None and () count as absent
+    :raises SettingError: see the module
+    """
+    path, path_source = _config_path(config, environ)
+    unknown = _unknown_variables(environ)
+    given: dict[str, _Given] = {}
+    if path is not None:
+        given |= {item.setting.key: item for item in _from_file(path, path_source)}
+    given |= {item.setting.key: item for item in _from_environment(environ)}
+    given |= {item.setting.key: item for item in _from_options(options)}
+
+    values: dict[str, Any] = {item.setting.attribute: _value(item) for item in given.values()}
+    settings = Settings(**values)
+    sources = {key: given[key].source if key in given else DEFAULT for key in TABLE}
+    check(settings, sources)
+    warnings = (f"no settings, ignored: environment {', '.join(unknown)}",) if unknown else ()
+    return Loaded(settings, warnings, sources, path)
+
+
+def check_files(loaded: Loaded) -> None:
+    """Return if every file that a setting names can be read; ``load`` itself opens only ``@`` files.
+
+    :raises SettingError: the first that cannot
+    """
+    for row in TABLE.values():
+        for path in _input_files(row, getattr(loaded.settings, row.attribute)):
+            try:
+                with path.open("rb"):
+                    pass
+            except OSError as error:
+                problem = f"cannot read {path}: {_reason(error)}"
+                raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
+
+
+def changes(old: Settings, new: Settings) -> Changes:
+    """What a reload from ``old`` to ``new`` would change, and what it would leave as it is."""
+    differ = [row for row in TABLE.values() if getattr(old, row.attribute) != getattr(new, row.attribute)]
+    return Changes(
+        applied=tuple(row.key for row in differ if row.reloadable),
+        ignored=tuple(row.key for row in differ if not row.reloadable),
+    )
+
+
+def reloaded(old: Settings, new: Settings) -> Settings:
+    """What is in force after a reload: ``old``, with the reloadable settings of ``new``.
+
+    :raises SettingError: they break a rule together that each keeps by itself, such as a secret taken away while
+        the gateway listens on a network
+    """
+    rows = (row for row in TABLE.values() if row.reloadable)
+    settings = dataclasses.replace(old, **{row.attribute: getattr(new, row.attribute) for row in rows})
+    check(settings)
+    return settings
+
+
+def _input_files(row: Setting, value: Any) -> Iterator[Path]:
+    if isinstance(row.kind, FilePath) and row.key != "data_dir" and value is not None:
+        yield value
+    elif isinstance(row.kind, ListOf) and isinstance(row.kind.item, KeySource):
+        yield from (Path(item) for item in value if "://" not in item)
+
+
+def _config_path(config: Path | None, environ: Mapping[str, str]) -> tuple[Path | None, str]:
+    if config is not None:
+        return config, "option --config"
+    named = environ.get(CONFIG_VARIABLE, "")
+    return (Path(named) if named else None), f"environment {CONFIG_VARIABLE}"
+
+
+def _from_file(path: Path, path_source: str) -> Iterator[_Given]:
+    source = _one_line(f"file {path}")
+    folder = Path(os.path.abspath(path)).parent
+    for key, value in _flat(_read_toml(path, path_source), (), source).items():
+        if key not in TABLE:
+            raise _unknown_key(key, source)
+        yield _Given(TABLE[key], source, value, True, folder)
+
+
+def _read_toml(path: Path, path_source: str) -> dict[str, object]:
+    source = _one_line(f"file {path}")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a NUL in it.
+        raise SettingError(
+            "config", path_source, f"cannot read {_one_line(str(path))}: {_reason(error)}", "a TOML file"
+        ) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise SettingError("config", source, "it is larger than 1 MiB", "a TOML file")
+    try:
+        # A byte order mark, which some editors write, is no part of the text.
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SettingError("config", source, f"line {line} is not UTF-8", "a TOML file") from error
+    except RecursionError as error:
+        raise SettingError("config", source, "it is nested too deep", "a TOML file") from error
+    except ValueError as error:
+        raise SettingError("config", source, f"not TOML: {_one_line(str(error))}", "a TOML file") from error
+
+
+def _flat(table: Mapping[str, object], above: tuple[str, ...], source: str) -> dict[str, object]:
+    """The leaves of nested tables, their names joined with ``_``."""
+    flat: dict[str, object] = {}
+    for name, value in table.items():
+        names = (*above, name)
+        if len(names) > MAX_TABLES:
+            raise SettingError("config", source, "its tables are nested too deep", "a TOML file")
+        leaves = _flat(value, names, source) if isinstance(value, dict) else {"_".join(names): value}
+        for key, leaf in leaves.items():
+            if key in flat:
+                problem = f"it is given twice, as a key and in a table that make the same name ({'.'.join(names)})"
+                raise SettingError(_one_line(key), source, problem, "one of the two")
+            flat[key] = leaf
+    return flat
+
+
+def _unknown_key(key: str, source: str) -> SettingError:
+    near = _nearest(key.lower().replace("-", "_"), TABLE, 0.6)
+    hint = f"; did you mean {near}?" if near else ""
+    return SettingError(_one_line(key), source, f"no such setting{hint}")
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
+    for setting in TABLE.values():
+        text = environ.get(setting.environment, "")
+        if not text:
+            continue
+        source = f"environment {setting.environment}"
+        if not setting.is_list:
+            yield _Given(setting, source, text, False, Path())
+        elif text.lstrip().startswith("["):
+            yield _Given(setting, source, _json_array(text, setting, source), True, Path())
+        else:
+            parts = [part.strip() for part in text.split(",")]
+            yield _Given(setting, source, [part for part in parts if part], False, Path())
+
+
+def _json_array(text: str, setting: Setting, source: str) -> list[object]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        # The decoder's own error holds the whole text, which may be a secret.
+        value = None
+    if not isinstance(value, list):
+        problem = "it begins with [ and is not a JSON array"
+        raise SettingError(setting.key, source, problem, 'a,b or ["a","b"]') from None
+    return value
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The ``COCOA_`` variables that are no settings. Raises where one of them looks like a slip of the pen."""
+    known = {row.environment.removeprefix(PREFIX): row for row in TABLE.values()}
+    unknown = []
+    for name in sorted(environ):
+        bare = name.removeprefix(PREFIX)
+        if bare == name or bare in known or name == CONFIG_VARIABLE or not environ[name]:
+            continue
+        linked = _SERVICE_LINK.search(f"_{bare}") or _SERVICE_LINK_VALUE.fullmatch(environ[name])
+        near = None if linked else _nearest(bare, (*known, "CONFIG"), 0.75)
+        if near:
+            problem = f"no such setting; did you mean {PREFIX}{near}?"
+            raise SettingError(_one_line(bare.lower()), f"environment {_one_line(name)}", problem)
+        unknown.append(_one_line(name))
+    return tuple(unknown)
+
+
+def _from_options(options: Mapping[str, object]) -> Iterator[_Given]:
+    for key, value in options.items():
+        if key not in TABLE:
+            raise _unknown_key(key, f"option --{key.replace('_', '-')}")
+        if value is None or value == () or value == []:
+            continue
+        setting = TABLE[key]
+        # The one way to say "none of them" against a lower source: --allowed-origins ""
+        items = [item for item in value if item != ""] if isinstance(value, tuple | list) else value
+        texts = items if isinstance(items, list) else [items]
+        typed = not all(isinstance(item, str) for item in texts)
+        yield _Given(setting, f"option {setting.option}", items, typed, Path())
+
+
+def _value(given: _Given) -> object:
+    kind, value = given.setting.kind, given.value
+    try:
+        if given.setting.secret:
+            value = _with_files_read(given)
+        _refuse_undecodable(value)
+        if isinstance(kind, ListOf) and not given.typed:
+            result: Any = kind.from_texts(value if isinstance(value, list) else [value])
+        else:
+            result = kind.from_value(value) if given.typed else kind.from_text(value)
+    except WrongValue as error:
+        raise SettingError(given.setting.key, given.source, _problem(given, error), _allowed(given)) from None
+    return kind.relative_to(result, given.folder)
+
+
+def _problem(given: _Given, error: WrongValue) -> str:
+    if given.setting.key == "port" and isinstance(given.value, str) and _SERVICE_LINK_VALUE.fullmatch(given.value):
+        return (
+            f"{error}; Kubernetes sets it for a service called cocoa, so rename that or set enableServiceLinks: false"
+        )
+    return str(error)
+
+
+def _allowed(given: _Given) -> str:
+    allowed = given.setting.kind.allowed
+    if not given.setting.is_list:
+        return allowed
+    if given.source.startswith("option"):
+        return f"{allowed} (repeat the option for several)"
+    return f"{allowed} (an array for several)" if given.typed else f"{allowed} (commas between several)"
+
+
+def _refuse_undecodable(value: object) -> None:
+    """The system hands over bytes that are not UTF-8 as lone surrogates, which nothing could encode later."""
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
+            raise WrongValue("it is not UTF-8")
+
+
+def _with_files_read(given: _Given) -> Any:
+    """The value of a secret setting, each ``@FILE`` in it replaced by what the file holds."""
+    if isinstance(given.value, list):
+        items: list[object] = []
+        for item in given.value:
+            lines = _secret_file(item, given.folder)
+            items += [item] if lines is None else [line for line in lines.splitlines() if line.strip()]
+        return items
+    text = _secret_file(given.value, given.folder)
+    return given.value if text is None else text
+
+
+def _secret_file(value: object, folder: Path) -> str | None:
+    """What the file holds, without one newline at its end; None if ``value`` names no file."""
+    if not isinstance(value, str) or not value.startswith("@"):
+        return None
+    # A secret that happens to begin with @ must not be shown either; a path that begins like this is none.
+    name = f" {value[1:]}" if value.startswith(("@/", "@./", "@../", "@~/")) else ""
+    try:
+        with (folder / Path(value[1:]).expanduser()).open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise WrongValue(f"the file{name} that it names after @ is not UTF-8") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WrongValue(f"cannot read the file{name} that it names after @: {_reason(error)}") from None
+    if len(data) > MAX_SECRET_BYTES:
+        raise WrongValue(f"the file{name} that it names after @ is larger than 64 KiB")
+    text = text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
+    if not text.strip():
+        raise WrongValue(f"the file{name} that it names after @ is empty")
+    return text
+
+
+def _nearest(name: str, names: Iterable[str], cutoff: float) -> str | None:
+    near: Sequence[str] = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def _reason(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return (reason or "not a path").lower()
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])[1:-1]

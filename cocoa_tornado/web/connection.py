@@ -1,0 +1,411 @@
+"""A device's connection from the upgrade to the end: reads frames, writes the outbox, keeps the rules of contract
+section 4. The rules themselves are in ``rules/``; nothing here decides who may connect or where a message goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tornado.iostream import IOStream, StreamClosedError
+
+from ..brokers.port import Broker
+from ..errors import BrokerError
+from ..hub import Hub
+from ..metrics import Counters, count
+from ..rules import frames
+from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
+from ..rules.identity import DeviceIdentity
+from ..rules.keepalive import ExpiryCalendar, PingWheel
+from ..rules.outbox import Outbox, OutboxLimits
+from ..rules.rate import RateBucket, RateLimit
+from ..rules.slots import Ticket
+from .tornado_internals import bytes_taken
+from .uplink import Uplink, UplinkBudget
+
+if TYPE_CHECKING:
+    from .flusher import Flusher
+
+READ_CHUNK_BYTES = 64 * 1024
+READS_BEFORE_YIELD = 4  # a device that sends without pause gives way to the others after this many reads
+
+log = logging.getLogger("cocoa.device")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLimits:
+    """Contract section 4, as far as it concerns one connection. Replaced as a whole on a reload."""
+
+    max_message_bytes: int = 512 * 1024
+    write_wait_s: float = 10.0
+    outbox: OutboxLimits = field(default_factory=OutboxLimits)
+    inbound: RateLimit = field(default_factory=lambda: RateLimit(per_s=100, burst=200))
+
+
+@dataclass(slots=True)
+class DeviceContext:
+    """What every connection of a process shares. Made by the composition root; IOLoop thread only.
+
+    :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
+    """
+
+    hub: Hub
+    broker: Broker
+    counters: Counters
+    flusher: Flusher
+    wheel: PingWheel[DeviceConnection]
+    calendar: ExpiryCalendar[DeviceConnection]
+    limits: DeviceLimits
+    messages_topic: str
+    clock: Callable[[], float]
+    wall_clock: Callable[[], float]
+    uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one for each socket, until it is closed
+
+
+class DeviceConnection:
+    """One device's WebSocket. Implements ``hub.Client`` and ``keepalive.Pinged``; IOLoop thread only.
+
+    :meth:`open` starts it. ``is_open`` is True from the registration to the first of: a close of either
+    side, an error, a timeout. At that moment the Hub forgets the connection, and the device can connect again, though
+    the closing handshake may still be under way.
+    """
+
+    __slots__ = (
+        "_challenged",
+        "_close_frame",
+        "_context",
+        "_deadline",
+        "_expires_at",
+        "_in_rate",
+        "_outbox",
+        "_peer_closed",
+        "_pong",
+        "_reader",
+        "_stream",
+        "_urgent",
+        "_uplink",
+        "_write_at",
+        "_write_mark",
+        "awaiting_pong",
+        "flush_pending",
+        "identity",
+        "is_open",
+        "is_paused",
+        "is_writing",
+        "outcome",
+        "ticket",
+    )
+
+    def __init__(self, stream: IOStream, identity: DeviceIdentity, ticket: Ticket, context: DeviceContext) -> None:
+        self._stream, self._context = stream, context
+        self.identity, self.ticket = identity, ticket
+        self.is_open = True
+        self.is_paused = False
+        self.is_writing = False
+        self.flush_pending = False
+        self.awaiting_pong = False
+        self.outcome = ""
+        self._expires_at = 0.0
+        self._challenged = False
+        self._peer_closed = False
+        self._urgent = b""
+        self._pong: bytes | None = None
+        self._close_frame: bytes | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._reader = frames.FrameReader(context.limits.max_message_bytes)
+        self._outbox = Outbox()
+        self._in_rate = RateBucket()
+        self._uplink: Uplink | None = None
+        self._write_mark = 0
+        self._write_at = 0.0
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else self.outcome or "closing"
+        return f"<DeviceConnection #{self.ticket.number} {self.identity.device_id!r} {state}>"
+
+    # -- what the Hub asks for
+
+    def send(self, frame: bytes, timestamp_ms: int) -> None:
+        """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
+        if not self.is_open:
+            return
+        if self._outbox.push(frame, timestamp_ms, self._context.limits.outbox):
+            self._context.flusher.add(self)
+            return
+        self._context.counters.outbox_overflows += 1
+        count(self._context.counters.dropped, "overflow")
+        self.end(SLOW_CONSUMER)
+
+    def challenge(self) -> None:
+        self._challenged = True
+        self.ping()
+        if self._uplink is not None:
+            self._uplink.wake()
+
+    # -- what the wheel and the calendar ask for
+
+    def ping(self) -> None:
+        """Send a ping at this loop turn, ahead of what waits in the outbox."""
+        if self.is_open:
+            self._urgent = frames.PING
+            self._context.flusher.add(self)
+
+    def expire(self) -> None:
+        """No pong came in time."""
+        self.end(NO_PONG)
+
+    def check_progress(self, now: float) -> None:
+        """Close the connection if its socket has taken no byte for the write wait (contract section 4)."""
+        mark = bytes_taken(self._stream)
+        if mark != self._write_mark:
+            self._write_mark, self._write_at = mark, now
+        elif now - self._write_at >= self._context.limits.write_wait_s:
+            self._finish("write_timeout", "lost")
+            self.abort()
+
+    # -- the life of the connection
+
+    def open(self, expires_at: float) -> None:
+        """Register with the Hub and start to read, in a task of its own. KeyError if the ticket has no slot.
+
+        :param expires_at: Unix seconds at which the token's time is over, the leeway included
+        """
+        context = self._context
+        context.hub.register(self)
+        context.wheel.add(self, self.ticket.number)
+        context.calendar.add(self, expires_at)
+        self._expires_at = expires_at
+        self._stream.set_close_callback(self._on_stream_closed)
+        task = asyncio.get_running_loop().create_task(self._run())
+        context.tasks.add(task)
+        task.add_done_callback(context.tasks.discard)
+
+    async def _run(self) -> None:
+        """Read until the connection ends. Raises nothing but CancelledError."""
+        try:
+            await self._read()
+        except StreamClosedError:
+            pass
+        except Exception:
+            log.exception("connection failed", extra=self._who())
+        finally:
+            self._on_stream_closed()
+            self.abort()
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
+        """Begin the closing handshake and free the slot at once. Nothing happens if it has begun already.
+
+        :param keep_queued: write what is queued before the close frame, instead of dropping it
+        """
+        if not self.is_open:
+            return
+        self._finish(reason.outcome, str(reason.code), keep_queued)
+        self._send_close(frames.close_frame(reason.code, reason.text))
+
+    def abort(self) -> None:
+        """Close the socket without further ado."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._context.flusher.forget(self)
+        if not self._stream.closed():
+            self._stream.close()
+
+    def flush(self, now_ms: float) -> None:
+        """Write what is queued, all of it in one go, unless the socket is still busy with the last one."""
+        self.flush_pending = False
+        if self.is_writing or self._stream.closed():
+            return
+        data, stamps = self._gather()
+        if not data:
+            self._close_if_done()
+            return
+        latency = self._context.counters.latency
+        for stamp in stamps:
+            if stamp:
+                latency.observe(max(0.0, now_ms - stamp) / 1000)
+        try:
+            written = self._stream.write(data)
+        except StreamClosedError:
+            return
+        if written.done():
+            self._written(written)
+        else:
+            self.is_writing = True
+            self._write_mark, self._write_at = bytes_taken(self._stream), self._context.clock()
+            self._context.flusher.watch(self)
+            written.add_done_callback(self._written)
+
+    def _gather(self) -> tuple[bytes, list[int]]:
+        """Control frames first, then the outbox, then the close frame: after it nothing is sent any more."""
+        head, self._urgent = self._urgent, b""
+        if self._pong is not None:
+            head, self._pong = head + frames.pong_frame(self._pong), None
+        data, stamps = self._outbox.take() if self._outbox.has_queued else (b"", [])
+        tail = self._close_frame or b""
+        if self._close_frame:
+            self._close_frame = b""
+        return head + data + tail if head or tail else data, stamps
+
+    def _written(self, written: asyncio.Future[None]) -> None:
+        self._outbox.written()
+        if self.is_writing:
+            self.is_writing = False
+            self._context.flusher.unwatch(self)
+        if written.cancelled() or written.exception() is not None:
+            return  # the stream is closed; the reading side sees to the rest
+        if self._urgent or self._pong is not None or self._outbox.has_queued or self._close_frame:
+            self._context.flusher.add(self)
+        else:
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        # The server closes the TCP connection once both close frames have passed (RFC 6455 section 7.1.1).
+        if self._peer_closed and self._close_frame == b"":
+            self.abort()
+
+    async def _read(self) -> None:
+        reads = 0
+        while True:
+            pending = self._stream.read_bytes(READ_CHUNK_BYTES, partial=True)
+            reads += 1
+            if reads % READS_BEFORE_YIELD == 0:
+                await asyncio.sleep(0)
+            data = await pending
+            if self._peer_closed or not self.is_open:
+                self._after_the_end(data)
+                continue
+            self._receive(data)
+            while self._uplink is not None and self.is_open and not self._uplink.has_room(self._challenged):
+                self.is_paused = True
+                await self._uplink.wait_for_room()
+            self.is_paused = False
+
+    def _receive(self, data: bytes) -> None:
+        now = self._context.clock()
+        for event in self._reader.feed(data):
+            self._on_event(event, now)
+            if not self.is_open:
+                return
+        error = self._reader.error
+        if error is not None:
+            self.end(CloseReason(error.close_code, error.reason, "protocol_error", "no: the client is faulty"))
+
+    def _on_event(self, event: frames.Event, now: float) -> None:
+        if isinstance(event, frames.Close):
+            self._on_close_frame(event)
+            return
+        if isinstance(event, frames.Pong):
+            self._on_pong()
+            return
+        if not self._in_rate.take(self._context.limits.inbound, now):
+            self.end(RATE_LIMITED)
+        elif isinstance(event, frames.Ping):
+            # Only the latest ping needs an answer (RFC 6455 section 5.5.3).
+            self._pong = event.data
+            self._context.flusher.add(self)
+        elif isinstance(event, frames.Text):
+            self._on_text(event.text)
+        else:
+            self._on_binary()
+
+    def _on_pong(self) -> None:
+        self.awaiting_pong = False
+        if self._challenged:
+            self._challenged = False
+            self._context.hub.answered(self)
+
+    def _on_text(self, text: str) -> None:
+        """Contract section 3: to the topic ``device.messages``, keyed by device id."""
+        self._context.counters.device_messages += 1
+        if self._uplink is None:
+            self._uplink = Uplink(
+                self._context.broker, self._context.uplink_budget, self._publish, self._uplink_dropped
+            )
+        identity = self.identity
+        stamp = datetime.fromtimestamp(self._context.wall_clock(), UTC).isoformat(timespec="milliseconds")
+        message = {
+            "device_id": identity.device_id,
+            "user_id": identity.user_id,
+            "text": text,
+            "timestamp": stamp.replace("+00:00", "Z"),
+        }
+        self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
+
+    def _on_binary(self) -> None:
+        # Audio, while no speech engine is configured: a feature that is off.
+        if not self._context.counters.audio_ignored:
+            log.warning("audio ignored: no speech engine is configured", extra=self._who())
+        self._context.counters.audio_ignored += 1
+
+    def _publish(self, record: bytes) -> None:
+        try:
+            sent = self._context.broker.publish(self._context.messages_topic, self.identity.device_id, record)
+        except BrokerError:
+            self._uplink_dropped(1)
+            return
+        sent.add_done_callback(self._published)
+
+    def _published(self, sent: asyncio.Future[None]) -> None:
+        if not sent.cancelled() and sent.exception() is not None:
+            log.warning("message from the device not published", extra=self._who() | {"error": str(sent.exception())})
+
+    def _uplink_dropped(self, messages: int) -> None:
+        if messages:
+            log.warning("messages from the device dropped", extra=self._who() | {"messages": messages})
+
+    def _on_close_frame(self, event: frames.Close) -> None:
+        self._peer_closed = True
+        self._finish("closed_by_device", str(event.code or 1005))
+        self._send_close(frames.close_frame(event.code, ""))
+
+    def _after_the_end(self, data: bytes) -> None:
+        """We have closed: of what still comes in only a close frame matters. A broken stream is drained unread, so
+        that our close frame is not lost to a TCP reset."""
+        if self._reader.error is None and not self._peer_closed:
+            self._peer_closed = any(isinstance(event, frames.Close) for event in self._reader.feed(data))
+            if self._peer_closed and not self.is_writing:
+                self._close_if_done()
+
+    def _send_close(self, frame: bytes) -> None:
+        self._close_frame = frame
+        self._context.flusher.add(self)
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._context.limits.write_wait_s, self.abort)
+
+    def _on_stream_closed(self) -> None:
+        self._finish("lost", "lost")
+        if self._uplink is not None:
+            self._uplink.wake()
+
+    def _finish(self, outcome: str, code: str, keep_queued: bool = False) -> None:
+        """The one way out of ``is_open``: everything that others keep of this connection is taken back, once."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.outcome = outcome
+        context = self._context
+        context.hub.unregister(self)
+        context.calendar.remove(self, self._expires_at)
+        dropped = 0 if keep_queued else self._outbox.discard()
+        if dropped:
+            count(context.counters.dropped, outcome, dropped)
+        if self._uplink is not None:
+            self._uplink.close()
+        count(context.counters.closed, code if code in KNOWN_CODES else "other")
+        log.info("device disconnected", extra=self._who() | {"outcome": outcome, "code": code, "dropped": dropped})
+
+    def _who(self) -> dict[str, object]:
+        return {"device_id": self.identity.device_id, "conn": self.ticket.number}
+
+
+KNOWN_CODES = frozenset(
+    ["lost", *map(str, (1000, 1001, 1002, 1003, 1005, 1007, 1008, 1009, 1011, 1012, 1013, 4401, 4409))]
+)
+"""Values of the label ``code``: a device could make up thousands of others."""

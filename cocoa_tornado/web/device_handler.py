@@ -1,0 +1,146 @@
+"""``GET /ws``: everything that is decided before the upgrade, and the upgrade itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from tornado.websocket import WebSocketHandler
+
+from ..errors import IdentityError
+from ..hub import Refused
+from ..metrics import count
+from ..rules.handshake import Refusal, accept_value, check_upgrade
+from ..rules.identity import DeviceIdentity, FoundToken, find_token
+from ..rules.origins import origin_allowed
+from ..rules.slots import Ticket
+from .connection import DeviceConnection
+from .handlers import GatewayErrors
+
+log = logging.getLogger("cocoa.device")
+
+
+class DeviceHandler(GatewayErrors, WebSocketHandler):
+    """One handshake. The order of the answers: 426 and 400, 503 (draining), 401, 403, 400 (cursor), 409 and 503 (full).
+
+    After the upgrade the connection is a :class:`~cocoa_tornado.web.connection.DeviceConnection`, and neither this
+    handler nor its request is kept: there may be a hundred thousand of them.
+    """
+
+    _admission: asyncio.Task[Ticket] | None = None
+    identity: DeviceIdentity | None = None
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        refusal = self._check_request()
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        try:
+            found = self._find_token()
+            identity = await self.context.keys.identify(found.token, self.context.devices.wall_clock())
+        except IdentityError as error:
+            headers = {"WWW-Authenticate": "Bearer"}
+            self._refuse(Refusal(401, error.message, error.reason, headers))
+            return
+        self.identity = identity
+        refusal = self._check_origin_and_cursor()
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        ticket = await self._reserve(identity)
+        if ticket is not None:
+            self._upgrade(identity, ticket, found.subprotocol)
+
+    def on_connection_close(self) -> None:
+        """The client vanished before it had its answer."""
+        if self._admission is not None:
+            self._admission.cancel()
+
+    def _check_request(self) -> Refusal | None:
+        headers = self.request.headers
+        refusal = check_upgrade(
+            headers.get("Upgrade"),
+            headers.get("Connection"),
+            headers.get("Sec-WebSocket-Version"),
+            headers.get("Sec-WebSocket-Key"),
+        )
+        if refusal is None and self.context.hub.draining:
+            refusal = self._unavailable("draining")
+        return refusal
+
+    def _find_token(self) -> FoundToken:
+        headers = self.request.headers
+        query = [value.decode("utf-8", "replace") for value in self.request.query_arguments.get("token", ())]
+        return find_token(query, headers.get("Authorization"), headers.get("Sec-WebSocket-Protocol"))
+
+    def _check_origin_and_cursor(self) -> Refusal | None:
+        origin = self.request.headers.get("Origin")
+        if not origin_allowed(origin, self.request.host, self.context.allowed_origins):
+            return Refusal(403, "Origin not allowed", "origin")
+        if "after" in self.request.query_arguments:
+            # Without a mailbox no cursor is known; to ignore it would hide a gap from the device.
+            return Refusal(400, "Unknown cursor", "cursor")
+        return None
+
+    async def _reserve(self, identity: DeviceIdentity) -> Ticket | None:
+        """A ticket, or None where the answer has been given or nobody is left to hear it."""
+        self._admission = asyncio.ensure_future(self.context.hub.reserve(identity.device_id))
+        try:
+            ticket = await self._admission
+        except asyncio.CancelledError:
+            count(self.context.devices.counters.handshakes, "vanished")
+            return None
+        except Refused as refused:
+            self._refuse(self._duplicate() if refused.reason == "device" else self._unavailable(refused.reason))
+            return None
+        finally:
+            self._admission = None
+        if self.context.hub.draining:
+            self.context.hub.release(ticket)
+            self._refuse(self._unavailable("draining"))
+            return None
+        return ticket
+
+    def _upgrade(self, identity: DeviceIdentity, ticket: Ticket, subprotocol: str | None) -> None:
+        """Answer 101, take the stream, and let the connection run on its own. The slot is given back on any failure."""
+        try:
+            self.set_status(101)
+            self.clear_header("Content-Type")
+            self.set_header("Upgrade", "websocket")
+            self.set_header("Connection", "Upgrade")
+            self.set_header("Sec-WebSocket-Accept", accept_value(self.request.headers["Sec-WebSocket-Key"]))
+            if subprotocol is not None:
+                self.set_header("Sec-WebSocket-Protocol", subprotocol)
+            self.finish()
+            stream = self.detach()
+            stream.set_nodelay(True)
+            connection = DeviceConnection(stream, identity, ticket, self.context.devices)
+            connection.open(identity.expires_at + self.context.policy.leeway_s)
+        except BaseException:
+            self.context.hub.release(ticket)
+            raise
+        count(self.context.devices.counters.handshakes, "accepted")
+        log.info(
+            "device connected",
+            extra={
+                "device_id": identity.device_id,
+                "conn": ticket.number,
+                "device_version": identity.device_version,
+                "remote_ip": self.request.remote_ip,
+            },
+        )
+
+    def _duplicate(self) -> Refusal:
+        return Refusal(409, "Device already connected", "duplicate", self._retry_after())
+
+    def _unavailable(self, outcome: str) -> Refusal:
+        message = "Gateway is draining" if outcome == "draining" else "Too many connections"
+        return Refusal(503, message, outcome, self._retry_after())
+
+    def _retry_after(self) -> dict[str, str]:
+        return {"Retry-After": str(self.context.retry_after_s)}
+
+    def _refuse(self, refusal: Refusal) -> None:
+        count(self.context.devices.counters.handshakes, refusal.outcome)
+        self.refuse(refusal.status, refusal.message, refusal.headers)

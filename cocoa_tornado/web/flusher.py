@@ -1,0 +1,104 @@
+"""One write per device and loop turn, and one timer for all connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ..metrics import Counters
+from ..rules.close_codes import TOKEN_EXPIRED
+from ..rules.keepalive import ExpiryCalendar, PingWheel
+from .connection import DeviceConnection
+
+log = logging.getLogger("cocoa.web")
+
+
+class Flusher:
+    """Connections that have something to write: flushed together at the end of the loop turn. IOLoop thread only."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wall_clock: Callable[[], float]) -> None:
+        self._loop, self._wall_clock = loop, wall_clock
+        self._dirty: list[DeviceConnection] = []
+        self._writing: dict[DeviceConnection, None] = {}
+        self._scheduled = False
+
+    def __repr__(self) -> str:
+        return f"<Flusher {len(self._dirty)} to flush, {len(self._writing)} waiting for their sockets>"
+
+    def add(self, connection: DeviceConnection) -> None:
+        if connection.flush_pending:
+            return
+        connection.flush_pending = True
+        self._dirty.append(connection)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.run)
+
+    def run(self) -> None:
+        """Flush all. A connection that fails does not keep the others from their turn."""
+        self._scheduled = False
+        dirty, self._dirty = self._dirty, []
+        now_ms = self._wall_clock() * 1000
+        for connection in dirty:
+            try:
+                connection.flush(now_ms)
+            except Exception:
+                log.exception("write failed", extra={"conn": connection.ticket.number})
+                connection.abort()
+
+    def watch(self, connection: DeviceConnection) -> None:
+        """The connection's socket has not taken everything: it must make progress from now on."""
+        self._writing[connection] = None
+
+    def unwatch(self, connection: DeviceConnection) -> None:
+        self._writing.pop(connection, None)
+
+    forget = unwatch
+
+    def check_progress(self, now: float) -> None:
+        for connection in list(self._writing):
+            connection.check_progress(now)
+
+
+class Housekeeping:
+    """The process's one timer: pings, pongs overdue, tokens expired, sockets stuck, and how late the loop runs."""
+
+    def __init__(
+        self,
+        wheel: PingWheel[DeviceConnection],
+        calendar: ExpiryCalendar[DeviceConnection],
+        flusher: Flusher,
+        counters: Counters,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._wheel, self._calendar, self._flusher, self._counters = wheel, calendar, flusher, counters
+        self._clock, self._wall_clock = clock, wall_clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._period_s = min(0.5, wheel.tick_s)
+
+    def start(self) -> None:
+        self._schedule()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _schedule(self) -> None:
+        due = self._clock() + self._period_s
+        self._timer = asyncio.get_running_loop().call_later(self._period_s, self._run, due)
+
+    def _run(self, due: float) -> None:
+        now = self._clock()
+        self._counters.loop_lag.observe(max(0.0, now - due))
+        self._schedule()
+        turn = self._wheel.tick(now)
+        for connection in turn.ping:
+            connection.ping()
+        for connection in turn.expired:
+            connection.expire()
+        for connection in self._calendar.due(self._wall_clock()):
+            connection.end(TOKEN_EXPIRED, keep_queued=True)
+        self._flusher.check_progress(now)

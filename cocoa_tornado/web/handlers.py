@@ -1,0 +1,289 @@
+"""Plain HTTP: health, readiness, metrics, the token endpoint, publishing by HTTP, and errors as the contract has them."""
+
+from __future__ import annotations
+
+import hmac
+import http.client
+import json
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tornado.web import HTTPError, RequestHandler
+
+from ..brokers.port import Broker, BrokerState
+from ..errors import BrokerError, IdentityError
+from ..hub import Hub
+from ..identity.keys import Signer
+from ..identity.minting import TokenRequest, mint
+from ..metrics import MetricsPage
+from ..rules.identity import DeviceIdentity, TokenPolicy, find_token, is_device_id
+from ..rules.origins import Network, client_address, is_trusted
+from ..rules.records import Delivery, decode
+
+if TYPE_CHECKING:
+    from ..identity.jwks import KeyStore
+    from .connection import DeviceContext
+
+SERVICE = "audio-streaming"
+
+log = logging.getLogger("cocoa.http")
+
+
+@dataclass(slots=True)
+class WebContext:
+    """What the handlers share. Made by the composition root, handed over through ``initialize``; IOLoop thread only.
+
+    The fields from ``allowed_origins`` on may be replaced by a reload.
+
+    :ivar credentials: API secrets by key, for the token endpoint
+    :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
+    """
+
+    hub: Hub
+    broker: Broker
+    keys: KeyStore
+    devices: DeviceContext
+    metrics: MetricsPage
+    results_topic: str
+    http_publish: bool
+    allowed_origins: Sequence[str] = ()
+    trusted_proxies: Sequence[Network] = ()
+    retry_after_s: int = 5
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    policy: TokenPolicy = field(default_factory=TokenPolicy)
+    signer: Signer | None = field(default=None, repr=False)
+
+
+def compact(value: object) -> str:
+    """JSON as the firmware reads it: no blanks, no needless escapes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def timestamp(unix_s: float) -> str:
+    """RFC 3339 in UTC, whole seconds."""
+    return datetime.fromtimestamp(int(unix_s), UTC).isoformat().replace("+00:00", "Z")
+
+
+class GatewayErrors(RequestHandler):
+    """How every handler of the gateway fails: a JSON body, and a log line without the query string."""
+
+    context: WebContext
+
+    def initialize(self, context: WebContext) -> None:
+        self.context = context
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+
+    def prepare(self) -> None:
+        peer = self.request.remote_ip or ""
+        trusted = self.context.trusted_proxies
+        if trusted and is_trusted(peer, trusted):
+            self.request.remote_ip = client_address(peer, self.request.headers.get("X-Forwarded-For"), trusted)
+            scheme = self.request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower()
+            if scheme in ("http", "https"):
+                self.request.protocol = scheme
+            host = self.request.headers.get("X-Forwarded-Host", "").split(",")[-1].strip()
+            self.request.host = host or self.request.host
+
+    def answer(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
+        """Finish with a compact JSON body."""
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json")
+        for name, value in (headers or {}).items():
+            self.set_header(name, value)
+        self.finish(compact(body))
+
+    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self.answer(status, {"message": message}, headers)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        message = http.client.responses.get(status_code, "Error")
+        headers = {}
+        if status_code == 405:
+            allowed = [method for method in self.SUPPORTED_METHODS if self._is_implemented(method)]
+            headers["Allow"] = ", ".join(allowed)
+        self.refuse(status_code, message, headers)
+
+    def _is_implemented(self, method: str) -> bool:
+        return getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Tornado would log the whole URL here, and with it a token."""
+        if isinstance(value, HTTPError):
+            return
+        log.error(
+            "handler failed",
+            extra={
+                "method": self.request.method,
+                "path": self.request.path,
+                "trace": "".join(traceback.format_exception(typ, value, tb)),
+            },
+        )
+
+    async def identify(self) -> DeviceIdentity | None:
+        """The device behind the Bearer token; answers 401 and returns None where there is none."""
+        try:
+            found = find_token((), self.request.headers.get("Authorization"), None)
+            return await self.context.keys.identify(found.token, self.context.devices.wall_clock())
+        except IdentityError as error:
+            self.refuse(401, error.message, {"WWW-Authenticate": "Bearer"})
+            return None
+
+
+class NotFoundHandler(GatewayErrors):
+    """Every unknown route."""
+
+    def prepare(self) -> None:
+        self.refuse(404, "Not Found")
+
+
+class HealthHandler(GatewayErrors):
+    """The process lives."""
+
+    def get(self) -> None:
+        now = timestamp(self.context.devices.wall_clock())
+        self.answer(200, {"status": "healthy", "timestamp": now, "service": SERVICE})
+
+    head = get
+
+
+class ReadyHandler(GatewayErrors):
+    """A record produced from now on will be delivered, and a device can connect."""
+
+    def get(self) -> None:
+        parts = self._parts()
+        failing = [name for name, part in parts.items() if not part["ok"]]
+        if self.context.hub.draining:
+            failing.insert(0, "draining")
+        body: dict[str, object] = {}
+        if failing:
+            body["message"] = "not ready: " + ", ".join(failing)
+        body |= {"status": "unavailable" if failing else "ready", "parts": parts}
+        headers = {"Retry-After": str(self.context.retry_after_s)} if failing else {}
+        self.answer(503 if failing else 200, body, headers)
+
+    head = get
+
+    def _parts(self) -> dict[str, dict[str, object]]:
+        """One entry a part. What is off is ready; the details are in the log, for this page is open to anyone."""
+        broker = self.context.broker.status()
+        keys_ok, _ = self.context.keys.status()
+        return {
+            "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
+            "mailbox": {"ok": True, "state": "off"},
+            "presence": {"ok": True, "state": "local"},
+            "speech": {"ok": True, "state": "off"},
+            "keys": {"ok": keys_ok, "state": "ready" if keys_ok else "loading"},
+        }
+
+
+class MetricsHandler(GatewayErrors):
+    def get(self) -> None:
+        self.set_header("Content-Type", self.context.metrics.content_type)
+        self.finish(self.context.metrics.render())
+
+
+class TokenHandler(GatewayErrors):
+    """``POST /api/v1/auth/token``: a device token for a backend that knows an API key and its secret.
+
+    The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the token
+    is for a device named after the API key.
+    """
+
+    def post(self) -> None:
+        context = self.context
+        if not context.credentials or context.signer is None:
+            self.refuse(404, "Not Found")
+            return
+        key, secret = self.request.headers.get("X-API-Key", ""), self.request.headers.get("X-API-Secret", "")
+        if not self._is_valid(key, secret):
+            self.refuse(401, "Invalid credentials")
+            return
+        try:
+            request = self._request(key)
+        except ValueError as error:
+            self.refuse(400, str(error))
+            return
+        token = mint(request, context.signer, context.policy, context.devices.wall_clock())
+        self.answer(200, {"token": token, "type": "Bearer"}, {"Cache-Control": "no-store"})
+
+    def _is_valid(self, key: str, secret: str) -> bool:
+        """Compares with every configured pair, in a time that does not depend on where they differ."""
+        given = f"{key}\0{secret}".encode()
+        matches = [hmac.compare_digest(given, f"{k}\0{s}".encode()) for k, s in self.context.credentials.items()]
+        return any(matches)
+
+    def _request(self, key: str) -> TokenRequest:
+        """ValueError with a text for the caller, if the body is not what it should be."""
+        request = TokenRequest(device_id=key, user_id=key)
+        if not self.request.body.strip():
+            return request
+        try:
+            body = json.loads(self.request.body)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("Body is not JSON") from error
+        if not isinstance(body, dict):
+            raise ValueError("Body is not a JSON object")
+        device_id, user_id = body.get("device_id", key), body.get("user_id", key)
+        version, groups = body.get("device_version", request.device_version), body.get("groups", [])
+        if not is_device_id(device_id):
+            raise ValueError("Invalid device_id")
+        if isinstance(user_id, bool) or not isinstance(user_id, int | str):
+            raise ValueError("Invalid user_id")
+        if not isinstance(version, str):
+            raise ValueError("Invalid device_version")
+        if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
+            raise ValueError("Invalid groups")
+        return replace(
+            request, device_id=device_id, user_id=user_id, device_version=version, groups=tuple(groups)
+        )
+
+
+class AudioStreamHandler(GatewayErrors):
+    """``POST /api/v1/audio/stream``: speech is a feature that is off."""
+
+    def post(self) -> None:
+        self.refuse(501, "Speech recognition is not available")
+
+
+class PublishHandler(GatewayErrors):
+    """``POST /api/v1/transcriptions``: a device publishes a record to itself, through the broker.
+
+    For trying things out, and for ``probe-device``; on by default only with the embedded broker. The body is the
+    value of a record; the token says for which device, and no other may be named.
+    """
+
+    async def post(self) -> None:
+        if not self.context.http_publish:
+            self.refuse(404, "Not Found")
+            return
+        identity = await self.identify()
+        if identity is None:
+            return
+        decoded = decode(None, self.request.body, 0)
+        if not isinstance(decoded, Delivery):
+            self.refuse(400, f"Invalid record: {decoded.reason}")
+        elif decoded.device_id != identity.device_id:
+            self.refuse(403, "The token is for another device")
+        else:
+            await self._publish(decoded.device_id)
+
+    async def _publish(self, device_id: str) -> None:
+        broker = self.context.broker
+        if not broker.can_write() or broker.status().state is not BrokerState.READY:
+            self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
+            return
+        try:
+            await broker.publish(self.context.results_topic, device_id, self.request.body)
+        except BrokerError:
+            self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
+            return
+        self.answer(202, {"success": True})

@@ -1,0 +1,70 @@
+"""The package's definition. Tool settings live in pyproject.toml, nothing else does."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "cocoa_tornado/__init__.py").read_text(encoding="utf-8")).group(1)
+
+# The adapters of later features name their extras already, so that a deployment's requirement line never changes.
+EXTRAS = {
+    "speech": ["pocketsphinx>=5.0"],
+    "whisper": ["faster-whisper>=1.1"],
+    "google": ["google-cloud-speech>=2.26"],
+    "redis": ["redis>=5.0"],
+    "librdkafka": ["confluent-kafka>=2.5"],
+    "uvloop": ["uvloop>=0.20; platform_system != 'Windows'"],
+}
+EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
+EXTRAS["test"] = [
+    "pytest>=8.0",
+    "pytest-tornado>=0.8.1",
+    "hypothesis>=6.100",
+    "mypy>=1.15",
+    "ruff>=0.12",
+]
+
+setup(
+    name="cocoa-tornado",
+    version=VERSION,
+    description="Device gateway of a voice-device fleet: WebSocket on one side, Kafka on the other",
+    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    python_requires=">=3.11",
+    packages=[
+        "cocoa_tornado",
+        "cocoa_tornado.brokers",
+        "cocoa_tornado.identity",
+        "cocoa_tornado.probe",
+        "cocoa_tornado.rules",
+        "cocoa_tornado.web",
+        "cocoa_tornado_cli",
+    ],
+    # cli/ is a folder of the repository; in site-packages a module named plain "cli" would belong to everybody.
+    package_dir={"cocoa_tornado": "cocoa_tornado", "cocoa_tornado_cli": "cli"},
+    package_data={"cocoa_tornado": ["py.typed"]},
+    install_requires=[
+        "tornado>=6.5,<7",
+        "pyjwt[crypto]>=2.9,<3",
+        "click>=8.1",
+        "kafka-python>=3.0.9,<4",
+        "crc32c>=2.7",
+        "msgspec>=0.19",
+        "prometheus-client>=0.20",
+        "structlog>=24.1",
+        "websockets>=14",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cocoa = cocoa_tornado_cli.main:main"]},
+    zip_safe=False,
+    classifiers=[
+        "Framework :: AsyncIO",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,189 @@
+"""A broker adapter with somebody at both ends: a producer of results outside, and a receiver of batches on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from cocoa_tornado.brokers.kafka import KafkaBroker
+from cocoa_tornado.brokers.kafka_options import KafkaOptions
+from cocoa_tornado.brokers.memory import MemoryBroker
+from cocoa_tornado.brokers.port import Batch, Broker, BrokerState
+from cocoa_tornado.rules.records import Decoded, Delivery, Rejected
+
+from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all, writer
+
+PATIENCE_S = 20.0
+
+
+def decode(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded:
+    """A small one: ``device|text``; everything else is rejected."""
+    if value is None:
+        return Rejected("tombstone")
+    device, bar, _ = value.partition(b"|")
+    if not bar:
+        return Rejected("not-json")
+    return Delivery(device.decode(), value, timestamp_ms, key is None or key == device)
+
+
+async def eventually(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Return once the condition holds; fail if it does not come to."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {patience_s} s: {condition}"
+        await asyncio.sleep(0.01)
+
+
+class Receiver:
+    """A sink that keeps what it is given.
+
+    :ivar prompt: report each batch as done at once; otherwise they pile up in :attr:`open`
+    """
+
+    def __init__(self, prompt: bool = True) -> None:
+        self.prompt = prompt
+        self.payloads: list[bytes] = []
+        self.deliveries: list[Delivery] = []
+        self.open: list[Batch] = []
+
+    def __call__(self, batch: Batch) -> None:
+        self.deliveries += batch.deliveries
+        self.payloads += [delivery.payload for delivery in batch.deliveries]
+        if self.prompt:
+            batch.done()
+        else:
+            self.open.append(batch)
+
+    def finish(self) -> None:
+        """Report all that is open as done, and what comes later at once."""
+        self.prompt = True
+        batches, self.open = self.open, []
+        for batch in batches:
+            batch.done()
+
+    async def has(self, count: int, patience_s: float = PATIENCE_S) -> None:
+        await eventually(lambda: len(self.payloads) >= count, patience_s)
+
+
+class Stand(Protocol):
+    """Where one kind of broker is tried: its topics, and several consumers of one group, one after another."""
+
+    results: str
+    messages: str
+    quarantine: str
+
+    async def broker(self, **options: Any) -> Broker:
+        """A broker of the stand's group, not started."""
+
+    async def write(self, records: list[tuple[bytes | None, bytes | None]], headers: dict[str, bytes]) -> None:
+        """Write to the results topic, from outside."""
+
+    async def read(self, topic: str, count: int) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]: ...
+
+
+class MemoryStand:
+    results, messages, quarantine = "transcription.results", "device.messages", "transcription.results.quarantine"
+
+    def __init__(self) -> None:
+        self._only: MemoryBroker | None = None
+
+    async def broker(self, **options: Any) -> Broker:
+        # Its log lives and dies with it, so the next member of the group is the same object, started again.
+        if self._only is None:
+            self._only = MemoryBroker(**options)
+        return self._only
+
+    async def write(self, records: list[tuple[bytes | None, bytes | None]], headers: dict[str, bytes]) -> None:
+        assert self._only is not None
+        for key, value in records:
+            await self._only.append(self.results, key, value, headers)
+
+    async def read(self, topic: str, count: int) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
+        assert self._only is not None
+        return [(record.key, record.value, record.headers) for record in self._only.records(topic)]
+
+
+class KafkaStand:
+    def __init__(self, server: KafkaServer | TansuServer) -> None:
+        self.server = server
+        suffix = uuid.uuid4().hex[:8]
+        self.results, self.messages, self.quarantine = f"results.{suffix}", f"messages.{suffix}", f"bad.{suffix}"
+        self.options = KafkaOptions(
+            bootstrap=(server.bootstrap,),
+            group=f"group.{suffix}",
+            results_topic=self.results,
+            messages_topic=self.messages,
+            quarantine_topic=self.quarantine,
+            partitions=1,
+            replication=1,
+            commit_interval_s=0.2,
+            probe_interval_s=0.5,
+            metadata_max_age_s=2.0,
+            session_timeout_s=6.0,
+        )
+
+    async def broker(self, **options: Any) -> KafkaBroker:
+        return KafkaBroker(replace(self.options, **options))
+
+    async def create(self, topic: str, partitions: int = 1) -> None:
+        await asyncio.to_thread(create_topic, self.server.bootstrap, topic, partitions)
+
+    async def write(
+        self,
+        records: list[tuple[bytes | None, bytes | None]],
+        headers: dict[str, bytes] | None = None,
+        partition: int | None = None,
+    ) -> None:
+        def send() -> None:
+            with writer(self.server.bootstrap) as producer:
+                futures = [
+                    producer.send(
+                        self.results, key=key, value=value, headers=list((headers or {}).items()), partition=partition
+                    )
+                    for key, value in records
+                ]
+                for future in futures:
+                    future.get(10)
+
+        await asyncio.to_thread(send)
+
+    async def read(self, topic: str, count: int) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
+        records = await asyncio.to_thread(read_all, self.server.bootstrap, topic, count)
+        return [(record.key, record.value, dict(record.headers)) for record in records]
+
+
+@asynccontextmanager
+async def consuming(broker: Broker, receiver: Receiver) -> AsyncIterator[Broker]:
+    """The broker, started, READY, and closed at the end."""
+    broker.start(receiver, decode)
+    try:
+        await ready(broker)
+        yield broker
+    finally:
+        receiver.finish()
+        await broker.close(2.0)
+
+
+async def ready(broker: Broker, patience_s: float = PATIENCE_S) -> None:
+    try:
+        await eventually(lambda: broker.status().state is BrokerState.READY, patience_s)
+    except AssertionError as error:
+        raise AssertionError(f"not ready: {broker.status()}") from error
+
+
+def numbered(start: int, count: int, device: bytes = b"doll") -> list[tuple[bytes | None, bytes | None]]:
+    return [(device, device + b"|%d" % number) for number in range(start, start + count)]
+
+
+def values(records: list[tuple[bytes | None, bytes | None]]) -> list[bytes | None]:
+    return [value for _, value in records]
+
+
+def as_json(payload: bytes) -> Any:
+    return json.loads(payload)

@@ -1,0 +1,228 @@
+"""What every broker adapter promises (cocoa_tornado.brokers.port), held against each of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cocoa_tornado.brokers.port import BrokerState
+from cocoa_tornado.errors import BrokerClosed
+
+from .bench import KafkaStand, MemoryStand, Receiver, Stand, consuming, decode, eventually, numbered, ready, values
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+def stand(request: pytest.FixtureRequest) -> Stand:
+    if request.param == "memory":
+        return MemoryStand()
+    return KafkaStand(request.getfixturevalue("kafka"))
+
+
+async def test_it_is_connecting_before_the_start_and_closed_after_the_close(stand: Stand) -> None:
+    broker = await stand.broker()
+    assert broker.status().state is BrokerState.CONNECTING
+    await broker.close(1.0)
+    assert broker.status().state is BrokerState.CLOSED
+
+
+async def test_a_fresh_group_begins_at_the_newest_record(stand: Stand) -> None:
+    broker, receiver = await stand.broker(), Receiver()
+    if isinstance(stand, KafkaStand):
+        await stand.create(stand.results)
+        await stand.write(numbered(0, 3))
+    else:
+        await broker.publish(stand.results, "doll", b"doll|0")
+    async with consuming(broker, receiver):
+        await stand.write(numbered(3, 2), {})
+        await receiver.has(2)
+    assert receiver.payloads == values(numbered(3, 2))
+
+
+async def test_the_first_record_after_ready_is_delivered(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        await broker.publish(stand.results, "doll", b"doll|0")
+        await receiver.has(1)
+    assert receiver.deliveries[0].device_id == "doll"
+    assert receiver.deliveries[0].timestamp_ms > 1_600_000_000_000
+
+
+async def test_the_order_of_a_partition_holds_across_batches(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        for start in range(0, 2000, 400):
+            await stand.write(numbered(start, 400), {})
+        await receiver.has(2000)
+        assert receiver.payloads == values(numbered(0, 2000))
+        assert broker.counters.consumed == 2000
+
+
+async def test_the_sink_is_called_on_the_loop_and_never_within_publish(stand: Stand) -> None:
+    loops = []
+    broker = await stand.broker()
+    broker.start(lambda batch: (loops.append(asyncio.get_running_loop()), batch.done())[0], decode)
+    await ready(broker)
+    future = broker.publish(stand.results, "doll", b"doll|0")
+    assert loops == []
+    await future
+    await eventually(lambda: bool(loops))
+    assert loops == [asyncio.get_running_loop()]
+    await broker.close(2.0)
+
+
+async def test_it_pauses_at_the_high_water_mark_and_goes_on_below_the_low_one(stand: Stand) -> None:
+    receiver = Receiver(prompt=False)
+    broker = await stand.broker(high_water=600, low_water=200)
+    async with consuming(broker, receiver):
+        await stand.write(numbered(0, 3000), {})
+        await eventually(lambda: broker.counters.pauses == 1)
+        in_flight = len(receiver.payloads)
+        assert 600 <= in_flight < 600 + 500
+        await asyncio.sleep(0.3)  # nothing is to come: there is no event to wait for
+        assert len(receiver.payloads) == in_flight
+        assert broker.status().state is BrokerState.READY
+        receiver.finish()
+        await receiver.has(3000)
+    assert receiver.payloads == values(numbered(0, 3000))
+
+
+async def test_a_restart_goes_on_where_the_last_batch_was_done(stand: Stand) -> None:
+    receiver = Receiver()
+    broker = await stand.broker()
+    broker.start(receiver, decode)
+    await ready(broker)
+    await stand.write(numbered(0, 5), {})
+    await receiver.has(5)
+    await broker.stop_consuming()
+    await stand.write(numbered(5, 5), {})
+    again = await stand.broker()
+    async with consuming(again, receiver):
+        await receiver.has(10)
+    if again is not broker:
+        await broker.close(1.0)
+    assert receiver.payloads == values(numbered(0, 10))
+
+
+async def test_a_restart_reads_again_what_was_not_done(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("memory", "kafka"):
+        monkeypatch.setattr(f"cocoa_tornado.brokers.{module}.STOP_PATIENCE_S", 0.1)
+    receiver = Receiver(prompt=False)
+    broker = await stand.broker()
+    broker.start(receiver, decode)
+    await ready(broker)
+    await stand.write(numbered(0, 1), {})
+    await receiver.has(1)
+    await broker.stop_consuming()
+    receiver.finish()  # too late: the offset has been given up
+    again, second = await stand.broker(), Receiver()
+    async with consuming(again, second):
+        await second.has(1)
+    if again is not broker:
+        await broker.close(1.0)
+    assert second.payloads == [b"doll|0"]
+
+
+async def test_stopping_waits_for_the_batches_in_flight(stand: Stand) -> None:
+    receiver = Receiver(prompt=False)
+    broker = await stand.broker()
+    broker.start(receiver, decode)
+    await ready(broker)
+    await stand.write(numbered(0, 1), {})
+    await receiver.has(1)
+    stopping = asyncio.ensure_future(broker.stop_consuming())
+    await asyncio.sleep(0.05)
+    assert not stopping.done()
+    receiver.finish()
+    await stopping
+    await broker.close(1.0)
+
+
+async def test_a_poison_record_is_set_aside_unchanged_and_stops_nothing(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        await stand.write([(b"doll", b"doll|1"), (b"odd", b"\xff\x00"), (b"doll", b"doll|2")], {"trace": b"t1"})
+        await receiver.has(2)
+        await eventually(lambda: broker.counters.quarantined == {"not-json": 1})
+        [(key, value, headers)] = await stand.read(stand.quarantine, 1)
+    assert receiver.payloads == [b"doll|1", b"doll|2"]
+    assert (key, value) == (b"odd", b"\xff\x00")
+    assert headers == {
+        "trace": b"t1",
+        "cocoa.reason": b"not-json",
+        "cocoa.topic": stand.results.encode(),
+        "cocoa.partition": b"0",
+        "cocoa.offset": b"1",
+    }
+    assert broker.counters.consumed == 3
+
+
+async def test_a_tombstone_reaches_the_decoder(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        await stand.write([(b"doll", None), (b"doll", b"doll|1")], {})
+        await receiver.has(1)
+        await eventually(lambda: broker.counters.quarantined == {"tombstone": 1})
+        [(key, value, _)] = await stand.read(stand.quarantine, 1)
+    assert (key, value) == (b"doll", None)
+
+
+async def test_a_key_that_names_another_device_is_counted(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        await stand.write([(None, b"doll|1"), (b"bear", b"doll|2"), (b"doll", b"doll|3")], {})
+        await receiver.has(3)
+        assert broker.counters.key_mismatch == 1
+    assert [delivery.device_id for delivery in receiver.deliveries] == ["doll"] * 3
+
+
+async def test_what_is_published_is_acknowledged_in_order_with_its_headers(stand: Stand) -> None:
+    acknowledged: list[int] = []
+    async with consuming(await stand.broker(), Receiver()) as broker:
+        futures = []
+        for number in range(50):
+            future = broker.publish(stand.messages, "doll", b"%d" % number, {"n": b"%d" % number})
+            future.add_done_callback(lambda _, number=number: acknowledged.append(number))
+            futures.append(future)
+        await asyncio.gather(*futures)
+        records = await stand.read(stand.messages, 50)
+        assert broker.counters.published[stand.messages] == 50
+    assert acknowledged == list(range(50))
+    assert records == [(b"doll", b"%d" % number, {"n": b"%d" % number}) for number in range(50)]
+
+
+async def test_publishing_after_the_close_is_refused(stand: Stand) -> None:
+    broker = await stand.broker()
+    await broker.close(1.0)
+    with pytest.raises(BrokerClosed):
+        broker.publish(stand.messages, "doll", b"late")
+
+
+async def test_closing_twice_is_closing_once(stand: Stand) -> None:
+    broker = await stand.broker()
+    broker.start(Receiver(), decode)
+    await ready(broker)
+    await broker.close(1.0)
+    await broker.close(1.0)
+    assert broker.status().state is BrokerState.CLOSED
+
+
+async def test_the_lag_is_what_is_not_yet_handed_over(stand: Stand) -> None:
+    receiver = Receiver(prompt=False)
+    async with consuming(await stand.broker(high_water=1, low_water=1), receiver) as broker:
+        await eventually(lambda: broker.status().lag == 0)
+        await stand.write(numbered(0, 1), {})
+        await receiver.has(1)
+        await stand.write(numbered(1, 7), {})
+        await eventually(lambda: broker.status().lag == 7)
+        receiver.finish()
+        await eventually(lambda: broker.status().lag == 0)
+
+
+async def test_a_queue_with_room_is_writable_at_once(stand: Stand) -> None:
+    broker = await stand.broker()
+    assert broker.can_write()
+    await asyncio.wait_for(broker.writable(), 1.0)
+    await broker.close(1.0)

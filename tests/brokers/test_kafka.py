@@ -1,0 +1,388 @@
+"""What Kafka alone can do to a consumer and a producer: outages, rebalances, missing topics, authentication."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cocoa_tornado.brokers.kafka import KafkaBroker
+from cocoa_tornado.brokers.port import BrokerState
+from cocoa_tornado.errors import BrokerClosed, BrokerError
+
+from ..kafka_server import (
+    SASL_PASSWORD,
+    SASL_USER,
+    SCRAM_PASSWORD,
+    SCRAM_USER,
+    KafkaServer,
+    add_partitions,
+    committed_offset,
+)
+from .bench import KafkaStand, Receiver, consuming, decode, eventually, numbered, ready, values
+
+pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
+
+
+@pytest.fixture
+def stand(kafka: KafkaServer) -> KafkaStand:
+    return KafkaStand(kafka)
+
+
+def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.getMessage() == message]
+
+
+def in_order_and_complete(payloads: list[bytes], wanted: list[bytes]) -> bool:
+    """True if, repetitions left out, exactly ``wanted`` is there, in order: at least once, and nothing overtaken."""
+    return list(dict.fromkeys(payloads)) == wanted
+
+
+# -- fresh groups, new partitions
+
+
+async def test_the_position_of_a_fresh_group_is_committed_before_it_is_ready(stand: KafkaStand) -> None:
+    await stand.create(stand.results)
+    await stand.write(numbered(0, 3))
+    async with consuming(await stand.broker(), Receiver()):
+        assert (
+            await asyncio.to_thread(committed_offset, stand.server.bootstrap, stand.options.group, stand.results) == 3
+        )
+
+
+async def test_a_record_written_while_a_fresh_group_was_down_is_not_lost(stand: KafkaStand) -> None:
+    async with consuming(await stand.broker(), Receiver()):
+        pass
+    await stand.write(numbered(0, 2))
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver):
+        await receiver.has(2)
+    assert receiver.payloads == values(numbered(0, 2))
+
+
+@pytest.mark.apache
+async def test_partitions_that_are_added_later_are_read_from_their_beginning(stand: KafkaStand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        await asyncio.to_thread(add_partitions, stand.server.bootstrap, stand.results, 2)
+        await stand.write(numbered(0, 3), partition=1)
+        await receiver.has(3)
+        await eventually(lambda: "2 partitions" in broker.status().detail)
+    assert receiver.payloads == values(numbered(0, 3))
+
+
+@pytest.mark.apache
+async def test_two_members_of_a_fresh_group_agree_on_the_newest_record(stand: KafkaStand) -> None:
+    await stand.create(stand.results, partitions=4)
+    for partition in range(4):
+        await stand.write(numbered(0, 2), partition=partition)
+    first, second = Receiver(), Receiver()
+    one, two = await stand.broker(), await stand.broker()
+    one.start(first, decode)
+    two.start(second, decode)
+    await asyncio.gather(ready(one), ready(two))
+    for partition in range(4):
+        await stand.write([(None, b"doll|new%d" % partition)], partition=partition)
+    await eventually(lambda: len(first.payloads) + len(second.payloads) >= 4)
+    await asyncio.gather(one.close(1.0), two.close(1.0))
+    assert sorted(first.payloads + second.payloads) == [b"doll|new%d" % partition for partition in range(4)]
+
+
+# -- rebalances
+
+
+@pytest.mark.apache
+async def test_a_second_consumer_takes_its_share_and_nothing_is_lost(stand: KafkaStand) -> None:
+    await stand.create(stand.results, partitions=2)
+    first, second = Receiver(), Receiver()
+    async with consuming(await stand.broker(), first) as one:
+        for partition in range(2):
+            await stand.write(numbered(0, 50, b"p%d" % partition), partition=partition)
+        await first.has(100)
+        async with consuming(await stand.broker(), second) as two:
+            await eventually(lambda: "1 partition " in one.status().detail and "1 partition " in two.status().detail)
+            for partition in range(2):
+                await stand.write(numbered(50, 50, b"p%d" % partition), partition=partition)
+            await eventually(lambda: len(first.payloads) + len(second.payloads) >= 200)
+        for partition in range(2):
+            await stand.write(numbered(100, 10, b"p%d" % partition), partition=partition)
+        await eventually(lambda: len(first.payloads) + len(second.payloads) >= 220)
+        assert one.counters.reconnects == 0
+    everything = first.payloads + second.payloads
+    assert len(second.payloads) == 50
+    assert len(everything) == len(set(everything)) == 220
+    for device in (b"p0|", b"p1|"):
+        mine = [payload for payload in first.payloads if payload.startswith(device)]
+        assert mine == sorted(mine, key=lambda payload: int(payload[3:]))
+
+
+@pytest.mark.apache
+async def test_a_pause_survives_a_rebalance_and_a_late_done_commits_nothing(
+    stand: KafkaStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.brokers.kafka_consumer.REVOKE_PATIENCE_S", 0.2)
+    await stand.create(stand.results, partitions=2)
+    first, second = Receiver(prompt=False), Receiver()
+    async with consuming(await stand.broker(high_water=10, low_water=5), first) as one:
+        for partition in range(2):
+            await stand.write(numbered(0, 20, b"p%d" % partition), partition=partition)
+        await eventually(lambda: one.counters.pauses == 1)
+        handed_over = len(first.payloads)
+        async with consuming(await stand.broker(), second) as two:
+            await eventually(lambda: "1 partition " in one.status().detail and "1 partition " in two.status().detail)
+            await second.has(20)  # what the first had not done is read again by the next owner
+            assert len(first.payloads) == handed_over
+            late, first.open = first.open, []
+            first.prompt = True
+            for batch in late:
+                batch.done()
+            await eventually(lambda: one.status().lag == 0 and two.status().lag == 0)
+    for device in (b"p0", b"p1"):
+        mine = [payload for payload in first.payloads + second.payloads if payload.startswith(device)]
+        assert set(mine) == set(values(numbered(0, 20, device)))
+
+
+@pytest.mark.apache
+async def test_leaving_the_group_lets_the_next_consumer_join_at_once(stand: KafkaStand) -> None:
+    async with consuming(await stand.broker(session_timeout_s=30.0), Receiver()):
+        pass
+    broker = await stand.broker(session_timeout_s=30.0)
+    broker.start(Receiver(), decode)
+    await ready(broker, patience_s=8.0)  # far below the session timeout, for which a lost member would be waited for
+    await broker.close(1.0)
+
+
+# -- outages
+
+
+@pytest.mark.apache
+async def test_a_broker_that_stops_and_comes_back_loses_nothing(
+    own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await asyncio.to_thread(own_kafka.start)
+    stand, receiver = KafkaStand(own_kafka), Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        published = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(100)]
+        await stand.write(numbered(0, 100))
+        await receiver.has(100)
+        await asyncio.to_thread(own_kafka.stop)
+        published += [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(100, 200)]
+        await eventually(lambda: broker.status().state is BrokerState.CONNECTING, patience_s=6.0)
+        assert stand.server.bootstrap in broker.status().detail
+        assert broker.status().lag is None
+        await asyncio.to_thread(own_kafka.start)
+        await ready(broker)
+        await asyncio.gather(*published)
+        await stand.write(numbered(100, 100))
+        await eventually(lambda: receiver.payloads[-1:] == [b"doll|199"])
+        messages = await stand.read(stand.messages, 200)
+        assert broker.counters.reconnects == 1
+    assert in_order_and_complete(receiver.payloads, values(numbered(0, 200)))
+    assert [value for _, value, _ in messages] == [b"%d" % number for number in range(200)]
+    assert len(lines(caplog, "broker not available, retrying")) == 1
+    assert len(lines(caplog, "broker ready")) == 2
+    assert [record for record in caplog.records if record.name.startswith("kafka")] == []
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+
+
+@pytest.mark.apache
+async def test_a_broker_that_is_killed_under_load_loses_nothing(own_kafka: KafkaServer) -> None:
+    await asyncio.to_thread(own_kafka.start)
+    stand, receiver = KafkaStand(own_kafka), Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+        sent = 0
+        for phase in range(4):
+            for _ in range(200):
+                broker.publish(stand.results, "doll", b"doll|%d" % sent)
+                sent += 1
+            if phase == 1:
+                await asyncio.to_thread(own_kafka.kill)
+            if phase == 2:
+                await asyncio.to_thread(own_kafka.start)
+            await asyncio.sleep(0.05)
+        await eventually(lambda: broker.counters.published.get(stand.results) == sent, patience_s=30.0)
+        await eventually(lambda: receiver.payloads[-1:] == [b"doll|%d" % (sent - 1)])
+    assert in_order_and_complete(receiver.payloads, values(numbered(0, sent)))
+
+
+@pytest.mark.apache
+async def test_a_broker_that_is_away_at_the_start_is_waited_for(
+    own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    stand, receiver = KafkaStand(own_kafka), Receiver()
+    broker = await stand.broker()
+    broker.start(receiver, decode)
+    future = broker.publish(stand.results, "doll", b"doll|0")
+    await eventually(lambda: bool(lines(caplog, "broker not available, retrying")))
+    assert broker.status().state is BrokerState.CONNECTING
+    assert not future.done()
+    await asyncio.to_thread(own_kafka.start)
+    await ready(broker)
+    await future
+    await broker.publish(stand.results, "doll", b"doll|1")
+    await eventually(lambda: receiver.payloads[-1:] == [b"doll|1"])
+    await broker.close(1.0)
+    assert len(lines(caplog, "broker not available, retrying")) == 1
+    assert len(lines(caplog, "broker ready")) == 1
+
+
+async def test_closing_while_the_broker_is_away_is_bounded_and_tells_what_was_lost(
+    caplog: pytest.LogCaptureFixture, own_kafka: KafkaServer
+) -> None:
+    stand = KafkaStand(own_kafka)  # never started
+    broker = await stand.broker()
+    broker.start(Receiver(), decode)
+    futures = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(3)]
+    await asyncio.wait_for(broker.close(0.2), 10.0)
+    assert broker.status().state is BrokerState.CLOSED
+    assert broker.counters.publish_errors == {stand.messages: 3}
+    for future in futures:
+        with pytest.raises(BrokerClosed):
+            await future
+    [line] = lines(caplog, "records were not published before the close")
+    assert line.__dict__["records"] == 3
+
+
+# -- the publish queue
+
+
+async def test_a_full_queue_is_not_writable_until_it_has_drained(own_kafka: KafkaServer) -> None:
+    stand = KafkaStand(own_kafka)
+    broker = await stand.broker(queue_records=10)
+    futures = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(20)]
+    assert not broker.can_write()
+    waiting = asyncio.ensure_future(broker.writable())
+    with pytest.raises(BrokerError, match="queue is full"):
+        await broker.publish(stand.messages, "doll", b"one too many")
+    assert not waiting.done()
+    await asyncio.to_thread(own_kafka.start)
+    await stand.create(stand.messages)
+    await asyncio.wait_for(asyncio.gather(*futures, waiting), 20.0)
+    assert broker.can_write()
+    await broker.close(1.0)
+    assert broker.counters.publish_errors == {stand.messages: 1}
+
+
+async def test_writable_ends_with_the_close(own_kafka: KafkaServer) -> None:
+    broker = await KafkaStand(own_kafka).broker(queue_bytes=6)
+    broker.publish("topic", "doll", b"xx")
+    waiting = asyncio.ensure_future(broker.writable())
+    await asyncio.sleep(0)
+    await broker.close(0.0)
+    with pytest.raises(BrokerClosed):
+        await asyncio.wait_for(waiting, 5.0)
+
+
+@pytest.mark.apache
+async def test_a_record_that_the_broker_refuses_fails_alone(stand: KafkaStand) -> None:
+    async with consuming(await stand.broker(), Receiver()) as broker:
+        before = broker.publish(stand.messages, "doll", b"before")
+        huge = broker.publish(stand.messages, "doll", b"x" * (2 * 1024 * 1024))
+        after = broker.publish(stand.messages, "doll", b"after")
+        await asyncio.gather(before, after)
+        with pytest.raises(BrokerError, match="2097156 bytes"):
+            await huge
+        assert broker.counters.publish_errors == {stand.messages: 1}
+
+
+@pytest.mark.apache
+async def test_a_missing_topic_holds_up_no_other(stand: KafkaStand) -> None:
+    await stand.create(stand.results)
+    await stand.create(stand.messages)
+    async with consuming(await stand.broker(create_topics=False), Receiver()) as broker:
+        waiting = broker.publish("no.such.topic." + stand.messages, "doll", b"1")
+        await asyncio.wait_for(broker.publish(stand.messages, "doll", b"2"), 10.0)
+        assert not waiting.done()
+
+
+# -- topics
+
+
+@pytest.mark.apache
+async def test_a_missing_topic_is_waited_for_with_one_line(stand: KafkaStand, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    receiver = Receiver()
+    broker = await stand.broker(create_topics=False)
+    broker.start(receiver, decode)
+    await eventually(lambda: "create_topics is off" in broker.status().detail)
+    assert broker.status().state is BrokerState.CONNECTING
+    await stand.create(stand.results)
+    await ready(broker)
+    [line] = lines(caplog, "broker not available, retrying")
+    assert line.__dict__["cause"] == "topic"
+    assert stand.results in line.__dict__["detail"]
+    await broker.close(1.0)
+
+
+@pytest.mark.apache
+async def test_a_quarantine_that_takes_nothing_stops_the_reading_and_loses_nothing(
+    stand: KafkaStand, caplog: pytest.LogCaptureFixture
+) -> None:
+    await stand.create(stand.results)
+    receiver = Receiver()
+    async with consuming(await stand.broker(create_topics=False), receiver) as broker:
+        await stand.write([(b"doll", b"doll|0"), (b"doll", b"odd"), (b"doll", b"doll|1")])
+        await receiver.has(2)
+        await eventually(lambda: broker.status().state is BrokerState.CONNECTING)
+        assert stand.quarantine in broker.status().detail
+        await stand.write([(b"doll", b"doll|2")])
+        await asyncio.sleep(1.0)  # nothing is to come: there is no event to wait for
+        assert len(receiver.payloads) == 2
+        group, results = stand.options.group, stand.results
+        # The bad record is the one at offset 1, and nothing beyond it may be committed.
+        assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, group, results) in (0, 1)
+        await stand.create(stand.quarantine)
+        await receiver.has(3)
+        await ready(broker)
+        assert broker.counters.quarantined == {"not-json": 1}
+    assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, group, results) == 4
+    assert [line.__dict__["cause"] for line in lines(caplog, "broker not available, retrying")] == ["quarantine"]
+
+
+# -- authentication
+
+
+@pytest.mark.apache
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"sasl_mechanism": "PLAIN", "sasl_username": SASL_USER, "sasl_password": SASL_PASSWORD},
+        {"sasl_mechanism": "SCRAM-SHA-256", "sasl_username": SCRAM_USER, "sasl_password": SCRAM_PASSWORD},
+    ],
+    ids=["PLAIN", "SCRAM-SHA-256"],
+)
+async def test_it_authenticates_by_password(stand: KafkaStand, kafka: KafkaServer, login: dict[str, Any]) -> None:
+    options = replace(stand.options, bootstrap=(kafka.sasl_bootstrap,), security_protocol="SASL_PLAINTEXT", **login)
+    receiver = Receiver()
+    async with consuming(KafkaBroker(options), receiver) as broker:
+        await broker.publish(stand.results, "doll", b"doll|0")
+        await receiver.has(1)
+
+
+@pytest.mark.apache
+async def test_a_wrong_password_is_one_line_without_the_password(
+    stand: KafkaStand, kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="cocoa")
+    broker = KafkaBroker(
+        replace(
+            stand.options,
+            bootstrap=(kafka.sasl_bootstrap,),
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="PLAIN",
+            sasl_username=SASL_USER,
+            sasl_password="hunter2hunter2",
+        )
+    )
+    broker.start(Receiver(), decode)
+    await eventually(lambda: "refuse us" in broker.status().detail)
+    await asyncio.sleep(1.5)  # time for a second attempt, which is to be silent
+    await broker.close(0.2)
+    [line] = lines(caplog, "broker not available, retrying")
+    assert line.__dict__["cause"] == "auth"
+    assert "hunter2" not in repr(broker) + "".join(str(record.__dict__) for record in caplog.records)

@@ -1,0 +1,241 @@
+"""``cocoa mint-token``: what it prints, what it signs with, and how it fails.
+
+The command is imported from the repository's folder ``cli``, so that these tests need no installed package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from cocoa_tornado.errors import IdentityError
+from cocoa_tornado.identity.devkey import development_secret
+from cocoa_tornado.identity.keys import ALGORITHMS, KeyRing, keys_from_pem, secret_key
+from cocoa_tornado.rules.identity import TokenPolicy, check_claims
+
+from ..identity.material import ENCRYPTED, SECRET, private_pem, public_pem
+
+Mint = Callable[..., Result]
+mint_token: click.Command = importlib.import_module("cli.mint_token").mint_token
+
+
+@pytest.fixture
+def mint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mint:
+    """Runs the command for device ``d``, with a data directory of its own and no other setting."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
+        environment = {"COCOA_DATA_DIR": str(tmp_path / "data"), "COCOA_JWT_SECRET": None, **(env or {})}
+        return CliRunner().invoke(mint_token, ["--device-id", "d", *arguments], env=environment)
+
+    return run
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Callable[[bytes], str]:
+    def write(data: bytes) -> str:
+        path = tmp_path / "key.pem"
+        path.write_bytes(data)
+        return str(path)
+
+    return write
+
+
+def claims_of(result: Result, secret: str = SECRET) -> Mapping[str, object]:
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    return KeyRing([secret_key(secret, "test")], ALGORITHMS).verify(result.stdout.strip())
+
+
+def fails(result: Result, exit_code: int, problem: str) -> None:
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert problem in result.stderr
+
+
+def test_the_token_and_nothing_else_is_printed(mint: Mint) -> None:
+    result = mint("--secret", SECRET)
+    claims = claims_of(result)
+    identity = check_claims(claims, TokenPolicy(), time.time())
+    assert (identity.device_id, identity.user_id, identity.device_version, identity.groups) == ("d", 0, "1.0.0", ())
+    assert result.stderr == ""
+    assert list(claims) == ["device_id", "user_id", "device_version", "iss", "sub", "iat", "exp", "jti"]
+    assert identity.expires_at - time.time() == pytest.approx(86400, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("text", "user_id"),
+    [("99", 99), ("0", 0), ("-5", -5), ("u-1", "u-1"), ("007", "007"), ("1.0", "1.0"), ("+7", "+7"), ("", "")],
+)
+def test_a_user_id_is_an_integer_if_it_looks_like_one(mint: Mint, text: str, user_id: int | str) -> None:
+    claims = claims_of(mint("--secret", SECRET, "--user-id", text))
+    assert claims["user_id"] == user_id
+    assert type(claims["user_id"]) is type(user_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("1h30m", 5400), ("7d", 604800), ("0s", 0), ("-1h", -3600)]
+)
+def test_expires_in_is_a_duration_and_may_lie_in_the_past(mint: Mint, text: str, seconds: int) -> None:
+    claims = claims_of(mint("--secret", SECRET, "--expires-in", text))
+    assert isinstance(claims["iat"], int)
+    assert claims["exp"] == claims["iat"] + seconds
+
+
+def test_groups_and_other_claims_are_put_in(mint: Mint) -> None:
+    extra = (
+        "n=5",
+        "list=[1,null]",
+        "text=hello",
+        "empty=",
+        "nan=NaN",
+        "eq=a=b",
+        "iss=other",
+        "device_id=5",
+        "big=1e999",
+    )
+    arguments = [word for claim in extra for word in ("--claim", claim)]
+    claims = claims_of(mint("--secret", SECRET, "--group", "a", "--group", "b", "--device-version", "2", *arguments))
+    assert {name: claims[name] for name in ("groups", "device_version", "n", "list", "text", "empty", "nan", "eq")} == {
+        "groups": ["a", "b"],
+        "device_version": "2",
+        "n": 5,
+        "list": [1, None],
+        "text": "hello",
+        "empty": "",
+        "nan": "NaN",
+        "eq": "a=b",
+    }
+    assert (claims["iss"], claims["device_id"], claims["big"]) == ("other", 5, "1e999")
+
+
+def test_json_is_one_compact_object(mint: Mint) -> None:
+    result = mint("--secret", SECRET, "--group", "küche", "--json")
+    document = json.loads(result.stdout)
+    assert list(document) == ["token", "claims", "expires_at"]
+    assert KeyRing([secret_key(SECRET, "test")]).verify(document["token"]) == document["claims"]
+    assert document["expires_at"] == document["claims"]["exp"]
+    assert result.stdout == json.dumps(document, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+def test_with_no_key_the_development_key_is_used_and_announced(mint: Mint, tmp_path: Path) -> None:
+    first, second = mint(), mint()
+    key = development_secret(tmp_path / "data")
+    for result in (first, second):
+        assert claims_of(result, key.secret)["device_id"] == "d"
+        assert str(key.path) in result.stderr
+        assert key.secret not in result.stderr
+    assert "made just now" in first.stderr
+    assert "made just now" not in second.stderr
+
+
+def test_the_secret_of_the_settings_is_used_before_the_development_key(mint: Mint, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET + "\n")
+    config = tmp_path / "cocoa.toml"
+    config.write_text(f'jwt_secret = "{SECRET}"\njwt_issuer = "us"\njwt_lifetime = "1h"\n')
+    for result in (
+        mint(env={"COCOA_JWT_SECRET": SECRET}),
+        mint(env={"COCOA_JWT_SECRET": f"@{tmp_path / 'secret'}"}),
+        mint("--config", str(config)),
+        mint("--secret", SECRET, env={"COCOA_JWT_SECRET": "o" * 32}),
+    ):
+        claims = claims_of(result)
+        assert result.stderr == ""
+    assert claims["iss"] == "cocoa-fruit-agentic"
+    claims = claims_of(mint("--config", str(config)))
+    assert claims["iss"] == "us"
+    assert isinstance(claims["iat"], int)
+    assert claims["exp"] == claims["iat"] + 3600
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("RSA", "RS256"), ("EC", "ES256"), ("Ed25519", "EdDSA")])
+def test_a_private_key_signs_with_the_algorithm_of_its_kind(
+    mint: Mint, pem: Callable[[bytes], str], kind: str, algorithm: str
+) -> None:
+    path = pem(private_pem(kind))
+    ring = KeyRing(keys_from_pem(public_pem(kind), "test"))
+    # The last one: the settings name it, with a host that the development key would not do for.
+    for result in (
+        mint("--private-key", path),
+        mint("--private-key", path, "--algorithm", algorithm, env={"COCOA_JWT_SECRET": SECRET}),
+        mint(env={"COCOA_JWT_KEY": path, "COCOA_HOST": "0.0.0.0"}),
+    ):
+        assert result.exit_code == 0, result.output
+        assert ring.verify(result.stdout.strip())["device_id"] == "d"
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_a_secret_signs_with_the_hmac_that_is_asked_for(mint: Mint, algorithm: str) -> None:
+    token = mint("--secret", SECRET, "--algorithm", algorithm).stdout.strip()
+    assert KeyRing([secret_key(SECRET, "test")], (algorithm,)).verify(token)
+
+
+def test_a_key_that_contradicts_the_algorithm_is_wrong_usage(mint: Mint, pem: Callable[[bytes], str]) -> None:
+    path = pem(private_pem("EC"))
+    fails(mint("--private-key", path, "--algorithm", "RS256"), 2, "signs ES256")
+    fails(mint("--private-key", path, "--algorithm", "HS256"), 2, "signs ES256")
+    fails(mint("--secret", SECRET, "--algorithm", "ES256"), 2, "needs a private key")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--secret", SECRET, "--private-key", "key.pem"), "exclude each other"),
+        (("--secret", ""), "empty"),
+        (("--expires-in", "tomorrow"), "is not a duration"),
+        (("--claim", "novalue"), "NAME=VALUE"),
+        (("--claim", "=5"), "NAME=VALUE"),
+        (("--algorithm", "none"), "none"),
+        (("--colour", "red"), "--colour"),
+        (("extra",), "extra"),
+        (("--config", "no/such.toml"), "no/such.toml"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(mint: Mint, arguments: tuple[str, ...], problem: str) -> None:
+    result = mint(*arguments)
+    fails(result, 2, problem)
+    assert SECRET not in result.stderr
+
+
+def test_a_missing_device_id_is_one_line_and_status_2() -> None:
+    fails(CliRunner().invoke(mint_token, []), 2, "--device-id")
+
+
+def test_a_key_that_cannot_be_used_is_one_line_and_status_1(mint: Mint, pem: Callable[[bytes], str]) -> None:
+    fails(mint("--private-key", "no/such.pem"), 1, "no/such.pem")
+    for data, problem in (
+        (b"not a key", "no PEM private key"),
+        (public_pem("EC"), "no PEM private key"),
+        (private_pem("EC", ENCRYPTED), "encrypted"),
+        (private_pem("RSA-1024"), "2048"),
+    ):
+        fails(mint("--private-key", pem(data)), 1, problem)
+    fails(mint(env={"COCOA_JWT_KEY": pem(public_pem("EC"))}), 1, "only verify")
+
+
+def test_a_development_key_that_others_can_read_is_one_line_and_status_1(mint: Mint, tmp_path: Path) -> None:
+    development_secret(tmp_path / "data").path.chmod(0o644)
+    fails(mint(), 1, "chmod 600")
+
+
+def test_tokens_can_be_bad_on_purpose(mint: Mint) -> None:
+    for arguments in (("--device-id", ""), ("--expires-in", "-1h"), ("--claim", "exp=null"), ("--claim", "sub=x")):
+        claims = claims_of(mint("--secret", SECRET, *arguments))
+        with pytest.raises(IdentityError):
+            check_claims(claims, TokenPolicy(), time.time())
+
+
+def test_help_shows_every_option_and_examples() -> None:
+    text = CliRunner().invoke(mint_token, ["--help"]).output
+    for word in (
+        *("--device-id", "--user-id", "--device-version", "--expires-in", "--secret", "--private-key", "--algorithm"),
+        *("--group", "--claim", "--json", "--config", "cocoa mint-token --device-id doll-1 --expires-in -1h"),
+    ):
+        assert word in text

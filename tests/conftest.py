@@ -1,0 +1,61 @@
+"""Fixtures and markers for every test. The broker is started only when a test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .kafka_server import KafkaServer, TansuServer
+
+KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "kafka: needs a Kafka broker, which the test session starts (Java and Maven)")
+    config.addinivalue_line("markers", "apache: needs Apache Kafka; not run against the stand-in for it, Tansu")
+    # kafka-python says this while it is being imported, to nobody who could change it. For the same reason it is
+    # imported below, where the filters are in force, and not above.
+    config.addinivalue_line("filterwarnings", KAFKA_PYTHON_ON_3_11)
+
+
+def pytest_report_header() -> str:
+    from .kafka_server import describe_broker
+
+    return f"kafka broker: {describe_broker()}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and count as left out, what the broker at hand cannot do."""
+    from .kafka_server import which_broker
+
+    if which_broker() == "apache":
+        return
+    left_out = [item for item in items if item.get_closest_marker("apache")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("apache")]
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | TansuServer]:
+    """A broker for the whole session. Tests keep apart by their topics' names."""
+    from .kafka_server import make_broker
+
+    server = make_broker(tmp_path_factory.mktemp("kafka"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path) -> Iterator[KafkaServer | TansuServer]:
+    """A broker for one test, which may stop it and start it again. It is not started yet."""
+    from .kafka_server import make_broker
+
+    server = make_broker(tmp_path / "kafka")
+    yield server
+    server.kill()

@@ -1,0 +1,95 @@
+"""A whole gateway in the test's own process and loop, and what tests ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from cocoa_tornado.brokers.memory import MemoryBroker
+from cocoa_tornado.brokers.port import Broker
+from cocoa_tornado.identity.keys import Signer
+from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.rules.identity import TokenPolicy
+from cocoa_tornado.service import Gateway
+from cocoa_tornado.settings import Settings
+
+from .raw_device import PATIENCE_S, RawDevice, Response
+
+SECRET = "a secret of thirty-two bytes, or more"
+RESULTS = "transcription.results"
+
+
+class Harness:
+    """A gateway on a free port of loopback, and devices for it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+
+    @classmethod
+    async def start(cls, broker: Broker | None = None, **settings: Any) -> Harness:
+        defaults: dict[str, Any] = {"port": 0, "jwt_secret": SECRET, "drain_grace_s": 5.0}
+        gateway = Gateway(Settings(**(defaults | settings)), broker)
+        await gateway.start()
+        return cls(gateway)
+
+    async def stop(self) -> None:
+        await self.gateway.drain_and_stop()
+
+    @property
+    def port(self) -> int:
+        return self.gateway.port
+
+    @property
+    def broker(self) -> MemoryBroker:
+        assert isinstance(self.gateway.broker, MemoryBroker)
+        return self.gateway.broker
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/ws"
+
+    def token(self, device_id: str = "doll", lifetime_s: float = 3600, secret: str = SECRET, **claims: object) -> str:
+        request = TokenRequest(device_id, 99, lifetime_s=lifetime_s, extra_claims=claims)
+        return mint(request, Signer.from_secret(secret), TokenPolicy(), time.time())
+
+    async def connect(self, device_id: str = "doll", **options: Any) -> ClientConnection:
+        """A device of the ``websockets`` package, connected."""
+        options = {"ping_interval": None, "proxy": None} | options
+        return await websockets.connect(f"{self.ws_url}?token={self.token(device_id)}", **options)
+
+    async def raw(self, device_id: str = "doll", **options: Any) -> RawDevice:
+        """A device that does what it is told, connected."""
+        device = await RawDevice.upgrade(self.port, self.token(device_id), **options)
+        assert device.response.status == 101, device.response
+        return device
+
+    async def http(self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Response:
+        device = await RawDevice.connect(self.port)
+        try:
+            return await device.request(method, target, headers, body)
+        finally:
+            device.close()
+
+    async def publish(self, device_id: str, text: str, **fields: object) -> None:
+        """Produce a record to the results topic, as a backend would."""
+        record = {"session_id": "s", "user_id": 99, "device_id": device_id, "text": text} | fields
+        await self.gateway.broker.publish(RESULTS, device_id, json.dumps(record).encode())
+
+    async def metrics(self) -> dict[str, float]:
+        body = (await self.http("GET", "/metrics")).body.decode()
+        lines = (line.rpartition(" ") for line in body.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
+
+
+async def eventually(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Return once the condition holds; fail the test if it does not come to that."""
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        await asyncio.sleep(0.01)

@@ -1,0 +1,95 @@
+"""Keys of every kind for the tests, made once, and tokens put together by hand, so that they can be wrong."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from jwt.algorithms import get_default_algorithms
+
+SECRET = "a secret of at least thirty-two bytes"
+ENCRYPTED = BestAvailableEncryption(b"password")
+
+
+@functools.cache
+def private_key(kind: str) -> Any:
+    """A private key: ``RSA``, ``RSA-1024``, ``EC``, ``EC-384``, ``Ed25519``, ``Ed448``; ``RSA'`` is another one."""
+    match kind.rstrip("'"):
+        case "RSA":
+            return rsa.generate_private_key(65537, 2048)
+        case "RSA-1024":
+            return rsa.generate_private_key(65537, 1024)
+        case "EC":
+            return ec.generate_private_key(ec.SECP256R1())
+        case "EC-384":
+            return ec.generate_private_key(ec.SECP384R1())
+        case "Ed25519":
+            return ed25519.Ed25519PrivateKey.generate()
+        case _:
+            return ed448.Ed448PrivateKey.generate()
+
+
+def private_pem(kind: str, encryption: Any = None) -> bytes:
+    """The private key in PKCS #8."""
+    pem: bytes = private_key(kind).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption or NoEncryption())
+    return pem
+
+
+def public_pem(kind: str) -> bytes:
+    """The public key."""
+    pem: bytes = private_key(kind).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return pem
+
+
+ALGORITHM_OF = {
+    "RSA": "RS256",
+    "RSA-1024": "RS256",
+    "EC": "ES256",
+    "EC-384": "ES384",
+    "Ed25519": "EdDSA",
+    "Ed448": "EdDSA",
+}
+
+
+def jwk(kind: str, **members: object) -> dict[str, object]:
+    """The public JWK of a key."""
+    algorithm: Any = get_default_algorithms()[ALGORITHM_OF[kind.rstrip("'")]]
+    public = algorithm.to_jwk(private_key(kind).public_key(), as_dict=True)
+    public.pop("key_ops", None)
+    return {**public, **members}
+
+
+def jwks(*keys: Mapping[str, object]) -> bytes:
+    """A JWKS document."""
+    return json.dumps({"keys": keys}).encode()
+
+
+def part(data: bytes) -> str:
+    """Base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def token(
+    key: Any,
+    algorithm: str,
+    payload: bytes = b'{"device_id":"d"}',
+    header: bytes | None = None,
+    **members: object,
+) -> str:
+    """A token with any header, any payload and a right signature."""
+    if header is None:
+        header = json.dumps({"alg": algorithm, "typ": "JWT", **members}).encode()
+    message = f"{part(header)}.{part(payload)}"
+    signature = get_default_algorithms()[algorithm].sign(message.encode(), key)
+    return f"{message}.{part(signature)}"

@@ -1,0 +1,560 @@
+"""Key sets: documents, a URL that changes, fails and comes back, and the store that the web layer asks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler
+
+from cocoa_tornado.errors import InvalidClaims, InvalidToken, KeyMaterialError
+from cocoa_tornado.identity.jwks import (
+    MAX_SET_KEYS,
+    HttpFetch,
+    JwksSource,
+    KeyOptions,
+    KeySources,
+    KeyStore,
+    default_signer,
+    keys_from_file,
+    parse_jwks,
+    shown_url,
+)
+from cocoa_tornado.identity.keys import KeyRing, Signer
+from cocoa_tornado.rules.identity import TokenPolicy
+
+from .material import SECRET, jwk, jwks, part, private_key, private_pem, public_pem, token
+
+URL = "https://issuer.example/jwks"
+NOW = 1_700_000_000.0
+DEADLINE_S = 5.0
+CLAIMS = json.dumps({"device_id": "d", "user_id": 1, "device_version": "1", "exp": NOW + 60}).encode()
+
+
+def device_token(kind: str, algorithm: str, **header: Any) -> str:
+    return token(SECRET.encode() if kind == "secret" else private_key(kind), algorithm, CLAIMS, **header)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, DEADLINE_S))
+
+
+class Issuer:
+    """Somebody's JWKS endpoint: a document or a failure, counted; may be held back."""
+
+    def __init__(self, document: bytes | Exception) -> None:
+        self.document = document
+        self.reads = 0
+        self.read = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, url: str) -> bytes:
+        self.reads += 1
+        self.read.set()
+        await self.gate.wait()
+        if isinstance(self.document, Exception):
+            raise self.document
+        return self.document
+
+    async def next_read(self) -> None:
+        self.read.clear()
+        await self.read.wait()
+
+
+class Clock:
+    """Monotonic seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@asynccontextmanager
+async def store_of(
+    issuer: Callable[[str], Awaitable[bytes]],
+    sources: KeySources | None = None,
+    options: KeyOptions | None = None,
+    clock: Clock | None = None,
+    policy: TokenPolicy | None = None,
+) -> AsyncIterator[KeyStore]:
+    sources = sources or KeySources(locations=(URL,))
+    store = KeyStore(sources, policy or TokenPolicy(), options, fetch=issuer, clock=clock or Clock())
+    await store.start()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "cocoa.identity"]
+
+
+# --- Documents -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "algorithm"), [("RSA", "RS256"), ("EC", "ES256"), ("Ed25519", "EdDSA")])
+def test_a_key_of_a_set_verifies(kind: str, algorithm: str) -> None:
+    for members in ({}, {"kid": "k", "alg": algorithm, "use": "sig", "key_ops": ["verify"]}):
+        ring = KeyRing(parse_jwks(jwks(jwk(kind, **members)), "test", remote=True))
+        assert ring.verify(token(private_key(kind), algorithm))
+
+
+def test_a_single_key_is_a_set_of_one() -> None:
+    assert len(parse_jwks(json.dumps(jwk("EC")).encode(), "test", remote=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        5,
+        {},
+        {"kty": ["EC"]},
+        {"kty": "EC"},
+        {"kty": "RSA", "n": 5, "e": "AQAB"},
+        {"kty": "RSA", "n": "AQAB", "e": "!"},
+        {"kty": "EC", "crv": "P-256", "x": part(b"x" * 32), "y": part(b"y" * 32)},
+        {"kty": "OKP", "crv": "X25519", "x": part(b"x" * 32)},
+        {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA"},
+        {"kty": "oct", "k": part(SECRET.encode())},
+        jwk("RSA-1024"),
+        jwk("EC-384"),
+        jwk("Ed448"),
+        jwk("RSA", use="enc"),
+        jwk("RSA", use=5),
+        jwk("RSA", key_ops=["encrypt", "wrapKey"]),
+        jwk("RSA", alg="PS256"),
+        jwk("RSA", alg="HS256"),
+        jwk("EC", alg="RS256"),
+        jwk("EC", alg=["ES256"]),
+        jwk("EC", kid=5),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_skipped_with_a_log_line(
+    unusable: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = json.dumps({"keys": [unusable, jwk("Ed25519")]}).encode()
+    assert [key.algorithms for key in parse_jwks(document, "test", remote=True)] == [("EdDSA",)]
+    assert events(caplog) == ["jwks keys skipped"]
+    with pytest.raises(KeyMaterialError, match="no key that can be used"):
+        parse_jwks(json.dumps({"keys": [unusable]}).encode(), "test", remote=True)
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"<html>", b"[]", b"{}", b'{"keys":{}}', b'{"keys":[]}', b"\xff\xfe\xff", b"[" * 100_000]
+)
+def test_what_is_no_key_set_is_refused_by_name(document: bytes) -> None:
+    with pytest.raises(KeyMaterialError, match=r"^test: "):
+        parse_jwks(document, "test", remote=True)
+
+
+def test_only_the_first_hundred_keys_count(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(parse_jwks(jwks(*[jwk("EC")] * (MAX_SET_KEYS + 1)), "test", remote=True)) == MAX_SET_KEYS
+    assert events(caplog) == ["jwks keys skipped"]
+
+
+def test_a_secret_in_a_file_counts_and_its_alg_binds_it(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(jwks({"kty": "oct", "k": part(SECRET.encode()), "alg": "HS512"}))
+    assert [key.algorithms for key in keys_from_file(str(path))] == [("HS512",)]
+
+
+def test_the_content_decides_whether_a_file_is_a_pem_or_a_set(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    for data in (public_pem("EC"), b"\n" + jwks(jwk("EC", note="-----BEGIN"))):
+        path.write_bytes(data)
+        assert [key.algorithms for key in keys_from_file(str(path))] == [("ES256",)]
+    path.write_bytes(b"neither")
+    with pytest.raises(KeyMaterialError, match=f"key file {path}: is neither a PEM nor a JWKS"):
+        keys_from_file(str(path))
+
+
+def test_the_private_half_in_a_set_is_not_kept(tmp_path: Path) -> None:
+    private = {**jwk("EC"), "d": part(b"d" * 32)}
+    (key,) = parse_jwks(jwks(private), "test", remote=False)
+    assert not hasattr(key.material, "private_numbers")
+
+
+# --- The store, local keys -----------------------------------------------------------------------------------------
+
+
+def test_secrets_and_files_identify_devices_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(public_pem("EC"))
+
+    async def test() -> None:
+        sources = KeySources((SECRET, "o" * 32), (str(path),))
+        async with store_of(Issuer(b""), sources) as store:
+            for text in (device_token("secret", "HS256"), device_token("EC", "ES256")):
+                identity = store.identify_now(text, NOW)
+                assert identity is not None
+                assert identity.device_id == "d"
+                assert await store.identify(text, NOW) == identity
+            assert store.status() == (True, "3 keys (HS256, ES256)")
+
+    run(test())
+
+
+def test_the_store_judges_the_claims_too() -> None:
+    async def test() -> None:
+        async with store_of(Issuer(b""), KeySources((SECRET,)), policy=TokenPolicy(audience="us")) as store:
+            with pytest.raises(InvalidToken, match="expired"):
+                store.identify_now(device_token("secret", "HS256"), NOW + 71)
+            with pytest.raises(InvalidClaims, match="audience"):
+                await store.identify(device_token("secret", "HS256"), NOW)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("sources", "problem"),
+    [
+        (KeySources(), "no key is configured"),
+        (KeySources(("",)), "is empty"),
+        (KeySources((), ("no/such/file.pem",)), "no/such/file.pem"),
+    ],
+)
+def test_a_start_without_usable_keys_fails(sources: KeySources, problem: str) -> None:
+    with pytest.raises(KeyMaterialError, match=problem):
+        run(KeyStore(sources, TokenPolicy()).start())
+
+
+def test_a_start_whose_keys_serve_no_allowed_algorithm_fails() -> None:
+    with pytest.raises(KeyMaterialError, match="RS256"):
+        run(KeyStore(KeySources((SECRET,)), TokenPolicy(), KeyOptions(algorithms=("RS256",))).start())
+
+
+def test_a_reload_swaps_the_keys(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with store_of(Issuer(b""), KeySources((SECRET,))) as store:
+            await store.reload(KeySources(("n" * 32,)))
+            with pytest.raises(InvalidToken):
+                store.identify_now(device_token("secret", "HS256"), NOW)
+            assert store.identify_now(Signer.from_secret("n" * 32).sign(json.loads(CLAIMS)), NOW)
+
+    run(test())
+
+
+def test_a_reload_that_fails_changes_nothing() -> None:
+    async def test() -> None:
+        async with store_of(Issuer(b""), KeySources((SECRET,))) as store:
+            with pytest.raises(KeyMaterialError):
+                await store.reload(KeySources(("n" * 32,), ("no/such/file",)))
+            assert store.identify_now(device_token("secret", "HS256"), NOW)
+
+    run(test())
+
+
+def test_sources_do_not_show_in_a_repr() -> None:
+    shown = repr(KeySources((SECRET,), ("https://user:pass@issuer.example/",)))
+    assert SECRET not in shown
+    assert "pass" not in shown
+
+
+def test_the_signer_is_the_first_secret_or_else_a_private_key(tmp_path: Path) -> None:
+    public, private = tmp_path / "public.pem", tmp_path / "private.pem"
+    public.write_bytes(public_pem("RSA"))
+    private.write_bytes(private_pem("EC"))
+    files = (URL, str(public), str(private))
+
+    def algorithm(sources: KeySources, *allowed: str) -> str | None:
+        signer = default_signer(sources, allowed) if allowed else default_signer(sources)
+        return signer.algorithm if signer else None
+
+    assert algorithm(KeySources((SECRET,), files)) == "HS256"
+    assert algorithm(KeySources((SECRET,), files), "HS512") == "HS512"
+    assert algorithm(KeySources((), files)) == "ES256"
+    assert algorithm(KeySources((), (URL, str(public)))) is None
+
+
+# --- The store, a URL ----------------------------------------------------------------------------------------------
+
+
+def test_a_url_is_read_at_the_start_and_then_answers_at_once() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC", kid="a")))
+        async with store_of(issuer) as store:
+            assert store.identify_now(device_token("EC", "ES256", kid="a"), NOW)
+            assert store.status() == (True, "1 key (ES256)")
+            assert issuer.reads == 1
+
+    run(test())
+
+
+def test_a_new_key_is_found_when_its_first_token_comes() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            issuer.document = jwks(jwk("EC", kid="a"), jwk("EC'", kid="b"))
+            clock.now_s += 10
+            text = device_token("EC'", "ES256", kid="b")
+            assert store.identify_now(text, NOW) is None
+            assert (await store.identify(text, NOW)).device_id == "d"
+            assert store.identify_now(text, NOW)
+            assert issuer.reads == 2
+
+    run(test())
+
+
+def test_unknown_keys_cannot_make_the_gateway_hammer_the_issuer() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            clock.now_s += 10
+            forged = [device_token("EC'", "ES256", kid=f"forged-{n}") for n in range(20)]
+            for text in forged:
+                with pytest.raises(InvalidToken, match="unknown_key"):
+                    await store.identify(text, NOW)
+            with pytest.raises(InvalidToken, match="unknown_key"):
+                store.identify_now(forged[0], NOW)
+            assert issuer.reads == 2
+
+    run(test())
+
+
+def test_a_bad_signature_of_a_known_key_reads_nothing() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            clock.now_s += 1000
+            for text in (device_token("EC'", "ES256", kid="a"), device_token("secret", "HS256", kid="b"), "rubbish"):
+                with pytest.raises(InvalidToken):
+                    await store.identify(text, NOW)
+            assert issuer.reads == 1
+
+    run(test())
+
+
+def test_many_devices_with_a_new_key_share_one_reading_and_may_leave_it() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            issuer.document = jwks(jwk("EC'", kid="b"))
+            issuer.gate.clear()
+            clock.now_s += 10
+            text = device_token("EC'", "ES256", kid="b")
+            waiting = [asyncio.create_task(store.identify(text, NOW)) for _ in range(5)]
+            await issuer.next_read()
+            waiting[0].cancel()
+            await asyncio.wait({waiting[0]})
+            issuer.gate.set()
+            assert [(await task).device_id for task in waiting[1:]] == ["d"] * 4
+            assert waiting[0].cancelled()
+            assert issuer.reads == 2
+
+    run(test())
+
+
+def test_a_url_that_fails_at_the_start_is_not_ready_and_is_retried(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def test() -> None:
+        issuer = Issuer(KeyMaterialError("https://issuer.example/jwks: HTTP 503"))
+        options = KeyOptions(refresh_s=0.001, min_interval_s=0.001)
+        async with store_of(issuer, options=options) as store:
+            assert store.status() == (False, "0 keys (none); https://issuer.example/jwks: HTTP 503")
+            await issuer.next_read()
+            await issuer.next_read()
+            issuer.document = jwks(jwk("EC"))
+            while not store.status()[0]:
+                await issuer.next_read()
+            assert store.identify_now(device_token("EC", "ES256"), NOW)
+
+    run(test())
+    assert events(caplog) == ["jwks unavailable", "jwks available"]
+
+
+def test_a_url_that_fails_later_keeps_the_last_good_keys_and_logs_each_change_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC")))
+        options = KeyOptions(refresh_s=0.001, min_interval_s=0.001)
+        async with store_of(issuer, options=options) as store:
+            for failure in (KeyMaterialError("it is away"), b"<html>", jwks(), KeyMaterialError("it is away")):
+                issuer.document = failure
+                await issuer.next_read()
+                await issuer.next_read()
+            ready, detail = store.status()
+            assert ready
+            assert detail.startswith("1 key (ES256); ")
+            assert store.identify_now(device_token("EC", "ES256"), NOW)
+            issuer.document = jwks(jwk("EC'"))
+            while store.status()[1] != "1 key (ES256)":
+                await issuer.next_read()
+            assert store.identify_now(device_token("EC'", "ES256"), NOW)
+
+    run(test())
+    assert events(caplog) == ["jwks available", "jwks unavailable", "jwks changed"]
+
+
+def test_a_fault_in_the_reading_is_logged_and_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        issuer = Issuer(RuntimeError("a fault"))
+        async with store_of(issuer, options=KeyOptions(refresh_s=0.001, min_interval_s=0.001)) as store:
+            issuer.document = jwks(jwk("EC"))
+            while not store.status()[0]:
+                await issuer.next_read()
+
+    run(test())
+    assert "jwks reading broke" in events(caplog)
+
+
+def test_a_reload_reads_urls_at_once_and_drops_those_that_are_gone() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC")))
+        async with store_of(issuer, KeySources((SECRET,), (URL,))) as store:
+            issuer.document = jwks(jwk("EC'"))
+            await store.reload(KeySources((SECRET,), (URL,)))
+            assert store.identify_now(device_token("EC'", "ES256"), NOW)
+            await store.reload(KeySources((SECRET,)))
+            with pytest.raises(InvalidToken):
+                store.identify_now(device_token("EC'", "ES256"), NOW)
+            assert issuer.reads == 2
+
+    run(test())
+
+
+def test_after_close_the_keys_still_verify_and_nothing_is_read() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            pass
+        clock.now_s += 1000
+        assert store.identify_now(device_token("EC", "ES256", kid="a"), NOW)
+        with pytest.raises(InvalidToken):
+            await store.identify(device_token("EC'", "ES256", kid="b"), NOW)
+        assert issuer.reads == 1
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("jwks")]
+
+    run(test())
+
+
+def test_close_ends_a_reading_under_way_and_those_who_wait_for_it_are_refused() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            issuer.gate.clear()
+            clock.now_s += 10
+            waiting = asyncio.create_task(store.identify(device_token("EC'", "ES256", kid="b"), NOW))
+            await issuer.next_read()
+        with pytest.raises(InvalidToken, match="unknown_key"):
+            await waiting
+
+    run(test())
+
+
+def test_after_failures_the_pause_grows_from_the_interval_to_the_refresh() -> None:
+    async def test() -> None:
+        issuer = Issuer(KeyMaterialError("it is away"))
+        source = JwksSource(URL, issuer, lambda: None, refresh_s=300, min_interval_s=10)
+        pauses = [source.pause_s()]
+        for _ in range(7):
+            await source.refresh()
+            pauses.append(source.pause_s())
+        assert pauses == [300, 10, 20, 40, 80, 160, 300, 300]
+
+    run(test())
+
+
+# --- HTTP ----------------------------------------------------------------------------------------------------------
+
+
+class Document(RequestHandler):
+    def get(self, what: str) -> None:
+        if what == "large":
+            self.write(b"x" * 5000)
+        elif what == "redirect":
+            self.redirect("/keys")
+        elif what == "keys":
+            self.write(b'{"keys":[]}')
+        else:
+            self.send_error(503)
+
+
+class Silent(RequestHandler):
+    def initialize(self, asked: asyncio.Event) -> None:
+        self.asked = asked
+
+    async def get(self) -> None:
+        self.asked.set()
+        await asyncio.Event().wait()
+
+
+@asynccontextmanager
+async def issuer_server(asked: asyncio.Event | None = None) -> AsyncIterator[str]:
+    silent = ("/silent", Silent, {"asked": asked or asyncio.Event()})
+    server = HTTPServer(Application([silent, ("/(.*)", Document)], log_function=lambda _: None))
+    (socket,) = bind_sockets(0, "127.0.0.1")
+    server.add_socket(socket)
+    try:
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+    finally:
+        server.stop()
+        await server.close_all_connections()
+
+
+def test_a_document_is_fetched_over_http() -> None:
+    async def test() -> None:
+        async with issuer_server() as base:
+            assert await HttpFetch()(f"{base}/keys") == b'{"keys":[]}'
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("/error?secret=1", "HTTP 503"),
+        ("/redirect", "HTTP 302"),
+        ("/large", "closed|long|large"),
+        ("/silent", "Timeout"),
+    ],
+)
+def test_a_failing_fetch_names_the_url_without_its_secrets(path: str, problem: str) -> None:
+    async def test() -> None:
+        async with issuer_server() as base:
+            url = base.replace("//", "//user:hidden@") + path
+            with pytest.raises(KeyMaterialError, match=problem) as caught:
+                await HttpFetch(timeout_s=0.2, max_bytes=1000)(url)
+            assert str(caught.value).startswith(f"{base}{path.partition('?')[0]}: ")
+            assert "hidden" not in str(caught.value)
+
+    run(test())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://[::1", "http://host:port/", "http:///"])
+def test_a_url_that_nobody_answers_is_an_error_of_ours(url: str) -> None:
+    with pytest.raises(KeyMaterialError):
+        run(HttpFetch(timeout_s=0.5)(url))  # type: ignore[arg-type]  # it raises, so that no bytes come back
+
+
+def test_a_fetch_that_is_cancelled_leaves_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        asked = asyncio.Event()
+        async with issuer_server(asked) as base:
+            fetching = asyncio.create_task(HttpFetch()(f"{base}/silent"))
+            await asked.wait()
+            fetching.cancel()
+            await asyncio.wait({fetching})
+            assert fetching.cancelled()
+
+    run(test())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_url_is_shown_without_user_query_and_fragment() -> None:
+    assert shown_url("https://user:pw@issuer.example:8443/jwks?key=1#x") == "https://issuer.example:8443/jwks"

@@ -1,0 +1,64 @@
+"""New tokens say what the contract asks for, and whatever a tester wants."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado.identity.keys import KeyRing, Signer, secret_key
+from cocoa_tornado.identity.minting import TokenRequest, mint, token_claims
+from cocoa_tornado.rules.identity import DeviceIdentity, TokenPolicy, check_claims, is_device_id
+
+from .material import SECRET
+
+NOW = 1_700_000_000.75
+
+
+def test_a_new_token_is_accepted_under_the_policy_it_was_made_with() -> None:
+    ring, signer = KeyRing([secret_key(SECRET, "test")]), Signer.from_secret(SECRET)
+    for policy in (
+        TokenPolicy(),
+        TokenPolicy(audience="us"),
+        TokenPolicy(issuer="", subject=""),
+        TokenPolicy("i", "s"),
+    ):
+        token = mint(TokenRequest("d", 99, "2.0", ("a", "b")), signer, policy, NOW)
+        expected = DeviceIdentity("d", 99, "2.0", ("a", "b"), int(NOW) + 86400)
+        assert check_claims(ring.verify(token), policy, NOW) == expected
+
+
+def test_the_claims_stand_in_the_order_of_the_contract() -> None:
+    claims = token_claims(TokenRequest("d", "u", groups=("g",)), TokenPolicy(audience="us"), NOW)
+    names = ["device_id", "user_id", "device_version", "groups", "iss", "sub", "aud", "iat", "exp", "jti"]
+    assert list(claims) == names
+    assert "groups" not in token_claims(TokenRequest("d", "u"), TokenPolicy(), NOW)
+
+
+def test_times_are_whole_seconds_unless_the_lifetime_is_not() -> None:
+    claims = token_claims(TokenRequest("d", 1, lifetime_s=60.0), TokenPolicy(), NOW)
+    assert (claims["iat"], claims["exp"]) == (1_700_000_000, 1_700_000_060)
+    assert (type(claims["iat"]), type(claims["exp"])) == (int, int)
+    assert token_claims(TokenRequest("d", 1, lifetime_s=0.5), TokenPolicy(), NOW)["exp"] == 1_700_000_001.25
+    assert token_claims(TokenRequest("d", 1, lifetime_s=-3600), TokenPolicy(), NOW)["exp"] == 1_699_996_400
+
+
+def test_no_two_tokens_are_the_same() -> None:
+    signer = Signer.from_secret(SECRET)
+    assert mint(TokenRequest("d", 1), signer, TokenPolicy(), NOW) != mint(
+        TokenRequest("d", 1), signer, TokenPolicy(), NOW
+    )
+
+
+def test_extra_claims_come_last_and_win() -> None:
+    request = TokenRequest("d", 1, extra_claims={"iss": "other", "device_id": 5, "exp": None, "new": [1]})
+    claims = token_claims(request, TokenPolicy(), NOW)
+    assert (claims["iss"], claims["device_id"], claims["exp"]) == ("other", 5, None)
+    assert list(claims)[-1] == "new"
+
+
+@given(st.text().filter(is_device_id), st.integers() | st.text(st.characters(exclude_categories=["Cs"])))
+def test_every_good_device_and_user_survive_the_round_trip(device_id: str, user_id: int | str) -> None:
+    token = mint(TokenRequest(device_id, user_id), Signer.from_secret(SECRET), TokenPolicy(), NOW)
+    ring = KeyRing([secret_key(SECRET, "test")], max_token_bytes=1 << 20)
+    identity = check_claims(ring.verify(token), TokenPolicy(), NOW)
+    assert (identity.device_id, identity.user_id) == (device_id, user_id)

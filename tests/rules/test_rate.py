@@ -1,0 +1,31 @@
+"""The token bucket."""
+
+from __future__ import annotations
+
+from cocoa_tornado.rules.rate import RateBucket, RateLimit
+
+
+def test_a_burst_passes_and_one_more_does_not() -> None:
+    bucket, limit = RateBucket(), RateLimit(per_s=10, burst=3)
+    assert [bucket.take(limit, 0.0) for _ in range(4)] == [True, True, True, False]
+
+
+def test_it_fills_up_again_at_the_rate_and_no_higher_than_the_burst() -> None:
+    bucket, limit = RateBucket(), RateLimit(per_s=10, burst=2)
+    assert bucket.take(limit, 0.0)
+    assert bucket.take(limit, 0.0)
+    assert bucket.take(limit, 0.1)
+    assert not bucket.take(limit, 0.1)
+    assert [bucket.take(limit, 100.0) for _ in range(3)] == [True, True, False]
+
+
+def test_a_rate_of_zero_is_no_limit() -> None:
+    bucket, limit = RateBucket(), RateLimit(per_s=0, burst=0)
+    assert all(bucket.take(limit, 0.0) for _ in range(1000))
+
+
+def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
+    bucket, limit = RateBucket(), RateLimit(per_s=1, burst=2)
+    assert bucket.take(limit, 100.0)
+    assert bucket.take(limit, 50.0)
+    assert not bucket.take(limit, 50.5)

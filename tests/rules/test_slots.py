@@ -1,0 +1,264 @@
+"""One connection per device: the rule alone, under any sequence of events."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from cocoa_tornado.rules.slots import (
+    MAX_WAITING,
+    NOTHING,
+    Admit,
+    Refuse,
+    Settlement,
+    SlotLimits,
+    Slots,
+    Ticket,
+    Wait,
+)
+
+
+def connect(slots: Slots, device_id: str = "doll", now: float = 0.0) -> Ticket:
+    decision = slots.request(device_id, now)
+    assert isinstance(decision, Admit)
+    slots.register(decision.ticket)
+    return decision.ticket
+
+
+def challenge(slots: Slots, now: float = 0.0) -> Wait:
+    decision = slots.request("doll", now)
+    assert isinstance(decision, Wait)
+    return decision
+
+
+def test_a_free_slot_is_given_at_once() -> None:
+    assert isinstance(Slots(SlotLimits()).request("doll", 0.0), Admit)
+
+
+def test_two_devices_do_not_meet() -> None:
+    slots = Slots(SlotLimits())
+    connect(slots, "a")
+    assert isinstance(slots.request("b", 0.0), Admit)
+
+
+def test_a_newcomer_challenges_the_incumbent() -> None:
+    slots = Slots(SlotLimits(challenge_s=2.0))
+    incumbent = connect(slots)
+    decision = challenge(slots, now=10.0)
+    assert decision.ping == (incumbent,)
+    assert decision.deadline == 12.0
+
+
+def test_an_incumbent_that_answers_keeps_its_place() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    newcomer = challenge(slots).ticket
+    assert slots.answered(incumbent) == Settlement(refuse=(newcomer,))
+    assert slots.expire("doll", 99.0) == NOTHING
+    assert slots.taken("doll") == 1
+
+
+def test_a_silent_incumbent_is_evicted_and_the_newcomer_admitted() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    decision = challenge(slots)
+    assert slots.expire("doll", decision.deadline) == Settlement(evict=(incumbent,), admit=(decision.ticket,))
+    slots.register(decision.ticket)
+    assert slots.taken("doll") == 1
+
+
+def test_many_newcomers_make_one_challenge_and_one_winner() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    first, second, third = challenge(slots), challenge(slots, 0.5), challenge(slots, 1.0)
+    assert second.ping == third.ping == ()
+    assert second.deadline == third.deadline == first.deadline
+    settlement = slots.expire("doll", first.deadline)
+    assert settlement == Settlement((incumbent,), (first.ticket,), (second.ticket, third.ticket))
+
+
+def test_more_newcomers_than_may_wait_are_refused_at_once() -> None:
+    slots = Slots(SlotLimits())
+    connect(slots)
+    for _ in range(MAX_WAITING):
+        challenge(slots)
+    assert slots.request("doll", 0.0) == Refuse("device")
+
+
+def test_the_next_in_line_wins_where_the_first_has_left() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    first, second = challenge(slots), challenge(slots)
+    slots.release(first.ticket)
+    assert slots.expire("doll", first.deadline) == Settlement((incumbent,), (second.ticket,), ())
+
+
+def test_an_incumbent_that_leaves_in_the_challenge_makes_room_at_once() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    first, second = challenge(slots), challenge(slots)
+    assert slots.release(incumbent) == Settlement((), (first.ticket,), (second.ticket,))
+
+
+def test_a_late_close_cannot_free_the_slot_of_the_replacement() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    decision = challenge(slots)
+    slots.expire("doll", decision.deadline)
+    assert slots.release(incumbent) == NOTHING
+    assert slots.taken("doll") == 1
+
+
+def test_an_evicted_ticket_cannot_be_registered_again() -> None:
+    slots = Slots(SlotLimits())
+    incumbent = connect(slots)
+    slots.expire("doll", challenge(slots).deadline)
+    with pytest.raises(KeyError):
+        slots.register(incumbent)
+
+
+def test_a_stale_timer_does_not_settle_a_later_challenge() -> None:
+    slots = Slots(SlotLimits(challenge_s=2.0))
+    incumbent = connect(slots)
+    challenge(slots, now=0.0)
+    slots.answered(incumbent)
+    challenge(slots, now=1.5)
+    assert slots.expire("doll", 2.0) == NOTHING
+    assert slots.expire("doll", 3.5).evict == (incumbent,)
+
+
+def test_a_newcomer_is_refused_while_the_slot_is_being_handed_over() -> None:
+    slots = Slots(SlotLimits())
+    assert isinstance(slots.request("doll", 0.0), Admit)
+    assert slots.request("doll", 0.0) == Refuse("device")
+
+
+def test_the_policy_reject_challenges_nobody() -> None:
+    slots = Slots(SlotLimits(policy="reject"))
+    connect(slots)
+    assert slots.request("doll", 0.0) == Refuse("device")
+
+
+def test_a_full_gateway_refuses_new_devices_but_still_replaces_a_dead_connection() -> None:
+    slots = Slots(SlotLimits(total=1))
+    incumbent = connect(slots)
+    assert slots.request("other", 0.0) == Refuse("full")
+    decision = challenge(slots)
+    assert slots.expire("doll", decision.deadline).evict == (incumbent,)
+    assert len(slots) == 1
+
+
+def test_draining_refuses_everybody() -> None:
+    slots = Slots(SlotLimits())
+    slots.draining = True
+    assert slots.request("doll", 0.0) == Refuse("draining")
+
+
+def test_several_slots_per_device_are_challenged_together() -> None:
+    slots = Slots(SlotLimits(per_device=2))
+    one, two = connect(slots), connect(slots)
+    decision = challenge(slots)
+    assert decision.ping == (one, two)
+    assert slots.answered(one) == NOTHING
+    assert slots.expire("doll", decision.deadline) == Settlement(evict=(two,), admit=(decision.ticket,))
+
+
+def test_a_released_device_leaves_nothing_behind() -> None:
+    slots = Slots(SlotLimits())
+    ticket = connect(slots)
+    slots.release(ticket)
+    assert slots.release(ticket) == NOTHING
+    assert repr(slots) == "<Slots 0 taken by 0 devices>"
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    """Connect, challenge, pong, close, late close and expiry in any order: never two, never a lost slot."""
+
+    reserved = Bundle("reserved")
+    devices = st.sampled_from(["a", "b"])
+
+    @initialize(per_device=st.integers(1, 3), total=st.sampled_from([0, 3]))
+    def start(self, per_device: int, total: int) -> None:
+        self.limits = SlotLimits(per_device=per_device, total=total)
+        self.slots = Slots(self.limits)
+        self.now = 0.0
+        self.model: dict[Ticket, str] = {}  # reserved, held or waiting; absent: gone
+        self.challenged: dict[str, float] = {}
+
+    def settle(self, settlement: Settlement) -> None:
+        for ticket in settlement.evict:
+            assert self.model.pop(ticket) == "held"
+        for ticket in settlement.admit:
+            assert self.model[ticket] == "waiting"
+            self.model[ticket] = "reserved"
+        for ticket in settlement.refuse:
+            assert self.model.pop(ticket) == "waiting"
+
+    def taken(self, device_id: str) -> int:
+        return sum(state != "waiting" and ticket.device_id == device_id for ticket, state in self.model.items())
+
+    @rule(target=reserved, device_id=devices)
+    def request(self, device_id: str) -> object:
+        decision = self.slots.request(device_id, self.now)
+        if isinstance(decision, Admit):
+            assert self.taken(device_id) < self.limits.per_device
+            self.model[decision.ticket] = "reserved"
+            return decision.ticket
+        if isinstance(decision, Wait):
+            assert self.taken(device_id) >= self.limits.per_device
+            assert all(self.model[ticket] == "held" for ticket in decision.ping)
+            self.model[decision.ticket] = "waiting"
+            self.challenged[device_id] = decision.deadline
+            return decision.ticket
+        return None
+
+    @rule(ticket=reserved)
+    def register(self, ticket: Ticket | None) -> None:
+        if ticket is not None and self.model.get(ticket) == "reserved":
+            self.slots.register(ticket)
+            self.model[ticket] = "held"
+
+    @rule(ticket=reserved)
+    def pong(self, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            self.settle(self.slots.answered(ticket))
+
+    @rule(ticket=reserved)
+    def close_now_late_or_twice(self, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            settlement = self.slots.release(ticket)
+            if ticket not in settlement.evict:
+                self.model.pop(ticket, None)
+            self.settle(settlement)
+
+    @rule(device_id=devices, wait=st.sampled_from([0.5, 2.0, 5.0]))
+    def expire(self, device_id: str, wait: float) -> None:
+        self.now += wait
+        self.settle(self.slots.expire(device_id, self.now))
+
+    @invariant()
+    def never_two_never_lost(self) -> None:
+        if not hasattr(self, "slots"):
+            return
+        for device_id in ("a", "b"):
+            assert self.slots.taken(device_id) == self.taken(device_id) <= self.limits.per_device
+        assert len(self.slots) == self.taken("a") + self.taken("b")
+        if self.limits.total:
+            assert len(self.slots) <= self.limits.total
+
+    def teardown(self) -> None:
+        if not hasattr(self, "slots"):
+            return
+        for ticket in list(self.model):
+            settlement = self.slots.release(ticket)
+            self.model.pop(ticket, None)
+            self.settle(settlement)
+        for ticket in list(self.model):
+            self.slots.release(ticket)
+        assert repr(self.slots) == "<Slots 0 taken by 0 devices>"
+
+
+SlotsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestSlotsMachine = SlotsMachine.TestCase

@@ -1,0 +1,39 @@
+"""A gateway for each test that asks for one, on the test's own IOLoop (pytest-tornado's)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from cocoa_tornado.brokers.port import Broker
+
+from ..harness import Harness
+
+
+class StartGateway(Protocol):
+    """Starts a gateway with other settings than the defaults."""
+
+    async def __call__(self, broker: Broker | None = None, **settings: Any) -> Harness: ...
+
+
+@pytest.fixture
+def start_gateway(io_loop: IOLoop) -> Iterator[StartGateway]:
+    started: list[Harness] = []
+
+    async def start(broker: Broker | None = None, **settings: Any) -> Harness:
+        harness = await Harness.start(broker, **settings)
+        started.append(harness)
+        return harness
+
+    yield start
+    for harness in started:
+        io_loop.run_sync(harness.stop)
+
+
+@pytest.fixture
+def gateway(io_loop: IOLoop, start_gateway: StartGateway) -> Harness:
+    harness: Harness = io_loop.run_sync(start_gateway)
+    return harness

@@ -1,0 +1,253 @@
+"""Contract section 2: everything that is decided before the upgrade."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+import websockets
+
+from ..harness import Harness, eventually
+from ..raw_device import CLOSE, PING, PONG, TEXT, UPGRADE, RawDevice, Response, frame
+from .conftest import StartGateway
+
+
+async def handshake(gateway: Harness, target: str, headers: dict[str, str] | None = None) -> Response:
+    return await gateway.http("GET", target, UPGRADE | (headers or {}))
+
+
+@pytest.mark.gen_test
+async def test_a_token_in_the_query_opens_a_websocket_and_registers_the_device(gateway: Harness) -> None:
+    device = await gateway.raw("doll")
+    assert device.response.headers["sec-websocket-accept"] == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    assert "sec-websocket-protocol" not in device.response.headers
+    assert "sec-websocket-extensions" not in device.response.headers
+    assert gateway.gateway.hub.is_device_connected("doll")
+
+
+@pytest.mark.gen_test
+async def test_a_token_in_the_authorization_header_opens_a_websocket(gateway: Harness) -> None:
+    response = await handshake(gateway, "/ws", {"Authorization": f"Bearer {gateway.token()}"})
+    assert response.status == 101
+
+
+@pytest.mark.gen_test
+async def test_a_token_in_the_subprotocol_pair_is_answered_with_bearer(gateway: Harness) -> None:
+    response = await handshake(gateway, "/ws", {"Sec-WebSocket-Protocol": f"bearer, {gateway.token()}"})
+    assert response.status == 101
+    assert response.headers["sec-websocket-protocol"] == "bearer"
+
+
+@pytest.mark.gen_test
+async def test_other_subprotocols_are_no_reason_to_refuse_and_none_is_selected(gateway: Harness) -> None:
+    response = await handshake(gateway, f"/ws?token={gateway.token()}", {"Sec-WebSocket-Protocol": "chat, mqtt"})
+    assert response.status == 101
+    assert "sec-websocket-protocol" not in response.headers
+
+
+@pytest.mark.gen_test
+async def test_the_query_comes_before_the_header(gateway: Harness) -> None:
+    response = await handshake(gateway, f"/ws?token={gateway.token()}", {"Authorization": "Bearer rubbish"})
+    assert response.status == 101
+
+
+@pytest.mark.gen_test
+async def test_no_token_is_a_401_with_its_exact_body(gateway: Harness) -> None:
+    for target in ("/ws", "/ws?token="):
+        response = await handshake(gateway, target)
+        assert (response.status, response.body) == (401, b'{"message":"Missing JWT token"}')
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.gen_test
+async def test_a_bad_token_is_a_401_with_its_exact_body(gateway: Harness) -> None:
+    good = gateway.token()
+    expired = gateway.token(lifetime_s=-3600)
+    foreign = gateway.token(secret="another secret of thirty-two bytes!!")
+    for token in ("rubbish", good[:-3], f"{good}x", expired, foreign, "%00%FF", "x" * 20_000):
+        response = await handshake(gateway, f"/ws?token={token}")
+        assert (response.status, response.body) == (401, b'{"message":"Invalid JWT token"}')
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.gen_test
+async def test_bad_claims_are_a_401_with_their_exact_body(gateway: Harness) -> None:
+    for claims in ({"device_id": ""}, {"device_id": 7}, {"user_id": None}, {"device_version": 1}, {"iss": "someone"}):
+        response = await handshake(gateway, f"/ws?token={gateway.token(**claims)}")
+        assert (response.status, response.body) == (401, b'{"message":"Invalid JWT claims"}')
+
+
+@pytest.mark.gen_test
+async def test_a_foreign_browser_origin_is_a_403(gateway: Harness) -> None:
+    response = await handshake(gateway, f"/ws?token={gateway.token()}", {"Origin": "https://evil.example"})
+    assert response.status == 403
+    assert list(json.loads(response.body)) == ["message"]
+    assert gateway.gateway.hub.slots_taken == 0
+
+
+@pytest.mark.gen_test
+async def test_the_servers_own_host_passes_with_and_without_a_scheme(gateway: Harness) -> None:
+    for number, origin in enumerate(["http://localhost", "localhost", "https://localhost:9"]):
+        token = gateway.token(f"doll-{number}")
+        assert (await handshake(gateway, f"/ws?token={token}", {"Origin": origin})).status == 101
+
+
+@pytest.mark.gen_test
+async def test_the_allow_list_passes(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(allowed_origins=("https://app.example",))
+    response = await handshake(gateway, f"/ws?token={gateway.token()}", {"Origin": "https://app.example"})
+    assert response.status == 101
+
+
+@pytest.mark.gen_test
+async def test_a_plain_get_is_a_426(gateway: Harness) -> None:
+    response = await gateway.http("GET", "/ws")
+    assert response.status == 426
+    assert response.headers["upgrade"] == "websocket"
+    assert list(json.loads(response.body)) == ["message"]
+
+
+@pytest.mark.gen_test
+async def test_another_method_is_a_405(gateway: Harness) -> None:
+    response = await gateway.http("POST", "/ws", UPGRADE)
+    assert response.status == 405
+    assert json.loads(response.body) == {"message": "Method Not Allowed"}
+    assert "GET" in response.headers["allow"]
+
+
+@pytest.mark.gen_test
+async def test_a_second_connection_is_a_409_before_the_upgrade_and_the_first_lives_on(gateway: Harness) -> None:
+    first = await gateway.connect("doll")
+    started = time.monotonic()
+    response = await handshake(gateway, f"/ws?token={gateway.token('doll')}")
+    assert (response.status, response.body) == (409, b'{"message":"Device already connected"}')
+    assert response.headers["retry-after"] == "5"
+    assert time.monotonic() - started < 1.9  # a live incumbent answers its challenge at once
+    await gateway.publish("doll", "still here")
+    assert "still here" in await first.recv()
+    await first.close()
+
+
+@pytest.mark.gen_test
+async def test_a_silent_incumbent_is_evicted_and_the_newcomer_admitted_in_the_same_request(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(duplicate_challenge_s=0.3)
+    silent = await gateway.raw("doll")
+    newcomer = await gateway.raw("doll")
+    assert (await silent.read_until(CLOSE)).close_code == 4409
+    await gateway.publish("doll", "for the newcomer")
+    assert b"for the newcomer" in (await newcomer.read_until(TEXT)).payload
+    assert gateway.gateway.hub.counters.evictions == 1
+    assert len(gateway.gateway.hub) == 1
+
+
+@pytest.mark.gen_test
+async def test_of_many_newcomers_one_wins_and_there_is_one_challenge(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(duplicate_challenge_s=0.3)
+    silent = await gateway.raw("doll")
+    token = gateway.token("doll")
+    newcomers = await asyncio.gather(*(RawDevice.upgrade(gateway.port, token) for _ in range(10)))
+    assert sorted(device.response.status for device in newcomers) == [101] + [409] * 9
+    assert gateway.gateway.hub.counters.challenges == 1
+    pings = 0
+    while (received := await silent.read_frame()).opcode != CLOSE:
+        pings += received.opcode == PING
+    assert pings == 1
+
+
+@pytest.mark.gen_test
+async def test_a_pong_keeps_the_place(gateway: Harness) -> None:
+    incumbent = await gateway.raw("doll")
+    newcomer = asyncio.ensure_future(RawDevice.upgrade(gateway.port, gateway.token("doll")))
+    ping = await incumbent.read_until(PING)
+    incumbent.send(PONG, ping.payload)
+    assert (await newcomer).response.status == 409
+
+
+@pytest.mark.gen_test
+async def test_the_policy_reject_refuses_without_a_challenge(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(duplicate_policy="reject")
+    incumbent = await gateway.raw("doll")
+    assert (await handshake(gateway, f"/ws?token={gateway.token('doll')}")).status == 409
+    assert gateway.gateway.hub.counters.challenges == 0
+    incumbent.close()
+
+
+@pytest.mark.gen_test
+async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(duplicate_challenge_s=0.4)
+    hub = gateway.gateway.hub
+    silent = await gateway.raw("doll")
+    newcomer = await RawDevice.connect(gateway.port)
+    lines = [f"GET /ws?token={gateway.token('doll')} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
+    newcomer.writer.write("\r\n".join([*lines, "", ""]).encode())
+    await silent.read_until(PING)
+    newcomer.reset()
+    handshakes = gateway.gateway.counters.handshakes
+    await eventually(lambda: handshakes.get("vanished") == 1)
+    silent.reset()
+    await eventually(lambda: hub.slots_taken == 0)
+    assert (await gateway.raw("doll")).response.status == 101
+
+
+@pytest.mark.gen_test
+async def test_an_incumbent_that_leaves_in_the_challenge_lets_the_newcomer_in_at_once(gateway: Harness) -> None:
+    incumbent = await gateway.raw("doll")
+    newcomer = asyncio.ensure_future(RawDevice.upgrade(gateway.port, gateway.token("doll")))
+    await incumbent.read_until(PING)
+    started = time.monotonic()
+    incumbent.reset()
+    assert (await newcomer).response.status == 101
+    assert time.monotonic() - started < 1.5  # not the whole two seconds of the challenge
+
+
+@pytest.mark.gen_test
+async def test_a_full_gateway_answers_503_with_retry_after(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_connections=1)
+    first = await gateway.raw("a")
+    response = await handshake(gateway, f"/ws?token={gateway.token('b')}")
+    assert response.status == 503
+    assert response.headers["retry-after"] == "5"
+    first.close()
+
+
+@pytest.mark.gen_test
+async def test_a_device_may_hold_as_many_connections_as_configured(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(connections_per_device=2)
+    one, two = await gateway.connect("doll"), await gateway.connect("doll")
+    await gateway.publish("doll", "hello")
+    assert await one.recv() == await two.recv()
+    assert (await handshake(gateway, f"/ws?token={gateway.token('doll')}")).status == 409
+    await one.close()
+    await two.close()
+
+
+@pytest.mark.gen_test
+async def test_a_cursor_without_a_mailbox_is_unknown(gateway: Harness) -> None:
+    response = await handshake(gateway, f"/ws?token={gateway.token()}&after=abc")
+    assert (response.status, response.body) == (400, b'{"message":"Unknown cursor"}')
+
+
+@pytest.mark.gen_test
+async def test_frames_sent_along_with_the_handshake_are_not_lost(gateway: Harness) -> None:
+    device = await RawDevice.connect(gateway.port)
+    lines = [f"GET /ws?token={gateway.token()} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
+    device.writer.write("\r\n".join([*lines, "", ""]).encode() + frame(TEXT, b"early"))
+    assert (await device.read_response()).status == 101
+    await eventually(lambda: len(gateway.broker.records("device.messages")) == 1)
+
+
+@pytest.mark.gen_test
+async def test_a_connection_whose_token_expires_is_closed_with_4401(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(jwt_leeway_s=0.0)
+    token = gateway.token(lifetime_s=1.5)
+    device = await websockets.connect(f"{gateway.ws_url}?token={token}", ping_interval=None, proxy=None)
+    with pytest.raises(websockets.ConnectionClosed) as closed:
+        await asyncio.wait_for(device.recv(), 10)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
