@@ -7,11 +7,12 @@ import click
 from cocoa_tornado import __version__
 
 from .mint_token import mint_token
+from .one_line import OneLineGroup
 from .probe_device import probe_device
 from .serve import serve
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="cocoa")
 def main() -> None:
     """Device gateway of a voice-device fleet: WebSocket on one side, Kafka on the other.

@@ -44,7 +44,7 @@ from .web.application import make_application
 from .web.connection import DeviceConnection, DeviceContext, DeviceLimits
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
-from .web.tornado_internals import write_progress_is_visible
+from .web.write_progress import write_progress_is_visible
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024
@@ -259,7 +259,7 @@ def key_sources(settings: Settings) -> KeySources:
     key = development_secret(settings.data_dir)
     log.warning(
         "DEVELOPMENT KEY IN USE: anyone who can read it can be any device",
-        extra={"path": str(key.path), "created": key.created, "instead": "set COCOA_JWT_SECRET or COCOA_JWT_KEY"},
+        extra={"path": str(key.path), "new": key.created, "instead": "set COCOA_JWT_SECRET or COCOA_JWT_KEY"},
     )
     return KeySources(secrets=(key.secret, *settings.jwt_previous_secrets))
 

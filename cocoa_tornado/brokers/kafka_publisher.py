@@ -26,6 +26,7 @@ MAX_REFUSALS = 2  # of one record; from its second try on it is sent alone, so t
 
 log = logging.getLogger("cocoa.broker")
 
+
 class TooLarge(BrokerError):
     """The broker, or ``max_request_bytes``, takes no record of this size."""
 
@@ -94,6 +95,7 @@ class Publisher:
         self._records = self._bytes = 0  # in the lanes and in _sent together
         self._was_full = False
         self._broken: BaseException | None = None
+        self._suspect: Outgoing | None = None  # refused once, sent again: nothing else is under way with it
         self._closing = self._stop = False
         # The thread's own.
         self._producer: KafkaClient | None = None
@@ -196,9 +198,8 @@ class Publisher:
     def _ready_lanes(self) -> list[str]:
         now = time.monotonic()
         with self._changed:
-            with self._changed:
-            if any(record.refusals for record in self._sent.values()):
-                return []  # one that was refused once is on its way, alone
+            if self._suspect is not None:
+                return []
             return [
                 topic
                 for topic, lane in self._lanes.items()
@@ -210,10 +211,12 @@ class Publisher:
         for _ in range(SEND_CHUNK):
             with self._changed:
                 lane = self._lane(topic)
-                if not lane.records or self._stop or self._broken is not None:
+                if not lane.records or self._stop or self._broken is not None or self._suspect is not None:
                     return
-                if lane.records[0].refusals and self._sent:
-                    return  # a suspect goes alone; the acknowledgement of the others wakes this thread
+                if lane.records[0].refusals:
+                    if self._sent:
+                        return  # a suspect goes alone; the acknowledgement of the others wakes this thread
+                    self._suspect = lane.records[0]
                 record = lane.records.popleft()
                 record.producer_number = self._producer_number
                 record.sent_at = time.monotonic()
@@ -232,8 +235,6 @@ class Publisher:
             self._flowing(lane, topic)
             future.add_callback(self._on_ack, record)
             future.add_errback(self._on_error, record, record.producer_number)
-            if record.refusals:
-                return
 
     def _stall(self, lane: _Lane, record: Outgoing, error: BaseException) -> None:
         """Put the record back: its topic has no metadata, so it is missing, or the brokers are away."""
@@ -241,6 +242,7 @@ class Publisher:
         with self._changed:
             if self._sent.pop(id(record), None) is None:
                 return  # given up meanwhile, by close()
+            self._suspect = None
             lane.records.appendleft(record)
             lane.not_before = now + lane.backoff.next_s()
             lane.stalled_since = lane.stalled_since or now
@@ -281,7 +283,7 @@ class Publisher:
         self._producer_number += 1  # from here on, what the old one says is not listened to
         close_producer(producer, 0.0)
         with self._changed:
-            undelivered, self._sent = list(self._sent.values()), {}
+            undelivered, self._sent, self._suspect = list(self._sent.values()), {}, None
             for record in reversed(undelivered):
                 self._lane(record.topic).records.appendleft(record)
 
@@ -313,6 +315,8 @@ class Publisher:
         with self._changed:
             if self._sent.pop(id(record), None) is None:
                 return
+            if record is self._suspect:
+                self._suspect = None
             self._records -= 1
             self._bytes -= record.size
             room = self._was_full and self.has_room()

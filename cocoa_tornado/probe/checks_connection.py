@@ -11,7 +11,7 @@ from typing import Final
 
 from .device import Link
 from .judge import described, described_close, judge_refusal
-from .session import CLOSE_REPLACED, REPLACED, DeviceHeldError, Idleness, Session
+from .session import CLOSE_REPLACED, REPLACED, DeviceHeldError, Idleness, Session, UnexpectedError
 from .verdicts import Verdict, failed, passed, skipped
 from .wire import Upgrade
 
@@ -36,6 +36,10 @@ async def handshake(session: Session) -> Verdict:
                 raise
             await asyncio.sleep(session.limits.challenge_s / 4)
             continue
+        except UnexpectedError as error:
+            key = session.key
+            signer = f" (the token is signed with {key.origin})" if key and key.signs(session.device.token) else ""
+            raise UnexpectedError(f"{error}{signer}") from error
         session.handshake_s = time.monotonic() - started
         session.key_proven = session.key is not None and session.key.signs(session.device.token)
         return passed()

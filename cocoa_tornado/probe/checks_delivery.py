@@ -37,7 +37,7 @@ async def delivery(session: Session) -> Verdict:
         hint = f"; something else did: {quoted(others[-1])}" if others else ""
         return failed(f"published, but nothing arrived within {session.limits.timeout_s:g} s{hint}")
     elapsed_ms = (time.monotonic() - started) * 1000
-    return judged(judge_message(message, record), f"{elapsed_ms:.0f} ms after it was published")
+    return judged(judge_message(message, record), f"in {elapsed_ms:.0f} ms, publishing included")
 
 
 async def order(session: Session) -> Verdict:

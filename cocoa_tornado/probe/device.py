@@ -54,14 +54,15 @@ class Link:
     :ivar closed_at: when the connection ended; None while it is open
     """
 
-    def __init__(self, target: Target, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.opened_at = time.monotonic()
         self.close_frame_at: float | None = None
         self.closed_at: float | None = None
         self.pongs: list[bytes] = []
         self.server_pings: list[float] = []
         self._reader, self._writer = reader, writer
-        self._protocol = ClientProtocol(parse_uri(target.ws_url), state=OPEN, max_size=MAX_MESSAGE_BYTES)
+        # The handshake is over; the protocol core never asks for the URI, but wants one.
+        self._protocol = ClientProtocol(parse_uri("ws://gateway/"), state=OPEN, max_size=MAX_MESSAGE_BYTES)
         self._messages: asyncio.Queue[Message] = asyncio.Queue(MAX_WAITING_MESSAGES)
         self._fragments: list[bytes] = []
         self._is_text = True
@@ -227,6 +228,6 @@ async def connect(target: Target, upgrade: Upgrade) -> tuple[Response, Link | No
         writer.transport.abort()
         raise
     if response.status == 101:
-        return response, Link(target, reader, writer)
+        return response, Link(reader, writer)
     writer.transport.abort()
     return response, None

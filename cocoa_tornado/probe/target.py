@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from .verdicts import ProbeError
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+_HOST = re.compile(r"[A-Za-z0-9._:%~-]+")  # after IDNA, which can make a blank of a letter
 _SECURE = {"ws": False, "http": False, "wss": True, "https": True}
 
 
@@ -63,12 +64,13 @@ def parse_target(url: str) -> tuple[Target, str | None]:
     text = url.strip()
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
+        port = parts.port
+        host = (parts.hostname or "").encode("ascii" if (parts.hostname or "").isascii() else "idna").decode("ascii")
+    except ValueError as error:  # UnicodeError is one too: a name that IDNA can't spell
         raise ProbeError(f"not a URL: {url!r}: {error}") from error
     if parts.scheme not in _SECURE:
         raise ProbeError(f"{url!r}: a URL begins with ws://, wss://, http:// or https://")
-    if not host or any(ord(char) <= 32 or ord(char) == 127 for char in text):
+    if not _HOST.fullmatch(host) or any(ord(char) <= 32 or ord(char) == 127 for char in text):
         raise ProbeError(f"not a URL: {url!r}: it names no host")
     if parts.username is not None or parts.fragment:
         raise ProbeError("a URL with a user name or a fragment is of no use here; give the token with --token")

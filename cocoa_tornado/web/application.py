@@ -56,9 +56,11 @@ def log_request(handler: RequestHandler) -> None:
         "ms": round(1000 * request.request_time(), 1),
         "remote_ip": request.remote_ip,
     }
-    identity = getattr(handler, "identity", None)
-    if identity is not None:
-        extra["device_id"] = identity.device_id
+    if isinstance(handler, DeviceHandler):
+        if handler.identity is not None:
+            extra["device_id"] = handler.identity.device_id
+        if handler.outcome:
+            extra["outcome"] = handler.outcome
     log.log(level, "request", extra=extra)
 
 

@@ -25,13 +25,14 @@ from ..rules.keepalive import ExpiryCalendar, PingWheel
 from ..rules.outbox import Outbox, OutboxLimits
 from ..rules.rate import RateBucket, RateLimit
 from ..rules.slots import Ticket
-from .tornado_internals import bytes_taken
 from .uplink import Uplink, UplinkBudget
+from .write_progress import half_close, limit_kernel_buffer, write_mark
 
 if TYPE_CHECKING:
     from .flusher import Flusher
 
 READ_CHUNK_BYTES = 64 * 1024
+LINGER_S = 2.0  # how long a faulty client is heard out after its close frame
 READS_BEFORE_YIELD = 4  # a device that sends without pause gives way to the others after this many reads
 
 log = logging.getLogger("cocoa.device")
@@ -122,7 +123,7 @@ class DeviceConnection:
         self._outbox = Outbox()
         self._in_rate = RateBucket()
         self._uplink: Uplink | None = None
-        self._write_mark = 0
+        self._write_mark = (0, 0)
         self._write_at = 0.0
 
     def __repr__(self) -> str:
@@ -162,7 +163,7 @@ class DeviceConnection:
 
     def check_progress(self, now: float) -> None:
         """Close the connection if its socket has taken no byte for the write wait (contract section 4)."""
-        mark = bytes_taken(self._stream)
+        mark = write_mark(self._stream)
         if mark != self._write_mark:
             self._write_mark, self._write_at = mark, now
         elif now - self._write_at >= self._context.limits.write_wait_s:
@@ -181,6 +182,7 @@ class DeviceConnection:
         context.wheel.add(self, self.ticket.number)
         context.calendar.add(self, expires_at)
         self._expires_at = expires_at
+        limit_kernel_buffer(self._stream)
         self._stream.set_close_callback(self._on_stream_closed)
         task = asyncio.get_running_loop().create_task(self._run())
         context.tasks.add(task)
@@ -238,7 +240,7 @@ class DeviceConnection:
             self._written(written)
         else:
             self.is_writing = True
-            self._write_mark, self._write_at = bytes_taken(self._stream), self._context.clock()
+            self._write_mark, self._write_at = write_mark(self._stream), self._context.clock()
             self._context.flusher.watch(self)
             written.add_done_callback(self._written)
 
@@ -266,9 +268,16 @@ class DeviceConnection:
             self._close_if_done()
 
     def _close_if_done(self) -> None:
+        if self._close_frame != b"":
+            return
         # The server closes the TCP connection once both close frames have passed (RFC 6455 section 7.1.1).
-        if self._peer_closed and self._close_frame == b"":
+        if self._peer_closed:
             self.abort()
+        elif self._reader.error is not None:
+            # What a faulty client still sends can't be read as frames, its close frame neither. The end of our side
+            # makes it close; to close the socket while it is sending would reset it, and our close frame be lost.
+            half_close(self._stream)
+            self._abort_after(min(LINGER_S, self._context.limits.write_wait_s))
 
     async def _read(self) -> None:
         reads = 0
@@ -376,8 +385,12 @@ class DeviceConnection:
     def _send_close(self, frame: bytes) -> None:
         self._close_frame = frame
         self._context.flusher.add(self)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(self._context.limits.write_wait_s, self.abort)
+        self._abort_after(self._context.limits.write_wait_s)
+
+    def _abort_after(self, seconds: float) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def _on_stream_closed(self) -> None:
         self._finish("lost", "lost")

@@ -30,6 +30,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     _admission: asyncio.Task[Ticket] | None = None
     identity: DeviceIdentity | None = None
+    outcome: str = ""  # why it was refused, for the log
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         refusal = self._check_request()
@@ -142,5 +143,6 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return {"Retry-After": str(self.context.retry_after_s)}
 
     def _refuse(self, refusal: Refusal) -> None:
+        self.outcome = refusal.outcome
         count(self.context.devices.counters.handshakes, refusal.outcome)
         self.refuse(refusal.status, refusal.message, refusal.headers)

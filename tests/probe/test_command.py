@@ -93,6 +93,7 @@ def test_without_a_key_the_development_key_is_tried(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert any(line.split()[:2] == ["\u2717", "handshake"] for line in result.stdout.splitlines())
+    assert "signed with this machine's development key" in result.stdout
     assert (tmp_path / "development.key").exists()
 
 

@@ -1,0 +1,298 @@
+"""The table, the kinds of value, and the frozen Settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado import settings_kinds as kinds
+from cocoa_tornado.settings import TABLE, Setting, Settings
+from cocoa_tornado.settings_checks import check
+from cocoa_tornado.settings_kinds import Kind, WrongValue
+from cocoa_tornado.settings_reference import reference
+
+ROWS = list(TABLE.values())
+PAGE = Path(__file__).parent.parent / "docs" / "settings.rst"
+
+
+def test_the_defaults_go_together() -> None:
+    check(Settings())
+
+
+def test_the_defaults_of_the_contract() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port, settings.broker) == ("127.0.0.1", 8080, "memory://")
+    assert (settings.mailbox, settings.presence, settings.speech) == ("none://", "local://", "none://")
+    assert (settings.ping_interval_s, settings.ping_timeout_s, settings.write_wait_s) == (30, 30, 10)
+    assert (settings.connections_per_device, settings.max_connections) == (1, 0)
+    assert (settings.max_message_bytes, settings.duplicate_challenge_s) == (524_288, 2)
+    assert (settings.jwt_issuer, settings.jwt_subject) == ("cocoa-fruit-agentic", "audio-streaming")
+    assert (settings.jwt_leeway_s, settings.jwt_lifetime_s) == (10, 86_400)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]  # the assignment that must fail
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_the_three_names_of_a_setting_are_made_from_its_key(row: Setting) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", row.key)
+    assert row.environment == "COCOA_" + row.key.upper()
+    assert row.option == "--" + row.key.replace("_", "-")
+    assert row.attribute == row.key + ("_s" if isinstance(row.kind, kinds.Duration) else "")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if not row.is_list and not row.secret], ids=lambda row: row.key)
+def test_a_default_is_read_back_as_it_is_written(row: Setting) -> None:
+    assert row.kind.from_text(row.default_text) == row.default
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_a_summary_is_a_sentence_and_what_is_allowed_is_said(row: Setting) -> None:
+    assert row.summary.endswith(".")
+    assert len(row.summary) < 100
+    assert row.kind.allowed
+
+
+def test_what_holds_a_secret_is_marked_as_one() -> None:
+    telling = {key for key in TABLE if re.search(r"secret|password|credential", key)}
+    assert telling == {row.key for row in ROWS if row.secret}
+
+
+def test_a_repr_shows_what_differs_from_the_defaults_and_no_secret() -> None:
+    settings = Settings(
+        port=0,
+        jwt_secret="hunter2",
+        jwt_previous_secrets=("hunter3",),
+        api_credentials=(("key", "hunter4"),),
+        kafka_sasl_password="hunter5",
+        jwt_key=("https://user:hunter6@identity.example/jwks.json",),
+        jwt_leeway_s=90,
+    )
+    text = repr(settings)
+    assert "hunter" not in text
+    assert "port='0'" in text
+    assert "jwt_secret='***'" in text
+    assert "jwt_leeway_s='90s'" in text
+    assert repr(Settings()) == "Settings()"
+
+
+def test_the_development_key_is_used_where_neither_secret_nor_key_is_set() -> None:
+    assert Settings().uses_development_key
+    assert not Settings(jwt_secret="s").uses_development_key
+    assert not Settings(jwt_key=("k.pem",)).uses_development_key
+
+
+def test_http_publish_is_on_by_itself_with_the_embedded_broker_only() -> None:
+    kafka = "kafka://one,two:9093"
+    assert Settings().publishes_over_http
+    assert not Settings(broker=kafka).publishes_over_http
+    assert Settings(broker=kafka, http_publish="on").publishes_over_http
+    assert not Settings(http_publish="off").publishes_over_http
+    assert Settings(broker=kafka).broker_servers == ("one:9092", "two:9093")
+    assert Settings().broker_servers == ()
+
+
+RIGHT: list[tuple[Kind[object], str, object]] = [
+    (TABLE["host"].kind, "[::1]", "::1"),
+    (TABLE["host"].kind, " 0.0.0.0 ", "0.0.0.0"),
+    (TABLE["port"].kind, "0", 0),
+    (TABLE["kafka_partitions"].kind, "-1", -1),
+    (TABLE["retry_after"].kind, "1m30s", 90.0),
+    (TABLE["retry_after"].kind, "5", 5.0),
+    (TABLE["max_message_bytes"].kind, "1MiB", 1_048_576),
+    (TABLE["inbound_rate"].kind, "0.5", 0.5),
+    (TABLE["access_log"].kind, "OFF", False),
+    (TABLE["access_log"].kind, "1", True),
+    (TABLE["log_level"].kind, "INFO", "info"),
+    (TABLE["kafka_sasl_mechanism"].kind, "scram-sha-256", "SCRAM-SHA-256"),
+    (TABLE["tls_cert"].kind, "", None),
+    (TABLE["tls_cert"].kind, "a/b.pem", Path("a/b.pem")),
+    (TABLE["api_credentials"].kind, "key:a:b", (("key", "a:b"),)),
+    (TABLE["allowed_origins"].kind, "https://*.example/", ("https://*.example",)),
+    (TABLE["allowed_origins"].kind, "http://[::1]:3000", ("http://[::1]:3000",)),
+    (TABLE["broker"].kind, "kafka://[::1]:9092,b", "kafka://[::1]:9092,b"),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "value"), RIGHT)
+def test_a_text_is_read_as_its_kind(kind: Kind[object], text: str, value: object) -> None:
+    assert kind.from_text(text) == value
+
+
+WRONG = [
+    ("host", ""),
+    ("host", "0.0.0.0:80"),
+    ("host", "http://a"),
+    ("host", "[a]"),
+    ("port", "65536"),
+    ("port", "-1"),
+    ("port", "8_080"),
+    ("port", "8080.0"),
+    ("port", "٨٠٨٠"),  # noqa: RUF001  # digits that int() would take
+    ("port", "9" * 5000),
+    ("kafka_partitions", "0"),
+    ("kafka_partitions", "-2"),
+    ("ping_interval", "0"),
+    ("ping_interval", "-1s"),
+    ("ping_interval", "nan"),
+    ("ping_interval", "2 weeks"),
+    ("outbox_max_bytes", "1023"),
+    ("outbox_max_bytes", "1M"),
+    ("inbound_rate", "inf"),
+    ("inbound_rate", "-1"),
+    ("access_log", "maybe"),
+    ("duplicate_policy", "kill"),
+    ("jwt_algorithms", "none"),
+    ("jwt_key", "-----BEGIN PUBLIC KEY-----"),
+    ("jwt_key", '{"keys":[]}'),
+    ("jwt_key", "ftp://a/k.pem"),
+    ("jwt_secret", "   "),
+    ("api_credentials", "keyonly"),
+    ("api_credentials", ":secret"),
+    ("api_credentials", "key:"),
+    ("api_credentials", "key:sécret"),
+    ("allowed_origins", "https://"),
+    ("allowed_origins", "a b"),
+    ("trusted_proxies", "10.0.0.1/8"),
+    ("trusted_proxies", "proxy"),
+    ("broker", "amqp://a"),
+    ("broker", "memory"),
+    ("broker", "kafka://"),
+    ("broker", "kafka://::1"),
+    ("mailbox", "file://a"),
+    ("kafka_results_topic", ".."),
+    ("kafka_results_topic", "a b"),
+    ("kafka_results_topic", "a" * 250),
+    ("kafka_group", ""),
+    ("kafka_sasl_username", "a\nb"),
+    ("kafka_oauth_token_url", "identity.example"),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), WRONG)
+def test_a_wrong_text_is_refused_in_one_short_line(key: str, text: str) -> None:
+    with pytest.raises(WrongValue) as caught:
+        TABLE[key].kind.from_text(text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 160
+
+
+@pytest.mark.parametrize(
+    ("key", "url"),
+    [
+        ("mailbox", "sqlite:///box.db"),
+        ("mailbox", "redis://user:hunter2@host/0"),
+        ("presence", "redis://host/0"),
+        ("speech", "whisper://base"),
+    ],
+)
+def test_a_part_of_a_later_version_is_known_by_name_and_refused(key: str, url: str) -> None:
+    with pytest.raises(WrongValue, match="is not available in this version") as caught:
+        TABLE[key].kind.from_text(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_broker_url_with_a_password_is_refused_without_showing_it() -> None:
+    with pytest.raises(WrongValue, match="kafka_sasl_password") as caught:
+        TABLE["broker"].kind.from_text("kafka://user:hunter2@host")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("port", True, "true is a boolean"),
+        ("port", 8080.0, "8080.0 is a float"),
+        ("port", "8080", "'8080' is a string"),
+        ("port", [1], "it is an array"),
+        ("max_message_bytes", 1.5, "1.5 is a float"),
+        ("max_message_bytes", True, "true is a boolean"),
+        ("ping_interval", True, "true is a boolean"),
+        ("ping_interval", float("nan"), "nan is out of range"),
+        ("ping_interval", 10**400, "out of range"),
+        ("inbound_rate", float("inf"), "is not such a number"),
+        ("access_log", 1, "1 is an integer"),
+        ("host", 1, "1 is an integer"),
+        ("jwt_secret", 12345, "it is an integer"),
+        ("jwt_algorithms", "HS256", "it is a string, not an array"),
+        ("jwt_previous_secrets", [""], "one of its items is empty"),
+        ("api_credentials", [None], "it is null"),
+    ],
+)
+def test_a_typed_value_of_another_type_is_refused(key: str, value: object, problem: str) -> None:
+    with pytest.raises(WrongValue, match=re.escape(problem)) as caught:
+        TABLE[key].kind.from_value(value)
+    assert "12345" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "result"),
+    [
+        ("port", 0, 0),
+        ("ping_interval", 30, 30.0),
+        ("ping_interval", 0.5, 0.5),
+        ("ping_interval", "500ms", 0.5),
+        ("max_message_bytes", 1024, 1024),
+        ("max_message_bytes", "1KiB", 1024),
+        ("inbound_rate", 100, 100.0),
+        ("access_log", False, False),
+        ("access_log", "no", False),
+        ("jwt_algorithms", ["ES256"], ("ES256",)),
+        ("jwt_algorithms", [], ()),
+    ],
+)
+def test_a_typed_value_is_taken(key: str, value: object, result: object) -> None:
+    taken = TABLE[key].kind.from_value(value)
+    assert taken == result
+    assert type(taken) is type(result)
+
+
+@given(st.sampled_from(ROWS), st.text())
+def test_any_text_is_a_value_or_refused(row: Setting, text: str) -> None:
+    try:
+        row.kind.from_text(text)
+    except WrongValue as error:
+        problem = str(error)
+    else:
+        return
+    assert "\n" not in problem
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=4
+)
+
+
+@given(st.sampled_from(ROWS), JSON)
+def test_any_typed_value_is_a_value_or_refused(row: Setting, value: object) -> None:
+    try:
+        row.kind.from_value(value)
+    except WrongValue as error:
+        problem = str(error)
+    else:
+        return
+    assert "\n" not in problem
+
+
+@given(st.integers(0, 366 * 86_400_000).map(lambda milliseconds: milliseconds / 1000))
+def test_a_duration_is_read_back_as_it_is_written(seconds: float) -> None:
+    kind = kinds.Duration()
+    assert kind.from_text(kind.show(seconds)) == pytest.approx(seconds, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (0.25, "250ms"), (2, "2s"), (90, "90s"), (300, "5m"), (86400, "24h"), (604800, "7d")]
+)
+def test_a_duration_is_written_as_a_person_would(seconds: float, text: str) -> None:
+    assert kinds.Duration().show(seconds) == text
+
+
+def test_the_reference_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == reference(), "python -m cocoa_tornado.settings_reference > docs/settings.rst"
