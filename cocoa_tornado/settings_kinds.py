@@ -6,7 +6,6 @@ two settings go together, is decided elsewhere (``settings_sources``, ``settings
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,7 +184,8 @@ class Duration(Kind[float]):
         return float(self._bounded(value, value))
 
     def _bounded(self, seconds: float, given: object) -> float:
-        if math.isnan(seconds) or not self.low_s <= seconds <= self.high_s:
+        # Not a number is in no range.
+        if not self.low_s <= seconds <= self.high_s:
             raise WrongValue(f"{shown(given)} is out of range")
         return seconds
 

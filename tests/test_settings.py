@@ -135,7 +135,7 @@ WRONG = [
     ("port", "-1"),
     ("port", "8_080"),
     ("port", "8080.0"),
-    ("port", "٨٠٨٠"),  # noqa: RUF001  # digits that int() would take
+    ("port", "٨٠٨٠"),  # digits that int() would take
     ("port", "9" * 5000),
     ("kafka_partitions", "0"),
     ("kafka_partitions", "-2"),
@@ -288,11 +288,14 @@ def test_a_duration_is_read_back_as_it_is_written(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (0.25, "250ms"), (2, "2s"), (90, "90s"), (300, "5m"), (86400, "24h"), (604800, "7d")]
+    ("seconds", "text"),
+    [(0, "0s"), (0.25, "250ms"), (2, "2s"), (90, "90s"), (300, "5m"), (86400, "24h"), (604800, "7d")],
 )
 def test_a_duration_is_written_as_a_person_would(seconds: float, text: str) -> None:
     assert kinds.Duration().show(seconds) == text
 
 
 def test_the_reference_page_is_current() -> None:
-    assert PAGE.read_text(encoding="utf-8") == reference(), "python -m cocoa_tornado.settings_reference > docs/settings.rst"
+    assert PAGE.read_text(encoding="utf-8") == reference(), (
+        "python -m cocoa_tornado.settings_reference > docs/settings.rst"
+    )

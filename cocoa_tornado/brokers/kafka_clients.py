@@ -67,6 +67,9 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
         return connection
 
     def _note(self, trouble: BaseException | None) -> None:
+        if self.config["security_protocol"].startswith("SASL_") and "socket disconnected" in str(trouble):
+            # A broker that refuses us says why and hangs up, and the hanging up is often all that is seen.
+            trouble = kafka_errors.SaslAuthenticationFailedError("the connection was closed while logging in")
         self.trouble = trouble
 
 

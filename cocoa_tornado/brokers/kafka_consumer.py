@@ -34,7 +34,7 @@ from .kafka_positions import Start, where_to_start
 from .kafka_publisher import Outgoing, Publisher, TooLarge
 from .port import Batch, BrokerCounters, Decoder
 
-POLL_MS = 200
+POLL_MS = 100
 PAUSED_POLL_MS = 20  # nothing is fetched then; this only bounds how late the end of a pause is noticed
 CALL_MS = 2_000  # one question to the brokers: offsets, positions
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
@@ -18,6 +17,8 @@ from cocoa_tornado.brokers.port import Batch, Broker, BrokerState
 from cocoa_tornado.rules.records import Decoded, Delivery, Rejected
 
 from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all, writer
+
+Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
 
 PATIENCE_S = 20.0
 
@@ -81,7 +82,7 @@ class Stand(Protocol):
     async def broker(self, **options: Any) -> Broker:
         """A broker of the stand's group, not started."""
 
-    async def write(self, records: list[tuple[bytes | None, bytes | None]], headers: dict[str, bytes]) -> None:
+    async def write(self, records: Records, headers: dict[str, bytes]) -> None:
         """Write to the results topic, from outside."""
 
     async def read(self, topic: str, count: int) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]: ...
@@ -99,7 +100,7 @@ class MemoryStand:
             self._only = MemoryBroker(**options)
         return self._only
 
-    async def write(self, records: list[tuple[bytes | None, bytes | None]], headers: dict[str, bytes]) -> None:
+    async def write(self, records: Records, headers: dict[str, bytes]) -> None:
         assert self._only is not None
         for key, value in records:
             await self._only.append(self.results, key, value, headers)
@@ -136,7 +137,7 @@ class KafkaStand:
 
     async def write(
         self,
-        records: list[tuple[bytes | None, bytes | None]],
+        records: Records,
         headers: dict[str, bytes] | None = None,
         partition: int | None = None,
     ) -> None:
@@ -177,13 +178,9 @@ async def ready(broker: Broker, patience_s: float = PATIENCE_S) -> None:
         raise AssertionError(f"not ready: {broker.status()}") from error
 
 
-def numbered(start: int, count: int, device: bytes = b"doll") -> list[tuple[bytes | None, bytes | None]]:
-    return [(device, device + b"|%d" % number) for number in range(start, start + count)]
+def numbered(start: int, count: int, device: bytes = b"doll") -> Records:
+    return [(device, payload) for payload in payloads(start, count, device)]
 
 
-def values(records: list[tuple[bytes | None, bytes | None]]) -> list[bytes | None]:
-    return [value for _, value in records]
-
-
-def as_json(payload: bytes) -> Any:
-    return json.loads(payload)
+def payloads(start: int, count: int, device: bytes = b"doll") -> list[bytes]:
+    return [device + b"|%d" % number for number in range(start, start + count)]

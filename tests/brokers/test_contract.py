@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from cocoa_tornado.brokers.port import BrokerState
+from cocoa_tornado.brokers.port import Batch, BrokerState
 from cocoa_tornado.errors import BrokerClosed
 
-from .bench import KafkaStand, MemoryStand, Receiver, Stand, consuming, decode, eventually, numbered, ready, values
+from .bench import KafkaStand, MemoryStand, Receiver, Stand, consuming, decode, eventually, numbered, ready, payloads
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -38,7 +38,7 @@ async def test_a_fresh_group_begins_at_the_newest_record(stand: Stand) -> None:
     async with consuming(broker, receiver):
         await stand.write(numbered(3, 2), {})
         await receiver.has(2)
-    assert receiver.payloads == values(numbered(3, 2))
+    assert receiver.payloads == payloads(3, 2)
 
 
 async def test_the_first_record_after_ready_is_delivered(stand: Stand) -> None:
@@ -56,14 +56,19 @@ async def test_the_order_of_a_partition_holds_across_batches(stand: Stand) -> No
         for start in range(0, 2000, 400):
             await stand.write(numbered(start, 400), {})
         await receiver.has(2000)
-        assert receiver.payloads == values(numbered(0, 2000))
+        assert receiver.payloads == payloads(0, 2000)
         assert broker.counters.consumed == 2000
 
 
 async def test_the_sink_is_called_on_the_loop_and_never_within_publish(stand: Stand) -> None:
-    loops = []
+    loops: list[asyncio.AbstractEventLoop] = []
     broker = await stand.broker()
-    broker.start(lambda batch: (loops.append(asyncio.get_running_loop()), batch.done())[0], decode)
+
+    def sink(batch: Batch) -> None:
+        loops.append(asyncio.get_running_loop())
+        batch.done()
+
+    broker.start(sink, decode)
     await ready(broker)
     future = broker.publish(stand.results, "doll", b"doll|0")
     assert loops == []
@@ -86,7 +91,7 @@ async def test_it_pauses_at_the_high_water_mark_and_goes_on_below_the_low_one(st
         assert broker.status().state is BrokerState.READY
         receiver.finish()
         await receiver.has(3000)
-    assert receiver.payloads == values(numbered(0, 3000))
+    assert receiver.payloads == payloads(0, 3000)
 
 
 async def test_a_restart_goes_on_where_the_last_batch_was_done(stand: Stand) -> None:
@@ -103,7 +108,7 @@ async def test_a_restart_goes_on_where_the_last_batch_was_done(stand: Stand) -> 
         await receiver.has(10)
     if again is not broker:
         await broker.close(1.0)
-    assert receiver.payloads == values(numbered(0, 10))
+    assert receiver.payloads == payloads(0, 10)
 
 
 async def test_a_restart_reads_again_what_was_not_done(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,10 +186,10 @@ async def test_a_key_that_names_another_device_is_counted(stand: Stand) -> None:
 async def test_what_is_published_is_acknowledged_in_order_with_its_headers(stand: Stand) -> None:
     acknowledged: list[int] = []
     async with consuming(await stand.broker(), Receiver()) as broker:
-        futures = []
+        futures: list[asyncio.Future[None]] = []
         for number in range(50):
             future = broker.publish(stand.messages, "doll", b"%d" % number, {"n": b"%d" % number})
-            future.add_done_callback(lambda _, number=number: acknowledged.append(number))
+            future.add_done_callback(lambda done: acknowledged.append(futures.index(done)))
             futures.append(future)
         await asyncio.gather(*futures)
         records = await stand.read(stand.messages, 50)

@@ -22,7 +22,7 @@ from ..kafka_server import (
     add_partitions,
     committed_offset,
 )
-from .bench import KafkaStand, Receiver, consuming, decode, eventually, numbered, ready, values
+from .bench import KafkaStand, Receiver, consuming, decode, eventually, numbered, ready, payloads
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
 
@@ -60,7 +60,7 @@ async def test_a_record_written_while_a_fresh_group_was_down_is_not_lost(stand: 
     receiver = Receiver()
     async with consuming(await stand.broker(), receiver):
         await receiver.has(2)
-    assert receiver.payloads == values(numbered(0, 2))
+    assert receiver.payloads == payloads(0, 2)
 
 
 @pytest.mark.apache
@@ -71,7 +71,7 @@ async def test_partitions_that_are_added_later_are_read_from_their_beginning(sta
         await stand.write(numbered(0, 3), partition=1)
         await receiver.has(3)
         await eventually(lambda: "2 partitions" in broker.status().detail)
-    assert receiver.payloads == values(numbered(0, 3))
+    assert receiver.payloads == payloads(0, 3)
 
 
 @pytest.mark.apache
@@ -142,7 +142,7 @@ async def test_a_pause_survives_a_rebalance_and_a_late_done_commits_nothing(
             await eventually(lambda: one.status().lag == 0 and two.status().lag == 0)
     for device in (b"p0", b"p1"):
         mine = [payload for payload in first.payloads + second.payloads if payload.startswith(device)]
-        assert set(mine) == set(values(numbered(0, 20, device)))
+        assert set(mine) == set(payloads(0, 20, device))
 
 
 @pytest.mark.apache
@@ -181,7 +181,7 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
         await eventually(lambda: receiver.payloads[-1:] == [b"doll|199"])
         messages = await stand.read(stand.messages, 200)
         assert broker.counters.reconnects == 1
-    assert in_order_and_complete(receiver.payloads, values(numbered(0, 200)))
+    assert in_order_and_complete(receiver.payloads, payloads(0, 200))
     assert [value for _, value, _ in messages] == [b"%d" % number for number in range(200)]
     assert len(lines(caplog, "broker not available, retrying")) == 1
     assert len(lines(caplog, "broker ready")) == 2
@@ -206,7 +206,7 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing(own_kafka: Kafka
             await asyncio.sleep(0.05)
         await eventually(lambda: broker.counters.published.get(stand.results) == sent, patience_s=30.0)
         await eventually(lambda: receiver.payloads[-1:] == [b"doll|%d" % (sent - 1)])
-    assert in_order_and_complete(receiver.payloads, values(numbered(0, sent)))
+    assert in_order_and_complete(receiver.payloads, payloads(0, sent))
 
 
 @pytest.mark.apache

@@ -31,7 +31,9 @@ def test_a_host_is_an_address_or_a_name(text: str) -> None:
     assert is_host(text)
 
 
-@pytest.mark.parametrize("text", ["", "1.2.3.400", "1.2.3", "a b", "-a", "a..b", "host:80", "http://host", "[::1]", "a" * 254])
+@pytest.mark.parametrize(
+    "text", ["", "1.2.3.400", "1.2.3", "a b", "-a", "a..b", "host:80", "http://host", "[::1]", "a" * 254]
+)
 def test_a_mistyped_address_is_no_host(text: str) -> None:
     assert not is_host(text)
 
@@ -59,7 +61,9 @@ def test_kafka_servers_get_the_default_port(url: str, servers: tuple[str, ...]) 
     assert kafka_servers(url) == servers
 
 
-@pytest.mark.parametrize("url", ["kafka://", "kafka:one", "kafka://one,", "kafka://::1", "kafka://a:x", "amqp://one", ""])
+@pytest.mark.parametrize(
+    "url", ["kafka://", "kafka:one", "kafka://one,", "kafka://::1", "kafka://a:x", "amqp://one", ""]
+)
 def test_a_url_that_names_no_kafka_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"is not a broker|wrong host or port"):
         kafka_servers(url)

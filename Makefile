@@ -1,0 +1,58 @@
+# What a developer runs is what CI runs.
+#
+#   make run     the gateway on its embedded parts, a token, and the line to try it with
+#   make test    all tests; Kafka's run on Apache Kafka where Java and Maven are, else on a stand-in
+#   make check   formatting, lint, types, direction of imports
+#   make soak    300 devices that connect, vanish and return for two minutes
+
+PYTHON ?= python3
+PORT ?= 8080
+VENV := .venv
+BIN := $(VENV)/bin
+URL := 127.0.0.1:$(PORT)
+
+.PHONY: run test check format soak clean
+.DEFAULT_GOAL := run
+
+run: $(VENV)/installed
+	@token=$$($(BIN)/cocoa mint-token --device-id doll-1 2>/dev/null) || { $(BIN)/cocoa mint-token --device-id doll-1; exit 1; }; \
+	printf '\n  Gateway   http://$(URL)\n  Devices   ws://$(URL)/ws\n  Token     %s\n' "$$token"; \
+	printf '\n  Try it, in another terminal:\n    %s\n' '$(BIN)/cocoa probe-device ws://$(URL)/ws'; \
+	printf '\n  Or be the device doll-1, and say something to it from a third one:\n    %s\n' \
+	  '$(BIN)/cocoa probe-device ws://$(URL)/ws --device-id doll-1 --listen 0'; \
+	printf '    %s\n      %s\n      %s\n\n' 'curl http://$(URL)/api/v1/transcriptions \' \
+	  '-H "Authorization: Bearer $$('$(BIN)'/cocoa mint-token --device-id doll-1 2>/dev/null)" \' \
+	  "-d '{\"device_id\":\"doll-1\",\"text\":\"Hello\"}'"
+	@exec $(BIN)/cocoa serve --port $(PORT)
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m bench.soak
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.py pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-test: setup.py pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cocoa_tornado.errors import SettingError
+from cocoa_tornado.settings import Settings
+from cocoa_tornado.settings_checks import check
+
+PASSWORD: dict[str, Any] = {
+    "kafka_security_protocol": "SASL_SSL",
+    "kafka_sasl_mechanism": "PLAIN",
+    "kafka_sasl_username": "user",
+    "kafka_sasl_password": "hunter2",
+}
+GRANT: dict[str, Any] = {
+    "kafka_security_protocol": "SASL_PLAINTEXT",
+    "kafka_sasl_mechanism": "OAUTHBEARER",
+    "kafka_oauth_token_url": "https://identity.example/token",
+    "kafka_oauth_client_id": "client",
+    "kafka_oauth_client_secret": "hunter2",
+}
+PEM = Path("some.pem")
+
+TOGETHER: list[dict[str, Any]] = [
+    {"host": "::1"},
+    {"host": "0.0.0.0", "jwt_secret": "s"},
+    {"host": "0.0.0.0", "jwt_key": ("k.pem",)},
+    {"jwt_key": ("k.pem",), "jwt_algorithms": ("ES256",)},
+    {"jwt_key": ("k.pem",), "jwt_signing_key": PEM},
+    {"jwt_secret": "s", "jwt_algorithms": ("HS512",)},
+    {"tls_cert": PEM, "tls_key": PEM},
+    {"low_water": 1, "high_water": 2},
+    {"ping_timeout_s": 5.0, "ping_interval_s": 5.0},
+    {"drain_grace_s": 0.0, "drain_delay_s": 0.0},
+    {"kafka_security_protocol": "SSL", "kafka_ssl_ca": PEM},
+    {"kafka_security_protocol": "SSL", "kafka_ssl_cert": PEM, "kafka_ssl_key": PEM, "kafka_ssl_key_password": "p"},
+    PASSWORD,
+    PASSWORD | {"kafka_sasl_mechanism": "SCRAM-SHA-512"},
+    GRANT,
+    GRANT | {"kafka_oauth_scope": "kafka"},
+    {"api_credentials": (("a", "1"), ("b", "1"))},
+]
+
+
+@pytest.mark.parametrize("values", TOGETHER)
+def test_these_go_together(values: dict[str, Any]) -> None:
+    check(Settings(**values))
+
+
+APART: list[tuple[dict[str, Any], str, str]] = [
+    ({"host": "0.0.0.0"}, "host", "0.0.0.0 is not a loopback address"),
+    ({"host": "gateway"}, "host", "gateway is not a loopback address"),
+    ({"host": "::", "jwt_previous_secrets": ("s",)}, "host", "development key"),
+    ({"jwt_algorithms": ()}, "jwt_algorithms", "no algorithm is left"),
+    ({"jwt_algorithms": ("ES256",)}, "jwt_algorithms", "none of them works with the development key"),
+    ({"jwt_algorithms": ("ES256",), "jwt_secret": "s"}, "jwt_algorithms", "none of them works with jwt_secret"),
+    ({"jwt_algorithms": ("HS256",), "jwt_key": ("k",)}, "jwt_algorithms", "none of them works with jwt_key"),
+    ({"jwt_signing_key": PEM, "jwt_secret": "s"}, "jwt_signing_key", "jwt_key is not set"),
+    ({"api_credentials": (("a", "1"), ("a", "2"))}, "api_credentials", "the same key"),
+    ({"tls_cert": PEM}, "tls_cert", "tls_key is missing"),
+    ({"tls_key": PEM}, "tls_key", "tls_cert is missing"),
+    ({"low_water": 10_000}, "low_water", "low_water 10000 is not below high_water 10000"),
+    ({"high_water": 2_000}, "high_water", "low_water 2000 is not below high_water 2000"),
+    ({"ping_timeout_s": 31.0}, "ping_timeout", "ping_timeout 31s is longer than ping_interval 30s"),
+    ({"ping_interval_s": 10.0}, "ping_interval", "ping_timeout 30s is longer than ping_interval 10s"),
+    ({"drain_delay_s": 26.0}, "drain_delay", "drain_delay 26s is longer than drain_grace 25s"),
+    ({"max_message_bytes": 2**26}, "max_message_bytes", "publish_queue_bytes 32MiB is below max_message_bytes 64MiB"),
+    ({"kafka_quarantine_topic": "transcription.results"}, "kafka_quarantine_topic", "kafka_results_topic is"),
+    ({"kafka_messages_topic": "transcription.results"}, "kafka_messages_topic", "kafka_results_topic is"),
+    ({"kafka_ssl_ca": PEM}, "kafka_ssl_ca", "no effect with kafka_security_protocol PLAINTEXT"),
+    ({"kafka_security_protocol": "SSL", "kafka_ssl_cert": PEM}, "kafka_ssl_cert", "kafka_ssl_key is missing"),
+    ({"kafka_security_protocol": "SSL", "kafka_ssl_key_password": "p"}, "kafka_ssl_key_password", "is missing"),
+    ({"kafka_security_protocol": "SASL_SSL"}, "kafka_security_protocol", "SASL_SSL needs a SASL mechanism"),
+    (PASSWORD | {"kafka_security_protocol": "SSL"}, "kafka_sasl_mechanism", "PLAIN has no effect"),
+    (PASSWORD | {"kafka_sasl_username": ""}, "kafka_sasl_mechanism", "needs kafka_sasl_username"),
+    (PASSWORD | {"kafka_sasl_password": ""}, "kafka_sasl_mechanism", "needs kafka_sasl_password"),
+    (PASSWORD | {"kafka_oauth_scope": "s"}, "kafka_oauth_scope", "no effect with PLAIN"),
+    (GRANT | {"kafka_oauth_client_secret": ""}, "kafka_sasl_mechanism", "needs kafka_oauth_client_secret"),
+    (GRANT | {"kafka_sasl_username": "u"}, "kafka_sasl_username", "no effect with OAUTHBEARER"),
+    ({"kafka_sasl_username": "u"}, "kafka_sasl_username", "no effect with no kafka_sasl_mechanism"),
+]
+
+
+@pytest.mark.parametrize(("values", "name", "problem"), APART)
+def test_these_do_not_go_together(values: dict[str, Any], name: str, problem: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        check(Settings(**values))
+    assert caught.value.name == name
+    assert problem in caught.value.problem
+    assert caught.value.allowed
+    assert caught.value.source == "in the code"
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_setting_from_the_highest_source_is_blamed() -> None:
+    settings = Settings(low_water=500, high_water=400)
+    low, high = "file conf/x.toml", "option --high-water"
+    with pytest.raises(SettingError) as caught:
+        check(settings, {"low_water": low, "high_water": high})
+    assert (caught.value.name, caught.value.source) == ("high_water", high)
+    with pytest.raises(SettingError) as caught:
+        check(settings, {"low_water": "environment COCOA_LOW_WATER", "high_water": low})
+    assert (caught.value.name, caught.value.source) == ("low_water", "environment COCOA_LOW_WATER")
