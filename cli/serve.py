@@ -16,9 +16,9 @@ from cocoa_tornado import __version__, logs
 from cocoa_tornado.errors import CocoaError, SettingError
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
-from cocoa_tornado.settings_sources import Loaded, load
+from cocoa_tornado.settings_sources import Loaded, check_files, load
 
-from .options import SettingsCommand, load_settings, settings_options
+from .options import SettingsCommand, WrongSetting, load_settings, settings_options
 
 log = logging.getLogger("cocoa.service")
 
@@ -43,6 +43,10 @@ def serve(config: Path | None, **options: object) -> None:
     and SIGINT drain and stop, a second one leaves at once; SIGHUP reads keys, limits and the certificate again.
     """
     loaded = load_settings(config, options)
+    try:
+        check_files(loaded)
+    except SettingError as error:
+        raise WrongSetting(str(error)) from error
     settings = loaded.settings
     logs.configure(log_format(settings), settings.log_level)
     for warning in loaded.warnings:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from .rules.close_codes import REPLACED, CloseReason
 from .rules.frames import text_frame
-from .rules.slots import NOTHING, Admit, Refuse, RefusalReason, Settlement, SlotLimits, Slots, Ticket
+from .rules.slots import NOTHING, Admit, RefusalReason, Refuse, Settlement, SlotLimits, Slots, Ticket
 
 
 class Client(Protocol):

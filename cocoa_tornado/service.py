@@ -13,7 +13,6 @@ import math
 import socket
 import ssl
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from tornado.httpserver import HTTPServer
@@ -24,7 +23,7 @@ from .bridge import Bridge
 from .brokers.kafka_options import KafkaOptions
 from .brokers.memory import MemoryBroker
 from .brokers.port import Broker
-from .errors import KeyMaterialError, ServiceError
+from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
 from .identity.devkey import development_secret
 from .identity.jwks import KeyOptions, KeySources, KeyStore, default_signer
@@ -38,8 +37,8 @@ from .rules.outbox import OutboxLimits
 from .rules.rate import RateLimit
 from .rules.records import decode
 from .rules.slots import SlotLimits
-from .settings import TABLE, Settings
-from .settings_sources import changes
+from .settings import Settings
+from .settings_sources import changes, reloaded
 from .web.application import make_application
 from .web.connection import DeviceConnection, DeviceContext, DeviceLimits
 from .web.flusher import Flusher, Housekeeping
@@ -160,22 +159,22 @@ class Gateway:
         assert self._devices is not None
         applied, ignored = changes(self.settings, settings)
         try:
+            settings = reloaded(self.settings, settings)
             sources = key_sources(settings)
             signer = make_signer(settings, sources)
             if self._tls is not None:
-                reload_tls(self._tls, self.settings)
+                reload_tls(self._tls, settings)
             await self.keys.reload(sources)
-        except (KeyMaterialError, ServiceError) as error:
+        except (SettingError, KeyMaterialError, ServiceError) as error:
             log.error("reload refused", extra={"error": str(error)})
             return
         self._web.signer = signer
         self._web.credentials = dict(settings.api_credentials)
         self._web.allowed_origins = settings.allowed_origins
         self._devices.limits = device_limits(settings)
-        self.hub.limits = replace(slot_limits(settings), challenge_s=self.hub.limits.challenge_s)
+        self.hub.limits = slot_limits(settings)
         set_level(settings.log_level)
-        taken = {row.attribute: getattr(settings, row.attribute) for row in TABLE.values() if row.reloadable}
-        self.settings = replace(self.settings, **taken)
+        self.settings = settings
         log.info("reloaded", extra={"applied": ",".join(applied) or "nothing new", "needs_restart": ",".join(ignored)})
 
     async def drain_and_stop(self) -> None:
@@ -254,8 +253,8 @@ def token_policy(settings: Settings) -> TokenPolicy:
 def key_sources(settings: Settings) -> KeySources:
     """The keys that verify tokens; the development key where none is configured, announced loudly."""
     if not settings.uses_development_key:
-        secrets = (settings.jwt_secret, *settings.jwt_previous_secrets) if settings.jwt_secret else ()
-        return KeySources(secrets=secrets, locations=settings.jwt_key)
+        current = (settings.jwt_secret,) if settings.jwt_secret else ()
+        return KeySources(secrets=(*current, *settings.jwt_previous_secrets), locations=settings.jwt_key)
     key = development_secret(settings.data_dir)
     log.warning(
         "DEVELOPMENT KEY IN USE: anyone who can read it can be any device",
@@ -270,6 +269,9 @@ def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
         return None
     if settings.jwt_signing_key is not None:
         return Signer.from_file(settings.jwt_signing_key)
+    if not settings.jwt_secret and not settings.uses_development_key:
+        # Previous secrets verify and never sign.
+        sources = KeySources(locations=sources.locations)
     return default_signer(sources, settings.jwt_algorithms)
 
 
@@ -354,4 +356,3 @@ def bind(host: str, port: int) -> list[socket.socket]:
     if not sockets:
         raise ServiceError(f"cannot listen on {host} port {port}: no address")
     return sockets
-

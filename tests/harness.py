@@ -19,7 +19,7 @@ from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
 
-from .raw_device import PATIENCE_S, RawDevice, Response
+from .raw_device import PATIENCE_S, UPGRADE, RawDevice, Response
 
 SECRET = "a secret of thirty-two bytes, or more"
 RESULTS = "transcription.results"
@@ -30,6 +30,8 @@ class Harness:
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
+        self._raw: list[RawDevice] = []
+        self._devices: list[ClientConnection] = []
 
     @classmethod
     async def start(cls, broker: Broker | None = None, **settings: Any) -> Harness:
@@ -39,6 +41,12 @@ class Harness:
         return cls(gateway)
 
     async def stop(self) -> None:
+        """Close whatever the test has left open, then drain the gateway."""
+        for device in self._devices:
+            device.transport.abort()
+        await asyncio.gather(*(device.wait_closed() for device in self._devices))
+        for raw in self._raw:
+            await raw.end()
         await self.gateway.drain_and_stop()
 
     @property
@@ -60,21 +68,37 @@ class Harness:
 
     async def connect(self, device_id: str = "doll", **options: Any) -> ClientConnection:
         """A device of the ``websockets`` package, connected."""
+        return await self.connect_with(self.token(device_id), **options)
+
+    async def connect_with(self, token: str, **options: Any) -> ClientConnection:
         options = {"ping_interval": None, "proxy": None} | options
-        return await websockets.connect(f"{self.ws_url}?token={self.token(device_id)}", **options)
+        device = await websockets.connect(f"{self.ws_url}?token={token}", **options)
+        self._devices.append(device)
+        return device
 
     async def raw(self, device_id: str = "doll", **options: Any) -> RawDevice:
         """A device that does what it is told, connected."""
-        device = await RawDevice.upgrade(self.port, self.token(device_id), **options)
+        device = await self.upgrade(self.token(device_id), **options)
         assert device.response.status == 101, device.response
         return device
 
-    async def http(self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Response:
-        device = await RawDevice.connect(self.port)
-        try:
-            return await device.request(method, target, headers, body)
-        finally:
-            device.close()
+    async def upgrade(self, token: str | None, headers: dict[str, str] | None = None, **options: Any) -> RawDevice:
+        """A device that has asked for an upgrade; its ``response`` says how that went."""
+        device = await self.dial(**options)
+        await device.request("GET", "/ws" if token is None else f"/ws?token={token}", UPGRADE | (headers or {}))
+        return device
+
+    async def dial(self, **options: Any) -> RawDevice:
+        """A TCP connection."""
+        device = await RawDevice.connect(self.port, **options)
+        self._raw.append(device)
+        return device
+
+    async def http(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> Response:
+        """One request on a connection of its own."""
+        return await (await self.dial()).request(method, target, headers, body)
 
     async def publish(self, device_id: str, text: str, **fields: object) -> None:
         """Produce a record to the results topic, as a backend would."""

@@ -78,17 +78,9 @@ class RawDevice:
         limit = 2**16 if receive_buffer is None else 1024
         return cls(*await asyncio.open_connection(sock=sock, limit=limit))
 
-    @classmethod
-    async def upgrade(
-        cls, port: int, token: str | None, headers: dict[str, str] | None = None, *, receive_buffer: int | None = None
-    ) -> RawDevice:
-        """Connect and shake hands; ``response`` says how it went."""
-        device = await cls.connect(port, receive_buffer=receive_buffer)
-        target = "/ws" if token is None else f"/ws?token={token}"
-        await device.request("GET", target, UPGRADE | (headers or {}))
-        return device
-
-    async def request(self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b"") -> Response:
+    async def request(
+        self, method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b""
+    ) -> Response:
         lines = [f"{method} {target} HTTP/1.1"]
         fields = {"Host": "localhost"} | (headers or {})
         if body:
@@ -141,3 +133,9 @@ class RawDevice:
     def close(self) -> None:
         """End of the TCP connection, without a closing handshake."""
         self.writer.close()
+
+    async def end(self) -> None:
+        """Close, whatever state the connection is in, and wait for it."""
+        self.writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()

@@ -26,7 +26,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge": {"hub", "metrics", "brokers.port", "rules"},
     "web": {"hub", "bridge", "metrics", "brokers.port", "identity", "rules", "errors"},
     "probe": {"identity", "rules", "errors"},
-    "service": {"web", "bridge", "hub", "metrics", "logs", "brokers", "brokers.port", "identity", "settings", "rules", "errors"},
+    "service": {
+        "web",
+        "bridge",
+        "hub",
+        "metrics",
+        "logs",
+        "brokers",
+        "brokers.port",
+        "identity",
+        "settings",
+        "rules",
+        "errors",
+    },
     "cli": {"service", "settings", "identity", "probe", "logs", "rules", "errors", ""},
 }
 
@@ -88,5 +100,9 @@ def test_only_the_composition_root_names_an_adapter() -> None:
     for module, path in modules():
         if module == "service" or module.startswith("brokers"):
             continue
-        named = [name for name in imports(module, path) if name.startswith(f"{PACKAGE}.brokers.") and not name.endswith(".port")]
+        named = [
+            name
+            for name in imports(module, path)
+            if name.startswith(f"{PACKAGE}.brokers.") and not name.endswith(".port")
+        ]
         assert named == [], f"{module} imports {named}"

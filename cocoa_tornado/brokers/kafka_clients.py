@@ -24,6 +24,7 @@ BOOTSTRAP_TIMEOUT_MS = 4_000
 REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for so long is taken for dead
 RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would make a returned broker wait that long
 MAX_BLOCK_MS = 1_000
+FETCH_WAIT_MS = 250
 NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, since publishing is not given up while running
 CLOSE_TIMEOUT_MS = 3_000
 
@@ -78,11 +79,22 @@ class ConsumerLink(NamedTuple):
 
     :ivar sleep: ``await sleep(seconds)`` on the consumer's own IO loop only, so: in its rebalance listener
     :ivar trouble: why its last connection failed, None since it last succeeded
+    :ivar partitions: ``partitions(topic)``: their numbers as far as they are known already, else None; never blocks
     """
 
     consumer: KafkaClient
     sleep: Callable[[float], Any]
     trouble: Callable[[], BaseException | None]
+    partitions: Callable[[str], set[int] | None]
+
+    def insist_on_joining(self) -> None:
+        """To be called when partitions are revoked, so that the join that follows is seen through.
+
+        A poll() that times out during a join takes it up again only while the join is still called for. The leader's
+        join after a change of the topic's partitions is called for by comparing two snapshots, and the join itself
+        makes them equal: without this flag its answer would never be read, and the member would be stuck.
+        """
+        self.consumer._coordinator.request_rejoin()
 
 
 class KafkaClients:
@@ -115,6 +127,8 @@ class KafkaClients:
                 # Where to begin is decided after each assignment; this is for offsets that the log no longer holds.
                 "auto_offset_reset": "earliest",
                 "max_poll_records": options.max_poll_records,
+                # A question to the same broker is answered after a fetch that waits for records.
+                "fetch_max_wait_ms": FETCH_WAIT_MS,
                 "session_timeout_ms": session_ms,
                 "heartbeat_interval_ms": max(500, session_ms // 6),
                 # A JoinGroup may stay open for this long, and so does everybody else's rebalance.
@@ -124,7 +138,7 @@ class KafkaClients:
                 "metrics_enabled": False,
             },
         )
-        return ConsumerLink(consumer, net.sleep, lambda: manager.trouble)
+        return ConsumerLink(consumer, net.sleep, lambda: manager.trouble, manager.cluster.partitions_for_topic)
 
     def producer(self) -> KafkaClient:
         options = self._options

@@ -28,7 +28,7 @@ from ..rules.handoff import OffsetLedger, Span, WaterMarks
 from ..rules.rate import RateBucket, RateLimit
 from ..rules.records import Delivery, Rejected
 from .kafka_availability import Availability
-from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, close_consumer, describe, is_retriable
+from .kafka_clients import AUTH_ERRORS, ConsumerLink, KafkaClient, KafkaClients, close_consumer, describe, is_retriable
 from .kafka_options import KafkaOptions
 from .kafka_positions import Start, where_to_start
 from .kafka_publisher import Outgoing, Publisher, TooLarge
@@ -68,25 +68,27 @@ class _Poison:
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
     """Passes the group's news on to the books. Called on kafka-python's IO thread, see the module's docstring."""
 
-    def __init__(self, books: KafkaConsuming, consumer: KafkaClient, sleep: Callable[[float], Any]) -> None:
-        self._books, self._consumer, self._sleep = books, consumer, sleep
+    def __init__(self, books: KafkaConsuming, link: ConsumerLink) -> None:
+        self._books, self._link, self._consumer = books, link, link.consumer
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Wait for what is in flight, bounded, and commit: the next owner goes on there."""
+        self._link.insist_on_joining()
         books = self._books
         deadline = min(time.monotonic() + REVOKE_PATIENCE_S, books.stop_deadline)
         while not books.settle_and_look(revoked) and time.monotonic() < deadline:
-            await self._sleep(0.01)
+            await self._link.sleep(0.01)
         offsets = books.offsets_to_commit()
         if offsets:
             committing = self._consumer.commit_async(offsets, books.on_commit)
             deadline = time.monotonic() + COMMIT_PATIENCE_S
             while not committing.is_done and time.monotonic() < deadline:
-                await self._sleep(0.01)
+                await self._link.sleep(0.01)
         books.forget()
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
         """The group has gone on without us: there is nothing that we may still commit."""
+        self._link.insist_on_joining()
         self._books.forget()
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
@@ -132,7 +134,7 @@ class KafkaConsuming:
         self._unresolved: set[TopicPartition] | None = None
         self._unresolved_since = 0.0
         self._joined = False
-        self._trouble: Callable[[], BaseException | None] = lambda: None
+        self._link: ConsumerLink  # of the session under way
         self._blocked = False
         self._committing = False
         self._log_budget = RateBucket()
@@ -180,13 +182,14 @@ class KafkaConsuming:
         self._availability.connecting(f"connecting to {','.join(self._options.bootstrap)}")
         self._ensure_topics()
         link = self._clients.consumer()
-        consumer, self._trouble = link.consumer, link.trouble
+        consumer, self._link = link.consumer, link
         self._has_consumer = True
         try:
             backoff.reset()
             self._joined, self._committing = False, False
             self._unresolved, self._unresolved_since = None, time.monotonic()
-            consumer.subscribe([self._options.results_topic], listener=_Listener(self, consumer, link.sleep))
+            consumer.subscribe([self._options.results_topic], listener=_Listener(self, link))
+            self._await_metadata(link)
             while not self._stopping.is_set():
                 self._turn(consumer)
             self._drain(consumer)
@@ -194,6 +197,13 @@ class KafkaConsuming:
             close_consumer(consumer)
             self.forget()
             self._has_consumer = False
+
+    def _await_metadata(self, link: ConsumerLink) -> None:
+        """A leader that does not know the partitions yet would assign none, and have the group join once more."""
+        deadline = time.monotonic() + CALL_MS / 1000
+        while not link.partitions(self._options.results_topic) and time.monotonic() < deadline:
+            if self._stopping.wait(0.01):
+                return
 
     def _ensure_topics(self) -> None:
         """See that the topics exist, create those that may be created. Raises _TopicMissing for the results topic."""
@@ -405,7 +415,7 @@ class KafkaConsuming:
             # What was done here and could not be committed is not read again. Offsets below it are done, whoever
             # has committed since.
             return {tp: max(offset, self._done_here.get(tp, 0)) for tp, offset in committed.items()}
-        every = {TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)} | assigned
+        every = {TopicPartition(topic, number) for number in self._link.partitions(topic) or ()} | assigned
         committed |= {tp: consumer.committed(tp, timeout_ms=CALL_MS) for tp in every - assigned}
         start = where_to_start(
             {tp.partition for tp in assigned}, {tp.partition: offset for tp, offset in committed.items()}
@@ -451,7 +461,7 @@ class KafkaConsuming:
         except kafka_errors.KafkaError as error:
             if not is_retriable(error):
                 raise
-            self._report_trouble(self._trouble() or error)
+            self._report_trouble(self._link.trouble() or error)
             return
         for partition in assigned:  # control records move the position and are never handed over
             position = consumer.position(partition, timeout_ms=CALL_MS)

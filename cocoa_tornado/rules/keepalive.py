@@ -6,7 +6,7 @@ One wheel serves every connection, instead of a timer or a task for each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -33,6 +33,7 @@ class Pinged(Protocol):
 
 
 T = TypeVar("T", bound=Pinged)
+H = TypeVar("H", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +105,17 @@ class PingWheel(Generic[T]):
         self._buckets.setdefault(max(tick, self._tick + 1), []).append((item, pinged))
 
 
-class ExpiryCalendar(Generic[T]):
+class ExpiryCalendar(Generic[H]):
     """Connections by the second in which their token runs out. Adding and removing are O(1). Unix time, seconds."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, dict[T, None]] = {}
+        self._seconds: dict[int, dict[H, None]] = {}
         self._done = 0
 
-    def add(self, item: T, at: float) -> None:
+    def add(self, item: H, at: float) -> None:
         self._seconds.setdefault(int(at) + 1, {})[item] = None
 
-    def remove(self, item: T, at: float) -> None:
+    def remove(self, item: H, at: float) -> None:
         second = int(at) + 1
         bucket = self._seconds.get(second)
         if bucket is not None:
@@ -122,7 +123,7 @@ class ExpiryCalendar(Generic[T]):
             if not bucket:
                 del self._seconds[second]
 
-    def due(self, now: float) -> Iterator[T]:
+    def due(self, now: float) -> Iterator[H]:
         """Those whose time is over, each once. Costs the number of distinct seconds that are booked, at most once a
         second."""
         if int(now) == self._done:

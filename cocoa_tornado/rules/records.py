@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Final, NamedTuple, TypeAlias, TypeGuard
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from .identity import is_device_id
+
 MAX_RECORD_BYTES: Final = 1024 * 1024
-MAX_DEVICE_ID_BYTES: Final = 128
 MAX_NESTING: Final = 64
 
 REASONS: Final = frozenset(
@@ -80,20 +81,15 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return Rejected("not_utf8")
-    message = _read_plain(text) or _read_careful(text)
+    try:
+        message = _read_plain(text) or _read_careful(text)
+    except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never gets there
+        return Rejected("too_deep")
     if isinstance(message, Rejected):
         return message
     device_id, session_id, payload = message
     agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
     return Delivery(device_id, payload, max(timestamp_ms, 0), agrees)
-
-
-def is_device_id(value: object) -> TypeGuard[str]:
-    """True for what the contract allows as a device_id: a string of 1 to 128 bytes of UTF-8, no control character.
-
-    Control characters are those of Unicode: U+0000-001F and U+007F-009F. Half a surrogate pair has no UTF-8.
-    """
-    return isinstance(value, str) and _DEVICE_ID(value) is not None and len(value.encode()) <= MAX_DEVICE_ID_BYTES
 
 
 _Message: TypeAlias = tuple[str, object, bytes]
@@ -133,8 +129,6 @@ def _read_careful(text: str) -> _Message | Rejected:
         record = _PARSE(text)
     except ValueError:
         return Rejected("not_json")
-    except RecursionError:  # the caller has used up nearly all of the stack
-        return Rejected("too_deep")
     if not isinstance(record, dict):
         return Rejected("not_object")
     if isinstance(record, _TwoDevices):
@@ -178,7 +172,6 @@ def _refuse_constant(spelling: str) -> object:
 
 
 # Compiled once, and constant: none of them remembers anything from one record to the next.
-_DEVICE_ID = re.compile(rf"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{{1,{MAX_DEVICE_ID_BYTES}}}").fullmatch
 # A string may lack its closing quote: a match from each later quote would cost the square of the length.
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*+"?|[{}\[\]]', re.DOTALL).finditer
 _COMPACT = msgspec.json.format

@@ -89,8 +89,8 @@ class DeviceConnection:
         "_pong",
         "_reader",
         "_stream",
-        "_urgent",
         "_uplink",
+        "_urgent",
         "_write_at",
         "_write_mark",
         "awaiting_pong",
@@ -144,7 +144,10 @@ class DeviceConnection:
         self.end(SLOW_CONSUMER)
 
     def challenge(self) -> None:
+        """Ping. Where the socket is still busy with what was written before, its progress is the sign of life."""
         self._challenged = True
+        if self.is_writing:
+            self._write_mark = write_mark(self._stream)
         self.ping()
         if self._uplink is not None:
             self._uplink.wake()
@@ -166,6 +169,7 @@ class DeviceConnection:
         mark = write_mark(self._stream)
         if mark != self._write_mark:
             self._write_mark, self._write_at = mark, now
+            self._give_sign_of_life()
         elif now - self._write_at >= self._context.limits.write_wait_s:
             self._finish("write_timeout", "lost")
             self.abort()
@@ -326,6 +330,9 @@ class DeviceConnection:
 
     def _on_pong(self) -> None:
         self.awaiting_pong = False
+        self._give_sign_of_life()
+
+    def _give_sign_of_life(self) -> None:
         if self._challenged:
             self._challenged = False
             self._context.hub.answered(self)

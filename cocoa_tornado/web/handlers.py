@@ -1,4 +1,4 @@
-"""Plain HTTP: health, readiness, metrics, the token endpoint, publishing by HTTP, and errors as the contract has them."""
+"""Plain HTTP: health, readiness, metrics, tokens, publishing, and errors as the contract has them."""
 
 from __future__ import annotations
 
@@ -242,9 +242,7 @@ class TokenHandler(GatewayErrors):
             raise ValueError("Invalid device_version")
         if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
             raise ValueError("Invalid groups")
-        return replace(
-            request, device_id=device_id, user_id=user_id, device_version=version, groups=tuple(groups)
-        )
+        return replace(request, device_id=device_id, user_id=user_id, device_version=version, groups=tuple(groups))
 
 
 class AudioStreamHandler(GatewayErrors):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from ..brokers.port import Broker
@@ -38,7 +37,7 @@ class Uplink:
     ) -> None:
         self._broker, self._budget = broker, budget
         self._publish, self._on_dropped = publish, on_dropped
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []  # short, and there is one per device that ever spoke
         self._pump: asyncio.Task[None] | None = None
         self._room: asyncio.Event | None = None
         self._closed = False
@@ -84,7 +83,7 @@ class Uplink:
             while self._held:
                 await self._broker.writable()
                 while self._held and self._broker.can_write():
-                    self._publish(self._held.popleft())
+                    self._publish(self._held.pop(0))
                     if self._closed:
                         self._budget.orphans -= 1
                 self.wake()

@@ -9,7 +9,7 @@ import pytest
 from cocoa_tornado.brokers.port import Batch, BrokerState
 from cocoa_tornado.errors import BrokerClosed
 
-from .bench import KafkaStand, MemoryStand, Receiver, Stand, consuming, decode, eventually, numbered, ready, payloads
+from .bench import KafkaStand, MemoryStand, Receiver, Stand, consuming, decode, eventually, numbered, payloads, ready
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 

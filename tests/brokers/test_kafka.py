@@ -22,7 +22,7 @@ from ..kafka_server import (
     add_partitions,
     committed_offset,
 )
-from .bench import KafkaStand, Receiver, consuming, decode, eventually, numbered, ready, payloads
+from .bench import KafkaStand, Receiver, consuming, decode, eventually, numbered, payloads, ready
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
 
@@ -36,9 +36,9 @@ def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRec
     return [record for record in caplog.records if record.getMessage() == message]
 
 
-def in_order_and_complete(payloads: list[bytes], wanted: list[bytes]) -> bool:
+def in_order_and_complete(received: list[bytes], wanted: list[bytes]) -> bool:
     """True if, repetitions left out, exactly ``wanted`` is there, in order: at least once, and nothing overtaken."""
-    return list(dict.fromkeys(payloads)) == wanted
+    return list(dict.fromkeys(received)) == wanted
 
 
 # -- fresh groups, new partitions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -34,7 +35,7 @@ def test_a_device_that_answers_is_pinged_every_thirty_seconds_and_never_later() 
     peer, wheel = Peer(), PingWheel[Peer](30.0, 30.0, 0.0)
     wheel.add(peer, 1)
     times = [now for _, now in run(wheel, 600, True, peer)]
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(times) >= 19
     assert all(29.0 <= gap <= 30.0 for gap in gaps)
 

@@ -15,7 +15,14 @@ HOST = "gateway.example:8080"
 
 @pytest.mark.parametrize(
     "origin",
-    [None, "http://gateway.example", "https://gateway.example:9999", "gateway.example", "gateway.example:1", "HTTPS://Gateway.Example"],
+    [
+        None,
+        "http://gateway.example",
+        "https://gateway.example:9999",
+        "gateway.example",
+        "gateway.example:1",
+        "HTTPS://Gateway.Example",
+    ],
 )
 def test_no_origin_and_the_servers_own_host_pass_whatever_scheme_and_port(origin: str | None) -> None:
     assert origin_allowed(origin, HOST, ())
@@ -23,7 +30,16 @@ def test_no_origin_and_the_servers_own_host_pass_whatever_scheme_and_port(origin
 
 @pytest.mark.parametrize(
     "origin",
-    ["https://evil.example", "null", "", "https://gateway.example.evil.com", "https://evil.com/gateway.example", "http://[broken", "https://xgateway.example", "https://gateway.example@evil.com"],
+    [
+        "https://evil.example",
+        "null",
+        "",
+        "https://gateway.example.evil.com",
+        "https://evil.com/gateway.example",
+        "http://[broken",
+        "https://xgateway.example",
+        "https://gateway.example@evil.com",
+    ],
 )
 def test_a_foreign_origin_does_not_pass(origin: str) -> None:
     assert not origin_allowed(origin, HOST, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 import time
@@ -13,10 +14,13 @@ import websockets
 from cocoa_tornado.brokers.memory import MemoryBroker
 
 from ..harness import RESULTS, Harness, eventually
-from ..raw_device import BINARY, CLOSE, PING, PONG, TEXT, RawDevice, frame
+from ..raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
 from .conftest import StartGateway
 
-RECORD = b'{"session_id":"a1b2c3d4e5f6g7h8","user_id":99,"device_id":"12312","text":"Hello","timestamp":"2024-01-15T10:30:00Z","success":true}'
+RECORD = (
+    b'{"session_id":"a1b2c3d4e5f6g7h8","user_id":99,"device_id":"12312","text":"Hello",'
+    b'"timestamp":"2024-01-15T10:30:00Z","success":true}'
+)
 
 
 @pytest.mark.gen_test
@@ -81,7 +85,9 @@ async def test_text_from_a_device_is_published_keyed_by_its_id(gateway: Harness)
     (record,) = gateway.broker.records("device.messages")
     assert record.key == b"doll"
     assert record.value is not None
-    assert record.value.startswith('{"device_id":"doll","user_id":99,"text":"grüß \\"dich\\" /\\n","timestamp":"'.encode())
+    assert record.value.startswith(
+        '{"device_id":"doll","user_id":99,"text":"grüß \\"dich\\" /\\n","timestamp":"'.encode()
+    )
     await device.close()
 
 
@@ -159,10 +165,13 @@ async def test_a_device_can_connect_again_at_once_after_a_close_and_after_a_rese
 
 @pytest.mark.parametrize("size", [512 * 1024 + 1, 5_000_000])
 @pytest.mark.gen_test
-async def test_a_message_that_is_too_big_is_closed_with_1009_and_the_device_hears_it(gateway: Harness, size: int) -> None:
+async def test_a_message_that_is_too_big_is_closed_with_1009_and_the_device_hears_it(
+    gateway: Harness, size: int
+) -> None:
     device = await gateway.connect("doll")
-    with pytest.raises(websockets.ConnectionClosed) as closed:
+    with contextlib.suppress(websockets.ConnectionClosed):
         await device.send(b"\0" * size)
+    with pytest.raises(websockets.ConnectionClosed) as closed:
         await device.recv()
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1009
@@ -266,6 +275,22 @@ async def test_a_socket_that_takes_a_little_again_and_again_is_not_closed(start_
     slow.reset()
 
 
+@pytest.mark.gen_test(timeout=20)
+async def test_a_slow_reader_that_is_challenged_keeps_its_place(gateway: Harness) -> None:
+    slow = await gateway.raw("slow", receive_buffer=4096)
+    await gateway.publish("slow", "x" * 900_000)
+
+    async def read_slowly() -> None:
+        while True:
+            await slow.reader.read(2_000)
+            await asyncio.sleep(0.01)
+
+    reading = asyncio.ensure_future(read_slowly())
+    newcomer = await gateway.upgrade(gateway.token("slow"))
+    reading.cancel()
+    assert newcomer.response.status == 409
+
+
 class FullBroker(MemoryBroker):
     """The embedded broker, with a publish queue that the test closes and opens."""
 
@@ -309,7 +334,7 @@ async def test_a_device_that_is_held_back_still_answers_a_challenge(start_gatewa
     for number in range(5):
         await device.send(str(number))
     await asyncio.sleep(0.1)
-    newcomer = await RawDevice.upgrade(gateway.port, gateway.token("doll"))
+    newcomer = await gateway.upgrade(gateway.token("doll"))
     assert newcomer.response.status == 409
     broker.room.set()
     await eventually(lambda: len(broker.records("device.messages")) == 5)

@@ -10,7 +10,7 @@ import pytest
 import websockets
 
 from ..harness import Harness, eventually
-from ..raw_device import CLOSE, PING, PONG, TEXT, UPGRADE, RawDevice, Response, frame
+from ..raw_device import CLOSE, PING, PONG, TEXT, UPGRADE, Response, frame
 from .conftest import StartGateway
 
 
@@ -149,7 +149,7 @@ async def test_of_many_newcomers_one_wins_and_there_is_one_challenge(start_gatew
     gateway = await start_gateway(duplicate_challenge_s=0.3)
     silent = await gateway.raw("doll")
     token = gateway.token("doll")
-    newcomers = await asyncio.gather(*(RawDevice.upgrade(gateway.port, token) for _ in range(10)))
+    newcomers = await asyncio.gather(*(gateway.upgrade(token) for _ in range(10)))
     assert sorted(device.response.status for device in newcomers) == [101] + [409] * 9
     assert gateway.gateway.hub.counters.challenges == 1
     pings = 0
@@ -161,7 +161,7 @@ async def test_of_many_newcomers_one_wins_and_there_is_one_challenge(start_gatew
 @pytest.mark.gen_test
 async def test_a_pong_keeps_the_place(gateway: Harness) -> None:
     incumbent = await gateway.raw("doll")
-    newcomer = asyncio.ensure_future(RawDevice.upgrade(gateway.port, gateway.token("doll")))
+    newcomer = asyncio.ensure_future(gateway.upgrade(gateway.token("doll")))
     ping = await incumbent.read_until(PING)
     incumbent.send(PONG, ping.payload)
     assert (await newcomer).response.status == 409
@@ -181,7 +181,7 @@ async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(s
     gateway = await start_gateway(duplicate_challenge_s=0.4)
     hub = gateway.gateway.hub
     silent = await gateway.raw("doll")
-    newcomer = await RawDevice.connect(gateway.port)
+    newcomer = await gateway.dial()
     lines = [f"GET /ws?token={gateway.token('doll')} HTTP/1.1", "Host: localhost"]
     lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
     newcomer.writer.write("\r\n".join([*lines, "", ""]).encode())
@@ -197,7 +197,7 @@ async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(s
 @pytest.mark.gen_test
 async def test_an_incumbent_that_leaves_in_the_challenge_lets_the_newcomer_in_at_once(gateway: Harness) -> None:
     incumbent = await gateway.raw("doll")
-    newcomer = asyncio.ensure_future(RawDevice.upgrade(gateway.port, gateway.token("doll")))
+    newcomer = asyncio.ensure_future(gateway.upgrade(gateway.token("doll")))
     await incumbent.read_until(PING)
     started = time.monotonic()
     incumbent.reset()
@@ -234,7 +234,7 @@ async def test_a_cursor_without_a_mailbox_is_unknown(gateway: Harness) -> None:
 
 @pytest.mark.gen_test
 async def test_frames_sent_along_with_the_handshake_are_not_lost(gateway: Harness) -> None:
-    device = await RawDevice.connect(gateway.port)
+    device = await gateway.dial()
     lines = [f"GET /ws?token={gateway.token()} HTTP/1.1", "Host: localhost"]
     lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
     device.writer.write("\r\n".join([*lines, "", ""]).encode() + frame(TEXT, b"early"))
@@ -246,7 +246,7 @@ async def test_frames_sent_along_with_the_handshake_are_not_lost(gateway: Harnes
 async def test_a_connection_whose_token_expires_is_closed_with_4401(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(jwt_leeway_s=0.0)
     token = gateway.token(lifetime_s=1.5)
-    device = await websockets.connect(f"{gateway.ws_url}?token={token}", ping_interval=None, proxy=None)
+    device = await gateway.connect_with(token)
     with pytest.raises(websockets.ConnectionClosed) as closed:
         await asyncio.wait_for(device.recv(), 10)
     assert closed.value.rcvd is not None
