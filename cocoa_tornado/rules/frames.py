@@ -138,33 +138,40 @@ class FrameReader:
         at = self._take(data, 0, events) if self._left else 0
         while at < len(data):
             header = _parse_header(data, at)
-            if header is None or (header.opcode >= _CLOSE and len(data) - header.end < header.length):
+            if header is not None:
+                self._judge(header)
+            if header is None or len(data) < header.needed:
                 self._tail = data[at:]
                 return
+            at = header.needed
+            mask = data[header.start - 4 : header.start]
             if header.opcode < _CLOSE:
-                self._begin(header)
-                at = self._take(data, header.end, events)
+                self._begin(header, mask)
+                at = self._take(data, at, events)
                 continue
-            at = header.end + header.length
-            event = _control(header.opcode, self._unmask(header.mask, data[header.end : at]))
+            event = _control(header.opcode, self._unmask(mask, data[header.start : at]))
             events.append(event)
             if isinstance(event, Close):
                 self._die()
                 return
 
-    def _begin(self, header: _Header) -> None:
-        """Begin a data frame, or raise where it may not stand here, or is too big."""
+    def _judge(self, header: _Header) -> None:
+        """Raise where a data frame may not stand here, or is too big. Changes nothing."""
+        if header.opcode >= _CLOSE:
+            return
         if header.opcode == _CONTINUATION:
             if self._opcode == _CONTINUATION:
                 raise ProtocolError(_PROTOCOL_ERROR, "continuation of no message")
         elif self._opcode != _CONTINUATION:
             raise ProtocolError(_PROTOCOL_ERROR, "new message inside a fragmented one")
-        else:
-            self._opcode = header.opcode
         so_far = len(self._message) if self._message is not None else 0
         if so_far + header.length > self._max:
             raise ProtocolError(_TOO_BIG, f"message over {self._max} bytes")
-        self._left, self._mask, self._final = header.length, header.mask, header.final
+
+    def _begin(self, header: _Header, mask: bytes) -> None:
+        if header.opcode != _CONTINUATION:
+            self._opcode = header.opcode
+        self._left, self._mask, self._final = header.length, mask, header.final
 
     def _take(self, data: bytes, at: int, events: list[Event]) -> int:
         """Take what has come of the data frame under way; return where the next frame starts."""
@@ -210,12 +217,15 @@ class _Header(NamedTuple):
     opcode: int
     final: bool
     length: int
-    mask: bytes
-    end: int  # where the payload starts in the data that was parsed
+    start: int  # of the payload, in the data that was parsed; the mask stands right before it
+    needed: int  # where the data must reach before the frame can be begun: a control frame is taken whole
 
 
 def _parse_header(data: bytes, at: int) -> _Header | None:
-    """Parse the header that starts at ``at``; None if it is not all there yet. Raises as soon as it can't be right."""
+    """Parse the header that starts at ``at``, the mask not included; None if it is not all there yet.
+
+    Raises as soon as it can't be right.
+    """
     if len(data) - at < 2:
         return None
     first, second = data[at], data[at + 1]
@@ -237,9 +247,8 @@ def _parse_header(data: bytes, at: int) -> _Header | None:
         if not least <= length < 1 << 63:
             raise ProtocolError(_PROTOCOL_ERROR, "length is not encoded as it must be")
         at += size
-    if len(data) - at < 4:
-        return None
-    return _Header(opcode, final, length, data[at : at + 4], at + 4)
+    start = at + 4
+    return _Header(opcode, final, length, start, start + length if opcode >= _CLOSE else start)
 
 
 def _control(opcode: int, payload: bytes) -> Ping | Pong | Close:
@@ -250,7 +259,7 @@ def _control(opcode: int, payload: bytes) -> Ping | Pong | Close:
     if not payload:
         return Close(None, "")
     code = int.from_bytes(payload[:2], "big")
-    if len(payload) < 2 or not may_be_sent(code):
+    if not may_be_sent(code):  # nor may the single byte of half a code, which is less than 256
         raise ProtocolError(_PROTOCOL_ERROR, "close code is not valid")
     return Close(code, _utf8(payload[2:], "close reason"))
 

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cocoa_tornado.rules.handoff import OffsetLedger, Span, WaterMarks
+
+
+def test_it_pauses_once_at_the_high_mark_and_resumes_once_below_the_low_one() -> None:
+    marks = WaterMarks(high=10, low=4)
+    assert [marks.take(5), marks.take(5), marks.take(5)] == [False, True, False]
+    assert [marks.release(5), marks.release(6), marks.release(1), marks.release(3)] == [False, False, True, False]
+    assert (marks.in_flight, marks.paused) == (0, False)
+
+
+@pytest.mark.parametrize(("high", "low"), [(10, 11), (10, 0), (0, 0)])
+def test_marks_that_could_never_resume_are_refused(high: int, low: int) -> None:
+    with pytest.raises(ValueError, match="water mark"):
+        WaterMarks(high=high, low=low)
+
+
+def test_more_done_than_handed_over_is_a_mistake() -> None:
+    marks = WaterMarks(high=10, low=4)
+    marks.take(1)
+    with pytest.raises(ValueError, match="only 1 in flight"):
+        marks.release(2)
+
+
+@given(st.lists(st.integers(-50, 50)), st.integers(1, 40), st.integers(1, 40))
+def test_paused_is_true_from_high_to_below_low(steps: list[int], one: int, other: int) -> None:
+    low, high = sorted((one, other))
+    marks, paused = WaterMarks(high=high, low=low), False
+    for step in steps:
+        changed = marks.take(step) if step >= 0 else marks.release(min(-step, marks.in_flight))
+        assert changed == (marks.paused != paused)
+        paused = marks.paused
+        assert not (marks.in_flight >= high and not paused and step > 0)
+        assert not (marks.in_flight < low and paused)
+
+
+def test_only_an_unbroken_run_of_done_offsets_may_be_committed() -> None:
+    ledger = OffsetLedger(100)
+    first, second = ledger.read(103, pending=1), ledger.read(105, pending=2)
+    assert (ledger.position, ledger.to_commit()) == (105, None)
+    second.done_one()
+    second.done_one()
+    assert ledger.to_commit() is None
+    first.done_one()
+    assert ledger.to_commit() == 105
+
+
+def test_what_is_committed_is_not_committed_again() -> None:
+    ledger = OffsetLedger(0)
+    ledger.read(7, pending=0)
+    assert ledger.to_commit() == 7
+    ledger.note_committed(7)
+    ledger.note_committed(3)  # an acknowledgement that was overtaken
+    assert (ledger.to_commit(), ledger.committed) == (None, 7)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Against a model that marks every single offset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = OffsetLedger(10)
+        self.open: list[Span] = []
+        self.spans: list[tuple[Span, int, int]] = []
+
+    @rule(count=st.integers(1, 5), parts=st.integers(0, 3))
+    def read(self, count: int, parts: int) -> None:
+        start = self.ledger.position
+        span = self.ledger.read(start + count, parts)
+        self.spans.append((span, start, start + count))
+        self.open += [span] * parts
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def finish_a_part(self, data: st.DataObject) -> None:
+        self.open.pop(data.draw(st.integers(0, len(self.open) - 1))).done_one()
+
+    @rule()
+    def commit(self) -> None:
+        offset = self.ledger.to_commit()
+        if offset is not None:
+            self.ledger.note_committed(offset)
+
+    @invariant()
+    def done_is_the_start_of_the_first_open_span(self) -> None:
+        starts = [start for span, start, _ in self.spans if span in self.open]
+        assert self.ledger.settle() == min(starts, default=self.ledger.position)
+        assert self.ledger.idle == (not starts)
+        assert self.ledger.committed <= self.ledger.done <= self.ledger.position
+
+
+TestLedgerMachine = LedgerMachine.TestCase
