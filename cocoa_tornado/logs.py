@@ -16,12 +16,14 @@ import structlog
 
 LogFormat = Literal["text", "json"]
 
-# Whatever looks like a JWT, and whatever stands in a query argument "token". The last line of defence: nothing of ours
-# logs a URL, but a library may.
-_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?|(?<=[?&]token=)[^&\s'\"]+")
+# Whatever looks like a JWT, and whatever stands in a query argument "token", or after the word Bearer and is too long
+# for a word. The last line of defence: nothing of ours logs a URL or a header, but a library may.
+_TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?|(?<=[?&]token=)[^&\s'\"]+|(?<=[Bb]earer )[^\s'\",]{16,}")
 
-# Keys that the standard library adds of its own (3.12 and later) and that tell a reader nothing.
-_NOISE = ("taskName",)
+LINES_A_MINUTE = 10
+
+# Keys that the standard library (3.12 and later), or another handler, has added and that tell a reader nothing.
+_NOISE = ("taskName", "message", "asctime")
 
 
 def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -> None:
@@ -32,6 +34,7 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
     stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(make_formatter(log_format, colors=stream.isatty()))
+    handler.addFilter(StrangersLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     set_level(level)
@@ -47,11 +50,18 @@ def set_level(level: str) -> None:
 
 def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:
     """A formatter for any record; what is in ``extra`` becomes keys of the line."""
-    renderer: structlog.typing.Processor
+    rendering: list[structlog.typing.Processor]
     if log_format == "json":
-        renderer = structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":"))
+        rendering = [structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":"))]
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=32, sort_keys=False)
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors,
+            pad_event_to=32,
+            sort_keys=False,
+            # Others draw frames around the local variables, and those may be anything.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+        rendering = [_escape, console]
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.ExtraAdder(),
         structlog.stdlib.add_log_level,
@@ -62,17 +72,70 @@ def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Forma
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         _clean,
         structlog.processors.format_exc_info,
-        redact,
-        renderer,
+        *rendering,
+        _redact_line,
     ]
     return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=last)
 
 
-def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace whatever looks like a token in any text of the line."""
+def redact(text: str) -> str:
+    """The text, with ``[token]`` in place of whatever looks like one."""
+    return _TOKEN.sub("[token]", text)
+
+
+class StrangersLines(logging.Filter):
+    """What Tornado says of what strangers send: without the data, and at most ten lines a minute of a kind.
+
+    Anybody may speak plain HTTP to a TLS port, or half of a header, as often as he likes. The first line of the next
+    minute says how many were left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: dict[str, _Kind] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name != "tornado.general" or record.levelno >= logging.ERROR:
+            return True
+        text, _, _ = record.getMessage().partition("\n")
+        if text.startswith("Malformed HTTP message"):
+            # It goes on with the header in question, which may be the one that held the token.
+            record.msg, record.args = re.split(r"['\"]", text, maxsplit=1)[0].rstrip(" :"), None
+        kind = self._kinds.setdefault(text[:9], _Kind(record.created))
+        return kind.has_room(record)
+
+
+class _Kind:
+    """Lines that begin alike, in this minute."""
+
+    __slots__ = ("_left_out", "_lines", "_since")
+
+    def __init__(self, since: float) -> None:
+        self._since, self._lines, self._left_out = since, 0, 0
+
+    def has_room(self, record: logging.LogRecord) -> bool:
+        if record.created - self._since >= 60:
+            self._since, self._lines = record.created, 0
+        self._lines += 1
+        if self._lines > LINES_A_MINUTE:
+            self._left_out += 1
+            return False
+        if self._left_out:
+            record.left_out, self._left_out = self._left_out, 0
+        return True
+
+
+def _redact_line(logger: object, method: str, line: Any) -> str:
+    return redact(str(line))
+
+
+def _escape(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A terminal obeys control characters; the renderer quotes what has blanks and line ends, and nothing else."""
     for key, value in event.items():
-        if isinstance(value, str):
-            event[key] = _TOKEN.sub("[token]", value)
+        if key != "exception" and isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(
+                char if char.isprintable() or char in "\t\r\n" else ascii(char)[1:-1] for char in value
+            )
     return event
 
 

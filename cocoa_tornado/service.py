@@ -39,14 +39,13 @@ from .rules.records import decode
 from .rules.slots import SlotLimits
 from .settings import Settings
 from .settings_sources import changes, reloaded
-from .web.application import make_application
+from .web.application import MAX_UNREAD_BYTES, Admission, make_application
 from .web.connection import DeviceConnection, DeviceContext, DeviceLimits
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
 from .web.write_progress import write_progress_is_visible
 
 MAX_HEADER_BYTES = 64 * 1024
-MAX_BODY_BYTES = 1024 * 1024
 MAX_BUFFER_BYTES = 16 * 1024 * 1024
 LISTEN_BACKLOG = 4096
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -77,6 +76,7 @@ class Gateway:
         self._devices: DeviceContext | None = None
         self._web: WebContext | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
         self.port = 0
 
     def __repr__(self) -> str:
@@ -98,12 +98,12 @@ class Gateway:
         sockets = bind(self.settings.host, self.settings.port)
         self.port = sockets[0].getsockname()[1]
         self._server = HTTPServer(
-            self._compose(),
+            Admission(self._compose(), self.settings.access_log),
             ssl_options=self._tls,
             idle_connection_timeout=self.settings.header_timeout_s,
             body_timeout=30.0,
             max_header_size=MAX_HEADER_BYTES,
-            max_body_size=MAX_BODY_BYTES,
+            max_body_size=MAX_UNREAD_BYTES,
             max_buffer_size=MAX_BUFFER_BYTES,
         )
         self._server.add_sockets(sockets)
@@ -153,8 +153,12 @@ class Gateway:
     async def reload(self, settings: Settings) -> None:
         """Take over what may change while running: keys, limits, origins, credentials, log level, certificate.
 
-        Whatever is wrong is logged, and the old value stays.
+        Where anything is wrong, all of it stays as it was, and the log says why. One at a time, in the order called.
         """
+        async with self._reloading:
+            await self._reload(settings)
+
+    async def _reload(self, settings: Settings) -> None:
         assert self._web is not None
         assert self._devices is not None
         applied, ignored = changes(self.settings, settings)
@@ -162,9 +166,11 @@ class Gateway:
             settings = reloaded(self.settings, settings)
             sources = key_sources(settings)
             signer = make_signer(settings, sources)
+            # A trial: a certificate that is refused must not leave new keys behind, nor the other way round.
+            make_tls(settings)
+            await self.keys.reload(sources)
             if self._tls is not None:
                 reload_tls(self._tls, settings)
-            await self.keys.reload(sources)
         except (SettingError, KeyMaterialError, ServiceError) as error:
             log.error("reload refused", extra={"error": str(error)})
             return
@@ -339,9 +345,11 @@ def reload_tls(context: ssl.SSLContext, settings: Settings) -> None:
     if settings.tls_cert is None:
         return
     try:
-        # A trial first: a context that has loaded half of a bad pair would fail every handshake.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key)
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        # A trial first: a context that has loaded half of a bad pair would fail every handshake. Without a password of
+        # ours, OpenSSL would stop and ask the terminal for that of an encrypted key.
+        trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        trial.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
     except (OSError, ssl.SSLError) as error:
         problem = error.strerror or type(error).__name__
         raise ServiceError(f"certificate {settings.tls_cert} and key {settings.tls_key}: {problem}") from error

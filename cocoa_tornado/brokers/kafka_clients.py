@@ -20,7 +20,7 @@ from kafka.net.selector import NetworkSelector
 from .kafka_oauth import ClientCredentials
 from .kafka_options import KafkaOptions
 
-BOOTSTRAP_TIMEOUT_MS = 4_000
+BOOTSTRAP_TIMEOUT_MS = 3_000
 REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for so long is taken for dead
 RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would make a returned broker wait that long
 MAX_BLOCK_MS = 1_000

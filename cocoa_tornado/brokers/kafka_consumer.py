@@ -22,47 +22,34 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 from tornado.ioloop import IOLoop
 
-from ..errors import BrokerError
 from ..rules.backoff import Backoff
 from ..rules.handoff import OffsetLedger, Span, WaterMarks
-from ..rules.rate import RateBucket, RateLimit
 from ..rules.records import Delivery, Rejected
 from .kafka_availability import Availability
 from .kafka_clients import AUTH_ERRORS, ConsumerLink, KafkaClient, KafkaClients, close_consumer, describe, is_retriable
 from .kafka_options import KafkaOptions
 from .kafka_positions import Start, where_to_start
-from .kafka_publisher import Outgoing, Publisher, TooLarge
+from .kafka_publisher import Publisher
+from .kafka_quarantine import Quarantine
 from .port import Batch, BrokerCounters, Decoder
 
 POLL_MS = 100
+JOIN_POLL_MS = 500  # a join that is answered between two polls is begun again by kafka-python: be there
 PAUSED_POLL_MS = 20  # nothing is fetched then; this only bounds how late the end of a pause is noticed
 CALL_MS = 2_000  # one question to the brokers: offsets, positions
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
+COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
 FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
+STANDBY_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
 REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
-QUARANTINE_PATIENCE_S = 1.0  # consumption pauses when a record waits longer for the quarantine topic
 
-POISON_LOG = RateLimit(per_s=1, burst=20)  # lines; the counter tells of the others
 
 log = logging.getLogger("cocoa.broker")
 
 
 class _TopicMissing(Exception):
     """The results topic does not exist and is not, or cannot be, created."""
-
-
-class _Poison:
-    """A record on its way to the quarantine topic."""
-
-    __slots__ = ("backoff", "error", "origin", "outgoing", "reason", "resend_at", "since", "span")
-
-    def __init__(self, span: Span, reason: str, origin: str, since: float) -> None:
-        self.span, self.reason, self.origin, self.since = span, reason, origin, since
-        self.backoff = Backoff(base_s=0.5, cap_s=10.0)
-        self.resend_at: float | None = None
-        self.error = ""
-        self.outgoing: Outgoing
 
 
 class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
@@ -115,29 +102,27 @@ class KafkaConsuming:
         sink: Callable[[Batch], None],
         decode: Decoder,
     ) -> None:
-        self._options, self._clients, self._publisher = options, clients, publisher
+        self._options, self._clients = options, clients
         self._counters, self._availability = counters, availability
         self._loop, self._sink, self._decode = loop, sink, decode
         self._stopping = threading.Event()
         self.stop_deadline = float("inf")
         self._has_consumer = False
         self._finished: Callable[[], None] | None = None
-        # What crosses from other threads: spans done with their size; poison with the quarantine's answer.
+        # What crosses from the IOLoop: the spans of a batch that is done, and its size.
         self._done: deque[tuple[list[Span], int]] = deque()
-        self._answers: deque[tuple[_Poison, BrokerError | None]] = deque()
+        self._quarantine = Quarantine(options.quarantine_topic, publisher, counters)
         # The books.
         self._marks = WaterMarks(high=options.high_water, low=options.low_water)
         self._ledgers: dict[TopicPartition, OffsetLedger] = {}
         self._done_here: dict[TopicPartition, int] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self._poison: set[_Poison] = set()
         self._unresolved: set[TopicPartition] | None = None
         self._unresolved_since = 0.0
         self._joined = False
         self._link: ConsumerLink  # of the session under way
         self._blocked = False
-        self._committing = False
-        self._log_budget = RateBucket()
+        self._committing_until = 0.0
         self._commit_at = self._probe_at = self._resolve_at = 0.0
         self._thread = threading.Thread(target=self._run, name="cocoa-kafka-consumer", daemon=True)
 
@@ -186,7 +171,7 @@ class KafkaConsuming:
         self._has_consumer = True
         try:
             backoff.reset()
-            self._joined, self._committing = False, False
+            self._joined, self._committing_until = False, 0.0
             self._unresolved, self._unresolved_since = None, time.monotonic()
             consumer.subscribe([self._options.results_topic], listener=_Listener(self, link))
             self._await_metadata(link)
@@ -211,8 +196,9 @@ class KafkaConsuming:
         admin = self._clients.admin()
         try:
             described = admin.describe_topics(list(options.topics))
-            missing = [topic["name"] for topic in described if topic["error_code"]]
-            refused: dict[str, str] = {}
+            errors = {topic["name"]: kafka_errors.for_code(topic["error_code"]) for topic in described}
+            missing = [name for name, error in errors.items() if error is kafka_errors.UnknownTopicOrPartitionError]
+            refused = {name: error.__name__ for name, error in errors.items() if issubclass(error, AUTH_ERRORS)}
             if missing and options.create_topics:
                 wanted = {"num_partitions": options.partitions, "replication_factor": options.replication}
                 answer = admin.create_topics({topic: dict(wanted) for topic in missing}, raise_errors=False)
@@ -225,7 +211,7 @@ class KafkaConsuming:
                     log.info("topics created", extra={"topics": ",".join(created)})
                     admin.wait_for_topics(created, timeout_ms=5_000)
             elif missing:
-                refused = dict.fromkeys(missing, "it does not exist, and create_topics is off")
+                refused |= dict.fromkeys(missing, "it does not exist, and create_topics is off")
         finally:
             admin.close()
         if options.results_topic in refused:
@@ -235,11 +221,12 @@ class KafkaConsuming:
 
     def _turn(self, consumer: KafkaClient) -> None:
         self._settle()
-        self._resend_poison()
         self._resolve_if_needed(consumer)
         held = self._apply_pressure(consumer)
         try:
-            records = consumer.poll(timeout_ms=PAUSED_POLL_MS if held else POLL_MS)
+            records = consumer.poll(
+                timeout_ms=JOIN_POLL_MS if not self._joined else PAUSED_POLL_MS if held else POLL_MS
+            )
         except kafka_errors.KafkaError as error:
             if not is_retriable(error):
                 raise
@@ -256,9 +243,7 @@ class KafkaConsuming:
 
     def _apply_pressure(self, consumer: KafkaClient) -> bool:
         """Pause or resume to fit the marks; True while nothing may be read. Survives rebalances: it looks each time."""
-        now = time.monotonic()
-        oldest = min((poison.since for poison in self._poison), default=now)
-        if self._blocked != (now - oldest > QUARANTINE_PATIENCE_S):
+        if self._blocked != self._quarantine.blocked():
             self._blocked = not self._blocked
             self._probe_at = 0.0  # which reports it
         assigned, paused = consumer.assignment(), consumer.paused()
@@ -286,7 +271,8 @@ class KafkaConsuming:
                 decoded = decode(record.key, record.value, max(0, record.timestamp))
                 if isinstance(decoded, Rejected):
                     span.pending += 1
-                    self._set_aside(record, decoded.reason, span)
+                    self._take(1)
+                    self._quarantine.take(record, decoded.reason, span)
                     continue
                 counters.key_mismatch += not decoded.key_agrees
                 deliveries.append(decoded)
@@ -324,19 +310,7 @@ class KafkaConsuming:
             self._marks.release(size)
             for span in spans:
                 span.done_one()
-        while self._answers:
-            poison, error = self._answers.popleft()
-            if error is None:
-                self._poison.discard(poison)
-                self._marks.release(1)
-                poison.span.done_one()
-                quarantined = self._counters.quarantined
-                quarantined[poison.reason] = quarantined.get(poison.reason, 0) + 1
-                self._log_poison(poison)
-            elif poison in self._poison:
-                self._retry_later(poison, error)
-            else:
-                self._marks.release(1)  # of a partition that is not ours any more: its next owner sets it aside
+        self._marks.release(self._quarantine.settle())
 
     def settle_and_look(self, partitions: Collection[TopicPartition]) -> bool:
         """True if nothing of these partitions is in flight."""
@@ -351,7 +325,7 @@ class KafkaConsuming:
 
     def on_commit(self, offsets: dict[TopicPartition, OffsetAndMetadata], answer: object) -> None:
         """kafka-python's answer to a commit; called within poll() or commit_async()."""
-        self._committing = False
+        self._committing_until = 0.0
         if isinstance(answer, Exception):
             return  # what was to be committed still is, and the next commit covers it
         for partition, committed in offsets.items():
@@ -362,11 +336,9 @@ class KafkaConsuming:
         """The partitions are not ours any more: a late ``done`` changes no offset from now on."""
         for partition, ledger in self._ledgers.items():
             self._done_here[partition] = ledger.settle()
-        # Those that the publisher has are answered still; nobody will hear of the others again.
-        self._marks.release(sum(poison.resend_at is not None for poison in self._poison))
+        self._marks.release(self._quarantine.forget())
         self._ledgers.clear()
         self._ends.clear()
-        self._poison.clear()
         self._joined, self._unresolved = False, None
         self._unresolved_since = time.monotonic()
 
@@ -399,6 +371,8 @@ class KafkaConsuming:
                     consumer.seek(partition, starts[partition])
                     if consumer.position(partition, timeout_ms=CALL_MS) == starts[partition]:
                         break
+                else:
+                    return False
         except kafka_errors.KafkaError as error:
             if not is_retriable(error):
                 raise
@@ -437,12 +411,12 @@ class KafkaConsuming:
 
     def _commit_if_due(self, consumer: KafkaClient) -> None:
         now = time.monotonic()
-        if now < self._commit_at or self._committing:
+        if now < self._commit_at or now < self._committing_until:
             return
         self._commit_at = now + self._options.commit_interval_s
         offsets = self.offsets_to_commit()
         if offsets:
-            self._committing = True
+            self._committing_until = now + COMMIT_LOST_S
             consumer.commit_async(offsets, self.on_commit)
 
     def _probe_if_due(self, consumer: KafkaClient) -> None:
@@ -451,13 +425,17 @@ class KafkaConsuming:
         if now < self._probe_at:
             return
         self._probe_at = now + self._options.probe_interval_s
+        topic = self._options.results_topic
         assigned = sorted(self._ledgers)
         try:
-            # A question to the group's coordinator ...
-            consumer.committed(TopicPartition(self._options.results_topic, 0), timeout_ms=CALL_MS)
-            # ... and one to the leader of every partition of ours.
-            if assigned:
-                self._ends.update(consumer.end_offsets(assigned, timeout_ms=CALL_MS))
+            if self._joined:
+                # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+                consumer.committed(TopicPartition(topic, 0), timeout_ms=CALL_MS)
+            # The leaders of our partitions; before there are any, those of all.
+            asked = assigned or [TopicPartition(topic, number) for number in self._link.partitions(topic) or ()]
+            if asked:
+                ends = consumer.end_offsets(asked, timeout_ms=CALL_MS)
+                self._ends.update({partition: ends[partition] for partition in assigned})
         except kafka_errors.KafkaError as error:
             if not is_retriable(error):
                 raise
@@ -479,14 +457,15 @@ class KafkaConsuming:
     def _report_state(self) -> None:
         options = self._options
         if self._blocked:
-            waiting = next(iter(self._poison), None)
-            reason = waiting.error if waiting is not None and waiting.error else "no acknowledgement"
-            self._availability.down("quarantine", f"topic {options.quarantine_topic} takes no records: {reason}")
-        elif self._joined and self._unresolved is None:
+            self._availability.down("quarantine", self._quarantine.trouble())
+            return
+        settled = self._joined and self._unresolved is None
+        waited_s = time.monotonic() - self._unresolved_since
+        if settled and (self._ledgers or waited_s > STANDBY_AFTER_S):
             count = len(self._ledgers)
             share = f"{count} partitions" if count != 1 else "1 partition"
             self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")
-        elif time.monotonic() - self._unresolved_since > REBALANCE_PATIENCE_S:
+        elif waited_s > REBALANCE_PATIENCE_S:
             self._availability.down("group", f"group {options.group} has not come to an assignment")
         else:
             self._availability.connecting(f"joining group {options.group}")
@@ -494,56 +473,6 @@ class KafkaConsuming:
     def _report_lag(self) -> None:
         lag = sum(max(0, self._ends.get(tp, 0) - ledger.position) for tp, ledger in self._ledgers.items())
         self._availability.set_lag(lag)
-
-    # -- the thread: poison
-
-    def _set_aside(self, record: Any, reason: str, span: Span) -> None:
-        poison = _Poison(span, reason, f"{record.topic}/{record.partition}@{record.offset}", time.monotonic())
-        headers = [(name, value or b"") for name, value in record.headers]
-        headers += [
-            ("cocoa.reason", reason.encode()),
-            ("cocoa.topic", record.topic.encode()),
-            ("cocoa.partition", str(record.partition).encode()),
-            ("cocoa.offset", str(record.offset).encode()),
-        ]
-        value = record.value
-        if record.key is None and value is None:
-            value = b""  # the client library refuses to send a record of nothing
-        poison.outgoing = Outgoing(
-            self._options.quarantine_topic,
-            record.key,
-            value,
-            headers,
-            lambda error: self._answers.append((poison, error)),
-        )
-        self._poison.add(poison)
-        self._take(1)
-        self._submit(poison)
-
-    def _log_poison(self, poison: _Poison) -> None:
-        if self._log_budget.take(POISON_LOG, time.monotonic()):
-            log.info("record set aside", extra={"reason": poison.reason, "origin": poison.origin})
-
-    def _submit(self, poison: _Poison) -> None:
-        poison.resend_at = None
-        try:
-            self._publisher.submit(poison.outgoing)
-        except BrokerError as error:
-            self._retry_later(poison, error)
-
-    def _retry_later(self, poison: _Poison, error: BrokerError) -> None:
-        poison.error = str(error)
-        if isinstance(error, TooLarge) and poison.outgoing.value:
-            # Never to be taken as it is, and the stream has to go on: keep the fact, and say what is missing.
-            poison.outgoing.headers.append(("cocoa.dropped-bytes", str(len(poison.outgoing.value)).encode()))
-            poison.outgoing.value = b""
-        poison.outgoing.refusals = 0
-        poison.resend_at = time.monotonic() + poison.backoff.next_s()
-
-    def _resend_poison(self) -> None:
-        now = time.monotonic()
-        for poison in [p for p in self._poison if p.resend_at is not None and p.resend_at <= now]:
-            self._submit(poison)
 
     # -- the thread: stopping
 
@@ -553,5 +482,4 @@ class KafkaConsuming:
             self._settle()
             if all(ledger.idle for ledger in self._ledgers.values()):
                 return
-            self._resend_poison()
             time.sleep(0.005)

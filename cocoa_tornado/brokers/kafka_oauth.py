@@ -18,6 +18,7 @@ from ..errors import BrokerError
 FETCH_TIMEOUT_S = 5.0
 DEFAULT_LIFE_S = 300.0  # where the answer has no expires_in
 MARGIN = 0.2  # of its life, that a token is renewed before it expires
+RETRY_S = 10.0  # after a failure, before it is tried again without need
 MAX_ANSWER_BYTES = 256 * 1024
 
 
@@ -49,11 +50,13 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]  # kafka-p
     def token(self) -> str:
         """A token that has not expired. Raises BrokerError where none is to be had."""
         with self._lock:
-            if self._clock() >= self._renew_at:
+            now = self._clock()
+            if now >= min(self._renew_at, self._expires_at):
                 try:
                     self._renew()
                 except BrokerError:
-                    if self._clock() >= self._expires_at:
+                    self._renew_at = now + RETRY_S
+                    if now >= self._expires_at:
                         raise
             return self._token
 

@@ -141,7 +141,8 @@ class Publisher:
             self._changed.notify_all()
             thread = self._thread
         if thread is not None:
-            thread.join(5.0)
+            # Without a producer it can only be trying to make one, and gives that up by itself.
+            thread.join(5.0 if self._producer is not None else 0.1)
         return self._give_up_the_rest()
 
     def _give_up_the_rest(self) -> dict[str, int]:

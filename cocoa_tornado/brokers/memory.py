@@ -244,8 +244,8 @@ class MemoryBroker:
         if self._closed:
             return
         self._closed = True
-        await self.stop_consuming()
         self._wake_writers()
+        await self.stop_consuming()
 
     def _unread(self, topic: str) -> int:
         if topic != self._results_topic or self._ledger is None:

@@ -1,9 +1,21 @@
-"""The routes, and the access log."""
+"""The routes, the access log, and the answers to requests that never reach a handler."""
 
 from __future__ import annotations
 
+import http.client
 import logging
+from collections.abc import Awaitable
 
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.web import Application, RequestHandler
 
 from .device_handler import DeviceHandler
@@ -16,7 +28,12 @@ from .handlers import (
     ReadyHandler,
     TokenHandler,
     WebContext,
+    compact,
 )
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+"""Of a body that is too large, so much is read and thrown away: the answer reaches a client that is still sending."""
 
 QUIET_PATHS = frozenset(["/api/v1/health", "/api/v1/ready", "/metrics"])
 
@@ -66,3 +83,101 @@ def log_request(handler: RequestHandler) -> None:
 
 def _silent(handler: RequestHandler) -> None:
     """Access log off."""
+
+
+class Admission(HTTPServerConnectionDelegate):
+    """Stands between Tornado's HTTP server and the application, so that errors have the contract's body there too.
+
+    Tornado itself answers a bare ``400 Bad Request`` to a body over its limit, a missing or doubled Host and a query
+    that cannot be parsed. What it cannot read as HTTP at all still gets that.
+    """
+
+    def __init__(self, application: Application, access_log: bool = True, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._application, self._access_log, self._max_body_bytes = application, access_log, max_body_bytes
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        inner = self._application.start_request(server_conn, request_conn)
+        return _AdmittedRequest(inner, request_conn, self._access_log, self._max_body_bytes)
+
+    def on_close(self, server_conn: object) -> None:
+        self._application.on_close(server_conn)
+
+
+class _AdmittedRequest(HTTPMessageDelegate):
+    """One request on its way to the application, unless it is refused: then the application hears no more of it."""
+
+    def __init__(
+        self, inner: HTTPMessageDelegate, connection: HTTPConnection, access_log: bool, max_body_bytes: int
+    ) -> None:
+        self._inner, self._connection, self._access_log = inner, connection, access_log
+        self._room = max_body_bytes
+        self._refused = self._answered = False
+        self._start_line = RequestStartLine("", "", "")
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        self._start_line = start_line
+        length = _declared_bytes(headers)
+        if length > self._room:
+            self._refused = True
+            if length > MAX_UNREAD_BYTES or "Expect" in headers:
+                self._answer(413, closing=True, unread_bytes=length)
+            return None
+        try:
+            return self._inner.headers_received(start_line, headers)
+        except HTTPInputError:
+            self._refused = True
+            self._answer(400, closing=True, unread_bytes=length)
+            return None
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        self._room -= len(chunk)
+        if self._refused:
+            return None
+        if self._room >= 0:
+            return self._inner.data_received(chunk)
+        self._refused = True
+        self._inner.on_connection_close()
+        return None
+
+    def finish(self) -> None:
+        if not self._refused:
+            self._inner.finish()
+        elif not self._answered:
+            self._answer(413)
+
+    def on_connection_close(self) -> None:
+        if not self._refused:
+            self._inner.on_connection_close()
+
+    def _answer(self, status: int, closing: bool = False, unread_bytes: int = 0) -> None:
+        """Answer; before the end of the request, Tornado closes the connection afterwards."""
+        self._answered = True
+        if isinstance(self._connection, HTTP1Connection):
+            # Or Tornado would say the same once more, in its own words.
+            self._connection.set_max_body_size(max(MAX_UNREAD_BYTES, unread_bytes))
+        reason = http.client.responses[status]
+        body = compact({"message": reason}).encode()
+        headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
+        if closing:
+            headers["Connection"] = "close"
+        self._connection.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)
+        self._connection.finish()
+        if self._access_log:
+            self._log(status)
+
+    def _log(self, status: int) -> None:
+        """As :func:`log_request` does; who stands behind a proxy is not known yet."""
+        path, _, _ = self._start_line.path.partition("?")
+        extra: dict[str, object] = {"method": self._start_line.method, "path": path, "status": status}
+        if isinstance(self._connection, HTTP1Connection):
+            extra["remote_ip"] = str(self._connection.context)
+        log.info("request", extra=extra)
+
+
+def _declared_bytes(headers: HTTPHeaders) -> int:
+    """What Content-Length says; 0 if it says nothing that Tornado would not refuse by itself."""
+    text = headers.get("Content-Length", "").strip()
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0

@@ -6,7 +6,6 @@ import hmac
 import http.client
 import json
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -119,14 +118,8 @@ class GatewayErrors(RequestHandler):
         """Tornado would log the whole URL here, and with it a token."""
         if isinstance(value, HTTPError):
             return
-        log.error(
-            "handler failed",
-            extra={
-                "method": self.request.method,
-                "path": self.request.path,
-                "trace": "".join(traceback.format_exception(typ, value, tb)),
-            },
-        )
+        extra = {"method": self.request.method, "path": self.request.path}
+        log.error("handler failed", extra=extra, exc_info=None if typ is None or value is None else (typ, value, tb))
 
     async def identify(self) -> DeviceIdentity | None:
         """The device behind the Bearer token; answers 401 and returns None where there is none."""
@@ -142,6 +135,7 @@ class NotFoundHandler(GatewayErrors):
     """Every unknown route."""
 
     def prepare(self) -> None:
+        super().prepare()
         self.refuse(404, "Not Found")
 
 
@@ -224,10 +218,8 @@ class TokenHandler(GatewayErrors):
     def _request(self, key: str) -> TokenRequest:
         """ValueError with a text for the caller, if the body is not what it should be."""
         request = TokenRequest(device_id=key, user_id=key)
-        if not self.request.body.strip():
-            return request
         try:
-            body = json.loads(self.request.body)
+            body = json.loads(self.request.body) if self.request.body.strip() else {}
         except (ValueError, RecursionError) as error:
             raise ValueError("Body is not JSON") from error
         if not isinstance(body, dict):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +26,7 @@ from ..kafka_server import (
     committed_offset,
 )
 from .bench import KafkaStand, Receiver, consuming, decode, eventually, numbered, payloads, ready
+from .token_endpoint import serving
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
 
@@ -362,6 +366,28 @@ async def test_it_authenticates_by_password(stand: KafkaStand, kafka: KafkaServe
     async with consuming(KafkaBroker(options), receiver) as broker:
         await broker.publish(stand.results, "doll", b"doll|0")
         await receiver.has(1)
+
+
+@pytest.mark.apache
+async def test_it_authenticates_by_client_credentials(stand: KafkaStand, kafka: KafkaServer) -> None:
+    claims = {"sub": "gateway", "iat": int(time.time()), "exp": int(time.time()) + 600}
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims)]
+    with serving() as endpoint:
+        endpoint.answer = json.dumps({"access_token": b".".join([*parts, b""]).decode(), "expires_in": 600}).encode()
+        options = replace(
+            stand.options,
+            bootstrap=(kafka.sasl_bootstrap,),
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="OAUTHBEARER",
+            oauth_token_url=endpoint.url,
+            oauth_client_id="gateway",
+            oauth_client_secret="secret",
+        )
+        receiver = Receiver()
+        async with consuming(KafkaBroker(options), receiver) as broker:
+            await broker.publish(stand.results, "doll", b"doll|0")
+            await receiver.has(1)
+        assert len(endpoint.requests) == 1  # for all the connections of all the clients
 
 
 @pytest.mark.apache

@@ -1,0 +1,128 @@
+"""The records that could not be decoded, on their way to the quarantine topic.
+
+All of it runs on the consumer's thread, but for the publisher's answers, which any thread may bring.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+from ..errors import BrokerError
+from ..rules.backoff import Backoff
+from ..rules.handoff import Span
+from ..rules.rate import RateBucket, RateLimit
+from .kafka_publisher import Outgoing, Publisher, TooLarge
+from .port import BrokerCounters
+
+PATIENCE_S = 1.0  # consumption pauses when a record waits longer for the quarantine topic
+LOG_LIMIT = RateLimit(per_s=1, burst=20)  # lines; the counter tells of the others
+
+log = logging.getLogger("cocoa.broker")
+
+
+class _Poison:
+    """One record that was rejected."""
+
+    __slots__ = ("backoff", "error", "origin", "outgoing", "reason", "resend_at", "since", "span")
+
+    def __init__(self, span: Span, reason: str, origin: str, since: float) -> None:
+        self.span, self.reason, self.origin, self.since = span, reason, origin, since
+        self.backoff = Backoff(base_s=0.5, cap_s=10.0)
+        self.resend_at: float | None = None  # None while the publisher has it
+        self.error = ""
+        self.outgoing: Outgoing
+
+
+class Quarantine:
+    """Holds each rejected record, and its part of a span, until the quarantine topic has acknowledged it.
+
+    It never gives one up: what the topic does not take is sent again, and meanwhile :meth:`blocked` has the consumer
+    wait, so that neither a record is lost nor the memory filled.
+    """
+
+    def __init__(self, topic: str, publisher: Publisher, counters: BrokerCounters) -> None:
+        self._topic, self._publisher, self._counters = topic, publisher, counters
+        self._waiting: set[_Poison] = set()
+        self._answers: deque[tuple[_Poison, BrokerError | None]] = deque()
+        self._log_budget = RateBucket()
+
+    def take(self, record: Any, reason: str, span: Span) -> None:
+        """Send a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it."""
+        origin = f"{record.topic}/{record.partition}@{record.offset}"
+        poison = _Poison(span, reason, origin, time.monotonic())
+        headers = [(name, value or b"") for name, value in record.headers]
+        headers += [
+            ("cocoa.reason", reason.encode()),
+            ("cocoa.topic", record.topic.encode()),
+            ("cocoa.partition", str(record.partition).encode()),
+            ("cocoa.offset", str(record.offset).encode()),
+        ]
+        value = record.value
+        if record.key is None and value is None:
+            value = b""  # the client library refuses to send a record of nothing
+        poison.outgoing = Outgoing(
+            self._topic, record.key, value, headers, lambda error: self._answers.append((poison, error))
+        )
+        self._waiting.add(poison)
+        self._submit(poison)
+
+    def settle(self) -> int:
+        """Enter the publisher's answers and send again what is due. Returns the records that are off our hands."""
+        settled = 0
+        while self._answers:
+            poison, error = self._answers.popleft()
+            if error is not None and poison in self._waiting:
+                self._retry_later(poison, error)
+                continue
+            settled += 1
+            if error is None:
+                self._enter(poison)
+            # Otherwise it is of a partition that is not ours any more: its next owner sets it aside.
+        now = time.monotonic()
+        for poison in [poison for poison in self._waiting if poison.resend_at is not None and poison.resend_at <= now]:
+            self._submit(poison)
+        return settled
+
+    def forget(self) -> int:
+        """The partitions are not ours any more. Returns the records of which nothing will be heard again."""
+        unheard = sum(poison.resend_at is not None for poison in self._waiting)
+        self._waiting.clear()
+        return unheard
+
+    def blocked(self) -> bool:
+        """True where the topic has kept a record waiting for too long."""
+        now = time.monotonic()
+        return any(now - poison.since > PATIENCE_S for poison in self._waiting)
+
+    def trouble(self) -> str:
+        """Why it is blocked, for people."""
+        error = next((poison.error for poison in self._waiting if poison.error), "no acknowledgement")
+        return f"topic {self._topic} takes no records: {error}"
+
+    def _enter(self, poison: _Poison) -> None:
+        self._waiting.discard(poison)
+        poison.span.done_one()
+        counts = self._counters.quarantined
+        counts[poison.reason] = counts.get(poison.reason, 0) + 1
+        if self._log_budget.take(LOG_LIMIT, time.monotonic()):
+            log.info("record set aside", extra={"reason": poison.reason, "origin": poison.origin})
+
+    def _submit(self, poison: _Poison) -> None:
+        poison.resend_at = None
+        try:
+            self._publisher.submit(poison.outgoing)
+        except BrokerError as error:
+            self._retry_later(poison, error)
+
+    def _retry_later(self, poison: _Poison, error: BrokerError) -> None:
+        outgoing = poison.outgoing
+        poison.error = str(error)
+        if isinstance(error, TooLarge) and outgoing.value:
+            # Never to be taken as it is, and the stream has to go on: keep the fact, and say what is missing.
+            outgoing.headers.append(("cocoa.dropped-bytes", str(len(outgoing.value)).encode()))
+            outgoing.value = b""
+        outgoing.refusals = 0
+        poison.resend_at = time.monotonic() + poison.backoff.next_s()

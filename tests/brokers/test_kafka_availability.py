@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from cocoa_tornado.brokers.kafka_availability import Availability
+from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    counters = BrokerCounters()
+    availability = Availability(counters)
+    availability.connecting("looking for it")
+    for _ in range(3):
+        availability.ready("there")
+    for _ in range(3):
+        availability.down("away", "gone")
+    availability.ready("there")
+    assert messages(caplog) == ["broker ready", "broker not available, retrying", "broker ready"]
+    assert counters.reconnects == 1
+
+
+def test_another_cause_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+    availability = Availability(BrokerCounters())
+    availability.down("away", "gone")
+    availability.down("auth", "refused")
+    assert [record.__dict__["cause"] for record in caplog.records] == ["away", "auth"]
+
+
+def test_trying_again_hides_no_failure() -> None:
+    availability = Availability(BrokerCounters())
+    availability.down("away", "gone")
+    availability.connecting("connecting")
+    assert availability.status().detail == "gone"
+
+
+def test_a_thread_that_is_stuck_is_not_believed_to_be_ready() -> None:
+    clock = Clock()
+    availability = Availability(BrokerCounters(), stale_s=15.0, clock=clock)
+    availability.alive()
+    availability.ready("there")
+    availability.set_lag(3)
+    assert (availability.status().state, availability.status().lag) == (BrokerState.READY, 3)
+    clock.now = 16.0
+    assert availability.status().state is BrokerState.CONNECTING
+    assert availability.status().lag is None
+    availability.alive()
+    assert availability.is_ready()
+
+
+def test_after_a_stop_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    availability = Availability(BrokerCounters())
+    availability.stopping()
+    availability.down("away", "gone")
+    availability.ready("there")
+    assert availability.status().state is BrokerState.CONNECTING
+    availability.closed()
+    assert availability.status().state is BrokerState.CLOSED
+    assert messages(caplog) == []

@@ -1,0 +1,78 @@
+"""What the embedded broker promises beyond the port."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cocoa_tornado.brokers.memory import MemoryBroker
+from cocoa_tornado.errors import BrokerClosed, BrokerError
+
+from .bench import Receiver, consuming, decode, eventually
+
+pytestmark = pytest.mark.gen_test(timeout=20)
+RESULTS = "transcription.results"
+
+
+async def test_it_is_ready_as_soon_as_it_is_started() -> None:
+    broker = MemoryBroker()
+    broker.start(Receiver(), decode)
+    assert broker.status().state.value == "ready"
+    await broker.close(1.0)
+
+
+async def test_a_log_keeps_its_newest_records() -> None:
+    broker = MemoryBroker(retained=3)
+    for number in range(5):
+        await broker.publish("device.messages", "doll", b"%d" % number)
+    assert [(record.offset, record.value) for record in broker.records("device.messages")] == [
+        (2, b"2"),
+        (3, b"3"),
+        (4, b"4"),
+    ]
+
+
+async def test_a_record_that_nobody_has_read_is_not_dropped() -> None:
+    receiver = Receiver(prompt=False)
+    async with consuming(MemoryBroker(high_water=1, low_water=1, retained=3), receiver) as broker:
+        await broker.publish(RESULTS, "doll", b"doll|0")
+        await receiver.has(1)
+        for number in range(1, 4):
+            await broker.publish(RESULTS, "doll", b"doll|%d" % number)
+        assert not broker.can_write()
+        with pytest.raises(BrokerError, match="nobody has read"):
+            await broker.publish(RESULTS, "doll", b"doll|too many")
+        waiting = asyncio.ensure_future(broker.writable())
+        receiver.finish()
+        await asyncio.wait_for(waiting, 5.0)
+        await receiver.has(4)
+        assert broker.counters.publish_errors == {RESULTS: 1}
+    assert receiver.payloads == [b"doll|%d" % number for number in range(4)]
+
+
+async def test_writable_ends_with_the_close() -> None:
+    receiver = Receiver(prompt=False)
+    broker = MemoryBroker(high_water=1, low_water=1, retained=1)
+    broker.start(receiver, decode)
+    await broker.publish(RESULTS, "doll", b"doll|0")
+    await receiver.has(1)
+    await broker.publish(RESULTS, "doll", b"doll|1")
+    waiting = asyncio.ensure_future(broker.writable())
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(broker.close(0.1))
+    with pytest.raises(BrokerClosed):
+        await waiting
+    receiver.finish()
+    await closing
+
+
+async def test_a_batch_that_is_done_twice_counts_once() -> None:
+    receiver = Receiver(prompt=False)
+    async with consuming(MemoryBroker(high_water=2, low_water=1), receiver) as broker:
+        await broker.publish(RESULTS, "doll", b"doll|0")
+        await eventually(lambda: len(receiver.open) == 1)
+        receiver.open[0].done()
+        receiver.open[0].done()
+        await broker.publish(RESULTS, "doll", b"doll|1")
+        await receiver.has(2)

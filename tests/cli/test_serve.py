@@ -1,0 +1,391 @@
+"""``cocoa serve`` as a process: what it prints, its signals, its exit status. The console script must be installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from websockets.sync.client import ClientConnection, connect
+
+from cocoa_tornado import __version__
+from cocoa_tornado.identity.keys import Signer
+from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.rules.identity import TokenPolicy
+from cocoa_tornado.settings import TABLE
+
+from ..certificates import Certificate, served_serial, write_certificate
+from ..raw_device import KEY
+
+COCOA = str(Path(sys.executable).parent / "cocoa")
+PATIENCE_S = 10.0
+SECRET = "a secret of thirty-two bytes, or more"
+NEW_SECRET = "the new secret of thirty-two bytes, or more"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Nothing of the environment outside but where programs are."""
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+
+
+def token(device_id: str = "doll", secret: str = SECRET, lifetime_s: float = 3600) -> str:
+    request = TokenRequest(device_id, 99, lifetime_s=lifetime_s)
+    return mint(request, Signer.from_secret(secret), TokenPolicy(), time.time())
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+class Served:
+    """A running ``cocoa serve`` on a free port."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._log_path = folder / "log"
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [COCOA, "serve", "--port", "0", *options],
+                # So that Python speaks up about whatever is left open or never awaited.
+                env=environment(folder) | {"PYTHONDEVMODE": "1"},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        self.announcement = self.process.stdout.readline()
+        found = re.search(r"listening on (https?)://127\.0\.0\.1:(\d+)", self.announcement)
+        assert found is not None, self.log
+        self.scheme, self.port = found[1], int(found[2])
+        self.may_log_errors = False
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(encoding="utf-8")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def exit_status(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    def end(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error) | {"retry_after": error.headers["Retry-After"]}
+
+    def device(self, token: str, **options: Any) -> ClientConnection:
+        scheme = self.scheme.replace("http", "ws")
+        device: ClientConnection = connect(f"{scheme}://127.0.0.1:{self.port}/ws?token={token}", proxy=None, **options)
+        return device
+
+    def refusal(self, token: str, **options: Any) -> int:
+        """The status of the answer to a device that is not let in; 101 if it is."""
+        try:
+            with self.device(token, **options):
+                return 101
+        except websockets.InvalidStatus as error:
+            return error.response.status_code
+
+    def raw_device(self, token: str) -> socket.socket:
+        """A device that does nothing of its own accord, and has little room for what it does not read."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(PATIENCE_S)
+        sock.connect(("127.0.0.1", self.port))
+        self._sockets.append(sock)
+        upgrade = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}"
+        sock.sendall(f"GET /ws?token={token} HTTP/1.1\r\nHost: x\r\n{upgrade}\r\n\r\n".encode())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 101 ")
+        return sock
+
+    def publish(self, device_id: str, text: str) -> None:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/api/v1/transcriptions",
+            data=json.dumps({"device_id": device_id, "text": text}).encode(),
+            headers={"Authorization": f"Bearer {token(device_id)}"},
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
+            assert response.status == 202
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    started: list[Served] = []
+
+    def start(*options: str, secret: str = SECRET) -> Served:
+        served = Served(tmp_path, *(("--jwt-secret", secret) if secret else ()), *options)
+        started.append(served)
+        return served
+
+    yield start
+    for served in started:
+        served.end()
+        # Nothing that Python, asyncio or Tornado says when something has gone wrong unnoticed.
+        assert not re.search(r"Traceback|never retrieved|never awaited|Warning", served.log), served.log
+        assert served.may_log_errors or "[error" not in served.log, served.log
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COCOA, *arguments],
+        env=environment(folder) | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+
+
+def fails(result: subprocess.CompletedProcess[str], status: int, *named: str) -> None:
+    """It ended with one plain line of error, after whatever lines of log."""
+    assert result.returncode == status, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", line)]
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    assert all(name in lines[0] for name in named), lines[0]
+
+
+def config_file(folder: Path, text: str) -> Path:
+    path = folder / "cocoa.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# -- starting
+
+
+def test_with_no_option_but_the_port_it_serves_with_a_development_key_that_mint_token_shares(
+    serve: Serve, tmp_path: Path
+) -> None:
+    served = serve(secret="")
+    assert served.announcement.startswith(f"cocoa-tornado {__version__} listening on http://127.0.0.1:{served.port} ")
+    assert served.get("/api/v1/ready")[0] == 200
+    assert "DEVELOPMENT KEY IN USE" in served.log
+    minted = run(tmp_path, "mint-token", "--device-id", "doll")
+    with served.device(minted.stdout.strip()) as device:
+        assert device.response is not None
+        assert device.response.status_code == 101
+    assert minted.stdout.strip() not in served.log
+
+
+def test_a_taken_port_is_one_line_and_status_1(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        fails(run(tmp_path, "serve", "--port", port), 1, "cannot listen", "127.0.0.1", port)
+
+
+def test_the_development_key_is_refused_on_a_network_with_status_2(tmp_path: Path) -> None:
+    fails(run(tmp_path, "serve", "--port", "0", "--host", "0.0.0.0"), 2, "host", "option --host", "0.0.0.0")
+
+
+def test_a_wrong_setting_is_one_line_that_names_it_its_source_and_what_is_allowed(tmp_path: Path) -> None:
+    fails(run(tmp_path, "serve", "--port", "99999"), 2, "port", "option --port", "65535")
+    fails(run(tmp_path, "serve", COCOA_PING_INTERVAL="soon"), 2, "ping_interval", "environment COCOA_PING_INTERVAL")
+    path = config_file(tmp_path, "no_such_thing = 1\n")
+    fails(run(tmp_path, "serve", "--config", str(path)), 2, "no_such_thing", str(path))
+    fails(run(tmp_path, "serve", "--no-such-option"), 2, "--no-such-option")
+    fails(run(tmp_path, "serve", "--jwt-secret", "@missing"), 2, "jwt_secret", "option --jwt-secret", "no such file")
+    wrong = run(tmp_path, "serve", "--api-credentials", "no-colon-and-secret")
+    fails(wrong, 2, "api_credentials")
+    assert "no-colon" not in wrong.stderr
+
+
+@pytest.mark.parametrize("fault", ["missing", "rubbish", "mismatch", "encrypted"])
+def test_a_bad_certificate_is_one_line_that_names_the_file(tmp_path: Path, fault: str) -> None:
+    certificate = write_certificate(tmp_path, password=b"password" if fault == "encrypted" else None)
+    if fault == "missing":
+        certificate.cert.unlink()
+    elif fault == "rubbish":
+        certificate.cert.write_text("rubbish")
+    elif fault == "mismatch":
+        certificate.key.write_bytes(write_certificate(tmp_path, "other").key.read_bytes())
+    files = ("--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key))
+    result = run(tmp_path, "serve", "--port", "0", *files)
+    fails(result, 2 if fault == "missing" else 1, str(certificate.cert))
+
+
+def test_the_help_is_complete(tmp_path: Path) -> None:
+    result = run(tmp_path, "serve", "--help")
+    assert result.returncode == 0
+    words = set(re.findall(r"--[a-z0-9-]+", result.stdout))
+    assert {setting.option for setting in TABLE.values()} <= words
+    assert "Examples:" in result.stdout
+    assert "SIGHUP" in result.stdout
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    result = run(tmp_path, "--version")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert __version__ in result.stdout
+
+
+# -- stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_exits_with_0(serve: Serve, number: signal.Signals) -> None:
+    served = serve("--drain-delay", "500ms")
+    with served.device(token("doll")) as device:
+        served.signal(number)
+        eventually(lambda: served.get("/api/v1/ready")[0] == 503)
+        status, body = served.get("/api/v1/ready")
+        assert (status, body["retry_after"]) == (503, "5")
+        assert "draining" in body["message"]
+        assert served.refusal(token("newcomer")) == 503
+        served.publish("doll", "still served")
+        assert json.loads(device.recv(PATIENCE_S))["text"] == "still served"
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            device.recv(PATIENCE_S)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+    assert served.exit_status() == 0
+    assert f"signal={number.name}" in served.log
+
+
+def test_devices_that_neither_answer_nor_read_cannot_hold_it_beyond_the_grace(serve: Serve) -> None:
+    served = serve("--drain-grace", "1s")
+    mute, deaf = served.raw_device(token("mute")), served.raw_device(token("deaf"))
+    for _ in range(3):
+        served.publish("deaf", "x" * 300_000)
+    assert "device disconnected" not in served.log
+    started = time.monotonic()
+    served.signal(signal.SIGTERM)
+    assert served.exit_status() == 0
+    assert time.monotonic() - started < 3
+    assert mute.recv(4096).startswith(b"\x88")
+    deaf.close()
+
+
+def test_a_second_signal_leaves_at_once_with_status_1(serve: Serve) -> None:
+    served = serve("--drain-delay", "20s")
+    served.signal(signal.SIGTERM)
+    eventually(lambda: "draining" in served.log)
+    started = time.monotonic()
+    served.signal(signal.SIGINT)
+    assert served.exit_status() == 1
+    assert time.monotonic() - started < 5
+    assert "leaving at once" in served.log
+
+
+# -- reloading
+
+
+def test_sighup_takes_over_what_the_file_says_now(serve: Serve, tmp_path: Path) -> None:
+    path = config_file(tmp_path, f'jwt_secret = "{SECRET}"\n')
+    served = serve("--config", str(path), secret="")
+    origin = {"additional_headers": {"Origin": "https://app.example"}}
+    assert served.refusal(token(), **origin) == 403
+    text = f'jwt_secret = "{NEW_SECRET}"\nallowed_origins = ["https://app.example"]\nmax_connections = 1\n'
+    config_file(tmp_path, text)
+    served.signal(signal.SIGHUP)
+    eventually(lambda: "reloaded" in served.log)
+    assert served.refusal(token()) == 401
+    with served.device(token("one", NEW_SECRET), **origin):
+        assert served.refusal(token("two", NEW_SECRET)) == 503
+    assert "applied=jwt_secret,allowed_origins,max_connections" in served.log
+
+
+def test_a_broken_file_changes_nothing_and_is_one_line_of_the_log(serve: Serve, tmp_path: Path) -> None:
+    path = config_file(tmp_path, f'jwt_secret = "{SECRET}"\n')
+    served = serve("--config", str(path), secret="")
+    served.may_log_errors = True
+
+    def refused(times: int) -> bool:
+        return served.log.count("reload refused") == times
+
+    faults = ("max_connections = [", 'max_connections = "many"', 'api_credentials = "no-colon"', "nonsense = 1")
+    for number, fault in enumerate(faults, 1):
+        config_file(tmp_path, fault)
+        served.signal(signal.SIGHUP)
+        eventually(partial(refused, number))
+    path.unlink()
+    served.signal(signal.SIGHUP)
+    eventually(partial(refused, len(faults) + 1))
+    assert served.refusal(token()) == 101
+    lines = served.log.splitlines()
+    assert sum("reload" in line for line in lines) == len(faults) + 1
+    assert all(re.match(r"\d{4}-\d\d-\d\dT", line) for line in lines)
+    assert "no-colon" not in served.log
+
+
+def test_a_certificate_replaced_on_disk_is_served_after_sighup(serve: Serve, tmp_path: Path) -> None:
+    first = write_certificate(tmp_path)
+    served = serve("--tls-cert", str(first.cert), "--tls-key", str(first.key))
+    assert "(devices: wss://127.0.0.1:" in served.announcement
+    with served.device(token("old"), ssl=first.client_context()) as device:
+        second: Certificate = write_certificate(tmp_path)
+        served.signal(signal.SIGHUP)
+        eventually(lambda: served_serial(served.port) == second.serial)
+        with served.device(token("new"), ssl=second.client_context()):
+            pass
+        device.send("the old connection lives on")
+        device.ping().wait(PATIENCE_S)
+
+
+# -- the log
+
+
+def test_clients_that_speak_no_tls_cannot_flood_the_log(serve: Serve, tmp_path: Path) -> None:
+    certificate = write_certificate(tmp_path)
+    served = serve("--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key))
+    for _ in range(60):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE_S) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                client.recv(100)
+    with served.device(token(), ssl=certificate.client_context()):
+        pass
+    assert 1 <= served.log.count("SSL Error") <= 10
+
+
+@pytest.mark.parametrize("log_format", ["json", "auto"])
+def test_the_json_log_is_one_object_a_line_and_holds_no_token(serve: Serve, log_format: str) -> None:
+    served = serve("--log-format", log_format, "--log-level", "debug")
+    good, expired, foreign = token(), token(lifetime_s=-60), token(secret=NEW_SECRET)
+    for each in (good, expired, foreign):
+        served.refusal(each)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE_S) as client:
+        client.sendall(f"GET /ws?token={good} rubbish\r\n\r\n".encode())
+        assert client.recv(100).startswith(b"HTTP/1.1 400 ")
+    served.signal(signal.SIGTERM)
+    assert served.exit_status() == 0
+    lines = [json.loads(line) for line in served.log.splitlines()]
+    connected = [line for line in lines if line["event"] in ("device connected", "device disconnected")]
+    assert [(line["device_id"], "conn" in line) for line in connected] == [("doll", True)] * 2
+    assert not any(part in served.log for each in (good, expired, foreign) for part in each.split(".")[1:])
+    assert SECRET not in served.log
+    assert "\x1b" not in served.log

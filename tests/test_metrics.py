@@ -1,0 +1,90 @@
+"""Counters, histograms, and the page that is made of them."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from cocoa_tornado.brokers.port import BrokerCounters, BrokerState, BrokerStatus
+from cocoa_tornado.hub import Hub
+from cocoa_tornado.metrics import LATENCY_BOUNDS_S, Counters, GatewayCollector, Histogram, MetricsPage, count
+from cocoa_tornado.rules.slots import SlotLimits
+
+
+class Page:
+    """A metrics page, and everything it reads."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(SlotLimits(), lambda: 0.0)
+        self.counters = Counters()
+        self.broker = BrokerCounters()
+        self.status = BrokerStatus(BrokerState.READY, "", lag=3)
+        collector = GatewayCollector(self.hub, self.counters, lambda: self.broker, lambda: self.status)
+        self.page = MetricsPage(collector)
+
+    def values(self) -> dict[tuple[str, ...], float]:
+        """By name and values of the labels."""
+        families = text_string_to_metric_families(self.page.render().decode())
+        return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_a_page_of_zeros_parses() -> None:
+    values = Page().values()
+    assert values[("cocoa_connections",)] == 0
+    assert values[("cocoa_messages_routed_total",)] == 0
+    assert values[("cocoa_delivery_latency_seconds_bucket", "+Inf")] == 0
+
+
+def test_counters_appear_under_their_labels() -> None:
+    page = Page()
+    count(page.counters.handshakes, "accepted")
+    count(page.counters.handshakes, "accepted")
+    count(page.counters.dropped, "overflow", 7)
+    page.broker.quarantined["not_json"] = 2
+    page.broker.published["device.messages"] = 5
+    page.hub.counters.challenges = 4
+    page.hub.counters.evictions = 1
+    values = page.values()
+    assert values[("cocoa_handshakes_total", "accepted")] == 2
+    assert values[("cocoa_messages_dropped_total", "overflow")] == 7
+    assert values[("cocoa_records_quarantined_total", "not_json")] == 2
+    assert values[("cocoa_records_published_total", "device.messages")] == 5
+    assert values[("cocoa_duplicate_challenges_total",)] == 4
+    assert values[("cocoa_duplicate_evictions_total",)] == 1
+
+
+def test_a_label_of_any_text_parses() -> None:
+    page = Page()
+    page.broker.publish_errors['a "topic"\\\n'] = 1
+    assert page.values()[("cocoa_publish_errors_total", 'a "topic"\\\n')] == 1
+
+
+def test_the_state_of_the_broker_is_a_gauge_and_an_unknown_lag_is_absent() -> None:
+    page = Page()
+    assert page.values()[("cocoa_broker_ready",)] == 1
+    assert page.values()[("cocoa_consumer_lag_records",)] == 3
+    page.status = BrokerStatus(BrokerState.CONNECTING, "away")
+    assert page.values()[("cocoa_broker_ready",)] == 0
+    assert ("cocoa_consumer_lag_records",) not in page.values()
+
+
+def test_two_pages_share_nothing() -> None:
+    one, two = Page(), Page()
+    one.counters.routed = 5
+    assert one.values()[("cocoa_messages_routed_total",)] == 5
+    assert two.values()[("cocoa_messages_routed_total",)] == 0
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1000)))
+def test_a_histogram_counts_every_observation_in_every_bucket_that_it_fits(seconds: list[float]) -> None:
+    histogram = Histogram()
+    for value in seconds:
+        histogram.observe(value)
+    samples = {(s.name, s.labels.get("le")): s.value for s in histogram.family("h", "text").samples}
+    for bound in LATENCY_BOUNDS_S:
+        assert samples[("h_bucket", str(bound))] == sum(value <= bound for value in seconds)
+    assert samples[("h_bucket", "+Inf")] == samples[("h_count", None)] == len(seconds)
+    assert math.isclose(samples[("h_sum", None)], math.fsum(seconds), abs_tol=1e-6)

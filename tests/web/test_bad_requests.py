@@ -1,0 +1,225 @@
+"""Requests that are not what they should be, byte by byte: each gets its answer or its end, and the gateway goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from cocoa_tornado.logs import StrangersLines, make_formatter
+
+from ..harness import Harness
+from ..raw_device import TEXT, UPGRADE, RawDevice
+from .conftest import StartGateway
+
+HOST = b"Host: localhost\r\n"
+HEALTH = b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST /api/v1/auth/token HTTP/1.1\r\n" + HOST
+SECRET = "eyJhbGciOiJIUzI1NiJ9.eyJkZXZpY2VfaWQiOiJkb2xsIn0.c2lnbmF0dXJl"
+
+
+@pytest.fixture
+def log_text() -> Iterator[io.StringIO]:
+    """What ``cocoa serve`` would write to its log."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(make_formatter("text"))
+    handler.addFilter(StrangersLines())
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+async def say(gateway: Harness, data: bytes) -> bytes:
+    """All that comes back until the server closes the connection."""
+    device = await gateway.dial()
+    device.writer.write(data)
+    return await device.read_to_end()
+
+
+async def is_healthy(gateway: Harness) -> bool:
+    return (await gateway.http("GET", "/api/v1/health")).status == 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"rubbish\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /api/v1/health HTTP/2.0\r\n" + HOST + b"\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"no colon\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b": no name\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"X-A: a\0b\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"X A: b\r\n\r\n",
+        POST + b"Content-Length: -1\r\n\r\n",
+        POST + b"Content-Length: 0x10\r\n\r\n",
+        POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip\r\n\r\nabc",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nTrailer: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    ],
+)
+@pytest.mark.gen_test
+async def test_what_is_no_http_is_a_400_and_the_end_of_the_connection(gateway: Harness, data: bytes) -> None:
+    assert (await say(gateway, data)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert await is_healthy(gateway)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /api/v1/health HTTP/1.1\r\n\r\n",
+        b"GET /api/v1/health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /api/v1/health?" + b"a&" * 2000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_bad_host_or_query_is_a_400_with_the_contracts_body(gateway: Harness, data: bytes) -> None:
+    head, _, body = (await say(gateway, data)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"Connection: close" in head
+    assert body == b'{"message":"Bad Request"}'
+    assert await is_healthy(gateway)
+
+
+@pytest.mark.gen_test
+async def test_a_form_that_is_none_is_a_400_with_the_contracts_body(gateway: Harness) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = await gateway.http("POST", "/api/v1/auth/token", headers, b"rubbish")
+    assert (response.status, response.body) == (400, b'{"message":"Bad Request"}')
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_drips_its_headers_is_cut_off_at_the_header_timeout(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(header_timeout_s=0.4)
+    dripping = await gateway.dial()
+
+    async def drip() -> None:
+        for byte in b"GET /api/v1/health HTTP/1.1\r\nX-Slow: " + b"x" * 10_000:
+            dripping.writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.ensure_future(drip())
+    assert await dripping.read_to_end() == b""
+    task.cancel()
+    assert await is_healthy(gateway)
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_says_nothing_is_cut_off_at_the_header_timeout(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(header_timeout_s=0.2)
+    assert await (await gateway.dial()).read_to_end() == b""
+
+
+@pytest.mark.gen_test
+async def test_headers_of_100_kb_end_the_connection(gateway: Harness) -> None:
+    start = b"GET /api/v1/health HTTP/1.1\r\n" + HOST
+    assert await say(gateway, start + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n") == b""
+    assert await say(gateway, start + b"X-Many: x\r\n" * 10_000 + b"\r\n") == b""
+    assert await say(gateway, b"GET /" + b"x" * 100_000) == b""
+    assert await is_healthy(gateway)
+
+
+@pytest.mark.gen_test
+async def test_a_body_over_the_limit_is_a_413_and_the_connection_goes_on(gateway: Harness) -> None:
+    device = await gateway.dial()
+    response = await device.request("POST", "/api/v1/auth/token", {}, b"x" * (1024 * 1024 + 1))
+    assert response.status == 413
+    assert list(json.loads(response.body)) == ["message"]
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n" + (b"10000\r\n" + b"x" * 65536 + b"\r\n") * 17 + b"0\r\n\r\n"
+    device.writer.write(POST + chunked)
+    assert (await device.read_response()).status == 413
+    assert (await device.request("GET", "/api/v1/health")).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_body_far_over_the_limit_is_a_413_before_it_is_sent(gateway: Harness) -> None:
+    for headers in (b"Content-Length: 99999999999\r\n", b"Content-Length: 2000000\r\nExpect: 100-continue\r\n"):
+        head, _, body = (await say(gateway, POST + headers + b"\r\n")).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 413 ")
+        assert list(json.loads(body)) == ["message"]
+    assert await is_healthy(gateway)
+
+
+@pytest.mark.gen_test
+async def test_a_body_of_just_the_limit_passes(gateway: Harness) -> None:
+    headers = {"Authorization": f"Bearer {gateway.token('doll')}"}
+    record = b'{"device_id":"doll","text":"'
+    record += b"x" * (1024 * 1024 - len(record) - 2) + b'"}'
+    assert (await gateway.http("POST", "/api/v1/transcriptions", headers, record)).status == 202
+
+
+@pytest.mark.gen_test
+async def test_http_1_0_is_answered_and_closed(gateway: Harness) -> None:
+    answer = await say(gateway, b"GET /api/v1/health HTTP/1.0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b'"status":"healthy"' in answer
+
+
+@pytest.mark.gen_test
+async def test_pipelined_requests_are_answered_in_order(gateway: Harness) -> None:
+    device = await gateway.dial()
+    device.writer.write(HEALTH + b"GET /nowhere HTTP/1.1\r\n" + HOST + b"\r\n" + HEALTH)
+    assert [(await device.read_response()).status for _ in range(3)] == [200, 404, 200]
+
+
+@pytest.mark.gen_test
+async def test_an_upgrade_after_other_requests_on_the_connection_works(gateway: Harness) -> None:
+    device = await gateway.dial()
+    assert (await device.request("GET", "/api/v1/health")).status == 200
+    assert (await device.request("GET", f"/ws?token={gateway.token()}", UPGRADE)).status == 101
+    await gateway.publish("doll", "hello")
+    assert (await device.read_until(TEXT)).payload.endswith(b'"text":"hello"}')
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_leaves_in_the_middle_of_a_request_leaves_nothing_behind(
+    gateway: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in (b"", b"GE", HEALTH[:-2], POST + b"Content-Length: 10\r\n\r\nabc", HEALTH * 3):
+        device: RawDevice = await gateway.dial()
+        device.writer.write(part)
+        await device.writer.drain()
+        device.reset()
+    assert await is_healthy(gateway)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.gen_test
+async def test_no_part_of_a_bad_request_is_in_the_log(gateway: Harness, log_text: io.StringIO) -> None:
+    for data in (
+        f"GET /ws?token={SECRET} HTTP/1.1 rubbish\r\n\r\n",
+        f"GET /ws?token={SECRET} HTTP/3.0\r\n\r\n",
+        f"{SECRET}\r\n\r\n",
+        f"GET /ws HTTP/1.1\r\nAuthorization: Bearer {SECRET}\0\r\n\r\n",
+        "GET /ws HTTP/1.1\r\nAuthorization: Bearer opaque-and-secret\0\r\n\r\n",
+        "POST /api/v1/auth/token HTTP/1.1\r\nX-API-Secret: opaque-and-secret\x01\r\n\r\n",
+        f"GET /ws HTTP/1.1\r\n{SECRET}\r\n\r\n",
+        f"GET /ws HTTP/1.1\r\nHost: {SECRET}/@\r\n\r\n",
+        f"GET /ws?token={SECRET}&{'a&' * 2000} HTTP/1.1\r\nHost: x\r\n\r\n",
+        f"POST /ws?token={SECRET} HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n",
+        f"GET /{SECRET} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ):
+        await say(gateway, data.encode())
+    assert "Malformed HTTP message from 127.0.0.1: Invalid header value" in log_text.getvalue()
+    assert not any(part in log_text.getvalue() for part in (*SECRET.split("."), "opaque"))
+
+
+@pytest.mark.gen_test
+async def test_bad_requests_cannot_flood_the_log(gateway: Harness, log_text: io.StringIO) -> None:
+    for _ in range(40):
+        await say(gateway, b"rubbish\r\n\r\n")
+    assert log_text.getvalue().count("Malformed HTTP message") == 10
