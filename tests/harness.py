@@ -43,7 +43,8 @@ class Harness:
     async def stop(self) -> None:
         """Close whatever the test has left open, then drain the gateway."""
         for device in self._devices:
-            device.transport.abort()
+            if not device.transport.is_closing():
+                device.transport.abort()
         await asyncio.gather(*(device.wait_closed() for device in self._devices))
         for raw in self._raw:
             await raw.end()

@@ -174,6 +174,7 @@ class MemoryBroker:
                 return
             told = True
             span.done_one()
+            ledger.settle()  # or the spans that are done would pile up until the stop
             if self._marks.release(size):
                 self._schedule()
 

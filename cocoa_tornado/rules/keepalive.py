@@ -55,9 +55,9 @@ class PingWheel(Generic[T]):
 
     def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
         self.tick_s = interval_s / TICKS_PER_INTERVAL
-        # One tick less: a ping that is due between two ticks goes out at the earlier one. The timeout is one tick
-        # more, for the opposite reason.
-        self._interval_ticks = TICKS_PER_INTERVAL - 1
+        # The timeout is one tick more, for a ping may have gone out late in its tick. The interval is two less: one
+        # for that, and one for a timer that is late itself.
+        self._interval_ticks = TICKS_PER_INTERVAL - 2
         self._timeout_ticks = math.ceil(timeout_s / self.tick_s - 1e-9) + 1
         self._origin = now
         self._tick = 0

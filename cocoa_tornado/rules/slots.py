@@ -162,10 +162,13 @@ class Slots:
 
     def register(self, ticket: Ticket) -> None:
         """The upgrade is done: a reserved slot becomes a held one. KeyError if the ticket has no slot."""
-        tickets = self._devices[ticket.device_id].tickets
-        if ticket not in tickets:
+        seats = self._devices[ticket.device_id]
+        if ticket not in seats.tickets:
             raise KeyError(ticket)
-        tickets[ticket] = True
+        seats.tickets[ticket] = True
+        if seats.challenge is not None:
+            # It came in after the pings went out; to have registered just now is its sign of life.
+            seats.challenge.answered.add(ticket)
 
     def answered(self, ticket: Ticket) -> Settlement:
         """An incumbent gave a sign of life. With every incumbent heard, those who wait are refused."""

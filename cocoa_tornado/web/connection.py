@@ -31,9 +31,9 @@ from .write_progress import half_close, limit_kernel_buffer, write_mark
 if TYPE_CHECKING:
     from .flusher import Flusher
 
-READ_CHUNK_BYTES = 64 * 1024
+READ_CHUNK_BYTES = 16 * 1024
 LINGER_S = 2.0  # how long a faulty client is heard out after its close frame
-READS_BEFORE_YIELD = 4  # a device that sends without pause gives way to the others after this many reads
+READS_BEFORE_YIELD = 1  # a device that sends without pause gives way to the others after this many reads
 
 log = logging.getLogger("cocoa.device")
 
@@ -136,7 +136,13 @@ class DeviceConnection:
         """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
         if not self.is_open:
             return
-        if self._outbox.push(frame, timestamp_ms, self._context.limits.outbox):
+        limits = self._context.limits.outbox
+        fits = self._outbox.push(frame, timestamp_ms, limits)
+        if not fits and not self.is_writing:
+            # One batch may hold more for a device than may wait for it, and the socket has not been asked yet.
+            self.flush(self._context.wall_clock() * 1000)
+            fits = self._outbox.push(frame, timestamp_ms, limits)
+        if fits:
             self._context.flusher.add(self)
             return
         self._context.counters.outbox_overflows += 1
@@ -314,11 +320,10 @@ class DeviceConnection:
         if isinstance(event, frames.Close):
             self._on_close_frame(event)
             return
-        if isinstance(event, frames.Pong):
-            self._on_pong()
-            return
         if not self._in_rate.take(self._context.limits.inbound, now):
             self.end(RATE_LIMITED)
+        elif isinstance(event, frames.Pong):
+            self._on_pong()
         elif isinstance(event, frames.Ping):
             # Only the latest ping needs an answer (RFC 6455 section 5.5.3).
             self._pong = event.data

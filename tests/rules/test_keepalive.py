@@ -37,7 +37,7 @@ def test_a_device_that_answers_is_pinged_every_thirty_seconds_and_never_later() 
     times = [now for _, now in run(wheel, 600, True, peer)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(times) >= 19
-    assert all(29.0 <= gap <= 30.0 for gap in gaps)
+    assert all(28.5 <= gap <= 30.0 for gap in gaps)
 
 
 def test_a_silent_device_is_gone_within_sixty_seconds_and_has_thirty_to_answer() -> None:
@@ -46,7 +46,7 @@ def test_a_silent_device_is_gone_within_sixty_seconds_and_has_thirty_to_answer()
     (_, pinged), (name, expired) = run(wheel, 120, False, peer)
     assert name == "expired"
     assert 30.0 <= expired - pinged <= 31.0
-    assert expired <= 60.5
+    assert expired <= 60.0
 
 
 @given(st.floats(0.1, 60.0), st.floats(0.05, 1.0), st.integers(0, 1000))

@@ -165,6 +165,17 @@ def test_several_slots_per_device_are_challenged_together() -> None:
     assert slots.expire("doll", decision.deadline) == Settlement(evict=(two,), admit=(decision.ticket,))
 
 
+def test_who_registers_in_the_course_of_a_challenge_is_not_evicted_by_it() -> None:
+    slots = Slots(SlotLimits(per_device=2))
+    first = connect(slots)
+    reserved = slots.request("doll", 0.0)
+    assert isinstance(reserved, Admit)
+    newcomer = challenge(slots)
+    assert newcomer.ping == (first,)
+    slots.register(reserved.ticket)
+    assert slots.answered(first) == Settlement(refuse=(newcomer.ticket,))
+
+
 def test_a_released_device_leaves_nothing_behind() -> None:
     slots = Slots(SlotLimits())
     ticket = connect(slots)

@@ -251,6 +251,21 @@ async def test_a_slow_consumer_is_closed_with_1013_and_costs_nobody_else_anythin
 
 
 @pytest.mark.gen_test
+async def test_a_batch_larger_than_the_outbox_costs_a_device_that_reads_nothing(gateway: Harness) -> None:
+    device = await gateway.connect("doll")
+    await asyncio.gather(*(gateway.publish("doll", str(number)) for number in range(1000)))
+    texts = [json.loads(await device.recv())["text"] for _ in range(1000)]
+    assert texts == [str(number) for number in range(1000)]
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_floods_with_pongs_is_closed_with_1008(gateway: Harness) -> None:
+    device = await gateway.raw("doll")
+    device.writer.write(frame(PONG) * 1000)
+    assert (await device.read_until(CLOSE)).close_code == 1008
+
+
+@pytest.mark.gen_test
 async def test_a_socket_that_takes_no_byte_for_the_write_wait_is_closed(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(write_wait_s=0.5, outbox_max_bytes=64 * 1024 * 1024, outbox_max_messages=10_000)
     stuck = await gateway.raw("stuck", receive_buffer=4096)
