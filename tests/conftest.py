@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header() -> str:
-    from .kafka_server import describe_broker
+    with warnings.catch_warnings():
+        # Here pytest's own filters are not in force yet, but Python's are, and they make an error of this one.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from .kafka_server import describe_broker
 
     return f"kafka broker: {describe_broker()}"
 
