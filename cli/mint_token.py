@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -15,34 +15,11 @@ from cocoa_tornado.errors import KeyMaterialError
 from cocoa_tornado.identity.keys import ALGORITHMS, SECRET_ALGORITHMS, Signer, compact_json
 from cocoa_tornado.identity.minting import TokenRequest, token_claims
 from cocoa_tornado.rules.durations import parse_duration_s
-from cocoa_tornado.rules.identity import TokenPolicy
 
 from .options import load_settings
 
 if TYPE_CHECKING:
     from cocoa_tornado.settings import Settings
-
-
-class _OneLineCommand(click.Command):
-    """A command whose wrong usage is told in one line: click would put the usage and a hint above it."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except click.UsageError as error:
-            raise _WrongUsage(error.format_message()) from error
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            raise _WrongUsage(error.format_message()) from error
-
-
-class _WrongUsage(click.ClickException):
-    exit_code = 2
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -84,11 +61,7 @@ def _finite(text: str) -> float:
     return number
 
 
-@click.command(
-    "mint-token",
-    cls=_OneLineCommand,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command("mint-token", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--device-id", required=True, metavar="D", help="The device that the token is for.")
 @click.option(
     "--user-id",
@@ -186,7 +159,7 @@ def mint_token(
     except KeyMaterialError as error:
         raise click.ClickException(str(error)) from error
     request = TokenRequest(device_id, user_id, device_version, groups, lifetime_s, extra_claims)
-    claims = token_claims(request, _policy(settings), time.time())
+    claims = token_claims(request, settings.token_policy, time.time())
     token = signer.sign(claims)
     if as_json:
         click.echo(compact_json({"token": token, "claims": claims, "expires_at": claims["exp"]}))
@@ -233,16 +206,6 @@ def _settings(config: Path | None, secret: str | None, private_key: Path | None)
         # It takes part so that the settings aren't judged as if there were no key.
         given["jwt_key"] = (str(private_key),)
     return load_settings(config, given).settings
-
-
-def _policy(settings: Settings) -> TokenPolicy:
-    return TokenPolicy(
-        issuer=settings.jwt_issuer,
-        subject=settings.jwt_subject,
-        audience=settings.jwt_audience,
-        leeway_s=settings.jwt_leeway_s,
-        lifetime_s=settings.jwt_lifetime_s,
-    )
 
 
 def _with_secret(secret: str, algorithm: str | None, allowed: Sequence[str]) -> Signer:

@@ -18,9 +18,10 @@ from typing import ClassVar, TypeVar
 import click
 
 from cocoa_tornado.errors import SettingError
-from cocoa_tornado.settings import TABLE, Setting
+from cocoa_tornado.settings import TABLE
 from cocoa_tornado.settings_kinds import Flag
 from cocoa_tornado.settings_sources import CONFIG_VARIABLE, Loaded, load
+from cocoa_tornado.settings_table import Setting
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -11,7 +11,9 @@
     |-- KeyMaterialError    a key file, PEM or JWKS cannot be used
     |-- ProtocolError       a WebSocket frame breaks RFC 6455: the close code to answer with
     |-- BrokerError         the broker refused, or is away
-    |   `-- BrokerClosed    publish after close
+    |   |-- BrokerClosed    publish after close
+    |   `-- RecordTooLarge  the topic does not take records of this size
+    |-- ProbeError          probe-device cannot begin, in probe/verdicts.py
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
 Errors of other libraries are translated where they enter, in the adapter, with ``raise ... from``.
@@ -91,6 +93,10 @@ class BrokerError(CocoaError):
 
 class BrokerClosed(BrokerError):
     """The broker adapter has been closed: nothing more is published."""
+
+
+class RecordTooLarge(BrokerError):
+    """The broker does not take a record of this size. Whoever produced it must send less at a time."""
 
 
 class ServiceError(CocoaError):

@@ -1,28 +1,27 @@
 """Every setting of the gateway: its name, kind, default and meaning, in one table that is also the frozen value.
 
 The option, the environment variable, the key in a file, the command's help and docs/settings.rst are all made from
-:data:`TABLE`. Reading the sources is ``settings_sources``; the rules between settings are ``settings_checks``.
+:data:`TABLE`; what a row has is ``settings_table``. Reading the sources is ``settings_sources``; the rules between
+settings are ``settings_checks``.
 """
 
 # ruff: noqa: RUF009
-# _row() is dataclasses.field() with the table's columns; it makes no default that two objects could share.
+# row() is dataclasses.field() with the table's columns; it makes no default that two objects could share.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
 from . import settings_kinds as kinds
 from .rules.addresses import kafka_servers, without_user_info
+from .rules.identity import TokenPolicy
 from .rules.origins import Network
 from .rules.slots import DuplicatePolicy
-from .settings_kinds import Kind
-
-T = TypeVar("T")
+from .settings_table import Setting, row, rows_of
 
 HttpPublish = Literal["auto", "on", "off"]
 LogFormat = Literal["auto", "text", "json"]
@@ -44,67 +43,6 @@ DRAIN: Final = "Draining"
 _REDIS: Final = ("redis", "rediss")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table.
-
-    :ivar key: the name in a file, from which the other two are made
-    :ivar attribute: the name in :class:`Settings`: the key, with ``_s`` added where the value is seconds
-    :ivar default: of the kind's own type
-    :ivar secret: no message, repr or help shows its value, and ``@FILE`` reads it from a file
-    :ivar reloadable: a reload (SIGHUP) applies a change of it without a restart
-    :ivar summary: one line for the command's help
-    :ivar more: what the reference adds to it
-    """
-
-    key: str
-    attribute: str
-    kind: Kind[Any]
-    default: object
-    section: str
-    summary: str
-    more: str = ""
-    secret: bool = False
-    reloadable: bool = False
-
-    @property
-    def environment(self) -> str:
-        """The environment variable: ``COCOA_DUPLICATE_CHALLENGE``."""
-        return f"COCOA_{self.key.upper()}"
-
-    @property
-    def option(self) -> str:
-        """The option: ``--duplicate-challenge``."""
-        return f"--{self.key.replace('_', '-')}"
-
-    @property
-    def is_list(self) -> bool:
-        """True if it holds several values."""
-        return isinstance(self.kind, kinds.ListOf)
-
-    @property
-    def default_text(self) -> str:
-        """The default as a person would write it; '' if there is none."""
-        return "" if self.secret else self.kind.show(self.default)
-
-
-def _row(
-    section: str,
-    default: T,
-    kind: Kind[T],
-    summary: str,
-    more: str = "",
-    *,
-    secret: bool = False,
-    reloadable: bool = False,
-) -> T:
-    """A field of :class:`Settings` with its row of the table; the type checker sees the default's type."""
-    row = {"section": section, "kind": kind, "summary": summary, "more": more}
-    flags = {"secret": secret, "reloadable": reloadable}
-    field: T = dataclasses.field(default=default, metadata={**row, **flags})
-    return field
-
-
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class Settings:
     """All settings, typed and frozen. Durations are seconds (``_s``), sizes are bytes.
@@ -114,26 +52,37 @@ class Settings:
     """
 
     # Listening
-    host: str = _row(
+    host: str = row(
         LISTEN,
         "127.0.0.1",
         kinds.Host(),
         "Address to listen on.",
         "With the development key only loopback is served; ``0.0.0.0`` or ``::`` needs ``jwt_secret`` or ``jwt_key``.",
     )
-    port: int = _row(LISTEN, 8080, kinds.Whole(0, 65535), "Port to listen on; 0 picks a free one and prints it.")
-    tls_cert: Path | None = _row(
+    port: int = row(LISTEN, 8080, kinds.Whole(0, 65535), "Port to listen on; 0 picks a free one and prints it.")
+    tls_cert: Path | None = row(
         LISTEN,
         None,
         kinds.FilePath(),
         "Certificate chain (PEM) to serve wss:// and https:// with.",
         "Given together with ``tls_key``.",
     )
-    tls_key: Path | None = _row(LISTEN, None, kinds.FilePath(), "Private key (PEM) of the certificate.")
-    header_timeout_s: float = _row(
+    tls_key: Path | None = row(LISTEN, None, kinds.FilePath(), "Private key (PEM) of the certificate.")
+    header_timeout_s: float = row(
         LISTEN, 10.0, kinds.Duration(0.01), "How long a client may take to send a request's headers."
     )
-    trusted_proxies: tuple[Network, ...] = _row(
+    body_timeout_s: float = row(
+        LISTEN, 30.0, kinds.Duration(0.01), "How long a client may take to send a request's body."
+    )
+    max_pending_connections: int = row(
+        LISTEN,
+        4096,
+        kinds.Whole(1, 10_000_000),
+        "Connections that are not a device's (yet), above which newcomers wait in the kernel's queue.",
+        "A connection counts from when it is accepted until it is a device's or closed. That nobody holds a place for "
+        "long is up to ``header_timeout`` and ``body_timeout``.",
+    )
+    trusted_proxies: tuple[Network, ...] = row(
         LISTEN,
         (),
         kinds.ListOf(kinds.NetworkEntry()),
@@ -142,7 +91,7 @@ class Settings:
     )
 
     # Identity
-    jwt_secret: str = _row(
+    jwt_secret: str = row(
         IDENTITY,
         "",
         kinds.Secret(),
@@ -152,7 +101,7 @@ class Settings:
         secret=True,
         reloadable=True,
     )
-    jwt_previous_secrets: tuple[str, ...] = _row(
+    jwt_previous_secrets: tuple[str, ...] = row(
         IDENTITY,
         (),
         kinds.ListOf(kinds.Secret()),
@@ -160,7 +109,7 @@ class Settings:
         secret=True,
         reloadable=True,
     )
-    jwt_key: tuple[str, ...] = _row(
+    jwt_key: tuple[str, ...] = row(
         IDENTITY,
         (),
         kinds.ListOf(kinds.KeySource()),
@@ -168,7 +117,7 @@ class Settings:
         "A reload reads the files again, whether their names have changed or not.",
         reloadable=True,
     )
-    jwt_signing_key: Path | None = _row(
+    jwt_signing_key: Path | None = row(
         IDENTITY,
         None,
         kinds.FilePath(),
@@ -176,7 +125,7 @@ class Settings:
         "Its public half must stand in ``jwt_key``, or the gateway would refuse the tokens it signs.",
         reloadable=True,
     )
-    jwt_algorithms: tuple[JwtAlgorithm, ...] = _row(
+    jwt_algorithms: tuple[JwtAlgorithm, ...] = row(
         IDENTITY,
         ("HS256", "RS256", "ES256", "EdDSA"),
         kinds.ListOf(kinds.Choice("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")),
@@ -184,34 +133,34 @@ class Settings:
         "Each goes with its own kind of key only: HS with ``jwt_secret``, RS256 with RSA, ES256 with P-256, EdDSA with "
         "Ed25519.",
     )
-    jwt_issuer: str = _row(
+    jwt_issuer: str = row(
         IDENTITY,
         "cocoa-fruit-agentic",
         kinds.Text(),
         "Issuer (iss) that a token must name, if it names one; empty: any.",
     )
-    jwt_subject: str = _row(
+    jwt_subject: str = row(
         IDENTITY, "audio-streaming", kinds.Text(), "Subject (sub) that a token must name, if it names one; empty: any."
     )
-    jwt_audience: str = _row(
+    jwt_audience: str = row(
         IDENTITY,
         "",
         kinds.Text(),
         "Audience (aud) that a token must name.",
         "Where it is empty, a token that names an audience is refused, as RFC 7519 asks.",
     )
-    jwt_leeway_s: float = _row(
+    jwt_leeway_s: float = row(
         IDENTITY, 10.0, kinds.Duration(0, 3600), "How far the clocks of issuer and gateway may differ."
     )
-    jwt_lifetime_s: float = _row(IDENTITY, 86400.0, kinds.Duration(1), "Life of a token that the token endpoint makes.")
-    jwks_refresh_s: float = _row(
+    jwt_lifetime_s: float = row(IDENTITY, 86400.0, kinds.Duration(1), "Life of a token that the token endpoint makes.")
+    jwks_refresh_s: float = row(
         IDENTITY,
         300.0,
         kinds.Duration(1),
         "How often a JWKS is fetched anew.",
         "An unknown key id fetches it sooner. If it cannot be fetched, the last good keys stay.",
     )
-    data_dir: Path | None = _row(
+    data_dir: Path | None = row(
         IDENTITY,
         None,
         kinds.FilePath(),
@@ -220,7 +169,7 @@ class Settings:
     )
 
     # Who may call
-    api_credentials: tuple[tuple[str, str], ...] = _row(
+    api_credentials: tuple[tuple[str, str], ...] = row(
         ACCESS,
         (),
         kinds.ListOf(kinds.Credential()),
@@ -229,7 +178,7 @@ class Settings:
         secret=True,
         reloadable=True,
     )
-    allowed_origins: tuple[str, ...] = _row(
+    allowed_origins: tuple[str, ...] = row(
         ACCESS,
         (),
         kinds.ListOf(kinds.OriginEntry()),
@@ -238,7 +187,7 @@ class Settings:
         "its scheme and port. Clients that send no Origin, such as devices, always pass.",
         reloadable=True,
     )
-    http_publish: HttpPublish = _row(
+    http_publish: HttpPublish = row(
         ACCESS,
         "auto",
         kinds.Choice("auto", "on", "off"),
@@ -247,17 +196,17 @@ class Settings:
     )
 
     # Connections
-    connections_per_device: int = _row(
+    connections_per_device: int = row(
         CONNECTIONS, 1, kinds.Whole(1, 1000), "Connections that a device may hold at a time.", reloadable=True
     )
-    max_connections: int = _row(
+    max_connections: int = row(
         CONNECTIONS,
         0,
         kinds.Whole(0, 10_000_000),
         "Connections in all, above which 503 is answered; 0: no limit of its own.",
         reloadable=True,
     )
-    duplicate_policy: DuplicatePolicy = _row(
+    duplicate_policy: DuplicatePolicy = row(
         CONNECTIONS,
         "challenge",
         kinds.Choice("challenge", "reject"),
@@ -265,53 +214,53 @@ class Settings:
         "An old connection that does not answer the ping in time is closed (4409) and the new one admitted, so that a "
         "dead network does not lock a device out.",
     )
-    duplicate_challenge_s: float = _row(
+    duplicate_challenge_s: float = row(
         CONNECTIONS, 2.0, kinds.Duration(0.01, 60), "How long a challenged connection has to answer."
     )
-    retry_after_s: float = _row(
+    retry_after_s: float = row(
         CONNECTIONS, 5.0, kinds.Duration(0, 86400), "Retry-After of a 409 or 503, in whole seconds, rounded up."
     )
-    ping_interval_s: float = _row(CONNECTIONS, 30.0, kinds.Duration(0.01), "How often the server pings a connection.")
-    ping_timeout_s: float = _row(
+    ping_interval_s: float = row(CONNECTIONS, 30.0, kinds.Duration(0.01), "How often the server pings a connection.")
+    ping_timeout_s: float = row(
         CONNECTIONS,
         30.0,
         kinds.Duration(0.01),
         "How long it waits for the pong before it closes the connection.",
         "Not longer than ``ping_interval``.",
     )
-    write_wait_s: float = _row(
+    write_wait_s: float = row(
         CONNECTIONS, 10.0, kinds.Duration(0.01), "How long a socket may take no byte before it is closed."
     )
-    max_message_bytes: int = _row(
+    max_message_bytes: int = row(
         CONNECTIONS,
         512 * 1024,
         kinds.Size(1),
         "Largest message from a device; a larger one closes the connection (1009).",
         reloadable=True,
     )
-    outbox_max_messages: int = _row(
+    outbox_max_messages: int = row(
         CONNECTIONS,
         256,
         kinds.Whole(1, 1_000_000),
         "Messages that may wait for a slow device before it is closed (1013).",
         reloadable=True,
     )
-    outbox_max_bytes: int = _row(
+    outbox_max_bytes: int = row(
         CONNECTIONS, 1024 * 1024, kinds.Size(1024), "Bytes that may wait for a slow device, likewise.", reloadable=True
     )
-    inbound_rate: float = _row(
+    inbound_rate: float = row(
         CONNECTIONS,
         100.0,
         kinds.Number(),
         "Messages a second that a device may send in the long run; 0: no limit.",
         reloadable=True,
     )
-    inbound_burst: int = _row(
+    inbound_burst: int = row(
         CONNECTIONS, 200, kinds.Whole(1, 1_000_000), "Messages that it may send at once after a rest.", reloadable=True
     )
 
     # Broker
-    broker: str = _row(
+    broker: str = row(
         BROKER,
         "memory://",
         kinds.BrokerUrl(),
@@ -319,44 +268,44 @@ class Settings:
         "``memory://`` lives in this process and is for trying out. ``kafka://`` takes several servers with commas "
         "between; the port is 9092 if it is left out, and an IPv6 address stands in brackets.",
     )
-    mailbox: str = _row(
+    mailbox: str = row(
         BROKER,
         "none://",
         kinds.Part("none://", ("memory", "sqlite", *_REDIS)),
         "Where messages for offline devices are kept; only none:// in this version.",
     )
-    presence: str = _row(
+    presence: str = row(
         BROKER,
         "local://",
         kinds.Part("local://", _REDIS),
         "Who knows which server holds a device; only local:// in this version.",
     )
-    speech: str = _row(
+    speech: str = row(
         BROKER,
         "none://",
         kinds.Part("none://", ("pocketsphinx", "whisper", "google")),
         "What turns speech into text; only none:// in this version.",
     )
-    high_water: int = _row(
+    high_water: int = row(
         BROKER,
         10_000,
         kinds.Whole(2, 10_000_000),
         "Records in flight between broker and devices, above which reading pauses.",
     )
-    low_water: int = _row(
+    low_water: int = row(
         BROKER,
         2_000,
         kinds.Whole(1, 10_000_000),
         "Records in flight, below which it goes on.",
         "Smaller than ``high_water``.",
     )
-    publish_queue_records: int = _row(
+    publish_queue_records: int = row(
         BROKER,
         10_000,
         kinds.Whole(1, 10_000_000),
         "Records that may wait to be published; above it, devices are read more slowly.",
     )
-    publish_queue_bytes: int = _row(
+    publish_queue_bytes: int = row(
         BROKER,
         32 * 1024 * 1024,
         kinds.Size(1024),
@@ -365,83 +314,83 @@ class Settings:
     )
 
     # Kafka
-    kafka_group: str = _row(
+    kafka_group: str = row(
         KAFKA,
         "cocoa-gateway",
         kinds.Text("1 to 255 characters without blanks", pattern=r"\S{1,255}"),
         "Consumer group; all gateways that share the devices use the same.",
     )
-    kafka_client_id: str = _row(
+    kafka_client_id: str = row(
         KAFKA,
         "cocoa-gateway",
         kinds.Text("1 to 249 of a-z A-Z 0-9 . _ -", pattern=r"[A-Za-z0-9._-]{1,249}"),
         "Name of this client in the broker's logs and quotas.",
     )
-    kafka_results_topic: str = _row(KAFKA, "transcription.results", kinds.TOPIC, "Topic of the records for devices.")
-    kafka_messages_topic: str = _row(KAFKA, "device.messages", kinds.TOPIC, "Topic of the messages from devices.")
-    kafka_quarantine_topic: str = _row(
+    kafka_results_topic: str = row(KAFKA, "transcription.results", kinds.TOPIC, "Topic of the records for devices.")
+    kafka_messages_topic: str = row(KAFKA, "device.messages", kinds.TOPIC, "Topic of the messages from devices.")
+    kafka_quarantine_topic: str = row(
         KAFKA,
         "transcription.results.quarantine",
         kinds.TOPIC,
         "Topic for records that cannot be decoded or name no device.",
     )
-    kafka_create_topics: bool = _row(KAFKA, True, kinds.Flag(), "Missing topics are created.")
-    kafka_partitions: int = _row(
+    kafka_create_topics: bool = row(KAFKA, True, kinds.Flag(), "Missing topics are created.")
+    kafka_partitions: int = row(
         KAFKA, -1, kinds.Whole(1, 100_000, special=-1), "Partitions of a topic it creates; -1: the broker's default."
     )
-    kafka_replication: int = _row(
+    kafka_replication: int = row(
         KAFKA, -1, kinds.Whole(1, 32_767, special=-1), "Replicas of a topic it creates; -1: the broker's default."
     )
-    kafka_max_poll_records: int = _row(KAFKA, 500, kinds.Whole(1, 100_000), "Records read at a time.")
+    kafka_max_poll_records: int = row(KAFKA, 500, kinds.Whole(1, 100_000), "Records read at a time.")
 
     # Kafka security
-    kafka_security_protocol: SecurityProtocol = _row(
+    kafka_security_protocol: SecurityProtocol = row(
         KAFKA_SECURITY,
         "PLAINTEXT",
         kinds.Choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
         "How to speak to the brokers.",
     )
-    kafka_ssl_ca: Path | None = _row(
+    kafka_ssl_ca: Path | None = row(
         KAFKA_SECURITY,
         None,
         kinds.FilePath(),
         "Certificates (PEM) that the brokers' are signed by; empty: the system's.",
     )
-    kafka_ssl_cert: Path | None = _row(
+    kafka_ssl_cert: Path | None = row(
         KAFKA_SECURITY,
         None,
         kinds.FilePath(),
         "Client certificate (PEM) for the brokers.",
         "Given together with ``kafka_ssl_key``.",
     )
-    kafka_ssl_key: Path | None = _row(
+    kafka_ssl_key: Path | None = row(
         KAFKA_SECURITY, None, kinds.FilePath(), "Private key (PEM) of the client certificate."
     )
-    kafka_ssl_key_password: str = _row(
+    kafka_ssl_key_password: str = row(
         KAFKA_SECURITY, "", kinds.Secret(), "Password of that private key, if it has one.", secret=True
     )
-    kafka_ssl_check_hostname: bool = _row(
+    kafka_ssl_check_hostname: bool = row(
         KAFKA_SECURITY, True, kinds.Flag(), "A broker's certificate must name the host that was asked for."
     )
-    kafka_sasl_mechanism: SaslMechanism = _row(
+    kafka_sasl_mechanism: SaslMechanism = row(
         KAFKA_SECURITY,
         "",
         kinds.Choice("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"),
         "SASL mechanism; needed with SASL_PLAINTEXT and SASL_SSL.",
     )
-    kafka_sasl_username: str = _row(KAFKA_SECURITY, "", kinds.Text(), "User for PLAIN and SCRAM.")
-    kafka_sasl_password: str = _row(KAFKA_SECURITY, "", kinds.Secret(), "Password for PLAIN and SCRAM.", secret=True)
-    kafka_oauth_token_url: str = _row(
+    kafka_sasl_username: str = row(KAFKA_SECURITY, "", kinds.Text(), "User for PLAIN and SCRAM.")
+    kafka_sasl_password: str = row(KAFKA_SECURITY, "", kinds.Secret(), "Password for PLAIN and SCRAM.", secret=True)
+    kafka_oauth_token_url: str = row(
         KAFKA_SECURITY, "", kinds.Url(), "Where OAUTHBEARER gets its tokens (client credentials grant)."
     )
-    kafka_oauth_client_id: str = _row(KAFKA_SECURITY, "", kinds.Text(), "Client id for that grant.")
-    kafka_oauth_client_secret: str = _row(
+    kafka_oauth_client_id: str = row(KAFKA_SECURITY, "", kinds.Text(), "Client id for that grant.")
+    kafka_oauth_client_secret: str = row(
         KAFKA_SECURITY, "", kinds.Secret(), "Client secret for that grant.", secret=True
     )
-    kafka_oauth_scope: str = _row(KAFKA_SECURITY, "", kinds.Text(), "Scope to ask for; empty: none.")
+    kafka_oauth_scope: str = row(KAFKA_SECURITY, "", kinds.Text(), "Scope to ask for; empty: none.")
 
     # Draining
-    drain_grace_s: float = _row(
+    drain_grace_s: float = row(
         DRAIN,
         25.0,
         kinds.Duration(0, 3600),
@@ -449,7 +398,7 @@ class Settings:
         "Keep it below the time after which the supervisor kills the process: systemd's ``TimeoutStopSec``, "
         "Kubernetes' ``terminationGracePeriodSeconds``.",
     )
-    drain_delay_s: float = _row(
+    drain_delay_s: float = row(
         DRAIN,
         0.0,
         kinds.Duration(0, 3600),
@@ -458,20 +407,20 @@ class Settings:
     )
 
     # Logging
-    log_format: LogFormat = _row(
+    log_format: LogFormat = row(
         LOGGING,
         "text",
         kinds.Choice("auto", "text", "json"),
         "Form of the log on standard error; auto: text on a terminal, else json.",
     )
-    log_level: LogLevel = _row(
+    log_level: LogLevel = row(
         LOGGING,
         "info",
         kinds.Choice("debug", "info", "warning", "error"),
         "Least level that is logged.",
         reloadable=True,
     )
-    access_log: bool = _row(LOGGING, True, kinds.Flag(), "One line for each HTTP request; never holds a token.")
+    access_log: bool = row(LOGGING, True, kinds.Flag(), "One line for each HTTP request; never holds a token.")
 
     def __repr__(self) -> str:
         """What differs from the defaults; secrets hidden."""
@@ -489,18 +438,23 @@ class Settings:
         return () if self.broker == "memory://" else kafka_servers(self.broker)
 
     @property
+    def token_policy(self) -> TokenPolicy:
+        """What a token must say to be taken, and how long one that is made here lives."""
+        return TokenPolicy(
+            issuer=self.jwt_issuer,
+            subject=self.jwt_subject,
+            audience=self.jwt_audience,
+            leeway_s=self.jwt_leeway_s,
+            lifetime_s=self.jwt_lifetime_s,
+        )
+
+    @property
     def publishes_over_http(self) -> bool:
         """Whether ``POST /api/v1/transcriptions`` is there."""
         return self.http_publish == "on" or (self.http_publish == "auto" and not self.broker_servers)
 
 
-def _table() -> Iterator[Setting]:
-    for field in dataclasses.fields(Settings):
-        key = field.name.removesuffix("_s") if isinstance(field.metadata["kind"], kinds.Duration) else field.name
-        yield Setting(key=key, attribute=field.name, default=field.default, **field.metadata)
-
-
-TABLE: Final[Mapping[str, Setting]] = MappingProxyType({setting.key: setting for setting in _table()})
+TABLE: Final[Mapping[str, Setting]] = MappingProxyType({setting.key: setting for setting in rows_of(Settings)})
 """Every setting by its key, section by section."""
 
 

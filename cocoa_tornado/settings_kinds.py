@@ -302,8 +302,8 @@ class Credential(Kind[tuple[str, str]]):
         key, colon, secret = text.partition(":")
         if not colon or not key or not secret:
             raise WrongValue("it has no key, no colon or no secret")
-        # They arrive in HTTP headers, which carry neither.
-        if not text.isprintable() or not text.isascii() or text != text.strip():
+        # They arrive in HTTP headers, which carry neither; text beyond ASCII is sent as UTF-8.
+        if not text.isprintable() or text != text.strip():
             raise WrongValue("it has blanks at its ends, or characters that an HTTP header cannot carry")
         return key, secret
 

@@ -12,8 +12,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Final
 
-from .settings import TABLE, Setting
+from .settings import TABLE
 from .settings_kinds import Flag
+from .settings_table import Setting
 
 _INTRODUCTION: Final = """\
 Settings

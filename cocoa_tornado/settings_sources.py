@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .errors import SettingError
-from .settings import TABLE, Setting, Settings
+from .settings import TABLE, Settings
 from .settings_checks import DEFAULT, check
 from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
+from .settings_table import Setting
 
 PREFIX: Final = "COCOA_"
 CONFIG_VARIABLE: Final = "COCOA_CONFIG"
+OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "COCOA_PROBE_TOKEN"})
+"""What a command reads from the environment and is no setting."""
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_SECRET_BYTES: Final = 64 * 1024
 MAX_TABLES: Final = 16
@@ -236,12 +239,12 @@ def _json_array(text: str, setting: Setting, source: str) -> list[object]:
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The ``COCOA_`` variables that are no settings. Raises where one of them looks like a slip of the pen."""
+    """The ``COCOA_`` variables that nothing reads. Raises where one of them looks like a slip of the pen."""
     known = {row.environment.removeprefix(PREFIX): row for row in TABLE.values()}
     unknown = []
     for name in sorted(environ):
         bare = name.removeprefix(PREFIX)
-        if bare == name or bare in known or name == CONFIG_VARIABLE or not environ[name]:
+        if bare == name or bare in known or name in OTHER_VARIABLES or not environ[name]:
             continue
         linked = _SERVICE_LINK.search(f"_{bare}") or _SERVICE_LINK_VALUE.fullmatch(environ[name])
         near = None if linked else _nearest(bare, (*known, "CONFIG"), 0.75)

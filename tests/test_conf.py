@@ -101,7 +101,8 @@ def test_the_unit_reloads_drains_and_waits_for_the_end_of_it() -> None:
 
 
 def test_the_unit_leaves_room_for_the_connections_of_the_configuration() -> None:
-    assert int(service()["LimitNOFILE"]) > production().max_connections
+    settings = production()
+    assert int(service()["LimitNOFILE"]) > settings.max_connections + settings.max_pending_connections
 
 
 def test_the_unit_keeps_the_process_in() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tornado.ioloop import IOLoop
 
 from cocoa_tornado import logs
@@ -103,6 +106,96 @@ def test_what_looks_like_a_token_is_replaced_wherever_it_stands(log_format: LogF
     assert text.count("[token]") >= 7
     assert not any(part in text for part in (*TOKEN.split("."), "opaque-and-secret"))
     assert "after=x&token=[token]&y=1" in text
+
+
+def part(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+BLANKS = st.text(st.sampled_from(" \t\r\n"), max_size=9)
+HEADERS = st.builds(
+    lambda before, inside, name: f'{before}{{{inside}"{name}" :1, "alg":"HS256"}}'.encode(),
+    BLANKS,
+    BLANKS,
+    st.text(st.characters(codec="utf-8", exclude_characters='"\\', min_codepoint=32), max_size=9),
+)
+SURROUNDINGS = [
+    "{}",
+    "/nowhere/{}",
+    "GET {} HTTP",
+    "('{}', 1)",
+    "a.b {}",
+    "a\n{}",
+    "a\r\n{}",
+    "\t{}",
+    "proxy.example/{}!",
+]
+
+
+@given(HEADERS, st.sampled_from(SURROUNDINGS), st.binary(min_size=1), st.sampled_from(FORMATS), st.booleans())
+def test_however_the_json_of_a_token_is_spelt_nothing_of_it_stands_in_a_line(
+    header: bytes, surroundings: str, signature: bytes, log_format: LogFormat, colors: bool
+) -> None:
+    # A first member that the gateway would take, for every header of such a kind.
+    payload = part(b'{"device_id":"doll","user_id":99}')
+    token = f"{part(header)}.{payload}.{part(signature + b'-' * 24)}"
+    text = surroundings.format(token)
+    record = logging.makeLogRecord({"msg": "%s", "args": (text,), "levelname": "INFO", "name": "cocoa.test"})
+    vars(record)["data"] = text
+    line = logs.make_formatter(log_format, colors).format(record)
+    assert line.count("[token]") == 2
+    assert not any(secret in line for secret in token.split("."))
+
+
+@pytest.mark.parametrize("header", [b'{ "alg":"HS256"}', b'{\n  "alg": "ES256"\n}', b'\r\n {"alg":"EdDSA"}'])
+@pytest.mark.parametrize("log_format", FORMATS)
+def test_a_traceback_is_no_place_for_a_token_either(log_format: LogFormat, header: bytes) -> None:
+    stream = configured(log_format)
+    token = f"{part(header)}.{part(b'{ }')}.{part(b'signature')}"
+    try:
+        try:
+            raise ValueError(f"first line\n{token}\nlast line")
+        except ValueError as error:
+            raise RuntimeError({"header": token}) from error
+    except RuntimeError:
+        log.exception("handler failed")
+    text = stream.getvalue()
+    assert text.count("[token]") == 2
+    assert not any(secret in text for secret in token.split("."))
+    assert "last line" in text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_payload_with_its_signature_is_as_good_as_the_token_and_goes_too(whole: bool) -> None:
+    _, payload, signature = TOKEN.split(".")
+    assert logs.redact(f"cut: ...{payload}.{signature if whole else signature[:1]}") == "cut: ...[token]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("127.0.0.1:8080", "[::1]:8080", "kafka-1.example:9092", "eyes-gateway-1.prod.example.com", "1.2.3-rc.1+e30"),
+        *("ewok-cluster-01.prod.example", "ip-10-0-100-200.us-west-2.compute.internal", "Denver-1.C.I.e.example"),
+        *("transcription.results.quarantine", "device.messages", "IEEE.802.11-2020", "conf/production.toml"),
+        "b-1.cluster-name-with-many-words.a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0.kafka.eu-central-1.amazonaws.com",
+        "cocoa_tornado.brokers.kafka_consumer.KafkaConsumer._on_partitions_revoked",
+        "org.apache.kafka.common.KeyJournal.read keyJar.open eyJournal.close",
+        "tests.web.test_handshake.test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind",
+        "2026-01-01T10:30:00.123456Z 0.5s 99.9% e.g. i.e. ...",
+        "Bearer tokens are good; token=; eyJhbGciOiJIUzI1NiJ9",
+    ],
+)
+def test_names_of_hosts_modules_topics_and_versions_are_left_alone(text: str) -> None:
+    assert logs.redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["eyJ", "eyJh.", "a.", "C", "\\n", "eyJ.a"],
+)
+def test_the_work_grows_with_the_length_of_a_line_and_not_with_its_square(text: str) -> None:
+    # With the square, this would take many minutes.
+    assert logs.redact(text * 200_000).startswith((text[:1], "[token]"))
 
 
 def test_a_control_character_cannot_command_the_terminal_or_forge_a_line() -> None:

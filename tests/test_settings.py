@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado import settings_kinds as kinds
-from cocoa_tornado.settings import TABLE, Setting, Settings
+from cocoa_tornado.rules.identity import TokenPolicy
+from cocoa_tornado.settings import TABLE, Settings
 from cocoa_tornado.settings_checks import check
 from cocoa_tornado.settings_kinds import Kind, WrongValue
 from cocoa_tornado.settings_reference import reference
+from cocoa_tornado.settings_table import Setting
 
 ROWS = list(TABLE.values())
 PAGE = Path(__file__).parent.parent / "docs" / "settings.rst"
@@ -89,6 +91,12 @@ def test_the_development_key_is_used_where_neither_secret_nor_key_is_set() -> No
     assert not Settings(jwt_key=("k.pem",)).uses_development_key
 
 
+def test_the_policy_for_tokens_is_what_the_settings_say() -> None:
+    assert Settings().token_policy == TokenPolicy()
+    settings = Settings(jwt_issuer="i", jwt_subject="s", jwt_audience="a", jwt_leeway_s=1, jwt_lifetime_s=2)
+    assert settings.token_policy == TokenPolicy("i", "s", "a", leeway_s=1, lifetime_s=2)
+
+
 def test_http_publish_is_on_by_itself_with_the_embedded_broker_only() -> None:
     kafka = "kafka://one,two:9093"
     assert Settings().publishes_over_http
@@ -115,6 +123,7 @@ RIGHT: list[tuple[Kind[object], str, object]] = [
     (TABLE["tls_cert"].kind, "", None),
     (TABLE["tls_cert"].kind, "a/b.pem", Path("a/b.pem")),
     (TABLE["api_credentials"].kind, "key:a:b", (("key", "a:b"),)),
+    (TABLE["api_credentials"].kind, "schlüssel:voilà", (("schlüssel", "voilà"),)),
     (TABLE["allowed_origins"].kind, "https://*.example/", ("https://*.example",)),
     (TABLE["allowed_origins"].kind, "http://[::1]:3000", ("http://[::1]:3000",)),
     (TABLE["broker"].kind, "kafka://[::1]:9092,b", "kafka://[::1]:9092,b"),
@@ -157,7 +166,8 @@ WRONG = [
     ("api_credentials", "keyonly"),
     ("api_credentials", ":secret"),
     ("api_credentials", "key:"),
-    ("api_credentials", "key:sécret"),
+    ("api_credentials", "key:sec\u0085ret"),
+    ("api_credentials", "key:secret "),
     ("allowed_origins", "https://"),
     ("allowed_origins", "a b"),
     ("trusted_proxies", "10.0.0.1/8"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from cocoa_tornado import settings_kinds as kinds
 from cocoa_tornado.errors import SettingError
-from cocoa_tornado.settings import TABLE, Setting, Settings
-from cocoa_tornado.settings_sources import MAX_FILE_BYTES, Loaded, changes, check_files, load, reloaded
+from cocoa_tornado.settings import TABLE, Settings
+from cocoa_tornado.settings_sources import MAX_FILE_BYTES, OTHER_VARIABLES, Loaded, changes, check_files, load, reloaded
+from cocoa_tornado.settings_table import Setting
 
 Write = Callable[[str | bytes], Path]
 
@@ -342,6 +344,20 @@ def test_a_variable_that_looks_misspelt_is_refused(name: str, near: str) -> None
     error = refused(None, {name: "hunter2"})
     assert (error.source, error.problem) == (f"environment {name}", f"no such setting; did you mean {near}?")
     assert "hunter2" not in str(error)
+
+
+def test_every_variable_that_a_command_names_is_known_and_no_other() -> None:
+    named = {
+        name
+        for path in (Path(__file__).parent.parent / "cli").glob("*.py")
+        for name in re.findall(r"\bCOCOA_[A-Z_]+\b", path.read_text(encoding="utf-8"))
+    }
+    assert named - {row.environment for row in TABLE.values()} == OTHER_VARIABLES
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VARIABLES))
+def test_what_other_commands_read_is_no_warning(name: str, write: Write) -> None:
+    assert load(None, {name: str(write(""))}, {}).warnings == ()
 
 
 def test_what_kubernetes_adds_to_the_environment_is_a_warning() -> None:

@@ -15,6 +15,8 @@ from typing import Final, Literal, TypeGuard
 from ..errors import InvalidClaims, InvalidToken, MissingToken
 
 MAX_DEVICE_ID_BYTES: Final = 128
+DEVICE_CLAIMS: Final = ("device_id", "user_id", "device_version", "groups")
+"""The claims that describe a device; all others are RFC 7519's."""
 
 
 @dataclass(frozen=True, slots=True)

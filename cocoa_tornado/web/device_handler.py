@@ -26,11 +26,19 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     After the upgrade the connection is a :class:`~cocoa_tornado.web.connection.DeviceConnection`, and neither this
     handler nor its request is kept: there may be a hundred thousand of them.
+
+    A client may vanish while the keys are read, or while an incumbent is challenged. Then nothing more is done for it:
+    no challenge, no upgrade, and the slot is given back.
+
+    :ivar identity: the device, once its token has been judged
+    :ivar conn: the connection's number in the log, once it is upgraded
+    :ivar outcome: in one word, why it was not; ``""`` before that is known
     """
 
-    _admission: asyncio.Task[Ticket] | None = None
     identity: DeviceIdentity | None = None
-    outcome: str = ""  # why it was refused, for the log
+    conn: int | None = None
+    outcome: str = ""
+    _admission: asyncio.Task[Ticket] | None = None
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         refusal = self._check_request()
@@ -45,6 +53,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._refuse(Refusal(401, error.message, error.reason, headers))
             return
         self.identity = identity
+        if self._is_over:
+            return
         refusal = self._check_origin_and_cursor()
         if refusal is not None:
             self._refuse(refusal)
@@ -54,9 +64,19 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._upgrade(identity, ticket, found.subprotocol)
 
     def on_connection_close(self) -> None:
-        """The client vanished before it had its answer."""
+        """The client vanished. Tornado calls this at most once, and perhaps while a refusal is still being written."""
+        if self._is_over or self.conn is not None:
+            return
+        self._end("vanished")
+        # For the access log alone, which would have 200 otherwise; nginx has made this number known.
+        self.set_status(499, "Client Closed Request")
         if self._admission is not None:
             self._admission.cancel()
+
+    @property
+    def _is_over(self) -> bool:
+        """It was refused, or the client has vanished."""
+        return self.outcome != ""
 
     def _check_request(self) -> Refusal | None:
         headers = self.request.headers
@@ -90,13 +110,18 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         try:
             ticket = await self._admission
         except asyncio.CancelledError:
-            count(self.context.devices.counters.handshakes, "vanished")
-            return None
+            if self._is_over:
+                return None
+            raise
         except Refused as refused:
             self._refuse(self._duplicate() if refused.reason == "device" else self._unavailable(refused.reason))
             return None
         finally:
             self._admission = None
+        if self._is_over:
+            # It vanished in the very turn in which it was admitted, too late for the cancellation.
+            self.context.hub.release(ticket)
+            return None
         if self.context.hub.draining:
             self.context.hub.release(ticket)
             self._refuse(self._unavailable("draining"))
@@ -105,6 +130,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     def _upgrade(self, identity: DeviceIdentity, ticket: Ticket, subprotocol: str | None) -> None:
         """Answer 101, take the stream, and let the connection run on its own. The slot is given back on any failure."""
+        self.conn = ticket.number
         try:
             self.set_status(101)
             self.clear_header("Content-Type")
@@ -143,6 +169,11 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return {"Retry-After": str(self.context.retry_after_s)}
 
     def _refuse(self, refusal: Refusal) -> None:
-        self.outcome = refusal.outcome
-        count(self.context.devices.counters.handshakes, refusal.outcome)
-        self.refuse(refusal.status, refusal.message, refusal.headers)
+        """Answer, unless nobody is left to hear it."""
+        if not self._is_over:
+            self._end(refusal.outcome)
+            self.refuse(refusal.status, refusal.message, refusal.headers)
+
+    def _end(self, outcome: str) -> None:
+        self.outcome = outcome
+        count(self.context.devices.counters.handshakes, outcome)

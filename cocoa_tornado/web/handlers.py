@@ -7,7 +7,7 @@ import http.client
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,9 @@ from ..brokers.port import Broker, BrokerState
 from ..errors import BrokerError, IdentityError
 from ..hub import Hub
 from ..identity.keys import Signer
-from ..identity.minting import TokenRequest, mint
+from ..identity.minting import TokenRequest, token_claims
 from ..metrics import MetricsPage
-from ..rules.identity import DeviceIdentity, TokenPolicy, find_token, is_device_id
+from ..rules.identity import DEVICE_CLAIMS, DeviceIdentity, TokenPolicy, check_claims, find_token
 from ..rules.origins import Network, client_address, is_trusted
 from ..rules.records import Delivery, decode
 
@@ -37,7 +37,7 @@ log = logging.getLogger("cocoa.http")
 class WebContext:
     """What the handlers share. Made by the composition root, handed over through ``initialize``; IOLoop thread only.
 
-    The fields from ``allowed_origins`` on may be replaced by a reload.
+    A reload replaces ``allowed_origins``, ``credentials`` and ``signer``; all else stays for good.
 
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
@@ -197,44 +197,49 @@ class TokenHandler(GatewayErrors):
         if not context.credentials or context.signer is None:
             self.refuse(404, "Not Found")
             return
-        key, secret = self.request.headers.get("X-API-Key", ""), self.request.headers.get("X-API-Secret", "")
-        if not self._is_valid(key, secret):
+        key = self._known_key()
+        if key is None:
             self.refuse(401, "Invalid credentials")
             return
+        now = context.devices.wall_clock()
         try:
-            request = self._request(key)
+            claims = token_claims(self._request(key), context.policy, now)
+            # What is signed here must be good enough for the handshake.
+            check_claims(claims, context.policy, now)
+        except IdentityError as error:
+            self.refuse(400, f"Invalid {error.reason}")
+            return
         except ValueError as error:
             self.refuse(400, str(error))
             return
-        token = mint(request, context.signer, context.policy, context.devices.wall_clock())
+        token = context.signer.sign(claims)
+        if len(token) > context.policy.max_token_bytes:
+            self.refuse(400, "Token too long")
+            return
         self.answer(200, {"token": token, "type": "Bearer"}, {"Cache-Control": "no-store"})
 
-    def _is_valid(self, key: str, secret: str) -> bool:
-        """Compares with every configured pair, in a time that does not depend on where they differ."""
-        given = f"{key}\0{secret}".encode()
-        matches = [hmac.compare_digest(given, f"{k}\0{s}".encode()) for k, s in self.context.credentials.items()]
-        return any(matches)
+    def _known_key(self) -> str | None:
+        """The API key, where its secret came with it.
+
+        Every configured pair is compared, in a time that does not depend on where they differ.
+        """
+        # Tornado reads headers as Latin-1, which keeps every byte; people configure text, and clients send UTF-8.
+        given = "\0".join(self.request.headers.get(name, "") for name in ("X-API-Key", "X-API-Secret"))
+        sent = given.encode("latin-1", "replace")
+        pairs = self.context.credentials.items()
+        matching = [key for key, secret in pairs if hmac.compare_digest(sent, f"{key}\0{secret}".encode())]
+        return matching[0] if matching else None
 
     def _request(self, key: str) -> TokenRequest:
-        """ValueError with a text for the caller, if the body is not what it should be."""
-        request = TokenRequest(device_id=key, user_id=key)
+        """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
         try:
             body = json.loads(self.request.body) if self.request.body.strip() else {}
         except (ValueError, RecursionError) as error:
             raise ValueError("Body is not JSON") from error
         if not isinstance(body, dict):
             raise ValueError("Body is not a JSON object")
-        device_id, user_id = body.get("device_id", key), body.get("user_id", key)
-        version, groups = body.get("device_version", request.device_version), body.get("groups", [])
-        if not is_device_id(device_id):
-            raise ValueError("Invalid device_id")
-        if isinstance(user_id, bool) or not isinstance(user_id, int | str):
-            raise ValueError("Invalid user_id")
-        if not isinstance(version, str):
-            raise ValueError("Invalid device_version")
-        if not isinstance(groups, list) or not all(isinstance(group, str) for group in groups):
-            raise ValueError("Invalid groups")
-        return replace(request, device_id=device_id, user_id=user_id, device_version=version, groups=tuple(groups))
+        asked = {name: body[name] for name in DEVICE_CLAIMS if name in body}
+        return TokenRequest(device_id=key, user_id=key, extra_claims=asked)
 
 
 class AudioStreamHandler(GatewayErrors):

@@ -23,7 +23,7 @@ from cocoa_tornado.rules.identity import TokenPolicy, check_claims
 from ..identity.material import ENCRYPTED, SECRET, private_pem, public_pem
 
 Mint = Callable[..., Result]
-mint_token: click.Command = importlib.import_module("cli.mint_token").mint_token
+main: click.Command = importlib.import_module("cli.main").main
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def mint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mint:
 
     def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
         environment = {"COCOA_DATA_DIR": str(tmp_path / "data"), "COCOA_JWT_SECRET": None, **(env or {})}
-        return CliRunner().invoke(mint_token, ["--device-id", "d", *arguments], env=environment)
+        return CliRunner().invoke(main, ["mint-token", "--device-id", "d", *arguments], env=environment)
 
     return run
 
@@ -205,7 +205,7 @@ def test_wrong_usage_is_one_line_and_status_2(mint: Mint, arguments: tuple[str, 
 
 
 def test_a_missing_device_id_is_one_line_and_status_2() -> None:
-    fails(CliRunner().invoke(mint_token, []), 2, "--device-id")
+    fails(CliRunner().invoke(main, ["mint-token"]), 2, "--device-id")
 
 
 def test_a_key_that_cannot_be_used_is_one_line_and_status_1(mint: Mint, pem: Callable[[bytes], str]) -> None:
@@ -233,7 +233,7 @@ def test_tokens_can_be_bad_on_purpose(mint: Mint) -> None:
 
 
 def test_help_shows_every_option_and_examples() -> None:
-    text = CliRunner().invoke(mint_token, ["--help"]).output
+    text = CliRunner().invoke(main, ["mint-token", "--help"]).output
     for word in (
         *("--device-id", "--user-id", "--device-version", "--expires-in", "--secret", "--private-key", "--algorithm"),
         *("--group", "--claim", "--json", "--config", "cocoa mint-token --device-id doll-1 --expires-in -1h"),

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 
 import pytest
 import websockets
 
+from cocoa_tornado.rules.identity import DeviceIdentity
+from cocoa_tornado.rules.slots import Ticket
+from cocoa_tornado.web.device_handler import DeviceHandler
+
 from ..harness import Harness, eventually
-from ..raw_device import CLOSE, PING, PONG, TEXT, UPGRADE, Response, frame
+from ..raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, Response, frame
 from .conftest import StartGateway
 
 
 async def handshake(gateway: Harness, target: str, headers: dict[str, str] | None = None) -> Response:
     return await gateway.http("GET", target, UPGRADE | (headers or {}))
+
+
+def upgrade_request(token: str) -> bytes:
+    lines = [f"GET /ws?token={token} HTTP/1.1", "Host: localhost"]
+    lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
+    return "\r\n".join([*lines, "", ""]).encode()
 
 
 @pytest.mark.gen_test
@@ -182,9 +193,7 @@ async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(s
     hub = gateway.gateway.hub
     silent = await gateway.raw("doll")
     newcomer = await gateway.dial()
-    lines = [f"GET /ws?token={gateway.token('doll')} HTTP/1.1", "Host: localhost"]
-    lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
-    newcomer.writer.write("\r\n".join([*lines, "", ""]).encode())
+    newcomer.writer.write(upgrade_request(gateway.token("doll")))
     await silent.read_until(PING)
     newcomer.reset()
     handshakes = gateway.gateway.counters.handshakes
@@ -192,6 +201,77 @@ async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(s
     silent.reset()
     await eventually(lambda: hub.slots_taken == 0)
     assert (await gateway.raw("doll")).response.status == 101
+
+
+class SlowKeys:
+    """The gateway's keys, which answer when the test says so: a JWKS that is being read."""
+
+    def __init__(self, gateway: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.answered = 0
+        self._identify = gateway.gateway.keys.identify
+        monkeypatch.setattr(gateway.gateway.keys, "identify", self)
+
+    async def __call__(self, token: str, now: float) -> DeviceIdentity:
+        self.asked.set()
+        await self.answer.wait()
+        self.answered += 1
+        return await self._identify(token, now)
+
+
+@pytest.mark.parametrize("token_is_good", [True, False])
+@pytest.mark.gen_test
+async def test_a_newcomer_that_vanishes_while_the_keys_are_read_is_not_upgraded_and_challenges_nobody(
+    start_gateway: StartGateway,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    token_is_good: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    gateway = await start_gateway(duplicate_challenge_s=0.05)
+    hub, handshakes = gateway.gateway.hub, gateway.gateway.counters.handshakes
+    incumbent = await gateway.raw("doll")
+    keys = SlowKeys(gateway, monkeypatch)
+    newcomer = await gateway.dial()
+    newcomer.writer.write(upgrade_request(gateway.token("doll") if token_is_good else "bad.token.here"))
+    await asyncio.wait_for(keys.asked.wait(), PATIENCE_S)
+    newcomer.reset()
+    await eventually(lambda: handshakes.get("vanished") == 1)
+    keys.answer.set()
+    await eventually(lambda: any(vars(record).get("status") == 499 for record in caplog.records))
+    assert handshakes == {"accepted": 1, "vanished": 1}
+    assert (hub.slots_taken, len(hub), hub.counters.challenges, keys.answered) == (1, 1, 0, 1)
+    await gateway.publish("doll", "still here")
+    assert (await incumbent.read_frame()).opcode == TEXT
+    line = next(vars(record) for record in caplog.records if vars(record).get("status") == 499)
+    assert (line["outcome"], line["levelname"]) == ("vanished", "INFO")
+
+
+@pytest.mark.gen_test
+async def test_a_newcomer_that_vanishes_in_the_very_turn_of_its_admission_gives_the_slot_back(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start_gateway()
+    hub, handshakes = gateway.gateway.hub, gateway.gateway.counters.handshakes
+    vanishing: list[DeviceHandler] = []
+    reserve = hub.reserve
+
+    async def admit_and_vanish(device_id: str) -> Ticket:
+        ticket = await reserve(device_id)
+        # It runs when the slot has been granted, and before the handler hears of that.
+        asyncio.get_running_loop().call_soon(vanishing[0].on_connection_close)
+        return ticket
+
+    def remember(handler: DeviceHandler) -> None:
+        vanishing.append(handler)
+
+    monkeypatch.setattr(hub, "reserve", admit_and_vanish)
+    monkeypatch.setattr(DeviceHandler, "prepare", remember)
+    newcomer = await gateway.dial()
+    newcomer.writer.write(upgrade_request(gateway.token("doll")))
+    await eventually(lambda: handshakes.get("vanished") == 1 and hub.slots_taken == 0)
+    assert handshakes == {"vanished": 1}
+    assert hub.counters.registered == 0
 
 
 @pytest.mark.gen_test
@@ -235,9 +315,7 @@ async def test_a_cursor_without_a_mailbox_is_unknown(gateway: Harness) -> None:
 @pytest.mark.gen_test
 async def test_frames_sent_along_with_the_handshake_are_not_lost(gateway: Harness) -> None:
     device = await gateway.dial()
-    lines = [f"GET /ws?token={gateway.token()} HTTP/1.1", "Host: localhost"]
-    lines += [f"{name}: {value}" for name, value in UPGRADE.items()]
-    device.writer.write("\r\n".join([*lines, "", ""]).encode() + frame(TEXT, b"early"))
+    device.writer.write(upgrade_request(gateway.token()) + frame(TEXT, b"early"))
     assert (await device.read_response()).status == 101
     await eventually(lambda: len(gateway.broker.records("device.messages")) == 1)
 

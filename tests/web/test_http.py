@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -11,6 +12,8 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from cocoa_tornado.brokers.memory import MemoryBroker
@@ -189,6 +192,45 @@ async def test_the_body_says_for_which_device_the_token_is(start_gateway: StartG
     assert gateway.gateway.hub.is_device_connected("müller")
 
 
+@pytest.mark.parametrize(("key", "secret"), [("schlüssel", "voilà"), ("Å", "пароль"), ("k", "\U0001f511")])
+@pytest.mark.gen_test
+async def test_credentials_beyond_ascii_are_compared_as_the_utf_8_that_clients_send(
+    start_gateway: StartGateway, key: str, secret: str
+) -> None:
+    gateway = await start_gateway(api_credentials=((key, secret), ("other", "another secret")))
+    device = await gateway.dial()
+    response = await device.request("POST", TOKEN_PATH, {"X-API-Key": key, "X-API-Secret": secret})
+    assert response.status == 200
+    assert (await gateway.upgrade(json.loads(response.body)["token"])).response.status == 101
+    assert gateway.gateway.hub.is_device_connected(key)
+    response = await device.request("POST", TOKEN_PATH, {"X-API-Key": key, "X-API-Secret": secret + "\u00e4"})
+    assert is_error(response, 401, "Invalid credentials")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["device_id", "user_id", "device_version", "groups", "exp", "iss", "jti", "x"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=[])),
+            lambda inner: st.lists(inner, max_size=3),
+            max_leaves=3,
+        ),
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_body_asks_for_the_token_is_good_for_a_handshake_or_it_is_a_400(asked: dict[str, object]) -> None:
+    async def ask() -> None:
+        gateway = await Harness.start(api_credentials=CREDENTIALS, access_log=False)
+        try:
+            response = await gateway.http("POST", TOKEN_PATH, GOOD, json.dumps(asked).encode())
+            if response.status != 400:
+                assert (await gateway.upgrade(json.loads(response.body)["token"])).response.status == 101
+        finally:
+            await gateway.stop()
+
+    asyncio.run(ask())
+
+
 @pytest.mark.gen_test
 async def test_wrong_credentials_are_a_401_with_its_exact_body(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(api_credentials=CREDENTIALS)
@@ -231,11 +273,26 @@ async def test_a_bad_body_is_a_400_and_never_a_token(start_gateway: StartGateway
         b'{"device_version":1}',
         b'{"groups":"g"}',
         b'{"groups":[1]}',
+        b'{"user_id":"\\ud800"}',
+        b'{"device_version":"1.0\\udfff"}',
+        b'{"groups":["g","\\ud800"]}',
+        b'{"device_version":"' + b"1" * 8192 + b'"}',
     ]
     for body in bad:
         assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, body), 400), body
     headers = {"X-API-Key": "k" * 129, "X-API-Secret": "too long for a device id"}
-    assert is_error(await gateway.http("POST", TOKEN_PATH, headers), 400)
+    assert is_error(await gateway.http("POST", TOKEN_PATH, headers), 400, "Invalid device_id")
+    assert (await gateway.http("POST", TOKEN_PATH, headers, b'{"device_id":"x","user_id":7}')).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_bad_body_is_told_which_claim_is_wrong(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(api_credentials=CREDENTIALS)
+    for claim in ("device_id", "user_id", "device_version", "groups"):
+        body = json.dumps({claim: None}).encode()
+        assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, body), 400, f"Invalid {claim}")
+    too_long = json.dumps({"groups": ["a group"] * 1000}).encode()
+    assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, too_long), 400, "Token too long")
 
 
 # -- audio and publishing
@@ -364,7 +421,7 @@ async def test_the_access_log_has_a_line_for_each_request_without_the_query(
     caplog.set_level(logging.INFO)
     await gateway.http("GET", "/nowhere?token=very-secret")
     await gateway.http("GET", "/api/v1/health")
-    await gateway.upgrade(gateway.token("doll"))
+    device = await gateway.raw("doll")
     await gateway.upgrade("bad.token.here")
     await gateway.http("POST", "/ws?token=very-secret", {"Content-Length": "99999999"})
     lines = access_lines(caplog)
@@ -375,6 +432,10 @@ async def test_the_access_log_has_a_line_for_each_request_without_the_query(
         ("POST", "/ws", 413),
     ]
     assert lines[1]["device_id"] == "doll"
+    (connected,) = [vars(record) for record in caplog.records if record.getMessage() == "device connected"]
+    assert lines[1]["conn"] == connected["conn"]
+    assert [line for line in lines if "conn" in line] == [lines[1]]
+    device.close()
     assert {line["remote_ip"] for line in lines} == {"127.0.0.1"}
     assert "very-secret" not in str([vars(record) for record in caplog.records])
 
