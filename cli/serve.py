@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -65,34 +66,78 @@ def log_format(settings: Settings) -> logs.LogFormat:
 
 
 async def _serve(settings: Settings, config: Path | None, options: dict[str, object]) -> None:
-    gateway = Gateway(settings)
-    await gateway.start()
-    stopped = asyncio.Event()
+    """One gateway from its start to its end. The signals are heard before anything is opened."""
     loop = asyncio.get_running_loop()
+    stop, hang_up = asyncio.Event(), asyncio.Event()
 
     def terminate(name: str) -> None:
-        if stopped.is_set():
+        if stop.is_set():
             _leave_at_once(name)
         log.info("stopping", extra={"signal": name})
-        stopped.set()
+        stop.set()
 
-    def reload() -> None:
-        try:
-            loaded: Loaded = load(config, os.environ, options)
-        except SettingError as error:
-            log.error("reload refused", extra={"error": str(error)})
-            return
-        reloads.add(task := loop.create_task(gateway.reload(loaded.settings)))
-        task.add_done_callback(reloads.discard)
-
-    reloads: set[asyncio.Task[None]] = set()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, terminate, number.name)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, hang_up.set)
+    allow_all_open_files()
+    gateway = Gateway(settings)
+    if not await _starts(gateway, stop):
+        log.info("stopped before it had started")
+        return
     ws_url = f"{gateway.url.replace('http', 'ws', 1)}/ws"
     click.echo(f"cocoa-tornado {__version__} listening on {gateway.url} (devices: {ws_url})")
-    await stopped.wait()
+    reloading = loop.create_task(_reload_on(hang_up, gateway, config, options))
+    await stop.wait()
+    reloading.cancel()
     await gateway.drain_and_stop()
+
+
+async def _starts(gateway: Gateway, stop: asyncio.Event) -> bool:
+    """Start it; False if it was told to stop before that was done: then nothing of it is left."""
+    starting = asyncio.create_task(gateway.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    # No effect on a start that is done.
+    starting.cancel()
+    await asyncio.wait({starting})
+    if starting.cancelled():
+        return False
+    starting.result()
+    return True
+
+
+async def _reload_on(
+    hang_up: asyncio.Event, gateway: Gateway, config: Path | None, options: dict[str, object]
+) -> NoReturn:
+    """Reload at each SIGHUP; one that came during the start, or during a reload, has its turn afterwards."""
+    while True:
+        await hang_up.wait()
+        hang_up.clear()
+        try:
+            loaded: Loaded = load(config, os.environ, options)
+            await gateway.reload(loaded.settings)
+        except SettingError as error:
+            log.error("reload refused", extra={"error": str(error)})
+        except Exception:
+            # A fault of ours must not end the reloading for good.
+            log.exception("reload broke")
+
+
+def allow_all_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: each device takes one.
+
+    The soft one is meant for programs that use select(2), which knows no number above 1023; nothing here does.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            # macOS has a lower limit of its own, which the hard one does not show.
+            log.debug("limit of open files stays", extra={"error": str(error)})
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    log.info("limit of open files", extra={"max_open_files": "none" if soft == resource.RLIM_INFINITY else soft})
 
 
 def _leave_at_once(name: str) -> NoReturn:

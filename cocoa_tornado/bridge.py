@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .brokers.port import Batch
 from .hub import Hub
 from .metrics import Counters
-from .rules.rate import RateBucket, RateLimit
+from .rules.rate import LineBudget, RateLimit
 
 UNKNOWN_DEVICE_LOG = RateLimit(per_s=10, burst=50)
 
@@ -24,8 +24,7 @@ class Bridge:
 
     def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float]) -> None:
         self._hub, self._counters, self._clock = hub, counters, clock
-        self._log_budget = RateBucket()
-        self._unlogged = 0
+        self._lines = LineBudget(UNKNOWN_DEVICE_LOG)
 
     def __call__(self, batch: Batch) -> None:
         hub, routed = self._hub, 0
@@ -39,11 +38,10 @@ class Bridge:
 
     def _unknown(self, device_id: str) -> None:
         self._counters.unknown_device += 1
-        if not self._log_budget.take(UNKNOWN_DEVICE_LOG, self._clock()):
-            self._unlogged += 1
+        left_out = self._lines.take(self._clock())
+        if left_out is None:
             return
-        unlogged, self._unlogged = self._unlogged, 0
         extra: dict[str, object] = {"device_id": device_id}
-        if unlogged:
-            extra["left_out"] = unlogged
+        if left_out:
+            extra["left_out"] = left_out
         log.info("device not connected, message dropped", extra=extra)

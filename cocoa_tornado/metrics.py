@@ -53,7 +53,9 @@ class Counters:
     dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
     outbox_overflows: int = 0
     device_messages: int = 0
+    device_messages_dropped: int = 0
     audio_ignored: int = 0
+    accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
 
@@ -72,8 +74,9 @@ class GatewayCollector(Collector):
         counters: Counters,
         broker_counters: Callable[[], BrokerCounters],
         broker_status: Callable[[], BrokerStatus],
+        http_connections: Callable[[], int],
     ) -> None:
-        self._hub, self._counters = hub, counters
+        self._hub, self._counters, self._http_connections = hub, counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
 
     def collect(self) -> Iterator[Metric]:
@@ -83,6 +86,9 @@ class GatewayCollector(Collector):
     def _device_side(self) -> Iterator[Metric]:
         hub, counters = self._hub, self._counters
         yield GaugeMetricFamily("cocoa_connections", "Device connections now", value=len(hub))
+        pending = self._http_connections()
+        yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
+        yield _by("cocoa_accept_pauses", "Times that newcomers had to wait", "reason", counters.accept_pauses)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
         yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)
@@ -93,6 +99,8 @@ class GatewayCollector(Collector):
         yield _by("cocoa_messages_dropped", "Messages dropped before the socket took them", "reason", counters.dropped)
         yield _total("cocoa_outbox_overflows", "Connections closed as slow consumers (1013)", counters.outbox_overflows)
         yield _total("cocoa_device_messages", "Text messages from devices", counters.device_messages)
+        dropped = counters.device_messages_dropped
+        yield _total("cocoa_device_messages_dropped", "Text messages from devices, dropped unpublished", dropped)
         yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
         yield counters.latency.family("cocoa_delivery_latency_seconds", "From record timestamp to socket write")
         yield counters.loop_lag.family("cocoa_loop_lag_seconds", "How late the event loop runs its timers")

@@ -10,17 +10,14 @@ import asyncio
 import contextlib
 import logging
 import math
-import socket
 import ssl
 import time
 from pathlib import Path
 
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from .bridge import Bridge
-from .brokers.kafka_options import KafkaOptions
+from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .brokers.memory import MemoryBroker
 from .brokers.port import Broker
 from .errors import KeyMaterialError, ServiceError, SettingError
@@ -31,7 +28,6 @@ from .identity.keys import Signer
 from .logs import set_level
 from .metrics import Counters, GatewayCollector, MetricsPage
 from .rules.close_codes import GOING_AWAY
-from .rules.identity import TokenPolicy
 from .rules.keepalive import ExpiryCalendar, PingWheel
 from .rules.outbox import OutboxLimits
 from .rules.rate import RateLimit
@@ -39,15 +35,13 @@ from .rules.records import decode
 from .rules.slots import SlotLimits
 from .settings import Settings
 from .settings_sources import changes, reloaded
-from .web.application import MAX_UNREAD_BYTES, Admission, make_application
+from .web.application import Admission, make_application
 from .web.connection import DeviceConnection, DeviceContext, DeviceLimits
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
-from .web.write_progress import write_progress_is_visible
+from .web.listener import Listener, ListenerOptions, bind
+from .web.sockets import write_progress_is_visible
 
-MAX_HEADER_BYTES = 64 * 1024
-MAX_BUFFER_BYTES = 16 * 1024 * 1024
-LISTEN_BACKLOG = 4096
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
 
 log = logging.getLogger("cocoa.service")
@@ -66,12 +60,12 @@ class Gateway:
         self.counters = Counters()
         self.hub = Hub(slot_limits(settings), self._clock)
         self.broker = make_broker(settings) if broker is None else broker
-        self._policy = token_policy(settings)
+        self._policy = settings.token_policy
         self._sources = key_sources(settings)
         options = KeyOptions(algorithms=settings.jwt_algorithms, refresh_s=settings.jwks_refresh_s)
         self.keys = KeyStore(self._sources, self._policy, options)
         self._tls = make_tls(settings)
-        self._server: HTTPServer | None = None
+        self._listener: Listener | None = None
         self._housekeeping: Housekeeping | None = None
         self._devices: DeviceContext | None = None
         self._web: WebContext | None = None
@@ -91,22 +85,22 @@ class Gateway:
     async def start(self) -> None:
         """Read the keys, bind the port, start consuming. The broker may be away.
 
+        May be cancelled. Whoever sees it fail has nothing to stop.
+
         :raises KeyMaterialError: no key can be used
         :raises ServiceError: the port cannot be had
         """
-        await self.keys.start()
-        sockets = bind(self.settings.host, self.settings.port)
+        try:
+            await self.keys.start()
+            sockets = bind(self.settings.host, self.settings.port)
+        except BaseException:
+            await self.keys.close()
+            raise
         self.port = sockets[0].getsockname()[1]
-        self._server = HTTPServer(
-            Admission(self._compose(), self.settings.access_log),
-            ssl_options=self._tls,
-            idle_connection_timeout=self.settings.header_timeout_s,
-            body_timeout=30.0,
-            max_header_size=MAX_HEADER_BYTES,
-            max_body_size=MAX_UNREAD_BYTES,
-            max_buffer_size=MAX_BUFFER_BYTES,
-        )
-        self._server.add_sockets(sockets)
+        admission = Admission(self._compose(), self.settings.access_log)
+        options = listener_options(self.settings)
+        self._listener = Listener(admission, options, self._tls, self.counters, lambda: len(self.hub))
+        self._listener.start(sockets)
         self.broker.start(Bridge(self.hub, self.counters, self._clock), decode)
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
@@ -132,7 +126,9 @@ class Gateway:
         )
         self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
         self._housekeeping.start()
-        collector = GatewayCollector(self.hub, self.counters, lambda: self.broker.counters, self.broker.status)
+        collector = GatewayCollector(
+            self.hub, self.counters, lambda: self.broker.counters, self.broker.status, lambda: self.http_connections
+        )
         self._web = WebContext(
             hub=self.hub,
             broker=self.broker,
@@ -149,6 +145,11 @@ class Gateway:
             signer=make_signer(settings, self._sources),
         )
         return make_application(self._web, settings.access_log)
+
+    @property
+    def http_connections(self) -> int:
+        """Connections that are not a device's, or not yet."""
+        return 0 if self._listener is None else self._listener.pending
 
     async def reload(self, settings: Settings) -> None:
         """Take over what may change while running: keys, limits, origins, credentials, log level, certificate.
@@ -200,14 +201,16 @@ class Gateway:
         log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
         await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.broker.stop_consuming(), max(0.1, end - self._clock()))
+            async with asyncio.timeout(max(0.1, end - self._clock())):
+                await self.broker.stop_consuming()
         await self._close_devices(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_DEVICES))
-        if self._server is not None:
-            self._server.stop()
+        if self._listener is not None:
+            self._listener.stop()
         await self.broker.close(max(0.1, end - self._clock()))
-        if self._server is not None:
+        if self._listener is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._server.close_all_connections(), max(0.1, end - self._clock()))
+                async with asyncio.timeout(max(0.1, end - self._clock())):
+                    await self._listener.close_connections()
         await self.keys.close()
         if self._housekeeping is not None:
             self._housekeeping.stop()
@@ -246,13 +249,12 @@ def device_limits(settings: Settings) -> DeviceLimits:
     )
 
 
-def token_policy(settings: Settings) -> TokenPolicy:
-    return TokenPolicy(
-        issuer=settings.jwt_issuer,
-        subject=settings.jwt_subject,
-        audience=settings.jwt_audience,
-        leeway_s=settings.jwt_leeway_s,
-        lifetime_s=settings.jwt_lifetime_s,
+def listener_options(settings: Settings) -> ListenerOptions:
+    return ListenerOptions(
+        max_pending=settings.max_pending_connections,
+        header_timeout_s=settings.header_timeout_s,
+        body_timeout_s=settings.body_timeout_s,
+        write_wait_s=settings.write_wait_s,
     )
 
 
@@ -320,6 +322,7 @@ def kafka_options(settings: Settings) -> KafkaOptions:
         oauth_client_id=settings.kafka_oauth_client_id or None,
         oauth_client_secret=settings.kafka_oauth_client_secret or None,
         oauth_scope=settings.kafka_oauth_scope or None,
+        max_record_bytes=record_bytes_for(settings.max_message_bytes),
         max_poll_records=settings.kafka_max_poll_records,
         high_water=settings.high_water,
         low_water=settings.low_water,
@@ -353,14 +356,3 @@ def reload_tls(context: ssl.SSLContext, settings: Settings) -> None:
     except (OSError, ssl.SSLError) as error:
         problem = error.strerror or type(error).__name__
         raise ServiceError(f"certificate {settings.tls_cert} and key {settings.tls_key}: {problem}") from error
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets, all on one port. ServiceError in one line if the address cannot be had."""
-    try:
-        sockets = bind_sockets(port, host, backlog=LISTEN_BACKLOG)
-    except OSError as error:
-        raise ServiceError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    if not sockets:
-        raise ServiceError(f"cannot listen on {host} port {port}: no address")
-    return sockets

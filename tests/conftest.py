@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from .expected_logs import ExpectedLogs
+
 if TYPE_CHECKING:
     from .kafka_server import KafkaServer, TansuServer
 
@@ -16,6 +18,7 @@ KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ExpectedLogs())
     config.addinivalue_line("markers", "kafka: needs a Kafka broker, which the test session starts (Java and Maven)")
     config.addinivalue_line("markers", "apache: needs Apache Kafka; not run against the stand-in for it, Tansu")
     # kafka-python says this while it is being imported, to nobody who could change it. For the same reason it is

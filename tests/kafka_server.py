@@ -273,10 +273,19 @@ def _tansu_binary() -> Path:
 # -- what a test does with a broker, from outside
 
 
-def create_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
+def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
+    wanted = {"num_partitions": partitions, "replication_factor": 1, "configs": settings or {}}
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
-        admin.create_topics({topic: {"num_partitions": partitions, "replication_factor": 1}}, wait_for_metadata=True)
+        admin.create_topics({topic: wanted}, wait_for_metadata=True)
+    finally:
+        admin.close()
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        admin.delete_topics([topic])
     finally:
         admin.close()
 
@@ -320,8 +329,8 @@ def reader(bootstrap: str, **settings: Any) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def writer(bootstrap: str) -> Iterator[Any]:
-    producer = KafkaProducer(bootstrap_servers=bootstrap)
+def writer(bootstrap: str, **settings: Any) -> Iterator[Any]:
+    producer = KafkaProducer(bootstrap_servers=bootstrap, **settings)
     try:
         yield producer
     finally:

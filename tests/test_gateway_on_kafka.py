@@ -275,6 +275,33 @@ async def test_what_a_device_says_is_published_under_its_id(site: Site) -> None:
     assert [(body["user_id"], body["text"]) for key, body in found if key == b"two"] == [(99, "I, too")]
 
 
+@pytest.mark.apache
+@pytest.mark.parametrize("character", ["\n", "\x01", "\u00fc"], ids=["newlines", "controls", "letters"])
+async def test_the_largest_message_of_a_device_arrives_however_json_spells_it(site: Site, character: str) -> None:
+    gateway = await site.start_ready()
+    device = await gateway.connect("doll")
+    text = character * (512 * 1024 // len(character.encode()))
+    await device.send(text)
+    [said] = await site.read(site.messages, 1)
+    assert json.loads(said.value)["text"] == text
+
+
+@pytest.mark.apache
+async def test_a_device_is_told_that_its_message_is_too_big_for_the_topic_and_the_others_go_on(site: Site) -> None:
+    await asyncio.to_thread(create_topic, site.server.bootstrap, site.messages, 1, {"max.message.bytes": "100000"})
+    gateway = await site.start_ready()
+    big, small = await gateway.connect("big"), await gateway.connect("small")
+    await small.send("before")
+    await big.send("x" * 200_000)
+    with pytest.raises(websockets.ConnectionClosedError) as closed:
+        await asyncio.wait_for(big.recv(), KAFKA_PATIENCE_S)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1009
+    await small.send("after")
+    said = await site.read(site.messages, 2)
+    assert [json.loads(record.value)["text"] for record in said] == ["before", "after"]
+
+
 async def test_records_whose_key_and_value_disagree_go_by_the_value_and_are_counted(site: Site) -> None:
     gateway = await site.start_ready()
     one, two = Hearing(await gateway.connect("one")), Hearing(await gateway.connect("two"))
@@ -345,8 +372,7 @@ async def test_through_an_outage_devices_stay_and_every_acknowledged_record_come
     own_site: Site,
 ) -> None:
     await asyncio.to_thread(own_site.server.start)
-    # What has piled up comes in batches, larger than what may wait for a device by default.
-    gateway = await own_site.start_ready(outbox_max_messages=10_000)
+    gateway = await own_site.start_ready()
     doll = Hearing(await gateway.connect("doll"))
     async with own_site.streaming("doll") as acknowledged:
         await doll.hears(50)

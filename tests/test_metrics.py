@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ class Page:
         self.counters = Counters()
         self.broker = BrokerCounters()
         self.status = BrokerStatus(BrokerState.READY, "", lag=3)
-        collector = GatewayCollector(self.hub, self.counters, lambda: self.broker, lambda: self.status)
+        collector = GatewayCollector(self.hub, self.counters, lambda: self.broker, lambda: self.status, lambda: 7)
         self.page = MetricsPage(collector)
 
     def values(self) -> dict[tuple[str, ...], float]:
@@ -34,6 +35,7 @@ class Page:
 def test_a_page_of_zeros_parses() -> None:
     values = Page().values()
     assert values[("cocoa_connections",)] == 0
+    assert values[("cocoa_http_connections",)] == 7
     assert values[("cocoa_messages_routed_total",)] == 0
     assert values[("cocoa_delivery_latency_seconds_bucket", "+Inf")] == 0
 
@@ -43,12 +45,14 @@ def test_counters_appear_under_their_labels() -> None:
     count(page.counters.handshakes, "accepted")
     count(page.counters.handshakes, "accepted")
     count(page.counters.dropped, "overflow", 7)
+    count(page.counters.accept_pauses, "descriptors")
     page.broker.quarantined["not_json"] = 2
     page.broker.published["device.messages"] = 5
     page.hub.counters.challenges = 4
     page.hub.counters.evictions = 1
     values = page.values()
     assert values[("cocoa_handshakes_total", "accepted")] == 2
+    assert values[("cocoa_accept_pauses_total", "descriptors")] == 1
     assert values[("cocoa_messages_dropped_total", "overflow")] == 7
     assert values[("cocoa_records_quarantined_total", "not_json")] == 2
     assert values[("cocoa_records_published_total", "device.messages")] == 5
@@ -88,3 +92,10 @@ def test_a_histogram_counts_every_observation_in_every_bucket_that_it_fits(secon
         assert samples[("h_bucket", str(bound))] == sum(value <= bound for value in seconds)
     assert samples[("h_bucket", "+Inf")] == samples[("h_count", None)] == len(seconds)
     assert math.isclose(samples[("h_sum", None)], math.fsum(seconds), abs_tol=1e-6)
+
+
+def test_every_metric_is_in_the_operators_guide() -> None:
+    guide = (Path(__file__).parent.parent / "docs" / "operations.rst").read_text(encoding="utf-8")
+    families = text_string_to_metric_families(Page().page.render().decode())
+    ours = {f"{f.name}_total" if f.type == "counter" else f.name for f in families if f.name.startswith("cocoa_")}
+    assert {name for name in ours if f"``{name}" not in guide} == set()

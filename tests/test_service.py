@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,6 +272,7 @@ async def test_a_reload_names_what_needs_a_restart_and_leaves_it(
     assert gateway.gateway.settings.ping_interval_s == 30.0
 
 
+@pytest.mark.logs("cocoa.service", "^reload refused$")
 @pytest.mark.gen_test
 async def test_a_reload_that_is_refused_changes_nothing_and_says_so_once(
     running: Running, caplog: pytest.LogCaptureFixture, tmp_path: Path
@@ -351,6 +353,7 @@ async def test_a_drain_over_tls_delivers_what_is_queued_and_closes_with_1001(run
         await drained
 
 
+@pytest.mark.logs("cocoa.service", "^reload refused$")
 @pytest.mark.gen_test
 async def test_a_new_certificate_is_served_after_a_reload_and_a_bad_one_is_not(
     running: Running, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -367,6 +370,7 @@ async def test_a_new_certificate_is_served_after_a_reload_and_a_bad_one_is_not(
     assert await asyncio.to_thread(served_serial, gateway.port) == second.serial
 
 
+@pytest.mark.logs("tornado.general", "^SSL Error on ")
 @pytest.mark.gen_test
 async def test_clients_that_speak_no_tls_or_vanish_disturb_nobody(
     running: Running, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -413,3 +417,17 @@ async def test_a_key_that_cannot_be_read_is_an_error_before_the_port_is_taken(tm
     with pytest.raises(KeyMaterialError, match=r"missing\.pem"):
         await gateway.start()
     assert gateway.port == 0
+
+
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
+@pytest.mark.gen_test
+async def test_a_start_that_fails_leaves_nothing_running(io_loop: IOLoop) -> None:
+    before = asyncio.all_tasks()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        # Nobody serves keys there; a URL is read again and again, as long as the gateway lives.
+        gateway = Gateway(Settings(port=port, jwt_key=("http://127.0.0.1:9/keys",)))
+        with pytest.raises(ServiceError, match=str(port)):
+            await gateway.start()
+    assert gateway.http_connections == 0
+    await eventually(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})

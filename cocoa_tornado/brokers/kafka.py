@@ -45,7 +45,7 @@ class KafkaBroker:
         self._availability = Availability(self._counters)
         self._clients = KafkaClients(options)
         self._publisher = Publisher(
-            options, self._clients, brokers_ready=self._availability.is_ready, room_again=self._on_room
+            options, self._clients, brokers_answer=self._availability.brokers_answer, room_again=self._on_room
         )
         self._consuming: KafkaConsuming | None = None
         self._stopped: asyncio.Task[None] | None = None

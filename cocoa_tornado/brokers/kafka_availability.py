@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from .port import BrokerCounters, BrokerState, BrokerStatus
 
+ANSWERING = frozenset({"topic", "group", "quarantine", "codec"})  # causes that are not the brokers' absence
+
 log = logging.getLogger("cocoa.broker")
 
 
@@ -36,8 +38,12 @@ class Availability:
     def set_lag(self, lag: int | None) -> None:
         self._lag = lag
 
-    def is_ready(self) -> bool:
-        return self.status().state is BrokerState.READY
+    def brokers_answer(self) -> bool:
+        """True where the brokers were there when last seen, be it that something else is wrong."""
+        if self.status().state is BrokerState.READY:
+            return True
+        with self._lock:
+            return self._kind in ANSWERING and self._clock() - self._alive_at <= self._stale_s
 
     def status(self) -> BrokerStatus:
         with self._lock:
@@ -55,17 +61,21 @@ class Availability:
             if self._state is BrokerState.CONNECTING and not self._kind:
                 self._detail = detail
 
-    def down(self, kind: str, detail: str) -> None:
-        """Kafka cannot do its part. Logged when that is new, or when ``kind``, one word for the cause, changes."""
+    def down(self, kind: str, detail: str) -> bool:
+        """Kafka cannot do its part. Logged when that is new, or when ``kind``, one word for the cause, changes.
+
+        Returns whether it was logged.
+        """
         with self._lock:
             if self._state is BrokerState.CLOSED or self._muted:
-                return
+                return False
             was_ready, news = self._state is BrokerState.READY, self._kind != kind
             self._state, self._detail, self._kind = BrokerState.CONNECTING, detail, kind
             if was_ready:
                 self._counters.reconnects += 1
         if news:
             log.warning("broker not available, retrying", extra={"cause": kind, "detail": detail})
+        return news
 
     def ready(self, detail: str) -> None:
         with self._lock:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
@@ -27,6 +28,8 @@ MAX_BLOCK_MS = 1_000
 FETCH_WAIT_MS = 250
 NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, since publishing is not given up while running
 CLOSE_TIMEOUT_MS = 3_000
+SETUP_LOOK_MS = 50  # how often a producer looks at a connection that is being set up
+MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
 KafkaClient: TypeAlias = Any  # kafka-python ships no types
 
@@ -74,6 +77,29 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
         self.trouble = trouble
 
 
+class _ProducerClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
+    """Keeps a producer from spinning while a broker does not answer.
+
+    The sender waits for so many milliseconds, but what it asks gives seconds, and nothing at all for a connection that
+    is being set up: with a broker that hangs, or packets that are lost, it took a whole core.
+    """
+
+    def connection_delay(self, node_id: Any) -> float:
+        delay_s: float = super().connection_delay(node_id)
+        return max(delay_s * 1000, SETUP_LOOK_MS)
+
+
+class Unreadable(NamedTuple):
+    """A run of offsets that poll() cannot read: the rest of a batch, from the first record that failed.
+
+    :ivar end: the offset after the batch
+    """
+
+    partition: TopicPartition
+    first: int
+    end: int
+
+
 class ConsumerLink(NamedTuple):
     """A consumer, and what belongs to it.
 
@@ -95,6 +121,35 @@ class ConsumerLink(NamedTuple):
         makes them equal: without this flag its answer would never be read, and the member would be stuck.
         """
         self.consumer._coordinator.request_rejoin()
+
+    def committed(self, partitions: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int | None]:
+        """What the group has committed, in one question; the consumer's own method asks for one at a time."""
+        found = self.consumer._coordinator.fetch_committed_offsets(list(partitions), timeout_ms=timeout_ms)
+        return {partition: found[partition].offset if partition in found else None for partition in partitions}
+
+    def read_again(self, partition: TopicPartition, offset: int) -> None:
+        """Seek after a poll() that failed over a batch. What is left of the batch would make the next one spin."""
+        self.consumer._fetcher._next_partition_records = None
+        self.consumer.seek(partition, offset)
+
+
+def unreadable(error: BaseException) -> Unreadable | None:
+    """Where a poll() failed that met a batch which cannot be read; None where it failed for another reason.
+
+    kafka-python decodes a batch in a generator and keeps no record of how far it came; the traceback does. Before the
+    next poll() comes :meth:`ConsumerLink.read_again`, or the end of the consumer.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if frame.f_code.co_name == "_unpack_records":
+            records, batch = frame.f_locals.get("self"), frame.f_locals.get("batch")
+            end = getattr(batch, "next_offset", None)  # the formats before 2 have none
+            if records is None or end is None:
+                return None
+            return Unreadable(records.topic_partition, records.next_fetch_offset, end)
+        trace = trace.tb_next
+    return None
 
 
 class KafkaClients:
@@ -126,6 +181,8 @@ class KafkaClients:
                 "enable_auto_commit": False,
                 # Where to begin is decided after each assignment; this is for offsets that the log no longer holds.
                 "auto_offset_reset": "earliest",
+                # What a backend has rolled back is not for devices.
+                "isolation_level": "read_committed",
                 "max_poll_records": options.max_poll_records,
                 # A question to the same broker is answered after a fetch that waits for records.
                 "fetch_max_wait_ms": FETCH_WAIT_MS,
@@ -155,9 +212,27 @@ class KafkaClients:
                 "metadata_max_age_ms": int(options.metadata_max_age_s * 1000),
                 "metrics_enabled": False,
             },
+            client_kind=_ProducerClient,
         )[0]
 
-    def _make(self, kind: Callable[..., KafkaClient], config: dict[str, object]) -> tuple[KafkaClient, _Manager, Any]:
+    def largest_batch_bytes(self, topic: str) -> int | None:
+        """What the topic allows; None where the brokers do not say."""
+        admin = self.admin()
+        try:
+            wanted = ConfigResource(ConfigResourceType.TOPIC, topic, {MAX_MESSAGE_BYTES: None})
+            found = admin.describe_configs([wanted], config_filter="all")
+            return int(found["topic"][topic][MAX_MESSAGE_BYTES]["value"])
+        except (KeyError, TypeError, ValueError):  # not every broker knows the setting
+            return None
+        finally:
+            admin.close()
+
+    def _make(
+        self,
+        kind: Callable[..., KafkaClient],
+        config: dict[str, object],
+        client_kind: Callable[..., KafkaClient] = KafkaNetClient,
+    ) -> tuple[KafkaClient, _Manager, Any]:
         """Construct one client; returns it, its connections and its network loop."""
         made: list[tuple[KafkaClient, _Manager, Any]] = []
 
@@ -167,7 +242,7 @@ class KafkaClients:
             # The constructors take allow_auto_create_topics and don't pass it on, so that merely asking for a topic
             # would create it wherever the broker allows that.
             manager.cluster.config["allow_auto_create_topics"] = False
-            made.append((KafkaNetClient(net=net, manager=manager, **settings), manager, net))
+            made.append((client_kind(net=net, manager=manager, **settings), manager, net))
             return made[0][0]
 
         try:
@@ -237,6 +312,19 @@ AUTH_ERRORS: tuple[type[Exception], ...] = (
     kafka_errors.AuthorizationError,
     kafka_errors.UnsupportedSaslMechanismError,
 )
+
+TOO_LARGE_ERRORS: tuple[type[Exception], ...] = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+)
+
+GROUP_MOVED_ON: tuple[type[Exception], ...] = (
+    kafka_errors.CommitFailedError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.UnknownMemberIdError,
+)
+"""A commit came too late, for the group is about to share its partitions out again. The next poll() joins in."""
 
 
 def is_retriable(error: BaseException) -> bool:

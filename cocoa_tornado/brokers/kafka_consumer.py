@@ -3,8 +3,8 @@
 The thread touches no connection and calls one thing on the IOLoop, ``add_callback``. What comes back (a batch is done,
 the quarantine topic has acknowledged) arrives in thread-safe deques, which the thread empties between two polls.
 
-kafka-python runs the rebalance listener on its own IO thread, while this thread is blocked in ``poll()`` or in
-``close()``: the two never run at once, so they share the books without a lock.
+The rebalance listener (``kafka_listener``) runs on a thread of kafka-python, while this one is blocked: the two share
+the books without a lock.
 """
 
 from __future__ import annotations
@@ -18,70 +18,46 @@ from typing import Any
 
 from kafka import TopicPartition
 from kafka import errors as kafka_errors
-from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.structs import OffsetAndMetadata
 from tornado.ioloop import IOLoop
 
+from ..errors import BrokerError
 from ..rules.backoff import Backoff
 from ..rules.handoff import OffsetLedger, Span, WaterMarks
+from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery, Rejected
 from .kafka_availability import Availability
-from .kafka_clients import AUTH_ERRORS, ConsumerLink, KafkaClient, KafkaClients, close_consumer, describe, is_retriable
+from .kafka_clients import (
+    AUTH_ERRORS,
+    GROUP_MOVED_ON,
+    ConsumerLink,
+    KafkaClient,
+    KafkaClients,
+    Unreadable,
+    close_consumer,
+    describe,
+    is_retriable,
+    unreadable,
+)
+from .kafka_listener import RebalanceListener
 from .kafka_options import KafkaOptions
 from .kafka_positions import Start, where_to_start
 from .kafka_publisher import Publisher
 from .kafka_quarantine import Quarantine
+from .kafka_topics import TopicMissing, ensure_topics
 from .port import Batch, BrokerCounters, Decoder
 
 POLL_MS = 100
 JOIN_POLL_MS = 500  # a join that is answered between two polls is begun again by kafka-python: be there
 PAUSED_POLL_MS = 20  # nothing is fetched then; this only bounds how late the end of a pause is noticed
 CALL_MS = 2_000  # one question to the brokers: offsets, positions
-REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
-COMMIT_PATIENCE_S = 3.0
 COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
 FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
 STANDBY_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
 REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
-
+SKIPPED_LINES = RateLimit(per_s=1, burst=20)
 
 log = logging.getLogger("cocoa.broker")
-
-
-class _TopicMissing(Exception):
-    """The results topic does not exist and is not, or cannot be, created."""
-
-
-class _Listener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
-    """Passes the group's news on to the books. Called on kafka-python's IO thread, see the module's docstring."""
-
-    def __init__(self, books: KafkaConsuming, link: ConsumerLink) -> None:
-        self._books, self._link, self._consumer = books, link, link.consumer
-
-    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Wait for what is in flight, bounded, and commit: the next owner goes on there."""
-        self._link.insist_on_joining()
-        books = self._books
-        deadline = min(time.monotonic() + REVOKE_PATIENCE_S, books.stop_deadline)
-        while not books.settle_and_look(revoked) and time.monotonic() < deadline:
-            await self._link.sleep(0.01)
-        offsets = books.offsets_to_commit()
-        if offsets:
-            committing = self._consumer.commit_async(offsets, books.on_commit)
-            deadline = time.monotonic() + COMMIT_PATIENCE_S
-            while not committing.is_done and time.monotonic() < deadline:
-                await self._link.sleep(0.01)
-        books.forget()
-
-    async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        """The group has gone on without us: there is nothing that we may still commit."""
-        self._link.insist_on_joining()
-        self._books.forget()
-
-    async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        """Nothing is fetched before the thread has decided where to begin."""
-        self._consumer.pause(*assigned)
-        self._books.note_assignment(assigned)
 
 
 class KafkaConsuming:
@@ -124,6 +100,11 @@ class KafkaConsuming:
         self._blocked = False
         self._committing_until = 0.0
         self._commit_at = self._probe_at = self._resolve_at = 0.0
+        self._backoff = Backoff(base_s=0.5, cap_s=5.0)
+        self._topic_seen = False
+        self._choked: Unreadable | None = None  # where something is missing here that it takes to read on
+        self._tried_again: Unreadable | None = None
+        self._skipped_lines = LineBudget(SKIPPED_LINES)
         self._thread = threading.Thread(target=self._run, name="cocoa-kafka-consumer", daemon=True)
 
     # -- the IOLoop's side
@@ -146,34 +127,32 @@ class KafkaConsuming:
     # -- the thread: connecting
 
     def _run(self) -> None:
-        backoff = Backoff(base_s=0.5, cap_s=5.0)
         while not self._stopping.is_set():
             try:
-                self._session(backoff)
-            except _TopicMissing as error:
+                self._session()
+            except TopicMissing as error:
                 self._availability.down("topic", str(error))
-            except kafka_errors.KafkaError as error:
+            except (kafka_errors.KafkaError, BrokerError) as error:
                 self._report_trouble(error)
             except Exception as error:
-                log.exception("consumer failed, starts again")
-                self._availability.down("failed", describe(error))
+                if self._availability.down("failed", describe(error)):
+                    log.exception("consumer failed, starts again")
             self._availability.alive()
-            self._stopping.wait(backoff.next_s())
+            self._stopping.wait(self._backoff.next_s())
         if self._finished is not None:
             self._loop.add_callback(self._finished)
 
-    def _session(self, backoff: Backoff) -> None:
+    def _session(self) -> None:
         """From connecting to the end of this consumer, by :meth:`stop` or by an error."""
         self._availability.connecting(f"connecting to {','.join(self._options.bootstrap)}")
-        self._ensure_topics()
+        ensure_topics(self._clients, self._options)
         link = self._clients.consumer()
         consumer, self._link = link.consumer, link
         self._has_consumer = True
         try:
-            backoff.reset()
-            self._joined, self._committing_until = False, 0.0
+            self._joined, self._committing_until, self._topic_seen = False, 0.0, False
             self._unresolved, self._unresolved_since = None, time.monotonic()
-            consumer.subscribe([self._options.results_topic], listener=_Listener(self, link))
+            consumer.subscribe([self._options.results_topic], listener=RebalanceListener(self, link))
             self._await_metadata(link)
             while not self._stopping.is_set():
                 self._turn(consumer)
@@ -190,33 +169,6 @@ class KafkaConsuming:
             if self._stopping.wait(0.01):
                 return
 
-    def _ensure_topics(self) -> None:
-        """See that the topics exist, create those that may be created. Raises _TopicMissing for the results topic."""
-        options = self._options
-        admin = self._clients.admin()
-        try:
-            described = admin.describe_topics(list(options.topics))
-            errors = {topic["name"]: kafka_errors.for_code(topic["error_code"]) for topic in described}
-            missing = [name for name, error in errors.items() if error is kafka_errors.UnknownTopicOrPartitionError]
-            refused = {name: error.__name__ for name, error in errors.items() if issubclass(error, AUTH_ERRORS)}
-            if missing and options.create_topics:
-                wanted = {"num_partitions": options.partitions, "replication_factor": options.replication}
-                answer = admin.create_topics({topic: dict(wanted) for topic in missing}, raise_errors=False)
-                for topic in answer["topics"]:
-                    error = kafka_errors.for_code(topic["error_code"])
-                    if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
-                        refused[topic["name"]] = topic.get("error_message") or error.__name__
-                created = [topic for topic in missing if topic not in refused]
-                if created:
-                    log.info("topics created", extra={"topics": ",".join(created)})
-                    admin.wait_for_topics(created, timeout_ms=5_000)
-            elif missing:
-                refused |= dict.fromkeys(missing, "it does not exist, and create_topics is off")
-        finally:
-            admin.close()
-        if options.results_topic in refused:
-            raise _TopicMissing(f"topic {options.results_topic}: {refused[options.results_topic]}")
-
     # -- the thread: one turn
 
     def _turn(self, consumer: KafkaClient) -> None:
@@ -227,12 +179,13 @@ class KafkaConsuming:
             records = consumer.poll(
                 timeout_ms=JOIN_POLL_MS if not self._joined else PAUSED_POLL_MS if held else POLL_MS
             )
-        except kafka_errors.KafkaError as error:
-            if not is_retriable(error):
-                raise
+        except Exception as error:
             records = {}
-            self._probe_at = 0.0  # which finds out what it means
-            self._stopping.wait(0.1)
+            if is_retriable(error):
+                self._probe_at = 0.0  # which finds out what it means
+                self._stopping.wait(0.1)
+            elif not self._get_past(error):
+                raise
         if records:
             self._route(consumer, records)
         self._commit_if_due(consumer)
@@ -265,10 +218,13 @@ class KafkaConsuming:
             ledger = self._ledgers.get(partition)
             if ledger is None:  # revoked within this very poll; the next owner reads them
                 continue
+            if run[0].offset < ledger.position:
+                # The log was cut off, or the topic made anew: what is said of offsets beyond is said of other records.
+                ledger = self._ledgers[partition] = OffsetLedger(run[0].offset)
             span = ledger.read(run[-1].offset + 1, pending=0)
             before = len(deliveries)
             for record in run:
-                decoded = decode(record.key, record.value, max(0, record.timestamp))
+                decoded = decode(record.key, record.value, record.timestamp or 0)
                 if isinstance(decoded, Rejected):
                     span.pending += 1
                     self._take(1)
@@ -285,6 +241,30 @@ class KafkaConsuming:
         if deliveries:
             self._take(len(deliveries))
             self._loop.add_callback(self._hand_over, Batch(deliveries, self._when_done(spans, len(deliveries))))
+
+    def _get_past(self, error: Exception) -> bool:
+        """Go on behind a batch that cannot be read: broken by a disk, or with what kafka-python does not understand,
+        such as a header's name that is no UTF-8. False: it is nothing of that kind."""
+        where = unreadable(error)
+        if where is None or where.partition not in self._ledgers:
+            return False
+        if isinstance(error, kafka_errors.UnsupportedCodecError):
+            self._choked = where  # not the batch is wrong, this installation is
+            return False
+        if self._tried_again != where:  # it may have been broken on its way here
+            self._tried_again = where
+            self._link.read_again(where.partition, where.first)
+            return True
+        self._link.read_again(where.partition, where.end)
+        self._ledgers[where.partition].read(where.end, pending=0)
+        counts = self._counters.quarantined
+        counts["unreadable"] = counts.get("unreadable", 0) + where.end - where.first
+        left_out = self._skipped_lines.take(time.monotonic())
+        if left_out is not None:
+            origin = f"{where.partition.topic}/{where.partition.partition}@{where.first}-{where.end - 1}"
+            extra = {"origin": origin, "error": describe(error), "left_out": left_out}
+            log.warning("records cannot be read, skipped", extra=extra)
+        return True
 
     def _take(self, records: int) -> None:
         if self._marks.take(records):
@@ -334,8 +314,12 @@ class KafkaConsuming:
 
     def forget(self) -> None:
         """The partitions are not ours any more: a late ``done`` changes no offset from now on."""
+        self._settle()
         for partition, ledger in self._ledgers.items():
-            self._done_here[partition] = ledger.settle()
+            if ledger.to_commit() is None:
+                self._done_here.pop(partition, None)
+            else:
+                self._done_here[partition] = ledger.done
         self._marks.release(self._quarantine.forget())
         self._ledgers.clear()
         self._ends.clear()
@@ -365,16 +349,14 @@ class KafkaConsuming:
             starts = self._starting_points(consumer, assigned)
             if starts is None:
                 return False
+            # All of them first: position() asks the brokers as long as any partition has none.
             for partition in assigned:
-                # poll() may have a reset of its own under way; position() waits for it, so look, and seek again.
-                for _ in range(3):
-                    consumer.seek(partition, starts[partition])
-                    if consumer.position(partition, timeout_ms=CALL_MS) == starts[partition]:
-                        break
-                else:
-                    return False
+                consumer.seek(partition, starts[partition])
+            # poll() may have had a reset of its own under way; position() waits for it, so look, and seek again.
+            if any(consumer.position(partition, timeout_ms=CALL_MS) != starts[partition] for partition in assigned):
+                return False
         except kafka_errors.KafkaError as error:
-            if not is_retriable(error):
+            if not (is_retriable(error) or isinstance(error, GROUP_MOVED_ON)):
                 raise
             return False
         self._ledgers = {partition: OffsetLedger(start) for partition, start in starts.items() if partition in assigned}
@@ -384,28 +366,30 @@ class KafkaConsuming:
         self, consumer: KafkaClient, assigned: set[TopicPartition]
     ) -> dict[TopicPartition, int] | None:
         topic = self._options.results_topic
-        committed = {tp: consumer.committed(tp, timeout_ms=CALL_MS) for tp in assigned}
-        if None not in committed.values():
-            # What was done here and could not be committed is not read again. Offsets below it are done, whoever
-            # has committed since.
-            return {tp: max(offset, self._done_here.get(tp, 0)) for tp, offset in committed.items()}
         every = {TopicPartition(topic, number) for number in self._link.partitions(topic) or ()} | assigned
-        committed |= {tp: consumer.committed(tp, timeout_ms=CALL_MS) for tp in every - assigned}
+        committed = self._link.committed(every, CALL_MS)
+        for tp in (tp for tp in assigned if committed[tp] is None):
+            self._done_here.pop(tp, None)  # of a topic of the same name, which is gone
         start = where_to_start(
             {tp.partition for tp in assigned}, {tp.partition: offset for tp, offset in committed.items()}
         )
         without = {tp for tp in assigned if committed[tp] is None}
+        found: dict[TopicPartition, int] = {}
         if start is Start.WAIT:
             if time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S:
                 return None
             found = consumer.end_offsets(list(without), timeout_ms=CALL_MS)
         elif start is Start.END_FOR_ALL:
             found = consumer.end_offsets(list(every), timeout_ms=CALL_MS)
-        else:
+        elif start is Start.BEGINNING:
             found = consumer.beginning_offsets(list(without), timeout_ms=CALL_MS)
-        # Committed before anything is read, so that a crash before the first record does not lose what comes then.
-        consumer.commit({tp: OffsetAndMetadata(offset, "", -1) for tp, offset in found.items()}, timeout_ms=CALL_MS)
-        return {tp: offset if offset is not None else found[tp] for tp, offset in committed.items() if tp in assigned}
+        if found:
+            # Before anything is read, so that a crash before the first record does not lose what comes then.
+            consumer.commit({tp: OffsetAndMetadata(offset, "", -1) for tp, offset in found.items()}, timeout_ms=CALL_MS)
+        # What was done here and could not be committed is not read again: offsets below it are done, whoever has
+        # committed since.
+        known = {tp: offset for tp, offset in committed.items() if offset is not None} | found
+        return {tp: max(known[tp], self._done_here.get(tp, 0)) for tp in assigned}
 
     # -- the thread: committing, looking around
 
@@ -426,13 +410,17 @@ class KafkaConsuming:
             return
         self._probe_at = now + self._options.probe_interval_s
         topic = self._options.results_topic
+        numbers = self._link.partitions(topic)
+        if self._topic_seen and not numbers:
+            raise TopicMissing(f"topic {topic} has been deleted")
+        self._topic_seen = bool(numbers)
         assigned = sorted(self._ledgers)
         try:
             if self._joined:
                 # The group's coordinator. While it keeps a join waiting for other members it would not answer.
                 consumer.committed(TopicPartition(topic, 0), timeout_ms=CALL_MS)
             # The leaders of our partitions; before there are any, those of all.
-            asked = assigned or [TopicPartition(topic, number) for number in self._link.partitions(topic) or ()]
+            asked = assigned or [TopicPartition(topic, number) for number in numbers or ()]
             if asked:
                 ends = consumer.end_offsets(asked, timeout_ms=CALL_MS)
                 self._ends.update({partition: ends[partition] for partition in assigned})
@@ -449,22 +437,39 @@ class KafkaConsuming:
         self._report_state()
 
     def _report_trouble(self, error: BaseException) -> None:
-        if isinstance(error, AUTH_ERRORS):
+        if isinstance(error, BrokerError):  # of our own: no access token is to be had
+            self._availability.down("auth", str(error))
+        elif isinstance(error, AUTH_ERRORS):
             self._availability.down("auth", f"the brokers refuse us: {describe(error)}")
+        elif isinstance(error, kafka_errors.UnsupportedCodecError):
+            self._availability.down("codec", self._codec_trouble())
         else:
             self._availability.down("away", f"{','.join(self._options.bootstrap)} does not answer: {describe(error)}")
+
+    def _codec_trouble(self) -> str:
+        where = self._choked
+        origin = f"{where.partition.topic}/{where.partition.partition}@{where.first}" if where else "a batch"
+        return f"{origin} is compressed in a way for which a Python package is missing (lz4, snappy or zstandard)"
 
     def _report_state(self) -> None:
         options = self._options
         if self._blocked:
             self._availability.down("quarantine", self._quarantine.trouble())
             return
+        if self._choked is not None:
+            ledger = self._ledgers.get(self._choked.partition)
+            if ledger is not None and ledger.position <= self._choked.first:
+                self._availability.down("codec", self._codec_trouble())
+                return
+            if ledger is not None:
+                self._choked = None
         settled = self._joined and self._unresolved is None
         waited_s = time.monotonic() - self._unresolved_since
         if settled and (self._ledgers or waited_s > STANDBY_AFTER_S):
             count = len(self._ledgers)
             share = f"{count} partitions" if count != 1 else "1 partition"
             self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")
+            self._backoff.reset()
         elif waited_s > REBALANCE_PATIENCE_S:
             self._availability.down("group", f"group {options.group} has not come to an assignment")
         else:

@@ -10,6 +10,15 @@ from ..errors import BrokerError
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
+ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
+# A broker hangs up on a longer request (socket.request.max.bytes), and the record would be sent again for ever.
+LARGEST_REQUEST_BYTES = 100 * 1024 * 1024 - ENVELOPE_BYTES
+
+
+def record_bytes_for(message_bytes: int) -> int:
+    """The largest record that a device's message of so many bytes can become: JSON spells some bytes with six."""
+    return min(6 * message_bytes + ENVELOPE_BYTES, LARGEST_REQUEST_BYTES)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KafkaOptions:
@@ -28,7 +37,10 @@ class KafkaOptions:
     :ivar low_water: records in flight below which they go on
     :ivar queue_records: publish queue: :meth:`can_write` is False from here on; at twice as many publishing fails
     :ivar queue_bytes: the same bound, in bytes of keys and values
-    :ivar max_request_bytes: largest record to publish; what a broker allows below that is the broker's to refuse
+    :ivar max_record_bytes: the largest record of a device's message: the topics that are made for the gateway's own
+        records allow it; the results topic, which others write, is left at the brokers' default
+    :ivar max_request_bytes: largest record that is tried, for the quarantine is given whatever the results topic held;
+        not below ``max_record_bytes``. What a topic allows below that is the brokers' to refuse
     :ivar probe_interval_s: how often an idle consumer asks the brokers whether they are there
     """
 
@@ -62,6 +74,7 @@ class KafkaOptions:
     commit_interval_s: float = 1.0
     queue_records: int = 10_000
     queue_bytes: int = 32 * 1024 * 1024
+    max_record_bytes: int = record_bytes_for(512 * 1024)
     max_request_bytes: int = 8 * 1024 * 1024
     session_timeout_s: float = 15.0
     metadata_max_age_s: float = 30.0
@@ -72,6 +85,10 @@ class KafkaOptions:
             raise ValueError("bootstrap names no broker")
         if not 0 < self.low_water <= self.high_water:
             raise ValueError(f"low_water {self.low_water} must be positive and at most high_water {self.high_water}")
+        if not 0 < self.max_record_bytes <= LARGEST_REQUEST_BYTES:
+            raise ValueError(f"max_record_bytes {self.max_record_bytes} is none of 1 to {LARGEST_REQUEST_BYTES}")
+        # Frozen, but not yet seen by anybody.
+        object.__setattr__(self, "max_request_bytes", max(self.max_request_bytes, self.max_record_bytes))
         if self.security_protocol not in SECURITY_PROTOCOLS:
             raise ValueError(f"security_protocol {self.security_protocol!r} is none of {', '.join(SECURITY_PROTOCOLS)}")
         if not self.uses_sasl:

@@ -14,21 +14,22 @@ from collections.abc import Callable
 
 from kafka import errors as kafka_errors
 
-from ..errors import BrokerClosed, BrokerError
+from ..errors import BrokerClosed, BrokerError, RecordTooLarge
 from ..rules.backoff import Backoff
-from .kafka_clients import KafkaClient, KafkaClients, close_producer, describe, is_retriable
+from ..rules.rate import LineBudget, RateLimit
+from .kafka_clients import TOO_LARGE_ERRORS, KafkaClient, KafkaClients, close_producer, describe, is_retriable
 from .kafka_options import KafkaOptions
 
 SEND_CHUNK = 200  # records taken from the queue at a time
 STUCK_S = 30.0  # unacknowledged for so long while the brokers are there: the producer itself must be at fault
 COMPLAIN_AFTER_S = 10.0
+LIMIT_LIFE_S = 60.0  # that a topic's limit is believed in, once a record was too large for it
+FRAMING_BYTES = 68  # of a batch of one record, at the least
+LINES = RateLimit(per_s=0.2, burst=5)  # of each kind; what strangers send can make the broker refuse
+
 MAX_REFUSALS = 2  # of one record; from its second try on it is sent alone, so that the refusal is its own
 
 log = logging.getLogger("cocoa.broker")
-
-
-class TooLarge(BrokerError):
-    """The broker, or ``max_request_bytes``, takes no record of this size."""
 
 
 class Outgoing:
@@ -54,13 +55,14 @@ class Outgoing:
 
     @property
     def size(self) -> int:
-        return len(self.key or b"") + len(self.value or b"")
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
 
 
 class _Lane:
     """The records of one topic that wait to be sent."""
 
-    __slots__ = ("backoff", "complained", "not_before", "records", "stalled_since")
+    __slots__ = ("backoff", "complained", "limit", "limit_until", "not_before", "records", "stalled_since")
 
     def __init__(self) -> None:
         self.records: deque[Outgoing] = deque()
@@ -68,13 +70,15 @@ class _Lane:
         self.not_before = 0.0
         self.stalled_since: float | None = None
         self.complained = False
+        self.limit: int | None = None  # bytes of a batch that the topic takes, believed until limit_until
+        self.limit_until = 0.0
 
 
 class Publisher:
     """Publishes in the order of :meth:`submit`, per topic and key; never gives a record up while it runs, unless the
     broker refuses that very record.
 
-    :param brokers_ready: True where the consuming half finds the brokers in order
+    :param brokers_answer: True where the consuming half finds the brokers there
     :param room_again: called on any thread when the queue has fallen below its bound again
     """
 
@@ -83,11 +87,11 @@ class Publisher:
         options: KafkaOptions,
         clients: KafkaClients,
         *,
-        brokers_ready: Callable[[], bool],
+        brokers_answer: Callable[[], bool],
         room_again: Callable[[], None],
     ) -> None:
         self._options, self._clients = options, clients
-        self._brokers_ready, self._room_again = brokers_ready, room_again
+        self._brokers_answer, self._room_again = brokers_answer, room_again
         self._changed = threading.Condition()
         # All of the following is guarded by the condition's lock.
         self._lanes: dict[str, _Lane] = {}
@@ -95,6 +99,9 @@ class Publisher:
         self._records = self._bytes = 0  # in the lanes and in _sent together
         self._was_full = False
         self._broken: BaseException | None = None
+        self._too_large: tuple[str, int] | None = (
+            None  # topic and size of the latest that was, until its limit is known
+        )
         self._suspect: Outgoing | None = None  # refused once, sent again: nothing else is under way with it
         self._closing = self._stop = False
         # The thread's own.
@@ -102,6 +109,7 @@ class Publisher:
         self._producer_number = 0
         self._ready_since: float | None = None
         self._reconnect = Backoff(base_s=0.25, cap_s=5.0)
+        self._replaced_lines, self._failed_lines, self._limit_lines = (LineBudget(LINES) for _ in range(3))
         self._thread: threading.Thread | None = None
 
     # -- any thread
@@ -110,12 +118,16 @@ class Publisher:
         return self._records < self._options.queue_records and self._bytes < self._options.queue_bytes
 
     def submit(self, record: Outgoing) -> None:
-        """Queue a record. Raises BrokerClosed after close, BrokerError above twice the queue's bound."""
+        """Queue a record. Raises BrokerClosed after close, BrokerError above twice the queue's bound.
+
+        A record that is larger than the bound itself may wait when it is alone.
+        """
         options = self._options
         with self._changed:
             if self._closing:
                 raise BrokerClosed("the broker is closed")
-            if self._records >= 2 * options.queue_records or self._bytes + record.size > 2 * options.queue_bytes:
+            too_many = self._records >= 2 * options.queue_records
+            if too_many or (self._records and self._bytes + record.size > 2 * options.queue_bytes):
                 raise BrokerError(f"the publish queue is full ({self._records} records, {self._bytes} bytes)")
             self._records += 1
             self._bytes += record.size
@@ -163,11 +175,13 @@ class Publisher:
         while not self._stop:
             try:
                 self._turn()
-            except kafka_errors.KafkaError as error:
+            except (kafka_errors.KafkaError, BrokerError) as error:  # of our own: no access token is to be had
                 log.debug("producer not available", extra={"detail": describe(error)})
                 self._pause(self._reconnect.next_s())
             except Exception:
-                log.exception("publisher failed, goes on")
+                left_out = self._failed_lines.take(time.monotonic())
+                if left_out is not None:
+                    log.exception("publisher failed, goes on", extra={"left_out": left_out})
                 self._recycle()
                 self._pause(self._reconnect.next_s())
         if self._producer is not None:
@@ -178,6 +192,8 @@ class Publisher:
         self._await_work()
         if self._stop:
             return
+        if self._too_large is not None:
+            self._learn_limit(*self._too_large)
         if self._broken is not None or self._is_stuck():
             self._recycle()
         if self._producer is None:
@@ -222,6 +238,14 @@ class Publisher:
                 record.producer_number = self._producer_number
                 record.sent_at = time.monotonic()
                 self._sent[id(record)] = record
+            if (
+                lane.limit is not None
+                and record.sent_at < lane.limit_until
+                and record.size + FRAMING_BYTES > lane.limit
+            ):
+                text = f"a record for {topic} ({record.size} bytes) is larger than the topic takes ({lane.limit} bytes)"
+                self._settle(record, RecordTooLarge(text))
+                continue
             try:
                 assert self._producer is not None  # _turn made it
                 future = self._producer.send(
@@ -248,7 +272,7 @@ class Publisher:
             lane.not_before = now + lane.backoff.next_s()
             lane.stalled_since = lane.stalled_since or now
         # Brokers that are away are reported by the consuming half; a topic that is missing is reported here.
-        if not lane.complained and now - lane.stalled_since > COMPLAIN_AFTER_S and self._brokers_ready():
+        if not lane.complained and now - lane.stalled_since > COMPLAIN_AFTER_S and self._brokers_answer():
             lane.complained = True
             log.warning("publishing waits for a topic", extra={"topic": record.topic, "detail": describe(error)})
 
@@ -265,7 +289,7 @@ class Publisher:
         """True where records stay unacknowledged though the brokers are there: a producer that has been refused once
         (a token that had expired, say) doesn't try again by itself."""
         now = time.monotonic()
-        if not self._brokers_ready():
+        if not self._brokers_answer():
             self._ready_since = None
             return False
         self._ready_since = self._ready_since or now
@@ -277,16 +301,39 @@ class Publisher:
         """Throw the producer away; what it had not delivered is sent again, in order, by the next one."""
         with self._changed:
             cause, self._broken = self._broken, None
+            # From here on what the old one says is not listened to, save that a record has arrived.
+            self._producer_number += 1
         if self._producer is None:
             return
-        log.info("producer replaced", extra={"detail": describe(cause) if cause else "it was stuck"})
+        left_out = self._replaced_lines.take(time.monotonic())
+        if left_out is not None:
+            detail = describe(cause) if cause else "it was stuck"
+            log.info("producer replaced", extra={"detail": detail, "left_out": left_out})
         producer, self._producer = self._producer, None
-        self._producer_number += 1  # from here on, what the old one says is not listened to
         close_producer(producer, 0.0)
         with self._changed:
             undelivered, self._sent, self._suspect = list(self._sent.values()), {}, None
             for record in reversed(undelivered):
                 self._lane(record.topic).records.appendleft(record)
+
+    def _learn_limit(self, topic: str, size: int) -> None:
+        """Ask what the topic takes, so that the next record that is too large does not cost a producer."""
+        self._too_large = None
+        limit = None
+        try:
+            limit = self._clients.largest_batch_bytes(topic)
+        except (kafka_errors.KafkaError, BrokerError) as error:
+            log.debug("topic's limit unknown", extra={"topic": topic, "detail": describe(error)})
+        refused = size + FRAMING_BYTES - 1
+        with self._changed:
+            lane = self._lane(topic)
+            # What was asked for may have been changed since the refusal, so both count.
+            lane.limit = refused if limit is None or limit > refused else limit
+            lane.limit_until = time.monotonic() + LIMIT_LIFE_S
+        left_out = self._limit_lines.take(time.monotonic())
+        if left_out is not None:
+            extra = {"topic": topic, "bytes": size, "limit_bytes": lane.limit, "left_out": left_out}
+            log.warning("a record was too large for its topic", extra=extra)
 
     def _pause(self, delay_s: float) -> None:
         deadline = time.monotonic() + delay_s
@@ -300,16 +347,23 @@ class Publisher:
         self._settle(record, None)
 
     def _on_error(self, record: Outgoing, producer_number: int, error: BaseException) -> None:
-        if producer_number != self._producer_number:
-            return  # of a producer that is being thrown away: the record is sent again
-        # One record's error fails, by way of the idempotent producer's state, others with it. So the first time nobody
-        # is blamed: all that failed is sent again, by a new producer and one by one.
-        if not is_retriable(error):
-            record.refusals += 1
-        if record.refusals >= MAX_REFUSALS:
+        # One record's error fails, by way of the idempotent producer's state, others with it.
+        too_large = False
+        with self._changed:
+            if producer_number != self._producer_number:
+                return  # of a producer that is being thrown away: the record is sent again
+            if isinstance(error, TOO_LARGE_ERRORS):
+                # A batch of several is split by kafka-python until the one is found, and that one is told first.
+                too_large = self._broken is None
+            elif not is_retriable(error):
+                # Nobody is blamed the first time: all that failed is sent again, by a new producer and one by one.
+                record.refusals += 1
+            self._broken = self._broken or error
+            if too_large:
+                self._too_large = record.topic, record.size
+        if too_large or record.refusals >= MAX_REFUSALS:
             self._settle(record, _refusal(record, error))
         with self._changed:
-            self._broken = error
             self._changed.notify_all()
 
     def _settle(self, record: Outgoing, error: BrokerError | None) -> None:
@@ -335,8 +389,7 @@ class Publisher:
 
 
 def _refusal(record: Outgoing, error: BaseException) -> BrokerError:
-    too_large = (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)
-    kind = TooLarge if isinstance(error, too_large) else BrokerError
+    kind = RecordTooLarge if isinstance(error, TOO_LARGE_ERRORS) else BrokerError
     refusal = kind(f"a record for {record.topic} ({record.size} bytes) was refused: {describe(error)}")
     refusal.__cause__ = error
     return refusal

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from typing import Any
 
-from ..errors import BrokerError
+from ..errors import BrokerError, RecordTooLarge
 from ..rules.backoff import Backoff
 from ..rules.handoff import Span
-from ..rules.rate import RateBucket, RateLimit
-from .kafka_publisher import Outgoing, Publisher, TooLarge
+from ..rules.rate import LineBudget, RateLimit
+from .kafka_publisher import Outgoing, Publisher
 from .port import BrokerCounters
 
 PATIENCE_S = 1.0  # consumption pauses when a record waits longer for the quarantine topic
@@ -24,16 +24,40 @@ log = logging.getLogger("cocoa.broker")
 
 
 class _Poison:
-    """One record that was rejected."""
+    """One record that was rejected.
 
-    __slots__ = ("backoff", "error", "origin", "outgoing", "reason", "resend_at", "since", "span")
+    :ivar own: the headers that say where it is from
+    """
+
+    __slots__ = ("backoff", "error", "origin", "outgoing", "own", "reason", "resend_at", "since", "span")
 
     def __init__(self, span: Span, reason: str, origin: str, since: float) -> None:
         self.span, self.reason, self.origin, self.since = span, reason, origin, since
         self.backoff = Backoff(base_s=0.5, cap_s=10.0)
         self.resend_at: float | None = None  # None while the publisher has it
         self.error = ""
+        self.own: list[tuple[str, bytes]] = []
         self.outgoing: Outgoing
+
+    def lighten(self) -> bool:
+        """The topic never takes it as it is, and the stream has to go on: keep the fact, and say what is missing.
+
+        The value goes first, then the headers that the record came with, then its key. False: there is nothing left.
+        """
+        outgoing = self.outgoing
+        theirs = outgoing.headers[: len(outgoing.headers) - len(self.own)]
+        if outgoing.value:
+            dropped, outgoing.value = ("cocoa.dropped-bytes", len(outgoing.value)), b""
+        elif theirs:
+            dropped, theirs = ("cocoa.dropped-headers", len(theirs)), []
+        elif outgoing.key:
+            dropped, outgoing.key, outgoing.value = ("cocoa.dropped-key-bytes", len(outgoing.key)), None, b""
+        else:
+            return False
+        name, size = dropped
+        self.own.append((name, str(size).encode()))
+        outgoing.headers = theirs + self.own
+        return True
 
 
 class Quarantine:
@@ -47,14 +71,14 @@ class Quarantine:
         self._topic, self._publisher, self._counters = topic, publisher, counters
         self._waiting: set[_Poison] = set()
         self._answers: deque[tuple[_Poison, BrokerError | None]] = deque()
-        self._log_budget = RateBucket()
+        self._lines = LineBudget(LOG_LIMIT)
 
     def take(self, record: Any, reason: str, span: Span) -> None:
         """Send a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it."""
         origin = f"{record.topic}/{record.partition}@{record.offset}"
         poison = _Poison(span, reason, origin, time.monotonic())
-        headers = [(name, value or b"") for name, value in record.headers]
-        headers += [
+        theirs = [(name, value or b"") for name, value in record.headers]  # the client library sends no null
+        poison.own = [
             ("cocoa.reason", reason.encode()),
             ("cocoa.topic", record.topic.encode()),
             ("cocoa.partition", str(record.partition).encode()),
@@ -64,7 +88,7 @@ class Quarantine:
         if record.key is None and value is None:
             value = b""  # the client library refuses to send a record of nothing
         poison.outgoing = Outgoing(
-            self._topic, record.key, value, headers, lambda error: self._answers.append((poison, error))
+            self._topic, record.key, value, theirs + poison.own, lambda error: self._answers.append((poison, error))
         )
         self._waiting.add(poison)
         self._submit(poison)
@@ -107,8 +131,10 @@ class Quarantine:
         poison.span.done_one()
         counts = self._counters.quarantined
         counts[poison.reason] = counts.get(poison.reason, 0) + 1
-        if self._log_budget.take(LOG_LIMIT, time.monotonic()):
-            log.info("record set aside", extra={"reason": poison.reason, "origin": poison.origin})
+        left_out = self._lines.take(time.monotonic())
+        if left_out is not None:
+            extra = {"reason": poison.reason, "origin": poison.origin}
+            log.info("record set aside", extra=extra | ({"left_out": left_out} if left_out else {}))
 
     def _submit(self, poison: _Poison) -> None:
         poison.resend_at = None
@@ -120,9 +146,9 @@ class Quarantine:
     def _retry_later(self, poison: _Poison, error: BrokerError) -> None:
         outgoing = poison.outgoing
         poison.error = str(error)
-        if isinstance(error, TooLarge) and outgoing.value:
-            # Never to be taken as it is, and the stream has to go on: keep the fact, and say what is missing.
-            outgoing.headers.append(("cocoa.dropped-bytes", str(len(outgoing.value)).encode()))
-            outgoing.value = b""
+        if isinstance(error, RecordTooLarge) and poison.lighten():
+            poison.backoff.reset()
+            poison.resend_at = time.monotonic()
+        else:
+            poison.resend_at = time.monotonic() + poison.backoff.next_s()
         outgoing.refusals = 0
-        poison.resend_at = time.monotonic() + poison.backoff.next_s()

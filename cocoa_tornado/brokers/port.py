@@ -82,7 +82,10 @@ class Broker(Protocol):
       log says so once per change of state.
     - *Poison*: a record that ``decode`` rejects never stops the stream. It goes to the quarantine topic
       unchanged (key, value, headers) with the headers ``cocoa.reason``, ``cocoa.topic``, ``cocoa.partition`` and
-      ``cocoa.offset`` added (UTF-8 text).
+      ``cocoa.offset`` added (UTF-8 text). What is too large for that topic is dropped from it, and a header
+      ``cocoa.dropped-...`` says so. Bytes that are no records at all, so that there is nothing to set aside, are
+      skipped, counted by offsets as ``unreadable`` and logged.
+    - *Transactions*: what a producer has rolled back is not handed over.
     """
 
     @property
@@ -96,7 +99,8 @@ class Broker(Protocol):
     def publish(
         self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes] | None = None
     ) -> asyncio.Future[None]:
-        """Queue one record; the future is done once the broker has acknowledged it (or holds a BrokerError).
+        """Queue one record; the future is done once the broker has acknowledged it (or holds a BrokerError, which is
+        a RecordTooLarge where the topic takes none of this size).
 
         Records of one key are acknowledged in the order of the calls. The queue is bounded: callers with data
         from outside await :meth:`writable` first. Raises :class:`~cocoa_tornado.errors.BrokerClosed` after close.

@@ -22,6 +22,9 @@ _FINAL, _RESERVED_BITS, _OPCODE_BITS = 0x80, 0x70, 0x0F
 _MASKED, _LENGTH_BITS = 0x80, 0x7F
 _LENGTH_IN_16_BITS, _LENGTH_IN_64_BITS = 126, 127
 
+SMALL_FRAGMENT_BYTES: Final = 126
+"""A fragment below this has the short header, and may cost more to read than it carries."""
+
 _PROTOCOL_ERROR, _INVALID_DATA, _TOO_BIG = 1002, 1007, 1009
 
 
@@ -86,6 +89,8 @@ class FrameReader:
         a header announces it
     :param unmask: ``unmask(mask, data)``, where there is a faster one than :func:`xor_mask`
     :ivar error: what the client did wrong and the close code to answer with, or None; set by :meth:`feed`
+    :ivar small_fragments: frames so far that ended no message and carried next to nothing: they make no event, and a
+        client could send any number of them; the owner may set it back
     """
 
     __slots__ = (
@@ -100,10 +105,12 @@ class FrameReader:
         "_tail",
         "_unmask",
         "error",
+        "small_fragments",
     )
 
     def __init__(self, max_message_bytes: int, unmask: Unmask = xor_mask) -> None:
         self.error: ProtocolError | None = None
+        self.small_fragments = 0
         self._max = max_message_bytes
         self._unmask = unmask
         self._dead = False
@@ -172,6 +179,8 @@ class FrameReader:
         if header.opcode != _CONTINUATION:
             self._opcode = header.opcode
         self._left, self._mask, self._final = header.length, mask, header.final
+        if not header.final and header.length < SMALL_FRAGMENT_BYTES:
+            self.small_fragments += 1
 
     def _take(self, data: bytes, at: int, events: list[Event]) -> int:
         """Take what has come of the data frame under way; return where the next frame starts."""

@@ -19,17 +19,15 @@ class Pinged(Protocol):
     """What the wheel keeps with each connection.
 
     :ivar awaiting_pong: a ping is out and unanswered; the connection clears it when a pong arrives
-    :ivar is_open: False once the connection closes; the wheel then lets go of it at its next turn
+    :ivar due_tick: where the wheel finds the connection again; its own affair
     """
 
     awaiting_pong: bool
+    due_tick: int
 
-    @property
-    def is_open(self) -> bool: ...
-
-    @property
-    def is_paused(self) -> bool:
-        """The gateway itself has stopped reading from it, so a pong could not be seen."""
+    def has_excuse(self) -> bool:
+        """Asked when a pong is overdue: whether, since the ping was asked for or since this was last asked, the answer
+        could not be expected. The gateway did not read from the connection, or the ping waited for the socket."""
 
 
 T = TypeVar("T", bound=Pinged)
@@ -49,8 +47,8 @@ class PingWheel(Generic[T]):
 
     With an interval of 30 s and a timeout of 30 s a ping goes out at most 30 s after the last one, and a connection
     that does not answer is expired between 30.0 s and 30.5 s after its ping (a tick is a sixtieth of the interval):
-    a sign of life is never older than 60 s. ``now`` is monotonic time in seconds. The timeout may not exceed the
-    interval.
+    a sign of life is never older than 60 s. A connection with an excuse gets the whole time again. ``now`` is monotonic
+    time in seconds. The timeout may not exceed the interval.
     """
 
     def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
@@ -61,7 +59,7 @@ class PingWheel(Generic[T]):
         self._timeout_ticks = math.ceil(timeout_s / self.tick_s - 1e-9) + 1
         self._origin = now
         self._tick = 0
-        self._buckets: dict[int, list[tuple[T, int]]] = {}
+        self._buckets: dict[int, dict[T, int]] = {}
 
     def __repr__(self) -> str:
         return f"<PingWheel tick {self.tick_s:g} s, {sum(map(len, self._buckets.values()))} entries>"
@@ -71,6 +69,14 @@ class PingWheel(Generic[T]):
         spread = (number * GOLDEN) % 1.0
         self._put(item, NEVER, self._tick + int(self._interval_ticks * (0.5 + spread / 2)))
 
+    def remove(self, item: T) -> None:
+        """Let go of a connection at once. Nothing happens if it is not watched."""
+        bucket = self._buckets.get(item.due_tick)
+        if bucket is not None:
+            bucket.pop(item, None)
+            if not bucket:
+                del self._buckets[item.due_tick]
+
     def tick(self, now: float) -> Due[T]:
         """All that has become due until ``now``. A tick that comes late makes up for those it missed."""
         ping: list[T] = []
@@ -79,9 +85,8 @@ class PingWheel(Generic[T]):
         if last > self._tick:
             passed, self._tick = range(self._tick + 1, last + 1), last
             for tick in passed:
-                for item, pinged in self._buckets.pop(tick, ()):
-                    if item.is_open:
-                        self._turn(item, pinged, ping, expired)
+                for item, pinged in self._buckets.pop(tick, {}).items():
+                    self._turn(item, pinged, ping, expired)
         return Due(tuple(ping), tuple(expired))
 
     def _turn(self, item: T, pinged: int, ping: list[T], expired: list[T]) -> None:
@@ -89,8 +94,7 @@ class PingWheel(Generic[T]):
         if item.awaiting_pong and pinged != NEVER:
             if self._tick < pinged + self._timeout_ticks:
                 self._put(item, pinged, pinged + self._timeout_ticks)
-            elif item.is_paused:
-                # Our own doing: it gets the whole time again.
+            elif item.has_excuse():
                 self._put(item, self._tick, self._tick + self._timeout_ticks)
             else:
                 expired.append(item)
@@ -102,7 +106,8 @@ class PingWheel(Generic[T]):
             self._put(item, self._tick, self._tick + min(self._timeout_ticks, self._interval_ticks))
 
     def _put(self, item: T, pinged: int, tick: int) -> None:
-        self._buckets.setdefault(max(tick, self._tick + 1), []).append((item, pinged))
+        item.due_tick = max(tick, self._tick + 1)
+        self._buckets.setdefault(item.due_tick, {})[item] = pinged
 
 
 class ExpiryCalendar(Generic[H]):

@@ -1,4 +1,4 @@
-"""A token bucket. Pure: the caller brings the time."""
+"""A token bucket, and a bound on log lines made of it. Pure: the caller brings the time."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class RateBucket:
         self._left = -1.0
         self._at = 0.0
 
-    def take(self, limit: RateLimit, now: float) -> bool:
-        """One event at ``now`` (seconds, monotonic); False if it is one too many."""
+    def take(self, limit: RateLimit, now: float, events: int = 1) -> bool:
+        """So many events at ``now`` (seconds, monotonic); False if that is too many: none of them counts then."""
         if limit.per_s <= 0:
             return True
         if self._left < 0:
@@ -31,7 +31,26 @@ class RateBucket:
         else:
             self._left = min(float(limit.burst), self._left + max(0.0, now - self._at) * limit.per_s)
         self._at = now
-        if self._left < 1:
+        if self._left < events:
             return False
-        self._left -= 1
+        self._left -= events
         return True
+
+
+class LineBudget:
+    """How many lines of one kind may be logged, where strangers or a fault could ask for any number of them."""
+
+    __slots__ = ("_bucket", "_left_out", "_limit")
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._limit = limit
+        self._bucket = RateBucket()
+        self._left_out = 0
+
+    def take(self, now: float) -> int | None:
+        """None: leave this line out. A number: log it, and say that so many were left out before it."""
+        if not self._bucket.take(self._limit, now):
+            self._left_out += 1
+            return None
+        left_out, self._left_out = self._left_out, 0
+        return left_out

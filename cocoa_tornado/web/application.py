@@ -18,6 +18,7 @@ from tornado.httputil import (
 )
 from tornado.web import Application, RequestHandler
 
+from ..rules.targets import split_target
 from .device_handler import DeviceHandler
 from .handlers import (
     AudioStreamHandler,
@@ -76,6 +77,8 @@ def log_request(handler: RequestHandler) -> None:
     if isinstance(handler, DeviceHandler):
         if handler.identity is not None:
             extra["device_id"] = handler.identity.device_id
+        if handler.conn is not None:
+            extra["conn"] = handler.conn
         if handler.outcome:
             extra["outcome"] = handler.outcome
     log.log(level, "request", extra=extra)
@@ -89,7 +92,8 @@ class Admission(HTTPServerConnectionDelegate):
     """Stands between Tornado's HTTP server and the application, so that errors have the contract's body there too.
 
     Tornado itself answers a bare ``400 Bad Request`` to a body over its limit, a missing or doubled Host and a query
-    that cannot be parsed. What it cannot read as HTTP at all still gets that.
+    that cannot be parsed. What it cannot read as HTTP at all never comes here: that is ``streams.py``'s. A target in
+    absolute form arrives in the application as path and Host.
     """
 
     def __init__(self, application: Application, access_log: bool = True, max_body_bytes: int = MAX_BODY_BYTES) -> None:
@@ -118,7 +122,11 @@ class _AdmittedRequest(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        self._start_line = start_line
+        target = split_target(start_line.path)
+        self._start_line = start_line = start_line._replace(path=target.path)
+        if target.host is not None and len(headers.get_list("Host")) == 1:
+            # No Host, or two of them, are wrong in this form too.
+            headers["Host"] = target.host
         length = _declared_bytes(headers)
         if length > self._room:
             self._refused = True

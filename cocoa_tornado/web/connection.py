@@ -15,25 +15,26 @@ from typing import TYPE_CHECKING
 from tornado.iostream import IOStream, StreamClosedError
 
 from ..brokers.port import Broker
-from ..errors import BrokerError
+from ..errors import BrokerError, RecordTooLarge
 from ..hub import Hub
 from ..metrics import Counters, count
 from ..rules import frames
-from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
+from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, TOO_BIG_FOR_BROKER, CloseReason
 from ..rules.identity import DeviceIdentity
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from ..rules.outbox import Outbox, OutboxLimits
-from ..rules.rate import RateBucket, RateLimit
+from ..rules.rate import LineBudget, RateBucket, RateLimit
 from ..rules.slots import Ticket
+from .sockets import half_close, limit_kernel_buffer, peer_has_closed, write_mark
 from .uplink import Uplink, UplinkBudget
-from .write_progress import half_close, limit_kernel_buffer, write_mark
 
 if TYPE_CHECKING:
     from .flusher import Flusher
 
 READ_CHUNK_BYTES = 16 * 1024
 LINGER_S = 2.0  # how long a faulty client is heard out after its close frame
-READS_BEFORE_YIELD = 1  # a device that sends without pause gives way to the others after this many reads
+MAX_BYTES_AFTER_THE_END = 16 * 1024 * 1024  # so much is read and thrown away, that our close frame may arrive
+UPLINK_LINES = RateLimit(per_s=1, burst=10)
 
 log = logging.getLogger("cocoa.device")
 
@@ -66,6 +67,7 @@ class DeviceContext:
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
     uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
+    uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one for each socket, until it is closed
 
 
@@ -78,14 +80,19 @@ class DeviceConnection:
     """
 
     __slots__ = (
+        "_bytes_after_the_end",
         "_challenged",
         "_close_frame",
         "_context",
         "_deadline",
+        "_excused",
         "_expires_at",
         "_in_rate",
+        "_is_deaf",
         "_outbox",
         "_peer_closed",
+        "_peer_gone",
+        "_ping_waits",
         "_pong",
         "_reader",
         "_stream",
@@ -94,6 +101,7 @@ class DeviceConnection:
         "_write_at",
         "_write_mark",
         "awaiting_pong",
+        "due_tick",
         "flush_pending",
         "identity",
         "is_open",
@@ -111,10 +119,16 @@ class DeviceConnection:
         self.is_writing = False
         self.flush_pending = False
         self.awaiting_pong = False
+        self.due_tick = 0
         self.outcome = ""
         self._expires_at = 0.0
         self._challenged = False
-        self._peer_closed = False
+        self._excused = False
+        self._ping_waits = False  # it has not left yet, or is in a write that the socket has not taken
+        self._peer_closed = False  # its close frame has come
+        self._peer_gone = False  # its side of the TCP connection is closed, seen before all was read
+        self._is_deaf = False  # what it sends is thrown away: it can't be read as frames, or there is too much of it
+        self._bytes_after_the_end = 0
         self._urgent = b""
         self._pong: bytes | None = None
         self._close_frame: bytes | None = None
@@ -164,13 +178,29 @@ class DeviceConnection:
         """Send a ping at this loop turn, ahead of what waits in the outbox."""
         if self.is_open:
             self._urgent = frames.PING
+            self._ping_waits = True
             self._context.flusher.add(self)
+
+    def has_excuse(self) -> bool:
+        """See ``keepalive.Pinged``."""
+        excused, self._excused = self._excused, False
+        return excused or self._ping_waits or self.is_paused
 
     def expire(self) -> None:
         """No pong came in time."""
         self.end(NO_PONG)
 
-    def check_progress(self, now: float) -> None:
+    def check_socket(self, now: float) -> None:
+        """Look at a socket that is busy with a write, or that is not read from."""
+        if self.is_paused and not self._peer_gone and peer_has_closed(self._stream):
+            # It will not wait for room to be made: what it has said is read to the end, and the end with it.
+            self._peer_gone = True
+            if self._uplink is not None:
+                self._uplink.wake()
+        if self.is_writing:
+            self._check_progress(now)
+
+    def _check_progress(self, now: float) -> None:
         """Close the connection if its socket has taken no byte for the write wait (contract section 4)."""
         mark = write_mark(self._stream)
         if mark != self._write_mark:
@@ -205,7 +235,7 @@ class DeviceConnection:
         except StreamClosedError:
             pass
         except Exception:
-            log.exception("connection failed", extra=self._who())
+            log.exception("connection failed", extra=self.who())
         finally:
             self._on_stream_closed()
             self.abort()
@@ -247,6 +277,7 @@ class DeviceConnection:
         except StreamClosedError:
             return
         if written.done():
+            self._ping_waits = False
             self._written(written)
         else:
             self.is_writing = True
@@ -269,7 +300,9 @@ class DeviceConnection:
         self._outbox.written()
         if self.is_writing:
             self.is_writing = False
-            self._context.flusher.unwatch(self)
+            if self._ping_waits and not self._urgent:
+                self._ping_waits, self._excused = False, True
+            self._unwatch()
         if written.cancelled() or written.exception() is not None:
             return  # the stream is closed; the reading side sees to the rest
         if self._urgent or self._pong is not None or self._outbox.has_queued or self._close_frame:
@@ -277,34 +310,44 @@ class DeviceConnection:
         else:
             self._close_if_done()
 
+    def _unwatch(self) -> None:
+        if not self.is_writing and not self.is_paused:
+            self._context.flusher.unwatch(self)
+
     def _close_if_done(self) -> None:
         if self._close_frame != b"":
             return
         # The server closes the TCP connection once both close frames have passed (RFC 6455 section 7.1.1).
         if self._peer_closed:
             self.abort()
-        elif self._reader.error is not None:
-            # What a faulty client still sends can't be read as frames, its close frame neither. The end of our side
+        elif self._is_deaf:
+            # What a faulty client still sends is not read as frames, its close frame neither. The end of our side
             # makes it close; to close the socket while it is sending would reset it, and our close frame be lost.
             half_close(self._stream)
             self._abort_after(min(LINGER_S, self._context.limits.write_wait_s))
 
     async def _read(self) -> None:
-        reads = 0
         while True:
             pending = self._stream.read_bytes(READ_CHUNK_BYTES, partial=True)
-            reads += 1
-            if reads % READS_BEFORE_YIELD == 0:
-                await asyncio.sleep(0)
+            # A device that sends without pause gives way to the others after each read.
+            await asyncio.sleep(0)
             data = await pending
             if self._peer_closed or not self.is_open:
                 self._after_the_end(data)
                 continue
             self._receive(data)
-            while self._uplink is not None and self.is_open and not self._uplink.has_room(self._challenged):
-                self.is_paused = True
-                await self._uplink.wait_for_room()
-            self.is_paused = False
+            if self._uplink is not None and not self._uplink.has_room(self._challenged):
+                await self._hold_back(self._uplink)
+
+    async def _hold_back(self, uplink: Uplink) -> None:
+        """Read no further until the broker has room, the device has gone, or a challenge wants its pong."""
+        self.is_paused = True
+        self._context.flusher.watch(self)
+        while self.is_open and not self._peer_gone and not uplink.has_room(self._challenged):
+            await uplink.wait_for_room()
+        self.is_paused = False
+        self._excused = True
+        self._unwatch()
 
     def _receive(self, data: bytes) -> None:
         now = self._context.clock()
@@ -314,13 +357,23 @@ class DeviceConnection:
                 return
         error = self._reader.error
         if error is not None:
-            self.end(CloseReason(error.close_code, error.reason, "protocol_error", "no: the client is faulty"))
+            self._is_deaf = True
+            self.end(CloseReason(error.close_code, error.reason, "protocol_error"))
+        elif self._reader.small_fragments and not self._pays_for_fragments(now):
+            self._is_deaf = True
+            self.end(RATE_LIMITED)
+
+    def _pays_for_fragments(self, now: float) -> bool:
+        """Small fragments make no event; each counts as a message, or a device could send any number of them."""
+        fragments, self._reader.small_fragments = self._reader.small_fragments, 0
+        return self._in_rate.take(self._context.limits.inbound, now, fragments)
 
     def _on_event(self, event: frames.Event, now: float) -> None:
         if isinstance(event, frames.Close):
             self._on_close_frame(event)
             return
         if not self._in_rate.take(self._context.limits.inbound, now):
+            self._is_deaf = True
             self.end(RATE_LIMITED)
         elif isinstance(event, frames.Pong):
             self._on_pong()
@@ -362,7 +415,7 @@ class DeviceConnection:
     def _on_binary(self) -> None:
         # Audio, while no speech engine is configured: a feature that is off.
         if not self._context.counters.audio_ignored:
-            log.warning("audio ignored: no speech engine is configured", extra=self._who())
+            log.warning("audio ignored: no speech engine is configured", extra=self.who())
         self._context.counters.audio_ignored += 1
 
     def _publish(self, record: bytes) -> None:
@@ -374,12 +427,22 @@ class DeviceConnection:
         sent.add_done_callback(self._published)
 
     def _published(self, sent: asyncio.Future[None]) -> None:
-        if not sent.cancelled() and sent.exception() is not None:
-            log.warning("message from the device not published", extra=self._who() | {"error": str(sent.exception())})
+        if sent.cancelled() or sent.exception() is None:
+            return
+        self._warn("message from the device not published", {"error": str(sent.exception())})
+        if isinstance(sent.exception(), RecordTooLarge):
+            self.end(TOO_BIG_FOR_BROKER)
 
     def _uplink_dropped(self, messages: int) -> None:
+        self._context.counters.device_messages_dropped += messages
         if messages:
-            log.warning("messages from the device dropped", extra=self._who() | {"messages": messages})
+            self._warn("messages from the device dropped", {"messages": messages})
+
+    def _warn(self, event: str, extra: dict[str, object]) -> None:
+        """One line, within the bound that all connections share: a broker that refuses, refuses them all."""
+        left_out = self._context.uplink_lines.take(self._context.clock())
+        if left_out is not None:
+            log.warning(event, extra=self.who() | extra | ({"left_out": left_out} if left_out else {}))
 
     def _on_close_frame(self, event: frames.Close) -> None:
         self._peer_closed = True
@@ -387,12 +450,21 @@ class DeviceConnection:
         self._send_close(frames.close_frame(event.code, ""))
 
     def _after_the_end(self, data: bytes) -> None:
-        """We have closed: of what still comes in only a close frame matters. A broken stream is drained unread, so
+        """We have closed: of what still comes in only a close frame matters. A faulty client's is drained unread, so
         that our close frame is not lost to a TCP reset."""
-        if self._reader.error is None and not self._peer_closed:
-            self._peer_closed = any(isinstance(event, frames.Close) for event in self._reader.feed(data))
-            if self._peer_closed and not self.is_writing:
-                self._close_if_done()
+        self._bytes_after_the_end += len(data)
+        if self._bytes_after_the_end > MAX_BYTES_AFTER_THE_END:
+            self.abort()
+        if self._is_deaf or self._peer_closed:
+            return
+        events = self._reader.feed(data)
+        cost = len(events) + self._reader.small_fragments
+        self._reader.small_fragments = 0
+        self._peer_closed = any(isinstance(event, frames.Close) for event in events)
+        pays = self._in_rate.take(self._context.limits.inbound, self._context.clock(), cost)
+        self._is_deaf = self._reader.error is not None or not pays
+        if (self._peer_closed or self._is_deaf) and not self.is_writing:
+            self._close_if_done()
 
     def _send_close(self, frame: bytes) -> None:
         self._close_frame = frame
@@ -418,15 +490,17 @@ class DeviceConnection:
         context = self._context
         context.hub.unregister(self)
         context.calendar.remove(self, self._expires_at)
+        context.wheel.remove(self)
         dropped = 0 if keep_queued else self._outbox.discard()
         if dropped:
             count(context.counters.dropped, outcome, dropped)
         if self._uplink is not None:
             self._uplink.close()
         count(context.counters.closed, code if code in KNOWN_CODES else "other")
-        log.info("device disconnected", extra=self._who() | {"outcome": outcome, "code": code, "dropped": dropped})
+        log.info("device disconnected", extra=self.who() | {"outcome": outcome, "code": code, "dropped": dropped})
 
-    def _who(self) -> dict[str, object]:
+    def who(self) -> dict[str, object]:
+        """What every log line about this connection says."""
         return {"device_id": self.identity.device_id, "conn": self.ticket.number}
 
 

@@ -20,11 +20,11 @@ class Flusher:
     def __init__(self, loop: asyncio.AbstractEventLoop, wall_clock: Callable[[], float]) -> None:
         self._loop, self._wall_clock = loop, wall_clock
         self._dirty: list[DeviceConnection] = []
-        self._writing: dict[DeviceConnection, None] = {}
+        self._watched: dict[DeviceConnection, None] = {}
         self._scheduled = False
 
     def __repr__(self) -> str:
-        return f"<Flusher {len(self._dirty)} to flush, {len(self._writing)} waiting for their sockets>"
+        return f"<Flusher {len(self._dirty)} to flush, {len(self._watched)} sockets watched>"
 
     def add(self, connection: DeviceConnection) -> None:
         if connection.flush_pending:
@@ -44,21 +44,21 @@ class Flusher:
             try:
                 connection.flush(now_ms)
             except Exception:
-                log.exception("write failed", extra={"conn": connection.ticket.number})
+                log.exception("write failed", extra=connection.who())
                 connection.abort()
 
     def watch(self, connection: DeviceConnection) -> None:
-        """The connection's socket has not taken everything: it must make progress from now on."""
-        self._writing[connection] = None
+        """The connection's socket has not taken everything, or is not read from: look at it now and then."""
+        self._watched[connection] = None
 
     def unwatch(self, connection: DeviceConnection) -> None:
-        self._writing.pop(connection, None)
+        self._watched.pop(connection, None)
 
     forget = unwatch
 
-    def check_progress(self, now: float) -> None:
-        for connection in list(self._writing):
-            connection.check_progress(now)
+    def check_sockets(self, now: float) -> None:
+        for connection in list(self._watched):
+            connection.check_socket(now)
 
 
 class Housekeeping:
@@ -101,4 +101,4 @@ class Housekeeping:
             connection.expire()
         for connection in self._calendar.due(self._wall_clock()):
             connection.end(TOKEN_EXPIRED, keep_queued=True)
-        self._flusher.check_progress(now)
+        self._flusher.check_sockets(now)

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
+import pytest
+
 from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.memory import MemoryBroker
@@ -21,6 +23,13 @@ from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all, wri
 Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
 
 PATIENCE_S = 20.0
+
+# What the adapter warns of; each mark is for the tests that bring it about.
+AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$")
+LOST = pytest.mark.logs("cocoa.broker", "^records were not published before the close$")
+MAYBE_AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$", optional=True)
+TOO_LARGE = pytest.mark.logs("cocoa.broker", "^a record was too large for its topic$")
+SKIPPED = pytest.mark.logs("cocoa.broker", "^records cannot be read, skipped$")
 
 
 def decode(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded:
@@ -132,8 +141,10 @@ class KafkaStand:
     async def broker(self, **options: Any) -> KafkaBroker:
         return KafkaBroker(replace(self.options, **options))
 
-    async def create(self, topic: str, partitions: int = 1) -> None:
-        await asyncio.to_thread(create_topic, self.server.bootstrap, topic, partitions)
+    async def create(self, topic: str, partitions: int = 1, **settings: str) -> None:
+        """:param settings: the topic's own, with an underscore for each dot"""
+        dotted = {name.replace("_", "."): value for name, value in settings.items()}
+        await asyncio.to_thread(create_topic, self.server.bootstrap, topic, partitions, dotted)
 
     async def write(
         self,

@@ -7,6 +7,8 @@ import pytest
 from cocoa_tornado.brokers.kafka_availability import Availability
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 
+from .bench import AWAY
+
 
 class Clock:
     now = 0.0
@@ -19,6 +21,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
+@AWAY
 def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     counters = BrokerCounters()
@@ -33,6 +36,7 @@ def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     assert counters.reconnects == 1
 
 
+@AWAY
 def test_another_cause_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
     availability = Availability(BrokerCounters())
     availability.down("away", "gone")
@@ -40,6 +44,7 @@ def test_another_cause_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.__dict__["cause"] for record in caplog.records] == ["away", "auth"]
 
 
+@AWAY
 def test_trying_again_hides_no_failure() -> None:
     availability = Availability(BrokerCounters())
     availability.down("away", "gone")
@@ -58,7 +63,7 @@ def test_a_thread_that_is_stuck_is_not_believed_to_be_ready() -> None:
     assert availability.status().state is BrokerState.CONNECTING
     assert availability.status().lag is None
     availability.alive()
-    assert availability.is_ready()
+    assert availability.status().state is BrokerState.READY
 
 
 def test_after_a_stop_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -71,3 +76,19 @@ def test_after_a_stop_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     availability.closed()
     assert availability.status().state is BrokerState.CLOSED
     assert messages(caplog) == []
+
+
+@AWAY
+def test_brokers_that_answer_are_told_from_brokers_that_are_away() -> None:
+    clock = Clock()
+    availability = Availability(BrokerCounters(), stale_s=15.0, clock=clock)
+    assert not availability.brokers_answer()
+    availability.ready("there")
+    assert availability.brokers_answer()
+    availability.down("quarantine", "its topic is missing")
+    assert availability.brokers_answer()
+    clock.now = 16.0  # nobody has looked since
+    assert not availability.brokers_answer()
+    availability.alive()
+    availability.down("away", "gone")
+    assert not availability.brokers_answer()

@@ -19,11 +19,10 @@ def test_the_owner_of_partition_0_decides_for_a_fresh_group() -> None:
     assert where_to_start([2], {0: None, 1: None, 2: None}) is Start.WAIT
 
 
-@given(st.dictionaries(st.integers(0, 9), st.none() | st.integers(0, 5), min_size=1), st.data())
-def test_whoever_decides_for_all_is_the_only_one(committed: dict[int, int | None], data: st.DataObject) -> None:
-    committed.setdefault(0, None)
-    owners = {partition: data.draw(st.integers(0, 2)) for partition in committed}
-    shares = [[partition for partition, owner in owners.items() if owner == member] for member in range(3)]
+@given(st.lists(st.tuples(st.none() | st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=10))
+def test_whoever_decides_for_all_is_the_only_one(partitions: list[tuple[int | None, int]]) -> None:
+    committed = {number: offset for number, (offset, _) in enumerate(partitions)}
+    shares = [[number for number, (_, owner) in enumerate(partitions) if owner == member] for member in range(3)]
     decisions = [where_to_start(share, committed) for share in shares if share]
     assert decisions.count(Start.END_FOR_ALL) <= 1
     if Start.WAIT in decisions:

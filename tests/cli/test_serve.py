@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -57,8 +58,13 @@ def eventually(condition: Callable[[], bool]) -> None:
 class Served:
     """A running ``cocoa serve`` on a free port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, max_files: int | None = None, starts: bool = True) -> None:
         self._log_path = folder / "log"
+
+        def limit_files() -> None:
+            if max_files is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (max_files, max_files))
+
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [COCOA, "serve", "--port", "0", *options],
@@ -67,14 +73,19 @@ class Served:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                preexec_fn=limit_files,
             )
+        self.may_log_errors = False
+        self._sockets: list[socket.socket] = []
+        if starts:
+            self._wait_for_announcement()
+
+    def _wait_for_announcement(self) -> None:
         assert self.process.stdout is not None
         self.announcement = self.process.stdout.readline()
         found = re.search(r"listening on (https?)://127\.0\.0\.1:(\d+)", self.announcement)
         assert found is not None, self.log
         self.scheme, self.port = found[1], int(found[2])
-        self.may_log_errors = False
-        self._sockets: list[socket.socket] = []
 
     @property
     def log(self) -> str:
@@ -144,8 +155,8 @@ Serve = Callable[..., Served]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     started: list[Served] = []
 
-    def start(*options: str, secret: str = SECRET) -> Served:
-        served = Served(tmp_path, *(("--jwt-secret", secret) if secret else ()), *options)
+    def start(*options: str, secret: str = SECRET, **how: Any) -> Served:
+        served = Served(tmp_path, *(("--jwt-secret", secret) if secret else ()), *options, **how)
         started.append(served)
         return served
 
@@ -299,6 +310,94 @@ def test_a_second_signal_leaves_at_once_with_status_1(serve: Serve) -> None:
     assert served.exit_status() == 1
     assert time.monotonic() - started < 5
     assert "leaving at once" in served.log
+
+
+# -- stopping and reloading before it has started
+
+
+@pytest.fixture
+def mute_issuer() -> Iterator[socket.socket]:
+    """A server of keys that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        yield server
+
+
+def starting(serve: Serve, issuer: socket.socket) -> tuple[Served, socket.socket]:
+    """A gateway in the middle of its start: it waits for keys. And the other end of its connection to the issuer."""
+    served = serve("--jwt-key", f"http://127.0.0.1:{issuer.getsockname()[1]}/keys", secret="", starts=False)
+    asking, _ = issuer.accept()
+    asking.settimeout(PATIENCE_S)
+    assert asking.recv(4096).startswith(b"GET /keys ")
+    return served, asking
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_start_ends_it_with_0(
+    serve: Serve, mute_issuer: socket.socket, number: signal.Signals
+) -> None:
+    served, asking = starting(serve, mute_issuer)
+    with asking:
+        served.signal(number)
+        assert served.exit_status() == 0
+    assert served.process.stdout is not None
+    assert served.process.stdout.read() == ""
+    assert f"signal={number.name}" in served.log
+    assert "stopped before it had started" in served.log
+    assert "listening" not in served.log
+
+
+def test_sighup_during_the_start_is_a_reload_after_it(serve: Serve, mute_issuer: socket.socket) -> None:
+    served, asking = starting(serve, mute_issuer)
+    served.signal(signal.SIGHUP)
+    with asking:
+        asking.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+    mute_issuer.close()
+    eventually(lambda: "reloaded" in served.log)
+    assert served.log.index("listening") < served.log.index("reloaded")
+
+
+# -- file descriptors
+
+
+def cpu_s(process_id: int) -> float:
+    """Processor time that a process has had; 0 where that can't be told."""
+    if not sys.platform.startswith("linux"):
+        return 0.0
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_out_of_file_descriptors_it_serves_who_is_there_and_others_when_there_is_room_again(serve: Serve) -> None:
+    served = serve("--header-timeout", "60s", max_files=64)
+    assert "max_open_files=64" in served.log
+    with served.device(token("doll")) as device:
+        crowd = [socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE_S) for _ in range(100)]
+        eventually(lambda: "out of file descriptors: no new connections for now" in served.log)
+        before = cpu_s(served.process.pid)
+        end = time.monotonic() + 2.5
+        while time.monotonic() < end:
+            assert device.ping().wait(PATIENCE_S), "the device is not served any more"
+            time.sleep(0.25)
+        # It tries again each second; a loop that spins takes all the time there is.
+        assert cpu_s(served.process.pid) - before < 1.25
+        assert served.log.count("out of file descriptors") == 1
+        assert "accepting connections again" not in served.log
+        for client in crowd:
+            client.close()
+        assert served.refusal(token("newcomer")) == 101
+    assert served.log.count("out of file descriptors") == served.log.count("accepting connections again") == 1
+
+
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(serve: Serve) -> None:
+    served = serve()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert f"max_open_files={'none' if hard == resource.RLIM_INFINITY else hard}" in served.log
+    if sys.platform.startswith("linux"):
+        limits = Path(f"/proc/{served.process.pid}/limits").read_text(encoding="utf-8")
+        found = re.search(r"Max open files +(\S+) +(\S+)", limits)
+        assert found is not None
+        assert found[1] == found[2]
 
 
 # -- reloading

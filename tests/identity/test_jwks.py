@@ -141,6 +141,7 @@ def test_a_single_key_is_a_set_of_one() -> None:
         jwk("EC", kid=5),
     ],
 )
+@pytest.mark.logs("cocoa.identity", "^jwks keys skipped$")
 def test_a_key_that_cannot_be_used_is_skipped_with_a_log_line(
     unusable: object, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -159,6 +160,7 @@ def test_what_is_no_key_set_is_refused_by_name(document: bytes) -> None:
         parse_jwks(document, "test", remote=True)
 
 
+@pytest.mark.logs("cocoa.identity", "^jwks keys skipped$")
 def test_only_the_first_hundred_keys_count(caplog: pytest.LogCaptureFixture) -> None:
     assert len(parse_jwks(jwks(*[jwk("EC")] * (MAX_SET_KEYS + 1)), "test", remote=True)) == MAX_SET_KEYS
     assert events(caplog) == ["jwks keys skipped"]
@@ -356,6 +358,7 @@ def test_many_devices_with_a_new_key_share_one_reading_and_may_leave_it() -> Non
     run(test())
 
 
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
 def test_a_url_that_fails_at_the_start_is_not_ready_and_is_retried(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 
@@ -375,6 +378,7 @@ def test_a_url_that_fails_at_the_start_is_not_ready_and_is_retried(caplog: pytes
     assert events(caplog) == ["jwks unavailable", "jwks available"]
 
 
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
 def test_a_url_that_fails_later_keeps_the_last_good_keys_and_logs_each_change_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -401,6 +405,8 @@ def test_a_url_that_fails_later_keeps_the_last_good_keys_and_logs_each_change_on
     assert events(caplog) == ["jwks available", "jwks unavailable", "jwks changed"]
 
 
+@pytest.mark.logs("cocoa.identity", "^jwks reading broke$")
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
 def test_a_fault_in_the_reading_is_logged_and_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         issuer = Issuer(RuntimeError("a fault"))
@@ -457,6 +463,7 @@ def test_close_ends_a_reading_under_way_and_those_who_wait_for_it_are_refused() 
     run(test())
 
 
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
 def test_after_failures_the_pause_grows_from_the_interval_to_the_refresh() -> None:
     async def test() -> None:
         issuer = Issuer(KeyMaterialError("it is away"))

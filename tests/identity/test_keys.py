@@ -348,6 +348,7 @@ def test_a_secret_of_any_bytes_may_come_from_the_environment() -> None:
     assert KeyRing([secret_key(raw.decode("utf-8", "surrogateescape"), "test")]).verify(token(raw, "HS256"))
 
 
+@pytest.mark.logs("cocoa.identity", "^jwt secret is short$")
 def test_a_short_secret_warns_once_when_loaded_and_never_for_a_token(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")

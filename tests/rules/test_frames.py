@@ -123,6 +123,17 @@ def test_a_message_of_empty_fragments_is_empty() -> None:
     assert read(stream) == ([Text("")], None)
 
 
+def test_fragments_that_carry_next_to_nothing_are_counted_and_those_of_a_usual_size_are_not() -> None:
+    small = client_frame(TEXT, b"x", final=False) + client_frame(CONTINUATION, final=False) * 3
+    for pieces in ([small], byte_by_byte(small)):
+        reader = FrameReader(LIMIT)
+        for piece in pieces:
+            reader.feed(piece)
+        assert reader.small_fragments == 4
+        reader.feed(client_frame(CONTINUATION, b"y" * 126, final=False) + client_frame(CONTINUATION))
+        assert reader.small_fragments == 4
+
+
 def test_nothing_is_read_after_a_close() -> None:
     reader = FrameReader(LIMIT)
     assert reader.feed(client_frame(CLOSE) + client_frame(TEXT, b"x") + b"\xff\xff") == [Close(None, "")]

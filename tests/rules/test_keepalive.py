@@ -15,8 +15,11 @@ from cocoa_tornado.rules.keepalive import ExpiryCalendar, PingWheel
 @dataclass(eq=False)
 class Peer:
     awaiting_pong: bool = False
-    is_open: bool = True
-    is_paused: bool = False
+    due_tick: int = 0
+    excused: bool = False
+
+    def has_excuse(self) -> bool:
+        return self.excused
 
 
 def run(wheel: PingWheel[Peer], until: float, answers: bool, peer: Peer) -> list[tuple[str, float]]:
@@ -69,20 +72,45 @@ def test_a_short_timeout_is_kept_though_the_interval_is_long() -> None:
     assert 5.0 <= expired - pinged <= 6.0
 
 
-def test_a_closed_connection_is_let_go() -> None:
+def test_a_connection_that_is_removed_is_let_go_at_once() -> None:
     peer, wheel = Peer(), PingWheel[Peer](30.0, 30.0, 0.0)
     wheel.add(peer, 1)
-    peer.is_open = False
-    assert run(wheel, 60, False, peer) == []
+    wheel.remove(peer)
     assert repr(wheel) == "<PingWheel tick 0.5 s, 0 entries>"
+    assert run(wheel, 60, False, peer) == []
+    wheel.remove(peer)
 
 
-def test_a_connection_that_we_do_not_read_is_not_expired() -> None:
-    peer, wheel = Peer(is_paused=True), PingWheel[Peer](30.0, 30.0, 0.0)
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["add", "remove", "tick", "pong"])), max_size=60))
+def test_whatever_happens_each_connection_is_watched_once_until_it_is_removed(steps: list[tuple[int, str]]) -> None:
+    peers = [Peer() for _ in range(10)]
+    wheel, watched, now = PingWheel[Peer](30.0, 30.0, 0.0), set[int](), 0.0
+    for number, what in steps:
+        if what == "add" and number not in watched:
+            wheel.add(peers[number], number)
+            watched.add(number)
+        elif what == "remove":
+            wheel.remove(peers[number])
+            watched.discard(number)
+        elif what == "pong":
+            peers[number].awaiting_pong = False
+        elif what == "tick":
+            now += 7.0
+            due = wheel.tick(now)
+            assert set(due.ping) | set(due.expired) <= {peers[index] for index in watched}
+            watched -= {index for index in watched if peers[index] in due.expired}
+        assert repr(wheel) == f"<PingWheel tick 0.5 s, {len(watched)} entries>"
+
+
+def test_a_connection_with_an_excuse_gets_the_whole_time_again() -> None:
+    peer, wheel = Peer(excused=True), PingWheel[Peer](30.0, 30.0, 0.0)
     wheel.add(peer, 1)
-    assert [name for name, _ in run(wheel, 200, False, peer)] == ["ping"]
-    peer.is_paused = False
-    assert wheel.tick(300.0).expired == (peer,)
+    (name, pinged), *rest = run(wheel, 200, False, peer)
+    assert (name, rest) == ("ping", [])
+    peer.excused = False
+    due = next(at for turn in range(100) if (at := pinged + turn * 30.5) > 200)
+    assert wheel.tick(due - 0.5).expired == ()
+    assert wheel.tick(due).expired == (peer,)
 
 
 def test_first_pings_are_spread_over_half_an_interval() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cocoa_tornado.rules.rate import RateBucket, RateLimit
+from cocoa_tornado.rules.rate import LineBudget, RateBucket, RateLimit
 
 
 def test_a_burst_passes_and_one_more_does_not() -> None:
@@ -29,3 +29,16 @@ def test_a_clock_that_goes_back_gives_nothing_and_takes_nothing() -> None:
     assert bucket.take(limit, 100.0)
     assert bucket.take(limit, 50.0)
     assert not bucket.take(limit, 50.5)
+
+
+def test_several_events_are_taken_together_or_not_at_all() -> None:
+    bucket, limit = RateBucket(), RateLimit(per_s=1, burst=5)
+    assert bucket.take(limit, 0.0, 3)
+    assert not bucket.take(limit, 0.0, 3)
+    assert bucket.take(limit, 0.0, 2)
+
+
+def test_a_line_within_the_budget_says_how_many_were_left_out_before_it() -> None:
+    budget = LineBudget(RateLimit(per_s=1, burst=2))
+    assert [budget.take(0.0) for _ in range(5)] == [0, 0, None, None, None]
+    assert [budget.take(1.0), budget.take(1.0)] == [3, None]

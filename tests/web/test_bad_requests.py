@@ -7,11 +7,13 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cocoa_tornado.logs import StrangersLines, make_formatter
 
+from ..certificates import write_certificate
 from ..harness import Harness
 from ..raw_device import TEXT, UPGRADE, RawDevice
 from .conftest import StartGateway
@@ -19,6 +21,10 @@ from .conftest import StartGateway
 HOST = b"Host: localhost\r\n"
 HEALTH = b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"\r\n"
 POST = b"POST /api/v1/auth/token HTTP/1.1\r\n" + HOST
+BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: 25\r\nConnection: close\r\n\r\n"
+    b'{"message":"Bad Request"}'
+)
 SECRET = "eyJhbGciOiJIUzI1NiJ9.eyJkZXZpY2VfaWQiOiJkb2xsIn0.c2lnbmF0dXJl"
 
 
@@ -67,6 +73,7 @@ async def is_healthy(gateway: Harness) -> bool:
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1" * 1000,
         POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nTrailer: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
@@ -74,7 +81,7 @@ async def is_healthy(gateway: Harness) -> bool:
 )
 @pytest.mark.gen_test
 async def test_what_is_no_http_is_a_400_and_the_end_of_the_connection(gateway: Harness, data: bytes) -> None:
-    assert (await say(gateway, data)).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert await say(gateway, data) == BAD_REQUEST
     assert await is_healthy(gateway)
 
 
@@ -125,12 +132,69 @@ async def test_a_client_that_says_nothing_is_cut_off_at_the_header_timeout(start
 
 
 @pytest.mark.gen_test
-async def test_headers_of_100_kb_end_the_connection(gateway: Harness) -> None:
+async def test_headers_of_100_kb_are_a_431_and_the_end_of_the_connection(gateway: Harness) -> None:
     start = b"GET /api/v1/health HTTP/1.1\r\n" + HOST
-    assert await say(gateway, start + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n") == b""
-    assert await say(gateway, start + b"X-Many: x\r\n" * 10_000 + b"\r\n") == b""
-    assert await say(gateway, b"GET /" + b"x" * 100_000) == b""
+    for data in (
+        start + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+        start + b"X-Many: x\r\n" * 10_000 + b"\r\n",
+        b"GET /" + b"x" * 100_000,
+    ):
+        head, _, body = (await say(gateway, data)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+        assert b"Connection: close" in head
+        assert body == b'{"message":"Request Header Fields Too Large"}'
     assert await is_healthy(gateway)
+
+
+@pytest.mark.gen_test
+async def test_after_a_chunked_request_headers_that_are_too_large_are_still_a_431(gateway: Harness) -> None:
+    device = await gateway.dial()
+    device.writer.write(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+    assert (await device.read_response()).status == 404
+    device.writer.write(b"GET /" + b"x" * 100_000)
+    assert (await device.read_response()).status == 431
+
+
+@pytest.mark.gen_test
+async def test_over_tls_too_what_is_no_http_is_answered(start_gateway: StartGateway, tmp_path: Path) -> None:
+    certificate = write_certificate(tmp_path)
+    gateway = await start_gateway(tls_cert=certificate.cert, tls_key=certificate.key)
+    for data, status in ((b"rubbish\r\n\r\n", 400), (b"GET /" + b"x" * 100_000, 431)):
+        tls = certificate.client_context()
+        device = RawDevice(*await asyncio.open_connection("127.0.0.1", gateway.port, ssl=tls))
+        device.writer.write(data)
+        response = await device.read_response()
+        assert (response.status, list(json.loads(response.body))) == (status, ["message"])
+        await device.end()
+
+
+@pytest.mark.gen_test
+async def test_a_target_in_absolute_form_means_its_path_and_its_host(gateway: Harness) -> None:
+    device = await gateway.dial()
+    assert (await device.request("GET", "http://localhost/api/v1/health")).status == 200
+    assert (await device.request("GET", "http://localhost")).status == 404
+    origin = {"Host": "elsewhere", "Origin": "http://gateway.example"}
+    response = await device.request("GET", f"http://gateway.example/ws?token={gateway.token()}", UPGRADE | origin)
+    assert response.status == 101
+
+
+@pytest.mark.parametrize("headers", [b"", b"Host: a\r\nHost: b\r\n"])
+@pytest.mark.gen_test
+async def test_in_absolute_form_too_there_must_be_one_host_header(gateway: Harness, headers: bytes) -> None:
+    assert await say(gateway, b"GET http://localhost/api/v1/health HTTP/1.1\r\n" + headers + b"\r\n") == BAD_REQUEST
+
+
+@pytest.mark.gen_test
+async def test_in_absolute_form_the_host_must_be_one(gateway: Harness) -> None:
+    for host in (b"a@b", b"a b", b"a,b"):
+        answer = await say(gateway, b"GET http://" + host + b"/api/v1/health HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert answer == BAD_REQUEST, host
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_drips_its_body_is_cut_off_at_the_body_timeout(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(body_timeout_s=0.2)
+    assert await say(gateway, POST + b"Content-Length: 10\r\n\r\nabc") == b""
 
 
 @pytest.mark.gen_test

@@ -7,11 +7,13 @@ import contextlib
 import json
 import struct
 import time
+from collections.abc import Mapping
 
 import pytest
 import websockets
 
 from cocoa_tornado.brokers.memory import MemoryBroker
+from cocoa_tornado.errors import BrokerError, RecordTooLarge
 
 from ..harness import RESULTS, Harness, eventually
 from ..raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
@@ -100,6 +102,7 @@ async def test_an_ack_without_a_mailbox_is_an_ordinary_message(gateway: Harness)
 
 
 @pytest.mark.gen_test
+@pytest.mark.logs("cocoa.device", "^audio ignored")
 async def test_audio_without_a_speech_engine_is_counted_and_harms_nothing(gateway: Harness) -> None:
     device = await gateway.connect("doll")
     await device.send(b"\0" * 640)
@@ -371,6 +374,7 @@ async def test_what_a_device_said_before_it_left_is_still_published(start_gatewa
 
 
 @pytest.mark.gen_test
+@pytest.mark.logs("cocoa.device", "^audio ignored")
 async def test_a_flood_of_binary_frames_does_not_starve_the_others(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(inbound_rate=0.0)
     flood, quiet = await gateway.raw("flood"), await gateway.raw("quiet")
@@ -389,3 +393,166 @@ async def test_a_flood_of_binary_frames_does_not_starve_the_others(start_gateway
     sending = False
     await sender
     flood.reset()
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_floods_with_empty_fragments_is_closed_with_1008(gateway: Harness) -> None:
+    device = await gateway.raw("doll")
+    device.writer.write(frame(TEXT, b"x", fin=False) + frame(0x0, fin=False) * 1000)
+    assert (await device.read_until(CLOSE)).close_code == 1008
+
+
+@pytest.mark.gen_test
+async def test_a_message_in_fragments_of_a_usual_size_counts_once(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(inbound_rate=1.0, inbound_burst=2)
+    device = await gateway.connect("doll")
+    await device.send(["y" * 1000] * 200)
+    await eventually(lambda: len(gateway.broker.records("device.messages")) == 1)
+    await device.close()
+
+
+@pytest.mark.parametrize("fault", [frame(TEXT, b"x", rsv=4), frame(PONG) * 300], ids=["invalid frame", "flood"])
+@pytest.mark.gen_test
+async def test_a_client_that_goes_on_sending_after_the_end_is_cut_off(gateway: Harness, fault: bytes) -> None:
+    device = await gateway.raw("doll")
+    device.writer.write(fault)
+    await device.read_until(CLOSE)
+
+    async def go_on() -> None:
+        for _ in range(2000):
+            device.writer.write(frame(0x0, fin=False) * 10_000)
+            await device.writer.drain()
+
+    with pytest.raises(ConnectionError):
+        await go_on()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_time_for_a_pong_begins_when_the_ping_has_left(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(ping_interval_s=0.5, ping_timeout_s=0.5, outbox_max_bytes=64 * 1024 * 1024)
+    slow = await gateway.raw("slow", receive_buffer=4096)
+    for _ in range(8):
+        await gateway.publish("slow", "x" * 900_000)
+    hub, end = gateway.gateway.hub, time.monotonic() + 2.5
+    while time.monotonic() < end:
+        await slow.reader.read(20_000)
+        await asyncio.sleep(0.01)
+        assert hub.is_device_connected("slow")
+
+    async def read() -> None:
+        while await slow.reader.read(1_000_000):
+            pass
+
+    reading = asyncio.ensure_future(read())
+    # It reads all, the ping among it, and still does not answer: now it is too late.
+    await eventually(lambda: not hub.is_device_connected("slow"))
+    await reading
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_is_held_back_and_leaves_is_gone_at_once_and_its_words_are_kept(
+    start_gateway: StartGateway,
+) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker, duplicate_policy="reject")
+    device = await gateway.raw("doll")
+    broker.room.clear()
+    for number in range(40):
+        device.send(TEXT, f"{number} {'x' * 1000}".encode())
+    device.send(CLOSE, struct.pack("!H", 1000))
+    device.close()
+    hub = gateway.gateway.hub
+    await eventually(lambda: not hub.is_device_connected("doll"))
+    again = await gateway.raw("doll")
+    broker.room.set()
+    await eventually(lambda: len(broker.records("device.messages")) == 40)
+    again.close()
+
+
+@pytest.mark.gen_test
+async def test_a_close_behind_a_few_words_is_seen_though_the_broker_is_away(start_gateway: StartGateway) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker)
+    device = await gateway.raw("doll")
+    broker.room.clear()
+    for number in range(10):
+        device.send(TEXT, str(number).encode())
+    device.send(CLOSE, struct.pack("!H", 1000))
+    assert (await device.read_until(CLOSE)).close_code == 1000
+    assert not gateway.gateway.hub.is_device_connected("doll")
+    broker.room.set()
+    await eventually(lambda: len(broker.records("device.messages")) == 10)
+
+
+@pytest.mark.gen_test
+@pytest.mark.logs("cocoa.device", "^messages from the device dropped$")
+async def test_words_beyond_the_budget_of_devices_that_left_are_dropped_and_counted(
+    start_gateway: StartGateway,
+) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker, inbound_rate=0.0)
+    broker.room.clear()
+    for number in range(12):
+        device = await gateway.raw(f"doll-{number}")
+        for _ in range(100):
+            device.send(TEXT, b"x")
+        device.close()
+    await eventually(lambda: len(gateway.gateway.hub) == 0)
+    await eventually(lambda: gateway.gateway.counters.device_messages_dropped == 200)
+    broker.room.set()
+    await eventually(lambda: len(broker.records("device.messages")) == 1000)
+
+
+class RefusingBroker(MemoryBroker):
+    """The embedded broker, with a topic that takes no record from a device."""
+
+    def __init__(self, error: BrokerError) -> None:
+        super().__init__()
+        self.error, self.refused = error, 0
+
+    def publish(
+        self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes] | None = None
+    ) -> asyncio.Future[None]:
+        if topic != "device.messages":
+            return super().publish(topic, key, value, headers)
+        self.refused += 1
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused.set_exception(self.error)
+        return refused
+
+
+@pytest.mark.gen_test
+@pytest.mark.logs("cocoa.device", "^message from the device not published$")
+async def test_a_message_too_big_for_the_topic_is_told_to_the_device_with_1009(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(RefusingBroker(RecordTooLarge("over 1 MiB")))
+    device = await gateway.raw("doll")
+    device.send(TEXT, b"too much")
+    assert (await device.read_until(CLOSE)).close_code == 1009
+
+
+@pytest.mark.gen_test
+@pytest.mark.logs("cocoa.device", "^message from the device not published$")
+async def test_a_broker_that_refuses_everything_does_not_flood_the_log(
+    start_gateway: StartGateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = RefusingBroker(BrokerError("not authorised"))
+    gateway = await start_gateway(broker)
+    device = await gateway.raw("doll")
+    for _ in range(150):
+        device.send(TEXT, b"x")
+    await eventually(lambda: broker.refused == 150)
+    await asyncio.sleep(0)  # the turn in which the last refusals are heard
+    lines = [record for record in caplog.records if record.getMessage() == "message from the device not published"]
+    assert 10 <= len(lines) <= 12
+    assert gateway.gateway.hub.is_device_connected("doll")
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_is_closed_leaves_the_ping_wheel_at_once(gateway: Harness) -> None:
+    devices = [await gateway.raw(f"doll-{number}") for number in range(5)]
+    context = gateway.gateway._devices
+    assert context is not None
+    assert "5 entries" in repr(context.wheel)
+    for device in devices:
+        device.reset()
+    await eventually(lambda: "0 entries" in repr(context.wheel))

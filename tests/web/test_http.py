@@ -385,6 +385,8 @@ async def test_a_wrong_method_is_a_405_that_names_the_right_ones(gateway: Harnes
 
 
 @pytest.mark.gen_test
+@pytest.mark.logs("cocoa.http", "^handler failed$")
+@pytest.mark.logs("cocoa.access", "^request$")
 async def test_a_handler_that_fails_is_a_500_without_details_and_one_line_of_the_log(
     gateway: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

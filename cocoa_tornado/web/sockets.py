@@ -1,4 +1,5 @@
-"""Whether a device's socket still takes bytes; and what the gateway reads of Tornado's private parts for it.
+"""What the gateway asks of a device's socket beyond reading and writing: does it still take bytes, has its other end
+closed; and what it reads of Tornado's private parts for that.
 
 Two things move while a slow device reads: the bytes that the kernel has taken from Tornado's stream, and the bytes
 that the device's own kernel has yet to acknowledge. ``IOStream`` keeps the first in ``_total_write_done_index`` (read
@@ -15,10 +16,13 @@ import struct
 import sys
 import termios
 
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, SSLIOStream
 
 UNSENT_BYTES_IN_KERNEL = 128 * 1024
 """More than this the kernel does not keep unsent for one device: what waits, waits in the outbox, which is bounded."""
+
+TCP_CLOSED_BY_PEER = (b"\x07", b"\x08", b"\x09", b"\x0b")
+"""First byte of ``struct tcp_info`` in tcp(7): closed, close-wait, last-ack, closing."""
 
 
 def limit_kernel_buffer(stream: IOStream) -> None:
@@ -46,9 +50,21 @@ def _unacknowledged_bytes(sock: socket.socket | None) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+def peer_has_closed(stream: IOStream) -> bool:
+    """Whether the other end has sent its last byte, though not all may be read yet. False where that can't be told:
+    only Linux shows it."""
+    if stream.socket is None or not sys.platform.startswith("linux"):
+        return False
+    try:
+        info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except (OSError, ValueError):
+        return False
+    return info[:1] in TCP_CLOSED_BY_PEER
+
+
 def half_close(stream: IOStream) -> None:
     """Tell the other end that nothing more comes, and go on reading. Over TLS there is no such thing: does nothing."""
-    if stream.socket is not None and type(stream) is IOStream:
+    if stream.socket is not None and not isinstance(stream, SSLIOStream):
         with contextlib.suppress(OSError):
             stream.socket.shutdown(socket.SHUT_WR)
 

@@ -1,0 +1,88 @@
+"""The topics that the gateway needs: looked for at the start of each session, and made where that is wanted.
+
+Blocking, for the consumer's thread; raises KafkaError for brokers that do not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import NamedTuple
+
+from kafka import errors as kafka_errors
+
+from .kafka_clients import AUTH_ERRORS, MAX_MESSAGE_BYTES, KafkaClient, KafkaClients
+from .kafka_options import KafkaOptions
+
+CREATION_PATIENCE_MS = 5_000
+
+log = logging.getLogger("cocoa.broker")
+
+
+class TopicMissing(Exception):
+    """The results topic does not exist and is not, or cannot be, created."""
+
+
+def ensure_topics(clients: KafkaClients, options: KafkaOptions) -> None:
+    """See that the topics exist, create those that may be created. Raises TopicMissing for the results topic."""
+    admin = clients.admin()
+    try:
+        described = admin.describe_topics(list(options.topics))
+        errors = {topic["name"]: kafka_errors.for_code(topic["error_code"]) for topic in described}
+        missing = [name for name, error in errors.items() if error is kafka_errors.UnknownTopicOrPartitionError]
+        refused = {name: error.__name__ for name, error in errors.items() if issubclass(error, AUTH_ERRORS)}
+        if missing and options.create_topics:
+            not_made = _create(admin, options, missing)
+            refused |= not_made
+            created = [topic for topic in missing if topic not in not_made]
+            if created:
+                log.info("topics created", extra={"topics": ",".join(created)})
+                admin.wait_for_topics(created, timeout_ms=CREATION_PATIENCE_MS)
+        elif missing:
+            refused |= dict.fromkeys(missing, "it does not exist, and create_topics is off")
+    finally:
+        admin.close()
+    if options.results_topic in refused:
+        raise TopicMissing(f"topic {options.results_topic}: {refused[options.results_topic]}")
+
+
+class _Refusal(NamedTuple):
+    error: type[Exception]
+    text: str
+
+
+def _create(admin: KafkaClient, options: KafkaOptions, topics: Collection[str]) -> dict[str, str]:
+    """Returns those that were refused, and why."""
+    refused = _ask_for(admin, options, topics, {MAX_MESSAGE_BYTES: str(options.max_record_bytes)})
+    # Some clusters have a policy about such settings, and a topic with theirs is better than none.
+    again = [name for name, refusal in refused.items() if refusal.error in _SETTING_REFUSED]
+    if again:
+        still = _ask_for(admin, options, again, {})
+        if len(still) < len(again):
+            smaller = ",".join(name for name in again if name not in still)
+            log.warning("topics created without room for large records", extra={"topics": smaller})
+        refused = {name: refusal for name, refusal in refused.items() if name not in again} | still
+    return {name: refusal.text for name, refusal in refused.items()}
+
+
+_SETTING_REFUSED = (kafka_errors.InvalidConfigurationError, kafka_errors.PolicyViolationError)
+
+
+def _ask_for(
+    admin: KafkaClient, options: KafkaOptions, topics: Collection[str], settings: dict[str, str]
+) -> dict[str, _Refusal]:
+    wanted = {
+        topic: {
+            "num_partitions": options.partitions,
+            "replication_factor": options.replication,
+            # What others write is theirs to limit.
+            "configs": {} if topic == options.results_topic else settings,
+        }
+        for topic in topics
+    }
+    refused = {}
+    for topic in admin.create_topics(wanted, raise_errors=False)["topics"]:
+        error = kafka_errors.for_code(topic["error_code"])
+        if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+            refused[topic["name"]] = _Refusal(error, topic.get("error_message") or error.__name__)
+    return refused

@@ -1,0 +1,120 @@
+"""Whether a server may accept connections now. Pure: whoever owns the listening sockets asks, tells how it went, and
+brings the time.
+
+Two things stop it: the process is out of something that a connection needs, and then it tries again after a pause; or
+too many connections are pending, which means that they are not a device's (yet), and then it waits until some are not.
+Meanwhile newcomers wait in the kernel's queue, which costs nothing; to go on trying would cost all the time there is.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+from typing import Final, NamedTuple
+
+ROOM_PER_TURN: Final = 64
+"""So many connections at most before the event loop may do something else."""
+
+RETRY_S: Final = 1.0
+
+_LOST: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "EPROTO",
+        "EPERM",
+        "EINTR",
+        "ENETDOWN",
+        "ENETUNREACH",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+    )
+    if hasattr(errno, name)
+)
+"""What is wrong with the newcomer alone, and not with us: accept(2) says to go on with the next."""
+
+
+class Obstacle(enum.Enum):
+    """Why nobody is let in; the value is a metric label."""
+
+    DESCRIPTORS = "descriptors"  # the process's limit of open files, or the machine's
+    MEMORY = "memory"  # the kernel has none for another socket
+    FAULT = "fault"  # accept fails in a way that it should not
+    PENDING = "pending"  # too many connections that are not a device's
+
+
+_OBSTACLES: Final = {
+    errno.EMFILE: Obstacle.DESCRIPTORS,
+    errno.ENFILE: Obstacle.DESCRIPTORS,
+    errno.ENOBUFS: Obstacle.MEMORY,
+    errno.ENOMEM: Obstacle.MEMORY,
+}
+
+
+class Decision(NamedTuple):
+    """:ivar room: connections that may be accepted in this turn of the loop
+    :ivar retry_at: where there is no room, when to ask again; None: when a pending connection has ended
+    """
+
+    room: int
+    retry_at: float | None = None
+
+
+class Gate:
+    """Counts the pending connections of one server and decides on the next ones.
+
+    Each :meth:`admitted` is followed by one :meth:`ended`. Once there are ``max_pending``, some must end before the
+    next are let in, so that a crowd at the bound does not turn the server on and off for each.
+
+    :ivar pending: connections accepted that have neither ended nor become a device's
+    """
+
+    def __init__(self, max_pending: int, retry_s: float = RETRY_S) -> None:
+        self.pending = 0
+        self._max_pending, self._retry_s = max_pending, retry_s
+        self._resume_at = max_pending - max(1, max_pending // 16)
+        self._is_full = False
+        self._fault: Obstacle | None = None
+        self._retry_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Gate {self.pending} of {self._max_pending} pending, {self.obstacle or 'open'}>"
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """Why nobody is let in. A fault is over when a whole turn has gone by without one, not when its pause ends."""
+        return self._fault or (Obstacle.PENDING if self._is_full else None)
+
+    def decide(self, now: float) -> Decision:
+        """What may be done now (seconds, monotonic)."""
+        if self._fault is not None and now < self._retry_at:
+            return Decision(0, self._retry_at)
+        if self._is_full:
+            return Decision(0)
+        return Decision(min(ROOM_PER_TURN, self._max_pending - self.pending))
+
+    def admitted(self) -> None:
+        """One connection has been accepted."""
+        self.pending += 1
+        if self.pending >= self._max_pending:
+            self._is_full = True
+
+    def ended(self) -> None:
+        """A pending connection is closed, or is a device's now."""
+        self.pending -= 1
+        if self.pending <= self._resume_at:
+            self._is_full = False
+
+    def failed(self, error_number: int | None, now: float) -> bool:
+        """Accepting has failed. False if that was the newcomer's own fate: the next one may be tried at once."""
+        if error_number in _LOST:
+            return False
+        self._fault = Obstacle.FAULT if error_number is None else _OBSTACLES.get(error_number, Obstacle.FAULT)
+        self._retry_at = now + self._retry_s
+        return True
+
+    def turn_passed(self) -> None:
+        """A turn has ended without a failure: nobody waits any more, or there was no more room."""
+        self._fault = None

@@ -1,0 +1,302 @@
+"""Accepts connections and hands them to Tornado's HTTP server, within bounds.
+
+Tornado's own accepting goes on trying when the process is out of file descriptors: the event loop then does nothing
+else, and each attempt is a traceback in the log. Here ``rules/accepting.py`` decides; what is said and done about it
+is here. HTTP itself is Tornado's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerConnectionDelegate
+from tornado.netutil import ssl_wrap_socket
+
+from ..errors import ServiceError
+from ..metrics import Counters, count
+from ..rules.accepting import Gate, Obstacle
+from ..rules.rate import LineBudget, RateLimit
+from .application import MAX_UNREAD_BYTES
+from .sockets import write_mark
+from .streams import HttpsStream, HttpStream
+
+MAX_HEADER_BYTES = 64 * 1024
+MAX_BUFFER_BYTES = 16 * 1024 * 1024
+LISTEN_BACKLOG = 4096
+LINES = RateLimit(per_s=1 / 30, burst=10)
+
+EVENTS = {
+    Obstacle.DESCRIPTORS: "out of file descriptors: no new connections for now",
+    Obstacle.MEMORY: "out of memory for sockets: no new connections for now",
+    Obstacle.FAULT: "accepting fails: no new connections for now",
+    Obstacle.PENDING: "too many connections that are not a device's: newcomers wait",
+}
+
+log = logging.getLogger("cocoa.listener")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerOptions:
+    """:ivar max_pending: connections that are not a device's; more wait in the kernel's queue
+    :ivar header_timeout_s: for a request's headers, TLS handshake included, and between two requests
+    :ivar body_timeout_s: for a request's body
+    :ivar write_wait_s: a client that takes no byte of an answer for so long is cut off, after twice as long at most
+    """
+
+    max_pending: int = 4096
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    write_wait_s: float = 10.0
+
+
+class Listener:
+    """Lets connections in, and knows those that are not a device's: in a TLS handshake, in a request, or idle.
+
+    IOLoop thread only.
+
+    :param delegate: what answers requests
+    :param tls: None: in the clear
+    :param devices: how many connections are a device's, for the log
+    """
+
+    def __init__(
+        self,
+        delegate: HTTPServerConnectionDelegate,
+        options: ListenerOptions,
+        tls: ssl.SSLContext | None,
+        counters: Counters,
+        devices: Callable[[], int],
+    ) -> None:
+        self._options, self._tls, self._counters, self._devices = options, tls, counters, devices
+        self._gate = Gate(options.max_pending)
+        self._marks: dict[HttpStream, tuple[int, int] | None] = {}
+        self._server = _Server(
+            delegate,
+            idle_connection_timeout=options.header_timeout_s,
+            body_timeout=options.body_timeout_s,
+            max_header_size=MAX_HEADER_BYTES,
+            max_body_size=MAX_UNREAD_BYTES,
+        )
+        self._server.ended = self._ended
+        self._sockets: list[socket.socket] = []
+        self._is_reading = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._sweep: asyncio.TimerHandle | None = None
+        self._lines = LineBudget(LINES)
+        self._obstacle: Obstacle | None = None
+        self._has_warned = False
+
+    def __repr__(self) -> str:
+        return f"<Listener on {len(self._sockets)} sockets {self._gate!r}>"
+
+    @property
+    def pending(self) -> int:
+        """Connections that are not a device's, or not yet."""
+        return self._gate.pending
+
+    def start(self, sockets: list[socket.socket]) -> None:
+        """Accept from these listening, non-blocking sockets, which are closed by :meth:`stop`."""
+        self._loop = asyncio.get_running_loop()
+        self._sockets = sockets
+        self._sweep = self._loop.call_later(self._options.write_wait_s, self._cut_off_the_stuck)
+        self._follow()
+
+    def stop(self) -> None:
+        """Accept no more; the connections that there are go on. Idempotent."""
+        self._pause()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        for sock in self._sockets:
+            sock.close()
+        self._sockets = []
+
+    async def close_connections(self) -> None:
+        """Cut off all connections that are not a device's. May be cancelled."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        await self._server.close_all_connections()
+
+    def _follow(self) -> None:
+        """Do as the rule has decided: accept, or wait for the clock or for a connection to end."""
+        decision = self._gate.decide(self._loop.time())
+        self._tell()
+        if decision.room:
+            self._resume()
+            return
+        self._pause()
+        if decision.retry_at is not None and self._retry is None:
+            self._retry = self._loop.call_at(decision.retry_at, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._follow()
+
+    def _resume(self) -> None:
+        if not self._is_reading:
+            self._is_reading = True
+            for sock in self._sockets:
+                self._loop.add_reader(sock, self._accept_waiting, sock)
+
+    def _pause(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            for sock in self._sockets:
+                self._loop.remove_reader(sock)
+
+    def _accept_waiting(self, sock: socket.socket) -> None:
+        """One turn: those who wait, as far as there is room. The loop comes back for the others."""
+        room = self._gate.decide(self._loop.time()).room
+        if not room:
+            # In this very turn another socket of ours has taken it, or failed.
+            return
+        for _ in range(room):
+            try:
+                connection, address = sock.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if self._gate.failed(error.errno, self._loop.time()):
+                    self._follow()
+                    return
+            else:
+                self._gate.admitted()
+                self._serve(connection, address)
+        self._gate.turn_passed()
+        self._follow()
+
+    def _serve(self, connection: socket.socket, address: Any) -> None:
+        """Hand an accepted connection to the HTTP server, which says by :meth:`_ended` that it is done with it."""
+        try:
+            connection.setblocking(False)
+            if self._tls is None:
+                stream = HttpStream(connection, max_buffer_size=MAX_BUFFER_BYTES)
+            else:
+                # Fails where the client has vanished already, as a port scan's does.
+                connection = ssl_wrap_socket(connection, self._tls, server_side=True, do_handshake_on_connect=False)
+                stream = HttpsStream(connection, max_buffer_size=MAX_BUFFER_BYTES)
+        except OSError as error:
+            log.debug("connection lost before it began", extra={"error": error.strerror or type(error).__name__})
+            connection.close()
+            self._gate.ended()
+            return
+        self._marks[stream] = None
+        self._server.handle_stream(stream, address)
+
+    def _ended(self, stream: object) -> None:
+        """It is closed, or a device's."""
+        if isinstance(stream, HttpStream):
+            del self._marks[stream]
+        self._gate.ended()
+        if not self._is_reading and self._sockets:
+            self._follow()
+
+    def _tell(self) -> None:
+        """Count and log a change, once. Strangers may bring it about as often as they like: the lines have a budget."""
+        obstacle, before = self._gate.obstacle, self._obstacle
+        if obstacle is before:
+            return
+        self._obstacle = obstacle
+        extra: dict[str, object] = {"pending": self._gate.pending, "devices": self._devices()}
+        if obstacle is None:
+            if self._has_warned:
+                self._has_warned = False
+                log.info("accepting connections again", extra=extra)
+            return
+        count(self._counters.accept_pauses, obstacle.value)
+        left_out = self._lines.take(self._loop.time())
+        if left_out is None:
+            return
+        self._has_warned = True
+        if obstacle is Obstacle.DESCRIPTORS:
+            extra["max_open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if left_out:
+            extra["left_out"] = left_out
+        log.warning(EVENTS[obstacle], extra=extra)
+
+    def _cut_off_the_stuck(self) -> None:
+        """Close the connections whose clients have taken no byte of the answer since the last time.
+
+        Tornado waits for them for ever, and a few thousand of them would keep everybody out.
+        """
+        self._sweep = self._loop.call_later(self._options.write_wait_s, self._cut_off_the_stuck)
+        for stream, before in list(self._marks.items()):
+            mark = write_mark(stream) if stream.writing() and not stream.closed() else None
+            self._marks[stream] = mark
+            if mark is not None and mark == before:
+                stream.close()
+
+
+class _Server(HTTPServer):
+    """Tornado's server, which tells when it is done with a connection."""
+
+    ended: Callable[[object], None]
+
+    def on_close(self, server_conn: object) -> None:
+        super().on_close(server_conn)
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        self.ended(server_conn.stream)
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, all on one port: one for each address of the host.
+
+    :raises ServiceError: one line; none of the addresses is kept then
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in _addresses(host, port):
+            # With port 0, the first address chooses for all.
+            chosen = sockets[0].getsockname()[1] if sockets else port
+            sock = _listening(family, (address[0], chosen, *address[2:]), host)
+            if sock is not None:
+                sockets.append(sock)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise ServiceError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    if not sockets:
+        raise ServiceError(f"cannot listen on {host} port {port}: no address")
+    return sockets
+
+
+def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Family and address, each once; IPv4 first."""
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0]):
+        yield family, address
+
+
+def _listening(family: int, address: tuple[Any, ...], host: str) -> socket.socket | None:
+    """None where this machine cannot do IPv6, though the name has an address of that kind."""
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        if error.errno == errno.EAFNOSUPPORT:
+            return None
+        raise
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # An IPv4 client is the business of the IPv4 socket, on every platform.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind(address)
+        sock.listen(LISTEN_BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and host == "localhost":
+            return None
+        raise
+    return sock

@@ -1,0 +1,174 @@
+"""An unexpected log line fails a test, and so does an expected one that never came.
+
+A line is unexpected at level WARNING and above, whatever its logger, unless the test announces it::
+
+    @pytest.mark.logs("cocoa.service", "reload refused")
+    def test_a_wrong_setting_keeps_the_old_ones() -> None: ...
+
+The first argument is the logger's name and covers the loggers below it; the second is a regular expression, to be found
+in the message. One mark stands for any number of such lines. ``optional=True`` is for a line that a race may prevent.
+Marks add up; a whole file announces with ``pytestmark``, a case with ``pytest.param(..., marks=...)``, and a fixture for
+those who use it with ``request.node.add_marker``.
+
+Three kinds of lines need no announcement: those below WARNING, or below the level set on their logger; those that the
+test's own file logs; those from a thread that was there before the test and so isn't its own.
+
+Records are watched where they are made. Handlers, filters and ``propagate`` make no difference, and a test may
+configure logging as it likes: levels and handlers are put back after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+MARK = "logs(logger, message, optional=False): the test makes this log line (tests/expected_logs.py)"
+ADVICE = "announce what belongs to the test with @pytest.mark.logs (tests/expected_logs.py)"
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One announcement.
+
+    :ivar logger: covers its children too
+    :ivar message: a regular expression, found anywhere in the message
+    """
+
+    logger: str
+    message: str
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.logger}: {self.message}"
+
+    def covers(self, record: logging.LogRecord) -> bool:
+        is_logger = record.name == self.logger or record.name.startswith(f"{self.logger}.")
+        return is_logger and re.search(self.message, record.getMessage()) is not None
+
+
+class Watch:
+    """The records of one test. :meth:`record` may be called by any thread, the other methods by the test's alone.
+
+    :param own_file: lines logged by this file are no surprise
+    """
+
+    def __init__(self, own_file: str, make: Callable[..., logging.LogRecord]) -> None:
+        self._own_file, self._make = own_file, make
+        self._before = {thread for thread in threading.enumerate() if thread is not threading.current_thread()}
+        self._records: list[logging.LogRecord] = []
+        self._judged = 0
+
+    def record(self, *args: object, **kwargs: object) -> logging.LogRecord:
+        """Make a record, and keep it if it counts. To be set as the process's factory of log records."""
+        record = self._make(*args, **kwargs)
+        # There is no level in a copy that a formatter makes for itself, with logging.makeLogRecord.
+        if (record.levelno or logging.NOTSET) >= logging.WARNING and threading.current_thread() not in self._before:
+            self._records.append(record)
+        return record
+
+    def unexpected(self, announced: Iterable[Expected]) -> list[logging.LogRecord]:
+        """What nobody has announced, since the last call."""
+        announced = tuple(announced)
+        news = self._records[self._judged :]
+        self._judged += len(news)
+        return [
+            record
+            for record in news
+            if record.pathname != self._own_file and not any(line.covers(record) for line in announced)
+        ]
+
+    def missing(self, announced: Iterable[Expected]) -> list[Expected]:
+        """What was announced and has not come by now."""
+        return [line for line in announced if not line.optional and not any(map(line.covers, self._records))]
+
+
+def shown(record: logging.LogRecord) -> str:
+    """A record as a failing test quotes it: level, logger, message, what came in ``extra``, and the traceback."""
+    extra = "".join(f" {key}={value!r}" for key, value in vars(record).items() if key not in _STANDARD)
+    return logging.Formatter("%(levelname)s %(name)s: %(message)s" + extra.replace("%", "%%")).format(record)
+
+
+_WATCH = pytest.StashKey[Watch]()
+_PASSED = pytest.StashKey[bool]()
+
+
+class ExpectedLogs:
+    """The plugin; ``conftest.py`` registers it.
+
+    A stray line fails the phase in which it came: the test itself, or the setup or teardown of its fixtures.
+    """
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", MARK)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        make = logging.getLogRecordFactory()
+        watch = item.stash[_WATCH] = Watch(str(item.path), make)
+        with _logging_restored():
+            logging.setLogRecordFactory(watch.record)
+            try:
+                return (yield)
+            finally:
+                logging.setLogRecordFactory(make)
+                del item.stash[_WATCH]
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        result = yield
+        _fail_on_strays(item)
+        return result
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        result = yield
+        _fail_on_strays(item)
+        item.stash[_PASSED] = True
+        return result
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        result = yield
+        _fail_on_strays(item)
+        if item.stash.get(_PASSED, False):
+            missing = item.stash[_WATCH].missing(_announced(item))
+            if missing:
+                pytest.fail("announced log lines did not come:\n" + "\n".join(map(str, missing)), pytrace=False)
+        return result
+
+
+def _announced(item: pytest.Item) -> list[Expected]:
+    return [Expected(*mark.args, **mark.kwargs) for mark in item.iter_markers("logs")]
+
+
+def _fail_on_strays(item: pytest.Item) -> None:
+    strays = item.stash[_WATCH].unexpected(_announced(item))
+    if strays:
+        pytest.fail(f"unexpected log lines; {ADVICE}:\n" + "\n".join(map(shown, strays)), pytrace=False)
+
+
+@contextlib.contextmanager
+def _logging_restored() -> Iterator[None]:
+    """Levels, handlers and propagation as they were. A logger that is new keeps its handlers and nothing else."""
+    before = {logger: (logger.level, logger.propagate, logger.disabled, logger.handlers[:]) for logger in _loggers()}
+    try:
+        yield
+    finally:
+        for logger in _loggers():
+            default = (logging.NOTSET, True, False, logger.handlers[:])
+            level, logger.propagate, logger.disabled, logger.handlers[:] = before.get(logger, default)
+            if logger.level != level:
+                logger.setLevel(level)
+
+
+def _loggers() -> list[logging.Logger]:
+    named = list(logging.Logger.manager.loggerDict.values())
+    return [logging.getLogger(), *(logger for logger in named if isinstance(logger, logging.Logger))]
