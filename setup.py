@@ -52,7 +52,8 @@ setup(
         "tornado>=6.5,<7",
         "pyjwt[crypto]>=2.9,<3",
         "click>=8.1",
-        "kafka-python>=3.0.9,<4",
+        # With every codec that a backend may compress its records with.
+        "kafka-python[lz4,snappy,zstd]>=3.0.9,<4",
         "crc32c>=2.7",
         "msgspec>=0.19",
         "prometheus-client>=0.20",

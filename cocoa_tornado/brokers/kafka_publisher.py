@@ -195,11 +195,14 @@ class Publisher:
         if self._too_large is not None:
             self._learn_limit(*self._too_large)
         if self._broken is not None or self._is_stuck():
+            cause = self._broken
             self._recycle()
+            if not isinstance(cause, TOO_LARGE_ERRORS):  # else the next producer may fare no better
+                self._pause(self._reconnect.next_s())
+                return
         if self._producer is None:
             self._producer = self._clients.producer()
             self._producer_number += 1
-            self._reconnect.reset()
         for topic in self._ready_lanes():
             self._send_from(topic)
 
@@ -344,6 +347,7 @@ class Publisher:
     # -- kafka-python's sender thread
 
     def _on_ack(self, record: Outgoing, _metadata: object) -> None:
+        self._reconnect.reset()
         self._settle(record, None)
 
     def _on_error(self, record: Outgoing, producer_number: int, error: BaseException) -> None:

@@ -22,7 +22,7 @@ from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all, wri
 
 Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 
 # What the adapter warns of; each mark is for the tests that bring it about.
 AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -230,6 +231,24 @@ async def test_a_codec_that_is_not_installed_is_waited_for_and_costs_no_record(
     assert [line.__dict__["cause"] for line in lines(caplog, "broker not available, retrying")] == ["codec"]
 
 
+@pytest.mark.apache
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+async def test_a_batch_that_was_compressed_is_read_whole(stand: KafkaStand, codec: str) -> None:
+    receiver = Receiver()
+    values = [b"doll|%d" % number + b"0" * 100_000 for number in range(30)]
+    async with consuming(await stand.broker(), receiver):
+
+        def send() -> None:
+            limits = {"batch_size": 4_000_000, "max_request_size": 4_000_000, "linger_ms": 200}
+            with writer(stand.server.bootstrap, compression_type=codec, **limits) as producer:
+                for value in values:
+                    producer.send(stand.results, value=value)
+
+        await asyncio.to_thread(send)
+        await receiver.has(30)
+    assert receiver.payloads == values
+
+
 def codec_check() -> Any:
     """Lets a producer's thread compress, and tells a consumer's thread that it cannot."""
 
@@ -303,27 +322,44 @@ async def test_a_commit_that_comes_between_two_rebalances_is_no_outage(
     assert lines(caplog, "broker not available, retrying") == []
 
 
-async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_again(stand: KafkaStand) -> None:
-    options, counters, partition = stand.options, BrokerCounters(), TopicPartition(stand.results, 0)
+def books(stand: KafkaStand, receiver: Receiver) -> KafkaConsuming:
+    """A consuming half whose thread is not started, so that a test can do the thread's work."""
+    options, counters = stand.options, BrokerCounters()
     clients = KafkaClients(options)
     publisher = Publisher(options, clients, brokers_answer=lambda: True, room_again=lambda: None)
-    books = KafkaConsuming(
+    return KafkaConsuming(
         options,
         clients,
         publisher,
         counters,
         Availability(counters),
         loop=IOLoop.current(),
-        sink=Receiver(),  # never called: no thread is started
+        sink=receiver,
         decode=decode,
     )
+
+
+async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_again(stand: KafkaStand) -> None:
+    consuming, partition = books(stand, Receiver()), TopicPartition(stand.results, 0)
     ledger = OffsetLedger(10)
     span = ledger.read(20, pending=1)
-    books._ledgers = {partition: ledger}
-    books._take(10)
-    books._when_done([span], 10)()
-    books.forget()
-    assert books._done_here == {partition: 20}
+    consuming._ledgers = {partition: ledger}
+    consuming._take(10)
+    consuming._when_done([span], 10)()
+    consuming.forget()
+    assert consuming._done_here == {partition: 20}
+
+
+async def test_a_log_that_was_cut_off_is_committed_from_where_it_goes_on(stand: KafkaStand) -> None:
+    receiver, partition = Receiver(), TopicPartition(stand.results, 0)
+    consuming = books(stand, receiver)
+    consuming._ledgers = {partition: OffsetLedger(100)}
+    record = SimpleNamespace(offset=90, key=None, value=b"doll|0", timestamp=None, headers=[])
+    consumer = SimpleNamespace(highwater=lambda _: 91)
+    consuming._route(consumer, {partition: [record]})
+    await receiver.has(1)
+    consuming._settle()
+    assert {tp: commit.offset for tp, commit in consuming.offsets_to_commit().items()} == {partition: 91}
 
 
 @pytest.mark.apache
