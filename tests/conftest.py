@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,16 +54,24 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | Ta
     from .kafka_server import make_broker
 
     server = make_broker(tmp_path_factory.mktemp("kafka"))
+    kafka_python = logging.getLogger("kafka")
+    # Asked before it is ready, it does not answer as it should, and kafka-python says so: here, to nobody.
+    kafka_python.setLevel(logging.CRITICAL + 1)
     server.start()
+    kafka_python.setLevel(logging.NOTSET)
     yield server
     server.kill()
 
 
 @pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[KafkaServer | TansuServer]:
-    """A broker for one test, which may stop it and start it again. It is not started yet."""
+def own_kafka(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]:
+    """A broker for one test, which may stop it and start it again. It is not started yet.
+
+    While it is away, a test's own clients may complain in kafka-python's words, which are nobody's promise.
+    """
     from .kafka_server import make_broker
 
+    request.node.add_marker(pytest.mark.logs("kafka", "", optional=True))
     server = make_broker(tmp_path / "kafka")
     yield server
     server.kill()

@@ -7,8 +7,8 @@ A line is unexpected at level WARNING and above, whatever its logger, unless the
 
 The first argument is the logger's name and covers the loggers below it; the second is a regular expression, to be found
 in the message. One mark stands for any number of such lines. ``optional=True`` is for a line that a race may prevent.
-Marks add up; a whole file announces with ``pytestmark``, a case with ``pytest.param(..., marks=...)``, and a fixture for
-those who use it with ``request.node.add_marker``.
+Marks add up; a whole file announces with ``pytestmark``, a case with ``pytest.param(..., marks=...)``, and a fixture
+for those who use it with ``request.node.add_marker``.
 
 Three kinds of lines need no announcement: those below WARNING, or below the level set on their logger; those that the
 test's own file logs; those from a thread that was there before the test and so isn't its own.
@@ -20,6 +20,7 @@ configure logging as it likes: levels and handlers are put back after it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import re
 import threading
@@ -109,6 +110,14 @@ class ExpectedLogs:
     def pytest_configure(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", MARK)
 
+    def pytest_collection_finish(self) -> None:
+        """Everything that is here now stays, and need not be looked at again and again by the collector."""
+        gc.collect()
+        gc.freeze()
+
+    def pytest_unconfigure(self) -> None:
+        gc.unfreeze()
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
         make = logging.getLogRecordFactory()
@@ -137,6 +146,8 @@ class ExpectedLogs:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         result = yield
+        # A task that nobody has asked for its exception says so when it is collected: let that be now.
+        gc.collect()
         _fail_on_strays(item)
         if item.stash.get(_PASSED, False):
             missing = item.stash[_WATCH].missing(_announced(item))

@@ -23,6 +23,7 @@ from cocoa_tornado.brokers.port import Decoder
 from cocoa_tornado.service import Gateway, kafka_options
 from cocoa_tornado.settings import Settings
 
+from .brokers.bench import AWAY, TOO_LARGE
 from .harness import SECRET, Harness, eventually
 from .kafka_server import KafkaServer, TansuServer, committed_offset, create_topic, read_all, writer
 
@@ -287,6 +288,8 @@ async def test_the_largest_message_of_a_device_arrives_however_json_spells_it(si
 
 
 @pytest.mark.apache
+@TOO_LARGE
+@pytest.mark.logs("cocoa.device", "^message from the device not published$")
 async def test_a_device_is_told_that_its_message_is_too_big_for_the_topic_and_the_others_go_on(site: Site) -> None:
     await asyncio.to_thread(create_topic, site.server.bootstrap, site.messages, 1, {"max.message.bytes": "100000"})
     gateway = await site.start_ready()
@@ -368,6 +371,7 @@ async def test_a_slow_device_holds_up_no_other_and_costs_no_rebalance(
 
 
 @pytest.mark.apache
+@AWAY
 async def test_through_an_outage_devices_stay_and_every_acknowledged_record_comes_once_and_in_order(
     own_site: Site,
 ) -> None:
@@ -393,6 +397,7 @@ async def test_through_an_outage_devices_stay_and_every_acknowledged_record_come
 
 
 @pytest.mark.apache
+@AWAY
 async def test_a_gateway_whose_broker_is_away_serves_devices_and_comes_up_with_it(own_site: Site) -> None:
     gateway = await own_site.start()
     connection = await gateway.connect("doll")

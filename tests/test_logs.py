@@ -8,7 +8,6 @@ import json
 import logging
 import pty
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,18 +25,6 @@ FORMATS: tuple[LogFormat, ...] = ("text", "json")
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJkZXZpY2VfaWQiOiJkb2xsIn0.c2lnbmF0dXJl"
 
 log = logging.getLogger("cocoa.test")
-
-
-@pytest.fixture(autouse=True)
-def _root_logger() -> Iterator[None]:
-    """Puts the process's logging back as it was."""
-    names = ("", "asyncio", "tornado.access")
-    levels = {name: logging.getLogger(name).level for name in names}
-    handlers = logging.getLogger().handlers[:]
-    yield
-    logging.getLogger().handlers[:] = handlers
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
 
 
 def configured(log_format: LogFormat, level: str = "info") -> io.StringIO:

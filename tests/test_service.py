@@ -32,16 +32,6 @@ NEW_SECRET = "the new secret of thirty-two bytes, or more"
 DRAINING = b'{"message":"Gateway is draining"}'
 
 
-@pytest.fixture(autouse=True)
-def _log_level() -> Iterator[None]:
-    """A reload sets the level of the process's log."""
-    names = ("", "asyncio", "tornado.access")
-    levels = {name: logging.getLogger(name).level for name in names}
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
 class Running:
     """Gateways of one test; all of them are stopped at its end."""
 

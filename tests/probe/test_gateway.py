@@ -52,6 +52,7 @@ def test_a_record_lands_in_the_topic_keyed_by_its_device(kafka: KafkaServer | Ta
 
 
 @pytest.mark.kafka
+@pytest.mark.apache
 @pytest.mark.logs("kafka.cluster", "^Topic probe.absent not found")
 def test_a_topic_that_does_not_exist_is_a_problem_and_is_not_made(kafka: KafkaServer | TansuServer) -> None:
     async def scenario() -> str | None:

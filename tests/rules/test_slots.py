@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from cocoa_tornado.rules.slots import (
     MAX_WAITING,
@@ -196,16 +196,22 @@ class SlotsMachine(RuleBasedStateMachine):
         self.slots = Slots(self.limits)
         self.now = 0.0
         self.model: dict[Ticket, str] = {}  # reserved, held or waiting; absent: gone
-        self.challenged: dict[str, float] = {}
+        self.pinged_at: dict[str, float] = {}
+        self.silent: dict[str, set[Ticket]] = {}  # pinged when the device's challenge began, and not heard since
 
     def settle(self, settlement: Settlement) -> None:
         for ticket in settlement.evict:
             assert self.model.pop(ticket) == "held"
+            assert ticket in self.silent[ticket.device_id]
+            assert self.now >= self.pinged_at[ticket.device_id] + self.limits.challenge_s
         for ticket in settlement.admit:
             assert self.model[ticket] == "waiting"
             self.model[ticket] = "reserved"
         for ticket in settlement.refuse:
             assert self.model.pop(ticket) == "waiting"
+
+    def those(self, state: str, device_id: str) -> set[Ticket]:
+        return {ticket for ticket, now in self.model.items() if now == state and ticket.device_id == device_id}
 
     def taken(self, device_id: str) -> int:
         return sum(state != "waiting" and ticket.device_id == device_id for ticket, state in self.model.items())
@@ -218,31 +224,61 @@ class SlotsMachine(RuleBasedStateMachine):
             self.model[decision.ticket] = "reserved"
             return decision.ticket
         if isinstance(decision, Wait):
-            assert self.taken(device_id) >= self.limits.per_device
-            assert all(self.model[ticket] == "held" for ticket in decision.ping)
-            self.model[decision.ticket] = "waiting"
-            self.challenged[device_id] = decision.deadline
-            return decision.ticket
-        return None
+            return self.begin_to_wait(decision)
+        return multiple()
+
+    def begin_to_wait(self, decision: Wait) -> Ticket:
+        device_id = decision.ticket.device_id
+        assert self.taken(device_id) >= self.limits.per_device
+        if self.those("waiting", device_id):
+            assert decision.ping == ()
+        else:
+            self.pinged_at[device_id] = self.now
+            self.silent[device_id] = self.those("held", device_id)
+            assert set(decision.ping) == self.silent[device_id] != set()
+        assert decision.deadline == self.pinged_at[device_id] + self.limits.challenge_s
+        self.model[decision.ticket] = "waiting"
+        return decision.ticket
+
+    @rule(target=reserved, device_id=devices)
+    def fill(self, device_id: str) -> object:
+        """Connect until no slot is free: else those of a device would seldom all be held, and nobody be challenged."""
+        tickets = []
+        while isinstance(decision := self.slots.request(device_id, self.now), Admit):
+            self.slots.register(decision.ticket)
+            self.model[decision.ticket] = "held"
+            tickets.append(decision.ticket)
+        if isinstance(decision, Wait):
+            tickets.append(self.begin_to_wait(decision))
+        return multiple(*tickets)
+
+    @precondition(lambda self: "reserved" in self.model.values())
+    @rule(data=st.data())
+    def register(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from([ticket for ticket, state in self.model.items() if state == "reserved"]))
+        self.slots.register(ticket)
+        self.model[ticket] = "held"
+
+    @precondition(lambda self: any(self.silent.values()))
+    @rule(data=st.data())
+    def pong(self, data: st.DataObject) -> None:
+        silent = sorted(set().union(*self.silent.values()), key=lambda ticket: ticket.number)
+        self.hear(data.draw(st.sampled_from(silent)))
 
     @rule(ticket=reserved)
-    def register(self, ticket: Ticket | None) -> None:
-        if ticket is not None and self.model.get(ticket) == "reserved":
-            self.slots.register(ticket)
-            self.model[ticket] = "held"
+    def pong_that_nobody_asked_for(self, ticket: Ticket) -> None:
+        self.hear(ticket)
+
+    def hear(self, ticket: Ticket) -> None:
+        self.silent.get(ticket.device_id, set()).discard(ticket)
+        self.settle(self.slots.answered(ticket))
 
     @rule(ticket=reserved)
-    def pong(self, ticket: Ticket | None) -> None:
-        if ticket is not None:
-            self.settle(self.slots.answered(ticket))
-
-    @rule(ticket=reserved)
-    def close_now_late_or_twice(self, ticket: Ticket | None) -> None:
-        if ticket is not None:
-            settlement = self.slots.release(ticket)
-            if ticket not in settlement.evict:
-                self.model.pop(ticket, None)
-            self.settle(settlement)
+    def close_now_late_or_twice(self, ticket: Ticket) -> None:
+        settlement = self.slots.release(ticket)
+        if ticket not in settlement.evict:
+            self.model.pop(ticket, None)
+        self.settle(settlement)
 
     @rule(device_id=devices, wait=st.sampled_from([0.5, 2.0, 5.0]))
     def expire(self, device_id: str, wait: float) -> None:
@@ -271,5 +307,5 @@ class SlotsMachine(RuleBasedStateMachine):
         assert repr(self.slots) == "<Slots 0 taken by 0 devices>"
 
 
-SlotsMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+SlotsMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
 TestSlotsMachine = SlotsMachine.TestCase
