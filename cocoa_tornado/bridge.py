@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from .brokers.port import Batch
 from .hub import Hub
-from .metrics import Counters
+from .metrics import Counters, count
 from .rules.rate import LineBudget, RateLimit
 
 UNKNOWN_DEVICE_LOG = RateLimit(per_s=10, burst=50)
@@ -29,12 +29,21 @@ class Bridge:
     def __call__(self, batch: Batch) -> None:
         hub, routed = self._hub, 0
         for delivery in batch.deliveries:
-            if hub.send_to_device(delivery.device_id, delivery.payload, delivery.timestamp_ms):
-                routed += 1
-            else:
-                self._unknown(delivery.device_id)
+            try:
+                if hub.send_to_device(delivery.device_id, delivery.payload, delivery.timestamp_ms):
+                    routed += 1
+                else:
+                    self._unknown(delivery.device_id)
+            except Exception:
+                # A fault of ours must cost this message and no other: a batch that is never done stops the stream.
+                self._failed(delivery.device_id)
         self._counters.routed += routed
         batch.done()
+
+    def _failed(self, device_id: str) -> None:
+        count(self._counters.dropped, "fault")
+        if self._lines.take(self._clock()) is not None:
+            log.exception("message could not be routed, dropped", extra={"device_id": device_id})
 
     def _unknown(self, device_id: str) -> None:
         self._counters.unknown_device += 1

@@ -36,7 +36,8 @@ from .rules.slots import SlotLimits
 from .settings import Settings
 from .settings_sources import changes, reloaded
 from .web.application import Admission, make_application
-from .web.connection import DeviceConnection, DeviceContext, DeviceLimits
+from .web.connection import DeviceConnection
+from .web.device_context import DeviceContext, DeviceLimits
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
 from .web.listener import Listener, ListenerOptions, bind
@@ -92,12 +93,14 @@ class Gateway:
         """
         try:
             await self.keys.start()
+            admission = Admission(self._compose(), self.settings.access_log)
             sockets = bind(self.settings.host, self.settings.port)
         except BaseException:
             await self.keys.close()
             raise
         self.port = sockets[0].getsockname()[1]
-        admission = Admission(self._compose(), self.settings.access_log)
+        assert self._housekeeping is not None
+        self._housekeeping.start()
         options = listener_options(self.settings)
         self._listener = Listener(admission, options, self._tls, self.counters, lambda: len(self.hub))
         self._listener.start(sockets)
@@ -125,7 +128,6 @@ class Gateway:
             wall_clock=self._wall_clock,
         )
         self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
-        self._housekeeping.start()
         collector = GatewayCollector(
             self.hub, self.counters, lambda: self.broker.counters, self.broker.status, lambda: self.http_connections
         )
@@ -206,6 +208,11 @@ class Gateway:
         await self._close_devices(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_DEVICES))
         if self._listener is not None:
             self._listener.stop()
+        if self._devices is not None:
+            # Half of what is left: to flush needs time as well.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.1, (end - self._clock()) / 2)):
+                    await self._devices.uplink_budget.settled()
         await self.broker.close(max(0.1, end - self._clock()))
         if self._listener is not None:
             with contextlib.suppress(TimeoutError):

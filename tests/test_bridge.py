@@ -42,3 +42,16 @@ async def test_unknown_devices_are_counted_each_and_logged_within_bounds(caplog:
     assert client.sent == []
     assert counters.unknown_device == 1000
     assert len(caplog.records) == 50
+
+
+@pytest.mark.gen_test
+@pytest.mark.logs("cocoa.bridge", "message could not be routed")
+async def test_a_fault_costs_its_own_message_and_the_batch_is_done_all_the_same() -> None:
+    bridge, client, counters = await make()
+    done: list[int] = []
+    # A payload that is no bytes stands for any mistake of ours.
+    broken = Delivery("doll", None, 0)  # type: ignore[arg-type]  # on purpose
+    bridge(Batch([Delivery("doll", b"0", 0), broken, Delivery("doll", b"1", 0)], lambda: done.append(1)))
+    assert [frame[2:] for frame in client.sent] == [b"0", b"1"]
+    assert done == [1]
+    assert (counters.routed, counters.dropped) == (2, {"fault": 1})

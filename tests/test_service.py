@@ -421,3 +421,16 @@ async def test_a_start_that_fails_leaves_nothing_running(io_loop: IOLoop) -> Non
             await gateway.start()
     assert gateway.http_connections == 0
     await eventually(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
+
+
+@pytest.mark.gen_test
+async def test_a_signing_key_that_cannot_be_read_is_an_error_before_the_port_is_taken(
+    tmp_path: Path, io_loop: IOLoop
+) -> None:
+    settings = Settings(
+        port=0, jwt_secret=SECRET, api_credentials=(("key", "secret"),), jwt_signing_key=tmp_path / "missing.pem"
+    )
+    gateway = Gateway(settings)
+    with pytest.raises(KeyMaterialError, match=r"missing\.pem"):
+        await gateway.start()
+    assert gateway.port == 0

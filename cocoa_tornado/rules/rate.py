@@ -29,12 +29,18 @@ class RateBucket:
         if self._left < 0:
             self._left = float(limit.burst)
         else:
-            self._left = min(float(limit.burst), self._left + max(0.0, now - self._at) * limit.per_s)
+            refilled = min(float(limit.burst), self._left + max(0.0, now - self._at) * limit.per_s)
+            self._left = max(self._left, refilled)
         self._at = now
         if self._left < events:
             return False
         self._left -= events
         return True
+
+    def credit(self, limit: RateLimit, seconds: float) -> None:
+        """Let the events of so many seconds come late: on top of the burst, and once."""
+        if self._left >= 0:
+            self._left += seconds * limit.per_s
 
 
 class LineBudget:

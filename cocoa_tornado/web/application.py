@@ -30,6 +30,7 @@ from .handlers import (
     TokenHandler,
     WebContext,
     compact,
+    shown_path,
 )
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -69,7 +70,7 @@ def log_request(handler: RequestHandler) -> None:
         level = logging.INFO if status < 500 or status in (501, 503) else logging.ERROR
     extra: dict[str, object] = {
         "method": request.method,
-        "path": request.path,
+        "path": shown_path(request.path),
         "status": status,
         "ms": round(1000 * request.request_time(), 1),
         "remote_ip": request.remote_ip,
@@ -178,7 +179,7 @@ class _AdmittedRequest(HTTPMessageDelegate):
 
     def _log(self, status: int) -> None:
         """As :func:`log_request` does; who stands behind a proxy is not known yet."""
-        path, _, _ = self._start_line.path.partition("?")
+        path = shown_path(self._start_line.path.partition("?")[0])
         extra: dict[str, object] = {"method": self._start_line.method, "path": path, "status": status}
         if isinstance(self._connection, HTTP1Connection):
             extra["remote_ip"] = str(self._connection.context)

@@ -7,68 +7,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from ..brokers.port import Broker
 from ..errors import BrokerError, RecordTooLarge
-from ..hub import Hub
-from ..metrics import Counters, count
+from ..metrics import count
 from ..rules import frames
 from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, TOO_BIG_FOR_BROKER, CloseReason
 from ..rules.identity import DeviceIdentity
-from ..rules.keepalive import ExpiryCalendar, PingWheel
-from ..rules.outbox import Outbox, OutboxLimits
-from ..rules.rate import LineBudget, RateBucket, RateLimit
+from ..rules.outbox import Outbox
+from ..rules.rate import RateBucket
 from ..rules.slots import Ticket
-from .sockets import half_close, limit_kernel_buffer, peer_has_closed, write_mark
-from .uplink import Uplink, UplinkBudget
-
-if TYPE_CHECKING:
-    from .flusher import Flusher
+from .device_context import DeviceContext
+from .sockets import all_is_acknowledged, half_close, limit_kernel_buffer, peer_has_closed, write_mark
+from .uplink import Uplink
 
 READ_CHUNK_BYTES = 16 * 1024
 LINGER_S = 2.0  # how long a faulty client is heard out after its close frame
 MAX_BYTES_AFTER_THE_END = 16 * 1024 * 1024  # so much is read and thrown away, that our close frame may arrive
-UPLINK_LINES = RateLimit(per_s=1, burst=10)
 
 log = logging.getLogger("cocoa.device")
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceLimits:
-    """Contract section 4, as far as it concerns one connection. Replaced as a whole on a reload."""
-
-    max_message_bytes: int = 512 * 1024
-    write_wait_s: float = 10.0
-    outbox: OutboxLimits = field(default_factory=OutboxLimits)
-    inbound: RateLimit = field(default_factory=lambda: RateLimit(per_s=100, burst=200))
-
-
-@dataclass(slots=True)
-class DeviceContext:
-    """What every connection of a process shares. Made by the composition root; IOLoop thread only.
-
-    :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
-    """
-
-    hub: Hub
-    broker: Broker
-    counters: Counters
-    flusher: Flusher
-    wheel: PingWheel[DeviceConnection]
-    calendar: ExpiryCalendar[DeviceConnection]
-    limits: DeviceLimits
-    messages_topic: str
-    clock: Callable[[], float]
-    wall_clock: Callable[[], float]
-    uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
-    uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one for each socket, until it is closed
 
 
 class DeviceConnection:
@@ -167,15 +126,19 @@ class DeviceConnection:
         """Ping. Where the socket is still busy with what was written before, its progress is the sign of life."""
         self._challenged = True
         if self.is_writing:
-            self._write_mark = write_mark(self._stream)
-        self.ping()
+            self._see_progress(self._context.clock())
+        self._send_ping()
         if self._uplink is not None:
             self._uplink.wake()
 
     # -- what the wheel and the calendar ask for
 
     def ping(self) -> None:
-        """Send a ping at this loop turn, ahead of what waits in the outbox."""
+        """Send a ping at this loop turn, ahead of the outbox; only an excuse from now on counts for it."""
+        self._excused = False
+        self._send_ping()
+
+    def _send_ping(self) -> None:
         if self.is_open:
             self._urgent = frames.PING
             self._ping_waits = True
@@ -192,23 +155,34 @@ class DeviceConnection:
 
     def check_socket(self, now: float) -> None:
         """Look at a socket that is busy with a write, or that is not read from."""
-        if self.is_paused and not self._peer_gone and peer_has_closed(self._stream):
+        if self.is_paused and not self._peer_gone:
+            self._look_at_the_unread()
+        if self.is_writing and not self._see_progress(now) and self._is_stuck(now):
+            self._finish("write_timeout", "lost")
+            self.abort()
+
+    def _is_stuck(self, now: float) -> bool:
+        """Contract section 4: a socket that has taken no byte for the write wait is closed."""
+        return now - self._write_at >= self._context.limits.write_wait_s
+
+    def _see_progress(self, now: float) -> bool:
+        mark = write_mark(self._stream)
+        if mark == self._write_mark:
+            return False
+        self._write_mark, self._write_at = mark, now
+        self._give_sign_of_life()
+        return True
+
+    def _look_at_the_unread(self) -> None:
+        """The device has said more than may be held, so neither its end nor its pong can be read."""
+        if peer_has_closed(self._stream):
             # It will not wait for room to be made: what it has said is read to the end, and the end with it.
             self._peer_gone = True
             if self._uplink is not None:
                 self._uplink.wake()
-        if self.is_writing:
-            self._check_progress(now)
-
-    def _check_progress(self, now: float) -> None:
-        """Close the connection if its socket has taken no byte for the write wait (contract section 4)."""
-        mark = write_mark(self._stream)
-        if mark != self._write_mark:
-            self._write_mark, self._write_at = mark, now
+        elif not self._ping_waits and all_is_acknowledged(self._stream):
+            # The ping has arrived: its kernel says so, and that is all that can be had.
             self._give_sign_of_life()
-        elif now - self._write_at >= self._context.limits.write_wait_s:
-            self._finish("write_timeout", "lost")
-            self.abort()
 
     # -- the life of the connection
 
@@ -342,11 +316,14 @@ class DeviceConnection:
     async def _hold_back(self, uplink: Uplink) -> None:
         """Read no further until the broker has room, the device has gone, or a challenge wants its pong."""
         self.is_paused = True
+        since = self._context.clock()
         self._context.flusher.watch(self)
         while self.is_open and not self._peer_gone and not uplink.has_room(self._challenged):
             await uplink.wait_for_room()
         self.is_paused = False
         self._excused = True
+        # What it may have said meanwhile comes all at once now.
+        self._in_rate.credit(self._context.limits.inbound, self._context.clock() - since)
         self._unwatch()
 
     def _receive(self, data: bytes) -> None:
@@ -387,7 +364,7 @@ class DeviceConnection:
             self._on_binary()
 
     def _on_pong(self) -> None:
-        self.awaiting_pong = False
+        self.awaiting_pong = self._excused = False
         self._give_sign_of_life()
 
     def _give_sign_of_life(self) -> None:

@@ -81,7 +81,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     def _check_request(self) -> Refusal | None:
         headers = self.request.headers
         refusal = check_upgrade(
-            headers.get("Upgrade"),
+            # RFC 9110, 7.8: in an HTTP/1.0 request the field means nothing.
+            None if self.request.version == "HTTP/1.0" else headers.get("Upgrade"),
             headers.get("Connection"),
             headers.get("Sec-WebSocket-Version"),
             headers.get("Sec-WebSocket-Key"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import http.client
 import json
@@ -26,9 +27,11 @@ from ..rules.records import Delivery, decode
 
 if TYPE_CHECKING:
     from ..identity.jwks import KeyStore
-    from .connection import DeviceContext
+    from .device_context import DeviceContext
 
 SERVICE = "audio-streaming"
+MAX_SHOWN_PATH = 256
+PUBLISH_PATIENCE_S = 10.0
 
 log = logging.getLogger("cocoa.http")
 
@@ -61,6 +64,11 @@ class WebContext:
 def compact(value: object) -> str:
     """JSON as the firmware reads it: no blanks, no needless escapes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def shown_path(path: str) -> str:
+    """A request's path as the log has it: a stranger may send 60 KiB of it."""
+    return path if len(path) <= MAX_SHOWN_PATH else f"{path[:MAX_SHOWN_PATH]}..."
 
 
 def timestamp(unix_s: float) -> str:
@@ -118,7 +126,7 @@ class GatewayErrors(RequestHandler):
         """Tornado would log the whole URL here, and with it a token."""
         if isinstance(value, HTTPError):
             return
-        extra = {"method": self.request.method, "path": self.request.path}
+        extra = {"method": self.request.method, "path": shown_path(self.request.path)}
         log.error("handler failed", extra=extra, exc_info=None if typ is None or value is None else (typ, value, tb))
 
     async def identify(self) -> DeviceIdentity | None:
@@ -277,8 +285,9 @@ class PublishHandler(GatewayErrors):
             self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
             return
         try:
-            await broker.publish(self.context.results_topic, device_id, self.request.body)
-        except BrokerError:
+            async with asyncio.timeout(PUBLISH_PATIENCE_S):
+                await asyncio.shield(broker.publish(self.context.results_topic, device_id, self.request.body))
+        except (BrokerError, TimeoutError):
             self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
             return
         self.answer(202, {"success": True})

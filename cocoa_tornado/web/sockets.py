@@ -39,6 +39,11 @@ def write_mark(stream: IOStream) -> tuple[int, int]:
     return taken, _unacknowledged_bytes(stream.socket)
 
 
+def all_is_acknowledged(stream: IOStream) -> bool:
+    """Whether the other end's kernel has received all that was written; True where that can't be told."""
+    return not stream.writing() and not _unacknowledged_bytes(stream.socket)
+
+
 def _unacknowledged_bytes(sock: socket.socket | None) -> int:
     if sock is None or not sys.platform.startswith("linux"):
         return 0

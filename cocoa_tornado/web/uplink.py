@@ -19,6 +19,8 @@ class UplinkBudget:
     def __init__(self, max_records: int = 1000, max_bytes: int = 16 * 1024 * 1024) -> None:
         self.max_records, self.max_bytes = max_records, max_bytes
         self.records = self.bytes = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     def take(self, size: int) -> bool:
         """Whether a record of this size may wait."""
@@ -26,11 +28,18 @@ class UplinkBudget:
             return False
         self.records += 1
         self.bytes += size
+        self._settled.clear()
         return True
 
     def give_back(self, size: int) -> None:
         self.records -= 1
         self.bytes -= size
+        if not self.records:
+            self._settled.set()
+
+    async def settled(self) -> None:
+        """Return once nothing of connections that are gone waits any more."""
+        await self._settled.wait()
 
 
 class Uplink:

@@ -42,3 +42,12 @@ def test_a_line_within_the_budget_says_how_many_were_left_out_before_it() -> Non
     budget = LineBudget(RateLimit(per_s=1, burst=2))
     assert [budget.take(0.0) for _ in range(5)] == [0, 0, None, None, None]
     assert [budget.take(1.0), budget.take(1.0)] == [3, None]
+
+
+def test_what_comes_late_through_no_fault_of_the_sender_is_credited_once_and_above_the_burst() -> None:
+    bucket, limit = RateBucket(), RateLimit(per_s=10, burst=3)
+    assert bucket.take(limit, 0.0, 3)
+    bucket.credit(limit, 2.0)
+    assert bucket.take(limit, 0.0, 20)
+    assert not bucket.take(limit, 0.0)
+    assert [bucket.take(limit, 100.0) for _ in range(4)] == [True, True, True, False]

@@ -14,6 +14,7 @@ import websockets
 
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
+from cocoa_tornado.web.connection import DeviceConnection
 
 from ..harness import RESULTS, Harness, eventually
 from ..raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
@@ -556,3 +557,70 @@ async def test_a_connection_that_is_closed_leaves_the_ping_wheel_at_once(gateway
     for device in devices:
         device.reset()
     await eventually(lambda: "0 entries" in repr(context.wheel))
+
+
+@pytest.mark.gen_test
+async def test_what_was_said_during_an_outage_is_not_taken_for_a_flood(start_gateway: StartGateway) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker, inbound_rate=500.0, inbound_burst=20)
+    device = await gateway.raw("doll")
+    broker.room.clear()
+    for number in range(150):
+        device.send(TEXT, f"{number} {'x' * 10_000}".encode())
+        await asyncio.sleep(0.004)
+    broker.room.set()
+    await eventually(lambda: len(broker.records("device.messages")) == 150)
+    assert gateway.gateway.hub.is_device_connected("doll")
+
+
+@pytest.mark.gen_test
+async def test_an_excuse_is_no_longer_good_after_a_pong(start_gateway: StartGateway) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker)
+    device = await gateway.raw("doll")
+    client = gateway.gateway.hub.get_client_by_device("doll")
+    assert isinstance(client, DeviceConnection)
+    broker.room.clear()
+    for number in range(20):
+        device.send(TEXT, str(number).encode())
+    await eventually(lambda: client.is_paused)
+    broker.room.set()
+    await eventually(lambda: not client.is_paused)
+    client.awaiting_pong = True
+    device.send(PONG)
+    await eventually(lambda: not client.awaiting_pong)
+    assert not client.has_excuse()
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_has_said_more_than_is_held_keeps_its_place_when_challenged(
+    start_gateway: StartGateway,
+) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker)
+    device = await gateway.connect("doll")
+    broker.room.clear()
+    for number in range(150):
+        await device.send(str(number))
+    newcomer = await gateway.upgrade(gateway.token("doll"))
+    assert newcomer.response.status == 409
+    broker.room.set()
+    await eventually(lambda: len(broker.records("device.messages")) == 150)
+    await device.close()
+
+
+@pytest.mark.gen_test
+async def test_a_drain_waits_for_the_words_of_devices_that_have_left(start_gateway: StartGateway) -> None:
+    broker = FullBroker()
+    gateway = await start_gateway(broker)
+    device = await gateway.raw("doll")
+    broker.room.clear()
+    for number in range(10):
+        device.send(TEXT, str(number).encode())
+    device.close()
+    await eventually(lambda: len(gateway.gateway.hub) == 0)
+    draining = asyncio.ensure_future(gateway.gateway.drain_and_stop())
+    await eventually(lambda: gateway.gateway.hub.draining)
+    broker.room.set()
+    await draining
+    assert len(broker.records("device.messages")) == 10

@@ -121,6 +121,15 @@ async def test_a_plain_get_is_a_426(gateway: Harness) -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_upgrade_asked_for_in_http_1_0_is_a_426(gateway: Harness) -> None:
+    device = await gateway.dial()
+    lines = [f"GET /ws?token={gateway.token()} HTTP/1.0", "Host: localhost", *map(": ".join, UPGRADE.items()), "", ""]
+    device.writer.write("\r\n".join(lines).encode())
+    assert (await device.read_response()).status == 426
+    assert gateway.gateway.hub.slots_taken == 0
+
+
+@pytest.mark.gen_test
 async def test_another_method_is_a_405(gateway: Harness) -> None:
     response = await gateway.http("POST", "/ws", UPGRADE)
     assert response.status == 405

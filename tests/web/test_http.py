@@ -70,6 +70,7 @@ class TroubledBroker(MemoryBroker):
         self.state: BrokerState | None = None
         self.full = False
         self.refuses = False
+        self.is_mute = False
 
     def status(self) -> BrokerStatus:
         status = super().status()
@@ -81,6 +82,8 @@ class TroubledBroker(MemoryBroker):
     def publish(self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes] | None = None) -> Any:
         if self.refuses:
             raise BrokerError("no")
+        if self.is_mute:
+            return asyncio.get_running_loop().create_future()
         return super().publish(topic, key, value, headers)
 
 
@@ -356,6 +359,28 @@ async def test_publishing_is_a_503_with_retry_after_while_the_broker_is_away_or_
         assert is_error(response, 503)
         assert response.headers["retry-after"] == "5"
         setattr(broker, trouble, None)
+
+
+@pytest.mark.gen_test
+async def test_publishing_is_a_503_when_the_broker_does_not_acknowledge_in_time(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.web.handlers.PUBLISH_PATIENCE_S", 0.1)
+    broker = TroubledBroker()
+    gateway = await start_gateway(broker)
+    broker.is_mute = True
+    headers = {"Authorization": f"Bearer {gateway.token('doll')}"}
+    response = await gateway.http("POST", PUBLISH_PATH, headers, b'{"device_id":"doll"}')
+    assert is_error(response, 503)
+    assert response.headers["retry-after"] == "5"
+
+
+@pytest.mark.gen_test
+async def test_a_long_path_is_cut_in_the_log(gateway: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "cocoa.access"):
+        assert is_error(await gateway.http("GET", "/" + "x" * 50_000), 404)
+    (line,) = access_lines(caplog)
+    assert line["path"] == "/" + "x" * 255 + "..."
 
 
 # -- errors
