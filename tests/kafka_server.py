@@ -67,11 +67,13 @@ num.recovery.threads.per.data.dir=1
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Different ones: asked for one after another, the same may come twice."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _is_open(address: str) -> bool:
@@ -154,7 +156,7 @@ class KafkaServer(_Process):
     def __init__(self, folder: Path, jars: Path) -> None:
         super().__init__(folder)
         self._jars = jars
-        self._ports = {name: free_port() for name in ("plain", "sasl", "controller")}
+        self._ports = dict(zip(("plain", "sasl", "controller"), free_ports(3), strict=True))
         self._properties = folder / "server.properties"
         self._properties.write_text(
             SERVER_PROPERTIES.format(
@@ -208,7 +210,7 @@ class TansuServer(_Process):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._port = free_port()
+        (self._port,) = free_ports(1)
 
     @property
     def bootstrap(self) -> str:

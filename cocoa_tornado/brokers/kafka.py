@@ -23,6 +23,7 @@ from .kafka_publisher import Outgoing, Publisher
 from .port import Batch, BrokerCounters, BrokerStatus, Decoder
 
 STOP_PATIENCE_S = 5.0
+WOKEN_AT_ONCE = 64  # of those who wait for room in the publish queue, in one turn of the loop
 STOP_BOUND_S = 15.0  # the same, with the commit, leaving the group and closing sockets
 
 log = logging.getLogger("cocoa.broker")
@@ -52,7 +53,7 @@ class KafkaBroker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._answers: deque[tuple[asyncio.Future[None], str, BrokerError | None]] = deque()
         self._answers_due = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -146,10 +147,18 @@ class KafkaBroker:
     async def close(self, timeout_s: float) -> None:
         if self._closed:
             return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
         self._closed = True
-        self._wake_writers()
-        await self.stop_consuming()
-        lost = await asyncio.get_running_loop().run_in_executor(None, self._publisher.close, timeout_s)
+        self._wake_all_writers()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.stop_consuming()
+        except TimeoutError:
+            if self._stopped is not None:
+                self._stopped.cancel()
+        left_s = max(0.0, deadline - loop.time())
+        lost = await loop.run_in_executor(None, self._publisher.close, left_s)
         self._enter_answers()
         self._availability.closed()
         if lost:
@@ -192,7 +201,22 @@ class KafkaBroker:
             future.set_exception(error)
 
     def _wake_writers(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        """Wake those who wait, in their order and no more than there is room for: each takes a place, or leaves it to
+        the next turn's. All at once would ask again and again, thousands of them for one place."""
+        places = min(self._publisher.free_records(), WOKEN_AT_ONCE)
+        while self._waiters and places:
+            places -= _wake(self._waiters.popleft())
+        if self._waiters and not places and self.can_write():
+            asyncio.get_running_loop().call_soon(self._wake_writers)
+
+    def _wake_all_writers(self) -> None:
+        while self._waiters:
+            _wake(self._waiters.popleft())
+
+
+def _wake(waiter: asyncio.Future[None]) -> bool:
+    """False if it waits no more."""
+    if waiter.done():
+        return False
+    waiter.set_result(None)
+    return True

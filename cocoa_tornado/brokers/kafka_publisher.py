@@ -79,7 +79,7 @@ class Publisher:
     broker refuses that very record.
 
     :param brokers_answer: True where the consuming half finds the brokers there
-    :param room_again: called on any thread when the queue has fallen below its bound again
+    :param room_again: called on any thread when the queue, having been full, has fallen below half of its bound
     """
 
     def __init__(
@@ -116,6 +116,13 @@ class Publisher:
 
     def has_room(self) -> bool:
         return self._records < self._options.queue_records and self._bytes < self._options.queue_bytes
+
+    def free_records(self) -> int:
+        """How many more records there is room for."""
+        return self._options.queue_records - self._records if self.has_room() else 0
+
+    def _has_ample_room(self) -> bool:
+        return self._records <= self._options.queue_records // 2 and self._bytes <= self._options.queue_bytes // 2
 
     def submit(self, record: Outgoing) -> None:
         """Queue a record. Raises BrokerClosed after close, BrokerError above twice the queue's bound.
@@ -154,7 +161,8 @@ class Publisher:
             thread = self._thread
         if thread is not None:
             # Without a producer it can only be trying to make one, and gives that up by itself.
-            thread.join(5.0 if self._producer is not None else 0.1)
+            left_s = max(0.1, deadline - time.monotonic())
+            thread.join(min(5.0, left_s) if self._producer is not None else 0.1)
         return self._give_up_the_rest()
 
     def _give_up_the_rest(self) -> dict[str, int]:
@@ -220,11 +228,12 @@ class Publisher:
         with self._changed:
             if self._suspect is not None:
                 return []
-            return [
-                topic
-                for topic, lane in self._lanes.items()
-                if lane.records and lane.not_before <= now and not (lane.records[0].refusals and self._sent)
-            ]
+            ready = [topic for topic, lane in self._lanes.items() if lane.records and lane.not_before <= now]
+            suspects = [topic for topic in ready if self._lanes[topic].records[0].refusals]
+            if suspects:
+                # One that was refused goes alone. The others wait until it has, or it would never have its turn.
+                return [] if self._sent else suspects[:1]
+            return ready
 
     def _send_from(self, topic: str) -> None:
         """Send the next records of one topic, until its metadata is not to be had."""
@@ -378,7 +387,7 @@ class Publisher:
                 self._suspect = None
             self._records -= 1
             self._bytes -= record.size
-            room = self._was_full and self.has_room()
+            room = self._was_full and self._has_ample_room()
             if room:
                 self._was_full = False
             self._changed.notify_all()

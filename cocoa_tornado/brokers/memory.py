@@ -7,6 +7,7 @@ published to the results topic is decoded and handed over on a later turn.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -241,12 +242,14 @@ class MemoryBroker:
             await waiter
 
     async def close(self, timeout_s: float) -> None:
-        """There is nothing to flush: ``timeout_s`` is not needed here."""
+        """There is nothing to flush: what takes time are the batches in flight."""
         if self._closed:
             return
         self._closed = True
         self._wake_writers()
-        await self.stop_consuming()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self.stop_consuming()
 
     def _unread(self, topic: str) -> int:
         if topic != self._results_topic or self._ledger is None:

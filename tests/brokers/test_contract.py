@@ -145,6 +145,20 @@ async def test_stopping_waits_for_the_batches_in_flight(stand: Stand) -> None:
     await broker.close(1.0)
 
 
+async def test_closing_waits_no_longer_than_it_may_though_a_batch_is_never_done(stand: Stand) -> None:
+    receiver = Receiver(prompt=False)
+    broker = await stand.broker()
+    broker.start(receiver, decode)
+    await ready(broker)
+    await stand.write(numbered(0, 1), {})
+    await receiver.has(1)
+    # Without a bound of its own this would be the five seconds that stopping waits for the batch.
+    async with asyncio.timeout(4.0):
+        await broker.close(0.5)
+    assert broker.status().state is BrokerState.CLOSED
+    receiver.finish()
+
+
 async def test_a_poison_record_is_set_aside_unchanged_and_stops_nothing(stand: Stand) -> None:
     receiver = Receiver()
     async with consuming(await stand.broker(), receiver) as broker:
