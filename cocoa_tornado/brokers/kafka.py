@@ -100,7 +100,8 @@ class KafkaBroker:
         finished = asyncio.Event()
         self._consuming.stop(STOP_PATIENCE_S, finished.set)
         try:
-            await asyncio.wait_for(finished.wait(), STOP_BOUND_S)
+            async with asyncio.timeout(STOP_BOUND_S):
+                await finished.wait()
         except TimeoutError:
             log.warning("the consumer thread did not stop in time", extra={"waited_s": STOP_BOUND_S})
 
@@ -157,6 +158,7 @@ class KafkaBroker:
         except TimeoutError:
             if self._stopped is not None:
                 self._stopped.cancel()
+                await asyncio.wait({self._stopped})
         left_s = max(0.0, deadline - loop.time())
         lost = await loop.run_in_executor(None, self._publisher.close, left_s)
         self._enter_answers()
