@@ -8,11 +8,14 @@ from setuptools import setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "cocoa_tornado/__init__.py").read_text(encoding="utf-8")).group(1)
 
+# What every speech engine needs: PyAV decodes the audio, pocketsphinx tells speech from silence.
+AUDIO = ["av>=16", "pocketsphinx>=5.0"]
+
 # The adapters of later features name their extras already, so that a deployment's requirement line never changes.
 EXTRAS = {
-    "speech": ["pocketsphinx>=5.0"],
-    "whisper": ["faster-whisper>=1.1"],
-    "google": ["google-cloud-speech>=2.26"],
+    "speech": AUDIO,
+    "whisper": [*AUDIO, "faster-whisper>=1.1"],
+    "google": [*AUDIO, "google-cloud-speech>=2.26"],
     "redis": ["redis>=5.0"],
     "librdkafka": ["confluent-kafka>=2.5"],
     "uvloop": ["uvloop>=0.20; platform_system != 'Windows'"],
@@ -27,6 +30,7 @@ EXTRAS["test"] = [
     # Pinned to the minor: what these two complain of changes with every one.
     "mypy==2.4.*",
     "ruff==0.17.*",
+    *sorted({*EXTRAS["whisper"], *EXTRAS["google"]}),
 ]
 
 setup(
@@ -42,6 +46,7 @@ setup(
         "cocoa_tornado.identity",
         "cocoa_tornado.probe",
         "cocoa_tornado.rules",
+        "cocoa_tornado.speech",
         "cocoa_tornado.web",
         "cocoa_tornado_cli",
     ],

@@ -14,6 +14,11 @@
     |   |-- BrokerClosed    publish after close
     |   `-- RecordTooLarge  the topic does not take records of this size
     |-- ProbeError          probe-device cannot begin, in probe/verdicts.py
+    |-- SpeechError         speech could not be turned into text
+    |   |-- SpeechBusy      every worker is taken and the queue is full (429)
+    |   |-- AudioNotDecodable  it is not the audio it was said to be (400)
+    |   |-- AudioTooLong    more than a stream may have (413)
+    |   `-- EngineFailed    the engine failed; the stream is lost, the engine goes on (502)
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
 Errors of other libraries are translated where they enter, in the adapter, with ``raise ... from``.
@@ -101,3 +106,30 @@ class RecordTooLarge(BrokerError):
 
 class ServiceError(CocoaError):
     """The gateway cannot start; ``str()`` is one line that says why and what to do."""
+
+
+class SpeechError(CocoaError):
+    """Speech could not be turned into text."""
+
+
+class SpeechBusy(SpeechError):
+    """Every worker has a stream and the queue is full, or the device has its share already (429).
+
+    :ivar retry_after_s: when it is worth trying again, as far as one can tell
+    """
+
+    def __init__(self, message: str = "no worker is free", retry_after_s: float = 5.0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class AudioNotDecodable(SpeechError):
+    """The audio is not what it was said to be, or nothing that can be decoded (400)."""
+
+
+class AudioTooLong(SpeechError):
+    """More audio than a stream may have (413)."""
+
+
+class EngineFailed(SpeechError):
+    """The speech engine failed: the stream is lost, the engine goes on (502)."""

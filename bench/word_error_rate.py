@@ -1,0 +1,219 @@
+"""How well the engines hear, and how fast: ``python -m bench.word_error_rate FOLDER... [--engine URL ...]``.
+
+A folder holds recordings and what is said in them: ``NAME.wav``, or ``NAME.raw`` (16 kHz, mono, signed 16-bit,
+little-endian), with ``NAME.txt`` beside it or a line ``<s> the words </s> (NAME)`` in any file whose name ends in
+``transcription``, as the tools of CMU Sphinx write it. Recordings without known words are left out.
+
+Every engine hears every recording once, in pieces of a tenth of a second, in this process and alone: the time is
+processor time over the length of the audio. What counts as a word is at :func:`spoken`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from cocoa_tornado.errors import SpeechError
+from cocoa_tornado.rules.audio import AudioFormat
+from cocoa_tornado.speech.decoding import decode
+from cocoa_tornado.speech.engines import engine_of, make_recognizer
+from cocoa_tornado.speech.recognizer import BYTES_PER_SECOND, Recognizer
+
+PIECE_BYTES: Final = BYTES_PER_SECOND // 10
+LONGEST_S: Final = 600.0
+
+_SMALL: Final = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS: Final = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SHORT: Final = {"mr": ["mister"], "mrs": ["missus"], "dr": ["doctor"], "oh": ["zero"], "o": ["zero"]}
+_TRANSCRIPTION: Final = re.compile(r"\s*<s>(.*)</s>\s*\(([^\s()]+)\)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """:ivar words: what is said in it, as somebody wrote it down"""
+
+    name: str
+    path: Path
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """What turns the words said into the words heard, with the fewest changes.
+
+    :ivar said: how many words were said
+    """
+
+    substituted: int
+    deleted: int
+    inserted: int
+    said: int
+
+    @property
+    def total(self) -> int:
+        return self.substituted + self.deleted + self.inserted
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One recording, heard by one engine."""
+
+    recording: Recording
+    heard: str
+    errors: Errors
+    audio_s: float
+    busy_s: float
+
+
+def spoken(text: str, *, digit_by_digit: bool = False) -> list[str]:
+    """The words of a text as they are pronounced, so that only what was heard is compared, and not how it is spelt.
+
+    Case and punctuation go, hyphens part words, a few abbreviations and all numbers are written out, and ``oh`` is a
+    zero.
+
+    >>> spoken("Mr. Dashwood, 42: ill-disposed!")
+    ['mister', 'dashwood', 'forty', 'two', 'ill', 'disposed']
+
+    :param digit_by_digit: numbers are read like those of a telephone
+    """
+    words: list[str] = []
+    for token in re.findall(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+", text.lower()):
+        if token.isdecimal():
+            words += [_SMALL[int(digit)] for digit in token] if digit_by_digit or len(token) > 2 else _number(token)
+        else:
+            words += _SHORT.get(token, [token.replace("\u2019", "'")])
+    return words
+
+
+def word_errors(said: str, heard: str) -> Errors:
+    """Compare two texts, word by word. Where numbers are written in digits, the reading that fits better counts."""
+    reference = spoken(said)
+    return min((_fewest(reference, spoken(heard, digit_by_digit=way)) for way in (False, True)), key=lambda e: e.total)
+
+
+def error_rate(errors: Iterable[Errors]) -> float:
+    """The word error rate of all of them together: 0.0 is perfect, and it may well exceed 1.0.
+
+    :raises ValueError: not a word was said
+    """
+    counted = list(errors)
+    said = sum(each.said for each in counted)
+    if not said:
+        raise ValueError("there is no rate where nothing is said")
+    return sum(each.total for each in counted) / said
+
+
+def recordings_in(folder: Path) -> list[Recording]:
+    """Every recording below the folder whose words are known, by name."""
+    known: dict[tuple[Path, str], str] = {}
+    for path in folder.rglob("*transcription"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if match := _TRANSCRIPTION.fullmatch(line):
+                known[path.parent, match[2]] = match[1].strip()
+    found = []
+    for path in sorted(folder.rglob("*")):
+        beside = path.with_suffix(".txt")
+        if path.suffix not in (".wav", ".raw"):
+            continue
+        words = beside.read_text(encoding="utf-8").strip() if beside.is_file() else known.get((path.parent, path.stem))
+        if words:
+            found.append(Recording(path.stem, path, words))
+    return found
+
+
+def hear(recognizer: Recognizer, recording: Recording) -> Row:
+    """:raises SpeechError: it is no recording, or the engine failed"""
+    samples = _samples(recording.path)
+    before_s = time.process_time()
+    recognizer.begin(None)
+    for start in range(0, len(samples), PIECE_BYTES):
+        recognizer.accept(samples[start : start + PIECE_BYTES])
+    heard = recognizer.finish()
+    busy_s = time.process_time() - before_s
+    return Row(recording, heard, word_errors(recording.words, heard), len(samples) / BYTES_PER_SECOND, busy_s)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each recording, and one for all."""
+    width = max([len(row.recording.name) for row in rows] + [len("recording")])
+    lines = [f"{'recording':{width}}  audio  said  sub  del  ins     WER    RTF  heard"]
+    for row in rows:
+        lines.append(_line(row.recording.name, [row], width) + f"  {row.heard}")
+    return "\n".join([*lines, _line("all", rows, width)])
+
+
+def _line(name: str, rows: Sequence[Row], width: int) -> str:
+    audio_s = sum(row.audio_s for row in rows)
+    said, substituted, deleted, inserted = (
+        sum(getattr(row.errors, kind) for row in rows) for kind in ("said", "substituted", "deleted", "inserted")
+    )
+    rate, factor = error_rate(row.errors for row in rows), sum(row.busy_s for row in rows) / audio_s
+    counts = f"{said:4}  {substituted:3}  {deleted:3}  {inserted:3}"
+    return f"{name:{width}}  {audio_s:4.1f}s  {counts}  {rate:6.1%}  {factor:5.2f}"
+
+
+def _number(digits: str) -> list[str]:
+    value = int(digits)
+    if value < len(_SMALL):
+        return [_SMALL[value]]
+    return [_TENS[value // 10 - 2], *([_SMALL[value % 10]] if value % 10 else [])]
+
+
+def _fewest(said: Sequence[str], heard: Sequence[str]) -> Errors:
+    """Levenshtein's distance, row by row, with the kinds of change counted on the way."""
+    # (changes in all, substituted, deleted, inserted) that lead from the words said so far to those heard so far
+    above = [(number, 0, 0, number) for number in range(len(heard) + 1)]
+    for row, word in enumerate(said, start=1):
+        line = [(row, 0, row, 0)]
+        for column, other in enumerate(heard, start=1):
+            total, substituted, deleted, inserted = above[column - 1]
+            wrong = int(word != other)
+            candidates = [(total + wrong, substituted + wrong, deleted, inserted)]
+            total, substituted, deleted, inserted = above[column]
+            candidates.append((total + 1, substituted, deleted + 1, inserted))
+            total, substituted, deleted, inserted = line[column - 1]
+            candidates.append((total + 1, substituted, deleted, inserted + 1))
+            line.append(min(candidates))
+        above = line
+    _, substituted, deleted, inserted = above[-1]
+    return Errors(substituted, deleted, inserted, len(said))
+
+
+def _samples(path: Path) -> bytes:
+    declared = AudioFormat(container="raw" if path.suffix == ".raw" else "wav")
+    return b"".join(decode(declared, io.BytesIO(path.read_bytes()), LONGEST_S))
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--engine", "engines", multiple=True, default=["pocketsphinx://"], help="As for COCOA_SPEECH; repeatable."
+)
+@click.option("--language", default="en", show_default=True, help="Of the recordings.")
+def main(folders: Sequence[Path], engines: Sequence[str], language: str) -> None:
+    """Print the word error rate and the real time factor of each engine on the recordings below FOLDERS."""
+    recordings = [recording for folder in folders for recording in recordings_in(folder)]
+    if not recordings:
+        raise click.UsageError(f"no recording with known words below {', '.join(map(str, folders))}")
+    try:
+        for url in engines:
+            recognizer = make_recognizer(engine_of(url), language=language, workers=1)
+            click.echo(f"{recognizer.detail}\n\n{table([hear(recognizer, each) for each in recordings])}\n")
+    except (SpeechError, ValueError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Who gets which speech worker, who waits, who is refused, and what a silent worker means. Pure; the pool does it.
+
+The pool tells a :class:`Roster` what happened (a stream arrived, a worker is ready, a frame came) and then asks
+:meth:`Roster.plan` what is to be done. Nothing else decides anything. The life of a worker::
+
+    loading --ready--> idle --assigned--> busy --settled--> idle
+       |                |                  |
+       |                |                  +--its stream left--> draining --settled--> idle
+       +-- too slow -- died -- stuck ------+-----------------------+
+                        |
+                      dying --gone--> (another is loaded in its place)
+
+Streams and workers are numbers that the pool gives and never gives twice.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from .backoff import Backoff
+
+HOPELESS_AFTER: Final = 3
+"""So many workers in a row that died before they were of use, and nobody waits for the next one."""
+
+SHORTEST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """:ivar workers: processes, at least 1
+    :ivar queue: streams that may wait for one
+    :ivar stall_s: a worker that has something to do and shows no progress for so long is stuck
+    :ivar load_s: the same for a worker that loads its model
+    """
+
+    workers: int
+    queue: int
+    stall_s: float
+    load_s: float
+
+
+class Phase(enum.Enum):
+    """Where a worker is; see the top of this module."""
+
+    LOADING = "loading"
+    IDLE = "idle"
+    BUSY = "busy"
+    DRAINING = "draining"  # its stream has left; it says so itself when it is free
+    DYING = "dying"  # to be killed, or killed, and not gone yet
+
+
+class Admission(enum.Enum):
+    """What becomes of a stream that arrives."""
+
+    WAITS = "waits"  # the next plan may assign it at once
+    BUSY = "busy"  # the queue is full
+    HOPELESS = "hopeless"  # no worker has come up for a while
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """The stream is the worker's from now on."""
+
+    worker: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """The worker is beyond help.
+
+    :ivar stream: what it was working for, which is lost; None if nothing
+    :ivar reason: ``stuck`` or ``slow`` (to load); a metric label
+    """
+
+    worker: int
+    stream: int | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, all of it, in this order.
+
+    :ivar given_up: streams that waited for workers which don't come up
+    :ivar load: start one more worker
+    :ivar again_at: ask for the next plan by then, if nothing happens before; None: no need
+    """
+
+    kill: tuple[Kill, ...] = ()
+    given_up: tuple[int, ...] = ()
+    assign: tuple[Assign, ...] = ()
+    load: bool = False
+    again_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Worker:
+    number: int
+    phase: Phase
+    since: float | None  # since when it owes us a sign of life; None: it owes nothing
+    stream: int | None = None
+    assigned_at: float = 0.0
+    sent: int = 0
+    consumed: int = 0
+    ended: bool = False  # END or CANCEL is with it
+    used: bool = False  # it has had a stream
+
+    def owes(self) -> bool:
+        return self.phase is Phase.LOADING or self.ended or self.sent > self.consumed
+
+
+@dataclass(slots=True)
+class Roster:
+    """All workers and all streams that wait for one. ``now`` is in seconds, monotonic.
+
+    Held at any time: a worker has at most one stream, a stream at most one worker; at most ``workers`` processes exist,
+    those that are being killed among them, and at most one of them is loading; streams get their workers in the order
+    in which they came; no more than ``queue`` of them wait once the plan is carried out.
+
+    :ivar early_deaths: workers in a row that ended without ever having had a stream, none of which came up since
+    """
+
+    limits: PoolLimits
+    backoff: Backoff
+    early_deaths: int = 0
+    _workers: dict[int, _Worker] = field(default_factory=dict)
+    _waiting: deque[int] = field(default_factory=deque)
+    _load_not_before: float = 0.0
+    _mean_s: float = 5.0  # how long a worker has a stream, smoothed
+
+    # What the pool asks
+
+    @property
+    def ready(self) -> int:
+        """Workers that have their model and are not being killed."""
+        return sum(worker.phase not in (Phase.LOADING, Phase.DYING) for worker in self._workers.values())
+
+    @property
+    def busy(self) -> int:
+        return sum(worker.phase in (Phase.BUSY, Phase.DRAINING) for worker in self._workers.values())
+
+    @property
+    def queued(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def hopeless(self) -> bool:
+        """No worker is ready, and the last few never came to it."""
+        return self.early_deaths >= HOPELESS_AFTER and self.ready == 0
+
+    def phase_of(self, worker: int) -> Phase | None:
+        """None: there is no such worker, or no more."""
+        known = self._workers.get(worker)
+        return known.phase if known else None
+
+    def retry_after_s(self) -> float:
+        """When somebody who was refused may find a place: once as many streams as wait have been worked off."""
+        turns = (len(self._waiting) + 1) / self.limits.workers
+        return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, turns * self._mean_s))
+
+    # What happened
+
+    def arrive(self, stream: int) -> Admission:
+        """A stream wants a worker."""
+        if self.hopeless:
+            return Admission.HOPELESS
+        idle = sum(worker.phase is Phase.IDLE for worker in self._workers.values())
+        if len(self._waiting) >= self.limits.queue + idle:
+            return Admission.BUSY
+        self._waiting.append(stream)
+        return Admission.WAITS
+
+    def leave(self, stream: int) -> int | None:
+        """A stream is over for its owner. The worker that has it, if one does, is to be told with CANCEL."""
+        for worker in self._workers.values():
+            if worker.stream == stream:
+                worker.stream = None
+                if worker.phase is not Phase.BUSY:
+                    return None
+                worker.phase = Phase.DRAINING
+                return worker.number
+        if stream in self._waiting:
+            self._waiting.remove(stream)
+        return None
+
+    def loading(self, worker: int, now: float) -> None:
+        """A process has been started, as the plan said."""
+        self._workers[worker] = _Worker(worker, Phase.LOADING, now)
+
+    def came_up(self, worker: int) -> None:
+        """READY came."""
+        known = self._workers.get(worker)
+        if known is not None and known.phase is Phase.LOADING:
+            known.phase, known.since = Phase.IDLE, None
+            self.early_deaths = 0
+
+    def sent(self, worker: int, audio_bytes: int, now: float, *, ended: bool = False) -> None:
+        """Audio, or END or CANCEL, is on its way to the worker."""
+        known = self._workers[worker]
+        owed = known.owes()
+        known.sent += audio_bytes
+        known.ended = known.ended or ended
+        if known.owes() and not owed:
+            known.since = now
+
+    def heard(self, worker: int, now: float, consumed: int | None = None) -> None:
+        """A sign of life from a worker at work: that it went on, and if known, how far it has come."""
+        known = self._workers.get(worker)
+        if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
+            return
+        if consumed is not None:
+            known.consumed = max(known.consumed, min(consumed, known.sent))
+        known.since = now if known.owes() else None
+
+    def unconsumed(self, worker: int) -> int:
+        """Bytes of audio that the worker was sent and has not consumed."""
+        known = self._workers[worker]
+        return known.sent - known.consumed
+
+    def settled(self, worker: int, now: float) -> None:
+        """DONE or FAILED came: the worker is free."""
+        known = self._workers.get(worker)
+        if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
+            return
+        self._mean_s += 0.2 * (now - known.assigned_at - self._mean_s)
+        self._workers[worker] = _Worker(worker, Phase.IDLE, None, used=True)
+        self.backoff.reset()
+
+    def condemn(self, worker: int) -> int | None:
+        """The worker broke the protocol and will be killed. Returns the stream that is lost with it, if any."""
+        known = self._workers.get(worker)
+        if known is None:
+            return None
+        lost, known.stream = known.stream, None
+        known.phase, known.since = Phase.DYING, None
+        return lost
+
+    def gone(self, worker: int, now: float) -> int | None:
+        """The process has ended, or could not be started. Returns the stream that is lost with it, if any."""
+        known = self._workers.pop(worker, None)
+        if known is None:
+            return None
+        if not known.used:
+            # The next one may do no better, so don't spin.
+            self.early_deaths += 1
+            self._load_not_before = now + self.backoff.next_s()
+        return known.stream
+
+    # What is to be done
+
+    def plan(self, now: float) -> Plan:
+        """Decide, and take it as done."""
+        kill = tuple(self._condemn_overdue(now))
+        given_up: tuple[int, ...] = ()
+        if self.hopeless:
+            given_up = tuple(self._waiting)
+            self._waiting.clear()
+        assign = tuple(self._assign(now))
+        wants = len(self._workers) < self.limits.workers
+        wants = wants and not any(worker.phase is Phase.LOADING for worker in self._workers.values())
+        load = wants and now >= self._load_not_before
+        times = [at for worker in self._workers.values() if (at := self._overdue_at(worker)) is not None]
+        if wants and not load:
+            times.append(self._load_not_before)
+        return Plan(kill, given_up, assign, load, min(times, default=None))
+
+    def _overdue_at(self, worker: _Worker) -> float | None:
+        if worker.since is None:
+            return None
+        return worker.since + (self.limits.load_s if worker.phase is Phase.LOADING else self.limits.stall_s)
+
+    def _condemn_overdue(self, now: float) -> list[Kill]:
+        kills = []
+        for worker in self._workers.values():
+            overdue_at = self._overdue_at(worker)
+            if overdue_at is not None and now >= overdue_at:
+                reason = "slow" if worker.phase is Phase.LOADING else "stuck"
+                kills.append(Kill(worker.number, self.condemn(worker.number), reason))
+        return kills
+
+    def _assign(self, now: float) -> list[Assign]:
+        assigned = []
+        for worker in self._workers.values():
+            if not self._waiting:
+                break
+            if worker.phase is Phase.IDLE:
+                worker.phase, worker.stream = Phase.BUSY, self._waiting.popleft()
+                worker.assigned_at, worker.used = now, True
+                assigned.append(Assign(worker.number, worker.stream))
+        return assigned

@@ -1,0 +1,300 @@
+"""From any audio that a device sends to what recognizers take: 16 kHz, mono, signed 16-bit little-endian.
+
+Runs in a worker process: it blocks for bytes, and it hands strangers' bytes to C code. FFmpeg (through PyAV) decodes,
+mixes and resamples; it is told which container to expect, never asked to guess, and may use only the few decoders
+named here. Raw samples and WAV need no demuxer, and so there is nothing between a piece of audio and its recognition.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from array import array
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Final, Literal, Protocol, TypeAlias
+
+import av
+import av.filter
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.frame import AudioFrame
+
+from ..errors import AudioNotDecodable, AudioTooLong
+from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, settle
+from ..rules.wav import WavLayout, read_wav_header
+from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ
+
+_Frames: TypeAlias = Generator[AudioFrame, None, None]
+
+
+class Readable(Protocol):
+    """Where a stream's bytes come from."""
+
+    def read(self, max_bytes: int, /) -> bytes:
+        """Wait for bytes and return those that are there, at least one and at most ``max_bytes``; b'' at the end."""
+
+
+def decode(audio_format: AudioFormat, source: Readable, max_audio_s: float) -> Generator[bytes, None, None]:
+    """Decode a stream while it arrives: yields pieces of whole samples, each as soon as the input allows.
+
+    The format is settled by the first bytes (:func:`~cocoa_tornado.rules.audio.settle`) before anything else. Raw and
+    WAV come out as they come in; Ogg and MP3 a page or a few frames behind; FLAC ten frames behind, for its parser
+    wants to be sure. All channels are mixed, each as loud as the others. The input is read to its end; what a WAV holds
+    after its samples is not audio. At no time more than a few seconds of audio are in memory.
+
+    A stream that breaks after audio has come of it was cut short or damaged on its way: damaged packets are passed
+    over, and what could be decoded is used. Only if nothing could be is the stream refused. What ``source.read``
+    raises comes through as it is.
+
+    :param max_audio_s: the most audio that is decoded
+    :raises AudioNotDecodable: not a single sample came of it: another format, damaged from the start, or empty
+    :raises AudioTooLong: there is more than ``max_audio_s``, as soon as that much has been yielded
+    """
+    stream = _Input(source)
+    left_bytes = 2 * math.ceil(max_audio_s * SAMPLE_RATE_HZ)
+    begun = False
+    try:
+        with closing(_frames(audio_format, stream)) as frames:
+            for piece in _mixed(frames):
+                stream.raise_failure()
+                begun = True
+                if len(piece) > left_bytes:
+                    if left_bytes:
+                        yield piece[:left_bytes]
+                    raise AudioTooLong(f"more than {max_audio_s:g} s of audio")
+                left_bytes -= len(piece)
+                yield piece
+    except AudioNotDecodable:
+        stream.raise_failure()
+        if not begun:
+            raise
+    except av.FFmpegError as error:
+        stream.raise_failure()
+        if not begun:
+            raise AudioNotDecodable("its samples cannot be decoded") from error
+    while stream.read(_READ_BYTES):
+        pass
+    stream.raise_failure()
+    if not begun:
+        raise AudioNotDecodable("there is no audio in it")
+
+
+class _Input:
+    """The bytes of one stream, some of which may have been looked at and put back.
+
+    FFmpeg calls :meth:`read` from C, where an exception would be an I/O error among others: so a failure of the
+    source looks like the end of the stream to FFmpeg, and is raised by whoever asks next in Python.
+    """
+
+    def __init__(self, source: Readable) -> None:
+        self._source = source
+        self._ahead = b""
+        self._ended = False
+        self._failure: BaseException | None = None
+
+    def read(self, max_bytes: int) -> bytes:
+        """At least one byte and never more than ``max_bytes``, which PyAV copies into a buffer of just that size."""
+        if not self._ahead and not self._ended:
+            try:
+                self._ahead = self._source.read(max_bytes)
+            except BaseException as failure:
+                self._failure = failure
+            self._ended = not self._ahead
+        piece, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+        return piece
+
+    def exactly(self, count: int) -> bytes:
+        """So many bytes; fewer only at the end of the stream."""
+        pieces = bytearray()
+        while len(pieces) < count and (piece := self.read(count - len(pieces))):
+            pieces += piece
+        self.raise_failure()
+        return bytes(pieces)
+
+    def put_back(self, piece: bytes) -> None:
+        self._ahead = piece + self._ahead
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
+    head, ended = b"", False
+    while (audio_format := settle(declared, head, complete=ended)) is None:
+        piece = stream.read(_READ_BYTES)
+        head, ended = head + piece, not piece
+    stream.put_back(head)
+    if audio_format.container == "wav":
+        return _wav(stream)
+    if audio_format.container != "raw":
+        return _demuxed(audio_format.container, stream)
+    pieces = _whole_samples(stream, audio_format.frame_bytes, None)
+    encoding: str = audio_format.encoding
+    if encoding == "l16":
+        encoding, pieces = "s16le", _little_endian(pieces, audio_format.channels)
+    return _pcm(encoding, audio_format.rate_hz, audio_format.channels, pieces)
+
+
+def _wav(stream: _Input) -> _Frames:
+    header = read_wav_header()
+    try:
+        wanted = next(header)
+        while True:
+            wanted = header.send(stream.exactly(wanted))
+    except StopIteration as found:
+        layout: WavLayout = found.value
+    pieces = _whole_samples(stream, layout.frame_bytes, layout.data_bytes)
+    return _pcm(layout.encoding, layout.rate_hz, layout.channels, pieces)
+
+
+def _whole_samples(stream: _Input, frame_bytes: int, data_bytes: int | None) -> Iterator[bytes]:
+    """Cut the stream where samples end; what is left of half a sample at the end is dropped.
+
+    :param data_bytes: read no more than that; None: all there is
+    """
+    held = b""
+    left_bytes = math.inf if data_bytes is None else data_bytes
+    while left_bytes and (piece := stream.read(int(min(left_bytes, _READ_BYTES)))):
+        left_bytes -= len(piece)
+        held += piece
+        whole = len(held) - len(held) % frame_bytes
+        if whole:
+            yield held[:whole]
+            held = held[whole:]
+
+
+def _little_endian(pieces: Iterator[bytes], channels: int) -> Iterator[bytes]:
+    """16-bit samples in the order that they turn out to have, turned around where need be."""
+    held = b""
+    order: Literal["s16le", "s16be"] | None = None
+    for piece in pieces:
+        if order is not None:
+            yield _turned(piece) if order == "s16be" else piece
+            continue
+        held += piece
+        order = byte_order(held, channels)
+        # Near silence may go on for long, and a stream may not stand still for it: that much is judged for itself.
+        if order is not None or len(held) >= _HELD_BYTES or held[0::2] == held[1::2]:
+            yield _in_order(held, channels)
+            held = b""
+    if held:
+        yield _in_order(held, channels)
+
+
+def _in_order(samples: bytes, channels: int) -> bytes:
+    return _turned(samples) if byte_order(samples, channels, complete=True) == "s16be" else samples
+
+
+def _turned(samples: bytes) -> bytes:
+    turned = array("h", samples)
+    turned.byteswap()
+    return turned.tobytes()
+
+
+def _pcm(encoding: str, rate_hz: int, channels: int, pieces: Iterator[bytes]) -> _Frames:
+    decoder = av.CodecContext.create(f"pcm_{encoding}", "r")
+    assert isinstance(decoder, AudioCodecContext)
+    decoder.sample_rate = rate_hz
+    decoder.layout = f"{channels}c"
+    for piece in pieces:
+        yield from decoder.decode(av.Packet(piece))
+
+
+def _demuxed(container: Literal["ogg", "flac", "mp3"], stream: _Input) -> _Frames:
+    try:
+        demuxer = av.open(
+            stream,
+            "r",
+            format=container,
+            container_options={"codec_whitelist": _DECODERS[container], **_AT_ONCE},
+            metadata_errors="replace",  # nobody reads the tags, and they may hold anything
+            buffer_size=_READ_BYTES,
+        )
+    except av.FFmpegError as error:
+        stream.raise_failure()
+        raise AudioNotDecodable(f"it does not begin like {container} audio") from error
+    with demuxer:
+        track = next(iter(demuxer.streams.audio), None)
+        if track is None or track.codec_context.codec.name not in _DECODERS[container].split(","):
+            raise AudioNotDecodable(f"no audio in this {container} that can be decoded")
+        track.codec_context.thread_count = 1  # threads would decode ahead, and be late with the result
+        packets = demuxer.demux(track)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.FFmpegError):  # broken beyond repair: what came until here is used
+                return
+            try:
+                decoded = packet.decode()
+            except av.FFmpegError:  # this packet is damaged, or a part of it was lost: the next may be whole
+                continue
+            yield from decoded
+
+
+def _mixed(frames: Iterator[AudioFrame]) -> Iterator[bytes]:
+    """Mix and resample. A stream may change its rate and channels on the way, as chained Ogg does."""
+    mixer: _Mixer | None = None
+    for frame in frames:
+        if mixer is None or mixer.made_of != _made_of(frame):
+            if mixer is not None:
+                yield from mixer.mix(None)
+            mixer = _Mixer(frame)
+        yield from mixer.mix(frame)
+    if mixer is not None:
+        yield from mixer.mix(None)
+
+
+class _Mixer:
+    """Frames of one kind in, pieces of what recognizers take out.
+
+    :ivar made_of: sample format, channel layout and rate of the frames that it takes
+    """
+
+    def __init__(self, like: AudioFrame) -> None:
+        channels, rate_hz = like.layout.nb_channels, like.sample_rate
+        if not (MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ and 1 <= channels <= MAX_CHANNELS):
+            raise AudioNotDecodable(f"{channels} channels at {rate_hz} Hz")
+        self.made_of = _made_of(like)
+        self._graph = av.filter.Graph()
+        # Every channel counts the same: a downmix by layout would drop a microphone that it takes for a subwoofer.
+        shares = "+".join(f"{1 / channels:.6f}*c{channel}" for channel in range(channels))
+        self._graph.link_nodes(
+            self._graph.add(
+                "abuffer",
+                sample_rate=str(rate_hz),
+                sample_fmt=like.format.name,
+                channel_layout=like.layout.name,
+                time_base=f"1/{rate_hz}",
+            ),
+            self._graph.add("pan", f"mono|c0={shares}"),
+            self._graph.add("aformat", sample_rates=str(SAMPLE_RATE_HZ), sample_fmts="s16", channel_layouts="mono"),
+            self._graph.add("abuffersink"),
+        ).configure()
+
+    def mix(self, frame: AudioFrame | None) -> Iterator[bytes]:
+        """The samples that are known now; None: no frame follows, so what the resampler holds back comes out."""
+        if frame is not None:
+            frame.pts = None  # samples follow each other, whatever their time stamps say
+        self._graph.push(frame)
+        while True:
+            try:
+                mixed = self._graph.pull()
+            except (av.BlockingIOError, av.EOFError):  # it wants more input; it has had the last
+                return
+            assert isinstance(mixed, AudioFrame)
+            if mixed.samples:
+                samples = bytes(mixed.planes[0])[: 2 * mixed.samples]  # the rest of a plane is padding
+                yield _turned(samples) if sys.byteorder == "big" else samples
+
+
+def _made_of(frame: AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+_READ_BYTES: Final = 4096
+_HELD_BYTES: Final = BYTES_PER_SECOND // 5
+"""So much audio is held back at most while its byte order is unknown."""
+# The streams' parameters are in their first packet: don't read on in search of better knowledge.
+_AT_ONCE: Final = {"probesize": "32"}
+_DECODERS: Final = {"ogg": "opus,vorbis,flac", "flac": "flac", "mp3": "mp3float,mp3"}

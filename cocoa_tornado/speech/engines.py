@@ -1,0 +1,133 @@
+"""Which speech engine a URL names, and the way from there to a recognizer.
+
+Reading a URL is pure and imports nothing. The engines' libraries are imported by :func:`make_recognizer`, which only a
+worker process calls.
+
+::
+
+    pocketsphinx://                                  the model that comes with the package
+    pocketsphinx:///folder/of/model?dict=..&lm=..    another acoustic model; its dictionary and language model
+    whisper://base                                   a model by name: fetched once, kept in the library's own cache
+    whisper:///absolute/folder  whisper://./folder   a model on disk
+    google://?project=..&location=..&model=..        Google Cloud Speech, version 2
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from .recognizer import Recognizer
+
+EngineKind = Literal["pocketsphinx", "whisper", "google"]
+
+OPTIONS: Final[Mapping[EngineKind, frozenset[str]]] = {
+    "pocketsphinx": frozenset({"dict", "lm"}),
+    "whisper": frozenset({"beam", "compute_type"}),
+    "google": frozenset({"project", "location", "language", "model", "recognizer", "endpoint"}),
+}
+"""What may stand behind the question mark of each engine's URL."""
+
+_MODULES: Final[Mapping[EngineKind, tuple[str, ...]]] = {
+    # PyAV decodes for every engine; pocketsphinx also brings the voice activity detector for audio over WebSocket.
+    "pocketsphinx": ("pocketsphinx", "av"),
+    "whisper": ("faster_whisper", "pocketsphinx", "av"),
+    "google": ("google.cloud.speech_v2", "pocketsphinx", "av"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUrl:
+    """An engine and what its URL says about it.
+
+    :ivar location: what stands between ``://`` and ``?``, unquoted: a model's name or folder; '' for the engine's own
+    :ivar options: what stands behind ``?``; only names from :data:`OPTIONS`
+    """
+
+    kind: EngineKind
+    location: str
+    options: Mapping[str, str]
+
+    @property
+    def extra(self) -> str:
+        """The extra of this package that brings the engine."""
+        return "speech" if self.kind == "pocketsphinx" else self.kind
+
+
+def engine_of(url: str) -> EngineUrl:
+    """Read a URL; see the top of this module.
+
+    >>> engine_of("whisper://base").location
+    'base'
+
+    :raises ValueError: it is no such URL; the text follows on the URL in a sentence
+    """
+    kind = _kind(url)
+    if not url.isprintable() or "#" in url:
+        raise ValueError("holds a character that no engine's URL has")
+    location = unquote(url.partition("://")[2].partition("?")[0])
+    try:
+        pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, strict_parsing=bool(urlsplit(url).query))
+    except ValueError:
+        raise ValueError("has options that are not of the form name=value") from None
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ValueError("has an option twice")
+    unknown = sorted(options.keys() - OPTIONS[kind])
+    if unknown:
+        raise ValueError(f"has an option {unknown[0]!r}, which is not one of {', '.join(sorted(OPTIONS[kind]))}")
+    _check_location(kind, location)
+    return EngineUrl(kind, location, options)
+
+
+def missing_module(engine: EngineUrl) -> str | None:
+    """The first of the engine's Python modules that is not installed here; None if all are. Imports none of them
+    (but the packages above a dotted name)."""
+    for name in _MODULES[engine.kind]:
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError:
+            found = False
+        if not found:
+            return name
+    return None
+
+
+def make_recognizer(engine: EngineUrl, *, language: str, workers: int) -> Recognizer:
+    """Import the engine's library and load its model. Takes seconds, blocks, and is for worker processes.
+
+    :param language: a BCP 47 tag, or '' for what the engine takes by itself
+    :param workers: processes of this kind on this machine, which share its processors
+    :raises EngineFailed: the model or its library cannot be used; ``str()`` is one line
+    """
+    if engine.kind == "whisper":
+        from .whisper import WhisperRecognizer
+
+        return WhisperRecognizer(engine, language=language, workers=workers)
+    if engine.kind == "google":
+        from .google import GoogleRecognizer
+
+        return GoogleRecognizer(engine, language=language)
+    from .pocketsphinx import PocketsphinxRecognizer
+
+    return PocketsphinxRecognizer(engine, language=language)
+
+
+def _kind(url: str) -> EngineKind:
+    scheme, separator, _ = url.partition("://")
+    for kind in OPTIONS:
+        if separator and scheme.lower() == kind:
+            return kind
+    raise ValueError("is not a speech engine of a kind that is known")
+
+
+def _check_location(kind: EngineKind, location: str) -> None:
+    if kind == "whisper" and not location:
+        raise ValueError("names no model: whisper://base, or whisper:///a/folder")
+    if kind == "google" and location:
+        raise ValueError("has a host or a path in it; google:// takes options only: google://?project=...")
+    if kind == "pocketsphinx" and location and not location.startswith("/"):
+        raise ValueError("names no absolute folder: pocketsphinx://, or pocketsphinx:///a/folder")

@@ -1,0 +1,455 @@
+"""The pool of worker processes: the speech port over ``python -m cocoa_tornado.speech.worker``. IOLoop thread only.
+
+Nothing is decided here: :mod:`cocoa_tornado.rules.speech_pool` says who gets which worker and which worker must go.
+Here processes are started and killed, and streams are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed, SpeechBusy, SpeechError
+from ..rules.audio import AudioFormat
+from ..rules.backoff import Backoff
+from ..rules.rate import LineBudget, RateLimit
+from ..rules.speech_pool import Admission, Assign, Kill, Phase, PoolLimits, Roster
+from . import wire
+from .port import SpeechState, SpeechStatus, Transcript
+from .process import WorkerProcess, start_worker
+from .wire import Kind
+
+HELD_BYTES: Final = 256 * 1024
+"""What a stream holds for its worker, or while it waits for one, before :meth:`PooledStream.feed` suspends."""
+
+RETRY_BASE_S: Final = 1.0
+RETRY_CAP_S: Final = 60.0
+
+WORKER_LINES: Final = RateLimit(per_s=1.0, burst=20)
+"""Lines of all workers together that are passed on to the log."""
+
+log = logging.getLogger("cocoa.speech")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """:ivar url: the engine, as :func:`cocoa_tornado.speech.engines.engine_of` reads it
+    :ivar language: a language tag; '' for what the engine takes by itself
+    :ivar workers: processes; each holds the model
+    :ivar queue: streams that may wait for one
+    :ivar stall_s: a worker that has something to do and makes no progress for so long is replaced
+    :ivar load_s: the same for one that loads its model, which may have to be fetched first
+    :ivar command: starts a worker; None for the one of this package
+    """
+
+    url: str
+    language: str = ""
+    workers: int = 1
+    queue: int = 16
+    stall_s: float = 30.0
+    load_s: float = 600.0
+    command: tuple[str, ...] | None = None
+
+    def worker_command(self) -> tuple[str, ...]:
+        """What starts a worker."""
+        if self.command is not None:
+            return self.command
+        # -P: what lies in the folder where the gateway was started is not to be taken for a library of the worker's.
+        module = ("-P", "-m", "cocoa_tornado.speech.worker")
+        return (sys.executable, *module, self.url, "--language", self.language, "--workers", str(self.workers))
+
+
+@dataclass(slots=True)
+class PoolCounters:
+    """:ivar started: processes; :ivar lost: those that ended by themselves or had to be killed, by reason: ``crashed``,
+    ``stuck``, ``slow`` (to load), ``nonsense``."""
+
+    started: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+
+
+class PooledStream:
+    """One stream; made by :meth:`WorkerPool.open`.
+
+    :ivar worker: the number of the worker that has it; None while it waits, and when it is over
+    """
+
+    def __init__(
+        self, pool: WorkerPool, number: int, begin: wire.Begin, on_interim: Callable[[str], None] | None, now: float
+    ) -> None:
+        self.number, self.begin = number, begin
+        self.worker: int | None = None
+        self.held = bytearray()
+        self.finishing = self.end_sent = False
+        self.opened_at = self.assigned_at = now
+        self._pool, self._on_interim = pool, on_interim
+        self._result: Transcript | SpeechError | None = None
+        self._changed = asyncio.Event()
+
+    def __repr__(self) -> str:
+        where = "over" if self.over else "waiting" if self.worker is None else f"worker={self.worker}"
+        return f"<PooledStream #{self.number} {where}>"
+
+    @property
+    def over(self) -> bool:
+        return self._result is not None
+
+    async def feed(self, data: bytes) -> None:
+        view = memoryview(data)
+        while len(view):
+            self._raise_if_lost()
+            if self.finishing:
+                raise EngineFailed("audio after the end of its stream")
+            room = HELD_BYTES - len(self.held)
+            self.held += view[:room]
+            view = view[room:]
+            self._pool.pump(self)
+            if len(self.held) >= HELD_BYTES:
+                await self._change()
+        self._raise_if_lost()
+
+    async def finish(self) -> Transcript:
+        self.finishing = True
+        if not self.over:
+            self._pool.pump(self)
+        while self._result is None:
+            await self._change()
+        self._raise_if_lost()
+        assert isinstance(self._result, Transcript)
+        return self._result
+
+    def cancel(self) -> None:
+        if not self.over:
+            self.settle(EngineFailed("the stream was cancelled"))
+            self._pool.dismiss(self)
+
+    def settle(self, result: Transcript | SpeechError) -> None:
+        """The stream is over. The first result counts."""
+        if self._result is None:
+            self._result = result
+            self.held.clear()
+            self.wake()
+
+    def hypothesis(self, text: str) -> None:
+        if self._on_interim is not None and not self.over:
+            self._on_interim(text)
+
+    def wake(self) -> None:
+        """Let those who wait look again."""
+        self._changed.set()
+        self._changed.clear()
+
+    async def _change(self) -> None:
+        await self._changed.wait()
+
+    def _raise_if_lost(self) -> None:
+        if isinstance(self._result, SpeechError):
+            # A new one each time: an exception collects the traceback of everybody who raises it.
+            raise type(self._result)(str(self._result))
+
+
+class WorkerPool:
+    """A :class:`~cocoa_tornado.speech.port.SpeechEngine`; also the overseer of its processes."""
+
+    def __init__(self, options: PoolOptions) -> None:
+        self.counters = PoolCounters()
+        self._options = options
+        self._command = options.worker_command()
+        self._roster = Roster(
+            PoolLimits(options.workers, options.queue, options.stall_s, options.load_s),
+            Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S),
+        )
+        self._numbers = 0
+        self._waiting: dict[int, PooledStream] = {}  # by stream
+        self._at_work: dict[int, PooledStream] = {}  # by worker
+        self._processes: dict[int, WorkerProcess] = {}
+        self._killed: set[int] = set()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._ready_detail = ""
+        self._trouble = ""  # what kept the last worker that did not come up
+        self._explained: set[int] = set()  # workers that said themselves what keeps them from working
+        self._logged = SpeechState.LOADING
+        self._lines = LineBudget(WORKER_LINES)
+
+    def __repr__(self) -> str:
+        return f"<WorkerPool {self._options.url} {self.status()}>"
+
+    # The port
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._replan()
+
+    def status(self) -> SpeechStatus:
+        roster = self._roster
+        return SpeechStatus(self._state(), self._detail(), roster.ready, roster.busy, roster.queued)
+
+    def worker_pids(self) -> tuple[int, ...]:
+        """Processes that live."""
+        return tuple(process.pid for process in self._processes.values() if process.pid is not None)
+
+    def open(
+        self, audio_format: AudioFormat, max_audio_s: float, on_interim: Callable[[str], None] | None = None
+    ) -> PooledStream:
+        begin = wire.Begin(audio_format, on_interim is not None, max_audio_s)
+        stream = PooledStream(self, self._number(), begin, on_interim, self._now())
+        if self._closed:
+            stream.settle(EngineFailed("the speech engine is closed"))
+            return stream
+        admission = self._roster.arrive(stream.number)
+        if admission is Admission.BUSY:
+            raise SpeechBusy("every worker is taken and the queue is full", self._roster.retry_after_s())
+        if admission is Admission.HOPELESS:
+            stream.settle(EngineFailed(self._trouble))
+            return stream
+        self._waiting[stream.number] = stream
+        self._replan()
+        return stream
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for stream in [*self._waiting.values(), *self._at_work.values()]:
+            stream.settle(EngineFailed("the speech engine was closed"))
+        self._waiting.clear()
+        self._at_work.clear()
+        # A process that is just being started becomes one of those below first.
+        while self._starting:
+            await asyncio.wait(self._starting)
+        processes = list(self._processes.values())
+        for process in processes:
+            self._kill(process.number)
+        for process in processes:
+            await process.gone.wait()
+
+    # What streams ask
+
+    def pump(self, stream: PooledStream) -> None:
+        """Send what the stream holds, as far as its worker keeps up."""
+        number = stream.worker
+        if number is None or stream.over:
+            return
+        process, roster, held = self._processes[number], self._roster, stream.held
+        now = self._now()
+        while held and (room := wire.WINDOW_BYTES - roster.unconsumed(number)) > 0:
+            piece = bytes(held[: min(room, wire.MAX_AUDIO_BYTES)])
+            del held[: len(piece)]
+            process.write(wire.frame(Kind.AUDIO, piece))
+            roster.sent(number, len(piece), now)
+        if stream.finishing and not held and not stream.end_sent:
+            stream.end_sent = True
+            process.write(wire.frame(Kind.END))
+            roster.sent(number, 0, now, ended=True)
+        self._arm(now + self._options.stall_s)
+
+    def dismiss(self, stream: PooledStream) -> None:
+        """The stream was cancelled."""
+        self._waiting.pop(stream.number, None)
+        number, stream.worker = self._roster.leave(stream.number), None
+        if number is not None:
+            self._at_work.pop(number, None)
+            self._processes[number].write(wire.frame(Kind.CANCEL))
+            self._roster.sent(number, 0, self._now(), ended=True)
+        self._replan()
+
+    # What the processes say
+
+    def on_frame(self, worker: int, frame: wire.Frame) -> None:
+        if frame.kind is Kind.READY:
+            self._ready_detail = wire.message_of(frame, wire.Ready).detail
+            self._roster.came_up(worker)
+            self._replan()
+        elif self._roster.phase_of(worker) is Phase.LOADING:
+            self._trouble = wire.message_of(frame, wire.Failed).detail
+            self._explained.add(worker)
+        elif frame.kind is Kind.PROGRESS:
+            self._roster.heard(worker, self._now(), wire.consumed_of(frame))
+            self._go_on(worker)
+        elif frame.kind is Kind.INTERIM:
+            self._roster.heard(worker, self._now())
+            if worker in self._at_work:
+                self._at_work[worker].hypothesis(frame.payload.decode("utf-8", "replace"))
+        else:
+            self._on_result(worker, frame)
+
+    def on_nonsense(self, worker: int, error: EngineFailed) -> None:
+        self._roster.condemn(worker)
+        self._lose(worker, error)
+        self._kill(worker, "nonsense", str(error))
+        self._replan()
+
+    def on_line(self, worker: int, line: str) -> None:
+        left_out = self._lines.take(self._now())
+        if left_out is not None:
+            log.warning("worker says", extra={"worker": worker, "line": line, "left_out": left_out})
+
+    def on_gone(self, worker: int, how: str) -> None:
+        process = self._processes.pop(worker)
+        if worker not in self._killed and not self._closed:
+            if worker in self._explained:
+                how = self._trouble
+            elif self._roster.phase_of(worker) is Phase.LOADING:
+                self._trouble = f"a worker ended while it loaded: {how}"
+            self._note_loss(worker, "crashed", how)
+        self._killed.discard(worker)
+        self._explained.discard(worker)
+        self._roster.gone(worker, self._now())
+        self._lose(worker, EngineFailed(f"the speech worker crashed: {how}"))
+        log.debug("worker gone", extra={"worker": worker, "pid": process.pid})
+        self._replan()
+
+    def _on_result(self, worker: int, frame: wire.Frame) -> None:
+        if self._roster.phase_of(worker) not in (Phase.BUSY, Phase.DRAINING):
+            raise EngineFailed(f"the worker spoke nonsense: {frame.kind.name} of nothing")
+        result: wire.Done | wire.Failed
+        result = wire.message_of(frame, wire.Done) if frame.kind is Kind.DONE else wire.message_of(frame, wire.Failed)
+        stream = self._at_work.pop(worker, None)
+        self._roster.settled(worker, self._now())
+        if stream is not None:
+            stream.worker = None
+            stream.settle(_outcome(result, stream))
+        self._replan()
+
+    # Carrying out the plan
+
+    def _replan(self) -> None:
+        if self._closed or self._loop is None:
+            return
+        load = True
+        while load:
+            plan = self._roster.plan(self._now())
+            for kill in plan.kill:
+                self._carry_out(kill)
+            for number in plan.given_up:
+                self._waiting.pop(number).settle(EngineFailed(self._trouble))
+            for assign in plan.assign:
+                self._assign(assign)
+            load = plan.load
+            if load:
+                self._load()
+        if plan.again_at is not None:
+            self._arm(plan.again_at)
+        self._log_change()
+
+    def _assign(self, assign: Assign) -> None:
+        stream = self._waiting.pop(assign.stream)
+        stream.worker, stream.assigned_at = assign.worker, self._now()
+        self._at_work[assign.worker] = stream
+        self._processes[assign.worker].write(wire.json_frame(Kind.BEGIN, stream.begin))
+        self._go_on(assign.worker)
+
+    def _go_on(self, worker: int) -> None:
+        stream = self._at_work.get(worker)
+        if stream is not None:
+            self.pump(stream)
+            stream.wake()
+
+    def _carry_out(self, kill: Kill) -> None:
+        limit = self._options.load_s if kill.reason == "slow" else self._options.stall_s
+        problem = f"the speech worker is {kill.reason}: no sign of life for {limit:g} s"
+        if kill.reason == "slow":
+            self._trouble = problem
+        self._lose(kill.worker, EngineFailed(problem))
+        self._kill(kill.worker, kill.reason, problem)
+
+    def _lose(self, worker: int, error: EngineFailed) -> None:
+        stream = self._at_work.pop(worker, None)
+        if stream is not None:
+            stream.worker = None
+            stream.settle(error)
+
+    def _load(self) -> None:
+        number = self._number()
+        self._roster.loading(number, self._now())
+        self.counters.started += 1
+        task = asyncio.ensure_future(self._start_process(number))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start_process(self, number: int) -> None:
+        # Known from the first moment: its frames may come before starting it has returned.
+        process = self._processes[number] = WorkerProcess(number, self)
+        try:
+            await start_worker(process, self._command)
+        except OSError as error:
+            del self._processes[number]
+            self._trouble = f"a worker can't be started: {error}"
+            self._note_loss(number, "crashed", str(error))
+            self._roster.gone(number, self._now())
+            self._replan()
+
+    def _kill(self, worker: int, reason: str = "", how: str = "") -> None:
+        process = self._processes.get(worker)
+        if process is not None and worker not in self._killed:
+            self._killed.add(worker)
+            if reason:
+                self._note_loss(worker, reason, how)
+            process.kill()
+
+    def _note_loss(self, worker: int, reason: str, how: str) -> None:
+        self.counters.lost[reason] = self.counters.lost.get(reason, 0) + 1
+        left_out = self._lines.take(self._now())
+        if left_out is not None:
+            extra = {"worker": worker, "reason": reason, "how": how, "left_out": left_out}
+            log.warning("worker lost", extra=extra)
+
+    def _log_change(self) -> None:
+        state = self._state()
+        if state is not self._logged:
+            self._logged = state
+            level = logging.ERROR if state is SpeechState.FAILED else logging.INFO
+            log.log(level, "speech %s", state.value, extra={"engine": self._options.url, "detail": self._detail()})
+
+    def _state(self) -> SpeechState:
+        if self._closed:
+            return SpeechState.CLOSED
+        if self._roster.ready:
+            return SpeechState.READY
+        return SpeechState.FAILED if self._roster.hopeless else SpeechState.LOADING
+
+    def _detail(self) -> str:
+        state = self._state()
+        if state is SpeechState.READY:
+            return self._ready_detail
+        if state is SpeechState.CLOSED:
+            return "closed"
+        return self._trouble or f"loading {self._options.url}"
+
+    def _arm(self, at: float) -> None:
+        """See to it that there is a plan at ``at``, or before."""
+        if self._loop is None or self._closed or (self._timer is not None and self._timer.when() <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._replan()
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _now(self) -> float:
+        return (self._loop or asyncio.get_running_loop()).time()
+
+
+def _outcome(result: wire.Done | wire.Failed, stream: PooledStream) -> Transcript | SpeechError:
+    if isinstance(result, wire.Done):
+        queue_s = stream.assigned_at - stream.opened_at
+        return Transcript(result.text, result.audio_s, queue_s, result.busy_s)
+    if result.kind == "not_decodable":
+        return AudioNotDecodable(result.detail)
+    if result.kind == "too_long":
+        return AudioTooLong(result.detail)
+    return EngineFailed(result.detail)

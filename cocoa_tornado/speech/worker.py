@@ -1,0 +1,285 @@
+"""A worker process: decodes and recognises one utterance after another, in a process of its own.
+
+``python -m cocoa_tornado.speech.worker URL [--language TAG] [--workers N]``; the gateway starts it. Frames come in on
+standard X
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed
+from . import wire
+from .engines import engine_of, make_recognizer
+from .recognizer import BYTES_PER_SECOND, Recognizer
+from .wire import Kind
+
+NICE: Final = 10
+
+PROGRESS_S: Final = 0.25
+PROGRESS_BYTES: Final = wire.WINDOW_BYTES // 4
+"""The gateway is told of progress once so many bytes are consumed, or a quarter of a second later."""
+
+MAX_QUEUED_BYTES: Final = 2 * wire.WINDOW_BYTES
+"""More than the gateway ever has under way; the thread reads no further until some of it is used."""
+
+_LINUX_PR_SET_PDEATHSIG: Final = 1
+
+
+class Cancelled(Exception):
+    """The utterance at hand was cancelled."""
+
+
+class Inbox:
+    """What came from the gateway and is not used yet. Filled by its own thread, emptied by the main thread."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._frames: deque[wire.Frame] = deque()
+        self._queued_bytes = 0
+        self._changed = threading.Condition()
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def take(self, timeout_s: float | None = None) -> wire.Frame | None:
+        """The next frame; None if none came in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._frames, timeout_s):
+                return None
+            frame = self._frames.popleft()
+            self._queued_bytes -= len(frame.payload)
+            self._changed.notify_all()
+            return frame
+
+    def check_cancelled(self) -> None:
+        """:raises Cancelled: the utterance at hand was cancelled"""
+        with self._changed:
+            if self._frames and self._frames[0].kind is Kind.CANCEL:
+                self._frames.popleft()
+                raise Cancelled
+
+    def _read(self) -> None:
+        reader = wire.FrameReader(wire.TO_WORKER)
+        with suppress(OSError, EngineFailed):
+            while data := os.read(self._fd, wire.WINDOW_BYTES):
+                for frame in reader.feed(data):
+                    self._put(frame)
+        # Nobody is left to hear anything, and the main thread may be in C code for seconds to come.
+        os._exit(0)
+
+    def _put(self, frame: wire.Frame) -> None:
+        with self._changed:
+            if frame.kind is Kind.CANCEL:
+                # The gateway begins no utterance before the last one has settled: all of this is of the one cancelled.
+                begun = [queued for queued in self._frames if queued.kind is Kind.BEGIN]
+                self._frames = deque(begun)
+                self._queued_bytes = sum(len(queued.payload) for queued in begun)
+            self._frames.append(frame)
+            self._queued_bytes += len(frame.payload)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._queued_bytes <= MAX_QUEUED_BYTES)
+
+
+class Outbox:
+    """What goes to the gateway. A gateway that doesn't read is one that is gone, or about to be."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def send(self, frame: bytes) -> None:
+        view = memoryview(frame)
+        while len(view):
+            view = view[os.write(self._fd, view) :]
+
+
+class AudioSource:
+    """The bytes of one utterance, for the decoder to read; tells the gateway how far it has come."""
+
+    def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
+        self._inbox, self._outbox = inbox, outbox
+        self._piece = b""
+        self._ended = False
+        self._consumed = self._reported = 0
+        self._reported_at = time.monotonic()
+
+    def read(self, max_bytes: int, /) -> bytes:
+        """At least one byte, as soon as there is one; b'' at the end.
+
+        :raises Cancelled: the utterance was cancelled
+        """
+        self._inbox.check_cancelled()
+        if self.is_empty():
+            return b""
+        data, self._piece = self._piece[:max_bytes], self._piece[max_bytes:]
+        self._consumed += len(data)
+        self.report()
+        return data
+
+    def is_empty(self) -> bool:
+        """Wait for the first byte; True where the utterance ends without one.
+
+        :raises Cancelled: the utterance was cancelled
+        """
+        while not self._piece and not self._ended:
+            self._on_frame(self._next_frame())
+        return not self._piece
+
+    def report(self, *, alive: bool = False) -> None:
+        """Say how far it is, if that is due.
+
+        :param alive: also where nothing was consumed since
+        """
+        news = self._consumed - self._reported
+        due = time.monotonic() - self._reported_at >= PROGRESS_S
+        if news >= PROGRESS_BYTES or (due and (news or alive)):
+            self._say()
+
+    def _next_frame(self) -> wire.Frame:
+        """Waits. What was consumed and not reported is, before the wait grows long: the gateway may hold back more
+        audio for want of just that."""
+        frame = None
+        if self._consumed != self._reported:
+            frame = self._inbox.take(max(0.0, self._reported_at + PROGRESS_S - time.monotonic()))
+            if frame is None:
+                self._say()
+        while frame is None:
+            frame = self._inbox.take()
+        return frame
+
+    def _on_frame(self, frame: wire.Frame) -> None:
+        if frame.kind is Kind.AUDIO:
+            self._piece = frame.payload
+        elif frame.kind is Kind.END:
+            self._ended = True
+        else:
+            raise Cancelled
+
+    def _say(self) -> None:
+        self._reported, self._reported_at = self._consumed, time.monotonic()
+        self._outbox.send(wire.progress_frame(self._consumed))
+
+
+class Worker:
+    """Serves utterances, one at a time, for ever."""
+
+    def __init__(self, inbox: Inbox, outbox: Outbox, recognizer: Recognizer) -> None:
+        self._inbox, self._outbox, self._recognizer = inbox, outbox, recognizer
+
+    def serve(self) -> None:
+        """Never returns."""
+        self._outbox.send(wire.json_frame(Kind.READY, wire.Ready(self._recognizer.detail)))
+        while True:
+            frame = self._inbox.take()
+            # Anything else is the rest of an utterance that has failed already.
+            if frame is not None and frame.kind is Kind.BEGIN:
+                self._outbox.send(self._settle(wire.message_of(frame, wire.Begin)))
+
+    def _settle(self, begin: wire.Begin) -> bytes:
+        """Work on one utterance; the frame that ends it."""
+        try:
+            return wire.json_frame(Kind.DONE, self._utterance(begin))
+        except Cancelled:
+            failed = wire.Failed("cancelled", "cancelled")
+        except AudioNotDecodable as error:
+            failed = wire.Failed("not_decodable", _one_line(error))
+        except AudioTooLong as error:
+            failed = wire.Failed("too_long", _one_line(error))
+        except EngineFailed as error:
+            failed = wire.Failed("engine", _one_line(error))
+        except Exception as error:
+            traceback.print_exc()
+            failed = wire.Failed("engine", f"unexpected {type(error).__name__} in the speech worker")
+        return wire.json_frame(Kind.FAILED, failed)
+
+    def _utterance(self, begin: wire.Begin) -> wire.Done:
+        # Here, so that a test of the pool with a recognizer of its own needs no decoder; and it is large.
+        from .decoding import decode
+
+        before_s = time.process_time()
+        source = AudioSource(self._inbox, self._outbox)
+        self._recognizer.begin(self._tell(source) if begin.want_interim else None)
+        audio_bytes = 0
+        if not source.is_empty():  # nothing at all is no audio, and no error either
+            for piece in decode(begin.format, source, begin.max_audio_s):
+                audio_bytes += len(piece)
+                self._recognizer.accept(piece)
+                source.report(alive=True)
+                self._inbox.check_cancelled()
+        text = self._recognizer.finish()
+        return wire.Done(text, audio_bytes / BYTES_PER_SECOND, time.process_time() - before_s)
+
+    def _tell(self, source: AudioSource) -> Callable[[str], None]:
+        def tell(text: str) -> None:
+            self._inbox.check_cancelled()
+            self._outbox.send(wire.frame(Kind.INTERIM, text.encode()))
+
+        return tell
+
+
+def run(make: Callable[[], Recognizer]) -> int:
+    """Be a worker: take over standard input and output, load the model, serve. Returns where it can't be loaded.
+
+    :param make: loads the model
+    """
+    inbox, outbox = _take_over_pipes()
+    _live_and_die_with_the_gateway()
+    inbox.start()
+    try:
+        recognizer = make()
+    except EngineFailed as error:
+        outbox.send(wire.json_frame(Kind.FAILED, wire.Failed("engine", _one_line(error))))
+        return 1
+    Worker(inbox, outbox, recognizer).serve()
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="cocoa_tornado.speech.worker", description="A worker of the gateway.")
+    parser.add_argument("url", type=engine_of, help="the engine")
+    parser.add_argument("--language", default="", help="language tag; empty: what the engine takes by itself")
+    parser.add_argument("--workers", type=int, default=1, help="workers that share this machine's processors")
+    options = parser.parse_args(arguments)
+    return run(lambda: make_recognizer(options.url, language=options.language, workers=options.workers))
+
+
+def _take_over_pipes() -> tuple[Inbox, Outbox]:
+    """From here on whatever a library prints goes to standard error, and can't be taken for a frame."""
+    inbox, outbox = Inbox(os.dup(0)), Outbox(os.dup(1))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    return inbox, outbox
+
+
+def _live_and_die_with_the_gateway() -> None:
+    # Ctrl-C, and what a service manager sends to all of a service, is for the gateway: it lets the streams under way
+    # come to their end, and then ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Recognition may take every cycle there is. What the gateway does takes microseconds and every device waits for it,
+    # so it goes first wherever the two want the same core.
+    os.nice(NICE)
+    if sys.platform == "linux":
+        # The end of standard input tells us too, but not while C code holds Python's lock.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

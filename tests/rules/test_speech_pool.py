@@ -1,0 +1,191 @@
+"""Who gets which speech worker, under any sequence of events."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from cocoa_tornado.rules.backoff import Backoff
+from cocoa_tornado.rules.speech_pool import HOPELESS_AFTER, Admission, Phase, PoolLimits, Roster
+
+LIMITS = PoolLimits(workers=3, queue=2, stall_s=10.0, load_s=60.0)
+
+
+def roster(limits: PoolLimits = LIMITS) -> Roster:
+    return Roster(limits, Backoff(base_s=1.0, cap_s=8.0))
+
+
+class Pool(RuleBasedStateMachine):
+    """A pool that does what the roster plans, with workers and streams that do as they like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roster = roster()
+        self.now = 0.0
+        self.numbers = 0
+        self.alive: set[int] = set()
+        self.has: dict[int, int] = {}  # the stream of each worker
+        self.waiting: list[int] = []
+        self.settled: set[int] = set()
+
+    streams = Bundle("streams")
+
+    @rule(target=streams)
+    def arrive(self) -> int:
+        self.numbers += 1
+        admission = self.roster.arrive(self.numbers)
+        if admission is Admission.WAITS:
+            self.waiting.append(self.numbers)
+        elif admission is Admission.BUSY:
+            assert len(self.waiting) >= LIMITS.queue
+        self.plan()
+        return self.numbers
+
+    @rule(stream=consumes(streams))
+    def leave(self, stream: int) -> None:
+        worker = self.roster.leave(stream)
+        if stream in self.waiting:
+            self.waiting.remove(stream)
+            assert worker is None
+        elif stream in self.has.values():
+            assert worker is not None
+            assert self.has.pop(worker) == stream
+            self.roster.sent(worker, 0, self.now, ended=True)
+        self.plan()
+
+    @rule()
+    def comes_up(self) -> None:
+        for worker in sorted(self.alive):
+            if self.roster.phase_of(worker) is Phase.LOADING:
+                self.roster.came_up(worker)
+                break
+        self.plan()
+
+    @rule(data=st.data())
+    def settles(self, data: st.DataObject) -> None:
+        busy = [w for w in sorted(self.alive) if self.roster.phase_of(w) in (Phase.BUSY, Phase.DRAINING)]
+        if busy:
+            worker = data.draw(st.sampled_from(busy))
+            self.roster.settled(worker, self.now)
+            self.has.pop(worker, None)
+        self.plan()
+
+    @rule(data=st.data(), size=st.integers(1, 1000))
+    def is_sent_audio(self, data: st.DataObject, size: int) -> None:
+        if self.has:
+            self.roster.sent(data.draw(st.sampled_from(sorted(self.has))), size, self.now)
+        self.plan()
+
+    @rule(data=st.data())
+    def dies(self, data: st.DataObject) -> None:
+        if self.alive:
+            worker = data.draw(st.sampled_from(sorted(self.alive)))
+            self.alive.remove(worker)
+            assert self.roster.gone(worker, self.now) == self.has.pop(worker, None)
+        self.plan()
+
+    @rule(seconds=st.sampled_from([0.5, 5.0, 11.0, 61.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.plan()
+
+    def plan(self) -> None:
+        while True:
+            plan = self.roster.plan(self.now)
+            for kill in plan.kill:
+                assert kill.worker in self.alive
+                assert self.has.pop(kill.worker, None) == kill.stream
+            for stream in plan.given_up:
+                self.waiting.remove(stream)
+            for assign in plan.assign:
+                assert self.waiting.pop(0) == assign.stream, "out of turn"
+                assert assign.worker in self.alive
+                assert assign.worker not in self.has
+                self.has[assign.worker] = assign.stream
+            if not plan.load:
+                return
+            self.numbers += 1
+            self.alive.add(self.numbers)
+            self.roster.loading(self.numbers, self.now)
+
+    @invariant()
+    def no_stream_has_two_workers_and_no_bound_is_passed(self) -> None:
+        assert len(set(self.has.values())) == len(self.has)
+        assert len(self.alive) <= LIMITS.workers
+        assert len(self.waiting) == self.roster.queued <= LIMITS.queue
+        assert sum(self.roster.phase_of(worker) is Phase.LOADING for worker in self.alive) <= 1
+
+    @invariant()
+    def nobody_waits_beside_an_idle_worker(self) -> None:
+        idle = any(self.roster.phase_of(worker) is Phase.IDLE for worker in self.alive)
+        assert not (idle and self.waiting)
+
+    def teardown(self) -> None:
+        """Whatever came before, once workers behave, everybody who waits is served."""
+        for _ in range(50):
+            self.now += 10.0
+            self.plan()
+            for worker in sorted(self.alive):
+                phase = self.roster.phase_of(worker)
+                if phase is Phase.DYING:
+                    self.alive.remove(worker)
+                    self.roster.gone(worker, self.now)
+                elif phase is Phase.LOADING:
+                    self.roster.came_up(worker)
+                elif phase in (Phase.BUSY, Phase.DRAINING):
+                    self.roster.settled(worker, self.now)
+                    self.has.pop(worker, None)
+            self.plan()
+        assert not self.waiting
+        assert self.roster.ready == LIMITS.workers
+
+
+TestPool = Pool.TestCase
+TestPool.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+def ready(limits: PoolLimits = LIMITS) -> Roster:
+    one = roster(limits)
+    one.plan(0.0)
+    one.loading(1, 0.0)
+    one.came_up(1)
+    return one
+
+
+def test_a_worker_that_owes_something_and_shows_no_progress_is_stuck_and_one_that_waits_for_audio_is_not() -> None:
+    one = ready(PoolLimits(1, 2, 10.0, 60.0))
+    one.arrive(7)
+    assert [assign.stream for assign in one.plan(0.0).assign] == [7]
+    assert one.plan(100.0).kill == ()
+    one.sent(1, 100, 100.0)
+    assert one.plan(109.9).kill == ()
+    one.heard(1, 109.9, 50)
+    assert one.plan(119.8).kill == ()
+    (kill,) = one.plan(120.0).kill
+    assert (kill.worker, kill.stream, kill.reason) == (1, 7, "stuck")
+
+
+def test_workers_that_die_before_they_are_of_use_are_started_ever_more_slowly_and_nobody_waits_for_them() -> None:
+    one, now = roster(PoolLimits(1, 2, 10.0, 60.0)), 0.0
+    one.arrive(1)
+    given_up: tuple[int, ...] = ()
+    for worker in range(2, 2 + HOPELESS_AFTER):
+        while not (plan := one.plan(now)).load:
+            assert plan.again_at is not None
+            now = plan.again_at
+        one.loading(worker, now)
+        one.gone(worker, now)
+        given_up += one.plan(now).given_up
+    assert given_up == (1,)
+    assert one.hopeless
+    assert one.arrive(9) is Admission.HOPELESS
+    assert now > 0
+
+
+def test_retry_after_grows_with_the_queue() -> None:
+    one = ready(PoolLimits(1, 10, 10.0, 60.0))
+    short = one.retry_after_s()
+    for stream in range(2, 8):
+        one.arrive(stream)
+    assert one.retry_after_s() > short
