@@ -30,7 +30,8 @@ class Bridge:
         hub, routed = self._hub, 0
         for delivery in batch.deliveries:
             try:
-                if hub.send_to_device(delivery.device_id, delivery.payload, delivery.timestamp_ms):
+                device_id, payload, timestamp_ms, _, interim_of = delivery
+                if hub.send_to_device(device_id, payload, timestamp_ms, interim_of):
                     routed += 1
                 else:
                     self._unknown(delivery.device_id)

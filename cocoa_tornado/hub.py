@@ -22,8 +22,11 @@ class Client(Protocol):
     @property
     def ticket(self) -> Ticket: ...
 
-    def send(self, frame: bytes, timestamp_ms: int) -> None:
-        """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client."""
+    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+        """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client.
+
+        :param interim_of: the session that it is a hypothesis of, which closes nobody; '' for everything else
+        """
 
     def challenge(self) -> None:
         """Send a ping whose answer is to be told to :meth:`Hub.answered`."""
@@ -170,11 +173,12 @@ class Hub:
         clients = self._clients.get(device_id)
         return clients[-1] if clients else None
 
-    def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0) -> int:
+    def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, interim_of: str = "") -> int:
         """Queue a text message for every connection of one device, and of no other; returns how many that are.
 
         :param payload: UTF-8, as the device is to read it
         :param timestamp_ms: when the record was made, Unix milliseconds, for the latency metric; 0: unknown
+        :param interim_of: the session that it is a hypothesis of; '' for everything else
         """
         clients = self._clients.get(device_id)
         if clients is None:
@@ -182,7 +186,7 @@ class Hub:
         frame = text_frame(payload)
         # A client that overflows unregisters itself, which replaces the list and does not change this one.
         for client in clients:
-            client.send(frame, timestamp_ms)
+            client.send(frame, timestamp_ms, interim_of)
         return len(clients)
 
     def broadcast(self, payload: bytes) -> int:

@@ -25,7 +25,7 @@ class FakeClient:
     challenges: int = 0
     closed: int = 0
 
-    def send(self, frame: bytes, timestamp_ms: int) -> None:
+    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         self.sent.append(frame)
 
     def challenge(self) -> None:

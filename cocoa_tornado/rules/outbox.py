@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +17,31 @@ class OutboxLimits:
     max_bytes: int = 1024 * 1024
 
 
+class Squeezed(NamedTuple):
+    """:ivar queued: whether the new frame is in the outbox now
+    :ivar dropped: hypotheses that are not, or not any more
+    """
+
+    queued: bool
+    dropped: int
+
+
 class Outbox:
     """Frames in the order of :meth:`push`. An empty outbox holds two small lists and nothing else.
+
+    Some of them are hypotheses, each of which makes those before it worthless: they make room for whatever comes later,
+    and where there is no room for one, it is no loss. All other frames leave in their order, or the device is too slow.
 
     A single message larger than ``max_bytes`` goes out if nothing else waits: the bound limits how far a device may
     fall behind, not how large a message may be.
     """
 
-    __slots__ = ("_frames", "_in_flight_bytes", "_in_flight_messages", "_queued_bytes", "_stamps")
+    __slots__ = ("_frames", "_in_flight_bytes", "_in_flight_messages", "_queued_bytes", "_sessions", "_stamps")
 
     def __init__(self) -> None:
         self._frames: list[bytes] = []
         self._stamps: list[int] = []
+        self._sessions: list[str] | None = None  # as long as the frames, where one of them is a hypothesis
         self._queued_bytes = 0
         self._in_flight_messages = 0
         self._in_flight_bytes = 0
@@ -46,15 +60,51 @@ class Outbox:
     def has_queued(self) -> bool:
         return bool(self._frames)
 
-    def push(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits) -> bool:
-        """Append a frame; False if it does not fit: nothing is changed then, and the device is too slow."""
+    def push(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits, interim_of: str = "") -> bool:
+        """Append a frame; False if it does not fit: nothing is changed then.
+
+        :param interim_of: the session that it is a hypothesis of; '' for everything else
+        """
         waiting = len(self)
         if waiting and (waiting >= limits.max_messages or self.waiting_bytes + len(frame) > limits.max_bytes):
             return False
         self._frames.append(frame)
         self._stamps.append(timestamp_ms)
         self._queued_bytes += len(frame)
+        if interim_of or self._sessions is not None:
+            if self._sessions is None:
+                self._sessions = [""] * (len(self._frames) - 1)
+            self._sessions.append(interim_of)
         return True
+
+    def squeeze_in(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits, interim_of: str = "") -> Squeezed:
+        """Append a frame that :meth:`push` did not take, by dropping hypotheses.
+
+        Those of the new frame's own session go first, then the oldest, and no more than needed. Where that is not
+        enough, a new hypothesis is itself dropped; anything else is not queued: the device is too slow.
+        """
+        dropped = 0
+        for own in (True, False):
+            while not (queued := self.push(frame, timestamp_ms, limits, interim_of)):
+                at = self._oldest_hypothesis(interim_of if own else "")
+                if at is None:
+                    break
+                self._drop(at)
+                dropped += 1
+            if queued:
+                return Squeezed(True, dropped)
+        return Squeezed(False, dropped + bool(interim_of))
+
+    def _oldest_hypothesis(self, session: str) -> int | None:
+        for at, of in enumerate(self._sessions or ()):
+            if of and (not session or of == session):
+                return at
+        return None
+
+    def _drop(self, at: int) -> None:
+        assert self._sessions is not None
+        self._queued_bytes -= len(self._frames[at])
+        del self._frames[at], self._stamps[at], self._sessions[at]
 
     def take(self) -> tuple[bytes, list[int]]:
         """All that is queued, as one run of bytes, and the frames' timestamps. It counts as in flight from now on."""
@@ -62,7 +112,7 @@ class Outbox:
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         self._in_flight_messages += len(frames)
         self._in_flight_bytes += len(data)
-        self._frames, self._stamps, self._queued_bytes = [], [], 0
+        self._frames, self._stamps, self._sessions, self._queued_bytes = [], [], None, 0
         return data, stamps
 
     def written(self) -> None:
@@ -72,5 +122,5 @@ class Outbox:
     def discard(self) -> int:
         """Drop what is queued (what is in flight can't be called back); returns how many messages."""
         dropped = len(self._frames)
-        self._frames, self._stamps, self._queued_bytes = [], [], 0
+        self._frames, self._stamps, self._sessions, self._queued_bytes = [], [], None, 0
         return dropped

@@ -42,12 +42,14 @@ class Delivery(NamedTuple):
     :ivar timestamp_ms: the record's own timestamp, Unix milliseconds; 0 if it has none
     :ivar key_agrees: False where the record has a key which is neither the device_id nor the value's ``session_id``
         (the key that older producers send)
+    :ivar interim_of: of a hypothesis (``"final":false``) the record's ``session_id``; '' for everything else
     """
 
     device_id: str
     payload: bytes
     timestamp_ms: int
     key_agrees: bool = True
+    interim_of: str = ""
 
 
 class Rejected(NamedTuple):
@@ -87,13 +89,14 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
         return Rejected("too_deep")
     if isinstance(message, Rejected):
         return message
-    device_id, session_id, payload = message
+    device_id, session_id, final, payload = message
     agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
-    return Delivery(device_id, payload, max(timestamp_ms, 0), agrees)
+    interim_of = session_id if final is False and isinstance(session_id, str) else ""
+    return Delivery(device_id, payload, max(timestamp_ms, 0), agrees, interim_of)
 
 
-_Message: TypeAlias = tuple[str, object, bytes]
-"""device_id, session_id (whatever it is), payload."""
+_Message: TypeAlias = tuple[str, object, object, bytes]
+"""device_id, session_id and final (whatever they are), payload."""
 
 
 class _TwoDevices(dict[str, object]):
@@ -118,7 +121,7 @@ def _read_plain(text: str) -> _Message | None:
     device_id = fields.get("device_id")
     if not is_device_id(device_id):
         return None
-    return device_id, fields.get("session_id"), f'{{"type":"transcription",{compact[1:]}'.encode()
+    return device_id, fields.get("session_id"), fields.get("final"), f'{{"type":"transcription",{compact[1:]}'.encode()
 
 
 def _read_careful(text: str) -> _Message | Rejected:
@@ -141,7 +144,7 @@ def _read_careful(text: str) -> _Message | Rejected:
         payload = _ENCODE({"type": "transcription", **record})
     except UnicodeEncodeError:
         return Rejected("not_unicode")
-    return device_id, record.get("session_id"), payload
+    return device_id, record.get("session_id"), record.get("final"), payload
 
 
 def _is_too_deep(text: str) -> bool:

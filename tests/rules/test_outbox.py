@@ -72,3 +72,66 @@ def test_the_bounds_hold_and_nothing_is_reordered_whatever_happens(steps: list[b
     if outbox.has_queued:
         taken += outbox.take()[0]
     assert taken == accepted
+
+
+SMALL = OutboxLimits(max_messages=3, max_bytes=1000)
+
+
+def filled(*frames: tuple[bytes, str]) -> Outbox:
+    outbox = Outbox()
+    for frame, interim_of in frames:
+        assert outbox.push(frame, 0, SMALL, interim_of)
+    return outbox
+
+
+def test_a_newer_hypothesis_takes_the_place_of_an_older_one_of_its_session() -> None:
+    outbox = filled((b"a1", "a"), (b"b1", "b"), (b"x", ""))
+    assert not outbox.push(b"b2", 0, SMALL, "b")
+    assert outbox.squeeze_in(b"b2", 0, SMALL, "b") == (True, 1)
+    assert outbox.take()[0] == b"a1xb2"
+
+
+def test_a_hypothesis_that_finds_no_room_is_dropped_and_nothing_else_is() -> None:
+    outbox = filled((b"x", ""), (b"y", ""), (b"z", ""))
+    assert outbox.squeeze_in(b"a1", 0, SMALL, "a") == (False, 1)
+    assert outbox.take()[0] == b"xyz"
+
+
+def test_a_message_drops_hypotheses_the_oldest_first_and_no_more_than_it_needs() -> None:
+    outbox = filled((b"a1", "a"), (b"x", ""), (b"b1", "b"))
+    assert outbox.squeeze_in(b"y", 0, SMALL) == (True, 1)
+    assert outbox.squeeze_in(b"z", 0, SMALL) == (True, 1)
+    assert outbox.squeeze_in(b"w", 0, SMALL) == (False, 0)
+    assert outbox.take()[0] == b"xyz"
+
+
+def test_bytes_are_made_room_for_as_well() -> None:
+    outbox = filled((b"a" * 400, "a"), (b"b" * 400, "b"))
+    assert outbox.squeeze_in(b"x" * 900, 0, SMALL) == (True, 2)
+    assert outbox.waiting_bytes == 900
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["", "", "a", "b"]), st.integers(1, 400), st.sampled_from(["push", "push", "take"])),
+        max_size=60,
+    )
+)
+def test_finals_are_neither_lost_nor_overtaken_whatever_hypotheses_come_between(
+    steps: list[tuple[str, int, str]],
+) -> None:
+    outbox, accepted, left = Outbox(), [], []
+    for number, (session, size, what) in enumerate(steps):
+        if what == "take":
+            left += outbox.take()[1] if outbox.has_queued else []
+            outbox.written()
+            continue
+        frame = bytes(size)
+        queued = outbox.push(frame, number, SMALL, session) or outbox.squeeze_in(frame, number, SMALL, session).queued
+        if queued and not session:
+            accepted.append(number)
+        assert len(outbox) <= SMALL.max_messages
+        assert outbox.waiting_bytes <= SMALL.max_bytes
+    left += outbox.take()[1] if outbox.has_queued else []
+    assert left == sorted(left)
+    assert [number for number in left if not steps[number][0]] == accepted
