@@ -40,7 +40,7 @@ class GatewayProcess:
     def __init__(self, folder: Path, secret: str, options: Sequence[str]) -> None:
         self._log_path, self._options = folder / "log", options
         self._environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
-        self._environ |= {"COCOA_JWT_SECRET": secret}
+        self._environ |= {"COCOA_JWT_SECRET": secret, "COCOA_SPEECH": "none://"}
         self._process: asyncio.subprocess.Process
         self.port = 0
 

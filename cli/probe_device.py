@@ -17,11 +17,13 @@ import click
 if TYPE_CHECKING:
     from cocoa_tornado.probe.credentials import Device, Key
     from cocoa_tornado.probe.device import Message
+    from cocoa_tornado.probe.recording import Recording
     from cocoa_tornado.probe.session import Session
     from cocoa_tornado.probe.verdicts import Outcome, Report
 
 MAX_AUDIO_BYTES = 10 * 1024 * 1024
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
+_BAR_COLUMNS = 40
 _MIN_TIMEOUT_S, _MAX_TIMEOUT_S, _MAX_HOLD_S = 0.1, 600.0, 86400.0
 
 
@@ -77,7 +79,12 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     help="The gateway's HS256 secret, to mint tokens with, or @FILE that holds it. "
     "[env: COCOA_JWT_SECRET; default: this machine's development key]",
 )
-@click.option("--audio", type=_FILE, metavar="FILE.wav", help="Speech to send; its transcript must come back.")
+@click.option(
+    "--audio",
+    type=_FILE,
+    metavar="FILE.wav",
+    help="Speech, sent at the speed at which it is spoken; its words must come back, as the answer and as messages.",
+)
 @click.option(
     "--format",
     "output",
@@ -147,6 +154,8 @@ def probe_device(url: str, **options: object) -> None:
       COCOA_JWT_SECRET=@secret.txt cocoa probe-device https://gateway.example --broker kafka://k1:9092
     In CI:
       cocoa probe-device ws://gateway:8080 --format junit > probe.xml
+    Is speech recognised, how soon do the words come, and to whom?
+      cocoa probe-device ws://127.0.0.1:8080/ws --audio hello.wav
     Does the load balancer keep idle connections?
       cocoa probe-device wss://gateway.example/ws --idle 180
     What does a device get?
@@ -278,16 +287,21 @@ def _devices(request: Request, key: Key | None) -> tuple[Device, Device | None]:
     return devices[0], devices[1] if len(devices) > 1 else None
 
 
-def _audio(path: Path | None) -> bytes | None:
+def _audio(path: Path | None) -> Recording | None:
+    from cocoa_tornado.probe.recording import parse_wav
+    from cocoa_tornado.probe.verdicts import ProbeError
+
     if path is None:
         return None
     try:
         data = path.read_bytes()
+        if len(data) > MAX_AUDIO_BYTES:
+            raise WrongUsage(f"--audio: {path} is over 10 MiB, the most that a gateway takes.")
+        return parse_wav(data)
     except OSError as error:
         raise WrongUsage(f"--audio: cannot read {path}: {error.strerror}") from error
-    if len(data) > MAX_AUDIO_BYTES:
-        raise WrongUsage(f"--audio: {path} is over 10 MiB, the most that a gateway takes.")
-    return data
+    except ProbeError as error:
+        raise WrongUsage(f"--audio: {path} {error}.") from error
 
 
 # --- Running -------------------------------------------------------------------------------------------------------
@@ -298,7 +312,18 @@ async def _check(session: Session, output: str) -> bool:
     from cocoa_tornado.probe.report import json_document, junit_document, summary
     from cocoa_tornado.probe.run import run
 
-    report: Report = await run(session, _print_outcome if output == "text" else lambda outcome: None)
+    bar = SpeechBar(session.audio.duration_s if session.audio else 0.0)
+    session.on_progress = bar.show
+
+    def on_outcome(outcome: Outcome) -> None:
+        bar.clear()
+        if output == "text":
+            _print_outcome(outcome)
+
+    try:
+        report: Report = await run(session, on_outcome)
+    finally:
+        bar.clear()
     if output == "json":
         click.echo(json_document(report))
     elif output == "junit":
@@ -307,6 +332,31 @@ async def _check(session: Session, output: str) -> bool:
         click.echo()
         click.secho(summary(report), fg="green" if report.ok else "red", bold=True)
     return report.ok
+
+
+class SpeechBar:
+    """How much of the recording has been sent: a bar in the last line of a terminal, and nothing anywhere else.
+
+    It stands on standard error, so that it does not get into a report; each line that is printed takes its place.
+    """
+
+    def __init__(self, duration_s: float) -> None:
+        self._duration_s = duration_s
+        self._is_shown = False
+
+    def show(self, sent_s: float) -> None:
+        """:param sent_s: seconds of the recording that are sent"""
+        if sys.stderr.isatty():
+            self._is_shown = True
+            done = "#" * round(_BAR_COLUMNS * sent_s / self._duration_s)
+            text = f"\rspeaking [{done:<{_BAR_COLUMNS}}] {sent_s:.1f} of {self._duration_s:.1f} s"
+            click.echo(text, nl=False, err=True)
+
+    def clear(self) -> None:
+        """Take the bar away, if there is one."""
+        if self._is_shown:
+            self._is_shown = False
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def _print_outcome(outcome: Outcome) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -16,8 +17,11 @@ from prometheus_client.registry import Collector
 
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus
 from .hub import Hub
+from .speech.port import SpeechStatus
 
 LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+SPEECH_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+REAL_TIME_BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 
 
 class Histogram:
@@ -43,6 +47,18 @@ class Histogram:
 
 
 @dataclass(slots=True)
+class SpeechCounters:
+    """What the transcriber counts."""
+
+    streams: dict[str, int] = field(default_factory=dict)  # by outcome
+    hypotheses: int = 0  # published
+    audio_s: float = 0.0  # recognised
+    real_time_factor: Histogram = field(default_factory=lambda: Histogram(REAL_TIME_BOUNDS))
+    queue: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
+    delivery: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
+
+
+@dataclass(slots=True)
 class Counters:
     """What the web layer and the bridge count."""
 
@@ -58,6 +74,7 @@ class Counters:
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
+    speech: SpeechCounters = field(default_factory=SpeechCounters)
 
 
 def count(counter: dict[str, int], label: str, amount: int = 1) -> None:
@@ -75,13 +92,19 @@ class GatewayCollector(Collector):
         broker_counters: Callable[[], BrokerCounters],
         broker_status: Callable[[], BrokerStatus],
         http_connections: Callable[[], int],
+        speech_status: Callable[[], SpeechStatus | None] = lambda: None,
+        workers_lost: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._hub, self._counters, self._http_connections = hub, counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
+        self._speech_status, self._workers_lost = speech_status, workers_lost
 
     def collect(self) -> Iterator[Metric]:
         yield from self._device_side()
         yield from self._broker_side()
+        status = self._speech_status()
+        if status is not None:
+            yield from self._speech_side(status)
 
     def _device_side(self) -> Iterator[Metric]:
         hub, counters = self._hub, self._counters
@@ -118,6 +141,23 @@ class GatewayCollector(Collector):
         yield _by("cocoa_publish_errors", "Records given up", "topic", broker.publish_errors)
         yield _total("cocoa_broker_reconnects", "Times that the broker went away", broker.reconnects)
         yield _total("cocoa_consumer_pauses", "Times that the high water mark paused the partitions", broker.pauses)
+
+    def _speech_side(self, status: SpeechStatus) -> Iterator[Metric]:
+        speech = self._counters.speech
+        yield GaugeMetricFamily("cocoa_speech_workers", "Speech workers with their model loaded", value=status.workers)
+        yield GaugeMetricFamily("cocoa_speech_workers_busy", "Speech workers at work on a stream", value=status.busy)
+        yield GaugeMetricFamily("cocoa_speech_queued", "Audio streams that wait for a worker", value=status.queued)
+        yield _by("cocoa_speech_workers_lost", "Speech workers that had to be replaced", "reason", self._workers_lost)
+        yield _by("cocoa_speech_streams", "Audio streams ended, by outcome", "outcome", speech.streams)
+        yield _total("cocoa_speech_hypotheses", "Interim transcripts published", speech.hypotheses)
+        yield CounterMetricFamily("cocoa_speech_audio_seconds", "Audio recognised", value=speech.audio_s)
+        factor = "Processor time of decoding and recognition over the length of the audio"
+        yield speech.real_time_factor.family("cocoa_speech_real_time_factor", factor)
+        yield speech.queue.family("cocoa_speech_queue_seconds", "Time that an audio stream waited for a worker")
+        delivery = (
+            "From the last byte of audio to the device's outbox, through the broker, where that is in this process"
+        )
+        yield speech.delivery.family("cocoa_speech_delivery_seconds", delivery)
 
 
 class MetricsPage:

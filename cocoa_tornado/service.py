@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tornado.web import Application
 
+from .arrivals import Arrivals
 from .bridge import Bridge
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .brokers.memory import MemoryBroker
-from .brokers.port import Broker
+from .brokers.port import Batch, Broker
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
 from .identity.devkey import development_secret
@@ -33,9 +36,15 @@ from .rules.outbox import OutboxLimits
 from .rules.rate import RateLimit
 from .rules.records import decode
 from .rules.slots import SlotLimits
-from .settings import Settings
+from .settings import SPEECH_AUTO, SPEECH_OFF, Settings
 from .settings_sources import changes, reloaded
+from .speech.engines import engine_of, missing_module
+from .speech.pool import PoolOptions, WorkerPool
+from .speech.port import SpeechEngine
+from .transcriber import SpeechLimits, Transcriber
 from .web.application import Admission, make_application
+from .web.audio_handler import AudioContext, AudioLimits
+from .web.audio_session import AudioIntake
 from .web.connection import DeviceConnection
 from .web.device_context import DeviceContext, DeviceLimits
 from .web.flusher import Flusher, Housekeeping
@@ -43,6 +52,7 @@ from .web.handlers import WebContext
 from .web.listener import Listener, ListenerOptions, bind
 from .web.sockets import write_progress_is_visible
 
+SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
 
 log = logging.getLogger("cocoa.service")
@@ -52,15 +62,18 @@ class Gateway:
     """One gateway. Built, started, drained and stopped on one IOLoop.
 
     :param broker: instead of the one that the settings name; for tests
+    :param engine: likewise
     """
 
-    def __init__(self, settings: Settings, broker: Broker | None = None) -> None:
+    def __init__(self, settings: Settings, broker: Broker | None = None, engine: SpeechEngine | None = None) -> None:
         self.settings = settings
         self._clock = time.monotonic
         self._wall_clock = time.time
         self.counters = Counters()
         self.hub = Hub(slot_limits(settings), self._clock)
         self.broker = make_broker(settings) if broker is None else broker
+        self.engine = make_engine(settings) if engine is None else engine
+        self.transcriber: Transcriber | None = None
         self._policy = settings.token_policy
         self._sources = key_sources(settings)
         options = KeyOptions(algorithms=settings.jwt_algorithms, refresh_s=settings.jwks_refresh_s)
@@ -104,15 +117,23 @@ class Gateway:
         options = listener_options(self.settings)
         self._listener = Listener(admission, options, self._tls, self.counters, lambda: len(self.hub))
         self._listener.start(sockets)
-        self.broker.start(Bridge(self.hub, self.counters, self._clock), decode)
+        if self.engine is not None:
+            self.engine.start()
+        self.broker.start(self._sink, decode)
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
-        log.info("listening", extra={"url": self.url, "broker": self.settings.broker})
+        speech = SPEECH_OFF if self.engine is None else speech_url(self.settings)
+        log.info("listening", extra={"url": self.url, "broker": self.settings.broker, "speech": speech})
 
     def _compose(self) -> Application:
         """The objects that live on the IOLoop, wired up."""
         settings, loop = self.settings, asyncio.get_running_loop()
         flusher = Flusher(loop, self._wall_clock)
+        bridge = Bridge(self.hub, self.counters, self._clock)
+        self._sink: Callable[[Batch], None] = bridge
+        if self.engine is not None:
+            self._sink = arrivals = Arrivals(bridge, self._clock)
+            self.transcriber = self._make_transcriber(self.engine, arrivals)
         wheel = PingWheel[DeviceConnection](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
         calendar = ExpiryCalendar[DeviceConnection]()
         self._devices = DeviceContext(
@@ -126,10 +147,18 @@ class Gateway:
             messages_topic=settings.kafka_messages_topic,
             clock=self._clock,
             wall_clock=self._wall_clock,
+            audio=None if self.transcriber is None else audio_intake(self.transcriber, settings),
         )
         self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
+        engine = self.engine
         collector = GatewayCollector(
-            self.hub, self.counters, lambda: self.broker.counters, self.broker.status, lambda: self.http_connections
+            self.hub,
+            self.counters,
+            lambda: self.broker.counters,
+            self.broker.status,
+            lambda: self.http_connections,
+            lambda: None if engine is None else engine.status(),
+            engine.counters.lost if isinstance(engine, WorkerPool) else {},
         )
         self._web = WebContext(
             hub=self.hub,
@@ -145,8 +174,21 @@ class Gateway:
             credentials=dict(settings.api_credentials),
             policy=self._policy,
             signer=make_signer(settings, self._sources),
+            audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits(settings)),
         )
         return make_application(self._web, settings.access_log)
+
+    def _make_transcriber(self, engine: SpeechEngine, arrivals: Arrivals) -> Transcriber:
+        return Transcriber(
+            engine,
+            self.broker,
+            arrivals,
+            self.counters.speech,
+            speech_limits(self.settings),
+            results_topic=self.settings.kafka_results_topic,
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+        )
 
     @property
     def http_connections(self) -> int:
@@ -181,6 +223,9 @@ class Gateway:
         self._web.credentials = dict(settings.api_credentials)
         self._web.allowed_origins = settings.allowed_origins
         self._devices.limits = device_limits(settings)
+        if self._web.audio is not None:
+            self._web.audio.limits = audio_limits(settings)
+            self._web.audio.transcriber.limits = speech_limits(settings)
         self.hub.limits = slot_limits(settings)
         set_level(settings.log_level)
         self.settings = settings
@@ -189,9 +234,10 @@ class Gateway:
     async def drain_and_stop(self) -> None:
         """Hand the devices over and stop, within ``drain_grace``. Calling it again waits for the same end.
 
-        In this order: ready turns 503 and new connections get 503 with Retry-After; after ``drain_delay`` reading
-        stops, what was read is routed and its offsets are committed; every device is sent what is queued for it and
-        closed with 1001; what devices have said is flushed to the broker.
+        In this order: ready turns 503 and new connections and audio streams get 503 with Retry-After; after
+        ``drain_delay`` the audio streams under way come to their end, and their words back from the broker (in half of
+        the time that is left, at most); reading stops, what was read is routed and its offsets are committed; every
+        device is sent what is queued for it and closed with 1001; what devices have said is flushed to the broker.
         """
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._drain_and_stop())
@@ -202,6 +248,8 @@ class Gateway:
         self.hub.drain()
         log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
         await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
+        if self.transcriber is not None:
+            await self.transcriber.drain(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_SPEECH))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.1, end - self._clock())):
                 await self.broker.stop_consuming()
@@ -256,6 +304,32 @@ def device_limits(settings: Settings) -> DeviceLimits:
     )
 
 
+def speech_limits(settings: Settings) -> SpeechLimits:
+    return SpeechLimits(
+        streams_per_device=settings.audio_streams_per_device,
+        streams=settings.audio_streams,
+        max_audio_s=settings.audio_max_duration_s,
+    )
+
+
+def audio_limits(settings: Settings) -> AudioLimits:
+    return AudioLimits(
+        raw=settings.raw_audio,
+        max_bytes=settings.audio_max_bytes,
+        idle_timeout_s=settings.audio_idle_timeout_s,
+        # Speech comes at the speed of speech, or at half of it over a bad network.
+        upload_timeout_s=2 * settings.audio_max_duration_s + settings.audio_idle_timeout_s,
+    )
+
+
+def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:
+    """What becomes of binary messages."""
+    # It loads the voice activity detector, which a gateway without speech need not have.
+    from .speech.segmenter import Segmenter
+
+    return AudioIntake(transcriber, settings.raw_audio, Segmenter)
+
+
 def listener_options(settings: Settings) -> ListenerOptions:
     return ListenerOptions(
         max_pending=settings.max_pending_connections,
@@ -288,6 +362,36 @@ def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
         # Previous secrets verify and never sign.
         sources = KeySources(locations=sources.locations)
     return default_signer(sources, settings.jwt_algorithms)
+
+
+def speech_url(settings: Settings) -> str:
+    """The engine: what ``auto`` means is decided here, by what is installed."""
+    if settings.speech != SPEECH_AUTO:
+        return settings.speech
+    embedded = "pocketsphinx://"
+    return embedded if missing_module(engine_of(embedded)) is None else SPEECH_OFF
+
+
+def make_engine(settings: Settings) -> WorkerPool | None:
+    """The engine's pool of workers, not started; None where speech is off."""
+    url = speech_url(settings)
+    if url == SPEECH_OFF:
+        return None
+    return WorkerPool(
+        PoolOptions(
+            url=url,
+            language=settings.speech_language,
+            # One core stays for the event loop and the broker's threads.
+            workers=settings.speech_workers or max(1, usable_cores() - 1),
+            queue=settings.speech_queue,
+            stall_s=settings.speech_stall_s,
+        )
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_broker(settings: Settings) -> Broker:

@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from . import settings_kinds as kinds
 from .rules.addresses import kafka_servers, without_user_info
+from .rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding
 from .rules.identity import TokenPolicy
 from .rules.origins import Network
 from .rules.slots import DuplicatePolicy
@@ -29,12 +30,15 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
+SPEECH_AUTO: Final = "auto"
+SPEECH_OFF: Final = "none://"
 
 LISTEN: Final = "Listening"
 IDENTITY: Final = "Identity"
 ACCESS: Final = "Who may call"
 CONNECTIONS: Final = "Connections"
 BROKER: Final = "Broker"
+SPEECH: Final = "Speech"
 KAFKA: Final = "Kafka"
 KAFKA_SECURITY: Final = "Kafka security"
 LOGGING: Final = "Logging"
@@ -280,12 +284,6 @@ class Settings:
         kinds.Part("local://", _REDIS),
         "Who knows which server holds a device; only local:// in this version.",
     )
-    speech: str = row(
-        BROKER,
-        "none://",
-        kinds.Part("none://", ("pocketsphinx", "whisper", "google")),
-        "What turns speech into text; only none:// in this version.",
-    )
     high_water: int = row(
         BROKER,
         10_000,
@@ -311,6 +309,84 @@ class Settings:
         kinds.Size(1024),
         "Bytes that may wait to be published, likewise.",
         "Not smaller than ``max_message_bytes``.",
+    )
+
+    # Speech
+    speech: str = row(
+        SPEECH,
+        SPEECH_AUTO,
+        kinds.SpeechUrl(),
+        "What turns speech into text; auto: pocketsphinx:// where it is installed, else none://.",
+        "``none://`` turns it off. ``pocketsphinx://`` comes with a model (English); "
+        "``pocketsphinx:///folder?dict=FILE`` is another. ``whisper://`` is followed by the name of a model, such as "
+        "``base``, or its folder. ``google://`` is Google Cloud Speech, with the ordinary credentials of Google's "
+        "libraries. Each needs an extra of the package: ``speech``, ``whisper``, ``google``.",
+    )
+    speech_workers: int = row(
+        SPEECH,
+        0,
+        kinds.Whole(0, 1024),
+        "Processes that recognise speech, one stream at a time each; 0: one less than the machine has cores.",
+        "Each holds the engine's model in memory.",
+    )
+    speech_queue: int = row(
+        SPEECH, 16, kinds.Whole(0, 100_000), "Streams that may wait for a worker; one more is refused with 429."
+    )
+    speech_language: str = row(
+        SPEECH,
+        "",
+        kinds.Text("a language tag such as en or en-US, or nothing", pattern=r"([A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*)?"),
+        "Language that is spoken; empty: what the engine takes by itself.",
+        "Whisper then guesses it for each utterance, pocketsphinx has that of its model, Google takes en-US.",
+    )
+    speech_stall_s: float = row(
+        SPEECH,
+        30.0,
+        kinds.Duration(0.1, 3600),
+        "A worker that makes no progress for so long is replaced; its stream has failed (502).",
+    )
+    audio_encoding: Encoding = row(
+        SPEECH,
+        "s16le",
+        kinds.Choice("s16le", "s16be", "l16", "u8", "mulaw", "alaw"),
+        "Raw samples that a device sends without saying more; l16 judges the byte order by the samples.",
+        "Over the WebSocket, and in a POST whose Content-Type does not say it.",
+    )
+    audio_rate: int = row(SPEECH, 16_000, kinds.Whole(MIN_RATE_HZ, MAX_RATE_HZ), "Their sample rate, in hertz.")
+    audio_channels: int = row(SPEECH, 1, kinds.Whole(1, MAX_CHANNELS), "Their channels, interleaved.")
+    audio_max_bytes: int = row(
+        SPEECH,
+        10 * 1024 * 1024,
+        kinds.Size(1024),
+        "Largest body of an audio upload; a larger one is refused with 413.",
+        reloadable=True,
+    )
+    audio_max_duration_s: float = row(
+        SPEECH,
+        60.0,
+        kinds.Duration(0.1, 3600),
+        "Longest audio of one stream; more is refused with 413.",
+        "Over the WebSocket the words so far are published, and another utterance begins.",
+        reloadable=True,
+    )
+    audio_idle_timeout_s: float = row(
+        SPEECH,
+        30.0,
+        kinds.Duration(0.05, 3600),
+        "An upload from which no byte comes for so long ends with 408.",
+        "It ends so too when it takes longer than twice ``audio_max_duration`` and this together, not counting the "
+        "time in which the gateway itself holds the device back.",
+        reloadable=True,
+    )
+    audio_streams_per_device: int = row(
+        SPEECH, 1, kinds.Whole(1, 1000), "Audio streams that a device may have at a time; 429 above.", reloadable=True
+    )
+    audio_streams: int = row(
+        SPEECH,
+        0,
+        kinds.Whole(0, 1_000_000),
+        "Audio streams in all, above which 429 is answered; 0: as many as workers and queue take.",
+        reloadable=True,
     )
 
     # Kafka
@@ -447,6 +523,11 @@ class Settings:
             leeway_s=self.jwt_leeway_s,
             lifetime_s=self.jwt_lifetime_s,
         )
+
+    @property
+    def raw_audio(self) -> AudioFormat:
+        """What a device's samples are where nothing says more."""
+        return AudioFormat("raw", self.audio_encoding, self.audio_rate, self.audio_channels)
 
     @property
     def publishes_over_http(self) -> bool:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Generic, TypeVar
+from urllib.parse import quote, unquote
 
 from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, without_user_info
 from .rules.durations import parse_duration_s
 from .rules.origins import Network
 from .rules.sizes import format_size, parse_size_bytes
+from .speech.engines import engine_of
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -421,6 +423,33 @@ class Part(Kind[str]):
         if url.partition("://")[0].lower() in self.later and "://" in url:
             raise WrongValue(f"{shown(url)} is not available in this version")
         raise WrongValue(f"{shown(text)} is unknown")
+
+
+@dataclass(frozen=True)
+class SpeechUrl(Kind[str]):
+    """``auto``, ``none://``, or a speech engine, as it was given. Whether that is installed is not looked at."""
+
+    metavar: str = "URL"
+    allowed: str = "auto, none://, pocketsphinx://, whisper://<model name or folder>, google://"
+
+    def from_text(self, text: str) -> str:
+        url = text.strip()
+        if url in ("auto", "none://"):
+            return url
+        if "@" in url.partition("?")[0]:
+            raise WrongValue("it holds a user; an engine's credentials never stand in its URL")
+        try:
+            engine_of(url)
+        except ValueError as error:
+            raise WrongValue(f"{shown(text)} {error}") from None
+        return url
+
+    def relative_to(self, value: str, folder: Path) -> str:
+        scheme, _, rest = value.partition("://")
+        location, mark, options = rest.partition("?")
+        if scheme.lower() != "whisper" or not unquote(location).startswith(("./", "../")) or folder == Path():
+            return value
+        return f"{scheme}://{quote(str((folder / unquote(location)).absolute()))}{mark}{options}"
 
 
 @dataclass(frozen=True)

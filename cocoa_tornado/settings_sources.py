@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .errors import SettingError
-from .settings import TABLE, Settings
+from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
 from .settings_checks import DEFAULT, check
 from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
 from .settings_table import Setting
+from .speech.engines import engine_of, missing_module
 
 PREFIX: Final = "COCOA_"
 CONFIG_VARIABLE: Final = "COCOA_CONFIG"
@@ -107,9 +108,10 @@ def load(config: Path | None, environ: Mapping[str, str], options: Mapping[str, 
 
 
 def check_files(loaded: Loaded) -> None:
-    """Return if every file that a setting names can be read; ``load`` itself opens only ``@`` files.
+    """Return if everything that a setting names is there: files that can be read, and the libraries and the model of a
+    speech engine. ``load`` itself opens only ``@`` files.
 
-    :raises SettingError: the first that cannot
+    :raises SettingError: the first that is not
     """
     for row in TABLE.values():
         for path in _input_files(row, getattr(loaded.settings, row.attribute)):
@@ -119,6 +121,19 @@ def check_files(loaded: Loaded) -> None:
             except OSError as error:
                 problem = f"cannot read {path}: {_reason(error)}"
                 raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
+    _check_speech(loaded.settings.speech, loaded.sources["speech"])
+
+
+def _check_speech(url: str, source: str) -> None:
+    if url in (SPEECH_AUTO, SPEECH_OFF):
+        return
+    engine = engine_of(url)
+    missing = missing_module(engine)
+    if missing is not None:
+        problem = f"{engine.kind}:// needs {missing}, which is not installed"
+        raise SettingError("speech", source, problem, f"none://, or pip install 'cocoa-tornado[{engine.extra}]'")
+    if engine.location.startswith(("/", "./", "../")) and not Path(engine.location).is_dir():
+        raise SettingError("speech", source, f"there is no folder {_one_line(engine.location)}", "a model's folder")
 
 
 def changes(old: Settings, new: Settings) -> Changes:

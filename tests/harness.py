@@ -18,6 +18,7 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
+from cocoa_tornado.speech.port import SpeechEngine
 
 from .raw_device import PATIENCE_S, UPGRADE, RawDevice, Response
 
@@ -34,9 +35,9 @@ class Harness:
         self._devices: list[ClientConnection] = []
 
     @classmethod
-    async def start(cls, broker: Broker | None = None, **settings: Any) -> Harness:
-        defaults: dict[str, Any] = {"port": 0, "jwt_secret": SECRET, "drain_grace_s": 5.0}
-        gateway = Gateway(Settings(**(defaults | settings)), broker)
+    async def start(cls, broker: Broker | None = None, engine: SpeechEngine | None = None, **settings: Any) -> Harness:
+        defaults: dict[str, Any] = {"port": 0, "jwt_secret": SECRET, "drain_grace_s": 5.0, "speech": "none://"}
+        gateway = Gateway(Settings(**(defaults | settings)), broker, engine)
         await gateway.start()
         return cls(gateway)
 

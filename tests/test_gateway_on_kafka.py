@@ -97,6 +97,7 @@ class Site:
             "kafka_quarantine_topic": self.quarantine,
             "kafka_partitions": 1,
             "kafka_replication": 1,
+            "speech": "none://",
         }
         self._started: list[Harness] = []
 

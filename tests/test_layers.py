@@ -19,16 +19,37 @@ MAY_IMPORT: dict[str, set[str]] = {
     "brokers.port": {"rules"},
     "brokers": {"brokers.port", "rules", "errors"},
     "identity": {"rules", "errors"},
-    "settings": {"rules", "errors"},
+    "speech.port": {"rules"},
+    "speech.engines": {"speech", "errors"},
+    "speech": {"speech.port", "speech.engines", "rules", "errors"},
+    "settings": {"speech.engines", "rules", "errors"},
     "logs": set(),
     "hub": {"rules", "errors"},
-    "metrics": {"hub", "brokers.port", "rules"},
+    "metrics": {"hub", "brokers.port", "speech.port", "rules"},
+    "arrivals": {"brokers.port"},
+    "transcriber": {"arrivals", "metrics", "brokers.port", "speech.port", "rules", "errors"},
     "bridge": {"hub", "metrics", "brokers.port", "rules"},
-    "web": {"hub", "bridge", "metrics", "brokers.port", "identity", "rules", "errors"},
+    "web": {
+        "hub",
+        "bridge",
+        "transcriber",
+        "metrics",
+        "brokers.port",
+        "speech.port",
+        "speech.segmenter",
+        "identity",
+        "rules",
+        "errors",
+    },
     "probe": {"identity", "rules", "errors"},
     "service": {
         "web",
         "bridge",
+        "arrivals",
+        "transcriber",
+        "speech",
+        "speech.port",
+        "speech.engines",
         "hub",
         "metrics",
         "logs",
@@ -106,3 +127,12 @@ def test_only_the_composition_root_names_an_adapter() -> None:
             if name.startswith(f"{PACKAGE}.brokers.") and not name.endswith(".port")
         ]
         assert named == [], f"{module} imports {named}"
+
+
+def test_recognition_stays_out_of_the_gateways_process() -> None:
+    light = {f"{PACKAGE}.speech.{name}" for name in ("port", "engines", "segmenter")}
+    for module, path in modules():
+        if not module.startswith("speech"):
+            allowed = light | {f"{PACKAGE}.speech.pool"} if module == "service" else light
+            named = {name for name in imports(module, path) if name.startswith(f"{PACKAGE}.speech.")}
+            assert named <= allowed, f"{module} imports {named - allowed}"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado import settings_kinds as kinds
+from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.settings import TABLE, Settings
 from cocoa_tornado.settings_checks import check
@@ -29,7 +30,10 @@ def test_the_defaults_go_together() -> None:
 def test_the_defaults_of_the_contract() -> None:
     settings = Settings()
     assert (settings.host, settings.port, settings.broker) == ("127.0.0.1", 8080, "memory://")
-    assert (settings.mailbox, settings.presence, settings.speech) == ("none://", "local://", "none://")
+    assert (settings.mailbox, settings.presence, settings.speech) == ("none://", "local://", "auto")
+    assert (settings.audio_max_bytes, settings.audio_max_duration_s) == (10 * 1024 * 1024, 60)
+    assert (settings.audio_idle_timeout_s, settings.audio_streams_per_device) == (30, 1)
+    assert settings.raw_audio == AudioFormat("raw", "s16le", 16_000, 1)
     assert (settings.ping_interval_s, settings.ping_timeout_s, settings.write_wait_s) == (30, 30, 10)
     assert (settings.connections_per_device, settings.max_connections) == (1, 0)
     assert (settings.max_message_bytes, settings.duplicate_challenge_s) == (524_288, 2)
@@ -200,13 +204,52 @@ def test_a_wrong_text_is_refused_in_one_short_line(key: str, text: str) -> None:
         ("mailbox", "sqlite:///box.db"),
         ("mailbox", "redis://user:hunter2@host/0"),
         ("presence", "redis://host/0"),
-        ("speech", "whisper://base"),
     ],
 )
 def test_a_part_of_a_later_version_is_known_by_name_and_refused(key: str, url: str) -> None:
     with pytest.raises(WrongValue, match="is not available in this version") as caught:
         TABLE[key].kind.from_text(url)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "auto",
+        "none://",
+        "pocketsphinx://",
+        "whisper://base",
+        "whisper://./models/base",
+        "google://?project=p&model=short",
+    ],
+)
+def test_a_speech_engine_is_kept_as_it_was_given(url: str) -> None:
+    assert TABLE["speech"].kind.from_text(f" {url} ") == url
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("vosk://", "is not a speech engine"),
+        ("pocketsphinx", "is not a speech engine"),
+        ("whisper://", "names no model"),
+        ("google://host", "takes options only"),
+        ("google://?key=1", "has an option 'key'"),
+        ("google://user:hunter2@host", "credentials never stand in its URL"),
+    ],
+)
+def test_a_wrong_speech_engine_says_what_is_wrong(url: str, problem: str) -> None:
+    with pytest.raises(WrongValue, match=problem) as caught:
+        TABLE["speech"].kind.from_text(url)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_models_relative_folder_is_taken_from_the_file_that_names_it() -> None:
+    kind = TABLE["speech"].kind
+    assert kind.relative_to("whisper://./base", Path("/etc/cocoa")) == "whisper:///etc/cocoa/base"
+    assert kind.relative_to("whisper://../a%20b?beam=2", Path("/etc/cocoa")) == "whisper:///etc/cocoa/../a%20b?beam=2"
+    assert kind.relative_to("whisper://base", Path("/etc/cocoa")) == "whisper://base"
+    assert kind.relative_to("whisper://./base", Path()) == "whisper://./base"
 
 
 def test_a_broker_url_with_a_password_is_refused_without_showing_it() -> None:

@@ -72,6 +72,11 @@ SAMPLES: dict[str, str | tuple[str, ...]] = {
     "presence": "local://",
     "speech": "none://",
     "broker": "kafka://a",
+    "speech_workers": "3",
+    "speech_language": "en-GB",
+    "audio_rate": "8000",
+    "audio_channels": "2",
+    "audio_streams_per_device": "2",
     "kafka_security_protocol": "SASL_SSL",
     "connections_per_device": "2",
 }
@@ -135,7 +140,7 @@ def test_a_setting_has_the_same_value_by_each_of_its_three_names(row: Setting, w
     if not row.attribute.startswith(("tls_", "data_", "jwt_key", "jwt_signing")):
         # A path in a file is another path: it is taken from the file's folder.
         assert load(write(toml(row, value)), beside, {}).settings == from_options.settings
-    if row.key not in ("mailbox", "presence", "speech"):
+    if row.key not in ("mailbox", "presence"):
         assert getattr(from_options.settings, row.attribute) != row.default
 
 
@@ -498,6 +503,25 @@ def test_a_file_that_a_setting_names_is_looked_for_on_demand(tmp_path: Path) -> 
     check_files(load(None, {}, {"jwt_key": (str(good), "https://i.example/jwks.json"), "data_dir": "/absent"}))
 
 
+@pytest.mark.parametrize(("url", "extra"), [("whisper://base", "whisper"), ("google://", "google")])
+def test_an_engine_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    url: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"setting speech \(environment COCOA_SPEECH\): .* not installed") as caught:
+        check_files(load(None, {"COCOA_SPEECH": url}, {}))
+    assert f"pip install 'cocoa-tornado[{extra}]'" in str(caught.value)
+    check_files(load(None, {"COCOA_SPEECH": "none://"}, {}))
+    check_files(load(None, {}, {}))
+
+
+def test_a_models_folder_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    check_files(load(None, {}, {"speech": f"pocketsphinx://{tmp_path}/model"}))
+    with pytest.raises(SettingError, match=r"setting speech \(option --speech\): there is no folder .*/absent"):
+        check_files(load(None, {}, {"speech": f"pocketsphinx://{tmp_path}/absent"}))
+
+
 # A second reading
 
 
@@ -520,6 +544,7 @@ def test_what_the_contract_lets_a_reload_change_is_reloadable() -> None:
     assert {row.key for row in TABLE.values() if row.reloadable} == {
         *("jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key", "api_credentials", "allowed_origins"),
         *("connections_per_device", "max_connections", "max_message_bytes", "outbox_max_messages", "outbox_max_bytes"),
+        *("audio_max_bytes", "audio_max_duration", "audio_idle_timeout", "audio_streams_per_device", "audio_streams"),
         *("inbound_rate", "inbound_burst", "log_level"),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import math
 from collections.abc import Awaitable
 
 from tornado.http1connection import HTTP1Connection
@@ -19,9 +20,9 @@ from tornado.httputil import (
 from tornado.web import Application, RequestHandler
 
 from ..rules.targets import split_target
+from .audio_handler import AudioStreamHandler
 from .device_handler import DeviceHandler
 from .handlers import (
-    AudioStreamHandler,
     HealthHandler,
     MetricsHandler,
     NotFoundHandler,
@@ -37,6 +38,7 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Of a body that is too large, so much is read and thrown away: the answer reaches a client that is still sending."""
 
+AUDIO_PATH = "/api/v1/audio/stream"
 QUIET_PATHS = frozenset(["/api/v1/health", "/api/v1/ready", "/metrics"])
 
 log = logging.getLogger("cocoa.access")
@@ -49,7 +51,7 @@ def make_application(context: WebContext, access_log: bool = True) -> Applicatio
         [
             (r"/ws", DeviceHandler, shared),
             (r"/api/v1/auth/token", TokenHandler, shared),
-            (r"/api/v1/audio/stream", AudioStreamHandler, shared),
+            (AUDIO_PATH, AudioStreamHandler, shared),
             (r"/api/v1/transcriptions", PublishHandler, shared),
             (r"/api/v1/health", HealthHandler, shared),
             (r"/api/v1/ready", ReadyHandler, shared),
@@ -82,6 +84,11 @@ def log_request(handler: RequestHandler) -> None:
             extra["conn"] = handler.conn
         if handler.outcome:
             extra["outcome"] = handler.outcome
+    elif isinstance(handler, AudioStreamHandler):
+        if handler.device_id:
+            extra["device_id"] = handler.device_id
+        if handler.session_id:
+            extra["session_id"] = handler.session_id
     log.log(level, "request", extra=extra)
 
 
@@ -115,7 +122,7 @@ class _AdmittedRequest(HTTPMessageDelegate):
         self, inner: HTTPMessageDelegate, connection: HTTPConnection, access_log: bool, max_body_bytes: int
     ) -> None:
         self._inner, self._connection, self._access_log = inner, connection, access_log
-        self._room = max_body_bytes
+        self._room: float = max_body_bytes
         self._refused = self._answered = False
         self._start_line = RequestStartLine("", "", "")
 
@@ -128,6 +135,9 @@ class _AdmittedRequest(HTTPMessageDelegate):
         if target.host is not None and len(headers.get_list("Host")) == 1:
             # No Host, or two of them, are wrong in this form too.
             headers["Host"] = target.host
+        if start_line.method == "POST" and start_line.path.partition("?")[0] == AUDIO_PATH:
+            # It reads its body as it comes, and has limits of its own.
+            self._room = math.inf
         length = _declared_bytes(headers)
         if length > self._room:
             self._refused = True

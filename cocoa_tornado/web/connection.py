@@ -19,6 +19,7 @@ from ..rules.identity import DeviceIdentity
 from ..rules.outbox import Outbox
 from ..rules.rate import RateBucket
 from ..rules.slots import Ticket
+from .audio_session import AudioSession, is_audio_end
 from .device_context import DeviceContext
 from .sockets import all_is_acknowledged, half_close, limit_kernel_buffer, peer_has_closed, write_mark
 from .uplink import Uplink
@@ -39,6 +40,7 @@ class DeviceConnection:
     """
 
     __slots__ = (
+        "_audio",
         "_bytes_after_the_end",
         "_challenged",
         "_close_frame",
@@ -57,6 +59,7 @@ class DeviceConnection:
         "_stream",
         "_uplink",
         "_urgent",
+        "_wants_interim",
         "_write_at",
         "_write_mark",
         "awaiting_pong",
@@ -70,7 +73,14 @@ class DeviceConnection:
         "ticket",
     )
 
-    def __init__(self, stream: IOStream, identity: DeviceIdentity, ticket: Ticket, context: DeviceContext) -> None:
+    def __init__(
+        self,
+        stream: IOStream,
+        identity: DeviceIdentity,
+        ticket: Ticket,
+        context: DeviceContext,
+        wants_interim: bool = False,
+    ) -> None:
         self._stream, self._context = stream, context
         self.identity, self.ticket = identity, ticket
         self.is_open = True
@@ -96,6 +106,8 @@ class DeviceConnection:
         self._outbox = Outbox()
         self._in_rate = RateBucket()
         self._uplink: Uplink | None = None
+        self._audio: AudioSession | None = None
+        self._wants_interim = wants_interim
         self._write_mark = (0, 0)
         self._write_at = 0.0
 
@@ -105,22 +117,25 @@ class DeviceConnection:
 
     # -- what the Hub asks for
 
-    def send(self, frame: bytes, timestamp_ms: int) -> None:
+    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
         if not self.is_open:
             return
         limits = self._context.limits.outbox
-        fits = self._outbox.push(frame, timestamp_ms, limits)
+        fits = self._outbox.push(frame, timestamp_ms, limits, interim_of)
         if not fits and not self.is_writing:
             # One batch may hold more for a device than may wait for it, and the socket has not been asked yet.
             self.flush(self._context.wall_clock() * 1000)
-            fits = self._outbox.push(frame, timestamp_ms, limits)
+            fits = self._outbox.push(frame, timestamp_ms, limits, interim_of)
+        if not fits:
+            fits, dropped = self._outbox.squeeze_in(frame, timestamp_ms, limits, interim_of)
+            count(self._context.counters.dropped, "interim", dropped)
         if fits:
             self._context.flusher.add(self)
-            return
-        self._context.counters.outbox_overflows += 1
-        count(self._context.counters.dropped, "overflow")
-        self.end(SLOW_CONSUMER)
+        elif not interim_of:
+            self._context.counters.outbox_overflows += 1
+            count(self._context.counters.dropped, "overflow")
+            self.end(SLOW_CONSUMER)
 
     def challenge(self) -> None:
         """Ping. Where the socket is still busy with what was written before, its progress is the sign of life."""
@@ -128,8 +143,7 @@ class DeviceConnection:
         if self.is_writing:
             self._see_progress(self._context.clock())
         self._send_ping()
-        if self._uplink is not None:
-            self._uplink.wake()
+        self._wake()
 
     # -- what the wheel and the calendar ask for
 
@@ -178,8 +192,7 @@ class DeviceConnection:
         if peer_has_closed(self._stream):
             # It will not wait for room to be made: what it has said is read to the end, and the end with it.
             self._peer_gone = True
-            if self._uplink is not None:
-                self._uplink.wake()
+            self._wake()
         elif not self._ping_waits and all_is_acknowledged(self._stream):
             # The ping has arrived: its kernel says so, and that is all that can be had.
             self._give_sign_of_life()
@@ -310,16 +323,24 @@ class DeviceConnection:
                 self._after_the_end(data)
                 continue
             self._receive(data)
-            if self._uplink is not None and not self._uplink.has_room(self._challenged):
-                await self._hold_back(self._uplink)
+            if self._full() is not None:
+                await self._hold_back()
 
-    async def _hold_back(self, uplink: Uplink) -> None:
-        """Read no further until the broker has room, the device has gone, or a challenge wants its pong."""
+    def _full(self) -> Uplink | AudioSession | None:
+        """What takes no more from the device for now."""
+        if self._uplink is not None and not self._uplink.has_room(self._challenged):
+            return self._uplink
+        if self._audio is not None and not self._audio.has_room(self._challenged):
+            return self._audio
+        return None
+
+    async def _hold_back(self) -> None:
+        """Read no further until there is room again, the device has gone, or a challenge wants its pong."""
         self.is_paused = True
         since = self._context.clock()
         self._context.flusher.watch(self)
-        while self.is_open and not self._peer_gone and not uplink.has_room(self._challenged):
-            await uplink.wait_for_room()
+        while self.is_open and not self._peer_gone and (full := self._full()) is not None:
+            await full.wait_for_room()
         self.is_paused = False
         self._excused = True
         # What it may have said meanwhile comes all at once now.
@@ -361,7 +382,7 @@ class DeviceConnection:
         elif isinstance(event, frames.Text):
             self._on_text(event.text)
         else:
-            self._on_binary()
+            self._on_binary(event.data)
 
     def _on_pong(self) -> None:
         self.awaiting_pong = self._excused = False
@@ -373,7 +394,11 @@ class DeviceConnection:
             self._context.hub.answered(self)
 
     def _on_text(self, text: str) -> None:
-        """Contract section 3: to the topic ``device.messages``, keyed by device id."""
+        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
+        if self._context.audio is not None and is_audio_end(text):
+            if self._audio is not None:
+                self._audio.offer(None)
+            return
         self._context.counters.device_messages += 1
         if self._uplink is None:
             self._uplink = Uplink(
@@ -389,8 +414,13 @@ class DeviceConnection:
         }
         self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
 
-    def _on_binary(self) -> None:
-        # Audio, while no speech engine is configured: a feature that is off.
+    def _on_binary(self, data: bytes) -> None:
+        if self._context.audio is not None:
+            if self._audio is None:
+                self._audio = AudioSession(self.identity, self._context.audio, self._wants_interim)
+            self._audio.offer(data)
+            return
+        # A feature that is off.
         if not self._context.counters.audio_ignored:
             log.warning("audio ignored: no speech engine is configured", extra=self.who())
         self._context.counters.audio_ignored += 1
@@ -455,8 +485,13 @@ class DeviceConnection:
 
     def _on_stream_closed(self) -> None:
         self._finish("lost", "lost")
-        if self._uplink is not None:
-            self._uplink.wake()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Whoever waits for room looks again at why."""
+        for holding in (self._uplink, self._audio):
+            if holding is not None:
+                holding.wake()
 
     def _finish(self, outcome: str, code: str, keep_queued: bool = False) -> None:
         """The one way out of ``is_open``: everything that others keep of this connection is taken back, once."""
@@ -473,6 +508,8 @@ class DeviceConnection:
             count(context.counters.dropped, outcome, dropped)
         if self._uplink is not None:
             self._uplink.close()
+        if self._audio is not None:
+            self._audio.close()
         count(context.counters.closed, code if code in KNOWN_CODES else "other")
         log.info("device disconnected", extra=self.who() | {"outcome": outcome, "code": code, "dropped": dropped})
 

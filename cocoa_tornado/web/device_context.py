@@ -16,6 +16,7 @@ from ..rules.rate import LineBudget, RateLimit
 from .uplink import UplinkBudget
 
 if TYPE_CHECKING:
+    from .audio_session import AudioIntake
     from .connection import DeviceConnection
     from .flusher import Flusher
 
@@ -37,6 +38,7 @@ class DeviceContext:
     """What every connection of a process shares. Made by the composition root; IOLoop thread only.
 
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
+    :ivar audio: None while speech is off
     """
 
     hub: Hub
@@ -49,6 +51,7 @@ class DeviceContext:
     messages_topic: str
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
+    audio: AudioIntake | None = None
     uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one for each socket, until it is closed

@@ -16,13 +16,14 @@ from ..rules.identity import DeviceIdentity, FoundToken, find_token
 from ..rules.origins import origin_allowed
 from ..rules.slots import Ticket
 from .connection import DeviceConnection
-from .handlers import GatewayErrors
+from .handlers import GatewayErrors, flag
 
 log = logging.getLogger("cocoa.device")
 
 
 class DeviceHandler(GatewayErrors, WebSocketHandler):
-    """One handshake. The order of the answers: 426 and 400, 503 (draining), 401, 403, 400 (cursor), 409 and 503 (full).
+    """One handshake. The order of the answers: 426 and 400, 503 (draining), 401, 403, 400 (cursor, interim), 409 and
+    503 (full).
 
     After the upgrade the connection is a :class:`~cocoa_tornado.web.connection.DeviceConnection`, and neither this
     handler nor its request is kept: there may be a hundred thousand of them.
@@ -55,7 +56,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         self.identity = identity
         if self._is_over:
             return
-        refusal = self._check_origin_and_cursor()
+        refusal = self._check_origin_and_query()
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -96,14 +97,20 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         query = [value.decode("utf-8", "replace") for value in self.request.query_arguments.get("token", ())]
         return find_token(query, headers.get("Authorization"), headers.get("Sec-WebSocket-Protocol"))
 
-    def _check_origin_and_cursor(self) -> Refusal | None:
+    def _check_origin_and_query(self) -> Refusal | None:
         origin = self.request.headers.get("Origin")
         if not origin_allowed(origin, self.request.host, self.context.allowed_origins):
             return Refusal(403, "Origin not allowed", "origin")
         if "after" in self.request.query_arguments:
             # Without a mailbox no cursor is known; to ignore it would hide a gap from the device.
             return Refusal(400, "Unknown cursor", "cursor")
+        if self._wants_interim() is None:
+            return Refusal(400, "Invalid interim", "interim")
         return None
+
+    def _wants_interim(self) -> bool | None:
+        """Whether the device asks for growing hypotheses of what it says; None: it can't be told."""
+        return flag(self.request.query_arguments.get("interim", ()))
 
     async def _reserve(self, identity: DeviceIdentity) -> Ticket | None:
         """A ticket, or None where the answer has been given or nobody is left to hear it."""
@@ -143,7 +150,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self.finish()
             stream = self.detach()
             stream.set_nodelay(True)
-            connection = DeviceConnection(stream, identity, ticket, self.context.devices)
+            connection = DeviceConnection(stream, identity, ticket, self.context.devices, self._wants_interim() is True)
             connection.open(identity.expires_at + self.context.policy.leeway_s)
         except BaseException:
             self.context.hub.release(ticket)

@@ -24,9 +24,11 @@ from ..metrics import MetricsPage
 from ..rules.identity import DEVICE_CLAIMS, DeviceIdentity, TokenPolicy, check_claims, find_token
 from ..rules.origins import Network, client_address, is_trusted
 from ..rules.records import Delivery, decode
+from ..speech.port import SpeechState
 
 if TYPE_CHECKING:
     from ..identity.jwks import KeyStore
+    from .audio_handler import AudioContext
     from .device_context import DeviceContext
 
 SERVICE = "audio-streaming"
@@ -44,6 +46,7 @@ class WebContext:
 
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
+    :ivar audio: None while speech is off
     """
 
     hub: Hub
@@ -59,11 +62,17 @@ class WebContext:
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     policy: TokenPolicy = field(default_factory=TokenPolicy)
     signer: Signer | None = field(default=None, repr=False)
+    audio: AudioContext | None = None
 
 
 def compact(value: object) -> str:
     """JSON as the firmware reads it: no blanks, no needless escapes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def flag(values: Sequence[bytes]) -> bool | None:
+    """The last of a query's values for one name; False if there is none, None if it is neither true nor false."""
+    return {b"true": True, b"1": True, b"false": False, b"0": False}.get(values[-1].lower()) if values else False
 
 
 def shown_path(path: str) -> str:
@@ -182,9 +191,16 @@ class ReadyHandler(GatewayErrors):
             "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
             "mailbox": {"ok": True, "state": "off"},
             "presence": {"ok": True, "state": "local"},
-            "speech": {"ok": True, "state": "off"},
+            "speech": self._speech(),
             "keys": {"ok": keys_ok, "state": "ready" if keys_ok else "loading"},
         }
+
+    def _speech(self) -> dict[str, object]:
+        audio = self.context.audio
+        if audio is None:
+            return {"ok": True, "state": "off"}
+        state = audio.transcriber.status().state
+        return {"ok": state is SpeechState.READY, "state": state.value}
 
 
 class MetricsHandler(GatewayErrors):
@@ -248,13 +264,6 @@ class TokenHandler(GatewayErrors):
             raise ValueError("Body is not a JSON object")
         asked = {name: body[name] for name in DEVICE_CLAIMS if name in body}
         return TokenRequest(device_id=key, user_id=key, extra_claims=asked)
-
-
-class AudioStreamHandler(GatewayErrors):
-    """``POST /api/v1/audio/stream``: speech is a feature that is off."""
-
-    def post(self) -> None:
-        self.refuse(501, "Speech recognition is not available")
 
 
 class PublishHandler(GatewayErrors):

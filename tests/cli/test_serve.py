@@ -39,8 +39,9 @@ NEW_SECRET = "the new secret of thirty-two bytes, or more"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Nothing of the environment outside but where programs are."""
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    """Nothing of the environment outside but where programs are. Speech is off: workers would load at every start."""
+    variables = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+    return variables | {"COCOA_SPEECH": "none://"}
 
 
 def token(device_id: str = "doll", secret: str = SECRET, lifetime_s: float = 3600) -> str:
@@ -226,6 +227,7 @@ def test_the_development_key_is_refused_on_a_network_with_status_2(tmp_path: Pat
 def test_a_wrong_setting_is_one_line_that_names_it_its_source_and_what_is_allowed(tmp_path: Path) -> None:
     fails(run(tmp_path, "serve", "--port", "99999"), 2, "port", "option --port", "65535")
     fails(run(tmp_path, "serve", COCOA_PING_INTERVAL="soon"), 2, "ping_interval", "environment COCOA_PING_INTERVAL")
+    fails(run(tmp_path, "serve", COCOA_SPEECH="whisper:///absent"), 2, "speech", "environment COCOA_SPEECH")
     path = config_file(tmp_path, "no_such_thing = 1\n")
     fails(run(tmp_path, "serve", "--config", str(path)), 2, "no_such_thing", str(path))
     fails(run(tmp_path, "serve", "--no-such-option"), 2, "--no-such-option")

@@ -9,6 +9,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from cocoa_tornado.brokers.port import Broker
+from cocoa_tornado.speech.port import SpeechEngine
 
 from ..harness import Harness
 
@@ -16,15 +17,17 @@ from ..harness import Harness
 class StartGateway(Protocol):
     """Starts a gateway with other settings than the defaults."""
 
-    async def __call__(self, broker: Broker | None = None, **settings: Any) -> Harness: ...
+    async def __call__(
+        self, broker: Broker | None = None, engine: SpeechEngine | None = None, **settings: Any
+    ) -> Harness: ...
 
 
 @pytest.fixture
 def start_gateway(io_loop: IOLoop) -> Iterator[StartGateway]:
     started: list[Harness] = []
 
-    async def start(broker: Broker | None = None, **settings: Any) -> Harness:
-        harness = await Harness.start(broker, **settings)
+    async def start(broker: Broker | None = None, engine: SpeechEngine | None = None, **settings: Any) -> Harness:
+        harness = await Harness.start(broker, engine, **settings)
         started.append(harness)
         return harness
 

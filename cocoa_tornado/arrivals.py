@@ -1,0 +1,101 @@
+"""Stands between the broker and the bridge and watches for records of our own: how long they took, and whether all of
+them have come. IOLoop thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from .brokers.port import Batch
+
+MAX_EXPECTED: Final = 10_000
+PATIENCE_S: Final = 60.0
+"""What has not come by then has gone to another server, or nowhere."""
+
+
+class Arrivals:
+    """A sink for batches. Each goes to ``sink`` first: what is expected counts as arrived when it has been routed.
+
+    While nothing is expected it costs one comparison a batch, and else one look-up a delivery.
+
+    :param clock: monotonic seconds
+    """
+
+    def __init__(self, sink: Callable[[Batch], None], clock: Callable[[], float]) -> None:
+        self._sink, self._clock = sink, clock
+        self._expected: dict[str, dict[bytes, tuple[float, Callable[[], None]]]] = {}
+        self._count = 0
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Arrivals {self._count} expected>"
+
+    def __len__(self) -> int:
+        """How many are expected."""
+        return self._count
+
+    def __call__(self, batch: Batch) -> None:
+        deliveries = batch.deliveries
+        self._sink(batch)
+        if self._expected:
+            for delivery in deliveries:
+                if delivery.device_id in self._expected:
+                    found = self._remove(delivery.device_id, delivery.payload)
+                    if found is not None:
+                        found()
+
+    def expect(self, device_id: str, payload: bytes, on_arrival: Callable[[], None]) -> None:
+        """Watch for one message; ``on_arrival`` is called once it has been routed, if ever.
+
+        At most ``MAX_EXPECTED``, each for ``PATIENCE_S``: beyond that, nobody is told.
+        """
+        if self._count >= MAX_EXPECTED:
+            self._forget_the_old()
+        if self._count < MAX_EXPECTED and payload not in self._expected.get(device_id, {}):
+            self._expected.setdefault(device_id, {})[payload] = (self._clock() + PATIENCE_S, on_arrival)
+            self._count += 1
+
+    def forget(self, device_id: str, payload: bytes) -> None:
+        """It does not come: it could not be published."""
+        self._remove(device_id, payload)
+
+    async def settled(self, timeout_s: float) -> bool:
+        """Return True once nothing is expected any more; False where that takes longer."""
+        self._forget_the_old()
+        if not self._expected:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await asyncio.wait({waiter}, timeout=timeout_s)
+        return not self._expected
+
+    def _remove(self, device_id: str, payload: bytes) -> Callable[[], None] | None:
+        of_device = self._expected.get(device_id)
+        found = None if of_device is None else of_device.pop(payload, None)
+        if of_device is None or found is None:
+            return None
+        self._count -= 1
+        if not of_device:
+            del self._expected[device_id]
+        if not self._expected:
+            self._wake()
+        return found[1]
+
+    def _forget_the_old(self) -> None:
+        now = self._clock()
+        old = [
+            (device_id, payload)
+            for device_id, of_device in self._expected.items()
+            for payload, (until, _) in of_device.items()
+            if until <= now
+        ]
+        for device_id, payload in old:
+            self._remove(device_id, payload)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()

@@ -1,0 +1,399 @@
+"""From audio to records: makes one utterance of each stream, and publishes what comes of it. IOLoop thread only.
+
+Where the audio comes from (a POST, or binary WebSocket messages) is of no interest here; what recognises it is behind
+the speech port, and who gets the words is the broker's and the bridge's affair, as for any other record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from .arrivals import Arrivals
+from .brokers.port import Broker
+from .errors import AudioNotDecodable, AudioTooLong, BrokerError, EngineFailed, SpeechBusy, SpeechError
+from .metrics import SpeechCounters, count
+from .rules import transcripts
+from .rules.audio import AudioFormat
+from .rules.transcripts import Speaker
+from .speech.port import SpeechEngine, SpeechState, SpeechStatus, SpeechStream, Transcript
+
+PUBLISH_WAIT_S: Final = 10.0
+"""How long the words wait for a broker that is away. Then whoever sent the audio is told, and may send it again."""
+
+ARRIVAL_WAIT_S: Final = 2.0
+"""How long a drain waits for published words to come back from the broker."""
+
+log = logging.getLogger("cocoa.transcriber")
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechLimits:
+    """:ivar streams_per_device: at a time, POST and WebSocket together
+    :ivar streams: at a time, in all; 0: as many as the engine takes
+    :ivar max_audio_s: of one utterance
+    """
+
+    streams_per_device: int = 1
+    streams: int = 0
+    max_audio_s: float = 60.0
+
+
+class Transcriber:
+    """Opens utterances, within limits, and knows those that are open.
+
+    :ivar limits: may be replaced at any time; open utterances keep theirs
+    """
+
+    def __init__(
+        self,
+        engine: SpeechEngine,
+        broker: Broker,
+        arrivals: Arrivals,
+        counters: SpeechCounters,
+        limits: SpeechLimits,
+        *,
+        results_topic: str,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.clock, self.wall_clock = clock, wall_clock
+        self._engine, self._broker, self._arrivals, self._topic = engine, broker, arrivals, results_topic
+        self._open: dict[str, set[Utterance]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._reports: set[asyncio.Future[None]] = set()
+        self._draining = False
+
+    def __repr__(self) -> str:
+        return f"<Transcriber {len(self)} open>"
+
+    def __len__(self) -> int:
+        """Utterances that are open, in all."""
+        return sum(map(len, self._open.values()))
+
+    def status(self) -> SpeechStatus:
+        """Of the engine."""
+        return self._engine.status()
+
+    def open(
+        self,
+        device_id: str,
+        user_id: int | str,
+        audio_format: AudioFormat,
+        *,
+        interim: bool = False,
+        tells_errors: bool = False,
+        on_cut: Callable[[], None] | None = None,
+    ) -> Utterance:
+        """A new utterance, which must be ended with :meth:`Utterance.finish` or :meth:`Utterance.cancel`.
+
+        :param interim: publish growing hypotheses too
+        :param tells_errors: publish a record for every error that ends the utterance (for whom no HTTP status tells)
+        :param on_cut: called if a drain ends it before its time; what awaits it then sees EngineFailed
+        :raises SpeechBusy: the device has its share already, all streams are taken, or the gateway is draining;
+            nothing is published
+        :raises EngineFailed: no worker can be started; the device is told so by a record
+        """
+        speaker = Speaker(secrets.token_hex(16), user_id, device_id)
+        try:
+            self._check_limits(device_id)
+            utterance = Utterance(self, speaker, interim, tells_errors, on_cut)
+            on_interim = utterance.on_hypothesis if interim else None
+            utterance.stream = self._engine.open(audio_format, self.limits.max_audio_s, on_interim)
+        except SpeechError as error:
+            count(self.counters.streams, "busy" if isinstance(error, SpeechBusy) else "failed")
+            if isinstance(error, EngineFailed):
+                self.report(device_id, user_id, transcripts.RECOGNITION_FAILED)
+            raise
+        self._open.setdefault(device_id, set()).add(utterance)
+        self._idle.clear()
+        return utterance
+
+    def _check_limits(self, device_id: str) -> None:
+        limits = self.limits
+        if self._draining:
+            raise SpeechBusy("the gateway is draining")
+        if len(self._open.get(device_id, ())) >= limits.streams_per_device:
+            raise SpeechBusy("the device has as many streams as it may have")
+        if limits.streams and len(self) >= limits.streams:
+            raise SpeechBusy("there are as many streams as there may be")
+        status = self._engine.status()
+        if status.state is SpeechState.FAILED:
+            raise EngineFailed(status.detail)
+
+    def report(self, device_id: str, user_id: int | str, error: str) -> None:
+        """Publish that an utterance came to nothing, and don't wait for it; dropped if the broker takes nothing now."""
+        speaker = Speaker(secrets.token_hex(16), user_id, device_id)
+        if not self._broker.can_write():
+            return
+        try:
+            future = self._broker.publish(
+                self._topic, device_id, transcripts.failure_record(speaker, error, self.wall_clock())
+            )
+        except BrokerError:
+            return
+        self._reports.add(future)
+        future.add_done_callback(self._reported)
+
+    def _reported(self, future: asyncio.Future[None]) -> None:
+        self._reports.discard(future)
+        _retrieve(future)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new utterance, and let those that are open come to their end; after ``timeout_s`` cut them off. Then
+        end the engine, and wait, for at most two seconds, for the words to come back and be routed."""
+        self._draining = True
+        if not await self._all_ended(timeout_s):
+            log.warning("audio streams cut off", extra={"streams": len(self)})
+            for utterance in [utterance for of_device in self._open.values() for utterance in of_device]:
+                utterance.cut()
+            # The others have their words already, and publish them.
+            await self._all_ended(ARRIVAL_WAIT_S)
+        await self._engine.close()
+        await self._arrivals.settled(ARRIVAL_WAIT_S)
+
+    async def _all_ended(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def publish(self, speaker: Speaker, record: bytes, on_arrival: Callable[[], None] | None = None) -> None:
+        """Publish a record; return when the broker has acknowledged it.
+
+        :param on_arrival: called if this process gets it back and has routed it
+        :raises BrokerError: it refused, or did not acknowledge in time. In the latter case the record may still be
+            published later.
+        """
+        message = transcripts.message_of(record)
+        if on_arrival is not None:
+            self._arrivals.expect(speaker.device_id, message, on_arrival)
+        try:
+            async with asyncio.timeout(PUBLISH_WAIT_S):
+                await self._broker.writable()
+                await asyncio.shield(self._broker.publish(self._topic, speaker.device_id, record))
+        except BaseException as error:
+            self._arrivals.forget(speaker.device_id, message)
+            if isinstance(error, TimeoutError):
+                raise BrokerError(f"not acknowledged within {PUBLISH_WAIT_S:.0f} s") from error
+            raise
+
+    def offer(self, speaker: Speaker, record: bytes) -> asyncio.Future[None] | None:
+        """Publish a record that may as well be lost; None if the broker takes nothing now."""
+        try:
+            return self._broker.publish(self._topic, speaker.device_id, record) if self._broker.can_write() else None
+        except BrokerError:
+            return None
+
+    def ended(self, utterance: Utterance) -> None:
+        """The utterance's place is free again."""
+        of_device = self._open.get(utterance.speaker.device_id, set())
+        of_device.discard(utterance)
+        if not of_device:
+            self._open.pop(utterance.speaker.device_id, None)
+        if not self._open:
+            self._idle.set()
+
+
+class Utterance:
+    """One stream of audio on its way to being a record. Made by :meth:`Transcriber.open`.
+
+    One coroutine at a time calls :meth:`feed` and :meth:`finish`; after the first error, or :meth:`cancel`, there is
+    nothing more to do. Whoever cancels a coroutine that awaits one of them calls :meth:`cancel` too; it is harmless at
+    any time.
+    """
+
+    stream: SpeechStream
+
+    def __init__(
+        self,
+        transcriber: Transcriber,
+        speaker: Speaker,
+        interim: bool,
+        tells_errors: bool,
+        on_cut: Callable[[], None] | None,
+    ) -> None:
+        self.speaker = speaker
+        self._transcriber, self._counters = transcriber, transcriber.counters
+        self._interim, self._tells_errors, self._on_cut = interim, tells_errors, on_cut
+        self._has_audio = self._ended = self._ending = False
+        self._in_flight: asyncio.Future[None] | None = None
+        self._next: str | None = None
+        self._has_hypotheses = False
+
+    def __repr__(self) -> str:
+        return f"<Utterance {self.session_id} of {self.speaker.device_id!r}>"
+
+    @property
+    def session_id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.speaker.session_id
+
+    async def feed(self, data: bytes) -> None:
+        """Audio as it came from the device. Suspends while the engine is behind.
+
+        :raises AudioNotDecodable: it is not what it was said to be
+        :raises AudioTooLong: more than an utterance may have
+        :raises EngineFailed: the engine failed; the device has been told by a record
+        """
+        if not data:
+            return
+        self._has_audio = True
+        try:
+            await self.stream.feed(data)
+        except SpeechError as error:
+            await self._fail(error)
+            raise
+
+    async def finish(self) -> Transcript:
+        """There is no more audio: wait for the words, and until the broker has acknowledged their record.
+
+        :raises BrokerError: the words are in nobody's hands; see :meth:`Transcriber.publish`
+        :raises SpeechError: as :meth:`feed`
+        """
+        end_of_audio = self._transcriber.clock()
+        try:
+            transcript = await self._recognized()
+            await self._publish(transcript, end_of_audio)
+        except SpeechError as error:
+            await self._fail(error)
+            raise
+        except BrokerError as error:
+            self._end("unpublished")
+            log.error("transcript not published", extra={**self._extra(), "error": str(error)})
+            raise
+        except BaseException:
+            self.cancel()
+            raise
+        self._end("transcribed" if transcript.text else "no_speech")
+        self._count(transcript)
+        return transcript
+
+    def cancel(self, outcome: str = "vanished") -> None:
+        """Nobody waits for the words any more: nothing is published from now on. Never raises; harmless after the end.
+
+        :param outcome: why, in one word of a fixed set: a metric label
+        """
+        if not self._ended:
+            self.stream.cancel()
+            self._end(outcome)
+            log.info("audio stream dropped", extra={**self._extra(), "outcome": outcome})
+
+    def cut(self) -> None:
+        """The gateway goes away. An utterance whose record is being published goes on all the same."""
+        if not self._ending:
+            self._end("drained")
+            if self._on_cut is not None:
+                self._on_cut()
+
+    def on_hypothesis(self, text: str) -> None:
+        """A hypothesis of the engine. One is on its way to the broker at a time, and one waits, the newest."""
+        if self._ending or self._ended:
+            return
+        if self._in_flight is not None:
+            self._next = text
+            return
+        now = self._transcriber.wall_clock()
+        record = transcripts.transcript_record(self.speaker, text, now, final=False)
+        self._in_flight = self._transcriber.offer(self.speaker, record)
+        if self._in_flight is not None:
+            self._has_hypotheses = True
+            self._counters.hypotheses += 1
+            self._in_flight.add_done_callback(self._acknowledged)
+
+    def _acknowledged(self, future: asyncio.Future[None]) -> None:
+        self._in_flight = None
+        _retrieve(future)
+        text, self._next = self._next, None
+        if text is not None:
+            self.on_hypothesis(text)
+
+    async def _recognized(self) -> Transcript:
+        if self._has_audio:
+            return await self.stream.finish()
+        # There is nothing to recognise, and no reason to wait for a worker.
+        self.stream.cancel()
+        return Transcript("", 0.0, 0.0, 0.0)
+
+    async def _publish(self, transcript: Transcript, end_of_audio: float) -> None:
+        clock, delivery = self._transcriber.clock, self._counters.delivery
+        # From here on no hypothesis is published: the one in flight comes before, in the order of the calls.
+        self._ending = True
+        record = transcripts.transcript_record(
+            self.speaker, transcript.text, self._transcriber.wall_clock(), final=self._final
+        )
+        await self._transcriber.publish(self.speaker, record, lambda: delivery.observe(clock() - end_of_audio))
+
+    @property
+    def _final(self) -> bool | None:
+        return True if self._interim else None
+
+    async def _fail(self, error: SpeechError) -> None:
+        """End it, and tell the device where nothing else does, or where it waits for the end of hypotheses."""
+        if self._ended:
+            return
+        self._ending = True
+        self.stream.cancel()
+        outcome, text = _told(error)
+        level = logging.ERROR if isinstance(error, EngineFailed) else logging.INFO
+        log.log(level, "audio stream failed", extra={**self._extra(), "outcome": outcome, "error": str(error)})
+        try:
+            if isinstance(error, EngineFailed) or self._tells_errors or self._has_hypotheses:
+                now = self._transcriber.wall_clock()
+                record = transcripts.failure_record(self.speaker, text, now, final=self._final)
+                await self._transcriber.publish(self.speaker, record, lambda: None)
+        except BrokerError as broker_error:
+            log.error("transcript not published", extra={**self._extra(), "error": str(broker_error)})
+        finally:
+            self._end(outcome)
+
+    def _end(self, outcome: str) -> None:
+        if not self._ended:
+            self._ended = self._ending = True
+            self._next = None
+            count(self._counters.streams, outcome)
+            self._transcriber.ended(self)
+
+    def _count(self, transcript: Transcript) -> None:
+        counters = self._counters
+        counters.audio_s += transcript.audio_s
+        counters.queue.observe(transcript.queue_s)
+        if transcript.audio_s > 0:
+            counters.real_time_factor.observe(transcript.busy_s / transcript.audio_s)
+        log.info(
+            "transcribed",
+            extra={
+                **self._extra(),
+                "audio_s": round(transcript.audio_s, 2),
+                "busy_s": round(transcript.busy_s, 2),
+                "queue_s": round(transcript.queue_s, 2),
+                "chars": len(transcript.text),
+            },
+        )
+
+    def _extra(self) -> dict[str, object]:
+        return {"device_id": self.speaker.device_id, "session_id": self.session_id}
+
+
+def _told(error: SpeechError) -> tuple[str, str]:
+    """What is counted, and what the device is told."""
+    if isinstance(error, AudioNotDecodable):
+        return "not_decodable", transcripts.NOT_DECODABLE
+    if isinstance(error, AudioTooLong):
+        return "too_long", transcripts.TOO_LONG
+    return "failed", transcripts.RECOGNITION_FAILED
+
+
+def _retrieve(future: asyncio.Future[None]) -> None:
+    """Or asyncio would complain that nobody has asked how it went."""
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,189 @@
+"""``POST /api/v1/audio/stream``: audio in, words out, to the caller and, through the broker, to the device."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tornado.web import stream_request_body
+
+from ..errors import AudioNotDecodable, AudioTooLong, BrokerError, SpeechBusy, SpeechError
+from ..metrics import count
+from ..rules.audio import AudioFormat, format_of
+from ..rules.identity import DeviceIdentity
+from ..rules.upload import IDLE, UploadClock
+from ..transcriber import Transcriber, Utterance
+from .early_answers import EarlyAnswers
+from .handlers import flag
+
+VANISHED = 499
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLimits:
+    """:ivar raw: what samples are where the Content-Type leaves it open
+    :ivar max_bytes: of a body
+    :ivar idle_timeout_s: without a byte
+    :ivar upload_timeout_s: in all, not counting the time in which the device is held back
+    """
+
+    raw: AudioFormat
+    max_bytes: int
+    idle_timeout_s: float
+    upload_timeout_s: float
+
+
+@dataclass(slots=True)
+class AudioContext:
+    """What an upload needs beyond what every handler has. A reload replaces ``limits``."""
+
+    transcriber: Transcriber
+    limits: AudioLimits
+
+
+@stream_request_body
+class AudioStreamHandler(EarlyAnswers):
+    """One upload. The order of the answers, all given before a byte of the body is needed: 405, 501 (speech is off),
+    503 (draining), 401, 400 (wrong type, wrong query), 413 (Content-Length), 429, 502 (no engine).
+
+    While the body comes, each at once: 408, 413, 400 (not decodable), 502, 503 (cut off by a drain). After it: 200,
+    400, 413, 502, 503 (the broker is away). A client that vanishes before the end of its body frees everything, and
+    nothing is published; one that does not wait for the answer gets its words all the same, over its WebSocket.
+
+    :ivar device_id: once the token has been judged; for the access log, as is
+    :ivar session_id: once the audio is taken
+    """
+
+    device_id = ""
+    session_id = ""
+    _utterance: Utterance | None = None
+    _clock: UploadClock
+    _received = 0
+
+    async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits it; the base class has no need to
+        super().prepare()
+        if self.request.method != "POST":
+            # The method's own answer is 405, behind its body.
+            return
+        self.begin_body()
+        declared = self.declared_bytes()
+        if declared is None:
+            # Tornado answers this 400 by itself.
+            return
+        audio = self.context.audio
+        if audio is None:
+            self.refuse(501, "Speech recognition is not available")
+        elif self.context.hub.draining:
+            self.refuse(503, "Gateway is draining", self._retry_after())
+        else:
+            identity = await self.identify()
+            if identity is not None:
+                self.device_id = identity.device_id
+                self._admit(audio, identity, declared)
+
+    def _admit(self, audio: AudioContext, identity: DeviceIdentity, declared: int) -> None:
+        headers = self.request.headers
+        audio_format = format_of(headers.get("Content-Type"), audio.limits.raw)
+        interim = flag(self.request.query_arguments.get("interim", ()))
+        if audio_format is None:
+            self.refuse(400, "Unsupported audio type")
+        elif headers.get("Content-Encoding", "identity").lower() != "identity":
+            self.refuse(400, "Unsupported content encoding")
+        elif interim is None:
+            self.refuse(400, "Invalid interim")
+        elif declared > audio.limits.max_bytes:
+            count(audio.transcriber.counters.streams, "too_large")
+            self.refuse(413, "Audio too large")
+        else:
+            self._open(audio, identity, audio_format, interim)
+
+    def _open(self, audio: AudioContext, identity: DeviceIdentity, audio_format: AudioFormat, interim: bool) -> None:
+        try:
+            utterance = audio.transcriber.open(
+                identity.device_id, identity.user_id, audio_format, interim=interim, on_cut=self._cut_by_drain
+            )
+        except SpeechBusy as error:
+            self.refuse(429, "Too many audio streams", {"Retry-After": str(math.ceil(error.retry_after_s))})
+        except SpeechError as error:
+            self._refuse_speech(error)
+        else:
+            self._utterance, self.session_id = utterance, utterance.session_id
+            self._clock = UploadClock(self.now(), audio.limits.idle_timeout_s, audio.limits.upload_timeout_s)
+            self._wait()
+
+    async def receive(self, chunk: bytes) -> None:
+        """A piece of the body. Until this returns, nothing more is read from the client."""
+        utterance, audio = self._utterance, self.context.audio
+        if utterance is None or audio is None:
+            return
+        self.stop_timer()
+        self._clock.received(self.now())
+        self._received += len(chunk)
+        if self._received > audio.limits.max_bytes:
+            utterance.cancel("too_large")
+            self.refuse(413, "Audio too large")
+            return
+        try:
+            await utterance.feed(chunk)
+        except SpeechError as error:
+            self._refuse_speech(error)
+        if not self.is_answered:
+            self._clock.waits(self.now())
+            self._wait()
+
+    async def post(self) -> None:
+        """The whole body has been read."""
+        if not self.end_body() or self._utterance is None:
+            return
+        try:
+            transcript = await self._utterance.finish()
+        except SpeechError as error:
+            self._refuse_speech(error)
+            return
+        except BrokerError:
+            self.refuse(503, "Broker not available", self._retry_after())
+            return
+        if self.is_answered:
+            return
+        self.is_answered = True
+        body = {"success": True, "message": "Audio processed successfully", "session_id": self.session_id}
+        self.answer(200, {**body, "text": transcript.text})
+
+    def on_connection_close(self) -> None:
+        if self.is_in_body and not self.is_answered:
+            self.is_in_body = False
+            if self._utterance is not None:
+                self._utterance.cancel()
+            # For the access log alone; nginx has made this number known.
+            self.set_status(VANISHED, "Client Closed Request")
+            self.application.log_request(self)
+        super().on_connection_close()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if self._utterance is not None:
+            self._utterance.cancel("failed")
+        super().write_error(status_code, **kwargs)
+
+    def _wait(self) -> None:
+        self.start_timer(self._clock.deadline.at, self._too_late)
+
+    def _too_late(self) -> None:
+        assert self._utterance is not None
+        self._utterance.cancel("timeout")
+        is_idle = self._clock.deadline.reason == IDLE
+        self.refuse(408, "Timed out waiting for audio" if is_idle else "Upload took too long")
+
+    def _cut_by_drain(self) -> None:
+        self.refuse(503, "Gateway is draining", self._retry_after())
+
+    def _refuse_speech(self, error: SpeechError) -> None:
+        if isinstance(error, AudioNotDecodable):
+            self.refuse(400, "Audio not decodable")
+        elif isinstance(error, AudioTooLong):
+            self.refuse(413, "Audio too long")
+        else:
+            self.refuse(502, "Speech recognition failed")
+
+    def _retry_after(self) -> dict[str, str]:
+        return {"Retry-After": str(self.context.retry_after_s)}

@@ -1,0 +1,210 @@
+"""The audio that a device sends over its WebSocket: one utterance after another, each recognised on its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..errors import AudioNotDecodable, BrokerError, SpeechBusy, SpeechError
+from ..rules import transcripts
+from ..rules.audio import AudioFormat
+from ..rules.endpointing import End, Segment
+from ..rules.identity import DeviceIdentity
+from ..transcriber import Transcriber, Utterance
+
+HELD_BYTES = 256 * 1024
+HELD_WHILE_CHALLENGED_BYTES = 320 * 1024
+ENTRY_BYTES = 64  # what a message costs that carries nothing
+
+log = logging.getLogger("cocoa.speech")
+
+
+class Segmenter(Protocol):
+    """Cuts one stream into utterances; ``speech/segmenter.py`` has it."""
+
+    @property
+    def out_format(self) -> AudioFormat:
+        """What the samples of a ``Speech`` are; known once there is one."""
+
+    def feed(self, data: bytes) -> Iterator[Segment]:
+        """What these bytes bring. Raises AudioNotDecodable, and then nothing more is read."""
+
+    def end(self) -> Iterator[Segment]:
+        """What is left of the stream. Raises AudioNotDecodable."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioIntake:
+    """What the connections need where speech is on.
+
+    :ivar raw: what binary messages are, unless they begin with a WAV header
+    :ivar make_segmenter: from a format and the longest utterance in seconds
+    """
+
+    transcriber: Transcriber
+    raw: AudioFormat
+    make_segmenter: Callable[[AudioFormat, float], Segmenter]
+
+
+def is_audio_end(text: str) -> bool:
+    """Whether a text message is the object that ends an utterance."""
+    if len(text) > 1000 or "audio_end" not in text:
+        return False
+    try:
+        message = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(message, dict) and message.get("type") == "audio_end"
+
+
+class AudioSession:
+    """One connection's audio. Made with its first binary message; IOLoop thread only.
+
+    What the engine has not taken yet waits here, up to a bound: then :meth:`has_room` turns False, the connection stops
+    reading, and TCP tells the device. An idle session holds no task.
+    """
+
+    __slots__ = (
+        "_closed",
+        "_device",
+        "_held",
+        "_intake",
+        "_interim",
+        "_is_broken",
+        "_is_refused",
+        "_pump",
+        "_room",
+        "_segmenter",
+        "_utterance",
+        "_waiting",
+    )
+
+    def __init__(self, device: DeviceIdentity, intake: AudioIntake, interim: bool) -> None:
+        self._device, self._intake, self._interim = device, intake, interim
+        self._waiting: deque[bytes | None] = deque()  # None: the device has said that the utterance is over
+        self._held = 0
+        self._room = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        self._segmenter: Segmenter | None = None
+        self._utterance: Utterance | None = None
+        self._is_refused = False  # the utterance under way came to nothing; what is left of it is passed over
+        self._is_broken = False  # what comes can't be read, until the device says that it is over
+        self._closed = False
+
+    def offer(self, audio: bytes | None) -> None:
+        """The next binary message; None: the end of the utterance. Order is kept."""
+        if self._closed:
+            return
+        self._waiting.append(audio)
+        self._held += len(audio or b"") + ENTRY_BYTES
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._run())
+
+    def has_room(self, challenged: bool) -> bool:
+        """Whether the connection may read on; a challenged one reads further, to find the pong behind the audio."""
+        return self._held < (HELD_WHILE_CHALLENGED_BYTES if challenged else HELD_BYTES)
+
+    async def wait_for_room(self) -> None:
+        """Return when something has changed: room was made, or :meth:`wake` was called."""
+        self._room.clear()
+        await self._room.wait()
+
+    def wake(self) -> None:
+        self._room.set()
+
+    def close(self) -> None:
+        """The connection is gone: nobody is left to hear the words. Idempotent."""
+        self._closed = True
+        self._waiting.clear()
+        self._held = 0
+        if self._pump is not None:
+            self._pump.cancel()
+        if self._utterance is not None:
+            self._utterance.cancel()
+            self._utterance = None
+        self.wake()
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                audio = self._waiting.popleft()
+                try:
+                    await self._take(audio)
+                except Exception:
+                    # A fault of ours must not silence the device for good.
+                    log.exception("audio failed", extra={"device_id": self._device.device_id})
+                    self._give_up()
+                self._held -= len(audio or b"") + ENTRY_BYTES
+                self.wake()
+        finally:
+            self._pump = None
+
+    async def _take(self, audio: bytes | None) -> None:
+        if audio is None:
+            segmenter, self._segmenter = self._segmenter, None
+            was_broken, self._is_broken = self._is_broken, False
+            if segmenter is not None and not was_broken:
+                await self._hear(segmenter, segmenter.end())
+        elif not self._is_broken:
+            if self._segmenter is None:
+                max_s = self._intake.transcriber.limits.max_audio_s
+                self._segmenter = self._intake.make_segmenter(self._intake.raw, max_s)
+            await self._hear(self._segmenter, self._segmenter.feed(audio))
+
+    async def _hear(self, segmenter: Segmenter, segments: Iterator[Segment]) -> None:
+        while True:
+            try:
+                segment = next(segments, None)
+            except AudioNotDecodable as error:
+                log.info("audio not decodable", extra={"device_id": self._device.device_id, "error": str(error)})
+                self._report(transcripts.NOT_DECODABLE)
+                self._is_broken = self._segmenter is not None
+                return
+            if segment is None:
+                return
+            try:
+                if isinstance(segment, End):
+                    await self._finish()
+                elif not self._is_refused:
+                    await self._feed(segmenter, segment.samples)
+            except (SpeechError, BrokerError):
+                # The transcriber has told the device, or the log.
+                self._utterance = None
+                self._is_refused = not isinstance(segment, End)
+
+    async def _feed(self, segmenter: Segmenter, samples: bytes) -> None:
+        if self._utterance is None:
+            self._utterance = self._begin(segmenter.out_format)
+        await self._utterance.feed(samples)
+
+    def _begin(self, audio_format: AudioFormat) -> Utterance:
+        device, transcriber = self._device, self._intake.transcriber
+        try:
+            return transcriber.open(
+                device.device_id, device.user_id, audio_format, interim=self._interim, tells_errors=True
+            )
+        except SpeechBusy:
+            self._report(transcripts.BUSY)
+            raise
+
+    async def _finish(self) -> None:
+        self._is_refused = False
+        if self._utterance is not None:
+            try:
+                await self._utterance.finish()
+            finally:
+                self._utterance = None
+
+    def _give_up(self) -> None:
+        if self._utterance is not None:
+            self._utterance.cancel("failed")
+            self._utterance = None
+        self._segmenter, self._is_refused = None, False
+
+    def _report(self, error: str) -> None:
+        self._intake.transcriber.report(self._device.device_id, self._device.user_id, error)
