@@ -1,6 +1,7 @@
 # What a developer runs is what CI runs.
 #
 #   make run     the gateway on its embedded parts, a token, and the line to try it with
+#   make demo    two devices speak at the same time, and each gets its own words
 #   make test    all tests; Kafka's run on Apache Kafka where Java and Maven are, else on a stand-in
 #   make check   formatting, lint, types, direction of imports
 #   make soak    300 devices that connect, vanish and return for two minutes
@@ -9,21 +10,25 @@ PYTHON ?= python3
 PORT ?= 8080
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := 127.0.0.1:$(PORT)
 
-.PHONY: run test check format soak clean
+.PHONY: run demo test check format soak clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
 	@token=$$($(BIN)/cocoa mint-token --device-id doll-1 2>/dev/null) || { $(BIN)/cocoa mint-token --device-id doll-1; exit 1; }; \
 	printf '\n  Gateway   http://$(URL)\n  Devices   ws://$(URL)/ws\n  Token     %s\n' "$$token"; \
-	printf '\n  Try it, in another terminal:\n    %s\n' '$(BIN)/cocoa probe-device ws://$(URL)/ws'; \
+	printf '\n  Try it, in another terminal:\n    %s\n' '$(BIN)/cocoa probe-device ws://$(URL)/ws --audio demo/somewhere.wav'; \
 	printf '\n  Or be the device doll-1, and say something to it from a third one:\n    %s\n' \
 	  '$(BIN)/cocoa probe-device ws://$(URL)/ws --device-id doll-1 --listen 0'; \
 	printf '    %s\n      %s\n      %s\n\n' 'curl http://$(URL)/api/v1/transcriptions \' \
 	  '-H "Authorization: Bearer $$('$(BIN)'/cocoa mint-token --device-id doll-1 2>/dev/null)" \' \
 	  "-d '{\"device_id\":\"doll-1\",\"text\":\"Hello\"}'"
 	@exec $(BIN)/cocoa serve --port $(PORT)
+
+demo: $(VENV)/installed
+	$(BIN)/python -m demo
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
@@ -47,11 +52,12 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: setup.py pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable '.[speech]' || \
+	  { echo 'Without a speech engine, then: not every machine has one ready-made.' >&2; $(PIP) --editable .; }
 	@touch $@
 
 $(VENV)/installed-test: setup.py pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/installed
 
 clean:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from .credentials import Device
 from .delivery import PublishUnavailableError, new_record, spacious_json
 from .device import Link, Message
-from .judge import judge_audio, judge_mail, judge_message, quoted, session_of
+from .judge import judge_mail, judge_message, quoted, session_of
 from .session import DeviceHeldError, Session, UnexpectedError
 from .verdicts import Verdict, failed, judged, passed, skipped
-from .wire import Upgrade, exchange, json_value
+from .wire import Upgrade
 
 # Letters of all lengths in UTF-8, and everything that JSON has to escape or must not.
 TEXT = 'Probe: caf\u00e9, \u4f60\u597d, \U0001f34d, "quoted", \\ and / and <tab\t>'
@@ -86,24 +86,6 @@ async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
         if problem:
             return failed(f"the {name} device {problem}")
     return passed(f"{2 * EACH} messages")
-
-
-async def audio(session: Session) -> Verdict:
-    """The whole way: speech in, the transcript in the answer, and the message at the device."""
-    if session.audio is None:
-        return skipped("not asked for (--audio FILE.wav)")
-    link = await session.hold()
-    link.received()
-    headers = [("Authorization", f"Bearer {session.device.token}"), ("Content-Type", "audio/wav")]
-    response = await exchange(session.target, "POST", "/api/v1/audio/stream", headers, session.audio)
-    if problem := judge_audio(response):
-        return failed(problem)
-    answer = json_value(response.body)
-    assert isinstance(answer, dict)  # it has been judged
-    message, _ = await _await_session(session, link, str(answer["session_id"]))
-    if message is None:
-        return failed("the transcript was answered, but no message with its session_id reached the device")
-    return passed(f'"{quoted(str(answer["text"]), 60)}"')
 
 
 async def _published(session: Session, device: Device, text: str) -> str:

@@ -131,6 +131,16 @@ class Link:
         self._changed.set()
         return messages
 
+    async def send(self, message: Message) -> None:
+        """Send a message, and wait while the other side takes no more. Raises :class:`ConnectionLostError`."""
+        if not self.is_open:
+            raise self.lost()
+        if isinstance(message, str):
+            self._protocol.send_text(message.encode())
+        else:
+            self._protocol.send_binary(message)
+        await self._flush()
+
     async def send_raw(self, data: bytes) -> None:
         """Send bytes that need not be a frame. Raises OSError."""
         self._writer.write(data)

@@ -151,10 +151,11 @@ def judge_health(response: Response) -> str | None:
         return f"the service is not audio-streaming: {described(response)}"
     if problem := wasteful(response.body.decode("utf-8", "replace")):
         return f"the body {problem}"
-    return _judge_timestamp(value.get("timestamp"))
+    return judge_timestamp(value.get("timestamp"))
 
 
-def _judge_timestamp(value: object) -> str | None:
+def judge_timestamp(value: object) -> str | None:
+    """RFC 3339, in UTC."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value else None
     except ValueError:
@@ -179,9 +180,7 @@ def judge_ready(response: Response) -> str | None:
 
 
 def judge_audio(response: Response) -> str | None:
-    """``POST /api/v1/audio/stream`` with speech in it."""
-    if response.status == 501:
-        return "speech was asked for (--audio), but this gateway has no speech engine: answered 501"
+    """``POST /api/v1/audio/stream`` with speech in it, and so with words in the answer."""
     value = json_value(response.body)
     if response.status != 200 or not isinstance(value, dict):
         return f"answered {described(response)}, expected 200 and a transcript"
@@ -189,6 +188,8 @@ def judge_audio(response: Response) -> str | None:
         return f"the answer holds no transcript: {described(response)}"
     if not re.fullmatch(r"[0-9a-f]{32}", str(value.get("session_id"))):
         return f"the session_id is not 32 hexadecimal digits: {described(response)}"
+    if not value["text"].strip():
+        return "no words: the transcript is empty (is it speech, in the engine's language?)"
     return wasteful(response.body.decode("utf-8", "replace"))
 
 

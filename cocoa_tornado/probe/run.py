@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import checks_connection, checks_delivery, checks_http
+from . import checks_audio, checks_connection, checks_delivery, checks_http
 from .credentials import Device
 from .device import ConnectionLostError, Message, connect
 from .judge import described, described_close
@@ -47,6 +47,11 @@ def _publish_s(session: Session) -> float:
     return 3 * session.limits.timeout_s + session.limits.quiet_s
 
 
+def _speech_s(session: Session) -> float:
+    duration_s = session.audio.duration_s if session.audio else 0.0
+    return duration_s + session.limits.audio_s + session.limits.timeout_s + session.limits.quiet_s
+
+
 # Those that need no connection stand first. From the handshake on a single connection is held, up to its close;
 # what breaks connections stands last.
 CHECKS: Final = (
@@ -65,7 +70,7 @@ CHECKS: Final = (
     Check("delivery", "a record arrives as the contract spells it", checks_delivery.delivery, True, _publish_s),
     Check("order", "records arrive once each, in their order", checks_delivery.order, True, _publish_s),
     Check("isolation", "a message reaches its device and no other", checks_delivery.isolation, True, _publish_s),
-    Check("audio", "speech comes back as a transcript", checks_delivery.audio, True, lambda s: s.limits.audio_s),
+    Check("audio", "speech comes back as a transcript", checks_audio.audio, True, _speech_s),
     Check("close", "a close is answered by a close", checks_connection.close_handshake, True),
     Check(
         "clean-up-close",
@@ -94,6 +99,26 @@ CHECKS: Final = (
     Check("server-ping", "the server pings an idle connection", checks_connection.server_ping, True),
 )
 
+# What else there is to say of speech; these stand behind "audio", where it is asked for.
+AUDIO_CHECKS: Final = (
+    Check("audio-interim", "hypotheses come while one speaks", checks_audio.interim),
+    Check("audio-message", "the device gets its words as messages", checks_audio.message),
+    Check("audio-words", "the message has the words of the answer", checks_audio.words),
+    Check("audio-final", "exactly one message is the final one", checks_audio.final),
+    Check("audio-order", "the final message comes last, after the audio", checks_audio.order),
+    Check("audio-published", "words are published before they are answered", checks_audio.published),
+    Check("audio-isolation", "no other device gets a word of it", checks_audio.isolation),
+    Check("audio-binary", "the same audio in binary messages is heard", checks_audio.binary, True, _speech_s),
+)
+
+
+def checks_for(session: Session) -> tuple[Check, ...]:
+    """The checks of a run, in their order."""
+    if session.audio is None:
+        return CHECKS
+    behind = next(index for index, check in enumerate(CHECKS) if check.name == "audio") + 1
+    return (*CHECKS[:behind], *AUDIO_CHECKS, *CHECKS[behind:])
+
 
 async def run(session: Session, on_outcome: Callable[[Outcome], None]) -> Report:
     """Run all checks, one after the other; ``on_outcome`` is called as each ends.
@@ -106,7 +131,7 @@ async def run(session: Session, on_outcome: Callable[[Outcome], None]) -> Report
     outcomes: list[Outcome] = []
     try:
         await _preflight(session)
-        for check in CHECKS:
+        for check in checks_for(session):
             outcome = await _outcome(check, session)
             outcomes.append(outcome)
             on_outcome(outcome)

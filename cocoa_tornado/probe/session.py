@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .credentials import Device, Key, minted, random_device_id
 from .delivery import Publisher
 from .device import Link, connect
 from .judge import judge_handshake
+from .judge_speech import Heard
+from .recording import Recording
 from .target import Target
 from .wire import Response, Upgrade
 
@@ -63,6 +66,9 @@ class Session:
     :ivar other: a second one, or None
     :ivar key: the secret to sign further tokens with, or None
     :ivar key_proven: the gateway has accepted a token of that key
+    :ivar audio: speech to send, or None
+    :ivar on_progress: called with the seconds of it that are sent
+    :ivar heard: what became of it, once it has been answered with words
     :ivar link: the connection that ``device`` holds
     :ivar blocked: why ``device`` can't connect any more; None while it can
     :ivar pong_works: the gateway answers pings; False until it has been seen to
@@ -79,7 +85,8 @@ class Session:
     key: Key | None = None
     key_proven: bool = False
     idle_s: float = 0.0
-    audio: bytes | None = None
+    audio: Recording | None = None
+    on_progress: Callable[[float], None] = lambda sent_s: None
     take_over: bool = False
     link: Link | None = None
     blocked: str | None = None
@@ -88,6 +95,7 @@ class Session:
     handshake_s: float = 0.0
     closing_since: float | None = None
     idleness: Idleness | None = None
+    heard: Heard | None = None
 
     async def connect(self, upgrade: Upgrade | None = None) -> tuple[Response, Link | None]:
         """Connect as the device, or however ``upgrade`` says. The response is the caller's to judge."""

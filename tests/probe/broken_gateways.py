@@ -15,17 +15,20 @@ import json
 import ssl
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
 from jwt.types import Options
 
+from .broken_speech import BrokenSpeech, SpeechFault
+
 SECRET = "the secret of the gateways that break"
 MAX_MESSAGE_BYTES = 512 * 1024
 IDLE_CUT_S = 0.4
+LARGEST_THAT_IS_READ = 16 * 1024  # of anything larger only the size is of interest
 PING_S = 0.1
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 
 class Fault(enum.Enum):
@@ -80,10 +83,14 @@ class Fault(enum.Enum):
 
 
 class BrokenGateway:
-    """One gateway on a free port of loopback."""
+    """One gateway on a free port of loopback.
 
-    def __init__(self, *faults: Fault) -> None:
+    :param speech: what is wrong with its speech; None: it has none
+    """
+
+    def __init__(self, *faults: Fault, speech: Sequence[SpeechFault] | None = None) -> None:
         self.faults = frozenset(faults)
+        self.speech = None if speech is None else BrokenSpeech(speech, self.send_text, self._connected)
         self.port = 0
         self.opened: list[str] = []
         self._slots: dict[str, list[Connection]] = {}
@@ -108,6 +115,14 @@ class BrokenGateway:
     def deliver_soon(self, device_id: str, record: dict[str, object]) -> None:
         """Deliver a record; may be called from any thread."""
         self._loop.call_soon_threadsafe(self._deliver, device_id, record)
+
+    def send_text(self, device_id: str, message: str) -> None:
+        """Send a device a message, if it is connected."""
+        for connection in self._slots.get(device_id, []):
+            connection.send(TEXT, message.encode())
+
+    def _connected(self) -> list[str]:
+        return [device_id for device_id, connections in self._slots.items() if connections]
 
     def has(self, fault: Fault) -> bool:
         return fault in self.faults
@@ -145,7 +160,7 @@ class BrokenGateway:
         elif path == "/api/v1/transcriptions" and method == "POST" and not self.has(Fault.NO_HTTP_PUBLISH):
             self._publish(headers, body, writer)
         elif path == "/api/v1/audio/stream":
-            refuse(writer, 501, "Speech recognition is not available")
+            await self._audio(headers, reader, writer)
         elif self.has(Fault.HTML_ERRORS):
             answer(writer, 404, "<html><title>404</title></html>")
         else:
@@ -169,6 +184,18 @@ class BrokenGateway:
             asyncio.get_running_loop().call_later(0.05, self._deliver_held_back)
             return
         self._deliver(record["device_id"], record)
+
+    async def _audio(
+        self, headers: Mapping[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if self.speech is None:
+            refuse(writer, 501, "Speech recognition is not available")
+            return
+        claims = self._claims(headers.get("authorization", "").removeprefix("Bearer "))
+        assert not isinstance(claims, str)
+        await self.speech.post(
+            claims, reader, lambda status, body: answer(writer, status, body), writer.transport.abort
+        )
 
     def _deliver_held_back(self) -> None:
         while self._held_back:
@@ -254,7 +281,7 @@ class BrokenGateway:
             refuse(writer, 403, "Origin not allowed")
             return
         device_id = str(claims["device_id"])
-        connection = Connection(self, device_id, writer)
+        connection = Connection(self, device_id, writer, claims)
         others = self._slots.setdefault(device_id, [])
         if others and not self.faults & {Fault.NO_409, Fault.ACCEPT_THEN_CLOSE, Fault.INCUMBENT_EVICTED}:
             late = {} if self.has(Fault.NO_RETRY_AFTER) else {"Retry-After": "5"}
@@ -311,9 +338,15 @@ class BrokenGateway:
 class Connection:
     """One device's connection, once it is open."""
 
-    def __init__(self, gateway: BrokenGateway, device_id: str, writer: asyncio.StreamWriter | None) -> None:
+    def __init__(
+        self,
+        gateway: BrokenGateway,
+        device_id: str,
+        writer: asyncio.StreamWriter | None,
+        claims: Mapping[str, object] | None = None,
+    ) -> None:
         self.device_id = device_id
-        self._gateway, self._writer = gateway, writer
+        self._gateway, self._writer, self._claims = gateway, writer, claims or {}
 
     def send(self, opcode: int, payload: bytes) -> None:
         size = len(payload)
@@ -351,6 +384,11 @@ class Connection:
             if not has(Fault.CLOSE_NOT_ANSWERED):
                 self.send(CLOSE, payload)
             return True
+        speech = self._gateway.speech
+        if opcode == BINARY and speech is not None:
+            speech.take(self._claims, payload)
+        if opcode == TEXT and payload == b'{"type":"audio_end"}' and speech is not None:
+            speech.end(self._claims)
         if opcode == PING and not has(Fault.NO_PONG):
             self.send(PONG, b"other" if has(Fault.OTHER_PONG) else payload)
         if opcode not in (0, 1, 2, CLOSE, PING, PONG) and not has(Fault.INVALID_FRAME_IGNORED):
@@ -375,7 +413,7 @@ class Connection:
         if size > MAX_MESSAGE_BYTES and not self._gateway.has(Fault.OVERSIZE_ACCEPTED):
             return first & 15, size, b""
         payload = await reader.readexactly(size)
-        if size <= 125:
+        if size <= LARGEST_THAT_IS_READ:
             payload = bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
         return first & 15, size, payload
 
@@ -392,9 +430,11 @@ def refuse(writer: asyncio.StreamWriter, status: int, message: str, headers: Map
 
 
 @contextlib.contextmanager
-def running(*faults: Fault, tls: ssl.SSLContext | None = None) -> Iterator[BrokenGateway]:
+def running(
+    *faults: Fault, tls: ssl.SSLContext | None = None, speech: Sequence[SpeechFault] | None = None
+) -> Iterator[BrokenGateway]:
     """A gateway in a thread and loop of its own, for tests of the command line."""
-    gateway, ready, loop = BrokenGateway(*faults), threading.Event(), asyncio.new_event_loop()
+    gateway, ready, loop = BrokenGateway(*faults, speech=speech), threading.Event(), asyncio.new_event_loop()
 
     async def serve(stop: asyncio.Event) -> None:
         await gateway.start(tls)

@@ -165,13 +165,6 @@ def test_without_http_publishing_delivery_is_skipped_and_the_way_out_named() -> 
     assert report.ok
 
 
-def test_audio_that_was_asked_for_and_is_absent_fails_in_one_line() -> None:
-    report = asyncio.run(probed(audio=b"RIFF"))
-
-    assert names(report, Status.FAILED) == {"audio"}
-    assert "no speech engine" in outcome(report, "audio").detail
-
-
 def test_a_live_device_keeps_its_place_and_the_run_fails() -> None:
     report = asyncio.run(probed(held="doll", device=given()))
 

@@ -185,10 +185,11 @@ def test_the_parts_of_readiness_may_stand_in_a_nested_object() -> None:
     assert judge_ready(Response(200, (), b"ready")) is not None
 
 
-def test_a_transcript_passes_and_a_missing_engine_is_named() -> None:
+def test_a_transcript_passes_and_what_is_wrong_with_one_is_named() -> None:
     answer = {"success": True, "message": "Audio processed successfully", "session_id": "0" * 32, "text": "hello"}
     assert judge_audio(Response(200, (), compact_json(answer).encode())) is None
-    assert "no speech engine" in str(judge_audio(refused(501, "Not available")))
+    assert "answered 502" in str(judge_audio(refused(502, "Speech recognition failed")))
+    assert "no words" in str(judge_audio(Response(200, (), compact_json(answer | {"text": " "}).encode())))
     for change in ({"session_id": "1"}, {"text": None}, {"success": False}):
         assert judge_audio(Response(200, (), compact_json(answer | change).encode())) is not None
     assert judge_audio(Response(200, (), json.dumps(answer).encode())) is not None
