@@ -226,6 +226,10 @@ class Gateway:
         if self._web.audio is not None:
             self._web.audio.limits = audio_limits(settings)
             self._web.audio.transcriber.limits = speech_limits(settings)
+        if self._devices.audio is not None:
+            limits = audio_limits(settings)
+            self._devices.audio.idle_timeout_s = limits.idle_timeout_s
+            self._devices.audio.utterance_timeout_s = limits.upload_timeout_s
         self.hub.limits = slot_limits(settings)
         set_level(settings.log_level)
         self.settings = settings
@@ -327,7 +331,8 @@ def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:
     # It loads the voice activity detector, which a gateway without speech need not have.
     from .speech.segmenter import Segmenter
 
-    return AudioIntake(transcriber, settings.raw_audio, Segmenter)
+    limits = audio_limits(settings)
+    return AudioIntake(transcriber, settings.raw_audio, Segmenter, limits.idle_timeout_s, limits.upload_timeout_s)
 
 
 def listener_options(settings: Settings) -> ListenerOptions:

@@ -78,6 +78,10 @@ class Transcriber:
         """Utterances that are open, in all."""
         return sum(map(len, self._open.values()))
 
+    @property
+    def is_draining(self) -> bool:
+        return self._draining
+
     def status(self) -> SpeechStatus:
         """Of the engine."""
         return self._engine.status()
@@ -131,16 +135,15 @@ class Transcriber:
     def report(self, device_id: str, user_id: int | str, error: str) -> None:
         """Publish that an utterance came to nothing, and don't wait for it; dropped if the broker takes nothing now."""
         speaker = Speaker(secrets.token_hex(16), user_id, device_id)
-        if not self._broker.can_write():
-            return
-        try:
-            future = self._broker.publish(
-                self._topic, device_id, transcripts.failure_record(speaker, error, self.wall_clock())
-            )
-        except BrokerError:
-            return
-        self._reports.add(future)
-        future.add_done_callback(self._reported)
+        self.tell(speaker, transcripts.failure_record(speaker, error, self.wall_clock()))
+
+    def tell(self, speaker: Speaker, record: bytes) -> None:
+        """Publish a record and don't wait for it. A drain does, for a while."""
+        future = self.offer(speaker, record)
+        if future is not None:
+            self._arrivals.expect(speaker.device_id, transcripts.message_of(record), lambda: None)
+            self._reports.add(future)
+            future.add_done_callback(self._reported)
 
     def _reported(self, future: asyncio.Future[None]) -> None:
         self._reports.discard(future)
@@ -279,21 +282,32 @@ class Utterance:
         return transcript
 
     def cancel(self, outcome: str = "vanished") -> None:
-        """Nobody waits for the words any more: nothing is published from now on. Never raises; harmless after the end.
+        """Nobody waits for the words any more: none are published from now on. A device that has had hypotheses is told
+        that there is no more to come. Never raises; harmless after the end.
 
         :param outcome: why, in one word of a fixed set: a metric label
         """
         if not self._ended:
             self.stream.cancel()
+            self._tell_the_end(transcripts.DROPPED, self._has_hypotheses)
             self._end(outcome)
             log.info("audio stream dropped", extra={**self._extra(), "outcome": outcome})
 
     def cut(self) -> None:
         """The gateway goes away. An utterance whose record is being published goes on all the same."""
         if not self._ending:
+            self.stream.cancel()
+            self._tell_the_end(transcripts.DRAINING, self._tells_errors or self._has_hypotheses)
             self._end("drained")
             if self._on_cut is not None:
                 self._on_cut()
+
+    def _tell_the_end(self, error: str, wanted: bool) -> None:
+        if wanted and not self._ending:
+            now = self._transcriber.wall_clock()
+            self._transcriber.tell(
+                self.speaker, transcripts.failure_record(self.speaker, error, now, final=self._final)
+            )
 
     def on_hypothesis(self, text: str) -> None:
         """A hypothesis of the engine. One is on its way to the broker at a time, and one waits, the newest."""

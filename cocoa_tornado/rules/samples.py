@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Mapping
 from functools import cache
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
-Encoding: TypeAlias = Literal["s16le", "s16be", "u8", "mulaw", "alaw"]
+Encoding: TypeAlias = Literal[
+    "s16le", "s16be", "u8", "mulaw", "alaw", "s24le", "s24be", "s32le", "s32be", "f32le", "f32be", "f64le", "f64be"
+]
 
 _BIAS: Final = 0x84
+_SAMPLE_BYTES: Final[Mapping[str, int]] = {
+    encoding: int(encoding[1:3]) // 8 if encoding[0] in "sf" else 1 for encoding in get_args(Encoding)
+}
 
 
 def to_s16le_mono(data: bytes, encoding: Encoding, channels: int) -> bytes:
@@ -28,22 +34,51 @@ def to_s16le_mono(data: bytes, encoding: Encoding, channels: int) -> bytes:
     return samples.tobytes()
 
 
+def sample_bytes(encoding: Encoding) -> int:
+    """Length of one sample of one channel."""
+    return _SAMPLE_BYTES[encoding]
+
+
 def _samples(data: bytes, encoding: Encoding) -> array[int]:
     """In the machine's own byte order."""
-    if encoding in ("s16le", "s16be"):
-        samples = array("h", data)
-        if (encoding == "s16be") == (sys.byteorder == "little"):
-            samples.byteswap()
-        return samples
-    table = _table(encoding)
-    return array("h", map(table.__getitem__, data))
+    if encoding in ("u8", "mulaw", "alaw"):
+        low, high = _tables(encoding)
+        return _native(data.translate(low), data.translate(high))
+    if encoding[0] == "f":
+        return _from_floats(data, encoding)
+    size = sample_bytes(encoding)
+    # The two most significant bytes; what is below them is less than speech is recognised by.
+    if encoding.endswith("le"):
+        return _native(data[size - 2 :: size], data[size - 1 :: size])
+    return _native(data[1::size], data[0::size])
+
+
+def _native(low: bytes, high: bytes) -> array[int]:
+    both = bytearray(2 * len(low))
+    both[0::2], both[1::2] = (low, high) if sys.byteorder == "little" else (high, low)
+    return array("h", bytes(both))
+
+
+def _from_floats(data: bytes, encoding: Encoding) -> array[int]:
+    floats = array("f" if sample_bytes(encoding) == 4 else "d", data)
+    if encoding.endswith("le") != (sys.byteorder == "little"):
+        floats.byteswap()
+    return array("h", map(_from_float, floats))
+
+
+def _from_float(value: float) -> int:
+    """1.0 is the loudest that there is; what is no number is silence."""
+    if -1.0 < value < 1.0:
+        return int(value * 32767)
+    return 32767 if value >= 1.0 else -32767 if value <= -1.0 else 0
 
 
 @cache
-def _table(encoding: Encoding) -> tuple[int, ...]:
-    """What each byte stands for. Constant."""
+def _tables(encoding: Encoding) -> tuple[bytes, bytes]:
+    """The low and the high byte of what each byte stands for. Constant."""
     decode = {"u8": lambda byte: (byte - 128) << 8, "mulaw": _from_mulaw, "alaw": _from_alaw}[encoding]
-    return tuple(map(decode, range(256)))
+    values = [decode(byte) & 0xFFFF for byte in range(256)]
+    return bytes(value & 0xFF for value in values), bytes(value >> 8 for value in values)
 
 
 def _from_mulaw(byte: int) -> int:

@@ -11,6 +11,8 @@ RECOGNITION_FAILED: Final = "speech recognition failed"
 NOT_DECODABLE: Final = "audio not decodable"
 TOO_LONG: Final = "audio too long"
 BUSY: Final = "speech recognition is busy"
+DRAINING: Final = "the gateway is going away"
+DROPPED: Final = "the audio did not come to its end"
 
 MESSAGE_HEAD: Final = b'{"type":"transcription",'
 

@@ -6,38 +6,74 @@ Whether a frame is speech is for the detector that comes with pocketsphinx (that
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
-from typing import cast
+from typing import Final, cast
 
 from pocketsphinx import Vad
 
 from ..errors import AudioNotDecodable
 from ..rules.audio import AudioFormat, byte_order
 from ..rules.endpointing import End, Endpointer, Segment, Speech, Turn
-from ..rules.samples import Encoding, to_s16le_mono
-from ..rules.wav import WavLayout, read_wav_header
+from ..rules.samples import Encoding, sample_bytes, to_s16le_mono
+from ..rules.wav import read_wav_header
 
-FRAME_S = 0.03
-MAX_HEADER_BYTES = 64 * 1024
+FRAME_S: Final = 0.03
+MAX_HEADER_BYTES: Final = 64 * 1024
+
+JUDGED_S: Final = 0.2
+"""Samples that do not show their byte order in so long are silence, or nearly."""
+
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 6_000, 48_000
+"""What the detector knows. Faster samples are thinned out for it, slower ones doubled; the engine gets them all."""
+
+
+class Detector:
+    """Tells frames of speech from others. Made for one rate; frames are s16le mono.
+
+    :ivar frame_bytes: length of a frame
+    """
+
+    def __init__(self, rate_hz: int) -> None:
+        self._every = -(-rate_hz // HIGHEST_RATE_HZ)
+        self._times = -(-LOWEST_RATE_HZ // rate_hz)
+        self._detector = Vad(Vad.MEDIUM_STRICT, rate_hz * self._times // self._every, FRAME_S)
+        self.frame_bytes = self._detector.frame_bytes * self._every // self._times // 2 * 2
+
+    def is_speech(self, frame: bytes) -> bool:
+        if self._every > 1:
+            frame = array("h", frame)[:: self._every].tobytes()
+        elif self._times > 1:
+            samples = array("h", bytes(len(frame) * self._times))
+            for at in range(self._times):
+                samples[at :: self._times] = array("h", frame)
+            frame = samples.tobytes()
+        return bool(self._detector.is_speech(frame))
 
 
 class Segmenter:
     """One device's stream, from one ``audio_end`` to the next.
 
-    The stream is raw samples in the format given, or begins with a WAV header that says what they are.
+    The stream is raw samples in the format given, or begins with a WAV header that says what they are and how many.
+    Behind the last of those only another WAV is heard.
 
-    :param max_utterance_s: a longer utterance is ended, and a new one begun
+    :ivar max_utterance_s: a longer utterance is ended, and a new one begun
     """
 
     def __init__(self, audio_format: AudioFormat, max_utterance_s: float) -> None:
-        self._format, self._max_s = audio_format, max_utterance_s
-        self._unread = b""
-        self._is_settled = False
-        self._encoding: Encoding | None = None
+        self.max_utterance_s = max_utterance_s
+        self._format = audio_format
         self._endpointer = Endpointer()
         self._spoken_bytes = 0
-        self._detector: Vad | None = None
-        self._rate_hz, self._channels = audio_format.rate_hz, audio_format.channels
+        self._is_behind_a_wav = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._unread = b""
+        self._encoding: Encoding | None = None
+        self._left_bytes: int | None = None  # of a WAV's samples; None: all that follows
+        self._detector: Detector | None = None
+        self._rate_hz, self._channels = self._format.rate_hz, self._format.channels
 
     @property
     def out_format(self) -> AudioFormat:
@@ -47,34 +83,55 @@ class Segmenter:
     def feed(self, data: bytes) -> Iterator[Segment]:
         """What these bytes bring.
 
-        :raises AudioNotDecodable: a WAV header that is none, or samples that cannot be judged; nothing more is read
+        :raises AudioNotDecodable: a WAV header that is none; nothing more is read
         """
+        if self._is_behind_a_wav:
+            if not data.startswith((b"RIFF", b"RIFX", b"RF64")):
+                return
+            self._is_behind_a_wav = False
+            self._begin()
         self._unread += data
         if not self._settle(complete=False):
             return
         yield from self._frames()
+        if self._left_bytes == 0:
+            yield from self.end()
+            self._is_behind_a_wav = True
 
     def end(self) -> Iterator[Segment]:
         """The stream is over: what is left of it."""
-        if self._unread and self._settle(complete=True):
+        if self._unread and not self._is_behind_a_wav and self._settle(complete=True):
             yield from self._frames()
-            if self._endpointer.speaking and self._unread:
-                yield Speech(self._whole(self._unread))
+            rest = self._whole_samples()
+            if self._endpointer.speaking and rest:
+                yield Speech(rest)
         if self._endpointer.speaking:
             self._endpointer.stop()
             yield End()
 
     def _frames(self) -> Iterator[Segment]:
         assert self._detector is not None  # _settle made it
-        size = self._detector.frame_bytes // 2 * self._frame_bytes
-        whole = len(self._unread) - len(self._unread) % size
-        unread, self._unread = self._unread[:whole], self._unread[whole:]
-        for start in range(0, whole, size):
-            yield from self._frame(self._whole(unread[start : start + size]))
+        if self._left_bytes == 0:
+            return
+        size = self._detector.frame_bytes
+        in_bytes = size // 2 * self._sample_bytes
+        whole = len(self._unread) if self._left_bytes is None else min(len(self._unread), self._left_bytes)
+        if self._left_bytes is not None and whole == self._left_bytes:
+            # The last of a WAV's samples: what does not fill a frame is for end().
+            self._unread = self._unread[:whole]
+        taken = whole - whole % in_bytes
+        frames = self._converted(self._unread[:taken])
+        self._unread = self._unread[taken:]
+        if self._left_bytes is not None:
+            self._left_bytes -= taken
+            if self._left_bytes == len(self._unread) < in_bytes:
+                self._left_bytes = 0
+        for start in range(0, len(frames), size):
+            yield from self._frame(frames[start : start + size])
 
     def _frame(self, frame: bytes) -> Iterator[Segment]:
         assert self._detector is not None
-        turn = self._endpointer.turn(frame, bool(self._detector.is_speech(frame)))
+        turn = self._endpointer.turn(frame, self._detector.is_speech(frame))
         if turn is Turn.NOTHING:
             return
         speech = self._endpointer.take_lead() if turn is Turn.BEGIN else frame
@@ -82,31 +139,36 @@ class Segmenter:
         yield Speech(speech)
         if turn is Turn.END:
             yield End()
-        elif self._spoken_bytes + len(frame) > self._max_s * 2 * self._rate_hz:
+        elif self._spoken_bytes + len(frame) > self.max_utterance_s * 2 * self._rate_hz:
             self._spoken_bytes = 0
             yield End()
 
     def _settle(self, *, complete: bool) -> bool:
         """Whether it is known what the samples are."""
-        if self._is_settled:
+        if self._detector is not None:
             return True
-        if self._unread[:4] in (b"RIFF"[: len(self._unread)], b"RIFX"[: len(self._unread)]):
+        unread = self._unread
+        if unread[:4] in [magic[: len(unread)] for magic in (b"RIFF", b"RIFX", b"RF64")]:
             if not self._take_header():
-                if complete or len(self._unread) > MAX_HEADER_BYTES:
+                if complete or len(unread) > MAX_HEADER_BYTES:
                     raise AudioNotDecodable("the WAV's header does not end")
                 return False
         elif self._format.encoding == "l16":
-            self._encoding = byte_order(self._unread, self._channels, complete=complete)
+            self._encoding = byte_order(unread, self._channels, complete=complete)
             if self._encoding is None:
+                self._forget_silence()
                 return False
         else:
             self._encoding = self._format.encoding
-        try:
-            self._detector = Vad(Vad.MEDIUM_STRICT, self._rate_hz, FRAME_S)
-        except ValueError as error:
-            raise AudioNotDecodable(f"voice activity cannot be told at {self._rate_hz} Hz") from error
-        self._is_settled = True
+        self._detector = Detector(self._rate_hz)
         return True
+
+    def _forget_silence(self) -> None:
+        """Of samples in an unknown order only the newest are kept, to be judged again with those that follow."""
+        size = self._format.frame_bytes
+        kept = int(JUDGED_S * self._rate_hz) * size
+        if len(self._unread) >= 2 * kept:
+            self._unread = self._unread[(len(self._unread) - kept) // size * size :]
 
     def _take_header(self) -> bool:
         """Read a WAV's header off the stream; False if it is not all there yet."""
@@ -117,19 +179,18 @@ class Segmenter:
             try:
                 wanted = reading.send(piece)
             except StopIteration as stop:
-                layout: WavLayout = stop.value
-                if layout.encoding not in ("s16le", "s16be", "u8", "mulaw", "alaw"):
-                    raise AudioNotDecodable(f"samples of {layout.encoding} over the WebSocket") from None
-                self._encoding = cast(Encoding, layout.encoding)
-                self._rate_hz, self._channels = layout.rate_hz, layout.channels
+                self._encoding, self._rate_hz, self._channels, _, self._left_bytes = stop.value
                 self._unread = self._unread[at:]
                 return True
         return False
 
     @property
-    def _frame_bytes(self) -> int:
-        return self._channels * (2 if self._encoding in ("s16le", "s16be") else 1)
+    def _sample_bytes(self) -> int:
+        """Of one sample of every channel."""
+        return self._channels * sample_bytes(cast(Encoding, self._encoding))
 
-    def _whole(self, data: bytes) -> bytes:
-        assert self._encoding is not None  # _settle found it
-        return to_s16le_mono(data[: len(data) - len(data) % self._frame_bytes], self._encoding, self._channels)
+    def _whole_samples(self) -> bytes:
+        return self._converted(self._unread[: len(self._unread) - len(self._unread) % self._sample_bytes])
+
+    def _converted(self, data: bytes) -> bytes:
+        return to_s16le_mono(data, cast(Encoding, self._encoding), self._channels)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from tornado.http1connection import HTTP1Connection
 from tornado.web import stream_request_body
 
 from ..errors import AudioNotDecodable, AudioTooLong, BrokerError, SpeechBusy, SpeechError
@@ -16,8 +17,10 @@ from ..rules.upload import IDLE, UploadClock
 from ..transcriber import Transcriber, Utterance
 from .early_answers import EarlyAnswers
 from .handlers import flag
+from .sockets import has_been_reset
 
 VANISHED = 499
+LOOK_EVERY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +127,22 @@ class AudioStreamHandler(EarlyAnswers):
             utterance.cancel("too_large")
             self.refuse(413, "Audio too large")
             return
+        self._look_for_the_client()
         try:
             await utterance.feed(chunk)
         except SpeechError as error:
-            self._refuse_speech(error)
-        if not self.is_answered:
+            if self.is_in_body:
+                self._refuse_speech(error)
+        if self.is_in_body and not self.is_answered:
             self._clock.waits(self.now())
             self._wait()
 
     async def post(self) -> None:
         """The whole body has been read."""
-        if not self.end_body() or self._utterance is None:
+        if not self.end_body():
+            return
+        if self._utterance is None:
+            self.refuse(400, "Bad Request")
             return
         try:
             transcript = await self._utterance.finish()
@@ -164,6 +172,14 @@ class AudioStreamHandler(EarlyAnswers):
         if self._utterance is not None:
             self._utterance.cancel("failed")
         super().write_error(status_code, **kwargs)
+
+    def _look_for_the_client(self) -> None:
+        """While the device is held back nobody reads from it, so nobody would notice that it is gone."""
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection) and has_been_reset(connection.stream):
+            self.on_connection_close()
+        else:
+            self.start_timer(self.now() + LOOK_EVERY_S, self._look_for_the_client)
 
     def _wait(self) -> None:
         self.start_timer(self._clock.deadline.at, self._too_late)

@@ -15,17 +15,21 @@ from ..rules import transcripts
 from ..rules.audio import AudioFormat
 from ..rules.endpointing import End, Segment
 from ..rules.identity import DeviceIdentity
+from ..rules.upload import UploadClock
 from ..transcriber import Transcriber, Utterance
 
 HELD_BYTES = 256 * 1024
 HELD_WHILE_CHALLENGED_BYTES = 320 * 1024
 ENTRY_BYTES = 64  # what a message costs that carries nothing
+SLICE_BYTES = 16 * 1024  # of a message, converted and judged in one turn of the loop
 
 log = logging.getLogger("cocoa.speech")
 
 
 class Segmenter(Protocol):
     """Cuts one stream into utterances; ``speech/segmenter.py`` has it."""
+
+    max_utterance_s: float
 
     @property
     def out_format(self) -> AudioFormat:
@@ -38,17 +42,21 @@ class Segmenter(Protocol):
         """What is left of the stream. Raises AudioNotDecodable."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AudioIntake:
-    """What the connections need where speech is on.
+    """What the connections need where speech is on. A reload replaces the two times.
 
     :ivar raw: what binary messages are, unless they begin with a WAV header
     :ivar make_segmenter: from a format and the longest utterance in seconds
+    :ivar idle_timeout_s: an utterance to which nothing is added for so long is over
+    :ivar utterance_timeout_s: so is one that takes longer, not counting the time in which the device is held back
     """
 
     transcriber: Transcriber
     raw: AudioFormat
     make_segmenter: Callable[[AudioFormat, float], Segmenter]
+    idle_timeout_s: float = 30.0
+    utterance_timeout_s: float = 150.0
 
 
 def is_audio_end(text: str) -> bool:
@@ -57,7 +65,7 @@ def is_audio_end(text: str) -> bool:
         return False
     try:
         message = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(message, dict) and message.get("type") == "audio_end"
 
@@ -66,10 +74,12 @@ class AudioSession:
     """One connection's audio. Made with its first binary message; IOLoop thread only.
 
     What the engine has not taken yet waits here, up to a bound: then :meth:`has_room` turns False, the connection stops
-    reading, and TCP tells the device. An idle session holds no task.
+    reading, and TCP tells the device. An idle session holds no task. An utterance under way holds a worker, and the
+    device's share of them: one that the device does not go on with is ended by a timer.
     """
 
     __slots__ = (
+        "_clock",
         "_closed",
         "_device",
         "_held",
@@ -80,6 +90,7 @@ class AudioSession:
         "_pump",
         "_room",
         "_segmenter",
+        "_timer",
         "_utterance",
         "_waiting",
     )
@@ -92,6 +103,8 @@ class AudioSession:
         self._pump: asyncio.Task[None] | None = None
         self._segmenter: Segmenter | None = None
         self._utterance: Utterance | None = None
+        self._clock: UploadClock | None = None  # of the utterance
+        self._timer: asyncio.TimerHandle | None = None
         self._is_refused = False  # the utterance under way came to nothing; what is left of it is passed over
         self._is_broken = False  # what comes can't be read, until the device says that it is over
         self._closed = False
@@ -118,18 +131,23 @@ class AudioSession:
         self._room.set()
 
     def close(self) -> None:
-        """The connection is gone: nobody is left to hear the words. Idempotent."""
+        """The connection is gone. What it has said to the end is recognised all the same: the device may be back, or
+        somebody else may want its words. An utterance that was under way is dropped. Idempotent."""
         self._closed = True
-        self._waiting.clear()
-        self._held = 0
-        if self._pump is not None:
-            self._pump.cancel()
-        if self._utterance is not None:
-            self._utterance.cancel()
-            self._utterance = None
+        self._stop_timer()
+        if self._pump is None:
+            self._drop()
         self.wake()
 
+    def _drop(self, outcome: str = "vanished") -> None:
+        if self._utterance is not None:
+            self._utterance.cancel(outcome)
+            self._utterance = None
+
     async def _run(self) -> None:
+        self._stop_timer()
+        if self._clock is not None:
+            self._clock.received(self._now())
         try:
             while self._waiting:
                 audio = self._waiting.popleft()
@@ -138,11 +156,32 @@ class AudioSession:
                 except Exception:
                     # A fault of ours must not silence the device for good.
                     log.exception("audio failed", extra={"device_id": self._device.device_id})
-                    self._give_up()
+                    self._drop("failed")
+                    self._segmenter, self._is_refused = None, False
                 self._held -= len(audio or b"") + ENTRY_BYTES
                 self.wake()
         finally:
             self._pump = None
+            if self._closed:
+                self._drop()
+            else:
+                self._wait()
+
+    def _wait(self) -> None:
+        """Nothing is left to do until the device goes on; an utterance under way waits only so long."""
+        if self._utterance is None or self._clock is None:
+            return
+        self._clock.waits(self._now())
+        self._timer = asyncio.get_running_loop().call_at(self._clock.deadline.at, self.offer, None)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _take(self, audio: bytes | None) -> None:
         if audio is None:
@@ -151,10 +190,17 @@ class AudioSession:
             if segmenter is not None and not was_broken:
                 await self._hear(segmenter, segmenter.end())
         elif not self._is_broken:
+            max_s = self._intake.transcriber.limits.max_audio_s
             if self._segmenter is None:
-                max_s = self._intake.transcriber.limits.max_audio_s
                 self._segmenter = self._intake.make_segmenter(self._intake.raw, max_s)
-            await self._hear(self._segmenter, self._segmenter.feed(audio))
+            for start in range(0, len(audio), SLICE_BYTES):
+                if self._utterance is None:
+                    self._segmenter.max_utterance_s = max_s
+                await self._hear(self._segmenter, self._segmenter.feed(audio[start : start + SLICE_BYTES]))
+                if self._is_broken:
+                    return
+                # To convert and judge samples takes its time, and there are others.
+                await asyncio.sleep(0)
 
     async def _hear(self, segmenter: Segmenter, segments: Iterator[Segment]) -> None:
         while True:
@@ -180,6 +226,7 @@ class AudioSession:
     async def _feed(self, segmenter: Segmenter, samples: bytes) -> None:
         if self._utterance is None:
             self._utterance = self._begin(segmenter.out_format)
+            self._clock = UploadClock(self._now(), self._intake.idle_timeout_s, self._intake.utterance_timeout_s)
         await self._utterance.feed(samples)
 
     def _begin(self, audio_format: AudioFormat) -> Utterance:
@@ -189,7 +236,7 @@ class AudioSession:
                 device.device_id, device.user_id, audio_format, interim=self._interim, tells_errors=True
             )
         except SpeechBusy:
-            self._report(transcripts.BUSY)
+            self._report(transcripts.DRAINING if transcriber.is_draining else transcripts.BUSY)
             raise
 
     async def _finish(self) -> None:
@@ -199,12 +246,6 @@ class AudioSession:
                 await self._utterance.finish()
             finally:
                 self._utterance = None
-
-    def _give_up(self) -> None:
-        if self._utterance is not None:
-            self._utterance.cancel("failed")
-            self._utterance = None
-        self._segmenter, self._is_refused = None, False
 
     def _report(self, error: str) -> None:
         self._intake.transcriber.report(self._device.device_id, self._device.user_id, error)

@@ -395,9 +395,8 @@ class DeviceConnection:
 
     def _on_text(self, text: str) -> None:
         """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
-        if self._context.audio is not None and is_audio_end(text):
-            if self._audio is not None:
-                self._audio.offer(None)
+        if self._audio is not None and is_audio_end(text):
+            self._audio.offer(None)
             return
         self._context.counters.device_messages += 1
         if self._uplink is None:

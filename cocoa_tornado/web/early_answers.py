@@ -14,10 +14,12 @@ from .handlers import GatewayErrors, compact
 MAX_UNREAD_BYTES: Final = 16 * 1024 * 1024
 """Of a body that nobody wants, so much is read and thrown away behind the answer: a connection that is closed with
 something unread is reset, and that may overtake the answer."""
+
 LINGER_S: Final = 5.0
-"""Nor is it heard out for longer than this,"""
+"""For so long at most is a client heard out that goes on sending after its answer."""
+
 LINGER_IDLE_S: Final = 1.0
-"""or when nothing more comes."""
+"""A client from which nothing more comes for so long has heard its answer."""
 
 NO_LIMIT_BYTES: Final = 2**62
 NO_LIMIT_S: Final = 7 * 86400.0
@@ -60,7 +62,10 @@ class EarlyAnswers(GatewayErrors):
         """What Content-Length says, 0 if there is none; None where Tornado is going to refuse it."""
         values = {value.strip() for value in self.request.headers.get("Content-Length", "0").split(",")}
         text = values.pop()
-        return int(text) if not values and re.fullmatch("[0-9]{1,18}", text) else None
+        # Longer ones int() does not read, and Tornado uses nothing else.
+        if values or not re.fullmatch("[0-9]{1,4000}", text) or int(text) > NO_LIMIT_BYTES:
+            return None
+        return int(text)
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         """As for any other handler, and at any time; without effect where an answer has been given."""

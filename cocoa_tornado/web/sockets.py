@@ -21,6 +21,7 @@ from tornado.iostream import IOStream, SSLIOStream
 UNSENT_BYTES_IN_KERNEL = 128 * 1024
 """More than this the kernel does not keep unsent for one device: what waits, waits in the outbox, which is bounded."""
 
+TCP_CLOSED = b"\x07"
 TCP_CLOSED_BY_PEER = (b"\x07", b"\x08", b"\x09", b"\x0b")
 """First byte of ``struct tcp_info`` in tcp(7): closed, close-wait, last-ack, closing."""
 
@@ -58,13 +59,21 @@ def _unacknowledged_bytes(sock: socket.socket | None) -> int:
 def peer_has_closed(stream: IOStream) -> bool:
     """Whether the other end has sent its last byte, though not all may be read yet. False where that can't be told:
     only Linux shows it."""
+    return _tcp_state(stream) in TCP_CLOSED_BY_PEER
+
+
+def has_been_reset(stream: IOStream) -> bool:
+    """Whether the connection is no more, in either direction; False where that can't be told."""
+    return stream.closed() or _tcp_state(stream) == TCP_CLOSED
+
+
+def _tcp_state(stream: IOStream) -> bytes:
     if stream.socket is None or not sys.platform.startswith("linux"):
-        return False
+        return b""
     try:
-        info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        return stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[:1]
     except (OSError, ValueError):
-        return False
-    return info[:1] in TCP_CLOSED_BY_PEER
+        return b""
 
 
 def half_close(stream: IOStream) -> None:

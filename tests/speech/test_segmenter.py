@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,54 @@ def test_a_wav_header_says_what_the_samples_are() -> None:
     segmenter = Segmenter(AudioFormat(), 60.0)
     assert len(utterances(segments(segmenter, stream, 100))) == 1
     assert segmenter.out_format == AudioFormat("raw", "s16le", 8000, 1)
+
+
+@pytest.mark.parametrize("codec", ["pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_alaw"])
+def test_a_wav_of_any_layout_is_heard(codec: str) -> None:
+    stream = encoded(go_forward() + bytes(SECOND), "wav", codec, 16_000)
+    (heard,) = utterances(segments(Segmenter(AudioFormat(), 60.0), stream))
+    (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
+    assert abs(len(heard) - len(expected)) <= SECOND / 4
+
+
+def wav(samples: bytes, behind: bytes = b"") -> bytes:
+    head = b"RIFF" + (36 + len(samples) + len(behind)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    layout = struct.pack("<HHIIHH", 1, 1, 16_000, SECOND, 2, 16)
+    return head + layout + b"data" + len(samples).to_bytes(4, "little") + samples + behind
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(44, 5000))
+def test_a_wav_ends_with_its_samples_and_another_may_follow(piece: int) -> None:
+    spoken = wav(go_forward(), b"LIST" + (60_000).to_bytes(4, "little") + go_forward()[:60_000])
+    segmenter = Segmenter(AudioFormat(), 60.0)
+    found: list[Segment] = []
+    for file in (spoken, spoken):
+        for start in range(0, len(file), piece):
+            found += segmenter.feed(file[start : start + piece])
+    heard = utterances([*found, *segmenter.end()])
+    (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward()))
+    assert [len(samples) for samples in heard] == [len(expected)] * 2
+
+
+def test_a_length_that_a_streaming_writer_has_left_open_is_all_that_follows() -> None:
+    stream = wav(b"") + go_forward() + bytes(SECOND)
+    assert len(utterances(segments(Segmenter(AudioFormat(), 60.0), stream))) == 1
+
+
+@pytest.mark.parametrize("rate_hz", [4_000, 5_000, 8_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_voice_is_told_at_every_rate(rate_hz: int) -> None:
+    stream = encoded(go_forward() + bytes(SECOND), "s16le", "pcm_s16le", rate_hz)
+    (heard,) = utterances(segments(Segmenter(AudioFormat("raw", "s16le", rate_hz, 1), 60.0), stream, 4000))
+    assert 1.5 < len(heard) / 2 / rate_hz < 3.8
+
+
+def test_silence_of_unknown_byte_order_takes_no_room() -> None:
+    segmenter = Segmenter(AudioFormat("raw", "l16", 16_000, 1), 60.0)
+    assert segments(segmenter, bytes(20 * SECOND)) == []
+    assert len(segmenter._unread) < SECOND
+    spoken = encoded(go_forward() + bytes(SECOND), "s16be", "pcm_s16be")
+    assert len(utterances(segments(segmenter, spoken))) == 1
 
 
 @pytest.mark.parametrize(

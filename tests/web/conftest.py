@@ -12,6 +12,8 @@ from cocoa_tornado.brokers.port import Broker
 from cocoa_tornado.speech.port import SpeechEngine
 
 from ..harness import Harness
+from ..scripted_engine import ScriptedEngine
+from .uploads import MIB, Bench
 
 
 class StartGateway(Protocol):
@@ -40,3 +42,18 @@ def start_gateway(io_loop: IOLoop) -> Iterator[StartGateway]:
 def gateway(io_loop: IOLoop, start_gateway: StartGateway) -> Harness:
     harness: Harness = io_loop.run_sync(start_gateway)
     return harness
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def bench(io_loop: IOLoop, start_gateway: StartGateway, engine: ScriptedEngine) -> Iterator[Bench]:
+    async def start() -> Harness:
+        return await start_gateway(engine=engine, audio_max_bytes=MIB, drain_grace_s=1.0)
+
+    bench = Bench(io_loop.run_sync(start), engine)
+    yield bench
+    assert bench.open_streams == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from cocoa_tornado.errors import AudioNotDecodable, EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
-from cocoa_tornado.web.audio_session import HELD_BYTES, AudioIntake, is_audio_end
+from cocoa_tornado.web.audio_session import HELD_BYTES, is_audio_end
 
 from ..harness import Harness, eventually
 from ..raw_device import BINARY, CLOSE, PONG, TEXT
@@ -30,6 +31,7 @@ class Letters:
     out_format = AudioFormat()
 
     def __init__(self, audio_format: AudioFormat, max_utterance_s: float) -> None:
+        self.max_utterance_s = max_utterance_s
         self._speaking = False
 
     def feed(self, data: bytes) -> Iterator[Segment]:
@@ -54,7 +56,8 @@ async def start(start_gateway: StartGateway, **settings: Any) -> tuple[Harness, 
     devices, transcriber = gateway.gateway._devices, gateway.gateway.transcriber
     assert devices is not None
     assert transcriber is not None
-    devices.audio = AudioIntake(transcriber, AudioFormat(), Letters)
+    assert devices.audio is not None
+    devices.audio = replace(devices.audio, raw=AudioFormat(), make_segmenter=Letters)
     return gateway, engine
 
 
