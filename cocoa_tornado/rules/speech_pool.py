@@ -108,7 +108,7 @@ class _Worker:
     sent: int = 0
     consumed: int = 0
     ended: bool = False  # END or CANCEL is with it
-    used: bool = False  # it has had a stream
+    used: bool = False  # it has brought a stream to its end
 
     def owes(self) -> bool:
         return self.phase is Phase.LOADING or self.ended or self.sent > self.consumed
@@ -122,7 +122,7 @@ class Roster:
     those that are being killed among them, and at most one of them is loading; streams get their workers in the order
     in which they came; no more than ``queue`` of them wait once the plan is carried out.
 
-    :ivar early_deaths: workers in a row that ended without ever having had a stream, none of which came up since
+    :ivar early_deaths: workers that ended without having brought a stream to its end, since the last time that one did
     """
 
     limits: PoolLimits
@@ -130,6 +130,7 @@ class Roster:
     early_deaths: int = 0
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _waiting: deque[int] = field(default_factory=deque)
+    _silent: set[int] = field(default_factory=set)  # of those, without audio yet
     _load_not_before: float = 0.0
     _mean_s: float = 5.0  # how long a worker has a stream, smoothed
 
@@ -165,15 +166,27 @@ class Roster:
 
     # What happened
 
-    def arrive(self, stream: int) -> Admission:
-        """A stream wants a worker."""
+    def arrive(self, stream: int, *, is_silent: bool = False) -> Admission:
+        """A stream wants a worker.
+
+        :param is_silent: not before :meth:`has_audio`; until then it holds a place in the queue and no more
+        """
         if self.hopeless:
             return Admission.HOPELESS
         idle = sum(worker.phase is Phase.IDLE for worker in self._workers.values())
         if len(self._waiting) >= self.limits.queue + idle:
             return Admission.BUSY
         self._waiting.append(stream)
+        if is_silent:
+            self._silent.add(stream)
         return Admission.WAITS
+
+    def has_audio(self, stream: int) -> bool:
+        """A silent stream has begun. False: it had already, or is not waiting."""
+        if stream not in self._silent:
+            return False
+        self._silent.discard(stream)
+        return True
 
     def leave(self, stream: int) -> int | None:
         """A stream is over for its owner. The worker that has it, if one does, is to be told with CANCEL."""
@@ -186,6 +199,7 @@ class Roster:
                 return worker.number
         if stream in self._waiting:
             self._waiting.remove(stream)
+            self._silent.discard(stream)
         return None
 
     def loading(self, worker: int, now: float) -> None:
@@ -197,7 +211,6 @@ class Roster:
         known = self._workers.get(worker)
         if known is not None and known.phase is Phase.LOADING:
             known.phase, known.since = Phase.IDLE, None
-            self.early_deaths = 0
 
     def sent(self, worker: int, audio_bytes: int, now: float, *, ended: bool = False) -> None:
         """Audio, or END or CANCEL, is on its way to the worker."""
@@ -229,6 +242,7 @@ class Roster:
             return
         self._mean_s += 0.2 * (now - known.assigned_at - self._mean_s)
         self._workers[worker] = _Worker(worker, Phase.IDLE, None, used=True)
+        self.early_deaths = 0
         self.backoff.reset()
 
     def condemn(self, worker: int) -> int | None:
@@ -253,13 +267,17 @@ class Roster:
 
     # What is to be done
 
-    def plan(self, now: float) -> Plan:
-        """Decide, and take it as done."""
-        kill = tuple(self._condemn_overdue(now))
+    def plan(self, now: float, *, judge: bool = True) -> Plan:
+        """Decide, and take it as done.
+
+        :param judge: whether workers that are overdue are condemned now
+        """
+        kill = tuple(self._condemn_overdue(now)) if judge else ()
         given_up: tuple[int, ...] = ()
         if self.hopeless:
             given_up = tuple(self._waiting)
             self._waiting.clear()
+            self._silent.clear()
         assign = tuple(self._assign(now))
         wants = len(self._workers) < self.limits.workers
         wants = wants and not any(worker.phase is Phase.LOADING for worker in self._workers.values())
@@ -285,11 +303,10 @@ class Roster:
 
     def _assign(self, now: float) -> list[Assign]:
         assigned = []
-        for worker in self._workers.values():
-            if not self._waiting:
-                break
-            if worker.phase is Phase.IDLE:
-                worker.phase, worker.stream = Phase.BUSY, self._waiting.popleft()
-                worker.assigned_at, worker.used = now, True
-                assigned.append(Assign(worker.number, worker.stream))
+        idle = [worker for worker in self._workers.values() if worker.phase is Phase.IDLE]
+        ready = [stream for stream in self._waiting if stream not in self._silent] if idle else []
+        for worker, stream in zip(idle, ready, strict=False):
+            self._waiting.remove(stream)
+            worker.phase, worker.stream, worker.assigned_at = Phase.BUSY, stream, now
+            assigned.append(Assign(worker.number, stream))
         return assigned

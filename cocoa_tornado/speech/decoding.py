@@ -55,7 +55,7 @@ def decode(audio_format: AudioFormat, source: Readable, max_audio_s: float) -> G
     begun = False
     try:
         with closing(_frames(audio_format, stream)) as frames:
-            for piece in _mixed(frames):
+            for piece in _mixed(_no_longer_than(max_audio_s, frames)):
                 stream.raise_failure()
                 begun = True
                 if len(piece) > left_bytes:
@@ -207,7 +207,7 @@ def _demuxed(container: Literal["ogg", "flac", "mp3"], stream: _Input) -> _Frame
             stream,
             "r",
             format=container,
-            container_options={"codec_whitelist": _DECODERS[container], **_AT_ONCE},
+            container_options={"codec_whitelist": _DECODERS[container], **_AT_ONCE, **_ONE_ALONE},
             metadata_errors="replace",  # nobody reads the tags, and they may hold anything
             buffer_size=_READ_BYTES,
         )
@@ -232,13 +232,28 @@ def _demuxed(container: Literal["ogg", "flac", "mp3"], stream: _Input) -> _Frame
             yield from decoded
 
 
+def _no_longer_than(max_audio_s: float, frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
+    """What comes of a frame may be less than went into it; what was decoded counts too. The last second is the mixer's
+    to judge, for it knows the sample."""
+    left_s = max_audio_s + 1.0
+    for frame in frames:
+        left_s -= frame.samples / max(1, frame.sample_rate)
+        if left_s < 0:
+            raise AudioTooLong(f"more than {max_audio_s:g} s of audio")
+        yield frame
+
+
 def _mixed(frames: Iterator[AudioFrame]) -> Iterator[bytes]:
     """Mix and resample. A stream may change its rate and channels on the way, as chained Ogg does."""
     mixer: _Mixer | None = None
+    changes = 0
     for frame in frames:
         if mixer is None or mixer.made_of != _made_of(frame):
             if mixer is not None:
                 yield from mixer.mix(None)
+                changes += 1
+                if changes > _MOST_CHANGES:
+                    raise AudioNotDecodable("it changes its rate or channels all the time")
             mixer = _Mixer(frame)
         yield from mixer.mix(frame)
     if mixer is not None:
@@ -297,4 +312,8 @@ _HELD_BYTES: Final = BYTES_PER_SECOND // 5
 """So much audio is held back at most while its byte order is unknown."""
 # The streams' parameters are in their first packet: don't read on in search of better knowledge.
 _AT_ONCE: Final = {"probesize": "32"}
+# FFmpeg makes a decoder for every stream that a container announces, and a few bytes announce one of many megabytes.
+_ONE_ALONE: Final = {"max_streams": "1"}
+_MOST_CHANGES: Final = 100
+"""Of rate or layout within a stream. A change is expensive, and takes hardly any bytes."""
 _DECODERS: Final = {"ogg": "opus,vorbis,flac", "flac": "flac", "mp3": "mp3float,mp3"}

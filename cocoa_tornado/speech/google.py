@@ -28,7 +28,7 @@ from google.cloud.speech_v2.services.speech.transports import SpeechGrpcTranspor
 
 from ..errors import EngineFailed
 from .engines import EngineUrl
-from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ
+from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 # The service refuses more than 25,600 bytes, and its reference speaks of 15 KB: this is below both.
@@ -93,11 +93,12 @@ class GoogleRecognizer:
         self.detail = f"google, project {project}, {location}, {self._config.model or recognizer}, {spoken}"
         self._on_interim: Callable[[str], None] | None = None
         self._told = ""
+        self._is_alive: Callable[[], None] = nothing
         self._calls: list[_Call] = []
 
-    def begin(self, on_interim: Callable[[str], None] | None) -> None:
+    def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
         self._cancel()
-        self._on_interim, self._told = on_interim, ""
+        self._on_interim, self._told, self._is_alive = on_interim, "", alive
 
     def accept(self, samples: bytes) -> None:
         """:raises EngineFailed: the service refused, failed, or takes nothing any more"""
@@ -140,6 +141,7 @@ class GoogleRecognizer:
             call.end()
         while not call.wait():
             self._tell()
+            self._is_alive()
         if is_last:
             self._send(call.left_over())
 
@@ -228,7 +230,7 @@ class _Call:
                 self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Wait for something to change. True: the call is over, and all went well.
+        """Wait for something to change, a second at most. True: the call is over, and all went well.
 
         :raises EngineFailed: it is over, and did not; or nothing has come for too long
         """
@@ -256,12 +258,12 @@ class _Call:
         self._rpc.cancel()
 
     def _wait_for_life(self, complaint: str) -> None:
-        """Wait for a notice, but not for ever; the condition is held."""
+        """Wait for a notice, a second at most, and not for ever in all; the condition is held."""
         patience_s = self._alive + self._limits.stall_s - self._clock()
         if patience_s <= 0:
             self._rpc.cancel()
             raise EngineFailed(f"{complaint}: nothing for {self._limits.stall_s:g} s")
-        self._changed.wait(patience_s)
+        self._changed.wait(min(patience_s, 1.0))
 
     def _requests(self) -> Iterator[Any]:
         """What the service is to be told. Runs in gRPC's thread, which ends with it."""

@@ -18,7 +18,7 @@ from pocketsphinx import Decoder, Vad
 
 from ..errors import EngineFailed
 from .engines import EngineUrl
-from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ
+from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 FRAME_S: Final = 0.03
 FRAME_BYTES: Final = int(FRAME_S * BYTES_PER_SECOND)
@@ -57,7 +57,7 @@ class PocketsphinxRecognizer:
         self._on_interim: Callable[[str], None] | None = None
         self._forget()
 
-    def begin(self, on_interim: Callable[[str], None] | None) -> None:
+    def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
         if self._speaking:
             self._decoder.end_utt()
         self._forget()
@@ -124,11 +124,11 @@ class PocketsphinxRecognizer:
             self._tell(self._text(self._hypothesis()))
 
     def _end_stretch(self) -> None:
-        self._speaking = False
         try:
             self._decoder.end_utt()
         except RuntimeError as error:
             raise EngineFailed(f"pocketsphinx: {error}") from error
+        self._speaking = False
         words = self._hypothesis(settled=True)
         if words:
             self._settled.append(words)

@@ -7,6 +7,7 @@ Here processes are started and killed, and streams are told.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 from collections.abc import Callable
@@ -27,6 +28,8 @@ HELD_BYTES: Final = 256 * 1024
 """What a stream holds for its worker, or while it waits for one, before :meth:`PooledStream.feed` suspends."""
 
 RETRY_BASE_S: Final = 1.0
+READING_S = 0.05  # from a timer to its judgement: time to read what has come
+GONE_S = 10.0  # for killed processes to be gone
 RETRY_CAP_S: Final = 60.0
 
 WORKER_LINES: Final = RateLimit(per_s=1.0, burst=20)
@@ -99,6 +102,7 @@ class PooledStream:
         return self._result is not None
 
     async def feed(self, data: bytes) -> None:
+        self._pool.has_audio(self)
         view = memoryview(data)
         while len(view):
             self._raise_if_lost()
@@ -113,6 +117,7 @@ class PooledStream:
         self._raise_if_lost()
 
     async def finish(self) -> Transcript:
+        self._pool.has_audio(self)
         self.finishing = True
         if not self.over:
             self._pool.pump(self)
@@ -135,8 +140,13 @@ class PooledStream:
             self.wake()
 
     def hypothesis(self, text: str) -> None:
-        if self._on_interim is not None and not self.over:
+        if self._on_interim is None or self.over:
+            return
+        try:
             self._on_interim(text)
+        except Exception:
+            # A fault of ours must not cost the worker's other frames.
+            log.exception("hypothesis lost")
 
     def wake(self) -> None:
         """Let those who wait look again."""
@@ -170,6 +180,7 @@ class WorkerPool:
         self._killed: set[int] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_reading = False  # a timer has fired, and what workers have said meanwhile is being read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._ready_detail = ""
@@ -203,7 +214,7 @@ class WorkerPool:
         if self._closed:
             stream.settle(EngineFailed("the speech engine is closed"))
             return stream
-        admission = self._roster.arrive(stream.number)
+        admission = self._roster.arrive(stream.number, is_silent=True)
         if admission is Admission.BUSY:
             raise SpeechBusy("every worker is taken and the queue is full", self._roster.retry_after_s())
         if admission is Admission.HOPELESS:
@@ -228,10 +239,17 @@ class WorkerPool:
         processes = list(self._processes.values())
         for process in processes:
             self._kill(process.number)
-        for process in processes:
-            await process.gone.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GONE_S):
+                for process in processes:
+                    await process.gone.wait()
 
     # What streams ask
+
+    def has_audio(self, stream: PooledStream) -> None:
+        """Its first audio has come, or its end: only now does it need a worker."""
+        if stream.number in self._waiting and self._roster.has_audio(stream.number):
+            self._replan()
 
     def pump(self, stream: PooledStream) -> None:
         """Send what the stream holds, as far as its worker keeps up."""
@@ -282,6 +300,8 @@ class WorkerPool:
             self._on_result(worker, frame)
 
     def on_nonsense(self, worker: int, error: EngineFailed) -> None:
+        if self._roster.phase_of(worker) is Phase.LOADING:
+            self._trouble = str(error)
         self._roster.condemn(worker)
         self._lose(worker, error)
         self._kill(worker, "nonsense", str(error))
@@ -321,12 +341,15 @@ class WorkerPool:
 
     # Carrying out the plan
 
-    def _replan(self) -> None:
+    def _replan(self, *, judge: bool = False) -> None:
+        """:param judge: whether workers that are silent for too long are condemned; only when all that has come from
+        them is read
+        """
         if self._closed or self._loop is None:
             return
         load = True
         while load:
-            plan = self._roster.plan(self._now())
+            plan = self._roster.plan(self._now(), judge=judge)
             for kill in plan.kill:
                 self._carry_out(kill)
             for number in plan.given_up:
@@ -380,7 +403,7 @@ class WorkerPool:
         process = self._processes[number] = WorkerProcess(number, self)
         try:
             await start_worker(process, self._command)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no such program; no thread to wait for it with
             del self._processes[number]
             self._trouble = f"a worker can't be started: {error}"
             self._note_loss(number, "crashed", str(error))
@@ -426,15 +449,22 @@ class WorkerPool:
 
     def _arm(self, at: float) -> None:
         """See to it that there is a plan at ``at``, or before."""
-        if self._loop is None or self._closed or (self._timer is not None and self._timer.when() <= at):
+        if self._loop is None or self._closed or self._is_reading:
+            return
+        if self._timer is not None and self._timer.when() <= at:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
-        self._replan()
+        """Something is due. Where the loop itself was held up, what workers have said meanwhile is read first."""
+        assert self._loop is not None
+        self._timer, self._is_reading = self._loop.call_later(READING_S, self._judge), True
+
+    def _judge(self) -> None:
+        self._timer, self._is_reading = None, False
+        self._replan(judge=True)
 
     def _number(self) -> int:
         self._numbers += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -140,8 +141,11 @@ def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     A worker runs large C libraries on what strangers send; the keys that sign tokens are none of its business.
     """
     kept = {name: value for name, value in environment.items() if not name.upper().startswith("COCOA_")}
-    here = str(Path(__file__).resolve().parents[2])
-    kept["PYTHONPATH"] = os.pathsep.join([here, *filter(None, [kept.get("PYTHONPATH")])])
+    here = Path(__file__).resolve().parents[2]
+    # Where the package is installed the worker finds it by itself; named first, what is installed beside it would come
+    # before the standard library.
+    if here not in {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}:
+        kept["PYTHONPATH"] = os.pathsep.join([str(here), *filter(None, [kept.get("PYTHONPATH")])])
     return kept
 
 

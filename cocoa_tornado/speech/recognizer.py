@@ -9,6 +9,10 @@ SAMPLE_RATE_HZ = 16_000
 BYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
 
 
+def nothing() -> None:
+    """For whom nobody waits."""
+
+
 class Recognizer(Protocol):
     """One engine with its model loaded; made once per process and used for one utterance after another.
 
@@ -20,10 +24,12 @@ class Recognizer(Protocol):
 
     detail: str
 
-    def begin(self, on_interim: Callable[[str], None] | None) -> None:
+    def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
         """A new utterance.
 
         :param on_interim: to be called with each hypothesis that differs from the last one, from within the calls below
+        :param alive: to be called now and then where one of them takes its time, so that it is not taken for stuck. It
+            may raise what is no Exception, to end the utterance there
         """
 
     def accept(self, samples: bytes) -> None:

@@ -7,7 +7,7 @@ Whether a frame is speech is for the detector that comes with pocketsphinx (that
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final, cast
 
 from pocketsphinx import Vad
@@ -16,13 +16,14 @@ from ..errors import AudioNotDecodable
 from ..rules.audio import AudioFormat, byte_order
 from ..rules.endpointing import End, Endpointer, Segment, Speech, Turn
 from ..rules.samples import Encoding, sample_bytes, to_s16le_mono
-from ..rules.wav import read_wav_header
+from ..rules.wav import WavLayout, read_wav_header
 
 FRAME_S: Final = 0.03
 MAX_HEADER_BYTES: Final = 64 * 1024
+WAV_MAGIC: Final = (b"RIFF", b"RIFX", b"RF64")
 
-JUDGED_S: Final = 0.2
-"""Samples that do not show their byte order in so long are silence, or nearly."""
+JUDGED_BYTES: Final = 2048
+"""Samples that do not show their byte order in so many bytes are silence, or nearly."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 6_000, 48_000
 """What the detector knows. Faster samples are thinned out for it, slower ones doubled; the engine gets them all."""
@@ -70,6 +71,8 @@ class Segmenter:
 
     def _begin(self) -> None:
         self._unread = b""
+        self._header: Generator[int, bytes, WavLayout] | None = None
+        self._wanted = self._header_bytes = 0
         self._encoding: Encoding | None = None
         self._left_bytes: int | None = None  # of a WAV's samples; None: all that follows
         self._detector: Detector | None = None
@@ -86,7 +89,7 @@ class Segmenter:
         :raises AudioNotDecodable: a WAV header that is none; nothing more is read
         """
         if self._is_behind_a_wav:
-            if not data.startswith((b"RIFF", b"RIFX", b"RF64")):
+            if not data.startswith(WAV_MAGIC):
                 return
             self._is_behind_a_wav = False
             self._begin()
@@ -148,12 +151,15 @@ class Segmenter:
         if self._detector is not None:
             return True
         unread = self._unread
-        if unread[:4] in [magic[: len(unread)] for magic in (b"RIFF", b"RIFX", b"RF64")]:
+        if self._header is not None or unread[:4] in [magic[: len(unread)] for magic in WAV_MAGIC]:
             if not self._take_header():
-                if complete or len(unread) > MAX_HEADER_BYTES:
+                if complete:
                     raise AudioNotDecodable("the WAV's header does not end")
                 return False
         elif self._format.encoding == "l16":
+            # Not with every message, however short: to judge takes its time.
+            if not complete and len(unread) < 2 * JUDGED_BYTES:
+                return False
             self._encoding = byte_order(unread, self._channels, complete=complete)
             if self._encoding is None:
                 self._forget_silence()
@@ -166,22 +172,26 @@ class Segmenter:
     def _forget_silence(self) -> None:
         """Of samples in an unknown order only the newest are kept, to be judged again with those that follow."""
         size = self._format.frame_bytes
-        kept = int(JUDGED_S * self._rate_hz) * size
-        if len(self._unread) >= 2 * kept:
-            self._unread = self._unread[(len(self._unread) - kept) // size * size :]
+        self._unread = self._unread[(len(self._unread) - JUDGED_BYTES) // size * size :]
 
     def _take_header(self) -> bool:
-        """Read a WAV's header off the stream; False if it is not all there yet."""
-        reading, at = read_wav_header(), 0
-        wanted = next(reading)
-        while at + wanted <= len(self._unread):
-            piece, at = self._unread[at : at + wanted], at + wanted
-            try:
-                wanted = reading.send(piece)
-            except StopIteration as stop:
-                self._encoding, self._rate_hz, self._channels, _, self._left_bytes = stop.value
-                self._unread = self._unread[at:]
-                return True
+        """Read a WAV's header off the stream, from where the last call came to; False if it is not all there yet."""
+        if self._header is None:
+            self._header = read_wav_header()
+            self._wanted = next(self._header)
+        at = 0
+        try:
+            while at + self._wanted <= len(self._unread):
+                piece, at = self._unread[at : at + self._wanted], at + self._wanted
+                self._wanted = self._header.send(piece)
+        except StopIteration as stop:
+            self._encoding, self._rate_hz, self._channels, _, self._left_bytes = stop.value
+            return True
+        finally:
+            self._header_bytes += at
+            self._unread = self._unread[at:]
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise AudioNotDecodable("the WAV's header does not end")
         return False
 
     @property

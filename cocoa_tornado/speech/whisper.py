@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineFailed
 from .engines import EngineUrl
-from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ
+from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 # As long as the pauses between sentences, and no longer: each is a chance to take a long utterance apart.
 LEAST_PAUSE_MS: Final = 500
@@ -102,7 +102,8 @@ class WhisperRecognizer:
     which faster-whisper then fetches and keeps as it always does. Its options: ``beam`` (1..10, else 5) for the result;
     ``compute_type`` as CTranslate2 names it, else ``int8``.
 
-    :param language: a BCP 47 tag, of which the first part counts; '' finds it out for each utterance
+    :param language: a BCP 47 tag, of which the first part counts; '' finds it out for each utterance, and for each part
+        of one that is longer than a window
     :param workers: processes that share this machine
     :raises EngineFailed: the model cannot be had, or doesn't know the language, or an option is wrong
     """
@@ -129,8 +130,8 @@ class WhisperRecognizer:
         self.detail = f"whisper, model {engine.location}, {compute_type}, {spoken}"
         self.begin(None)
 
-    def begin(self, on_interim: Callable[[str], None] | None) -> None:
-        self._on_interim, self._told = on_interim, ""
+    def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
+        self._on_interim, self._told, self._alive = on_interim, "", alive
         self._kept = bytearray()  # not yet recognised for good
         self._looked = 0  # bytes of it, when the last look for a pause was
         self._texts: list[str] = []  # of what was
@@ -211,7 +212,11 @@ class WhisperRecognizer:
                 max_new_tokens=min(400, 32 + 25 * len(spoken) // SAMPLE_RATE_HZ),
                 **how,
             )
-            text = " ".join(segment.text.strip() for segment in segments).strip()
+            texts = []
+            for segment in segments:  # each of them is worked out when it is asked for
+                texts.append(segment.text.strip())
+                self._alive()
+            text = " ".join(texts).strip()
         return text, info.language if info.language_probability >= SURE else None
 
 

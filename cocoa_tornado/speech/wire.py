@@ -158,15 +158,19 @@ class FrameReader:
         buffer = self._buffer
         buffer += data
         start = 0
-        while len(buffer) - start >= _HEADER.size:
-            length, number = _HEADER.unpack_from(buffer, start)
-            # Judged before the payload is there: nothing is collected for a frame that will not do.
-            if number not in self._allowed or length > MAX_PAYLOAD_BYTES:
-                buffer.clear()
-                raise EngineFailed(f"the worker spoke nonsense: a frame of kind {number} and {length} bytes")
-            end = start + _HEADER.size + length
-            if len(buffer) < end:
-                break
-            yield Frame(Kind(number), bytes(buffer[start + _HEADER.size : end]))
-            start = end
-        del buffer[:start]
+        try:
+            while len(buffer) - start >= _HEADER.size:
+                length, number = _HEADER.unpack_from(buffer, start)
+                # Judged before the payload is there: nothing is collected for a frame that will not do.
+                if number not in self._allowed or length > MAX_PAYLOAD_BYTES:
+                    said = bytes(buffer[start : start + 40])
+                    start = len(buffer)
+                    raise EngineFailed(f"the worker spoke nonsense: {said!r}")
+                begin, end = start + _HEADER.size, start + _HEADER.size + length
+                if len(buffer) < end:
+                    break
+                start = end
+                yield Frame(Kind(number), bytes(buffer[begin:end]))
+        finally:
+            # Also where it is not iterated to its end: no frame comes twice.
+            del buffer[:start]

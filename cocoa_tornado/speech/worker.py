@@ -1,7 +1,7 @@
 """A worker process: decodes and recognises one utterance after another, in a process of its own.
 
-``python -m cocoa_tornado.speech.worker URL [--language TAG] [--workers N]``; the gateway starts it. Frames come in on
-standard X
+``python -m cocoa_tornado.speech.worker URL [--language TAG] [--workers N]``; the gateway starts it. Frames
+(``wire.py``) come in on standard input and go out on standard output.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
@@ -17,6 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed
@@ -26,6 +28,11 @@ from .recognizer import BYTES_PER_SECOND, Recognizer
 from .wire import Kind
 
 NICE: Final = 10
+
+MOST_FAILURES: Final = 3
+"""So many utterances in a row that the engine has failed, and it is taken for broken."""
+
+MEMORY_TO_WORK_WITH: Final = 1 << 30
 
 PROGRESS_S: Final = 0.25
 PROGRESS_BYTES: Final = wire.WINDOW_BYTES // 4
@@ -37,8 +44,8 @@ MAX_QUEUED_BYTES: Final = 2 * wire.WINDOW_BYTES
 _LINUX_PR_SET_PDEATHSIG: Final = 1
 
 
-class Cancelled(Exception):
-    """The utterance at hand was cancelled."""
+class Cancelled(BaseException):
+    """The utterance at hand was cancelled. No error: whoever translates those of a library must let it pass."""
 
 
 class Inbox:
@@ -176,11 +183,13 @@ class Worker:
 
     def __init__(self, inbox: Inbox, outbox: Outbox, recognizer: Recognizer) -> None:
         self._inbox, self._outbox, self._recognizer = inbox, outbox, recognizer
+        self._failures = 0  # of the engine, in a row
+        self._is_beyond_help = False
 
     def serve(self) -> None:
-        """Never returns."""
+        """Returns only when the engine is not to be trusted any more: another worker may do better."""
         self._outbox.send(wire.json_frame(Kind.READY, wire.Ready(self._recognizer.detail)))
-        while True:
+        while not self._is_beyond_help:
             frame = self._inbox.take()
             # Anything else is the rest of an utterance that has failed already.
             if frame is not None and frame.kind is Kind.BEGIN:
@@ -189,7 +198,9 @@ class Worker:
     def _settle(self, begin: wire.Begin) -> bytes:
         """Work on one utterance; the frame that ends it."""
         try:
-            return wire.json_frame(Kind.DONE, self._utterance(begin))
+            done = wire.json_frame(Kind.DONE, self._utterance(begin))
+            self._failures = 0
+            return done
         except Cancelled:
             failed = wire.Failed("cancelled", "cancelled")
         except AudioNotDecodable as error:
@@ -198,8 +209,13 @@ class Worker:
             failed = wire.Failed("too_long", _one_line(error))
         except EngineFailed as error:
             failed = wire.Failed("engine", _one_line(error))
+            self._failures += 1
+            if self._failures >= MOST_FAILURES:
+                print(f"the engine has failed {self._failures} times in a row: {failed.detail}", file=sys.stderr)
+                self._is_beyond_help = True
         except Exception as error:
             traceback.print_exc()
+            self._is_beyond_help = True
             failed = wire.Failed("engine", f"unexpected {type(error).__name__} in the speech worker")
         return wire.json_frame(Kind.FAILED, failed)
 
@@ -209,14 +225,18 @@ class Worker:
 
         before_s = time.process_time()
         source = AudioSource(self._inbox, self._outbox)
-        self._recognizer.begin(self._tell(source) if begin.want_interim else None)
+
+        def alive() -> None:
+            source.report(alive=True)
+            self._inbox.check_cancelled()
+
+        self._recognizer.begin(self._tell(source) if begin.want_interim else None, alive)
         audio_bytes = 0
         if not source.is_empty():  # nothing at all is no audio, and no error either
             for piece in decode(begin.format, source, begin.max_audio_s):
                 audio_bytes += len(piece)
                 self._recognizer.accept(piece)
-                source.report(alive=True)
-                self._inbox.check_cancelled()
+                alive()
         text = self._recognizer.finish()
         return wire.Done(text, audio_bytes / BYTES_PER_SECOND, time.process_time() - before_s)
 
@@ -229,7 +249,7 @@ class Worker:
 
 
 def run(make: Callable[[], Recognizer]) -> int:
-    """Be a worker: take over standard input and output, load the model, serve. Returns where it can't be loaded.
+    """Be a worker: take over standard input and output, load the model, serve. Returns where that can't go on.
 
     :param make: loads the model
     """
@@ -241,8 +261,9 @@ def run(make: Callable[[], Recognizer]) -> int:
     except EngineFailed as error:
         outbox.send(wire.json_frame(Kind.FAILED, wire.Failed("engine", _one_line(error))))
         return 1
+    _bound_memory()
     Worker(inbox, outbox, recognizer).serve()
-    return 0
+    return 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -275,6 +296,16 @@ def _live_and_die_with_the_gateway() -> None:
         # The end of standard input tells us too, but not while C code holds Python's lock.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _bound_memory() -> None:
+    """What strangers send must not use up the machine's memory: as much again as the model has, and a gigabyte."""
+    with suppress(OSError, ValueError, StopIteration, IndexError):
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        used_kib = int(next(line for line in status if line.startswith("VmData:")).split()[1])
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = 2 * used_kib * 1024 + MEMORY_TO_WORK_WITH
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 def _one_line(error: Exception) -> str:

@@ -6,17 +6,19 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import islice
 from typing import TypeAlias
 
 import pytest
+from av.audio.frame import AudioFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong
 from cocoa_tornado.rules.audio import AudioFormat
-from cocoa_tornado.speech.decoding import decode
+from cocoa_tornado.speech.decoding import _mixed, _no_longer_than, decode
 
 from .recordings import Arriving, encoded, go_forward, likeness
 
@@ -467,3 +469,44 @@ def _run(program: str, data: bytes = b"") -> bytes:
     )
     assert ran.stderr == b""
     return ran.stdout
+
+
+def test_a_container_of_many_streams_takes_no_more_memory_than_one() -> None:
+    """Each stream that an Ogg announces may make FFmpeg take many megabytes; only the first is heard."""
+    one = encoded(go_forward(), "ogg", "libopus")
+    pages = one.split(b"OggS")[1:]
+    head = b"OggS" + pages[0]
+    others = b"".join(_with_serial(head, serial) for serial in range(100, 160))
+    with pytest.raises(AudioNotDecodable):
+        b"".join(decode(AudioFormat("ogg"), BytesIO(head + others + one[len(head) :]), 60.0))
+
+
+def _with_serial(page: bytes, serial: int) -> bytes:
+    """The page as one of another logical stream, its checksum made anew."""
+    page = page[:14] + serial.to_bytes(4, "little") + page[18:22] + bytes(4) + page[26:]
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ 0x04C11DB7 if checksum & 0x80000000 else checksum << 1) & 0xFFFFFFFF
+    return page[:22] + checksum.to_bytes(4, "little") + page[26:]
+
+
+def test_audio_that_changes_all_the_time_is_given_up() -> None:
+    frames = [AudioFrame(format="s16", layout=layout, samples=16) for layout in ("mono", "stereo") * 200]
+    for frame in frames:
+        frame.sample_rate = 44_100 if frame.layout.name == "mono" else 48_000
+    with pytest.raises(AudioNotDecodable, match="all the time"):
+        list(_mixed(iter(frames)))
+
+
+def test_what_is_decoded_counts_though_nothing_comes_of_it() -> None:
+    def endless() -> Iterator[AudioFrame]:
+        while True:
+            frame = AudioFrame(format="s16", layout="mono", samples=16_000)
+            frame.sample_rate = 16_000
+            yield frame
+
+    with pytest.raises(AudioTooLong):
+        for _ in _no_longer_than(5.0, endless()):
+            pass

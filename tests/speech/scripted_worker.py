@@ -1,0 +1,40 @@
+"""A worker whose recognizer does what the audio tells it, in words of letters: a process of its own, for tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from cocoa_tornado.errors import EngineFailed
+from cocoa_tornado.speech.recognizer import nothing
+from cocoa_tornado.speech.worker import run
+
+
+class Obedient:
+    detail = "obedient"
+
+    def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
+        self._heard, self._on_interim, self._alive = b"", on_interim, alive
+
+    def accept(self, samples: bytes) -> None:
+        self._heard += samples
+        if b"crash" in self._heard:
+            os._exit(3)
+        if b"fail" in self._heard:
+            raise EngineFailed("it was told to fail")
+        if b"fault" in self._heard:
+            raise ZeroDivisionError("it was told to have a fault")
+        if self._on_interim is not None:
+            self._on_interim(self._heard.decode())
+
+    def finish(self) -> str:
+        for _ in range(15 if b"slow" in self._heard else 0):
+            time.sleep(0.1)
+            self._alive()
+        return self._heard.decode().strip()
+
+
+if __name__ == "__main__":
+    sys.exit(run(Obedient))
