@@ -201,7 +201,7 @@ class KafkaConsuming:
             self._probe_at = 0.0  # which reports it
         assigned, paused = consumer.assignment(), consumer.paused()
         unresolved = self._unresolved or set()
-        held = self._marks.paused or self._blocked
+        held = self._marks.paused or self._blocked or self._commits_lag()
         wanted = assigned if held else unresolved
         if wanted - paused:
             consumer.pause(*(wanted - paused))
@@ -209,9 +209,16 @@ class KafkaConsuming:
             consumer.resume(*(paused - wanted))
         return held or bool(unresolved)
 
+    def _commits_lag(self) -> bool:
+        """More is done and not committed than may be: what reads it again after a crash would not know it again."""
+        bound = self._options.max_uncommitted
+        return bool(bound) and any(ledger.uncommitted > bound for ledger in self._ledgers.values())
+
     def _route(self, consumer: KafkaClient, records: dict[TopicPartition, list[Any]]) -> None:
         """Decode what a poll has brought, and hand it over as one batch."""
         deliveries: list[Delivery] = []
+        offsets: list[int] = []
+        sources: list[tuple[str, int]] = []
         spans: list[Span] = []
         counters, decode = self._counters, self._decode
         for partition, run in records.items():
@@ -232,15 +239,18 @@ class KafkaConsuming:
                     continue
                 counters.key_mismatch += not decoded.key_agrees
                 deliveries.append(decoded)
+                offsets.append(record.offset)
             counters.consumed += len(run)
             if len(deliveries) > before:
                 span.pending += 1
                 spans.append(span)
+                sources.append((f"{partition.topic}/{partition.partition}", len(deliveries) - before))
             self._ends[partition] = max(self._ends.get(partition, 0), consumer.highwater(partition) or 0)
         self._report_lag()
         if deliveries:
             self._take(len(deliveries))
-            self._loop.add_callback(self._hand_over, Batch(deliveries, self._when_done(spans, len(deliveries))))
+            done = self._when_done(spans, len(deliveries))
+            self._loop.add_callback(self._hand_over, Batch(deliveries, done, offsets, sources))
 
     def _get_past(self, error: Exception) -> bool:
         """Go on behind a batch that cannot be read: broken by a disk, or with what kafka-python does not understand,

@@ -35,6 +35,8 @@ class KafkaOptions:
     :ivar oauth_token_url: where client credentials are exchanged for an access token (OAUTHBEARER)
     :ivar high_water: records handed over and not done at which the partitions pause
     :ivar low_water: records in flight below which they go on
+    :ivar max_uncommitted: offsets of a partition that may be done and not committed, above which nothing more is read
+        until the broker has taken a commit; 0: any number
     :ivar queue_records: publish queue: :meth:`can_write` is False from here on; at twice as many publishing fails
     :ivar queue_bytes: the same bound, in bytes of keys and values
     :ivar max_record_bytes: the largest record of a device's message: the topics that are made for the gateway's own
@@ -72,6 +74,7 @@ class KafkaOptions:
     high_water: int = 10_000
     low_water: int = 2_000
     commit_interval_s: float = 1.0
+    max_uncommitted: int = 0
     queue_records: int = 10_000
     queue_bytes: int = 32 * 1024 * 1024
     max_record_bytes: int = record_bytes_for(512 * 1024)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -84,6 +85,8 @@ class MemoryBroker:
         self._loop = loop
         self._retained = retained
         self._results_topic, self._quarantine_topic = results_topic, quarantine_topic
+        # Offsets begin at 0 in each process: a mailbox that outlives it must not take one's for another's.
+        self._source = f"{results_topic}/0#{secrets.token_hex(8)}"
         self._logs: dict[str, _Log] = {}
         self._marks = WaterMarks(high=high_water, low=low_water)
         self._ledger: OffsetLedger | None = None
@@ -158,7 +161,7 @@ class MemoryBroker:
         records = results.read(ledger.position, MAX_BATCH_RECORDS)
         if not records:
             return
-        deliveries = self._route(records)
+        deliveries, offsets = self._route(records)
         span = ledger.read(records[-1].offset + 1, pending=1 if deliveries else 0)
         if ledger.position < results.end:
             self._schedule()
@@ -179,11 +182,12 @@ class MemoryBroker:
             if self._marks.release(size):
                 self._schedule()
 
-        sink(Batch(deliveries, done))
+        sink(Batch(deliveries, done, offsets, [(self._source, len(deliveries))]))
 
-    def _route(self, records: list[MemoryRecord]) -> list[Delivery]:
+    def _route(self, records: list[MemoryRecord]) -> tuple[list[Delivery], list[int]]:
+        """What is to be handed over, and the offsets of that."""
         assert self._decode is not None  # a turn runs only between start and stop
-        deliveries = []
+        deliveries, offsets = [], []
         for record in records:
             self._counters.consumed += 1
             decoded = self._decode(record.key, record.value, record.timestamp_ms)
@@ -192,7 +196,8 @@ class MemoryBroker:
                 continue
             self._counters.key_mismatch += not decoded.key_agrees
             deliveries.append(decoded)
-        return deliveries
+            offsets.append(record.offset)
+        return deliveries, offsets
 
     def _quarantine(self, record: MemoryRecord, reason: str) -> None:
         headers = dict(record.headers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,10 +43,15 @@ class Batch:
     The receiver calls :meth:`done` (on the IOLoop) exactly once, when every delivery has been routed and its
     message is as safe as the configuration promises. Only then may the adapter commit the offsets and count the
     batch's records as no longer in flight.
+
+    :ivar offsets: of the deliveries' records, one for each
+    :ivar sources: the partitions that they come from, each with the number of its deliveries, which stand together
     """
 
     deliveries: list[Delivery]
     done: Callable[[], None] = field(repr=False, default=lambda: None)
+    offsets: Sequence[int] = field(repr=False, default=())
+    sources: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(slots=True)

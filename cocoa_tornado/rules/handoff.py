@@ -89,6 +89,11 @@ class OffsetLedger:
         return self.done
 
     @property
+    def uncommitted(self) -> int:
+        """Offsets that are read, and not known to be committed."""
+        return self.position - self.committed
+
+    @property
     def idle(self) -> bool:
         """True if nothing that was read is under way."""
         self.settle()

@@ -60,6 +60,27 @@ async def test_the_order_of_a_partition_holds_across_batches(stand: Stand) -> No
         assert broker.counters.consumed == 2000
 
 
+async def test_a_batch_says_where_each_of_its_records_comes_from(stand: Stand) -> None:
+    batches: list[Batch] = []
+    broker = await stand.broker()
+    broker.start(batches.append, decode)
+    await ready(broker)
+    await stand.write(numbered(0, 5), {})
+    await stand.write([(b"doll", b"bad")], {})
+    await stand.write(numbered(5, 5), {})
+    await eventually(lambda: sum(len(batch.deliveries) for batch in batches) == 10)
+    found = []
+    for batch in batches:
+        assert sum(count for _, count in batch.sources) == len(batch.offsets) == len(batch.deliveries)
+        found += [source for source, count in batch.sources for _ in range(count)]
+        batch.done()
+    offsets = [offset for batch in batches for offset in batch.offsets]
+    assert [offset - offsets[0] for offset in offsets] == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert len(set(found)) == 1
+    assert found[0].startswith(f"{stand.results}/0")
+    await broker.close(2.0)
+
+
 async def test_the_sink_is_called_on_the_loop_and_never_within_publish(stand: Stand) -> None:
     loops: list[asyncio.AbstractEventLoop] = []
     broker = await stand.broker()

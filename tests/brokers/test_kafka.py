@@ -425,3 +425,23 @@ async def test_a_wrong_password_is_one_line_without_the_password(
     assert causes[-1] == "auth"
     assert len(causes) <= 2
     assert "hunter2" not in repr(broker) + "".join(str(record.__dict__) for record in caplog.records)
+
+
+# -- what a mailbox would know again
+
+
+async def test_no_more_is_read_than_may_be_uncommitted(stand: KafkaStand) -> None:
+    await stand.create(stand.results)
+    receiver = Receiver()
+    # It never commits: what it has read would come again after a crash.
+    async with consuming(
+        await stand.broker(max_uncommitted=10, max_poll_records=10, commit_interval_s=3600.0), receiver
+    ):
+        await stand.write(numbered(0, 200))
+        await receiver.has(11)
+        await asyncio.sleep(0.5)  # nothing is to come: there is no event to wait for
+        assert len(receiver.payloads) <= 30
+    again = Receiver()
+    async with consuming(await stand.broker(max_uncommitted=10), again):
+        await again.has(200 - len(receiver.payloads))
+    assert in_order_and_complete(receiver.payloads + again.payloads, payloads(0, 200))

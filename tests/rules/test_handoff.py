@@ -60,6 +60,14 @@ def test_what_is_committed_is_not_committed_again() -> None:
     assert (ledger.to_commit(), ledger.committed) == (None, 7)
 
 
+def test_what_is_read_and_not_committed_is_counted() -> None:
+    ledger = OffsetLedger(10)
+    ledger.read(15, pending=0)
+    assert ledger.uncommitted == 5
+    ledger.note_committed(12)
+    assert ledger.uncommitted == 3
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Against a model that marks every single offset."""
 
