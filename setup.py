@@ -16,7 +16,7 @@ EXTRAS = {
     "speech": AUDIO,
     "whisper": [*AUDIO, "faster-whisper>=1.1"],
     "google": [*AUDIO, "google-cloud-speech>=2.26"],
-    "redis": ["redis>=5.0"],
+    "redis": ["redis[hiredis]>=5.0"],
     "librdkafka": ["confluent-kafka>=2.5"],
     "uvloop": ["uvloop>=0.20; platform_system != 'Windows'"],
 }
@@ -30,7 +30,7 @@ EXTRAS["test"] = [
     # Pinned to the minor: what these two complain of changes with every one.
     "mypy==2.4.*",
     "ruff==0.17.*",
-    *sorted({*EXTRAS["whisper"], *EXTRAS["google"]}),
+    *sorted({*EXTRAS["whisper"], *EXTRAS["google"], *EXTRAS["redis"]}),
 ]
 
 setup(
@@ -44,6 +44,7 @@ setup(
         "cocoa_tornado",
         "cocoa_tornado.brokers",
         "cocoa_tornado.identity",
+        "cocoa_tornado.mailboxes",
         "cocoa_tornado.probe",
         "cocoa_tornado.rules",
         "cocoa_tornado.speech",

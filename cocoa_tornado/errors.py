@@ -19,6 +19,9 @@
     |   |-- AudioNotDecodable  it is not the audio it was said to be (400)
     |   |-- AudioTooLong    more than a stream may have (413)
     |   `-- EngineFailed    the engine failed; the stream is lost, the engine goes on (502)
+    |-- MailboxError        the mailbox does not answer, or cannot
+    |   |-- MailboxClosed   append after close
+    |   `-- RedisFault      what Redis said, or did not, in mailboxes/redis_link.py
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
 Errors of other libraries are translated where they enter, in the adapter, with ``raise ... from``.
@@ -102,6 +105,14 @@ class BrokerClosed(BrokerError):
 
 class RecordTooLarge(BrokerError):
     """The broker does not take a record of this size. Whoever produced it must send less at a time."""
+
+
+class MailboxError(CocoaError):
+    """The mailbox does not answer, or cannot do what it was asked for now. ``str()`` is one line for people."""
+
+
+class MailboxClosed(MailboxError):
+    """The mailbox has been closed: nothing more is stored."""
 
 
 class ServiceError(CocoaError):

@@ -14,6 +14,7 @@ from .expected_logs import ExpectedLogs
 
 if TYPE_CHECKING:
     from .kafka_server import KafkaServer, TansuServer
+    from .redis_server import RedisServer
 
 KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning"
 
@@ -22,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ExpectedLogs())
     config.addinivalue_line("markers", "kafka: needs a Kafka broker, which the test session starts (Java and Maven)")
     config.addinivalue_line("markers", "apache: needs Apache Kafka; not run against the stand-in for it, Tansu")
+    config.addinivalue_line("markers", "redis: needs redis-server, which the test session starts")
     # kafka-python says this while it is being imported, to nobody who could change it. For the same reason it is
     # imported below, where the filters are in force, and not above.
     config.addinivalue_line("filterwarnings", KAFKA_PYTHON_ON_3_11)
@@ -75,3 +77,28 @@ def own_kafka(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[KafkaS
     server = make_broker(tmp_path / "kafka")
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis for the whole session. Tests come one after the other, and leave it empty."""
+    server = _make_redis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis for one test, which may stop it and start it again. It is not started yet."""
+    server = _make_redis(tmp_path / "redis")
+    yield server
+    server.kill()
+
+
+def _make_redis(folder: Path) -> RedisServer:
+    from .redis_server import RedisServer, why_not
+
+    if why_not():
+        pytest.skip(why_not())
+    return RedisServer(folder)

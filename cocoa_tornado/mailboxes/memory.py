@@ -1,0 +1,191 @@
+"""The embedded mailbox: boxes in this process, lost with it. For development, and for fleets whose devices come and go
+but whose messages are not worth a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from ..errors import MailboxClosed
+from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits, StoredMessage, surplus
+from ..rules.cursors import KEY_BYTES
+from ..rules.feed import Page
+from ..rules.seen import SeenOffsets
+from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
+
+SWEEP_BOXES = 300
+
+T = TypeVar("T")
+
+
+class _Kept:
+    """A box and its messages; ``times`` has when each was stored, Unix seconds."""
+
+    __slots__ = ("box", "messages", "size_bytes", "times", "touched_s")
+
+    def __init__(self, base: int, now: float) -> None:
+        self.box = Box.new(base)
+        self.messages: deque[StoredMessage] = deque()
+        self.times: deque[float] = deque()
+        self.size_bytes = 0
+        self.touched_s = now
+
+
+class MemoryMailbox:
+    """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` that needs no service. READY from :meth:`start` on.
+
+    :param clock: Unix seconds
+    """
+
+    def __init__(self, limits: BoxLimits, clock: Callable[[], float] = time.time) -> None:
+        self._limits, self._clock = limits, clock
+        self._key = secrets.token_bytes(KEY_BYTES)
+        self._kept: dict[str, _Kept] = {}
+        self._seen: dict[str, SeenOffsets] = {}
+        self._given = 0  # messages ever stored: no box has given a higher number
+        self._messages = self._size_bytes = 0
+        self._state = MailboxState.OPENING
+        self._sweeping: Iterator[str] = iter(())
+        self._counters = MailboxCounters()
+
+    def __repr__(self) -> str:
+        return f"<MemoryMailbox {self._messages} messages of {len(self._kept)} devices>"
+
+    @property
+    def key(self) -> bytes | None:
+        return None if self._state is MailboxState.OPENING else self._key
+
+    @property
+    def counters(self) -> MailboxCounters:
+        return self._counters
+
+    async def start(self) -> None:
+        self._state = MailboxState.READY
+
+    def status(self) -> MailboxStatus:
+        if self._state is MailboxState.READY:
+            detail = "in this process: messages survive the absence of their device, not the end of the gateway"
+            return MailboxStatus(self._state, detail, self._messages, self._size_bytes)
+        return MailboxStatus(self._state, self._state.value)
+
+    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
+        if self._state is MailboxState.CLOSED:
+            raise MailboxClosed("the mailbox is closed")
+        return _done([self._store(entry) if new else None for entry, new in self._judged(entries)])
+
+    def look(self, device_id: str) -> asyncio.Future[Box]:
+        kept = self._kept.get(device_id)
+        return _done(Box.new(self._given) if kept is None else kept.box)
+
+    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
+        kept = self._kept.get(device_id)
+        if kept is None:
+            return _done(Page((), self._given, self._given, self._given))
+        self._expire(kept)
+        messages: list[StoredMessage] = []
+        size = 0
+        for message in islice(kept.messages, max(0, after - kept.box.gone), None):
+            size += len(message.payload)
+            if messages and (len(messages) == limits.max_messages or size > limits.max_bytes):
+                break
+            messages.append(message)
+        return _done(Page(messages, kept.box.gone, kept.box.last, kept.box.base))
+
+    def acknowledge(self, device_id: str, number: int) -> None:
+        kept = self._kept.get(device_id)
+        if kept is not None:
+            kept.box = kept.box.acknowledge(number)
+            self._counters.acknowledged += self._trim(kept)
+
+    def written(self, device_id: str, number: int) -> None:
+        kept = self._kept.get(device_id)
+        if kept is not None:
+            kept.box = kept.box.write(number)
+
+    async def sweep(self) -> int:
+        now = self._clock()
+        devices = list(islice(self._sweeping, SWEEP_BOXES))
+        if not devices:
+            self._sweeping = iter(list(self._kept))
+            return 0
+        removed = 0
+        for device_id in devices:
+            kept = self._kept.get(device_id)
+            if kept is not None:
+                removed += self._expire(kept)
+                if not kept.messages and now - kept.touched_s > FORGET_AFTER_S:
+                    del self._kept[device_id]
+        return removed
+
+    async def close(self, timeout_s: float) -> None:
+        self._state = MailboxState.CLOSED
+
+    def _judged(self, entries: Sequence[Entry]) -> Iterable[tuple[Entry, bool]]:
+        by_source: dict[str, list[tuple[int, int]]] = {}
+        for entry in entries:
+            by_source.setdefault(entry.source, []).append((entry.offset, entry.timestamp_ms))
+        new: dict[str, Iterator[bool]] = {}
+        for source, records in by_source.items():
+            fresh, _ = self._seen.setdefault(source, SeenOffsets()).take(records)
+            self._counters.duplicates += fresh.count(False)
+            new[source] = iter(fresh)
+        return ((entry, next(new[entry.source])) for entry in entries)
+
+    def _store(self, entry: Entry) -> int:
+        kept = self._kept.get(entry.device_id)
+        if kept is None:
+            kept = self._kept[entry.device_id] = _Kept(self._given, self._clock())
+        kept.box = kept.box.append()
+        kept.messages.append(StoredMessage(kept.box.last, entry.payload, entry.timestamp_ms))
+        kept.times.append(self._clock())
+        kept.touched_s = self._clock()
+        size = len(entry.payload)
+        kept.size_bytes += size
+        self._given += 1
+        self._messages += 1
+        self._size_bytes += size
+        self._counters.stored += 1
+        limits = self._limits
+        if len(kept.messages) > limits.max_messages or kept.size_bytes > limits.max_bytes:
+            gone = surplus([len(message.payload) for message in kept.messages], limits)
+            self._lose(kept, kept.box.gone + gone, "overflow")
+        return kept.box.last
+
+    def _expire(self, kept: _Kept) -> int:
+        oldest_s = self._clock() - self._limits.ttl_s
+        expired = 0
+        for stored_s in kept.times:
+            if stored_s > oldest_s:
+                break
+            expired += 1
+        return self._lose(kept, kept.box.gone + expired, "expired") if expired else 0
+
+    def _lose(self, kept: _Kept, up_to: int, reason: str) -> int:
+        kept.box = kept.box.lose(up_to)
+        lost = self._trim(kept)
+        self._counters.lost[reason] = self._counters.lost.get(reason, 0) + lost
+        return lost
+
+    def _trim(self, kept: _Kept) -> int:
+        """Remove what the box has no more; returns how many."""
+        removed = 0
+        while kept.messages and kept.messages[0].number <= kept.box.gone:
+            size = len(kept.messages.popleft().payload)
+            kept.times.popleft()
+            kept.size_bytes -= size
+            self._size_bytes -= size
+            removed += 1
+        self._messages -= removed
+        return removed
+
+
+def _done(result: T) -> asyncio.Future[T]:
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future

@@ -1,0 +1,127 @@
+"""The mailbox port: where messages are kept until their devices have them.
+
+An adapter owns whatever threads its technology needs. Whatever it does there, the gateway sees of it only what is
+written here, on the IOLoop. The arithmetic of boxes is ``rules/box.py``, the same for all adapters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from ..rules.box import Box, PageLimits
+from ..rules.feed import Page
+
+
+class Entry(NamedTuple):
+    """One message to be stored.
+
+    :ivar source: the partition that it comes from, such as ``transcription.results/3``
+    :ivar offset: of its record in that partition
+    :ivar timestamp_ms: of its record, Unix milliseconds; tells a copy from another record of the same offset
+    """
+
+    device_id: str
+    payload: bytes
+    timestamp_ms: int
+    source: str
+    offset: int
+
+
+class MailboxState(enum.Enum):
+    """What an adapter can do right now."""
+
+    OPENING = "opening"  # not there yet, or away: retrying for ever
+    READY = "ready"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxStatus:
+    """A snapshot, cheap to make, safe to ask for on the IOLoop at any time.
+
+    :ivar detail: one line for people: why it is not ready, or what it is and what it promises
+    :ivar messages: that are in it now; None if unknown
+    :ivar size_bytes: of their payloads together; None if unknown
+    """
+
+    state: MailboxState
+    detail: str
+    messages: int | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class MailboxCounters:
+    """Plain counters, for the metrics. Each is written by one thread only."""
+
+    stored: int = 0
+    duplicates: int = 0  # records that had been stored before
+    acknowledged: int = 0  # messages deleted because their device has them
+    lost: dict[str, int] = field(default_factory=dict)  # never acknowledged: "expired" or "overflow"
+    failures: int = 0  # changes of state from READY to OPENING
+
+
+class Mailbox(Protocol):
+    """What the gateway asks of a mailbox. All methods are called on the IOLoop thread and none of them blocks.
+
+    Guarantees of every adapter (the contract suite holds them):
+
+    - *Order*: a device's messages are numbered in the order of the calls to :meth:`append`, without a gap.
+    - *Safety*: a future of :meth:`append` is done when the messages would survive the end of this process; each
+      adapter says in its ``detail`` what else they survive. All entries of a call are stored, or none.
+    - *Idempotence*: a record that was stored before, by (source, offset, timestamp), is not stored again, as long as
+      no more than ``rules.seen.WINDOW`` later offsets of its source were.
+    - *Bound*: a box holds no more than ``BoxLimits`` says; the oldest go first, and are missed.
+    - *Expiry*: a message older than ``ttl_s`` is not handed out any more, and is removed in small steps soon after.
+    - *Faults*: a mailbox that is slow, locked, full or gone is retried for ever. Appends wait in their order;
+      reads fail with MailboxError in reasonable time; marks are kept until they can be stored. The log says so once per
+      change of state, and it recovers by itself.
+    """
+
+    @property
+    def key(self) -> bytes | None:
+        """What cursors are sealed with: kept in the mailbox, made with it. None before it was ever READY."""
+
+    @property
+    def counters(self) -> MailboxCounters: ...
+
+    async def start(self) -> None:
+        """Open it. Returns at once, or when the first attempt has come to its end; what is away is retried.
+
+        :raises ServiceError: it can never be used: corrupt, of a newer version, or no mailbox at all. Nothing of it is
+            changed then.
+        """
+
+    def status(self) -> MailboxStatus: ...
+
+    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
+        """Store messages; the result has each one's number in its device's box, None for those stored before.
+
+        Calls are carried out in their order, several together where that is faster. The future never fails but with
+        MailboxClosed. Raises MailboxClosed after close.
+        """
+
+    def look(self, device_id: str) -> asyncio.Future[Box]:
+        """What is in a device's box, all marks that were set before included; MailboxError if it can't be had now."""
+
+    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
+        """The messages that come after the number ``after``, as far as ``limits`` go; MailboxError likewise."""
+
+    def acknowledge(self, device_id: str, number: int) -> None:
+        """The device has everything up to ``number``: it may be deleted. Stored soon (within a second), not at once."""
+
+    def written(self, device_id: str, number: int) -> None:
+        """Everything up to ``number`` was written to a socket of the device. Stored soon, likewise."""
+
+    async def sweep(self) -> int:
+        """One small step of removing what has expired, and boxes that are forgotten; returns how many messages.
+
+        Called every now and then, and again at once where it says that there was something to do.
+        """
+
+    async def close(self, timeout_s: float) -> None:
+        """Store what is under way, marks included, for at most ``timeout_s``. Idempotent; never raises."""

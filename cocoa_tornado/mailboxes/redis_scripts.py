@@ -1,0 +1,353 @@
+"""What the mailbox keeps in Redis, and the Lua that changes it. Nothing here speaks to anybody.
+
+All keys begin with ``cocoa:{box}:``, whose braces keep them in one slot of a cluster:
+
+=================  ======  ===================================================================================
+``meta``           hash    ``key`` of the cursors, ``schema``, ``given`` (messages ever stored), ``messages``, ``bytes``
+``b:<device>``     hash    the box: ``base last gone acked written``, ``bytes`` in it, ``touched`` (ms)
+``m:<device>``     stream  its messages: ``<number>-0``: ``payload stored_ms timestamp_ms``; none while it is empty
+``due``            zset    devices by the time (ms) before which nothing in their boxes was stored
+``seen:<source>``  list    runs of rules/seen.py: id of the group, first offset (8 bytes), timestamps (8 bytes each)
+``answer:<id>``    hash    the last group of one gateway, and what was answered
+=================  ======  ===================================================================================
+
+A script runs as a whole or not at all, with two exceptions that shape all of these: an error in the middle leaves what
+was written before it, and a script is refused for want of memory at its first write only. So each reads first whatever
+might be of a wrong type. The one that stores begins with a write that is refused when memory is used up; those that
+make room begin with one that is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+PREFIX: Final = b"cocoa:{box}:"
+META: Final = PREFIX + b"meta"
+SCHEMA: Final = 1
+GROUP_ID_BYTES: Final = 16
+
+Command = list[bytes]
+
+_PRELUDE: Final = """
+local meta = KEYS[1]
+local root = string.sub(meta, 1, -5)
+
+local function whole(number) return string.format('%.0f', number) end
+
+-- given, messages, bytes; nothing where this is not the mailbox that the gateway knows.
+local function totals()
+  local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes')
+  if found[1] ~= ARGV[1] then return nil end
+  return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0
+end
+
+local function keep_totals(messages, bytes)
+  redis.call('HSET', meta, 'messages', whole(math.max(0, messages)), 'bytes', whole(math.max(0, bytes)))
+end
+
+local function number_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+
+-- Make room although there is none: whatever follows a write that is not refused is not refused either.
+local function begin_although_full() redis.call('DEL', root .. 'probe') end
+
+-- Remove from a stream what its box has no more.
+local function trim(stream, gone, last)
+  if gone >= last then
+    redis.call('DEL', stream)
+  else
+    redis.call('XTRIM', stream, 'MINID', '=', whole(gone + 1))
+  end
+end
+"""
+
+_OPEN: Final = """
+-- ARGV: the key that is known, or nothing; a key for a new mailbox; its schema
+local found = redis.call('HMGET', meta, 'key', 'schema', 'messages', 'bytes')
+if not found[1] and not found[2] then
+  if ARGV[1] ~= '' then return {'replaced'} end
+  redis.call('HSET', meta, 'key', ARGV[2], 'schema', ARGV[3], 'given', 0, 'messages', 0, 'bytes', 0)
+  found = {ARGV[2], ARGV[3], '0', '0'}
+elseif ARGV[1] ~= '' and found[1] ~= ARGV[1] then
+  return {'replaced'}
+end
+-- Everything that the other scripts will do, so that what is forbidden shows now and not in the middle of a group.
+-- Whatever is left of an attempt that was cut short is in the way of none.
+local stream, hash, list, zset = root .. 'probe:m', root .. 'probe:b', root .. 'probe:seen', root .. 'probe:due'
+redis.call('XADD', stream, '*', 'payload', '')
+redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)
+redis.call('XTRIM', stream, 'MINID', '=', '2')
+redis.call('HSET', hash, 'a', 1)
+redis.call('HMGET', hash, 'a')
+redis.call('EXPIRE', hash, 60)
+redis.call('RPUSH', list, 'a', 'b')
+redis.call('PEXPIRE', list, 60000)
+redis.call('LINDEX', list, -1)
+redis.call('LPOP', list)
+redis.call('ZADD', zset, 1, 'a')
+redis.call('ZRANGEBYSCORE', zset, '-inf', 1, 'LIMIT', 0, 1)
+redis.call('ZREM', zset, 'a')
+redis.call('ZCARD', root .. 'due')
+redis.call('DEL', stream, hash, list, zset)
+return {'open', found[1], found[2], found[3], found[4]}
+"""
+
+_APPEND: Final = """
+-- ARGV: key, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
+-- numbers of sources, devices and entries; then the sources: name, version, anew (1/0), floor, number of runs, runs;
+-- the devices; the entries: place of its device, timestamp, payload
+local given, messages, bytes = totals()
+if not given then return {'replaced'} end
+local answer_key = root .. 'answer:' .. ARGV[3]
+local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost')
+if answer[1] == ARGV[4] then
+  return {'stored', answer[2], answer[3], whole(messages), whole(bytes)}
+end
+
+local now, group = ARGV[2], ARGV[4]
+local max_messages, max_bytes, remember_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
+local sources, devices, entries = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+
+-- What the gateway has judged by must be what is written down.
+local at, runs_at = 11, {}
+for i = 1, sources do
+  local newest = redis.call('LINDEX', root .. 'seen:' .. ARGV[at], -1)
+  if (newest and string.sub(newest, 1, 16) or '') ~= ARGV[at + 1] then return {'stale'} end
+  runs_at[i] = at
+  at = at + 5 + tonumber(ARGV[at + 4])
+end
+
+local names_at, boxes = at - 1, {}
+for i = 1, devices do
+  boxes[i] = redis.call('HMGET', root .. 'b:' .. ARGV[names_at + i], 'last', 'gone', 'bytes')
+end
+redis.call('ZCARD', root .. 'due')
+
+-- The first write: one that is refused when memory is used up.
+redis.call('HSET', answer_key, 'group', '')
+
+local numbers, lost, freed, added = {}, 0, 0, 0
+at = names_at + devices + 1
+for i = 1, entries do
+  local place = tonumber(ARGV[at])
+  local name = ARGV[names_at + place]
+  local box, stream = boxes[place], root .. 'm:' .. name
+  if not box.stream then
+    box.stream = stream
+    if box[1] then
+      box.last, box.gone, box.bytes = tonumber(box[1]), tonumber(box[2]), tonumber(box[3])
+    else
+      box.last, box.gone, box.bytes = given + i - 1, given + i - 1, 0
+      redis.call('DEL', stream)
+      redis.call('HSET', root .. 'b:' .. name, 'base', whole(box.last), 'written', whole(box.last))
+      redis.call('ZADD', root .. 'due', now, name)
+    end
+  end
+  local payload = ARGV[at + 2]
+  local number = whole(box.last + 1)
+  local id = number .. '-0'
+  local stored = redis.pcall('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
+  if type(stored) == 'table' and stored.err then
+    -- The stream is not what the box says, by another hand than ours. It must not keep what is new from being stored.
+    redis.call('DEL', stream)
+    lost, freed = lost + box.last - box.gone, freed + box.bytes
+    box.gone, box.bytes = box.last, 0
+    redis.call('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
+  end
+  box.last = box.last + 1
+  box.bytes = box.bytes + #payload
+  added = added + #payload
+  numbers[i] = number
+  at = at + 3
+end
+
+for i = 1, devices do
+  local box = boxes[i]
+  local gone, left = box.gone, box.bytes
+  while box.last - gone > max_messages or (left > max_bytes and box.last - gone > 1) do
+    local count = math.max(4, math.min(100, box.last - gone - max_messages))
+    local oldest = redis.call('XRANGE', box.stream, whole(gone + 1), '+', 'COUNT', count)
+    if #oldest == 0 then gone, left = box.last - 1, 0 end
+    for _, entry in ipairs(oldest) do
+      if box.last - gone > max_messages or (left > max_bytes and box.last - gone > 1) then
+        gone, left = number_of(entry), left - #entry[2][2]
+      end
+    end
+  end
+  if gone > box.gone then
+    lost, freed = lost + gone - box.gone, freed + box.bytes - left
+    trim(box.stream, gone, box.last)
+  end
+  redis.call('HSET', root .. 'b:' .. ARGV[names_at + i],
+    'last', whole(box.last), 'gone', whole(gone), 'bytes', whole(left), 'touched', now)
+end
+
+for i = 1, sources do
+  at = runs_at[i]
+  local seen, floor, runs = root .. 'seen:' .. ARGV[at], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+  if ARGV[at + 2] == '1' then redis.call('DEL', seen) end
+  for run = at + 5, at + 4 + runs do redis.call('RPUSH', seen, ARGV[run]) end
+  while runs > 0 do
+    local oldest = redis.call('LINDEX', seen, 0)
+    if not oldest or struct.unpack('<i8', oldest, 17) + (#oldest - 24) / 8 > floor then break end
+    redis.call('LPOP', seen)
+  end
+  if runs > 0 then redis.call('PEXPIRE', seen, remember_ms) end
+end
+
+if entries > 0 then
+  redis.call('HSET', meta, 'given', whole(given + entries))
+  messages, bytes = messages + entries - lost, bytes + added - freed
+  keep_totals(messages, bytes)
+end
+local told = table.concat(numbers, ' ')
+redis.call('HSET', answer_key, 'group', group, 'numbers', told, 'lost', whole(lost))
+redis.call('EXPIRE', answer_key, 86400)
+return {'stored', told, whole(lost), whole(messages), whole(bytes)}
+"""
+
+_MARK: Final = """
+-- ARGV: key; then device, acknowledged, written, again and again; nothing where there is no such mark
+local given, messages, bytes = totals()
+if not given then return {'replaced'} end
+local boxes = {}
+for at = 2, #ARGV, 3 do
+  boxes[at] = redis.call('HMGET', root .. 'b:' .. ARGV[at], 'base', 'last', 'gone', 'acked', 'written', 'bytes')
+end
+begin_although_full()
+local removed, freed = 0, 0
+for at = 2, #ARGV, 3 do
+  local box, name = boxes[at], ARGV[at]
+  local key, stream, acked, written = root .. 'b:' .. name, root .. 'm:' .. name, ARGV[at + 1], ARGV[at + 2]
+  if box[2] and written ~= '' then
+    local number = math.min(tonumber(written), tonumber(box[2]))
+    if number > tonumber(box[5]) then redis.call('HSET', key, 'written', whole(number)) end
+  end
+  if box[2] and acked ~= '' then
+    local last, gone, left = tonumber(box[2]), tonumber(box[3]), tonumber(box[6])
+    local number = math.max(math.min(tonumber(acked), last), tonumber(box[4] or box[1]))
+    local before, had = gone, left
+    if number >= last and gone < last then
+      gone, left = last, 0
+    end
+    while gone < number do
+      local oldest = redis.call('XRANGE', stream, whole(gone + 1), whole(number), 'COUNT', 100)
+      for _, entry in ipairs(oldest) do left = left - #entry[2][2] end
+      gone = #oldest == 100 and number_of(oldest[100]) or number
+    end
+    if gone > before then
+      removed, freed = removed + gone - before, freed + had - left
+      trim(stream, gone, last)
+    end
+    redis.call('HSET', key, 'acked', whole(number), 'gone', whole(gone), 'bytes', whole(left))
+  end
+end
+messages, bytes = messages - removed, bytes - freed
+if removed > 0 then keep_totals(messages, bytes) end
+return {'marked', removed, whole(messages), whole(bytes)}
+"""
+
+_READ: Final = """
+-- ARGV: key, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has expired,
+-- what has been acknowledged and is not stored yet
+local given = totals()
+if not given then return {'replaced'} end
+local box = redis.call('HMGET', root .. 'b:' .. ARGV[2], 'base', 'last', 'gone', 'acked', 'written')
+if not box[2] then return {'none', whole(given)} end
+local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
+local most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+local last = tonumber(box[2])
+local gone = math.max(tonumber(box[3]), math.min(tonumber(ARGV[7]), last))
+local reply = {'box', box[1], box[2], '', box[4], box[5]}
+
+-- What has expired: as long as it is the oldest.
+local count = 1
+while most > 0 and count > 0 and gone < last do
+  local chunk = redis.call('XRANGE', stream, whole(gone + 1), '+', 'COUNT', count)
+  count = #chunk > 0 and 32 or 0
+  for _, entry in ipairs(chunk) do
+    if tonumber(entry[2][4]) > expired then
+      count = 0
+      break
+    end
+    gone = number_of(entry)
+  end
+end
+
+local at, size, full = math.max(tonumber(ARGV[3]), gone) + 1, 0, most == 0
+while not full and at <= last do
+  local chunk = redis.call('XRANGE', stream, whole(at), '+', 'COUNT', math.min(most, 32))
+  if #chunk == 0 then break end
+  for _, entry in ipairs(chunk) do
+    local payload, taken = entry[2][2], (#reply - 6) / 3
+    size = size + #payload
+    full = taken > 0 and (taken >= most or size > most_bytes)
+    if full then break end
+    at = number_of(entry) + 1
+    reply[#reply + 1] = at - 1
+    reply[#reply + 1] = entry[2][6]
+    reply[#reply + 1] = payload
+  end
+end
+reply[4] = whole(gone)
+return reply
+"""
+
+_SWEEP: Final = """
+-- ARGV: key, now (ms), expired up to (ms), forgotten if not touched since (ms), most boxes, most messages
+local given, messages, bytes = totals()
+if not given then return {'replaced'} end
+local now, expired, forgotten, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+local names = redis.call('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[5])
+if #names > 0 then begin_although_full() end
+local removed, freed = 0, 0
+for _, name in ipairs(names) do
+  local key, stream = root .. 'b:' .. name, root .. 'm:' .. name
+  local box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched')
+  local last, gone, left = tonumber(box[1]) or 0, tonumber(box[2]) or 0, tonumber(box[3]) or 0
+  local before, had, due = gone, left, nil
+  while gone < last and not due and removed + gone - before < most do
+    local oldest = redis.call('XRANGE', stream, whole(gone + 1), '+', 'COUNT', 50)
+    if #oldest == 0 then gone, left = last, 0 end
+    for _, entry in ipairs(oldest) do
+      local stored = tonumber(entry[2][4])
+      if stored > expired then
+        due = stored
+        break
+      end
+      gone, left = number_of(entry), left - #entry[2][2]
+    end
+  end
+  if gone > before then
+    removed, freed = removed + gone - before, freed + had - left
+    redis.call('HSET', key, 'gone', whole(gone), 'bytes', whole(left))
+    trim(stream, gone, last)
+  end
+  if gone >= last and (tonumber(box[4]) or 0) < forgotten then
+    redis.call('DEL', key, stream)
+    redis.call('ZREM', root .. 'due', name)
+  elseif gone >= last or due then
+    redis.call('ZADD', root .. 'due', due and whole(due) or now, name)
+  end
+  if removed >= most then break end
+end
+messages, bytes = messages - removed, bytes - freed
+if removed > 0 then keep_totals(messages, bytes) end
+return {'swept', removed, whole(messages), whole(bytes)}
+"""
+
+
+class Script:
+    """One of the scripts. It is called by its digest; Redis forgets all of them when it is restarted."""
+
+    def __init__(self, body: str) -> None:
+        self.text = (_PRELUDE + body).encode()
+        self._digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+    def call(self, *arguments: bytes) -> Command:
+        return [b"EVALSHA", self._digest, b"1", META, *arguments]
+
+
+OPEN, APPEND, MARK, READ, SWEEP = map(Script, (_OPEN, _APPEND, _MARK, _READ, _SWEEP))
+
+LOAD_ALL: Final[list[Command]] = [[b"SCRIPT", b"LOAD", script.text] for script in (OPEN, APPEND, MARK, READ, SWEEP)]

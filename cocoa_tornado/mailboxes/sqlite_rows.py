@@ -1,0 +1,398 @@
+"""Boxes and messages as rows of the SQLite mailbox: what one transaction does. No threads here, and no waiting.
+
+:class:`Store` is the writer's side, :func:`look` and :func:`read` are the reader's. All of them raise sqlite3.Error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits, StoredMessage, surplus
+from ..rules.feed import Page
+from .port import Entry
+from .sqlite_schema import damaged
+from .sqlite_seen import SeenRows
+
+SWEEP_BOXES: Final = 1_000
+SWEEP_MESSAGES: Final = 1_000
+
+_COLUMNS: Final = "id, base, last, gone, acked, written, bytes, touched"
+_ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few different texts: SQLite needs to understand each only once
+_OLDEST_READ: Final = 16
+
+
+class Mark(NamedTuple):
+    """What a device has, as far as the gateway was told."""
+
+    acked: int | None = None
+    written: int | None = None
+
+    def joined(self, other: Mark) -> Mark:
+        """Both, in any order: marks never go back."""
+        return Mark(_later(self.acked, other.acked), _later(self.written, other.written))
+
+    def on(self, box: Box) -> Box:
+        if self.acked is not None:
+            box = box.acknowledge(self.acked)
+        if self.written is not None:
+            box = box.write(self.written)
+        return box
+
+
+NO_MARK: Final = Mark()
+
+
+@dataclass(slots=True)
+class Change:
+    """What a transaction has changed, to be believed when it is committed.
+
+    :ivar results: of each call, the numbers of its entries
+    """
+
+    results: list[list[int | None]] = field(default_factory=list)
+    messages: int = 0
+    size_bytes: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    acknowledged: int = 0
+    overflowed: int = 0
+    expired: int = 0
+
+    def removed(self, messages: int, size_bytes: int) -> None:
+        self.messages -= messages
+        self.size_bytes -= size_bytes
+
+
+class _Row:
+    """A row of the table box, as this transaction leaves it."""
+
+    __slots__ = ("box", "changed", "device_id", "id", "is_new", "size_bytes", "touched_s")
+
+    def __init__(self, id_: int, device_id: str, box: Box, size_bytes: int, touched_s: float, is_new: bool) -> None:
+        self.id, self.device_id, self.box, self.size_bytes, self.touched_s = id_, device_id, box, size_bytes, touched_s
+        self.is_new = is_new
+        self.changed = is_new
+
+    def values(self) -> tuple[int, int, int | None, int, int, float, int]:
+        """As the statement that updates it wants them."""
+        box = self.box
+        return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, self.id
+
+
+class Store:
+    """The writer's connection. A method that raises has changed nothing, and may be called again.
+
+    :ivar key: the cursors' key
+    :ivar messages: that are in the mailbox
+    :ivar size_bytes: of their payloads together
+    """
+
+    def __init__(self, database: sqlite3.Connection, limits: BoxLimits, clock: Callable[[], float]) -> None:
+        self._database, self._limits, self._clock = database, limits, clock
+        self._seen = SeenRows(database)
+        self._swept_id = 0
+        meta = dict(database.execute("SELECT key, value FROM meta"))
+        if not isinstance(meta.get("key"), bytes) or not isinstance(meta.get("given"), int):
+            raise damaged("the table meta lacks what it must have")
+        self.key: bytes = meta["key"]
+        self._given: int = meta["given"]
+        totals = "SELECT coalesce(max(id), 0), coalesce(sum(last - gone), 0), coalesce(sum(bytes), 0) FROM box"
+        self._last_id, self.messages, self.size_bytes = database.execute(totals).fetchone()
+
+    def store(self, calls: Sequence[Sequence[Entry]], marks: Mapping[str, Mark], group: str = "") -> Change:
+        """Carry out calls of append, all or none, and before them the marks.
+
+        :param group: a name for all of this, which never comes again but for another try: one that has been stored
+            after all, though it was told to have failed, is answered as it would have been
+        """
+        now, change = self._clock(), Change()
+        answered = self._answered(calls, group) if calls and group else None
+        if answered is not None:
+            return answered
+        with self._transaction():
+            devices = {entry.device_id for entries in calls for entry in entries} | marks.keys()
+            rows = {row.device_id: row for row in self._rows(devices)}
+            self._acknowledge(rows, marks, now, change)
+            self._append(rows, calls, now, change)
+            self._write(rows.values())
+            if change.stored:
+                self._database.execute("UPDATE meta SET value = ? WHERE key = 'given'", (self._given,))
+            if calls and group:
+                self._remember_answer(change.results, group)
+        self._believe(change)
+        return change
+
+    def sweep(self) -> Change:
+        """Remove what has expired in the next boxes, and those of them that are forgotten; start over at the end."""
+        now, change = self._clock(), Change()
+        # Nobody else writes: what is read before the transaction is still so in it.
+        boxes = self._database.execute(
+            f"SELECT {_COLUMNS} FROM box WHERE id > ? ORDER BY id LIMIT ?", (self._swept_id, SWEEP_BOXES)
+        ).fetchall()
+        swept_id = boxes[-1][0] if len(boxes) == SWEEP_BOXES else 0
+        expired: list[_Row] = []
+        forgotten: list[int] = []
+        for columns in boxes:
+            row = _row("", columns)
+            if len(row.box):
+                if change.expired == SWEEP_MESSAGES:
+                    swept_id = row.id - 1
+                    break
+                if self._expire(row, now, change):
+                    expired.append(row)
+            elif now - row.touched_s > FORGET_AFTER_S:
+                forgotten.append(row.id)
+        has_old = self._seen.has_old(now - FORGET_AFTER_S)
+        if expired or forgotten or has_old:
+            with self._transaction():
+                self._delete(expired)
+                self._write(expired)
+                self._database.executemany("DELETE FROM box WHERE id = ?", [(id_,) for id_ in forgotten])
+                if has_old:
+                    self._seen.sweep(now - FORGET_AFTER_S, SWEEP_MESSAGES)
+        self._swept_id = swept_id
+        self._believe(change)
+        return change
+
+    def close(self) -> None:
+        self._database.close()
+
+    def checkpoint(self) -> bool:
+        """Bring everything from the log into the database; False if a reader was in the way."""
+        (busy, _, _) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
+    def _remember_answer(self, results: Iterable[Iterable[int | None]], group: str) -> None:
+        given = ("-" if number is None else str(number) for numbers in results for number in numbers)
+        answer = " ".join((group, *given))
+        self._database.execute("INSERT OR REPLACE INTO meta(key, value) VALUES ('answer', ?)", (answer,))
+
+    def _answered(self, calls: Sequence[Sequence[Entry]], group: str) -> Change | None:
+        found = self._database.execute("SELECT value FROM meta WHERE key = 'answer'").fetchone()
+        name, *given = str(found[0]).split() if found else [""]
+        if name != group:
+            return None
+        numbers = iter(None if number == "-" else int(number) for number in given)
+        change = Change()
+        change.results += [[next(numbers) for _ in entries] for entries in calls]
+        change.stored = len(given) - given.count("-")
+        change.duplicates = given.count("-")
+        return change
+
+    # -- the parts of a transaction
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        given, last_id = self._given, self._last_id
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            self._given, self._last_id = given, last_id
+            self._seen.forget()
+            # A failure may have rolled back already; and what cannot be rolled back now is, with the connection.
+            with contextlib.suppress(sqlite3.Error):
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+            raise
+
+    def _believe(self, change: Change) -> None:
+        self.messages += change.messages
+        self.size_bytes += change.size_bytes
+
+    def _rows(self, devices: Iterable[str]) -> Iterator[_Row]:
+        wanted = sorted(devices)
+        for start in range(0, len(wanted), _ASKED_TOGETHER[-1]):
+            chunk: list[str | None] = list(wanted[start : start + _ASKED_TOGETHER[-1]])
+            size = next(size for size in _ASKED_TOGETHER if size >= len(chunk))
+            chunk += [None] * (size - len(chunk))
+            places = ",".join("?" * size)
+            query = f"SELECT {_COLUMNS}, device FROM box WHERE device IN ({places})"
+            for columns in self._database.execute(query, chunk):
+                yield _row(columns[8], columns)
+
+    def _acknowledge(self, rows: Mapping[str, _Row], marks: Mapping[str, Mark], now: float, change: Change) -> None:
+        emptier = []
+        for device_id, mark in marks.items():
+            row = rows.get(device_id)
+            if row is None:
+                continue
+            before, row.box = row.box, mark.on(row.box)
+            if row.box == before:
+                continue
+            row.changed, row.touched_s = True, now
+            gone = len(before) - len(row.box)
+            if gone:
+                size_bytes = self._size(row, before.gone)
+                row.size_bytes -= size_bytes
+                change.removed(gone, size_bytes)
+                change.acknowledged += gone
+                emptier.append(row)
+        self._delete(emptier)
+
+    def _size(self, row: _Row, gone: int) -> int:
+        """The bytes of what has left the box since ``gone``."""
+        if not len(row.box):
+            return row.size_bytes
+        query = "SELECT coalesce(sum(length(payload)), 0) FROM message WHERE box = ? AND number > ? AND number <= ?"
+        (size_bytes,) = self._database.execute(query, (row.id, gone, row.box.gone)).fetchone()
+        return int(size_bytes)
+
+    def _append(self, rows: dict[str, _Row], calls: Sequence[Sequence[Entry]], now: float, change: Change) -> None:
+        messages = []
+        fresh = self._judge(calls, now)
+        for entries in calls:
+            numbers: list[int | None] = []
+            for entry in entries:
+                if not next(fresh[entry.source]):
+                    change.duplicates += 1
+                    numbers.append(None)
+                    continue
+                row = rows.get(entry.device_id)
+                if row is None:
+                    self._last_id += 1
+                    box = Box.new(self._given)
+                    row = rows[entry.device_id] = _Row(self._last_id, entry.device_id, box, 0, now, True)
+                row.box = row.box.append()
+                row.size_bytes += len(entry.payload)
+                row.touched_s, row.changed = now, True
+                change.size_bytes += len(entry.payload)
+                self._given += 1
+                messages.append((row.id, row.box.last, now, entry.timestamp_ms, entry.payload))
+                numbers.append(row.box.last)
+            change.results.append(numbers)
+        change.stored = len(messages)
+        change.messages += len(messages)
+        insert = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"
+        self._database.executemany(insert, messages)
+        self._overflow(rows.values(), change)
+
+    def _judge(self, calls: Sequence[Sequence[Entry]], now: float) -> dict[str, Iterator[bool]]:
+        records: dict[str, list[tuple[int, int]]] = {}
+        for entries in calls:
+            for entry in entries:
+                records.setdefault(entry.source, []).append((entry.offset, entry.timestamp_ms))
+        return {source: iter(self._seen.take(source, of_source, now)) for source, of_source in records.items()}
+
+    def _overflow(self, rows: Iterable[_Row], change: Change) -> None:
+        emptier = []
+        for row in rows:
+            if len(row.box) > self._limits.max_messages or row.size_bytes > self._limits.max_bytes:
+                before = len(row.box)
+                size_bytes = self._lose_oldest(row)
+                change.removed(before - len(row.box), size_bytes)
+                change.overflowed += before - len(row.box)
+                emptier.append(row)
+        self._delete(emptier)
+
+    def _lose_oldest(self, row: _Row) -> int:
+        """Make the box as small as it must be; returns the bytes that have left it.
+
+        Only as many of the oldest are looked at as it takes: for those, the limits are what the others leave of them.
+        """
+        box, limits = row.box, self._limits
+        looked_at = max(0, len(box) - limits.max_messages) + _OLDEST_READ
+        query = "SELECT length(payload) FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
+        while True:
+            sizes = [size for (size,) in self._database.execute(query, (row.id, box.gone, looked_at))]
+            others = len(box) - len(sizes)
+            left = BoxLimits(limits.max_messages - others, limits.max_bytes - (row.size_bytes - sum(sizes)))
+            gone = surplus(sizes, left)
+            if len(sizes) < looked_at or gone < len(sizes) - 1:
+                break
+            looked_at *= 4
+        row.box = box.lose(box.gone + gone)
+        row.size_bytes -= sum(sizes[:gone])
+        return sum(sizes[:gone])
+
+    def _expire(self, row: _Row, now: float, change: Change) -> bool:
+        query = "SELECT stored_at, length(payload) FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
+        found = self._database.execute(query, (row.id, row.box.gone, SWEEP_MESSAGES - change.expired))
+        expired = size_bytes = 0
+        for stored_at, size in found:
+            if stored_at > now - self._limits.ttl_s:
+                break
+            expired += 1
+            size_bytes += size
+        row.box = row.box.lose(row.box.gone + expired)
+        row.size_bytes -= size_bytes
+        row.changed = expired > 0
+        change.removed(expired, size_bytes)
+        change.expired += expired
+        return row.changed
+
+    def _delete(self, rows: Iterable[_Row]) -> None:
+        ranges = [(row.id, row.box.gone) for row in rows]
+        self._database.executemany("DELETE FROM message WHERE box = ? AND number <= ?", ranges)
+
+    def _write(self, rows: Iterable[_Row]) -> None:
+        changed = [row for row in rows if row.changed]
+        self._database.executemany(
+            "INSERT INTO box(last, gone, acked, written, bytes, touched, id, device, base)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(*row.values(), row.device_id, row.box.base) for row in changed if row.is_new],
+        )
+        self._database.executemany(
+            "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, bytes = ?, touched = ? WHERE id = ?",
+            [row.values() for row in changed if not row.is_new],
+        )
+
+
+def look(database: sqlite3.Connection, device_id: str, mark: Mark) -> Box:
+    """A device's box, the mark included; a new one if there is none."""
+    found = _find(database, device_id)
+    return Box.new(_given(database)) if found is None else mark.on(found.box)
+
+
+def read(
+    database: sqlite3.Connection, device_id: str, after: int, limits: PageLimits, expired_at: float, mark: Mark
+) -> Page:
+    """Messages behind ``after`` of those that were stored later than ``expired_at``, the mark included."""
+    found = _find(database, device_id)
+    if found is None:
+        given = _given(database)
+        return Page((), given, given, given)
+    box = mark.on(found.box)
+    alive = database.execute(
+        "SELECT number FROM message WHERE box = ? AND number > ? AND stored_at > ? ORDER BY number LIMIT 1",
+        (found.id, box.gone, expired_at),
+    ).fetchone()
+    box = box.lose(box.last if alive is None else alive[0] - 1)
+    messages: list[StoredMessage] = []
+    size = 0
+    query = "SELECT number, payload, timestamp_ms FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
+    with contextlib.closing(
+        database.execute(query, (found.id, max(after, box.gone), max(1, limits.max_messages)))
+    ) as rows:
+        for message in rows:
+            size += len(message[1])
+            if messages and size > limits.max_bytes:
+                break
+            messages.append(StoredMessage(*message))
+    return Page(messages, box.gone, box.last, box.base)
+
+
+def _find(database: sqlite3.Connection, device_id: str) -> _Row | None:
+    columns = database.execute(f"SELECT {_COLUMNS} FROM box WHERE device = ?", (device_id,)).fetchone()
+    return None if columns is None else _row(device_id, columns)
+
+
+def _given(database: sqlite3.Connection) -> int:
+    (given,) = database.execute("SELECT value FROM meta WHERE key = 'given'").fetchone()
+    return int(given)
+
+
+def _row(device_id: str, columns: Sequence[int]) -> _Row:
+    id_, base, last, gone, acked, written, size_bytes, touched_s = columns[:8]
+    return _Row(id_, device_id, Box(base, last, gone, acked, written), size_bytes, touched_s, False)
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)

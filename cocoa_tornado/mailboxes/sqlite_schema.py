@@ -1,0 +1,298 @@
+"""The SQLite mailbox's file: its tables and their versions, opening it, and refusing what is not ours.
+
+Nothing here knows of boxes or threads. What can never be opened raises ServiceError and is left as it was; what may
+work later raises an error of sqlite3 or OSError.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import sqlite3
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import quote
+
+from ..errors import ServiceError
+from ..rules.cursors import KEY_BYTES
+
+APPLICATION_ID: Final = 0x434F4341  # "COCA", in the file's header
+BUSY_TIMEOUT_S: Final = 0.25
+"""How long to wait for another process's lock before saying so."""
+
+CHECKED_BYTES: Final = 256 * 1024 * 1024
+"""Up to this size, all of a file is checked when it is opened (half a second); beyond it, only what is read then."""
+
+_MAGIC: Final = b"SQLite format 3\0"
+_USER_VERSION_AT, _APPLICATION_ID_AT, _HEADER_BYTES = 60, 68, 100
+_HOPELESS: Final = frozenset(
+    {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
+)
+_HOPELESS_ERRNOS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP})
+
+Migration = Callable[[sqlite3.Connection], None]
+
+# A message is found by its box and number through an index, and lies where there was room. Kept in the order of the
+# index (WITHOUT ROWID), each message of a batch would dirty a page of its own, large payloads many.
+_TABLES: Final = (
+    "CREATE TABLE meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE box(id INTEGER PRIMARY KEY, device TEXT NOT NULL UNIQUE, base INTEGER NOT NULL,"
+    " last INTEGER NOT NULL, gone INTEGER NOT NULL, acked INTEGER, written INTEGER NOT NULL, bytes INTEGER NOT NULL,"
+    " touched REAL NOT NULL)",
+    "CREATE TABLE message(box INTEGER NOT NULL, number INTEGER NOT NULL, stored_at REAL NOT NULL,"
+    " timestamp_ms INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY(box, number))",
+    "CREATE TABLE source(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, touched REAL NOT NULL)",
+    "CREATE TABLE seen(source INTEGER NOT NULL, first INTEGER NOT NULL, stamps BLOB NOT NULL,"
+    " PRIMARY KEY(source, first))",
+)
+
+
+def _create(database: sqlite3.Connection) -> None:
+    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    for table in _TABLES:
+        database.execute(table)
+    rows = [("key", secrets.token_bytes(KEY_BYTES)), ("given", 0)]
+    database.executemany("INSERT INTO meta(key, value) VALUES (?, ?)", rows)
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create,)
+"""The one at index n makes version n + 1 of version n. Each runs in a transaction of its own."""
+
+
+class FileIdentity(NamedTuple):
+    """Which files a connection has open, as (device, inode): not those that have their names now, perhaps."""
+
+    database: tuple[int, int]
+    log: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """:raises FileNotFoundError: there is no database; its log may be missing"""
+        found = os.stat(path)
+        try:
+            log = os.stat(f"{path}-wal")
+        except FileNotFoundError:
+            return cls((found.st_dev, found.st_ino), None)
+        return cls((found.st_dev, found.st_ino), (log.st_dev, log.st_ino))
+
+
+def take_lock(path: Path) -> int:
+    """Keep other gateways away from the mailbox until the descriptor that is returned is closed, or this process ends.
+
+    :raises ServiceError: another has it, or the folder is not there or not writable
+    """
+    if not path.parent.is_dir():
+        raise ServiceError(f"mailbox {path}: there is no folder {path.parent}; make it first")
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        refuse_if_hopeless(path, error)
+        raise
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ServiceError(f"mailbox {path}: is in use by another gateway; each needs a file of its own") from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def has_its_name(lock: int, path: Path) -> bool:
+    """Whether the lock is still that of the file with its name."""
+    try:
+        there = os.stat(f"{path}.lock")
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(lock)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def check_header(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Refuse what SQLite had better not touch at all. No connection of this process may be open to the file: POSIX
+    drops its locks when any descriptor of the file is closed.
+
+    :raises ServiceError: it is no database, or not ours
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        refuse_if_hopeless(path, error)
+        raise
+    if not header:
+        return
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise ServiceError(f"mailbox {path}: is no SQLite database; name another file")
+    (version,) = struct.unpack_from(">I", header, _USER_VERSION_AT)
+    (application_id,) = struct.unpack_from(">I", header, _APPLICATION_ID_AT)
+    _refuse_foreign(path, application_id, version, len(migrations))
+
+
+def open_writer(
+    path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, may_create: bool = True
+) -> sqlite3.Connection:
+    """The one connection that may write, for the thread that calls this. The tables are there, in their newest version.
+
+    :raises ServiceError: it is not ours, of a newer version, or damaged
+    :raises sqlite3.Error: it cannot be had now
+    """
+    if may_create:
+        _make_file(path)
+    is_new = path.stat().st_size == 0
+    database = _connect(path, "rw")
+    try:
+        _prepare(database, path, migrations, is_new)
+    except sqlite3.Error as error:
+        database.close()
+        refuse_if_hopeless(path, error)
+        raise
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can only read, for the thread that calls this."""
+    database = _connect(path, "ro")
+    database.execute("PRAGMA query_only = ON")
+    return database
+
+
+def cause_of(error: BaseException) -> str:
+    """One line for people, to stand behind the path."""
+    code = primary_code(error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "is locked by another process"
+    if code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return "the disk is full"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return "cannot be written"
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return f"is damaged ({error})"
+    if isinstance(error, OSError):
+        return f"cannot be opened: {error.strerror or error}"
+    if isinstance(error, sqlite3.Error):
+        return f"{error} ({getattr(error, 'sqlite_errorname', type(error).__name__)})"
+    return f"{type(error).__name__}: {error}"
+
+
+def primary_code(error: BaseException) -> int | None:
+    """SQLite's result code, such as ``sqlite3.SQLITE_FULL``; None if the error is none of SQLite's."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def damaged(problem: str) -> sqlite3.DatabaseError:
+    """The error that SQLite would raise if it knew what the rows mean."""
+    error = sqlite3.DatabaseError(problem)
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """True where the connection is as good as before."""
+    return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+
+
+def refuse_if_hopeless(path: Path, error: sqlite3.Error | OSError) -> None:
+    """Raise ServiceError where waiting will not help."""
+    hopeless = error.errno in _HOPELESS_ERRNOS if isinstance(error, OSError) else primary_code(error) in _HOPELESS
+    if hopeless:
+        raise ServiceError(f"mailbox {path}: {cause_of(error)}") from error
+
+
+def _refuse_foreign(path: Path, application_id: int, version: int, newest: int) -> None:
+    if application_id != APPLICATION_ID:
+        raise ServiceError(f"mailbox {path}: is a database of another application; name another file")
+    if version > newest:
+        raise ServiceError(
+            f"mailbox {path}: was made by a newer version of this gateway (its tables are version {version}, known is"
+            f" {newest}); use that, or name another file"
+        )
+
+
+def _make_file(path: Path) -> None:
+    """An empty file, if there is none, that only this user can read: SQLite gives its other files the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        refuse_if_hopeless(path, error)
+        raise
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+
+
+def _prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Migration], is_new: bool) -> None:
+    # Before anything else is read: once a commit is in the log, it survives the loss of power.
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA cache_size = -16000")
+    # Another process may have it: better now than at the first message.
+    database.execute("BEGIN IMMEDIATE")
+    database.execute("ROLLBACK")
+    version = _pragma(database, "user_version")
+    if not _is_empty(database):
+        _refuse_foreign(path, _pragma(database, "application_id"), version, len(migrations))
+        if path.stat().st_size <= CHECKED_BYTES:
+            _check(database, path)
+    # A new file's first version is made before the log is: so the header tells ours from others' files ever after.
+    for number, migrate in enumerate(migrations[version:], version + 1):
+        _migrate(database, migrate, number)
+    (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise ServiceError(f"mailbox {path}: its file system is not fit for it (no shared memory); name another place")
+    database.execute("PRAGMA wal_autocheckpoint = 4000")
+    database.execute("PRAGMA journal_size_limit = 67108864")
+    if is_new:
+        # A file of a new name, and its folder's entry for the log, that are there after the loss of power too.
+        _sync_folder(path.parent)
+
+
+def _is_empty(database: sqlite3.Connection) -> bool:
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return tables == 0 and _pragma(database, "application_id") == _pragma(database, "user_version") == 0
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        line = " ".join(str(verdict).split())
+        raise ServiceError(f"mailbox {path}: is damaged ({line}); restore it, or move it away to begin anew")
+
+
+def _migrate(database: sqlite3.Connection, migrate: Migration, number: int) -> None:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        migrate(database)
+        database.execute(f"PRAGMA user_version = {number}")
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    (value,) = database.execute(f"PRAGMA {name}").fetchone()
+    return int(value)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

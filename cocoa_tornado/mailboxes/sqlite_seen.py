@@ -1,0 +1,133 @@
+"""Which records were stored before, as rows of the SQLite mailbox. The writer's thread only, inside its transactions.
+
+The judging is ``rules/seen.py``; here its runs are written down, read back, and put together where they are many.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from ..rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, Run, SeenOffsets
+from .sqlite_schema import damaged
+
+MANY_RUNS: Final = 512
+"""Rows of one source, new since they were last put together, at which they are again."""
+
+LONG_RUN: Final = 4_096
+"""Stamps in a row that nothing more is put to, so that it needs no rewriting."""
+
+TOUCH_S: Final = 3_600.0
+"""How exactly it is known when a source was last used."""
+
+_INSERT: Final = "INSERT OR REPLACE INTO seen(source, first, stamps) VALUES (?, ?, ?)"
+
+
+class _Source:
+    __slots__ = ("floor", "id", "offsets", "rows", "touched_s")
+
+    def __init__(self, id_: int, touched_s: float, runs: Sequence[Run]) -> None:
+        self.id, self.touched_s = id_, touched_s
+        self.offsets = SeenOffsets(runs)
+        self.rows = len(runs)
+        self.floor = 0
+
+
+class SeenRows:
+    """All sources. After a transaction that failed, call :meth:`forget`: what was judged in it counts for nothing."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self._sources: dict[str, _Source] = {}
+
+    def forget(self) -> None:
+        self._sources.clear()
+
+    def take(self, name: str, records: Sequence[tuple[int, int]], now: float) -> list[bool]:
+        """Judge ``(offset, timestamp_ms)`` of one source, in their order; those that are new are written down."""
+        source = self._sources.get(name)
+        if source is None:
+            source = self._sources[name] = self._load(name, now)
+        fresh, remembered = source.offsets.take(records)
+        self._write(source, remembered)
+        if now - source.touched_s > TOUCH_S:
+            source.touched_s = now
+            self._database.execute("UPDATE source SET touched = ? WHERE id = ?", (now, source.id))
+        return fresh
+
+    def sweep(self, untouched_since: float, limit: int) -> None:
+        """Remove at most ``limit`` rows of a source that has not been used since then, and the source with the last."""
+        found = self._database.execute(
+            "SELECT id, name FROM source WHERE touched < ? LIMIT 1", (untouched_since,)
+        ).fetchone()
+        if found is None:
+            return
+        id_, name = found
+        self._sources.pop(name, None)
+        oldest = "SELECT first FROM seen WHERE source = ? ORDER BY first LIMIT ?"
+        deleted = self._database.execute(
+            f"DELETE FROM seen WHERE source = ? AND first IN ({oldest})", (id_, id_, limit)
+        )
+        if deleted.rowcount < limit:
+            self._database.execute("DELETE FROM source WHERE id = ?", (id_,))
+
+    def has_old(self, untouched_since: float) -> bool:
+        query = "SELECT 1 FROM source WHERE touched < ? LIMIT 1"
+        return self._database.execute(query, (untouched_since,)).fetchone() is not None
+
+    def _load(self, name: str, now: float) -> _Source:
+        found = self._database.execute("SELECT id, touched FROM source WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            inserted = self._database.execute("INSERT INTO source(name, touched) VALUES (?, ?)", (name, now))
+            assert inserted.lastrowid is not None
+            return _Source(inserted.lastrowid, now, ())
+        id_, touched_s = found
+        return _Source(id_, touched_s, self._runs(id_))
+
+    def _runs(self, id_: int) -> list[Run]:
+        rows = self._database.execute("SELECT first, stamps FROM seen WHERE source = ? ORDER BY first", (id_,))
+        try:
+            return [Run.from_bytes(first, stamps) for first, stamps in rows]
+        except ValueError as error:
+            raise damaged(f"a row of the table seen is malformed: {error}") from error
+
+    def _write(self, source: _Source, remembered: Remembered) -> None:
+        if remembered.anew:
+            self._database.execute("DELETE FROM seen WHERE source = ?", (source.id,))
+            source.rows = source.floor = 0
+        if remembered.runs:
+            rows = [(source.id, run.first, run.to_bytes()) for run in remembered.runs]
+            self._database.executemany(_INSERT, rows)
+            source.rows += len(rows)
+        if source.rows > MANY_RUNS or remembered.floor - source.floor > WINDOW // 4:
+            self._tidy(source, remembered.floor)
+
+    def _tidy(self, source: _Source, floor: int) -> None:
+        """Remove the rows that nobody will ask for, and make few of many."""
+        before = self._runs(source.id)
+        after = put_together(run for run in before if run.end > floor)
+        kept = {(run.first, len(run.stamps)) for run in before} & {(run.first, len(run.stamps)) for run in after}
+        removed = [(source.id, run.first) for run in before if (run.first, len(run.stamps)) not in kept]
+        added = [(source.id, run.first, run.to_bytes()) for run in after if (run.first, len(run.stamps)) not in kept]
+        self._database.executemany("DELETE FROM seen WHERE source = ? AND first = ?", removed)
+        self._database.executemany(_INSERT, added)
+        source.offsets = SeenOffsets(after)
+        source.rows, source.floor = 0, floor
+
+
+def put_together(runs: Iterable[Run]) -> list[Run]:
+    """The same in fewer runs: no run stays short that has another close behind it.
+
+    :param runs: in the order of their offsets
+    """
+    result: list[Run] = []
+    for run in runs:
+        hole = run.first - result[-1].end if result else -1
+        if 0 <= hole <= MAX_HOLE and len(result[-1].stamps) < LONG_RUN:
+            result[-1].stamps.extend([HOLE] * hole)
+            result[-1].stamps.extend(run.stamps)
+        else:
+            result.append(Run(run.first, array("q", run.stamps)))
+    return result

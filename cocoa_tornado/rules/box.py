@@ -1,0 +1,116 @@
+"""The arithmetic of one device's box: numbers, positions, what is missed and what has to go. Pure.
+
+A box's messages are numbered one by one, without a gap, in the order in which they were stored. They leave it only at
+the old end: acknowledged, expired, or fallen out of a full box. So two numbers say which are there, and whatever lies
+between a device's position and the oldest that is left has been missed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+FORGET_AFTER_S: Final = 30 * 86_400.0
+"""An empty box that nothing has happened to for so long is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoxLimits:
+    """:ivar max_messages: that a box may hold; :ivar max_bytes: their size together; :ivar ttl_s: how long one is kept.
+
+    The newest message stays, however large it is.
+    """
+
+    max_messages: int = 1_000
+    max_bytes: int = 4 * 1024 * 1024
+    ttl_s: float = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class PageLimits:
+    """How much of a box is read at a time; one message at least, however large."""
+
+    max_messages: int = 64
+    max_bytes: int = 256 * 1024
+
+
+class StoredMessage(NamedTuple):
+    """:ivar number: in its device's box, from 1 up
+    :ivar timestamp_ms: the record's own, Unix milliseconds; 0 if it has none
+    """
+
+    number: int
+    payload: bytes
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What is known of a box without reading its messages.
+
+    :ivar base: its first message's number is at least ``base + 1``. A box that was removed and is made anew begins
+        above all numbers that the old one gave, so that an old cursor is not taken for a place in the new box.
+    :ivar last: the highest number given; ``base`` if there is none yet
+    :ivar gone: no message up to this number is in the box any more
+    :ivar acked: acknowledged up to here; None if this device has never acknowledged anything
+    :ivar written: written to a socket of the device up to here
+    """
+
+    base: int = 0
+    last: int = 0
+    gone: int = 0
+    acked: int | None = None
+    written: int = 0
+
+    @classmethod
+    def new(cls, base: int) -> Box:
+        return cls(base, base, base, None, base)
+
+    def __len__(self) -> int:
+        """How many messages are in it."""
+        return self.last - self.gone
+
+    def knows(self, number: int) -> bool:
+        """Whether a cursor with this number can be one of ours: a box that lost its end, or another, knows it not."""
+        return 0 <= number <= self.last
+
+    def start(self, after: int | None) -> int:
+        """The position that a connection begins at: what has a higher number is to be sent.
+
+        :param after: the number of the cursor that the device has named, if it has
+        """
+        acked = self.base if self.acked is None else self.acked
+        if after is not None:
+            return max(after, acked, self.base)
+        return self.written if self.acked is None else acked
+
+    def acknowledge(self, number: int) -> Box:
+        """Everything up to ``number`` has arrived. Never goes back, and never beyond what there is."""
+        number = max(min(number, self.last), self.base if self.acked is None else self.acked)
+        return Box(self.base, self.last, max(self.gone, number), number, self.written)
+
+    def write(self, number: int) -> Box:
+        """Everything up to ``number`` was written to a socket. Never goes back, and never beyond what there is."""
+        return Box(self.base, self.last, self.gone, self.acked, max(self.written, min(number, self.last)))
+
+    def append(self) -> Box:
+        """One message more; its number is ``last`` of what is returned."""
+        return Box(self.base, self.last + 1, self.gone, self.acked, self.written)
+
+    def lose(self, up_to: int) -> Box:
+        """Messages up to this number have expired or fallen out."""
+        return Box(self.base, self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
+
+
+def surplus(sizes: list[int], limits: BoxLimits) -> int:
+    """How many of the oldest messages have to go.
+
+    :param sizes: of the messages in bytes, oldest first
+    """
+    excess_bytes = sum(sizes) - limits.max_bytes
+    gone = max(0, len(sizes) - limits.max_messages)
+    excess_bytes -= sum(sizes[:gone])
+    while excess_bytes > 0 and gone < len(sizes) - 1:
+        excess_bytes -= sizes[gone]
+        gone += 1
+    return gone

@@ -1,0 +1,174 @@
+"""Which records of the broker have been stored already: the memory that makes appending to a mailbox idempotent. Pure.
+
+A broker hands a record over again after a crash, or when a partition changes hands: everything from the committed
+offset on. Offsets alone don't tell such a copy from a new record: a topic that was made anew begins at 0 again, and a
+partition that has lost its end gives the same offsets to other records. So each offset is remembered with its record's
+timestamp, and only the last ``WINDOW`` of them; the broker's adapter keeps fewer than that uncommitted.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+WINDOW: Final = 65_536
+"""Offsets of one source that are remembered. What lies further back is new: the topic was wound back."""
+
+MAX_HOLE: Final = 1_024
+"""Offsets that are missing inside a run. Beyond that, a new run begins."""
+
+LONG_RUN: Final = 4_096
+"""Stamps of a run that is not made longer by joining others to it."""
+
+HOLE: Final = -1
+"""In place of a timestamp: nothing was stored from this offset."""
+
+
+class Run(NamedTuple):
+    """Timestamps (Unix milliseconds) of the records from offset ``first`` on, one for each offset.
+
+    :ivar stamps: signed 64-bit integers; ``HOLE`` where nothing was stored
+    """
+
+    first: int
+    stamps: array[int]
+
+    @property
+    def end(self) -> int:
+        """The offset after the last one."""
+        return self.first + len(self.stamps)
+
+    def to_bytes(self) -> bytes:
+        """As a mailbox keeps it: little-endian whatever the machine."""
+        return _little_endian(self.stamps).tobytes()
+
+    @classmethod
+    def from_bytes(cls, first: int, data: bytes) -> Run:
+        """Raises ValueError where the data were not made by :meth:`to_bytes`."""
+        stamps = array("q")
+        stamps.frombytes(data)
+        return cls(first, _little_endian(stamps))
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What is to be written down of one source after a batch.
+
+    :ivar anew: forget all that is written down of this source first
+    :ivar runs: runs to add
+    :ivar floor: runs that end at or before this offset are not needed any more
+    """
+
+    anew: bool = False
+    runs: list[Run] = field(default_factory=list)
+    floor: int = 0
+
+
+class SeenOffsets:
+    """One source (a partition of a topic): what was stored of it lately. Not thread-safe.
+
+    :param runs: what is written down, in the order of the offsets
+    """
+
+    __slots__ = ("_runs",)
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self._runs = sorted(runs, key=lambda run: run.first)
+
+    def __repr__(self) -> str:
+        return f"<SeenOffsets up to {self.end} in {len(self._runs)} runs>"
+
+    @property
+    def end(self) -> int:
+        """The offset after the newest that was stored; 0 if there is none."""
+        return self._runs[-1].end if self._runs else 0
+
+    def runs(self) -> list[Run]:
+        """All that is remembered, in the order of the offsets."""
+        return [Run(run.first, run.stamps[:]) for run in self._runs]
+
+    def take(self, records: Sequence[tuple[int, int]]) -> tuple[list[bool], Remembered]:
+        """Judge ``(offset, timestamp_ms)`` of records about to be stored, in the order of the partition.
+
+        Returns for each whether it is new, and what to write down with them. All of them count as stored from now on:
+        where storing fails, the same call must not be made again on this object; make it from the runs anew.
+        """
+        fresh: list[bool] = []
+        remembered = Remembered()
+        added: list[Run] = []
+        for offset, stamp in records:
+            if offset < self.end:
+                known = self._stamp(offset)
+                if known == stamp:
+                    fresh.append(False)
+                    continue
+                remembered.anew = True
+                added.clear()
+                if known is None and offset >= self.end - WINDOW:
+                    # It was no message when it was read before, and is one now.
+                    self._fill(offset, stamp)
+                    fresh.append(True)
+                    continue
+                # The log is not what it was, or was wound back beyond what is remembered.
+                self._cut(offset)
+            fresh.append(True)
+            self._add(offset, stamp, added)
+        floor = self.end - WINDOW
+        remembered.floor = max(floor, 0)
+        while self._runs and self._runs[0].end <= floor:
+            del self._runs[0]
+        remembered.runs = self.runs() if remembered.anew else [Run(run.first, run.stamps[:]) for run in added]
+        self._join()
+        return fresh, remembered
+
+    def _add(self, offset: int, stamp: int, added: list[Run]) -> None:
+        if not added or added[-1] is not self._runs[-1] or not 0 <= offset - added[-1].end <= MAX_HOLE:
+            run = Run(offset, array("q"))
+            self._runs.append(run)
+            added.append(run)
+        stamps = added[-1].stamps
+        stamps.extend([HOLE] * (offset - added[-1].end))
+        stamps.append(stamp)
+
+    def _join(self) -> None:
+        """Many short runs take more room than one, and are as many as there were calls."""
+        while len(self._runs) > 1:
+            before, last = self._runs[-2:]
+            if len(before.stamps) >= LONG_RUN or last.first - before.end > MAX_HOLE:
+                return
+            hole = array("q", [HOLE] * (last.first - before.end))
+            # A new one: others may hold the old ones.
+            self._runs[-2:] = [Run(before.first, before.stamps + hole + last.stamps)]
+
+    def _stamp(self, offset: int) -> int | None:
+        at = bisect_right(self._runs, offset, key=lambda run: run.first) - 1
+        if at < 0 or not self.end - WINDOW <= offset < self._runs[at].end:
+            return None
+        stamp = self._runs[at].stamps[offset - self._runs[at].first]
+        return None if stamp == HOLE else stamp
+
+    def _fill(self, offset: int, stamp: int) -> None:
+        at = bisect_right(self._runs, offset, key=lambda run: run.first) - 1
+        if at < 0 or offset > self._runs[at].end:
+            self._runs.insert(at + 1, Run(offset, array("q", [stamp])))
+            return
+        run = self._runs[at]
+        stamps = run.stamps[:]
+        stamps[offset - run.first : offset - run.first + 1] = array("q", [stamp])
+        self._runs[at] = Run(run.first, stamps)
+
+    def _cut(self, offset: int) -> None:
+        """Forget ``offset`` and all behind it."""
+        kept = [Run(run.first, run.stamps[: max(0, offset - run.first)]) for run in self._runs]
+        self._runs = [run for run in kept if run.stamps]
+
+
+def _little_endian(stamps: array[int]) -> array[int]:
+    if array("H", [1]).tobytes() == b"\x01\x00":
+        return stamps
+    swapped = array("q", stamps)
+    swapped.byteswap()
+    return swapped

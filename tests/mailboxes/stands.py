@@ -1,0 +1,98 @@
+"""Mailboxes of every make for the tests of the port, and clocks that the tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
+from cocoa_tornado.rules.box import BoxLimits, PageLimits
+from cocoa_tornado.rules.feed import Page
+
+SOURCE = "transcription.results/0"
+ALL = PageLimits(10_000, 1 << 30)
+START_S = 1_700_000_000.0
+
+
+class Clock:
+    """Unix seconds that pass only when told to."""
+
+    def __init__(self) -> None:
+        self.now = START_S
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Stand(Protocol):
+    """A place for one mailbox, which can be opened again and again.
+
+    :ivar clock: the mailbox's
+    :ivar survives: whether what is stored is there after :meth:`crash` and another :meth:`open`
+    """
+
+    clock: Clock
+    survives: bool
+
+    async def open(self, limits: BoxLimits | None = None) -> Mailbox:
+        """A mailbox that is READY, with what the last one has left."""
+
+    async def crash(self, mailbox: Mailbox) -> None:
+        """End it as a killed process would: what is not stored yet is gone, what is stored is not."""
+
+    async def clear(self) -> None:
+        """Leave nothing behind."""
+
+
+class MemoryStand:
+    survives = False
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    async def open(self, limits: BoxLimits | None = None) -> Mailbox:
+        mailbox = MemoryMailbox(limits or BoxLimits(), self.clock)
+        await mailbox.start()
+        return mailbox
+
+    async def crash(self, mailbox: Mailbox) -> None:
+        await mailbox.close(0.0)
+
+    async def clear(self) -> None:
+        pass
+
+
+async def ready(mailbox: Mailbox, patience_s: float = 20.0) -> None:
+    async with asyncio.timeout(patience_s):
+        while mailbox.status().state is not MailboxState.READY:
+            await asyncio.sleep(0.01)
+
+
+async def until(condition: Callable[[], bool], patience_s: float = 20.0) -> None:
+    async with asyncio.timeout(patience_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def entry(offset: int, device_id: str = "doll", payload: bytes | None = None, source: str = SOURCE) -> Entry:
+    """A message whose payload tells which it is, and whose record was made at the millisecond of its offset."""
+    return Entry(device_id, b'{"n":%d}' % offset if payload is None else payload, 1_000 + offset, source, offset)
+
+
+def entries(first: int, count: int, device_id: str = "doll") -> list[Entry]:
+    return [entry(offset, device_id) for offset in range(first, first + count)]
+
+
+async def contents(mailbox: Mailbox, device_id: str = "doll", after: int = 0) -> list[bytes]:
+    """The payloads of all that comes after a number."""
+    return [message.payload for message in (await mailbox.read(device_id, after, ALL)).messages]
+
+
+def payloads(offsets: Sequence[int]) -> list[bytes]:
+    return [b'{"n":%d}' % offset for offset in offsets]
+
+
+def numbers(page: Page) -> list[int]:
+    return [message.number for message in page.messages]

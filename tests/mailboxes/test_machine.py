@@ -1,0 +1,244 @@
+"""Any sequence of what can happen to a mailbox, against a model that is too simple to be wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from cocoa_tornado.mailboxes.port import Mailbox
+from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
+
+from .stands import SOURCE, MemoryStand, Stand, entry
+
+LIMITS = BoxLimits(max_messages=5, max_bytes=60, ttl_s=100.0)
+DEVICES = st.sampled_from(["a", "b", "c"])
+
+
+@dataclass
+class Message:
+    number: int
+    payload: bytes
+    stored_s: float
+
+
+@dataclass
+class Model:
+    """One device's box: nothing is ever removed from the list, only counted as gone.
+
+    :ivar acked_for_sure: what a crash cannot take back; :ivar written_for_sure: likewise
+    """
+
+    messages: list[Message] = field(default_factory=list)
+    lost: int = 0
+    acked: int | None = None
+    written: int = 0
+    acked_for_sure: int | None = None
+    written_for_sure: int = 0
+
+    @property
+    def gone(self) -> int:
+        return max(self.lost, self.acked or 0)
+
+    def present(self) -> list[Message]:
+        return self.messages[self.gone :]
+
+    def expire(self, now: float) -> None:
+        for message in self.present():
+            if message.stored_s > now - LIMITS.ttl_s:
+                return
+            self.lost = message.number
+
+    def append(self, payload: bytes, now: float) -> int:
+        self.messages.append(Message(len(self.messages) + 1, payload, now))
+        while len(self.present()) > 1 and (
+            len(self.present()) > LIMITS.max_messages
+            or sum(len(message.payload) for message in self.present()) > LIMITS.max_bytes
+        ):
+            self.lost = self.present()[0].number
+        return len(self.messages)
+
+
+class Machine(RuleBasedStateMachine):
+    """Drives one mailbox."""
+
+    make_stand: Callable[[], Stand]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.stand = type(self).make_stand()
+        self.mailbox: Mailbox = self.runner.run(self.stand.open(LIMITS))
+        self.boxes: dict[str, Model] = {}
+        self.devices: list[str] = []  # by offset
+        self.sizes: list[int] = []
+
+    def teardown(self) -> None:
+        self.runner.run(self.mailbox.close(5.0))
+        self.runner.run(self.stand.clear())
+        self.runner.close()
+
+    def box(self, device_id: str) -> Model:
+        return self.boxes.setdefault(device_id, Model())
+
+    def base(self, device_id: str) -> int:
+        """Boxes begin above all numbers given before; the model's begin at 0."""
+        return self.runner.run(self._look(device_id)).base
+
+    async def _look(self, device_id: str) -> Box:
+        return await self.mailbox.look(device_id)
+
+    @rule(
+        again=st.integers(0, 4), new=st.lists(st.tuples(DEVICES, st.sampled_from([10, 25, 80])), min_size=0, max_size=6)
+    )
+    def append(self, again: int, new: list[tuple[str, int]]) -> None:
+        """A batch that begins with records that have been stored before, as after a crash of the consumer."""
+        first = max(0, len(self.devices) - again)
+        known = len(self.devices)
+        self.devices += [device for device, _ in new]
+        self.sizes += [size for _, size in new]
+        batch = [
+            entry(offset, self.devices[offset], b"%d" % offset + b"x" * self.sizes[offset], SOURCE)
+            for offset in range(first, len(self.devices))
+        ]
+        now = self.stand.clock.now
+        for device_id in {item.device_id for item in batch[known - first :]}:
+            self.box(device_id)
+        expected = [
+            None if item.offset < known else self.box(item.device_id).append(item.payload, now) for item in batch
+        ]
+
+        async def store() -> list[int | None]:
+            return await self.mailbox.append(batch)
+
+        stored = self.runner.run(store())
+        bases = {item.device_id: self.base(item.device_id) for item in batch}
+        assert [
+            number and number - bases[item.device_id] for number, item in zip(stored, batch, strict=True)
+        ] == expected
+        for model in self.boxes.values() if new else ():
+            model.acked_for_sure, model.written_for_sure = model.acked, model.written
+
+    @rule(device_id=DEVICES, after=st.integers(0, 12), count=st.integers(1, 4), size=st.sampled_from([1, 40, 1000]))
+    def read(self, device_id: str, after: int, count: int, size: int) -> None:
+        model, base = self.box(device_id), self.base(device_id)
+        after = min(after, len(model.messages))
+        model.expire(self.stand.clock.now)
+
+        async def ask() -> tuple[list[tuple[int, bytes]], int, int]:
+            page = await self.mailbox.read(device_id, base + after, PageLimits(count, size))
+            return [(item.number - base, item.payload) for item in page.messages], page.gone - base, page.last - base
+
+        messages, gone, last = self.runner.run(ask())
+        wanted = [(item.number, item.payload) for item in model.present() if item.number > after]
+        assert messages == wanted[: len(messages)]
+        assert bool(messages) == bool(wanted)
+        assert len(messages) <= count
+        assert len(messages) == 1 or sum(len(payload) for _, payload in messages) <= size or not messages
+        assert (gone, last) == (model.gone, len(model.messages))
+
+    @rule(device_id=DEVICES, number=st.integers(0, 15))
+    def acknowledge(self, device_id: str, number: int) -> None:
+        if device_id in self.boxes and self.boxes[device_id].messages:
+            model, base = self.boxes[device_id], self.base(device_id)
+            self._mark(lambda: self.mailbox.acknowledge(device_id, base + number))
+            model.acked = max(model.acked or 0, min(number, len(model.messages)))
+
+    @rule(device_id=DEVICES, number=st.integers(0, 15))
+    def write(self, device_id: str, number: int) -> None:
+        if device_id in self.boxes and self.boxes[device_id].messages:
+            model, base = self.boxes[device_id], self.base(device_id)
+            self._mark(lambda: self.mailbox.written(device_id, base + number))
+            model.written = max(model.written, min(number, len(model.messages)))
+
+    def _mark(self, mark: Callable[[], None]) -> None:
+        async def set_it() -> None:
+            mark()
+
+        self.runner.run(set_it())
+
+    @rule(device_id=DEVICES)
+    def look(self, device_id: str) -> None:
+        model = self.box(device_id)
+        if not model.messages:
+            return
+        box = self.runner.run(self._look(device_id))
+        acked = None if box.acked is None else box.acked - box.base
+        assert (box.last - box.base, acked, box.written - box.base) == (
+            len(model.messages),
+            model.acked,
+            model.written,
+        )
+        # What has expired may not have been found out yet.
+        assert box.gone - box.base <= max(model.gone, self._expired(model))
+
+    def _expired(self, model: Model) -> int:
+        model.expire(self.stand.clock.now)
+        return model.gone
+
+    @rule(seconds=st.sampled_from([1.0, 30.0, 101.0]))
+    def wait(self, seconds: float) -> None:
+        self.stand.clock.now += seconds
+
+    @rule()
+    def sweep(self) -> None:
+        # Every box comes under the broom within a few steps.
+        for _ in range(3):
+            self.runner.run(self.mailbox.sweep())
+        for model in self.boxes.values():
+            model.expire(self.stand.clock.now)
+
+    @precondition(lambda self: self.stand.survives)
+    @rule()
+    def close_and_open(self) -> None:
+        self.runner.run(self.mailbox.close(5.0))
+        self.mailbox = self.runner.run(self.stand.open(LIMITS))
+
+    @precondition(lambda self: self.stand.survives)
+    @rule()
+    def crash_and_open(self) -> None:
+        """Marks since the last append may be lost, and nothing else."""
+        self.runner.run(self.stand.crash(self.mailbox))
+        self.mailbox = self.runner.run(self.stand.open(LIMITS))
+        for device_id, model in self.boxes.items():
+            if not model.messages:
+                continue
+            box = self.runner.run(self._look(device_id))
+            acked = None if box.acked is None else box.acked - box.base
+            assert (model.acked_for_sure or 0) <= (acked or 0) <= (model.acked or 0)
+            assert model.written_for_sure <= box.written - box.base <= model.written
+            model.acked, model.written = acked, box.written - box.base
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def make_stand(request: pytest.FixtureRequest) -> Iterator[Callable[[], Stand]]:
+    if request.param == "memory":
+        yield MemoryStand
+    elif request.param == "sqlite":
+        from .sqlite_stand import SqliteStand
+
+        with tempfile.TemporaryDirectory() as folder:
+            numbers = iter(range(1_000_000))
+            yield lambda: SqliteStand(Path(folder) / f"box-{next(numbers)}.db")
+    else:
+        from .redis_stand import RedisStand
+
+        server = request.getfixturevalue("redis_server")
+        yield lambda: RedisStand(server)
+
+
+def test_no_sequence_of_events_loses_repeats_or_reorders_a_message(make_stand: Callable[[], Stand]) -> None:
+    machine = type("AnyMachine", (Machine,), {"make_stand": staticmethod(make_stand)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

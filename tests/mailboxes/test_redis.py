@@ -1,0 +1,555 @@
+"""What the mailbox in Redis promises beyond the port: faults of Redis, and gateways that share one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from redis.exceptions import BusyLoadingError, ResponseError
+
+from cocoa_tornado.errors import MailboxClosed, MailboxError
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
+from cocoa_tornado.mailboxes.redis import RedisMailbox
+from cocoa_tornado.mailboxes.redis_link import fault_of
+from cocoa_tornado.rules.box import BoxLimits, PageLimits
+from cocoa_tornado.rules.feed import Page
+
+from ..redis_server import RedisServer
+from .stands import ALL, SOURCE, Clock, contents, entries, entry, numbers, payloads, ready, until
+
+pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=90)]
+
+NOT_AVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox not available")
+
+
+@pytest.fixture
+def shared(redis_server: RedisServer) -> Iterator[RedisServer]:
+    """The session's Redis, for tests that leave it running."""
+    yield redis_server
+    redis_server.command("FLUSHALL")
+
+
+@asynccontextmanager
+async def opened(url: str, limits: BoxLimits | None = None, clock: Clock | None = None) -> AsyncIterator[RedisMailbox]:
+    """A mailbox that is READY."""
+    async with started(url, limits, clock) as mailbox:
+        await ready(mailbox)
+        yield mailbox
+
+
+@asynccontextmanager
+async def started(url: str, limits: BoxLimits | None = None, clock: Clock | None = None) -> AsyncIterator[RedisMailbox]:
+    mailbox = RedisMailbox(url, limits or BoxLimits(), clock or Clock())
+    await mailbox.start()
+    try:
+        yield mailbox
+    finally:
+        await mailbox.close(2.0)
+
+
+async def down(mailbox: Mailbox) -> str:
+    """Wait until it is not READY; returns what it says."""
+    await until(lambda: mailbox.status().state is MailboxState.OPENING)
+    return mailbox.status().detail
+
+
+def lines(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "cocoa.mailbox" and text in record.getMessage()]
+
+
+class Proxy:
+    """Between a mailbox and its Redis. Cuts a connection off when Redis has done what it was told, before it says so.
+
+    :ivar losing: how many replies are lost from now on, of requests that hold ``only``
+    """
+
+    def __init__(self, server: RedisServer) -> None:
+        self._port = server.port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+        self.losing, self.lost = 0, 0
+        self.only = b"EVALSHA"
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            while data := await reader.read(1 << 20):
+                back.write(data)
+                reply = await there.read(1 << 20)
+                if self.losing and self.only in data:
+                    self.losing -= 1
+                    self.lost += 1
+                    break
+                writer.write(reply)
+        except (OSError, asyncio.CancelledError):
+            pass  # the test is over
+        finally:
+            for stream in (writer, back):
+                stream.close()
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await stream.wait_closed()
+            self._tasks.discard(task)
+
+
+# -- Redis goes away
+
+
+@NOT_AVAILABLE
+async def test_everything_is_there_after_a_restart(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "cocoa.mailbox")
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        await mailbox.append(entries(0, 5))
+        mailbox.acknowledge("doll", 1)
+        await mailbox.append(entries(5, 1))
+        own_redis.stop()
+        pending = [mailbox.append(entries(6, 2)), mailbox.append(entries(8, 2))]
+        mailbox.acknowledge("doll", 2)
+        assert "no connection to Redis" in await down(mailbox)
+        with pytest.raises(MailboxError, match="no connection"):
+            await mailbox.look("doll")
+        own_redis.start()
+        assert await asyncio.gather(*pending) == [[7, 8], [9, 10]]
+        await ready(mailbox)
+        box = await mailbox.look("doll")
+        assert (box.acked, box.gone, box.last) == (2, 2, 10)
+        assert await contents(mailbox) == payloads(range(2, 10))
+        assert mailbox.counters.failures == 1
+    assert len(lines(caplog, "mailbox not available")) == 1
+    assert len(lines(caplog, "mailbox ready")) == 2
+
+
+@pytest.mark.logs("cocoa.mailbox", "mailbox not available", optional=True)
+async def test_nothing_is_lost_or_doubled_where_redis_is_killed_again_and_again(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url, BoxLimits(max_messages=10_000)) as mailbox:
+        calls = []
+        for start in range(0, 3_000, 10):
+            calls.append(mailbox.append([entry(n, f"d{n % 3}") for n in range(start, start + 10)]))
+            if start % 50 == 0:
+                await asyncio.sleep(0.005)
+            if start in (700, 1_500, 2_200):
+                own_redis.kill()
+                own_redis.start()
+        results = await asyncio.gather(*calls)
+        assert None not in [number for result in results for number in result]
+        for device in range(3):
+            assert await contents(mailbox, f"d{device}") == payloads(range(device, 3_000, 3))
+        assert mailbox.status().messages == mailbox.counters.stored == 3_000
+
+
+@NOT_AVAILABLE
+async def test_a_redis_that_stands_still_is_waited_for(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        await mailbox.append(entries(0, 2))
+        own_redis.pause()
+        pending = mailbox.append(entries(2, 2))
+        async with asyncio.timeout(5.5):
+            with pytest.raises(MailboxError, match="does not answer"):
+                await mailbox.read("doll", 0, ALL)
+        assert await down(mailbox) == "Redis does not answer"
+        await asyncio.sleep(2)  # so that the group is sent a second time, by another connection
+        own_redis.resume()
+        assert await pending == [3, 4]
+        await ready(mailbox)
+        assert await contents(mailbox) == payloads(range(4))
+        assert mailbox.counters.duplicates == 0
+
+
+@NOT_AVAILABLE
+async def test_it_may_start_before_redis(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    async with started(own_redis.url) as mailbox:
+        pending = mailbox.append(entries(0, 1))
+        await until(lambda: bool(lines(caplog, "not available")))
+        assert mailbox.key is None
+        await asyncio.sleep(0.5)
+        own_redis.start()
+        assert await pending == [1]
+        assert mailbox.status().state is MailboxState.READY
+    assert len(lines(caplog, "not available")) == 1
+    assert mailbox.counters.failures == 0
+
+
+async def test_a_connection_that_was_closed_while_idle_is_no_failure(shared: RedisServer) -> None:
+    async with opened(shared.url) as mailbox:
+        await mailbox.append(entries(0, 1))
+        shared.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert await mailbox.append(entries(1, 1)) == [2]
+        assert (await mailbox.look("doll")).last == 2
+        assert mailbox.counters.failures == 0
+
+
+async def test_scripts_that_redis_has_forgotten_are_loaded_again(shared: RedisServer) -> None:
+    async with opened(shared.url) as mailbox:
+        await mailbox.append(entries(0, 2))
+        shared.command("SCRIPT", "FLUSH")
+        mailbox.acknowledge("doll", 1)
+        assert await mailbox.append(entries(2, 1)) == [3]
+        shared.command("SCRIPT", "FLUSH")
+        assert await contents(mailbox) == payloads([1, 2])
+
+
+@NOT_AVAILABLE
+async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        own_redis.stop()
+        pending = mailbox.append(entries(0, 1))
+        await down(mailbox)
+        async with asyncio.timeout(3.0):
+            await mailbox.close(0.3)
+        with pytest.raises(MailboxClosed):
+            await pending
+        with pytest.raises(MailboxError):
+            await mailbox.look("doll")
+
+
+# -- replies that are lost
+
+
+async def test_a_group_whose_answer_was_lost_is_stored_once_and_gets_its_numbers(shared: RedisServer) -> None:
+    async with Proxy(shared) as proxy, opened(proxy.url, BoxLimits(max_messages=4)) as mailbox:
+        await mailbox.append(entries(0, 3))
+        proxy.losing = 1
+        assert await mailbox.append([*entries(1, 4), entry(9, "other")]) == [None, None, 4, 5, 6]
+        assert proxy.lost == 1
+        assert await contents(mailbox) == payloads([1, 2, 3, 4])
+        counters = mailbox.counters
+        assert (counters.stored, counters.duplicates, counters.lost) == (6, 2, {"overflow": 1})
+        assert (counters.failures, mailbox.status().messages) == (0, 5)
+
+
+@NOT_AVAILABLE
+async def test_answers_may_be_lost_again_and_again(shared: RedisServer) -> None:
+    async with Proxy(shared) as proxy, opened(proxy.url) as mailbox:
+        await mailbox.append(entries(0, 1))
+        proxy.losing, proxy.only = 5, b'{"n":1}'
+        assert await mailbox.append(entries(1, 2)) == [2, 3]
+        assert proxy.lost == 5
+        await ready(mailbox)
+        assert await contents(mailbox) == payloads([0, 1, 2])
+
+
+async def test_a_mark_whose_answer_was_lost_is_kept_until_it_is_stored(shared: RedisServer) -> None:
+    async with Proxy(shared) as proxy, opened(proxy.url) as mailbox:
+        await mailbox.append(entries(0, 5))
+        proxy.losing = 1
+        mailbox.acknowledge("doll", 3)
+        await until(lambda: proxy.lost == 1)
+        mailbox.acknowledge("doll", 4)
+        assert await contents(mailbox) == payloads([4])
+    async with opened(shared.url) as mailbox:
+        assert (await mailbox.look("doll")).acked == 4
+        assert mailbox.status().messages == 1
+
+
+# -- Redis refuses
+
+
+@NOT_AVAILABLE
+async def test_a_redis_without_memory_stores_nothing_and_still_deletes(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url, BoxLimits(ttl_s=100), clock := Clock()) as mailbox:
+        await mailbox.append([entry(n, f"d{n % 20}", b"x" * 1000) for n in range(200)])
+        own_redis.command("CONFIG", "SET", "maxmemory", "1")
+        pending = mailbox.append(entries(500, 3))
+        assert "no memory left" in await down(mailbox)
+        assert len(await contents(mailbox, "d1")) == 10
+        mailbox.acknowledge("d1", 1_000_000)
+        await until(lambda: mailbox.counters.acknowledged == 10)
+        clock.now += 101
+        assert await mailbox.sweep() == 190
+        assert not pending.done()
+        assert own_redis.command("KEYS", "cocoa:{box}:m:*") == []
+        own_redis.command("CONFIG", "SET", "maxmemory", "0")
+        assert await pending == [201, 202, 203]
+        await ready(mailbox)
+        assert await contents(mailbox) == payloads(range(500, 503))
+        assert mailbox.status().messages == 3
+
+
+@NOT_AVAILABLE
+async def test_a_replica_stores_nothing_and_may_be_read(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        await mailbox.append(entries(0, 2))
+        own_redis.command("CONFIG", "SET", "replica-serve-stale-data", "yes")
+        own_redis.command("REPLICAOF", "127.0.0.1", "1")
+        pending = mailbox.append(entries(2, 1))
+        assert "replica" in await down(mailbox)
+        assert await contents(mailbox) == payloads([0, 1])
+        own_redis.command("REPLICAOF", "NO", "ONE")
+        assert await pending == [3]
+
+
+@pytest.mark.logs("cocoa.mailbox", "emptied or replaced")
+@pytest.mark.logs("cocoa.mailbox", "not available", optional=True)
+async def test_an_emptied_redis_is_not_taken_for_a_new_one(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        await mailbox.append(entries(0, 2))
+        own_redis.command("FLUSHALL")
+        with pytest.raises(MailboxError, match="emptied or replaced"):
+            await mailbox.look("doll")
+        pending = mailbox.append(entries(2, 1))
+        detail = await down(mailbox)
+        assert "emptied or replaced" in detail
+        assert "restart the gateway" in detail
+        await asyncio.sleep(1)
+        assert own_redis.command("KEYS", "*") == []
+        async with opened(own_redis.url) as another:  # as the gateway does when it is restarted
+            assert await another.append(entries(2, 1)) == [1]
+            assert another.key != mailbox.key
+        await asyncio.sleep(1)
+        assert "emptied or replaced" in await down(mailbox)
+        assert not pending.done()
+        await mailbox.close(0.0)
+    assert [record.levelname for record in caplog.records].count("ERROR") == 1
+    assert lines(caplog, "not available") == []
+
+
+@NOT_AVAILABLE
+async def test_a_wrong_password_is_said_and_never_shown(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.start(requirepass="first-secret")
+    url = f"redis://:second-secret@127.0.0.1:{own_redis.port}/0"
+    async with started(url) as mailbox:
+        await until(lambda: bool(lines(caplog, "not available")))
+        assert mailbox.status().detail == "Redis does not know this user and password"
+        own_redis.command("CONFIG", "SET", "requirepass", "second-secret")
+        await ready(mailbox)
+        assert await mailbox.append(entries(0, 1)) == [1]
+        shown = [repr(mailbox), mailbox.status().detail, *(str(vars(record)) for record in caplog.records)]
+        assert not any("secret" in text for text in shown)
+        assert f"***@127.0.0.1:{own_redis.port}" in repr(mailbox)
+
+
+@NOT_AVAILABLE
+async def test_no_password_where_one_is_wanted(own_redis: RedisServer) -> None:
+    own_redis.start(requirepass="secret")
+    async with started(own_redis.url) as mailbox:
+        await until(lambda: "wants a password" in mailbox.status().detail)
+
+
+@NOT_AVAILABLE
+async def test_what_a_user_may_not_do_is_said_before_anything_is_stored(own_redis: RedisServer) -> None:
+    own_redis.start()
+    own_redis.command("ACL", "SETUSER", "gate", "on", ">word", "~cocoa:*", "+@all", "-xtrim")
+    async with started(f"redis://gate:word@127.0.0.1:{own_redis.port}/0") as mailbox:
+        await until(lambda: "does not allow" in mailbox.status().detail)
+        own_redis.command("ACL", "SETUSER", "gate", "+xtrim")
+        await ready(mailbox)
+
+
+@NOT_AVAILABLE
+async def test_a_mailbox_of_another_version_is_left_alone(shared: RedisServer) -> None:
+    shared.command("HSET", "cocoa:{box}:meta", "schema", 7, "key", "x" * 32)
+    async with started(shared.url) as mailbox:
+        await until(lambda: "version 7" in mailbox.status().detail)
+    assert shared.command("HLEN", "cocoa:{box}:meta") == 2
+
+
+@NOT_AVAILABLE
+async def test_keys_that_are_something_else_are_left_alone(shared: RedisServer) -> None:
+    shared.command("SET", "cocoa:{box}:meta", "mine")
+    async with started(shared.url) as mailbox:
+        await until(lambda: "holds something else" in mailbox.status().detail)
+    assert shared.command("GET", "cocoa:{box}:meta") == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "detail", "away"),
+    [
+        (ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), "to its disk", False),
+        (ResponseError("Error running script (call to f_1): @user_script:1: -OOM command"), "no memory left", False),
+        (ResponseError("ACL failure in script: this user has no permissions"), "does not allow", False),
+        (ResponseError("something else"), "Redis refuses: something else", False),
+        (ResponseError("BUSY Redis is busy running a script."), "busy", True),
+        (BusyLoadingError("LOADING Redis is loading the dataset in memory"), "is loading", True),
+        (ConnectionRefusedError(111, "Connection refused"), "no connection", True),
+    ],
+)
+def test_errors_are_told_in_our_words(error: Exception, detail: str, away: bool) -> None:
+    fault = fault_of(error)
+    assert detail in str(fault)
+    assert fault.away is away
+
+
+# -- what it says
+
+
+async def test_it_says_what_messages_survive(shared: RedisServer) -> None:
+    async with opened(shared.url) as mailbox:
+        assert "messages survive the gateway and Redis, but the last seconds not a power cut" in mailbox.status().detail
+
+
+@pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages")
+async def test_a_redis_that_loses_messages_is_cautioned_against(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_redis.start(appendonly="no", maxmemory_policy="allkeys-lru")
+    async with opened(own_redis.url) as mailbox:
+        assert "survive the gateway, but not Redis" in mailbox.status().detail
+        reasons = [vars(record)["reason"] for record in lines(caplog, "may lose messages")]
+        assert len(reasons) == 2
+        assert "maxmemory-policy is allkeys-lru" in reasons[0]
+        assert "but not Redis" in reasons[1]
+
+
+async def test_where_settings_may_not_be_asked_for_nothing_is_said(own_redis: RedisServer) -> None:
+    own_redis.start(appendonly="no", maxmemory_policy="allkeys-lru")
+    own_redis.command("ACL", "SETUSER", "gate", "on", ">word", "~cocoa:*", "+@all", "-config")
+    async with opened(f"redis://gate:word@127.0.0.1:{own_redis.port}/0") as mailbox:
+        assert "as far as it is told to" in mailbox.status().detail
+        assert await mailbox.append(entries(0, 1)) == [1]
+
+
+# -- several gateways, and other hands
+
+
+async def test_two_gateways_share_a_partition(shared: RedisServer) -> None:
+    async with opened(shared.url) as one, opened(shared.url) as two:
+        assert one.key == two.key
+        assert await one.append(entries(0, 4)) == [1, 2, 3, 4]
+        assert await two.append(entries(2, 4)) == [None, None, 5, 6]
+        assert await one.append(entries(4, 4)) == [None, None, 7, 8]
+        two.acknowledge("doll", 2)
+        assert await two.append(entries(6, 3)) == [None, None, 9]
+        assert await contents(one) == payloads(range(2, 9))
+        assert (await one.look("doll")).acked == 2
+        await asyncio.gather(*(box.append(entries(start, 3)) for start in range(9, 60, 3) for box in (one, two)))
+        assert await contents(two) == payloads(range(2, 60))
+        assert one.counters.stored + two.counters.stored == 60
+
+
+async def test_what_redis_has_lost_is_stored_again(shared: RedisServer) -> None:
+    """After a power cut Redis may lack the last second, and the gateway must not go by what it remembers."""
+    async with opened(shared.url) as mailbox:
+        await mailbox.append(entries(0, 2))
+        await mailbox.append(entries(2, 2))
+        assert shared.command("RPOP", f"cocoa:{{box}}:seen:{SOURCE}") is not None
+        assert await mailbox.append(entries(0, 5)) == [None, None, 5, 6, 7]
+
+
+async def test_a_stream_that_somebody_has_deleted_is_missed_and_not_waited_for(shared: RedisServer) -> None:
+    async with opened(shared.url) as mailbox:
+        await mailbox.append(entries(0, 5))
+        shared.command("DEL", "cocoa:{box}:m:doll")
+        page = await mailbox.read("doll", 1, ALL)
+        assert (numbers(page), page.gone, page.last) == ([], 5, 5)
+        shared.command("SET", "cocoa:{box}:m:doll", "something else")
+        assert await mailbox.append(entries(5, 2)) == [6, 7]
+        page = await mailbox.read("doll", 1, ALL)
+        assert (numbers(page), page.gone) == ([6, 7], 5)
+        assert mailbox.status().messages == 2
+
+
+async def test_a_device_may_have_any_name(shared: RedisServer) -> None:
+    async with opened(shared.url) as mailbox:
+        for name in ("", "\ud800", "a\0b", "x" * 1000, "{b}:m:\r\n"):
+            await mailbox.append([entry(0, name, source=repr(name))])
+            assert await contents(mailbox, name) == payloads([0])
+
+
+async def test_an_empty_box_costs_no_stream(shared: RedisServer) -> None:
+    async with opened(shared.url) as mailbox:
+        await mailbox.append(entries(0, 5))
+        mailbox.acknowledge("doll", 5)
+        await mailbox.append(entries(5, 1))
+        mailbox.acknowledge("doll", 6)
+        await until(lambda: mailbox.counters.acknowledged == 6)
+        assert shared.command("EXISTS", "cocoa:{box}:m:doll") == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_it_does_what_the_embedded_mailbox_does(shared: RedisServer, seed: int) -> None:
+    """Any sequence of calls, with the same results as in memory."""
+    dice = random.Random(seed)
+    clock = Clock()
+    limits = BoxLimits(max_messages=dice.choice([3, 10, 1000]), max_bytes=dice.choice([60, 500, 100_000]), ttl_s=50)
+    model = MemoryMailbox(limits, clock)
+    await model.start()
+    async with opened(shared.url, limits, clock) as mailbox:
+        for _ in range(150):
+            await _same(model, mailbox, clock, dice)
+        for device in "abc":
+            assert await _whole(mailbox, device) == await _whole(model, device)
+        await _swept(model, mailbox)
+        assert _removed(mailbox) == _removed(model)
+        assert mailbox.status().messages == model.status().messages
+        assert mailbox.status().size_bytes == model.status().size_bytes
+        assert mailbox.counters.stored == model.counters.stored
+        assert mailbox.counters.duplicates == model.counters.duplicates
+
+
+async def _same(model: MemoryMailbox, mailbox: RedisMailbox, clock: Clock, dice: random.Random) -> None:
+    """One call, made to both."""
+    device = dice.choice("abc")
+    match dice.randrange(6):
+        case 0 | 1:
+            first = dice.randrange(300)
+            batch: list[Entry] = []
+            for n in range(first, first + dice.randrange(1, 12)):
+                payload = b"x" * int(2 ** dice.uniform(0, 8))
+                batch.append(entry(n, dice.choice("abc"), payload, f"results/{dice.randrange(2)}"))
+            assert await mailbox.append(batch) == await model.append(batch)
+        case 2:
+            clock.now += dice.randrange(30)
+        case 3:
+            number = dice.randrange((await model.look(device)).last + 3)
+            for box in (model, mailbox):
+                (box.acknowledge if number % 2 else box.written)(device, number)
+        case 4:
+            limits = PageLimits(dice.randrange(1, 20), dice.randrange(1, 300))
+            after = dice.randrange((await model.look(device)).last + 2)
+            assert _plain(await mailbox.read(device, after, limits)) == _plain(await model.read(device, after, limits))
+        case _:
+            await _swept(model, mailbox)
+            assert await mailbox.look(device) == await model.look(device)
+
+
+async def _swept(model: MemoryMailbox, mailbox: RedisMailbox) -> None:
+    await model.sweep()
+    while await mailbox.sweep():
+        pass
+    await model.sweep()
+
+
+async def _whole(mailbox: Mailbox, device: str) -> Page:
+    return _plain(await mailbox.read(device, 0, ALL))
+
+
+def _removed(mailbox: Mailbox) -> int:
+    """How many have left it. Which way, depends on whether a sweep or a mark comes first."""
+    return mailbox.counters.acknowledged + sum(mailbox.counters.lost.values())
+
+
+def _plain(page: Page) -> Page:
+    return page._replace(messages=list(page.messages))

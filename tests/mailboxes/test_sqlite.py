@@ -1,0 +1,837 @@
+"""The SQLite mailbox: its file, its faults and its threads. What every mailbox promises is in test_contract.py."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
+from cocoa_tornado.mailboxes import sqlite_reader
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
+from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
+from cocoa_tornado.mailboxes.sqlite_rows import Change, Mark, Store
+from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS
+from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
+from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits
+from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
+
+from .sqlite_stand import SqliteStand
+from .stands import ALL, Clock, contents, entries, entry, numbers, payloads, ready, until
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+ROOT = Path(__file__).parent.parent.parent
+away = pytest.mark.logs("cocoa.mailbox", "mailbox not available, retrying")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[SqliteStand]:
+    stand = SqliteStand(tmp_path / "box.db")
+    yield stand
+    asyncio.run(stand.clear())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte. Only root can make one, and not everywhere."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a file system here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another process's transaction, as far as SQLite can tell."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def ask(path: Path, query: str) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return database.execute(query).fetchall()
+
+
+def leftovers(path: Path) -> list[str]:
+    """What lies beside the file, the lock apart."""
+    return sorted(found.name for found in path.parent.iterdir() if found.name not in (path.name, f"{path.name}.lock"))
+
+
+def is_away(mailbox: Mailbox) -> bool:
+    return mailbox.status().state is MailboxState.OPENING
+
+
+async def refused(path: Path) -> str:
+    """Why the mailbox cannot be opened."""
+    mailbox = SqliteMailbox(path, BoxLimits())
+    with pytest.raises(ServiceError) as refusal:
+        await mailbox.start()
+    await mailbox.close(1.0)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+async def used(path: Path) -> None:
+    """Make a mailbox with something in it, closed again."""
+    mailbox = SqliteMailbox(path, BoxLimits())
+    await mailbox.start()
+    await mailbox.append(entries(0, 500))
+    await mailbox.close(5.0)
+
+
+# -- the file
+
+
+async def test_a_new_file_is_ours_to_read_alone_and_says_what_it_is(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    assert place.path.stat().st_mode & 0o777 == 0o600
+    assert Path(f"{place.path}-wal").stat().st_mode & 0o777 == 0o600
+    assert ask(place.path, "PRAGMA journal_mode") == [("wal",)]
+    assert "survive the end of the gateway" in mailbox.status().detail
+    await mailbox.close(1.0)
+    assert leftovers(place.path) == []
+    # In the file's header, where everybody sees it without SQLite.
+    assert place.path.read_bytes()[68:72] == APPLICATION_ID.to_bytes(4, "big")
+
+
+async def test_an_odd_name_is_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "b?x %41#&é.db"
+    await used(path)
+    assert leftovers(path) == []
+    assert path.exists()
+
+
+async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    assert "there is no folder" in await refused(tmp_path / "none" / "box.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"hello, world\n" * 50, b"SQLite", b"\0" * 8192], ids=["text", "short", "zeros"])
+async def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "box.db"
+    path.write_bytes(content)
+    assert "is no SQLite database" in await refused(path)
+    assert path.read_bytes() == content
+    assert leftovers(path) == []
+
+
+async def test_another_applications_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE box(mine)")
+    content = path.read_bytes()
+    assert "another application" in await refused(path)
+    assert path.read_bytes() == content
+    assert leftovers(path) == []
+
+
+async def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "box.db").mkdir()
+    assert "directory" in (await refused(tmp_path / "box.db")).lower()
+
+
+async def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    await used(path)
+    content = path.read_bytes()[:20_000]
+    path.write_bytes(content)
+    assert "is damaged" in await refused(path)
+    assert path.read_bytes() == content
+    assert leftovers(path) == []
+
+
+async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    await used(path)
+    content = bytearray(path.read_bytes())
+    content[16_384 : len(content) - 4096] = b"\xa5" * (len(content) - 4096 - 16_384)
+    path.write_bytes(content)
+    assert "is damaged" in await refused(path)
+    assert path.read_bytes() == content
+    assert leftovers(path) == []
+
+
+async def test_a_mailbox_without_its_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    await used(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("DELETE FROM meta WHERE key = 'key'")
+    assert "lacks" in await refused(path)
+
+
+def _second_version(database: sqlite3.Connection) -> None:
+    database.execute("ALTER TABLE box ADD COLUMN colour TEXT NOT NULL DEFAULT 'brown'")
+
+
+def _broken_version(database: sqlite3.Connection) -> None:
+    _second_version(database)
+    database.execute("ALTER TABLE nowhere ADD COLUMN colour")
+
+
+async def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    await used(path)
+    newer = SqliteMailbox(path, BoxLimits(), migrations=(*MIGRATIONS, _second_version))
+    await newer.start()
+    assert await contents(newer, after=498) == payloads([498, 499])
+    assert await newer.append(entries(499, 2)) == [None, 501]
+    await newer.close(5.0)
+    assert ask(path, "PRAGMA user_version") == [(2,)]
+    assert ask(path, "SELECT colour FROM box") == [("brown",)]
+    content = path.read_bytes()
+    assert "newer version" in await refused(path)
+    assert path.read_bytes() == content
+    assert leftovers(path) == []
+
+
+async def test_a_newer_version_that_stands_in_the_log_only_is_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    await used(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA wal_autocheckpoint = 0")
+        other.execute("PRAGMA user_version = 7")
+        for name in (path.name, f"{path.name}-wal"):
+            shutil.copy(tmp_path / name, tmp_path / f"copy-{name}")
+    assert "newer version" in await refused(tmp_path / f"copy-{path.name}")
+
+
+async def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    await used(path)
+    newer = SqliteMailbox(path, BoxLimits(), migrations=(*MIGRATIONS, _broken_version))
+    with pytest.raises(ServiceError, match="no such table"):
+        await newer.start()
+    await newer.close(1.0)
+    assert ask(path, "PRAGMA user_version") == [(1,)]
+    mailbox = SqliteMailbox(path, BoxLimits())
+    await mailbox.start()
+    assert mailbox.status().messages == 500
+    await mailbox.close(1.0)
+
+
+async def test_a_folder_that_cannot_be_written_is_refused(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "ead-only file system" in await refused(small_disk / "box.db")
+
+
+# -- one gateway for one file
+
+
+async def test_a_second_mailbox_on_the_file_is_refused(place: SqliteStand, tmp_path: Path) -> None:
+    mailbox = await place.open_file()
+    assert "in use by another gateway" in await refused(place.path)
+    link = tmp_path / "elsewhere"
+    link.symlink_to(place.path)
+    other = SqliteMailbox(link, BoxLimits())
+    with pytest.raises(ServiceError, match="in use by another gateway"):
+        await other.start()
+    await other.close(1.0)
+    assert await mailbox.append(entries(0, 1)) == [1]
+    await mailbox.close(1.0)
+    await used(place.path)
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
+from cocoa_tornado.rules.box import BoxLimits
+from tests.mailboxes.stands import entries
+
+async def main():
+    mailbox = SqliteMailbox(Path(sys.argv[1]), BoxLimits())
+    await mailbox.start()
+    offset = 0
+    while True:
+        numbers = await mailbox.append(entries(offset, 10))
+        print(numbers[-1], flush=True)
+        offset += 10
+
+asyncio.run(main())
+"""
+
+
+def test_what_a_killed_process_has_stored_is_there_and_its_lock_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    command = [sys.executable, "-c", CHILD, str(path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as child:
+        assert child.stdout is not None
+        told = 0
+        while told < 300:
+            told = int(child.stdout.readline())
+        assert "in use by another gateway" in asyncio.run(refused(path))
+        child.send_signal(signal.SIGKILL)
+        told = max([told, *map(int, child.stdout.read().split())])
+
+    async def look_after() -> None:
+        mailbox = SqliteMailbox(path, BoxLimits(max_messages=1_000_000))
+        await mailbox.start()
+        box = await mailbox.look("doll")
+        assert box.last >= told
+        assert await mailbox.append(entries(0, told)) == [None] * told
+        assert mailbox.status().messages == len(box)
+        await mailbox.close(1.0)
+
+    asyncio.run(look_after())
+
+
+# -- faults
+
+
+@away
+async def test_a_file_that_is_locked_is_waited_for_and_still_read(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 3))
+    with locked(place.path):
+        first, second = mailbox.append(entries(3, 2)), mailbox.append(entries(5, 1))
+        await until(lambda: is_away(mailbox))
+        detail = mailbox.status().detail
+        assert str(place.path) in detail
+        assert "locked by another process" in detail
+        assert mailbox.status().messages == 3
+        mailbox.acknowledge("doll", 2)
+        assert (await mailbox.look("doll")).acked == 2
+        assert await contents(mailbox) == payloads([2])
+        place.clock.now += 10**9  # something to sweep
+        with pytest.raises(MailboxError):
+            await mailbox.sweep()
+        place.clock.now -= 10**9
+        assert not first.done()
+        await asyncio.sleep(1.0)  # long enough for some attempts: they say nothing more
+    assert await first == [4, 5]
+    assert await second == [6]
+    await ready(mailbox)
+    assert mailbox.counters.failures == 1
+    assert await contents(mailbox) == payloads([2, 3, 4, 5])
+    await mailbox.close(5.0)
+
+
+@away
+async def test_one_outage_is_one_line_in_the_log(place: SqliteStand, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "cocoa.mailbox")
+    mailbox = await place.open_file()
+    caplog.clear()
+    for outage in range(2):
+        with locked(place.path):
+            stored = mailbox.append(entries(outage, 1))
+            await until(lambda: is_away(mailbox))
+            await asyncio.sleep(1.0)
+        await stored
+        await ready(mailbox)
+    lines = [record.message for record in caplog.records if record.name == "cocoa.mailbox"]
+    assert lines == ["mailbox not available, retrying", "mailbox ready"] * 2
+    await mailbox.close(1.0)
+
+
+@away
+async def test_a_file_that_is_locked_at_the_start_is_waited_for(place: SqliteStand) -> None:
+    await used(place.path)
+    mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock)
+    with locked(place.path):
+        await mailbox.start()
+        assert is_away(mailbox)
+        assert "locked" in mailbox.status().detail
+        assert mailbox.key is None
+        with pytest.raises(MailboxError, match="locked"):
+            await mailbox.look("doll")
+        mailbox.acknowledge("doll", 100)
+        stored = mailbox.append(entries(499, 2))
+    assert await stored == [None, 501]
+    await ready(mailbox)
+    assert (await mailbox.look("doll")).acked == 100
+    assert mailbox.counters.failures == 0
+    await mailbox.close(1.0)
+
+
+@away
+async def test_a_full_disk_is_waited_for_and_still_read(small_disk: Path) -> None:
+    clock = Clock()
+    mailbox = SqliteMailbox(small_disk / "box.db", BoxLimits(ttl_s=1000), clock)
+    await mailbox.start()
+    await mailbox.append([entry(n, payload=b"x" * 1000) for n in range(50)])
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError), open(ballast, "wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+    waiting = [mailbox.append([entry(n, payload=b"x" * 10_000)]) for n in range(50, 60)]
+    await until(lambda: is_away(mailbox))
+    assert "the disk is full" in mailbox.status().detail
+    assert len(await contents(mailbox)) == 50 + sum(future.done() for future in waiting)
+    mailbox.written("doll", 50)
+    assert (await mailbox.look("doll")).written == 50
+    ballast.unlink()
+    assert await asyncio.gather(*waiting) == [[n + 1] for n in range(50, 60)]
+    await ready(mailbox)
+    assert len(await contents(mailbox)) == 60
+    assert mailbox.counters.failures == 1
+    await mailbox.close(5.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (sqlite3.SQLITE_FULL, "the disk is full"),
+        (sqlite3.SQLITE_IOERR, "disk I/O error"),
+        (sqlite3.SQLITE_READONLY, "cannot be written"),
+        (sqlite3.SQLITE_CORRUPT, "is damaged"),
+        (sqlite3.SQLITE_BUSY, "locked by another process"),
+    ],
+)
+@away
+async def test_whatever_fails_is_done_again_in_order(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch, code: int, told: str
+) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 2))
+    real, failures = Store._write, 0
+
+    def fails(self: Store, *args: object) -> None:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode, error.sqlite_errorname = code, "SQLITE_SOMETHING"
+            raise error
+        real(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_write", fails)
+    details = []
+    waiting = [mailbox.append(entries(2 * n, 3)) for n in range(1, 6)]
+    while not all(future.done() for future in waiting):
+        details.append(mailbox.status().detail)
+        await asyncio.sleep(0.01)
+    assert any(told in detail and str(place.path) in detail for detail in details)
+    assert await asyncio.gather(*waiting) == [[3, 4, 5], [None, 6, 7], [None, 8, 9], [None, 10, 11], [None, 12, 13]]
+    await ready(mailbox)
+    assert failures == 3
+    assert await contents(mailbox) == payloads(range(13))
+    assert mailbox.status().messages == 13
+    assert mailbox.counters.stored == 13
+    assert mailbox.counters.duplicates == 4
+    assert mailbox.counters.failures == 1
+    await mailbox.close(1.0)
+    assert ask(place.path, "SELECT value FROM meta WHERE key = 'given'") == [(13,)]
+
+
+@away
+@pytest.mark.logs("cocoa.mailbox", "a fault of the gateway")
+async def test_a_fault_of_ours_stops_nothing_for_good(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = await place.open_file()
+
+    def fails(self: Store, *args: object) -> Change:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "store", fails)
+        stored = mailbox.append(entries(0, 1))
+        await until(lambda: is_away(mailbox))
+    assert await stored == [1]
+    await mailbox.close(1.0)
+
+
+@away
+async def test_a_file_that_is_gone_is_waited_for(place: SqliteStand, tmp_path: Path) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 3))
+    aside = tmp_path / "aside"
+    place.path.rename(aside)
+    stored = mailbox.append(entries(3, 2))
+    await until(lambda: is_away(mailbox))
+    assert mailbox.status().detail == f"{place.path}: the file is gone"
+    assert not place.path.exists()
+    with pytest.raises(MailboxError, match="the file is gone"):
+        await mailbox.read("doll", 0, ALL)
+    with pytest.raises(MailboxError, match="the file is gone"):
+        await mailbox.sweep()
+    aside.rename(place.path)
+    assert await stored == [4, 5]
+    await ready(mailbox)
+    assert await contents(mailbox) == payloads(range(5))
+    await mailbox.close(5.0)
+    assert ask(place.path, "SELECT count(*) FROM message") == [(5,)]
+    assert ask(place.path, "PRAGMA integrity_check") == [("ok",)]
+
+
+@away
+async def test_another_file_in_its_place_is_not_written_to(place: SqliteStand, tmp_path: Path) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 3))
+    place.path.rename(tmp_path / "aside")
+    place.path.write_bytes(b"something else")
+    stored = mailbox.append(entries(3, 2))
+    await until(lambda: is_away(mailbox))
+    assert "another file is in its place" in mailbox.status().detail
+    with pytest.raises(MailboxError):
+        await mailbox.look("doll")
+    assert place.path.read_bytes() == b"something else"
+    (tmp_path / "aside").rename(place.path)
+    assert await stored == [4, 5]
+    await mailbox.close(5.0)
+
+
+async def test_a_log_that_is_removed_takes_nothing_with_it(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 3))
+    assert await contents(mailbox) == payloads(range(3))
+    Path(f"{place.path}-wal").unlink()
+    assert await mailbox.append(entries(3, 2)) == [4, 5]
+    assert await contents(mailbox) == payloads(range(5))
+    await place.crash(mailbox)
+    mailbox = await place.open_file()
+    assert await contents(mailbox) == payloads(range(5))
+    await mailbox.close(1.0)
+
+
+@away
+async def test_a_mark_that_waits_counts(place: SqliteStand) -> None:
+    """Also while it is in a transaction that has not come to its end, and when that one fails."""
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 5))
+    with locked(place.path):
+        mailbox.acknowledge("doll", 2)
+        await until(lambda: is_away(mailbox))
+        mailbox.acknowledge("doll", 1)
+        mailbox.written("doll", 4)
+        assert await mailbox.look("doll") == Box(0, 5, 2, 2, 4)
+        assert numbers(await mailbox.read("doll", 0, ALL)) == [3, 4, 5]
+    await ready(mailbox)
+    await until(lambda: mailbox.counters.acknowledged == 2)
+    assert await mailbox.look("doll") == Box(0, 5, 2, 2, 4)
+    await mailbox.close(1.0)
+
+
+async def test_a_mark_is_stored_soon(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 5))
+    begun = time.monotonic()
+    mailbox.acknowledge("doll", 2)
+    await until(lambda: mailbox.status().messages == 3)
+    assert 0.3 < time.monotonic() - begun < 5.0
+    assert ask(place.path, "SELECT acked, gone FROM box") == [(2, 2)]
+    await mailbox.close(1.0)
+
+
+async def test_an_answer_that_does_not_come_is_not_waited_for(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_reader, "PATIENCE_S", 0.2)
+    mailbox = await place.open_file()
+    goes_on = threading.Event()
+    hanging = mailbox._ask(lambda database: goes_on.wait(10.0))
+    late = mailbox.look("doll")
+    for future in (hanging, late):
+        with pytest.raises(MailboxError, match="no answer within"):
+            await future
+    goes_on.set()
+    assert await mailbox.look("doll") == Box()
+    await mailbox.close(1.0)
+
+
+# -- threads and transactions
+
+
+async def test_what_has_queued_up_is_one_transaction(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = await place.open_file()
+    real, transactions = Store.store, []
+
+    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Mark], group: str) -> Change:
+        transactions.append(len(calls))
+        return real(self, calls, marks, group)
+
+    monkeypatch.setattr(Store, "store", counted)
+    waiting = [mailbox.append([entry(n)]) for n in range(2_000)]
+    assert await asyncio.gather(*waiting) == [[n + 1] for n in range(2_000)]
+    assert sum(transactions) == 2_000
+    assert len(transactions) < 100
+    await mailbox.close(1.0)
+
+
+async def test_a_transaction_has_a_bound(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = await place.open_file()
+    real, transactions = Store.store, []
+
+    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Mark], group: str) -> Change:
+        transactions.append(sum(map(len, calls)))
+        return real(self, calls, marks, group)
+
+    monkeypatch.setattr(Store, "store", counted)
+    waiting = [mailbox.append(entries(600 * n, 600)) for n in range(30)]
+    await asyncio.gather(*waiting)
+    assert max(transactions) <= 5_000
+    await mailbox.close(1.0)
+
+
+@pytest.mark.logs("cocoa.mailbox", "mailbox not available")
+async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_it_is_on_the_disk(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has the transaction, and fsync has failed: SQLite finds it stored when it opens the file again."""
+    mailbox = await place.open_file()
+    real, steps = Store.store, list[str]()
+
+    def fails_late(self: Store, calls: list[list[Entry]], marks: dict[str, Mark], group: str) -> Change:
+        change = real(self, calls, marks, group)
+        steps.append("stored")
+        if len(steps) == 1:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR_FSYNC"
+            raise error
+        return change
+
+    def checkpoint(self: Store) -> bool:
+        steps.append("checkpoint")
+        return steps.count("checkpoint") > 1
+
+    monkeypatch.setattr(Store, "store", fails_late)
+    monkeypatch.setattr(Store, "checkpoint", checkpoint)
+    assert await mailbox.append(entries(0, 3)) == [1, 2, 3]
+    assert steps == ["stored", "checkpoint", "checkpoint", "stored"]
+    assert await contents(mailbox) == payloads(range(3))
+    assert mailbox.status().messages == 3
+    assert await mailbox.append(entries(2, 2)) == [None, 4]
+    await mailbox.close(1.0)
+
+
+async def test_a_lock_file_that_was_removed_is_made_anew(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 1))
+    Path(f"{place.path}.lock").unlink()
+    await mailbox.append(entries(1, 1))
+    with pytest.raises(ServiceError, match="in use"):
+        await SqliteMailbox(place.path, BoxLimits()).start()
+    await mailbox.close(1.0)
+
+
+async def test_a_question_that_cannot_be_asked_fails_alone(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 1))
+    asked = [mailbox.look("doll"), mailbox.look("\ud800"), mailbox.look("doll")]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert answers[0] == answers[2] == await mailbox.look("doll")
+    assert isinstance(answers[1], MailboxError)
+    await mailbox.close(1.0)
+
+
+async def test_the_threads_end_with_the_mailbox(place: SqliteStand) -> None:
+    before = set(threading.enumerate())
+
+    def ours() -> list[str]:
+        return sorted(thread.name for thread in set(threading.enumerate()) - before)
+
+    mailbox = await place.open_file()
+    assert ours() == ["cocoa-sqlite-reader", "cocoa-sqlite-writer"]
+    await asyncio.gather(mailbox.close(1.0), mailbox.close(1.0))
+    assert ours() == []
+    with pytest.raises(MailboxClosed):
+        await mailbox.look("doll")
+    with pytest.raises(MailboxClosed):
+        await mailbox.sweep()
+    mailbox.written("doll", 3)
+
+
+async def test_close_stores_what_is_queued(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    waiting = [mailbox.append(entries(1_000 * n, 1_000)) for n in range(10)]
+    mailbox.written("doll", 10)
+    await mailbox.close(20.0)
+    assert [future.result()[-1] for future in waiting] == [1_000 * n for n in range(1, 11)]
+
+
+@away
+async def test_close_does_not_wait_longer_than_it_may(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    with locked(place.path):
+        stored = mailbox.append(entries(0, 1))
+        await until(lambda: is_away(mailbox))
+        begun = time.monotonic()
+        await mailbox.close(0.3)
+        assert time.monotonic() - begun < 3.0
+        with pytest.raises(MailboxClosed):
+            await stored
+    assert mailbox.status().state is MailboxState.CLOSED
+
+
+@away
+async def test_close_makes_use_of_its_time(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    with locked(place.path):
+        stored = mailbox.append(entries(0, 1))
+        await until(lambda: is_away(mailbox))
+        closing = asyncio.ensure_future(mailbox.close(10.0))
+        await asyncio.sleep(0.3)
+    await closing
+    assert await stored == [1]
+
+
+async def test_a_mailbox_that_was_never_started_can_be_closed(place: SqliteStand) -> None:
+    mailbox = SqliteMailbox(place.path, BoxLimits())
+    stored = mailbox.append(entries(0, 1))
+    await mailbox.close(1.0)
+    with pytest.raises(MailboxClosed):
+        await stored
+    assert not place.path.exists()
+
+
+def test_a_loop_that_is_gone_is_no_trouble(place: SqliteStand) -> None:
+    async def leave() -> SqliteMailbox:
+        mailbox = await place.open_file()
+        for n in range(200):
+            mailbox.append(entries(10 * n, 10))
+        mailbox.look("doll")
+        return mailbox
+
+    asyncio.run(leave()).abandon()
+
+
+async def test_a_large_write_does_not_delay_reads(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 5))
+    real, goes_on = Store._write, threading.Event()
+
+    def slow(self: Store, *args: object) -> None:
+        goes_on.wait(10.0)
+        real(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_write", slow)
+    stored = mailbox.append(entries(5, 1))
+    async with asyncio.timeout(2.0):
+        assert await contents(mailbox) == payloads(range(5))
+    assert not stored.done()
+    goes_on.set()
+    assert await stored == [6]
+    await mailbox.close(1.0)
+
+
+# -- housekeeping
+
+
+async def test_the_log_does_not_grow_for_ever(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    for first in range(0, 6_000, 500):
+        await mailbox.append([entry(n, f"d{n}", b"x" * 12_000) for n in range(first, first + 500)])
+        await mailbox.look("d0")
+    written = place.path.stat().st_size
+    assert written > 60_000_000
+    assert Path(f"{place.path}-wal").stat().st_size < 45_000_000
+    await mailbox.close(5.0)
+
+
+async def test_sources_that_nobody_uses_are_forgotten(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append([entry(5, source="old/0"), entry(5, source="used/0")])
+    place.clock.now += FORGET_AFTER_S - 100
+    await mailbox.append([entry(6, source="used/0")])
+    place.clock.now += 200
+    for _ in range(3):
+        await mailbox.sweep()
+    assert ask(place.path, "SELECT name FROM source") == [("used/0",)]
+    assert ask(place.path, "SELECT count(*) FROM seen") == [(2,)]
+    again = [entry(5, source="old/0"), entry(5, source="used/0"), entry(6, source="used/0")]
+    assert await mailbox.append(again) == [4, None, None]
+    await mailbox.close(1.0)
+
+
+async def test_what_was_seen_takes_few_rows(place: SqliteStand) -> None:
+    mailbox = await place.open_file()
+    for n in range(2 * MANY_RUNS):
+        await mailbox.append([entry(3 * n)])
+    assert ask(place.path, "SELECT count(*) FROM seen")[0] < (MANY_RUNS + 3,)
+    assert await mailbox.append([entry(3 * n) for n in range(2 * MANY_RUNS)]) == [None] * (2 * MANY_RUNS)
+    await place.crash(mailbox)
+    mailbox = await place.open_file()
+    assert await mailbox.append([entry(3 * n) for n in range(2 * MANY_RUNS)]) == [None] * (2 * MANY_RUNS)
+    await mailbox.close(1.0)
+
+
+def run(first: int, *stamps: int) -> Run:
+    return Run(first, array("q", stamps))
+
+
+def test_runs_are_put_together_across_small_holes() -> None:
+    apart = 14 + MAX_HOLE + 1
+    runs = [run(10, 1), run(11, 2), run(13, 3), run(apart, 4), run(apart + 1, 5)]
+    assert put_together(runs) == [run(10, 1, 2, HOLE, 3), run(apart, 4, 5)]
+    assert put_together([]) == []
+    long = run(0, *range(LONG_RUN))
+    assert put_together([long, run(LONG_RUN, 1)]) == [long, run(LONG_RUN, 1)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int) -> None:
+    """Whatever is done to both, the same is in them. Marks are of numbers that were given, as a gateway's are."""
+    dice = random.Random(seed)
+    limits = BoxLimits(max_messages=dice.choice([3, 40]), max_bytes=dice.choice([200, 2_000]), ttl_s=50)
+    model = MemoryMailbox(limits, place.clock)
+    await model.start()
+    mailbox = await place.open_file(limits)
+    offset = 0
+    for _ in range(250):
+        device_id = f"d{dice.randrange(6)}"
+        match dice.choice(["append", "append", "append", "acknowledge", "written", "sweep", "pass", "read", "reopen"]):
+            case "append":
+                offset = max(0, offset - dice.randrange(5))
+                batch = [
+                    entry(offset + n, f"d{dice.randrange(6)}", b"x" * dice.choice([1, 30, 150]))
+                    for n in range(dice.randrange(30))
+                ]
+                offset += len(batch)
+                assert await mailbox.append(batch) == await model.append(batch)
+            case "acknowledge" | "written" as what:
+                box = await model.look(device_id)
+                number = dice.randint(box.base, box.last)
+                for each in (model, mailbox):
+                    getattr(each, what)(device_id, number)
+            case "sweep":
+                # Both look at all of these boxes, this one at once and that one every other time.
+                await mailbox.append([])
+                await until_idle(mailbox)
+                await mailbox.sweep()
+                await model.sweep()
+                await model.sweep()
+            case "pass":
+                place.clock.now += dice.choice([1, 20])
+            case "reopen" if dice.random() < 0.3:
+                await mailbox.close(5.0)
+                mailbox = await place.open_file(limits)
+            case _:
+                page = PageLimits(dice.choice([1, 5, 1_000]), dice.choice([1, 100, 10_000]))
+                after = dice.randrange(30)
+                theirs, ours = await model.read(device_id, after, page), await mailbox.read(device_id, after, page)
+                assert (list(ours.messages), *ours[1:]) == (list(theirs.messages), *theirs[1:])
+    await until_idle(mailbox)
+    for each in (model, mailbox):
+        for _ in range(3):
+            await each.sweep()
+    assert mailbox.status().messages == model.status().messages
+    assert mailbox.status().size_bytes == model.status().size_bytes
+    count, size = ask(place.path, "SELECT count(*), coalesce(sum(length(payload)), 0) FROM message")[0]
+    assert (count, size) == (mailbox.status().messages, mailbox.status().size_bytes)
+    await mailbox.close(1.0)
+
+
+async def until_idle(mailbox: SqliteMailbox) -> None:
+    """All marks are stored."""
+    await until(lambda: not mailbox._writer._marks and mailbox._writer._group is None)

@@ -1,0 +1,122 @@
+"""A real Redis for the tests, on a free port of 127.0.0.1, with its data in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+
+START_PATIENCE_S = 20.0
+STOP_PATIENCE_S = 20.0
+
+
+def why_not() -> str:
+    """Why there can be no Redis here; empty if there can."""
+    return "" if shutil.which("redis-server") else "redis-server is not on the PATH: apt-get install redis-server"
+
+
+class RedisServer:
+    """A server process. Port and data stay the same from start to start.
+
+    :param settings: of redis.conf, beyond those that a mailbox wants
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._settings = settings
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, **settings: str) -> None:
+        """Returns when it answers, with its data loaded.
+
+        :param settings: of redis.conf, from now on
+        """
+        self._settings |= settings
+        with open(self._folder / "server.log", "ab") as output:
+            self._process = subprocess.Popen(
+                self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        self._await_answer(self._process)
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """It stays connected and does nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def client(self) -> Any:
+        """A client of its own, to look at it from outside; to be closed."""
+        return redis.Redis(host="127.0.0.1", port=self.port, password=self._settings.get("requirepass"))
+
+    def command(self, *words: object) -> Any:
+        """One command."""
+        with self.client() as client:
+            return client.execute_command(*words)
+
+    def _command(self) -> list[str]:
+        settings = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self._folder),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "daemonize": "no",
+        } | self._settings
+        return ["redis-server", *(word for name, value in settings.items() for word in (f"--{_dashed(name)}", value))]
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(how)
+        process.send_signal(signal.SIGCONT)
+        try:
+            process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_PATIENCE_S
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(redis.RedisError):  # not there yet, or loading
+                self.command("PING")
+                return
+            time.sleep(0.02)
+        log = (self._folder / "server.log").read_text(errors="replace")[-4000:]
+        self.kill()
+        raise RuntimeError(f"the test Redis did not start:\n{log}")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

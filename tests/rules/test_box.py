@@ -1,0 +1,85 @@
+"""The arithmetic of a device's box."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado.rules.box import Box, BoxLimits, surplus
+
+FIVE = Box(last=5)
+
+
+def test_a_device_that_uses_no_cursors_begins_after_what_was_written() -> None:
+    assert FIVE.start(None) == 0
+    assert FIVE.write(3).start(None) == 3
+
+
+def test_a_device_that_has_acknowledged_begins_there_though_more_was_written() -> None:
+    assert FIVE.write(5).acknowledge(2).start(None) == 2
+
+
+def test_a_device_that_names_a_cursor_begins_there_though_more_was_written() -> None:
+    assert FIVE.write(5).start(3) == 3
+    assert FIVE.start(0) == 0
+
+
+def test_what_was_acknowledged_is_not_asked_for_again() -> None:
+    assert FIVE.acknowledge(4).start(2) == 4
+
+
+def test_a_cursor_of_a_box_that_was_removed_is_the_beginning_of_the_new_one() -> None:
+    assert Box.new(40).start(3) == 40
+    assert Box.new(40).knows(3)
+
+
+def test_a_cursor_beyond_the_end_is_not_known() -> None:
+    assert FIVE.knows(5)
+    assert not FIVE.knows(6)
+    assert not FIVE.knows(-1)
+
+
+def test_what_is_acknowledged_is_gone_and_what_is_lost_is_not_acknowledged() -> None:
+    assert FIVE.acknowledge(3) == Box(last=5, gone=3, acked=3)
+    assert FIVE.lose(3) == Box(last=5, gone=3)
+    assert len(FIVE.lose(3)) == 2
+
+
+def test_the_oldest_go_until_both_bounds_hold_and_the_newest_stays() -> None:
+    limits = BoxLimits(max_messages=3, max_bytes=100)
+    assert surplus([], limits) == 0
+    assert surplus([10, 10, 10], limits) == 0
+    assert surplus([10, 10, 10, 10], limits) == 1
+    assert surplus([50, 50, 10], limits) == 1
+    assert surplus([10, 10, 500], limits) == 2
+    assert surplus([500], limits) == 0
+
+
+@given(st.lists(st.integers(0, 60), max_size=20), st.integers(1, 6), st.integers(1, 200))
+def test_no_more_go_than_must(sizes: list[int], max_messages: int, max_bytes: int) -> None:
+    limits = BoxLimits(max_messages, max_bytes)
+
+    def fits(kept: list[int]) -> bool:
+        return len(kept) <= 1 or (len(kept) <= max_messages and sum(kept) <= max_bytes)
+
+    gone = surplus(sizes, limits)
+    assert fits(sizes[gone:])
+    assert gone == 0 or not fits(sizes[gone - 1 :])
+
+
+@given(st.lists(st.tuples(st.sampled_from("anwl"), st.integers(-3, 30)), max_size=30))
+def test_numbers_never_go_back_nor_beyond_the_end(steps: list[tuple[str, int]]) -> None:
+    box = Box.new(7)
+    for step, number in steps:
+        before = box
+        box = {
+            "a": lambda box, number: box.acknowledge(number),
+            "n": lambda box, number: box.append(),
+            "w": lambda box, number: box.write(number),
+            "l": lambda box, number: box.lose(number),
+        }[step](box, number)
+        assert before.gone <= box.gone <= box.last
+        assert before.written <= box.written <= box.last
+        assert box.base <= (box.acked or box.base) <= box.gone
+        assert before.last <= box.last
+        assert box.base <= box.start(None) <= box.last

@@ -1,0 +1,118 @@
+"""Cursors, the messages that bear them, and acknowledgements."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado.rules.cursors import (
+    MAX_NUMBER,
+    acknowledged_cursor,
+    gap_notice,
+    make_cursor,
+    read_cursor,
+    with_cursor,
+)
+from cocoa_tornado.rules.records import Delivery, decode
+
+KEY = bytes(range(32))
+OTHER_KEY = bytes(range(1, 33))
+DEVICES = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())
+NUMBERS = st.integers(0, MAX_NUMBER)
+
+
+@given(DEVICES, NUMBERS)
+def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int) -> None:
+    cursor = make_cursor(KEY, device, number)
+    assert read_cursor(KEY, device, cursor) == number
+    assert read_cursor(KEY, device + "x", cursor) is None
+    assert read_cursor(OTHER_KEY, device, cursor) is None
+
+
+def test_a_cursor_needs_no_escaping() -> None:
+    cursors = [make_cursor(KEY, "doll", number) for number in range(1000)]
+    assert all(len(cursor) == 20 and cursor.replace("-", "a").replace("_", "a").isalnum() for cursor in cursors)
+    assert len(set(cursors)) == 1000
+
+
+@given(NUMBERS, st.integers(0, 19), st.characters())
+def test_a_cursor_that_was_tampered_with_is_unknown(number: int, at: int, character: str) -> None:
+    cursor = make_cursor(KEY, "doll", number)
+    forged = cursor[:at] + character + cursor[at + 1 :]
+    assert read_cursor(KEY, "doll", forged) == (number if forged == cursor else None)
+
+
+@given(st.text(max_size=40))
+def test_no_text_at_all_breaks_the_reader(text: str) -> None:
+    assert read_cursor(KEY, "doll", text) is None
+
+
+def test_the_cursor_is_the_last_field() -> None:
+    assert with_cursor(b'{"type":"transcription","text":"Hi"}', "abc") == (
+        b'{"type":"transcription","text":"Hi","cursor":"abc"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"type":"t","cursor":"mine"}', b'{"type":"t","cursor":"C"}'),
+        (b'{"type":"t","cursor":{"a":[1]},"n":1.00}', b'{"type":"t","n":1.00,"cursor":"C"}'),
+        (b'{"type":"t","a":{"cursor":1}}', b'{"type":"t","a":{"cursor":1},"cursor":"C"}'),
+        (b'{"type":"t","a":"\\"cursor\\":"}', b'{"type":"t","a":"\\"cursor\\":","cursor":"C"}'),
+        (b'{"type":"t","cursor":' + b"9" * 5000 + b"}", b'{"type":"t","cursor":"C"}'),
+    ],
+)
+def test_a_cursor_of_the_record_itself_is_replaced(payload: bytes, expected: bytes) -> None:
+    assert with_cursor(payload, "C") == expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "cursor", "\\", '"']), inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["text", "cursor", "cursor ", 'x"cursor":', "é"]), JSON))
+def test_every_other_field_stays_as_it_was(fields: dict[str, object]) -> None:
+    delivery = decode(None, json.dumps({"device_id": "doll", **fields}).encode(), 0)
+    assert isinstance(delivery, Delivery)
+    before = json.loads(delivery.payload)
+    after = json.loads(with_cursor(delivery.payload, "C"))
+    assert list(after)[-1] == "cursor"
+    before.pop("cursor", None)
+    assert after.pop("cursor") == "C"
+    assert (after, list(after)) == (before, list(before))
+
+
+def test_a_gap_is_told_in_the_words_of_the_contract() -> None:
+    assert gap_notice(12) == b'{"type":"gap","missed":12}'
+
+
+@pytest.mark.parametrize("text", ['{"type":"ack","cursor":"abc"}', ' {"cursor" : "abc", "type":"ack", "n": 1 } '])
+def test_an_acknowledgement_names_a_cursor(text: str) -> None:
+    assert acknowledged_cursor(text) == "abc"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ack",
+        '"ack"',
+        '["ack"]',
+        '{"type":"ack"}',
+        '{"type":"ack","cursor":7}',
+        '{"type":"nack","cursor":"abc"}',
+        '{"type":"ack","cursor":"abc"',
+        '{"kind":"ack","cursor":"abc"}',
+        '{"type":"ack","cursor":"' + "a" * 300 + '"}',
+        "[" * 250 + '"ack"',
+    ],
+)
+def test_anything_else_is_an_ordinary_message(text: str) -> None:
+    assert acknowledged_cursor(text) is None
