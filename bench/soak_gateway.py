@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 START_PATIENCE_S = 30.0
@@ -35,18 +36,28 @@ class GatewayProcess:
     """``cocoa serve`` on a free port of loopback, in a home of its own.
 
     :param folder: an empty one, for its home and its log
+    :param environ: more for its environment
+    :param program: what is run with ``serve``, instead of ``cocoa``
     """
 
-    def __init__(self, folder: Path, secret: str, options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        secret: str,
+        options: Sequence[str],
+        environ: Mapping[str, str] = MappingProxyType({}),
+        program: Sequence[str] = (),
+    ) -> None:
+        self._program = program or [str(Path(sys.executable).parent / "cocoa")]
         self._log_path, self._options = folder / "log", options
         self._environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
-        self._environ |= {"COCOA_JWT_SECRET": secret, "COCOA_SPEECH": "none://"}
+        self._environ |= {"COCOA_JWT_SECRET": secret, "COCOA_SPEECH": "none://", **environ}
         self._process: asyncio.subprocess.Process
         self.port = 0
 
     async def start(self) -> None:
         """Raises GatewayFailed, with what it logged, where it does not announce itself in time."""
-        command = [str(Path(sys.executable).parent / "cocoa"), "serve", "--port", "0", *self._options]
+        command = [*self._program, "serve", "--port", "0", *self._options]
         with self._log_path.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command,
@@ -65,6 +76,10 @@ class GatewayProcess:
             await self.kill()
             raise GatewayFailed(f"the gateway did not start:\n{self._log_path.read_text(errors='replace')[-2000:]}")
         self.port = int(found[1])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     async def await_ready(self) -> None:
         end = time.monotonic() + READY_PATIENCE_S

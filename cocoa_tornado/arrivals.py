@@ -1,14 +1,14 @@
-"""Stands between the broker and the bridge and watches for records of our own: how long they took, and whether all of
-them have come. IOLoop thread only.
+"""Watches what is routed for records of our own: how long they took, and whether all of them have come. IOLoop thread
+only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from .brokers.port import Batch
+from .rules.records import Delivery
 
 MAX_EXPECTED: Final = 10_000
 PATIENCE_S: Final = 60.0
@@ -16,15 +16,15 @@ PATIENCE_S: Final = 60.0
 
 
 class Arrivals:
-    """A sink for batches. Each goes to ``sink`` first: what is expected counts as arrived when it has been routed.
+    """Is told what has been routed: what is expected counts as arrived then.
 
     While nothing is expected it costs one comparison a batch, and else one look-up a delivery.
 
     :param clock: monotonic seconds
     """
 
-    def __init__(self, sink: Callable[[Batch], None], clock: Callable[[], float]) -> None:
-        self._sink, self._clock = sink, clock
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._expected: dict[str, dict[bytes, tuple[float, Callable[[], None]]]] = {}
         self._count = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -36,9 +36,8 @@ class Arrivals:
         """How many are expected."""
         return self._count
 
-    def __call__(self, batch: Batch) -> None:
-        deliveries = batch.deliveries
-        self._sink(batch)
+    def __call__(self, deliveries: Sequence[Delivery]) -> None:
+        """These have been routed."""
         if self._expected:
             for delivery in deliveries:
                 if delivery.device_id in self._expected:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .brokers.port import Batch
 from .hub import Hub
 from .metrics import Counters, count
 from .rules.rate import LineBudget, RateLimit
+from .rules.records import Delivery
 
 UNKNOWN_DEVICE_LOG = RateLimit(per_s=10, burst=50)
 
@@ -20,10 +21,18 @@ class Bridge:
 
     A message for a device that is not connected goes to no other device: it is dropped, counted and logged (at most
     ten lines a second; the next line says how many were left out).
+
+    :param on_routed: is given the deliveries of each batch once they are routed
     """
 
-    def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float]) -> None:
-        self._hub, self._counters, self._clock = hub, counters, clock
+    def __init__(
+        self,
+        hub: Hub,
+        counters: Counters,
+        clock: Callable[[], float],
+        on_routed: Callable[[Sequence[Delivery]], None] | None = None,
+    ) -> None:
+        self._hub, self._counters, self._clock, self._on_routed = hub, counters, clock, on_routed
         self._lines = LineBudget(UNKNOWN_DEVICE_LOG)
 
     def __call__(self, batch: Batch) -> None:
@@ -40,6 +49,8 @@ class Bridge:
                 self._failed(delivery.device_id)
         self._counters.routed += routed
         batch.done()
+        if self._on_routed is not None:
+            self._on_routed(batch.deliveries)
 
     def _failed(self, device_id: str) -> None:
         count(self._counters.dropped, "fault")

@@ -7,7 +7,7 @@ method belongs to the IOLoop thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,6 +27,15 @@ class Client(Protocol):
 
         :param interim_of: the session that it is a hypothesis of, which closes nobody; '' for everything else
         """
+
+    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+        """A message of this device has been stored in its box under this number. Queue it, if it is the next in line.
+
+        :param frame: the message with its cursor
+        """
+
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        """Queue a hypothesis, where a mailbox is configured; it may be dropped."""
 
     def challenge(self) -> None:
         """Send a ping whose answer is to be told to :meth:`Hub.answered`."""
@@ -172,6 +181,10 @@ class Hub:
         """The device's connection; the newest, where it may hold several."""
         clients = self._clients.get(device_id)
         return clients[-1] if clients else None
+
+    def clients_of(self, device_id: str) -> Sequence[Client]:
+        """The device's connections, oldest first. Not changed by what happens to them."""
+        return self._clients.get(device_id, ())
 
     def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, interim_of: str = "") -> int:
         """Queue a text message for every connection of one device, and of no other; returns how many that are.

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus
 from .hub import Hub
+from .mailboxes.port import Mailbox, MailboxState
 from .speech.port import SpeechStatus
 
 LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -67,6 +68,10 @@ class Counters:
     routed: int = 0
     unknown_device: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
+    kept: int = 0  # stored for a device that was not connected
+    caught_up: int = 0  # sent out of a box
+    gaps: int = 0  # devices told that they have missed messages
+    bad_acks: int = 0
     outbox_overflows: int = 0
     device_messages: int = 0
     device_messages_dropped: int = 0
@@ -94,14 +99,18 @@ class GatewayCollector(Collector):
         http_connections: Callable[[], int],
         speech_status: Callable[[], SpeechStatus | None] = lambda: None,
         workers_lost: Mapping[str, int] = MappingProxyType({}),
+        mailbox: Mailbox | None = None,
     ) -> None:
         self._hub, self._counters, self._http_connections = hub, counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
         self._speech_status, self._workers_lost = speech_status, workers_lost
+        self._mailbox = mailbox
 
     def collect(self) -> Iterator[Metric]:
         yield from self._device_side()
         yield from self._broker_side()
+        if self._mailbox is not None:
+            yield from self._mailbox_side(self._mailbox)
         status = self._speech_status()
         if status is not None:
             yield from self._speech_side(status)
@@ -141,6 +150,24 @@ class GatewayCollector(Collector):
         yield _by("cocoa_publish_errors", "Records given up", "topic", broker.publish_errors)
         yield _total("cocoa_broker_reconnects", "Times that the broker went away", broker.reconnects)
         yield _total("cocoa_consumer_pauses", "Times that the high water mark paused the partitions", broker.pauses)
+
+    def _mailbox_side(self, mailbox: Mailbox) -> Iterator[Metric]:
+        counters, status, box = self._counters, mailbox.status(), mailbox.counters
+        ready = 1.0 if status.state is MailboxState.READY else 0.0
+        yield GaugeMetricFamily("cocoa_mailbox_ready", "1 while messages can be stored", value=ready)
+        if status.messages is not None:
+            yield GaugeMetricFamily("cocoa_mailbox_messages", "Messages in the mailbox", value=status.messages)
+        if status.size_bytes is not None:
+            yield GaugeMetricFamily("cocoa_mailbox_bytes", "Their payloads together", value=status.size_bytes)
+        yield _total("cocoa_mailbox_stored", "Messages stored", box.stored)
+        yield _total("cocoa_mailbox_duplicates", "Records that had been stored before", box.duplicates)
+        yield _total("cocoa_mailbox_acknowledged", "Messages deleted because their device has them", box.acknowledged)
+        yield _by("cocoa_mailbox_lost", "Messages deleted unacknowledged", "reason", box.lost)
+        yield _total("cocoa_mailbox_failures", "Times that the mailbox went away", box.failures)
+        yield _total("cocoa_messages_kept", "Messages stored for a device that was not connected", counters.kept)
+        yield _total("cocoa_messages_caught_up", "Messages sent out of a box", counters.caught_up)
+        yield _total("cocoa_gaps_told", "Devices told that they have missed messages", counters.gaps)
+        yield _total("cocoa_unknown_acks", "Acknowledgements of a cursor that is not the device's", counters.bad_acks)
 
     def _speech_side(self, status: SpeechStatus) -> Iterator[Metric]:
         speech = self._counters.speech

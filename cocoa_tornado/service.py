@@ -20,7 +20,6 @@ from tornado.web import Application
 
 from .arrivals import Arrivals
 from .bridge import Bridge
-from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
 from .errors import KeyMaterialError, ServiceError, SettingError
@@ -29,27 +28,40 @@ from .identity.devkey import development_secret
 from .identity.jwks import KeyOptions, KeySources, KeyStore, default_signer
 from .identity.keys import Signer
 from .logs import set_level
+from .mailboxes.memory import MemoryMailbox
+from .mailboxes.port import Mailbox, MailboxState
+from .mailroom import Mailroom
 from .metrics import Counters, GatewayCollector, MetricsPage
+from .rules.addresses import without_user_info
 from .rules.close_codes import GOING_AWAY
 from .rules.keepalive import ExpiryCalendar, PingWheel
-from .rules.outbox import OutboxLimits
-from .rules.rate import RateLimit
+from .rules.mailbox_urls import sqlite_path
 from .rules.records import decode
-from .rules.slots import SlotLimits
+from .service_options import (
+    audio_limits,
+    box_limits,
+    device_limits,
+    kafka_options,
+    listener_options,
+    slot_limits,
+    speech_limits,
+)
 from .settings import SPEECH_AUTO, SPEECH_OFF, Settings
 from .settings_sources import changes, reloaded
 from .speech.engines import engine_of, missing_module
 from .speech.pool import PoolOptions, WorkerPool
 from .speech.port import SpeechEngine
-from .transcriber import SpeechLimits, Transcriber
+from .sweeper import Sweeper
+from .transcriber import Transcriber
 from .web.application import Admission, make_application
-from .web.audio_handler import AudioContext, AudioLimits
+from .web.audio_handler import AudioContext
 from .web.audio_session import AudioIntake
+from .web.box_feed import Mail
 from .web.connection import DeviceConnection
-from .web.device_context import DeviceContext, DeviceLimits
+from .web.device_context import DeviceContext
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
-from .web.listener import Listener, ListenerOptions, bind
+from .web.listener import Listener, bind
 from .web.sockets import write_progress_is_visible
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
@@ -63,9 +75,16 @@ class Gateway:
 
     :param broker: instead of the one that the settings name; for tests
     :param engine: likewise
+    :param mailbox: likewise
     """
 
-    def __init__(self, settings: Settings, broker: Broker | None = None, engine: SpeechEngine | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker | None = None,
+        engine: SpeechEngine | None = None,
+        mailbox: Mailbox | None = None,
+    ) -> None:
         self.settings = settings
         self._clock = time.monotonic
         self._wall_clock = time.time
@@ -73,6 +92,8 @@ class Gateway:
         self.hub = Hub(slot_limits(settings), self._clock)
         self.broker = make_broker(settings) if broker is None else broker
         self.engine = make_engine(settings) if engine is None else engine
+        self.mailbox = make_mailbox(settings) if mailbox is None else mailbox
+        self._sweeper = None if self.mailbox is None else Sweeper(self.mailbox)
         self.transcriber: Transcriber | None = None
         self._policy = settings.token_policy
         self._sources = key_sources(settings)
@@ -102,14 +123,16 @@ class Gateway:
         May be cancelled. Whoever sees it fail has nothing to stop.
 
         :raises KeyMaterialError: no key can be used
-        :raises ServiceError: the port cannot be had
+        :raises ServiceError: the port cannot be had, or the mailbox can never be used
         """
         try:
             await self.keys.start()
+            await self._open_mailbox()
             admission = Admission(self._compose(), self.settings.access_log)
             sockets = bind(self.settings.host, self.settings.port)
         except BaseException:
             await self.keys.close()
+            await self._close_mailbox(1.0)
             raise
         self.port = sockets[0].getsockname()[1]
         assert self._housekeeping is not None
@@ -125,15 +148,35 @@ class Gateway:
         speech = SPEECH_OFF if self.engine is None else speech_url(self.settings)
         log.info("listening", extra={"url": self.url, "broker": self.settings.broker, "speech": speech})
 
+    async def _open_mailbox(self) -> None:
+        if self.mailbox is None or self._sweeper is None:
+            return
+        await self.mailbox.start()
+        self._sweeper.start()
+        status = self.mailbox.status()
+        extra: dict[str, object] = {"mailbox": without_user_info(self.settings.mailbox), "promise": status.detail}
+        if status.state is MailboxState.READY:
+            extra |= {"messages": status.messages, "bytes": status.size_bytes}
+        log.info("mailbox", extra=extra | {"state": status.state.value})
+
+    async def _close_mailbox(self, timeout_s: float) -> None:
+        if self.mailbox is not None and self._sweeper is not None:
+            self._sweeper.stop()
+            await self.mailbox.close(timeout_s)
+
     def _compose(self) -> Application:
         """The objects that live on the IOLoop, wired up."""
         settings, loop = self.settings, asyncio.get_running_loop()
         flusher = Flusher(loop, self._wall_clock)
-        bridge = Bridge(self.hub, self.counters, self._clock)
-        self._sink: Callable[[Batch], None] = bridge
+        arrivals: Arrivals | None = None
         if self.engine is not None:
-            self._sink = arrivals = Arrivals(bridge, self._clock)
+            arrivals = Arrivals(self._clock)
             self.transcriber = self._make_transcriber(self.engine, arrivals)
+        self._sink: Callable[[Batch], None] = (
+            Bridge(self.hub, self.counters, self._clock, arrivals)
+            if self.mailbox is None
+            else Mailroom(self.hub, self.mailbox, self.counters, self._clock, arrivals)
+        )
         wheel = PingWheel[DeviceConnection](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
         calendar = ExpiryCalendar[DeviceConnection]()
         self._devices = DeviceContext(
@@ -148,6 +191,7 @@ class Gateway:
             clock=self._clock,
             wall_clock=self._wall_clock,
             audio=None if self.transcriber is None else audio_intake(self.transcriber, settings),
+            mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
         )
         self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
         engine = self.engine
@@ -159,6 +203,7 @@ class Gateway:
             lambda: self.http_connections,
             lambda: None if engine is None else engine.status(),
             engine.counters.lost if isinstance(engine, WorkerPool) else {},
+            self.mailbox,
         )
         self._web = WebContext(
             hub=self.hub,
@@ -266,6 +311,7 @@ class Gateway:
                 async with asyncio.timeout(max(0.1, (end - self._clock()) / 2)):
                     await self._devices.uplink_budget.settled()
         await self.broker.close(max(0.1, end - self._clock()))
+        await self._close_mailbox(max(0.1, end - self._clock()))
         if self._listener is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.1, end - self._clock())):
@@ -290,42 +336,6 @@ class Gateway:
                 task.cancel()
 
 
-def slot_limits(settings: Settings) -> SlotLimits:
-    return SlotLimits(
-        per_device=settings.connections_per_device,
-        total=settings.max_connections,
-        policy=settings.duplicate_policy,
-        challenge_s=settings.duplicate_challenge_s,
-    )
-
-
-def device_limits(settings: Settings) -> DeviceLimits:
-    return DeviceLimits(
-        max_message_bytes=settings.max_message_bytes,
-        write_wait_s=settings.write_wait_s,
-        outbox=OutboxLimits(settings.outbox_max_messages, settings.outbox_max_bytes),
-        inbound=RateLimit(settings.inbound_rate, settings.inbound_burst),
-    )
-
-
-def speech_limits(settings: Settings) -> SpeechLimits:
-    return SpeechLimits(
-        streams_per_device=settings.audio_streams_per_device,
-        streams=settings.audio_streams,
-        max_audio_s=settings.audio_max_duration_s,
-    )
-
-
-def audio_limits(settings: Settings) -> AudioLimits:
-    return AudioLimits(
-        raw=settings.raw_audio,
-        max_bytes=settings.audio_max_bytes,
-        idle_timeout_s=settings.audio_idle_timeout_s,
-        # Speech comes at the speed of speech, or at half of it over a bad network.
-        upload_timeout_s=2 * settings.audio_max_duration_s + settings.audio_idle_timeout_s,
-    )
-
-
 def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:
     """What becomes of binary messages."""
     # It loads the voice activity detector, which a gateway without speech need not have.
@@ -333,15 +343,6 @@ def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:
 
     limits = audio_limits(settings)
     return AudioIntake(transcriber, settings.raw_audio, Segmenter, limits.idle_timeout_s, limits.upload_timeout_s)
-
-
-def listener_options(settings: Settings) -> ListenerOptions:
-    return ListenerOptions(
-        max_pending=settings.max_pending_connections,
-        header_timeout_s=settings.header_timeout_s,
-        body_timeout_s=settings.body_timeout_s,
-        write_wait_s=settings.write_wait_s,
-    )
 
 
 def key_sources(settings: Settings) -> KeySources:
@@ -399,6 +400,23 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def make_mailbox(settings: Settings) -> Mailbox | None:
+    """The mailbox, not started; None without one."""
+    scheme = settings.mailbox.partition("://")[0]
+    limits = box_limits(settings)
+    if scheme == "memory":
+        return MemoryMailbox(limits)
+    if scheme == "sqlite":
+        from .mailboxes.sqlite import SqliteMailbox
+
+        return SqliteMailbox(Path(sqlite_path(settings.mailbox)), limits)
+    if scheme in ("redis", "rediss"):
+        from .mailboxes.redis import RedisMailbox
+
+        return RedisMailbox(settings.mailbox, limits)
+    return None
+
+
 def make_broker(settings: Settings) -> Broker:
     if not settings.broker_servers:
         return MemoryBroker(
@@ -411,44 +429,6 @@ def make_broker(settings: Settings) -> Broker:
     from .brokers.kafka import KafkaBroker
 
     return KafkaBroker(kafka_options(settings))
-
-
-def kafka_options(settings: Settings) -> KafkaOptions:
-    """The Kafka adapter's own options; an empty setting is an absent option."""
-    return KafkaOptions(
-        bootstrap=settings.broker_servers,
-        group=settings.kafka_group,
-        client_id=settings.kafka_client_id,
-        results_topic=settings.kafka_results_topic,
-        messages_topic=settings.kafka_messages_topic,
-        quarantine_topic=settings.kafka_quarantine_topic,
-        create_topics=settings.kafka_create_topics,
-        partitions=settings.kafka_partitions,
-        replication=settings.kafka_replication,
-        security_protocol=settings.kafka_security_protocol,
-        ssl_ca=_path_or_none(settings.kafka_ssl_ca),
-        ssl_cert=_path_or_none(settings.kafka_ssl_cert),
-        ssl_key=_path_or_none(settings.kafka_ssl_key),
-        ssl_key_password=settings.kafka_ssl_key_password or None,
-        check_hostname=settings.kafka_ssl_check_hostname,
-        sasl_mechanism=settings.kafka_sasl_mechanism or None,
-        sasl_username=settings.kafka_sasl_username or None,
-        sasl_password=settings.kafka_sasl_password or None,
-        oauth_token_url=settings.kafka_oauth_token_url or None,
-        oauth_client_id=settings.kafka_oauth_client_id or None,
-        oauth_client_secret=settings.kafka_oauth_client_secret or None,
-        oauth_scope=settings.kafka_oauth_scope or None,
-        max_record_bytes=record_bytes_for(settings.max_message_bytes),
-        max_poll_records=settings.kafka_max_poll_records,
-        high_water=settings.high_water,
-        low_water=settings.low_water,
-        queue_records=settings.publish_queue_records,
-        queue_bytes=settings.publish_queue_bytes,
-    )
-
-
-def _path_or_none(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def make_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -275,8 +275,23 @@ class Settings:
     mailbox: str = row(
         BROKER,
         "none://",
-        kinds.Part("none://", ("memory", "sqlite", *_REDIS)),
-        "Where messages for offline devices are kept; only none:// in this version.",
+        kinds.MailboxUrl(),
+        "Where messages for offline devices are kept; none://: they are not.",
+        "With one, each message is stored before it is sent, bears a cursor, and is kept until its device has it. "
+        "``memory://`` is lost with the gateway. ``sqlite:///relative/path`` or ``sqlite:////absolute/path`` is one "
+        "file for one gateway. ``redis://host:port/db`` needs the extra ``redis``, and may stand on another machine.",
+    )
+    mailbox_ttl_s: float = row(
+        BROKER, 86_400.0, kinds.Duration(1, 366 * 86_400), "How long a message is kept for its device."
+    )
+    mailbox_max_messages: int = row(
+        BROKER,
+        1_000,
+        kinds.Whole(1, 1_000_000),
+        "Messages kept for one device; beyond it the oldest are dropped, and the device told how many.",
+    )
+    mailbox_max_bytes: int = row(
+        BROKER, 4 * 1024 * 1024, kinds.Size(1024), "Bytes of messages kept for one device, likewise."
     )
     presence: str = row(
         BROKER,

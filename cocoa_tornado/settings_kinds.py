@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote, unquote
 
+from .rules import mailbox_urls
 from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, without_user_info
 from .rules.durations import parse_duration_s
 from .rules.origins import Network
@@ -423,6 +424,25 @@ class Part(Kind[str]):
         if url.partition("://")[0].lower() in self.later and "://" in url:
             raise WrongValue(f"{shown(url)} is not available in this version")
         raise WrongValue(f"{shown(text)} is unknown")
+
+
+@dataclass(frozen=True)
+class MailboxUrl(Kind[str]):
+    """A mailbox, as it was given. Whether it is there, and its library installed, is not looked at."""
+
+    metavar: str = "URL"
+    allowed: str = mailbox_urls.ALLOWED
+
+    def from_text(self, text: str) -> str:
+        try:
+            return mailbox_urls.check_mailbox_url(text)
+        except ValueError as error:
+            raise WrongValue(f"{shown(without_user_info(text))}: {error}") from None
+
+    def relative_to(self, value: str, folder: Path) -> str:
+        if not value.startswith("sqlite:"):
+            return value
+        return f"sqlite:///{quote(str(folder / mailbox_urls.sqlite_path(value)))}"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -122,6 +123,13 @@ def check_files(loaded: Loaded) -> None:
                 problem = f"cannot read {path}: {_reason(error)}"
                 raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
     _check_speech(loaded.settings.speech, loaded.sources["speech"])
+    _check_mailbox(loaded.settings.mailbox, loaded.sources["mailbox"])
+
+
+def _check_mailbox(url: str, source: str) -> None:
+    if url.startswith(("redis://", "rediss://")) and find_spec("redis") is None:
+        problem = "redis:// needs redis, which is not installed"
+        raise SettingError("mailbox", source, problem, "sqlite:///path, or pip install 'cocoa-tornado[redis]'")
 
 
 def _check_speech(url: str, source: str) -> None:

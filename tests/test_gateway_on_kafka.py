@@ -20,7 +20,8 @@ from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_clients import DIRECT
 from cocoa_tornado.brokers.kafka_consumer import KafkaConsuming
 from cocoa_tornado.brokers.port import Decoder
-from cocoa_tornado.service import Gateway, kafka_options
+from cocoa_tornado.service import Gateway
+from cocoa_tornado.service_options import kafka_options
 from cocoa_tornado.settings import Settings
 
 from .brokers.bench import AWAY, TOO_LARGE

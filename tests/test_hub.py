@@ -28,6 +28,12 @@ class FakeClient:
     def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         self.sent.append(frame)
 
+    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+        self.sent.append(frame)
+
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        self.sent.append(payload)
+
     def challenge(self) -> None:
         self.challenges += 1
         if self.answers:

@@ -25,8 +25,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"speech.engines", "rules", "errors"},
     "logs": set(),
     "hub": {"rules", "errors"},
-    "metrics": {"hub", "brokers.port", "speech.port", "rules"},
-    "arrivals": {"brokers.port"},
+    "metrics": {"hub", "brokers.port", "mailboxes.port", "speech.port", "rules"},
+    "mailboxes.port": {"rules"},
+    "mailboxes": {"mailboxes.port", "rules", "errors"},
+    "sweeper": {"mailboxes.port", "errors"},
+    "mailroom": {"hub", "metrics", "brokers.port", "mailboxes.port", "rules", "errors"},
+    "arrivals": {"rules"},
     "transcriber": {"arrivals", "metrics", "brokers.port", "speech.port", "rules", "errors"},
     "bridge": {"hub", "metrics", "brokers.port", "rules"},
     "web": {
@@ -35,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transcriber",
         "metrics",
         "brokers.port",
+        "mailboxes.port",
         "speech.port",
         "speech.segmenter",
         "identity",
@@ -45,6 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {
         "web",
         "bridge",
+        "mailroom",
+        "mailboxes",
+        "mailboxes.port",
+        "sweeper",
         "arrivals",
         "transcriber",
         "speech",
@@ -97,7 +106,7 @@ def imports(module: str, path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else "")
 def test_every_module_imports_only_what_stands_below_it(module: str, path: Path) -> None:
     own = layer(module)
-    if module in ("", "brokers", "identity", "web", "probe"):
+    if module in ("", "brokers", "identity", "mailboxes", "web", "probe"):
         return
     assert own is not None, f"{module} belongs to no layer: add it to the table"
     for imported in imports(module, path):
@@ -119,14 +128,15 @@ def test_adapters_of_the_broker_do_not_import_each_other() -> None:
 
 def test_only_the_composition_root_names_an_adapter() -> None:
     for module, path in modules():
-        if module == "service" or module.startswith("brokers"):
-            continue
-        named = [
-            name
-            for name in imports(module, path)
-            if name.startswith(f"{PACKAGE}.brokers.") and not name.endswith(".port")
-        ]
-        assert named == [], f"{module} imports {named}"
+        for port in ("brokers", "mailboxes"):
+            if layer(module) == "service" or module.startswith(port):
+                continue
+            named = [
+                name
+                for name in imports(module, path)
+                if name.startswith(f"{PACKAGE}.{port}.") and not name.endswith(".port")
+            ]
+            assert named == [], f"{module} imports {named}"
 
 
 def test_recognition_stays_out_of_the_gateways_process() -> None:

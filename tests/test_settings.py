@@ -201,8 +201,6 @@ def test_a_wrong_text_is_refused_in_one_short_line(key: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("key", "url"),
     [
-        ("mailbox", "sqlite:///box.db"),
-        ("mailbox", "redis://user:hunter2@host/0"),
         ("presence", "redis://host/0"),
     ],
 )

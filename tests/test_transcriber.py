@@ -80,8 +80,8 @@ class Bench:
         self.engine, self.broker, self.counters = ScriptedEngine(), SlowBroker(), SpeechCounters()
         self.batches: list[Batch] = []
         self.now = 100.0
-        self.arrivals = Arrivals(self.batches.append, lambda: self.now)
-        self.broker.start(self.arrivals, decode)
+        self.arrivals = Arrivals(lambda: self.now)
+        self.broker.start(self._route, decode)
         self.transcriber = Transcriber(
             self.engine,
             self.broker,
@@ -92,6 +92,10 @@ class Bench:
             clock=lambda: self.now,
             wall_clock=lambda: NOON,
         )
+
+    def _route(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        self.arrivals(batch.deliveries)
 
     def open(self, device_id: str = "doll", **options: Any) -> Utterance:
         return self.transcriber.open(device_id, 99, RAW, **options)

@@ -5,22 +5,21 @@ section 4. The rules themselves are in ``rules/``; nothing here decides who may 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from datetime import UTC, datetime
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from ..errors import BrokerError, RecordTooLarge
 from ..metrics import count
 from ..rules import frames
-from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, TOO_BIG_FOR_BROKER, CloseReason
+from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
 from ..rules.identity import DeviceIdentity
-from ..rules.outbox import Outbox
+from ..rules.outbox import Outbox, OutboxLimits
 from ..rules.rate import RateBucket
 from ..rules.slots import Ticket
-from .audio_session import AudioSession, is_audio_end
+from .audio_session import AudioSession
+from .box_feed import BoxFeed
 from .device_context import DeviceContext
+from .inbound import Inbound
 from .sockets import all_is_acknowledged, half_close, limit_kernel_buffer, peer_has_closed, write_mark
 from .uplink import Uplink
 
@@ -40,7 +39,7 @@ class DeviceConnection:
     """
 
     __slots__ = (
-        "_audio",
+        "_box",
         "_bytes_after_the_end",
         "_challenged",
         "_close_frame",
@@ -49,6 +48,7 @@ class DeviceConnection:
         "_excused",
         "_expires_at",
         "_in_rate",
+        "_inbound",
         "_is_deaf",
         "_outbox",
         "_peer_closed",
@@ -57,7 +57,6 @@ class DeviceConnection:
         "_pong",
         "_reader",
         "_stream",
-        "_uplink",
         "_urgent",
         "_wants_interim",
         "_write_at",
@@ -80,6 +79,7 @@ class DeviceConnection:
         ticket: Ticket,
         context: DeviceContext,
         wants_interim: bool = False,
+        after: int | None = None,
     ) -> None:
         self._stream, self._context = stream, context
         self.identity, self.ticket = identity, ticket
@@ -105,9 +105,9 @@ class DeviceConnection:
         self._reader = frames.FrameReader(context.limits.max_message_bytes)
         self._outbox = Outbox()
         self._in_rate = RateBucket()
-        self._uplink: Uplink | None = None
-        self._audio: AudioSession | None = None
+        self._inbound: Inbound | None = None
         self._wants_interim = wants_interim
+        self._box = None if context.mail is None else BoxFeed(context.mail, self, identity.device_id, after)
         self._write_mark = (0, 0)
         self._write_at = 0.0
 
@@ -137,6 +137,16 @@ class DeviceConnection:
             count(self._context.counters.dropped, "overflow")
             self.end(SLOW_CONSUMER)
 
+    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+        """See ``hub.Client``."""
+        if self._box is not None:
+            self._box.stored(number, frame, timestamp_ms)
+
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        """See ``hub.Client``."""
+        if self._box is not None:
+            self._box.suggest(payload, timestamp_ms, interim_of)
+
     def challenge(self) -> None:
         """Ping. Where the socket is still busy with what was written before, its progress is the sign of life."""
         self._challenged = True
@@ -144,6 +154,14 @@ class DeviceConnection:
             self._see_progress(self._context.clock())
         self._send_ping()
         self._wake()
+
+    # -- what the feed from its box asks for
+
+    def has_nothing_to_write(self) -> bool:
+        return not (self.is_writing or self._outbox.has_queued)
+
+    def outbox_limits(self) -> OutboxLimits:
+        return self._context.limits.outbox
 
     # -- what the wheel and the calendar ask for
 
@@ -214,6 +232,8 @@ class DeviceConnection:
         task = asyncio.get_running_loop().create_task(self._run())
         context.tasks.add(task)
         task.add_done_callback(context.tasks.discard)
+        if self._box is not None:
+            self._box.open()
 
     async def _run(self) -> None:
         """Read until the connection ends. Raises nothing but CancelledError."""
@@ -277,11 +297,16 @@ class DeviceConnection:
         head, self._urgent = self._urgent, b""
         if self._pong is not None:
             head, self._pong = head + frames.pong_frame(self._pong), None
-        data, stamps = self._outbox.take() if self._outbox.has_queued else (b"", [])
+        data, stamps = self._take() if self._outbox.has_queued else (b"", [])
         tail = self._close_frame or b""
         if self._close_frame:
             self._close_frame = b""
         return head + data + tail if head or tail else data, stamps
+
+    def _take(self) -> tuple[bytes, list[int]]:
+        if self._box is not None:
+            self._box.taken()
+        return self._outbox.take()
 
     def _written(self, written: asyncio.Future[None]) -> None:
         self._outbox.written()
@@ -292,6 +317,8 @@ class DeviceConnection:
             self._unwatch()
         if written.cancelled() or written.exception() is not None:
             return  # the stream is closed; the reading side sees to the rest
+        if self._box is not None:
+            self._box.written()
         if self._urgent or self._pong is not None or self._outbox.has_queued or self._close_frame:
             self._context.flusher.add(self)
         else:
@@ -328,11 +355,7 @@ class DeviceConnection:
 
     def _full(self) -> Uplink | AudioSession | None:
         """What takes no more from the device for now."""
-        if self._uplink is not None and not self._uplink.has_room(self._challenged):
-            return self._uplink
-        if self._audio is not None and not self._audio.has_room(self._challenged):
-            return self._audio
-        return None
+        return None if self._inbound is None else self._inbound.full(self._challenged)
 
     async def _hold_back(self) -> None:
         """Read no further until there is room again, the device has gone, or a challenge wants its pong."""
@@ -380,9 +403,14 @@ class DeviceConnection:
             self._pong = event.data
             self._context.flusher.add(self)
         elif isinstance(event, frames.Text):
-            self._on_text(event.text)
+            self._inbound = self._inbound or self._make_inbound()
+            self._inbound.text(event.text)
         else:
-            self._on_binary(event.data)
+            self._inbound = self._inbound or self._make_inbound()
+            self._inbound.binary(event.data)
+
+    def _make_inbound(self) -> Inbound:
+        return Inbound(self, self.identity, self._context, self._box, self._wants_interim)
 
     def _on_pong(self) -> None:
         self.awaiting_pong = self._excused = False
@@ -392,63 +420,6 @@ class DeviceConnection:
         if self._challenged:
             self._challenged = False
             self._context.hub.answered(self)
-
-    def _on_text(self, text: str) -> None:
-        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
-        if self._audio is not None and is_audio_end(text):
-            self._audio.offer(None)
-            return
-        self._context.counters.device_messages += 1
-        if self._uplink is None:
-            self._uplink = Uplink(
-                self._context.broker, self._context.uplink_budget, self._publish, self._uplink_dropped
-            )
-        identity = self.identity
-        stamp = datetime.fromtimestamp(self._context.wall_clock(), UTC).isoformat(timespec="milliseconds")
-        message = {
-            "device_id": identity.device_id,
-            "user_id": identity.user_id,
-            "text": text,
-            "timestamp": stamp.replace("+00:00", "Z"),
-        }
-        self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
-
-    def _on_binary(self, data: bytes) -> None:
-        if self._context.audio is not None:
-            if self._audio is None:
-                self._audio = AudioSession(self.identity, self._context.audio, self._wants_interim)
-            self._audio.offer(data)
-            return
-        # A feature that is off.
-        if not self._context.counters.audio_ignored:
-            log.warning("audio ignored: no speech engine is configured", extra=self.who())
-        self._context.counters.audio_ignored += 1
-
-    def _publish(self, record: bytes) -> None:
-        try:
-            sent = self._context.broker.publish(self._context.messages_topic, self.identity.device_id, record)
-        except BrokerError:
-            self._uplink_dropped(1)
-            return
-        sent.add_done_callback(self._published)
-
-    def _published(self, sent: asyncio.Future[None]) -> None:
-        if sent.cancelled() or sent.exception() is None:
-            return
-        self._warn("message from the device not published", {"error": str(sent.exception())})
-        if isinstance(sent.exception(), RecordTooLarge):
-            self.end(TOO_BIG_FOR_BROKER)
-
-    def _uplink_dropped(self, messages: int) -> None:
-        self._context.counters.device_messages_dropped += messages
-        if messages:
-            self._warn("messages from the device dropped", {"messages": messages})
-
-    def _warn(self, event: str, extra: dict[str, object]) -> None:
-        """One line, within the bound that all connections share: a broker that refuses, refuses them all."""
-        left_out = self._context.uplink_lines.take(self._context.clock())
-        if left_out is not None:
-            log.warning(event, extra=self.who() | extra | ({"left_out": left_out} if left_out else {}))
 
     def _on_close_frame(self, event: frames.Close) -> None:
         self._peer_closed = True
@@ -488,9 +459,8 @@ class DeviceConnection:
 
     def _wake(self) -> None:
         """Whoever waits for room looks again at why."""
-        for holding in (self._uplink, self._audio):
-            if holding is not None:
-                holding.wake()
+        if self._inbound is not None:
+            self._inbound.wake()
 
     def _finish(self, outcome: str, code: str, keep_queued: bool = False) -> None:
         """The one way out of ``is_open``: everything that others keep of this connection is taken back, once."""
@@ -505,10 +475,10 @@ class DeviceConnection:
         dropped = 0 if keep_queued else self._outbox.discard()
         if dropped:
             count(context.counters.dropped, outcome, dropped)
-        if self._uplink is not None:
-            self._uplink.close()
-        if self._audio is not None:
-            self._audio.close()
+        if self._inbound is not None:
+            self._inbound.close()
+        if self._box is not None:
+            self._box.close()
         count(context.counters.closed, code if code in KNOWN_CODES else "other")
         log.info("device disconnected", extra=self.who() | {"outcome": outcome, "code": code, "dropped": dropped})
 

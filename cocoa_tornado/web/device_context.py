@@ -17,6 +17,7 @@ from .uplink import UplinkBudget
 
 if TYPE_CHECKING:
     from .audio_session import AudioIntake
+    from .box_feed import Mail
     from .connection import DeviceConnection
     from .flusher import Flusher
 
@@ -39,6 +40,7 @@ class DeviceContext:
 
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
     :ivar audio: None while speech is off
+    :ivar mail: None without a mailbox
     """
 
     hub: Hub
@@ -52,6 +54,7 @@ class DeviceContext:
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
     audio: AudioIntake | None = None
+    mail: Mail | None = None
     uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one for each socket, until it is closed

@@ -8,9 +8,10 @@ from typing import Any
 
 from tornado.websocket import WebSocketHandler
 
-from ..errors import IdentityError
+from ..errors import IdentityError, MailboxError
 from ..hub import Refused
 from ..metrics import count
+from ..rules.cursors import read_cursor
 from ..rules.handshake import Refusal, accept_value, check_upgrade
 from ..rules.identity import DeviceIdentity, FoundToken, find_token
 from ..rules.origins import origin_allowed
@@ -18,12 +19,18 @@ from ..rules.slots import Ticket
 from .connection import DeviceConnection
 from .handlers import GatewayErrors, flag
 
+UNAVAILABLE = {
+    "draining": "Gateway is draining",
+    "full": "Too many connections",
+    "mailbox": "Mailbox not available",
+}
+
 log = logging.getLogger("cocoa.device")
 
 
 class DeviceHandler(GatewayErrors, WebSocketHandler):
-    """One handshake. The order of the answers: 426 and 400, 503 (draining), 401, 403, 400 (cursor, interim), 409 and
-    503 (full).
+    """One handshake. The order of the answers: 426 and 400, 503 (draining), 401, 403, 400 (interim, cursor), 503 (the
+    mailbox cannot say whether the cursor is known), 409 and 503 (full).
 
     After the upgrade the connection is a :class:`~cocoa_tornado.web.connection.DeviceConnection`, and neither this
     handler nor its request is kept: there may be a hundred thousand of them.
@@ -33,12 +40,14 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     :ivar identity: the device, once its token has been judged
     :ivar conn: the connection's number in the log, once it is upgraded
+    :ivar after: the number of the cursor after which the device wants its messages
     :ivar outcome: in one word, why it was not; ``""`` before that is known
     """
 
     identity: DeviceIdentity | None = None
     conn: int | None = None
     outcome: str = ""
+    after: int | None = None
     _admission: asyncio.Task[Ticket] | None = None
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
@@ -56,9 +65,11 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         self.identity = identity
         if self._is_over:
             return
-        refusal = self._check_origin_and_query()
+        refusal = self._check_origin_and_query() or await self._check_after(identity)
         if refusal is not None:
             self._refuse(refusal)
+            return
+        if self._is_over:
             return
         ticket = await self._reserve(identity)
         if ticket is not None:
@@ -101,12 +112,32 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         origin = self.request.headers.get("Origin")
         if not origin_allowed(origin, self.request.host, self.context.allowed_origins):
             return Refusal(403, "Origin not allowed", "origin")
-        if "after" in self.request.query_arguments:
-            # Without a mailbox no cursor is known; to ignore it would hide a gap from the device.
-            return Refusal(400, "Unknown cursor", "cursor")
         if self._wants_interim() is None:
             return Refusal(400, "Invalid interim", "interim")
         return None
+
+    async def _check_after(self, identity: DeviceIdentity) -> Refusal | None:
+        """Whether the cursor that the device has named is one of its own; sets :attr:`after`."""
+        cursors = self.request.query_arguments.get("after", ())
+        if not cursors:
+            return None
+        unknown = Refusal(400, "Unknown cursor", "cursor")
+        mail = self.context.devices.mail
+        if mail is None:
+            # Without a mailbox no cursor is known; to ignore it would hide a gap from the device.
+            return unknown
+        if mail.mailbox.key is None:
+            return self._unavailable("mailbox")
+        cursor = cursors[0].decode("ascii", "replace") if len(cursors) == 1 else ""
+        number = read_cursor(mail.mailbox.key, identity.device_id, cursor)
+        if number is None:
+            return unknown
+        try:
+            box = await mail.mailbox.look(identity.device_id)
+        except MailboxError:
+            return self._unavailable("mailbox")
+        self.after = number
+        return None if box.knows(number) else unknown
 
     def _wants_interim(self) -> bool | None:
         """Whether the device asks for growing hypotheses of what it says; None: it can't be told."""
@@ -150,7 +181,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self.finish()
             stream = self.detach()
             stream.set_nodelay(True)
-            connection = DeviceConnection(stream, identity, ticket, self.context.devices, self._wants_interim() is True)
+            interim = self._wants_interim() is True
+            connection = DeviceConnection(stream, identity, ticket, self.context.devices, interim, self.after)
             connection.open(identity.expires_at + self.context.policy.leeway_s)
         except BaseException:
             self.context.hub.release(ticket)
@@ -170,8 +202,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return Refusal(409, "Device already connected", "duplicate", self._retry_after())
 
     def _unavailable(self, outcome: str) -> Refusal:
-        message = "Gateway is draining" if outcome == "draining" else "Too many connections"
-        return Refusal(503, message, outcome, self._retry_after())
+        return Refusal(503, UNAVAILABLE[outcome], outcome, self._retry_after())
 
     def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(self.context.retry_after_s)}

@@ -20,6 +20,7 @@ from ..errors import BrokerError, IdentityError
 from ..hub import Hub
 from ..identity.keys import Signer
 from ..identity.minting import TokenRequest, token_claims
+from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
 from ..rules.identity import DEVICE_CLAIMS, DeviceIdentity, TokenPolicy, check_claims, find_token
 from ..rules.origins import Network, client_address, is_trusted
@@ -189,11 +190,18 @@ class ReadyHandler(GatewayErrors):
         keys_ok, _ = self.context.keys.status()
         return {
             "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
-            "mailbox": {"ok": True, "state": "off"},
+            "mailbox": self._mailbox(),
             "presence": {"ok": True, "state": "local"},
             "speech": self._speech(),
             "keys": {"ok": keys_ok, "state": "ready" if keys_ok else "loading"},
         }
+
+    def _mailbox(self) -> dict[str, object]:
+        mail = self.context.devices.mail
+        if mail is None:
+            return {"ok": True, "state": "off"}
+        state = mail.mailbox.status().state
+        return {"ok": state is MailboxState.READY, "state": state.value}
 
     def _speech(self) -> dict[str, object]:
         audio = self.context.audio

@@ -114,6 +114,11 @@ class Served:
             with error:
                 return error.code, json.load(error) | {"retry_after": error.headers["Retry-After"]}
 
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=PATIENCE_S) as response:
+            lines = (line.rpartition(" ") for line in response.read().decode().splitlines())
+            return next((float(value) for key, _, value in lines if key == name), 0.0)
+
     def device(self, token: str, **options: Any) -> ClientConnection:
         scheme = self.scheme.replace("http", "ws")
         device: ClientConnection = connect(f"{scheme}://127.0.0.1:{self.port}/ws?token={token}", proxy=None, **options)
@@ -249,6 +254,45 @@ def test_a_bad_certificate_is_one_line_that_names_the_file(tmp_path: Path, fault
     files = ("--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key))
     result = run(tmp_path, "serve", "--port", "0", *files)
     fails(result, 2 if fault == "missing" else 1, str(certificate.cert))
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "no folder", "another gateway's"])
+def test_a_mailbox_that_cannot_be_used_is_one_line_and_nothing_of_it_is_changed(
+    tmp_path: Path, fault: str, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / ("missing/box.db" if fault == "no folder" else "box.db")
+    named = {"corrupt": "is no SQLite database", "no folder": "folder", "another gateway's": "in use"}[fault]
+    if fault == "corrupt":
+        path.write_bytes(b"something that somebody wants to keep" * 1000)
+    if fault == "another gateway's":
+        serve = request.getfixturevalue("serve")
+        serve("--mailbox", f"sqlite:///{path}")
+    before = path.read_bytes() if path.exists() else b""
+    fails(run(tmp_path, "serve", "--port", "0", "--mailbox", f"sqlite:///{path}"), 1, str(path), named)
+    if fault == "corrupt":
+        assert path.read_bytes() == before
+        assert sorted(item.name for item in tmp_path.iterdir() if item.name.startswith("box")) in (
+            ["box.db"],
+            ["box.db", "box.db.lock"],
+        )
+
+
+def test_a_mailbox_in_a_file_keeps_what_it_was_given(serve: Serve, tmp_path: Path) -> None:
+    options = ("--jwt-secret", SECRET, "--mailbox", f"sqlite:///{tmp_path}/box.db")
+    served = serve(*options)
+    body = json.dumps({"device_id": "doll", "text": "Hello"}).encode()
+    headers = {"Authorization": f"Bearer {token()}"}
+    url = f"http://127.0.0.1:{served.port}/api/v1/transcriptions"
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=PATIENCE_S) as answer:
+        assert answer.status == 202
+    eventually(lambda: served.metric("cocoa_mailbox_stored_total") == 1)
+    served.signal(signal.SIGKILL)
+    served.exit_status()
+    served = serve(*options)
+    with served.device(token()) as device:
+        message = json.loads(device.recv(PATIENCE_S))
+    assert (message["text"], list(message)[-1]) == ("Hello", "cursor")
+    assert "survive" in served.log
 
 
 def test_the_help_is_complete(tmp_path: Path) -> None:

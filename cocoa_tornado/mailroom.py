@@ -1,0 +1,118 @@
+"""From the broker's batches through the mailbox to the devices: what is stored first, and told the devices then.
+
+Takes the place of the bridge where a mailbox is configured. IOLoop thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from .brokers.port import Batch
+from .errors import MailboxClosed
+from .hub import Hub
+from .mailboxes.port import Entry, Mailbox
+from .metrics import Counters, count
+from .rules.cursors import make_cursor, with_cursor
+from .rules.frames import text_frame
+from .rules.rate import LineBudget, RateLimit
+from .rules.records import Delivery
+
+FAULT_LOG = RateLimit(per_s=1, burst=10)
+
+log = logging.getLogger("cocoa.mailroom")
+
+
+class Mailroom:
+    """Stores each batch, then tells the devices that are connected, in the order of the batches.
+
+    A batch is done, so that its offsets may be committed, when all of its messages are stored. A hypothesis is worth
+    nothing later and is not stored; it waits its turn with its batch, so that it neither overtakes a message nor is
+    overtaken. A record that had been stored before is told nobody: it has been, or it comes out of the box.
+
+    :param on_routed: is given the deliveries of each batch once they are routed
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        mailbox: Mailbox,
+        counters: Counters,
+        clock: Callable[[], float],
+        on_routed: Callable[[Sequence[Delivery]], None] | None = None,
+    ) -> None:
+        self._hub, self._mailbox, self._counters, self._clock = hub, mailbox, counters, clock
+        self._on_routed = on_routed
+        self._under_way: deque[tuple[Batch, asyncio.Future[list[int | None]]]] = deque()
+        self._lines = LineBudget(FAULT_LOG)
+
+    def __repr__(self) -> str:
+        return f"<Mailroom {len(self._under_way)} batches under way>"
+
+    def __call__(self, batch: Batch) -> None:
+        try:
+            stored = self._mailbox.append(list(_entries(batch)))
+        except MailboxClosed:
+            return  # the gateway is stopping: the broker keeps what is not done
+        self._under_way.append((batch, stored))
+        stored.add_done_callback(self._on_stored)
+
+    def _on_stored(self, _: asyncio.Future[list[int | None]]) -> None:
+        while self._under_way and self._under_way[0][1].done():
+            batch, stored = self._under_way.popleft()
+            if stored.cancelled() or stored.exception() is not None:
+                continue  # closed meanwhile, and so is everything behind it
+            self._route(batch.deliveries, iter(stored.result()))
+            batch.done()
+
+    def _route(self, deliveries: Sequence[Delivery], numbers: Iterator[int | None]) -> None:
+        for delivery in deliveries:
+            number = None if delivery.interim_of else next(numbers)
+            try:
+                if delivery.interim_of:
+                    self._suggest(delivery)
+                elif number is not None:
+                    self._tell(delivery, number)
+            except Exception:
+                # A fault of ours must cost this message its haste and nothing else: it is in the box.
+                count(self._counters.dropped, "fault")
+                if self._lines.take(self._clock()) is not None:
+                    log.exception("message could not be routed, it stays in the box", extra=_who(delivery))
+        if self._on_routed is not None:
+            self._on_routed(deliveries)
+
+    def _tell(self, delivery: Delivery, number: int) -> None:
+        clients = self._hub.clients_of(delivery.device_id)
+        key = self._mailbox.key
+        if not clients or key is None:
+            self._counters.kept += 1
+            return
+        cursor = make_cursor(key, delivery.device_id, number)
+        frame = text_frame(with_cursor(delivery.payload, cursor))
+        for client in clients:
+            client.stored(number, frame, delivery.timestamp_ms)
+        self._counters.routed += 1
+
+    def _suggest(self, delivery: Delivery) -> None:
+        clients = self._hub.clients_of(delivery.device_id)
+        if not clients:
+            self._counters.unknown_device += 1
+        for client in clients:
+            client.suggest(delivery.payload, delivery.timestamp_ms, delivery.interim_of)
+
+
+def _entries(batch: Batch) -> Iterator[Entry]:
+    """What of a batch is to be stored."""
+    origins = iter(batch.offsets)
+    deliveries = iter(batch.deliveries)
+    for source, records in batch.sources:
+        for _ in range(records):
+            delivery, offset = next(deliveries), next(origins)
+            if not delivery.interim_of:
+                yield Entry(delivery.device_id, delivery.payload, delivery.timestamp_ms, source, offset)
+
+
+def _who(delivery: Delivery) -> dict[str, object]:
+    return {"device_id": delivery.device_id}

@@ -1,0 +1,225 @@
+"""A connection's share of its device's box: what is in it goes out first, page by page, then what is stored meanwhile.
+
+The rule is ``rules/feed.py``; this is its shell on the IOLoop: it asks the mailbox and fills the connection's outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..errors import MailboxError
+from ..mailboxes.port import Mailbox
+from ..metrics import Counters, count
+from ..rules.backoff import Backoff
+from ..rules.box import Box, PageLimits
+from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
+from ..rules.feed import Feed, Page
+from ..rules.frames import text_frame
+from ..rules.outbox import OutboxLimits
+from ..rules.rate import LineBudget, RateLimit
+
+BAD_ACK_LINES = RateLimit(per_s=1, burst=10)
+RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0
+
+log = logging.getLogger("cocoa.device")
+
+
+@dataclass(slots=True)
+class Mail:
+    """What the connections of a process share of the mailbox."""
+
+    mailbox: Mailbox
+    counters: Counters
+    clock: Callable[[], float]
+    bad_ack_lines: LineBudget = field(default_factory=lambda: LineBudget(BAD_ACK_LINES))
+
+
+class Outlet(Protocol):
+    """A connection, as its feed sees it."""
+
+    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None: ...
+
+    def has_nothing_to_write(self) -> bool:
+        """True if all that was sent has been taken by the socket."""
+
+    def outbox_limits(self) -> OutboxLimits: ...
+
+    def who(self) -> dict[str, object]: ...
+
+
+class BoxFeed:
+    """Feeds one connection. IOLoop thread only.
+
+    A page is asked for when the socket has taken all of the last one, so a slow device holds up nobody, and a fast one
+    waits for nothing but the mailbox. While the mailbox cannot be read, what is stored waits in it.
+
+    :param device_id: whose box it is
+    :param after: the number of the cursor that the device has named, if it has
+    """
+
+    __slots__ = (
+        "_after",
+        "_backoff",
+        "_device_id",
+        "_early",
+        "_feed",
+        "_is_closed",
+        "_mail",
+        "_marked",
+        "_outlet",
+        "_pushed",
+        "_taken",
+        "_waits",
+    )
+
+    def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: int | None) -> None:
+        self._mail, self._outlet, self._device_id, self._after = mail, outlet, device_id, after
+        self._feed = Feed()
+        self._pushed = self._taken = self._marked = 0
+        self._early = 0  # the highest number that was acknowledged before the box was looked at
+        self._is_closed = self._waits = False
+        self._backoff: Backoff | None = None
+
+    def __repr__(self) -> str:
+        return f"<BoxFeed {self._device_id!r} {self._feed!r}>"
+
+    def open(self) -> None:
+        """Look into the box. Called once the connection is registered, so that nothing is stored unnoticed."""
+        self._mail.mailbox.look(self._device_id).add_done_callback(self._on_look)
+
+    def close(self) -> None:
+        """Nothing more is handed to the connection. What its socket has taken still counts as written."""
+        self._is_closed = True
+
+    # -- what the mailroom tells
+
+    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+        if self._is_closed:
+            return
+        if self._feed.stored(number):
+            self._outlet.send(frame, timestamp_ms)
+            self._pushed = number
+        else:
+            self._read_on()
+
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        """A hypothesis bears the cursor of the last message before it, and is dropped where messages still wait."""
+        key = self._mail.mailbox.key
+        if self._is_closed or key is None or not self._feed.is_live:
+            count(self._mail.counters.dropped, "interim")
+            return
+        cursor = make_cursor(key, self._device_id, self._feed.position)
+        self._outlet.send(text_frame(with_cursor(payload, cursor)), timestamp_ms, interim_of)
+
+    # -- what the connection tells
+
+    def taken(self) -> None:
+        """All that is queued is being written."""
+        self._taken = self._pushed
+
+    def written(self) -> None:
+        """The socket has taken it."""
+        if self._taken > self._marked:
+            self._marked = self._taken
+            self._mail.mailbox.written(self._device_id, self._taken)
+        self._read_on()
+
+    def take_ack(self, text: str) -> bool:
+        """Whether a text message is an acknowledgement; False: an ordinary message."""
+        cursor = acknowledged_cursor(text)
+        if cursor is None:
+            return False
+        key = self._mail.mailbox.key
+        number = None if key is None else read_cursor(key, self._device_id, cursor)
+        if number is None or (self._feed.opened and number > self._feed.last):
+            self._refuse_ack()
+        elif self._feed.opened:
+            self._acknowledge(number)
+        else:
+            # Whether there is such a number is known once the box has been looked at.
+            self._early = max(self._early, number)
+        return True
+
+    def _acknowledge(self, number: int) -> None:
+        self._mail.mailbox.acknowledge(self._device_id, number)
+        self._feed.acknowledged(number)
+
+    def _refuse_ack(self) -> None:
+        self._mail.counters.bad_acks += 1
+        left_out = self._mail.bad_ack_lines.take(self._mail.clock())
+        if left_out is not None:
+            extra: dict[str, object] = {"left_out": left_out} if left_out else {}
+            log.warning("acknowledgement of an unknown cursor ignored", extra=self._outlet.who() | extra)
+
+    # -- what the mailbox answers
+
+    def _on_look(self, looked: asyncio.Future[Box]) -> None:
+        if self._is_closed or looked.cancelled():
+            _ = looked.cancelled() or looked.exception()
+            return
+        if not self._is_answer(looked, self.open):
+            return
+        box = looked.result()
+        self._feed.open(box.start(self._after), box.last)
+        self._marked = max(self._marked, box.written)
+        if self._early > self._feed.last:
+            self._refuse_ack()
+        elif self._early:
+            self._acknowledge(self._early)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._feed.is_behind or self._is_closed or self._waits or not self._outlet.has_nothing_to_write():
+            return
+        limits = page_limits(self._outlet.outbox_limits())
+        self._mail.mailbox.read(self._device_id, self._feed.read(), limits).add_done_callback(self._on_page)
+
+    def _on_page(self, page: asyncio.Future[Page]) -> None:
+        if self._is_closed or page.cancelled():
+            _ = page.cancelled() or page.exception()
+            return
+        if page.exception() is not None:
+            self._feed.failed()
+        if not self._is_answer(page, self._read_on):
+            return
+        key = self._mail.mailbox.key
+        assert key is not None  # a page has been read
+        turn = self._feed.page(page.result())
+        if turn.missed:
+            self._mail.counters.gaps += 1
+            self._outlet.send(text_frame(gap_notice(turn.missed)), 0)
+            self._pushed = turn.messages[0].number - 1 if turn.messages else self._feed.position
+        for message in turn.messages:
+            cursor = make_cursor(key, self._device_id, message.number)
+            # No timestamp: how long a message lay in the box says nothing about this gateway's haste.
+            self._outlet.send(text_frame(with_cursor(message.payload, cursor)), 0)
+            self._pushed = message.number
+        self._mail.counters.caught_up += len(turn.messages)
+        self._read_on()
+
+    def _is_answer(self, asked: asyncio.Future[Box] | asyncio.Future[Page], again: Callable[[], None]) -> bool:
+        """False where the mailbox could not answer: it is asked again later."""
+        error = asked.exception()
+        if error is None:
+            self._backoff = None
+            return True
+        if not isinstance(error, MailboxError):
+            log.error("box cannot be read", exc_info=error, extra=self._outlet.who())
+        self._backoff = self._backoff or Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
+        self._waits = True
+        asyncio.get_running_loop().call_later(self._backoff.next_s(), self._retry, again)
+        return False
+
+    def _retry(self, again: Callable[[], None]) -> None:
+        self._waits = False
+        if not self._is_closed:
+            again()
+
+
+def page_limits(limits: OutboxLimits) -> PageLimits:
+    """So much that half of the outbox stays free for what is stored while the page is written."""
+    return PageLimits(max(1, min(100, limits.max_messages // 2)), max(1, min(256 * 1024, limits.max_bytes // 2)))

@@ -1,0 +1,125 @@
+"""What a device says: text to the broker, audio to speech, acknowledgements to its box. IOLoop thread only."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Protocol
+
+from ..errors import BrokerError, RecordTooLarge
+from ..rules.close_codes import TOO_BIG_FOR_BROKER, CloseReason
+from ..rules.identity import DeviceIdentity
+from .audio_session import AudioSession, is_audio_end
+from .box_feed import BoxFeed
+from .device_context import DeviceContext
+from .uplink import Uplink
+
+log = logging.getLogger("cocoa.device")
+
+
+class Speaker(Protocol):
+    """The connection that it comes from."""
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
+
+    def who(self) -> dict[str, object]: ...
+
+
+class Inbound:
+    """Of one connection. Made when the device first says something; one that says nothing has none."""
+
+    __slots__ = ("_audio", "_box", "_context", "_identity", "_speaker", "_uplink", "_wants_interim")
+
+    def __init__(
+        self,
+        speaker: Speaker,
+        identity: DeviceIdentity,
+        context: DeviceContext,
+        box: BoxFeed | None,
+        wants_interim: bool,
+    ) -> None:
+        self._speaker, self._identity, self._context = speaker, identity, context
+        self._box, self._wants_interim = box, wants_interim
+        self._uplink: Uplink | None = None
+        self._audio: AudioSession | None = None
+
+    def full(self, is_challenged: bool) -> Uplink | AudioSession | None:
+        """What takes no more from the device for now."""
+        if self._uplink is not None and not self._uplink.has_room(is_challenged):
+            return self._uplink
+        if self._audio is not None and not self._audio.has_room(is_challenged):
+            return self._audio
+        return None
+
+    def wake(self) -> None:
+        """Whoever waits for room looks again at why."""
+        for holding in (self._uplink, self._audio):
+            if holding is not None:
+                holding.wake()
+
+    def close(self) -> None:
+        """The connection is gone."""
+        for holding in (self._uplink, self._audio):
+            if holding is not None:
+                holding.close()
+
+    def text(self, text: str) -> None:
+        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
+        if self._audio is not None and is_audio_end(text):
+            self._audio.offer(None)
+            return
+        if self._box is not None and self._box.take_ack(text):
+            return
+        self._context.counters.device_messages += 1
+        if self._uplink is None:
+            self._uplink = Uplink(
+                self._context.broker, self._context.uplink_budget, self._publish, self._uplink_dropped
+            )
+        identity = self._identity
+        stamp = datetime.fromtimestamp(self._context.wall_clock(), UTC).isoformat(timespec="milliseconds")
+        message = {
+            "device_id": identity.device_id,
+            "user_id": identity.user_id,
+            "text": text,
+            "timestamp": stamp.replace("+00:00", "Z"),
+        }
+        self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
+
+    def binary(self, data: bytes) -> None:
+        if self._context.audio is not None:
+            if self._audio is None:
+                self._audio = AudioSession(self._identity, self._context.audio, self._wants_interim)
+            self._audio.offer(data)
+            return
+        # A feature that is off.
+        if not self._context.counters.audio_ignored:
+            log.warning("audio ignored: no speech engine is configured", extra=self._speaker.who())
+        self._context.counters.audio_ignored += 1
+
+    def _publish(self, record: bytes) -> None:
+        try:
+            sent = self._context.broker.publish(self._context.messages_topic, self._identity.device_id, record)
+        except BrokerError:
+            self._uplink_dropped(1)
+            return
+        sent.add_done_callback(self._published)
+
+    def _published(self, sent: asyncio.Future[None]) -> None:
+        if sent.cancelled() or sent.exception() is None:
+            return
+        self._warn("message from the device not published", {"error": str(sent.exception())})
+        if isinstance(sent.exception(), RecordTooLarge):
+            self._speaker.end(TOO_BIG_FOR_BROKER)
+
+    def _uplink_dropped(self, messages: int) -> None:
+        self._context.counters.device_messages_dropped += messages
+        if messages:
+            self._warn("messages from the device dropped", {"messages": messages})
+
+    def _warn(self, event: str, extra: dict[str, object]) -> None:
+        """One line, within the bound that all connections share: a broker that refuses, refuses them all."""
+        left_out = self._context.uplink_lines.take(self._context.clock())
+        if left_out is not None:
+            log.warning(event, extra=self._speaker.who() | extra | ({"left_out": left_out} if left_out else {}))

@@ -1,0 +1,83 @@
+"""The survival: that it would see what it is there to see, and a short run of it on each mailbox, on Apache Kafka."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.survival import Outcome, violations
+from bench.survival_fleet import Findings, Memory
+
+ROOT = Path(__file__).parents[1]
+
+
+def told(*numbers: int) -> tuple[Memory, Findings]:
+    memory, findings = Memory("doll"), Findings()
+    for number in numbers:
+        message = {"type": "transcription", "device_id": "doll", "seq": number, "cursor": f"c{number}"}
+        memory.take(json.dumps(message), findings)
+    return memory, findings
+
+
+def good() -> Outcome:
+    return Outcome(Findings(received=3, connects=1), kills=6, accepted=3, exit_status=0)
+
+
+def test_a_device_remembers_the_cursor_of_its_latest_message() -> None:
+    memory, findings = told(0, 1, 2)
+    assert memory.cursor == "c2"
+    assert memory.missing(3) == 0
+    assert (findings.copies, findings.out_of_order) == (0, 0)
+
+
+def test_a_message_that_comes_again_is_a_copy() -> None:
+    assert told(0, 1, 1)[1].copies == 1
+
+
+def test_a_message_behind_a_later_one_is_out_of_order() -> None:
+    assert told(0, 2, 1)[1].out_of_order == 1
+
+
+def test_a_message_that_never_comes_is_missing() -> None:
+    assert told(0, 2)[0].missing(4) == 2
+
+
+def test_a_run_in_which_all_went_well_has_no_violations() -> None:
+    assert violations(good()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ({"lost": 1}, "messages lost: 1"),
+        ({"copies": 2}, "messages twice: 2"),
+        ({"out_of_order": 1}, "messages out of order: 1"),
+        ({"wrong_device": 1}, "messages at a wrong device: 1"),
+        ({"gaps_told": 1}, "gaps told: 1"),
+        ({"refusals": {"400": 1}}, "cursors not known: 1"),
+        ({"received": 2}, "2 of 3 messages came"),
+    ],
+)
+def test_each_fault_is_a_violation(fault: dict[str, object], named: str) -> None:
+    outcome = good()
+    outcome.findings = replace(outcome.findings, **fault)  # type: ignore[arg-type]  # fields of it
+    assert named in violations(outcome)
+
+
+@pytest.mark.apache
+@pytest.mark.parametrize("mailbox", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def test_nothing_is_lost_or_comes_twice_though_the_gateway_is_killed(
+    mailbox: str, request: pytest.FixtureRequest
+) -> None:
+    if mailbox == "redis":
+        request.getfixturevalue("redis_server")  # which knows whether there can be one
+    command = [sys.executable, "-m", "bench.survival", "--mailbox", mailbox]
+    options = ["--devices", "20", "--messages", "1500", "--kills", "2", "--rate", "100"]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lost 0, out of order 0, twice 0" in done.stdout
