@@ -35,9 +35,9 @@ class Histogram:
         self._counts = [0] * (len(bounds_s) + 1)
         self._sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._sum += seconds
+    def observe(self, seconds: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += times
+        self._sum += seconds * times
 
     def family(self, name: str, text: str) -> HistogramMetricFamily:
         total, buckets = 0, []

@@ -167,7 +167,7 @@ class Gateway:
     def _compose(self) -> Application:
         """The objects that live on the IOLoop, wired up."""
         settings, loop = self.settings, asyncio.get_running_loop()
-        flusher = Flusher(loop, self._wall_clock)
+        flusher = Flusher(loop, self._wall_clock, self.counters.latency)
         arrivals: Arrivals | None = None
         if self.engine is not None:
             arrivals = Arrivals(self._clock)

@@ -291,6 +291,10 @@ PING: Final = bytes((_FINAL | _PING, 0))
 
 def text_frame(payload: bytes) -> bytes:
     """A whole text message; the payload must be UTF-8 and is not checked."""
+    size = len(payload)
+    # Most messages are of this size, and each passes here.
+    if _LENGTH_IN_16_BITS <= size < 0x10000:
+        return _TEXT_HEADS[size >> 8] + _OCTETS[size & 0xFF] + payload
     return _frame(_TEXT, payload)
 
 
@@ -336,3 +340,8 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     if size < 0x10000:
         return struct.pack("!BBH", _FINAL | opcode, _LENGTH_IN_16_BITS, size) + payload
     return struct.pack("!BBQ", _FINAL | opcode, _LENGTH_IN_64_BITS, size) + payload
+
+
+# The first three bytes of a text frame with a length of 16 bits, by the length's upper half.
+_TEXT_HEADS: Final = tuple(struct.pack("!BBB", _FINAL | _TEXT, _LENGTH_IN_16_BITS, upper) for upper in range(256))
+_OCTETS: Final = tuple(bytes((octet,)) for octet in range(256))

@@ -20,7 +20,14 @@ from .audio_session import AudioSession
 from .box_feed import BoxFeed
 from .device_context import DeviceContext
 from .inbound import Inbound
-from .sockets import all_is_acknowledged, half_close, limit_kernel_buffer, peer_has_closed, write_mark
+from .sockets import (
+    all_is_acknowledged,
+    half_close,
+    limit_kernel_buffer,
+    peer_has_closed,
+    write_at_once,
+    write_mark,
+)
 from .uplink import Uplink
 
 READ_CHUNK_BYTES = 16 * 1024
@@ -125,7 +132,7 @@ class DeviceConnection:
         fits = self._outbox.push(frame, timestamp_ms, limits, interim_of)
         if not fits and not self.is_writing:
             # One batch may hold more for a device than may wait for it, and the socket has not been asked yet.
-            self.flush(self._context.wall_clock() * 1000)
+            self.flush()
             fits = self._outbox.push(frame, timestamp_ms, limits, interim_of)
         if not fits:
             fits, dropped = self._outbox.squeeze_in(frame, timestamp_ms, limits, interim_of)
@@ -266,19 +273,29 @@ class DeviceConnection:
         if not self._stream.closed():
             self._stream.close()
 
-    def flush(self, now_ms: float) -> None:
+    def flush(self) -> None:
         """Write what is queued, all of it in one go, unless the socket is still busy with the last one."""
         self.flush_pending = False
         if self.is_writing or self._stream.closed():
             return
-        data, stamps = self._gather()
-        if not data:
+        if self._urgent or self._pong is not None or self._close_frame:
+            data, stamps = self._gather()
+        elif self._outbox.has_queued:
+            data, stamps = self._take()
+        else:
             self._close_if_done()
             return
-        latency = self._context.counters.latency
-        for stamp in stamps:
-            if stamp:
-                latency.observe(max(0.0, now_ms - stamp) / 1000)
+        if stamps:
+            self._context.flusher.stamps += stamps
+        taken = write_at_once(self._stream, data)
+        if taken == len(data):
+            self._ping_waits = False
+            self._all_written()
+        else:
+            self._write_rest(data[taken:] if taken else data)
+
+    def _write_rest(self, data: bytes) -> None:
+        """What the socket has not taken at once is for the stream to write, as soon as it can."""
         try:
             written = self._stream.write(data)
         except StreamClosedError:
@@ -309,14 +326,19 @@ class DeviceConnection:
         return self._outbox.take()
 
     def _written(self, written: asyncio.Future[None]) -> None:
-        self._outbox.written()
         if self.is_writing:
             self.is_writing = False
             if self._ping_waits and not self._urgent:
                 self._ping_waits, self._excused = False, True
             self._unwatch()
         if written.cancelled() or written.exception() is not None:
-            return  # the stream is closed; the reading side sees to the rest
+            self._outbox.written()
+        else:
+            self._all_written()
+
+    def _all_written(self) -> None:
+        """The socket has taken everything. Where the stream is closed, the reading side sees to the rest."""
+        self._outbox.written()
         if self._box is not None:
             self._box.written()
         if self._urgent or self._pong is not None or self._outbox.has_queued or self._close_frame:

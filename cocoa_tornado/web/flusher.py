@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
-from ..metrics import Counters
+from ..metrics import Counters, Histogram
 from ..rules.close_codes import TOKEN_EXPIRED
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from .connection import DeviceConnection
@@ -15,13 +16,20 @@ log = logging.getLogger("cocoa.web")
 
 
 class Flusher:
-    """Connections that have something to write: flushed together at the end of the loop turn. IOLoop thread only."""
+    """Connections that have something to write: flushed together at the end of the loop turn. IOLoop thread only.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, wall_clock: Callable[[], float]) -> None:
+    :ivar stamps: of the messages that are being written, Unix milliseconds; 0 where there is none
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, wall_clock: Callable[[], float], latency: Histogram | None = None
+    ) -> None:
         self._loop, self._wall_clock = loop, wall_clock
+        self._latency = latency or Histogram()
         self._dirty: list[DeviceConnection] = []
         self._watched: dict[DeviceConnection, None] = {}
         self._scheduled = False
+        self.stamps: list[int] = []
 
     def __repr__(self) -> str:
         return f"<Flusher {len(self._dirty)} to flush, {len(self._watched)} sockets watched>"
@@ -39,13 +47,22 @@ class Flusher:
         """Flush all. A connection that fails does not keep the others from their turn."""
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
-        now_ms = self._wall_clock() * 1000
         for connection in dirty:
             try:
-                connection.flush(now_ms)
+                connection.flush()
             except Exception:
                 log.exception("write failed", extra=connection.who())
                 connection.abort()
+        if self.stamps:
+            self._observe()
+
+    def _observe(self) -> None:
+        """Many messages of a turn bear the same millisecond: one observation for all of them."""
+        now_ms = self._wall_clock() * 1000
+        stamps, self.stamps = self.stamps, []
+        for stamp, messages in Counter(stamps).items():
+            if stamp:
+                self._latency.observe(max(0.0, now_ms - stamp) / 1000, messages)
 
     def watch(self, connection: DeviceConnection) -> None:
         """The connection's socket has not taken everything, or is not read from: look at it now and then."""

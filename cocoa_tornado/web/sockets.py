@@ -40,6 +40,20 @@ def write_mark(stream: IOStream) -> tuple[int, int]:
     return taken, _unacknowledged_bytes(stream.socket)
 
 
+def write_at_once(stream: IOStream, data: bytes) -> int:
+    """Hand bytes straight to the socket, or to its TLS; returns how many it has taken.
+
+    That is 0 where the stream is busy with others, and where only the stream itself can tell what is wrong with the
+    socket. What is left is the stream's to write, and nothing else may be written before it.
+    """
+    if stream.writing() or stream.closed():
+        return 0
+    try:
+        return stream.write_to_fd(memoryview(data))
+    except OSError:
+        return 0
+
+
 def all_is_acknowledged(stream: IOStream) -> bool:
     """Whether the other end's kernel has received all that was written; True where that can't be told."""
     return not stream.writing() and not _unacknowledged_bytes(stream.socket)

@@ -1,0 +1,149 @@
+"""The way of a message through one process, without a broker: ``python -m bench.path``.
+
+Records are decoded and handed to the gateway's sink in batches, as the Kafka adapter does it, and go out over loopback
+to devices in another process, which reads and forgets. What is measured is this process's own CPU for each message,
+beside the floor: one send() of the same bytes on the same sockets. All variants take turns within one run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import click
+
+from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.identity.keys import Signer
+from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.rules.identity import TokenPolicy
+from cocoa_tornado.rules.records import Delivery, decode
+from cocoa_tornado.service import Gateway
+from cocoa_tornado.settings import Settings
+
+SECRET = "a secret of thirty-two bytes, or more"
+
+
+def drain(port: int, devices: int) -> None:
+    """The devices: connect, and read until the gateway closes."""
+    signer, poller, sockets = Signer.from_secret(SECRET), select.epoll(), {}
+    for number in range(devices):
+        token = mint(TokenRequest(f"device-{number}", 99), signer, TokenPolicy(), time.time())
+        sock = socket.create_connection(("127.0.0.1", port))
+        lines = [
+            f"GET /ws?token={token} HTTP/1.1",
+            "Host: localhost",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ]
+        sock.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert b" 101 " in sock.recv(4096)
+        sock.setblocking(False)
+        sockets[sock.fileno()] = sock
+        poller.register(sock, select.EPOLLIN)
+    while sockets:
+        for fd, _ in poller.poll():
+            if not sockets[fd].recv(1 << 20):
+                poller.unregister(fd)
+                sockets.pop(fd).close()
+
+
+def values(devices: int, each: int) -> list[tuple[bytes, bytes]]:
+    """Records of one batch: key and value."""
+    found = []
+    for turn in range(each):
+        for number in range(devices):
+            record = {
+                "session_id": "a1b2c3d4e5f6g7h8",
+                "user_id": 99,
+                "device_id": f"device-{number}",
+                "text": "Hello, this is what was heard just now",
+                "timestamp": "2024-01-15T10:30:00Z",
+                "success": True,
+                "seq": turn,
+            }
+            found.append((f"device-{number}".encode(), json.dumps(record).encode()))
+    return found
+
+
+async def settle() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def measure(turn: Callable[[], Awaitable[None]], messages: int, seconds: float) -> float:
+    """Microseconds of CPU for each message."""
+    await turn()
+    count, since = 0, time.process_time()
+    while time.process_time() - since < seconds:
+        await turn()
+        count += messages
+    taken = time.process_time() - since
+    await asyncio.sleep(0.2)  # for the devices to catch up
+    return taken / count * 1e6
+
+
+async def run(devices: int, rounds: int, seconds: float) -> None:
+    gateway = Gateway(Settings(port=0, jwt_secret=SECRET, speech="none://", log_level="error", access_log=False))
+    await gateway.start()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "bench.path", "--drain", str(gateway.port), "--devices", str(devices)]
+    )
+    while len(gateway.hub) < devices:
+        await asyncio.sleep(0.05)
+    results: dict[str, list[float]] = {}
+    sockets = [client._stream.socket for client in gateway.hub]  # type: ignore[attr-defined]  # the floor's own way
+    for each in (1, 10):
+        records = values(devices, each)
+        now_ms = int(time.time() * 1000)
+        decoded = [decode(key, value, now_ms) for key, value in records]
+        deliveries = [delivery for delivery in decoded if isinstance(delivery, Delivery)]
+        frames = [b"\x81\x7e" + len(item.payload).to_bytes(2, "big") + item.payload for item in deliveries]
+
+        async def whole(records: list[tuple[bytes, bytes]] = records) -> None:
+            now_ms = int(time.time() * 1000)
+            batch = [decode(key, value, now_ms) for key, value in records]
+            gateway._sink(Batch(batch))  # type: ignore[arg-type]  # all of them can be decoded
+            await settle()
+
+        async def routed(deliveries: list[Delivery] = deliveries) -> None:
+            gateway._sink(Batch(deliveries))
+            await settle()
+
+        async def floor(frames: list[bytes] = frames, each: int = each) -> None:
+            for sock, frame in zip(sockets * each, frames, strict=True):
+                sock.send(frame)
+            await settle()
+
+        for _ in range(rounds):
+            for name, turn in (("floor", floor), ("routed", routed), ("decoded and routed", whole)):
+                cost = await measure(turn, len(records), seconds)
+                results.setdefault(f"{each:2} per device: {name}", []).append(cost)
+    for name, costs in results.items():
+        print(f"{name:32} {statistics.median(costs):6.2f} us ({min(costs):.2f} to {max(costs):.2f})")
+    await gateway.drain_and_stop()
+    child.wait()
+
+
+@click.command(help=__doc__)
+@click.option("--devices", default=500, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--seconds", default=0.4, show_default=True, help="Of CPU, for each measurement.")
+@click.option("--drain", "port", type=int, default=0, hidden=True)
+def main(devices: int, rounds: int, seconds: float, port: int) -> None:
+    if port:
+        drain(port, devices)
+    else:
+        asyncio.run(run(devices, rounds, seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Writing to a device's socket: straight to it while it takes everything, by its stream where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+import websockets
+from tornado.iostream import IOStream
+
+from cocoa_tornado.web.sockets import write_at_once
+
+from ..certificates import write_certificate
+from ..raw_device import TEXT
+from .conftest import StartGateway
+
+pytestmark = pytest.mark.gen_test(timeout=30)
+
+
+def pair() -> tuple[IOStream, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return IOStream(ours), theirs
+
+
+async def test_a_socket_that_takes_everything_has_it_at_once() -> None:
+    stream, theirs = pair()
+    assert write_at_once(stream, b"hello") == 5
+    assert theirs.recv(100) == b"hello"
+    stream.close()
+    theirs.close()
+
+
+async def test_what_a_socket_does_not_take_is_the_streams_to_write_behind_it() -> None:
+    stream, theirs = pair()
+    data = bytes(range(256)) * 4096
+    taken = write_at_once(stream, data)
+    assert 0 < taken < len(data)
+    rest = stream.write(data[taken:])
+    assert write_at_once(stream, b"not before the rest") == 0
+    theirs.setblocking(False)
+    received = b""
+    while len(received) < len(data):
+        received += await asyncio.get_running_loop().sock_recv(theirs, 1 << 16)
+    await rest
+    assert received == data
+    assert write_at_once(stream, b"now") == 3
+    stream.close()
+    theirs.close()
+
+
+async def test_a_socket_that_is_gone_takes_nothing_and_the_stream_finds_out() -> None:
+    stream, theirs = pair()
+    theirs.close()
+    assert write_at_once(stream, b"x") == 0
+    with pytest.raises(Exception, match="closed"):
+        await stream.write(b"x")
+    assert write_at_once(stream, b"x") == 0
+
+
+async def test_large_messages_to_a_slow_device_arrive_whole_and_in_order(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(outbox_max_bytes=64 * 1024 * 1024)
+    device = await gateway.raw("doll", receive_buffer=4096)
+    big = "x" * 100_000
+    for number in range(40):
+        await gateway.publish("doll", f"{number} {big if number % 3 else ''}")
+    for number in range(40):
+        received = await device.read_frame()
+        assert received.opcode == TEXT
+        assert json.loads(received.payload)["text"].split()[0] == str(number)
+
+
+async def test_the_same_over_tls(start_gateway: StartGateway, tmp_path: Path) -> None:
+    certificate = write_certificate(tmp_path)
+    gateway = await start_gateway(outbox_max_bytes=64 * 1024 * 1024, tls_cert=certificate.cert, tls_key=certificate.key)
+    trusting = ssl.create_default_context(cafile=str(certificate.cert))
+    trusting.check_hostname = False
+    url = f"wss://127.0.0.1:{gateway.port}/ws?token={gateway.token('doll')}"
+    async with websockets.connect(url, ssl=trusting, proxy=None, ping_interval=None, max_size=None) as device:
+        big = "x" * 200_000
+        for number in range(40):
+            await gateway.publish("doll", f"{number} {big if number % 3 else ''}")
+        await asyncio.sleep(0.3)  # the device does not read yet: the sockets fill up
+        for number in range(40):
+            assert json.loads(await device.recv())["text"].split()[0] == str(number)
