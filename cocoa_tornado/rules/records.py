@@ -84,7 +84,7 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
     except UnicodeDecodeError:
         return Rejected("not_utf8")
     try:
-        message = _read_plain(text) or _read_careful(text)
+        message = _read_plain(value) or _read_careful(text)
     except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never gets there
         return Rejected("too_deep")
     if isinstance(message, Rejected):
@@ -92,7 +92,8 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
     device_id, session_id, final, payload = message
     agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
     interim_of = session_id if final is False and isinstance(session_id, str) else ""
-    return Delivery(device_id, payload, max(timestamp_ms, 0), agrees, interim_of)
+    # What Delivery(...) does, without the function of Python's that a NamedTuple has for it.
+    return _NEW(Delivery, (device_id, payload, timestamp_ms if timestamp_ms > 0 else 0, agrees, interim_of))
 
 
 _Message: TypeAlias = tuple[str, object, object, bytes]
@@ -103,25 +104,27 @@ class _TwoDevices(dict[str, object]):
     """An object in which ``device_id`` stands more than once. Harmless unless it is the record itself."""
 
 
-def _read_plain(text: str) -> _Message | None:
+def _read_plain(value: bytes) -> _Message | None:
     """Read a flat record without escapes; None where the record needs the careful way, or is wrong.
 
     With no backslash about, every ``":`` of compact JSON ends a name or is the start of a string. So if there are as
     many as the record has different names, none repeats.
+
+    :param value: UTF-8
     """
-    if "\\" in text or text.find("{", 1) > 0 or ("[" in text and text.count("[") >= MAX_NESTING):
+    if b"\\" in value or value.find(b"{", 1) > 0 or (b"[" in value and value.count(b"[") >= MAX_NESTING):
         return None
     try:
-        compact = _COMPACT(text, indent=-1)
+        compact = _COMPACT(value, indent=-1)
         fields = _FIELDS(compact)
     except msgspec.MsgspecError:
         return None
-    if compact.count('":') != len(fields) or "type" in fields:
+    if compact.count(b'":') != len(fields) or "type" in fields:
         return None
     device_id = fields.get("device_id")
     if not is_device_id(device_id):
         return None
-    return device_id, fields.get("session_id"), fields.get("final"), f'{{"type":"transcription",{compact[1:]}'.encode()
+    return device_id, fields.get("session_id"), fields.get("final"), _HEAD + compact[1:]
 
 
 def _read_careful(text: str) -> _Message | Rejected:
@@ -178,6 +181,8 @@ def _refuse_constant(spelling: str) -> object:
 # A string may lack its closing quote: a match from each later quote would cost the square of the length.
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*+"?|[{}\[\]]', re.DOTALL).finditer
 _COMPACT = msgspec.json.format
+_HEAD: Final = b'{"type":"transcription",'
+_NEW = tuple.__new__
 _FIELDS = msgspec.json.Decoder(dict[str, object]).decode
 _ENCODE = msgspec.json.Encoder().encode
 # Raw carries a number's digits through unread: 1.0 stays 1.0, and 1e400 is nobody's infinity.
