@@ -5,6 +5,8 @@
 #   make test    all tests; Kafka's run on Apache Kafka where Java and Maven are, else on a stand-in
 #   make check   formatting, lint, types, direction of imports
 #   make soak    300 devices that connect, vanish and return for two minutes
+#   make survive the gateway killed six times while messages flow, with each mailbox
+#   make bench   what a message costs on its way through the gateway, and what a mailbox adds
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := 127.0.0.1:$(PORT)
 
-.PHONY: run demo test check format soak clean
+.PHONY: run demo test check format soak survive bench clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -45,6 +47,14 @@ format: $(VENV)/installed-test
 
 soak: $(VENV)/installed-test
 	$(BIN)/python -m bench.soak
+
+survive: $(VENV)/installed-test
+	$(BIN)/python -m bench.survival --mailbox sqlite
+	$(BIN)/python -m bench.survival --mailbox redis
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m bench.path
+	$(BIN)/python -m bench.mailbox_cost --large 0
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

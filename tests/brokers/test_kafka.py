@@ -417,9 +417,11 @@ async def test_a_wrong_password_is_one_line_without_the_password(
         )
     )
     broker.start(Receiver(), decode)
-    await eventually(lambda: "refuse us" in broker.status().detail)
-    await asyncio.sleep(1.5)  # time for a second attempt, which is to be silent
-    await broker.close(0.2)
+    try:
+        await eventually(lambda: "refuse us" in broker.status().detail)
+        await asyncio.sleep(1.5)  # time for a second attempt, which is to be silent
+    finally:
+        await broker.close(0.2)
     # A refusal may first look like a broken connection; a change of cause is worth one more line, and only one.
     causes = [line.__dict__["cause"] for line in lines(caplog, "broker not available, retrying")]
     assert causes[-1] == "auth"
