@@ -24,6 +24,7 @@ from kafka import errors as kafka_errors
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 20.0
+PATIENT_MS = 30_000  # a broker that has just started may take its time, on a machine that has other things to do
 
 SASL_USER, SASL_PASSWORD = "gateway", "sasl-password-for-tests"
 SCRAM_USER, SCRAM_PASSWORD = "scram-gateway", "scram-password-for-tests"
@@ -277,7 +278,7 @@ def _tansu_binary() -> Path:
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
     wanted = {"num_partitions": partitions, "replication_factor": 1, "configs": settings or {}}
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         admin.create_topics({topic: wanted}, wait_for_metadata=True)
     finally:
@@ -285,7 +286,7 @@ def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict
 
 
 def delete_topic(bootstrap: str, topic: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         admin.delete_topics([topic])
     finally:
@@ -293,7 +294,7 @@ def delete_topic(bootstrap: str, topic: str) -> None:
 
 
 def add_partitions(bootstrap: str, topic: str, partitions: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         admin.create_partitions({topic: partitions})
         admin.wait_for_topics([topic])
