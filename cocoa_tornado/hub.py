@@ -34,6 +34,9 @@ class Client(Protocol):
         :param frame: the message with its cursor
         """
 
+    def look_again(self) -> None:
+        """Something may be in the device's box that this client was not told of."""
+
     def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
         """Queue a hypothesis, where a mailbox is configured; it may be dropped."""
 

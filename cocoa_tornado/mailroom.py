@@ -30,7 +30,8 @@ class Mailroom:
 
     A batch is done, so that its offsets may be committed, when all of its messages are stored. A hypothesis is worth
     nothing later and is not stored; it waits its turn with its batch, so that it neither overtakes a message nor is
-    overtaken. A record that had been stored before is told nobody: it has been, or it comes out of the box.
+    overtaken. Of a record that had been stored before it is not known whether it was told: a device that is connected
+    looks into its box.
 
     :param on_routed: is given the deliveries of each batch once they are routed
     """
@@ -66,22 +67,28 @@ class Mailroom:
                 continue  # closed meanwhile, and so is everything behind it
             self._route(batch.deliveries, iter(stored.result()))
             batch.done()
+            if self._on_routed is not None:
+                self._on_routed(batch.deliveries)
 
     def _route(self, deliveries: Sequence[Delivery], numbers: Iterator[int | None]) -> None:
+        known: set[str] = set()
         for delivery in deliveries:
-            number = None if delivery.interim_of else next(numbers)
             try:
+                number = None if delivery.interim_of else next(numbers, None)
                 if delivery.interim_of:
                     self._suggest(delivery)
                 elif number is not None:
                     self._tell(delivery, number)
+                elif delivery.device_id not in known:
+                    # Whoever stored it may not have come to telling it: each device looks for itself, once.
+                    known.add(delivery.device_id)
+                    for client in self._hub.clients_of(delivery.device_id):
+                        client.look_again()
             except Exception:
                 # A fault of ours must cost this message its haste and nothing else: it is in the box.
                 count(self._counters.dropped, "fault")
                 if self._lines.take(self._clock()) is not None:
                     log.exception("message could not be routed, it stays in the box", extra=_who(delivery))
-        if self._on_routed is not None:
-            self._on_routed(deliveries)
 
     def _tell(self, delivery: Delivery, number: int) -> None:
         clients = self._hub.clients_of(delivery.device_id)

@@ -31,6 +31,9 @@ class FakeClient:
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         self.sent.append(frame)
 
+    def look_again(self) -> None:
+        pass
+
     def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
         self.sent.append(payload)
 

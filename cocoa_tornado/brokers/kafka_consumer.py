@@ -442,7 +442,7 @@ class KafkaConsuming:
         for partition in assigned:  # control records move the position and are never handed over
             position = consumer.position(partition, timeout_ms=CALL_MS)
             if position is not None:
-                self._ledgers[partition].position = max(self._ledgers[partition].position, position)
+                self._ledgers[partition].skip_to(position)
         self._report_lag()
         self._report_state()
 

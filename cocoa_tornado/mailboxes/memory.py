@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TypeVar
 
 from ..errors import MailboxClosed
-from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits, StoredMessage, surplus
+from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits, StoredMessage
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from ..rules.seen import SeenOffsets
@@ -95,7 +95,7 @@ class MemoryMailbox:
             if messages and (len(messages) == limits.max_messages or size > limits.max_bytes):
                 break
             messages.append(message)
-        return _done(Page(messages, kept.box.gone, kept.box.last, kept.box.base))
+        return _done(Page(messages, kept.box.gone, kept.box.last, kept.box.base, kept.box.acked or 0))
 
     def acknowledge(self, device_id: str, number: int) -> None:
         kept = self._kept.get(device_id)
@@ -152,9 +152,10 @@ class MemoryMailbox:
         self._size_bytes += size
         self._counters.stored += 1
         limits = self._limits
-        if len(kept.messages) > limits.max_messages or kept.size_bytes > limits.max_bytes:
-            gone = surplus([len(message.payload) for message in kept.messages], limits)
-            self._lose(kept, kept.box.gone + gone, "overflow")
+        while len(kept.messages) > limits.max_messages or (
+            kept.size_bytes > limits.max_bytes and len(kept.messages) > 1
+        ):
+            self._lose(kept, kept.box.gone + 1, "overflow")
         return kept.box.last
 
     def _expire(self, kept: _Kept) -> int:

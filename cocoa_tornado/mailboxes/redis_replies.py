@@ -43,7 +43,7 @@ def page_of(reply: list[Any], mark: Mark, start: int) -> Page:
     # Where another hand than ours has taken messages out, they are missed and not waited for.
     first = messages[0].number if messages else box.last + 1
     gone = first - 1 if first > max(start, box.gone) + 1 else box.gone
-    return Page(messages, gone, box.last, box.base)
+    return Page(messages, gone, box.last, box.base, box.acked or 0)
 
 
 def mark_arguments(marks: dict[str, Mark]) -> list[bytes]:

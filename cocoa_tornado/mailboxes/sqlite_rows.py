@@ -374,7 +374,7 @@ def read(
             if messages and size > limits.max_bytes:
                 break
             messages.append(StoredMessage(*message))
-    return Page(messages, box.gone, box.last, box.base)
+    return Page(messages, box.gone, box.last, box.base, box.acked or 0)
 
 
 def _find(database: sqlite3.Connection, device_id: str) -> _Row | None:

@@ -20,12 +20,14 @@ class Page(NamedTuple):
     :ivar gone: no message up to this number is in the box any more
     :ivar last: the highest number that the box has given
     :ivar base: the number that its first message came after; what is below was in another box
+    :ivar acked: acknowledged up to here, on whatever connection: gone, and not missed
     """
 
     messages: Sequence[StoredMessage]
     gone: int
     last: int
     base: int = 0
+    acked: int = 0
 
 
 class Turn(NamedTuple):
@@ -73,6 +75,7 @@ class Feed:
         self.opened = True
         self.position = max(self.position, position)
         self.last = max(self.last, last, self.position)
+        self._stored_since = self.last  # a page that is under way may know less
 
     def stored(self, number: int) -> bool:
         """A message has been stored. True: send it now. False: it will come from the box."""
@@ -95,7 +98,7 @@ class Feed:
     def page(self, page: Page) -> Turn:
         """The page has come. What the device has acknowledged meanwhile is not sent any more."""
         self.reading = False
-        missed = max(0, page.gone - max(self.position, page.base))
+        missed = max(0, page.gone - max(self.position, page.base, page.acked))
         messages = [message for message in page.messages if message.number > self.position]
         self.position = max(self.position, page.gone, messages[-1].number if messages else 0)
         # Not what was thought to be there before: a box that has lost its end would be read again for ever.

@@ -81,6 +81,11 @@ class OffsetLedger:
         self.position = end
         return span
 
+    def skip_to(self, position: int) -> None:
+        """Nothing more is to be had below ``position``: control records, or what the log has lost. Never goes back."""
+        if position > self.position:
+            self.read(position, 0)
+
     def settle(self) -> int:
         """Move :attr:`done` over the spans that are complete, in order; returns it."""
         spans = self._spans

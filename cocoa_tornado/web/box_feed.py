@@ -91,6 +91,11 @@ class BoxFeed:
         """Look into the box. Called once the connection is registered, so that nothing is stored unnoticed."""
         self._mail.mailbox.look(self._device_id).add_done_callback(self._on_look)
 
+    def look_again(self) -> None:
+        """Something may have been stored that nobody has told."""
+        if self._feed.opened and not self._is_closed and not self._waits:
+            self.open()
+
     def close(self) -> None:
         """Nothing more is handed to the connection. What its socket has taken still counts as written."""
         self._is_closed = True

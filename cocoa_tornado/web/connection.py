@@ -149,6 +149,11 @@ class DeviceConnection:
         if self._box is not None:
             self._box.stored(number, frame, timestamp_ms)
 
+    def look_again(self) -> None:
+        """See ``hub.Client``."""
+        if self._box is not None:
+            self._box.look_again()
+
     def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
         """See ``hub.Client``."""
         if self._box is not None:

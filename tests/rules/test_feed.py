@@ -105,6 +105,20 @@ def test_a_page_that_could_not_be_had_is_asked_for_again() -> None:
     assert feed.read() == 0
 
 
+def test_what_was_acknowledged_on_another_connection_is_not_missed() -> None:
+    feed = opened(0, 10)
+    feed.read()
+    assert feed.page(Page([message(10)], gone=9, last=10, acked=7)).missed == 2
+
+
+def test_a_second_look_counts_though_a_page_is_under_way() -> None:
+    feed = opened(0, 2)
+    feed.read()
+    feed.open(0, 5)
+    feed.page(page(1, 2, last=2))
+    assert feed.is_behind
+
+
 class OneDevice(RuleBasedStateMachine):
     """A box, and a device that comes and goes: it gets every message once, in order, or is told that it missed it."""
 

@@ -68,6 +68,19 @@ def test_what_is_read_and_not_committed_is_counted() -> None:
     assert ledger.uncommitted == 3
 
 
+def test_offsets_that_hold_nothing_are_done_and_may_be_committed() -> None:
+    ledger = OffsetLedger(0)
+    span = ledger.read(5, pending=1)
+    ledger.skip_to(40_000)
+    assert ledger.to_commit() is None
+    span.done_one()
+    assert ledger.to_commit() == 40_000
+    ledger.note_committed(40_000)
+    assert ledger.uncommitted == 0
+    ledger.skip_to(7)
+    assert ledger.position == 40_000
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Against a model that marks every single offset."""
 

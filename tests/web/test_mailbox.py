@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, MailboxState, MailboxStatus
 from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
+from cocoa_tornado.rules.records import Delivery
 
 from ..harness import RESULTS, Harness, eventually
 from ..raw_device import CLOSE, TEXT
@@ -393,6 +395,24 @@ async def test_a_batch_is_done_when_it_is_stored_and_not_before(start_gateway: S
     await stored(gateway, 25)
     device = await gateway.connect("doll")
     assert await hear_texts(device, 25) == [str(number) for number in range(25)]
+
+
+@pytest.mark.gen_test
+async def test_what_another_had_stored_and_not_told_reaches_the_device_when_it_is_read_again(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start(start_gateway)
+    device = await gateway.connect("doll")
+    await gateway.publish("doll", "first")
+    assert await hear_texts(device, 1) == ["first"]
+    payload = b'{"type":"transcription","device_id":"doll","text":"second"}'
+    await box_of(gateway).append([Entry("doll", payload, 7, "results/0", 5)])
+    done: list[bool] = []
+    batch = Batch([Delivery("doll", payload, 7)], lambda: done.append(True), [5], [("results/0", 1)])
+    gateway.gateway._sink(batch)
+    assert await hear_texts(device, 1) == ["second"]
+    assert done == [True]
+    assert await hears_nothing(device)
 
 
 @pytest.mark.gen_test
