@@ -128,7 +128,9 @@ class Wanderer:
         # A device without a cursor has no way to say what it did not get: it stays for its first message.
         while not enough() and (time.monotonic() < until or not self.memory.cursor):
             try:
-                text = await asyncio.wait_for(device.recv(), max(0.05, min(1.0, until - time.monotonic())))
+                # Not wait_for(), which on Python 3.11 may swallow the cancellation that ends a device's wandering.
+                async with asyncio.timeout(max(0.05, min(1.0, until - time.monotonic()))):
+                    text = await device.recv()
             except TimeoutError:
                 continue
             assert isinstance(text, str)
