@@ -65,18 +65,21 @@ class Mailroom:
             batch, stored = self._under_way.popleft()
             if stored.cancelled() or stored.exception() is not None:
                 continue  # closed meanwhile, and so is everything behind it
-            self._route(batch.deliveries, iter(stored.result()))
+            self._route(batch.deliveries, stored.result())
             batch.done()
             if self._on_routed is not None:
                 self._on_routed(batch.deliveries)
 
-    def _route(self, deliveries: Sequence[Delivery], numbers: Iterator[int | None]) -> None:
+    def _route(self, deliveries: Sequence[Delivery], stored: Sequence[int | None]) -> None:
         known: set[str] = set()
-        for delivery in deliveries:
+        numbers = iter(stored)
+        stale = _stale_hypotheses(deliveries, stored) if None in stored else frozenset()
+        for at, delivery in enumerate(deliveries):
             try:
                 number = None if delivery.interim_of else next(numbers, None)
                 if delivery.interim_of:
-                    self._suggest(delivery)
+                    if at not in stale:
+                        self._suggest(delivery)
                 elif number is not None:
                     self._tell(delivery, number)
                 elif delivery.device_id not in known:
@@ -96,7 +99,7 @@ class Mailroom:
         if not clients or key is None:
             self._counters.kept += 1
             return
-        cursor = make_cursor(key, delivery.device_id, number)
+        cursor = make_cursor(key, delivery.device_id, number, self._mailbox.era)
         frame = text_frame(with_cursor(delivery.payload, cursor))
         for client in clients:
             client.stored(number, frame, delivery.timestamp_ms)
@@ -119,6 +122,24 @@ def _entries(batch: Batch) -> Iterator[Entry]:
             delivery, offset = next(deliveries), next(origins)
             if not delivery.interim_of:
                 yield Entry(delivery.device_id, delivery.payload, delivery.timestamp_ms, source, offset)
+
+
+def _stale_hypotheses(deliveries: Sequence[Delivery], stored: Sequence[int | None]) -> frozenset[int]:
+    """The places of hypotheses that a message of the same device comes after which had been stored before: they are
+    read a second time, and their device knows better by now.
+
+    :param stored: the number of each delivery that is not a hypothesis; None: stored before
+    """
+    stale, known_later = set(), set()
+    numbers = iter(reversed(stored))
+    for at in range(len(deliveries) - 1, -1, -1):
+        delivery = deliveries[at]
+        if delivery.interim_of:
+            if delivery.device_id in known_later:
+                stale.add(at)
+        elif next(numbers) is None:
+            known_later.add(delivery.device_id)
+    return frozenset(stale)
 
 
 def _who(delivery: Delivery) -> dict[str, object]:

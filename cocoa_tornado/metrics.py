@@ -70,6 +70,7 @@ class Counters:
     dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
     kept: int = 0  # stored for a device that was not connected
     caught_up: int = 0  # sent out of a box
+    left_in_box: int = 0  # queued for a connection that ended, and still in the box
     gaps: int = 0  # devices told that they have missed messages
     bad_acks: int = 0
     outbox_overflows: int = 0
@@ -166,6 +167,8 @@ class GatewayCollector(Collector):
         yield _total("cocoa_mailbox_failures", "Times that the mailbox went away", box.failures)
         yield _total("cocoa_messages_kept", "Messages stored for a device that was not connected", counters.kept)
         yield _total("cocoa_messages_caught_up", "Messages sent out of a box", counters.caught_up)
+        left = "Messages queued for a connection that ended, which stay in the box"
+        yield _total("cocoa_messages_left_in_box", left, counters.left_in_box)
         yield _total("cocoa_gaps_told", "Devices told that they have missed messages", counters.gaps)
         yield _total("cocoa_unknown_acks", "Acknowledgements of a cursor that is not the device's", counters.bad_acks)
 

@@ -13,7 +13,15 @@ from itertools import islice
 from typing import TypeVar
 
 from ..errors import MailboxClosed
-from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits, StoredMessage
+from ..rules.box import (
+    FORGET_AFTER_S,
+    FORGET_MISSED_AFTER_S,
+    Box,
+    BoxLimits,
+    PageLimits,
+    Place,
+    StoredMessage,
+)
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from ..rules.seen import SeenOffsets
@@ -62,6 +70,10 @@ class MemoryMailbox:
         return None if self._state is MailboxState.OPENING else self._key
 
     @property
+    def era(self) -> int:
+        return 0
+
+    @property
     def counters(self) -> MailboxCounters:
         return self._counters
 
@@ -97,16 +109,16 @@ class MemoryMailbox:
             messages.append(message)
         return _done(Page(messages, kept.box.gone, kept.box.last, kept.box.base, kept.box.acked or 0))
 
-    def acknowledge(self, device_id: str, number: int) -> None:
+    def acknowledge(self, device_id: str, place: Place) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.acknowledge(number)
+            kept.box = kept.box.acknowledge(place.number)
             self._counters.acknowledged += self._trim(kept)
 
-    def written(self, device_id: str, number: int) -> None:
+    def written(self, device_id: str, place: Place) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.write(number)
+            kept.box = kept.box.write(place.number)
 
     async def sweep(self) -> int:
         now = self._clock()
@@ -119,7 +131,8 @@ class MemoryMailbox:
             kept = self._kept.get(device_id)
             if kept is not None:
                 removed += self._expire(kept)
-                if not kept.messages and now - kept.touched_s > FORGET_AFTER_S:
+                patience_s = FORGET_MISSED_AFTER_S if kept.box.owes_a_gap else FORGET_AFTER_S
+                if not kept.messages and now - kept.touched_s > patience_s:
                     del self._kept[device_id]
         return removed
 

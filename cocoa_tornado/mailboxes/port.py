@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ..rules.box import Box, PageLimits
+from ..rules.box import Box, PageLimits, Place
 from ..rules.feed import Page
 
 
@@ -76,6 +76,8 @@ class Mailbox(Protocol):
     - *Idempotence*: a record that was stored before, by (source, offset, timestamp), is not stored again, as long as
       no more than ``rules.seen.WINDOW`` later offsets of its source were.
     - *Bound*: a box holds no more than ``BoxLimits`` says; the oldest go first, and are missed.
+    - *Eras*: where the latest of what was stored may be lost, a new :attr:`era` begins before anything is stored again.
+      Numbers are given twice in different eras only. What is acknowledged or written is a place, with its era.
     - *Expiry*: a message older than ``ttl_s`` is not handed out any more, and is removed in small steps soon after.
     - *Faults*: a mailbox that is slow, locked, full or gone is retried for ever. Appends wait in their order;
       reads fail with MailboxError in reasonable time; marks are kept until they can be stored. The log says so once per
@@ -85,6 +87,10 @@ class Mailbox(Protocol):
     @property
     def key(self) -> bytes | None:
         """What cursors are sealed with: kept in the mailbox, made with it. None before it was ever READY."""
+
+    @property
+    def era(self) -> int:
+        """Of what is stored from now on; 0 for ever where nothing that is stored is lost."""
 
     @property
     def counters(self) -> MailboxCounters: ...
@@ -102,20 +108,22 @@ class Mailbox(Protocol):
         """Store messages; the result has each one's number in its device's box, None for those stored before.
 
         Calls are carried out in their order, several together where that is faster. The future never fails but with
-        MailboxClosed. Raises MailboxClosed after close.
+        MailboxClosed. Raises MailboxClosed after close. Where the answer to an attempt was lost, the next one has the
+        numbers all the same; None is only for what an earlier call has stored, or another process.
         """
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
-        """What is in a device's box, all marks that were set before included; MailboxError if it can't be had now."""
+        """What is in a device's box, all marks that were set before included. Raises nothing itself; the future fails
+        with MailboxError if it can't be had now."""
 
     def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        """The messages that come after the number ``after``, as far as ``limits`` go; MailboxError likewise."""
+        """The messages that come after the number ``after``, as far as ``limits`` go; fails likewise."""
 
-    def acknowledge(self, device_id: str, number: int) -> None:
-        """The device has everything up to ``number``: it may be deleted. Stored soon (within a second), not at once."""
+    def acknowledge(self, device_id: str, place: Place) -> None:
+        """The device has everything up to ``place``: it may be deleted. Stored soon (within a second), not at once."""
 
-    def written(self, device_id: str, number: int) -> None:
-        """Everything up to ``number`` was written to a socket of the device. Stored soon, likewise."""
+    def written(self, device_id: str, place: Place) -> None:
+        """Everything up to ``place`` was written to a socket of the device. Stored soon, likewise."""
 
     async def sweep(self) -> int:
         """One small step of removing what has expired, and boxes that are forgotten; returns how many messages.
@@ -124,4 +132,5 @@ class Mailbox(Protocol):
         """
 
     async def close(self, timeout_s: float) -> None:
-        """Store what is under way, marks included, for at most ``timeout_s``. Idempotent; never raises."""
+        """Store what is under way, marks included, for at most ``timeout_s``. Never raises; a second call waits for the
+        first one to come to its end, within the first one's time."""

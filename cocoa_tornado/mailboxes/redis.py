@@ -21,13 +21,13 @@ from typing import Any
 from ..errors import MailboxClosed, MailboxError
 from ..rules.addresses import without_user_info
 from ..rules.backoff import Backoff
-from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits
+from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, Mark, PageLimits, Place
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
 from .redis_group import Call, Group, Source, device_key, seen_key, source_of
 from .redis_link import Link, RedisFault
-from .redis_replies import Mark, box_of, mark_arguments, page_of, promise_of, refusal_of
+from .redis_replies import Marks, box_of, mark_arguments, marked, page_of, promise_of, refusal_of
 from .redis_scripts import MARK, OPEN, READ, SCHEMA, SWEEP, Command
 
 GROUP_ENTRIES = 2_000
@@ -59,6 +59,7 @@ class RedisMailbox:
         self._key: bytes | None = None
         self._counters = MailboxCounters()
         self._messages = self._size_bytes = 0
+        self._era = self._given = 0
 
         self._state, self._detail, self._promise = MailboxState.OPENING, "not started", ""
         self._is_away, self._is_closing, self._in_doubt = True, False, False
@@ -69,7 +70,7 @@ class RedisMailbox:
         self._calls: deque[Call] = deque()
         self._group: Group | None = None
         self._sources: dict[str, Source] = {}
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, Marks] = {}
         self._marks_timer: asyncio.TimerHandle | None = None
         self._marks_due = False
         self._questions: deque[tuple[Command, asyncio.Future[list[Any]]]] = deque()
@@ -85,6 +86,10 @@ class RedisMailbox:
     @property
     def key(self) -> bytes | None:
         return self._key
+
+    @property
+    def era(self) -> int:
+        return self._era
 
     @property
     def counters(self) -> MailboxCounters:
@@ -119,17 +124,15 @@ class RedisMailbox:
     def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
         return asyncio.ensure_future(self._read(device_id, after, limits))
 
-    def acknowledge(self, device_id: str, number: int) -> None:
-        mark = self._marks.get(device_id, Mark())
-        self._mark(device_id, mark._replace(acked=max(number, mark.acked or 0)))
+    def acknowledge(self, device_id: str, place: Place) -> None:
+        self._mark(device_id, Mark(acked=place.number, era=place.era))
 
-    def written(self, device_id: str, number: int) -> None:
-        mark = self._marks.get(device_id, Mark())
-        self._mark(device_id, mark._replace(written=max(number, mark.written or 0)))
+    def written(self, device_id: str, place: Place) -> None:
+        self._mark(device_id, Mark(written=place.number, era=place.era))
 
     async def sweep(self) -> int:
         now = self._clock()
-        times = (now, now - self._limits.ttl_s, now - FORGET_AFTER_S)
+        times = (now, now - self._limits.ttl_s, now - FORGET_AFTER_S, now - FORGET_MISSED_AFTER_S)
         steps = (SWEEP_BOXES, SWEEP_MESSAGES)
         reply = await self._ask(SWEEP, *(b"%d" % _ms(at) for at in times), *(b"%d" % step for step in steps))
         removed = int(reply[1])
@@ -174,22 +177,20 @@ class RedisMailbox:
     # -- reading
 
     async def _look(self, device_id: str) -> Box:
-        set_before = self._marks.get(device_id, Mark())
+        set_before = self._marks.get(device_id, ())
         reply = await self._ask(READ, device_key(device_id), b"0", b"0", b"0", b"0", b"0")
-        if reply[0] == b"none":
-            return Box.new(int(reply[1]))
         # Those that were stored meanwhile may be in the reply, or may not.
-        return self._marks.get(device_id, Mark()).on(set_before.on(box_of(reply)))
+        box = box_of(reply, (*set_before, *self._marks.get(device_id, ())))
+        if box.era != self._era:
+            self._doubt()
+        return box
 
     async def _read(self, device_id: str, after: int, limits: PageLimits) -> Page:
-        set_before = self._marks.get(device_id, Mark())
-        acked = set_before.acked or 0
+        set_before = self._marks.get(device_id, ())
+        acked = max((mark.acked or 0 for mark in set_before if mark.era == self._era), default=0)
         expired_ms = _ms(self._clock() - self._limits.ttl_s)
         sizes = (after, max(1, limits.max_messages), limits.max_bytes, expired_ms, acked)
         reply = await self._ask(READ, device_key(device_id), *(b"%d" % size for size in sizes))
-        if reply[0] == b"none":
-            given = int(reply[1])
-            return Page((), given, given, given)
         return page_of(reply, set_before, max(after, acked))
 
     async def _ask(self, script: Any, *arguments: bytes) -> list[Any]:
@@ -235,7 +236,7 @@ class RedisMailbox:
     # -- storing
 
     def _mark(self, device_id: str, mark: Mark) -> None:
-        self._marks[device_id] = mark
+        self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
         if self._marks_timer is None and not self._is_closing:
             self._marks_timer = asyncio.get_running_loop().call_later(MARKS_AFTER_S, self._on_marks_due)
 
@@ -276,34 +277,41 @@ class RedisMailbox:
 
     async def _make_room(self) -> None:
         """Where Redis takes nothing more, it may still take the marks that have messages deleted."""
-        marks = dict(islice(self._marks.items(), MARKS_AT_ONCE))
+        marks = self._next_marks()
         if marks and self._key is not None:
             with contextlib.suppress(RedisFault):
                 (reply,) = await self._storing.exchange([MARK.call(self._key, *mark_arguments(marks))])
                 if refusal_of(reply) is None:
                     self._marked(marks, reply)
 
+    def _next_marks(self) -> dict[str, Mark]:
+        """The oldest of each device: a script that had two of one device would have to look at its box twice."""
+        return {device_id: marks[0] for device_id, marks in islice(self._marks.items(), MARKS_AT_ONCE)}
+
     async def _open(self) -> None:
         self._in_doubt = False
-        known = self._key or b""
+        await self._storing.begin_anew()
+        await self._asking.begin_anew()
         questions: list[Command] = [
             [b"CONFIG", b"GET", name] for name in (b"maxmemory-policy", b"appendonly", b"appendfsync")
         ]
-        opened, *settings = await self._storing.exchange(
-            [OPEN.call(known, secrets.token_bytes(KEY_BYTES), b"%d" % SCHEMA), *questions]
-        )
+        settings = await self._storing.exchange(questions)
+        known, schema, given = self._key or b"", b"%d" % SCHEMA, b"%d" % self._given
+        open_it = OPEN.call(known, secrets.token_bytes(KEY_BYTES), schema, self._storing.run or b"", given)
+        (opened,) = await self._storing.exchange([open_it])
         fault = refusal_of(opened)
         if fault is not None:
             raise fault
-        _, key, schema, *totals = opened
-        if schema != b"%d" % SCHEMA:
-            version = (schema or b"?").decode(errors="replace")
+        _, key, found, *places_and_totals = opened
+        if found != schema:
+            version = (found or b"?").decode(errors="replace")
             raise RedisFault(f"the mailbox in Redis is of version {version}, and this gateway knows {SCHEMA}")
         if key is None or len(key) != KEY_BYTES:
             raise RedisFault("the mailbox in Redis has no key of cursors, or a wrong one")
         await self._asking.exchange([[b"PING"]])
         self._key = key
-        self._note_totals(totals)
+        self._given, self._era = map(int, places_and_totals[:2])
+        self._note_totals(places_and_totals[2:])
         self._is_away = False
         self._promise, self._cautions = promise_of(settings)
 
@@ -345,7 +353,7 @@ class RedisMailbox:
         """Marks and a group, as far as there are any. The group stays where it is until it is stored."""
         assert self._key is not None
         commands = []
-        marks = dict(islice(self._marks.items(), MARKS_AT_ONCE))
+        marks = self._next_marks()
         if marks:
             commands.append(MARK.call(self._key, *mark_arguments(marks)))
         group = self._group
@@ -398,8 +406,8 @@ class RedisMailbox:
                 del self._sources[name]
             group.doubt()
             return
-        _, numbers, lost, *totals = reply
-        self._group = None
+        _, numbers, lost, given, *totals = reply
+        self._group, self._given = None, max(self._given, int(given))
         self._counters.stored += group.fresh.count(True)
         self._counters.duplicates += group.fresh.count(False)
         self._lost("overflow", int(lost))
@@ -408,8 +416,11 @@ class RedisMailbox:
 
     def _marked(self, marks: dict[str, Mark], reply: list[Any]) -> None:
         for device_id, mark in marks.items():
-            if self._marks[device_id] == mark:
+            oldest, *others = self._marks[device_id]
+            if oldest == mark and not others:
                 del self._marks[device_id]
+            elif oldest == mark:
+                self._marks[device_id] = tuple(others)
         if not self._marks and self._marks_timer is not None:
             self._marks_timer.cancel()
             self._marks_timer = None

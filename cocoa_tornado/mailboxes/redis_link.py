@@ -63,8 +63,12 @@ class RedisFault(MailboxError):
 class Link:
     """A connection. Tasks use it in turn, and after every failure it is closed.
 
+    It is made anew unasked only where it leads to the same Redis process as before: another one may have lost the
+    latest of what this one knows, and has to be looked at first.
+
     :param url: ``redis://`` or ``rediss://``; ValueError if it is neither
     :param patience_s: for an exchange, connecting included
+    :ivar run: the process that it led to last; empty where Redis does not say; None if it is to be found out
     """
 
     def __init__(self, url: str, patience_s: float) -> None:
@@ -79,6 +83,7 @@ class Link:
         self._patience_s = patience_s
         self._connection: Any = None
         self._turn = asyncio.Lock()
+        self.run: bytes | None = None
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """The reply to each of the commands, a :class:`RedisFault` in the place of one that was refused.
@@ -105,6 +110,12 @@ class Link:
             if not told:
                 await self.close(wait=False)
 
+    async def begin_anew(self) -> None:
+        """Close it, and let it lead wherever it does next."""
+        async with self._turn:
+            await self.close(wait=False)
+            self.run = None
+
     async def close(self, *, wait: bool = True) -> None:
         """Idempotent; never raises. It opens again when it is used again."""
         connection, self._connection = self._connection, None
@@ -119,9 +130,16 @@ class Link:
             except (errors.ConnectionError, OSError):
                 # Servers and proxies close what has been idle for long: that is no failure yet.
                 await self.close(wait=False)
+        await self._connect()
+        return await self._talk(request, count)
+
+    async def _connect(self) -> None:
         self._connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         await self._connection.connect()
-        return await self._talk(request, count)
+        (info,) = await self._ask(packed([b"INFO", b"server"]), 1)
+        before, self.run = self.run, run_of(info)
+        if before is not None and (before != self.run or not before):
+            raise RedisFault("Redis was restarted, or another one has taken its place")
 
     async def _talk(self, request: bytes, count: int) -> list[Any]:
         replies = await self._ask(request, count)
@@ -140,6 +158,12 @@ class Link:
                 # An error reply is read as far as it goes, so that the others are not taken for its own.
                 replies.append(refusal)
         return replies
+
+
+def run_of(reply: Any) -> bytes:
+    """Which process a Redis is, by what INFO says of it; empty where it does not say."""
+    lines = reply.splitlines() if isinstance(reply, bytes) else ()
+    return next((line.removeprefix(b"run_id:") for line in lines if line.startswith(b"run_id:")), b"")
 
 
 def packed(command: Command) -> bytes:

@@ -1,10 +1,11 @@
-"""What Redis' replies mean, and what devices have told about their boxes. Awaits nothing."""
+"""What Redis' replies mean, and the marks that are to be written down. Awaits nothing."""
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from ..rules.box import Box, StoredMessage
+from ..rules.box import Box, Mark, StoredMessage
 from ..rules.feed import Page
 from .redis_group import device_key
 from .redis_link import RedisFault
@@ -12,33 +13,41 @@ from .redis_link import RedisFault
 REPLACED: Final = "Redis was emptied or replaced: if that is meant, restart the gateway"
 
 
-class Mark(NamedTuple):
-    """What a device has told since it was last written down."""
-
-    acked: int | None = None
-    written: int | None = None
-
-    def on(self, box: Box) -> Box:
-        if self.acked is not None:
-            box = box.acknowledge(self.acked)
-        return box if self.written is None else box.write(self.written)
+Marks = tuple[Mark, ...]
+"""Of one device, each of another era, oldest first; not empty."""
 
 
-def box_of(reply: list[Any]) -> Box:
-    """The box that the reading script has found."""
-    _, base, last, gone, acked, written, *_ = reply
-    return Box(int(base), int(last), int(gone), None if acked is None else int(acked), int(written))
+def marked(marks: Marks, mark: Mark) -> Marks:
+    """One mark more."""
+    if marks and marks[-1].era == mark.era:
+        return (*marks[:-1], marks[-1].joined(mark))
+    return (*marks, mark)
 
 
-def page_of(reply: list[Any], mark: Mark, start: int) -> Page:
+def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
+    """The box that the reading script has found, once the marks are stored."""
+    if reply[0] == b"none":
+        return Box.new(int(reply[1]), int(reply[2]))
+    _, base, last, gone, acked, written, cuts, era, *_ = reply
+    pairs = (cut.split(b":") for cut in (cuts or b"").split())
+    found = tuple((int(begun), int(kept)) for begun, kept in pairs)
+    box = Box(int(base), int(last), int(gone), None if acked is None else int(acked), int(written), int(era), found)
+    for mark in marks:
+        box = mark.on(box)
+    return box
+
+
+def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
     """What was read after the number ``start``.
 
-    :param mark: set before that was asked, and perhaps not stored yet
+    :param marks: set before that was asked, and perhaps not stored yet
     """
-    box = mark.on(box_of(reply))
+    box = box_of(reply, marks)
+    if reply[0] == b"none":
+        return Page((), box.gone, box.last, box.base)
     messages = [
         StoredMessage(number, payload, int(timestamp_ms))
-        for number, timestamp_ms, payload in zip(reply[6::3], reply[7::3], reply[8::3], strict=True)
+        for number, timestamp_ms, payload in zip(reply[8::3], reply[9::3], reply[10::3], strict=True)
     ]
     # Where another hand than ours has taken messages out, they are missed and not waited for.
     first = messages[0].number if messages else box.last + 1
@@ -46,7 +55,7 @@ def page_of(reply: list[Any], mark: Mark, start: int) -> Page:
     return Page(messages, gone, box.last, box.base, box.acked or 0)
 
 
-def mark_arguments(marks: dict[str, Mark]) -> list[bytes]:
+def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
     """As the script that stores them wants them."""
     arguments = []
     for device_id, mark in marks.items():

@@ -3,8 +3,10 @@
 All keys begin with ``cocoa:{box}:``, whose braces keep them in one slot of a cluster:
 
 =================  ======  ===================================================================================
-``meta``           hash    ``key`` of the cursors, ``schema``, ``given`` (messages ever stored), ``messages``, ``bytes``
-``b:<device>``     hash    the box: ``base last gone acked written``, ``bytes`` in it, ``touched`` (ms)
+``meta``           hash    ``key`` of the cursors, ``schema``, ``given`` (messages ever stored), ``messages``,
+                           ``bytes``, ``era`` (rules/box.py), ``run`` (the Redis process that it began in)
+``b:<device>``     hash    the box: ``base last gone acked written``, ``bytes`` in it, ``touched`` (ms), ``cuts``
+                           (``<era>:<last>`` for each, oldest first)
 ``m:<device>``     stream  its messages: ``<number>-0``: ``payload stored_ms timestamp_ms``; none while it is empty
 ``due``            zset    devices by the time (ms) before which nothing in their boxes was stored
 ``seen:<source>``  list    runs of rules/seen.py: id of the group, first offset (8 bytes), timestamps (8 bytes each)
@@ -35,11 +37,11 @@ local root = string.sub(meta, 1, -5)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- given, messages, bytes; nothing where this is not the mailbox that the gateway knows.
+-- given, messages, bytes, era; nothing where this is not the mailbox that the gateway knows.
 local function totals()
-  local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes')
+  local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes', 'era')
   if found[1] ~= ARGV[1] then return nil end
-  return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0
+  return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(found[5]) or 0
 end
 
 local function keep_totals(messages, bytes)
@@ -62,15 +64,18 @@ end
 """
 
 _OPEN: Final = """
--- ARGV: the key that is known, or nothing; a key for a new mailbox; its schema
-local found = redis.call('HMGET', meta, 'key', 'schema', 'messages', 'bytes')
+-- ARGV: the key that is known, or nothing; a key for a new mailbox; its schema; which Redis process this is, or nothing
+-- where that can't be told; how many messages were stored, as far as the gateway knows
+local found = redis.call('HMGET', meta, 'key', 'schema', 'messages', 'bytes', 'given', 'era', 'run')
 if not found[1] and not found[2] then
   if ARGV[1] ~= '' then return {'replaced'} end
-  redis.call('HSET', meta, 'key', ARGV[2], 'schema', ARGV[3], 'given', 0, 'messages', 0, 'bytes', 0)
-  found = {ARGV[2], ARGV[3], '0', '0'}
+  redis.call('HSET', meta, 'key', ARGV[2], 'schema', ARGV[3], 'given', 0, 'messages', 0, 'bytes', 0,
+    'era', 0, 'run', ARGV[4])
+  found = {ARGV[2], ARGV[3], '0', '0', '0', '0', ARGV[4]}
 elseif ARGV[1] ~= '' and found[1] ~= ARGV[1] then
   return {'replaced'}
 end
+if found[2] ~= ARGV[3] then return {'open', found[1], found[2]} end
 -- Everything that the other scripts will do, so that what is forbidden shows now and not in the middle of a group.
 -- Whatever is left of an attempt that was cut short is in the way of none.
 local stream, hash, list, zset = root .. 'probe:m', root .. 'probe:b', root .. 'probe:seen', root .. 'probe:due'
@@ -89,19 +94,26 @@ redis.call('ZRANGEBYSCORE', zset, '-inf', 1, 'LIMIT', 0, 1)
 redis.call('ZREM', zset, 'a')
 redis.call('ZCARD', root .. 'due')
 redis.call('DEL', stream, hash, list, zset)
-return {'open', found[1], found[2], found[3], found[4]}
+local given, era, known = tonumber(found[5]) or 0, tonumber(found[6]) or 0, tonumber(ARGV[5])
+if given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) then
+  -- Another process goes on from what was on the disk, or on a replica: the latest may not have been. The numbers of
+  -- boxes that are made from now on are above all that was ever given, as far as anybody knows.
+  given, era = math.max(given, known), era + 1
+  redis.call('HSET', meta, 'given', whole(given), 'era', whole(era), 'run', ARGV[4])
+end
+return {'open', found[1], found[2], whole(given), whole(era), found[3], found[4]}
 """
 
 _APPEND: Final = """
 -- ARGV: key, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
 -- numbers of sources, devices and entries; then the sources: name, version, anew (1/0), floor, number of runs, runs;
 -- the devices; the entries: place of its device, timestamp, payload
-local given, messages, bytes = totals()
+local given, messages, bytes, era = totals()
 if not given then return {'replaced'} end
 local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost')
 if answer[1] == ARGV[4] then
-  return {'stored', answer[2], answer[3], whole(messages), whole(bytes)}
+  return {'stored', answer[2], answer[3], whole(given), whole(messages), whole(bytes)}
 end
 
 local now, group = ARGV[2], ARGV[4]
@@ -117,9 +129,23 @@ for i = 1, sources do
   at = at + 5 + tonumber(ARGV[at + 4])
 end
 
+-- Note how far a box had come when an era began, with its first message in it. Of many, the oldest are made one: that
+-- takes a place of long ago for an earlier one, and never for a later one.
+local function cut(key, cuts, era, last)
+  if era == 0 or (cuts and string.match(cuts, '(%d+):%d+$') == whole(era)) then return end
+  cuts = (cuts and cuts .. ' ' or '') .. whole(era) .. ':' .. whole(last)
+  local _, count = string.gsub(cuts, ':', '')
+  if count > 8 then
+    cuts = string.gsub(cuts, '^%d+:(%d+) (%d+):(%d+)', function(one, later, other)
+      return later .. ':' .. whole(math.min(tonumber(one), tonumber(other)))
+    end)
+  end
+  redis.call('HSET', key, 'cuts', cuts)
+end
+
 local names_at, boxes = at - 1, {}
 for i = 1, devices do
-  boxes[i] = redis.call('HMGET', root .. 'b:' .. ARGV[names_at + i], 'last', 'gone', 'bytes')
+  boxes[i] = redis.call('HMGET', root .. 'b:' .. ARGV[names_at + i], 'last', 'gone', 'bytes', 'cuts')
 end
 redis.call('ZCARD', root .. 'due')
 
@@ -142,6 +168,7 @@ for i = 1, entries do
       redis.call('HSET', root .. 'b:' .. name, 'base', whole(box.last), 'written', whole(box.last))
       redis.call('ZADD', root .. 'due', now, name)
     end
+    cut(root .. 'b:' .. name, box[4], era, box.last)
   end
   local payload = ARGV[at + 2]
   local number = whole(box.last + 1)
@@ -197,35 +224,45 @@ end
 
 if entries > 0 then
   redis.call('HSET', meta, 'given', whole(given + entries))
-  messages, bytes = messages + entries - lost, bytes + added - freed
+  given, messages, bytes = given + entries, messages + entries - lost, bytes + added - freed
   keep_totals(messages, bytes)
 end
 local told = table.concat(numbers, ' ')
 redis.call('HSET', answer_key, 'group', group, 'numbers', told, 'lost', whole(lost))
 redis.call('EXPIRE', answer_key, 86400)
-return {'stored', told, whole(lost), whole(messages), whole(bytes)}
+return {'stored', told, whole(lost), whole(given), whole(messages), whole(bytes)}
 """
 
 _MARK: Final = """
--- ARGV: key; then device, acknowledged, written, again and again; nothing where there is no such mark
+-- ARGV: key; then device, acknowledged, written, era of both, again and again; nothing where there is no such mark
 local given, messages, bytes = totals()
 if not given then return {'replaced'} end
+
+-- What a place stands for now: rules/box.py, Box.settled.
+local function settled(number, era, cuts, last)
+  number = math.min(tonumber(number), last)
+  for later, kept in string.gmatch(cuts or '', '(%d+):(%d+)') do
+    if tonumber(later) > tonumber(era) then number = math.min(number, tonumber(kept)) end
+  end
+  return number
+end
+
 local boxes = {}
-for at = 2, #ARGV, 3 do
-  boxes[at] = redis.call('HMGET', root .. 'b:' .. ARGV[at], 'base', 'last', 'gone', 'acked', 'written', 'bytes')
+for at = 2, #ARGV, 4 do
+  boxes[at] = redis.call('HMGET', root .. 'b:' .. ARGV[at], 'base', 'last', 'gone', 'acked', 'written', 'bytes', 'cuts')
 end
 begin_although_full()
 local removed, freed = 0, 0
-for at = 2, #ARGV, 3 do
+for at = 2, #ARGV, 4 do
   local box, name = boxes[at], ARGV[at]
   local key, stream, acked, written = root .. 'b:' .. name, root .. 'm:' .. name, ARGV[at + 1], ARGV[at + 2]
   if box[2] and written ~= '' then
-    local number = math.min(tonumber(written), tonumber(box[2]))
+    local number = settled(written, ARGV[at + 3], box[7], tonumber(box[2]))
     if number > tonumber(box[5]) then redis.call('HSET', key, 'written', whole(number)) end
   end
   if box[2] and acked ~= '' then
     local last, gone, left = tonumber(box[2]), tonumber(box[3]), tonumber(box[6])
-    local number = math.max(math.min(tonumber(acked), last), tonumber(box[4] or box[1]))
+    local number = math.max(settled(acked, ARGV[at + 3], box[7], last), tonumber(box[4] or box[1]))
     local before, had = gone, left
     if number >= last and gone < last then
       gone, left = last, 0
@@ -250,15 +287,16 @@ return {'marked', removed, whole(messages), whole(bytes)}
 _READ: Final = """
 -- ARGV: key, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has expired,
 -- what has been acknowledged and is not stored yet
-local given = totals()
+local given, _, _, era = totals()
 if not given then return {'replaced'} end
-local box = redis.call('HMGET', root .. 'b:' .. ARGV[2], 'base', 'last', 'gone', 'acked', 'written')
-if not box[2] then return {'none', whole(given)} end
+local box = redis.call('HMGET', root .. 'b:' .. ARGV[2], 'base', 'last', 'gone', 'acked', 'written', 'cuts')
+if not box[2] then return {'none', whole(given), whole(era)} end
 local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
 local most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local last = tonumber(box[2])
 local gone = math.max(tonumber(box[3]), math.min(tonumber(ARGV[7]), last))
-local reply = {'box', box[1], box[2], '', box[4], box[5]}
+local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(era)}
+local head = #reply
 
 -- What has expired: as long as it is the oldest.
 local count = 1
@@ -279,7 +317,7 @@ while not full and at <= last do
   local chunk = redis.call('XRANGE', stream, whole(at), '+', 'COUNT', math.min(most, 32))
   if #chunk == 0 then break end
   for _, entry in ipairs(chunk) do
-    local payload, taken = entry[2][2], (#reply - 6) / 3
+    local payload, taken = entry[2][2], (#reply - head) / 3
     size = size + #payload
     full = taken > 0 and (taken >= most or size > most_bytes)
     if full then break end
@@ -294,16 +332,17 @@ return reply
 """
 
 _SWEEP: Final = """
--- ARGV: key, now (ms), expired up to (ms), forgotten if not touched since (ms), most boxes, most messages
+-- ARGV: key, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device has still
+-- to be told of a gap, most boxes, most messages
 local given, messages, bytes = totals()
 if not given then return {'replaced'} end
-local now, expired, forgotten, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
-local names = redis.call('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[5])
+local now, expired, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
+local names = redis.call('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[6])
 if #names > 0 then begin_although_full() end
 local removed, freed = 0, 0
 for _, name in ipairs(names) do
   local key, stream = root .. 'b:' .. name, root .. 'm:' .. name
-  local box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched')
+  local box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched', 'acked', 'written')
   local last, gone, left = tonumber(box[1]) or 0, tonumber(box[2]) or 0, tonumber(box[3]) or 0
   local before, had, due = gone, left, nil
   while gone < last and not due and removed + gone - before < most do
@@ -323,7 +362,8 @@ for _, name in ipairs(names) do
     redis.call('HSET', key, 'gone', whole(gone), 'bytes', whole(left))
     trim(stream, gone, last)
   end
-  if gone >= last and (tonumber(box[4]) or 0) < forgotten then
+  local owes_a_gap = gone > (tonumber(box[5] or box[6]) or 0)
+  if gone >= last and (tonumber(box[4]) or 0) < tonumber(owes_a_gap and ARGV[5] or ARGV[4]) then
     redis.call('DEL', key, stream)
     redis.call('ZREM', root .. 'due', name)
   elseif gone >= last or due then

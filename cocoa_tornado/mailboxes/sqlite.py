@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import MailboxClosed, MailboxError
-from ..rules.box import Box, BoxLimits, PageLimits
+from ..rules.box import Box, BoxLimits, Mark, PageLimits, Place
 from ..rules.feed import Page
 from .port import Entry, MailboxCounters, MailboxStatus
 from .sqlite_availability import Availability
 from .sqlite_reader import Reader
-from .sqlite_rows import Mark, look, read
+from .sqlite_rows import look, read
 from .sqlite_schema import MIGRATIONS, Migration
 from .sqlite_writer import Writer
 
@@ -63,6 +63,10 @@ class SqliteMailbox:
         return self._writer.key
 
     @property
+    def era(self) -> int:
+        return 0  # what is on the disk stays there
+
+    @property
     def counters(self) -> MailboxCounters:
         return self._counters
 
@@ -87,11 +91,11 @@ class SqliteMailbox:
         question = partial(read, device_id=device_id, after=after, limits=limits, expired_at=expired_at, mark=mark)
         return self._ask(question)
 
-    def acknowledge(self, device_id: str, number: int) -> None:
-        self._writer.mark(device_id, Mark(acked=number))
+    def acknowledge(self, device_id: str, place: Place) -> None:
+        self._writer.mark(device_id, Mark(acked=place.number))
 
-    def written(self, device_id: str, number: int) -> None:
-        self._writer.mark(device_id, Mark(written=number))
+    def written(self, device_id: str, place: Place) -> None:
+        self._writer.mark(device_id, Mark(written=place.number))
 
     async def sweep(self) -> int:
         if self._closing is not None:

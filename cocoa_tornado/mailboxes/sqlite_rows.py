@@ -9,9 +9,18 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
-from ..rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits, StoredMessage, surplus
+from ..rules.box import (
+    FORGET_AFTER_S,
+    FORGET_MISSED_AFTER_S,
+    Box,
+    BoxLimits,
+    Mark,
+    PageLimits,
+    StoredMessage,
+    surplus,
+)
 from ..rules.feed import Page
 from .port import Entry
 from .sqlite_schema import damaged
@@ -23,27 +32,6 @@ SWEEP_MESSAGES: Final = 1_000
 _COLUMNS: Final = "id, base, last, gone, acked, written, bytes, touched"
 _ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few different texts: SQLite needs to understand each only once
 _OLDEST_READ: Final = 16
-
-
-class Mark(NamedTuple):
-    """What a device has, as far as the gateway was told."""
-
-    acked: int | None = None
-    written: int | None = None
-
-    def joined(self, other: Mark) -> Mark:
-        """Both, in any order: marks never go back."""
-        return Mark(_later(self.acked, other.acked), _later(self.written, other.written))
-
-    def on(self, box: Box) -> Box:
-        if self.acked is not None:
-            box = box.acknowledge(self.acked)
-        if self.written is not None:
-            box = box.write(self.written)
-        return box
-
-
-NO_MARK: Final = Mark()
 
 
 @dataclass(slots=True)
@@ -144,7 +132,7 @@ class Store:
                     break
                 if self._expire(row, now, change):
                     expired.append(row)
-            elif now - row.touched_s > FORGET_AFTER_S:
+            elif now - row.touched_s > (FORGET_MISSED_AFTER_S if row.box.owes_a_gap else FORGET_AFTER_S):
                 forgotten.append(row.id)
         has_old = self._seen.has_old(now - FORGET_AFTER_S)
         if expired or forgotten or has_old:
@@ -390,9 +378,3 @@ def _given(database: sqlite3.Connection) -> int:
 def _row(device_id: str, columns: Sequence[int]) -> _Row:
     id_, base, last, gone, acked, written, size_bytes, touched_s = columns[:8]
     return _Row(id_, device_id, Box(base, last, gone, acked, written), size_bytes, touched_s, False)
-
-
-def _later(one: int | None, other: int | None) -> int | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return max(one, other)

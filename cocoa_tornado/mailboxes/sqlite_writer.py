@@ -23,11 +23,11 @@ from typing import Final, NamedTuple
 
 from ..errors import CocoaError, MailboxClosed, MailboxError, ServiceError
 from ..rules.backoff import Backoff
-from ..rules.box import BoxLimits
+from ..rules.box import NO_MARK, BoxLimits, Mark
 from . import sqlite_schema
 from .port import Entry, MailboxCounters
 from .sqlite_availability import Availability
-from .sqlite_rows import NO_MARK, Change, Mark, Store
+from .sqlite_rows import Change, Store
 from .sqlite_schema import MIGRATIONS, FileIdentity, Migration
 
 MAX_ENTRIES: Final = 5_000

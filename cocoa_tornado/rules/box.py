@@ -13,6 +13,9 @@ from typing import Final, NamedTuple
 FORGET_AFTER_S: Final = 30 * 86_400.0
 """An empty box that nothing has happened to for so long is removed."""
 
+FORGET_MISSED_AFTER_S: Final = 365 * 86_400.0
+"""The same, where its device has still to be told that it has missed something."""
+
 
 @dataclass(frozen=True, slots=True)
 class BoxLimits:
@@ -44,9 +47,23 @@ class StoredMessage(NamedTuple):
     timestamp_ms: int
 
 
+class Place(NamedTuple):
+    """A place in a device's box: behind the message with this number. It is what a cursor stands for.
+
+    :ivar era: of the mailbox when it gave the number, see :class:`Box`
+    """
+
+    number: int
+    era: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """What is known of a box without reading its messages.
+
+    A mailbox whose last writes can be lost, such as a Redis that was killed, gives numbers a second time. So it has
+    eras: a new one begins whenever that may have happened. In it, a place of an earlier era stands for no more than
+    what was there when the era began.
 
     :ivar base: its first message's number is at least ``base + 1``. A box that was removed and is made anew begins
         above all numbers that the old one gave, so that an old cursor is not taken for a place in the new box.
@@ -54,6 +71,8 @@ class Box:
     :ivar gone: no message up to this number is in the box any more
     :ivar acked: acknowledged up to here; None if this device has never acknowledged anything
     :ivar written: written to a socket of the device up to here
+    :ivar era: of the mailbox now
+    :ivar cuts: eras in which something was stored here, but for the first, and ``last`` as each of them found it
     """
 
     base: int = 0
@@ -61,23 +80,39 @@ class Box:
     gone: int = 0
     acked: int | None = None
     written: int = 0
+    era: int = 0
+    cuts: tuple[tuple[int, int], ...] = ()
 
     @classmethod
-    def new(cls, base: int) -> Box:
-        return cls(base, base, base, None, base)
+    def new(cls, base: int, era: int = 0) -> Box:
+        return cls(base, base, base, None, base, era)
 
     def __len__(self) -> int:
         """How many messages are in it."""
         return self.last - self.gone
 
-    def knows(self, number: int) -> bool:
-        """Whether a cursor with this number can be one of ours: a box that lost its end, or another, knows it not."""
-        return 0 <= number <= self.last
+    @property
+    def owes_a_gap(self) -> bool:
+        """Whether the device has still to be told that messages are gone."""
+        return self.gone > (self.written if self.acked is None else self.acked)
+
+    def find(self, place: Place) -> int | None:
+        """The number that a place stands for now; None if it cannot be one of ours."""
+        is_beyond = place.era > self.era or (place.era == self.era and place.number > self.last)
+        return None if place.number < 0 or is_beyond else self.settled(place)
+
+    def settled(self, place: Place) -> int:
+        """The number that a place stands for now, which is never beyond the end."""
+        number = min(place.number, self.last)
+        for era, last in self.cuts:
+            if era > place.era:
+                number = min(number, last)
+        return number
 
     def start(self, after: int | None) -> int:
         """The position that a connection begins at: what has a higher number is to be sent.
 
-        :param after: the number of the cursor that the device has named, if it has
+        :param after: the number of the place that the device has named, if it has
         """
         acked = self.base if self.acked is None else self.acked
         if after is not None:
@@ -87,19 +122,59 @@ class Box:
     def acknowledge(self, number: int) -> Box:
         """Everything up to ``number`` has arrived. Never goes back, and never beyond what there is."""
         number = max(min(number, self.last), self.base if self.acked is None else self.acked)
-        return Box(self.base, self.last, max(self.gone, number), number, self.written)
+        return self._with(self.last, max(self.gone, number), number, self.written)
 
     def write(self, number: int) -> Box:
         """Everything up to ``number`` was written to a socket. Never goes back, and never beyond what there is."""
-        return Box(self.base, self.last, self.gone, self.acked, max(self.written, min(number, self.last)))
+        return self._with(self.last, self.gone, self.acked, max(self.written, min(number, self.last)))
 
     def append(self) -> Box:
         """One message more; its number is ``last`` of what is returned."""
-        return Box(self.base, self.last + 1, self.gone, self.acked, self.written)
+        return self._with(self.last + 1, self.gone, self.acked, self.written)
 
     def lose(self, up_to: int) -> Box:
         """Messages up to this number have expired or fallen out."""
-        return Box(self.base, self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
+        return self._with(self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
+
+    def _with(self, last: int, gone: int, acked: int | None, written: int) -> Box:
+        return Box(self.base, last, gone, acked, written, self.era, self.cuts)
+
+
+class Mark(NamedTuple):
+    """What a device has told of its box, or its sockets have, and is perhaps not stored yet.
+
+    :ivar acked: the device has everything up to here; None: it has told nothing
+    :ivar written: written to a socket of the device up to here
+    :ivar era: of both numbers
+    """
+
+    acked: int | None = None
+    written: int | None = None
+    era: int = 0
+
+    def joined(self, other: Mark) -> Mark:
+        """Both, in any order: marks never go back.
+
+        :param other: of the same era
+        """
+        return Mark(_later(self.acked, other.acked), _later(self.written, other.written), self.era)
+
+    def on(self, box: Box) -> Box:
+        """The box once this is stored."""
+        if self.acked is not None:
+            box = box.acknowledge(box.settled(Place(self.acked, self.era)))
+        if self.written is not None:
+            box = box.write(box.settled(Place(self.written, self.era)))
+        return box
+
+
+NO_MARK: Final = Mark()
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
 
 
 def surplus(sizes: list[int], limits: BoxLimits) -> int:

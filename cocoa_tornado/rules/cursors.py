@@ -1,6 +1,6 @@
 """Cursors: a place in one device's box, in a form that only this mailbox can read, and the messages that carry them.
 
-Contract section 7. A cursor is the number of a message with a seal over device and number, made with a key that the
+Contract section 7. A cursor is a message's place in its box with a seal over device and place, made with a key that the
 mailbox keeps. Another device's, another mailbox's and a made-up one fail alike. Pure.
 """
 
@@ -13,37 +13,45 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from typing import Final
 
+from .box import Place
+
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
+_ERA_BYTES: Final = 3
 _NUMBER_BYTES: Final = 6
 _SEAL_BYTES: Final = 9
-_CURSOR_CHARS: Final = (_NUMBER_BYTES + _SEAL_BYTES) // 3 * 4
+_PLACE_BYTES: Final = _ERA_BYTES + _NUMBER_BYTES
+_CURSOR_CHARS: Final = (_PLACE_BYTES + _SEAL_BYTES) // 3 * 4
 
+MAX_ERA: Final = 2 ** (8 * _ERA_BYTES) - 1
 MAX_NUMBER: Final = 2 ** (8 * _NUMBER_BYTES) - 1
 
 
-def make_cursor(key: bytes, device_id: str, number: int) -> str:
-    """The cursor of one message: 20 characters that need no escaping in JSON or in a URL.
+def make_cursor(key: bytes, device_id: str, number: int, era: int = 0) -> str:
+    """The cursor of one message: 24 characters that need no escaping in JSON or in a URL.
 
     :param key: ``KEY_BYTES`` bytes
+    :param number: of the message in its box; ``era``: of the mailbox
     """
-    place = number.to_bytes(_NUMBER_BYTES, "big")
+    place = (era << 8 * _NUMBER_BYTES | number).to_bytes(_PLACE_BYTES, "big")
     return urlsafe_b64encode(place + _seal(key, device_id, place)).decode()
 
 
-def read_cursor(key: bytes, device_id: str, cursor: str) -> int | None:
-    """The number that the cursor stands for; None where it is none of this device's in this mailbox."""
+def read_cursor(key: bytes, device_id: str, cursor: str) -> Place | None:
+    """The place that the cursor stands for; None where it is none of this device's in this mailbox."""
     if len(cursor) != _CURSOR_CHARS:
         return None
     try:
         data = urlsafe_b64decode(cursor.encode("ascii"))
     except (binascii.Error, UnicodeEncodeError):
         return None
-    place, seal = data[:_NUMBER_BYTES], data[_NUMBER_BYTES:]
+    place, seal = data[:_PLACE_BYTES], data[_PLACE_BYTES:]
     if not hmac.compare_digest(seal, _seal(key, device_id, place)):
         return None
     # One number has one cursor: a decoder that skips what it does not know would take others for the same.
-    return int.from_bytes(place, "big") if urlsafe_b64encode(data) == cursor.encode() else None
+    if urlsafe_b64encode(data) != cursor.encode():
+        return None
+    return Place(int.from_bytes(place[_ERA_BYTES:], "big"), int.from_bytes(place[:_ERA_BYTES], "big"))
 
 
 def with_cursor(payload: bytes, cursor: str) -> bytes:

@@ -26,6 +26,13 @@ class Squeezed(NamedTuple):
     dropped: int
 
 
+class Discarded(NamedTuple):
+    """What was queued and is not any more: :ivar messages: and :ivar hypotheses:"""
+
+    messages: int
+    hypotheses: int
+
+
 class Outbox:
     """Frames in the order of :meth:`push`. An empty outbox holds two small lists and nothing else.
 
@@ -119,8 +126,9 @@ class Outbox:
         """The socket has taken all that was in flight."""
         self._in_flight_messages = self._in_flight_bytes = 0
 
-    def discard(self) -> int:
-        """Drop what is queued (what is in flight can't be called back); returns how many messages."""
-        dropped = len(self._frames)
+    def discard(self) -> Discarded:
+        """Drop what is queued; what is in flight can't be called back."""
+        hypotheses = sum(map(bool, self._sessions or ()))
+        dropped = Discarded(len(self._frames) - hypotheses, hypotheses)
         self._frames, self._stamps, self._sessions, self._queued_bytes = [], [], None, 0
         return dropped

@@ -9,15 +9,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from ..errors import MailboxError
 from ..mailboxes.port import Mailbox
 from ..metrics import Counters, count
 from ..rules.backoff import Backoff
-from ..rules.box import Box, PageLimits
+from ..rules.box import Box, PageLimits, Place, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
-from ..rules.feed import Feed, Page
+from ..rules.feed import Feed, Page, Turn
 from ..rules.frames import text_frame
 from ..rules.outbox import OutboxLimits
 from ..rules.rate import LineBudget, RateLimit
@@ -57,16 +58,23 @@ class BoxFeed:
     A page is asked for when the socket has taken all of the last one, so a slow device holds up nobody, and a fast one
     waits for nothing but the mailbox. While the mailbox cannot be read, what is stored waits in it.
 
+    All numbers here are of one era of the mailbox. When another begins, the box is looked at again before anything more
+    is sent.
+
     :param device_id: whose box it is
-    :param after: the number of the cursor that the device has named, if it has
+    :param after: the place of the cursor that the device has named, if it has
     """
 
     __slots__ = (
+        "_acks",
         "_after",
         "_backoff",
+        "_begun",
         "_device_id",
         "_early",
+        "_era",
         "_feed",
+        "_gap",
         "_is_closed",
         "_mail",
         "_marked",
@@ -76,11 +84,15 @@ class BoxFeed:
         "_waits",
     )
 
-    def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: int | None) -> None:
+    def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: Place | None) -> None:
         self._mail, self._outlet, self._device_id, self._after = mail, outlet, device_id, after
         self._feed = Feed()
+        self._era = 0
+        self._begun: Box | None = None  # as it was when the era began, if that was not the mailbox's first
         self._pushed = self._taken = self._marked = 0
-        self._early = 0  # the highest number that was acknowledged before the box was looked at
+        self._gap = 0  # up to here the device has been told that there is nothing any more
+        self._acks = False  # it has acknowledged something, now or ever
+        self._early: Place | None = None  # acknowledged before the box was looked at
         self._is_closed = self._waits = False
         self._backoff: Backoff | None = None
 
@@ -105,6 +117,7 @@ class BoxFeed:
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         if self._is_closed:
             return
+        self._follow_era()
         if self._feed.stored(number):
             self._outlet.send(frame, timestamp_ms)
             self._pushed = number
@@ -117,7 +130,7 @@ class BoxFeed:
         if self._is_closed or key is None or not self._feed.is_live:
             count(self._mail.counters.dropped, "interim")
             return
-        cursor = make_cursor(key, self._device_id, self._feed.position)
+        cursor = make_cursor(key, self._device_id, self._feed.position, self._era)
         self._outlet.send(text_frame(with_cursor(payload, cursor)), timestamp_ms, interim_of)
 
     # -- what the connection tells
@@ -130,7 +143,12 @@ class BoxFeed:
         """The socket has taken it."""
         if self._taken > self._marked:
             self._marked = self._taken
-            self._mail.mailbox.written(self._device_id, self._taken)
+            self._mail.mailbox.written(self._device_id, Place(self._taken, self._era))
+        if 0 < self._gap <= self._taken:
+            if self._acks:
+                # There is no cursor that the device could acknowledge it with, and once is enough.
+                self._mail.mailbox.acknowledge(self._device_id, Place(self._gap, self._era))
+            self._gap = 0
         self._read_on()
 
     def take_ack(self, text: str) -> bool:
@@ -139,18 +157,25 @@ class BoxFeed:
         if cursor is None:
             return False
         key = self._mail.mailbox.key
-        number = None if key is None else read_cursor(key, self._device_id, cursor)
-        if number is None or (self._feed.opened and number > self._feed.last):
+        place = None if key is None else read_cursor(key, self._device_id, cursor)
+        if place is None:
             self._refuse_ack()
         elif self._feed.opened:
-            self._acknowledge(number)
-        else:
-            # Whether there is such a number is known once the box has been looked at.
-            self._early = max(self._early, number)
+            self._acknowledge(place)
+        elif self._early is None or (self._early.era, self._early.number) < (place.era, place.number):
+            # Whether there is such a place is known once the box has been looked at.
+            self._early = place
         return True
 
-    def _acknowledge(self, number: int) -> None:
-        self._mail.mailbox.acknowledge(self._device_id, number)
+    def _acknowledge(self, place: Place) -> None:
+        number: int | None = place.number
+        if place.era != self._era:
+            number = None if self._begun is None else self._begun.find(place)
+        if number is None or number > self._feed.last:
+            self._refuse_ack()
+            return
+        self._acks = True
+        self._mail.mailbox.acknowledge(self._device_id, Place(number, self._era))
         self._feed.acknowledged(number)
 
     def _refuse_ack(self) -> None:
@@ -169,42 +194,87 @@ class BoxFeed:
         if not self._is_answer(looked, self.open):
             return
         box = looked.result()
-        self._feed.open(box.start(self._after), box.last)
+        if box.era != self._era and self._feed.opened:
+            self._drop_feed()
+        if not self._feed.opened:
+            self._begin(box)
+        self._feed.open(box.start(None if self._after is None else box.settled(self._after)), box.last)
         self._marked = max(self._marked, box.written)
-        if self._early > self._feed.last:
-            self._refuse_ack()
-        elif self._early:
-            self._acknowledge(self._early)
+        self._acks = self._acks or box.acked is not None
+        early, self._early = self._early, None
+        if early is not None:
+            self._acknowledge(early)
         self._read_on()
 
+    def _begin(self, box: Box) -> None:
+        """The box has been looked at for the first time, or for the first time in its era."""
+        self._pushed, self._taken, self._marked, self._gap = (
+            box.settled(Place(number, self._era)) for number in (self._pushed, self._taken, self._marked, self._gap)
+        )
+        self._era = box.era
+        self._begun = box if box.era else None
+
+    def _drop_feed(self) -> None:
+        """Its numbers mean nothing any more; the connection will go on from the place where it was."""
+        self._after = Place(self._feed.position, self._era)
+        self._feed = Feed()
+
+    def _follow_era(self) -> None:
+        if self._feed.opened and self._mail.mailbox.era != self._era:
+            self._drop_feed()
+            self.open()
+
     def _read_on(self) -> None:
-        if not self._feed.is_behind or self._is_closed or self._waits or not self._outlet.has_nothing_to_write():
+        if self._is_closed:
+            return
+        self._follow_era()
+        if not self._feed.is_behind or self._waits or not self._outlet.has_nothing_to_write():
             return
         limits = page_limits(self._outlet.outbox_limits())
-        self._mail.mailbox.read(self._device_id, self._feed.read(), limits).add_done_callback(self._on_page)
+        asked = self._mail.mailbox.read(self._device_id, self._feed.read(), limits)
+        asked.add_done_callback(partial(self._on_page, self._feed))
 
-    def _on_page(self, page: asyncio.Future[Page]) -> None:
-        if self._is_closed or page.cancelled():
+    def _on_page(self, feed: Feed, page: asyncio.Future[Page]) -> None:
+        if self._is_closed or feed is not self._feed or page.cancelled():
             _ = page.cancelled() or page.exception()
+            feed.failed()
             return
         if page.exception() is not None:
-            self._feed.failed()
+            feed.failed()
         if not self._is_answer(page, self._read_on):
             return
-        key = self._mail.mailbox.key
-        assert key is not None  # a page has been read
-        turn = self._feed.page(page.result())
+        if self._mail.mailbox.era == self._era:
+            self._hand_over(feed.page(page.result()))
+        else:
+            feed.failed()
+        self._read_on()
+
+    def _hand_over(self, turn: Turn) -> None:
         if turn.missed:
             self._mail.counters.gaps += 1
             self._outlet.send(text_frame(gap_notice(turn.missed)), 0)
             self._pushed = turn.messages[0].number - 1 if turn.messages else self._feed.position
+            self._gap = 0 if turn.messages else self._pushed
         for message in turn.messages:
-            cursor = make_cursor(key, self._device_id, message.number)
-            # No timestamp: how long a message lay in the box says nothing about this gateway's haste.
-            self._outlet.send(text_frame(with_cursor(message.payload, cursor)), 0)
+            frame = self._frame(message)
+            if frame is not None:
+                # No timestamp: how long a message lay in the box says nothing about this gateway's haste.
+                self._outlet.send(frame, 0)
             self._pushed = message.number
         self._mail.counters.caught_up += len(turn.messages)
-        self._read_on()
+
+    def _frame(self, message: StoredMessage) -> bytes | None:
+        key = self._mail.mailbox.key
+        assert key is not None  # a page has been read
+        try:
+            return text_frame(
+                with_cursor(message.payload, make_cursor(key, self._device_id, message.number, self._era))
+            )
+        except Exception:
+            # Whoever has written that into the mailbox, the messages behind it are not to suffer.
+            count(self._mail.counters.dropped, "fault")
+            log.exception("message in the box left out", extra=self._outlet.who() | {"number": message.number})
+            return None
 
     def _is_answer(self, asked: asyncio.Future[Box] | asyncio.Future[Page], again: Callable[[], None]) -> bool:
         """False where the mailbox could not answer: it is asked again later."""

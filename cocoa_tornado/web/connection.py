@@ -11,6 +11,7 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from ..metrics import count
 from ..rules import frames
+from ..rules.box import Place
 from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
 from ..rules.identity import DeviceIdentity
 from ..rules.outbox import Outbox, OutboxLimits
@@ -86,7 +87,7 @@ class DeviceConnection:
         ticket: Ticket,
         context: DeviceContext,
         wants_interim: bool = False,
-        after: int | None = None,
+        after: Place | None = None,
     ) -> None:
         self._stream, self._context = stream, context
         self.identity, self.ticket = identity, ticket
@@ -136,12 +137,13 @@ class DeviceConnection:
             fits = self._outbox.push(frame, timestamp_ms, limits, interim_of)
         if not fits:
             fits, dropped = self._outbox.squeeze_in(frame, timestamp_ms, limits, interim_of)
-            count(self._context.counters.dropped, "interim", dropped)
+            if dropped:
+                count(self._context.counters.dropped, "interim", dropped)
         if fits:
             self._context.flusher.add(self)
         elif not interim_of:
             self._context.counters.outbox_overflows += 1
-            count(self._context.counters.dropped, "overflow")
+            self._lose("overflow", 1)
             self.end(SLOW_CONSUMER)
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
@@ -499,15 +501,24 @@ class DeviceConnection:
         context.hub.unregister(self)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
-        dropped = 0 if keep_queued else self._outbox.discard()
-        if dropped:
-            count(context.counters.dropped, outcome, dropped)
+        dropped, hypotheses = (0, 0) if keep_queued else self._outbox.discard()
+        self._lose(outcome, dropped)
+        if hypotheses:
+            count(context.counters.dropped, "interim", hypotheses)
         if self._inbound is not None:
             self._inbound.close()
         if self._box is not None:
             self._box.close()
         count(context.counters.closed, code if code in KNOWN_CODES else "other")
-        log.info("device disconnected", extra=self.who() | {"outcome": outcome, "code": code, "dropped": dropped})
+        fate = "dropped" if self._box is None else "left_in_box"
+        log.info("device disconnected", extra=self.who() | {"outcome": outcome, "code": code, fate: dropped})
+
+    def _lose(self, reason: str, messages: int) -> None:
+        """Messages that the socket will not take. With a mailbox they stay in the box, and nothing is lost."""
+        if self._box is not None:
+            self._context.counters.left_in_box += messages
+        elif messages:
+            count(self._context.counters.dropped, reason, messages)
 
     def who(self) -> dict[str, object]:
         """What every log line about this connection says."""

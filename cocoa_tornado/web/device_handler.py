@@ -11,6 +11,7 @@ from tornado.websocket import WebSocketHandler
 from ..errors import IdentityError, MailboxError
 from ..hub import Refused
 from ..metrics import count
+from ..rules.box import Place
 from ..rules.cursors import read_cursor
 from ..rules.handshake import Refusal, accept_value, check_upgrade
 from ..rules.identity import DeviceIdentity, FoundToken, find_token
@@ -40,14 +41,14 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     :ivar identity: the device, once its token has been judged
     :ivar conn: the connection's number in the log, once it is upgraded
-    :ivar after: the number of the cursor after which the device wants its messages
+    :ivar after: the place of the cursor after which the device wants its messages
     :ivar outcome: in one word, why it was not; ``""`` before that is known
     """
 
     identity: DeviceIdentity | None = None
     conn: int | None = None
     outcome: str = ""
-    after: int | None = None
+    after: Place | None = None
     _admission: asyncio.Task[Ticket] | None = None
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
@@ -114,12 +115,17 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             return Refusal(403, "Origin not allowed", "origin")
         if self._wants_interim() is None:
             return Refusal(400, "Invalid interim", "interim")
+        if self._uses_cursors() is None:
+            return Refusal(400, "Invalid cursors", "cursor")
         return None
 
     async def _check_after(self, identity: DeviceIdentity) -> Refusal | None:
         """Whether the cursor that the device has named is one of its own; sets :attr:`after`."""
         cursors = self.request.query_arguments.get("after", ())
         if not cursors:
+            # Whoever goes by cursors and has none yet begins where its box does: that something was written to a socket
+            # does not count for it.
+            self.after = Place(0) if self._uses_cursors() else None
             return None
         unknown = Refusal(400, "Unknown cursor", "cursor")
         mail = self.context.devices.mail
@@ -129,15 +135,19 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         if mail.mailbox.key is None:
             return self._unavailable("mailbox")
         cursor = cursors[0].decode("ascii", "replace") if len(cursors) == 1 else ""
-        number = read_cursor(mail.mailbox.key, identity.device_id, cursor)
-        if number is None:
+        place = read_cursor(mail.mailbox.key, identity.device_id, cursor)
+        if place is None:
             return unknown
         try:
             box = await mail.mailbox.look(identity.device_id)
         except MailboxError:
             return self._unavailable("mailbox")
-        self.after = number
-        return None if box.knows(number) else unknown
+        self.after = place
+        return None if box.find(place) is not None else unknown
+
+    def _uses_cursors(self) -> bool | None:
+        """Whether the device says that it goes by cursors, though it may have none yet; None: it can't be told."""
+        return flag(self.request.query_arguments.get("cursors", ()))
 
     def _wants_interim(self) -> bool | None:
         """Whether the device asks for growing hypotheses of what it says; None: it can't be told."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from cocoa_tornado.mailboxes.port import Mailbox
-from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
+from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits, Place
 
 from .stands import SOURCE, MemoryStand, Stand, entry
 
@@ -148,14 +148,14 @@ class Machine(RuleBasedStateMachine):
     def acknowledge(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.acknowledge(device_id, base + number))
+            self._mark(lambda: self.mailbox.acknowledge(device_id, Place(base + number)))
             model.acked = max(model.acked or 0, min(number, len(model.messages)))
 
     @rule(device_id=DEVICES, number=st.integers(0, 15))
     def write(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.written(device_id, base + number))
+            self._mark(lambda: self.mailbox.written(device_id, Place(base + number)))
             model.written = max(model.written, min(number, len(model.messages)))
 
     def _mark(self, mark: Callable[[], None]) -> None:

@@ -24,10 +24,10 @@ from cocoa_tornado.mailboxes import sqlite_reader
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
-from cocoa_tornado.mailboxes.sqlite_rows import Change, Mark, Store
+from cocoa_tornado.mailboxes.sqlite_rows import Change, Store
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
-from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, PageLimits
+from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Mark, PageLimits, Place
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
 
 from .sqlite_stand import SqliteStand
@@ -312,7 +312,7 @@ async def test_a_file_that_is_locked_is_waited_for_and_still_read(place: SqliteS
         assert str(place.path) in detail
         assert "locked by another process" in detail
         assert mailbox.status().messages == 3
-        mailbox.acknowledge("doll", 2)
+        mailbox.acknowledge("doll", Place(2))
         assert (await mailbox.look("doll")).acked == 2
         assert await contents(mailbox) == payloads([2])
         place.clock.now += 10**9  # something to sweep
@@ -357,7 +357,7 @@ async def test_a_file_that_is_locked_at_the_start_is_waited_for(place: SqliteSta
         assert mailbox.key is None
         with pytest.raises(MailboxError, match="locked"):
             await mailbox.look("doll")
-        mailbox.acknowledge("doll", 100)
+        mailbox.acknowledge("doll", Place(100))
         stored = mailbox.append(entries(499, 2))
     assert await stored == [None, 501]
     await ready(mailbox)
@@ -380,7 +380,7 @@ async def test_a_full_disk_is_waited_for_and_still_read(small_disk: Path) -> Non
     await until(lambda: is_away(mailbox))
     assert "the disk is full" in mailbox.status().detail
     assert len(await contents(mailbox)) == 50 + sum(future.done() for future in waiting)
-    mailbox.written("doll", 50)
+    mailbox.written("doll", Place(50))
     assert (await mailbox.look("doll")).written == 50
     ballast.unlink()
     assert await asyncio.gather(*waiting) == [[n + 1] for n in range(50, 60)]
@@ -511,10 +511,10 @@ async def test_a_mark_that_waits_counts(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 5))
     with locked(place.path):
-        mailbox.acknowledge("doll", 2)
+        mailbox.acknowledge("doll", Place(2))
         await until(lambda: is_away(mailbox))
-        mailbox.acknowledge("doll", 1)
-        mailbox.written("doll", 4)
+        mailbox.acknowledge("doll", Place(1))
+        mailbox.written("doll", Place(4))
         assert await mailbox.look("doll") == Box(0, 5, 2, 2, 4)
         assert numbers(await mailbox.read("doll", 0, ALL)) == [3, 4, 5]
     await ready(mailbox)
@@ -527,7 +527,7 @@ async def test_a_mark_is_stored_soon(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 5))
     begun = time.monotonic()
-    mailbox.acknowledge("doll", 2)
+    mailbox.acknowledge("doll", Place(2))
     await until(lambda: mailbox.status().messages == 3)
     assert 0.3 < time.monotonic() - begun < 5.0
     assert ask(place.path, "SELECT acked, gone FROM box") == [(2, 2)]
@@ -649,13 +649,13 @@ async def test_the_threads_end_with_the_mailbox(place: SqliteStand) -> None:
         await mailbox.look("doll")
     with pytest.raises(MailboxClosed):
         await mailbox.sweep()
-    mailbox.written("doll", 3)
+    mailbox.written("doll", Place(3))
 
 
 async def test_close_stores_what_is_queued(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     waiting = [mailbox.append(entries(1_000 * n, 1_000)) for n in range(10)]
-    mailbox.written("doll", 10)
+    mailbox.written("doll", Place(10))
     await mailbox.close(20.0)
     assert [future.result()[-1] for future in waiting] == [1_000 * n for n in range(1, 11)]
 
@@ -803,7 +803,7 @@ async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int)
                 box = await model.look(device_id)
                 number = dice.randint(box.base, box.last)
                 for each in (model, mailbox):
-                    getattr(each, what)(device_id, number)
+                    getattr(each, what)(device_id, Place(number))
             case "sweep":
                 # Both look at all of these boxes, this one at once and that one every other time.
                 await mailbox.append([])

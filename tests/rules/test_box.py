@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.box import Box, BoxLimits, surplus
+from cocoa_tornado.rules.box import Box, BoxLimits, Mark, Place, surplus
 
 FIVE = Box(last=5)
 
@@ -30,13 +30,40 @@ def test_what_was_acknowledged_is_not_asked_for_again() -> None:
 
 def test_a_cursor_of_a_box_that_was_removed_is_the_beginning_of_the_new_one() -> None:
     assert Box.new(40).start(3) == 40
-    assert Box.new(40).knows(3)
+    assert Box.new(40).find(Place(3)) == 3
 
 
 def test_a_cursor_beyond_the_end_is_not_known() -> None:
-    assert FIVE.knows(5)
-    assert not FIVE.knows(6)
-    assert not FIVE.knows(-1)
+    assert FIVE.find(Place(5)) == 5
+    assert FIVE.find(Place(6)) is None
+    assert FIVE.find(Place(-1)) is None
+
+
+def test_a_place_of_an_earlier_era_stands_for_what_was_left_when_the_next_began() -> None:
+    box = Box(last=90, era=3, cuts=((1, 40), (3, 60)))
+    assert [box.find(Place(number)) for number in (30, 50, 80)] == [30, 40, 40]
+    assert [box.find(Place(number, 1)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Place(number, 2)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Place(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
+    assert box.find(Place(1, 4)) is None
+
+
+def test_a_place_of_an_earlier_era_is_known_though_its_message_is_lost() -> None:
+    assert Box(last=5, era=1).find(Place(9)) == 5
+
+
+def test_marks_of_an_earlier_era_delete_nothing_that_is_new() -> None:
+    box = Box(last=90, era=1, cuts=((1, 40),))
+    assert Mark(acked=80, written=85).on(box) == Box(0, 90, 40, 40, 40, 1, ((1, 40),))
+    assert Mark(acked=80, written=85, era=1).on(box).gone == 80
+
+
+def test_a_gap_is_owed_until_it_is_written_or_acknowledged() -> None:
+    assert not FIVE.owes_a_gap
+    assert FIVE.lose(3).owes_a_gap
+    assert not FIVE.lose(3).write(3).owes_a_gap
+    assert FIVE.acknowledge(1).lose(3).write(5).owes_a_gap
+    assert not FIVE.lose(3).acknowledge(3).owes_a_gap
 
 
 def test_what_is_acknowledged_is_gone_and_what_is_lost_is_not_acknowledged() -> None:

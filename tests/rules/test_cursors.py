@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cocoa_tornado.rules.box import Place
 from cocoa_tornado.rules.cursors import (
+    MAX_ERA,
     MAX_NUMBER,
     acknowledged_cursor,
     gap_notice,
@@ -24,25 +26,25 @@ DEVICES = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable(
 NUMBERS = st.integers(0, MAX_NUMBER)
 
 
-@given(DEVICES, NUMBERS)
-def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int) -> None:
-    cursor = make_cursor(KEY, device, number)
-    assert read_cursor(KEY, device, cursor) == number
+@given(DEVICES, NUMBERS, st.integers(0, MAX_ERA))
+def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int, era: int) -> None:
+    cursor = make_cursor(KEY, device, number, era)
+    assert read_cursor(KEY, device, cursor) == Place(number, era)
     assert read_cursor(KEY, device + "x", cursor) is None
     assert read_cursor(OTHER_KEY, device, cursor) is None
 
 
 def test_a_cursor_needs_no_escaping() -> None:
     cursors = [make_cursor(KEY, "doll", number) for number in range(1000)]
-    assert all(len(cursor) == 20 and cursor.replace("-", "a").replace("_", "a").isalnum() for cursor in cursors)
+    assert all(len(cursor) == 24 and cursor.replace("-", "a").replace("_", "a").isalnum() for cursor in cursors)
     assert len(set(cursors)) == 1000
 
 
-@given(NUMBERS, st.integers(0, 19), st.characters())
+@given(NUMBERS, st.integers(0, 23), st.characters())
 def test_a_cursor_that_was_tampered_with_is_unknown(number: int, at: int, character: str) -> None:
     cursor = make_cursor(KEY, "doll", number)
     forged = cursor[:at] + character + cursor[at + 1 :]
-    assert read_cursor(KEY, "doll", forged) == (number if forged == cursor else None)
+    assert read_cursor(KEY, "doll", forged) == (Place(number) if forged == cursor else None)
 
 
 @given(st.text(max_size=40))

@@ -52,7 +52,7 @@ def test_discard_tells_how_much_was_dropped() -> None:
     outbox.push(b"a", 0, LIMITS)
     outbox.take()
     outbox.push(b"b", 0, LIMITS)
-    assert outbox.discard() == 1
+    assert outbox.discard() == (1, 0)
     assert len(outbox) == 1
 
 

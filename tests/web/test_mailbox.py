@@ -315,6 +315,83 @@ async def test_the_metrics_tell_of_the_box(start_gateway: StartGateway) -> None:
     assert metrics["cocoa_gaps_told_total"] == 1
 
 
+@pytest.mark.gen_test
+async def test_a_device_that_goes_by_cursors_and_has_none_yet_is_sent_all_that_is_kept(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start(start_gateway)
+    device = await gateway.connect_with(f"{gateway.token()}&cursors=1")
+    for text in ("one", "two"):
+        await gateway.publish("doll", text)
+    await eventually(lambda: box_of(gateway)._kept["doll"].box.written == 2)  # to a socket, and no further
+    device.transport.abort()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    device = await gateway.connect_with(f"{gateway.token()}&cursors=1")
+    first, second = await hear(device), await hear(device)
+    assert (first["text"], second["text"]) == ("one", "two")
+    await leave(gateway, device)
+    device = await gateway.connect_with(f"{gateway.token()}&cursors=1&after={first['cursor']}")
+    assert await hear(device) == second
+    assert await hears_nothing(device)
+
+
+@pytest.mark.gen_test
+async def test_whether_a_device_goes_by_cursors_is_yes_or_no(start_gateway: StartGateway) -> None:
+    gateway = await start(start_gateway)
+    device = await gateway.upgrade(f"{gateway.token()}&cursors=maybe")
+    assert (device.response.status, device.response.body) == (400, b'{"message":"Invalid cursors"}')
+
+
+@pytest.mark.gen_test
+async def test_a_gap_is_told_once_to_a_device_that_acknowledges_though_nothing_is_behind_it(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start(start_gateway, mailbox_ttl_s=1.0)
+    device = await gateway.connect("doll")
+    await gateway.publish("doll", "one")
+    await device.send(json.dumps({"type": "ack", "cursor": (await hear(device))["cursor"]}))
+    await eventually(lambda: box_of(gateway).counters.acknowledged == 1)
+    await leave(gateway, device)
+    for text in ("two", "three"):
+        await gateway.publish("doll", text)
+    await stored(gateway, 3)
+    box_of(gateway)._clock = lambda: 4e9
+    device = await gateway.connect("doll")
+    assert await hear(device) == {"type": "gap", "missed": 2}
+    await leave(gateway, device)
+    device = await gateway.connect("doll")
+    assert await hears_nothing(device)
+    await gateway.publish("doll", "four")
+    assert (await hear(device))["text"] == "four"
+
+
+@pytest.mark.gen_test
+async def test_what_a_full_outbox_leaves_in_the_box_is_not_counted_as_dropped(start_gateway: StartGateway) -> None:
+    gateway = await start(start_gateway, outbox_max_messages=8, mailbox_max_bytes=10_000_000)
+    device = await gateway.raw("doll", receive_buffer=4096)
+    for number in range(60):
+        await gateway.publish("doll", f"{number} {'x' * 100_000}")
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    metrics = await gateway.metrics()
+    assert metrics["cocoa_outbox_overflows_total"] == 1
+    assert metrics["cocoa_messages_left_in_box_total"] >= 1
+    assert not any(name.startswith("cocoa_messages_dropped_total") for name in metrics)
+    device.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.logs("cocoa.device", "message in the box left out")
+async def test_what_another_hand_has_put_into_a_box_costs_no_other_message(start_gateway: StartGateway) -> None:
+    gateway = await start(start_gateway)
+    entries = [Entry("doll", payload, 1, "results/0", at) for at, payload in enumerate(FOREIGN)]
+    await box_of(gateway).append(entries)
+    device = await gateway.connect("doll")
+    assert await hear_texts(device, 2) == ["one", "two"]
+
+
+FOREIGN = [b'{"type":"t","text":"one"}', b'{"cursor":"cursor":', b'{"type":"t","text":"two"}']
+
+
 class Moody(MemoryMailbox):
     """Answers, or does not, as it is told."""
 

@@ -1,0 +1,161 @@
+"""A Redis that comes back without the end of what it had: killed after a SAVE, or a failover to a replica that lags."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cocoa_tornado.mailboxes.redis import RedisMailbox
+from cocoa_tornado.rules.box import BoxLimits, Place
+
+from ..harness import eventually
+from ..redis_server import RedisServer
+from .stands import Clock, contents, entries, payloads, ready
+
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.gen_test(timeout=90),
+]
+
+MAY_LOSE = pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages")
+NOT_AVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox not available")
+
+
+@pytest.fixture
+def forgetful(own_redis: RedisServer) -> RedisServer:
+    """A Redis that keeps what it is told to SAVE, and nothing else."""
+    own_redis.start(appendonly="no")
+    return own_redis
+
+
+async def lose_the_end(redis: RedisServer) -> None:
+    """Killed, and back with what it had when it was told to SAVE."""
+    await asyncio.to_thread(redis.kill)
+    await asyncio.to_thread(redis.start)
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[RedisMailbox]:
+    mailbox = RedisMailbox(url, BoxLimits(), Clock())
+    await mailbox.start()
+    try:
+        await ready(mailbox)
+        yield mailbox
+    finally:
+        await mailbox.close(2.0)
+
+
+@NOT_AVAILABLE
+@MAY_LOSE
+async def test_numbers_that_are_given_again_belong_to_another_era(forgetful: RedisServer) -> None:
+    async with opened(forgetful.url) as mailbox:
+        before = mailbox.era
+        assert await mailbox.append(entries(0, 5)) == [1, 2, 3, 4, 5]
+        forgetful.command("SAVE")
+        assert await mailbox.append(entries(5, 5)) == [6, 7, 8, 9, 10]
+        await lose_the_end(forgetful)
+        assert await mailbox.append(entries(10, 3)) == [6, 7, 8]
+        await ready(mailbox)
+        assert mailbox.era == before + 1
+        box = await mailbox.look("doll")
+        assert [box.find(Place(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
+        assert [box.find(Place(number, mailbox.era)) for number in (7, 8, 9)] == [7, 8, None]
+        assert await contents(mailbox) == payloads([0, 1, 2, 3, 4, 10, 11, 12])
+
+
+@NOT_AVAILABLE
+@MAY_LOSE
+async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forgetful: RedisServer) -> None:
+    async with opened(forgetful.url) as mailbox:
+        before = mailbox.era
+        await mailbox.append(entries(0, 5))
+        forgetful.command("SAVE")
+        await mailbox.append(entries(5, 5))
+        forgetful.kill()
+        mailbox.acknowledge("doll", Place(9, before))
+        mailbox.written("doll", Place(10, before))
+        stored = mailbox.append(entries(10, 3))
+        await asyncio.to_thread(forgetful.start)
+        assert await stored == [6, 7, 8]
+        await ready(mailbox)
+        mailbox.acknowledge("doll", Place(8, before))  # a device that has only now come to it
+        mailbox.acknowledge("doll", Place(6, mailbox.era))
+        assert (await mailbox.look("doll")).acked == 6
+        await mailbox.append(entries(13, 1))
+        await eventually(lambda: not mailbox._marks)
+        box = await mailbox.look("doll")
+        assert (box.acked, box.written, box.last) == (6, 5, 9)
+        assert await contents(mailbox) == payloads([11, 12, 13])
+
+
+@MAY_LOSE
+async def test_a_gateway_that_was_restarted_with_it_begins_an_era_too(forgetful: RedisServer) -> None:
+    async with opened(forgetful.url) as mailbox:
+        before = mailbox.era
+        await mailbox.append(entries(0, 5))
+        forgetful.command("SAVE")
+        await mailbox.append(entries(5, 5))
+    await lose_the_end(forgetful)
+    async with opened(forgetful.url) as mailbox:
+        await mailbox.append(entries(10, 9))
+        box = await mailbox.look("doll")
+        assert (box.last, box.find(Place(10, before))) == (14, 5)
+
+
+@NOT_AVAILABLE
+@MAY_LOSE
+async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(forgetful: RedisServer) -> None:
+    async with opened(forgetful.url) as reader, opened(forgetful.url) as writer:
+        before = reader.era
+        await writer.append(entries(0, 5))
+        await reader.look("doll")
+        forgetful.command("SAVE")
+        await writer.append(entries(5, 5))
+        await lose_the_end(forgetful)
+        await asyncio.sleep(0.2)  # the end of the connections is known
+        assert await writer.append(entries(10, 1)) == [6]
+        assert writer.era == before + 1
+        while reader.era == before:
+            with contextlib.suppress(Exception):
+                await reader.look("doll")
+            await asyncio.sleep(0.05)
+        await ready(reader)
+        assert (await reader.look("doll")).find(Place(10, before)) == 5
+
+
+@NOT_AVAILABLE
+@MAY_LOSE
+async def test_a_box_that_is_lost_as_a_whole_is_made_anew_above_all_that_was_given(forgetful: RedisServer) -> None:
+    async with opened(forgetful.url) as mailbox:
+        before = mailbox.era
+        await mailbox.append(entries(0, 5, "other"))
+        forgetful.command("SAVE")
+        await mailbox.append(entries(5, 4))
+        await lose_the_end(forgetful)
+        (number,) = await mailbox.append(entries(9, 1))
+        box = await mailbox.look("doll")
+        assert number == 10
+        assert box.start(box.find(Place(9, before))) == 9
+
+
+@NOT_AVAILABLE
+async def test_an_era_begins_with_every_restart_and_old_places_stay_good(own_redis: RedisServer) -> None:
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        places = []
+        for turn in range(12):
+            number = (await mailbox.append(entries(turn, 1)))[0]
+            assert number is not None
+            places.append(Place(number, mailbox.era))
+            await asyncio.to_thread(own_redis.stop)
+            await asyncio.to_thread(own_redis.start)
+        await mailbox.append(entries(12, 1))
+        box = await mailbox.look("doll")
+        assert len(box.cuts) == 8
+        assert box.era == places[0].era + 12
+        # The latest are exact; of long ago they are never beyond what they were.
+        assert [box.find(place) for place in places[-7:]] == [place.number for place in places[-7:]]
+        assert all((box.find(place) or 0) <= place.number for place in places)

@@ -1,0 +1,105 @@
+"""Devices of a gateway whose Redis has come back without the end of what it had."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from cocoa_tornado.mailboxes.port import MailboxState
+
+from ..harness import Harness, eventually
+from ..redis_server import RedisServer
+from .conftest import StartGateway
+
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.gen_test(timeout=90),
+    pytest.mark.logs("cocoa.mailbox", "mailbox not available"),
+    pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages"),
+]
+
+
+@pytest.fixture
+def forgetful(own_redis: RedisServer) -> RedisServer:
+    """A Redis that keeps what it is told to SAVE, and nothing else."""
+    own_redis.start(appendonly="no")
+    return own_redis
+
+
+def is_ready(gateway: Harness) -> bool:
+    mailbox = gateway.gateway.mailbox
+    return mailbox is not None and mailbox.status().state is MailboxState.READY
+
+
+async def start(start_gateway: StartGateway, redis: RedisServer) -> Harness:
+    gateway = await start_gateway(mailbox=redis.url)
+    await eventually(lambda: is_ready(gateway))
+    return gateway
+
+
+async def lose_the_end(redis: RedisServer) -> None:
+    await asyncio.to_thread(redis.kill)
+    await asyncio.to_thread(redis.start)
+
+
+async def say(gateway: Harness, texts: str) -> None:
+    for text in texts:
+        await gateway.publish("doll", text)
+
+
+async def hear(device: ClientConnection, count: int) -> list[dict[str, str]]:
+    return [json.loads(await asyncio.wait_for(device.recv(), 20)) for _ in range(count)]
+
+
+def texts(heard: list[dict[str, str]]) -> str:
+    return "".join(message["text"] for message in heard)
+
+
+async def test_a_connected_device_is_told_what_has_numbers_that_it_has_had(
+    start_gateway: StartGateway, forgetful: RedisServer
+) -> None:
+    gateway = await start(start_gateway, forgetful)
+    device = await gateway.connect("doll")
+    await say(gateway, "abc")
+    assert texts(await hear(device, 3)) == "abc"
+    await asyncio.to_thread(forgetful.command, "SAVE")
+    await say(gateway, "defgh")
+    heard = await hear(device, 5)
+    await lose_the_end(forgetful)
+    await say(gateway, "ij")
+    later = await hear(device, 2)
+    assert texts(later) == "ij"
+    # What it acknowledges of before is not taken for what has those numbers now.
+    await device.send(json.dumps({"type": "ack", "cursor": heard[4]["cursor"]}))
+    await say(gateway, "k")
+    later += await hear(device, 1)
+    assert texts(later) == "ijk"
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    device = await gateway.connect_with(f"{gateway.token()}&after={later[0]['cursor']}")
+    assert texts(await hear(device, 2)) == "jk"
+
+
+async def test_a_cursor_of_what_was_lost_skips_nothing_that_came_after(
+    start_gateway: StartGateway, forgetful: RedisServer
+) -> None:
+    gateway = await start(start_gateway, forgetful)
+    device = await gateway.connect("doll")
+    await say(gateway, "abc")
+    await hear(device, 3)
+    await asyncio.to_thread(forgetful.command, "SAVE")
+    await say(gateway, "defgh")
+    cursor = (await hear(device, 5))[-1]["cursor"]
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    await lose_the_end(forgetful)
+    stored = gateway.gateway.mailbox.counters  # type: ignore[union-attr]
+    before = stored.stored
+    await say(gateway, "ijklmn")
+    await eventually(lambda: stored.stored == before + 6)
+    await eventually(lambda: is_ready(gateway))
+    device = await gateway.connect_with(f"{gateway.token()}&after={cursor}")
+    assert texts(await hear(device, 6)) == "ijklmn"
