@@ -72,7 +72,7 @@ class Outbox:
 
         :param interim_of: the session that it is a hypothesis of; '' for everything else
         """
-        waiting = len(self)
+        waiting = len(self._frames) + self._in_flight_messages
         if waiting and (waiting >= limits.max_messages or self.waiting_bytes + len(frame) > limits.max_bytes):
             return False
         self._frames.append(frame)
