@@ -1,0 +1,59 @@
+"""This project as a contender of its own benchmark: once with each library that it can read Kafka with."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .contenders import Contender, LeftOut, Run
+from .survival_faults import pythonpath
+
+# Room for whatever a burst leaves waiting, as the other contenders have it, and no log of each request: they have none.
+QUIET = [
+    *("--log-level", "error", "--no-access-log", "--speech", "none://"),
+    *("--outbox-max-messages", "100000", "--outbox-max-bytes", "64MiB"),
+]
+
+
+def _program() -> str:
+    return str(Path(sys.executable).parent / "cocoa")
+
+
+@functools.cache
+def options_help() -> str:
+    """What ``cocoa serve --help`` says: which options this version has."""
+    done = subprocess.run(
+        [_program(), "serve", "--help"], stdout=subprocess.PIPE, text=True, env=os.environ | pythonpath(), check=True
+    )
+    return done.stdout
+
+
+def _has_choice() -> bool:
+    return "--kafka-client " in options_help()
+
+
+def _command(client: str) -> Callable[[Run], list[str]]:
+    def command(run: Run) -> list[str]:
+        chosen = ["--kafka-client", client] if _has_choice() else []
+        kafka = ["--broker", f"kafka://{run.bootstrap}", "--kafka-results-topic", run.topic, "--kafka-group", run.group]
+        return [_program(), "serve", "--port", str(run.port), *kafka, *chosen, *QUIET]
+
+    return command
+
+
+def _find_confluent() -> None:
+    if not _has_choice():
+        raise LeftOut("this version has no option --kafka-client")
+    if importlib.util.find_spec("confluent_kafka") is None:
+        raise LeftOut("confluent-kafka is not installed: pip install 'cocoa-tornado[librdkafka]'")
+
+
+GATEWAYS = [
+    Contender("cocoa_confluent", "this project, reading with confluent-kafka", _find_confluent, _command("confluent")),
+    Contender("cocoa_python", "this project, reading with kafka-python", lambda: None, _command("kafka-python")),
+]

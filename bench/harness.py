@@ -1,0 +1,173 @@
+"""The gateway beside what one could have built instead: ``make bench``, ``make bench-full``.
+
+Each contender is a process of its own, pinned to one core of this machine; the devices, the publisher and an Apache
+Kafka have the others. Contenders take turns, several rounds of them. Absolute figures are this machine's; the ratios
+are what is to be read. Beside them stands the floor: a program that does nothing but one send() for each message, on as
+many sockets, in the same run.
+
+Parts: broker (cost and latency of messages), growth (the same among more and more devices), memory and idle (devices at
+rest), handshakes (with a JWT), storm (all devices come back at once).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from . import plot
+from .contenders import ALL, Contender, LeftOut
+from .gateways import GATEWAYS
+from .load_generator import Unfinished, build
+from .parts import PARTS, Part, Turn
+from .plans import FULL, QUICK, Plan
+from .proc import describe_machine, raise_file_limit, split
+from .report import TITLES, Findings, document, text
+from .samples import Failure, fitting
+from .stage import Stage, staged
+
+RESULTS = Path(__file__).parent / "results"
+TEXT_BYTES = 40
+
+
+def able(names: Sequence[str], findings: Findings) -> list[Contender]:
+    """The contenders that are wanted and can run here; it is noted who can't."""
+    found = []
+    for contender in (*GATEWAYS, *ALL):
+        if names and contender.name not in names:
+            continue
+        try:
+            contender.prepare()
+        except LeftOut as why:
+            findings.note(f"left out: {contender.name}: {why}")
+            continue
+        findings.descriptions[contender.name] = contender.description
+        found.append(contender)
+    return found
+
+
+def chosen(plan: Plan, wanted: Sequence[str], rounds: int) -> Plan:
+    """The plan with only those parts, if any are wanted, and with so many rounds, unless 0."""
+    parts = wanted or list(plan.rounds)
+    return replace(plan, rounds={part: rounds or plan.rounds.get(part, 1) for part in parts})
+
+
+def turns(
+    plan: Plan, part: Part, contenders: Sequence[Contender], most: int, stage: Stage, findings: Findings
+) -> Iterator[Turn]:
+    """In their order: rounds, then sizes, then contenders, with the floor before them."""
+    sizes, notes = fitting(part.devices(plan), most)
+    for note in notes:
+        findings.note(note)
+    cast: list[Contender | None] = [*([None] if part.with_floor else []), *contenders]
+    rounds = max((plan.rounds.get(name, 0) for name in part.names), default=0)
+    for number in range(rounds):
+        for devices in sizes:
+            for contender in cast:
+                yield Turn(stage, plan, findings, contender, devices, number)
+
+
+def play(part: Part, turn: Turn, wanted: Sequence[str]) -> None:
+    """One turn. Who does not finish is recorded, and has no further turn with as many devices."""
+    findings, label = turn.findings, f"{turn.devices:,} devices"
+    if any(one.contender == turn.name and one.part in part.names and one.case == label for one in findings.failures):
+        return
+    since = time.monotonic()
+    try:
+        for sample in part.play(turn):
+            if sample.part in wanted:
+                findings.samples.append(sample)
+        outcome = "done"
+    except (Unfinished, OSError) as why:
+        findings.failures.append(Failure(part.names[0], label, turn.name, str(why)))
+        outcome = f"did not finish: {why}"
+    took_s = time.monotonic() - since
+    names = " and ".join(TITLES[name].lower() for name in part.names)
+    click.echo(f"{names}, {label}, round {turn.number + 1}: {turn.name}: {outcome} ({took_s:.0f} s)", err=True)
+
+
+def run(plan: Plan, names: Sequence[str]) -> Findings:
+    findings = Findings()
+    contenders = able(names, findings)
+    cores = split(frozenset(os.sched_getaffinity(0)))
+    if cores.server == cores.load:
+        findings.note("this machine has one core: server and load have shared it, and the figures mean little")
+    findings.machine = describe_machine(cores)
+    most = raise_file_limit()
+    since = time.monotonic()
+    with staged(build(), cores, TEXT_BYTES) as stage:
+        for part in PARTS:
+            if any(name in plan.rounds for name in part.names):
+                for turn in turns(plan, part, contenders, most, stage, findings):
+                    play(part, turn, list(plan.rounds))
+    findings.machine["duration"] = f"{(time.monotonic() - since) / 60:.1f} min"
+    return findings
+
+
+def write(findings: Findings, folder: Path) -> None:
+    """The table, the JSON document and the plot."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.txt").write_text("\n".join(text(findings)) + "\n")
+    (folder / "bench.json").write_text(json.dumps(document(findings), indent=1) + "\n")
+    (folder / "bench.svg").write_text(plot.svg(findings))
+
+
+def _why_not() -> str:
+    if not sys.platform.startswith("linux"):
+        return "the benchmark reads /proc and waits with epoll: it runs on Linux only"
+    missing = [program for program in ("java", "mvn", "go") if shutil.which(program) is None]
+    return f"the benchmark needs {', '.join(missing)}" if missing else ""
+
+
+class PartNames(click.ParamType[tuple[str, ...]]):
+    name = "parts"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(str(value).split(","))
+        if unknown := set(names) - set(TITLES):
+            self.fail(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(TITLES)}", param, ctx)
+        return names
+
+
+@click.command(help=__doc__)
+@click.option("--full", is_flag=True, help="Everything, for half an hour or more; else a few minutes.")
+@click.option("--part", "parts", type=PartNames(), default=None, help="Only these, separated by commas.")
+@click.option("--contender", "names", multiple=True, help="Only this one.  [repeatable]")
+@click.option("--rounds", type=click.IntRange(0), default=0, help="Of each part; 0: as planned.")
+@click.option("--devices", type=click.IntRange(1), multiple=True, help="In place of the planned numbers.  [repeatable]")
+@click.option("--seconds", type=float, default=0.0, help="That each flow of messages lasts; 0: as planned.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="Folder of the results.")
+def main(
+    full: bool,
+    parts: tuple[str, ...] | None,
+    names: tuple[str, ...],
+    rounds: int,
+    devices: tuple[int, ...],
+    seconds: float,
+    out: Path,
+) -> None:
+    if why_not := _why_not():
+        raise click.ClickException(why_not)
+    known = [contender.name for contender in (*GATEWAYS, *ALL)]
+    if unknown := set(names) - set(known):
+        raise click.UsageError(f"no contender is called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    plan = chosen(FULL if full else QUICK, parts or (), rounds)
+    if devices:
+        plan = replace(plan, broker_devices=devices, growth_devices=devices, rest_devices=devices)
+        plan = replace(plan, handshakes=max(devices), storm_devices=max(devices))
+    plan = replace(plan, seconds=seconds or plan.seconds)
+    findings = run(plan, names)
+    write(findings, out)
+    for line in text(findings):
+        click.echo(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"syscall"
+	"time"
+)
+
+// connecting is what "connect" is told.
+type connecting struct {
+	Port    int     `json:"port"`
+	First   int     `json:"first"`
+	Count   int     `json:"count"`
+	AtOnce  int     `json:"at_once"`
+	WithinS float64 `json:"within_s"`
+}
+
+// connected is its answer. Times are from the command to each device's 101.
+type connected struct {
+	In       int            `json:"in"`
+	Seconds  float64        `json:"seconds"`
+	Attempts int            `json:"attempts"`
+	Refused  map[string]int `json:"refused"` // by HTTP status
+	Errors   map[string]int `json:"errors"`
+	TimeUS   quantiles      `json:"time_us"`
+	CPUS     float64        `json:"cpu_s"`
+}
+
+// goal is a number of devices that are to come in, so many at once. A nil goal has been reached.
+type goal struct {
+	connecting
+	began    time.Time
+	deadline time.Time
+	next     int // index of the next device to begin with
+	trying   int
+	attempts []*device // in the order in which they began; some have ended since
+	numbers  []int     // the attempt that each of those was
+	away     []*device // to try again
+	unborn   []*device // likewise, of this tick
+	times    []int64
+	answer   connected
+	done     chan struct{}
+}
+
+func (f *fleet) connect(c connecting) any {
+	g := &goal{connecting: c, next: c.First, done: make(chan struct{})}
+	g.answer = connected{Refused: map[string]int{}, Errors: map[string]int{}}
+	devices := f.devices[:len(f.devices):len(f.devices)] // a copy, from here on: the other thread reads
+	for index := len(devices); index < c.First+c.Count; index++ {
+		devices = append(devices, newDevice(index, f.secret, c.Port))
+	}
+	g.began = time.Now()
+	g.deadline = g.began.Add(time.Duration(c.WithinS * float64(time.Second)))
+	cpu := cpuSeconds()
+	f.do(func() { f.devices, f.goal = devices, g; g.onTick(f, time.Now()) })
+	<-g.done
+	g.answer.In = len(g.times)
+	g.answer.Seconds = time.Since(g.began).Seconds()
+	g.answer.TimeUS = summarise(g.times)
+	g.answer.CPUS = cpuSeconds() - cpu
+	return g.answer
+}
+
+func (g *goal) onTick(f *fleet, now time.Time) {
+	if g == nil {
+		return
+	}
+	g.timeOut(f, now)
+	waiting := g.away[:0]
+	for _, d := range g.away {
+		if g.trying < g.AtOnce && !now.Before(d.retryAt) {
+			g.attemptOne(f, d, now)
+		} else {
+			waiting = append(waiting, d)
+		}
+	}
+	g.away = waiting
+	defer func() { g.away, g.unborn = append(g.away, g.unborn...), nil }()
+	for g.trying < g.AtOnce && g.next < g.First+g.Count {
+		d := f.devices[g.next]
+		g.next++
+		g.attemptOne(f, d, now)
+	}
+	if len(g.times) == g.Count || now.After(g.deadline) {
+		f.goal = nil
+		for _, d := range f.devices[g.First:min(g.next, g.First+g.Count)] {
+			if d.state != open {
+				f.hangUp(d)
+			}
+		}
+		close(g.done)
+	}
+}
+
+func (g *goal) attemptOne(f *fleet, d *device, now time.Time) {
+	d.attempt++
+	d.began = now
+	g.answer.Attempts++
+	g.trying++
+	if err := d.dial(g.Port); err != nil {
+		g.trying--
+		g.answer.Errors[err.Error()]++
+		d.retryAt = now.Add(retryPause)
+		g.unborn = append(g.unborn, d)
+		return
+	}
+	for len(f.byFD) <= d.fd {
+		f.byFD = append(f.byFD, make([]*device, 1024)...)
+	}
+	f.byFD[d.fd] = d
+	g.attempts, g.numbers = append(g.attempts, d), append(g.numbers, d.attempt)
+	f.watch(d, syscall.EPOLL_CTL_ADD, syscall.EPOLLOUT)
+}
+
+func (g *goal) timeOut(f *fleet, now time.Time) {
+	for len(g.attempts) > 0 {
+		d, number := g.attempts[0], g.numbers[0]
+		over := d.attempt != number || d.state == open || d.state == away
+		if !over && now.Sub(d.began) < attemptPatient {
+			return
+		}
+		g.attempts, g.numbers = g.attempts[1:], g.numbers[1:]
+		if !over {
+			f.lose(d, "timed out")
+		}
+	}
+}
+
+func (g *goal) onOpen(d *device, now time.Time) {
+	if g == nil {
+		return
+	}
+	g.trying--
+	g.times = append(g.times, now.Sub(g.began).Microseconds())
+}
+
+func (g *goal) onFailure(d *device, reason string, now time.Time) {
+	if g != nil {
+		g.answer.Errors[reason]++
+		g.comeBack(d, now.Add(retryPause))
+	}
+}
+
+func (g *goal) onRefusal(d *device, answer answer, now time.Time) {
+	if g != nil {
+		g.answer.Refused[statusText(answer.status)]++
+		g.comeBack(d, now.Add(max(answer.retryAfter, retryPause)))
+	}
+}
+
+func (g *goal) comeBack(d *device, at time.Time) {
+	g.trying--
+	d.retryAt = at
+	g.away = append(g.away, d)
+}

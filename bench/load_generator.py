@@ -1,0 +1,178 @@
+"""The compiled processes that the benchmark is driven by, seen from Python. They are built from bench/load.
+
+:class:`Load` is the devices and the publisher of records; :class:`Floor` a server that does nothing but send.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from .contenders import build_go, cache_folder
+
+HERE = Path(__file__).parent
+SPARE_PATIENCE_S = 60.0
+
+
+class Unfinished(Exception):
+    """A contender did not do in time what was asked of it; the text says what."""
+
+
+def build() -> Path:
+    """The program. Takes no time where nothing has changed. Raises LeftOut where it cannot be built."""
+    binary = cache_folder() / "load"
+    build_go(HERE / "load", binary)
+    return binary
+
+
+def message_bytes(text_bytes: int) -> int:
+    """About the size of a message to a device, as bench/load writes the records."""
+    record = {
+        "type": "transcription",
+        "session_id": "a1b2c3d4e5f6g7h8",
+        "user_id": 99,
+        "device_id": "device-1000",
+        "text": "x" * text_bytes,
+        "timestamp": "2024-01-15T10:30:00Z",
+        "success": True,
+        "seq": 10_000,
+        "sent_us": time.time_ns() // 1000,
+    }
+    return len(json.dumps(record, separators=(",", ":")))
+
+
+class Conversation:
+    """A process that answers commands, a line of JSON each. Use as a context manager: it ends with it."""
+
+    def __init__(self, arguments: list[str], secret: str) -> None:
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"COCOA_JWT_SECRET": secret},
+        )
+        self._rest = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, do: str, patience_s: float = SPARE_PATIENCE_S, **details: Any) -> dict[str, Any]:
+        """Raises Unfinished if there is no answer in time, or if it is an error."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._line(patience_s, do))
+        if isinstance(answer, dict) and "error" in answer:
+            raise Unfinished(f"{do}: {answer['error']}")
+        assert isinstance(answer, dict)
+        return answer
+
+    def _line(self, patience_s: float, what: str) -> bytes:
+        assert self._process.stdout is not None
+        end = time.monotonic() + patience_s
+        while b"\n" not in self._rest:
+            readable = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))[0]
+            if not readable:
+                raise Unfinished(f"{what}: no answer within {patience_s:.0f} s")
+            read = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not read:
+                raise Unfinished(f"{what}: the process has ended")
+            self._rest += read
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Records for some of the devices, in a random order that is the same each time.
+
+    :ivar each: in immediate succession for the same device
+    :ivar rate: records a second
+    :ivar messages: in all; 0: until it is told to settle
+    :ivar ping_every_s: how often each of these devices pings the server; 0: never
+    """
+
+    count: int
+    each: int
+    rate: float
+    messages: int
+    ping_every_s: float = 0.0
+
+
+class Load(Conversation):
+    """The devices, and the publisher. Device n is called ``device-n``."""
+
+    def __init__(self, binary: Path, secret: str, port: int, bootstrap: str, topic: str, text_bytes: int) -> None:
+        super().__init__([str(binary)], secret)
+        self._port, self._bootstrap, self._topic, self._text_bytes = port, bootstrap, topic, text_bytes
+
+    def connect(self, first: int, count: int, at_once: int, patience_s: float) -> dict[str, Any]:
+        """Until all are in or patience is over; those refused come back when they were told to, or after a second."""
+        wanted = {"port": self._port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
+        return self.ask("connect", patience_s + SPARE_PATIENCE_S, **wanted)
+
+    def connect_all(self, count: int, at_once: int, patience_s: float) -> dict[str, Any]:
+        """Raises Unfinished unless all are in."""
+        found = self.connect(0, count, at_once, patience_s)
+        if found["in"] < count:
+            refused, errors = found["refused"] or "", found["errors"] or ""
+            raise Unfinished(f"{found['in']:,} of {count:,} devices are in after {patience_s:.0f} s {refused} {errors}")
+        return found
+
+    def start(self, flow: Flow, settle_patience_s: float) -> None:
+        """:param settle_patience_s: without a message, at the end, before the others count as lost"""
+        self.ask(
+            "flow",
+            bootstrap=self._bootstrap,
+            topic=self._topic,
+            text_bytes=self._text_bytes,
+            flow_first=0,
+            flow_count=flow.count,
+            each=flow.each,
+            rate=flow.rate,
+            messages=flow.messages,
+            ping_every_s=flow.ping_every_s,
+            settle_patience_s=settle_patience_s,
+        )
+
+    def settle(self, patience_s: float) -> dict[str, Any]:
+        """The end of the flow: what was sent and received, and when."""
+        return self.ask("settle", patience_s)
+
+    def forget(self) -> None:
+        """Count anew from here on."""
+        self.ask("expect")
+
+    def heard(self, messages: int = 0, patience_s: float = 0.0) -> dict[str, Any]:
+        """What has come since; so many messages are waited for, until none has come for so long."""
+        return self.ask("await", patience_s + SPARE_PATIENCE_S * 2, messages=messages, within_s=patience_s)
+
+
+class Floor(Conversation):
+    """A server that sends, and does nothing else. It accepts any connection as a device's."""
+
+    def __init__(self, binary: Path, port: int) -> None:
+        super().__init__([str(binary), "floor", str(port)], "")
+        self._line(SPARE_PATIENCE_S, "start")  # "listening on ..."
+
+    def flood(self, messages: int, each: int, rate: float, size: int) -> dict[str, Any]:
+        """One send() for each message; CPU is that of the sends alone."""
+        patience_s = SPARE_PATIENCE_S + (2 * messages / rate if rate else 0)
+        return self.ask("flood", patience_s, messages=messages, each=each, rate=rate, bytes=size)

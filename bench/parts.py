@@ -1,0 +1,265 @@
+"""The parts of the benchmark: what is done with a contender, and what of it is measured.
+
+Each part is a generator of samples: what it has found before a contender fails is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .contenders import Contender
+from .load_generator import Flow, Unfinished, message_bytes
+from .plans import Plan
+from .proc import Memory, memory
+from .report import Findings
+from .samples import FLOOR, Sample, half_of_saturation
+from .stage import Reading, Stage, Trial
+
+WARM_UP_S = 1.0
+EACH = (1, 10)
+AT_ONCE = 64  # handshakes under way, where devices come in calmly
+LEAST_HANDSHAKES_PER_S = 100.0
+SETTLE_PATIENCE_S = 10.0
+FLOW_PATIENCE_S = 120.0
+FLOOD_MESSAGES = 100_000
+ESTABLISHED = 200  # devices that are there when the storm breaks
+ESTABLISHED_RATE = 400.0
+CALM_S = 4.0
+STORM_PATIENCE_S = 120.0
+PEACE_S = 2.0  # for what a connection leaves to do
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One contender's turn in one case of a part. ``contender`` is None for the floor's."""
+
+    stage: Stage
+    plan: Plan
+    findings: Findings
+    contender: Contender | None
+    devices: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        return self.contender.name if self.contender else FLOOR
+
+    def samples(self, part: str, case: str, **values: float) -> Iterator[Sample]:
+        return (Sample(part, case, self.name, metric, value, self.number) for metric, value in values.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """:ivar devices: the sizes that it is played with
+    :ivar names: of the parts whose samples it gives
+    """
+
+    play: Callable[[Turn], Iterator[Sample]]
+    devices: Callable[[Plan], Sequence[int]]
+    names: tuple[str, ...]
+    with_floor: bool = False
+
+
+def patience_s(devices: int) -> float:
+    return 30.0 + devices / LEAST_HANDSHAKES_PER_S
+
+
+def title(devices: int) -> str:
+    return f"{devices:,} devices"
+
+
+# -- messages
+
+
+def measure(turn: Turn, trial: Trial, flow: Flow) -> tuple[float, dict[str, Any]]:
+    """The server's CPU for each message, microseconds, and what the devices have heard."""
+    before = trial.read()
+    trial.load.start(flow, SETTLE_PATIENCE_S)
+    heard = trial.load.settle(FLOW_PATIENCE_S + 2 * flow.messages / flow.rate)
+    taken = trial.read() - before
+    if not heard["received"]:
+        raise Unfinished(f"none of {heard['sent']:,} messages has come {heard['closed'] or ''}")
+    evidence = turn.findings.evidence
+    evidence.setdefault("generator_us", []).append(heard["cpu_s"] / heard["received"] * 1e6)
+    evidence.setdefault("generator_idle", []).append(taken.load_idle_s / taken.at / len(trial.cores.load))
+    evidence.setdefault("generator_lag_ms", []).append(heard["lag_us"] / 1000)
+    foreign = len(trial.cores.server) - (taken.server_idle_s + taken.server_s) / taken.at
+    evidence.setdefault("foreign", []).append(max(foreign, 0.0))
+    return taken.server_s / heard["received"] * 1e6, heard
+
+
+def _flow(plan: Plan, devices: int, each: int, rate: float, seconds: float = 0.0) -> Flow:
+    return Flow(devices, each, rate, int(rate * (seconds or plan.seconds)) // each * each)
+
+
+def _losses(heard: dict[str, Any]) -> dict[str, float]:
+    return {"lost": heard["sent"] - heard["received"], "wrong": heard["strays"] + heard["disorder"]}
+
+
+def _cost(turn: Turn, trial: Trial, each: int, rate: float) -> dict[str, float]:
+    """At a rate: what a message costs, and how long it is on its way."""
+    cpu_us, heard = measure(turn, trial, _flow(turn.plan, turn.devices, each, rate))
+    latency = {f"{name}_ms": heard["latency_us"][name] / 1000 for name in ("p50", "p99", "p999")}
+    return {"rate": rate, "cpu_us": cpu_us, "per_cpu_s": 1e6 / cpu_us, **latency, **_losses(heard)}
+
+
+def broker(turn: Turn) -> Iterator[Sample]:
+    """From the broker to the devices: cost and latency at a fixed rate, then at half of what would saturate it."""
+    plan, devices = turn.plan, turn.devices
+    cases = {each: f"{title(devices)}, {each} at a time" for each in EACH}
+    if turn.contender is None:
+        yield from _floor(turn, "broker", plan.rate, cases)
+        return
+    with turn.stage.trial(turn.contender) as trial:
+        trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
+        for each, case in cases.items():
+            measure(turn, trial, _flow(plan, devices, each, plan.rate, WARM_UP_S))
+            found = _cost(turn, trial, each, plan.rate)
+            yield from turn.samples("broker", case, **found)
+            rate = half_of_saturation(found["cpu_us"], plan.most_rate)
+            if rate == plan.most_rate:
+                turn.findings.note(f"at half: not more than {rate:,.0f} messages a second, for the generator's sake")
+            yield from turn.samples("broker", f"{case}, at half of saturation", **_cost(turn, trial, each, rate))
+
+
+def growth(turn: Turn) -> Iterator[Sample]:
+    """The cost of a message among so many devices, at the same rate for all numbers of them."""
+    plan, devices, case = turn.plan, turn.devices, title(turn.devices)
+    if turn.contender is None:
+        yield from _floor(turn, "growth", plan.growth_rate, {1: case})
+        return
+    with turn.stage.trial(turn.contender) as trial:
+        trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
+        measure(turn, trial, _flow(plan, devices, 1, plan.growth_rate, WARM_UP_S))
+        yield from turn.samples("growth", case, **_cost(turn, trial, 1, plan.growth_rate))
+
+
+def _floor(turn: Turn, part: str, rate: float, cases: Mapping[int, str]) -> Iterator[Sample]:
+    """What the sends alone cost, at the same rate; and how many messages the generator takes if nothing holds it up."""
+    size = message_bytes(turn.stage.text_bytes)
+    with turn.stage.floor() as (floor, trial):
+        trial.load.connect_all(turn.devices, AT_ONCE, patience_s(turn.devices))
+        for each, case in cases.items():
+            messages = int(rate * turn.plan.seconds)
+            taken = floor.flood(messages, each, rate, size)
+            yield from turn.samples(part, case, cpu_us=taken["cpu_s"] / messages * 1e6)
+            yield from turn.samples(part, case, per_cpu_s=messages / taken["cpu_s"])
+        before = trial.load.heard()
+        floor.flood(FLOOD_MESSAGES, 1, 0, size)
+        after = trial.load.heard(before["received"] + FLOOD_MESSAGES, SETTLE_PATIENCE_S)
+        received = after["received"] - before["received"]
+        turn.findings.evidence.setdefault("generator_per_s", []).append(received / (after["cpu_s"] - before["cpu_s"]))
+
+
+# -- devices at rest
+
+
+def rest(turn: Turn) -> Iterator[Sample]:
+    """Memory and idle cost: what the server needs for devices that say nothing, and are told nothing but pings."""
+    devices, case, peace_s = turn.devices, title(turn.devices), turn.plan.rest_s
+    if turn.contender is None:
+        with turn.stage.floor() as (_, trial):
+            grown, _ = _rested(trial, devices, PEACE_S)
+            yield from turn.samples("memory", case, kernel_kib=grown.kernel / devices)
+        return
+    with turn.stage.trial(turn.contender) as trial:
+        time.sleep(PEACE_S)
+        before = trial.read()
+        time.sleep(CALM_S)
+        alone = trial.read() - before
+        yield from turn.samples("idle", "no devices", idle_ms=alone.server_s / alone.at * 1000)
+        grown, peace = _rested(trial, devices, peace_s)
+        yield from turn.samples(
+            "memory",
+            case,
+            user_kib=grown.user / devices,
+            own_kib=grown.own / devices,
+            kernel_kib=grown.kernel / devices,
+        )
+        heard = trial.load.heard()
+        if heard["server_pings"] < devices:
+            turn.findings.note(f"{turn.name}: {heard['server_pings']:,} pings to {case} within {peace_s:.0f} s")
+        yield from turn.samples(
+            "idle", case, idle_ms=peace.server_s / peace.at * 1000, closed=sum(heard["closed"].values())
+        )
+
+
+def _rested(trial: Trial, devices: int, peace_s: float) -> tuple[Memory, Reading]:
+    """By how much memory has grown once the devices are in and have been left in peace, and the clocks of that time."""
+    before = memory(trial.pid)
+    trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
+    time.sleep(PEACE_S)
+    trial.load.forget()
+    began = trial.read()
+    time.sleep(peace_s)
+    return memory(trial.pid) - before, trial.read() - began
+
+
+# -- handshakes
+
+
+def handshakes(turn: Turn) -> Iterator[Sample]:
+    """With a token that has to be verified, after some that warm the server up."""
+    assert turn.contender is not None
+    warm = turn.devices // 5
+    with turn.stage.trial(turn.contender) as trial:
+        trial.load.connect_all(warm, AT_ONCE, patience_s(warm))
+        before = trial.read()
+        found = trial.load.connect(warm, turn.devices, AT_ONCE, patience_s(turn.devices))
+        taken = trial.read() - before
+        if found["in"] < turn.devices:
+            raise Unfinished(f"{found['in']:,} are in after {found['seconds']:.0f} s")
+        case = f"{turn.devices:,}, {AT_ONCE} at a time"
+        each_us = taken.server_s / turn.devices * 1e6
+        yield from turn.samples("handshakes", case, handshake_us=each_us, handshakes_per_cpu_s=1e6 / each_us)
+        yield from turn.samples("handshakes", case, p50_ms=found["time_us"]["p50"] / 1000)
+
+
+def storm(turn: Turn) -> Iterator[Sample]:
+    """All come at once, while some are there already, who get messages and ping."""
+    assert turn.contender is not None
+    case = f"{turn.devices:,} at once, {ESTABLISHED} there"
+    flow = Flow(ESTABLISHED, 1, ESTABLISHED_RATE, 0, ping_every_s=1.0)
+    with turn.stage.trial(turn.contender) as trial:
+        load = trial.load
+        load.connect_all(ESTABLISHED, AT_ONCE, patience_s(ESTABLISHED))
+        load.start(flow, SETTLE_PATIENCE_S)
+        time.sleep(CALM_S)
+        calm = load.settle(FLOW_PATIENCE_S)
+        yield from turn.samples("storm", case, calm_p99_ms=calm["latency_us"]["p99"] / 1000)
+        load.start(flow, SETTLE_PATIENCE_S)
+        time.sleep(PEACE_S)
+        before = trial.read()
+        found = load.connect(ESTABLISHED, turn.devices, turn.devices, STORM_PATIENCE_S)
+        taken = trial.read() - before
+        heard = load.settle(FLOW_PATIENCE_S)
+        yield from turn.samples(
+            "storm",
+            case,
+            refused=sum(found["refused"].values()),
+            failed=sum(found["errors"].values()),
+            **{f"{name}_ms": heard["latency_us"][name] / 1000 for name in ("p50", "p99", "max")},
+            pong_p99_ms=heard["pong_us"]["p99"] / 1000,
+            pongs_lost=heard["pings_sent"] - heard["pong_us"]["count"],
+            closed=sum(heard["closed"].values()),
+            **_losses(heard),
+        )
+        for kind in ("refused", "errors"):
+            for why, count in found[kind].items():
+                turn.findings.note(f"storm, {turn.name}: {count:,} attempts ended with {why}")
+        if found["in"] < turn.devices:
+            raise Unfinished(f"{found['in']:,} are in after {STORM_PATIENCE_S:.0f} s")
+        each_us = taken.server_s / turn.devices * 1e6
+        yield from turn.samples("storm", case, all_in_s=found["seconds"], storm_handshake_us=each_us)
+
+
+PARTS = [
+    Part(broker, lambda plan: plan.broker_devices, ("broker",), with_floor=True),
+    Part(growth, lambda plan: plan.growth_devices, ("growth",), with_floor=True),
+    Part(rest, lambda plan: plan.rest_devices, ("memory", "idle"), with_floor=True),
+    Part(handshakes, lambda plan: (plan.handshakes,), ("handshakes",)),
+    Part(storm, lambda plan: (plan.storm_devices,), ("storm",)),
+]

@@ -1,0 +1,52 @@
+"""How much the benchmark measures: in a few minutes, or in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """:ivar rounds: of each part; a part that is not named is left out
+    :ivar broker_devices: sizes of the part broker; growth_devices and rest_devices likewise, the latter for memory and
+        idle
+    :ivar handshakes: that are measured, after some to warm up
+    :ivar storm_devices: that come back at once
+    :ivar rate: messages a second at which the cost of one is measured
+    :ivar growth_rate: likewise, in the part growth
+    :ivar most_rate: that the load is asked for at half of a contender's saturation
+    :ivar seconds: that each flow lasts
+    :ivar rest_s: that devices are left in peace; a server's pings come every 30 s
+    """
+
+    rounds: Mapping[str, int]
+    broker_devices: tuple[int, ...]
+    growth_devices: tuple[int, ...]
+    rest_devices: tuple[int, ...]
+    handshakes: int
+    storm_devices: int
+    rate: float = 4_000.0
+    growth_rate: float = 2_000.0
+    most_rate: float = 20_000.0
+    seconds: float = 3.0
+    rest_s: float = 30.0
+
+
+QUICK = Plan(
+    rounds={"broker": 2, "handshakes": 2, "memory": 1},
+    broker_devices=(500,),
+    growth_devices=(100, 500, 1_000),
+    rest_devices=(1_000,),
+    handshakes=1_000,
+    storm_devices=1_000,
+    rest_s=5.0,
+)
+FULL = Plan(
+    rounds={"broker": 3, "growth": 2, "memory": 2, "idle": 2, "handshakes": 3, "storm": 2},
+    broker_devices=(500, 10_000),
+    growth_devices=(100, 1_000, 10_000, 50_000),
+    rest_devices=(1_000, 20_000),
+    handshakes=3_000,
+    storm_devices=10_000,
+)

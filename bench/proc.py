@@ -1,0 +1,143 @@
+"""What Linux knows about a process and a machine: processor time, memory, cores. Read from /proc.
+
+The functions named ``parse_`` take the text and are pure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE_KIB = resource.getpagesize() / 1024
+SPARE_FILES = 300  # of a process: the broker's connections, libraries, and what comes and goes
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which the server has, and which everything else: the generator, the broker and the harness."""
+
+    server: frozenset[int]
+    load: frozenset[int]
+
+
+def split(cores: frozenset[int]) -> Cores:
+    """One core for the server and the others for the load; with one core in all they share it."""
+    server = frozenset({max(cores)})
+    return Cores(server, (cores - server) or server)
+
+
+@contextlib.contextmanager
+def on_cores(cores: frozenset[int]) -> Iterator[None]:
+    """Processes that are started meanwhile stay on these cores, with all their threads."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def raise_file_limit() -> int:
+    """To what is allowed, for this process and those it starts. Returns the devices that one process can hold then."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard - SPARE_FILES
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time so far of a process and of what it has started, user and system, seconds.
+
+    Of those still running; read from their processor clocks, which count nanoseconds, not ticks.
+    """
+    return sum(time.clock_gettime(~process << 3 | 2) for process in family(pid))
+
+
+def family(pid: int) -> list[int]:
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            parents[int(folder.name)] = parse_parent((folder / "stat").read_text())
+    found = [pid]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def parse_parent(stat: str) -> int:
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """KiB.
+
+    :ivar user: of the processes: what they share with others counted in proportion (Pss)
+    :ivar own: of it, what would be free if they ended (private pages)
+    :ivar kernel: of the whole machine: slabs, page tables, kernel stacks, and pages in TCP's buffers. A connection over
+        loopback has both its ends here.
+    """
+
+    user: float
+    own: float
+    kernel: float
+
+    def __sub__(self, other: Memory) -> Memory:
+        return Memory(self.user - other.user, self.own - other.own, self.kernel - other.kernel)
+
+
+def memory(pid: int) -> Memory:
+    user = own = 0.0
+    for process in family(pid):
+        fields = parse_kib(Path(f"/proc/{process}/smaps_rollup").read_text())
+        user += fields["Pss"]
+        own += fields["Private_Clean"] + fields["Private_Dirty"]
+    machine = parse_kib(Path("/proc/meminfo").read_text())
+    tcp = parse_tcp_pages(Path("/proc/net/sockstat").read_text()) * PAGE_KIB
+    return Memory(user, own, machine["Slab"] + machine["PageTables"] + machine["KernelStack"] + tcp)
+
+
+def parse_kib(text: str) -> dict[str, float]:
+    """Lines like ``Pss:   434 kB``."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if rest.endswith(" kB"):
+            found[name] = float(rest.split()[0])
+    return found
+
+
+def parse_tcp_pages(sockstat: str) -> int:
+    for line in sockstat.splitlines():
+        if line.startswith("TCP:"):
+            fields = line.split()
+            return int(fields[fields.index("mem") + 1])
+    return 0
+
+
+def idle_s(cores: frozenset[int]) -> float:
+    """Seconds that these cores have been idle so far, together."""
+    return parse_idle_ticks(Path("/proc/stat").read_text(), cores) / os.sysconf("SC_CLK_TCK")
+
+
+def parse_idle_ticks(stat: str, cores: frozenset[int]) -> int:
+    wanted = {f"cpu{core}" for core in cores}
+    return sum(int(fields[4]) + int(fields[5]) for line in stat.splitlines() if (fields := line.split())[0] in wanted)
+
+
+def describe_machine(cores: Cores) -> dict[str, str]:
+    model = "unknown processor"
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "processor": model,
+        "cores": f"{len(cores.server)} for the server, {len(cores.load - cores.server) or 'none'} for load and broker",
+        "Linux": platform.release(),
+        "Python": platform.python_version(),
+    }

@@ -1,0 +1,149 @@
+"""The benchmark's findings as text and as a JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .samples import FLOOR, KEY_METRIC, METRICS, Failure, Sample, Section, Spread, sections
+
+TITLES = {
+    "broker": "Broker to device",
+    "growth": "Growth: cost of a message",
+    "memory": "Memory of an idle device",
+    "idle": "Idle cost",
+    "handshakes": "Handshakes with a JWT",
+    "storm": "Reconnect storm",
+}
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything of one run.
+
+    :ivar machine: what it ran on, by name
+    :ivar descriptions: of the contenders, by name; the first is the one the others are compared with
+    :ivar evidence: how the generator and the machine fared: readings of each measured flow, by name
+    :ivar notes: what a reader has to know beside the figures
+    """
+
+    machine: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, str] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    evidence: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.descriptions), FLOOR)
+
+    def sections(self) -> list[Section]:
+        return sections(self.samples, self.first)
+
+    def note(self, text: str) -> None:
+        """Once, however often it is said."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def spelled(metric: str, spread: Spread | None) -> str:
+    """``12.3 (11.9-13.0)``, ``12.3`` where all rounds agree, ``-`` where there is nothing."""
+    if spread is None:
+        return "-"
+    shape = METRICS[metric]
+    if shape.is_total:
+        return f"{spread.total:,.0f}"
+    middle, low, high = (f"{value:,.{shape.digits}f}" for value in (spread.median, spread.low, spread.high))
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def table(section: Section, first: str) -> list[str]:
+    """Medians, with the range of the rounds; then how many times the first contender's and the floor's they are."""
+    metrics = section.metrics
+    with_floor = any(row.floors is not None for row in section.rows)
+    header = ["", *(METRICS[name].title for name in metrics), f"x {first}", *(["x floor"] if with_floor else [])]
+    lines = [header]
+    for row in section.rows:
+        relations = [row.ratio, *([row.floors] if with_floor else [])]
+        lines.append(
+            [
+                row.contender,
+                *(spelled(name, row.spreads.get(name)) for name in metrics),
+                *("-" if value is None else f"{value:.2f}" for value in relations),
+            ]
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    found = [f"{TITLES[section.part]}: {section.case}"]
+    for line in lines:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        found.append("  " + "  ".join(cells).rstrip())
+    return found
+
+
+def footer(findings: Findings) -> list[str]:
+    """Whether the generator or the machine was the limit, who did not finish, and the notes."""
+    lines = []
+    for name, text in EVIDENCE.items():
+        if values := findings.evidence.get(name):
+            spread = Spread.of(values)
+            lines.append(text.format(spread=spread, count=len(values)))
+    lines += [
+        f"did not finish: {failure.contender}, {TITLES[failure.part].lower()}, {failure.case}: {failure.why}"
+        for failure in findings.failures
+    ]
+    return lines + findings.notes
+
+
+EVIDENCE = {
+    "generator_us": "generator: {spread.median:.1f} us of CPU for each message written and received "
+    "({spread.low:.1f}-{spread.high:.1f}, {count} flows)",
+    "generator_idle": "generator's core, which the broker shares: idle {spread.median:.0%} of the time, "
+    "at worst {spread.low:.0%}",
+    "generator_per_s": "generator alone, on a flood from the floor: {spread.median:,.0f} messages a CPU second",
+    "generator_lag_ms": "publisher behind its plan, at worst: {spread.median:.1f} ms in most flows, "
+    "{spread.high:.1f} ms in one",
+    "foreign": "server's core, busy with others than the server: {spread.median:.0%} of the time, "
+    "at worst {spread.high:.0%}",
+}
+
+
+def text(findings: Findings) -> list[str]:
+    """The whole report, for a terminal."""
+    lines = [", ".join(f"{name} {value}" for name, value in findings.machine.items())]
+    lines += [f"  {name}: {description}" for name, description in findings.descriptions.items()]
+    for section in findings.sections():
+        lines += ["", *table(section, findings.first)]
+    return [*lines, "", *footer(findings)]
+
+
+def document(findings: Findings) -> dict[str, Any]:
+    """The same for a program: every sample, and the summary."""
+    return {
+        "machine": findings.machine,
+        "contenders": findings.descriptions,
+        "compared_with": findings.first,
+        "metrics": {name: asdict(metric) for name, metric in METRICS.items()},
+        "summary": [_summary(section) for section in findings.sections()],
+        "failures": [asdict(failure) for failure in findings.failures],
+        "evidence": {name: asdict(Spread.of(values)) for name, values in findings.evidence.items() if values},
+        "notes": findings.notes,
+        "samples": [asdict(sample) for sample in findings.samples],
+    }
+
+
+def _summary(section: Section) -> dict[str, Any]:
+    rows: Sequence[dict[str, Any]] = [
+        {
+            "contender": row.contender,
+            "ratio": row.ratio,
+            "floors": row.floors,
+            "metrics": {name: asdict(spread) for name, spread in row.spreads.items()},
+        }
+        for row in section.rows
+    ]
+    return {"part": section.part, "case": section.case, "compared_by": KEY_METRIC[section.part], "rows": rows}

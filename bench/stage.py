@@ -1,0 +1,156 @@
+"""The stage of the benchmark: a broker, and for each trial one contender on its core and the load on the others'."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.kafka_server import KafkaServer, create_topic, delete_topic, free_ports, kafka_jars
+
+from .contenders import Contender, Run
+from .load_generator import Floor, Load, Unfinished
+from .proc import Cores, cpu_s, idle_s, on_cores
+from .survival_faults import pythonpath
+
+PARTITIONS = 6
+READY_PATIENCE_S = 60.0
+# The gateway's way, and the other contenders'.
+READY_PATHS = ("/api/v1/ready", "/ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Clocks at one moment, seconds: the server's processor time, and how long the cores have been idle."""
+
+    at: float
+    server_s: float
+    server_idle_s: float
+    load_idle_s: float
+
+    def __sub__(self, other: Reading) -> Reading:
+        return Reading(
+            self.at - other.at,
+            self.server_s - other.server_s,
+            self.server_idle_s - other.server_idle_s,
+            self.load_idle_s - other.load_idle_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A server that is ready, and devices that can connect to it."""
+
+    pid: int
+    load: Load
+    cores: Cores
+
+    def read(self) -> Reading:
+        return Reading(time.monotonic(), cpu_s(self.pid), idle_s(self.cores.server), idle_s(self.cores.load))
+
+
+@dataclass(slots=True)
+class Stage:
+    """:ivar binary: the load generator
+    :ivar folder: for the servers' logs
+    :ivar text_bytes: length of the text in each record
+    """
+
+    binary: Path
+    bootstrap: str
+    folder: Path
+    cores: Cores
+    text_bytes: int
+    _trials: int = field(default=0)
+
+    @contextlib.contextmanager
+    def trial(self, contender: Contender) -> Iterator[Trial]:
+        """The contender, started and ready, on a topic of its own: what the one before has left is nobody's business.
+
+        It is killed in the end. Raises Unfinished if it does not become ready.
+        """
+        self._trials += 1
+        name = f"bench.{contender.name}.{self._trials}"
+        secret = secrets.token_hex(32)
+        run = Run(free_ports(1)[0], self.bootstrap, name, name)
+        create_topic(self.bootstrap, name, PARTITIONS)
+        environ = os.environ | pythonpath() | {"COCOA_JWT_SECRET": secret, "GOMAXPROCS": str(len(self.cores.server))}
+        log = self.folder / f"{name}.log"
+        try:
+            with log.open("wb") as errors, on_cores(self.cores.server):
+                process = subprocess.Popen(
+                    contender.command(run),
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                )
+            try:
+                _await_ready(run.port, process, log)
+                with Load(self.binary, secret, run.port, self.bootstrap, name, self.text_bytes) as load:
+                    yield Trial(process.pid, load, self.cores)
+                    if process.poll() is not None:
+                        raise Unfinished(f"it ended: {_last_line(log)}")
+            finally:
+                process.kill()
+                process.wait()
+        finally:
+            delete_topic(self.bootstrap, name)
+
+    @contextlib.contextmanager
+    def floor(self) -> Iterator[tuple[Floor, Trial]]:
+        """The server that only sends, in a contender's place."""
+        port = free_ports(1)[0]
+        with on_cores(self.cores.server):
+            floor = Floor(self.binary, port)
+        with floor, Load(self.binary, "floor", port, "", "", self.text_bytes) as load:
+            yield floor, Trial(floor.pid, load, self.cores)
+
+
+@contextlib.contextmanager
+def staged(binary: Path, cores: Cores, text_bytes: int) -> Iterator[Stage]:
+    """A stage with an Apache Kafka of its own. This process and what it starts keep off the server's core meanwhile."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cocoa-bench-") as name,
+        on_cores(cores.load),
+        contextlib.ExitStack() as stack,
+    ):
+        kafka = KafkaServer(Path(name) / "kafka", kafka_jars())
+        kafka.start()
+        stack.callback(kafka.kill)
+        yield Stage(binary, kafka.bootstrap, Path(name), cores, text_bytes)
+
+
+def _await_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    end = time.monotonic() + READY_PATIENCE_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise Unfinished(f"it ended while it was starting: {_last_line(log)}")
+        if any(_is_ready(f"http://127.0.0.1:{port}{path}") for path in READY_PATHS):
+            return
+        time.sleep(0.1)
+    raise Unfinished(f"not ready after {READY_PATIENCE_S:.0f} s")
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError:
+        return False
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1][-300:] if lines else "without a word"
