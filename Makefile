@@ -6,7 +6,8 @@
 #   make check   formatting, lint, types, direction of imports
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make survive the gateway killed six times while messages flow, with each mailbox
-#   make bench   what a message costs on its way through the gateway, and what a mailbox adds
+#   make bench   the gateway beside five others, for a few minutes; then what a mailbox adds. Needs Java, Maven and Go
+#   make bench-full   the same with up to 50,000 devices, memory, growth and storms: most of an hour
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := 127.0.0.1:$(PORT)
 
-.PHONY: run demo test check format soak survive bench clean
+.PHONY: run demo test check format soak survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -52,9 +53,13 @@ survive: $(VENV)/installed-test
 	$(BIN)/python -m bench.survival --mailbox sqlite
 	$(BIN)/python -m bench.survival --mailbox redis
 
-bench: $(VENV)/installed-test
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench.harness
 	$(BIN)/python -m bench.path
 	$(BIN)/python -m bench.mailbox_cost --large 0
+
+bench-full: $(VENV)/installed-bench
+	$(BIN)/python -m bench.harness --full
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -69,6 +74,10 @@ $(VENV)/installed: setup.py pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-test: setup.py pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: setup.py pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[bench,test]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-test
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,8 +21,8 @@ EXTRAS = {
     "uvloop": ["uvloop>=0.20; platform_system != 'Windows'"],
 }
 EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
-# What the contenders of the benchmark are made of.
-EXTRAS["bench"] = ["aiokafka>=0.12"]
+# What the contenders of the benchmark are made of, this project with librdkafka among them.
+EXTRAS["bench"] = ["aiokafka>=0.12", *EXTRAS["librdkafka"]]
 EXTRAS["test"] = [
     "pytest>=8.0",
     "pytest-tornado>=0.8.1",

@@ -30,7 +30,7 @@ class Plan:
     growth_rate: float = 2_000.0
     most_rate: float = 20_000.0
     seconds: float = 3.0
-    rest_s: float = 30.0
+    rest_s: float = 31.0
 
 
 QUICK = Plan(

@@ -1,0 +1,111 @@
+"""The compiled devices, against a server that refuses one of them at first."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from urllib.parse import parse_qs, urlsplit
+
+import jwt
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from bench.contenders import LeftOut
+from bench.load_generator import Load, Unfinished, build, message_bytes
+
+SECRET = "a secret of thirty-two bytes, or more"
+DEVICES = 20
+
+pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="there is no go")
+
+
+class Server:
+    """Refuses device-1 once; sends one message to each that comes in, and hears its pongs."""
+
+    def __init__(self) -> None:
+        self.refused = False
+        self.pongs = 0
+        self.port = 0
+        self.started = threading.Event()
+        self.ended = threading.Event()
+
+    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        device_id = self.device(request)
+        if device_id == "device-1" and not self.refused:
+            self.refused = True
+            refusal = connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "")
+            refusal.headers["Retry-After"] = "1"
+            return refusal
+        return None
+
+    @staticmethod
+    def device(request: Request) -> str:
+        token = parse_qs(urlsplit(request.path).query)["token"][0]
+        return str(jwt.decode(token, SECRET, algorithms=["HS256"], options={"require": ["exp"]})["device_id"])
+
+    async def serve_device(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        device_id = self.device(connection.request)
+        named = device_id if device_id != "device-2" else "device-3"
+        await connection.send(f'{{"device_id":"{named}","seq":0,"sent_us":1}}')
+        await (await connection.ping())
+        self.pongs += 1
+        await connection.wait_closed()
+
+    async def run(self) -> None:
+        async with serve(
+            self.serve_device, "127.0.0.1", 0, process_request=self.answer, compression=None, ping_interval=None
+        ) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            self.started.set()
+            while not self.ended.is_set():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=lambda: asyncio.run(server.run()))
+    thread.start()
+    assert server.started.wait(10)
+    yield server
+    server.ended.set()
+    thread.join(10)
+
+
+@pytest.fixture
+def load(server: Server) -> Iterator[Load]:
+    try:
+        binary = build()
+    except LeftOut as why:
+        pytest.skip(str(why))
+    with Load(binary, SECRET, server.port, "", "", 40) as load:
+        yield load
+
+
+def test_devices_come_in_are_refused_come_back_listen_and_answer_pings(load: Load, server: Server) -> None:
+    found = load.connect_all(DEVICES, 8, 20)
+    assert (found["in"], found["attempts"], found["refused"], found["errors"]) == (DEVICES, DEVICES + 1, {"503": 1}, {})
+    assert found["seconds"] >= 1.0  # as Retry-After has it
+    heard = load.heard(DEVICES, 5)
+    assert (heard["received"], heard["strays"], heard["disorder"], heard["closed"]) == (DEVICES, 1, 0, {})
+    assert heard["server_pings"] == DEVICES
+    assert server.pongs <= DEVICES
+
+
+def test_who_is_not_in_when_patience_is_over_is_counted(load: Load) -> None:
+    with pytest.raises(Unfinished, match="19 of 20 devices are in after 0 s"):
+        load.connect_all(DEVICES, 8, 0.4)
+
+
+def test_a_command_that_does_not_exist_is_an_error(load: Load) -> None:
+    with pytest.raises(Unfinished, match="no command"):
+        load.ask("dance")
+
+
+def test_messages_are_as_long_as_their_text_and_some_more() -> None:
+    assert message_bytes(100) - message_bytes(40) == 60

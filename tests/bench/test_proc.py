@@ -1,0 +1,68 @@
+"""What is read from /proc."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.proc import Memory, cpu_s, family, memory, parse_idle_ticks, parse_kib, parse_parent, parse_tcp_pages, split
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark runs on Linux")
+
+
+def test_the_server_has_one_core_and_the_load_the_others() -> None:
+    cores = split(frozenset({0, 1, 5}))
+    assert cores.server == frozenset({5})
+    assert cores.load == frozenset({0, 1})
+
+
+def test_one_core_is_shared() -> None:
+    cores = split(frozenset({3}))
+    assert cores.server == cores.load == frozenset({3})
+
+
+def test_a_process_may_be_called_anything() -> None:
+    assert parse_parent("42 (a) b (c) S 17 42 42 0") == 17
+
+
+def test_sizes_are_read_with_their_names() -> None:
+    assert parse_kib("Pss:    434 kB\nrollup ---p [rollup]\nHugePages:  3\nSlab: 12 kB") == {"Pss": 434.0, "Slab": 12.0}
+
+
+def test_pages_in_buffers_of_tcp_are_read() -> None:
+    assert parse_tcp_pages("sockets: used 10\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 261\nUDP: inuse 0 mem 7") == 261
+
+
+def test_waiting_for_a_disk_counts_as_idle() -> None:
+    stat = "cpu  1 1 1 1 1\ncpu0 1 2 3 40 5 6\ncpu1 1 2 3 70 8 9\nintr 1"
+    assert parse_idle_ticks(stat, frozenset({1})) == 78
+
+
+def test_processor_time_is_counted_in_less_than_ticks() -> None:
+    before = cpu_s(os.getpid())
+    end = time.process_time() + 0.002
+    while time.process_time() < end:
+        pass
+    assert cpu_s(os.getpid()) - before >= 0.002
+
+
+def test_a_process_and_what_it_has_started_are_a_family() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert {os.getpid(), child.pid} <= set(family(os.getpid()))
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_memory_grows_by_what_is_taken() -> None:
+    before = memory(os.getpid())
+    taken = bytearray(os.urandom(8 << 20))
+    grown = memory(os.getpid()) - before
+    assert grown.own == pytest.approx(len(taken) / 1024, rel=0.3)
+
+
+def test_memory_is_subtracted_kind_by_kind() -> None:
+    assert Memory(5, 4, 3) - Memory(1, 2, 3) == Memory(4, 2, 0)
