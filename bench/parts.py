@@ -24,6 +24,7 @@ AT_ONCE = 64  # handshakes under way, where devices come in calmly
 LEAST_HANDSHAKES_PER_S = 100.0
 SETTLE_PATIENCE_S = 10.0
 FLOW_PATIENCE_S = 120.0
+LEAST_IDLE = 0.15  # of the load's core: below it, what waits may wait for the load
 FLOOD_MESSAGES = 100_000
 ESTABLISHED = 200  # devices that are there when the storm breaks
 ESTABLISHED_RATE = 400.0
@@ -85,7 +86,11 @@ def measure(turn: Turn, trial: Trial, flow: Flow) -> tuple[float, dict[str, Any]
         raise Unfinished(f"none of {heard['sent']:,} messages has come {heard['closed'] or ''}")
     evidence = turn.findings.evidence
     evidence.setdefault("generator_us", []).append(heard["cpu_s"] / heard["received"] * 1e6)
-    evidence.setdefault("generator_idle", []).append(taken.load_idle_s / taken.at / len(trial.cores.load))
+    idle = taken.load_idle_s / taken.at / len(trial.cores.load)
+    evidence.setdefault("generator_idle", []).append(idle)
+    if idle < LEAST_IDLE:
+        where = f"{turn.name}, {title(turn.devices)}, {flow.rate:,.0f} messages/s"
+        turn.findings.note(f"{where}: the load's core was idle for {idle:.0%}; these latencies are the load's as well")
     evidence.setdefault("generator_lag_ms", []).append(heard["lag_us"] / 1000)
     foreign = len(trial.cores.server) - (taken.server_idle_s + taken.server_s) / taken.at
     evidence.setdefault("foreign", []).append(max(foreign, 0.0))

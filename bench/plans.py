@@ -43,7 +43,7 @@ QUICK = Plan(
     rest_s=5.0,
 )
 FULL = Plan(
-    rounds={"broker": 3, "growth": 2, "memory": 2, "idle": 2, "handshakes": 3, "storm": 2},
+    rounds={"broker": 3, "growth": 2, "memory": 1, "idle": 1, "handshakes": 3, "storm": 2},
     broker_devices=(500, 10_000),
     growth_devices=(100, 1_000, 10_000, 50_000),
     rest_devices=(1_000, 20_000),
