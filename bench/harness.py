@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from kafka.errors import KafkaError
 
 from . import plot
 from .contenders import ALL, Contender, LeftOut
@@ -56,7 +57,9 @@ def able(names: Sequence[str], findings: Findings) -> list[Contender]:
 def chosen(plan: Plan, wanted: Sequence[str], rounds: int) -> Plan:
     """The plan with only those parts, if any are wanted, and with so many rounds, unless 0."""
     parts = wanted or list(plan.rounds)
-    return replace(plan, rounds={part: rounds or plan.rounds.get(part, 1) for part in parts})
+    # What idle devices cost is their pings, so that it takes as long as these do to come round.
+    rest_s = max(plan.rest_s, FULL.rest_s) if "idle" in parts else plan.rest_s
+    return replace(plan, rounds={part: rounds or plan.rounds.get(part, 1) for part in parts}, rest_s=rest_s)
 
 
 def turns(
@@ -85,7 +88,7 @@ def play(part: Part, turn: Turn, wanted: Sequence[str]) -> None:
             if sample.part in wanted:
                 findings.samples.append(sample)
         outcome = "done"
-    except (Unfinished, OSError) as why:
+    except (Unfinished, OSError, KafkaError) as why:
         findings.failures.append(Failure(part.names[0], label, turn.name, str(why)))
         outcome = f"did not finish: {why}"
     took_s = time.monotonic() - since
@@ -93,7 +96,8 @@ def play(part: Part, turn: Turn, wanted: Sequence[str]) -> None:
     click.echo(f"{names}, {label}, round {turn.number + 1}: {turn.name}: {outcome} ({took_s:.0f} s)", err=True)
 
 
-def run(plan: Plan, names: Sequence[str]) -> Findings:
+def run(plan: Plan, names: Sequence[str], folder: Path) -> Findings:
+    """All of it. What has been found is written after each part."""
     findings = Findings()
     contenders = able(names, findings)
     cores = split(frozenset(os.sched_getaffinity(0)))
@@ -107,7 +111,8 @@ def run(plan: Plan, names: Sequence[str]) -> Findings:
             if any(name in plan.rounds for name in part.names):
                 for turn in turns(plan, part, contenders, most, stage, findings):
                     play(part, turn, list(plan.rounds))
-    findings.machine["duration"] = f"{(time.monotonic() - since) / 60:.1f} min"
+                findings.machine["duration"] = f"{(time.monotonic() - since) / 60:.1f} min"
+                write(findings, folder)
     return findings
 
 
@@ -163,9 +168,7 @@ def main(
         plan = replace(plan, broker_devices=devices, growth_devices=devices, rest_devices=devices)
         plan = replace(plan, handshakes=max(devices), storm_devices=max(devices))
     plan = replace(plan, seconds=seconds or plan.seconds)
-    findings = run(plan, names)
-    write(findings, out)
-    for line in text(findings):
+    for line in text(run(plan, names, out)):
         click.echo(line)
 
 

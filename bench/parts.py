@@ -24,7 +24,8 @@ AT_ONCE = 64  # handshakes under way, where devices come in calmly
 LEAST_HANDSHAKES_PER_S = 100.0
 SETTLE_PATIENCE_S = 10.0
 FLOW_PATIENCE_S = 120.0
-LEAST_IDLE = 0.15  # of the load's core: below it, what waits may wait for the load
+MOST_OWN = 0.75  # that the load may use of its core: above it, what waits may wait for the load
+SETTLE_S = 6.0  # after the start, for what a runtime still compiles and collects
 FLOOD_MESSAGES = 100_000
 ESTABLISHED = 200  # devices that are there when the storm breaks
 ESTABLISHED_RATE = 400.0
@@ -76,25 +77,38 @@ def title(devices: int) -> str:
 # -- messages
 
 
-def measure(turn: Turn, trial: Trial, flow: Flow) -> tuple[float, dict[str, Any]]:
-    """The server's CPU for each message, microseconds, and what the devices have heard."""
+def measure(turn: Turn, trial: Trial, flow: Flow, is_counted: bool = True) -> tuple[float, dict[str, Any]]:
+    """The server's CPU for each message, microseconds, and what the devices have heard.
+
+    :param is_counted: False for what only warms up
+    """
     before = trial.read()
     trial.load.start(flow, SETTLE_PATIENCE_S)
     heard = trial.load.settle(FLOW_PATIENCE_S + 2 * flow.messages / flow.rate)
     taken = trial.read() - before
     if not heard["received"]:
         raise Unfinished(f"none of {heard['sent']:,} messages has come {heard['closed'] or ''}")
-    evidence = turn.findings.evidence
-    evidence.setdefault("generator_us", []).append(heard["cpu_s"] / heard["received"] * 1e6)
-    idle = taken.load_idle_s / taken.at / len(trial.cores.load)
-    evidence.setdefault("generator_idle", []).append(idle)
-    if idle < LEAST_IDLE:
-        where = f"{turn.name}, {title(turn.devices)}, {flow.rate:,.0f} messages/s"
-        turn.findings.note(f"{where}: the load's core was idle for {idle:.0%}; these latencies are the load's as well")
-    evidence.setdefault("generator_lag_ms", []).append(heard["lag_us"] / 1000)
-    foreign = len(trial.cores.server) - (taken.server_idle_s + taken.server_s) / taken.at
-    evidence.setdefault("foreign", []).append(max(foreign, 0.0))
+    if is_counted:
+        _witness(turn, trial, taken, heard)
     return taken.server_s / heard["received"] * 1e6, heard
+
+
+def _witness(turn: Turn, trial: Trial, taken: Reading, heard: dict[str, Any]) -> None:
+    """Keep how the load and the machine fared meanwhile."""
+    load_cores, server_cores = len(trial.cores.load), len(trial.cores.server)
+    own, idle = taken.load_s / taken.at / load_cores, taken.load_idle_s / taken.at / load_cores
+    readings = {
+        "generator_us": heard["cpu_s"] / heard["received"] * 1e6,
+        "load_own": own,
+        "load_foreign": max(1 - own - idle, 0.0),
+        "generator_lag_ms": heard["lag_us"] / 1000,
+        "foreign": max(1 - (taken.server_idle_s + taken.server_s) / taken.at / server_cores, 0.0),
+    }
+    for name, value in readings.items():
+        turn.findings.evidence.setdefault(name, []).append(value)
+    if own > MOST_OWN:
+        where = f"{turn.name}, {title(turn.devices)}, round {turn.number + 1}"
+        turn.findings.note(f"{where}: generator and broker were busy for {own:.0%}; these latencies are theirs as well")
 
 
 def _flow(plan: Plan, devices: int, each: int, rate: float, seconds: float = 0.0) -> Flow:
@@ -122,7 +136,7 @@ def broker(turn: Turn) -> Iterator[Sample]:
     with turn.stage.trial(turn.contender) as trial:
         trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
         for each, case in cases.items():
-            measure(turn, trial, _flow(plan, devices, each, plan.rate, WARM_UP_S))
+            measure(turn, trial, _flow(plan, devices, each, plan.rate, WARM_UP_S), is_counted=False)
             found = _cost(turn, trial, each, plan.rate)
             yield from turn.samples("broker", case, **found)
             rate = half_of_saturation(found["cpu_us"], plan.most_rate)
@@ -139,7 +153,7 @@ def growth(turn: Turn) -> Iterator[Sample]:
         return
     with turn.stage.trial(turn.contender) as trial:
         trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
-        measure(turn, trial, _flow(plan, devices, 1, plan.growth_rate, WARM_UP_S))
+        measure(turn, trial, _flow(plan, devices, 1, plan.growth_rate, WARM_UP_S), is_counted=False)
         yield from turn.samples("growth", case, **_cost(turn, trial, 1, plan.growth_rate))
 
 
@@ -172,7 +186,7 @@ def rest(turn: Turn) -> Iterator[Sample]:
             yield from turn.samples("memory", case, kernel_kib=grown.kernel / devices)
         return
     with turn.stage.trial(turn.contender) as trial:
-        time.sleep(PEACE_S)
+        time.sleep(SETTLE_S)
         if "idle" in turn.plan.rounds:
             before = trial.read()
             time.sleep(CALM_S)
@@ -234,7 +248,7 @@ def storm(turn: Turn) -> Iterator[Sample]:
     with turn.stage.trial(turn.contender) as trial:
         load = trial.load
         load.connect_all(ESTABLISHED, AT_ONCE, patience_s(ESTABLISHED))
-        measure(turn, trial, replace(flow, messages=int(ESTABLISHED_RATE * WARM_UP_S)))
+        measure(turn, trial, replace(flow, messages=int(ESTABLISHED_RATE * WARM_UP_S)), is_counted=False)
         load.start(flow, SETTLE_PATIENCE_S)
         time.sleep(CALM_S)
         calm = load.settle(FLOW_PATIENCE_S)

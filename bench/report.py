@@ -102,12 +102,14 @@ def footer(findings: Findings) -> list[str]:
 EVIDENCE = {
     "generator_us": "generator: {spread.median:.1f} us of CPU for each message written and received "
     "({spread.low:.1f}-{spread.high:.1f}, {count} flows)",
-    "generator_idle": "generator's core, which the broker shares: idle {spread.median:.0%} of the time, "
-    "at worst {spread.low:.0%}",
+    "load_own": "generator's core, busy with it, the broker and the harness: {spread.median:.0%} of the time, "
+    "at worst {spread.high:.0%}",
+    "load_foreign": "generator's core, busy with anything else on this machine: {spread.median:.0%} of the time, "
+    "at worst {spread.high:.0%}",
     "generator_per_s": "generator alone, on a flood from the floor: {spread.median:,.0f} messages a CPU second",
     "generator_lag_ms": "publisher behind its plan, at worst: {spread.median:.1f} ms in most flows, "
     "{spread.high:.1f} ms in one",
-    "foreign": "server's core, busy with others than the server: {spread.median:.0%} of the time, "
+    "foreign": "server's core, busy with anything but the server: {spread.median:.0%} of the time, "
     "at worst {spread.high:.0%}",
 }
 

@@ -29,10 +29,13 @@ READY_PATHS = ("/api/v1/ready", "/ready")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Clocks at one moment, seconds: the server's processor time, and how long the cores have been idle."""
+    """Clocks at one moment, seconds: processor time of the server and of the load (generator, broker and harness
+    together), and how long the cores of both have been idle.
+    """
 
     at: float
     server_s: float
+    load_s: float
     server_idle_s: float
     load_idle_s: float
 
@@ -40,6 +43,7 @@ class Reading:
         return Reading(
             self.at - other.at,
             self.server_s - other.server_s,
+            self.load_s - other.load_s,
             self.server_idle_s - other.server_idle_s,
             self.load_idle_s - other.load_idle_s,
         )
@@ -54,7 +58,9 @@ class Trial:
     cores: Cores
 
     def read(self) -> Reading:
-        return Reading(time.monotonic(), cpu_s(self.pid), idle_s(self.cores.server), idle_s(self.cores.load))
+        server_s, all_s = cpu_s(self.pid), cpu_s(os.getpid())
+        idle = idle_s(self.cores.server), idle_s(self.cores.load)
+        return Reading(time.monotonic(), server_s, all_s - server_s, *idle)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bench.contenders import Contender, LeftOut
 from bench.harness import able, chosen, main, play, turns, write
 from bench.load_generator import Unfinished
-from bench.parts import Part, Turn
+from bench.parts import PING_PERIOD_S, Part, Turn
 from bench.plans import FULL, QUICK, Plan
 from bench.proc import Cores
 from bench.report import TITLES, Findings
@@ -69,6 +69,11 @@ def test_a_plan_can_be_narrowed_to_some_parts_and_another_number_of_rounds() -> 
     assert chosen(FULL, ("storm",), 0).rounds == {"storm": FULL.rounds["storm"]}
     assert chosen(QUICK, ("growth", "idle"), 5).rounds == {"growth": 5, "idle": 5}
     assert chosen(QUICK, (), 0).rounds == QUICK.rounds
+
+
+def test_idle_devices_are_watched_until_their_pings_have_come_round() -> None:
+    assert chosen(QUICK, ("idle",), 1).rest_s == FULL.rest_s > PING_PERIOD_S
+    assert chosen(QUICK, ("memory",), 1).rest_s == QUICK.rest_s
 
 
 def test_the_full_plan_has_every_part() -> None:

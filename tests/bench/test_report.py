@@ -55,7 +55,7 @@ def test_the_footer_says_whether_the_generator_was_the_limit() -> None:
     found.evidence = {name: [0.25, 0.75] for name in EVIDENCE}
     lines = footer(found)
     assert len(lines) == len(EVIDENCE)
-    assert "generator's core, which the broker shares: idle 50% of the time, at worst 25%" in lines
+    assert "generator's core, busy with it, the broker and the harness: 50% of the time, at worst 75%" in lines
 
 
 def test_a_note_is_made_once() -> None:
