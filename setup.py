@@ -22,7 +22,7 @@ EXTRAS = {
 }
 EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
 # What the contenders of the benchmark are made of, this project with librdkafka among them.
-EXTRAS["bench"] = ["aiokafka>=0.12", *EXTRAS["librdkafka"]]
+EXTRAS["bench"] = ["aiokafka>=0.12", "py-spy>=0.4", *EXTRAS["librdkafka"]]
 EXTRAS["test"] = [
     "pytest>=8.0",
     "pytest-tornado>=0.8.1",

@@ -1,0 +1,166 @@
+"""Where the processor time of a message goes, stage by stage: ``python -m bench.stages``.
+
+The gateway runs alone on its core while records flow. py-spy samples what its Python threads are executing, the kernel
+says how much time each thread has taken, librdkafka's own among them; together they give microseconds of a message. A
+sample counts for the innermost function that belongs to a stage: what it calls of the standard library, and the system
+calls, count with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import click
+
+from .contenders import Contender, Run
+from .gateways import GATEWAYS
+from .harness import TEXT_BYTES
+from .load_generator import Flow, build
+from .parts import AT_ONCE, FLOW_PATIENCE_S, SETTLE_PATIENCE_S, WARM_UP_S, patience_s
+from .proc import raise_file_limit, split
+from .stage import Trial, staged
+
+SAMPLES_PER_S = 500
+SPARE_S = 1.0  # of the flow, before and after what is sampled
+
+STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("decode", ("cocoa_tornado/rules/records.py", "cocoa_tornado/rules/identity.py", "msgspec/")),
+    ("write", ("write_at_once", "write_to_fd", "_write_rest", "tornado/iostream.py")),
+    ("route, frame, queue", ("cocoa_tornado/bridge.py", "cocoa_tornado/mailroom.py", "cocoa_tornado/hub.py")),
+    ("route, frame, queue", ("cocoa_tornado/rules/frames.py", "cocoa_tornado/rules/outbox.py", "cocoa_tornado/web/")),
+    ("Kafka client", ("kafka/", "confluent_kafka/", "_consume", "crc32c")),
+    ("consumer's books", ("cocoa_tornado/brokers/", "cocoa_tornado/rules/handoff.py")),
+    ("event loop", ("asyncio/", "selectors.py", "tornado/")),
+)
+"""Name of a stage, and what stands in a frame (``function (file:line)``) of it. The first that fits."""
+
+OTHER = "other"
+
+
+def stage_of(frames: Sequence[str]) -> str:
+    """:param frames: of a thread, outermost first"""
+    for frame in reversed(frames):
+        for name, marks in STAGES:
+            if any(mark in frame for mark in marks):
+                return name
+    return OTHER
+
+
+def parse(folded: str) -> dict[str, int]:
+    """Samples by stage, of what py-spy writes in its format ``raw``: frames, outermost first, a blank and a number."""
+    found: dict[str, int] = {}
+    for line in folded.splitlines():
+        stack, _, samples = line.rpartition(" ")
+        if stack:
+            name = stage_of(stack.split(";"))
+            found[name] = found.get(name, 0) + int(samples)
+    return found
+
+
+def table(python_us: float, native_us: Mapping[str, float], samples: Mapping[str, int]) -> list[str]:
+    """:param python_us: of all Python threads, for each message; ``native_us``: of each other kind of thread"""
+    total = sum(samples.values()) or 1
+    lines = {name: python_us * count / total for name, count in samples.items()}
+    lines |= {f"{name} (not Python)": cost for name, cost in native_us.items()}
+    ordered = sorted(lines.items(), key=lambda line: -line[1])
+    whole = python_us + sum(native_us.values())
+    return [f"{name:28}{cost:8.2f} us" for name, cost in [*ordered, ("all", whole)]]
+
+
+def thread_times(pid: int) -> dict[tuple[int, str], float]:
+    """Processor seconds of each thread so far, by id and name."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        name = (task / "comm").read_text().strip()
+        found[int(task.name), name] = int((task / "schedstat").read_text().split()[0]) / 1e9
+    return found
+
+
+ThreadTimes: TypeAlias = Mapping[tuple[int, str], float]
+
+
+def taken(before: ThreadTimes, after: ThreadTimes) -> tuple[float, dict[str, float]]:
+    """Seconds of the Python threads, and of librdkafka's by kind."""
+    python = 0.0
+    native: dict[str, float] = {}
+    for (number, name), seconds in after.items():
+        spent = seconds - before.get((number, name), 0.0)
+        if name.startswith("rdk:"):
+            kind = "librdkafka"
+            native[kind] = native.get(kind, 0.0) + spent
+        else:
+            python += spent
+    return python, native
+
+
+def profile(trial: Trial, flow: Flow, folder: Path) -> list[str]:
+    program = shutil.which("py-spy", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if program is None:
+        raise click.ClickException("the profile needs py-spy: pip install 'cocoa-tornado[bench]'")
+    seconds = flow.messages / flow.rate - 2 * SPARE_S
+    out = folder / "stacks"
+    options = ["--rate", str(SAMPLES_PER_S), "--duration", str(int(seconds)), "--format", "raw", "--output", str(out)]
+    before, cpu_before = thread_times(trial.pid), trial.read()
+    trial.load.start(flow, SETTLE_PATIENCE_S)
+    time.sleep(SPARE_S)
+    done = subprocess.run([program, "record", "--pid", str(trial.pid), *options], capture_output=True, text=True)
+    if done.returncode:
+        raise click.ClickException(done.stderr.strip() or "py-spy failed")
+    heard = trial.load.settle(FLOW_PATIENCE_S + 2 * flow.messages / flow.rate)
+    python_s, native_s = taken(before, thread_times(trial.pid))
+    each = 1e6 / heard["received"]
+    whole = (trial.read() - cpu_before).server_s * each
+    lines = table(python_s * each, {name: cost * each for name, cost in native_s.items()}, parse(out.read_text()))
+    return [*lines, f"{'by the process clock':28}{whole:8.2f} us, {heard['received']:,} messages"]
+
+
+def of_tree(tree: Path, contender: Contender) -> Contender:
+    """The same command, run with the packages of another checkout."""
+    packages = f"import sys; sys.path.insert(0, {str(tree)!r}); import cli; sys.modules['cocoa_tornado_cli'] = cli"
+    program = f"{packages}; from cocoa_tornado_cli.main import main; main()"
+
+    def command(run: Run) -> list[str]:
+        return [sys.executable, "-c", program, *contender.command(run)[1:]]
+
+    return replace(contender, command=command)
+
+
+@click.command(help=__doc__)
+@click.option("--contender", "name", type=click.Choice([one.name for one in GATEWAYS]), default=GATEWAYS[-1].name)
+@click.option("--devices", type=click.IntRange(1), default=500, show_default=True)
+@click.option(
+    "--each", type=click.IntRange(1), default=1, show_default=True, help="Records in succession for a device."
+)
+@click.option("--rate", type=float, default=4_000.0, show_default=True, help="Messages a second.")
+@click.option("--seconds", type=click.FloatRange(4), default=10.0, show_default=True)
+@click.option(
+    "--tree", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout, to compare with."
+)
+def main(name: str, devices: int, each: int, rate: float, seconds: float, tree: Path | None) -> None:
+    contender = next(one for one in GATEWAYS if one.name == name)
+    contender.prepare()
+    if tree is not None:
+        contender = of_tree(tree, contender)
+    raise_file_limit()
+    cores = split(frozenset(os.sched_getaffinity(0)))
+    with staged(build(), cores, TEXT_BYTES) as stage, stage.trial(contender) as trial:
+        trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
+        for wanted in (WARM_UP_S, seconds):
+            flow = Flow(devices, each, rate, int(rate * wanted) // each * each)
+            if wanted == WARM_UP_S:
+                trial.load.start(flow, SETTLE_PATIENCE_S)
+                trial.load.settle(FLOW_PATIENCE_S)
+        for line in profile(trial, flow, stage.folder):
+            click.echo(line)
+
+
+if __name__ == "__main__":
+    main()
