@@ -27,6 +27,7 @@ FLOW_PATIENCE_S = 120.0
 MOST_OWN = 0.75  # that the load may use of its core: above it, what waits may wait for the load
 SETTLE_S = 6.0  # after the start, for what a runtime still compiles and collects
 FLOOD_MESSAGES = 100_000
+FLOOD_RATE = 1_000_000.0  # messages a second: more than any publisher writes
 ESTABLISHED = 200  # devices that are there when the storm breaks
 ESTABLISHED_RATE = 400.0
 CALM_S = 4.0
@@ -127,11 +128,13 @@ def _cost(turn: Turn, trial: Trial, each: int, rate: float) -> dict[str, float]:
 
 
 def broker(turn: Turn) -> Iterator[Sample]:
-    """From the broker to the devices: cost and latency at a fixed rate, then at half of what would saturate it."""
+    """From the broker to the devices: cost and latency at a fixed rate; the cost of each of many messages that come all
+    at once, which is what a server can do at most; cost and latency at half of that."""
     plan, devices = turn.plan, turn.devices
     cases = {each: f"{title(devices)}, {each} at a time" for each in EACH}
     if turn.contender is None:
         yield from _floor(turn, "broker", plan.rate, cases)
+        yield from _floor(turn, "broker", 0.0, {each: f"{case}, saturated" for each, case in cases.items()})
         return
     with turn.stage.trial(turn.contender) as trial:
         trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
@@ -139,7 +142,10 @@ def broker(turn: Turn) -> Iterator[Sample]:
             measure(turn, trial, _flow(plan, devices, each, plan.rate, WARM_UP_S), is_counted=False)
             found = _cost(turn, trial, each, plan.rate)
             yield from turn.samples("broker", case, **found)
-            rate = half_of_saturation(found["cpu_us"], plan.most_rate)
+            cpu_us, heard = measure(turn, trial, Flow(devices, each, FLOOD_RATE, plan.backlog), is_counted=False)
+            most = {"cpu_us": cpu_us, "per_cpu_s": 1e6 / cpu_us}
+            yield from turn.samples("broker", f"{case}, saturated", **most, **_losses(heard))
+            rate = half_of_saturation(cpu_us, plan.most_rate)
             if rate == plan.most_rate:
                 turn.findings.note(f"at half: not more than {rate:,.0f} messages a second, for the generator's sake")
             yield from turn.samples("broker", f"{case}, at half of saturation", **_cost(turn, trial, each, rate))
@@ -158,12 +164,13 @@ def growth(turn: Turn) -> Iterator[Sample]:
 
 
 def _floor(turn: Turn, part: str, rate: float, cases: Mapping[int, str]) -> Iterator[Sample]:
-    """What the sends alone cost, at the same rate; and how many messages the generator takes if nothing holds it up."""
+    """What the sends alone cost, at the same rate (0: one after the other); and how many messages the generator takes
+    if nothing holds it up."""
     size = message_bytes(turn.stage.text_bytes)
     with turn.stage.floor() as (floor, trial):
         trial.load.connect_all(turn.devices, AT_ONCE, patience_s(turn.devices))
         for each, case in cases.items():
-            messages = int(rate * turn.plan.seconds)
+            messages = int(rate * turn.plan.seconds) or turn.plan.backlog
             taken = floor.flood(messages, each, rate, size)
             yield from turn.samples(part, case, cpu_us=taken["cpu_s"] / messages * 1e6)
             yield from turn.samples(part, case, per_cpu_s=messages / taken["cpu_s"])

@@ -16,6 +16,7 @@ class Plan:
     :ivar rate: messages a second at which the cost of one is measured
     :ivar growth_rate: likewise, in the part growth
     :ivar most_rate: that the load is asked for at half of a contender's saturation
+    :ivar backlog: messages that are written as fast as can be, to see what a server can do at most
     :ivar seconds: that each flow lasts
     :ivar rest_s: that devices are left in peace; a server's pings come every 30 s
     """
@@ -29,6 +30,7 @@ class Plan:
     rate: float = 4_000.0
     growth_rate: float = 2_000.0
     most_rate: float = 20_000.0
+    backlog: int = 40_000
     seconds: float = 3.0
     rest_s: float = 31.0
 
