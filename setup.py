@@ -32,7 +32,7 @@ EXTRAS["test"] = [
     # Pinned to the minor: what these two complain of changes with every one.
     "mypy==2.4.*",
     "ruff==0.17.*",
-    *sorted({*EXTRAS["whisper"], *EXTRAS["google"], *EXTRAS["redis"]}),
+    *sorted({*EXTRAS["whisper"], *EXTRAS["google"], *EXTRAS["redis"], *EXTRAS["librdkafka"]}),
 ]
 
 setup(

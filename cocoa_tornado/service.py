@@ -14,6 +14,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from tornado.web import Application
@@ -425,7 +426,12 @@ def make_broker(settings: Settings) -> Broker:
             results_topic=settings.kafka_results_topic,
             quarantine_topic=settings.kafka_quarantine_topic,
         )
-    # kafka-python is slow to import, and the embedded broker needs none of it.
+    # One of the two is there for certain, and each is slow to import: the embedded broker needs neither.
+    wanted = settings.kafka_client
+    if wanted == "confluent" or (wanted == "auto" and find_spec("confluent_kafka") is not None):
+        from .brokers.confluent import ConfluentBroker
+
+        return ConfluentBroker(kafka_options(settings))
     from .brokers.kafka import KafkaBroker
 
     return KafkaBroker(kafka_options(settings))

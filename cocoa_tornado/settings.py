@@ -28,6 +28,7 @@ HttpPublish = Literal["auto", "on", "off"]
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+KafkaClient = Literal["auto", "kafka-python", "confluent"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
 JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
 SPEECH_AUTO: Final = "auto"
@@ -416,6 +417,14 @@ class Settings:
         "cocoa-gateway",
         kinds.Text("1 to 249 of a-z A-Z 0-9 . _ -", pattern=r"[A-Za-z0-9._-]{1,249}"),
         "Name of this client in the broker's logs and quotas.",
+    )
+    kafka_client: KafkaClient = row(
+        KAFKA,
+        "auto",
+        kinds.Choice("auto", "kafka-python", "confluent"),
+        "Library that speaks to Kafka.",
+        "``confluent`` is confluent-kafka (librdkafka), which takes less CPU time and comes with the extra "
+        "``librdkafka``. ``kafka-python`` is always there. ``auto`` takes the former where it is installed.",
     )
     kafka_results_topic: str = row(KAFKA, "transcription.results", kinds.TOPIC, "Topic of the records for devices.")
     kafka_messages_topic: str = row(KAFKA, "device.messages", kinds.TOPIC, "Topic of the messages from devices.")

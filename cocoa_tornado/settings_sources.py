@@ -124,12 +124,19 @@ def check_files(loaded: Loaded) -> None:
                 raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
     _check_speech(loaded.settings.speech, loaded.sources["speech"])
     _check_mailbox(loaded.settings.mailbox, loaded.sources["mailbox"])
+    _check_kafka_client(loaded.settings.kafka_client, loaded.sources["kafka_client"])
 
 
 def _check_mailbox(url: str, source: str) -> None:
     if url.startswith(("redis://", "rediss://")) and find_spec("redis") is None:
         problem = "redis:// needs redis, which is not installed"
         raise SettingError("mailbox", source, problem, "sqlite:///path, or pip install 'cocoa-tornado[redis]'")
+
+
+def _check_kafka_client(client: str, source: str) -> None:
+    if client == "confluent" and find_spec("confluent_kafka") is None:
+        problem = "confluent needs confluent-kafka, which is not installed"
+        raise SettingError("kafka_client", source, problem, "kafka-python, or pip install 'cocoa-tornado[librdkafka]'")
 
 
 def _check_speech(url: str, source: str) -> None:

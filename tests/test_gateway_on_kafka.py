@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_clients import DIRECT
-from cocoa_tornado.brokers.kafka_consumer import KafkaConsuming
+from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import Decoder
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.service_options import kafka_options
@@ -342,13 +342,13 @@ async def test_a_slow_device_holds_up_no_other_and_costs_no_rebalance(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assignments: list[Collection[TopicPartition]] = []
-    note = KafkaConsuming.note_assignment
+    note = Reading.note_assignment
 
-    def counted(self: KafkaConsuming, assigned: Collection[TopicPartition]) -> None:
+    def counted(self: Reading[Any], assigned: Collection[TopicPartition]) -> None:
         assignments.append(assigned)
         note(self, assigned)
 
-    monkeypatch.setattr(KafkaConsuming, "note_assignment", counted)
+    monkeypatch.setattr(Reading, "note_assignment", counted)
     gateway = await site.start_ready(outbox_max_bytes=256 * 1024, write_wait_s=1.0)
     slow = await gateway.raw("slow", receive_buffer=4096)
     quick = Hearing(await gateway.connect("quick"))

@@ -120,10 +120,13 @@ def test_every_module_imports_only_what_stands_below_it(module: str, path: Path)
 
 def test_adapters_of_the_broker_do_not_import_each_other() -> None:
     for module, path in modules():
-        if module.startswith("brokers.kafka"):
+        if module.startswith(("brokers.kafka", "brokers.confluent")):
             assert not any("brokers.memory" in name for name in imports(module, path))
         if module == "brokers.memory":
-            assert not any("brokers.kafka" in name for name in imports(module, path))
+            assert not any("brokers.kafka" in name or "brokers.confluent" in name for name in imports(module, path))
+        if module.startswith("brokers.confluent"):
+            # What both clients share stands in modules that import neither.
+            assert not any(name.split(".")[0] == "kafka" for name in imports(module, path))
 
 
 def test_only_the_composition_root_names_an_adapter() -> None:

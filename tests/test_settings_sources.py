@@ -515,6 +515,17 @@ def test_an_engine_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     check_files(load(None, {}, {}))
 
 
+def test_a_kafka_client_that_is_not_installed_is_named_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.settings_sources.find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"setting kafka_client \(environment COCOA_KAFKA_CLIENT\)") as caught:
+        check_files(load(None, {"COCOA_KAFKA_CLIENT": "confluent"}, {}))
+    assert "pip install 'cocoa-tornado[librdkafka]'" in str(caught.value)
+    for client in ("auto", "kafka-python"):
+        check_files(load(None, {"COCOA_KAFKA_CLIENT": client}, {}))
+
+
 def test_a_models_folder_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     check_files(load(None, {}, {"speech": f"pocketsphinx://{tmp_path}/model"}))

@@ -1,81 +1,31 @@
-"""The Kafka broker, by kafka-python: what the gateway sees of it, all of it on the IOLoop.
-
-Two threads do the work: one polls (``kafka_consumer``), one publishes (``kafka_publisher``). They share nothing but the
-quarantine, for which the first asks the second.
-"""
+"""The Kafka broker, by kafka-python: the parts that it is put together from."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tornado.ioloop import IOLoop
 
-from ..errors import BrokerClosed, BrokerError
-from .kafka_availability import Availability
 from .kafka_clients import KafkaClients, hush_kafka_python
 from .kafka_consumer import KafkaConsuming
+from .kafka_facade import KafkaFacade
 from .kafka_options import KafkaOptions
-from .kafka_publisher import Outgoing, Publisher
-from .port import Batch, BrokerCounters, BrokerStatus, Decoder
-
-STOP_PATIENCE_S = 5.0
-WOKEN_AT_ONCE = 64  # of those who wait for room in the publish queue, in one turn of the loop
-STOP_BOUND_S = 15.0  # the same, with the commit, leaving the group and closing sockets
-
-log = logging.getLogger("cocoa.broker")
+from .port import Batch, Decoder
 
 
-class KafkaBroker:
-    """The :class:`~cocoa_tornado.brokers.port.Broker` for a Kafka cluster, or anything that speaks its protocol.
-
-    Nothing is connected before :meth:`start` or the first :meth:`publish`. Publishing is at least once, and as long as
-    the brokers keep the producer's state exactly once. Consuming is at least once: after a crash, or a rebalance that
-    took batches in flight away, records that were not committed are read again.
+class KafkaBroker(KafkaFacade):
+    """What :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` promises, in Python alone.
 
     Raises BrokerError where a certificate file cannot be used.
     """
 
     def __init__(self, options: KafkaOptions) -> None:
         hush_kafka_python()
-        self._options = options
-        self._counters = BrokerCounters()
-        self._availability = Availability(self._counters)
         self._clients = KafkaClients(options)
-        self._publisher = Publisher(
-            options, self._clients, brokers_answer=self._availability.brokers_answer, room_again=self._on_room
-        )
-        self._consuming: KafkaConsuming | None = None
-        self._stopped: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._answers: deque[tuple[asyncio.Future[None], str, BrokerError | None]] = deque()
-        self._answers_due = False
-        self._waiters: deque[asyncio.Future[None]] = deque()
-        self._closed = False
+        super().__init__(options, self._clients)
 
-    def __repr__(self) -> str:
-        status = self._availability.status()
-        return f"<KafkaBroker {','.join(self._options.bootstrap)} {status.state.value}>"
-
-    @property
-    def counters(self) -> BrokerCounters:
-        return self._counters
-
-    def status(self) -> BrokerStatus:
-        return self._availability.status()
-
-    # -- consuming
-
-    def start(self, sink: Callable[[Batch], None], decode: Decoder) -> None:
-        if self._closed:
-            raise BrokerClosed("the broker is closed")
-        if self._consuming is not None:
-            raise BrokerError("the broker has been started already")
-        self._loop = asyncio.get_running_loop()
-        self._consuming = KafkaConsuming(
+    def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> KafkaConsuming:
+        return KafkaConsuming(
             self._options,
             self._clients,
             self._publisher,
@@ -85,140 +35,3 @@ class KafkaBroker:
             sink=sink,
             decode=decode,
         )
-        self._consuming.start()
-
-    async def stop_consuming(self) -> None:
-        if self._stopped is None:
-            self._availability.stopping()
-            self._stopped = asyncio.ensure_future(self._stop_consuming())
-        # Shielded: whoever is cancelled while waiting for it does not stop the stopping.
-        await asyncio.shield(self._stopped)
-
-    async def _stop_consuming(self) -> None:
-        if self._consuming is None:
-            return
-        finished = asyncio.Event()
-        self._consuming.stop(STOP_PATIENCE_S, finished.set)
-        try:
-            async with asyncio.timeout(STOP_BOUND_S):
-                await finished.wait()
-        except TimeoutError:
-            log.warning("the consumer thread did not stop in time", extra={"waited_s": STOP_BOUND_S})
-
-    # -- publishing
-
-    def publish(
-        self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes] | None = None
-    ) -> asyncio.Future[None]:
-        if self._closed:
-            raise BrokerClosed("the broker is closed")
-        self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = self._loop.create_future()
-        # A failure is counted: a caller that looks away is no reason for a complaint at exit.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-        record = Outgoing(
-            topic,
-            key.encode(),
-            value,
-            list((headers or {}).items()),
-            lambda error: self._on_answer(future, topic, error),
-        )
-        try:
-            self._publisher.submit(record)
-        except BrokerClosed:
-            raise
-        except BrokerError as error:
-            self._enter(future, topic, error)
-        return future
-
-    def can_write(self) -> bool:
-        return self._publisher.has_room()
-
-    async def writable(self) -> None:
-        while not self.can_write():
-            if self._closed:
-                raise BrokerClosed("the broker is closed")
-            self._loop = asyncio.get_running_loop()
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._waiters.append(waiter)
-            if self.can_write():  # between the question and the waiter's entry, the last room-again may have passed
-                self._wake_writers()
-            await waiter
-
-    async def close(self, timeout_s: float) -> None:
-        if self._closed:
-            return
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        self._closed = True
-        self._wake_all_writers()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.stop_consuming()
-        except TimeoutError:
-            if self._stopped is not None:
-                self._stopped.cancel()
-                await asyncio.wait({self._stopped})
-        left_s = max(0.0, deadline - loop.time())
-        lost = await loop.run_in_executor(None, self._publisher.close, left_s)
-        self._enter_answers()
-        self._availability.closed()
-        if lost:
-            log.warning(
-                "records were not published before the close",
-                extra={"records": sum(lost.values()), "topics": ",".join(sorted(lost))},
-            )
-
-    # -- what other threads tell
-
-    def _on_answer(self, future: asyncio.Future[None], topic: str, error: BrokerError | None) -> None:
-        self._answers.append((future, topic, error))
-        if not self._answers_due:
-            self._answers_due = True
-            self._call_on_loop(self._enter_answers)
-
-    def _on_room(self) -> None:
-        self._call_on_loop(self._wake_writers)
-
-    def _call_on_loop(self, call: Callable[[], None]) -> None:
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
-                self._loop.call_soon_threadsafe(call)
-
-    # -- the IOLoop again
-
-    def _enter_answers(self) -> None:
-        self._answers_due = False  # first: an answer that comes from now on asks for a turn of its own
-        while self._answers:
-            self._enter(*self._answers.popleft())
-
-    def _enter(self, future: asyncio.Future[None], topic: str, error: BrokerError | None) -> None:
-        counts = self._counters.published if error is None else self._counters.publish_errors
-        counts[topic] = counts.get(topic, 0) + 1
-        if future.done():
-            return
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
-
-    def _wake_writers(self) -> None:
-        """Wake those who wait, in their order and no more than there is room for: each takes a place, or leaves it to
-        the next turn's. All at once would ask again and again, thousands of them for one place."""
-        places = min(self._publisher.free_records(), WOKEN_AT_ONCE)
-        while self._waiters and places:
-            places -= _wake(self._waiters.popleft())
-        if self._waiters and not places and self.can_write():
-            asyncio.get_running_loop().call_soon(self._wake_writers)
-
-    def _wake_all_writers(self) -> None:
-        while self._waiters:
-            _wake(self._waiters.popleft())
-
-
-def _wake(waiter: asyncio.Future[None]) -> bool:
-    """False if it waits no more."""
-    if waiter.done():
-        return False
-    waiter.set_result(None)
-    return True

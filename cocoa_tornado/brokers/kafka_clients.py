@@ -16,9 +16,11 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.selector import NetworkSelector
+from kafka.structs import OffsetAndMetadata
 
-from .kafka_oauth import ClientCredentials
+from .kafka_oauth import ClientCredentials as Credentials
 from .kafka_options import KafkaOptions
 
 BOOTSTRAP_TIMEOUT_MS = 3_000
@@ -32,6 +34,10 @@ SETUP_LOOK_MS = 50  # how often a producer looks at a connection that is being s
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
 KafkaClient: TypeAlias = Any  # kafka-python ships no types
+
+
+class ClientCredentials(Credentials, AbstractTokenProvider):  # type: ignore[misc]  # kafka-python ships no types
+    """Called on kafka-python's own threads."""
 
 
 class _TidySocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no types
@@ -153,7 +159,12 @@ def unreadable(error: BaseException) -> Unreadable | None:
 
 
 class KafkaClients:
-    """Makes the clients of one broker adapter. Each call blocks, for some seconds at most, and raises KafkaError."""
+    """Makes the clients of one broker adapter, and reads their errors.
+
+    Each call blocks, for some seconds at most, and raises KafkaError.
+    """
+
+    failures: tuple[type[Exception], ...] = (kafka_errors.KafkaError,)
 
     def __init__(self, options: KafkaOptions) -> None:
         self._options = options
@@ -227,6 +238,21 @@ class KafkaClients:
         finally:
             admin.close()
 
+    def close_producer(self, producer: KafkaClient, timeout_s: float) -> None:
+        close_producer(producer, timeout_s)
+
+    def is_retriable(self, error: BaseException) -> bool:
+        return is_retriable(error)
+
+    def is_refusal(self, error: BaseException) -> bool:
+        return isinstance(error, AUTH_ERRORS)
+
+    def is_too_large(self, error: BaseException) -> bool:
+        return isinstance(error, TOO_LARGE_ERRORS)
+
+    def describe(self, error: BaseException) -> str:
+        return describe(error)
+
     def _make(
         self,
         kind: Callable[..., KafkaClient],
@@ -278,6 +304,11 @@ class KafkaClients:
                 common["sasl_plain_username"] = options.sasl_username
                 common["sasl_plain_password"] = options.sasl_password
         return common
+
+
+def as_kafka_python(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a commit takes."""
+    return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
 
 
 def close_consumer(consumer: KafkaClient) -> None:

@@ -12,9 +12,8 @@ from typing import Protocol
 
 from kafka import TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
-from kafka.structs import OffsetAndMetadata
 
-from .kafka_clients import ConsumerLink
+from .kafka_clients import ConsumerLink, as_kafka_python
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
@@ -28,9 +27,9 @@ class Books(Protocol):
     def settle_and_look(self, partitions: Collection[TopicPartition]) -> bool:
         """True if nothing of these partitions is in flight."""
 
-    def offsets_to_commit(self) -> dict[TopicPartition, OffsetAndMetadata]: ...
+    def offsets_to_commit(self) -> dict[TopicPartition, int]: ...
 
-    def on_commit(self, offsets: dict[TopicPartition, OffsetAndMetadata], answer: object) -> None: ...
+    def on_commit(self, offsets: dict[TopicPartition, int], error: object = None) -> None: ...
 
     def forget(self) -> None:
         """The partitions are not ours any more."""
@@ -53,12 +52,12 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  
             await self._link.sleep(0.01)
         offsets = books.offsets_to_commit()
         if offsets:
-            committing = self._consumer.commit_async(offsets, books.on_commit)
+            committing = self._consumer.commit_async(as_kafka_python(offsets), lambda _, answer: None)
             deadline = time.monotonic() + COMMIT_PATIENCE_S
             while not committing.is_done and time.monotonic() < deadline:
                 await self._link.sleep(0.01)
-            if committing.is_done and committing.succeeded():  # its callback would come with the next poll(): too late
-                books.on_commit(offsets, None)
+            if committing.is_done and committing.succeeded():  # a callback would come with the next poll(): too late
+                books.on_commit(offsets)
         books.forget()
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:

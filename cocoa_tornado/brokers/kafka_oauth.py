@@ -11,8 +11,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 
-from kafka.net.sasl.oauth import AbstractTokenProvider
-
 from ..errors import BrokerError
 
 FETCH_TIMEOUT_S = 5.0
@@ -22,10 +20,10 @@ RETRY_S = 10.0  # after a failure, before it is tried again without need
 MAX_ANSWER_BYTES = 256 * 1024
 
 
-class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]  # kafka-python ships no types
+class ClientCredentials:
     """Exchanges a client's id and secret for access tokens, and keeps each until shortly before it expires.
 
-    Thread-safe; :meth:`token` may block for a few seconds and is called on kafka-python's own threads only. Call
+    Thread-safe; :meth:`token` may block for a few seconds and is called on the client library's own threads only. Call
     :meth:`refresh_if_due` now and then from a thread that may wait, and :meth:`token` seldom has to.
     """
 
@@ -37,7 +35,6 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]  # kafka-p
         scope: str | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__()
         self._url, self._client_id, self._secret, self._scope = token_url, client_id, client_secret, scope
         self._clock = clock
         self._lock = threading.Lock()
@@ -59,6 +56,11 @@ class ClientCredentials(AbstractTokenProvider):  # type: ignore[misc]  # kafka-p
                     if now >= self._expires_at:
                         raise
             return self._token
+
+    def token_and_life_s(self) -> tuple[str, float]:
+        """The same, and how long it lives on."""
+        token = self.token()
+        return token, max(0.0, self._expires_at - self._clock())
 
     def refresh_if_due(self) -> None:
         """Renew the token if it is time to. A failure is left to :meth:`token`, which has to report it."""

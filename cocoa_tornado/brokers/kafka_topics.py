@@ -13,14 +13,11 @@ from kafka import errors as kafka_errors
 
 from .kafka_clients import AUTH_ERRORS, MAX_MESSAGE_BYTES, KafkaClient, KafkaClients
 from .kafka_options import KafkaOptions
+from .kafka_reading import TopicMissing
 
 CREATION_PATIENCE_MS = 5_000
 
 log = logging.getLogger("cocoa.broker")
-
-
-class TopicMissing(Exception):
-    """The results topic does not exist and is not, or cannot be, created."""
 
 
 def ensure_topics(clients: KafkaClients, options: KafkaOptions) -> None:

@@ -8,11 +8,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, Protocol, TypeAlias
 
 import pytest
 
 from cocoa_tornado.brokers.kafka import KafkaBroker
+from cocoa_tornado.brokers.kafka_facade import KafkaFacade
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Batch, Broker, BrokerState
@@ -23,6 +25,8 @@ from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all, wri
 Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
 
 PATIENCE_S = 30.0
+
+KAFKA_CLIENTS = [pytest.param(name, marks=pytest.mark.kafka) for name in ("kafka", "confluent")]
 
 # What the adapter warns of; each mark is for the tests that bring it about.
 AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$")
@@ -138,8 +142,11 @@ class KafkaStand:
             session_timeout_s=6.0,
         )
 
-    async def broker(self, **options: Any) -> KafkaBroker:
-        return KafkaBroker(replace(self.options, **options))
+    async def broker(self, **options: Any) -> KafkaFacade:
+        return self.make(replace(self.options, **options))
+
+    def make(self, options: KafkaOptions) -> KafkaFacade:
+        return KafkaBroker(options)
 
     async def create(self, topic: str, partitions: int = 1, **settings: str) -> None:
         """:param settings: the topic's own, with an underscore for each dot"""
@@ -170,6 +177,24 @@ class KafkaStand:
     async def read(self, topic: str, count: int) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
         records = await asyncio.to_thread(read_all, self.server.bootstrap, topic, count)
         return [(record.key, record.value, dict(record.headers)) for record in records]
+
+
+class ConfluentStand(KafkaStand):
+    """The same, with librdkafka as the adapter's client."""
+
+    def make(self, options: KafkaOptions) -> KafkaFacade:
+        from cocoa_tornado.brokers.confluent import ConfluentBroker
+
+        return ConfluentBroker(options)
+
+
+def kafka_stand(client: str, server: KafkaServer | TansuServer) -> KafkaStand:
+    """:param client: one of :data:`KAFKA_CLIENTS`"""
+    if client == "kafka":
+        return KafkaStand(server)
+    if find_spec("confluent_kafka") is None:
+        pytest.skip("confluent-kafka is not installed (pip install 'cocoa-tornado[librdkafka]')")
+    return ConfluentStand(server)
 
 
 @asynccontextmanager

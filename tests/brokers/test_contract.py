@@ -9,16 +9,29 @@ import pytest
 from cocoa_tornado.brokers.port import Batch, BrokerState
 from cocoa_tornado.errors import BrokerClosed
 
-from .bench import KafkaStand, MemoryStand, Receiver, Stand, consuming, decode, eventually, numbered, payloads, ready
+from .bench import (
+    KAFKA_CLIENTS,
+    KafkaStand,
+    MemoryStand,
+    Receiver,
+    Stand,
+    consuming,
+    decode,
+    eventually,
+    kafka_stand,
+    numbered,
+    payloads,
+    ready,
+)
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
 
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.kafka)])
+@pytest.fixture(params=["memory", *KAFKA_CLIENTS])
 def stand(request: pytest.FixtureRequest) -> Stand:
     if request.param == "memory":
         return MemoryStand()
-    return KafkaStand(request.getfixturevalue("kafka"))
+    return kafka_stand(request.param, request.getfixturevalue("kafka"))
 
 
 async def test_it_is_connecting_before_the_start_and_closed_after_the_close(stand: Stand) -> None:
@@ -133,7 +146,7 @@ async def test_a_restart_goes_on_where_the_last_batch_was_done(stand: Stand) -> 
 
 
 async def test_a_restart_reads_again_what_was_not_done(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("memory", "kafka"):
+    for module in ("memory", "kafka_facade"):
         monkeypatch.setattr(f"cocoa_tornado.brokers.{module}.STOP_PATIENCE_S", 0.1)
     receiver = Receiver(prompt=False)
     broker = await stand.broker()

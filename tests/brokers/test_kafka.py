@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.port import BrokerState
 from cocoa_tornado.errors import BrokerClosed, BrokerError
 
@@ -25,15 +24,36 @@ from ..kafka_server import (
     add_partitions,
     committed_offset,
 )
-from .bench import AWAY, LOST, TOO_LARGE, KafkaStand, Receiver, consuming, decode, eventually, numbered, payloads, ready
+from .bench import (
+    AWAY,
+    KAFKA_CLIENTS,
+    LOST,
+    TOO_LARGE,
+    KafkaStand,
+    Receiver,
+    consuming,
+    decode,
+    eventually,
+    kafka_stand,
+    numbered,
+    payloads,
+    ready,
+)
 from .token_endpoint import serving
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
 
 
+@pytest.fixture(params=KAFKA_CLIENTS)
+def client(request: pytest.FixtureRequest) -> str:
+    """The library by which the adapter speaks to Kafka."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def stand(kafka: KafkaServer) -> KafkaStand:
-    return KafkaStand(kafka)
+def stand(client: str, kafka: KafkaServer) -> KafkaStand:
+    return kafka_stand(client, kafka)
 
 
 def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRecord]:
@@ -125,9 +145,10 @@ async def test_a_second_consumer_takes_its_share_and_nothing_is_lost(stand: Kafk
 
 @pytest.mark.apache
 async def test_a_pause_survives_a_rebalance_and_a_late_done_commits_nothing(
-    stand: KafkaStand, monkeypatch: pytest.MonkeyPatch
+    client: str, stand: KafkaStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.brokers.kafka_listener.REVOKE_PATIENCE_S", 0.2)
+    module = "confluent_consumer" if client == "confluent" else "kafka_listener"
+    monkeypatch.setattr(f"cocoa_tornado.brokers.{module}.REVOKE_PATIENCE_S", 0.2)
     await stand.create(stand.results, partitions=2)
     first, second = Receiver(prompt=False), Receiver()
     async with consuming(await stand.broker(high_water=10, low_water=5), first) as one:
@@ -165,12 +186,12 @@ async def test_leaving_the_group_lets_the_next_consumer_join_at_once(stand: Kafk
 @pytest.mark.apache
 @AWAY
 async def test_a_broker_that_stops_and_comes_back_loses_nothing(
-    own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+    client: str, own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     await asyncio.to_thread(own_kafka.start)
     caplog.clear()  # what kafka-python says to those who don't hush it
-    stand, receiver = KafkaStand(own_kafka), Receiver()
+    stand, receiver = kafka_stand(client, own_kafka), Receiver()
     async with consuming(await stand.broker(), receiver) as broker:
         published = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(100)]
         await stand.write(numbered(0, 100))
@@ -191,15 +212,16 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
     assert [value for _, value, _ in messages] == [b"%d" % number for number in range(200)]
     assert len(lines(caplog, "broker not available, retrying")) == 1
     assert len(lines(caplog, "broker ready")) == 2
-    assert [record for record in caplog.records if record.name.startswith("kafka")] == []
+    library = "librdkafka" if client == "confluent" else "kafka"  # the other one is the test's own
+    assert [record for record in caplog.records if record.name.startswith(library)] == []
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
 
 
 @pytest.mark.apache
 @AWAY
-async def test_a_broker_that_is_killed_under_load_loses_nothing(own_kafka: KafkaServer) -> None:
+async def test_a_broker_that_is_killed_under_load_loses_nothing(client: str, own_kafka: KafkaServer) -> None:
     await asyncio.to_thread(own_kafka.start)
-    stand, receiver = KafkaStand(own_kafka), Receiver()
+    stand, receiver = kafka_stand(client, own_kafka), Receiver()
     async with consuming(await stand.broker(), receiver) as broker:
         sent = 0
         for phase in range(4):
@@ -219,10 +241,10 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing(own_kafka: Kafka
 @pytest.mark.apache
 @AWAY
 async def test_a_broker_that_is_away_at_the_start_is_waited_for(
-    own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
+    client: str, own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    stand, receiver = KafkaStand(own_kafka), Receiver()
+    stand, receiver = kafka_stand(client, own_kafka), Receiver()
     broker = await stand.broker()
     broker.start(receiver, decode)
     future = broker.publish(stand.results, "doll", b"doll|0")
@@ -241,9 +263,9 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(
 
 @LOST
 async def test_closing_while_the_broker_is_away_is_bounded_and_tells_what_was_lost(
-    caplog: pytest.LogCaptureFixture, own_kafka: KafkaServer
+    client: str, caplog: pytest.LogCaptureFixture, own_kafka: KafkaServer
 ) -> None:
-    stand = KafkaStand(own_kafka)  # never started
+    stand = kafka_stand(client, own_kafka)  # never started
     broker = await stand.broker()
     broker.start(Receiver(), decode)
     futures = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(3)]
@@ -260,8 +282,8 @@ async def test_closing_while_the_broker_is_away_is_bounded_and_tells_what_was_lo
 # -- the publish queue
 
 
-async def test_a_full_queue_is_not_writable_until_it_has_drained(own_kafka: KafkaServer) -> None:
-    stand = KafkaStand(own_kafka)
+async def test_a_full_queue_is_not_writable_until_it_has_drained(client: str, own_kafka: KafkaServer) -> None:
+    stand = kafka_stand(client, own_kafka)
     broker = await stand.broker(queue_records=10)
     futures = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(20)]
     assert not broker.can_write()
@@ -278,8 +300,8 @@ async def test_a_full_queue_is_not_writable_until_it_has_drained(own_kafka: Kafk
 
 
 @LOST
-async def test_writable_ends_with_the_close(own_kafka: KafkaServer) -> None:
-    broker = await KafkaStand(own_kafka).broker(queue_bytes=6)
+async def test_writable_ends_with_the_close(client: str, own_kafka: KafkaServer) -> None:
+    broker = await kafka_stand(client, own_kafka).broker(queue_bytes=6)
     broker.publish("topic", "doll", b"xx")
     waiting = asyncio.ensure_future(broker.writable())
     await asyncio.sleep(0)
@@ -373,7 +395,7 @@ async def test_a_quarantine_that_takes_nothing_stops_the_reading_and_loses_nothi
 async def test_it_authenticates_by_password(stand: KafkaStand, kafka: KafkaServer, login: dict[str, Any]) -> None:
     options = replace(stand.options, bootstrap=(kafka.sasl_bootstrap,), security_protocol="SASL_PLAINTEXT", **login)
     receiver = Receiver()
-    async with consuming(KafkaBroker(options), receiver) as broker:
+    async with consuming(stand.make(options), receiver) as broker:
         await broker.publish(stand.results, "doll", b"doll|0")
         await receiver.has(1)
 
@@ -394,7 +416,7 @@ async def test_it_authenticates_by_client_credentials(stand: KafkaStand, kafka: 
             oauth_client_secret="secret",
         )
         receiver = Receiver()
-        async with consuming(KafkaBroker(options), receiver) as broker:
+        async with consuming(stand.make(options), receiver) as broker:
             await broker.publish(stand.results, "doll", b"doll|0")
             await receiver.has(1)
         assert len(endpoint.requests) == 1  # for all the connections of all the clients
@@ -406,7 +428,7 @@ async def test_a_wrong_password_is_one_line_without_the_password(
     stand: KafkaStand, kafka: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="cocoa")
-    broker = KafkaBroker(
+    broker = stand.make(
         replace(
             stand.options,
             bootstrap=(kafka.sasl_bootstrap,),

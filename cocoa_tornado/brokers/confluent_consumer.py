@@ -1,0 +1,398 @@
+"""The consuming half of the Kafka adapter, by confluent-kafka.
+
+All of it runs on one thread, the callbacks of the group's news too: librdkafka brings them within ``consume()``, and
+within ``close()``, which has a thread of its own while this one waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, TypeAlias
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from tornado.ioloop import IOLoop
+
+from ..rules.handoff import Span
+from ..rules.records import Delivery, Rejected
+from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
+from .confluent_topics import ensure_topics
+from .kafka_availability import Availability
+from .kafka_options import KafkaOptions
+from .kafka_publisher import Publisher
+from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
+from .port import Batch, BrokerCounters, Decoder
+
+REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
+COMMIT_PATIENCE_S = 3.0
+BROKEN = frozenset(
+    {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
+)
+GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+
+Message: TypeAlias = Any  # by its stubs it may have no partition, offset and so on; one that was fetched has them
+
+
+class _Record(NamedTuple):
+    """What the quarantine takes."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+class ConfluentConsuming(Reading[int]):
+    """One consumer after another, each until it fails. A partition goes by its number."""
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        clients: ConfluentClients,
+        publisher: Publisher,
+        counters: BrokerCounters,
+        availability: Availability,
+        *,
+        loop: IOLoop,
+        sink: Callable[[Batch], None],
+        decode: Decoder,
+    ) -> None:
+        super().__init__(options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode)
+        self._clients = clients
+        # Of the session under way.
+        self._consumer: Consumer
+        self._trouble: Trouble
+        self._asking: threading.Thread | None = None
+        self._closing = False
+        self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
+        self._paused: set[int] = set()
+        self._broken_at: dict[int, int] = {}  # where a batch could not be read, and was asked for again
+
+    # -- connecting
+
+    def _session(self) -> None:
+        options = self._options
+        self._availability.connecting(f"connecting to {','.join(options.bootstrap)}")
+        ensure_topics(self._clients, options)
+        self._consumer, self._trouble = self._clients.consumer(self._on_commit)
+        self._has_consumer, self._closing = True, False
+        try:
+            self._begin_session()
+            self._consumer.subscribe(
+                [options.results_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stopping.is_set():
+                self._turn()
+        finally:
+            self._closing = True
+            self._drain(time.monotonic() + REVOKE_PATIENCE_S)
+            self._commit_in_time()
+            self._close()
+            self.forget()
+            self._has_consumer = False
+
+    def _close(self) -> None:
+        """Leave the group, bounded; never raises."""
+        pending = self._asking
+
+        def close() -> None:
+            if pending is not None:
+                pending.join()  # a commit without an answer yet: librdkafka is not to be closed below it
+            with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+                consumer.close()
+
+        consumer = self._consumer
+        closing = threading.Thread(target=close, name="cocoa-kafka-closing", daemon=True)
+        closing.start()
+        closing.join(CLOSE_TIMEOUT_S)
+
+    # -- one turn
+
+    def _turn(self) -> None:
+        self._settle()
+        self._resolve_if_needed()
+        held = self._apply_pressure()
+        messages = self._consume(PAUSED_POLL_S if held else POLL_S)
+        if messages:
+            self._route(messages)
+        self._commit_if_due()
+        self._probe_if_due()
+        self._availability.alive()
+
+    def _consume(self, timeout_s: float) -> list[Message]:
+        """What is there, or comes within the time: librdkafka would wait for the whole number."""
+        consumer = self._consumer
+        messages = consumer.consume(1, timeout_s)
+        if messages and self._options.max_poll_records > 1:
+            messages += consumer.consume(self._options.max_poll_records - 1, 0)
+        return messages
+
+    def _apply_pressure(self) -> bool:
+        """Pause or resume to fit the marks; True while nothing may be read."""
+        held = self._must_hold()
+        wanted = self._reading if held else set()
+        if wanted - self._paused:
+            self._consumer.pause(self._named(wanted - self._paused))
+        if self._paused - wanted:
+            self._consumer.resume(self._named(self._paused - wanted))
+        self._paused = set(wanted)
+        return held
+
+    def _route(self, messages: list[Message]) -> None:
+        """Decode what a poll has brought, and hand it over as one batch."""
+        runs: dict[int, list[Message]] = {}
+        broken: dict[int, Message] = {}
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                if error.code() in BROKEN:
+                    # The first says it all: until it is told to go on, librdkafka reads the same again and again.
+                    broken.setdefault(message.partition(), message)
+                else:
+                    self._on_event(error, message)
+                continue
+            number = message.partition()
+            if number in runs:
+                runs[number].append(message)
+            else:
+                runs[number] = [message]
+        deliveries: list[Delivery] = []
+        offsets: list[int] = []
+        sources: list[tuple[str, int]] = []
+        spans: list[Span] = []
+        for number, run in runs.items():
+            ledger = self._ledger_for(number, run[0].offset())
+            if ledger is None:
+                continue
+            span = ledger.read(run[-1].offset() + 1, pending=0)
+            before = len(deliveries)
+            self._decode_run(run, span, deliveries, offsets)
+            if len(deliveries) > before:
+                span.pending += 1
+                spans.append(span)
+                sources.append((f"{self._options.results_topic}/{number}", len(deliveries) - before))
+            self._ends[number] = max(self._ends.get(number, 0), self._highwater(number))
+        self._pass_on(deliveries, spans, offsets, sources)
+        for number, message in broken.items():
+            read_on = number in runs and runs[number][-1].offset() > message.offset()
+            if number in self._ledgers and not read_on:
+                self._get_past(number, message.offset(), message.error())
+
+    def _decode_run(self, run: list[Message], span: Span, deliveries: list[Delivery], offsets: list[int]) -> None:
+        counters, decode = self._counters, self._decode
+        for message in run:
+            key, value = message.key(), message.value()
+            decoded = decode(key, value, max(0, message.timestamp()[1]))
+            if isinstance(decoded, Rejected):
+                span.pending += 1
+                self._take(1)
+                self._quarantine.take(self._record(message), decoded.reason, span)
+                continue
+            if not decoded.key_agrees:
+                counters.key_mismatch += 1
+            deliveries.append(decoded)
+            offsets.append(message.offset())
+        counters.consumed += len(run)
+
+    def _record(self, message: Message) -> _Record:
+        try:
+            headers = message.headers() or []
+        except UnicodeDecodeError:  # a name that is no UTF-8, which could not be written again either
+            headers = []
+        topic, number, offset = self._options.results_topic, message.partition(), message.offset()
+        return _Record(topic, number, offset, message.key(), message.value(), list(headers))
+
+    def _on_event(self, error: KafkaError, message: Message) -> None:
+        """What comes in a record's place."""
+        code, number = error.code(), message.partition()
+        if code == KafkaError._PARTITION_EOF:
+            ledger = self._ledgers.get(number)
+            if ledger is not None:  # control records move the position and are never handed over
+                ledger.position = max(ledger.position, message.offset())
+        elif code in GONE:
+            self._probe_at = 0.0
+            self._look_for_topic()
+        elif error.fatal() or self._clients.is_refusal(KafkaException(error)):
+            raise KafkaException(error)
+        else:
+            self._probe_at = 0.0  # which finds out what it means
+
+    def _look_for_topic(self) -> None:
+        """Raises TopicMissing where it is there no more."""
+        topic = self._options.results_topic
+        error = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic].error
+        if error is not None and error.code() in GONE:
+            raise TopicMissing(f"topic {topic} has been deleted")
+
+    def _get_past(self, number: int, first: int, error: KafkaError) -> None:
+        """Go on behind what cannot be read, one offset after the other: librdkafka does not say where it ends."""
+        position = max(self._ledgers[number].position, first)
+        if self._broken_at.get(number) != position:  # it may have been broken on its way here
+            self._broken_at[number] = position
+            self._begin_again(number, position)
+            return
+        if position >= max(self._ends.get(number, 0), self._highwater(number)):
+            return  # nothing is there that could be broken
+        self._ledgers[number].read(position + 1, pending=0)
+        self._broken_at[number] = position + 1
+        self._begin_again(number, position + 1)
+        origin = f"{self._options.results_topic}/{number}@{position}"
+        self._count_unreadable(origin, 1, self._clients.describe(KafkaException(error)))
+
+    def _begin_again(self, number: int, offset: int) -> None:
+        with contextlib.suppress(KafkaException):  # it is read again from the assignment's start, at the worst
+            self._consumer.seek(TopicPartition(self._options.results_topic, number, offset))
+
+    def _highwater(self, number: int) -> int:
+        known = self._consumer.get_watermark_offsets(self._named([number])[0], cached=True)
+        return known[1] if known is not None else 0
+
+    # -- the group's news
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        consumer.assign([])  # nothing is fetched before it is decided where to begin
+        self._reading, self._paused = set(), set()
+        self.note_assignment({partition.partition for partition in assigned})
+
+    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        """Wait for what is in flight, bounded, and commit: the next owner goes on there."""
+        if not self._closing:  # else that has been done
+            numbers = {partition.partition for partition in revoked}
+            deadline = min(time.monotonic() + REVOKE_PATIENCE_S, self.stop_deadline)
+            while not self.settle_and_look(numbers) and time.monotonic() < deadline:
+                time.sleep(0.005)
+            self._commit_here()
+        self._give_up(consumer)
+
+    def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
+        """The group has gone on without us: there is nothing that we may still commit."""
+        self._give_up(consumer)
+
+    def _give_up(self, consumer: Consumer) -> None:
+        consumer.unassign()
+        self._reading, self._paused = set(), set()
+        self.forget()
+
+    # -- what the books ask for
+
+    def _key(self, number: int) -> int:
+        return number
+
+    def _number(self, partition: int) -> int:
+        return partition
+
+    def _numbers(self) -> Collection[int]:
+        topic = self._options.results_topic
+        return list(self._consumer.list_topics(topic, timeout=CALL_S).topics[topic].partitions)
+
+    def _named(self, partitions: Collection[int], offset: int | None = None) -> list[TopicPartition]:
+        topic = self._options.results_topic
+        if offset is None:
+            return [TopicPartition(topic, number) for number in partitions]
+        return [TopicPartition(topic, number, offset) for number in partitions]
+
+    def _committed(self, partitions: Collection[int]) -> dict[int, int | None]:
+        found = _whole(self._consumer.committed(self._named(partitions), timeout=CALL_S))
+        return {partition.partition: partition.offset if partition.offset >= 0 else None for partition in found}
+
+    def _find_ends(self, partitions: Collection[int]) -> dict[int, int]:
+        return self._find(partitions, OFFSET_END)
+
+    def _find_beginnings(self, partitions: Collection[int]) -> dict[int, int]:
+        return self._find(partitions, OFFSET_BEGINNING)
+
+    def _find(self, partitions: Collection[int], which: int) -> dict[int, int]:
+        # All of them in one question; these two "times" are the protocol's own words for the ends of a log.
+        found = _whole(self._consumer.offsets_for_times(self._named(partitions, which), timeout=CALL_S))
+        return {partition.partition: partition.offset for partition in found}
+
+    def _begin_at(self, starts: dict[int, int]) -> bool:
+        topic = self._options.results_topic
+        self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in starts.items()])
+        self._reading, self._paused = set(starts), set()
+        self._broken_at.clear()
+        return True
+
+    def _commit_and_wait(self, offsets: dict[int, int]) -> None:
+        _whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
+
+    def _commit_here(self) -> None:
+        """Commit what is done, and wait for that. What fails is read again by the next owner.
+
+        In a callback only: there another thread's commit would wait until the callback has returned. It has no bound
+        of its own, but a group that is rebalancing has a coordinator that answers; and where that is lost too, the
+        status says that this thread is stuck.
+        """
+        offsets = self.offsets_to_commit()
+        if offsets:
+            with contextlib.suppress(KafkaException):
+                self._commit_and_wait(offsets)
+                self.on_commit(offsets)
+
+    def _commit_in_time(self) -> None:
+        """The same outside of a callback, bounded: with the brokers away librdkafka would wait for long."""
+        offsets = self.offsets_to_commit()
+        if not offsets:
+            return
+        committed = threading.Event()
+
+        def commit() -> None:
+            # RuntimeError: it was closed meanwhile, after its bound.
+            with contextlib.suppress(KafkaException, RuntimeError):
+                self._commit_and_wait(offsets)
+                committed.set()
+
+        self._asking = threading.Thread(target=commit, name="cocoa-kafka-commit", daemon=True)
+        self._asking.start()
+        self._asking.join(COMMIT_PATIENCE_S)
+        if committed.is_set():
+            self.on_commit(offsets)
+
+    def _commit_later(self, offsets: dict[int, int]) -> None:
+        self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=True)
+
+    def _to_commit(self, offsets: dict[int, int]) -> list[TopicPartition]:
+        return [TopicPartition(self._options.results_topic, number, offset) for number, offset in offsets.items()]
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        committed = {tp.partition: tp.offset for tp in partitions if tp.error is None and tp.offset >= 0}
+        self.on_commit(committed, error)
+
+    # -- looking around
+
+    def _probe_if_due(self) -> None:
+        """Ask the leaders and the coordinator something: nothing comes alike from quiet and absent brokers."""
+        now = time.monotonic()
+        if now < self._probe_at:
+            return
+        self._probe_at = now + self._options.probe_interval_s
+        try:
+            if self._joined:
+                # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+                self._committed([0])
+            assigned = list(self._ledgers)
+            self._ends.update(self._find_ends(assigned) if assigned else {})
+            if not assigned:
+                self._numbers()
+        except KafkaException as error:
+            if not self._clients.is_retriable(error):
+                raise
+            if code_of(error) in GONE:
+                self._look_for_topic()
+            self._report_trouble(self._trouble.instead_of(error))
+            return
+        self._trouble.ease()
+        self._report_lag()
+        self._report_state()
+
+
+def _whole(partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """Raises KafkaException where the answer holds an error for one of them."""
+    for partition in partitions:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return partitions

@@ -1,0 +1,407 @@
+"""What every consuming half of a Kafka adapter does, whatever library it polls with: the books of what is read, done
+and committed, where to begin, and what is told of it.
+
+One thread polls, decodes and hands over. It touches no connection and calls one thing on the IOLoop, ``add_callback``.
+What comes back (a batch is done, the quarantine topic has acknowledged) arrives in thread-safe deques, which the thread
+empties between two polls.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Generic, Protocol, TypeVar
+
+from tornado.ioloop import IOLoop
+
+from ..errors import BrokerError
+from ..rules.backoff import Backoff
+from ..rules.handoff import OffsetLedger, Span, WaterMarks
+from ..rules.rate import LineBudget, RateLimit
+from ..rules.records import Delivery
+from .kafka_availability import Availability
+from .kafka_options import KafkaOptions
+from .kafka_positions import Start, where_to_start
+from .kafka_publisher import Publisher
+from .kafka_quarantine import Quarantine
+from .port import Batch, BrokerCounters, Decoder
+
+POLL_S = 0.1
+PAUSED_POLL_S = 0.02  # nothing is fetched then; this only bounds how late the end of a pause is noticed
+CALL_S = 2.0  # one question to the brokers: offsets, positions
+COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
+FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
+STANDBY_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
+REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
+SKIPPED_LINES = RateLimit(per_s=1, burst=20)
+
+log = logging.getLogger("cocoa.broker")
+
+
+class TopicMissing(Exception):
+    """The results topic does not exist and is not, or cannot be, created."""
+
+
+class FailureReader(Protocol):
+    """What the errors of a client library mean.
+
+    :ivar failures: the classes that stand for a failure of the brokers, and not of this program
+    """
+
+    failures: tuple[type[Exception], ...]
+
+    def is_retriable(self, error: BaseException) -> bool:
+        """True where the same client may succeed later: time-outs, lost connections, elections."""
+
+    def is_refusal(self, error: BaseException) -> bool:
+        """True where the brokers do not let us in."""
+
+    def describe(self, error: BaseException) -> str:
+        """One line about an error."""
+
+
+P = TypeVar("P")  # what the library calls a partition by
+
+
+class Reading(ABC, Generic[P]):
+    """Owns the consumer thread. Built, started and stopped on the IOLoop; everything private is the thread's.
+
+    :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while it runs
+    """
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        failures: FailureReader,
+        publisher: Publisher,
+        counters: BrokerCounters,
+        availability: Availability,
+        *,
+        loop: IOLoop,
+        sink: Callable[[Batch], None],
+        decode: Decoder,
+    ) -> None:
+        self._options, self._failures = options, failures
+        self._counters, self._availability = counters, availability
+        self._loop, self._sink, self._decode = loop, sink, decode
+        self._stopping = threading.Event()
+        self.stop_deadline = float("inf")
+        self._has_consumer = False
+        self._finished: Callable[[], None] | None = None
+        # What crosses from the IOLoop: the spans of a batch that is done, and its size.
+        self._done: deque[tuple[list[Span], int]] = deque()
+        self._quarantine = Quarantine(options.quarantine_topic, publisher, counters)
+        # The books.
+        self._marks = WaterMarks(high=options.high_water, low=options.low_water)
+        self._ledgers: dict[P, OffsetLedger] = {}
+        self._done_here: dict[P, int] = {}
+        self._ends: dict[P, int] = {}
+        self._unresolved: set[P] | None = None
+        self._unresolved_since = 0.0
+        self._joined = False
+        self._blocked = False
+        self._committing_until = 0.0
+        self._commit_at = self._probe_at = self._resolve_at = 0.0
+        self._backoff = Backoff(base_s=0.5, cap_s=5.0)
+        self._topic_seen = False
+        self._skipped_lines = LineBudget(SKIPPED_LINES)
+        self._thread = threading.Thread(target=self._run, name="cocoa-kafka-consumer", daemon=True)
+
+    # -- the IOLoop's side
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, patience_s: float, finished: Callable[[], None]) -> None:
+        """Read no more, wait for what is in flight, commit, leave the group; then call ``finished`` on the loop."""
+        self._finished = finished
+        self.stop_deadline = time.monotonic() + patience_s
+        self._stopping.set()
+        if not self._has_consumer:
+            # It is still trying to connect: there is nothing to wait for, and the thread ends by itself.
+            finished()
+
+    def _hand_over(self, batch: Batch) -> None:
+        self._sink(batch)
+
+    # -- what a library has to do, on the thread
+
+    @abstractmethod
+    def _session(self) -> None:
+        """From connecting to the end of this consumer, by :meth:`stop` or by an error."""
+
+    @abstractmethod
+    def _key(self, number: int) -> P:
+        """The partition of this number of the results topic."""
+
+    @abstractmethod
+    def _number(self, partition: P) -> int: ...
+
+    @abstractmethod
+    def _numbers(self) -> Collection[int]:
+        """Of the results topic's partitions, as far as they are known."""
+
+    @abstractmethod
+    def _committed(self, partitions: Collection[P]) -> dict[P, int | None]:
+        """What the group has committed. Raises what the library raises, and so do the next ones."""
+
+    @abstractmethod
+    def _find_ends(self, partitions: Collection[P]) -> dict[P, int]: ...
+
+    @abstractmethod
+    def _find_beginnings(self, partitions: Collection[P]) -> dict[P, int]: ...
+
+    @abstractmethod
+    def _commit_and_wait(self, offsets: dict[P, int]) -> None: ...
+
+    @abstractmethod
+    def _begin_at(self, starts: dict[P, int]) -> bool:
+        """Read these partitions from there on. False: not now, ask again."""
+
+    @abstractmethod
+    def _commit_later(self, offsets: dict[P, int]) -> None:
+        """Commit, and call :meth:`on_commit` on this thread when that is answered."""
+
+    def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
+        """The cause, in one word, and the details of an error that only this library knows."""
+        return None
+
+    def _standing_trouble(self) -> tuple[str, str] | None:
+        """The same, of what keeps it from reading on though the brokers are there."""
+        return None
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._session()
+            except TopicMissing as error:
+                self._availability.down("topic", str(error))
+            except Exception as error:
+                if isinstance(error, (BrokerError, *self._failures.failures)):
+                    self._report_trouble(error)
+                elif self._availability.down("failed", self._failures.describe(error)):
+                    log.exception("consumer failed, starts again")
+            self._availability.alive()
+            self._stopping.wait(self._backoff.next_s())
+        if self._finished is not None:
+            self._loop.add_callback(self._finished)
+
+    def _begin_session(self) -> None:
+        self._joined, self._committing_until, self._topic_seen = False, 0.0, False
+        self._unresolved, self._unresolved_since = None, time.monotonic()
+
+    def _must_hold(self) -> bool:
+        """True while nothing may be read."""
+        if self._blocked != self._quarantine.blocked():
+            self._blocked = not self._blocked
+            self._probe_at = 0.0  # which reports it
+        return self._marks.paused or self._blocked or self._commits_lag()
+
+    def _commits_lag(self) -> bool:
+        """More is done and not committed than may be: what reads it again after a crash would not know it again."""
+        bound = self._options.max_uncommitted
+        return bool(bound) and any(ledger.uncommitted > bound for ledger in self._ledgers.values())
+
+    def _ledger_for(self, partition: P, first: int) -> OffsetLedger | None:
+        """The books of what is about to be read; None where the partition was revoked within this very poll, so that
+        its next owner reads it."""
+        ledger = self._ledgers.get(partition)
+        if ledger is not None and first < ledger.position:
+            # The log was cut off, or the topic made anew: what is said of offsets beyond is said of other records.
+            ledger = self._ledgers[partition] = OffsetLedger(first)
+        return ledger
+
+    def _pass_on(
+        self, deliveries: list[Delivery], spans: list[Span], offsets: list[int], sources: list[tuple[str, int]]
+    ) -> None:
+        """Hand over what a poll has brought, as one batch."""
+        self._report_lag()
+        if deliveries:
+            self._take(len(deliveries))
+            done = self._when_done(spans, len(deliveries))
+            self._loop.add_callback(self._hand_over, Batch(deliveries, done, offsets, sources))
+
+    def _take(self, records: int) -> None:
+        if self._marks.take(records):
+            self._counters.pauses += 1
+
+    def _when_done(self, spans: list[Span], size: int) -> Callable[[], None]:
+        told = False
+
+        def done() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                self._done.append((spans, size))
+
+        return done
+
+    def _count_unreadable(self, origin: str, records: int, detail: str) -> None:
+        counts = self._counters.quarantined
+        counts["unreadable"] = counts.get("unreadable", 0) + records
+        left_out = self._skipped_lines.take(time.monotonic())
+        if left_out is not None:
+            extra = {"origin": origin, "error": detail, "left_out": left_out}
+            log.warning("records cannot be read, skipped", extra=extra)
+
+    # -- the thread, or the library's while this one is blocked: the books
+
+    def _settle(self) -> None:
+        """Enter what other threads have reported."""
+        while self._done:
+            spans, size = self._done.popleft()
+            self._marks.release(size)
+            for span in spans:
+                span.done_one()
+        self._marks.release(self._quarantine.settle())
+
+    def settle_and_look(self, partitions: Collection[P]) -> bool:
+        """True if nothing of these partitions is in flight."""
+        self._settle()
+        return all(self._ledgers[partition].idle for partition in partitions if partition in self._ledgers)
+
+    def offsets_to_commit(self) -> dict[P, int]:
+        wanted = {partition: ledger.to_commit() for partition, ledger in self._ledgers.items()}
+        return {partition: offset for partition, offset in wanted.items() if offset is not None}
+
+    def on_commit(self, offsets: dict[P, int], error: object = None) -> None:
+        """The answer to a commit."""
+        self._committing_until = 0.0
+        if error is not None:
+            return  # what was to be committed still is, and the next commit covers it
+        for partition, committed in offsets.items():
+            if partition in self._ledgers:
+                self._ledgers[partition].note_committed(committed)
+
+    def forget(self) -> None:
+        """The partitions are not ours any more: a late ``done`` changes no offset from now on."""
+        self._settle()
+        for partition, ledger in self._ledgers.items():
+            if ledger.to_commit() is None:
+                self._done_here.pop(partition, None)
+            else:
+                self._done_here[partition] = ledger.done
+        self._marks.release(self._quarantine.forget())
+        self._ledgers.clear()
+        self._ends.clear()
+        self._joined, self._unresolved = False, None
+        self._unresolved_since = time.monotonic()
+
+    def note_assignment(self, assigned: Collection[P]) -> None:
+        self._joined = True
+        self._unresolved = set(assigned)
+        self._unresolved_since = time.monotonic()
+        self._resolve_at = 0.0
+
+    # -- the thread: where to begin
+
+    def _resolve_if_needed(self) -> None:
+        if self._unresolved is None or not self._joined or time.monotonic() < self._resolve_at:
+            return
+        if self._unresolved and not self._resolve(self._unresolved):
+            self._resolve_at = time.monotonic() + 0.25
+            return
+        self._unresolved = None
+        self._probe_at = 0.0  # READY is for the probe to say, and it says so at once
+
+    def _resolve(self, assigned: set[P]) -> bool:
+        """Begin every assigned partition where it is to be read from. False: not to be had yet, ask again."""
+        try:
+            starts = self._starting_points(assigned)
+            if starts is None or not self._begin_at(starts):
+                return False
+        except self._failures.failures as error:
+            if not self._failures.is_retriable(error):
+                raise
+            return False
+        self._ledgers = {partition: OffsetLedger(start) for partition, start in starts.items()}
+        return True
+
+    def _starting_points(self, assigned: set[P]) -> dict[P, int] | None:
+        every = {self._key(number) for number in self._numbers()} | assigned
+        committed = self._committed(every)
+        without = {partition for partition in assigned if committed[partition] is None}
+        for partition in without:
+            self._done_here.pop(partition, None)  # of a topic of the same name, which is gone
+        start = where_to_start(
+            {self._number(partition) for partition in assigned},
+            {self._number(partition): offset for partition, offset in committed.items()},
+        )
+        found: dict[P, int] = {}
+        if start is Start.WAIT:
+            if time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S:
+                return None
+            found = self._find_ends(without)
+        elif start is Start.END_FOR_ALL:
+            found = self._find_ends(every)
+        elif start is Start.BEGINNING:
+            found = self._find_beginnings(without)
+        if found:
+            # Before anything is read, so that a crash before the first record does not lose what comes then.
+            self._commit_and_wait(found)
+        # What was done here and could not be committed is not read again: offsets below it are done, whoever has
+        # committed since.
+        known = {partition: offset for partition, offset in committed.items() if offset is not None} | found
+        return {partition: max(known[partition], self._done_here.get(partition, 0)) for partition in assigned}
+
+    # -- the thread: committing, looking around
+
+    def _commit_if_due(self) -> None:
+        now = time.monotonic()
+        if now < self._commit_at or now < self._committing_until:
+            return
+        self._commit_at = now + self._options.commit_interval_s
+        offsets = self.offsets_to_commit()
+        if offsets:
+            self._committing_until = now + COMMIT_LOST_S
+            self._commit_later(offsets)
+
+    def _report_trouble(self, error: BaseException) -> None:
+        special = self._special_trouble(error)
+        describe = self._failures.describe
+        if special is not None:
+            self._availability.down(*special)
+        elif isinstance(error, BrokerError):  # of our own: no access token is to be had
+            self._availability.down("auth", str(error))
+        elif self._failures.is_refusal(error):
+            self._availability.down("auth", f"the brokers refuse us: {describe(error)}")
+        else:
+            self._availability.down("away", f"{','.join(self._options.bootstrap)} does not answer: {describe(error)}")
+
+    def _report_state(self) -> None:
+        options = self._options
+        standing = ("quarantine", self._quarantine.trouble()) if self._blocked else self._standing_trouble()
+        if standing is not None:
+            self._availability.down(*standing)
+            return
+        settled = self._joined and self._unresolved is None
+        waited_s = time.monotonic() - self._unresolved_since
+        if settled and (self._ledgers or waited_s > STANDBY_AFTER_S):
+            count = len(self._ledgers)
+            share = f"{count} partitions" if count != 1 else "1 partition"
+            self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")
+            self._backoff.reset()
+        elif waited_s > REBALANCE_PATIENCE_S:
+            self._availability.down("group", f"group {options.group} has not come to an assignment")
+        else:
+            self._availability.connecting(f"joining group {options.group}")
+
+    def _report_lag(self) -> None:
+        lag = sum(max(0, self._ends.get(tp, 0) - ledger.position) for tp, ledger in self._ledgers.items())
+        self._availability.set_lag(lag)
+
+    # -- the thread: stopping
+
+    def _drain(self, deadline: float = float("inf")) -> None:
+        """Wait for what is in flight, until then at the latest, or until a stop has no more patience."""
+        while time.monotonic() < min(deadline, self.stop_deadline):
+            self._settle()
+            if all(ledger.idle for ledger in self._ledgers.values()):
+                return
+            time.sleep(0.005)
