@@ -422,7 +422,7 @@ class Settings:
         KAFKA,
         "auto",
         kinds.Choice("auto", "kafka-python", "confluent"),
-        "Library that speaks to Kafka.",
+        "Library that reads from Kafka.",
         "``confluent`` is confluent-kafka (librdkafka), which takes less CPU time and comes with the extra "
         "``librdkafka``. ``kafka-python`` is always there. ``auto`` takes the former where it is installed.",
     )

@@ -1,4 +1,4 @@
-"""The Kafka broker, by confluent-kafka (librdkafka): the parts that it is put together from."""
+"""The Kafka broker, read by confluent-kafka (librdkafka): the parts that it is put together from."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from tornado.ioloop import IOLoop
 
 from .confluent_clients import ConfluentClients
 from .confluent_consumer import ConfluentConsuming
+from .kafka_clients import KafkaClients, hush_kafka_python
 from .kafka_facade import KafkaFacade
 from .kafka_options import KafkaOptions
 from .port import Batch, Decoder
 
 
 class ConfluentBroker(KafkaFacade):
-    """What :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` promises, at a fraction of kafka-python's CPU time.
+    """What :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` promises, for less processor time than kafka-python
+    takes to read.
 
     Raises BrokerError where a certificate file or an option cannot be used.
     """
 
     def __init__(self, options: KafkaOptions) -> None:
+        hush_kafka_python()
         self._clients = ConfluentClients(options)
-        super().__init__(options, self._clients)
+        super().__init__(options, KafkaClients(options))
 
     def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> ConfluentConsuming:
         return ConfluentConsuming(

@@ -5,21 +5,16 @@ Everything that depends on a corner of librdkafka stands here, with the reason.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 
 from .kafka_oauth import ClientCredentials
-from .kafka_options import ENVELOPE_BYTES, KafkaOptions
+from .kafka_options import KafkaOptions
 
 REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for so long is taken for dead
 RECONNECT_MAX_MS = 1_000  # librdkafka's own cap of 10 s would make a returned broker wait that long
@@ -28,13 +23,8 @@ FETCH_WAIT_MS = 250
 FETCH_PAUSE_MS = 20  # after the fetched records fill their queue; the default of 1 s would be felt
 QUEUED_RECORDS = 10_000  # fetched and not yet polled, beyond which nothing more is fetched
 QUEUED_KIB = 32 * 1024
-BATCH_BYTES = 512 * 1024
 CLOSE_TIMEOUT_S = 3.0
-POLL_S = 0.2
-LOOK_S = 1.0  # that the producer's look for a topic may take
-KNOWN_FOR_S = 30.0  # that a topic which was there is believed to be there still
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
-LARGEST_MESSAGE_BYTES = 1_000_000_000  # librdkafka's own limit
 
 LOGGER = "librdkafka"
 
@@ -48,7 +38,6 @@ _REFUSALS = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 _UNKNOWN_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 _RETRIABLE = _UNKNOWN_TOPIC | {
     KafkaError._TRANSPORT,
@@ -88,10 +77,6 @@ _RETRIABLE = _UNKNOWN_TOPIC | {
 }
 
 
-class MaybeTooLarge(Exception):
-    """A batch of several records was too large for its topic; which of them is the one is not known."""
-
-
 class Trouble:
     """What a client's error callback has told since it was last at ease. Written and read by one thread at a time."""
 
@@ -109,122 +94,6 @@ class Trouble:
     def instead_of(self, error: BaseException) -> BaseException:
         """The error to report: the brokers' refusal where there was one."""
         return KafkaException(self._latest) if self._latest is not None else error
-
-
-class Answer:
-    """What becomes of one record. Its callbacks come on the producer's poll thread, or on the one that adds the second
-    of them where the answer was faster."""
-
-    __slots__ = ("_ack", "_err", "_fate", "_lock", "_verdict", "size")
-
-    def __init__(self, size: int, verdict: Callable[[Answer, KafkaError | None], BaseException | None]) -> None:
-        self.size, self._verdict = size, verdict
-        self._lock = threading.Lock()
-        self._ack: Callable[[], None] | None = None
-        self._err: Callable[[BaseException], None] | None = None
-        self._fate: tuple[BaseException | None] | None = None
-
-    def add_callback(self, call: Callable[..., None], *args: Any) -> None:
-        self._ack = partial(call, *args, None)
-        self._tell_if_known()
-
-    def add_errback(self, call: Callable[..., None], *args: Any) -> None:
-        self._err = partial(call, *args)
-        self._tell_if_known()
-
-    def on_delivery(self, error: KafkaError | None, _: Message) -> None:
-        self._fate = (self._verdict(self, error),)
-        self._tell_if_known()
-
-    def _tell_if_known(self) -> None:
-        with self._lock:
-            if self._fate is None or self._ack is None or self._err is None:
-                return
-            (error,), ack, err = self._fate, self._ack, self._err
-            self._fate = None  # so that it is told once
-        if error is None:
-            ack()
-        else:
-            err(error)
-
-
-class ConfluentProducer:
-    """A producer, and the thread that calls its answers back. :meth:`send` is for one thread."""
-
-    def __init__(self, producer: Producer, trouble: Trouble, max_record_bytes: int) -> None:
-        self._producer, self._trouble, self._max_record_bytes = producer, trouble, max_record_bytes
-        self._known: dict[str, float] = {}  # topics, and until when they are believed to be there
-        self._lock = threading.Lock()
-        self._open = 0  # sent and not answered
-        self._alone: Answer | None = None  # the latest, where nothing was under way with it
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cocoa-kafka-answers", daemon=True)
-        self._thread.start()
-
-    def send(self, topic: str, *, key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> Answer:
-        """Raises a retriable KafkaException where the topic is not to be had: librdkafka itself would keep the record
-        and say nothing."""
-        size = len(key or b"") + len(value or b"") + sum(len(name) + len(text) for name, text in headers)
-        if size > self._max_record_bytes:
-            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
-        self._look_for(topic)
-        answer = Answer(size, partial(self._verdict, topic))
-        with self._lock:
-            self._alone = None if self._open else answer
-            self._open += 1
-        try:
-            self._producer.produce(topic, value=value, key=key, headers=list(headers), on_delivery=answer.on_delivery)
-        except BaseException as error:
-            self._answered()
-            if isinstance(error, BufferError):
-                raise KafkaException(KafkaError(KafkaError._QUEUE_FULL)) from error
-            raise
-        return answer
-
-    def _look_for(self, topic: str) -> None:
-        now = time.monotonic()
-        if self._known.get(topic, 0.0) > now:
-            return
-        try:
-            found = self._producer.list_topics(topic, timeout=LOOK_S).topics[topic]
-        except KafkaException as error:
-            if topic in self._known:  # it was there, so the brokers are away: librdkafka keeps the record for them
-                return
-            raise self._trouble.instead_of(error) from error
-        if found.error is not None:
-            self._known.pop(topic, None)
-            raise KafkaException(found.error)
-        self._known[topic] = now + KNOWN_FOR_S
-
-    def _verdict(self, topic: str, answer: Answer, error: KafkaError | None) -> BaseException | None:
-        with self._lock:
-            alone = self._alone is answer or answer.size > BATCH_BYTES
-        self._answered()
-        if error is None:
-            return None
-        if error.code() in _UNKNOWN_TOPIC:
-            self._known.pop(topic, None)
-        if error.code() in _TOO_LARGE and not alone:
-            return MaybeTooLarge(error.str())
-        return KafkaException(error)
-
-    def _answered(self) -> None:
-        with self._lock:
-            self._open -= 1
-
-    def close(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while self._open and time.monotonic() < deadline:
-            time.sleep(0.005)
-        if self._open:
-            self._producer.purge()
-        self._ended.set()
-        self._thread.join(CLOSE_TIMEOUT_S)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._producer.poll(POLL_S)
-        self._producer.poll(0)
 
 
 class ConfluentClients:
@@ -288,44 +157,11 @@ class ConfluentClients:
         }
         return Consumer(config), trouble
 
-    def producer(self) -> ConfluentProducer:
-        options, trouble = self._options, Trouble()
-        config = self._common(trouble) | {
-            # With retries without end, idempotence is what keeps each key's order and every record single.
-            "enable.idempotence": True,
-            "message.timeout.ms": 0,
-            "request.timeout.ms": REQUEST_TIMEOUT_MS,
-            "linger.ms": 0,
-            "batch.size": BATCH_BYTES,
-            "message.max.bytes": min(options.max_request_bytes + ENVELOPE_BYTES, LARGEST_MESSAGE_BYTES),
-            # The bound is the publisher's.
-            "queue.buffering.max.messages": 0,
-            "queue.buffering.max.kbytes": 2**31 - 1,
-            "topic.metadata.propagation.max.ms": 3_600_000,
-        }
-        return ConfluentProducer(Producer(config), trouble, options.max_request_bytes)
-
-    def close_producer(self, producer: ConfluentProducer, timeout_s: float) -> None:
-        with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
-            producer.close(timeout_s)
-
-    def largest_batch_bytes(self, topic: str) -> int | None:
-        admin, _ = self.admin()
-        wanted = ConfigResource(ResourceType.TOPIC, topic)
-        try:
-            found = admin.describe_configs([wanted], request_timeout=CALL_S)[wanted].result(2 * CALL_S)
-            return int(found[MAX_MESSAGE_BYTES].value)
-        except (KeyError, TypeError, ValueError, TimeoutError):  # not every broker knows the setting
-            return None
-
     def is_retriable(self, error: BaseException) -> bool:
         return code_of(error) in _RETRIABLE
 
     def is_refusal(self, error: BaseException) -> bool:
         return code_of(error) in _REFUSALS
-
-    def is_too_large(self, error: BaseException) -> bool:
-        return code_of(error) in _TOO_LARGE
 
     def describe(self, error: BaseException) -> str:
         """One line about an error: its name and its text, unless that is empty; a long one is cut."""

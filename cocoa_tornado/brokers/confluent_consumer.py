@@ -146,14 +146,17 @@ class ConfluentConsuming(Reading[int]):
         """Decode what a poll has brought, and hand it over as one batch."""
         runs: dict[int, list[Message]] = {}
         broken: dict[int, Message] = {}
+        ends: dict[int, int] = {}
         for message in messages:
             error = message.error()
             if error is not None:
-                if error.code() in BROKEN:
+                if error.code() == KafkaError._PARTITION_EOF:
+                    ends[message.partition()] = message.offset()
+                elif error.code() in BROKEN:
                     # The first says it all: until it is told to go on, librdkafka reads the same again and again.
                     broken.setdefault(message.partition(), message)
                 else:
-                    self._on_event(error, message)
+                    self._on_event(error)
                 continue
             number = message.partition()
             if number in runs:
@@ -177,6 +180,10 @@ class ConfluentConsuming(Reading[int]):
                 sources.append((f"{self._options.results_topic}/{number}", len(deliveries) - before))
             self._ends[number] = max(self._ends.get(number, 0), self._highwater(number))
         self._pass_on(deliveries, spans, offsets, sources)
+        for number, end in ends.items():
+            ledger = self._ledgers.get(number)
+            if ledger is not None:  # control records move the position and are never handed over
+                ledger.skip_to(end)
         for number, message in broken.items():
             read_on = number in runs and runs[number][-1].offset() > message.offset()
             if number in self._ledgers and not read_on:
@@ -206,14 +213,9 @@ class ConfluentConsuming(Reading[int]):
         topic, number, offset = self._options.results_topic, message.partition(), message.offset()
         return _Record(topic, number, offset, message.key(), message.value(), list(headers))
 
-    def _on_event(self, error: KafkaError, message: Message) -> None:
+    def _on_event(self, error: KafkaError) -> None:
         """What comes in a record's place."""
-        code, number = error.code(), message.partition()
-        if code == KafkaError._PARTITION_EOF:
-            ledger = self._ledgers.get(number)
-            if ledger is not None:  # control records move the position and are never handed over
-                ledger.position = max(ledger.position, message.offset())
-        elif code in GONE:
+        if error.code() in GONE:
             self._probe_at = 0.0
             self._look_for_topic()
         elif error.fatal() or self._clients.is_refusal(KafkaException(error)):

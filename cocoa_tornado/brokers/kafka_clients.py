@@ -238,17 +238,11 @@ class KafkaClients:
         finally:
             admin.close()
 
-    def close_producer(self, producer: KafkaClient, timeout_s: float) -> None:
-        close_producer(producer, timeout_s)
-
     def is_retriable(self, error: BaseException) -> bool:
         return is_retriable(error)
 
     def is_refusal(self, error: BaseException) -> bool:
         return isinstance(error, AUTH_ERRORS)
-
-    def is_too_large(self, error: BaseException) -> bool:
-        return isinstance(error, TOO_LARGE_ERRORS)
 
     def describe(self, error: BaseException) -> str:
         return describe(error)

@@ -1,7 +1,8 @@
-"""What the gateway sees of a Kafka broker, whatever library speaks to it; all of it on the IOLoop.
+"""What the gateway sees of a Kafka broker, whatever library reads from it; all of it on the IOLoop.
 
 Two threads do the work: one polls (``kafka_reading``), one publishes (``kafka_publisher``). They share nothing but the
-quarantine, for which the first asks the second.
+quarantine, for which the first asks the second. Publishing is kafka-python's in any case: librdkafka's idempotent
+producer lets later records overtake those of a batch that a topic has refused.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 
 from ..errors import BrokerClosed, BrokerError
 from .kafka_availability import Availability
+from .kafka_clients import KafkaClients
 from .kafka_options import KafkaOptions
-from .kafka_publisher import Outgoing, ProducerClients, Publisher
+from .kafka_publisher import Outgoing, Publisher
 from .kafka_reading import Reading
 from .port import Batch, BrokerCounters, BrokerStatus, Decoder
 
@@ -36,7 +38,7 @@ class KafkaFacade(ABC):
     took batches in flight away, records that were not committed are read again.
     """
 
-    def __init__(self, options: KafkaOptions, clients: ProducerClients) -> None:
+    def __init__(self, options: KafkaOptions, clients: KafkaClients) -> None:
         self._options = options
         self._counters = BrokerCounters()
         self._availability = Availability(self._counters)

@@ -1,7 +1,7 @@
-"""The publishing half of a Kafka adapter: a bounded queue, and one thread that empties it into a producer.
+"""The publishing half of the Kafka adapter: a bounded queue, and one thread that empties it into a producer.
 
-A producer's ``send()`` may block while it asks for a topic's metadata, so nobody but this thread calls it. Each topic
-has a lane of its own: one that is missing holds up no other. Which library makes the producers is not known here.
+kafka-python's ``send()`` may block while it asks for a topic's metadata, so nobody but this thread calls it. Each topic
+has a lane of its own: one that is missing holds up no other.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+
+from kafka import errors as kafka_errors
 
 from ..errors import BrokerClosed, BrokerError, RecordTooLarge
 from ..rules.backoff import Backoff
 from ..rules.rate import LineBudget, RateLimit
+from .kafka_clients import TOO_LARGE_ERRORS, KafkaClient, KafkaClients, close_producer, describe, is_retriable
 from .kafka_options import KafkaOptions
 
 SEND_CHUNK = 200  # records taken from the queue at a time
@@ -28,31 +30,6 @@ LINES = RateLimit(per_s=0.2, burst=5)  # of each kind; what strangers send can m
 MAX_REFUSALS = 2  # of one record; from its second try on it is sent alone, so that the refusal is its own
 
 log = logging.getLogger("cocoa.broker")
-
-
-class ProducerClients(Protocol):
-    """Makes producers, and knows what the errors of their library mean. Its calls block, for some seconds at most.
-
-    :ivar failures: the classes that stand for a failure of the brokers, and not of this program
-    """
-
-    failures: tuple[type[Exception], ...]
-
-    def producer(self) -> Any:
-        """``send(topic, key=, value=, headers=)`` returns what has ``add_callback(call, *args)`` and ``add_errback``;
-        it raises a retriable error where the topic is not to be had now."""
-
-    def close_producer(self, producer: Any, timeout_s: float) -> None:
-        """Flush for at most ``timeout_s``, then end the producer's threads. Never raises."""
-
-    def largest_batch_bytes(self, topic: str) -> int | None:
-        """What the topic allows; None where the brokers do not say."""
-
-    def is_retriable(self, error: BaseException) -> bool: ...
-
-    def is_too_large(self, error: BaseException) -> bool: ...
-
-    def describe(self, error: BaseException) -> str: ...
 
 
 class Outgoing:
@@ -108,7 +85,7 @@ class Publisher:
     def __init__(
         self,
         options: KafkaOptions,
-        clients: ProducerClients,
+        clients: KafkaClients,
         *,
         brokers_answer: Callable[[], bool],
         room_again: Callable[[], None],
@@ -128,7 +105,7 @@ class Publisher:
         self._suspect: Outgoing | None = None  # refused once, sent again: nothing else is under way with it
         self._closing = self._stop = False
         # The thread's own.
-        self._producer: Any = None
+        self._producer: KafkaClient | None = None
         self._producer_number = 0
         self._ready_since: float | None = None
         self._reconnect = Backoff(base_s=0.25, cap_s=5.0)
@@ -206,18 +183,17 @@ class Publisher:
         while not self._stop:
             try:
                 self._turn()
-            except Exception as error:
-                if isinstance(error, (BrokerError, *self._clients.failures)):  # ours: no access token is to be had
-                    log.debug("producer not available", extra={"detail": self._clients.describe(error)})
-                    self._pause(self._reconnect.next_s())
-                    continue
+            except (kafka_errors.KafkaError, BrokerError) as error:  # of our own: no access token is to be had
+                log.debug("producer not available", extra={"detail": describe(error)})
+                self._pause(self._reconnect.next_s())
+            except Exception:
                 left_out = self._failed_lines.take(time.monotonic())
                 if left_out is not None:
                     log.exception("publisher failed, goes on", extra={"left_out": left_out})
                 self._recycle()
                 self._pause(self._reconnect.next_s())
         if self._producer is not None:
-            self._clients.close_producer(self._producer, 0.0 if self._records else 2.0)
+            close_producer(self._producer, 0.0 if self._records else 2.0)
             self._producer = None
 
     def _turn(self) -> None:
@@ -229,7 +205,7 @@ class Publisher:
         if self._broken is not None or self._is_stuck():
             cause = self._broken
             self._recycle()
-            if cause is None or not self._clients.is_too_large(cause):  # else the next producer may fare no better
+            if not isinstance(cause, TOO_LARGE_ERRORS):  # else the next producer may fare no better
                 self._pause(self._reconnect.next_s())
                 return
         if self._producer is None:
@@ -287,12 +263,11 @@ class Publisher:
                 future = self._producer.send(
                     record.topic, key=record.key, value=record.value, headers=list(record.headers)
                 )
-            except Exception as error:
-                if self._clients.is_retriable(error):
-                    self._stall(lane, record, error)
-                    return
-                # ValueError, TypeError and the like: about this record, not about the broker
-                self._settle(record, self._refusal(record, error))
+            except kafka_errors.RetriableError as error:
+                self._stall(lane, record, error)
+                return
+            except Exception as error:  # ValueError, TypeError and the like: about this record, not about the broker
+                self._settle(record, _refusal(record, error))
                 continue
             self._flowing(lane, topic)
             future.add_callback(self._on_ack, record)
@@ -311,8 +286,7 @@ class Publisher:
         # Brokers that are away are reported by the consuming half; a topic that is missing is reported here.
         if not lane.complained and now - lane.stalled_since > COMPLAIN_AFTER_S and self._brokers_answer():
             lane.complained = True
-            extra = {"topic": record.topic, "detail": self._clients.describe(error)}
-            log.warning("publishing waits for a topic", extra=extra)
+            log.warning("publishing waits for a topic", extra={"topic": record.topic, "detail": describe(error)})
 
     def _flowing(self, lane: _Lane, topic: str) -> None:
         if lane.stalled_since is None:
@@ -345,10 +319,10 @@ class Publisher:
             return
         left_out = self._replaced_lines.take(time.monotonic())
         if left_out is not None:
-            detail = self._clients.describe(cause) if cause else "it was stuck"
+            detail = describe(cause) if cause else "it was stuck"
             log.info("producer replaced", extra={"detail": detail, "left_out": left_out})
         producer, self._producer = self._producer, None
-        self._clients.close_producer(producer, 0.0)
+        close_producer(producer, 0.0)
         with self._changed:
             undelivered, self._sent, self._suspect = list(self._sent.values()), {}, None
             for record in reversed(undelivered):
@@ -360,10 +334,8 @@ class Publisher:
         limit = None
         try:
             limit = self._clients.largest_batch_bytes(topic)
-        except Exception as error:
-            if not isinstance(error, (BrokerError, *self._clients.failures)):
-                raise
-            log.debug("topic's limit unknown", extra={"topic": topic, "detail": self._clients.describe(error)})
+        except (kafka_errors.KafkaError, BrokerError) as error:
+            log.debug("topic's limit unknown", extra={"topic": topic, "detail": describe(error)})
         refused = size + FRAMING_BYTES - 1
         with self._changed:
             lane = self._lane(topic)
@@ -381,7 +353,7 @@ class Publisher:
             while not self._stop and (left_s := deadline - time.monotonic()) > 0:
                 self._changed.wait(left_s)
 
-    # -- the producer's own thread
+    # -- kafka-python's sender thread
 
     def _on_ack(self, record: Outgoing, _metadata: object) -> None:
         self._reconnect.reset()
@@ -393,17 +365,17 @@ class Publisher:
         with self._changed:
             if producer_number != self._producer_number:
                 return  # of a producer that is being thrown away: the record is sent again
-            if self._clients.is_too_large(error):
-                # It is this very record: a library that cannot tell it from its batch says something else.
+            if isinstance(error, TOO_LARGE_ERRORS):
+                # A batch of several is split by kafka-python until the one is found, and that one is told first.
                 too_large = self._broken is None
-            elif not self._clients.is_retriable(error):
+            elif not is_retriable(error):
                 # Nobody is blamed the first time: all that failed is sent again, by a new producer and one by one.
                 record.refusals += 1
             self._broken = self._broken or error
             if too_large:
                 self._too_large = record.topic, record.size
         if too_large or record.refusals >= MAX_REFUSALS:
-            self._settle(record, self._refusal(record, error))
+            self._settle(record, _refusal(record, error))
         with self._changed:
             self._changed.notify_all()
 
@@ -428,9 +400,9 @@ class Publisher:
             self._lanes[topic] = _Lane()
         return self._lanes[topic]
 
-    def _refusal(self, record: Outgoing, error: BaseException) -> BrokerError:
-        kind = RecordTooLarge if self._clients.is_too_large(error) else BrokerError
-        text = f"a record for {record.topic} ({record.size} bytes) was refused: {self._clients.describe(error)}"
-        refusal = kind(text)
-        refusal.__cause__ = error
-        return refusal
+
+def _refusal(record: Outgoing, error: BaseException) -> BrokerError:
+    kind = RecordTooLarge if isinstance(error, TOO_LARGE_ERRORS) else BrokerError
+    refusal = kind(f"a record for {record.topic} ({record.size} bytes) was refused: {describe(error)}")
+    refusal.__cause__ = error
+    return refusal
