@@ -424,7 +424,8 @@ class Settings:
         kinds.Choice("auto", "kafka-python", "confluent"),
         "Library that reads from Kafka.",
         "``confluent`` is confluent-kafka (librdkafka), which takes less CPU time and comes with the extra "
-        "``librdkafka``. ``kafka-python`` is always there. ``auto`` takes the former where it is installed.",
+        "``librdkafka``. ``kafka-python`` is always there, and publishes in any case. ``auto`` takes the former where "
+        "it is installed.",
     )
     kafka_results_topic: str = row(KAFKA, "transcription.results", kinds.TOPIC, "Topic of the records for devices.")
     kafka_messages_topic: str = row(KAFKA, "device.messages", kinds.TOPIC, "Topic of the messages from devices.")

@@ -23,8 +23,9 @@ class ConfluentBroker(KafkaFacade):
 
     def __init__(self, options: KafkaOptions) -> None:
         hush_kafka_python()
-        self._clients = ConfluentClients(options)
-        super().__init__(options, KafkaClients(options))
+        publishing = KafkaClients(options)
+        self._clients = ConfluentClients(options, publishing.tokens)
+        super().__init__(options, publishing)
 
     def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> ConfluentConsuming:
         return ConfluentConsuming(

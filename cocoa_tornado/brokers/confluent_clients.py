@@ -100,21 +100,16 @@ class ConfluentClients:
     """Makes the clients of one broker adapter, and reads their errors.
 
     Each call blocks, for some seconds at most, and raises KafkaException, or BrokerError where no token is to be had.
+
+    :param tokens: where access tokens are to be had (OAUTHBEARER)
     """
 
     failures: tuple[type[Exception], ...] = (KafkaException,)
 
-    def __init__(self, options: KafkaOptions) -> None:
+    def __init__(self, options: KafkaOptions, tokens: ClientCredentials | None = None) -> None:
         options.tls_context()  # which names the file that cannot be used; librdkafka's own words name none
         self._options = options
-        self._tokens: ClientCredentials | None = None
-        if options.uses_sasl and options.sasl_mechanism == "OAUTHBEARER":
-            self._tokens = ClientCredentials(
-                options.oauth_token_url or "",
-                options.oauth_client_id or "",
-                options.oauth_client_secret or "",
-                options.oauth_scope,
-            )
+        self._tokens = tokens
         self._logger = logging.getLogger(LOGGER)
         if self._logger.level == logging.NOTSET:
             # It tells every retry; this adapter tells what changes.
