@@ -9,6 +9,7 @@ calls, count with it.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -38,11 +39,14 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("route, frame, queue", ("cocoa_tornado/rules/frames.py", "cocoa_tornado/rules/outbox.py", "cocoa_tornado/web/")),
     ("Kafka client", ("kafka/", "confluent_kafka/", "_consume", "crc32c")),
     ("consumer's books", ("cocoa_tornado/brokers/", "cocoa_tornado/rules/handoff.py")),
-    ("event loop", ("asyncio/", "selectors.py", "tornado/")),
 )
 """Name of a stage, and what stands in a frame (``function (file:line)``) of it. The first that fits."""
 
+LOOP, LOOP_MARKS = "event loop", ("asyncio/", "selectors.py", "tornado/")
 OTHER = "other"
+NATIVE = "librdkafka's threads"
+ASLEEP = ("_let_records_gather", "_rest (")  # py-spy takes a short sleep for work now and then
+THREAD = re.compile(r"thread \((\d+)\)")
 
 
 def stage_of(frames: Sequence[str]) -> str:
@@ -51,31 +55,29 @@ def stage_of(frames: Sequence[str]) -> str:
         for name, marks in STAGES:
             if any(mark in frame for mark in marks):
                 return name
-    return OTHER
+    return LOOP if any(mark in frame for frame in frames for mark in LOOP_MARKS) else OTHER
 
 
-def parse(folded: str) -> dict[str, int]:
-    """Samples by stage, of what py-spy writes in its format ``raw``: frames, outermost first, a blank and a number."""
-    found: dict[str, int] = {}
+def parse(folded: str) -> dict[int, dict[str, int]]:
+    """Samples by thread and stage, of what py-spy writes in its format ``raw``: a thread, its frames, outermost first,
+    a blank and a number."""
+    found: dict[int, dict[str, int]] = {}
     for line in folded.splitlines():
         stack, _, samples = line.rpartition(" ")
-        if stack:
-            name = stage_of(stack.split(";"))
-            found[name] = found.get(name, 0) + int(samples)
+        thread, *frames = stack.split(";")
+        number = THREAD.match(thread)
+        if number is None or any(mark in frames[-1] for mark in ASLEEP):
+            continue
+        of_thread = found.setdefault(int(number[1]), {})
+        name = stage_of(frames)
+        of_thread[name] = of_thread.get(name, 0) + int(samples)
     return found
 
 
-def table(python_us: float, native_us: Mapping[str, float], samples: Mapping[str, int]) -> list[str]:
-    """:param python_us: of all Python threads, for each message; ``native_us``: of each other kind of thread"""
-    total = sum(samples.values()) or 1
-    lines = {name: python_us * count / total for name, count in samples.items()}
-    lines |= {f"{name} (not Python)": cost for name, cost in native_us.items()}
-    ordered = sorted(lines.items(), key=lambda line: -line[1])
-    whole = python_us + sum(native_us.values())
-    return [f"{name:28}{cost:8.2f} us" for name, cost in [*ordered, ("all", whole)]]
+ThreadTimes: TypeAlias = Mapping[tuple[int, str], float]
 
 
-def thread_times(pid: int) -> dict[tuple[int, str], float]:
+def thread_times(pid: int) -> ThreadTimes:
     """Processor seconds of each thread so far, by id and name."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -84,21 +86,22 @@ def thread_times(pid: int) -> dict[tuple[int, str], float]:
     return found
 
 
-ThreadTimes: TypeAlias = Mapping[tuple[int, str], float]
-
-
-def taken(before: ThreadTimes, after: ThreadTimes) -> tuple[float, dict[str, float]]:
-    """Seconds of the Python threads, and of librdkafka's by kind."""
-    python = 0.0
-    native: dict[str, float] = {}
+def by_stage(before: ThreadTimes, after: ThreadTimes, samples: Mapping[int, Mapping[str, int]]) -> dict[str, float]:
+    """Seconds of each stage: each thread's own, shared out by its samples."""
+    found: dict[str, float] = {}
     for (number, name), seconds in after.items():
         spent = seconds - before.get((number, name), 0.0)
-        if name.startswith("rdk:"):
-            kind = "librdkafka"
-            native[kind] = native.get(kind, 0.0) + spent
-        else:
-            python += spent
-    return python, native
+        of_thread = samples.get(number) or {NATIVE if name.startswith("rdk:") else OTHER: 1}
+        total = sum(of_thread.values())
+        for stage, count in of_thread.items():
+            found[stage] = found.get(stage, 0.0) + spent * count / total
+    return found
+
+
+def table(stages_us: Mapping[str, float]) -> list[str]:
+    """:param stages_us: microseconds of a message"""
+    ordered = sorted(stages_us.items(), key=lambda stage: -stage[1])
+    return [f"{name:28}{cost:8.2f} us" for name, cost in [*ordered, ("all", sum(stages_us.values()))]]
 
 
 def profile(trial: Trial, flow: Flow, folder: Path) -> list[str]:
@@ -107,7 +110,17 @@ def profile(trial: Trial, flow: Flow, folder: Path) -> list[str]:
         raise click.ClickException("the profile needs py-spy: pip install 'cocoa-tornado[bench]'")
     seconds = flow.messages / flow.rate - 2 * SPARE_S
     out = folder / "stacks"
-    options = ["--rate", str(SAMPLES_PER_S), "--duration", str(int(seconds)), "--format", "raw", "--output", str(out)]
+    options = [
+        "--rate",
+        str(SAMPLES_PER_S),
+        "--duration",
+        str(int(seconds)),
+        "--format",
+        "raw",
+        "--threads",
+        "--output",
+        str(out),
+    ]
     before, cpu_before = thread_times(trial.pid), trial.read()
     trial.load.start(flow, SETTLE_PATIENCE_S)
     time.sleep(SPARE_S)
@@ -115,10 +128,10 @@ def profile(trial: Trial, flow: Flow, folder: Path) -> list[str]:
     if done.returncode:
         raise click.ClickException(done.stderr.strip() or "py-spy failed")
     heard = trial.load.settle(FLOW_PATIENCE_S + 2 * flow.messages / flow.rate)
-    python_s, native_s = taken(before, thread_times(trial.pid))
+    stages_s = by_stage(before, thread_times(trial.pid), parse(out.read_text()))
     each = 1e6 / heard["received"]
     whole = (trial.read() - cpu_before).server_s * each
-    lines = table(python_s * each, {name: cost * each for name, cost in native_s.items()}, parse(out.read_text()))
+    lines = table({name: seconds * each for name, seconds in stages_s.items()})
     return [*lines, f"{'by the process clock':28}{whole:8.2f} us, {heard['received']:,} messages"]
 
 

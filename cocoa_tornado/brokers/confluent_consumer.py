@@ -113,6 +113,7 @@ class ConfluentConsuming(Reading[int]):
     # -- one turn
 
     def _turn(self) -> None:
+        self._let_records_gather()
         self._settle()
         self._resolve_if_needed()
         held = self._apply_pressure()

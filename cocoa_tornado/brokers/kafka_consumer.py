@@ -91,6 +91,7 @@ class KafkaConsuming(Reading[TopicPartition]):
     # -- one turn
 
     def _turn(self, consumer: KafkaClient) -> None:
+        self._let_records_gather()
         self._settle()
         self._resolve_if_needed()
         held = self._apply_pressure(consumer)

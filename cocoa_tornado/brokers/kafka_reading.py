@@ -20,7 +20,7 @@ from tornado.ioloop import IOLoop
 
 from ..errors import BrokerError
 from ..rules.backoff import Backoff
-from ..rules.handoff import OffsetLedger, Span, WaterMarks
+from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
 from .kafka_availability import Availability
@@ -105,7 +105,7 @@ class Reading(ABC, Generic[P]):
         self._joined = False
         self._blocked = False
         self._committing_until = 0.0
-        self._commit_at = self._probe_at = self._resolve_at = 0.0
+        self._commit_at = self._probe_at = self._resolve_at = self._handed_over_at = 0.0
         self._backoff = Backoff(base_s=0.5, cap_s=5.0)
         self._topic_seen = False
         self._skipped_lines = LineBudget(SKIPPED_LINES)
@@ -226,6 +226,12 @@ class Reading(ABC, Generic[P]):
             self._take(len(deliveries))
             done = self._when_done(spans, len(deliveries))
             self._loop.add_callback(self._hand_over, Batch(deliveries, done, offsets, sources))
+            self._handed_over_at = time.monotonic()
+
+    def _let_records_gather(self) -> None:
+        left_s = pause_s(self._handed_over_at, time.monotonic())
+        if left_s:
+            time.sleep(left_s)
 
     def _take(self, records: int) -> None:
         if self._marks.take(records):
