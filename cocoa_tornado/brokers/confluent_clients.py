@@ -6,6 +6,7 @@ Everything that depends on a corner of librdkafka stands here, with the reason.
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -183,13 +184,15 @@ class ConfluentClients:
         }
         if options.uses_tls:
             common["ssl.endpoint.identification.algorithm"] = "https" if options.check_hostname else "none"
-            files = {
-                "ssl.ca.location": options.ssl_ca,
-                "ssl.certificate.location": options.ssl_cert,
-                # A file may hold both.
-                "ssl.key.location": options.ssl_key or options.ssl_cert,
-                "ssl.key.password": options.ssl_key_password,
-            }
+            system = ssl.get_default_verify_paths()  # where Python looks too; librdkafka has a list of its own
+            files: dict[str, str | None] = {"ssl.ca.location": options.ssl_ca or system.cafile or system.capath}
+            if options.ssl_cert is not None:
+                files |= {
+                    "ssl.certificate.location": options.ssl_cert,
+                    # A file may hold both.
+                    "ssl.key.location": options.ssl_key or options.ssl_cert,
+                    "ssl.key.password": options.ssl_key_password,
+                }
             common |= {name: value for name, value in files.items() if value is not None}
         if options.uses_sasl:
             common["sasl.mechanism"] = options.sasl_mechanism

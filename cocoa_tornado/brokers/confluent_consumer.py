@@ -10,6 +10,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
+from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
@@ -17,6 +19,7 @@ from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
 from ..rules.records import Delivery, Rejected
+from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
@@ -27,10 +30,12 @@ from .port import Batch, BrokerCounters, Decoder
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
-BROKEN = frozenset(
-    {KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._UNDERFLOW, KafkaError._NOT_IMPLEMENTED}
-)
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
+
+# For a name that is no UTF-8, which could not be written again either, ``headers()`` fails without saying so. A call
+# that the interpreter has made often is not checked for that, and some later one raises; this one is checked each time.
+# It may be asked for once only: the second answer holds what is no object.
+_headers_of = methodcaller("headers")
 
 Message: TypeAlias = Any  # by its stubs it may have no partition, offset and so on; one that was fetched has them
 
@@ -68,6 +73,8 @@ class ConfluentConsuming(Reading[int]):
         self._trouble: Trouble
         self._asking: threading.Thread | None = None
         self._closing = False
+        self._session_now: object = None
+        self._attached: Consumer | None = None  # whose callbacks may change the books
         self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
         self._paused: set[int] = set()
         self._broken_at: dict[int, int] = {}  # where a batch could not be read, and was asked for again
@@ -78,7 +85,9 @@ class ConfluentConsuming(Reading[int]):
         options = self._options
         self._availability.connecting(f"connecting to {','.join(options.bootstrap)}")
         ensure_topics(self._clients, options)
-        self._consumer, self._trouble = self._clients.consumer(self._on_commit)
+        session = object()
+        self._consumer, self._trouble = self._clients.consumer(partial(self._on_commit, session))
+        self._session_now, self._attached = session, self._consumer
         self._has_consumer, self._closing = True, False
         try:
             self._begin_session()
@@ -109,6 +118,8 @@ class ConfluentConsuming(Reading[int]):
         closing = threading.Thread(target=close, name="cocoa-kafka-closing", daemon=True)
         closing.start()
         closing.join(CLOSE_TIMEOUT_S)
+        # What it may still tell, once it comes back from wherever it hangs, is of no session of ours.
+        self._session_now = self._attached = None
 
     # -- one turn
 
@@ -152,7 +163,8 @@ class ConfluentConsuming(Reading[int]):
             error = message.error()
             if error is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
-                    ends[message.partition()] = message.offset()
+                    if message.partition() not in broken:
+                        ends[message.partition()] = message.offset()
                 elif error.code() in BROKEN:
                     # The first says it all: until it is told to go on, librdkafka reads the same again and again.
                     broken.setdefault(message.partition(), message)
@@ -160,6 +172,8 @@ class ConfluentConsuming(Reading[int]):
                     self._on_event(error)
                 continue
             number = message.partition()
+            if number in broken:
+                continue  # librdkafka may have lost its place; from where this one goes on, it is read again
             if number in runs:
                 runs[number].append(message)
             else:
@@ -172,9 +186,10 @@ class ConfluentConsuming(Reading[int]):
             ledger = self._ledger_for(number, run[0].offset())
             if ledger is None:
                 continue
-            span = ledger.read(run[-1].offset() + 1, pending=0)
+            span = ledger.read(run[-1].offset() + 1, pending=1)
             before = len(deliveries)
             self._decode_run(run, span, deliveries, offsets)
+            span.done_one()  # not before all of it is entered: what fails half-way is no reason to commit it
             if len(deliveries) > before:
                 span.pending += 1
                 spans.append(span)
@@ -186,8 +201,7 @@ class ConfluentConsuming(Reading[int]):
             if ledger is not None:  # control records move the position and are never handed over
                 ledger.skip_to(end)
         for number, message in broken.items():
-            read_on = number in runs and runs[number][-1].offset() > message.offset()
-            if number in self._ledgers and not read_on:
+            if number in self._ledgers:
                 self._get_past(number, message.offset(), message.error())
 
     def _decode_run(self, run: list[Message], span: Span, deliveries: list[Delivery], offsets: list[int]) -> None:
@@ -196,9 +210,10 @@ class ConfluentConsuming(Reading[int]):
             key, value = message.key(), message.value()
             decoded = decode(key, value, max(0, message.timestamp()[1]))
             if isinstance(decoded, Rejected):
+                record = self._record(message)
                 span.pending += 1
                 self._take(1)
-                self._quarantine.take(self._record(message), decoded.reason, span)
+                self._quarantine.take(record, decoded.reason, span)
                 continue
             if not decoded.key_agrees:
                 counters.key_mismatch += 1
@@ -208,8 +223,8 @@ class ConfluentConsuming(Reading[int]):
 
     def _record(self, message: Message) -> _Record:
         try:
-            headers = message.headers() or []
-        except UnicodeDecodeError:  # a name that is no UTF-8, which could not be written again either
+            headers = _headers_of(message) or []
+        except (UnicodeDecodeError, SystemError):
             headers = []
         topic, number, offset = self._options.results_topic, message.partition(), message.offset()
         return _Record(topic, number, offset, message.key(), message.value(), list(headers))
@@ -227,24 +242,33 @@ class ConfluentConsuming(Reading[int]):
     def _look_for_topic(self) -> None:
         """Raises TopicMissing where it is there no more."""
         topic = self._options.results_topic
-        error = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic].error
+        try:
+            error = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic].error
+        except KafkaException as unknown:
+            if not self._clients.is_retriable(unknown):
+                raise
+            return  # the probe asks again
         if error is not None and error.code() in GONE:
             raise TopicMissing(f"topic {topic} has been deleted")
 
-    def _get_past(self, number: int, first: int, error: KafkaError) -> None:
-        """Go on behind what cannot be read, one offset after the other: librdkafka does not say where it ends."""
-        position = max(self._ledgers[number].position, first)
+    def _get_past(self, number: int, begins: int, error: KafkaError) -> None:
+        """Go on behind a batch that cannot be read."""
+        position = max(self._ledgers[number].position, begins)
         if self._broken_at.get(number) != position:  # it may have been broken on its way here
             self._broken_at[number] = position
             self._begin_again(number, position)
             return
-        if position >= max(self._ends.get(number, 0), self._highwater(number)):
+        limit = max(self._ends.get(number, 0), self._highwater(number))
+        if position >= limit:
+            self._begin_again(number, position)
             return  # nothing is there that could be broken
-        self._ledgers[number].read(position + 1, pending=0)
-        self._broken_at[number] = position + 1
-        self._begin_again(number, position + 1)
-        origin = f"{self._options.results_topic}/{number}@{position}"
-        self._count_unreadable(origin, 1, self._clients.describe(KafkaException(error)))
+        topic = self._options.results_topic
+        end = end_of_broken_batch(self._clients, topic, number, begins=begins, inside=position, limit=limit)
+        self._ledgers[number].skip_to(end)
+        self._broken_at[number] = end
+        self._begin_again(number, end)
+        origin = f"{topic}/{number}@{position}-{end - 1}"
+        self._count_unreadable(origin, end - position, self._clients.describe(KafkaException(error)))
 
     def _begin_again(self, number: int, offset: int) -> None:
         with contextlib.suppress(KafkaException):  # it is read again from the assignment's start, at the worst
@@ -258,11 +282,16 @@ class ConfluentConsuming(Reading[int]):
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         consumer.assign([])  # nothing is fetched before it is decided where to begin
+        if consumer is not self._attached:
+            return
         self._reading, self._paused = set(), set()
         self.note_assignment({partition.partition for partition in assigned})
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         """Wait for what is in flight, bounded, and commit: the next owner goes on there."""
+        if consumer is not self._attached:
+            consumer.unassign()
+            return
         if not self._closing:  # else that has been done
             numbers = {partition.partition for partition in revoked}
             deadline = min(time.monotonic() + REVOKE_PATIENCE_S, self.stop_deadline)
@@ -273,9 +302,16 @@ class ConfluentConsuming(Reading[int]):
 
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         """The group has gone on without us: there is nothing that we may still commit."""
+        if consumer is not self._attached:
+            consumer.unassign()
+            return
         self._give_up(consumer)
 
     def _give_up(self, consumer: Consumer) -> None:
+        if self._paused:
+            # A pause is the partition's, and would outlive its assignment.
+            with contextlib.suppress(KafkaException):
+                consumer.resume(self._named(self._paused))
         consumer.unassign()
         self._reading, self._paused = set(), set()
         self.forget()
@@ -290,7 +326,10 @@ class ConfluentConsuming(Reading[int]):
 
     def _numbers(self) -> Collection[int]:
         topic = self._options.results_topic
-        return list(self._consumer.list_topics(topic, timeout=CALL_S).topics[topic].partitions)
+        found = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic]
+        if found.error is not None:  # of a broker that is just learning of it, say: what it knows is not all
+            raise KafkaException(found.error)
+        return list(found.partitions)
 
     def _named(self, partitions: Collection[int], offset: int | None = None) -> list[TopicPartition]:
         topic = self._options.results_topic
@@ -316,44 +355,52 @@ class ConfluentConsuming(Reading[int]):
     def _begin_at(self, starts: dict[int, int]) -> bool:
         topic = self._options.results_topic
         self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in starts.items()])
+        self._consumer.resume(self._named(starts))  # it may have been paused in an assignment before
         self._reading, self._paused = set(starts), set()
         self._broken_at.clear()
         return True
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:
+        """Bounded, unlike librdkafka's own. Not in a callback: there it would wait for the callback to return."""
+        if self._asking is not None and self._asking.is_alive():
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        answer: list[KafkaException | None] = []
+
+        def commit() -> None:
+            try:
+                self._commit_now(offsets)
+                answer.append(None)
+            except KafkaException as error:
+                answer.append(error)
+            except RuntimeError:  # it was closed meanwhile, after its bound
+                answer.append(KafkaException(KafkaError(KafkaError._STATE)))
+
+        self._asking = threading.Thread(target=commit, name="cocoa-kafka-commit", daemon=True)
+        self._asking.start()
+        self._asking.join(COMMIT_PATIENCE_S)
+        error = answer[0] if answer else KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        if error is not None:
+            raise error
+
+    def _commit_now(self, offsets: dict[int, int]) -> None:
         _whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
 
     def _commit_here(self) -> None:
-        """Commit what is done, and wait for that. What fails is read again by the next owner.
+        """Commit what is done, in a callback, without waiting: a rebalance goes on only when this member has joined
+        again, and what it asks of the coordinator after this comes there after this. What is lost all the same is not
+        read again here (``_done_here``), but by another."""
+        offsets = self.offsets_to_commit()
+        if offsets:
+            with contextlib.suppress(KafkaException):
+                self._commit_later(offsets)
 
-        In a callback only: there another thread's commit would wait until the callback has returned. It has no bound
-        of its own, but a group that is rebalancing has a coordinator that answers; and where that is lost too, the
-        status says that this thread is stuck.
-        """
+    def _commit_in_time(self) -> None:
+        """The same outside of a callback, bounded: with the brokers away librdkafka would wait for long."""
         offsets = self.offsets_to_commit()
         if offsets:
             with contextlib.suppress(KafkaException):
                 self._commit_and_wait(offsets)
                 self.on_commit(offsets)
-
-    def _commit_in_time(self) -> None:
-        """The same outside of a callback, bounded: with the brokers away librdkafka would wait for long."""
-        offsets = self.offsets_to_commit()
-        if not offsets:
-            return
-        committed = threading.Event()
-
-        def commit() -> None:
-            # RuntimeError: it was closed meanwhile, after its bound.
-            with contextlib.suppress(KafkaException, RuntimeError):
-                self._commit_and_wait(offsets)
-                committed.set()
-
-        self._asking = threading.Thread(target=commit, name="cocoa-kafka-commit", daemon=True)
-        self._asking.start()
-        self._asking.join(COMMIT_PATIENCE_S)
-        if committed.is_set():
-            self.on_commit(offsets)
 
     def _commit_later(self, offsets: dict[int, int]) -> None:
         self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=True)
@@ -361,7 +408,9 @@ class ConfluentConsuming(Reading[int]):
     def _to_commit(self, offsets: dict[int, int]) -> list[TopicPartition]:
         return [TopicPartition(self._options.results_topic, number, offset) for number, offset in offsets.items()]
 
-    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+    def _on_commit(self, session: object, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        if session is not self._session_now:
+            return
         committed = {tp.partition: tp.offset for tp in partitions if tp.error is None and tp.offset >= 0}
         self.on_commit(committed, error)
 

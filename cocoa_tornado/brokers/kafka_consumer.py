@@ -136,7 +136,7 @@ class KafkaConsuming(Reading[TopicPartition]):
             ledger = self._ledger_for(partition, run[0].offset)
             if ledger is None:
                 continue
-            span = ledger.read(run[-1].offset + 1, pending=0)
+            span = ledger.read(run[-1].offset + 1, pending=1)
             before = len(deliveries)
             for record in run:
                 decoded = decode(record.key, record.value, record.timestamp or 0)
@@ -148,6 +148,7 @@ class KafkaConsuming(Reading[TopicPartition]):
                 counters.key_mismatch += not decoded.key_agrees
                 deliveries.append(decoded)
                 offsets.append(record.offset)
+            span.done_one()  # not before all of it is entered: what fails half-way is no reason to commit it
             counters.consumed += len(run)
             if len(deliveries) > before:
                 span.pending += 1

@@ -144,6 +144,24 @@ async def test_a_second_consumer_takes_its_share_and_nothing_is_lost(stand: Kafk
 
 
 @pytest.mark.apache
+async def test_what_was_held_back_when_others_came_and_went_is_read_in_the_end(stand: KafkaStand) -> None:
+    await stand.create(stand.results, partitions=2)
+    first, second = Receiver(prompt=False), Receiver()
+    held = {"high_water": 4, "low_water": 2, "max_poll_records": 2}
+    async with consuming(await stand.broker(**held), first) as one:
+        for partition in range(2):
+            await stand.write(numbered(0, 50, b"p%d" % partition), partition=partition)
+        await eventually(lambda: one.counters.pauses == 1)
+        async with consuming(await stand.broker(), second):
+            await eventually(lambda: "1 partition " in one.status().detail)
+        await eventually(lambda: "2 partitions" in one.status().detail)
+        first.finish()
+        wanted = {b"p%d|%d" % (partition, number) for partition in range(2) for number in range(50)}
+        await eventually(lambda: wanted <= {*first.payloads, *second.payloads})
+        await eventually(lambda: one.status().lag == 0)
+
+
+@pytest.mark.apache
 async def test_a_pause_survives_a_rebalance_and_a_late_done_commits_nothing(
     client: str, stand: KafkaStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:

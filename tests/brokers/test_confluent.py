@@ -1,0 +1,324 @@
+"""What the reading half by librdkafka does on its own thread: the books, callbacks, bounds. No broker is asked but in
+the last part."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from cocoa_tornado.brokers.kafka_availability import Availability
+from cocoa_tornado.brokers.kafka_clients import KafkaClients
+from cocoa_tornado.brokers.kafka_options import KafkaOptions
+from cocoa_tornado.brokers.kafka_publisher import Publisher
+from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
+from cocoa_tornado.rules.handoff import OffsetLedger
+
+from ..kafka_server import KafkaServer
+from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, decode, eventually, numbered, ready
+
+confluent_kafka = pytest.importorskip("confluent_kafka")
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition  # noqa: E402  # where it is installed
+
+from cocoa_tornado.brokers import confluent_broken, confluent_consumer  # noqa: E402
+from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
+from cocoa_tornado.brokers.confluent_clients import ConfluentClients  # noqa: E402
+from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
+
+pytestmark = pytest.mark.gen_test(timeout=90)
+
+RESULTS = "transcription.results"
+SESSION = object()
+
+
+class Message:
+    """A record, or what librdkafka puts in a record's place."""
+
+    def __init__(self, offset: int, value: bytes | None = None, error: int | None = None) -> None:
+        self._offset, self._value = offset, value
+        self._error = KafkaError(error) if error is not None else None
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def error(self) -> KafkaError | None:
+        return self._error
+
+    def key(self) -> None: ...
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        return (1, 0)
+
+
+def record(offset: int) -> Message:
+    return Message(offset, b"doll|%d" % offset)
+
+
+def end(offset: int) -> Message:
+    return Message(offset, error=KafkaError._PARTITION_EOF)
+
+
+def broken(offset: int) -> Message:
+    return Message(offset, error=KafkaError._BAD_MSG)
+
+
+class Consumer:
+    """Says what it was told.
+
+    :ivar answers: set when a commit that is waited for may come back
+    """
+
+    def __init__(self, log_end: int = 1000) -> None:
+        self.told: list[tuple[object, ...]] = []
+        self.answers = threading.Event()
+        self._log_end = log_end
+
+    def get_watermark_offsets(self, where: TopicPartition, cached: bool) -> tuple[int, int]:
+        return (0, self._log_end)
+
+    def offsets_for_times(self, wanted: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        return [TopicPartition(where.topic, where.partition, self._log_end) for where in wanted]
+
+    def seek(self, where: TopicPartition) -> None:
+        self.told.append(("seek", where.offset))
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        if not asynchronous:
+            self.answers.wait()
+        self.told.append(("commit", offsets[0].offset, asynchronous))
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.told.append(("assign", len(partitions)))
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self.told.append(("resume", len(partitions)))
+
+    def unassign(self) -> None:
+        self.told.append(("unassign",))
+
+    def close(self) -> None:
+        self.told.append(("close",))
+
+
+def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentConsuming:
+    """A reading half whose thread is not started, so that a test can do the thread's work; partition 0 is its own."""
+    options, counters = KafkaOptions(bootstrap=("127.0.0.1:1",)), BrokerCounters()
+    publisher = Publisher(options, KafkaClients(options), brokers_answer=lambda: True, room_again=lambda: None)
+    consuming = ConfluentConsuming(
+        options,
+        ConfluentClients(options),
+        publisher,
+        counters,
+        Availability(counters),
+        loop=IOLoop.current(),
+        sink=receiver,
+        decode=decode,
+    )
+    consuming._consumer = consuming._attached = consumer  # type: ignore[assignment]
+    consuming._session_now = SESSION
+    consuming._ledgers = {0: OffsetLedger(start)}
+    return consuming
+
+
+# -- the books
+
+
+async def test_a_partitions_end_commits_nothing_that_came_with_it_and_is_not_done() -> None:
+    receiver = Receiver(prompt=False)
+    consuming = books(receiver, Consumer())
+    consuming._route([end(8), record(0), record(1)])  # in whatever order they come
+    await receiver.has(2)
+    assert (consuming._ledgers[0].position, consuming.offsets_to_commit()) == (8, {})
+    receiver.finish()
+    consuming._settle()
+    assert consuming.offsets_to_commit() == {0: 8}
+
+
+async def test_an_end_that_comes_late_takes_nothing_back() -> None:
+    receiver = Receiver()
+    consuming = books(receiver, Consumer())
+    consuming._route([end(1), record(1), record(2)])
+    assert consuming._ledgers[0].position == 3
+
+
+async def test_what_comes_behind_a_broken_batch_is_not_taken_but_asked_for_again() -> None:
+    receiver, consumer = Receiver(), Consumer()
+    consuming = books(receiver, consumer, start=10)
+    # librdkafka may have lost its way, and begun again where the log does.
+    consuming._route([record(10), broken(11), broken(3_000_000), record(0), record(1), end(1000)])
+    await receiver.has(1)
+    assert receiver.payloads == [b"doll|10"]
+    assert consuming._ledgers[0].position == 11
+    assert consumer.told == [("seek", 11)]
+
+
+@SKIPPED
+async def test_a_batch_that_is_broken_twice_is_skipped_as_far_as_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer, start=11)
+    asked: list[dict[str, int]] = []
+
+    def find_end(clients: object, topic: str, number: int, **where: int) -> int:
+        asked.append(where)
+        return 500
+
+    monkeypatch.setattr(confluent_consumer, "end_of_broken_batch", find_end)
+    consuming._route([broken(11)])
+    assert consuming._ledgers[0].position == 11
+    consuming._route([broken(11)])
+    assert asked == [{"begins": 11, "inside": 11, "limit": 1000}]
+    assert consuming.offsets_to_commit() == {0: 500}
+    assert consumer.told == [("seek", 11), ("seek", 500)]
+    assert consuming._counters.quarantined == {"unreadable": 489}
+
+
+async def test_nothing_is_skipped_that_the_log_does_not_hold() -> None:
+    consumer = Consumer(log_end=11)
+    consuming = books(Receiver(), consumer, start=11)
+    for _ in range(2):
+        consuming._route([broken(11)])
+    assert consuming._ledgers[0].position == 11
+    assert consumer.told == [("seek", 11), ("seek", 11)]
+
+
+# -- where a broken batch ends
+
+
+def test_the_end_of_a_run_is_found_wherever_it_is() -> None:
+    for limit in range(2, 40):
+        for first in range(limit - 1):
+            for last in range(first, limit - 1):
+                assert end_of(first, limit, lambda offset, last=last: offset <= last) == last + 1  # type: ignore[misc]
+        assert end_of(0, limit, lambda offset: True) == limit
+
+
+def test_a_long_run_takes_few_questions_and_a_long_log_no_more() -> None:
+    asked: list[int] = []
+
+    def belongs(offset: int) -> bool:
+        asked.append(offset)
+        return offset < 500
+
+    assert end_of(0, 10**9, belongs) == 500
+    assert len(asked) <= 20
+
+
+def test_where_the_brokers_do_not_say_where_a_batch_ends_one_offset_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = ConfluentClients(KafkaOptions(bootstrap=("127.0.0.1:1",)))  # where nobody listens
+    monkeypatch.setattr(confluent_broken, "SEARCH_PATIENCE_S", 0.3)
+    assert end_of_broken_batch(clients, RESULTS, 0, begins=5, inside=7, limit=100) == 8
+    # It named no beginning.
+    assert end_of_broken_batch(clients, RESULTS, 0, begins=-1001, inside=7, limit=100) == 8
+
+
+# -- the group's news
+
+
+async def test_a_revoke_commits_first_and_waits_for_no_answer() -> None:
+    receiver, consumer = Receiver(), Consumer()
+    consuming = books(receiver, consumer)
+    consuming._route([record(0), record(1)])
+    await receiver.has(2)
+    consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
+    assert consumer.told == [("commit", 2, True), ("unassign",)]
+    assert consuming._done_here == {0: 2}  # not to be read again, should the commit have been lost
+
+
+async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() -> None:
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer, start=7)
+    consuming._attached, consuming._session_now = None, object()
+    before = dict(consuming._ledgers)
+    partitions = [TopicPartition(RESULTS, 0, 900)]
+    for news in (consuming._on_assign, consuming._on_revoke, consuming._on_lost):
+        news(consumer, partitions)  # type: ignore[arg-type]
+    consuming._on_commit(SESSION, None, partitions)
+    assert consuming._ledgers == before
+    assert consuming._ledgers[0].committed == 7
+    assert consuming._unresolved is None
+    assert consumer.told == [("assign", 0), ("unassign",), ("unassign",)]
+
+
+async def test_a_pause_does_not_outlive_its_assignment() -> None:
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer)
+    consuming._reading, consuming._paused = {0}, {0}
+    consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
+    assert consumer.told == [("resume", 1), ("unassign",)]
+    consuming._begin_at({0: 5})
+    assert consumer.told[2:] == [("assign", 1), ("resume", 1)]
+
+
+async def test_a_commit_without_an_answer_is_given_up_and_closed_only_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(confluent_consumer, "COMMIT_PATIENCE_S", 0.05)
+    monkeypatch.setattr(confluent_consumer, "CLOSE_TIMEOUT_S", 0.05)
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer)
+    with pytest.raises(KafkaException) as caught:
+        consuming._commit_and_wait({0: 5})
+    assert consuming._failures.is_retriable(caught.value)
+    consuming._close()
+    assert consumer.told == []
+    consumer.answers.set()
+    await eventually(lambda: consumer.told == [("commit", 5, False), ("close",)])
+
+
+async def test_a_commit_that_is_refused_says_why() -> None:
+    consumer: Any = Consumer()
+    refusal = KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+
+    def refuse(**_: object) -> None:
+        raise refusal
+
+    consumer.commit = refuse
+    with pytest.raises(KafkaException) as caught:
+        books(Receiver(), consumer)._commit_and_wait({0: 5})
+    assert caught.value is refusal
+
+
+# -- on a broker
+
+
+@pytest.fixture
+def stand(kafka: KafkaServer) -> ConfluentStand:
+    return ConfluentStand(kafka)
+
+
+@pytest.mark.kafka
+@pytest.mark.apache
+@AWAY
+@pytest.mark.logs("cocoa.broker", "^consumer failed, starts again$")
+@pytest.mark.parametrize("where", ["_on_assign", "_on_commit"])
+async def test_an_error_in_a_callback_ends_no_thread_and_no_reading(
+    stand: ConfluentStand, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = getattr(ConfluentConsuming, where)
+    wrongs = [ValueError("a mistake")]
+
+    def wrong_once(*args: Any) -> None:
+        if wrongs:
+            raise wrongs.pop()
+        right(*args)
+
+    monkeypatch.setattr(ConfluentConsuming, where, wrong_once)
+    receiver, broker = Receiver(), await stand.broker()
+    broker.start(receiver, decode)
+    try:
+        await ready(broker)
+        await stand.write(numbered(0, 5))
+        await receiver.has(5)
+        await eventually(lambda: "consumer failed, starts again" in caplog.messages)
+        await eventually(lambda: broker.status().state is BrokerState.READY)
+    finally:
+        await broker.close(2.0)
