@@ -147,7 +147,11 @@ class Gateway:
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
         speech = SPEECH_OFF if self.engine is None else speech_url(self.settings)
-        log.info("listening", extra={"url": self.url, "broker": self.settings.broker, "speech": speech})
+        extra = {"url": self.url, "broker": self.settings.broker, "speech": speech}
+        client = kafka_client(self.settings)
+        if client is not None:
+            extra["kafka_client"] = client
+        log.info("listening", extra=extra)
 
     async def _open_mailbox(self) -> None:
         if self.mailbox is None or self._sweeper is None:
@@ -418,6 +422,15 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
     return None
 
 
+def kafka_client(settings: Settings) -> str | None:
+    """The library that Kafka is read with; None with the embedded broker."""
+    if not settings.broker_servers:
+        return None
+    if settings.kafka_client != "auto":
+        return settings.kafka_client
+    return "confluent" if find_spec("confluent_kafka") is not None else "kafka-python"
+
+
 def make_broker(settings: Settings) -> Broker:
     if not settings.broker_servers:
         return MemoryBroker(
@@ -427,8 +440,7 @@ def make_broker(settings: Settings) -> Broker:
             quarantine_topic=settings.kafka_quarantine_topic,
         )
     # One of the two is there for certain, and each is slow to import: the embedded broker needs neither.
-    wanted = settings.kafka_client
-    if wanted == "confluent" or (wanted == "auto" and find_spec("confluent_kafka") is not None):
+    if kafka_client(settings) == "confluent":
         from .brokers.confluent import ConfluentBroker
 
         return ConfluentBroker(kafka_options(settings))

@@ -21,6 +21,8 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 
+from .certificates import write_certificate
+
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 20.0
@@ -28,15 +30,17 @@ PATIENT_MS = 30_000  # a broker that has just started may take its time, on a ma
 
 SASL_USER, SASL_PASSWORD = "gateway", "sasl-password-for-tests"
 SCRAM_USER, SCRAM_PASSWORD = "scram-gateway", "scram-password-for-tests"
+KEY_PASSWORD = "key-password-for-tests"
 
 SERVER_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl}
-listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},\
+CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
+listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAIN
 listener.name.sasl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,OAUTHBEARER
 listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
@@ -44,6 +48,11 @@ user_{sasl_user}="{sasl_password}";
 listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.sasl.oauthbearer.sasl.jaas.config=\
 org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="nobody";
+listener.name.tls.ssl.keystore.type=PEM
+listener.name.tls.ssl.keystore.location={keystore}
+listener.name.tls.ssl.truststore.type=PEM
+listener.name.tls.ssl.truststore.location={truststore}
+listener.name.tls.ssl.client.auth=required
 log.dirs={data}
 num.partitions=1
 auto.create.topics.enable=false
@@ -122,6 +131,11 @@ class _Process:
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """It takes connections and bytes from now on, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is None:
@@ -150,18 +164,31 @@ class _Process:
 
 
 class KafkaServer(_Process):
-    """One Apache Kafka in KRaft mode. Its ports and its data stay the same from start to start."""
+    """One Apache Kafka in KRaft mode. Its ports and its data stay the same from start to start.
+
+    :ivar certificate: what it shows to those who come by TLS
+    :ivar client_certificate: what it wants to see of them; the key has the password KEY_PASSWORD
+    """
 
     can_restart = True
 
     def __init__(self, folder: Path, jars: Path) -> None:
         super().__init__(folder)
         self._jars = jars
-        self._ports = dict(zip(("plain", "sasl", "controller"), free_ports(3), strict=True))
+        self._ports = dict(zip(("plain", "sasl", "tls", "controller"), free_ports(4), strict=True))
+        self.certificate = write_certificate(folder)
+        self.client_certificate = write_certificate(folder, "client", KEY_PASSWORD.encode())
+        keystore = folder / "keystore.pem"
+        keystore.write_bytes(self.certificate.key.read_bytes() + self.certificate.cert.read_bytes())
         self._properties = folder / "server.properties"
         self._properties.write_text(
             SERVER_PROPERTIES.format(
-                **self._ports, data=folder / "data", sasl_user=SASL_USER, sasl_password=SASL_PASSWORD
+                **self._ports,
+                data=folder / "data",
+                keystore=keystore,
+                truststore=self.client_certificate.cert,
+                sasl_user=SASL_USER,
+                sasl_password=SASL_PASSWORD,
             )
         )
         self._format()
@@ -174,6 +201,10 @@ class KafkaServer(_Process):
     @property
     def sasl_bootstrap(self) -> str:
         return f"127.0.0.1:{self._ports['sasl']}"
+
+    @property
+    def tls_bootstrap(self) -> str:
+        return f"127.0.0.1:{self._ports['tls']}"
 
     def command(self) -> list[str]:
         return [*self._java("-Xmx256m", "-Xms64m"), "kafka.Kafka", str(self._properties)]
@@ -289,6 +320,15 @@ def delete_topic(bootstrap: str, topic: str) -> None:
     admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         admin.delete_topics([topic])
+    finally:
+        admin.close()
+
+
+def delete_records(bootstrap: str, topic: str, before: int) -> None:
+    """Those of the first partition, up to this offset."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): before})
     finally:
         admin.close()
 

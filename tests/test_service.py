@@ -20,8 +20,8 @@ from cocoa_tornado.errors import KeyMaterialError, ServiceError
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
-from cocoa_tornado.service import Gateway
-from cocoa_tornado.settings import Settings
+from cocoa_tornado.service import Gateway, kafka_client
+from cocoa_tornado.settings import KafkaClient, Settings
 
 from .certificates import served_serial, write_certificate
 from .harness import SECRET, Harness, eventually
@@ -248,6 +248,49 @@ async def test_of_reloads_in_quick_succession_the_last_one_counts(running: Runni
     gateway = await running.start()
     await asyncio.gather(*(reload(gateway, max_connections=number) for number in (9, 8, 7)))
     assert gateway.gateway.settings.max_connections == gateway.gateway.hub.limits.total == 7
+
+
+# -- what its start says
+
+
+@pytest.mark.gen_test
+@pytest.mark.logs("cocoa.broker", "^broker not available, retrying$", optional=True)
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+async def test_the_start_says_which_library_reads_from_kafka(
+    caplog: pytest.LogCaptureFixture, client: KafkaClient
+) -> None:
+    if client == "confluent":
+        pytest.importorskip("confluent_kafka")
+    caplog.set_level(logging.INFO)
+    where_nobody_listens = "kafka://127.0.0.1:1"
+    gateway = Gateway(
+        Settings(port=0, jwt_secret=SECRET, speech="none://", broker=where_nobody_listens, kafka_client=client)
+    )
+    await gateway.start()
+    await gateway.drain_and_stop()
+    (line,) = messages(caplog, "listening")
+    assert line["kafka_client"] == client
+
+
+@pytest.mark.gen_test
+async def test_the_start_says_nothing_of_kafka_with_the_embedded_broker(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await running.start()
+    (line,) = messages(caplog, "listening")
+    assert "kafka_client" not in line
+
+
+@pytest.mark.parametrize(("installed", "client"), [(None, "kafka-python"), (object(), "confluent")])
+def test_librdkafka_is_taken_where_it_is_installed(
+    installed: object, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.service.find_spec", lambda name: installed)
+    settings = Settings(broker="kafka://127.0.0.1:1")
+    assert kafka_client(settings) == client
+    assert kafka_client(dataclasses.replace(settings, kafka_client="kafka-python")) == "kafka-python"
+    assert kafka_client(Settings()) is None
 
 
 @pytest.mark.gen_test

@@ -73,6 +73,7 @@ class ConfluentConsuming(Reading[int]):
         self._trouble: Trouble
         self._asking: threading.Thread | None = None
         self._closing = False
+        self._faults: list[Exception] = []  # of callbacks
         self._session_now: object = None
         self._attached: Consumer | None = None  # whose callbacks may change the books
         self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
@@ -85,14 +86,17 @@ class ConfluentConsuming(Reading[int]):
         options = self._options
         self._availability.connecting(f"connecting to {','.join(options.bootstrap)}")
         ensure_topics(self._clients, options)
-        session = object()
-        self._consumer, self._trouble = self._clients.consumer(partial(self._on_commit, session))
+        session, self._faults = object(), []
+        self._consumer, self._trouble = self._clients.consumer(self._told(partial(self._on_commit, session)))
         self._session_now, self._attached = session, self._consumer
         self._has_consumer, self._closing = True, False
         try:
             self._begin_session()
             self._consumer.subscribe(
-                [options.results_topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+                [options.results_topic],
+                on_assign=self._told(self._on_assign),
+                on_revoke=self._told(self._on_revoke),
+                on_lost=self._told(self._on_lost),
             )
             while not self._stopping.is_set():
                 self._turn()
@@ -141,7 +145,22 @@ class ConfluentConsuming(Reading[int]):
         messages = consumer.consume(1, timeout_s)
         if messages and self._options.max_poll_records > 1:
             messages += consumer.consume(self._options.max_poll_records - 1, 0)
+        if self._faults:
+            raise self._faults[0]
         return messages
+
+    def _told(self, callback: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        """For librdkafka to call. What is raised in there is raised by the consume() around it, but not through
+        librdkafka: such a consumer could not be closed any more."""
+        faults = self._faults  # of this session
+
+        def guarded(first: Any, second: Any) -> None:
+            try:
+                callback(first, second)
+            except Exception as error:
+                faults.append(error)
+
+        return guarded
 
     def _apply_pressure(self) -> bool:
         """Pause or resume to fit the marks; True while nothing may be read."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, TypeAlias
 
@@ -57,6 +58,19 @@ class _TidySocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships n
 
 
 DIRECT = "direct://"
+
+
+class _TidyTlsSocket(ssl.SSLSocket):
+    """Closed when its handshake fails; kafka-python leaves that to the garbage collector, too."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except BaseException:
+            self.close()
+            raise
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
@@ -169,6 +183,8 @@ class KafkaClients:
     def __init__(self, options: KafkaOptions) -> None:
         self._options = options
         self._tls = options.tls_context()
+        if self._tls is not None:
+            self._tls.sslsocket_class = _TidyTlsSocket
         self.tokens: ClientCredentials | None = None
         if options.uses_sasl and options.sasl_mechanism == "OAUTHBEARER":
             self.tokens = ClientCredentials(

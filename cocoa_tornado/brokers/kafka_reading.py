@@ -284,6 +284,8 @@ class Reading(ABC, Generic[P]):
         for partition, committed in offsets.items():
             if partition in self._ledgers:
                 self._ledgers[partition].note_committed(committed)
+            elif self._done_here.get(partition, committed + 1) <= committed:
+                del self._done_here[partition]  # it was given up meanwhile, and the brokers know now
 
     def forget(self) -> None:
         """The partitions are not ours any more: a late ``done`` changes no offset from now on."""

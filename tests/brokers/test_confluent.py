@@ -3,6 +3,9 @@ the last part."""
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -231,6 +234,8 @@ async def test_a_revoke_commits_first_and_waits_for_no_answer() -> None:
     consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
     assert consumer.told == [("commit", 2, True), ("unassign",)]
     assert consuming._done_here == {0: 2}  # not to be read again, should the commit have been lost
+    consuming._on_commit(SESSION, None, [TopicPartition(RESULTS, 0, 2)])
+    assert consuming._done_here == {}
 
 
 async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() -> None:
@@ -322,3 +327,58 @@ async def test_an_error_in_a_callback_ends_no_thread_and_no_reading(
         await eventually(lambda: broker.status().state is BrokerState.READY)
     finally:
         await broker.close(2.0)
+
+
+LEAVES = """
+import asyncio, sys
+from cocoa_tornado.brokers.confluent import ConfluentBroker
+from cocoa_tornado.brokers.kafka_options import KafkaOptions
+from cocoa_tornado.brokers.port import BrokerState
+from cocoa_tornado.rules.records import Delivery
+
+async def main():
+    bootstrap, topic = sys.argv[1:]
+    options = KafkaOptions(
+        bootstrap=(bootstrap,), group=topic, results_topic=topic, partitions=1, replication=1, session_timeout_s=6.0
+    )
+    broker, done = ConfluentBroker(options), asyncio.Event()
+    def sink(batch):
+        batch.done()
+        done.set()
+    broker.start(sink, lambda key, value, timestamp_ms: Delivery("doll", value, timestamp_ms, True))
+    while broker.status().state is not BrokerState.READY:
+        await asyncio.sleep(0.01)
+    await broker.publish(topic, "doll", b"{}")
+    await done.wait()
+    print("read", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await broker.close(1.0)
+    print(broker.status().state.value, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.kafka
+@pytest.mark.apache
+@pytest.mark.parametrize("brokers", ["answer", "hang"])
+async def test_a_process_that_has_closed_its_broker_ends_and_librdkafka_has_said_nothing(
+    own_kafka: KafkaServer, brokers: str
+) -> None:
+    await asyncio.to_thread(own_kafka.start)
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVES, own_kafka.bootstrap, "results"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "read\n"
+            if brokers == "hang":
+                own_kafka.freeze()
+            said, complained = await asyncio.to_thread(process.communicate, "leave\n", 30.0)
+        finally:
+            process.kill()
+    assert (said, complained, process.returncode) == ("closed\n", "", 0)

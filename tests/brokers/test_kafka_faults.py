@@ -22,6 +22,7 @@ from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.errors import RecordTooLarge
 from cocoa_tornado.rules.handoff import OffsetLedger
+from cocoa_tornado.rules.records import Decoded
 
 from ..kafka_server import KafkaServer, committed_offset, delete_topic, writer
 from .bench import (
@@ -178,6 +179,30 @@ async def test_poison_too_large_for_the_quarantine_stops_nothing(
     assert (key, value, headers) == found
 
 
+# -- what goes wrong here
+
+
+@AWAY
+@pytest.mark.logs("cocoa.broker", "^consumer failed, starts again$")
+async def test_an_error_of_our_own_ends_no_thread_and_costs_no_record(stand: KafkaStand) -> None:
+    wrongs = [ValueError("a mistake")]
+
+    def wrong_once(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded:
+        if value == b"doll|3" and wrongs:
+            raise wrongs.pop()
+        return decode(key, value, timestamp_ms)
+
+    await stand.create(stand.results)
+    receiver, broker = Receiver(), await stand.broker()
+    broker.start(receiver, wrong_once)
+    try:
+        await ready(broker)
+        await stand.write(numbered(0, 5))
+        await eventually(lambda: list(dict.fromkeys(receiver.payloads)) == payloads(0, 5))
+    finally:
+        await broker.close(2.0)
+
+
 # -- what cannot be read, or is not to be
 
 
@@ -245,7 +270,7 @@ async def test_poison_with_a_headers_name_that_is_no_text_is_quarantined_without
 @SKIPPED
 @pytest.mark.parametrize("client", KAFKA_CLIENTS)
 async def test_a_batch_that_a_disk_has_broken_is_skipped_and_nothing_else(
-    client: str, own_kafka: KafkaServer, tmp_path: Path
+    client: str, own_kafka: KafkaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     await asyncio.to_thread(own_kafka.start)
     stand, receiver = kafka_stand(client, own_kafka), Receiver()
@@ -255,7 +280,7 @@ async def test_a_batch_that_a_disk_has_broken_is_skipped_and_nothing_else(
 
     def send() -> None:
         with writer(own_kafka.bootstrap, linger_ms=500) as producer:
-            for number in range(5):
+            for number in range(300):
                 producer.send(stand.results, value=b"doll|broken%d" % number)
 
     await asyncio.to_thread(send)
@@ -264,8 +289,12 @@ async def test_a_batch_that_a_disk_has_broken_is_skipped_and_nothing_else(
     async with consuming(await stand.broker(), receiver) as broker:
         await receiver.has(5)
         await eventually(lambda: broker.status().lag == 0)
-        assert broker.counters.quarantined == {"unreadable": 5}
+        assert broker.counters.quarantined == {"unreadable": 300}
     assert receiver.payloads == payloads(0, 5)
+    [line] = lines(caplog, "records cannot be read, skipped")
+    assert line.__dict__["origin"] == f"{stand.results}/0@2-301"
+    group, results = stand.options.group, stand.results
+    assert await asyncio.to_thread(committed_offset, own_kafka.bootstrap, group, results) == 305
 
 
 def flip_a_byte(folder: Path, topic: str, text: bytes) -> None:
@@ -327,51 +356,6 @@ def codec_check() -> Any:
             raise kafka_errors.UnsupportedCodecError("Libraries for gzip compression codec not found")
 
     return check
-
-
-@pytest.mark.apache
-async def test_what_a_backend_has_rolled_back_reaches_no_device(stand: KafkaStand) -> None:
-    receiver = Receiver()
-    async with consuming(await stand.broker(), receiver) as broker:
-
-        def send() -> None:
-            with writer(stand.server.bootstrap, transactional_id=f"backend.{stand.results}") as producer:
-                producer.init_transactions()
-                for number, ends in enumerate((producer.commit_transaction, producer.abort_transaction) * 2):
-                    producer.begin_transaction()
-                    producer.send(stand.results, value=b"doll|%d" % number).get(10)
-                    ends()
-
-        await asyncio.to_thread(send)
-        await stand.write(numbered(4, 1))
-        await receiver.has(3)
-        await eventually(lambda: broker.status().lag == 0)
-    assert receiver.payloads == [b"doll|0", b"doll|2", b"doll|4"]
-
-
-@pytest.mark.apache
-async def test_offsets_that_hold_nothing_do_not_count_as_uncommitted(stand: KafkaStand) -> None:
-    receiver = Receiver()
-    async with consuming(await stand.broker(max_uncommitted=5, max_poll_records=2), receiver) as broker:
-
-        def send() -> None:
-            with writer(stand.server.bootstrap, transactional_id=f"backend.{stand.results}") as producer:
-                producer.init_transactions()
-                for _ in range(10):
-                    producer.begin_transaction()
-                    producer.send(stand.results, value=b"doll|never").get(10)
-                    producer.abort_transaction()
-
-        await asyncio.to_thread(send)  # twenty offsets: a record each, and the end of its transaction
-        await eventually(lambda: broker.status().lag == 0)
-        await stand.write(numbered(0, 20))
-        await receiver.has(20)
-        await eventually(lambda: broker.status().lag == 0)
-    again = Receiver()
-    async with consuming(await stand.broker(), again):
-        await stand.write(numbered(20, 1))
-        await again.has(1)
-    assert [*receiver.payloads, *again.payloads] == [value for _, value in numbered(0, 21)]
 
 
 # -- topics and groups that change

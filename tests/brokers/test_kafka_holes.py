@@ -1,0 +1,102 @@
+"""Offsets that hold nothing for a device: what was rolled back, the ends of transactions, what the log has deleted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ..kafka_server import KafkaServer, committed_offset, delete_records, writer
+from .bench import KAFKA_CLIENTS, KafkaStand, Receiver, consuming, eventually, kafka_stand, numbered, payloads
+
+pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
+
+
+@pytest.fixture(params=KAFKA_CLIENTS)
+def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
+    return kafka_stand(request.param, kafka)
+
+
+async def committed(stand: KafkaStand) -> int | None:
+    return await asyncio.to_thread(committed_offset, stand.server.bootstrap, stand.options.group, stand.results)
+
+
+async def test_what_a_backend_has_rolled_back_reaches_no_device(stand: KafkaStand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver) as broker:
+
+        def send() -> None:
+            with writer(stand.server.bootstrap, transactional_id=f"backend.{stand.results}") as producer:
+                producer.init_transactions()
+                for number, ends in enumerate((producer.commit_transaction, producer.abort_transaction) * 2):
+                    producer.begin_transaction()
+                    producer.send(stand.results, value=b"doll|%d" % number).get(10)
+                    ends()
+
+        await asyncio.to_thread(send)
+        await stand.write(numbered(4, 1))
+        await receiver.has(3)
+        await eventually(lambda: broker.status().lag == 0)
+    assert receiver.payloads == [b"doll|0", b"doll|2", b"doll|4"]
+
+
+async def test_offsets_that_hold_nothing_do_not_count_as_uncommitted(stand: KafkaStand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(max_uncommitted=5, max_poll_records=2), receiver) as broker:
+
+        def send() -> None:
+            with writer(stand.server.bootstrap, transactional_id=f"backend.{stand.results}") as producer:
+                producer.init_transactions()
+                for _ in range(10):
+                    producer.begin_transaction()
+                    producer.send(stand.results, value=b"doll|never").get(10)
+                    producer.abort_transaction()
+
+        await asyncio.to_thread(send)  # twenty offsets: a record each, and the end of its transaction
+        await eventually(lambda: broker.status().lag == 0)
+        await stand.write(numbered(0, 20))
+        await receiver.has(20)
+        await eventually(lambda: broker.status().lag == 0)
+    again = Receiver()
+    async with consuming(await stand.broker(), again):
+        await stand.write(numbered(20, 1))
+        await again.has(1)
+    assert [*receiver.payloads, *again.payloads] == [value for _, value in numbered(0, 21)]
+
+
+async def test_a_long_run_of_offsets_that_hold_nothing_stops_nothing_and_is_committed(stand: KafkaStand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(max_uncommitted=5, max_poll_records=2), receiver) as broker:
+
+        def send() -> None:
+            with writer(stand.server.bootstrap, transactional_id=f"backend.{stand.results}") as producer:
+                producer.init_transactions()
+                producer.begin_transaction()
+                for _ in range(2000):
+                    producer.send(stand.results, value=b"doll|never")
+                producer.flush()
+                producer.abort_transaction()
+
+        await stand.write(numbered(0, 20))
+        await asyncio.to_thread(send)
+        await eventually(lambda: broker.status().lag == 0 and len(receiver.payloads) == 20)
+        await stand.write(numbered(20, 20))
+        await asyncio.to_thread(send)
+        await eventually(lambda: broker.status().lag == 0 and len(receiver.payloads) == 40)
+    assert receiver.payloads == payloads(0, 40)
+    assert await committed(stand) == 40 + 2 * 2001  # each with the end of its transaction
+
+
+@pytest.mark.parametrize("new", [0, 20])
+async def test_what_the_log_has_deleted_before_it_was_read_stops_nothing(stand: KafkaStand, new: int) -> None:
+    async with consuming(await stand.broker(), Receiver()):
+        pass  # the group's position is fixed
+    await stand.write(numbered(0, 2000))
+    await asyncio.to_thread(delete_records, stand.server.bootstrap, stand.results, 2000)
+    await stand.write(numbered(2000, new))
+    receiver = Receiver()
+    async with consuming(await stand.broker(max_uncommitted=5, max_poll_records=2), receiver) as broker:
+        await receiver.has(new)
+        await eventually(lambda: broker.status().lag == 0)
+    assert receiver.payloads == payloads(2000, new)
+    assert await committed(stand) == 2000 + new
