@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -20,6 +21,8 @@ from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings_sources import Loaded, check_files, load
 
 from .options import SettingsCommand, WrongSetting, load_settings, settings_options
+
+COLLECT_AFTER = (50_000, 20, 100)  # see gc.set_threshold
 
 log = logging.getLogger("cocoa.service")
 
@@ -84,12 +87,21 @@ async def _serve(settings: Settings, config: Path | None, options: dict[str, obj
     if not await _starts(gateway, stop):
         log.info("stopped before it had started")
         return
+    collect_less_often()
     ws_url = f"{gateway.url.replace('http', 'ws', 1)}/ws"
     click.echo(f"cocoa-tornado {__version__} listening on {gateway.url} (devices: {ws_url})")
     reloading = loop.create_task(_reload_on(hang_up, gateway, config, options))
     await stop.wait()
     reloading.cancel()
     await gateway.drain_and_stop()
+
+
+def collect_less_often() -> None:
+    """Connections live long, and what belongs to one that has ended is freed without the garbage collector. To look at
+    all of them again and again, as they come in, would take a fifth of the time of a handshake."""
+    gc.collect()
+    gc.freeze()  # what has come with the start stays
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 async def _starts(gateway: Gateway, stop: asyncio.Event) -> bool:

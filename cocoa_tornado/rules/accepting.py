@@ -12,8 +12,9 @@ import enum
 import errno
 from typing import Final, NamedTuple
 
-ROOM_PER_TURN: Final = 64
-"""So many connections at most before the event loop may do something else."""
+ROOM_PER_TURN: Final = 16
+"""So many connections at most before the event loop may do something else: a turn is as long as so many handshakes, and
+so long the devices that are there already wait when thousands come at once."""
 
 RETRY_S: Final = 1.0
 
