@@ -40,6 +40,7 @@ SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
 STORE_PATIENCE_S, READ_PATIENCE_S = 8.0, 4.0
 RETRY_BASE_S, RETRY_CAP_S = 0.2, 5.0
 CLOSING_RETRY_S = 0.1
+ERAS_SINCE_S = 1_767_225_600  # 2026: eras are numbered by the second in which they begin, or above
 
 log = logging.getLogger("cocoa.mailbox")
 
@@ -180,10 +181,7 @@ class RedisMailbox:
         set_before = self._marks.get(device_id, ())
         reply = await self._ask(READ, device_key(device_id), b"0", b"0", b"0", b"0", b"0")
         # Those that were stored meanwhile may be in the reply, or may not.
-        box = box_of(reply, (*set_before, *self._marks.get(device_id, ())))
-        if box.era != self._era:
-            self._doubt()
-        return box
+        return box_of(reply, (*set_before, *self._marks.get(device_id, ())))
 
     async def _read(self, device_id: str, after: int, limits: PageLimits) -> Page:
         set_before = self._marks.get(device_id, ())
@@ -198,7 +196,7 @@ class RedisMailbox:
         if self._is_away or self._key is None:
             raise MailboxError(self._detail)
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._questions.append((script.call(self._key, *arguments), future))
+        self._questions.append((script.call(self._stamp(), *arguments), future))
         if self._answerer is None or self._answerer.done():
             self._answerer = asyncio.get_running_loop().create_task(self._answer())
         return await future
@@ -217,8 +215,9 @@ class RedisMailbox:
                 return self._fail_questions(error)
             for (_, future), reply in zip(asked, replies, strict=True):
                 fault = refusal_of(reply)
-                if fault is not None and fault.replaced:
-                    self._down(fault)
+                if fault is not None and (fault.replaced or fault.is_late):
+                    if fault.replaced:
+                        self._down(fault)
                     self._doubt()
                 if future.done():
                     continue
@@ -280,9 +279,14 @@ class RedisMailbox:
         marks = self._next_marks()
         if marks and self._key is not None:
             with contextlib.suppress(RedisFault):
-                (reply,) = await self._storing.exchange([MARK.call(self._key, *mark_arguments(marks))])
+                (reply,) = await self._storing.exchange([MARK.call(self._stamp(), *mark_arguments(marks))])
                 if refusal_of(reply) is None:
                     self._marked(marks, reply)
+
+    def _stamp(self) -> bytes:
+        """What the scripts are made for: this mailbox, in this era."""
+        assert self._key is not None
+        return b"%b:%d" % (self._key, self._era)
 
     def _next_marks(self) -> dict[str, Mark]:
         """The oldest of each device: a script that had two of one device would have to look at its box twice."""
@@ -297,7 +301,9 @@ class RedisMailbox:
         ]
         settings = await self._storing.exchange(questions)
         known, schema, given = self._key or b"", b"%d" % SCHEMA, b"%d" % self._given
-        open_it = OPEN.call(known, secrets.token_bytes(KEY_BYTES), schema, self._storing.run or b"", given)
+        era, least = b"" if self._key is None else b"%d" % self._era, b"%d" % max(0, self._clock() - ERAS_SINCE_S)
+        new_key, run = secrets.token_bytes(KEY_BYTES), self._storing.run or b""
+        open_it = OPEN.call(known, new_key, schema, run, given, era, least)
         (opened,) = await self._storing.exchange([open_it])
         fault = refusal_of(opened)
         if fault is not None:
@@ -355,13 +361,13 @@ class RedisMailbox:
         commands = []
         marks = self._next_marks()
         if marks:
-            commands.append(MARK.call(self._key, *mark_arguments(marks)))
+            commands.append(MARK.call(self._stamp(), *mark_arguments(marks)))
         group = self._group
         if group is not None:
             if not group.is_judged:
                 await self._load([name for name in group.sources() if name not in self._sources])
                 self._judge(group)
-            commands.append(group.command(self._key, _ms(self._clock())))
+            commands.append(group.command(self._stamp(), _ms(self._clock())))
         if not commands:
             return
         replies = await self._storing.exchange(commands)
@@ -370,6 +376,9 @@ class RedisMailbox:
             self._marked(marks, replies[0])
         if group is not None and refusal_of(replies[-1]) is None:
             self._stored(group, replies[-1])
+        if faults and all(fault.is_late for fault in faults):
+            self._in_doubt = True  # it is looked at anew before the next try
+            return
         if faults:
             raise faults[-1]
         self._ready()

@@ -53,10 +53,11 @@ class RedisFault(MailboxError):
 
     :ivar away: nothing can be had from it, as far as one can tell; False: it may still be read
     :ivar replaced: what it holds is not what it held
+    :ivar is_late: it is the gateway that has to follow, and nothing is wrong
     """
 
-    def __init__(self, detail: str, *, away: bool = True, replaced: bool = False) -> None:
-        self.away, self.replaced = away, replaced
+    def __init__(self, detail: str, *, away: bool = True, replaced: bool = False, is_late: bool = False) -> None:
+        self.away, self.replaced, self.is_late = away, replaced, is_late
         super().__init__(detail)
 
 

@@ -69,6 +69,8 @@ def refusal_of(reply: Any) -> RedisFault | None:
         return reply
     if isinstance(reply, list) and reply and reply[0] == b"replaced":
         return RedisFault(REPLACED, replaced=True)
+    if isinstance(reply, list) and reply and reply[0] == b"era":
+        return RedisFault("another era of the mailbox has begun", away=False, is_late=True)
     return None
 
 

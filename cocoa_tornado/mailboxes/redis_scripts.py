@@ -37,11 +37,14 @@ local root = string.sub(meta, 1, -5)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- given, messages, bytes, era; nothing where this is not the mailbox that the gateway knows.
+-- given, messages, bytes, era. Where this is not the mailbox that the gateway knows, in its era: nothing, and which.
 local function totals()
   local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes', 'era')
-  if found[1] ~= ARGV[1] then return nil end
-  return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(found[5]) or 0
+  local key, era = found[1] or '', found[5] or '0'
+  if key .. ':' .. era == ARGV[1] then
+    return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(era)
+  end
+  return nil, key ~= '' and string.sub(ARGV[1], 1, #key) == key and 'era' or 'replaced'
 end
 
 local function keep_totals(messages, bytes)
@@ -65,7 +68,8 @@ end
 
 _OPEN: Final = """
 -- ARGV: the key that is known, or nothing; a key for a new mailbox; its schema; which Redis process this is, or nothing
--- where that can't be told; how many messages were stored, as far as the gateway knows
+-- where that can't be told; how many messages were stored, as far as the gateway knows; the era that it knows, if any;
+-- the least number of a new one
 local found = redis.call('HMGET', meta, 'key', 'schema', 'messages', 'bytes', 'given', 'era', 'run')
 if not found[1] and not found[2] then
   if ARGV[1] ~= '' then return {'replaced'} end
@@ -95,21 +99,23 @@ redis.call('ZREM', zset, 'a')
 redis.call('ZCARD', root .. 'due')
 redis.call('DEL', stream, hash, list, zset)
 local given, era, known = tonumber(found[5]) or 0, tonumber(found[6]) or 0, tonumber(ARGV[5])
-if given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) then
+if given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARGV[4] == '' and ARGV[6] == '') then
+  -- An era must not be begun twice, though its beginning may be lost as well: so it is never the one that the gateway
+  -- knows, nor, where the gateway is as new as this Redis, one that another second has had.
   -- Another process goes on from what was on the disk, or on a replica: the latest may not have been. The numbers of
   -- boxes that are made from now on are above all that was ever given, as far as anybody knows.
-  given, era = math.max(given, known), era + 1
+  given, era = math.max(given, known), math.max(era + 1, (tonumber(ARGV[6]) or -1) + 1, tonumber(ARGV[7]))
   redis.call('HSET', meta, 'given', whole(given), 'era', whole(era), 'run', ARGV[4])
 end
 return {'open', found[1], found[2], whole(given), whole(era), found[3], found[4]}
 """
 
 _APPEND: Final = """
--- ARGV: key, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
+-- ARGV: key and era, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
 -- numbers of sources, devices and entries; then the sources: name, version, anew (1/0), floor, number of runs, runs;
 -- the devices; the entries: place of its device, timestamp, payload
 local given, messages, bytes, era = totals()
-if not given then return {'replaced'} end
+if not given then return {messages} end
 local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost')
 if answer[1] == ARGV[4] then
@@ -234,9 +240,10 @@ return {'stored', told, whole(lost), whole(given), whole(messages), whole(bytes)
 """
 
 _MARK: Final = """
--- ARGV: key; then device, acknowledged, written, era of both, again and again; nothing where there is no such mark
+-- ARGV: key and era; then device, acknowledged, written, era of both, again and again; nothing where there is no such
+-- mark
 local given, messages, bytes = totals()
-if not given then return {'replaced'} end
+if not given then return {messages} end
 
 -- What a place stands for now: rules/box.py, Box.settled.
 local function settled(number, era, cuts, last)
@@ -285,10 +292,10 @@ return {'marked', removed, whole(messages), whole(bytes)}
 """
 
 _READ: Final = """
--- ARGV: key, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has expired,
--- what has been acknowledged and is not stored yet
-local given, _, _, era = totals()
-if not given then return {'replaced'} end
+-- ARGV: key and era, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has
+-- expired, what has been acknowledged and is not stored yet
+local given, why, _, era = totals()
+if not given then return {why} end
 local box = redis.call('HMGET', root .. 'b:' .. ARGV[2], 'base', 'last', 'gone', 'acked', 'written', 'cuts')
 if not box[2] then return {'none', whole(given), whole(era)} end
 local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
@@ -332,10 +339,10 @@ return reply
 """
 
 _SWEEP: Final = """
--- ARGV: key, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device has still
--- to be told of a gap, most boxes, most messages
+-- ARGV: key and era, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device
+-- has still to be told of a gap, most boxes, most messages
 local given, messages, bytes = totals()
-if not given then return {'replaced'} end
+if not given then return {messages} end
 local now, expired, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local names = redis.call('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[6])
 if #names > 0 then begin_although_full() end

@@ -112,9 +112,13 @@ class Box:
     def start(self, after: int | None) -> int:
         """The position that a connection begins at: what has a higher number is to be sent.
 
-        :param after: the number of the place that the device has named, if it has
+        :param after: the number of the place that the device has named, if it has; less than 0: it goes by cursors, and
+            has none yet
         """
         acked = self.base if self.acked is None else self.acked
+        if after is not None and after < 0:
+            # What is gone and was written once is not held against a device that had no cursor then.
+            return max(acked, self.base, min(self.written, self.gone))
         if after is not None:
             return max(after, acked, self.base)
         return self.written if self.acked is None else acked
@@ -169,6 +173,10 @@ class Mark(NamedTuple):
 
 
 NO_MARK: Final = Mark()
+
+
+NO_CURSOR_YET: Final = Place(-1)
+"""Where a device begins that goes by cursors: with what is kept."""
 
 
 def _later(one: int | None, other: int | None) -> int | None:

@@ -17,9 +17,9 @@ from .box import Place
 
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
-_ERA_BYTES: Final = 3
+_ERA_BYTES: Final = 4
 _NUMBER_BYTES: Final = 6
-_SEAL_BYTES: Final = 9
+_SEAL_BYTES: Final = 8
 _PLACE_BYTES: Final = _ERA_BYTES + _NUMBER_BYTES
 _CURSOR_CHARS: Final = (_PLACE_BYTES + _SEAL_BYTES) // 3 * 4
 

@@ -76,6 +76,7 @@ class BoxFeed:
         "_feed",
         "_gap",
         "_is_closed",
+        "_look_once_more",
         "_mail",
         "_marked",
         "_outlet",
@@ -93,7 +94,7 @@ class BoxFeed:
         self._gap = 0  # up to here the device has been told that there is nothing any more
         self._acks = False  # it has acknowledged something, now or ever
         self._early: Place | None = None  # acknowledged before the box was looked at
-        self._is_closed = self._waits = False
+        self._is_closed = self._waits = self._look_once_more = False
         self._backoff: Backoff | None = None
 
     def __repr__(self) -> str:
@@ -105,7 +106,9 @@ class BoxFeed:
 
     def look_again(self) -> None:
         """Something may have been stored that nobody has told."""
-        if self._feed.opened and not self._is_closed and not self._waits:
+        if not self._feed.opened:
+            self._look_once_more = True  # the look that is under way may have come before it
+        elif not self._is_closed and not self._waits:
             self.open()
 
     def close(self) -> None:
@@ -156,6 +159,7 @@ class BoxFeed:
         cursor = acknowledged_cursor(text)
         if cursor is None:
             return False
+        self._follow_era()
         key = self._mail.mailbox.key
         place = None if key is None else read_cursor(key, self._device_id, cursor)
         if place is None:
@@ -204,6 +208,9 @@ class BoxFeed:
         early, self._early = self._early, None
         if early is not None:
             self._acknowledge(early)
+        if self._look_once_more:
+            self._look_once_more = False
+            self.open()
         self._read_on()
 
     def _begin(self, box: Box) -> None:

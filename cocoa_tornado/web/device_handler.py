@@ -11,7 +11,7 @@ from tornado.websocket import WebSocketHandler
 from ..errors import IdentityError, MailboxError
 from ..hub import Refused
 from ..metrics import count
-from ..rules.box import Place
+from ..rules.box import NO_CURSOR_YET, Place
 from ..rules.cursors import read_cursor
 from ..rules.handshake import Refusal, accept_value, check_upgrade
 from ..rules.identity import DeviceIdentity, FoundToken, find_token
@@ -125,7 +125,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         if not cursors:
             # Whoever goes by cursors and has none yet begins where its box does: that something was written to a socket
             # does not count for it.
-            self.after = Place(0) if self._uses_cursors() else None
+            self.after = NO_CURSOR_YET if self._uses_cursors() else None
             return None
         unknown = Refusal(400, "Unknown cursor", "cursor")
         mail = self.context.devices.mail

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.box import Box, BoxLimits, Mark, Place, surplus
+from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, Mark, Place, surplus
 
 FIVE = Box(last=5)
 
@@ -50,6 +50,13 @@ def test_a_place_of_an_earlier_era_stands_for_what_was_left_when_the_next_began(
 
 def test_a_place_of_an_earlier_era_is_known_though_its_message_is_lost() -> None:
     assert Box(last=5, era=1).find(Place(9)) == 5
+
+
+def test_one_that_has_no_cursor_yet_begins_with_what_is_kept_and_is_not_told_of_what_it_was_written() -> None:
+    assert FIVE.write(5).start(NO_CURSOR_YET.number) == 0
+    assert FIVE.write(4).lose(3).start(NO_CURSOR_YET.number) == 3
+    assert FIVE.write(1).lose(3).start(NO_CURSOR_YET.number) == 1
+    assert FIVE.acknowledge(4).start(NO_CURSOR_YET.number) == 4
 
 
 def test_marks_of_an_earlier_era_delete_nothing_that_is_new() -> None:
