@@ -63,7 +63,7 @@ from .web.device_context import DeviceContext
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
 from .web.listener import Listener, bind
-from .web.sockets import write_progress_is_visible
+from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -144,14 +144,21 @@ class Gateway:
         if self.engine is not None:
             self.engine.start()
         self.broker.start(self._sink, decode)
-        if not write_progress_is_visible():
-            log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
+        self._adapt_to_tornado()
         speech = SPEECH_OFF if self.engine is None else speech_url(self.settings)
         extra = {"url": self.url, "broker": self.settings.broker, "speech": speech}
         client = kafka_client(self.settings)
         if client is not None:
             extra["kafka_client"] = client
         log.info("listening", extra=extra)
+
+    def _adapt_to_tornado(self) -> None:
+        assert self._devices is not None
+        if not direct_write_works():
+            self._devices.write_at_once = leave_to_stream
+            log.warning("this Tornado does not let messages be written straight to the socket; all are buffered first")
+        if not write_progress_is_visible():
+            log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
 
     async def _open_mailbox(self) -> None:
         if self.mailbox is None or self._sweeper is None:
@@ -307,7 +314,7 @@ class Gateway:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.1, end - self._clock())):
                 await self.broker.stop_consuming()
-        await self._close_devices(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_DEVICES))
+        late = await self._close_devices(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_DEVICES))
         if self._listener is not None:
             self._listener.stop()
         if self._devices is not None:
@@ -324,21 +331,18 @@ class Gateway:
         await self.keys.close()
         if self._housekeeping is not None:
             self._housekeeping.stop()
-        log.info("stopped", extra={"connections_cut": len(self._devices.tasks) if self._devices else 0})
+        log.info("stopped", extra={"connections_cut": late})
 
-    async def _close_devices(self, timeout_s: float) -> None:
-        """1001 to every device, after what is queued for it; sockets that are still open at the end are cut."""
+    async def _close_devices(self, timeout_s: float) -> int:
+        """1001 to every device, after what is queued for it; sockets that are still open at the end are cut. Returns
+        how many were."""
         if self._devices is None:
-            return
+            return 0
         # The handshakes of this very turn have not registered yet.
         await asyncio.sleep(0)
         for client in self.hub:
             client.end(GOING_AWAY, keep_queued=True)
-        tasks = set(self._devices.tasks)
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=timeout_s)
-            for task in late:
-                task.cancel()
+        return await self._devices.sockets.cut_late(timeout_s)
 
 
 def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:

@@ -26,7 +26,6 @@ from .sockets import (
     half_close,
     limit_kernel_buffer,
     peer_has_closed,
-    write_at_once,
     write_mark,
 )
 from .uplink import Uplink
@@ -55,6 +54,7 @@ class DeviceConnection:
         "_deadline",
         "_excused",
         "_expires_at",
+        "_holding",
         "_in_rate",
         "_inbound",
         "_is_deaf",
@@ -114,6 +114,7 @@ class DeviceConnection:
         self._outbox = Outbox()
         self._in_rate = RateBucket()
         self._inbound: Inbound | None = None
+        self._holding: asyncio.Task[bytes] | None = None  # while it is not read from
         self._wants_interim = wants_interim
         self._box = None if context.mail is None else BoxFeed(context.mail, self, identity.device_id, after)
         self._write_mark = (0, 0)
@@ -232,7 +233,7 @@ class DeviceConnection:
     # -- the life of the connection
 
     def open(self, expires_at: float) -> None:
-        """Register with the Hub and start to read, in a task of its own. KeyError if the ticket has no slot.
+        """Register with the Hub and start to read. KeyError if the ticket has no slot.
 
         :param expires_at: Unix seconds at which the token's time is over, the leeway included
         """
@@ -243,23 +244,10 @@ class DeviceConnection:
         self._expires_at = expires_at
         limit_kernel_buffer(self._stream)
         self._stream.set_close_callback(self._on_stream_closed)
-        task = asyncio.get_running_loop().create_task(self._run())
-        context.tasks.add(task)
-        task.add_done_callback(context.tasks.discard)
+        context.sockets.add(self)
+        asyncio.get_running_loop().call_soon(self._read)
         if self._box is not None:
             self._box.open()
-
-    async def _run(self) -> None:
-        """Read until the connection ends. Raises nothing but CancelledError."""
-        try:
-            await self._read()
-        except StreamClosedError:
-            pass
-        except Exception:
-            log.exception("connection failed", extra=self.who())
-        finally:
-            self._on_stream_closed()
-            self.abort()
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
         """Begin the closing handshake and free the slot at once. Nothing happens if it has begun already.
@@ -270,6 +258,12 @@ class DeviceConnection:
             return
         self._finish(reason.outcome, str(reason.code), keep_queued)
         self._send_close(frames.close_frame(reason.code, reason.text))
+
+    def cut(self) -> None:
+        """The connection is over, whatever state it is in, and its socket is closed. Idempotent."""
+        self._on_stream_closed()
+        self.abort()
+        self._context.sockets.discard(self)
 
     def abort(self) -> None:
         """Close the socket without further ado."""
@@ -294,7 +288,7 @@ class DeviceConnection:
             return
         if stamps:
             self._context.flusher.stamps += stamps
-        taken = write_at_once(self._stream, data)
+        taken = self._context.write_at_once(self._stream, data)
         if taken == len(data):
             self._ping_waits = False
             self._all_written()
@@ -369,35 +363,56 @@ class DeviceConnection:
             half_close(self._stream)
             self._abort_after(min(LINGER_S, self._context.limits.write_wait_s))
 
-    async def _read(self) -> None:
-        while True:
-            pending = self._stream.read_bytes(READ_CHUNK_BYTES, partial=True)
-            # A device that sends without pause gives way to the others after each read.
-            await asyncio.sleep(0)
-            data = await pending
-            if self._peer_closed or not self.is_open:
-                self._after_the_end(data)
-                continue
-            self._receive(data)
+    # -- what the device sends
+
+    def _read(self, done: asyncio.Future[bytes] | None = None) -> None:
+        """Take in what has been read, and ask for more. The socket is closed for good when it raises StreamClosedError.
+
+        There is no task that waits for it: most devices say nothing most of the time. A future calls back in the next
+        loop turn at the soonest, so a device that sends without pause gives way to the others after each read.
+        """
+        try:
+            if done is not None:
+                self._take_in(done.result())
+            coming: asyncio.Future[bytes]
             if self._full() is not None:
-                await self._hold_back()
+                coming = self._holding = asyncio.get_running_loop().create_task(self._hold_back())
+            else:
+                coming = asyncio.ensure_future(self._stream.read_bytes(READ_CHUNK_BYTES, partial=True))
+            coming.add_done_callback(self._read)
+        except (StreamClosedError, asyncio.CancelledError):
+            self.cut()
+        except Exception:
+            log.exception("connection failed", extra=self.who())
+            self.cut()
+
+    def _take_in(self, data: bytes) -> None:
+        if self._peer_closed or not self.is_open:
+            self._after_the_end(data)
+        else:
+            self._receive(data)
 
     def _full(self) -> Uplink | AudioSession | None:
-        """What takes no more from the device for now."""
-        return None if self._inbound is None else self._inbound.full(self._challenged)
+        """What takes no more from the device for now. Of one that has gone, all that it has said is read."""
+        if self._inbound is None or self._peer_gone or not self.is_open:
+            return None
+        return self._inbound.full(self._challenged)
 
-    async def _hold_back(self) -> None:
-        """Read no further until there is room again, the device has gone, or a challenge wants its pong."""
+    async def _hold_back(self) -> bytes:
+        """Read no further until there is room again, the device has gone, or a challenge wants its pong. Nothing is
+        read meanwhile, and so b"" is returned."""
         self.is_paused = True
         since = self._context.clock()
         self._context.flusher.watch(self)
-        while self.is_open and not self._peer_gone and (full := self._full()) is not None:
+        while (full := self._full()) is not None:
             await full.wait_for_room()
         self.is_paused = False
         self._excused = True
         # What it may have said meanwhile comes all at once now.
         self._in_rate.credit(self._context.limits.inbound, self._context.clock() - since)
         self._unwatch()
+        self._holding = None
+        return b""
 
     def _receive(self, data: bytes) -> None:
         now = self._context.clock()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from tornado.iostream import IOStream
 
 from ..brokers.port import Broker
 from ..hub import Hub
@@ -13,6 +16,7 @@ from ..metrics import Counters
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from ..rules.outbox import OutboxLimits
 from ..rules.rate import LineBudget, RateLimit
+from .sockets import write_at_once
 from .uplink import UplinkBudget
 
 if TYPE_CHECKING:
@@ -22,6 +26,39 @@ if TYPE_CHECKING:
     from .flusher import Flusher
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)
+
+
+class OpenSockets:
+    """The devices' connections until their sockets are closed, which is after the Hub has forgotten them: closing
+    handshakes take their time. IOLoop thread only.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[DeviceConnection] = set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
+
+    def __repr__(self) -> str:
+        return f"<OpenSockets {len(self._open)}>"
+
+    def add(self, connection: DeviceConnection) -> None:
+        self._open.add(connection)
+        self._all_closed.clear()
+
+    def discard(self, connection: DeviceConnection) -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._all_closed.set()
+
+    async def cut_late(self, timeout_s: float) -> int:
+        """Wait until all are closed, and cut those that are not in time; returns how many that were."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._all_closed.wait()
+        late = list(self._open)
+        for connection in late:
+            connection.cut()
+        return len(late)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +78,7 @@ class DeviceContext:
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
     :ivar audio: None while speech is off
     :ivar mail: None without a mailbox
+    :ivar write_at_once: as the function of that name in ``sockets``
     """
 
     hub: Hub
@@ -55,6 +93,7 @@ class DeviceContext:
     wall_clock: Callable[[], float]
     audio: AudioIntake | None = None
     mail: Mail | None = None
+    write_at_once: Callable[[IOStream, bytes], int] = write_at_once
     uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)  # one for each socket, until it is closed
+    sockets: OpenSockets = field(default_factory=OpenSockets)

@@ -36,6 +36,17 @@ async def test_a_device_gets_the_exact_bytes_of_the_contract(gateway: Harness) -
 
 
 @pytest.mark.gen_test
+async def test_a_device_that_says_nothing_holds_no_task(gateway: Harness) -> None:
+    before = asyncio.all_tasks()
+    devices = [await gateway.raw(f"doll-{number}") for number in range(5)]
+    await eventually(lambda: asyncio.all_tasks() == before)
+    for number, device in enumerate(devices):
+        await gateway.publish(f"doll-{number}", "x")
+        assert (await device.read_frame()).opcode == TEXT
+    await eventually(lambda: asyncio.all_tasks() == before)
+
+
+@pytest.mark.gen_test
 async def test_a_message_reaches_its_device_and_no_other_in_order(gateway: Harness) -> None:
     one, two = await gateway.connect("one"), await gateway.connect("two")
     for number in range(300):

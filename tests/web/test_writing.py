@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import ssl
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 import websockets
 from tornado.iostream import IOStream
 
-from cocoa_tornado.web.sockets import write_at_once
+from cocoa_tornado.web.sockets import direct_write_works, write_at_once
+from cocoa_tornado.web.streams import HttpStream
 
 from ..certificates import write_certificate
 from ..raw_device import TEXT
@@ -60,6 +62,43 @@ async def test_a_socket_that_is_gone_takes_nothing_and_the_stream_finds_out() ->
     with pytest.raises(Exception, match="closed"):
         await stream.write(b"x")
     assert write_at_once(stream, b"x") == 0
+
+
+async def test_whether_a_socket_can_be_written_to_directly_is_found_out_by_trying(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert direct_write_works()
+
+    def write_to_fd(self: IOStream, *arguments: object) -> int:
+        raise TypeError("it wants something else")
+
+    monkeypatch.setattr(IOStream, "write_to_fd", write_to_fd)
+    assert not direct_write_works()
+
+
+@pytest.mark.logs("cocoa.service", "straight to the socket")
+@pytest.mark.logs("cocoa.service", "write progress is not visible")
+async def test_with_a_tornado_that_lets_itself_be_used_in_public_ways_only_its_streams_write_and_it_is_said_once(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.service.direct_write_works", lambda: False)
+    monkeypatch.setattr("cocoa_tornado.service.write_progress_is_visible", lambda: False)
+    gateway = await start_gateway()
+    device = await gateway.raw("doll")
+    written: list[bytes] = []
+    write = HttpStream.write
+
+    def noted(self: HttpStream, data: bytes) -> asyncio.Future[None]:
+        written.append(data)
+        return write(self, data)
+
+    monkeypatch.setattr(HttpStream, "write", noted)
+    for number in range(3):
+        await gateway.publish("doll", str(number))
+        assert json.loads((await device.read_frame()).payload)["text"] == str(number)
+    assert len(written) == 3
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(lines) == 2
 
 
 async def test_large_messages_to_a_slow_device_arrive_whole_and_in_order(start_gateway: StartGateway) -> None:
