@@ -26,9 +26,11 @@ from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.addresses import kafka_servers
 from cocoa_tornado.rules.identity import TokenPolicy
+from tests.certificates import write_certificate
 
 from .soak_fleet import DeviceFailed, Fleet, Tally
 from .soak_gateway import GatewayFailed, GatewayProcess, HttpProducer, KafkaTopicProducer, Producer
+from .survival_faults import pythonpath
 
 MIB = 1024 * 1024
 FLAT_SHARE, FLAT_BYTES = 0.10, 5 * MIB
@@ -37,6 +39,9 @@ LEAST_CALM_S = 6.0  # between two storms: some devices have to stay for longer t
 EMPTY_PATIENCE_S = 20.0
 OVERTIME_S = 180.0  # for starting, emptying and stopping, each of them bounded for itself too
 PARTITIONS = 6
+PATHS = ("direct", "stream", "tls")
+"""Straight to the socket where that takes it; through Tornado's stream alone, as where nothing more can be used of
+Tornado; over TLS."""
 
 # Quick to find out who has vanished, so that two minutes hold many of the gateway's own timeouts.
 GATEWAY_OPTIONS = [
@@ -47,13 +52,20 @@ GATEWAY_OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do. ``rate`` is in records a second, for all devices together."""
+    """What to do.
+
+    :ivar rate: in records a second, for all devices together
+    :ivar path: that messages take to the devices, one of ``PATHS``
+    :ivar kafka_client: as the gateway's setting
+    """
 
     devices: int = 300
     seconds: float = 120.0
     broker: str = "memory://"
     seed: int = 1
     rate: float = 500.0
+    path: str = "direct"
+    kafka_client: str = "auto"
 
 
 @dataclass(slots=True)
@@ -173,16 +185,16 @@ async def soak(plan: Plan) -> Outcome:
     options = [*GATEWAY_OPTIONS, "--broker", plan.broker]
     options += ["--kafka-results-topic", results, "--kafka-messages-topic", f"soak.{run}.messages"]
     options += ["--kafka-quarantine-topic", f"soak.{run}.quarantine", "--kafka-group", f"soak.{run}"]
-    options += ["--kafka-partitions", str(PARTITIONS)]
-    async with asyncio.timeout(plan.seconds + OVERTIME_S), _serving(secret, options) as gateway:
+    options += ["--kafka-partitions", str(PARTITIONS), "--kafka-client", plan.kafka_client]
+    async with asyncio.timeout(plan.seconds + OVERTIME_S), _serving(secret, options, plan.path) as gateway:
         await gateway.await_ready()
         producer: Producer
         if plan.broker == "memory://":
-            producer = HttpProducer(gateway.port, tokens, plan.rate, plan.seed)
+            producer = HttpProducer(gateway, tokens, plan.rate, plan.seed)
         else:
             servers = ",".join(kafka_servers(plan.broker))
             producer = KafkaTopicProducer(servers, results, names, plan.rate, plan.seed)
-        fleet = Fleet(tokens, gateway.port, producer.records.accepted, plan.seed)
+        fleet = Fleet(tokens, gateway.port, producer.records.accepted, plan.seed, gateway.trust)
         outcome = Outcome(fleet.tally)
         await _run_and_measure(plan, gateway, fleet, producer, outcome)
         outcome.accepted, outcome.failed = producer.accepted, producer.failed
@@ -200,10 +212,17 @@ async def _until_terminated(plan: Plan) -> Outcome:
 
 
 @contextlib.asynccontextmanager
-async def _serving(secret: str, options: list[str]) -> AsyncIterator[GatewayProcess]:
+async def _serving(secret: str, options: list[str], path: str) -> AsyncIterator[GatewayProcess]:
     """A gateway that is dead afterwards, whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="cocoa-soak-") as folder:
-        gateway = GatewayProcess(Path(folder), secret, options)
+    with tempfile.TemporaryDirectory(prefix="cocoa-soak-") as name:
+        folder, program, trust = Path(name), [], None
+        if path == "tls":
+            certificate = write_certificate(folder)
+            options = [*options, "--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key)]
+            trust = certificate.client_context()
+        elif path == "stream":
+            program = [sys.executable, "-m", "bench.stream_only"]
+        gateway = GatewayProcess(folder, secret, options, pythonpath(), program, trust)
         await gateway.start()
         try:
             yield gateway
@@ -266,10 +285,12 @@ async def _emptied(gateway: GatewayProcess) -> dict[str, float]:
 @click.option("--broker", metavar="URL", default="memory://", show_default=True, help="memory:// or kafka://host:port")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of all choices that are left to chance.")
 @click.option("--rate", type=click.FloatRange(1), default=500.0, show_default=True, help="Records a second in all.")
-def main(devices: int, seconds: float, broker: str, seed: int, rate: float) -> None:
+@click.option("--path", type=click.Choice(PATHS), default=PATHS[0], show_default=True, help="Of messages to devices.")
+@click.option("--kafka-client", metavar="NAME", default="auto", show_default=True, help="The gateway's setting.")
+def main(devices: int, seconds: float, broker: str, seed: int, rate: float, path: str, kafka_client: str) -> None:
     """Let many devices connect, vanish and return, while records flow, and see that nothing goes astray or is left."""
     try:
-        outcome = asyncio.run(_until_terminated(Plan(devices, seconds, broker, seed, rate)))
+        outcome = asyncio.run(_until_terminated(Plan(devices, seconds, broker, seed, rate, path, kafka_client)))
     except (GatewayFailed, DeviceFailed, TimeoutError) as error:
         raise click.ClickException(str(error) or "the soak took too long") from error
     except asyncio.CancelledError as error:

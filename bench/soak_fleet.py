@@ -11,6 +11,7 @@ import contextlib
 import json
 import random
 import socket
+import ssl
 import struct
 import time
 from collections import Counter
@@ -194,12 +195,15 @@ class Fleet:
     :param port: of the gateway, on loopback
     :param accepted: the latest records that were accepted for a device: when (monotonic clock), and their numbers
     :param seed: of the devices' choices; when things happen is the machine's business
+    :param trust: in the gateway's certificate; None where it speaks no TLS
     """
 
-    def __init__(self, tokens: dict[str, str], port: int, accepted: Accepted, seed: int) -> None:
+    def __init__(
+        self, tokens: dict[str, str], port: int, accepted: Accepted, seed: int, trust: ssl.SSLContext | None = None
+    ) -> None:
         self.tally = Tally()
         self.accepted = accepted
-        self._port = port
+        self._port, self._trust = port, trust
         self._storm = asyncio.Event()
         self._connections: set[Connection] = set()
         self._ghosts: list[Connection] = []
@@ -240,9 +244,11 @@ class Fleet:
 
     async def dial(self, token: str, judge: Judge) -> Connection:
         """A TCP connection on which the handshake has been asked for."""
-        url = f"ws://127.0.0.1:{self._port}/ws?token={token}"
+        url = f"ws://127.0.0.1:{self._port}/ws?token={token}"  # the protocol's; the transport sees to TLS
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(url, judge), "127.0.0.1", self._port)
+        _, connection = await loop.create_connection(
+            lambda: Connection(url, judge), "127.0.0.1", self._port, ssl=self._trust
+        )
         self._connections.add(connection)
         connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
         return connection

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import ssl
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ class GatewayProcess:
     :param folder: an empty one, for its home and its log
     :param environ: more for its environment
     :param program: what is run with ``serve``, instead of ``cocoa``
+    :param trust: in its certificate; None where it speaks no TLS
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class GatewayProcess:
         options: Sequence[str],
         environ: Mapping[str, str] = MappingProxyType({}),
         program: Sequence[str] = (),
+        trust: ssl.SSLContext | None = None,
     ) -> None:
+        self.trust = trust
         self._program = program or [str(Path(sys.executable).parent / "cocoa")]
         self._log_path, self._options = folder / "log", options
         self._environ = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
@@ -71,7 +75,7 @@ class GatewayProcess:
             line = await asyncio.wait_for(self._process.stdout.readline(), START_PATIENCE_S)
         except TimeoutError:
             line = b""
-        found = re.search(rb"listening on http://127\.0\.0\.1:(\d+)", line)
+        found = re.search(rb"listening on https?://127\.0\.0\.1:(\d+)", line)
         if found is None:
             await self.kill()
             raise GatewayFailed(f"the gateway did not start:\n{self._log_path.read_text(errors='replace')[-2000:]}")
@@ -98,7 +102,7 @@ class GatewayProcess:
 
     async def get(self, path: str) -> tuple[int, bytes]:
         try:
-            async with asyncio.timeout(10.0), http_connection(self.port) as call:
+            async with asyncio.timeout(10.0), http_connection(self.port, self.trust) as call:
                 return await call("GET", path)
         except (OSError, EOFError, TimeoutError) as error:
             raise GatewayFailed(f"no answer to GET {path}: {error!r}") from error
@@ -141,9 +145,9 @@ class Call(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def http_connection(port: int) -> AsyncIterator[Call]:
-    """Yields a :class:`Call`. Its errors are OSError and EOFError."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def http_connection(port: int, trust: ssl.SSLContext | None = None) -> AsyncIterator[Call]:
+    """Yields a :class:`Call`, over TLS if ``trust`` is given. Its errors are OSError and EOFError."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
 
     async def call(method: str, path: str, token: str | None = None, body: bytes = b"") -> tuple[int, bytes]:
         bearer = f"Authorization: Bearer {token}\r\n" if token else ""
@@ -203,8 +207,8 @@ class Producer(Protocol):
 class HttpProducer:
     """Every device's own token posts to ``/api/v1/transcriptions``."""
 
-    def __init__(self, port: int, tokens: dict[str, str], rate: float, seed: int) -> None:
-        self._port, self._tokens, self._rate, self._seed = port, tokens, rate, seed
+    def __init__(self, gateway: GatewayProcess, tokens: dict[str, str], rate: float, seed: int) -> None:
+        self._gateway, self._tokens, self._rate, self._seed = gateway, tokens, rate, seed
         self.records = Records()
         self.accepted = self.failed = 0
 
@@ -218,7 +222,7 @@ class HttpProducer:
 
     async def _publish(self, devices: list[str], rate: float, chance: random.Random) -> None:
         due = time.monotonic()
-        async with http_connection(self._port) as call:
+        async with http_connection(self._gateway.port, self._gateway.trust) as call:
             while True:
                 due = max(due + chance.expovariate(rate), time.monotonic() - BURST_S)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak import MIB, Outcome, is_flat, report, violations
+from bench.soak import MIB, PATHS, Outcome, is_flat, report, violations
 from bench.soak_fleet import Judge, Tally
+
+from .kafka_server import KafkaServer
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 10
@@ -123,9 +125,22 @@ def test_a_soak_in_which_nothing_happened_has_not_passed() -> None:
     assert len(violations(outcome(Tally()))) == 1
 
 
-def test_thirty_devices_for_ten_seconds_leave_nothing_behind() -> None:
+@pytest.mark.parametrize("path", PATHS)
+def test_thirty_devices_for_ten_seconds_leave_nothing_behind(path: str) -> None:
+    assert_all_is_well("--path", path)
+
+
+@pytest.mark.parametrize("client", ["kafka-python", "confluent"])
+def test_nor_do_they_with_kafka_whoever_reads_from_it(client: str, kafka: KafkaServer) -> None:
+    if client == "confluent":
+        pytest.importorskip("confluent_kafka")
+    assert_all_is_well("--broker", f"kafka://{kafka.bootstrap}", "--kafka-client", client)
+
+
+def assert_all_is_well(*options: str) -> None:
     command = [sys.executable, "-m", "bench.soak", "--devices", "30", "--seconds", str(SECONDS), "--rate", "200"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    command += options
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     lines = [line for line in done.stdout.splitlines() if line]
     assert done.returncode == 0, done.stdout + done.stderr
     assert lines[-1].split(maxsplit=1) == ["verdict", "all is well"]
