@@ -136,6 +136,10 @@ class Load(Conversation):
             raise Unfinished(f"{found['in']:,} of {count:,} devices are in after {patience_s:.0f} s {refused} {errors}")
         return found
 
+    def vanish(self, first: int, count: int) -> int:
+        """Reset the connections of these devices, all at once; returns how many there were."""
+        return int(self.ask("vanish", first=first, count=count)["gone"])
+
     def start(self, flow: Flow, settle_patience_s: float) -> None:
         """:param settle_patience_s: without a message, at the end, before the others count as lost"""
         self.ask(

@@ -248,14 +248,15 @@ def handshakes(turn: Turn) -> Iterator[Sample]:
 
 
 def storm(turn: Turn) -> Iterator[Sample]:
-    """All come at once, while some are there already, who get messages and ping."""
+    """All but some lose their connections, and come back at once; those who have theirs get messages, and ping."""
     assert turn.contender is not None
-    case = f"{turn.devices:,} at once, {ESTABLISHED} there"
+    case = f"{turn.devices:,} come back at once, {ESTABLISHED} stay"
     flow = Flow(ESTABLISHED, 1, ESTABLISHED_RATE, 0, ping_every_s=1.0)
     with turn.stage.trial(turn.contender) as trial:
         load = trial.load
         load.connect_all(ESTABLISHED, AT_ONCE, patience_s(ESTABLISHED))
         measure(turn, trial, replace(flow, messages=int(ESTABLISHED_RATE * WARM_UP_S)), is_counted=False)
+        load.connect(ESTABLISHED, turn.devices, AT_ONCE, patience_s(turn.devices))
         load.start(flow, SETTLE_PATIENCE_S)
         time.sleep(CALM_S)
         calm = load.settle(FLOW_PATIENCE_S)
@@ -263,6 +264,9 @@ def storm(turn: Turn) -> Iterator[Sample]:
         load.start(flow, SETTLE_PATIENCE_S)
         time.sleep(PEACE_S)
         before = trial.read()
+        gone = load.vanish(ESTABLISHED, turn.devices)
+        if gone < turn.devices:
+            raise Unfinished(f"only {gone:,} were in when the storm broke")
         found = load.connect(ESTABLISHED, turn.devices, turn.devices, STORM_PATIENCE_S)
         taken = trial.read() - before
         heard = load.settle(FLOW_PATIENCE_S)

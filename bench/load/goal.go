@@ -60,6 +60,20 @@ func (f *fleet) connect(c connecting) any {
 	return g.answer
 }
 
+// vanish resets the connections of some devices: a network that is gone, not devices that say goodbye.
+func (f *fleet) vanish(first, count int) any {
+	gone := 0
+	f.do(func() {
+		for _, d := range f.devices[first:min(first+count, len(f.devices))] {
+			if d.state == open {
+				gone++
+			}
+			f.hangUp(d)
+		}
+	})
+	return map[string]int{"gone": gone}
+}
+
 func (g *goal) onTick(f *fleet, now time.Time) {
 	if g == nil {
 		return

@@ -61,6 +61,8 @@ func obey(fleet *fleet, line []byte) any {
 	switch c.Do {
 	case "connect":
 		return fleet.connect(c.connecting)
+	case "vanish":
+		return fleet.vanish(c.First, c.Count)
 	case "flow":
 		return fleet.startFlow(c.flowing)
 	case "settle":

@@ -102,6 +102,16 @@ def test_who_is_not_in_when_patience_is_over_is_counted(load: Load) -> None:
         load.connect_all(DEVICES, 8, 0.4)
 
 
+def test_devices_vanish_and_come_back(load: Load, server: Server) -> None:
+    load.connect_all(DEVICES, 8, 20)
+    assert load.heard(DEVICES, 5)["received"] == DEVICES
+    assert load.vanish(5, DEVICES) == DEVICES - 5
+    found = load.connect(5, DEVICES - 5, DEVICES, 20)
+    assert (found["in"], found["attempts"], found["errors"]) == (DEVICES - 5, DEVICES - 5, {})
+    heard = load.heard(2 * DEVICES - 5, 5)
+    assert (heard["received"], heard["closed"]) == (2 * DEVICES - 5, {})
+
+
 def test_a_command_that_does_not_exist_is_an_error(load: Load) -> None:
     with pytest.raises(Unfinished, match="no command"):
         load.ask("dance")
