@@ -227,7 +227,7 @@ class ConfluentConsuming(Reading[int]):
         counters, decode = self._counters, self._decode
         for message in run:
             key, value = message.key(), message.value()
-            decoded = decode(key, value, max(0, message.timestamp()[1]))
+            decoded = decode(key, value, message.timestamp()[1])
             if isinstance(decoded, Rejected):
                 record = self._record(message)
                 span.pending += 1

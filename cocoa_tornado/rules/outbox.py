@@ -72,12 +72,13 @@ class Outbox:
 
         :param interim_of: the session that it is a hypothesis of; '' for everything else
         """
-        waiting = len(self._frames) + self._in_flight_messages
-        if waiting and (waiting >= limits.max_messages or self.waiting_bytes + len(frame) > limits.max_bytes):
+        frames, size = self._frames, self._queued_bytes + len(frame)
+        waiting = len(frames) + self._in_flight_messages
+        if waiting and (waiting >= limits.max_messages or size + self._in_flight_bytes > limits.max_bytes):
             return False
-        self._frames.append(frame)
+        frames.append(frame)
         self._stamps.append(timestamp_ms)
-        self._queued_bytes += len(frame)
+        self._queued_bytes = size
         if interim_of or self._sessions is not None:
             if self._sessions is None:
                 self._sessions = [""] * (len(self._frames) - 1)

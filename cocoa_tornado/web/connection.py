@@ -141,7 +141,8 @@ class DeviceConnection:
             if dropped:
                 count(self._context.counters.dropped, "interim", dropped)
         if fits:
-            self._context.flusher.add(self)
+            if not self.flush_pending:
+                self._context.flusher.add(self)
         elif not interim_of:
             self._context.counters.outbox_overflows += 1
             self._lose("overflow", 1)
@@ -290,8 +291,13 @@ class DeviceConnection:
             self._context.flusher.stamps += stamps
         taken = self._context.write_at_once(self._stream, data)
         if taken == len(data):
+            # The way of nearly every message: nothing can have been queued meanwhile.
             self._ping_waits = False
-            self._all_written()
+            self._outbox.written()
+            if self._box is not None:
+                self._box.written()
+            if self._close_frame is not None:
+                self._close_if_done()
         else:
             self._write_rest(data[taken:] if taken else data)
 
