@@ -16,13 +16,15 @@ import click
 
 from cocoa_tornado import __version__, logs
 from cocoa_tornado.errors import CocoaError, SettingError
-from cocoa_tornado.service import Gateway
+from cocoa_tornado.service import Gateway, run
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings_sources import Loaded, check_files, load
 
 from .options import SettingsCommand, WrongSetting, load_settings, settings_options
 
-COLLECT_AFTER = (50_000, 20, 100)  # see gc.set_threshold
+COLLECT_AFTER = (10_000, 5, 1_000)
+"""See ``gc.set_threshold``. The young are looked at in small portions, some milliseconds each, and all there is only
+after tens of millions of new objects: that takes half a second for 10,000 devices."""
 
 log = logging.getLogger("cocoa.service")
 
@@ -56,7 +58,7 @@ def serve(config: Path | None, **options: object) -> None:
     for warning in loaded.warnings:
         log.warning(warning)
     try:
-        asyncio.run(_serve(settings, config, options))
+        run(_serve(settings, config, options))
     except CocoaError as error:
         raise click.ClickException(str(error)) from error
 

@@ -13,9 +13,10 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tornado.web import Application
 
@@ -64,6 +65,7 @@ from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
 from .web.listener import Listener, bind
 from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
+from .web.turns import new_event_loop
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -343,6 +345,12 @@ class Gateway:
         for client in self.hub:
             client.end(GOING_AWAY, keep_queued=True)
         return await self._devices.sockets.cut_late(timeout_s)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """As ``asyncio.run``, on an event loop that is made for thousands of devices at once."""
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
 
 
 def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:

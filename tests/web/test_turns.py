@@ -1,0 +1,165 @@
+"""The selector that bounds a turn of the event loop, on real sockets, and beside the standard library's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cocoa_tornado.rules.turns import MOST_PER_TURN
+from cocoa_tornado.web.turns import new_event_loop
+
+if not sys.platform.startswith("linux"):
+    pytest.skip("only Linux has epoll", allow_module_level=True)
+
+from cocoa_tornado.web.turns import TurnSelector
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+CROWD = 150
+
+
+class Pairs:
+    """Pairs of connected TCP sockets, closed at the end of the test."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets = [self._listener]
+
+    def make(self) -> tuple[socket.socket, socket.socket]:
+        theirs = socket.create_connection(self._listener.getsockname())
+        ours, _ = self._listener.accept()
+        ours.setblocking(False)
+        self._sockets += [ours, theirs]
+        return ours, theirs
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+@pytest.fixture
+def pairs() -> Iterator[Pairs]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    made = Pairs()
+    yield made
+    made.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def selector() -> Iterator[TurnSelector]:
+    made = TurnSelector()
+    yield made
+    made.close()
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+def fill(sock: socket.socket) -> None:
+    """Until it takes no more."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(1 << 16))
+
+
+def test_of_a_crowd_that_speaks_each_turn_hears_some_until_all_are_heard(pairs: Pairs, selector: TurnSelector) -> None:
+    for number in range(CROWD):
+        ours, theirs = pairs.make()
+        selector.register(ours, READ, number)
+        theirs.send(b"x")
+    heard: set[int] = set()
+    while len(heard) < CROWD:
+        ready = selector.select(0)
+        assert 0 < len(ready) <= MOST_PER_TURN
+        for key, events in ready:
+            assert events == READ
+            heard.add(key.data)
+            key.fileobj.recv(1)  # type: ignore[union-attr]  # it is the socket that was registered
+    assert selector.select(0) == []
+
+
+def test_who_speaks_is_heard_before_a_crowd_that_is_gone(pairs: Pairs, selector: TurnSelector) -> None:
+    for number in range(CROWD):
+        ours, theirs = pairs.make()
+        selector.register(ours, READ, "gone")
+        if number % 2:
+            reset(theirs)
+        else:
+            theirs.close()
+    ours, theirs = pairs.make()
+    selector.register(ours, READ, "alive")
+    theirs.send(b"x")
+    ready = selector.select(0)
+    assert [key.data for key, _ in ready].count("alive") == 1
+    assert len(ready) == MOST_PER_TURN
+    assert all(events == READ for _, events in ready)
+
+
+def test_what_it_says_of_a_few_sockets_is_what_the_standard_library_says(pairs: Pairs, selector: TurnSelector) -> None:
+    standard = selectors.EpollSelector()
+    quiet, speaks, closed, was_reset, full = (pairs.make() for _ in range(5))
+    speaks[1].send(b"x")
+    closed[1].shutdown(socket.SHUT_WR)
+    reset(was_reset[1])
+    fill(full[0])
+    full[1].shutdown(socket.SHUT_WR)
+    for events in (READ, WRITE, READ | WRITE, READ):
+        for one in (selector, standard):
+            for ours, _ in (quiet, speaks, closed, was_reset, full):
+                if ours.fileno() in one.get_map():
+                    one.modify(ours, events, "again")
+                else:
+                    one.register(ours, events)
+        time.sleep(0.01)
+        found, expected = [sorted((key.fd, ready) for key, ready in one.select(0)) for one in (selector, standard)]
+        assert found == expected
+        assert found or events == WRITE
+    selector.unregister(speaks[0])
+    assert speaks[0].fileno() not in [key.fd for key, _ in selector.select(0)]
+    standard.close()
+
+
+def test_the_end_of_a_socket_that_is_not_read_from_wakes_nobody(pairs: Pairs, selector: TurnSelector) -> None:
+    ours, theirs = pairs.make()
+    selector.register(ours, READ)
+    fill(ours)
+    selector.modify(ours, WRITE)
+    theirs.shutdown(socket.SHUT_WR)
+    assert selector.select(0.05) == []
+
+
+def test_it_waits_as_long_as_it_is_told(selector: TurnSelector) -> None:
+    since = time.monotonic()
+    assert selector.select(0.05) == []
+    assert time.monotonic() - since >= 0.05
+    assert selector.select(-1) == []
+
+
+def test_an_event_loop_runs_on_it() -> None:
+    async def echo() -> bytes:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readline())
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(b"hello\n")
+        heard = await reader.read()
+        await asyncio.to_thread(time.sleep, 0.01)
+        writer.close()
+        server.close()
+        return heard
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        assert runner.run(echo()) == b"hello\n"
