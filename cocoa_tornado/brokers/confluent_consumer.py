@@ -1,7 +1,8 @@
 """The consuming half of the Kafka adapter, by confluent-kafka.
 
 All of it runs on one thread, the callbacks of the group's news too: librdkafka brings them within ``consume()``, and
-within ``close()``, which has a thread of its own while this one waits for it.
+within ``close()``, which has a thread of its own while this one waits for it. What the brokers are asked while records
+flow is asked on another: they answer behind a fetch that waits for records, and no record is to wait for that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, wait
 from functools import partial
 from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
@@ -19,6 +21,7 @@ from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
 from ..rules.records import Delivery, Rejected
+from .asking import ask
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
 from .confluent_topics import ensure_topics
@@ -71,7 +74,8 @@ class ConfluentConsuming(Reading[int]):
         # Of the session under way.
         self._consumer: Consumer
         self._trouble: Trouble
-        self._asking: threading.Thread | None = None
+        self._committing: Future[None] | None = None
+        self._probing: Future[dict[int, int]] | None = None
         self._closing = False
         self._faults: list[Exception] = []  # of callbacks
         self._session_now: object = None
@@ -110,11 +114,11 @@ class ConfluentConsuming(Reading[int]):
 
     def _close(self) -> None:
         """Leave the group, bounded; never raises."""
-        pending = self._asking
+        pending: list[Future[Any]] = [asked for asked in (self._committing, self._probing) if asked is not None]
+        self._committing = self._probing = None
 
         def close() -> None:
-            if pending is not None:
-                pending.join()  # a commit without an answer yet: librdkafka is not to be closed below it
+            wait(pending)  # for an answer: librdkafka is not to be closed below a question
             with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
                 consumer.close()
 
@@ -381,25 +385,12 @@ class ConfluentConsuming(Reading[int]):
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:
         """Bounded, unlike librdkafka's own. Not in a callback: there it would wait for the callback to return."""
-        if self._asking is not None and self._asking.is_alive():
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        answer: list[KafkaException | None] = []
-
-        def commit() -> None:
-            try:
-                self._commit_now(offsets)
-                answer.append(None)
-            except KafkaException as error:
-                answer.append(error)
-            except RuntimeError:  # it was closed meanwhile, after its bound
-                answer.append(KafkaException(KafkaError(KafkaError._STATE)))
-
-        self._asking = threading.Thread(target=commit, name="cocoa-kafka-commit", daemon=True)
-        self._asking.start()
-        self._asking.join(COMMIT_PATIENCE_S)
-        error = answer[0] if answer else KafkaException(KafkaError(KafkaError._TIMED_OUT))
-        if error is not None:
-            raise error
+        if self._committing is None or self._committing.done():
+            self._committing = ask("cocoa-kafka-commit", partial(self._commit_now, offsets))
+            with contextlib.suppress(TimeoutError):
+                self._committing.result(COMMIT_PATIENCE_S)
+                return
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
     def _commit_now(self, offsets: dict[int, int]) -> None:
         _whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
@@ -437,18 +428,29 @@ class ConfluentConsuming(Reading[int]):
 
     def _probe_if_due(self) -> None:
         """Ask the leaders and the coordinator something: nothing comes alike from quiet and absent brokers."""
-        now = time.monotonic()
-        if now < self._probe_at:
+        if self._probing is not None:
+            if self._probing.done():
+                answer, self._probing = self._probing, None
+                self._hear(answer)
             return
-        self._probe_at = now + self._options.probe_interval_s
+        now = time.monotonic()
+        if now >= self._probe_at:
+            self._probe_at = now + self._options.probe_interval_s
+            self._probing = ask("cocoa-kafka-probe", partial(self._probe, self._joined, list(self._ledgers)))
+
+    def _probe(self, joined: bool, assigned: list[int]) -> dict[int, int]:
+        """On a thread of its own. Returns where the partitions end."""
+        if joined:
+            # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+            self._committed([0])
+        if not assigned:
+            self._numbers()
+            return {}
+        return self._find_ends(assigned)
+
+    def _hear(self, answer: Future[dict[int, int]]) -> None:
         try:
-            if self._joined:
-                # The group's coordinator. While it keeps a join waiting for other members it would not answer.
-                self._committed([0])
-            assigned = list(self._ledgers)
-            self._ends.update(self._find_ends(assigned) if assigned else {})
-            if not assigned:
-                self._numbers()
+            ends = answer.result()
         except KafkaException as error:
             if not self._clients.is_retriable(error):
                 raise
@@ -457,6 +459,10 @@ class ConfluentConsuming(Reading[int]):
             self._report_trouble(self._trouble.instead_of(error))
             return
         self._trouble.ease()
+        if ends.keys() != self._ledgers.keys():
+            self._probe_at = 0.0  # the partitions have changed hands meanwhile: of those we have now, nothing is known
+            return
+        self._ends.update(ends)
         self._report_lag()
         self._report_state()
 

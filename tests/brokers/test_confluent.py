@@ -20,7 +20,7 @@ from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
 
 from ..kafka_server import KafkaServer
-from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, decode, eventually, numbered, ready
+from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, consuming, decode, eventually, numbered, ready
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
@@ -327,6 +327,29 @@ async def test_an_error_in_a_callback_ends_no_thread_and_no_reading(
         await eventually(lambda: broker.status().state is BrokerState.READY)
     finally:
         await broker.close(2.0)
+
+
+@pytest.mark.kafka
+@pytest.mark.apache
+async def test_no_record_waits_for_what_the_brokers_are_asked_meanwhile(
+    stand: ConfluentStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver, broker = Receiver(), await stand.broker(probe_interval_s=0.05)
+    asked, answered = threading.Event(), threading.Event()
+    probe = ConfluentConsuming._probe
+
+    def slow(self: ConfluentConsuming, joined: bool, assigned: list[int]) -> dict[int, int]:
+        asked.set()
+        answered.wait(30)
+        return probe(self, joined, assigned)
+
+    async with consuming(broker, receiver):
+        monkeypatch.setattr(ConfluentConsuming, "_probe", slow)
+        await asyncio.to_thread(asked.wait, 10)
+        await stand.write(numbered(0, 5))
+        await receiver.has(5)
+        assert not answered.is_set()
+        answered.set()
 
 
 LEAVES = """
