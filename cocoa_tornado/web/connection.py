@@ -261,9 +261,13 @@ class DeviceConnection:
         self._send_close(frames.close_frame(reason.code, reason.text))
 
     def cut(self) -> None:
-        """The connection is over, whatever state it is in, and its socket is closed. Idempotent."""
+        """The connection is over, whatever state it is in, and its socket is closed. Idempotent.
+
+        Nothing refers to it in a circle from then on, so that it is freed at once.
+        """
         self._on_stream_closed()
         self.abort()
+        self._box = None
         self._context.sockets.discard(self)
 
     def abort(self) -> None:
@@ -372,11 +376,15 @@ class DeviceConnection:
     # -- what the device sends
 
     def _read(self, done: asyncio.Future[bytes] | None = None) -> None:
-        """Take in what has been read, and ask for more. The socket is closed for good when it raises StreamClosedError.
+        """Take in what has been read, and ask for more, until the socket is closed.
 
         There is no task that waits for it: most devices say nothing most of the time. A future calls back in the next
         loop turn at the soonest, so a device that sends without pause gives way to the others after each read.
         """
+        if done is not None and (done.cancelled() or isinstance(done.exception(), StreamClosedError)):
+            # Not raised: this frame would hold the future, which holds the error, which would hold this frame.
+            self.cut()
+            return
         try:
             if done is not None:
                 self._take_in(done.result())
@@ -386,7 +394,7 @@ class DeviceConnection:
             else:
                 coming = asyncio.ensure_future(self._stream.read_bytes(READ_CHUNK_BYTES, partial=True))
             coming.add_done_callback(self._read)
-        except (StreamClosedError, asyncio.CancelledError):
+        except StreamClosedError:
             self.cut()
         except Exception:
             log.exception("connection failed", extra=self.who())
@@ -528,6 +536,7 @@ class DeviceConnection:
             count(context.counters.dropped, "interim", hypotheses)
         if self._inbound is not None:
             self._inbound.close()
+            self._inbound = None  # it knows this connection: no circle is left for the collector
         if self._box is not None:
             self._box.close()
         count(context.counters.closed, code if code in KNOWN_CODES else "other")

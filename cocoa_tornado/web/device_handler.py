@@ -190,6 +190,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
                 self.set_header("Sec-WebSocket-Protocol", subprotocol)
             self.finish()
             stream = self.detach()
+            # What Tornado does at the end of every other request. It is a circle, which would wait for the collector.
+            self.ui = None  # type: ignore[assignment]
             stream.set_nodelay(True)
             interim = self._wants_interim() is True
             connection = DeviceConnection(stream, identity, ticket, self.context.devices, interim, self.after)

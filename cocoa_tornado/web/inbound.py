@@ -60,10 +60,11 @@ class Inbound:
                 holding.wake()
 
     def close(self) -> None:
-        """The connection is gone."""
+        """The connection is gone. What its parts still have to do, they do on their own."""
         for holding in (self._uplink, self._audio):
             if holding is not None:
                 holding.close()
+        self._uplink = self._audio = None
 
     def text(self, text: str) -> None:
         """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""

@@ -70,6 +70,9 @@ class HttpStream(IOStream):
             if self._is_refusing:
                 self._throw_away_unread()
         super().close(exc_info)
+        if self.error is not None:
+            # Its traceback holds this stream, which holds it: a circle that would wait for the garbage collector.
+            self.error.__traceback__ = None
 
     def _refuse(self, status: int) -> None:
         """Say so if the socket takes it at once: not after an answer that it has not taken yet."""
