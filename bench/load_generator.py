@@ -137,7 +137,7 @@ class Load(Conversation):
         return found
 
     def vanish(self, first: int, count: int) -> int:
-        """Reset the connections of these devices, all at once; returns how many there were."""
+        """Reset the connections of these devices, 40,000 a second; returns how many there were."""
         return int(self.ask("vanish", first=first, count=count)["gone"])
 
     def start(self, flow: Flow, settle_patience_s: float) -> None:

@@ -263,12 +263,10 @@ def storm(turn: Turn) -> Iterator[Sample]:
         yield from turn.samples("storm", case, calm_p99_ms=calm["latency_us"]["p99"] / 1000)
         load.start(flow, SETTLE_PATIENCE_S)
         time.sleep(PEACE_S)
-        before = trial.read()
         gone = load.vanish(ESTABLISHED, turn.devices)
         if gone < turn.devices:
             raise Unfinished(f"only {gone:,} were in when the storm broke")
         found = load.connect(ESTABLISHED, turn.devices, turn.devices, STORM_PATIENCE_S)
-        taken = trial.read() - before
         heard = load.settle(FLOW_PATIENCE_S)
         yield from turn.samples(
             "storm",
@@ -286,8 +284,7 @@ def storm(turn: Turn) -> Iterator[Sample]:
                 turn.findings.note(f"storm, {turn.name}: {count:,} attempts ended with {why}")
         if found["in"] < turn.devices:
             raise Unfinished(f"{found['in']:,} are in after {STORM_PATIENCE_S:.0f} s")
-        each_us = taken.server_s / turn.devices * 1e6
-        yield from turn.samples("storm", case, all_in_s=found["seconds"], handshake_us=each_us)
+        yield from turn.samples("storm", case, all_in_s=found["seconds"])
 
 
 PARTS = [

@@ -20,6 +20,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 PING_INTERVAL_S = 30
+BACKLOG = 4096  # the library's own is too short for a storm
 POSITION_PATIENCE_S = 1.0
 MAX_MESSAGE_BYTES = 512 * 1024
 
@@ -114,7 +115,7 @@ async def main(options: argparse.Namespace) -> None:
         websocket_ping_timeout=PING_INTERVAL_S,
         websocket_max_message_size=MAX_MESSAGE_BYTES,
     )
-    server = application.listen(options.port)
+    server = application.listen(options.port, backlog=BACKLOG)
     print(f"listening on {options.port}", flush=True)
     try:
         await consumer.start()

@@ -25,6 +25,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 PING_INTERVAL_S = 30
+BACKLOG = 4096  # the library's own is too short for a storm
 POSITION_PATIENCE_S = 1.0
 MAX_MESSAGE_BYTES = 512 * 1024
 
@@ -122,6 +123,7 @@ async def main(options: argparse.Namespace) -> None:
         create_connection=DeviceConnection,
         process_request=hub.answer,
         compression=None,
+        backlog=BACKLOG,
         ping_interval=PING_INTERVAL_S,
         ping_timeout=PING_INTERVAL_S,
         max_size=MAX_MESSAGE_BYTES,

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// dialsPerTick is how many devices begin to connect at once, or vanish: 40,000 a second, which is more than any server
-// takes, and leaves the broker beside this process some time for the others.
+// dialsPerTick is how many devices begin to connect within a tick, or vanish: 40,000 a second, which is more than any
+// server takes, and leaves some time to the broker, which shares this process's core.
 const dialsPerTick = 200
 
 // connecting is what "connect" is told.
@@ -76,6 +76,7 @@ func (f *fleet) vanish(first, count int) any {
 				f.hangUp(d)
 			}
 		})
+		time.Sleep(tick)
 	}
 	return map[string]int{"gone": gone}
 }
@@ -85,9 +86,11 @@ func (g *goal) onTick(f *fleet, now time.Time) {
 		return
 	}
 	g.timeOut(f, now)
+	left := dialsPerTick
 	waiting := g.away[:0]
 	for _, d := range g.away {
-		if g.trying < g.AtOnce && !now.Before(d.retryAt) {
+		if left > 0 && g.trying < g.AtOnce && !now.Before(d.retryAt) {
+			left--
 			g.attemptOne(f, d, now)
 		} else {
 			waiting = append(waiting, d)
@@ -95,7 +98,7 @@ func (g *goal) onTick(f *fleet, now time.Time) {
 	}
 	g.away = waiting
 	defer func() { g.away, g.unborn = append(g.away, g.unborn...), nil }()
-	for most := g.next + dialsPerTick; g.trying < g.AtOnce && g.next < min(g.First+g.Count, most); {
+	for ; left > 0 && g.trying < g.AtOnce && g.next < g.First+g.Count; left-- {
 		d := f.devices[g.next]
 		g.next++
 		g.attemptOne(f, d, now)

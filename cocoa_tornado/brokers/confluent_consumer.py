@@ -1,14 +1,14 @@
 """The consuming half of the Kafka adapter, by confluent-kafka.
 
 All of it runs on one thread, the callbacks of the group's news too: librdkafka brings them within ``consume()``, and
-within ``close()``, which has a thread of its own while this one waits for it. What the brokers are asked while records
-flow is asked on another: they answer behind a fetch that waits for records, and no record is to wait for that.
+within ``close()``, which has a thread of its own while this one waits for it. What the brokers are asked now and then
+while records flow is asked on another: they answer behind a fetch that waits for records, and no record is to wait for
+that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
@@ -76,6 +76,7 @@ class ConfluentConsuming(Reading[int]):
         self._trouble: Trouble
         self._committing: Future[None] | None = None
         self._probing: Future[dict[int, int]] | None = None
+        self._probed_holding = 0
         self._closing = False
         self._faults: list[Exception] = []  # of callbacks
         self._session_now: object = None
@@ -123,9 +124,12 @@ class ConfluentConsuming(Reading[int]):
                 consumer.close()
 
         consumer = self._consumer
-        closing = threading.Thread(target=close, name="cocoa-kafka-closing", daemon=True)
-        closing.start()
-        closing.join(CLOSE_TIMEOUT_S)
+        try:
+            ask("cocoa-kafka-closing", close).result(CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            pass
+        except RuntimeError:  # no thread is to be had
+            close()
         # What it may still tell, once it comes back from wherever it hangs, is of no session of ours.
         self._session_now = self._attached = None
 
@@ -385,12 +389,15 @@ class ConfluentConsuming(Reading[int]):
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:
         """Bounded, unlike librdkafka's own. Not in a callback: there it would wait for the callback to return."""
-        if self._committing is None or self._committing.done():
+        if self._committing is not None and not self._committing.done():
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        try:
             self._committing = ask("cocoa-kafka-commit", partial(self._commit_now, offsets))
-            with contextlib.suppress(TimeoutError):
-                self._committing.result(COMMIT_PATIENCE_S)
-                return
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            self._committing.result(COMMIT_PATIENCE_S)
+        except TimeoutError as error:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
+        except RuntimeError as error:  # it was closed meanwhile, after its bound; or no thread is to be had
+            raise KafkaException(KafkaError(KafkaError._STATE)) from error
 
     def _commit_now(self, offsets: dict[int, int]) -> None:
         _whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
@@ -436,19 +443,27 @@ class ConfluentConsuming(Reading[int]):
         now = time.monotonic()
         if now >= self._probe_at:
             self._probe_at = now + self._options.probe_interval_s
-            self._probing = ask("cocoa-kafka-probe", partial(self._probe, self._joined, list(self._ledgers)))
+            self._probed_holding = self._holding
+            question = partial(self._probe, self._session_now, self._joined, list(self._ledgers))
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+                self._probing = ask("cocoa-kafka-probe", question)
 
-    def _probe(self, joined: bool, assigned: list[int]) -> dict[int, int]:
+    def _probe(self, session: object, joined: bool, assigned: list[int]) -> dict[int, int]:
         """On a thread of its own. Returns where the partitions end."""
         if joined:
             # The group's coordinator. While it keeps a join waiting for other members it would not answer.
             self._committed([0])
+        if self._closing or session is not self._session_now:
+            return {}  # nobody listens any more
         if not assigned:
             self._numbers()
             return {}
         return self._find_ends(assigned)
 
     def _hear(self, answer: Future[dict[int, int]]) -> None:
+        if self._probed_holding != self._holding:
+            self._probe_at = 0.0  # it is of partitions that have changed hands, or of the time before they were ours
+            return
         try:
             ends = answer.result()
         except KafkaException as error:
@@ -459,10 +474,8 @@ class ConfluentConsuming(Reading[int]):
             self._report_trouble(self._trouble.instead_of(error))
             return
         self._trouble.ease()
-        if ends.keys() != self._ledgers.keys():
-            self._probe_at = 0.0  # the partitions have changed hands meanwhile: of those we have now, nothing is known
-            return
-        self._ends.update(ends)
+        for number, found in ends.items():
+            self._ends[number] = max(self._ends.get(number, 0), found)
         self._report_lag()
         self._report_state()
 

@@ -102,6 +102,7 @@ class Reading(ABC, Generic[P]):
         self._ends: dict[P, int] = {}
         self._unresolved: set[P] | None = None
         self._unresolved_since = 0.0
+        self._holding = 0  # another number whenever other partitions are ours, or begin to be read
         self._joined = False
         self._blocked = False
         self._committing_until = 0.0
@@ -297,12 +298,14 @@ class Reading(ABC, Generic[P]):
                 self._done_here[partition] = ledger.done
         self._marks.release(self._quarantine.forget())
         self._ledgers.clear()
+        self._holding += 1
         self._ends.clear()
         self._joined, self._unresolved = False, None
         self._unresolved_since = time.monotonic()
 
     def note_assignment(self, assigned: Collection[P]) -> None:
         self._joined = True
+        self._holding += 1
         self._unresolved = set(assigned)
         self._unresolved_since = time.monotonic()
         self._resolve_at = 0.0
@@ -329,6 +332,7 @@ class Reading(ABC, Generic[P]):
                 raise
             return False
         self._ledgers = {partition: OffsetLedger(start) for partition, start in starts.items()}
+        self._holding += 1
         return True
 
     def _starting_points(self, assigned: set[P]) -> dict[P, int] | None:

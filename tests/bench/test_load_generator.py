@@ -112,6 +112,14 @@ def test_devices_vanish_and_come_back(load: Load, server: Server) -> None:
     assert (heard["received"], heard["closed"]) == (2 * DEVICES - 5, {})
 
 
+def test_more_devices_than_vanish_or_dial_at_once(load: Load) -> None:
+    many = 450
+    load.connect_all(many, many, 30)
+    assert load.vanish(10, many - 10) == many - 10
+    assert load.vanish(0, many) == 10
+    assert load.connect_all(many, many, 30)["in"] == many
+
+
 def test_a_command_that_does_not_exist_is_an_error(load: Load) -> None:
     with pytest.raises(Unfinished, match="no command"):
         load.ask("dance")

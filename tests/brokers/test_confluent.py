@@ -7,6 +7,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+from concurrent.futures import wait
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition  # noqa: 
 
 from cocoa_tornado.brokers import confluent_broken, confluent_consumer  # noqa: E402
 from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
-from cocoa_tornado.brokers.confluent_clients import ConfluentClients  # noqa: E402
+from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
 from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
 
 pytestmark = pytest.mark.gen_test(timeout=90)
@@ -127,9 +128,68 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentCo
         decode=decode,
     )
     consuming._consumer = consuming._attached = consumer  # type: ignore[assignment]
-    consuming._session_now = SESSION
+    consuming._session_now, consuming._trouble = SESSION, Trouble()
     consuming._ledgers = {0: OffsetLedger(start)}
     return consuming
+
+
+# -- what the brokers are asked now and then
+
+
+def probed(consuming: ConfluentConsuming) -> None:
+    """Have it ask, hear the answer, and do what follows."""
+    consuming._probe_at = 0.0
+    consuming._probe_if_due()
+    assert consuming._probing is not None
+    wait([consuming._probing], 10)
+    consuming._probe_if_due()
+
+
+async def test_what_the_brokers_answer_is_entered_and_takes_back_nothing_that_was_read_meanwhile() -> None:
+    consuming = books(Receiver(), Consumer(log_end=100))
+    consuming._ends = {}
+    probed(consuming)
+    assert consuming._ends == {0: 100}
+    consuming._ends = {0: 500}
+    probed(consuming)
+    assert consuming._ends == {0: 500}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_again(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consuming = books(Receiver(), Consumer(log_end=100))
+    if fails:
+
+        def late(wanted: object, timeout: float) -> None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+        monkeypatch.setattr(consuming._consumer, "offsets_for_times", late, raising=False)
+    before = consuming._availability.status()
+    consuming._probe_at = 0.0
+    consuming._probe_if_due()
+    assert consuming._probing is not None
+    wait([consuming._probing], 10)
+    consuming.forget()
+    consuming._probe_if_due()
+    assert (consuming._ends, consuming._availability.status(), consuming._probe_at) == ({}, before, 0.0)
+
+
+async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    consuming = books(Receiver(), Consumer())
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    consuming._probe_at = 0.0
+    consuming._probe_if_due()
+    assert consuming._probing is None
+    with pytest.raises(KafkaException):
+        consuming._commit_and_wait({0: 1})
+    consuming._close()
+    assert consuming._consumer.told == [("close",)]  # type: ignore[attr-defined]
 
 
 # -- the books
@@ -338,18 +398,19 @@ async def test_no_record_waits_for_what_the_brokers_are_asked_meanwhile(
     asked, answered = threading.Event(), threading.Event()
     probe = ConfluentConsuming._probe
 
-    def slow(self: ConfluentConsuming, joined: bool, assigned: list[int]) -> dict[int, int]:
+    def slow(self: ConfluentConsuming, session: object, joined: bool, assigned: list[int]) -> dict[int, int]:
         asked.set()
-        answered.wait(30)
-        return probe(self, joined, assigned)
+        answered.wait(60)
+        return probe(self, session, joined, assigned)
 
     async with consuming(broker, receiver):
         monkeypatch.setattr(ConfluentConsuming, "_probe", slow)
-        await asyncio.to_thread(asked.wait, 10)
-        await stand.write(numbered(0, 5))
-        await receiver.has(5)
-        assert not answered.is_set()
-        answered.set()
+        try:
+            assert await asyncio.to_thread(asked.wait, 10)
+            await stand.write(numbered(0, 5))
+            await receiver.has(5, patience_s=20)
+        finally:
+            answered.set()
 
 
 LEAVES = """
