@@ -7,6 +7,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import wait
 from typing import Any
 
@@ -147,7 +148,7 @@ def probed(consuming: ConfluentConsuming) -> None:
 
 async def test_what_the_brokers_answer_is_entered_and_takes_back_nothing_that_was_read_meanwhile() -> None:
     consuming = books(Receiver(), Consumer(log_end=100))
-    consuming._ends = {}
+    consuming._ends, consuming._unresolved_since = {}, time.monotonic()
     probed(consuming)
     assert consuming._ends == {0: 100}
     consuming._ends = {0: 500}
