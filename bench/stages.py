@@ -66,7 +66,8 @@ def parse(folded: str) -> dict[int, dict[str, int]]:
         stack, _, samples = line.rpartition(" ")
         thread, *frames = stack.split(";")
         number = THREAD.match(thread)
-        if number is None or any(mark in frames[-1] for mark in ASLEEP):
+        # A thread that has just begun has no frame yet.
+        if number is None or not frames or any(mark in frames[-1] for mark in ASLEEP):
             continue
         of_thread = found.setdefault(int(number[1]), {})
         name = stage_of(frames)
@@ -140,8 +141,14 @@ def of_tree(tree: Path, contender: Contender) -> Contender:
     packages = f"import sys; sys.path.insert(0, {str(tree)!r}); import cli; sys.modules['cocoa_tornado_cli'] = cli"
     program = f"{packages}; from cocoa_tornado_cli.main import main; main()"
 
+    knows_clients = "kafka_client:" in (tree / "cocoa_tornado" / "settings.py").read_text()
+
     def command(run: Run) -> list[str]:
-        return [sys.executable, "-c", program, *contender.command(run)[1:]]
+        _, *options = contender.command(run)
+        if not knows_clients and "--kafka-client" in options:
+            at = options.index("--kafka-client")
+            del options[at : at + 2]  # it has kafka-python only
+        return [sys.executable, "-c", program, *options]
 
     return replace(contender, command=command)
 

@@ -19,6 +19,7 @@ def test_samples_are_summed_up_by_thread_and_stage() -> None:
     folded = "thread (7): MainThread;main (a.py:1);decode (cocoa_tornado/rules/records.py:5) 3\n"
     folded += "thread (7): MainThread;main (a.py:1) 1\nthread (8): x;decode (cocoa_tornado/rules/records.py:9) 2\n"
     folded += "thread (8): x;_turn (a.py:1);_let_records_gather (a.py:2) 9\n"
+    folded += "thread (9) 1\n"
     assert parse(folded) == {7: {"decode": 3, OTHER: 1}, 8: {"decode": 2}}
 
 
