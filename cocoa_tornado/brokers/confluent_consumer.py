@@ -57,6 +57,8 @@ class _Record(NamedTuple):
 class ConfluentConsuming(Reading[int]):
     """One consumer after another, each until it fails. A partition goes by its number."""
 
+    pace_s = 0.001  # more would save nothing
+
     def __init__(
         self,
         options: KafkaOptions,

@@ -43,6 +43,8 @@ CALL_MS = int(CALL_S * 1000)
 class KafkaConsuming(Reading[TopicPartition]):
     """One consumer after another, each until it fails."""
 
+    pace_s = 0.003  # a poll costs more than what it brings then
+
     def __init__(
         self,
         options: KafkaOptions,

@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from tornado.ioloop import IOLoop
 
@@ -70,8 +70,11 @@ P = TypeVar("P")  # what the library calls a partition by
 class Reading(ABC, Generic[P]):
     """Owns the consumer thread. Built, started and stopped on the IOLoop; everything private is the thread's.
 
+    :cvar pace_s: between two batches, where records flow
     :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while it runs
     """
+
+    pace_s: ClassVar[float]
 
     def __init__(
         self,
@@ -230,7 +233,7 @@ class Reading(ABC, Generic[P]):
             self._handed_over_at = time.monotonic()
 
     def _let_records_gather(self) -> None:
-        left_s = pause_s(self._handed_over_at, time.monotonic())
+        left_s = pause_s(self.pace_s, self._handed_over_at, time.monotonic())
         if left_s:
             time.sleep(left_s)
 

@@ -6,19 +6,16 @@ Nothing here knows a thread: the adapter that owns an object calls it from one t
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
-
-PACE_S: Final = 0.003
-"""Between two batches, where records flow: each turn of two threads is for several of them then. One that comes alone
-waits for nothing."""
 
 
-def pause_s(handed_over_at: float, now: float) -> float:
-    """How long to let records gather before they are asked for.
+def pause_s(pace_s: float, handed_over_at: float, now: float) -> float:
+    """How long to let records gather before they are asked for: where they flow, each turn of two threads is for
+    several of them then. One that comes alone waits for nothing.
 
+    :param pace_s: at least so long is between two batches
     :param handed_over_at: when the last batch was, by the same clock as ``now``
     """
-    return max(0.0, min(PACE_S, handed_over_at + PACE_S - now))
+    return max(0.0, min(pace_s, handed_over_at + pace_s - now))
 
 
 class WaterMarks:
