@@ -266,7 +266,9 @@ def test_help_names_every_option_and_has_examples() -> None:
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     root = str(Path(__file__).parents[2])
-    code = "from cli.probe_device import probe_device; probe_device()"
+    # What a shell starts in the background ignores Ctrl-C, and so would all that comes from it.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from cli.probe_device import probe_device; probe_device()"
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": root} | environment
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=env, stdout=pipe, stderr=pipe, text=True)
@@ -294,7 +296,10 @@ def test_listening_prints_messages_until_ctrl_c() -> None:
         gateway.deliver_soon("doll", {"device_id": "doll", "text": "hi"})
         line = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        try:
+            output, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
 
     assert line == '{"type":"transcription","device_id":"doll","text":"hi"}\n'
     assert (output, errors) == ("", "")
