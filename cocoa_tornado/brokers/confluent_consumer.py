@@ -2,8 +2,7 @@
 
 All of it runs on one thread, the callbacks of the group's news too: librdkafka brings them within ``consume()``, and
 within ``close()``, which has a thread of its own while this one waits for it. What the brokers are asked now and then
-while records flow is asked on another: they answer behind a fetch that waits for records, and no record is to wait for
-that.
+while records flow is asked on another, by another client (``confluent_questions``): no record is to wait for that.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from functools import partial
 from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
@@ -24,6 +23,7 @@ from ..rules.records import Delivery, Rejected
 from .asking import ask
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
+from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
 from .kafka_options import KafkaOptions
@@ -33,6 +33,7 @@ from .port import Batch, BrokerCounters, Decoder
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
+SILENCE_S = 15.0  # without an answer of any kind to what the brokers are asked: more than all of its time-outs
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
 # For a name that is no UTF-8, which could not be written again either, ``headers()`` fails without saying so. A call
@@ -77,8 +78,9 @@ class ConfluentConsuming(Reading[int]):
         self._consumer: Consumer
         self._trouble: Trouble
         self._committing: Future[None] | None = None
-        self._probing: Future[dict[int, int]] | None = None
+        self._prober = Prober(clients, options.results_topic)
         self._probed_holding = 0
+        self._heard_at = 0.0
         self._closing = False
         self._faults: list[Exception] = []  # of callbacks
         self._session_now: object = None
@@ -96,6 +98,7 @@ class ConfluentConsuming(Reading[int]):
         session, self._faults = object(), []
         self._consumer, self._trouble = self._clients.consumer(self._told(partial(self._on_commit, session)))
         self._session_now, self._attached = session, self._consumer
+        self._prober, self._heard_at = Prober(self._clients, options.results_topic), time.monotonic()
         self._has_consumer, self._closing = True, False
         try:
             self._begin_session()
@@ -117,15 +120,16 @@ class ConfluentConsuming(Reading[int]):
 
     def _close(self) -> None:
         """Leave the group, bounded; never raises."""
-        pending: list[Future[Any]] = [asked for asked in (self._committing, self._probing) if asked is not None]
-        self._committing = self._probing = None
+        consumer, prober, committing = self._consumer, self._prober, self._committing
+        self._committing = None
 
         def close() -> None:
-            wait(pending)  # for an answer: librdkafka is not to be closed below a question
+            if committing is not None:
+                wait([committing])  # for an answer: librdkafka is not to be closed below a question
             with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
                 consumer.close()
+            prober.close()
 
-        consumer = self._consumer
         try:
             ask("cocoa-kafka-closing", close).result(CLOSE_TIMEOUT_S)
         except TimeoutError:
@@ -177,9 +181,9 @@ class ConfluentConsuming(Reading[int]):
         held = self._must_hold()
         wanted = self._reading if held else set()
         if wanted - self._paused:
-            self._consumer.pause(self._named(wanted - self._paused))
+            self._consumer.pause(named(self._options.results_topic, wanted - self._paused))
         if self._paused - wanted:
-            self._consumer.resume(self._named(self._paused - wanted))
+            self._consumer.resume(named(self._options.results_topic, self._paused - wanted))
         self._paused = set(wanted)
         return held
 
@@ -304,7 +308,7 @@ class ConfluentConsuming(Reading[int]):
             self._consumer.seek(TopicPartition(self._options.results_topic, number, offset))
 
     def _highwater(self, number: int) -> int:
-        known = self._consumer.get_watermark_offsets(self._named([number])[0], cached=True)
+        known = self._consumer.get_watermark_offsets(TopicPartition(self._options.results_topic, number), cached=True)
         return known[1] if known is not None else 0
 
     # -- the group's news
@@ -340,7 +344,7 @@ class ConfluentConsuming(Reading[int]):
         if self._paused:
             # A pause is the partition's, and would outlive its assignment.
             with contextlib.suppress(KafkaException):
-                consumer.resume(self._named(self._paused))
+                consumer.resume(named(self._options.results_topic, self._paused))
         consumer.unassign()
         self._reading, self._paused = set(), set()
         self.forget()
@@ -354,37 +358,21 @@ class ConfluentConsuming(Reading[int]):
         return partition
 
     def _numbers(self) -> Collection[int]:
-        topic = self._options.results_topic
-        found = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic]
-        if found.error is not None:  # of a broker that is just learning of it, say: what it knows is not all
-            raise KafkaException(found.error)
-        return list(found.partitions)
-
-    def _named(self, partitions: Collection[int], offset: int | None = None) -> list[TopicPartition]:
-        topic = self._options.results_topic
-        if offset is None:
-            return [TopicPartition(topic, number) for number in partitions]
-        return [TopicPartition(topic, number, offset) for number in partitions]
+        return numbers(self._consumer, self._options.results_topic)
 
     def _committed(self, partitions: Collection[int]) -> dict[int, int | None]:
-        found = _whole(self._consumer.committed(self._named(partitions), timeout=CALL_S))
-        return {partition.partition: partition.offset if partition.offset >= 0 else None for partition in found}
+        return committed(self._consumer, self._options.results_topic, partitions)
 
     def _find_ends(self, partitions: Collection[int]) -> dict[int, int]:
-        return self._find(partitions, OFFSET_END)
+        return find(self._consumer, self._options.results_topic, partitions, OFFSET_END)
 
     def _find_beginnings(self, partitions: Collection[int]) -> dict[int, int]:
-        return self._find(partitions, OFFSET_BEGINNING)
-
-    def _find(self, partitions: Collection[int], which: int) -> dict[int, int]:
-        # All of them in one question; these two "times" are the protocol's own words for the ends of a log.
-        found = _whole(self._consumer.offsets_for_times(self._named(partitions, which), timeout=CALL_S))
-        return {partition.partition: partition.offset for partition in found}
+        return find(self._consumer, self._options.results_topic, partitions, OFFSET_BEGINNING)
 
     def _begin_at(self, starts: dict[int, int]) -> bool:
         topic = self._options.results_topic
         self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in starts.items()])
-        self._consumer.resume(self._named(starts))  # it may have been paused in an assignment before
+        self._consumer.resume(named(topic, starts))  # it may have been paused in an assignment before
         self._reading, self._paused = set(starts), set()
         self._broken_at.clear()
         return True
@@ -402,7 +390,7 @@ class ConfluentConsuming(Reading[int]):
             raise KafkaException(KafkaError(KafkaError._STATE)) from error
 
     def _commit_now(self, offsets: dict[int, int]) -> None:
-        _whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
+        whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
 
     def _commit_here(self) -> None:
         """Commit what is done, in a callback, without waiting: a rebalance goes on only when this member has joined
@@ -436,31 +424,18 @@ class ConfluentConsuming(Reading[int]):
     # -- looking around
 
     def _probe_if_due(self) -> None:
-        """Ask the leaders and the coordinator something: nothing comes alike from quiet and absent brokers."""
-        if self._probing is not None:
-            if self._probing.done():
-                answer, self._probing = self._probing, None
-                self._hear(answer)
-            return
         now = time.monotonic()
-        if now >= self._probe_at:
+        answer = self._prober.take_answer()
+        if answer is not None:
+            self._heard_at = now
+            self._hear(answer)
+        elif now - self._heard_at > SILENCE_S:
+            self._availability.down("away", f"{','.join(self._options.bootstrap)}: no answer for {SILENCE_S:.0f} s")
+        if now >= self._probe_at and not self._prober.is_asking():
             self._probe_at = now + self._options.probe_interval_s
             self._probed_holding = self._holding
-            question = partial(self._probe, self._session_now, self._joined, list(self._ledgers))
             with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
-                self._probing = ask("cocoa-kafka-probe", question)
-
-    def _probe(self, session: object, joined: bool, assigned: list[int]) -> dict[int, int]:
-        """On a thread of its own. Returns where the partitions end."""
-        if joined:
-            # The group's coordinator. While it keeps a join waiting for other members it would not answer.
-            self._committed([0])
-        if self._closing or session is not self._session_now:
-            return {}  # nobody listens any more
-        if not assigned:
-            self._numbers()
-            return {}
-        return self._find_ends(assigned)
+                self._prober.ask(self._joined, list(self._ledgers))
 
     def _hear(self, answer: Future[dict[int, int]]) -> None:
         if self._probed_holding != self._holding:
@@ -480,11 +455,3 @@ class ConfluentConsuming(Reading[int]):
             self._ends[number] = max(self._ends.get(number, 0), found)
         self._report_lag()
         self._report_state()
-
-
-def _whole(partitions: list[TopicPartition]) -> list[TopicPartition]:
-    """Raises KafkaException where the answer holds an error for one of them."""
-    for partition in partitions:
-        if partition.error is not None:
-            raise KafkaException(partition.error)
-    return partitions

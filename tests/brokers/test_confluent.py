@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
 
@@ -32,6 +33,7 @@ from cocoa_tornado.brokers import confluent_broken, confluent_consumer  # noqa: 
 from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
 from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
 from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
+from cocoa_tornado.brokers.confluent_questions import Prober  # noqa: E402
 
 pytestmark = pytest.mark.gen_test(timeout=90)
 
@@ -90,9 +92,6 @@ class Consumer:
     def get_watermark_offsets(self, where: TopicPartition, cached: bool) -> tuple[int, int]:
         return (0, self._log_end)
 
-    def offsets_for_times(self, wanted: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        return [TopicPartition(where.topic, where.partition, self._log_end) for where in wanted]
-
     def seek(self, where: TopicPartition) -> None:
         self.told.append(("seek", where.offset))
 
@@ -114,6 +113,31 @@ class Consumer:
         self.told.append(("close",))
 
 
+class Asker:
+    """The client that asks: of a topic that ends at 100.
+
+    :ivar fails: with that it answers
+    :ivar answers: set when it may answer
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.fails: KafkaException | None = None
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def poll(self, timeout: float) -> None: ...
+
+    def offsets_for_times(self, wanted: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        self.answers.wait()
+        if self.fails is not None:
+            raise self.fails
+        return [TopicPartition(where.topic, where.partition, 100) for where in wanted]
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
 def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentConsuming:
     """A reading half whose thread is not started, so that a test can do the thread's work; partition 0 is its own."""
     options, counters = KafkaOptions(bootstrap=("127.0.0.1:1",)), BrokerCounters()
@@ -130,25 +154,39 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentCo
     )
     consuming._consumer = consuming._attached = consumer  # type: ignore[assignment]
     consuming._session_now, consuming._trouble = SESSION, Trouble()
-    consuming._ledgers = {0: OffsetLedger(start)}
+    consuming._ledgers, consuming._joined = {0: OffsetLedger(start)}, False
+    consuming._heard_at = consuming._unresolved_since = time.monotonic()
     return consuming
+
+
+def asking(consuming: ConfluentConsuming) -> Asker:
+    """The client with which it asks from now on."""
+    asker = Asker()
+    consuming._prober._consumer = asker  # type: ignore[assignment]
+    return asker
 
 
 # -- what the brokers are asked now and then
 
 
-def probed(consuming: ConfluentConsuming) -> None:
-    """Have it ask, hear the answer, and do what follows."""
+def asked(consuming: ConfluentConsuming) -> None:
+    """Have it ask, and wait for the answer."""
     consuming._probe_at = 0.0
     consuming._probe_if_due()
-    assert consuming._probing is not None
-    wait([consuming._probing], 10)
+    assert consuming._prober._asked is not None
+    wait([consuming._prober._asked], 10)
+
+
+def probed(consuming: ConfluentConsuming) -> None:
+    """Have it ask, hear the answer, and do what follows."""
+    asked(consuming)
     consuming._probe_if_due()
 
 
 async def test_what_the_brokers_answer_is_entered_and_takes_back_nothing_that_was_read_meanwhile() -> None:
-    consuming = books(Receiver(), Consumer(log_end=100))
-    consuming._ends, consuming._unresolved_since = {}, time.monotonic()
+    consuming = books(Receiver(), Consumer())
+    asking(consuming)
+    consuming._ends = {}
     probed(consuming)
     assert consuming._ends == {0: 100}
     consuming._ends = {0: 500}
@@ -158,23 +196,53 @@ async def test_what_the_brokers_answer_is_entered_and_takes_back_nothing_that_wa
 
 @pytest.mark.parametrize("fails", [False, True])
 async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_again(
-    fails: bool, monkeypatch: pytest.MonkeyPatch
+    fails: bool,
 ) -> None:
-    consuming = books(Receiver(), Consumer(log_end=100))
+    consuming = books(Receiver(), Consumer())
+    asker = asking(consuming)
     if fails:
-
-        def late(wanted: object, timeout: float) -> None:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-
-        monkeypatch.setattr(consuming._consumer, "offsets_for_times", late, raising=False)
+        asker.fails = KafkaException(KafkaError(KafkaError._TIMED_OUT))
     before = consuming._availability.status()
+    asked(consuming)
+    consuming.forget()
+    asker.answers.clear()
+    consuming._probe_if_due()
+    assert (consuming._ends, consuming._availability.status()) == ({}, before)
+    assert consuming._prober.is_asking()
+    asker.answers.set()
+
+
+@AWAY
+async def test_brokers_that_nothing_is_heard_of_do_not_count_as_being_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consuming = books(Receiver(), Consumer())
+    asker = asking(consuming)
+    consuming._joined = True
+    consuming._availability.ready("")
+    monkeypatch.setattr(confluent_consumer, "SILENCE_S", 0.05)
+    asker.answers.clear()
+    consuming._probe_at = time.monotonic() + 60
+    time.sleep(0.1)
+    consuming._probe_if_due()
+    assert consuming._availability.status().state is BrokerState.CONNECTING
+    assert "no answer" in consuming._availability.status().detail
+    asker.answers.set()
+
+
+async def test_the_client_that_asks_is_closed_behind_its_question_and_holds_up_no_other() -> None:
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer)
+    asker = asking(consuming)
+    asker.answers.clear()
     consuming._probe_at = 0.0
     consuming._probe_if_due()
-    assert consuming._probing is not None
-    wait([consuming._probing], 10)
-    consuming.forget()
-    consuming._probe_if_due()
-    assert (consuming._ends, consuming._availability.status(), consuming._probe_at) == ({}, before, 0.0)
+    closing = asyncio.ensure_future(asyncio.to_thread(consuming._close))
+    await eventually(lambda: consumer.told == [("close",)])
+    assert asker.told == []
+    asker.answers.set()
+    await closing
+    assert asker.told == ["close"]
 
 
 async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +254,7 @@ async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.Mo
     monkeypatch.setattr(threading.Thread, "start", refuse)
     consuming._probe_at = 0.0
     consuming._probe_if_due()
-    assert consuming._probing is None
+    assert not consuming._prober.is_asking()
     with pytest.raises(KafkaException):
         consuming._commit_and_wait({0: 1})
     consuming._close()
@@ -397,15 +465,15 @@ async def test_no_record_waits_for_what_the_brokers_are_asked_meanwhile(
 ) -> None:
     receiver, broker = Receiver(), await stand.broker(probe_interval_s=0.05)
     asked, answered = threading.Event(), threading.Event()
-    probe = ConfluentConsuming._probe
+    answer = Prober._answer
 
-    def slow(self: ConfluentConsuming, session: object, joined: bool, assigned: list[int]) -> dict[int, int]:
+    def slow(self: Prober, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
         asked.set()
         answered.wait(60)
-        return probe(self, session, joined, assigned)
+        return answer(self, joined, assigned)
 
     async with consuming(broker, receiver):
-        monkeypatch.setattr(ConfluentConsuming, "_probe", slow)
+        monkeypatch.setattr(Prober, "_answer", slow)
         try:
             assert await asyncio.to_thread(asked.wait, 10)
             await stand.write(numbered(0, 5))

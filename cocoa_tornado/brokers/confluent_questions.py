@@ -1,0 +1,108 @@
+"""What the brokers are asked: where a partition is to be read from, and now and then whether they are there at all.
+
+The second is asked on a thread of its own, by a client of its own. A consumer's connection answers behind a fetch that
+waits for records, and since confluent-kafka 2.16 the calls of one consumer wait for each other: for a call beside a
+``consume()`` that is called again and again, that can be for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, wait
+
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
+
+from .asking import ask
+from .confluent_clients import ConfluentClients
+from .kafka_reading import CALL_S
+
+__all__ = ["OFFSET_BEGINNING", "OFFSET_END", "Prober", "committed", "find", "named", "numbers", "whole"]
+
+
+def named(topic: str, partitions: Collection[int], offset: int | None = None) -> list[TopicPartition]:
+    if offset is None:
+        return [TopicPartition(topic, number) for number in partitions]
+    return [TopicPartition(topic, number, offset) for number in partitions]
+
+
+def numbers(consumer: Consumer, topic: str) -> list[int]:
+    """Of the topic's partitions, as far as they are known."""
+    found = consumer.list_topics(topic, timeout=CALL_S).topics[topic]
+    if found.error is not None:  # of a broker that is just learning of it, say: what it knows is not all
+        raise KafkaException(found.error)
+    return list(found.partitions)
+
+
+def committed(consumer: Consumer, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
+    """What the consumer's group has committed."""
+    found = whole(consumer.committed(named(topic, partitions), timeout=CALL_S))
+    return {partition.partition: partition.offset if partition.offset >= 0 else None for partition in found}
+
+
+def find(consumer: Consumer, topic: str, partitions: Collection[int], which: int) -> dict[int, int]:
+    """Where the partitions begin or end.
+
+    :param which: ``OFFSET_BEGINNING`` or ``OFFSET_END``
+    """
+    # All of them in one question; these two "times" are the protocol's own words for the ends of a log.
+    found = whole(consumer.offsets_for_times(named(topic, partitions, which), timeout=CALL_S))
+    return {partition.partition: partition.offset for partition in found}
+
+
+def whole(partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """Raises KafkaException where the answer holds an error for one of them."""
+    for partition in partitions:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+    return partitions
+
+
+class Prober:
+    """Asks the partitions' leaders and the group's coordinator something: nothing comes alike from quiet and absent
+    brokers. Made for one session, and used by its thread.
+    """
+
+    def __init__(self, clients: ConfluentClients, topic: str) -> None:
+        self._clients, self._topic = clients, topic
+        self._consumer: Consumer | None = None  # the asking thread's; it never joins the group
+        self._asked: Future[dict[int, int]] | None = None
+
+    def is_asking(self) -> bool:
+        """Whether there is an answer to come, or to be taken."""
+        return self._asked is not None
+
+    def ask(self, joined: bool, assigned: Sequence[int]) -> None:
+        """Begin to ask; raises RuntimeError where no thread is to be had."""
+        assert self._asked is None
+        self._asked = ask("cocoa-kafka-probe", lambda: self._answer(joined, assigned))
+
+    def take_answer(self) -> Future[dict[int, int]] | None:
+        """What has been answered, once: where the partitions end, or what the question has raised."""
+        if self._asked is None or not self._asked.done():
+            return None
+        asked, self._asked = self._asked, None
+        return asked
+
+    def close(self) -> None:
+        """Once the question under way has its answer. Any thread."""
+        if self._asked is not None:
+            wait([self._asked])
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+                consumer.close()
+
+    def _answer(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
+        """On the asking thread."""
+        if self._consumer is None:
+            self._consumer, _ = self._clients.consumer(lambda error, partitions: None)
+        consumer = self._consumer
+        consumer.poll(0)  # what it has to tell is told to the session's own consumer too; an access token is asked for
+        if joined:
+            # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+            committed(consumer, self._topic, [0])
+        if not assigned:
+            numbers(consumer, self._topic)
+            return {}
+        return find(consumer, self._topic, assigned, OFFSET_END)
