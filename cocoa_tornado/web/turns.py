@@ -7,15 +7,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import random
 import select
 import selectors
 import sys
 from typing import Any
 
-from ..rules.turns import MOST_PER_TURN, share
-
-MOST_SEEN = 4096
-"""So many ready sockets are looked at before a turn. The kernel goes round: those left out come first the next time."""
+from ..rules.turns import MOST_PER_TURN, among_the_gone, room_left
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -37,7 +35,6 @@ if sys.platform.startswith("linux"):
             super().__init__()
             self._own = select.epoll.fromfd(os.dup(self.fileno()))
             self._keys: dict[int, selectors.SelectorKey] = {}
-            self._turn = 0
 
         def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
             return self._note(super().register(fileobj, events, data))
@@ -67,14 +64,11 @@ if sys.platform.startswith("linux"):
             if timeout is not None:
                 timeout = math.ceil(timeout * 1e3) * 1e-3 if timeout > 0 else 0
             try:
-                found = self._own.poll(timeout, MOST_SEEN)
+                found = self._own.poll(timeout, MOST_PER_TURN)
             except InterruptedError:
                 return []
-            if len(found) > MOST_PER_TURN:
-                self._turn += 1
-                alive = [ready for ready in found if not ready[1] & HANGING_UP]
-                gone = [ready for ready in found if ready[1] & HANGING_UP]
-                found = share(alive, gone, self._turn)
+            if len(found) == MOST_PER_TURN:
+                found = self._choose(found)
             keys, ready = self._keys, []
             for fd, event in found:
                 key = keys.get(fd)
@@ -83,3 +77,20 @@ if sys.platform.startswith("linux"):
                     writes = selectors.EVENT_WRITE if event & ~(select.EPOLLIN | select.EPOLLRDHUP) else 0
                     ready.append((key, (reads | writes) & key.events))
             return ready
+
+        def _choose(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+            """There may be more of them: find those who are alive behind those who are gone."""
+            alive: dict[int, int] = {}
+            gone: dict[int, int] = {}
+            room = MOST_PER_TURN
+            while room:
+                known = len(alive) + len(gone)
+                for fd, event in found:
+                    if fd not in alive:
+                        (gone if event & HANGING_UP else alive)[fd] = event
+                if len(found) < room or len(alive) + len(gone) < known + len(found):
+                    break  # these were the last; or the kernel has gone all the way round
+                room = room_left(len(alive), len(gone))
+                if room:
+                    found = self._own.poll(0, room)
+            return [*alive.items(), *among_the_gone(len(alive), list(gone.items()), random.getrandbits(16))]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import selectors
 import socket
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cocoa_tornado.rules.turns import MOST_PER_TURN
 from cocoa_tornado.web.turns import new_event_loop
@@ -61,6 +66,20 @@ def selector() -> Iterator[TurnSelector]:
     made.close()
 
 
+@contextlib.contextmanager
+def many_events(count: int, initial: int = 0) -> Iterator[list[int]]:
+    """Descriptors that are ready whenever they have been written to."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count + 100:
+        pytest.skip(f"this machine lets a process open {hard} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 1000), hard))
+    made = [os.eventfd(initial, os.EFD_NONBLOCK) for _ in range(count)]
+    yield made
+    for event in made:
+        os.close(event)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     sock.close()
@@ -104,6 +123,46 @@ def test_who_speaks_is_heard_before_a_crowd_that_is_gone(pairs: Pairs, selector:
     assert [key.data for key, _ in ready].count("alive") == 1
     assert len(ready) == MOST_PER_TURN
     assert all(events == READ for _, events in ready)
+
+
+@pytest.mark.parametrize("ready", [150, 1000, 8192])
+def test_of_a_crowd_that_does_not_stop_all_have_as_many_turns(ready: int, selector: TurnSelector) -> None:
+    rounds, turns = 5, Counter[int]()
+    with many_events(ready, initial=1) as events:
+        for event in events:
+            selector.register(event, READ)
+        for _ in range(rounds * ready // MOST_PER_TURN + 1):
+            turns.update(key.fd for key, _ in selector.select(0))
+    assert set(turns) == set(events)
+    assert max(turns.values()) - min(turns.values()) <= 1
+
+
+@given(st.lists(st.integers(0, 2 * MOST_PER_TURN), min_size=1, max_size=30), st.integers(0, 300))
+def test_nobody_waits_for_more_turns_than_there_are_others_before_it(more: list[int], backlog: int) -> None:
+    selector, waiting = TurnSelector(), deque[int]()
+    with many_events(backlog + sum(more)) as events:
+        for event in events:
+            selector.register(event, READ)
+        sleeping = iter(events)
+        for new in (backlog, *more):
+            for event in islice(sleeping, new):
+                os.eventfd_write(event, 1)
+                waiting.append(event)
+            expected = [waiting.popleft() for _ in range(min(MOST_PER_TURN, len(waiting)))]
+            heard = [key.fd for key, _ in selector.select(0)]
+            assert heard == expected
+            for event in heard:
+                os.eventfd_read(event)
+    selector.close()
+
+
+def test_of_the_gone_none_is_kept_from_its_turn_by_those_who_stay(pairs: Pairs, selector: TurnSelector) -> None:
+    for number in range(CROWD):
+        ours, theirs = pairs.make()
+        selector.register(ours, READ, number)
+        theirs.shutdown(socket.SHUT_WR) if number < MOST_PER_TURN else theirs.send(b"x")
+    heard = {key.data for _ in range(500) for key, _ in selector.select(0)}
+    assert heard == set(range(CROWD))
 
 
 def test_what_it_says_of_a_few_sockets_is_what_the_standard_library_says(pairs: Pairs, selector: TurnSelector) -> None:
