@@ -18,6 +18,7 @@ EXTRAS = {
     "google": [*AUDIO, "google-cloud-speech>=2.26"],
     "redis": ["redis[hiredis]>=5.0"],
     "librdkafka": ["confluent-kafka>=2.5"],
+    "uvloop": [],  # it brought no gain (docs/benchmark.rst)
 }
 EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
 # What the contenders of the benchmark are made of, this project with librdkafka among them.

@@ -132,6 +132,7 @@ class Gateway:
             await self.keys.start()
             await self._open_mailbox()
             admission = Admission(self._compose(), self.settings.access_log)
+            self._adapt_to_tornado()
             sockets = bind(self.settings.host, self.settings.port)
         except BaseException:
             await self.keys.close()
@@ -146,7 +147,6 @@ class Gateway:
         if self.engine is not None:
             self.engine.start()
         self.broker.start(self._sink, decode)
-        self._adapt_to_tornado()
         speech = SPEECH_OFF if self.engine is None else speech_url(self.settings)
         extra = {"url": self.url, "broker": self.settings.broker, "speech": speech}
         client = kafka_client(self.settings)

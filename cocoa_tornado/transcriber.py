@@ -296,11 +296,12 @@ class Utterance:
     def cut(self) -> None:
         """The gateway goes away. An utterance whose record is being published goes on all the same."""
         if not self._ending:
+            on_cut = self._on_cut
             self.stream.cancel()
             self._tell_the_end(transcripts.DRAINING, self._tells_errors or self._has_hypotheses)
             self._end("drained")
-            if self._on_cut is not None:
-                self._on_cut()
+            if on_cut is not None:
+                on_cut()
 
     def _tell_the_end(self, error: str, wanted: bool) -> None:
         if wanted and not self._ending:
@@ -374,6 +375,7 @@ class Utterance:
         if not self._ended:
             self._ended = self._ending = True
             self._next = None
+            self._on_cut = None  # which may know of whoever has this one: no circle is left for the collector
             count(self._counters.streams, outcome)
             self._transcriber.ended(self)
 

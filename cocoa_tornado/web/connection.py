@@ -267,7 +267,8 @@ class DeviceConnection:
         """
         self._on_stream_closed()
         self.abort()
-        self._box = None
+        if not self.is_writing:  # else what the socket has taken is yet to be told to the box
+            self._box = None
         self._context.sockets.discard(self)
 
     def abort(self) -> None:
@@ -346,6 +347,8 @@ class DeviceConnection:
             self._outbox.written()
         else:
             self._all_written()
+        if self._stream.closed() and not self.is_open:
+            self._box = None
 
     def _all_written(self) -> None:
         """The socket has taken everything. Where the stream is closed, the reading side sees to the rest."""
@@ -381,7 +384,8 @@ class DeviceConnection:
         There is no task that waits for it: most devices say nothing most of the time. A future calls back in the next
         loop turn at the soonest, so a device that sends without pause gives way to the others after each read.
         """
-        if done is not None and (done.cancelled() or isinstance(done.exception(), StreamClosedError)):
+        self._holding = None
+        if done is not None and (done.cancelled() or isinstance(done.exception(), OSError)):
             # Not raised: this frame would hold the future, which holds the error, which would hold this frame.
             self.cut()
             return
@@ -394,8 +398,10 @@ class DeviceConnection:
             else:
                 coming = asyncio.ensure_future(self._stream.read_bytes(READ_CHUNK_BYTES, partial=True))
             coming.add_done_callback(self._read)
-        except StreamClosedError:
+        except OSError as error:
+            # The stream is closed, or has just found out that it has to be: by what is no TLS, say.
             self.cut()
+            error.__traceback__ = None  # which holds this frame, and the stream holds the error
         except Exception:
             log.exception("connection failed", extra=self.who())
             self.cut()
@@ -425,7 +431,6 @@ class DeviceConnection:
         # What it may have said meanwhile comes all at once now.
         self._in_rate.credit(self._context.limits.inbound, self._context.clock() - since)
         self._unwatch()
-        self._holding = None
         return b""
 
     def _receive(self, data: bytes) -> None:

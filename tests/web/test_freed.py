@@ -4,8 +4,12 @@ there is only once in a long while (cli/serve.py).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
+import os
+import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -15,6 +19,8 @@ import websockets
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 
+from cocoa_tornado.transcriber import Utterance
+from cocoa_tornado.web.audio_handler import AudioStreamHandler
 from cocoa_tornado.web.box_feed import BoxFeed
 from cocoa_tornado.web.connection import DeviceConnection
 from cocoa_tornado.web.device_handler import DeviceHandler
@@ -23,10 +29,22 @@ from cocoa_tornado.web.streams import HttpsStream, HttpStream
 
 from ..certificates import write_certificate
 from ..harness import Harness, eventually
-from ..raw_device import CLOSE, PING, TEXT
+from ..raw_device import CLOSE, PING, TEXT, UPGRADE, frame
+from ..scripted_engine import ScriptedEngine
 from .conftest import StartGateway
 
-OURS = (HttpStream, HttpsStream, DeviceHandler, DeviceConnection, Inbound, BoxFeed, HTTP1Connection, HTTPServerRequest)
+OURS = (
+    HttpStream,
+    HttpsStream,
+    HTTP1Connection,
+    HTTPServerRequest,
+    DeviceHandler,
+    DeviceConnection,
+    Inbound,
+    BoxFeed,
+    AudioStreamHandler,
+    Utterance,
+)
 
 pytestmark = pytest.mark.gen_test(timeout=30)
 
@@ -112,6 +130,19 @@ async def test_of_a_connection_that_has_ended_nothing_is_left(
     await eventually(lambda: living() == before)
 
 
+async def test_nor_is_anything_left_of_an_upload(start_gateway: StartGateway) -> None:
+    engine = ScriptedEngine()
+    gateway = await start_gateway(engine=engine)
+    headers = {"Authorization": f"Bearer {gateway.token('doll')}", "Content-Type": "application/octet-stream"}
+    before = living()
+    for _ in range(3):
+        device = await gateway.dial()
+        assert (await device.request("POST", "/api/v1/audio/stream", headers, bytes(3200))).status == 200
+        device.close()
+    engine.streams.clear()
+    await eventually(lambda: living() == before)
+
+
 async def test_nor_is_anything_left_of_one_over_tls(start_gateway: StartGateway, tmp_path: Path) -> None:
     certificate = write_certificate(tmp_path)
     gateway = await start_gateway(tls_cert=certificate.cert, tls_key=certificate.key)
@@ -124,3 +155,30 @@ async def test_nor_is_anything_left_of_one_over_tls(start_gateway: StartGateway,
             if how == "abort":
                 device.transport.abort()
     await eventually(lambda: living() == before)
+
+
+@pytest.mark.logs("tornado.general", "^error on read: ")
+async def test_nor_of_one_whose_words_are_followed_by_what_is_no_tls(
+    start_gateway: StartGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate = write_certificate(tmp_path)
+    gateway = await start_gateway(tls_cert=certificate.cert, tls_key=certificate.key)
+
+    def connect() -> ssl.SSLSocket:
+        sock = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+        device = certificate.client_context().wrap_socket(sock, server_hostname="127.0.0.1")
+        headers = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+        device.sendall(f"GET /ws?token={gateway.token('doll')} HTTP/1.1\r\nHost: doll\r\n{headers}\r\n".encode())
+        assert device.recv(1024).startswith(b"HTTP/1.1 101 ")
+        return device
+
+    before = living()
+    for _ in range(3):
+        device = await asyncio.to_thread(connect)
+        # In one turn of the gateway's loop, which is this one too: so it reads both at once.
+        device.sendall(frame(TEXT, b"hello"))
+        os.write(device.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+        await eventually(lambda: not len(gateway.gateway.hub))
+        device.close()
+    await eventually(lambda: living() == before)
+    assert "connection failed" not in caplog.messages

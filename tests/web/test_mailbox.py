@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.records import Delivery
+from cocoa_tornado.web.connection import DeviceConnection
 
 from ..harness import RESULTS, Harness, eventually
 from ..raw_device import CLOSE, TEXT
@@ -244,6 +248,34 @@ async def test_a_device_that_leaves_half_way_goes_on_from_there(start_gateway: S
         device.transport.abort()
         await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
     assert seen == [str(number) for number in range(750)]
+
+
+@pytest.mark.gen_test
+async def test_what_a_socket_has_taken_in_the_turn_in_which_it_is_cut_counts_as_written(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start(start_gateway)
+    device = await gateway.raw("doll", receive_buffer=4096)
+    (connection,) = gateway.gateway.hub
+    assert isinstance(connection, DeviceConnection)
+    count = 0
+    while not connection.is_writing:
+        await gateway.publish("doll", f"{count} {'x' * 20_000}")
+        count += 1
+        await stored(gateway, count)
+        await asyncio.sleep(0.01)
+    stream, ours = connection._stream, device.writer.get_extra_info("socket").fileno()
+    deadline = time.monotonic() + 10
+    while stream.writing() and time.monotonic() < deadline:  # all within this turn of the loop, which is the gateway's
+        with contextlib.suppress(BlockingIOError):
+            os.read(ours, 64 * 1024)
+        stream._handle_write()
+    assert not stream.writing()
+    connection.cut()
+    await asyncio.sleep(0)
+    device.close()
+    again = await gateway.connect("doll")
+    assert await hears_nothing(again)
 
 
 @pytest.mark.gen_test
