@@ -20,7 +20,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 PING_INTERVAL_S = 30
-BACKLOG = 4096  # the library's own is too short for a storm
+BACKLOG = 65_535  # as long as the kernel allows; the library's own is too short for a storm
 POSITION_PATIENCE_S = 1.0
 MAX_MESSAGE_BYTES = 512 * 1024
 

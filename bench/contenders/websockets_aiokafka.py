@@ -25,7 +25,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 PING_INTERVAL_S = 30
-BACKLOG = 4096  # the library's own is too short for a storm
+BACKLOG = 65_535  # as long as the kernel allows; the library's own is too short for a storm
 POSITION_PATIENCE_S = 1.0
 MAX_MESSAGE_BYTES = 512 * 1024
 

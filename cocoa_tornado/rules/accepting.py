@@ -4,6 +4,10 @@ brings the time.
 Two things stop it: the process is out of something that a connection needs, and then it tries again after a pause; or
 too many connections are pending, which means that they are not a device's (yet), and then it waits until some are not.
 Meanwhile newcomers wait in the kernel's queue, which costs nothing; to go on trying would cost all the time there is.
+
+When thousands come at once, that queue overflows long before they are served. Whom it drops tries again after longer
+and longer pauses, whenever there is room. So they are accepted at once, which costs little, and wait here, first come,
+first served.
 """
 
 from __future__ import annotations
@@ -12,9 +16,12 @@ import enum
 import errno
 from typing import Final, NamedTuple
 
-ROOM_PER_TURN: Final = 16
-"""So many connections at most before the event loop may do something else: a turn is as long as so many handshakes, and
-so long the devices that are there already wait when thousands come at once."""
+ACCEPTED_PER_TURN: Final = 128
+"""So many connections at most before the event loop may do something else. Each costs one system call."""
+
+SERVED_PER_TURN: Final = 16
+"""Likewise for those that are begun with: a turn is as long as so many handshakes, and so long the devices that are
+there already wait when thousands come at once."""
 
 RETRY_S: Final = 1.0
 
@@ -56,7 +63,8 @@ _OBSTACLES: Final = {
 
 class Decision(NamedTuple):
     """:ivar room: connections that may be accepted in this turn of the loop
-    :ivar retry_at: where there is no room, when to ask again; None: when a pending connection has ended
+    :ivar retry_at: where there is no room, when to ask again; None: when a pending connection has been served, or has
+        ended
     """
 
     room: int
@@ -69,19 +77,24 @@ class Gate:
     Each :meth:`admitted` is followed by one :meth:`ended`. Once there are ``max_pending``, some must end before the
     next are let in, so that a crowd at the bound does not turn the server on and off for each.
 
+    At most half of ``max_pending`` wait to be served, so that it is not reached by those who have only just come.
+
     :ivar pending: connections accepted that have neither ended nor become a device's
+    :ivar waiting: those of them that are yet to be served
     """
 
     def __init__(self, max_pending: int, retry_s: float = RETRY_S) -> None:
-        self.pending = 0
+        self.pending = self.waiting = 0
         self._max_pending, self._retry_s = max_pending, retry_s
+        self._max_waiting = max(1, max_pending // 2)
         self._resume_at = max_pending - max(1, max_pending // 16)
         self._is_full = False
         self._fault: Obstacle | None = None
         self._retry_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Gate {self.pending} of {self._max_pending} pending, {self.obstacle or 'open'}>"
+        state = self.obstacle or "open"
+        return f"<Gate {self.pending} of {self._max_pending} pending, {self.waiting} to be served, {state}>"
 
     @property
     def obstacle(self) -> Obstacle | None:
@@ -94,16 +107,27 @@ class Gate:
             return Decision(0, self._retry_at)
         if self._is_full:
             return Decision(0)
-        return Decision(min(ROOM_PER_TURN, self._max_pending - self.pending))
+        room = min(self._max_pending - self.pending, self._max_waiting - self.waiting)
+        return Decision(min(ACCEPTED_PER_TURN, room))
+
+    @property
+    def to_serve(self) -> int:
+        """So many of those that wait may be served in this turn of the loop."""
+        return min(SERVED_PER_TURN, self.waiting)
 
     def admitted(self) -> None:
-        """One connection has been accepted."""
+        """One connection has been accepted, and waits."""
         self.pending += 1
+        self.waiting += 1
         if self.pending >= self._max_pending:
             self._is_full = True
 
+    def served(self) -> None:
+        """The one that has waited longest is being served now. Its end is yet to be told."""
+        self.waiting -= 1
+
     def ended(self) -> None:
-        """A pending connection is closed, or is a device's now."""
+        """A pending connection that does not wait is closed, or is a device's now."""
         self.pending -= 1
         if self.pending <= self._resume_at:
             self._is_full = False

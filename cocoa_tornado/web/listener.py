@@ -13,6 +13,7 @@ import logging
 import resource
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ from .streams import HttpsStream, HttpStream
 
 MAX_HEADER_BYTES = 64 * 1024
 MAX_BUFFER_BYTES = 16 * 1024 * 1024
-LISTEN_BACKLOG = 4096
+LISTEN_BACKLOG = 65_535  # as long as the kernel allows
 LINES = RateLimit(per_s=1 / 30, burst=10)
 
 EVENTS = {
@@ -79,6 +80,7 @@ class Listener:
     ) -> None:
         self._options, self._tls, self._counters, self._devices = options, tls, counters, devices
         self._gate = Gate(options.max_pending)
+        self._waiting: deque[tuple[socket.socket, Any]] = deque()
         self._marks: dict[HttpStream, tuple[int, int] | None] = {}
         self._server = _Server(
             delegate,
@@ -91,6 +93,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._is_reading = False
         self._retry: asyncio.TimerHandle | None = None
+        self._next_turn: asyncio.Handle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._lines = LineBudget(LINES)
         self._obstacle: Obstacle | None = None
@@ -126,6 +129,13 @@ class Listener:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        while self._waiting:
+            connection, _ = self._leave_the_queue()
+            connection.close()
+            self._gate.ended()
         await self._server.close_all_connections()
 
     def _follow(self) -> None:
@@ -156,25 +166,46 @@ class Listener:
                 self._loop.remove_reader(sock)
 
     def _accept_waiting(self, sock: socket.socket) -> None:
-        """One turn: those who wait, as far as there is room. The loop comes back for the others."""
+        """One turn: those in the kernel's queue, as far as there is room. The loop comes back for the others."""
         room = self._gate.decide(self._loop.time()).room
         if not room:
             # In this very turn another socket of ours has taken it, or failed.
             return
+        has_failed = False
         for _ in range(room):
             try:
                 connection, address = sock.accept()
             except BlockingIOError:
                 break
             except OSError as error:
-                if self._gate.failed(error.errno, self._loop.time()):
-                    self._follow()
-                    return
+                has_failed = self._gate.failed(error.errno, self._loop.time())
+                if has_failed:
+                    break
             else:
                 self._gate.admitted()
-                self._serve(connection, address)
-        self._gate.turn_passed()
+                self._waiting.append((connection, address))
+        if not has_failed:
+            self._gate.turn_passed()
+        if self._next_turn is None:
+            self._serve_waiting()
         self._follow()
+
+    def _serve_waiting(self) -> None:
+        """One turn: those who have waited longest. The loop comes back for the others."""
+        self._next_turn = None
+        for _ in range(self._gate.to_serve):
+            self._serve(*self._leave_the_queue())
+        if self._waiting:
+            self._next_turn = self._loop.call_soon(self._serve_next)
+
+    def _serve_next(self) -> None:
+        self._serve_waiting()
+        if not self._is_reading and self._sockets:
+            self._follow()
+
+    def _leave_the_queue(self) -> tuple[socket.socket, Any]:
+        self._gate.served()
+        return self._waiting.popleft()
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
         """Hand an accepted connection to the HTTP server, which says by :meth:`_ended` that it is done with it."""

@@ -8,18 +8,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.accepting import RETRY_S, ROOM_PER_TURN, Decision, Gate, Obstacle
+from cocoa_tornado.rules.accepting import ACCEPTED_PER_TURN, RETRY_S, SERVED_PER_TURN, Decision, Gate, Obstacle
+
+
+def let_one_in(gate: Gate) -> None:
+    gate.admitted()
+    gate.served()
 
 
 def test_an_open_gate_lets_in_so_many_in_a_turn() -> None:
-    assert Gate(1000).decide(0.0) == Decision(ROOM_PER_TURN)
-    assert Gate(5).decide(0.0) == Decision(5)
+    assert Gate(1000).decide(0.0) == Decision(ACCEPTED_PER_TURN)
+    assert Gate(6).decide(0.0) == Decision(3)
+
+
+def test_those_let_in_are_served_some_in_a_turn() -> None:
+    gate = Gate(1000)
+    for _ in range(SERVED_PER_TURN + 1):
+        gate.admitted()
+    assert gate.to_serve == SERVED_PER_TURN
+    for _ in range(SERVED_PER_TURN):
+        gate.served()
+    assert (gate.to_serve, gate.pending) == (1, SERVED_PER_TURN + 1)
+
+
+def test_at_most_half_of_the_bound_wait_and_that_is_no_obstacle() -> None:
+    gate = Gate(100)
+    for _ in range(50):
+        gate.admitted()
+    assert (gate.decide(0.0), gate.obstacle) == (Decision(0), None)
+    gate.served()
+    assert gate.decide(0.0) == Decision(1)
 
 
 def test_a_full_gate_waits_for_a_connection_to_end_and_not_for_the_clock() -> None:
     gate = Gate(3)
     for _ in range(3):
-        gate.admitted()
+        let_one_in(gate)
     assert (gate.decide(0.0), gate.decide(1e9), gate.obstacle) == (Decision(0), Decision(0), Obstacle.PENDING)
     gate.ended()
     assert (gate.decide(0.0), gate.obstacle) == (Decision(1), None)
@@ -27,7 +51,7 @@ def test_a_full_gate_waits_for_a_connection_to_end_and_not_for_the_clock() -> No
 
 def test_a_gate_for_one_opens_when_it_is_gone() -> None:
     gate = Gate(1)
-    gate.admitted()
+    let_one_in(gate)
     assert gate.decide(0.0) == Decision(0)
     gate.ended()
     assert gate.decide(0.0) == Decision(1)
@@ -36,7 +60,7 @@ def test_a_gate_for_one_opens_when_it_is_gone() -> None:
 def test_a_large_full_gate_opens_when_a_sixteenth_has_gone() -> None:
     gate = Gate(160)
     for _ in range(160):
-        gate.admitted()
+        let_one_in(gate)
     for _ in range(9):
         gate.ended()
         assert gate.decide(0.0).room == 0
@@ -77,10 +101,10 @@ def test_a_fault_is_over_only_when_a_turn_passes_without_one() -> None:
 def test_a_newcomer_that_is_lost_stops_nobody(number: int) -> None:
     gate = Gate(1000)
     assert not gate.failed(number, 0.0)
-    assert (gate.decide(0.0).room, gate.obstacle) == (ROOM_PER_TURN, None)
+    assert (gate.decide(0.0).room, gate.obstacle) == (ACCEPTED_PER_TURN, None)
 
 
-@given(st.integers(1, 100), st.lists(st.sampled_from(["turn", "end", "fail", "second"]), max_size=200))
+@given(st.integers(1, 100), st.lists(st.sampled_from(["turn", "serve", "end", "fail", "second"]), max_size=200))
 def test_the_bound_holds_and_a_gate_that_waits_for_room_has_something_to_wait_for(
     bound: int, events: list[str]
 ) -> None:
@@ -89,7 +113,10 @@ def test_the_bound_holds_and_a_gate_that_waits_for_room_has_something_to_wait_fo
         if event == "turn":
             for _ in range(gate.decide(now).room):
                 gate.admitted()
-        elif event == "end" and gate.pending:
+        elif event == "serve":
+            for _ in range(gate.to_serve):
+                gate.served()
+        elif event == "end" and gate.pending > gate.waiting:
             gate.ended()
         elif event == "fail":
             gate.failed(errno.EMFILE, now)
@@ -97,6 +124,7 @@ def test_the_bound_holds_and_a_gate_that_waits_for_room_has_something_to_wait_fo
             now += 1.0
         decision = gate.decide(now)
         assert 0 <= gate.pending <= bound
+        assert 0 <= gate.waiting <= max(1, bound // 2)
         assert decision.room <= bound - gate.pending
         # Whoever is told to wait is told for what, and it comes.
         if not decision.room:

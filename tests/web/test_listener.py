@@ -7,14 +7,16 @@ import contextlib
 import errno
 import logging
 import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
 from cocoa_tornado.errors import ServiceError
 from cocoa_tornado.metrics import Counters
+from cocoa_tornado.rules.accepting import SERVED_PER_TURN
 from cocoa_tornado.web.listener import Listener, ListenerOptions, bind
 
 from ..certificates import write_certificate
@@ -185,16 +187,18 @@ async def test_a_connection_counts_from_before_its_tls_handshake(start_gateway: 
 
 
 class FailingSocket(socket.socket):
-    """A listening socket whose ``accept`` fails as often as it is told to."""
+    """A listening socket whose ``accept`` fails as often as it is told to, after ``lasts`` that do not."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.failures: list[int] = []
-        self.attempts = 0
+        self.attempts = self.lasts = 0
 
     def accept(self) -> tuple[socket.socket, Any]:
         self.attempts += 1
-        if self.failures:
+        if self.lasts:
+            self.lasts -= 1
+        elif self.failures:
             raise OSError(self.failures.pop(), "told to fail")
         return super().accept()
 
@@ -275,6 +279,102 @@ async def test_a_newcomer_that_is_gone_before_it_is_accepted_disturbs_nobody(
     assert lines(caplog) == []
 
 
+# -- a crowd
+
+
+@contextlib.contextmanager
+def crowd(address: Any, count: int) -> Iterator[list[socket.socket]]:
+    """So many clients come and ask while the event loop stands still."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(address)) for _ in range(count)]
+        for client in clients:
+            client.sendall(HEALTH)
+            client.setblocking(False)
+        yield clients
+
+
+@contextlib.asynccontextmanager
+async def listening(**options: Any) -> AsyncIterator[tuple[Listener, Any, list[str]]]:
+    """A listener on a port of its own, its address, and the ports of the clients that have been served."""
+    served: list[str] = []
+
+    class Health(RequestHandler):
+        def get(self) -> None:
+            served.append(self.request.connection.context.address[1])  # type: ignore[union-attr]
+
+    listener = Listener(
+        Application([("/api/v1/health", Health)]), ListenerOptions(**options), None, Counters(), lambda: 0
+    )
+    sockets = bind("127.0.0.1", 0)
+    listener.start(sockets)
+    try:
+        yield listener, sockets[0].getsockname(), served
+    finally:
+        listener.stop()
+        await listener.close_connections()
+
+
+@pytest.mark.gen_test
+async def test_a_crowd_is_taken_from_the_kernels_queue_at_once_and_served_in_the_order_in_which_it_came() -> None:
+    async with listening() as (listener, address, served):
+        with crowd(address, 100) as clients:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert (listener.pending, len(served)) == (100, 0)
+            await eventually(lambda: len(served) == 100)
+            assert served == [client.getsockname()[1] for client in clients]
+        await eventually(lambda: listener.pending == 0)
+
+
+@pytest.mark.gen_test
+async def test_a_crowd_larger_than_may_wait_is_served_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with listening(max_pending=200) as (_, address, served):
+        with crowd(address, 150):
+            await eventually(lambda: len(served) == 150)
+    assert lines(caplog) == []
+
+
+@pytest.mark.gen_test
+async def test_when_all_are_closed_so_are_those_who_wait_to_be_served() -> None:
+    async with listening() as (listener, address, served):
+        with crowd(address, 100) as clients:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            listener.stop()
+            await listener.close_connections()
+            assert listener.pending == 0
+            assert len(served) <= SERVED_PER_TURN
+            for client in clients:
+                with contextlib.suppress(ConnectionResetError):
+                    while await asyncio.get_running_loop().sock_recv(client, 1000):
+                        pass
+
+
+@pytest.mark.gen_test
+async def test_those_who_wait_when_a_listener_stops_are_served() -> None:
+    async with listening() as (listener, address, served):
+        with crowd(address, 100):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            listener.stop()
+            await eventually(lambda: len(served) == 100)
+
+
+@pytest.mark.logs("cocoa.listener", "^out of file descriptors")
+@pytest.mark.gen_test
+async def test_those_accepted_before_accept_fails_are_served(
+    start_gateway: StartGateway, failing: list[FailingSocket]
+) -> None:
+    await start_gateway(header_timeout_s=60)
+    with crowd(failing[0].getsockname(), 20) as clients:
+        failing[0].lasts, failing[0].failures = 19, [errno.EMFILE]
+        served = [asyncio.ensure_future(asyncio.get_running_loop().sock_recv(client, 12)) for client in clients]
+        await eventually(lambda: all(answer.done() for answer in served[:19]))
+        assert not served[19].done()
+        assert await served[19] == b"HTTP/1.1 200"
+
+
 # -- the sockets
 
 
@@ -311,7 +411,7 @@ async def test_a_stopped_listener_takes_nobody_and_may_be_stopped_again() -> Non
     sockets = bind("127.0.0.1", 0)
     address = sockets[0].getsockname()
     listener.start(sockets)
-    assert repr(listener) == "<Listener on 1 sockets <Gate 0 of 4096 pending, open>>"
+    assert repr(listener) == "<Listener on 1 sockets <Gate 0 of 4096 pending, 0 to be served, open>>"
     listener.stop()
     listener.stop()
     await listener.close_connections()

@@ -114,7 +114,7 @@ process.on('SIGTERM', async () => {
   process.exit(0);
 });
 
-server.listen({ port: Number(options.port), backlog: 4096 }, () => console.log(`listening on ${options.port}`));
+server.listen({ port: Number(options.port), backlog: 65_535 }, () => console.log(`listening on ${options.port}`));
 await consumer.connect();
 await consumer.subscribe({ topics: [options.topic], fromBeginning: false });
 await consumer.run({
