@@ -192,11 +192,11 @@ class Listener:
 
     def _serve_waiting(self) -> None:
         """One turn: those who have waited longest. The loop comes back for the others."""
-        self._next_turn = None
-        for _ in range(self._gate.to_serve):
+        count = self._gate.to_serve
+        # First of all, so that one who cannot be served keeps no other from it.
+        self._next_turn = self._loop.call_soon(self._serve_next) if count < len(self._waiting) else None
+        for _ in range(count):
             self._serve(*self._leave_the_queue())
-        if self._waiting:
-            self._next_turn = self._loop.call_soon(self._serve_next)
 
     def _serve_next(self) -> None:
         self._serve_waiting()
