@@ -163,8 +163,9 @@ class Connection(asyncio.Protocol):
     def reset(self) -> None:
         """End with a TCP reset."""
         sock = self._transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # it has ended already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if sock is not None:  # behind TLS, when it has ended already
+            with contextlib.suppress(OSError):  # likewise, in the clear
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def hang_up(self) -> None:
