@@ -121,9 +121,13 @@ class ConfluentClients:
         return AdminClient(self._common(trouble)), trouble
 
     def consumer(
-        self, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None]
+        self, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None], *, tells_resets: bool = False
     ) -> tuple[Consumer, Trouble]:
-        """A consumer of the group, not subscribed to anything yet."""
+        """A consumer of the group, not subscribed to anything yet.
+
+        :param tells_resets: what is asked for an offset that the log does not hold is answered by an error, instead of
+            by what is at the log's beginning
+        """
         options, trouble = self._options, Trouble()
         session_ms = int(options.session_timeout_s * 1000)
         config = self._common(trouble) | {
@@ -131,7 +135,7 @@ class ConfluentClients:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             # Where to begin is decided after each assignment; this is for offsets that the log no longer holds.
-            "auto.offset.reset": "earliest",
+            "auto.offset.reset": "error" if tells_resets else "earliest",
             # What a backend has rolled back is not for devices.
             "isolation.level": "read_committed",
             # The same as kafka-python's, so that a group may hold members of both kinds.

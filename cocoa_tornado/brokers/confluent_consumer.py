@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
 from functools import partial
+from math import inf
 from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,6 +34,7 @@ from .port import Batch, BrokerCounters, Decoder
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
+DOUBT_S = 60.0  # for which librdkafka may still lose its place, once it has read on behind a broken batch
 SILENCE_S = 15.0  # without an answer of any kind to what the brokers are asked: more than all of its time-outs
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
@@ -88,6 +90,7 @@ class ConfluentConsuming(Reading[int]):
         self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
         self._paused: set[int] = set()
         self._broken_at: dict[int, int] = {}  # where a batch could not be read, and was asked for again
+        self._doubted_until: dict[int, float] = {}  # where librdkafka may begin again at the log's beginning
 
     # -- connecting
 
@@ -216,6 +219,10 @@ class ConfluentConsuming(Reading[int]):
         sources: list[tuple[str, int]] = []
         spans: list[Span] = []
         for number, run in runs.items():
+            if self._has_lost_its_place(number, run[0].offset()):
+                ends.pop(number, None)
+                self._begin_again(number, self._ledgers[number].position)
+                continue
             ledger = self._ledger_for(number, run[0].offset())
             if ledger is None:
                 continue
@@ -284,14 +291,28 @@ class ConfluentConsuming(Reading[int]):
         if error is not None and error.code() in GONE:
             raise TopicMissing(f"topic {topic} has been deleted")
 
+    def _has_lost_its_place(self, number: int, first: int) -> bool:
+        """What has come is what was read before, though the log still holds what is to be read next."""
+        ledger, until = self._ledgers.get(number), self._doubted_until.get(number)
+        if ledger is None or until is None:
+            return False
+        if first >= ledger.position:
+            if until == inf:
+                self._doubted_until[number] = time.monotonic() + DOUBT_S
+            return False
+        return time.monotonic() < until and ledger.position <= self._highwater(number)
+
     def _get_past(self, number: int, begins: int, error: KafkaError) -> None:
         """Go on behind a batch that cannot be read."""
-        position = max(self._ledgers[number].position, begins)
+        self._doubted_until[number] = inf
+        limit = max(self._ends.get(number, 0), self._highwater(number))
+        position = self._ledgers[number].position
+        if position < begins < limit:  # control records come before it
+            position = begins
         if self._broken_at.get(number) != position:  # it may have been broken on its way here
             self._broken_at[number] = position
             self._begin_again(number, position)
             return
-        limit = max(self._ends.get(number, 0), self._highwater(number))
         if position >= limit:
             self._begin_again(number, position)
             return  # nothing is there that could be broken
@@ -300,8 +321,9 @@ class ConfluentConsuming(Reading[int]):
         self._ledgers[number].skip_to(end)
         self._broken_at[number] = end
         self._begin_again(number, end)
-        origin = f"{topic}/{number}@{position}-{end - 1}"
-        self._count_unreadable(origin, end - position, self._clients.describe(KafkaException(error)))
+        if end > position:
+            origin = f"{topic}/{number}@{position}-{end - 1}"
+            self._count_unreadable(origin, end - position, self._clients.describe(KafkaException(error)))
 
     def _begin_again(self, number: int, offset: int) -> None:
         with contextlib.suppress(KafkaException):  # it is read again from the assignment's start, at the worst
@@ -375,6 +397,7 @@ class ConfluentConsuming(Reading[int]):
         self._consumer.resume(named(topic, starts))  # it may have been paused in an assignment before
         self._reading, self._paused = set(starts), set()
         self._broken_at.clear()
+        self._doubted_until.clear()
         return True
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:

@@ -23,7 +23,7 @@ from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
 
 from ..kafka_server import KafkaServer
-from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, consuming, decode, eventually, numbered, ready
+from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, consuming, decode, eventually, numbered, payloads, ready
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
@@ -87,10 +87,10 @@ class Consumer:
     def __init__(self, log_end: int = 1000) -> None:
         self.told: list[tuple[object, ...]] = []
         self.answers = threading.Event()
-        self._log_end = log_end
+        self.log_end = log_end
 
     def get_watermark_offsets(self, where: TopicPartition, cached: bool) -> tuple[int, int]:
-        return (0, self._log_end)
+        return (0, self.log_end)
 
     def seek(self, where: TopicPartition) -> None:
         self.told.append(("seek", where.offset))
@@ -313,6 +313,53 @@ async def test_a_batch_that_is_broken_twice_is_skipped_as_far_as_it_reaches(monk
     assert consuming._counters.quarantined == {"unreadable": 489}
 
 
+async def test_a_beginning_that_librdkafka_makes_behind_a_broken_batch_repeats_nothing_and_skips_nothing() -> None:
+    receiver, consumer = Receiver(), Consumer()
+    consuming = books(receiver, consumer, start=10)
+    consuming._route([record(10), broken(11)])
+    consuming._route([record(0), record(1), end(1000)])  # a reset has undone the seek
+    consuming._route([record(11), record(12)])
+    consuming._route([record(0)])  # or comes a while later
+    consuming._route([record(13)])
+    await receiver.has(4)
+    assert receiver.payloads == payloads(10, 4)
+    assert consuming._ledgers[0].position == 14
+    assert consumer.told == [("seek", 11), ("seek", 11), ("seek", 13)]
+
+
+@pytest.mark.parametrize("why", ["the log is shorter now", "it was long ago"])
+async def test_a_topic_that_is_made_anew_is_read_from_its_beginning_though_a_batch_was_broken(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confluent_consumer, "DOUBT_S", 60.0 if why == "the log is shorter now" else 0.0)
+    receiver, consumer = Receiver(), Consumer()
+    consuming = books(receiver, consumer, start=10)
+    consuming._route([record(10), broken(11)])
+    consuming._route([record(11)])
+    if why == "the log is shorter now":
+        consumer.log_end = 1
+    consuming._route([record(0)])
+    await receiver.has(3)
+    assert receiver.payloads == [b"doll|10", b"doll|11", b"doll|0"]
+
+
+async def test_a_beginning_that_librdkafka_has_made_up_is_not_gone_to() -> None:
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer, start=11)
+    consuming._route([broken(3_000_000)])
+    assert consumer.told == [("seek", 11)]
+
+
+async def test_what_turns_out_to_be_readable_is_not_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer, start=11)
+    monkeypatch.setattr(confluent_consumer, "end_of_broken_batch", lambda *_, inside, **__: inside)
+    for _ in range(2):
+        consuming._route([broken(3)])
+    assert consumer.told == [("seek", 11), ("seek", 11)]
+    assert (consuming._ledgers[0].position, consuming._counters.quarantined) == (11, {})
+
+
 async def test_nothing_is_skipped_that_the_log_does_not_hold() -> None:
     consumer = Consumer(log_end=11)
     consuming = books(Receiver(), consumer, start=11)
@@ -342,6 +389,41 @@ def test_a_long_run_takes_few_questions_and_a_long_log_no_more() -> None:
 
     assert end_of(0, 10**9, belongs) == 500
     assert len(asked) <= 20
+
+
+class Searcher:
+    """A consumer of a log in which the batch of the offsets 3 to 6 is broken, and which loses its place now and then.
+
+    :ivar resets: after these assignments it tells a reset, and reads nothing
+    """
+
+    def __init__(self, *resets: int) -> None:
+        self.resets = resets
+        self.assignments = 0
+        self._next = 0
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assignments += 1
+        self._next = partitions[0].offset
+
+    def consume(self, count: int, timeout: float) -> list[Message]:
+        if self.assignments in self.resets:
+            return [Message(7_000_000, error=KafkaError._AUTO_OFFSET_RESET)]
+        return [broken(3) if 3 <= self._next < 7 else record(self._next)]
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("resets", [(), (1, 2), (3, 5)])
+@pytest.mark.parametrize(("inside", "end"), [(3, 7), (5, 7), (6, 7), (7, 7), (2, 2)])
+def test_a_reset_misleads_no_search_and_what_can_be_read_belongs_to_no_batch(
+    inside: int, end: int, resets: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = ConfluentClients(KafkaOptions(bootstrap=("127.0.0.1:1",)))
+    searcher = Searcher(*resets)
+    monkeypatch.setattr(clients, "consumer", lambda _, tells_resets: (searcher, None))
+    begins = min(3, inside)
+    assert end_of_broken_batch(clients, RESULTS, 0, begins=begins, inside=inside, limit=100) == end
 
 
 def test_where_the_brokers_do_not_say_where_a_batch_ends_one_offset_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
