@@ -127,13 +127,14 @@ async def cost_of(
 
 
 async def compare_costs(messages: int, rounds: int) -> None:
-    from tests.kafka_server import KafkaServer, create_topic, kafka_jars
-    from tests.redis_server import RedisServer, why_not
+    from testing.kafka_admin import create_topic
+    from testing.kafka_server import KafkaServer
+    from testing.redis_server import RedisServer, why_not
 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cocoa-cost-")))
         (folder / "kafka").mkdir()
-        kafka = KafkaServer(folder / "kafka", kafka_jars())
+        kafka = KafkaServer(folder / "kafka")
         kafka.start()
         stack.callback(kafka.kill)
         create_topic(kafka.bootstrap, TOPIC, PARTITIONS)
@@ -225,7 +226,7 @@ async def measure_large(kind: str, messages: int, devices: int) -> None:
             mailbox = SqliteMailbox(folder / "box.db", limits)
         else:
             from cocoa_tornado.mailboxes.redis import RedisMailbox
-            from tests.redis_server import RedisServer
+            from testing.redis_server import RedisServer
 
             redis = RedisServer(folder / "redis")
             redis.start()

@@ -26,7 +26,7 @@ from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.addresses import kafka_servers
 from cocoa_tornado.rules.identity import TokenPolicy
-from tests.certificates import write_certificate
+from testing.certificates import write_certificate
 
 from .soak_fleet import DeviceFailed, Fleet, Tally
 from .soak_gateway import GatewayFailed, GatewayProcess, HttpProducer, KafkaTopicProducer, Producer

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kafka_server import KafkaServer, create_topic, delete_topic, free_ports, kafka_jars
+from testing.kafka_admin import create_topic, delete_topic
+from testing.kafka_server import KafkaServer
+from testing.ports import ReservedPort
 
 from .contenders import Contender, Run
 from .load_generator import Floor, Load, Unfinished
@@ -86,7 +88,8 @@ class Stage:
         self._trials += 1
         name = f"bench.{contender.name}.{self._trials}"
         secret = secrets.token_hex(32)
-        run = Run(free_ports(1)[0], self.bootstrap, name, name)
+        reserved = ReservedPort()
+        run = Run(reserved.number, self.bootstrap, name, name)
         create_topic(self.bootstrap, name, PARTITIONS)
         environ = os.environ | pythonpath() | {"COCOA_JWT_SECRET": secret, "GOMAXPROCS": str(len(self.cores.server))}
         log = self.folder / f"{name}.log"
@@ -109,15 +112,15 @@ class Stage:
                 process.kill()
                 process.wait()
         finally:
+            reserved.close()
             delete_topic(self.bootstrap, name)
 
     @contextlib.contextmanager
     def floor(self) -> Iterator[tuple[Floor, Trial]]:
         """The server that only sends, in a contender's place."""
-        port = free_ports(1)[0]
-        with on_cores(self.cores.server):
-            floor = Floor(self.binary, port)
-        with floor, Load(self.binary, "floor", port, "", "", self.text_bytes) as load:
+        with contextlib.closing(ReservedPort()) as reserved, on_cores(self.cores.server):
+            floor = Floor(self.binary, reserved.number)
+        with floor, Load(self.binary, "floor", reserved.number, "", "", self.text_bytes) as load:
             yield floor, Trial(floor.pid, load, self.cores)
 
 
@@ -129,7 +132,7 @@ def staged(binary: Path, cores: Cores, text_bytes: int) -> Iterator[Stage]:
         on_cores(cores.load),
         contextlib.ExitStack() as stack,
     ):
-        kafka = KafkaServer(Path(name) / "kafka", kafka_jars())
+        kafka = KafkaServer(Path(name) / "kafka")
         kafka.start()
         stack.callback(kafka.kill)
         yield Stage(binary, kafka.bootstrap, Path(name), cores, text_bytes)

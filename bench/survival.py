@@ -138,12 +138,13 @@ class Stage:
     """The servers and folders of one run; built and torn down around it."""
 
     def __init__(self, plan: Plan, stack: contextlib.ExitStack) -> None:
-        from tests.kafka_server import KafkaServer, create_topic, kafka_jars
+        from testing.kafka_admin import create_topic
+        from testing.kafka_server import KafkaServer
 
         self.plan = plan
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cocoa-survival-")))
         (self.folder / "kafka").mkdir()
-        self.kafka = KafkaServer(self.folder / "kafka", kafka_jars())
+        self.kafka = KafkaServer(self.folder / "kafka")
         self.kafka.start()
         stack.callback(self.kafka.kill)
         create_topic(self.kafka.bootstrap, TOPIC, PARTITIONS)
@@ -161,7 +162,7 @@ class Stage:
     def _mailbox(self, stack: contextlib.ExitStack) -> str:
         if self.plan.mailbox != "redis":
             return f"sqlite:///{(self.disk.folder if self.disk else self.folder) / 'box.db'}"
-        from tests.redis_server import RedisServer
+        from testing.redis_server import RedisServer
 
         folder = self.disk.folder if self.disk else self.folder / "redis"
         folder.mkdir(exist_ok=True)

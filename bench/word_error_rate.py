@@ -5,7 +5,7 @@ little-endian), with ``NAME.txt`` beside it or a line ``<s> the words </s> (NAME
 ``transcription``, as the tools of CMU Sphinx write it. Recordings without known words are left out.
 
 Every engine hears every recording once, in pieces of a tenth of a second, in this process and alone: the time is
-processor time over the length of the audio. What counts as a word is at :func:`spoken`.
+processor time over the length of the audio. What counts as a word is at :func:`testing.words.spoken`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,11 @@ from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.decoding import decode
 from cocoa_tornado.speech.engines import engine_of, make_recognizer
 from cocoa_tornado.speech.recognizer import BYTES_PER_SECOND, Recognizer
+from testing.words import spoken
 
 PIECE_BYTES: Final = BYTES_PER_SECOND // 10
 LONGEST_S: Final = 600.0
 
-_SMALL: Final = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-)
-_TENS: Final = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-_SHORT: Final = {"mr": ["mister"], "mrs": ["missus"], "dr": ["doctor"], "oh": ["zero"], "o": ["zero"]}
 _TRANSCRIPTION: Final = re.compile(r"\s*<s>(.*)</s>\s*\(([^\s()]+)\)\s*")
 
 
@@ -74,26 +69,6 @@ class Row:
     errors: Errors
     audio_s: float
     busy_s: float
-
-
-def spoken(text: str, *, digit_by_digit: bool = False) -> list[str]:
-    """The words of a text as they are pronounced, so that only what was heard is compared, and not how it is spelt.
-
-    Case and punctuation go, hyphens part words, a few abbreviations and all numbers are written out, and ``oh`` is a
-    zero.
-
-    >>> spoken("Mr. Dashwood, 42: ill-disposed!")
-    ['mister', 'dashwood', 'forty', 'two', 'ill', 'disposed']
-
-    :param digit_by_digit: numbers are read like those of a telephone
-    """
-    words: list[str] = []
-    for token in re.findall(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+", text.lower()):
-        if token.isdecimal():
-            words += [_SMALL[int(digit)] for digit in token] if digit_by_digit or len(token) > 2 else _number(token)
-        else:
-            words += _SHORT.get(token, [token.replace("\u2019", "'")])
-    return words
 
 
 def word_errors(said: str, heard: str) -> Errors:
@@ -161,13 +136,6 @@ def _line(name: str, rows: Sequence[Row], width: int) -> str:
     rate, factor = error_rate(row.errors for row in rows), sum(row.busy_s for row in rows) / audio_s
     counts = f"{said:4}  {substituted:3}  {deleted:3}  {inserted:3}"
     return f"{name:{width}}  {audio_s:4.1f}s  {counts}  {rate:6.1%}  {factor:5.2f}"
-
-
-def _number(digits: str) -> list[str]:
-    value = int(digits)
-    if value < len(_SMALL):
-        return [_SMALL[value]]
-    return [_TENS[value // 10 - 2], *([_SMALL[value % 10]] if value % 10 else [])]
 
 
 def _fewest(said: Sequence[str], heard: Sequence[str]) -> Errors:

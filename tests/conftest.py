@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .expected_logs import ExpectedLogs
+from .shared_folder import SHARED_FOLDER, SharedFolder
 
 if TYPE_CHECKING:
-    from .kafka_server import KafkaServer, TansuServer
-    from .redis_server import RedisServer
+    from testing.kafka_server import KafkaServer, TansuServer
+    from testing.redis_server import RedisServer
 
 KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ExpectedLogs())
+    config.pluginmanager.register(SharedFolder())
     config.addinivalue_line("markers", "kafka: needs a Kafka broker, which the test session starts (Java and Maven)")
     config.addinivalue_line("markers", "apache: needs Apache Kafka; not run against the stand-in for it, Tansu")
     config.addinivalue_line("markers", "redis: needs redis-server, which the test session starts")
@@ -33,14 +35,14 @@ def pytest_report_header() -> str:
     with warnings.catch_warnings():
         # Here pytest's own filters are not in force yet, but Python's are, and they make an error of this one.
         warnings.simplefilter("ignore", DeprecationWarning)
-        from .kafka_server import describe_broker
+        from testing.kafka_server import describe_broker
 
     return f"kafka broker: {describe_broker()}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out, and count as left out, what the broker at hand cannot do."""
-    from .kafka_server import which_broker
+    from testing.kafka_server import which_broker
 
     if which_broker() == "apache":
         return
@@ -51,32 +53,63 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | TansuServer]:
-    """A broker for the whole session. Tests keep apart by their topics' names."""
-    from .kafka_server import make_broker
+def kafka(request: pytest.FixtureRequest) -> KafkaServer | TansuServer:
+    """A broker for the whole run, started by the first process that needs it and killed at the end (``shared_folder``).
+
+    Tests keep apart by their topics' names.
+    """
+    from testing.kafka_installation import alone
+    from testing.kafka_server import make_broker
+
+    folder = request.config.stash[SHARED_FOLDER]
+    with alone(folder / "kafka.lock"):
+        server = make_broker(folder / "kafka")
+        if not server.is_started():
+            _start_quietly(server)
+    return server
+
+
+@pytest.fixture(scope="session")
+def _restartable_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | TansuServer]:
+    from testing.kafka_server import make_broker
 
     server = make_broker(tmp_path_factory.mktemp("kafka"))
-    kafka_python = logging.getLogger("kafka")
-    # Asked before it is ready, it does not answer as it should, and kafka-python says so: here, to nobody.
-    kafka_python.setLevel(logging.CRITICAL + 1)
-    server.start()
-    kafka_python.setLevel(logging.NOTSET)
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture
-def own_kafka(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]:
-    """A broker for one test, which may stop it and start it again. It is not started yet.
+def own_kafka(
+    _restartable_kafka: KafkaServer | TansuServer, request: pytest.FixtureRequest
+) -> KafkaServer | TansuServer:
+    """A broker of this process, running, which a test may stop, kill or freeze, and leave so.
 
-    While it is away, a test's own clients may complain in kafka-python's words, which are nobody's promise.
+    The tests of one process share it, and keep apart by their topics' names. While it is away, a test's own clients may
+    complain in kafka-python's words, which are nobody's promise.
     """
-    from .kafka_server import make_broker
-
     request.node.add_marker(pytest.mark.logs("kafka", "", optional=True))
+    if not _restartable_kafka.is_answering():
+        _restartable_kafka.kill()
+        _start_quietly(_restartable_kafka)
+    return _restartable_kafka
+
+
+@pytest.fixture
+def absent_kafka(tmp_path: Path) -> Iterator[KafkaServer | TansuServer]:
+    """A broker that is never started: its addresses refuse every connection."""
+    from testing.kafka_server import make_broker
+
     server = make_broker(tmp_path / "kafka")
     yield server
-    server.kill()
+    server.close()
+
+
+def _start_quietly(server: KafkaServer | TansuServer) -> None:
+    """Asked before it is ready, a broker does not answer as it should, and kafka-python would log it."""
+    kafka_python = logging.getLogger("kafka")
+    kafka_python.setLevel(logging.CRITICAL + 1)
+    server.start()
+    kafka_python.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +118,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server = _make_redis(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture
@@ -93,11 +126,11 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """A Redis for one test, which may stop it and start it again. It is not started yet."""
     server = _make_redis(tmp_path / "redis")
     yield server
-    server.kill()
+    server.close()
 
 
 def _make_redis(folder: Path) -> RedisServer:
-    from .redis_server import RedisServer, why_not
+    from testing.redis_server import RedisServer, why_not
 
     if why_not():
         pytest.skip(why_not())

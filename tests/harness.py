@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
 from typing import Any
 
 import websockets
@@ -19,8 +18,7 @@ from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.speech.port import SpeechEngine
-
-from .raw_device import PATIENCE_S, UPGRADE, RawDevice, Response
+from testing.raw_device import UPGRADE, RawDevice, Response
 
 SECRET = "a secret of thirty-two bytes, or more"
 RESULTS = "transcription.results"
@@ -111,11 +109,3 @@ class Harness:
         body = (await self.http("GET", "/metrics")).body.decode()
         lines = (line.rpartition(" ") for line in body.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
-
-
-async def eventually(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Return once the condition holds; fail the test if it does not come to that."""
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        await asyncio.sleep(0.01)

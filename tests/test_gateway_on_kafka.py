@@ -23,10 +23,12 @@ from cocoa_tornado.brokers.port import Decoder
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.service_options import kafka_options
 from cocoa_tornado.settings import Settings
+from testing.kafka_admin import committed_offset, create_topic, read_all, writer
+from testing.kafka_server import KafkaServer, TansuServer
+from testing.waiting import eventually
 
 from .brokers.bench import AWAY, TOO_LARGE
-from .harness import SECRET, Harness, eventually
-from .kafka_server import KafkaServer, TansuServer, committed_offset, create_topic, read_all, writer
+from .harness import SECRET, Harness
 
 pytestmark = [pytest.mark.gen_test(timeout=120), pytest.mark.kafka]
 
@@ -224,7 +226,7 @@ def site(kafka: KafkaServer | TansuServer, io_loop: IOLoop) -> Iterator[Site]:
 
 @pytest.fixture
 def own_site(own_kafka: KafkaServer | TansuServer, io_loop: IOLoop) -> Iterator[Site]:
-    """A site whose broker may be stopped, and is not started yet."""
+    """A site whose broker may be stopped."""
     site = Site(own_kafka)
     yield site
     io_loop.run_sync(site.stop)
@@ -377,7 +379,6 @@ async def test_a_slow_device_holds_up_no_other_and_costs_no_rebalance(
 async def test_through_an_outage_devices_stay_and_every_acknowledged_record_comes_once_and_in_order(
     own_site: Site,
 ) -> None:
-    await asyncio.to_thread(own_site.server.start)
     gateway = await own_site.start_ready()
     doll = Hearing(await gateway.connect("doll"))
     async with own_site.streaming("doll") as acknowledged:
@@ -401,6 +402,7 @@ async def test_through_an_outage_devices_stay_and_every_acknowledged_record_come
 @pytest.mark.apache
 @AWAY
 async def test_a_gateway_whose_broker_is_away_serves_devices_and_comes_up_with_it(own_site: Site) -> None:
+    await asyncio.to_thread(own_site.server.kill)
     gateway = await own_site.start()
     connection = await gateway.connect("doll")
     hearing = Hearing(connection)

@@ -17,9 +17,9 @@ from tornado.ioloop import IOLoop
 
 from cocoa_tornado import logs
 from cocoa_tornado.logs import LogFormat
+from testing.raw_device import UPGRADE
 
 from .harness import Harness
-from .raw_device import UPGRADE
 
 FORMATS: tuple[LogFormat, ...] = ("text", "json")
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJkZXZpY2VfaWQiOiJkb2xsIn0.c2lnbmF0dXJl"

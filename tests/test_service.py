@@ -23,11 +23,12 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.service import Gateway, kafka_client
 from cocoa_tornado.settings import KafkaClient, Settings
+from testing.certificates import served_serial, write_certificate
+from testing.raw_device import CLOSE, TEXT
+from testing.waiting import eventually
 
-from .certificates import served_serial, write_certificate
-from .harness import SECRET, Harness, eventually
+from .harness import SECRET, Harness
 from .identity.material import private_pem, public_pem
-from .raw_device import CLOSE, TEXT
 
 NEW_SECRET = "the new secret of thirty-two bytes, or more"
 DRAINING = b'{"message":"Gateway is draining"}'

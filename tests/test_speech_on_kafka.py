@@ -12,8 +12,10 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 from tornado.ioloop import IOLoop
 
-from .harness import Harness, eventually
-from .kafka_server import KafkaServer, TansuServer
+from testing.kafka_server import KafkaServer, TansuServer
+from testing.waiting import eventually
+
+from .harness import Harness
 from .test_gateway_on_kafka import Hearing, Site
 
 pytestmark = [pytest.mark.gen_test(timeout=240), pytest.mark.kafka]

@@ -24,8 +24,8 @@ from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.records import decode
 from cocoa_tornado.speech.port import SpeechState
 from cocoa_tornado.transcriber import SpeechLimits, Transcriber, Utterance
+from testing.waiting import eventually
 
-from .harness import eventually
 from .scripted_engine import ScriptedEngine
 
 TOPIC = "transcription.results"

@@ -111,7 +111,7 @@ def record(device_id: str, number: int) -> dict[str, Any]:
 
 
 def publish(bootstrap: str, device_ids: list[str]) -> None:
-    from tests.kafka_server import writer
+    from testing.kafka_admin import writer
 
     with writer(bootstrap) as producer:
         for value in (b"no JSON", b"[]", b"{}", b"null", json.dumps(record("nobody", 0)).encode()):
@@ -178,13 +178,14 @@ async def exercise(run: Run, secret: str) -> None:
 
 def check(contender: Contender, bootstrap: str, folder: Path) -> str:
     """One contender, from its start to its end. Raises AssertionError or LeftOut."""
-    from tests.kafka_server import free_ports
+    from testing.ports import ReservedPort
 
     contender.prepare()
     secret = secrets.token_hex(32)
-    run = Run(free_ports(1)[0], bootstrap, TOPIC, f"check-{contender.name}-{secrets.token_hex(4)}")
-    with started(contender, run, secret, folder / f"{contender.name}.log") as seconds:
-        asyncio.run(exercise(run, secret))
+    with contextlib.closing(ReservedPort()) as reserved:
+        run = Run(reserved.number, bootstrap, TOPIC, f"check-{contender.name}-{secrets.token_hex(4)}")
+        with started(contender, run, secret, folder / f"{contender.name}.log") as seconds:
+            asyncio.run(exercise(run, secret))
     return f"ready after {seconds:.1f} s, {EACH} messages to each of two devices, in order; 401, 409 where due"
 
 
@@ -198,12 +199,13 @@ def chosen(names: tuple[str, ...]) -> list[Contender]:
 @click.command(help=__doc__)
 @click.argument("names", nargs=-1)
 def main(names: tuple[str, ...]) -> None:
-    from tests.kafka_server import KafkaServer, create_topic, kafka_jars
+    from testing.kafka_admin import create_topic
+    from testing.kafka_server import KafkaServer
 
     contenders, failures = chosen(names), 0
     with tempfile.TemporaryDirectory(prefix="cocoa-contenders-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        kafka = KafkaServer(folder / "kafka", kafka_jars())
+        kafka = KafkaServer(folder / "kafka")
         kafka.start()
         stack.callback(kafka.kill)
         create_topic(kafka.bootstrap, TOPIC, PARTITIONS)

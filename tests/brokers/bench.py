@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -19,8 +18,9 @@ from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Batch, Broker, BrokerState
 from cocoa_tornado.rules.records import Decoded, Delivery, Rejected
-
-from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all, writer
+from testing.kafka_admin import create_topic, read_all, writer
+from testing.kafka_server import KafkaServer, TansuServer
+from testing.waiting import eventually
 
 Records: TypeAlias = Sequence[tuple[bytes | None, bytes | None]]
 
@@ -44,14 +44,6 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded
     if not bar:
         return Rejected("not-json")
     return Delivery(device.decode(), value, timestamp_ms, key is None or key == device)
-
-
-async def eventually(condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Return once the condition holds; fail if it does not come to."""
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline, f"still not so after {patience_s} s: {condition}"
-        await asyncio.sleep(0.01)
 
 
 class Receiver:

@@ -21,7 +21,8 @@ def threads_end() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def slow_to_share_out(request: pytest.FixtureRequest) -> None:
     """Tansu may take longer to share partitions out than the adapter waits before it says so."""
-    from ..kafka_server import which_broker  # kafka-python is imported where the filters of warnings are in force
+    from testing.kafka_server import which_broker  # kafka-python is imported where the filters of warnings are in force
+
     from .bench import MAYBE_AWAY
 
     if which_broker() == "tansu":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import wait
 from typing import Any
@@ -21,9 +22,10 @@ from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
+from testing.kafka_server import KafkaServer
+from testing.waiting import eventually
 
-from ..kafka_server import KafkaServer
-from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, consuming, decode, eventually, numbered, payloads, ready
+from .bench import AWAY, SKIPPED, ConfluentStand, Receiver, consuming, decode, numbered, payloads, ready
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 
@@ -600,9 +602,8 @@ asyncio.run(main())
 async def test_a_process_that_has_closed_its_broker_ends_and_librdkafka_has_said_nothing(
     own_kafka: KafkaServer, brokers: str
 ) -> None:
-    await asyncio.to_thread(own_kafka.start)
     with subprocess.Popen(
-        [sys.executable, "-c", LEAVES, own_kafka.bootstrap, "results"],
+        [sys.executable, "-c", LEAVES, own_kafka.bootstrap, f"results.{uuid.uuid4().hex[:8]}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

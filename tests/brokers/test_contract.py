@@ -8,6 +8,7 @@ import pytest
 
 from cocoa_tornado.brokers.port import Batch, BrokerState
 from cocoa_tornado.errors import BrokerClosed
+from testing.waiting import eventually
 
 from .bench import (
     KAFKA_CLIENTS,
@@ -17,7 +18,6 @@ from .bench import (
     Stand,
     consuming,
     decode,
-    eventually,
     kafka_stand,
     numbered,
     payloads,

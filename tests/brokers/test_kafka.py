@@ -14,16 +14,11 @@ import pytest
 
 from cocoa_tornado.brokers.port import BrokerState
 from cocoa_tornado.errors import BrokerClosed, BrokerError
+from testing.kafka_admin import add_partitions, committed_offset
+from testing.kafka_installation import SCRAM_PASSWORD, SCRAM_USER
+from testing.kafka_server import SASL_PASSWORD, SASL_USER, KafkaServer
+from testing.waiting import eventually
 
-from ..kafka_server import (
-    SASL_PASSWORD,
-    SASL_USER,
-    SCRAM_PASSWORD,
-    SCRAM_USER,
-    KafkaServer,
-    add_partitions,
-    committed_offset,
-)
 from .bench import (
     AWAY,
     KAFKA_CLIENTS,
@@ -33,7 +28,6 @@ from .bench import (
     Receiver,
     consuming,
     decode,
-    eventually,
     kafka_stand,
     numbered,
     payloads,
@@ -207,8 +201,6 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
     client: str, own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    await asyncio.to_thread(own_kafka.start)
-    caplog.clear()  # what kafka-python says to those who don't hush it
     stand, receiver = kafka_stand(client, own_kafka), Receiver()
     async with consuming(await stand.broker(), receiver) as broker:
         published = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(100)]
@@ -238,7 +230,6 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
 @pytest.mark.apache
 @AWAY
 async def test_a_broker_that_is_killed_under_load_loses_nothing(client: str, own_kafka: KafkaServer) -> None:
-    await asyncio.to_thread(own_kafka.start)
     stand, receiver = kafka_stand(client, own_kafka), Receiver()
     async with consuming(await stand.broker(), receiver) as broker:
         sent = 0
@@ -261,6 +252,7 @@ async def test_a_broker_that_is_killed_under_load_loses_nothing(client: str, own
 async def test_a_broker_that_is_away_at_the_start_is_waited_for(
     client: str, own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    await asyncio.to_thread(own_kafka.kill)
     caplog.set_level(logging.INFO)
     stand, receiver = kafka_stand(client, own_kafka), Receiver()
     broker = await stand.broker()
@@ -281,9 +273,9 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(
 
 @LOST
 async def test_closing_while_the_broker_is_away_is_bounded_and_tells_what_was_lost(
-    client: str, caplog: pytest.LogCaptureFixture, own_kafka: KafkaServer
+    client: str, caplog: pytest.LogCaptureFixture, absent_kafka: KafkaServer
 ) -> None:
-    stand = kafka_stand(client, own_kafka)  # never started
+    stand = kafka_stand(client, absent_kafka)
     broker = await stand.broker()
     broker.start(Receiver(), decode)
     futures = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(3)]
@@ -301,6 +293,7 @@ async def test_closing_while_the_broker_is_away_is_bounded_and_tells_what_was_lo
 
 
 async def test_a_full_queue_is_not_writable_until_it_has_drained(client: str, own_kafka: KafkaServer) -> None:
+    await asyncio.to_thread(own_kafka.kill)
     stand = kafka_stand(client, own_kafka)
     broker = await stand.broker(queue_records=10)
     futures = [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(20)]
@@ -318,8 +311,8 @@ async def test_a_full_queue_is_not_writable_until_it_has_drained(client: str, ow
 
 
 @LOST
-async def test_writable_ends_with_the_close(client: str, own_kafka: KafkaServer) -> None:
-    broker = await kafka_stand(client, own_kafka).broker(queue_bytes=6)
+async def test_writable_ends_with_the_close(client: str, absent_kafka: KafkaServer) -> None:
+    broker = await kafka_stand(client, absent_kafka).broker(queue_bytes=6)
     broker.publish("topic", "doll", b"xx")
     waiting = asyncio.ensure_future(broker.writable())
     await asyncio.sleep(0)

@@ -23,8 +23,10 @@ from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.errors import RecordTooLarge
 from cocoa_tornado.rules.handoff import OffsetLedger
 from cocoa_tornado.rules.records import Decoded
+from testing.kafka_admin import committed_offset, delete_topic, writer
+from testing.kafka_server import KafkaServer
+from testing.waiting import eventually
 
-from ..kafka_server import KafkaServer, committed_offset, delete_topic, writer
 from .bench import (
     AWAY,
     KAFKA_CLIENTS,
@@ -36,7 +38,6 @@ from .bench import (
     Receiver,
     consuming,
     decode,
-    eventually,
     kafka_stand,
     numbered,
     payloads,
@@ -271,9 +272,8 @@ async def test_poison_with_a_headers_name_that_is_no_text_is_quarantined_without
 @pytest.mark.parametrize("client", KAFKA_CLIENTS)
 @pytest.mark.parametrize("before", [0, 2])
 async def test_a_batch_that_a_disk_has_broken_is_skipped_and_nothing_else(
-    client: str, own_kafka: KafkaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, before: int
+    client: str, own_kafka: KafkaServer, caplog: pytest.LogCaptureFixture, before: int
 ) -> None:
-    await asyncio.to_thread(own_kafka.start)
     stand, receiver = kafka_stand(client, own_kafka), Receiver()
     async with consuming(await stand.broker(), receiver):
         pass  # the group's position is fixed
@@ -286,7 +286,7 @@ async def test_a_batch_that_a_disk_has_broken_is_skipped_and_nothing_else(
 
     await asyncio.to_thread(send)
     await stand.write(numbered(before, 3))
-    await asyncio.to_thread(flip_a_byte, tmp_path, stand.results, b"broken2")
+    await asyncio.to_thread(flip_a_byte, own_kafka.folder, stand.results, b"broken2")
     async with consuming(await stand.broker(), receiver) as broker:
         await receiver.has(before + 3)
         await eventually(lambda: broker.status().lag == 0)

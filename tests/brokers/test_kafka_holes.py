@@ -7,14 +7,16 @@ import time
 
 import pytest
 
-from ..kafka_server import KafkaServer, committed_offset, delete_records, writer
+from testing.kafka_admin import committed_offset, delete_records, writer
+from testing.kafka_server import KafkaServer
+from testing.waiting import eventually
+
 from .bench import (
     KAFKA_CLIENTS,
     PATIENCE_S,
     KafkaStand,
     Receiver,
     consuming,
-    eventually,
     kafka_stand,
     numbered,
     payloads,

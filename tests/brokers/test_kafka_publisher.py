@@ -13,8 +13,7 @@ from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.kafka_publisher import Outgoing, Publisher
 from cocoa_tornado.errors import BrokerError
-
-from ..harness import eventually
+from testing.waiting import eventually
 
 
 class Answer:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ..certificates import write_certificate
-from ..kafka_server import KEY_PASSWORD, KafkaServer
-from .bench import AWAY, KAFKA_CLIENTS, KafkaStand, Receiver, consuming, decode, eventually, kafka_stand
+from testing.certificates import write_certificate
+from testing.kafka_server import KEY_PASSWORD, KafkaServer
+from testing.waiting import eventually
+
+from .bench import AWAY, KAFKA_CLIENTS, KafkaStand, Receiver, consuming, decode, kafka_stand
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
 

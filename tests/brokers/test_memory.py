@@ -8,8 +8,9 @@ import pytest
 
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.errors import BrokerClosed, BrokerError
+from testing.waiting import eventually
 
-from .bench import Receiver, consuming, decode, eventually
+from .bench import Receiver, consuming, decode
 
 pytestmark = pytest.mark.gen_test(timeout=20)
 RESULTS = "transcription.results"

@@ -28,12 +28,11 @@ from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.settings import TABLE
-
-from ..certificates import Certificate, served_serial, write_certificate
-from ..raw_device import KEY
+from testing.certificates import Certificate, served_serial, write_certificate
+from testing.raw_device import KEY
 
 COCOA = str(Path(sys.executable).parent / "cocoa")
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 SECRET = "a secret of thirty-two bytes, or more"
 NEW_SECRET = "the new secret of thirty-two bytes, or more"
 

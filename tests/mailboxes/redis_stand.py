@@ -5,8 +5,8 @@ from __future__ import annotations
 from cocoa_tornado.mailboxes.port import Mailbox
 from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.rules.box import BoxLimits
+from testing.redis_server import RedisServer
 
-from ..redis_server import RedisServer
 from .stands import Clock, ready
 
 

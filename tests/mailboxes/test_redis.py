@@ -19,8 +19,8 @@ from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.mailboxes.redis_link import fault_of
 from cocoa_tornado.rules.box import BoxLimits, PageLimits, Place
 from cocoa_tornado.rules.feed import Page
+from testing.redis_server import RedisServer
 
-from ..redis_server import RedisServer
 from .stands import ALL, SOURCE, Clock, contents, entries, entry, numbers, payloads, ready, until
 
 pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=90)]

@@ -10,9 +10,9 @@ import pytest
 
 from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.rules.box import BoxLimits, Place
+from testing.redis_server import RedisServer
+from testing.waiting import eventually
 
-from ..harness import eventually
-from ..redis_server import RedisServer
 from .stands import Clock, contents, entries, payloads, ready
 
 pytestmark = [

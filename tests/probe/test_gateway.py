@@ -13,9 +13,10 @@ from cocoa_tornado.probe.run import run
 from cocoa_tornado.probe.session import Session
 from cocoa_tornado.probe.target import parse_target
 from cocoa_tornado.probe.verdicts import Report, Status
+from testing.kafka_admin import create_topic, read_all
+from testing.kafka_server import KafkaServer, TansuServer
 
 from ..harness import SECRET, Harness
-from ..kafka_server import KafkaServer, TansuServer, create_topic, read_all
 
 
 def test_our_own_gateway_passes_every_check_that_is_made() -> None:

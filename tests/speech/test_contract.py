@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.word_error_rate import spoken
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong, EngineFailed, SpeechBusy
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.pool import PoolOptions, WorkerPool
 from cocoa_tornado.speech.port import SpeechState, SpeechStream
+from testing.waiting import eventually
+from testing.words import spoken
 
-from ..harness import eventually
 from .google_server import SpeechService
 from .whisper_model import whisper_base
 

@@ -24,7 +24,7 @@ WORDS = "one two three four five six seven eight"
 RECORDING = random.Random(1).randbytes(8 * BYTES_PER_SECOND)
 OTHER_WORDS = "red green blue yellow"
 OTHER_RECORDING = random.Random(2).randbytes(2 * BYTES_PER_SECOND)
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 @pytest.fixture

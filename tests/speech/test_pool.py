@@ -15,8 +15,7 @@ from cocoa_tornado.errors import EngineFailed, SpeechBusy
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.pool import PoolOptions, WorkerPool
 from cocoa_tornado.speech.port import SpeechState
-
-from ..harness import eventually
+from testing.waiting import eventually
 
 RAW = AudioFormat()
 COMMAND = (sys.executable, "-m", "tests.speech.scripted_worker")

@@ -13,9 +13,10 @@ import pytest
 from cocoa_tornado.errors import EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.web.audio_session import AudioIntake
+from testing.raw_device import BINARY, TEXT
+from testing.waiting import eventually
 
-from ..harness import Harness, eventually
-from ..raw_device import BINARY, TEXT
+from ..harness import Harness
 from .conftest import StartGateway
 from .test_audio_session import hear, start
 from .uploads import PATH, Bench

@@ -16,9 +16,10 @@ from cocoa_tornado.errors import AudioNotDecodable, EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
 from cocoa_tornado.web.audio_session import HELD_BYTES, is_audio_end
+from testing.raw_device import BINARY, CLOSE, PONG, TEXT
+from testing.waiting import eventually
 
-from ..harness import Harness, eventually
-from ..raw_device import BINARY, CLOSE, PONG, TEXT
+from ..harness import Harness
 from ..scripted_engine import ScriptedEngine
 from .conftest import StartGateway
 

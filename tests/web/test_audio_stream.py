@@ -16,9 +16,9 @@ from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong, BrokerError, EngineFailed, SpeechError
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.port import SpeechState
+from testing.raw_device import PATIENCE_S, TEXT
+from testing.waiting import eventually
 
-from ..harness import eventually
-from ..raw_device import PATIENCE_S, TEXT
 from ..scripted_engine import ScriptedEngine
 from .conftest import StartGateway
 from .uploads import MIB, PATH, RAW, Bench, Upload, is_error

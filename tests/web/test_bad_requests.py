@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from cocoa_tornado.logs import StrangersLines, make_formatter
+from testing.certificates import write_certificate
+from testing.raw_device import TEXT, UPGRADE, RawDevice
 
-from ..certificates import write_certificate
 from ..harness import Harness
-from ..raw_device import TEXT, UPGRADE, RawDevice
 from .conftest import StartGateway
 
 HOST = b"Host: localhost\r\n"

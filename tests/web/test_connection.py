@@ -15,9 +15,10 @@ import websockets
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
 from cocoa_tornado.web.connection import DeviceConnection
+from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
+from testing.waiting import eventually
 
-from ..harness import RESULTS, Harness, eventually
-from ..raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
+from ..harness import RESULTS, Harness
 from .conftest import StartGateway
 
 RECORD = (

@@ -26,10 +26,11 @@ from cocoa_tornado.web.connection import DeviceConnection
 from cocoa_tornado.web.device_handler import DeviceHandler
 from cocoa_tornado.web.inbound import Inbound
 from cocoa_tornado.web.streams import HttpsStream, HttpStream
+from testing.certificates import write_certificate
+from testing.raw_device import CLOSE, PING, TEXT, UPGRADE, frame
+from testing.waiting import eventually
 
-from ..certificates import write_certificate
-from ..harness import Harness, eventually
-from ..raw_device import CLOSE, PING, TEXT, UPGRADE, frame
+from ..harness import Harness
 from ..scripted_engine import ScriptedEngine
 from .conftest import StartGateway
 

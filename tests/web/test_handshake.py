@@ -13,9 +13,10 @@ import websockets
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.slots import Ticket
 from cocoa_tornado.web.device_handler import DeviceHandler
+from testing.raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, Response, frame
+from testing.waiting import eventually
 
-from ..harness import Harness, eventually
-from ..raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, Response, frame
+from ..harness import Harness
 from .conftest import StartGateway
 
 

@@ -20,9 +20,9 @@ from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import BrokerState, BrokerStatus
 from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.rules.slots import SlotLimits
+from testing.raw_device import UPGRADE, Response
 
 from ..harness import RESULTS, Harness
-from ..raw_device import UPGRADE, Response
 from .conftest import StartGateway
 
 TOKEN_PATH, AUDIO_PATH, PUBLISH_PATH = "/api/v1/auth/token", "/api/v1/audio/stream", "/api/v1/transcriptions"

@@ -18,10 +18,11 @@ from cocoa_tornado.errors import ServiceError
 from cocoa_tornado.metrics import Counters
 from cocoa_tornado.rules.accepting import SERVED_PER_TURN
 from cocoa_tornado.web.listener import Listener, ListenerOptions, bind
+from testing.certificates import write_certificate
+from testing.raw_device import TEXT, UPGRADE, RawDevice
+from testing.waiting import eventually
 
-from ..certificates import write_certificate
-from ..harness import Harness, eventually
-from ..raw_device import TEXT, UPGRADE, RawDevice
+from ..harness import Harness
 from .conftest import StartGateway
 
 HEALTH = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -22,9 +22,10 @@ from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.records import Delivery
 from cocoa_tornado.web.connection import DeviceConnection
+from testing.raw_device import CLOSE, TEXT
+from testing.waiting import eventually
 
-from ..harness import RESULTS, Harness, eventually
-from ..raw_device import CLOSE, TEXT
+from ..harness import RESULTS, Harness
 from .conftest import StartGateway
 
 RECORD = b'{"session_id":"s","user_id":99,"device_id":"doll","text":"Hello"}'

@@ -9,9 +9,10 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.mailboxes.port import MailboxState
+from testing.redis_server import RedisServer
+from testing.waiting import eventually
 
-from ..harness import Harness, eventually
-from ..redis_server import RedisServer
+from ..harness import Harness
 from .conftest import StartGateway
 
 pytestmark = [

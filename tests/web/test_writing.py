@@ -15,9 +15,9 @@ from tornado.iostream import IOStream
 
 from cocoa_tornado.web.sockets import direct_write_works, write_at_once
 from cocoa_tornado.web.streams import HttpStream
+from testing.certificates import write_certificate
+from testing.raw_device import TEXT
 
-from ..certificates import write_certificate
-from ..raw_device import TEXT
 from .conftest import StartGateway
 
 pytestmark = pytest.mark.gen_test(timeout=30)

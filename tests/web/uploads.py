@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..harness import Harness, eventually
-from ..raw_device import RawDevice, Response
+from testing.raw_device import RawDevice, Response
+from testing.waiting import eventually
+
+from ..harness import Harness
 from ..scripted_engine import ScriptedEngine
 
 PATH = "/api/v1/audio/stream"

@@ -13,7 +13,7 @@ import pytest
 from bench.survival import Outcome, violations
 from bench.survival_fleet import Findings, Memory
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def told(*numbers: int) -> tuple[Memory, Findings]:

@@ -6,13 +6,14 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import redis
+
+from .ports import ReservedPort
 
 START_PATIENCE_S = 20.0
 STOP_PATIENCE_S = 20.0
@@ -34,9 +35,8 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._settings = settings
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self._reserved = ReservedPort()
+        self.port = self._reserved.number
 
     @property
     def url(self) -> str:
@@ -65,6 +65,11 @@ class RedisServer:
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it and give its port back."""
+        self.kill()
+        self._reserved.close()
 
     def pause(self) -> None:
         """It stays connected and does nothing."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bench.speech_load import PING_INTERVAL_S, Phase, percentile, table, violations
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def good() -> Phase:

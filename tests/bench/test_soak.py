@@ -12,10 +12,9 @@ import pytest
 
 from bench.soak import MIB, PATHS, Outcome, is_flat, report, violations
 from bench.soak_fleet import Judge, Tally
+from testing.kafka_server import KafkaServer
 
-from .kafka_server import KafkaServer
-
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SECONDS = 10
 
 

@@ -58,6 +58,12 @@ def write_certificate(folder: Path, name: str = "server", password: bytes | None
     return written
 
 
+def read_certificate(folder: Path, name: str = "server") -> Certificate:
+    """What :func:`write_certificate` has written there. Raises FileNotFoundError."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    return Certificate(cert, key, x509.load_pem_x509_certificate(cert.read_bytes()).serial_number)
+
+
 def served_serial(port: int) -> int:
     """The serial number of the certificate that a new connection gets. Blocks."""
     return x509.load_pem_x509_certificate(

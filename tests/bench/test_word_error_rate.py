@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.word_error_rate import Errors, Recording, Row, error_rate, main, recordings_in, spoken, table, word_errors
+from bench.word_error_rate import Errors, Recording, Row, error_rate, main, recordings_in, table, word_errors
+from testing.words import spoken
 
 WORDS = st.lists(st.sampled_from(["go", "forward", "ten", "meters", "stop"]), max_size=8)
 

@@ -1,0 +1,85 @@
+"""What a test does with a broker from outside: topics, records, committed offsets. Every call blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+
+PATIENT_MS = 30_000  # a broker that has just started may take its time, on a machine that has other things to do
+
+
+def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
+    wanted = {"num_partitions": partitions, "replication_factor": 1, "configs": settings or {}}
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        admin.create_topics({topic: wanted}, wait_for_metadata=True)
+    finally:
+        admin.close()
+
+
+def delete_topic(bootstrap: str, topic: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        admin.delete_topics([topic])
+    finally:
+        admin.close()
+
+
+def delete_records(bootstrap: str, topic: str, before: int) -> None:
+    """Those of the first partition, up to this offset."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        admin.delete_records({TopicPartition(topic, 0): before})
+    finally:
+        admin.close()
+
+
+def add_partitions(bootstrap: str, topic: str, partitions: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        admin.create_partitions({topic: partitions})
+        admin.wait_for_topics([topic])
+    finally:
+        admin.close()
+
+
+def committed_offset(bootstrap: str, group: str, topic: str, partition: int = 0) -> int | None:
+    with reader(bootstrap, group_id=group) as consumer:
+        offset: int | None = consumer.committed(TopicPartition(topic, partition), timeout_ms=5_000)
+        return offset
+
+
+def read_all(bootstrap: str, topic: str, count: int, patience_s: float = 10.0) -> list[Any]:
+    """The first ``count`` records of a topic (all of those that come in time), by a consumer of its own."""
+    found: list[Any] = []
+    with reader(bootstrap) as consumer:
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        deadline = time.monotonic() + patience_s
+        while len(found) < count and time.monotonic() < deadline:
+            for run in consumer.poll(timeout_ms=200).values():
+                found += run
+    return found
+
+
+@contextlib.contextmanager
+def reader(bootstrap: str, **settings: Any) -> Iterator[Any]:
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, **settings)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+@contextlib.contextmanager
+def writer(bootstrap: str, **settings: Any) -> Iterator[Any]:
+    producer = KafkaProducer(bootstrap_servers=bootstrap, **settings)
+    try:
+        yield producer
+    finally:
+        producer.close(timeout=10)

