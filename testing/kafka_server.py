@@ -278,12 +278,6 @@ class TansuServer(_Process):
         return [binary, "broker", f"--listener-url={url}", f"--advertised-listener-url={url}"]
 
 
-def kill_left(folder: Path) -> None:
-    """Kill the server that another process has started in this folder and left running, if one did."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
-
-
 def which_broker() -> str:
     """``apache`` or ``tansu``: what COCOATEST_BROKER says, else what this machine can run."""
     forced = os.environ.get("COCOATEST_BROKER", "")

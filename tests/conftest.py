@@ -26,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kafka: needs a Kafka broker, which the test session starts (Java and Maven)")
     config.addinivalue_line("markers", "apache: needs Apache Kafka; not run against the stand-in for it, Tansu")
     config.addinivalue_line("markers", "redis: needs redis-server, which the test session starts")
+    # It warns of each of its tasks that takes longer than 0.1 s: a matter of the machine, not of what is tested.
+    logging.getLogger("kafka.net.selector").setLevel(logging.ERROR)
     # kafka-python says this while it is being imported, to nobody who could change it. For the same reason it is
     # imported below, where the filters are in force, and not above.
     config.addinivalue_line("filterwarnings", KAFKA_PYTHON_ON_3_11)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,8 +36,7 @@ class SharedFolder:
     def pytest_unconfigure(self) -> None:
         if not self._is_owner:
             return
-        from testing.kafka_server import kill_left
-
-        for server in self._folder.glob("*/pid"):
-            kill_left(server.parent)
+        for pid in self._folder.glob("*/pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid.read_text()), signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
