@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from . import profiles
 from .expected_logs import ExpectedLogs
 from .shared_folder import SHARED_FOLDER, SharedFolder
+from .tiers import Tiers
 
 if TYPE_CHECKING:
     from testing.kafka_server import KafkaServer, TansuServer
     from testing.redis_server import RedisServer
+
+profiles.register()
 
 KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning"
 
@@ -23,6 +27,7 @@ KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ExpectedLogs())
     config.pluginmanager.register(SharedFolder())
+    config.pluginmanager.register(Tiers())
     config.addinivalue_line("markers", "kafka: needs a Kafka broker, which the test session starts (Java and Maven)")
     config.addinivalue_line("markers", "apache: needs Apache Kafka; not run against the stand-in for it, Tansu")
     config.addinivalue_line("markers", "redis: needs redis-server, which the test session starts")

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import IdentityError, InvalidClaims, InvalidToken, KeyMaterialError
@@ -28,6 +28,7 @@ from cocoa_tornado.identity.keys import (
     secret_key,
 )
 
+from ..profiles import examples
 from .material import ENCRYPTED, SECRET, part, private_key, private_pem, public_pem, token
 
 PAYLOAD = b'{"device_id":"d"}'
@@ -252,7 +253,7 @@ def test_no_text_raises_anything_but_an_identity_error(text: str) -> None:
         ring("secret", "EC").verify(text)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.binary(), st.binary(), st.sampled_from([*ALGORITHMS, "none"]), st.binary(max_size=80))
 def test_no_header_payload_or_signature_raises_anything_but_an_identity_error(
     header: bytes, payload: bytes, algorithm: str, signature: bytes

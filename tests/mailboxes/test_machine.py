@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from cocoa_tornado.mailboxes.port import Mailbox
 from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits, Place
 
+from ..profiles import examples
 from .stands import SOURCE, MemoryStand, Stand, entry
 
 LIMITS = BoxLimits(max_messages=5, max_bytes=60, ttl_s=100.0)
@@ -238,7 +239,5 @@ def test_no_sequence_of_events_loses_repeats_or_reorders_a_message(make_stand: C
     machine = type("AnyMachine", (Machine,), {"make_stand": staticmethod(make_stand)})
     run_state_machine_as_test(
         machine,
-        settings=settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(examples(60, steps=30), suppress_health_check=list(HealthCheck)),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, format_of, settle
@@ -151,7 +151,6 @@ def test_what_is_no_audio_of_ours_is_refused(content_type: str | None) -> None:
     assert format_of(content_type, DEFAULT) is None
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='audio/L16wavrte;= "\\,\t8000*', max_size=60) | st.text(max_size=40))
 @example("audio/wav" + "; " * 20_000 + "=")
 @example("audio/wav" + ";a=" * 20_000)
@@ -254,7 +253,6 @@ def _in_both_orders(samples: array[int]) -> tuple[bytes, bytes]:
     return little.tobytes(), big.tobytes()
 
 
-@settings(deadline=None)
 @given(
     start=st.integers(0, len(SPEECH) - 1_200),
     loudness=st.sampled_from([0.05, 0.2, 1.0, 2.0]),
@@ -268,7 +266,6 @@ def test_human_speech_tells_the_order_of_its_bytes(start: int, loudness: float, 
     assert (byte_order(little), byte_order(big)) in (("s16le", "s16be"), (None, None))
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(SPEECH) - 1_000))
 def test_the_channels_of_speech_are_compared_each_with_itself(start: int) -> None:
     one, other = SPEECH[start : start + 500], SPEECH[-start - 500 : -start or None]
@@ -283,7 +280,6 @@ def _is_loud(start: int) -> bool:
     return min(window) < -1_500 and max(window) > 1_500
 
 
-@settings(deadline=None)
 @given(st.sampled_from([start for start in range(0, len(SPEECH) - 1_000, 100) if _is_loud(start)]))
 def test_speech_of_eight_bits_in_sixteen_tells_its_order_too(start: int) -> None:
     window = [max(-128, min(127, sample >> 6)) for sample in SPEECH[start : start + 1_000]]
@@ -307,7 +303,6 @@ def test_nothing_is_judged_by_fewer_than_200_telling_samples() -> None:
     assert byte_order(little + b"\x05\x00") == "s16le"
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=900), st.integers(1, 8))
 def test_any_bytes_have_an_order_in_the_end(samples: bytes, channels: int) -> None:
     assert byte_order(samples, channels, complete=True) in ("s16le", "s16be")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.rules.box import Box, StoredMessage
 from cocoa_tornado.rules.feed import Feed, Page
+
+from ..profiles import examples
 
 
 def message(number: int) -> StoredMessage:
@@ -221,4 +222,4 @@ class OneDevice(RuleBasedStateMachine):
 
 
 TestOneDevice = OneDevice.TestCase
-TestOneDevice.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestOneDevice.settings = examples(300, steps=40)

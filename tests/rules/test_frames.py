@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets import frames as peer
 from websockets.protocol import CLIENT, SERVER, Protocol
@@ -32,6 +32,8 @@ from cocoa_tornado.rules.frames import (
     text_frame,
     xor_mask,
 )
+
+from ..profiles import examples
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING_OPCODE, PONG_OPCODE = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 LIMIT = 1000
@@ -406,7 +408,6 @@ STREAMS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(conversations(), st.data())
 def test_a_conversation_is_read_whole_however_it_is_cut(traffic: Traffic, data: st.DataObject) -> None:
     pieces = data.draw(pieces_of(st.just(traffic.stream)))
@@ -414,7 +415,7 @@ def test_a_conversation_is_read_whole_however_it_is_cut(traffic: Traffic, data: 
     assert read_in_pieces(byte_by_byte(traffic.stream)) == (traffic.events, None)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(pieces_of(STREAMS))
 def test_any_bytes_give_the_same_events_and_the_same_fault_however_they_are_cut(pieces: list[bytes]) -> None:
     events, code = read(b"".join(pieces))
@@ -423,7 +424,6 @@ def test_any_bytes_give_the_same_events_and_the_same_fault_however_they_are_cut(
     assert code in (None, 1002, 1007, 1009)
 
 
-@settings(deadline=None)
 @given(MASKS, st.binary(max_size=300))
 @example(b"\x00\x00\x00\x00", b"\x00\x00\x00")
 def test_the_mask_is_that_of_the_rfc_and_undoes_itself(mask: bytes, data: bytes) -> None:
@@ -439,7 +439,6 @@ def sent(protocol: Protocol) -> bytes:
     return b"".join(protocol.data_to_send())
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["text", "binary", "ping", "pong"]), st.text(max_size=30)), max_size=6),
     st.data(),
@@ -467,7 +466,6 @@ def test_the_frames_of_another_client_are_read(sends: list[tuple[str, str]], dat
     assert read_in_pieces(pieces, limit=1 << 20) == ([*expected, Close(4000, "bye")], None)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=125), st.text(max_size=300), st.sampled_from([0, 125, 126, 65535, 65536]))
 def test_another_client_reads_our_frames(data: bytes, text: str, size: int) -> None:
     client = Protocol(CLIENT)
@@ -489,7 +487,7 @@ def test_another_client_reads_our_frames(data: bytes, text: str, size: int) -> N
     assert read(sent(client)) == ([Pong(b""), Pong(data), Close(1001, client.close_rcvd.reason)], None)
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(STREAMS)
 @example(b"\x02\xfe\x04\x00")
 def test_whatever_another_server_refuses_is_refused(stream: bytes) -> None:

@@ -9,11 +9,13 @@ from random import Random
 from typing import Any, NamedTuple, TypeAlias
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.rules import records
 from cocoa_tornado.rules.records import REASONS, Delivery, Rejected, decode
+
+from ..profiles import examples
 
 CANONICAL = (
     b'{"session_id":"a1b2c3d4e5f6g7h8","user_id":99,"device_id":"12312","text":"Hello",'
@@ -457,7 +459,6 @@ def any_text(value: Value, random: Random, escapes: float) -> str:
     return expected_text(value)
 
 
-@settings(deadline=None)
 @given(records_with_a_device(), st.randoms(use_true_random=False), st.sampled_from([0.0, 0.0, 0.3, 1.0]))
 def test_any_spelling_of_a_record_gives_the_one_right_message(record: Object, random: Random, escapes: float) -> None:
     fields = [("type", "transcription"), *((name, value) for name, value in record.pairs if name != "type")]
@@ -478,7 +479,7 @@ SOUP = st.lists(st.sampled_from(TOKENS), max_size=24).map("".join)
 NEARLY = SOUP.map(lambda soup: f'{{"device_id":"d",{soup}}}')
 
 
-@settings(deadline=None, max_examples=400)
+@examples(400)
 @given(SOUP | NEARLY | st.text())
 @example('{"device_id":"d","t":":"}')
 @example('{"device_id":"d","o":{"a":1}}')
@@ -512,7 +513,7 @@ def judge(text: str) -> object:
         return NOT_JSON
 
 
-@settings(deadline=None, max_examples=400)
+@examples(400)
 @given(SOUP | NEARLY)
 def test_a_record_is_json_for_us_exactly_if_it_is_json(text: str) -> None:
     decoded = decode(None, text.encode(), 0)
@@ -529,14 +530,12 @@ def test_a_record_is_json_for_us_exactly_if_it_is_json(text: str) -> None:
         assert isinstance(parsed, Object) is (decoded.reason != "not_object")
 
 
-@settings(deadline=None)
 @given(st.none() | st.binary(), st.none() | st.binary() | SOUP.map(str.encode), st.integers(-(2**63), 2**63 - 1))
 def test_it_never_raises_and_every_reason_is_listed(key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
     decoded = decode(key, value, timestamp_ms)
     assert isinstance(decoded, Delivery) or decoded.reason in REASONS
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_record_damaged_in_transit_never_raises(data: st.DataObject) -> None:
     value = bytearray(CANONICAL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
@@ -18,6 +17,8 @@ from cocoa_tornado.rules.slots import (
     Ticket,
     Wait,
 )
+
+from ..profiles import examples
 
 
 def connect(slots: Slots, device_id: str = "doll", now: float = 0.0) -> Ticket:
@@ -307,5 +308,5 @@ class SlotsMachine(RuleBasedStateMachine):
         assert repr(self.slots) == "<Slots 0 taken by 0 devices>"
 
 
-SlotsMachine.TestCase.settings = settings(max_examples=250, stateful_step_count=40, deadline=None)
+SlotsMachine.TestCase.settings = examples(250, steps=40)
 TestSlotsMachine = SlotsMachine.TestCase

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from cocoa_tornado.rules.backoff import Backoff
 from cocoa_tornado.rules.speech_pool import HOPELESS_AFTER, Admission, Phase, PoolLimits, Roster
+
+from ..profiles import examples
 
 LIMITS = PoolLimits(workers=3, queue=2, stall_s=10.0, load_s=60.0)
 
@@ -142,7 +143,7 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = Pool.TestCase
-TestPool.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestPool.settings = examples(100, steps=30)
 
 
 def ready(limits: PoolLimits = LIMITS) -> Roster:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable
@@ -75,7 +75,6 @@ def test_the_big_endian_kind_is_understood() -> None:
     assert read(wav((b"fmt ", long), riff=b"RIFX", order=">"))[0] == WavLayout("s24be", 48_000, 2, 6, 1_000)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([b"JUNK", b"LIST", b"fact", b"bext", b"ds64"]), st.binary(max_size=60)), max_size=4
@@ -131,7 +130,6 @@ def test_a_wav_that_never_says_what_its_samples_are_is_refused() -> None:
         read(wav())
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_header_that_ends_early_is_refused_wherever_it_ends(data: st.DataObject) -> None:
     whole = wav((b"LIST", b"abc"), (b"fmt ", extensible(1, 1, 16_000, 16)), (b"fact", bytes(4)))
@@ -141,7 +139,6 @@ def test_a_header_that_ends_early_is_refused_wherever_it_ends(data: st.DataObjec
         read(whole[:cut])
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_layout_or_not_decodable(tail: bytes) -> None:
     for file in (tail, wav()[:12] + tail, wav((b"fmt ", fmt(1, 1, 16_000, 16)))[:36] + tail):

@@ -13,13 +13,14 @@ from typing import TypeAlias
 
 import pytest
 from av.audio.frame import AudioFrame
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.decoding import _mixed, _no_longer_than, decode
 
+from ..profiles import examples
 from .recordings import Arriving, encoded, go_forward, likeness
 
 SPEECH = go_forward()
@@ -179,7 +180,7 @@ def test_flac_comes_no_more_than_a_dozen_frames_late() -> None:
     assert source.taken < len(flac) / frames * 15
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=8))
 @pytest.mark.parametrize("kind", ["raw", "stereo", "l16", "wav", "ogg", "flac", "mp3"])
 def test_the_cut_of_the_pieces_changes_nothing(samplers: Samplers, kind: str, sizes: list[int]) -> None:
@@ -411,7 +412,7 @@ DAMAGE = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(damage=DAMAGE)
 @pytest.mark.parametrize("container", ["wav", "ogg", "flac", "mp3"])
 def test_damage_anywhere_ends_in_audio_or_in_one_of_two_errors(

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable
@@ -14,6 +14,7 @@ from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
 from cocoa_tornado.speech.segmenter import MAX_HEADER_BYTES, Segmenter
 
+from ..profiles import examples
 from .recordings import encoded, go_forward
 
 SECOND = 32_000
@@ -51,7 +52,7 @@ def test_silence_is_no_utterance() -> None:
     assert segments(Segmenter(AudioFormat(), 60.0), bytes(5 * SECOND)) == []
 
 
-@settings(deadline=None, max_examples=10)
+@examples(10)
 @given(st.integers(1, 5000))
 def test_how_the_stream_is_cut_makes_no_difference(piece: int) -> None:
     stream = go_forward() + bytes(SECOND)
@@ -107,7 +108,7 @@ def wav(samples: bytes, behind: bytes = b"") -> bytes:
     return head + layout + b"data" + len(samples).to_bytes(4, "little") + samples + behind
 
 
-@settings(deadline=None, max_examples=10)
+@examples(10)
 @given(st.integers(44, 5000))
 def test_a_wav_ends_with_its_samples_and_another_may_follow(piece: int) -> None:
     spoken = wav(go_forward(), b"LIST" + (60_000).to_bytes(4, "little") + go_forward()[:60_000])

@@ -12,7 +12,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,6 +23,7 @@ from cocoa_tornado.rules.slots import SlotLimits
 from testing.raw_device import UPGRADE, Response
 
 from ..harness import RESULTS, Harness
+from ..profiles import examples
 from .conftest import StartGateway
 
 TOKEN_PATH, AUDIO_PATH, PUBLISH_PATH = "/api/v1/auth/token", "/api/v1/audio/stream", "/api/v1/transcriptions"
@@ -220,7 +221,7 @@ async def test_credentials_beyond_ascii_are_compared_as_the_utf_8_that_clients_s
         ),
     )
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_whatever_the_body_asks_for_the_token_is_good_for_a_handshake_or_it_is_a_400(asked: dict[str, object]) -> None:
     async def ask() -> None:
         gateway = await Harness.start(api_credentials=CREDENTIALS, access_log=False)

@@ -1,0 +1,98 @@
+"""Which tests run when: ``make test-fast`` the pure ones, ``make test`` all but the slow ones, ``make test-all`` all.
+
+A pure test starts no process and opens no connection, and is failed if it does. What is slow says so by its mark; the
+rule is that a test is slow if it breaks a server, loads a machine for seconds, runs an engine beside the embedded one,
+or tests nothing but a benchmark or its tools.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+TESTS: Final = Path(__file__).parent
+
+# Files, and folders with everything below them.
+PURE: Final = (
+    "rules/",
+    *(f"brokers/test_{name}.py" for name in ("asking", "kafka_availability", "kafka_options", "kafka_positions")),
+    *(f"brokers/test_{name}.py" for name in ("kafka_publisher", "memory")),
+    *(f"identity/test_{name}.py" for name in ("keys", "minting")),
+    *(f"probe/test_{name}.py" for name in ("credentials", "judge", "judge_speech", "recording", "report", "target")),
+    "probe/test_wire.py",
+    *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
+    *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "errors", "hub", "layers", "mailroom", "metrics")),
+    *(f"test_settings{part}.py" for part in ("", "_checks", "_options", "_sources")),
+    "test_transcriber.py",
+)
+SLOW: Final = ("bench/",)
+
+_FORBIDDEN: Final = frozenset({"socket.bind", "socket.connect", "subprocess.Popen", "os.posix_spawn", "os.fork"})
+
+
+class Tiers:
+    """The plugin; ``conftest.py`` registers it."""
+
+    def __init__(self) -> None:
+        self._is_pure = False
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.addinivalue_line("markers", "pure: starts no process and opens no connection (tests/tiers.py)")
+        config.addinivalue_line("markers", "slow: only in make test-all (tests/tiers.py)")
+        sys.addaudithook(self._on_audit)
+
+    @pytest.hookimpl(tryfirst=True)  # before the marks are compared with the option -m
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        place = item.path.relative_to(TESTS).as_posix()
+        if place.startswith(PURE):
+            item.add_marker(pytest.mark.pure)
+        if place.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+        if group := _group(item, place):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Long ones first, so that no process is left alone with them at the end. Not where the order is random."""
+        if not config.pluginmanager.hasplugin("randomly"):
+            items.sort(key=_rank)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_auto_num_workers(self) -> int:
+        """For ``-n auto``: more processes than cores, for the tests of brokers mostly wait."""
+        return min(2 * (os.cpu_count() or 1), 8)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._is_pure = item.get_closest_marker("pure") is not None
+        try:
+            return (yield)
+        finally:
+            self._is_pure = False
+
+    def _on_audit(self, event: str, _: tuple[object, ...]) -> None:
+        """An audit hook of the interpreter's, which stays for good."""
+        if self._is_pure and event in _FORBIDDEN:
+            raise AssertionError(f"a pure test caused {event}: see tests/tiers.py")
+
+
+def _group(item: pytest.Item, place: str) -> str | None:
+    """Tests of a group run in one process, one after another."""
+    if "own_kafka" in getattr(item, "fixturenames", ()):
+        return "own kafka"  # they share it, and start it anew
+    if place.startswith("bench/"):
+        return "load"  # each of them loads the machine by itself
+    return None
+
+
+def _rank(item: pytest.Item) -> int:
+    marks = {mark.name for mark in item.iter_markers()}
+    for rank, mark in enumerate(("xdist_group", "slow", "kafka")):
+        if mark in marks:
+            return rank
+    return 4 if "pure" in marks else 3
