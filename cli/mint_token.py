@@ -54,7 +54,6 @@ def _claims(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
         except ValueError:
             claim = text
         except RecursionError:
-            claim = None
             _refuse_nesting(name, ctx, param)
         if _is_deeper(claim, MAX_CLAIM_LEVELS):
             _refuse_nesting(name, ctx, param)

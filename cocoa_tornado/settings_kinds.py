@@ -243,7 +243,7 @@ class Duration(Kind[float]):
             if value >= least_s and value % unit_s == 0:
                 return f"{value // unit_s:.0f}{unit}"
         if value and value < 1:
-            # 0.009 * 1000 is 8.999999999999998: rounded to what a person would write, and then looked at again.
+            # Rounded to what a person would write, which not every value is read back from.
             milliseconds = f"{decimal_text(float(f'{value * 1000:.15g}'))}ms"
             if _is_duration_of(milliseconds, value):
                 return milliseconds

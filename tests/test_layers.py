@@ -124,8 +124,8 @@ def assert_none_imports(is_forbidden: Callable[[str, str], bool]) -> None:
 
 
 def test_every_module_belongs_to_a_layer() -> None:
-    homeless = [module for module, _ in MODULES if layer(module) is None and module not in PACKAGES]
-    assert homeless == [], "add them to the table"
+    without_layer = [module for module, _ in MODULES if layer(module) is None and module not in PACKAGES]
+    assert without_layer == [], "add them to the table"
 
 
 def test_every_module_imports_only_what_stands_below_it() -> None:

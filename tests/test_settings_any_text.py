@@ -59,7 +59,7 @@ FOUND = (
     *("0.071", "0.6001", "0.0000001", "0.00000019ms", "9ms"),
     *("99999999999999999", "12345789.123456789", "999999999999999999", "0.000000000000000001"),
     *("fe80::1%\x1bth0", "kafka://[fe80::1%\n]", "kafka://a\n,b", "redis://ho\nst", "redis://us\x1ber@host"),
-    *("@./\x0bope", "@/a\nb", "@~/x\U000ba05f", "./{", "./~root", "./ {x"),
+    *("@./\x0bope", "@/a\nb", "@~/x\U000ba05f", "@/" + "a" * 5000, "./{", "./~root", "./ {x"),
     *("sqlite:///a%0Ab", "whisper:///a%0Ab", "whisper://./m%x?beam=2", "sqlite:///v/\U000e2d2d.Yb"),
     *("/" + "9" * 5000, "pocketsphinx:///" + "a" * 300, "google://?" + "k" * 5000 + "=1"),
     *("http://a b/", "http://a..b/", "http://[", "redis://[", "whisper://["),
@@ -184,6 +184,7 @@ def command(config: Path | None, **options: object) -> Loaded:
 @example(row=TABLE["port"], text="0\x1f")
 @example(row=TABLE["port"], text="9" * 5000)
 @example(row=TABLE["host"], text="\ud800")
+@example(row=TABLE["host"], text="\0")
 @example(row=TABLE["access_log"], text="\x1b[2J" + "x" * 5000)
 def test_any_command_line_is_taken_or_one_plain_line_and_status_2(row: Setting, text: str) -> None:
     text = argument(text)

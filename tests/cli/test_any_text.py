@@ -65,7 +65,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.mark.logs("cocoa.identity", "jwt secret is short", optional=True)
 @settings(deadline=None)
 @given(option=st.sampled_from(MINT), text=texts)
 @example(option="--expires-in", text="0\x1f")
