@@ -14,12 +14,18 @@ import click
 from cocoa_tornado.errors import KeyMaterialError
 from cocoa_tornado.identity.keys import ALGORITHMS, SECRET_ALGORITHMS, Signer, compact_json
 from cocoa_tornado.identity.minting import TokenRequest, token_claims
+from cocoa_tornado.plain_text import quoted
 from cocoa_tornado.rules.durations import parse_duration_s
 
 from .options import load_settings
 
 if TYPE_CHECKING:
     from cocoa_tornado.settings import Settings
+
+
+MAX_CLAIM_LEVELS = 100
+"""How deep the JSON of a claim may be nested. What can be read at Python's own limit cannot be written there, for the
+token has it one level deeper."""
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -42,12 +48,27 @@ def _claims(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     for value in values:
         name, equals, text = value.partition("=")
         if not name or not equals:
-            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", ctx, param)
+            raise click.BadParameter(f"{quoted(value)} is not of the form NAME=VALUE", ctx, param)
         try:
-            claims[name] = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-        except (ValueError, RecursionError):
-            claims[name] = text
+            claim = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        except ValueError:
+            claim = text
+        except RecursionError:
+            _refuse_nesting(name, ctx, param)
+        if _is_deeper(claim, MAX_CLAIM_LEVELS):
+            _refuse_nesting(name, ctx, param)
+        claims[name] = claim
     return claims
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(levels == 0 or _is_deeper(item, levels - 1) for item in inner)
+
+
+def _refuse_nesting(name: str, ctx: click.Context, param: click.Parameter) -> NoReturn:
+    problem = f"the JSON of {quoted(name)} is nested deeper than {MAX_CLAIM_LEVELS} levels"
+    raise click.BadParameter(problem, ctx, param) from None
 
 
 def _refuse(text: str) -> NoReturn:

@@ -8,6 +8,11 @@ from typing import Any
 
 import click
 
+from cocoa_tornado.plain_text import one_line
+
+MAX_MESSAGE = 2000
+"""Characters: no message of ours is as long, but click repeats what was typed."""
+
 
 class OneLineGroup(click.Group):
     """A group whose errors are one line each; click would print the usage and a hint above them."""
@@ -30,7 +35,7 @@ class OneLineGroup(click.Group):
             click.echo(error.format_message(), err=True)
             sys.exit(2)
         except click.ClickException as error:
-            message = " ".join(error.format_message().split())
+            message = one_line(" ".join(error.format_message().split()), MAX_MESSAGE)
             click.echo(f"Error: {message}", err=True)
             sys.exit(error.exit_code)
         except click.Abort:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
+
+from cocoa_tornado.plain_text import quoted
 
 if TYPE_CHECKING:
     from cocoa_tornado.probe.credentials import Device, Key
@@ -51,6 +54,14 @@ class Request:
     listen_s: float | None
     ca: Path | None
     insecure: bool
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds in a range; not a number, which click takes to be in every range, is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        return seconds if math.isfinite(seconds) else self.fail(f"{quoted(str(value))} is not a number of seconds.")
 
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -96,7 +107,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(_MIN_TIMEOUT_S, _MAX_TIMEOUT_S),
+    type=_Seconds(_MIN_TIMEOUT_S, _MAX_TIMEOUT_S),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -120,7 +131,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--idle",
     "idle_s",
-    type=click.FloatRange(0, _MAX_HOLD_S),
+    type=_Seconds(0, _MAX_HOLD_S),
     default=0.0,
     metavar="SECONDS",
     help="Also hold a connection idle for so long: finds proxies that cut it. From 30 on, the server's ping is "
@@ -129,7 +140,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--listen",
     "listen_s",
-    type=click.FloatRange(0, _MAX_HOLD_S),
+    type=_Seconds(0, _MAX_HOLD_S),
     metavar="SECONDS",
     help="Instead of the checks: connect as the (first) device and print every message, one a line. 0: until Ctrl-C.",
 )
@@ -185,6 +196,9 @@ def probe_device(url: str, **options: object) -> None:
 
 def _with_environment(request: Request) -> Request:
     """The request, completed from the environment, and judged as a whole. Raises WrongUsage."""
+    from cocoa_tornado.rules.identity import is_device_id
+    from cocoa_tornado.settings_kinds import TOPIC, WrongValue
+
     tokens = request.tokens
     if not tokens and not request.device_ids and os.environ.get("COCOA_PROBE_TOKEN"):
         tokens = (os.environ["COCOA_PROBE_TOKEN"],)
@@ -196,6 +210,13 @@ def _with_environment(request: Request) -> Request:
         raise WrongUsage("--device-id given twice needs two different ids.")
     if not all(request.device_ids):
         raise WrongUsage("--device-id may not be empty.")
+    try:
+        TOPIC.from_text(request.results_topic)
+    except WrongValue as error:
+        raise WrongUsage(f"--results-topic: {error}; allowed: {TOPIC.allowed}") from error
+    for device_id in request.device_ids:
+        if not is_device_id(device_id):
+            raise WrongUsage(f"--device-id {quoted(device_id)}: an id is 1 to 128 bytes of UTF-8 in one line.")
     if request.listen_s is not None and request.output != "text":
         raise WrongUsage("--listen prints messages and makes no report: --format does not go with it.")
     if request.ca is not None and request.insecure:

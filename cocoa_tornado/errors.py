@@ -29,13 +29,15 @@ Errors of other libraries are translated where they enter, in the adapter, with 
 
 from __future__ import annotations
 
+from .plain_text import one_line
+
 
 class CocoaError(Exception):
     """Base of all errors that this package raises on purpose."""
 
 
 class SettingError(CocoaError):
-    """A setting is wrong. ``str()`` is one line, fit for a terminal.
+    """A setting is wrong. ``str()`` is one printable line of bounded length, whatever the value was.
 
     :ivar name: the setting's key, as in a configuration file
     :ivar source: where the value came from, as a person would say it: ``environment COCOA_PORT``
@@ -43,9 +45,10 @@ class SettingError(CocoaError):
     """
 
     def __init__(self, name: str, source: str, problem: str, allowed: str = "") -> None:
-        self.name, self.source, self.problem, self.allowed = name, source, problem, allowed
-        tail = f"; allowed: {allowed}" if allowed else ""
-        super().__init__(f"setting {name} ({source}): {problem}{tail}")
+        self.name, self.source = one_line(name), one_line(source)
+        self.problem, self.allowed = one_line(problem), one_line(allowed)
+        tail = f"; allowed: {self.allowed}" if allowed else ""
+        super().__init__(f"setting {self.name} ({self.source}): {self.problem}{tail}")
 
 
 class IdentityError(CocoaError):

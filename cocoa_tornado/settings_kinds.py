@@ -6,14 +6,17 @@ two settings go together, is decided elsewhere (``settings_sources``, ``settings
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote, unquote
 
+from .plain_text import MAX_QUOTED, is_encodable, one_line, quoted, strip_blanks
 from .rules import mailbox_urls
 from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, without_user_info
 from .rules.durations import parse_duration_s
@@ -25,7 +28,9 @@ T = TypeVar("T")
 V = TypeVar("V")
 C = TypeVar("C", bound=str)
 
-_MAX_SHOWN: Final = 60
+# More digits than this are shown in hexadecimal: int() and str() refuse decimal numbers of thousands of digits, which
+# TOML's 0x can make all the same.
+_MAX_DECIMAL_BITS: Final = 192
 _TYPE_WORDS: Final = {
     bool: "a boolean",
     int: "an integer",
@@ -38,7 +43,13 @@ _TYPE_WORDS: Final = {
 
 
 class WrongValue(ValueError):
-    """A value is not of its kind. ``str()`` says what is wrong in one line; what is allowed stands in the kind."""
+    """A value is not of its kind.
+
+    ``str()`` says what is wrong in one short and printable line; what is allowed stands in the kind.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(one_line(problem))
 
 
 def type_word(value: object) -> str:
@@ -54,12 +65,28 @@ def wrong_type(value: object, *, secret: bool = False) -> WrongValue:
 
 def shown(value: object) -> str:
     """``value`` in a message: one short line, without the password of a URL."""
-    text = repr(without_user_info(value)) if isinstance(value, str) else str(value).lower()
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+    if isinstance(value, str):
+        return quoted(without_user_info(value))
+    if isinstance(value, int) and value.bit_length() > _MAX_DECIMAL_BITS:
+        return one_line(f"{value:#x}", MAX_QUOTED)
+    return one_line(str(value).lower(), MAX_QUOTED)
+
+
+def decimal_text(value: float) -> str:
+    """``value``, which is finite, in plain digits without an exponent; ``float()`` reads exactly it back.
+
+    >>> decimal_text(1e-7), decimal_text(30.0), decimal_text(1e18)
+    ('0.0000001', '30', '1000000000000000000')
+    """
+    return f"{Decimal(repr(value)):f}".removesuffix(".0")
 
 
 class Kind(Generic[T]):
-    """A kind of value. Subclasses give at least :meth:`from_text`.
+    """A kind of value. Subclasses give at least :meth:`_parse`.
+
+    Any text, and any value of a type that TOML or JSON has, is a value of the kind or a :class:`WrongValue`; nothing
+    else is raised. A value that was read is one that can be written: :meth:`show` gives the text of it, which
+    :meth:`from_text` reads back as an equal value.
 
     :ivar metavar: the word for a value in a command's help
     """
@@ -73,6 +100,12 @@ class Kind(Generic[T]):
 
     def from_text(self, text: str) -> T:
         """Read an option's or an environment variable's text. Raises :class:`WrongValue`."""
+        if not is_encodable(text):
+            raise WrongValue("it is not UTF-8")
+        return self._parse(text)
+
+    def _parse(self, text: str) -> T:
+        """Read text that is known to be UTF-8. Raises :class:`WrongValue` and nothing else."""
         raise WrongValue(f"{shown(text)} is not allowed")
 
     def from_value(self, value: object) -> T:
@@ -86,7 +119,7 @@ class Kind(Generic[T]):
         return str(value)
 
     def relative_to(self, value: T, folder: Path) -> T:
-        """``value`` with the relative path in it, if it is one, taken from ``folder``."""
+        """``value`` with the relative path in it, if it is one, taken from ``folder``. Raises :class:`WrongValue`."""
         return value
 
 
@@ -98,7 +131,7 @@ class Text(Kind[str]):
     metavar: str = "TEXT"
     pattern: str = ".*"
 
-    def from_text(self, text: str) -> str:
+    def _parse(self, text: str) -> str:
         if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text) or not re.fullmatch(self.pattern, text):
             raise WrongValue(f"{shown(text)} is not allowed")
         return text
@@ -121,10 +154,12 @@ class Whole(Kind[int]):
         extra = "" if self.special is None else f", or {self.special}"
         return f"a whole number from {self.low} to {self.high}{extra}"
 
-    def from_text(self, text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
+    def _parse(self, text: str) -> int:
+        digits = strip_blanks(text)
+        # 18 digits are more than any setting takes, and few enough for int().
+        if not re.fullmatch(r"-?[0-9]{1,18}", digits):
             raise WrongValue(f"{shown(text)} is not a whole number")
-        return self._bounded(int(text))
+        return self._bounded(int(digits))
 
     def from_value(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -144,18 +179,28 @@ class Number(Kind[float]):
     metavar: str = "NUMBER"
     allowed: str = "a number, 0 or more"
 
-    def from_text(self, text: str) -> float:
-        if not re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,18})?", text.strip()):
+    def _parse(self, text: str) -> float:
+        digits = strip_blanks(text)
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits):
             raise WrongValue(f"{shown(text)} is not such a number")
-        return float(text)
+        return self._bounded(float(digits), text)
 
     def from_value(self, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong_type(value)
-        return self.from_text(str(value))
+        try:
+            return self._bounded(float(value), value)
+        except OverflowError:
+            raise WrongValue(f"{shown(value)} is too large") from None
+
+    def _bounded(self, number: float, given: object) -> float:
+        if not 0 <= number < math.inf:
+            raise WrongValue(f"{shown(given)} is not such a number")
+        # The zero that is added makes 0.0 of -0.0, which would be written with its sign.
+        return number + 0.0
 
     def show(self, value: float) -> str:
-        return f"{value:.15g}"
+        return decimal_text(value)
 
 
 @dataclass(frozen=True)
@@ -171,7 +216,7 @@ class Duration(Kind[float]):
         bounds = f"{self.show(self.low_s)} to {self.show(self.high_s)}"
         return f"a duration from {bounds}, such as 250ms, 2s, 1h30m, or plain seconds"
 
-    def from_text(self, text: str) -> float:
+    def _parse(self, text: str) -> float:
         try:
             seconds = parse_duration_s(text)
         except ValueError:
@@ -184,7 +229,7 @@ class Duration(Kind[float]):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong_type(value)
         # Compared before it is converted: an integer of TOML may be larger than any float.
-        return float(self._bounded(value, value))
+        return float(self._bounded(value, value)) + 0.0
 
     def _bounded(self, seconds: float, given: object) -> float:
         # Not a number is in no range.
@@ -198,8 +243,11 @@ class Duration(Kind[float]):
             if value >= least_s and value % unit_s == 0:
                 return f"{value // unit_s:.0f}{unit}"
         if value and value < 1:
-            return f"{value * 1000:.15g}ms"
-        return f"{value:.15g}s"
+            # Rounded to what a person would write, which not every value is read back from.
+            milliseconds = f"{decimal_text(float(f'{value * 1000:.15g}'))}ms"
+            if _is_duration_of(milliseconds, value):
+                return milliseconds
+        return f"{decimal_text(value)}s"
 
 
 @dataclass(frozen=True)
@@ -214,7 +262,7 @@ class Size(Kind[int]):
     def allowed(self) -> str:
         return f"a size from {format_size(self.low)} to {format_size(self.high)}, such as 512KiB, 1MiB, or plain bytes"
 
-    def from_text(self, text: str) -> int:
+    def _parse(self, text: str) -> int:
         try:
             size = parse_size_bytes(text)
         except ValueError:
@@ -244,8 +292,8 @@ class Flag(Kind[bool]):
     metavar: str = ""
     allowed: str = "true, false, yes, no, on, off, 1, 0"
 
-    def from_text(self, text: str) -> bool:
-        word = text.strip().lower()
+    def _parse(self, text: str) -> bool:
+        word = strip_blanks(text).lower()
         if word in ("true", "yes", "on", "1"):
             return True
         if word in ("false", "no", "off", "0"):
@@ -269,9 +317,9 @@ class Choice(Kind[C]):
         self.allowed = ", ".join(word or "nothing" for word in words)
         self.metavar = f"[{'|'.join(filter(None, words))}]"
 
-    def from_text(self, text: str) -> C:
+    def _parse(self, text: str) -> C:
         for word in self.words:
-            if word.lower() == text.strip().lower():
+            if word.lower() == strip_blanks(text).lower():
                 return word
         raise WrongValue(f"{shown(text)} is not one of them")
 
@@ -283,7 +331,7 @@ class Secret(Kind[str]):
     metavar: str = "SECRET"
     allowed: str = "a secret, or @FILE to read it from a file"
 
-    def from_text(self, text: str) -> str:
+    def _parse(self, text: str) -> str:
         if text and not text.strip():
             raise WrongValue("it is blank")
         return text
@@ -301,7 +349,7 @@ class Credential(Kind[tuple[str, str]]):
     metavar: str = "KEY:SECRET"
     allowed: str = "key:secret, or @FILE with one of them per line"
 
-    def from_text(self, text: str) -> tuple[str, str]:
+    def _parse(self, text: str) -> tuple[str, str]:
         key, colon, secret = text.partition(":")
         if not colon or not key or not secret:
             raise WrongValue("it has no key, no colon or no secret")
@@ -326,11 +374,11 @@ class FilePath(Kind[Path | None]):
     metavar: str = "PATH"
     allowed: str = "a path"
 
-    def from_text(self, text: str) -> Path | None:
+    def _parse(self, text: str) -> Path | None:
         return _path(text) if text else None
 
     def show(self, value: Path | None) -> str:
-        return str(value or "")
+        return "" if value is None else _as_path(str(value))
 
     def relative_to(self, value: Path | None, folder: Path) -> Path | None:
         return None if value is None else folder / value
@@ -343,7 +391,7 @@ class Url(Kind[str]):
     metavar: str = "URL"
     allowed: str = "a URL that begins with https:// or http://"
 
-    def from_text(self, text: str) -> str:
+    def _parse(self, text: str) -> str:
         if text and not is_web_url(text):
             raise WrongValue(f"{shown(text)} is not such a URL")
         return text
@@ -356,7 +404,7 @@ class KeySource(Kind[str]):
     metavar: str = "PATH|URL"
     allowed: str = "the path of a PEM or JWKS file, or the URL of a JWKS that begins with https:// or http://"
 
-    def from_text(self, text: str) -> str:
+    def _parse(self, text: str) -> str:
         if "-----BEGIN" in text or text.lstrip().startswith("{"):
             raise WrongValue("it is a key, not the path of one")
         if "://" in text:
@@ -366,6 +414,9 @@ class KeySource(Kind[str]):
         if not text:
             raise WrongValue("it is empty")
         return str(_path(text))
+
+    def show(self, value: str) -> str:
+        return value if "://" in value else _as_path(value)
 
     def relative_to(self, value: str, folder: Path) -> str:
         return value if "://" in value else str(folder / value)
@@ -378,8 +429,8 @@ class Host(Kind[str]):
     metavar: str = "HOST"
     allowed: str = "an IP address or a host name, without a port"
 
-    def from_text(self, text: str) -> str:
-        host = text.strip()
+    def _parse(self, text: str) -> str:
+        host = strip_blanks(text)
         bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
         if not is_host(bare) or (bare != host and ":" not in bare):
             raise WrongValue(f"{shown(text)} is not a host")
@@ -393,8 +444,8 @@ class BrokerUrl(Kind[str]):
     metavar: str = "URL"
     allowed: str = "memory://, kafka://host:port[,host:port...]"
 
-    def from_text(self, text: str) -> str:
-        url = text.strip()
+    def _parse(self, text: str) -> str:
+        url = strip_blanks(text)
         if "@" in url:
             raise WrongValue("it holds a user; credentials belong to kafka_sasl_username and kafka_sasl_password")
         if url != "memory://":
@@ -417,8 +468,8 @@ class Part(Kind[str]):
     def allowed(self) -> str:
         return self.embedded
 
-    def from_text(self, text: str) -> str:
-        url = text.strip()
+    def _parse(self, text: str) -> str:
+        url = strip_blanks(text)
         if url == self.embedded:
             return url
         if url.partition("://")[0].lower() in self.later and "://" in url:
@@ -433,7 +484,7 @@ class MailboxUrl(Kind[str]):
     metavar: str = "URL"
     allowed: str = mailbox_urls.ALLOWED
 
-    def from_text(self, text: str) -> str:
+    def _parse(self, text: str) -> str:
         try:
             return mailbox_urls.check_mailbox_url(text)
         except ValueError as error:
@@ -442,7 +493,7 @@ class MailboxUrl(Kind[str]):
     def relative_to(self, value: str, folder: Path) -> str:
         if not value.startswith("sqlite:"):
             return value
-        return f"sqlite:///{quote(str(folder / mailbox_urls.sqlite_path(value)))}"
+        return f"sqlite:///{_quoted_path(folder / mailbox_urls.sqlite_path(value))}"
 
 
 @dataclass(frozen=True)
@@ -452,8 +503,8 @@ class SpeechUrl(Kind[str]):
     metavar: str = "URL"
     allowed: str = "auto, none://, pocketsphinx://, whisper://<model name or folder>, google://"
 
-    def from_text(self, text: str) -> str:
-        url = text.strip()
+    def _parse(self, text: str) -> str:
+        url = strip_blanks(text)
         if url in ("auto", "none://"):
             return url
         if "@" in url.partition("?")[0]:
@@ -469,7 +520,7 @@ class SpeechUrl(Kind[str]):
         location, mark, options = rest.partition("?")
         if scheme.lower() != "whisper" or not unquote(location).startswith(("./", "../")) or folder == Path():
             return value
-        return f"{scheme}://{quote(str((folder / unquote(location)).absolute()))}{mark}{options}"
+        return f"{scheme}://{_quoted_path((folder / unquote(location)).absolute())}{mark}{options}"
 
 
 @dataclass(frozen=True)
@@ -479,8 +530,8 @@ class OriginEntry(Kind[str]):
     metavar: str = "ORIGIN"
     allowed: str = "*, null, https://app.example, https://*.example, app.example"
 
-    def from_text(self, text: str) -> str:
-        entry = text.strip().rstrip("/")
+    def _parse(self, text: str) -> str:
+        entry = strip_blanks(text).rstrip("/")
         scheme, separator, authority = entry.rpartition("://")
         host = authority.removeprefix("*.")
         if entry not in ("*", "null") and (
@@ -497,16 +548,19 @@ class NetworkEntry(Kind[Network]):
     metavar: str = "NETWORK"
     allowed: str = "an IP address or a network, such as 10.0.0.7, 10.0.0.0/8, fd00::/8"
 
-    def from_text(self, text: str) -> Network:
+    def _parse(self, text: str) -> Network:
+        entry = strip_blanks(text)
         try:
-            return ip_network(text.strip())
+            if not is_host(entry.partition("/")[0]):
+                raise ValueError("neither an address nor a name")
+            return ip_network(entry)
         except ValueError as error:
             hint = " (it has host bits set)" if "host bits" in str(error) else ""
             raise WrongValue(f"{shown(text)} is not a network{hint}") from None
 
 
 class ListOf(Kind[tuple[T, ...]]):
-    """Several values of one kind, in order."""
+    """Several values of one kind, in order. A text is one item; what :meth:`show` writes for several is for people."""
 
     allowed: str = ""
 
@@ -514,7 +568,7 @@ class ListOf(Kind[tuple[T, ...]]):
         self.item = item
         self.metavar, self.allowed = item.metavar, item.allowed
 
-    def from_text(self, text: str) -> tuple[T, ...]:
+    def _parse(self, text: str) -> tuple[T, ...]:
         return self.from_texts([text])
 
     def from_value(self, value: object) -> tuple[T, ...]:
@@ -538,6 +592,25 @@ def _not_empty(item: V) -> V:
     if item == "":
         raise WrongValue("one of its items is empty")
     return item
+
+
+def _is_duration_of(text: str, seconds: float) -> bool:
+    try:
+        return parse_duration_s(text) == seconds
+    except ValueError:
+        return False
+
+
+def _as_path(text: str) -> str:
+    """A path such that it is read as one, and not as a home folder (``~x``) or a key (``{x``)."""
+    return f"./{text}" if re.match(r"~|\s*\{", text) else text
+
+
+def _quoted_path(path: Path) -> str:
+    """A path as it stands in a URL. What cannot be printed is refused here too: it would be in the URL's own text."""
+    if not str(path).isprintable():
+        raise WrongValue("its folder has a name that cannot stand in a URL")
+    return quote(str(path))
 
 
 def _path(text: str) -> Path:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .errors import SettingError
+from .plain_text import one_line, strip_blanks
 from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
 from .settings_checks import DEFAULT, check
 from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
@@ -34,6 +35,8 @@ OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "COCOA_PROBE_TOKEN"})
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_SECRET_BYTES: Final = 64 * 1024
 MAX_TABLES: Final = 16
+# Long enough for any real path, and short enough to leave room for the rest of the problem.
+_MAX_NAME: Final = 200
 
 # What Kubernetes and Docker put into the environment for a service called cocoa or cocoa-anything.
 _SERVICE_LINK: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
@@ -119,8 +122,8 @@ def check_files(loaded: Loaded) -> None:
             try:
                 with path.open("rb"):
                     pass
-            except OSError as error:
-                problem = f"cannot read {path}: {_reason(error)}"
+            except (OSError, ValueError) as error:
+                problem = f"cannot read {_one_line(str(path))}: {_reason(error)}"
                 raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
     _check_speech(loaded.settings.speech, loaded.sources["speech"])
     _check_mailbox(loaded.settings.mailbox, loaded.sources["mailbox"])
@@ -147,7 +150,7 @@ def _check_speech(url: str, source: str) -> None:
     if missing is not None:
         problem = f"{engine.kind}:// needs {missing}, which is not installed"
         raise SettingError("speech", source, problem, f"none://, or pip install 'cocoa-tornado[{engine.extra}]'")
-    if engine.location.startswith(("/", "./", "../")) and not Path(engine.location).is_dir():
+    if engine.location.startswith(("/", "./", "../")) and not os.path.isdir(engine.location):
         raise SettingError("speech", source, f"there is no folder {_one_line(engine.location)}", "a model's folder")
 
 
@@ -229,7 +232,9 @@ def _flat(table: Mapping[str, object], above: tuple[str, ...], source: str) -> d
         leaves = _flat(value, names, source) if isinstance(value, dict) else {"_".join(names): value}
         for key, leaf in leaves.items():
             if key in flat:
-                problem = f"it is given twice, as a key and in a table that make the same name ({'.'.join(names)})"
+                problem = (
+                    f"it is given twice, as a key and in a table that make the same name ({_one_line('.'.join(names))})"
+                )
                 raise SettingError(_one_line(key), source, problem, "one of the two")
             flat[key] = leaf
     return flat
@@ -249,10 +254,10 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
         source = f"environment {setting.environment}"
         if not setting.is_list:
             yield _Given(setting, source, text, False, Path())
-        elif text.lstrip().startswith("["):
+        elif strip_blanks(text).startswith("["):
             yield _Given(setting, source, _json_array(text, setting, source), True, Path())
         else:
-            parts = [part.strip() for part in text.split(",")]
+            parts = [strip_blanks(part) for part in text.split(",")]
             yield _Given(setting, source, [part for part in parts if part], False, Path())
 
 
@@ -304,14 +309,13 @@ def _value(given: _Given) -> object:
     try:
         if given.setting.secret:
             value = _with_files_read(given)
-        _refuse_undecodable(value)
         if isinstance(kind, ListOf) and not given.typed:
             result: Any = kind.from_texts(value if isinstance(value, list) else [value])
         else:
             result = kind.from_value(value) if given.typed else kind.from_text(value)
+        return kind.relative_to(result, given.folder)
     except WrongValue as error:
         raise SettingError(given.setting.key, given.source, _problem(given, error), _allowed(given)) from None
-    return kind.relative_to(result, given.folder)
 
 
 def _problem(given: _Given, error: WrongValue) -> str:
@@ -331,20 +335,13 @@ def _allowed(given: _Given) -> str:
     return f"{allowed} (an array for several)" if given.typed else f"{allowed} (commas between several)"
 
 
-def _refuse_undecodable(value: object) -> None:
-    """The system hands over bytes that are not UTF-8 as lone surrogates, which nothing could encode later."""
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
-            raise WrongValue("it is not UTF-8")
-
-
 def _with_files_read(given: _Given) -> Any:
     """The value of a secret setting, each ``@FILE`` in it replaced by what the file holds."""
     if isinstance(given.value, list):
         items: list[object] = []
         for item in given.value:
             lines = _secret_file(item, given.folder)
-            items += [item] if lines is None else [line for line in lines.splitlines() if line.strip()]
+            items += [item] if lines is None else [line for line in _lines(lines) if line.strip()]
         return items
     text = _secret_file(given.value, given.folder)
     return given.value if text is None else text
@@ -355,7 +352,7 @@ def _secret_file(value: object, folder: Path) -> str | None:
     if not isinstance(value, str) or not value.startswith("@"):
         return None
     # A secret that happens to begin with @ must not be shown either; a path that begins like this is none.
-    name = f" {value[1:]}" if value.startswith(("@/", "@./", "@../", "@~/")) else ""
+    name = f" {_one_line(value[1:])}" if value.startswith(("@/", "@./", "@../", "@~/")) else ""
     try:
         with (folder / Path(value[1:]).expanduser()).open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)
@@ -382,5 +379,10 @@ def _reason(error: Exception) -> str:
     return (reason or "not a path").lower()
 
 
+def _lines(text: str) -> list[str]:
+    """Lines as an editor shows them; ``str.splitlines`` would also cut at separators that a secret may hold."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
 def _one_line(text: str) -> str:
-    return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])[1:-1]
+    return one_line(text, _MAX_NAME)

@@ -1,12 +1,14 @@
-"""The direction of imports: cli -> service -> web -> hub, bridge -> rules and ports -> errors."""
+"""The direction of imports: cli -> service -> web -> hub, bridge -> rules and ports -> errors.
+
+Each test looks at every module and reports all that break its rule, by name.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "cocoa_tornado"
@@ -14,15 +16,16 @@ PACKAGE = "cocoa_tornado"
 # Each layer may import itself and what stands to the right of it in the table. The longest prefix of a module's name
 # decides its layer.
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "rules": {"errors"},
+    "plain_text": set(),
+    "errors": {"plain_text"},
+    "rules": {"errors", "plain_text"},
     "brokers.port": {"rules"},
     "brokers": {"brokers.port", "rules", "errors"},
     "identity": {"rules", "errors"},
     "speech.port": {"rules"},
-    "speech.engines": {"speech", "errors"},
+    "speech.engines": {"speech", "errors", "plain_text"},
     "speech": {"speech.port", "speech.engines", "rules", "errors"},
-    "settings": {"speech.engines", "rules", "errors"},
+    "settings": {"speech.engines", "rules", "errors", "plain_text"},
     "logs": set(),
     "hub": {"rules", "errors"},
     "metrics": {"hub", "brokers.port", "mailboxes.port", "speech.port", "rules"},
@@ -46,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rules",
         "errors",
     },
-    "probe": {"identity", "rules", "errors"},
+    "probe": {"identity", "rules", "errors", "plain_text"},
     "service": {
         "web",
         "bridge",
@@ -69,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rules",
         "errors",
     },
-    "cli": {"service", "settings", "identity", "probe", "logs", "rules", "errors", ""},
+    "cli": {"service", "settings", "identity", "probe", "logs", "rules", "errors", "plain_text", ""},
 }
 
 # Rules decide; they neither wait nor speak to anything.
@@ -83,6 +86,11 @@ def modules() -> list[tuple[str, Path]]:
     ]
     found += [(f"cli.{path.stem}".removesuffix(".__init__"), path) for path in (ROOT / "cli").glob("*.py")]
     return sorted(found)
+
+
+MODULES = modules()
+# Packages whose __init__ imports from several layers, or from none.
+PACKAGES = {"", "brokers", "identity", "mailboxes", "web", "probe"}
 
 
 def layer(module: str) -> str | None:
@@ -100,52 +108,73 @@ def imports(module: str, path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             prefix = ".".join([*base, *([node.module] if node.module else [])])
-            yield prefix if node.module else f"{prefix}.{node.names[0].name}"
+            yield from [prefix] if node.module else (f"{prefix}.{name.name}" for name in node.names)
 
 
-@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value) if isinstance(value, str) else "")
-def test_every_module_imports_only_what_stands_below_it(module: str, path: Path) -> None:
-    own = layer(module)
-    if module in ("", "brokers", "identity", "mailboxes", "web", "probe"):
-        return
-    assert own is not None, f"{module} belongs to no layer: add it to the table"
-    for imported in imports(module, path):
-        if own == "rules":
-            assert imported.split(".")[0] not in FORBIDDEN_IN_RULES, f"{module} imports {imported}"
-        if not imported.startswith(f"{PACKAGE}.") or imported.startswith(f"{PACKAGE}.cli"):
-            continue
+@cache
+def every_import() -> list[tuple[str, str]]:
+    """Each module with each of its imports."""
+    return [(module, imported) for module, path in MODULES for imported in imports(module, path)]
+
+
+def assert_none_imports(is_forbidden: Callable[[str, str], bool]) -> None:
+    """Fail with every import of every module for which ``is_forbidden(module, imported)`` is true."""
+    faults = [f"{module} imports {imported}" for module, imported in every_import() if is_forbidden(module, imported)]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    without_layer = [module for module, _ in MODULES if layer(module) is None and module not in PACKAGES]
+    assert without_layer == [], "add them to the table"
+
+
+def test_every_module_imports_only_what_stands_below_it() -> None:
+    def is_forbidden(module: str, imported: str) -> bool:
+        own = layer(module)
+        if own is None or module in PACKAGES or not imported.startswith(f"{PACKAGE}."):
+            return False
+        if imported.startswith(f"{PACKAGE}.cli"):
+            return False
         target = layer(imported.removeprefix(f"{PACKAGE}."))
-        assert target == own or target in MAY_IMPORT[own], f"{module} ({own}) imports {imported} ({target})"
+        return target != own and target not in MAY_IMPORT[own]
+
+    assert_none_imports(is_forbidden)
+
+
+def test_rules_import_nothing_that_waits_or_speaks() -> None:
+    assert_none_imports(
+        lambda module, imported: layer(module) == "rules" and imported.split(".")[0] in FORBIDDEN_IN_RULES
+    )
 
 
 def test_adapters_of_the_broker_do_not_import_each_other() -> None:
-    for module, path in modules():
-        if module.startswith(("brokers.kafka", "brokers.confluent")):
-            assert not any("brokers.memory" in name for name in imports(module, path))
+    def is_forbidden(module: str, imported: str) -> bool:
         if module == "brokers.memory":
-            assert not any("brokers.kafka" in name or "brokers.confluent" in name for name in imports(module, path))
-        if module.startswith("brokers.confluent"):
-            # What both clients share stands in modules of its own.
-            assert not any(name.split(".")[0] == "kafka" for name in imports(module, path))
+            return "brokers.kafka" in imported or "brokers.confluent" in imported
+        if module.startswith(("brokers.kafka", "brokers.confluent")) and "brokers.memory" in imported:
+            return True
+        # What both clients share stands in modules of its own.
+        return module.startswith("brokers.confluent") and imported.split(".")[0] == "kafka"
+
+    assert_none_imports(is_forbidden)
 
 
 def test_only_the_composition_root_names_an_adapter() -> None:
-    for module, path in modules():
-        for port in ("brokers", "mailboxes"):
-            if layer(module) == "service" or module.startswith(port):
-                continue
-            named = [
-                name
-                for name in imports(module, path)
-                if name.startswith(f"{PACKAGE}.{port}.") and not name.endswith(".port")
-            ]
-            assert named == [], f"{module} imports {named}"
+    def is_forbidden(module: str, imported: str) -> bool:
+        return layer(module) != "service" and any(
+            imported.startswith(f"{PACKAGE}.{port}.") and not imported.endswith(".port") and not module.startswith(port)
+            for port in ("brokers", "mailboxes")
+        )
+
+    assert_none_imports(is_forbidden)
 
 
 def test_recognition_stays_out_of_the_gateways_process() -> None:
     light = {f"{PACKAGE}.speech.{name}" for name in ("port", "engines", "segmenter")}
-    for module, path in modules():
-        if not module.startswith("speech"):
-            allowed = light | {f"{PACKAGE}.speech.pool"} if module == "service" else light
-            named = {name for name in imports(module, path) if name.startswith(f"{PACKAGE}.speech.")}
-            assert named <= allowed, f"{module} imports {named - allowed}"
+
+    def is_forbidden(module: str, imported: str) -> bool:
+        if module.startswith("speech") or not imported.startswith(f"{PACKAGE}.speech."):
+            return False
+        return imported not in (light | {f"{PACKAGE}.speech.pool"} if module == "service" else light)
+
+    assert_none_imports(is_forbidden)

@@ -132,6 +132,7 @@ class KafkaOptions:
             try:
                 # A callback that gives "" keeps OpenSSL from asking for a password on the terminal.
                 context.load_cert_chain(self.ssl_cert, self.ssl_key, lambda: self.ssl_key_password or "")
-            except (OSError, ssl.SSLError) as error:
+            except (OSError, ValueError) as error:
+                # ssl.SSLError is an OSError. ValueError: a password that is longer than OpenSSL's buffer.
                 raise BrokerError(f"cannot use the certificate {self.ssl_cert} and its key: {error}") from error
         return context

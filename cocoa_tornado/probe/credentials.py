@@ -17,7 +17,7 @@ from ..errors import IdentityError, KeyMaterialError
 from ..identity.devkey import development_secret
 from ..identity.keys import KeyRing, Signer, secret_key
 from ..identity.minting import TokenRequest, token_claims
-from ..rules.identity import TokenPolicy
+from ..rules.identity import TokenPolicy, is_device_id
 from .judge import compact_json
 from .verdicts import ProbeError
 from .wire import json_value
@@ -105,7 +105,7 @@ def from_token(token: str) -> Device:
     if claims is None:
         raise ProbeError("a given token is not a JWT")
     device_id, user_id = claims.get("device_id"), claims.get("user_id")
-    if not isinstance(device_id, str) or not device_id:
+    if not is_device_id(device_id):
         raise ProbeError("a given token names no device_id")
     return Device(device_id, user_id if isinstance(user_id, int | str) else 0, token, given=True)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from ..plain_text import quoted
+from ..rules import addresses
 from .credentials import Device
 from .judge import described
 from .target import Target
@@ -16,7 +18,6 @@ from .verdicts import ProbeError
 from .wire import exchange
 
 PUBLISH_ROUTE = "/api/v1/transcriptions"
-DEFAULT_KAFKA_PORT = 9092
 
 
 class PublishUnavailableError(Exception):
@@ -105,15 +106,11 @@ def kafka_servers(url: str) -> list[str]:
 
     :raises ProbeError: it is not such a URL
     """
-    scheme, _, rest = url.partition("://")
-    servers = [server.strip() for server in rest.rstrip("/").split(",")]
-    if scheme != "kafka" or not all(servers) or any(set(server) & set("/?@ ") for server in servers):
-        raise ProbeError(f"{url!r} is not kafka://HOST:PORT[,HOST:PORT...]")
-    return [server if _has_port(server) else f"{server}:{DEFAULT_KAFKA_PORT}" for server in servers]
-
-
-def _has_port(server: str) -> bool:
-    return server.rpartition(":")[2].isdigit() and not (server.startswith("[") and server.endswith("]"))
+    try:
+        return list(addresses.kafka_servers(url))
+    except ValueError as error:
+        shown = quoted(addresses.without_user_info(url))
+        raise ProbeError(f"{shown} is not kafka://HOST:PORT[,HOST:PORT...]") from error
 
 
 def new_record(device: Device, text: str, extra: Mapping[str, object] | None = None) -> dict[str, object]:

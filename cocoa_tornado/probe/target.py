@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
+from ..plain_text import one_line, quoted, strip_blanks
 from .verdicts import ProbeError
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _HOST = re.compile(r"[A-Za-z0-9._:%~-]+")  # after IDNA, which can make a blank of a letter
+_MAX_HOST = 253
 _SECURE = {"ws": False, "http": False, "wss": True, "https": True}
 
 
@@ -61,17 +63,17 @@ def parse_target(url: str) -> tuple[Target, str | None]:
 
     :raises ProbeError: it is not such a URL
     """
-    text = url.strip()
+    text = strip_blanks(url)
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         port = parts.port
-        host = (parts.hostname or "").encode("ascii" if (parts.hostname or "").isascii() else "idna").decode("ascii")
+        host = _ascii(parts.hostname or "")
     except ValueError as error:  # UnicodeError is one too: a name that IDNA can't spell
-        raise ProbeError(f"not a URL: {url!r}: {error}") from error
+        raise ProbeError(f"not a URL: {quoted(url)}: {one_line(str(error))}") from error
     if parts.scheme not in _SECURE:
-        raise ProbeError(f"{url!r}: a URL begins with ws://, wss://, http:// or https://")
-    if not _HOST.fullmatch(host) or any(ord(char) <= 32 or ord(char) == 127 for char in text):
-        raise ProbeError(f"not a URL: {url!r}: it names no host")
+        raise ProbeError(f"{quoted(url)}: a URL begins with ws://, wss://, http:// or https://")
+    if not _HOST.fullmatch(host) or not text.isprintable() or " " in text:
+        raise ProbeError(f"not a URL: {quoted(url)}: it names no host, or holds a character that no URL has")
     if parts.username is not None or parts.fragment:
         raise ProbeError("a URL with a user name or a fragment is of no use here; give the token with --token")
     query = parse_qs(parts.query, keep_blank_values=True)
@@ -82,6 +84,14 @@ def parse_target(url: str) -> tuple[Target, str | None]:
     prefix = path.removesuffix("/ws")
     token = query["token"][0] if query.get("token", [""])[0] else None
     return Target(host, port if port is not None else (443 if secure else 80), secure, prefix), token
+
+
+def _ascii(host: str) -> str:
+    """A host as the resolver takes it. Raises UnicodeError, a ValueError, for one that it would raise it for."""
+    if len(host) > _MAX_HOST:
+        raise ValueError("its host is too long")
+    # The resolver's own encoding refuses empty and long labels, where nothing would catch it; an address has neither.
+    return host if ":" in host else host.encode("idna").decode("ascii")
 
 
 def tls_context(ca: Path | None, insecure: bool) -> ssl.SSLContext:

@@ -10,16 +10,23 @@ from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from ..plain_text import strip_blanks
+
 DEFAULT_KAFKA_PORT: Final = 9092
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+# RFC 6874, section 2. ip_address() takes any characters after the percent sign, line ends and escapes among them.
+_ZONE: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 _USER_INFO: Final = re.compile(r"(?<=//)[^/?#]*@")
 
 
 def is_host(text: str) -> bool:
     """True for an IP address (without brackets) or something that can be a host name."""
+    _, has_zone, zone = text.partition("%")
+    if has_zone and not _ZONE.fullmatch(zone):
+        return False
     try:
         ip_address(text)
     except ValueError:
@@ -34,11 +41,13 @@ def is_authority(text: str) -> bool:
 
 
 def is_web_url(text: str) -> bool:
-    """True for an http or https URL with a host."""
+    """True for an http or https URL with a host that a name server can be asked for, and no blank in it."""
+    if not text.isprintable() or " " in text:
+        return False
     try:
         parts = urlsplit(text)
         # Asking for the port is what makes urlsplit check it.
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+        return parts.scheme in ("http", "https") and parts.port != 0 and _is_resolvable(parts.hostname or "")
     except ValueError:
         return False
 
@@ -64,7 +73,7 @@ def kafka_servers(url: str) -> tuple[str, ...]:
     scheme, separator, rest = url.partition("://")
     if scheme.lower() != "kafka" or not separator:
         raise ValueError("is not a broker of a kind that is known")
-    servers = [_host_and_port(part.strip(), DEFAULT_KAFKA_PORT) for part in rest.removesuffix("/").split(",")]
+    servers = [_host_and_port(strip_blanks(part), DEFAULT_KAFKA_PORT) for part in rest.removesuffix("/").split(",")]
     if None in servers:
         raise ValueError("has a wrong host or port in it")
     return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in filter(None, servers))
@@ -73,6 +82,12 @@ def kafka_servers(url: str) -> tuple[str, ...]:
 def without_user_info(text: str) -> str:
     """The URLs in ``text`` with ``***`` in place of ``user:password``."""
     return _USER_INFO.sub("***@", text)
+
+
+def _is_resolvable(name: str) -> bool:
+    """True for a host, in any script. Raises UnicodeError, a ValueError, for a name that IDNA cannot spell."""
+    # The codec takes quadratic time: what is too long is not shown to it.
+    return len(name) <= 253 and is_host(name if name.isascii() else name.encode("idna").decode("ascii"))
 
 
 def _host_and_port(text: str, default_port: int) -> tuple[str, int] | None:

@@ -6,11 +6,15 @@ import math
 import re
 from typing import Final
 
-_UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+from ..plain_text import quoted, strip_blanks
+
+# Milliseconds are divided, not multiplied by 0.001, which no float is: 9ms is 0.009 and not 0.009000000000000001.
+_UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_PER_S: Final = {"ms": 1000.0}
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _PLAIN: Final = re.compile(_NUMBER)
 # The largest unit first, each at most once; "m" must not swallow the beginning of "ms".
-_UNITS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit}(?![a-z]))?" for unit in _UNIT_S))
+_UNITS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit}(?![a-z]))?" for unit in (*_UNIT_S, *_PER_S)))
 
 
 def parse_duration_s(text: str, *, negative: bool = False) -> float:
@@ -22,11 +26,11 @@ def parse_duration_s(text: str, *, negative: bool = False) -> float:
     :param negative: a leading ``-`` is allowed (and then ``-0s`` is plain zero)
     :raises ValueError: anything else; the text is one line that says what is allowed
     """
-    stripped = text.strip()
+    stripped = strip_blanks(text)
     minus = negative and stripped.startswith("-")
     amount_s = _unsigned_s(stripped[1:] if minus else stripped)
     if amount_s is None or not math.isfinite(amount_s):
-        raise ValueError(f"{text[:40]!r} is not a duration; write it like 250ms, 2s, 1h30m, 24h, 7d or plain seconds")
+        raise ValueError(f"{quoted(text)} is not a duration; write it like 250ms, 2s, 1h30m, 24h, 7d or plain seconds")
     return -amount_s if minus and amount_s else amount_s
 
 
@@ -36,4 +40,6 @@ def _unsigned_s(text: str) -> float | None:
     match = _UNITS.fullmatch(text)
     if not text or match is None:
         return None
-    return sum(float(number) * unit_s for number, unit_s in zip(match.groups("0"), _UNIT_S.values(), strict=True))
+    *amounts, milliseconds = (float(number) for number in match.groups("0"))
+    whole_s = sum(amount * unit_s for amount, unit_s in zip(amounts, _UNIT_S.values(), strict=True))
+    return whole_s + milliseconds / _PER_S["ms"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
+from ..plain_text import strip_blanks
 from .addresses import is_host
 
 MAILBOX_OFF: Final = "none://"
@@ -13,16 +14,19 @@ ALLOWED: Final = "none://, memory://, sqlite:///relative/path, sqlite:////absolu
 
 def check_mailbox_url(url: str) -> str:
     """The URL in its usual spelling. ValueError, with what is wrong and no password in it, if it is none."""
-    scheme, separator, rest = url.strip().partition("://")
+    url = strip_blanks(url)
+    if not url.isprintable():
+        raise ValueError("it holds a character that no URL has")
+    scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     if separator and scheme in ("none", "memory"):
         if rest:
             raise ValueError(f"nothing stands after {scheme}://")
         return f"{scheme}://"
     if separator and scheme == "sqlite":
-        return f"sqlite:///{quote(sqlite_path(url.strip()))}"
+        return f"sqlite:///{quote(sqlite_path(url))}"
     if separator and scheme in ("redis", "rediss"):
-        _check_redis(url.strip())
+        _check_redis(url)
         return f"{scheme}://{rest}"
     raise ValueError("it is not a mailbox")
 
@@ -35,8 +39,10 @@ def sqlite_path(url: str) -> str:
     path = unquote(rest[1:])
     if not path or path.endswith("/"):
         raise ValueError("it names no file")
-    if "\0" in path or "?" in rest or "#" in rest:
+    if "?" in rest or "#" in rest:
         raise ValueError("what stands in it cannot be part of a path; write it as %3F, %23")
+    if not path.isprintable():
+        raise ValueError("its path holds a control character, or another that cannot be printed")
     return path
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from ..plain_text import quoted, strip_blanks
+
 _UNIT_BYTES: Final = {
     "": 1,
     "b": 1,
@@ -15,7 +17,7 @@ _UNIT_BYTES: Final = {
     "mb": 1000**2,
     "gb": 1000**3,
 }
-_SIZE: Final = re.compile(r"([0-9]{1,18})([a-z]*)")
+_SIZE: Final = re.compile(r"([0-9]{1,18})([a-z]*)", re.ASCII | re.IGNORECASE)
 
 
 def parse_size_bytes(text: str) -> int:
@@ -26,10 +28,10 @@ def parse_size_bytes(text: str) -> int:
 
     :raises ValueError: anything else; the text is one line that says what is allowed
     """
-    match = _SIZE.fullmatch(text.strip().lower())
-    unit_bytes = _UNIT_BYTES.get(match[2]) if match else None
+    match = _SIZE.fullmatch(strip_blanks(text))
+    unit_bytes = _UNIT_BYTES.get(match[2].lower()) if match else None
     if match is None or unit_bytes is None:
-        raise ValueError(f"{text[:40]!r} is not a size; write it like 512KiB, 1MiB, 10MB or plain bytes")
+        raise ValueError(f"{quoted(text)} is not a size; write it like 512KiB, 1MiB, 10MB or plain bytes")
     return int(match[1]) * unit_bytes
 
 

@@ -18,8 +18,9 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
+from ..plain_text import quoted
 from .recognizer import Recognizer
 
 EngineKind = Literal["pocketsphinx", "whisper", "google"]
@@ -68,17 +69,20 @@ def engine_of(url: str) -> EngineUrl:
     kind = _kind(url)
     if not url.isprintable() or "#" in url:
         raise ValueError("holds a character that no engine's URL has")
-    location = unquote(url.partition("://")[2].partition("?")[0])
+    place, _, query = url.partition("://")[2].partition("?")
+    location = unquote(place)
     try:
-        pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, strict_parsing=bool(urlsplit(url).query))
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         raise ValueError("has options that are not of the form name=value") from None
     options = dict(pairs)
+    if not all(text.isprintable() for text in (location, *options.values())):
+        raise ValueError("holds an escape that stands for no printable character")
     if len(options) < len(pairs):
         raise ValueError("has an option twice")
     unknown = sorted(options.keys() - OPTIONS[kind])
     if unknown:
-        raise ValueError(f"has an option {unknown[0]!r}, which is not one of {', '.join(sorted(OPTIONS[kind]))}")
+        raise ValueError(f"has an option {quoted(unknown[0])}, which is not one of {', '.join(sorted(OPTIONS[kind]))}")
     _check_location(kind, location)
     return EngineUrl(kind, location, options)
 
