@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest) -> KafkaServer | TansuServer:
+def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]:
     """A broker for the whole run, started by the first process that needs it and killed at the end (``shared_folder``).
 
     Tests keep apart by their topics' names.
@@ -73,7 +73,8 @@ def kafka(request: pytest.FixtureRequest) -> KafkaServer | TansuServer:
         server = make_broker(folder / "kafka")
         if not server.is_started():
             _start_quietly(server)
-    return server
+    yield server
+    server.release_ports()
 
 
 @pytest.fixture(scope="session")
