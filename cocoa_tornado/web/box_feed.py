@@ -182,6 +182,17 @@ class BoxFeed:
         self._mail.mailbox.acknowledge(self._device_id, Place(number, self._era))
         self._feed.acknowledged(number)
 
+    def _acknowledge_after_close(self, box: Box) -> None:
+        """The device acknowledged and left before the box was looked at. What it has stays acknowledged."""
+        early, self._early = self._early, None
+        if early is None:
+            return
+        number = box.find(early)
+        if number is None:
+            self._refuse_ack()
+        else:
+            self._mail.mailbox.acknowledge(self._device_id, Place(number, box.era))
+
     def _refuse_ack(self) -> None:
         self._mail.counters.bad_acks += 1
         left_out = self._mail.bad_ack_lines.take(self._mail.clock())
@@ -193,7 +204,8 @@ class BoxFeed:
 
     def _on_look(self, looked: asyncio.Future[Box]) -> None:
         if self._is_closed or looked.cancelled():
-            _ = looked.cancelled() or looked.exception()
+            if not looked.cancelled() and looked.exception() is None:
+                self._acknowledge_after_close(looked.result())
             return
         if not self._is_answer(looked, self.open):
             return
