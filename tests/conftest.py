@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 profiles.register()
 
+_KAFKA = pytest.StashKey[object]()
 KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning"
 
 
@@ -60,7 +61,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]:
+def kafka(request: pytest.FixtureRequest) -> KafkaServer | TansuServer:
     """A broker for the whole run, started by the first process that needs it and killed at the end (``shared_folder``).
 
     Tests keep apart by their topics' names.
@@ -73,8 +74,9 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]
         server = make_broker(folder / "kafka")
         if not server.is_started():
             _start_quietly(server)
-    yield server
-    server.release_ports()
+    # Other processes may still need it when this one ends: it is not to be collected before.
+    request.config.stash[_KAFKA] = server
+    return server
 
 
 @pytest.fixture(scope="session")

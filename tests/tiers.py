@@ -1,15 +1,15 @@
 """Which tests run when: ``make test-fast`` the pure ones, ``make test`` all but the slow ones, ``make test-all`` all.
 
-A pure test starts no process and opens no connection, and is failed if it does. What is slow says so by its mark; the
-rule is that a test is slow if it breaks a server, loads a machine for seconds, runs an engine beside the embedded one,
-or tests nothing but a benchmark or its tools.
+A pure test starts no process and opens no connection, and fails if it does. A slow one stops or freezes Kafka, loads
+the machine for many seconds, runs Whisper, or tests nothing but a benchmark; where its folder or its fixture does not
+show that, it has the mark.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ PURE: Final = (
     "test_transcriber.py",
 )
 SLOW: Final = ("bench/",)
+SLOW_FIXTURES: Final = frozenset({"own_kafka", "whisper_url"})
 
 _FORBIDDEN: Final = frozenset({"socket.bind", "socket.connect", "subprocess.Popen", "os.posix_spawn", "os.fork"})
 
@@ -51,7 +52,7 @@ class Tiers:
         place = item.path.relative_to(TESTS).as_posix()
         if place.startswith(PURE):
             item.add_marker(pytest.mark.pure)
-        if place.startswith(SLOW):
+        if place.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(_fixtures(item)):
             item.add_marker(pytest.mark.slow)
         if group := _group(item, place):
             item.add_marker(pytest.mark.xdist_group(group))
@@ -81,9 +82,14 @@ class Tiers:
             raise AssertionError(f"a pure test caused {event}: see tests/tiers.py")
 
 
+def _fixtures(item: pytest.Item) -> Sequence[str]:
+    """The names of the fixtures that a test uses, directly or not."""
+    return getattr(item, "fixturenames", ())
+
+
 def _group(item: pytest.Item, place: str) -> str | None:
     """Tests of a group run in one process, one after another."""
-    if "own_kafka" in getattr(item, "fixturenames", ()):
+    if "own_kafka" in _fixtures(item):
         return "own kafka"  # they share it, and start it anew
     if place.startswith("bench/"):
         return "load"  # each of them loads the machine by itself

@@ -222,4 +222,4 @@ class OneDevice(RuleBasedStateMachine):
 
 
 TestOneDevice = OneDevice.TestCase
-TestOneDevice.settings = examples(300, steps=40)
+TestOneDevice.settings = examples(150, steps=40)

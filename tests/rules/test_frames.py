@@ -415,7 +415,7 @@ def test_a_conversation_is_read_whole_however_it_is_cut(traffic: Traffic, data: 
     assert read_in_pieces(byte_by_byte(traffic.stream)) == (traffic.events, None)
 
 
-@examples(300)
+@examples(150)
 @given(pieces_of(STREAMS))
 def test_any_bytes_give_the_same_events_and_the_same_fault_however_they_are_cut(pieces: list[bytes]) -> None:
     events, code = read(b"".join(pieces))
@@ -487,7 +487,7 @@ def test_another_client_reads_our_frames(data: bytes, text: str, size: int) -> N
     assert read(sent(client)) == ([Pong(b""), Pong(data), Close(1001, client.close_rcvd.reason)], None)
 
 
-@examples(300)
+@examples(150)
 @given(STREAMS)
 @example(b"\x02\xfe\x04\x00")
 def test_whatever_another_server_refuses_is_refused(stream: bytes) -> None:

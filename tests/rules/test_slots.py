@@ -308,5 +308,5 @@ class SlotsMachine(RuleBasedStateMachine):
         assert repr(self.slots) == "<Slots 0 taken by 0 devices>"
 
 
-SlotsMachine.TestCase.settings = examples(250, steps=40)
+SlotsMachine.TestCase.settings = examples(125, steps=40)
 TestSlotsMachine = SlotsMachine.TestCase

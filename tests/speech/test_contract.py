@@ -53,7 +53,7 @@ def pocketsphinx() -> Iterator[str]:
 ENGINES = {"pocketsphinx": pocketsphinx, "whisper": whisper, "google": google}
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=["pocketsphinx", pytest.param("whisper", marks=pytest.mark.slow), "google"])
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     with ENGINES[request.param]() as url:
         yield url

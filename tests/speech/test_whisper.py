@@ -139,20 +139,20 @@ Speak = Callable[[bytes, Callable[[str], None]], str]
 
 
 @pytest.fixture(scope="module")
-def url() -> str:
+def whisper_url() -> str:
     return f"whisper://{whisper_base()}"
 
 
 @pytest.fixture(scope="module")
-def english(url: str) -> WhisperRecognizer:
-    return WhisperRecognizer(engine_of(url), language="en-US")
+def english(whisper_url: str) -> WhisperRecognizer:
+    return WhisperRecognizer(engine_of(whisper_url), language="en-US")
 
 
 @pytest.fixture
-def at_the_speed_of_speech(url: str) -> Speak:
+def at_the_speed_of_speech(whisper_url: str) -> Speak:
     """Feeds audio as if it were being spoken; the passes take no time."""
     now = [0.0]
-    recognizer = WhisperRecognizer(engine_of(url), language="en", clock=lambda: now[0])
+    recognizer = WhisperRecognizer(engine_of(whisper_url), language="en", clock=lambda: now[0])
 
     def speak(audio: bytes, on_interim: Callable[[str], None]) -> str:
         recognizer.begin(on_interim)
@@ -225,11 +225,11 @@ def test_a_long_utterance_is_whole(english: WhisperRecognizer) -> None:
     assert (heard.count("forward"), heard.count("somewhere")) == (4, 4), "39 seconds, so two windows"
 
 
-def test_the_language_is_found_out_where_none_is_set(url: str) -> None:
-    recognizer = WhisperRecognizer(engine_of(url), workers=2)
+def test_the_language_is_found_out_where_none_is_set(whisper_url: str) -> None:
+    recognizer = WhisperRecognizer(engine_of(whisper_url), workers=2)
     assert recognizer.detail.endswith("int8, any language")
     assert words(recognize(recognizer, GO_FORWARD))[:2] == ["go", "forward"]
 
 
-def test_a_language_that_the_model_does_not_know_is_refused(url: str) -> None:
-    assert failure(url, "xx-YY").endswith("does not know the language 'xx-YY'")
+def test_a_language_that_the_model_does_not_know_is_refused(whisper_url: str) -> None:
+    assert failure(whisper_url, "xx-YY").endswith("does not know the language 'xx-YY'")
