@@ -183,7 +183,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }.items():
         (folder / name).write_text(text)
     code = f"import sys, pytest; sys.path.insert(0, {str(ROOT)!r}); sys.exit(pytest.main(sys.argv[1:]))"
-    arguments = ["--strict-markers", "-p", "no:cacheprovider", "--junitxml=report.xml"]
+    arguments = ["--strict-markers", "-p", "no:cacheprovider", "-p", "no:randomly", "--junitxml=report.xml"]
     run = subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, timeout=60)
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout.decode() + run.stderr.decode()
     return {
