@@ -178,3 +178,34 @@ def test_recognition_stays_out_of_the_gateways_process() -> None:
         return imported not in (light | {f"{PACKAGE}.speech.pool"} if module == "service" else light)
 
     assert_none_imports(is_forbidden)
+
+
+# What stands beside the package, and what of the repository each may import.
+BESIDE = {
+    "demo": {"cocoa_tornado"},
+    "testing": {"cocoa_tornado"},
+    "bench": {"cocoa_tornado", "testing"},
+    "tests/bench": {"cocoa_tornado", "testing", "bench"},
+    "tests": {"cocoa_tornado", "testing", "cli", "demo"},
+}
+
+
+def test_tests_and_benchmarks_share_code_only_through_testing() -> None:
+    faults = []
+    for path in (path for folder in BESIDE for path in (ROOT / folder).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        allowed = next(may for folder, may in BESIDE.items() if name.startswith(f"{folder}/"))
+        own = name.split("/")[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            imported = {name.split(".")[0] for name in names} & {
+                "cocoa_tornado",
+                "cli",
+                "demo",
+                "testing",
+                "bench",
+                "tests",
+            }
+            faults += [f"{name} imports {found}" for found in imported - allowed - {own}]
+    assert not faults, "\n".join(faults)
