@@ -182,9 +182,9 @@ def test_recognition_stays_out_of_the_gateways_process() -> None:
 
 # What stands beside the package, and what of the repository each may import.
 BESIDE = {
-    "demo": {"cocoa_tornado"},
+    "demo": {"cocoa_tornado", "bench"},
     "testing": {"cocoa_tornado"},
-    "bench": {"cocoa_tornado", "testing"},
+    "bench": {"cocoa_tornado", "cli", "testing"},
     "tests/bench": {"cocoa_tornado", "testing", "bench"},
     "tests": {"cocoa_tornado", "testing", "cli", "demo"},
 }
