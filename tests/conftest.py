@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # kafka-python says this while it is being imported, to nobody who could change it. For the same reason it is
     # imported below, where the filters are in force, and not above.
     config.addinivalue_line("filterwarnings", KAFKA_PYTHON_ON_3_11)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """For ``-n auto``: more processes than cores, for the tests of servers mostly wait."""
+    return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_report_header() -> str:

@@ -7,7 +7,6 @@ show that, it has the mark.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -62,11 +61,6 @@ class Tiers:
         """Long ones first, so that no process is left alone with them at the end. Not where the order is random."""
         if not config.pluginmanager.hasplugin("randomly"):
             items.sort(key=_rank)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_auto_num_workers(self) -> int:
-        """For ``-n auto``: more processes than cores, for the tests of brokers mostly wait."""
-        return min(2 * (os.cpu_count() or 1), 8)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
