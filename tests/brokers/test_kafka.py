@@ -217,11 +217,13 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
         await stand.write(numbered(100, 100))
         await eventually(lambda: receiver.payloads[-1:] == [b"doll|199"])
         messages = await stand.read(stand.messages, 200)
-        assert broker.counters.reconnects == 1
+        reconnects = broker.counters.reconnects
     assert in_order_and_complete(receiver.payloads, payloads(0, 200))
     assert [value for _, value, _ in messages] == [b"%d" % number for number in range(200)]
-    assert len(lines(caplog, "broker not available, retrying")) == 1
-    assert len(lines(caplog, "broker ready")) == 2
+    # One line for each change. A broker that has just started may falter once more.
+    assert len(lines(caplog, "broker not available, retrying")) == reconnects
+    assert len(lines(caplog, "broker ready")) == reconnects + 1
+    assert reconnects in (1, 2)
     library = "librdkafka" if client == "confluent" else "kafka"  # the other one is the test's own
     assert [record for record in caplog.records if record.name.startswith(library)] == []
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
@@ -266,9 +268,12 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(
     await future
     await broker.publish(stand.results, "doll", b"doll|1")
     await eventually(lambda: receiver.payloads[-1:] == [b"doll|1"])
+    reconnects = broker.counters.reconnects
     await broker.close(1.0)
-    assert len(lines(caplog, "broker not available, retrying")) == 1
-    assert len(lines(caplog, "broker ready")) == 1
+    # One line for each change; it may falter once more, while the broker is starting.
+    assert len(lines(caplog, "broker not available, retrying")) == reconnects + 1
+    assert len(lines(caplog, "broker ready")) == reconnects + 1
+    assert reconnects in (0, 1)
 
 
 @LOST
