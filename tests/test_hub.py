@@ -123,6 +123,19 @@ async def test_a_late_close_of_the_old_connection_does_not_touch_the_new_one() -
 
 
 @pytest.mark.gen_test
+async def test_of_a_devices_two_connections_a_close_removes_its_own() -> None:
+    hub = make_hub(per_device=2)
+    first, second = await connect(hub), await connect(hub)
+    assert hub.unregister(first)
+    assert (len(hub), hub.clients_of("doll"), hub.get_client_by_device("doll")) == (1, [second], second)
+    assert not hub.unregister(first)
+    assert hub.send_to_device("doll", b"x") == 1
+    assert (first.sent, second.sent) == ([], [text_frame(b"x")])
+    assert hub.unregister(second)
+    assert (len(hub), hub.slots_taken, hub.is_device_connected("doll")) == (0, 0, False)
+
+
+@pytest.mark.gen_test
 async def test_many_newcomers_make_one_challenge_and_one_winner() -> None:
     hub = make_hub()
     incumbent = await connect(hub, answers=False)

@@ -156,7 +156,7 @@ async def test_devices_that_neither_answer_nor_read_cannot_hold_up_the_drain(run
         gateway.gateway.hub.send_to_device("deaf", b"x" * 60_000)
     started = time.monotonic()
     await gateway.gateway.drain_and_stop()
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 8.0  # of the ten seconds that a socket may take no byte
     assert len(gateway.gateway.hub) == 0
     assert (await mute.read_until(CLOSE)).close_code == 1001
     assert await mute.read_to_end() == b""
@@ -165,13 +165,13 @@ async def test_devices_that_neither_answer_nor_read_cannot_hold_up_the_drain(run
 
 @pytest.mark.gen_test
 async def test_a_challenge_under_way_ends_with_the_drain(running: Running) -> None:
-    gateway = await running.start(duplicate_challenge_s=5.0, drain_grace_s=0.6)
+    gateway = await running.start(duplicate_challenge_s=60.0, drain_grace_s=0.6)
     await gateway.raw("doll")
     newcomer = asyncio.ensure_future(gateway.upgrade(gateway.token("doll")))
     await eventually(lambda: gateway.gateway.hub.counters.challenges == 1)
     started = time.monotonic()
     await gateway.gateway.drain_and_stop()
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < 30.0
     assert (await newcomer).response.status == 503
 
 

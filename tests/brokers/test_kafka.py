@@ -188,7 +188,7 @@ async def test_leaving_the_group_lets_the_next_consumer_join_at_once(stand: Kafk
         pass
     broker = await stand.broker(session_timeout_s=30.0)
     broker.start(Receiver(), decode)
-    await ready(broker, patience_s=8.0)  # far below the session timeout, for which a lost member would be waited for
+    await ready(broker, patience_s=20.0)  # far below the session timeout, for which a lost member would be waited for
     await broker.close(1.0)
 
 
@@ -208,7 +208,7 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
         await receiver.has(100)
         await asyncio.to_thread(own_kafka.stop)
         published += [broker.publish(stand.messages, "doll", b"%d" % number) for number in range(100, 200)]
-        await eventually(lambda: broker.status().state is BrokerState.CONNECTING, patience_s=6.0)
+        await eventually(lambda: broker.status().state is BrokerState.CONNECTING)
         assert stand.server.bootstrap in broker.status().detail
         assert broker.status().lag is None
         await asyncio.to_thread(own_kafka.start)

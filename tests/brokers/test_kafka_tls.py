@@ -66,5 +66,6 @@ async def test_a_broker_that_nobody_vouches_for_is_refused_in_one_line(
         await asyncio.sleep(1.0)  # time for a second attempt, which is to be silent
     finally:
         await broker.close(0.2)
-    said = [record for record in caplog.records if record.getMessage() == "broker not available, retrying"]
-    assert len(said) == 1
+    causes = [line.__dict__["cause"] for line in caplog.records if line.name == "cocoa.broker"]
+    # A refusal may first look like a broken connection: one line for each cause, however often it is tried.
+    assert len(causes) == len(set(causes)) <= 2

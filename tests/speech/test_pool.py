@@ -41,7 +41,7 @@ async def said(pool: WorkerPool, words: bytes) -> str:
 
 
 async def test_an_engine_that_is_slow_and_says_so_is_not_stuck() -> None:
-    async with pool_of(stall_s=0.6) as pool:
+    async with pool_of(stall_s=1.5) as pool:
         assert await said(pool, b"slow") == "slow"
         assert pool.counters.lost == {}
 
@@ -49,26 +49,26 @@ async def test_an_engine_that_is_slow_and_says_so_is_not_stuck() -> None:
 async def test_cancelling_frees_a_worker_that_is_slow() -> None:
     async with pool_of() as pool:
         stream = pool.open(RAW, 60.0)
-        await stream.feed(b"slow")
+        await stream.feed(b"endless")
         finishing = asyncio.ensure_future(stream.finish())
         await eventually(lambda: pool.status().busy == 1)
         await asyncio.sleep(0.2)
         stream.cancel()
         since = time.monotonic()
         assert await said(pool, b"next") == "next"
-        assert time.monotonic() - since < 1.0  # of the 1.3 s that were left
+        assert time.monotonic() - since < 20.0  # of the minute that was left
         with pytest.raises(EngineFailed):
             await finishing
         assert pool.counters.lost == {}
 
 
 async def test_a_loop_that_was_held_up_condemns_nobody_who_has_answered() -> None:
-    async with pool_of(stall_s=0.5) as pool:
+    async with pool_of(stall_s=1.5) as pool:
         stream = pool.open(RAW, 60.0)
         await stream.feed(b"word")
         finishing = asyncio.ensure_future(stream.finish())
         await asyncio.sleep(0)
-        time.sleep(1.0)  # as SIGSTOP, or a machine that is moved, would do
+        time.sleep(2.5)  # as SIGSTOP, or a machine that is moved, would do
         assert (await finishing).text == "word"
         assert pool.counters.lost == {}
 

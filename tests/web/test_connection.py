@@ -163,7 +163,8 @@ async def test_a_close_is_echoed_and_the_server_ends_the_connection(gateway: Har
 
 
 @pytest.mark.gen_test
-async def test_a_device_can_connect_again_at_once_after_a_close_and_after_a_reset(gateway: Harness) -> None:
+async def test_a_device_can_connect_again_at_once_after_a_close_and_after_a_reset(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(duplicate_challenge_s=60.0)
     for vanish in ("close", "reset"):
         device = await gateway.raw("doll")
         if vanish == "reset":
@@ -173,7 +174,7 @@ async def test_a_device_can_connect_again_at_once_after_a_close_and_after_a_rese
             await device.read_until(CLOSE)
         started = time.monotonic()
         again = await gateway.raw("doll")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 30.0
         again.send(CLOSE, struct.pack("!H", 1000))
         await again.read_to_end()
     await eventually(lambda: gateway.gateway.hub.slots_taken == 0)

@@ -139,13 +139,16 @@ async def test_another_method_is_a_405(gateway: Harness) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_second_connection_is_a_409_before_the_upgrade_and_the_first_lives_on(gateway: Harness) -> None:
+async def test_a_second_connection_is_a_409_before_the_upgrade_and_the_first_lives_on(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(duplicate_challenge_s=60.0)
     first = await gateway.connect("doll")
     started = time.monotonic()
     response = await handshake(gateway, f"/ws?token={gateway.token('doll')}")
     assert (response.status, response.body) == (409, b'{"message":"Device already connected"}')
     assert response.headers["retry-after"] == "5"
-    assert time.monotonic() - started < 1.9  # a live incumbent answers its challenge at once
+    assert time.monotonic() - started < 30.0  # a live incumbent answers its challenge at once
     await gateway.publish("doll", "still here")
     assert "still here" in await first.recv()
     await first.close()
@@ -285,14 +288,17 @@ async def test_a_newcomer_that_vanishes_in_the_very_turn_of_its_admission_gives_
 
 
 @pytest.mark.gen_test
-async def test_an_incumbent_that_leaves_in_the_challenge_lets_the_newcomer_in_at_once(gateway: Harness) -> None:
+async def test_an_incumbent_that_leaves_in_the_challenge_lets_the_newcomer_in_at_once(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(duplicate_challenge_s=60.0)
     incumbent = await gateway.raw("doll")
     newcomer = asyncio.ensure_future(gateway.upgrade(gateway.token("doll")))
     await incumbent.read_until(PING)
     started = time.monotonic()
     incumbent.reset()
     assert (await newcomer).response.status == 101
-    assert time.monotonic() - started < 1.5  # not the whole two seconds of the challenge
+    assert time.monotonic() - started < 30.0  # not the whole minute of the challenge
 
 
 @pytest.mark.gen_test
