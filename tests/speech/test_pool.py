@@ -49,7 +49,7 @@ async def test_an_engine_that_is_slow_and_says_so_is_not_stuck() -> None:
 async def test_cancelling_frees_a_worker_that_is_slow() -> None:
     async with pool_of() as pool:
         stream = pool.open(RAW, 60.0)
-        await stream.feed(b"endless")
+        await stream.feed(b"endless!")
         finishing = asyncio.ensure_future(stream.finish())
         await eventually(lambda: pool.status().busy == 1)
         await asyncio.sleep(0.2)
