@@ -2,7 +2,7 @@
 #
 #   make run     the gateway on its embedded parts, a token, and the line to try it with
 #   make demo    two devices speak at the same time, and each gets its own words
-#   make test    what a change must not break, in a few minutes; on Apache Kafka where Java and Maven are, else on a
+#   make test    all but the slow tests, in about four minutes; on Apache Kafka where Java and Maven are, else on a
 #                stand-in, and on Redis where redis-server is
 #   make test-fast      the tests that start nothing, in half a minute: for every save
 #   make test-all       all tests: also those that break servers, load the machine or run Whisper

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import re
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from .locking import alone
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 SCRAM_USER, SCRAM_PASSWORD = "scram-gateway", "scram-password-for-tests"
@@ -98,14 +99,6 @@ def _format(installation: Installation, data: Path) -> None:
 
 def _run(command: list[str], patience_s: float) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=patience_s)
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file; other processes wait."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from .certificates import Certificate, read_certificate, write_certificate
-from .kafka_installation import Installation, alone, install, java, kafka_version
+from .kafka_installation import Installation, install, java, kafka_version
+from .locking import alone
 from .ports import ReservedPort
 
 START_PATIENCE_S = 60.0
@@ -93,7 +94,7 @@ class _Process:
 
     :cvar name: for the report's header
     :cvar can_restart: True if a restart keeps its ports and everything it held
-    :cvar listeners: the ports that it wants, by name; clients come to the first
+    :cvar listeners: the ports that it wants, by name; clients connect to the first
     """
 
     name: str
@@ -103,7 +104,7 @@ class _Process:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_frozen = False
+        self._is_up = False
         folder.mkdir(parents=True, exist_ok=True)
         self._reserved: list[ReservedPort] = []
         known = folder / "ports.json"
@@ -130,14 +131,15 @@ class _Process:
             )
         (self.folder / "pid").write_text(str(self._process.pid))
         self._await_answer(self._process)
+        self._is_up = True
 
     def is_started(self) -> bool:
         """True if some process has started the server in this folder and has not ended it."""
         return (self.folder / "pid").exists()
 
     def is_answering(self) -> bool:
-        """True if this object has started it, and it runs and is not frozen."""
-        return self._process is not None and self._process.poll() is None and not self._is_frozen
+        """True if this object has started it, and it has answered, runs and is not frozen."""
+        return self._is_up and self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
         """Ask it to stop, and wait until it has."""
@@ -150,7 +152,7 @@ class _Process:
         """It takes connections and bytes from now on, and answers nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
-        self._is_frozen = True
+        self._is_up = False
 
     def close(self) -> None:
         """Kill it and give its ports back."""
@@ -159,7 +161,7 @@ class _Process:
             port.close()
 
     def _end(self, how: signal.Signals) -> None:
-        process, self._process, self._is_frozen = self._process, None, False
+        process, self._process, self._is_up = self._process, None, False
         if process is None:
             return
         process.send_signal(how)
@@ -189,8 +191,8 @@ class _Process:
 class KafkaServer(_Process):
     """One Apache Kafka in KRaft mode. Its ports and its data stay the same from start to start.
 
-    :ivar certificate: what it shows to those who come by TLS
-    :ivar client_certificate: what it wants to see of them; the key has the password KEY_PASSWORD
+    :ivar certificate: its TLS certificate
+    :ivar client_certificate: the client certificate that it requires; the key has the password KEY_PASSWORD
     :param archive_classes: write the classes it has loaded to this file when it stops
     """
 
@@ -216,11 +218,12 @@ class KafkaServer(_Process):
     def command(self) -> list[str]:
         installation = install()
         self._prepare(installation)
+        options = ["-Xmx256m", "-Xms64m"]
         if self._archive_classes:
-            classes = f"-XX:ArchiveClassesAtExit={self._archive_classes}"
-        else:
-            classes = f"-XX:SharedArchiveFile={_class_archive(installation)}"
-        return [*java(installation.jars, "-Xmx256m", "-Xms64m", classes), "kafka.Kafka", str(self._properties)]
+            options.append(f"-XX:ArchiveClassesAtExit={self._archive_classes}")
+        elif (classes := _class_archive(installation)) is not None:
+            options.append(f"-XX:SharedArchiveFile={classes}")
+        return [*java(installation.jars, *options), "kafka.Kafka", str(self._properties)]
 
     def _prepare(self, installation: Installation) -> None:
         data = self.folder / "data"
@@ -242,10 +245,10 @@ class KafkaServer(_Process):
 
 
 @functools.cache
-def _class_archive(installation: Installation) -> Path:
+def _class_archive(installation: Installation) -> Path | None:
     """The archive, made by the first server that starts on this machine: it halves the processor time of a start.
 
-    Java does without it where it was made by another version.
+    None where this Java makes none. Java ignores one that was made by another version.
     """
     with alone(installation.lock), tempfile.TemporaryDirectory() as name:
         if not installation.classes.exists():
@@ -253,8 +256,10 @@ def _class_archive(installation: Installation) -> Path:
             server = KafkaServer(Path(name), archive_classes=unfinished)
             server.start()
             server.stop()
-            unfinished.rename(installation.classes)
             server.close()
+            if not unfinished.exists():
+                return None
+            unfinished.rename(installation.classes)
     return installation.classes
 
 

@@ -20,5 +20,5 @@ class ReservedPort:
         self.number: int = self._socket.getsockname()[1]
 
     def close(self) -> None:
-        """Give it up."""
+        """Release the port."""
         self._socket.close()

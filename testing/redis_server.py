@@ -31,7 +31,7 @@ class RedisServer:
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._settings = settings
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +53,11 @@ class RedisServer:
         :param settings: of redis.conf, from now on
         """
         self._settings |= settings
-        with open(self._folder / "server.log", "ab") as output:
+        with open(self.folder / "server.log", "ab") as output:
             self._process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
+        (self.folder / "pid").write_text(str(self._process.pid))
         self._await_answer(self._process)
 
     def stop(self) -> None:
@@ -91,7 +92,7 @@ class RedisServer:
         settings = {
             "bind": "127.0.0.1",
             "port": str(self.port),
-            "dir": str(self._folder),
+            "dir": str(self.folder),
             "save": "",
             "appendonly": "yes",
             "appendfsync": "everysec",
@@ -110,6 +111,7 @@ class RedisServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        (self.folder / "pid").unlink(missing_ok=True)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_PATIENCE_S
@@ -118,7 +120,7 @@ class RedisServer:
                 self.command("PING")
                 return
             time.sleep(0.02)
-        log = (self._folder / "server.log").read_text(errors="replace")[-4000:]
+        log = (self.folder / "server.log").read_text(errors="replace")[-4000:]
         self.kill()
         raise RuntimeError(f"the test Redis did not start:\n{log}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,24 +74,24 @@ def kafka(request: pytest.FixtureRequest) -> KafkaServer | TansuServer:
 
     Tests keep apart by their topics' names.
     """
-    from testing.kafka_installation import alone
     from testing.kafka_server import make_broker
+    from testing.locking import alone
 
     folder = request.config.stash[SHARED_FOLDER]
     with alone(folder / "kafka.lock"):
         server = make_broker(folder / "kafka")
         if not server.is_started():
             _start_quietly(server)
-    # Other processes may still need it when this one ends: it is not to be collected before.
+    # Keep a reference, so that Popen is not collected while other processes use the broker.
     request.config.stash[_KAFKA] = server
     return server
 
 
 @pytest.fixture(scope="session")
-def _restartable_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer | TansuServer]:
+def _restartable_kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]:
     from testing.kafka_server import make_broker
 
-    server = make_broker(tmp_path_factory.mktemp("kafka"))
+    server = make_broker(_server_folder(request, "own-kafka-"))
     yield server
     server.close()
 
@@ -130,25 +131,30 @@ def _start_quietly(server: KafkaServer | TansuServer) -> None:
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A Redis for the whole session. Tests come one after the other, and leave it empty."""
-    server = _make_redis(tmp_path_factory.mktemp("redis"))
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A Redis for this process. Its tests come one after the other, and leave it empty."""
+    server = _make_redis(request)
     server.start()
     yield server
     server.close()
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+def own_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
     """A Redis for one test, which may stop it and start it again. It is not started yet."""
-    server = _make_redis(tmp_path / "redis")
+    server = _make_redis(request)
     yield server
     server.close()
 
 
-def _make_redis(folder: Path) -> RedisServer:
+def _make_redis(request: pytest.FixtureRequest) -> RedisServer:
     from testing.redis_server import RedisServer, why_not
 
     if why_not():
         pytest.skip(why_not())
-    return RedisServer(folder)
+    return RedisServer(_server_folder(request, "redis-"))
+
+
+def _server_folder(request: pytest.FixtureRequest, prefix: str) -> Path:
+    """A folder where a server is found at the end of the run, should this process crash."""
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=request.config.stash[SHARED_FOLDER]))

@@ -159,6 +159,7 @@ class ExpectedLogs:
         result = yield
         # A task that nobody has asked for its exception says so when it is collected: let that be now. It takes some
         # milliseconds, which three quarters of the tests are spared: they had no event loop, which is made of sockets.
+        # A file that they leave open in a reference cycle is found by a later test.
         if self._sockets_made:
             gc.collect()
         _fail_on_strays(item)

@@ -18,7 +18,8 @@ SHARED_FOLDER = pytest.StashKey[Path]()
 class SharedFolder:
     """The plugin; ``conftest.py`` registers it. The process that began the run makes the folder and removes it.
 
-    A server that a test process leaves in it, with its process id in a file ``pid``, is killed at the end of the run.
+    A server that a test process leaves in it, with its process id in a file ``pid``, is killed at the end of the run:
+    one that others still use, or whose process has crashed.
     """
 
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -37,6 +38,6 @@ class SharedFolder:
         if not self._is_owner:
             return
         for pid in self._folder.glob("*/pid"):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, ValueError):  # it has ended; it was being started
                 os.kill(int(pid.read_text()), signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)

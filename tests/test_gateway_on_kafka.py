@@ -396,7 +396,7 @@ async def test_through_an_outage_devices_stay_and_every_acknowledged_record_come
     assert [json.loads(heard)["text"] for heard in doll.heard] == [str(number) for number in range(len(acknowledged))]
     assert doll.is_connected
     assert await own_site.say("newcomer", 0) == await newcomer.hears(1)
-    assert gateway.gateway.broker.counters.reconnects >= 1  # a broker that has just started may falter once more
+    assert gateway.gateway.broker.counters.reconnects in (1, 2)  # a broker that has just started may falter once more
 
 
 @pytest.mark.apache

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.mailroom import _stale_hypotheses
+from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailroom import Mailroom, _stale_hypotheses
+from cocoa_tornado.metrics import Counters
+from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Delivery
+
+from .test_hub import connect, make_hub
 
 
 def final(device_id: str) -> Delivery:
@@ -32,3 +42,19 @@ def test_no_message_and_no_newer_hypothesis_is_ever_stale(steps: list[tuple[str,
     for at, (device, kind) in enumerate(steps):
         is_known_later = (device, "known") in steps[at + 1 :]
         assert (at in stale) == (kind == "hypothesis" and is_known_later)
+
+
+@pytest.mark.gen_test
+async def test_a_hypothesis_that_is_read_again_is_not_sent_again_once_its_message_is_stored() -> None:
+    hub, mailbox = make_hub(), MemoryMailbox(BoxLimits())
+    await mailbox.start()
+    client = await connect(hub, "a")
+    mailroom = Mailroom(hub, mailbox, Counters(), time.time)
+    deliveries = [Delivery("a", b'{"n":0}', 0, interim_of="s"), Delivery("a", b'{"n":1}', 0)]
+    for _ in range(2):
+        done = asyncio.Event()
+        mailroom(Batch(deliveries, done.set, [0, 1], [("results/0", 2)]))
+        await asyncio.wait_for(done.wait(), 30.0)
+    assert client.sent[0] == b'{"n":0}'
+    assert len(client.sent) == 2
+    await mailbox.close(1.0)

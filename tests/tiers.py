@@ -26,8 +26,8 @@ PURE: Final = (
     "probe/test_wire.py",
     *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
     *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "errors", "hub", "layers", "mailroom", "metrics")),
-    *(f"test_settings{part}.py" for part in ("", "_checks", "_options", "_sources")),
-    "test_transcriber.py",
+    *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
+    *(f"test_{name}.py" for name in ("plain_text", "transcriber")),
 )
 SLOW: Final = ("bench/",)
 SLOW_FIXTURES: Final = frozenset({"own_kafka", "whisper_url"})
@@ -40,6 +40,7 @@ class Tiers:
 
     def __init__(self) -> None:
         self._is_pure = False
+        self._events: list[str] = []
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", "pure: starts no process and opens no connection (tests/tiers.py)")
@@ -58,21 +59,32 @@ class Tiers:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Long ones first, so that no process is left alone with them at the end. Not where the order is random."""
+        """Long ones first, so that the run does not end with one process busy and the others idle.
+
+        Not where the order is random.
+        """
         if not config.pluginmanager.hasplugin("randomly"):
             items.sort(key=_rank)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        self._is_pure = item.get_closest_marker("pure") is not None
+        self._is_pure, self._events = item.get_closest_marker("pure") is not None, []
         try:
             return (yield)
         finally:
             self._is_pure = False
 
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        result = yield
+        if self._events:  # what is tested may have caught the error
+            pytest.fail(f"a pure test caused {', '.join(self._events)}: see tests/tiers.py", pytrace=False)
+        return result
+
     def _on_audit(self, event: str, _: tuple[object, ...]) -> None:
         """An audit hook of the interpreter's, which stays for good."""
         if self._is_pure and event in _FORBIDDEN:
+            self._events.append(event)
             raise AssertionError(f"a pure test caused {event}: see tests/tiers.py")
 
 

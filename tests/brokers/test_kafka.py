@@ -217,7 +217,7 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
         await stand.write(numbered(100, 100))
         await eventually(lambda: receiver.payloads[-1:] == [b"doll|199"])
         messages = await stand.read(stand.messages, 200)
-        reconnects = broker.counters.reconnects
+    reconnects = broker.counters.reconnects
     assert in_order_and_complete(receiver.payloads, payloads(0, 200))
     assert [value for _, value, _ in messages] == [b"%d" % number for number in range(200)]
     # One line for each change. A broker that has just started may falter once more.
@@ -268,8 +268,8 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(
     await future
     await broker.publish(stand.results, "doll", b"doll|1")
     await eventually(lambda: receiver.payloads[-1:] == [b"doll|1"])
-    reconnects = broker.counters.reconnects
     await broker.close(1.0)
+    reconnects = broker.counters.reconnects
     # One line for each change; it may falter once more, while the broker is starting.
     assert len(lines(caplog, "broker not available, retrying")) == reconnects + 1
     assert len(lines(caplog, "broker ready")) == reconnects + 1
