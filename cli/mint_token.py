@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 MAX_CLAIM_LEVELS = 100
-"""How deep the JSON of a claim may be nested. What can be read at Python's own limit cannot be written there, for the
-token has it one level deeper."""
+"""How deep the JSON of a claim may be nested. json.loads accepts nesting up to Python's recursion limit; encoding the
+token adds a level and would then fail."""
 
 
 def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -62,8 +62,10 @@ def _claims(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(levels == 0 or _is_deeper(item, levels - 1) for item in inner)
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in inner)
 
 
 def _refuse_nesting(name: str, ctx: click.Context, param: click.Parameter) -> NoReturn:

@@ -57,7 +57,7 @@ class Request:
 
 
 class _Seconds(click.FloatRange):
-    """A number of seconds in a range; not a number, which click takes to be in every range, is in none."""
+    """A number of seconds in a range. Refuses NaN, which click.FloatRange accepts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)

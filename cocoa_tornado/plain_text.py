@@ -5,12 +5,14 @@ The lowest module of all: it imports nothing of the package, and everything may 
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Final
 
 BLANKS: Final = " \t\r\n"
 MAX_LINE: Final = 300
 MAX_QUOTED: Final = 60
 _MORE: Final = "..."
+_CONTROLS: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def strip_blanks(text: str) -> str:
@@ -38,6 +40,14 @@ def quoted(text: str, limit: int = MAX_QUOTED) -> str:
     """Return ``text`` in quotes, as :func:`one_line` would show it; what is longer than ``limit`` is cut."""
     shown = repr(text[: limit + 1])
     return shown if len(shown) <= limit else shown[:limit] + _MORE
+
+
+def has_no_controls(text: str) -> bool:
+    """Return False where ``text`` holds a control character, a line or paragraph separator, or a lone surrogate.
+
+    Unlike :meth:`str.isprintable` it accepts every blank and joiner, which names of files may hold.
+    """
+    return text.isprintable() or not any(unicodedata.category(char) in _CONTROLS for char in text)
 
 
 def is_encodable(text: str) -> bool:

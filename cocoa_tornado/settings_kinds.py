@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote, unquote
 
-from .plain_text import MAX_QUOTED, is_encodable, one_line, quoted, strip_blanks
+from .plain_text import MAX_QUOTED, has_no_controls, is_encodable, one_line, quoted, strip_blanks
 from .rules import mailbox_urls
-from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, without_user_info
+from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, masked
 from .rules.durations import parse_duration_s
 from .rules.origins import Network
 from .rules.sizes import format_size, parse_size_bytes
@@ -66,7 +66,7 @@ def wrong_type(value: object, *, secret: bool = False) -> WrongValue:
 def shown(value: object) -> str:
     """``value`` in a message: one short line, without the password of a URL."""
     if isinstance(value, str):
-        return quoted(without_user_info(value))
+        return quoted(masked(value))
     if isinstance(value, int) and value.bit_length() > _MAX_DECIMAL_BITS:
         return one_line(f"{value:#x}", MAX_QUOTED)
     return one_line(str(value).lower(), MAX_QUOTED)
@@ -488,7 +488,7 @@ class MailboxUrl(Kind[str]):
         try:
             return mailbox_urls.check_mailbox_url(text)
         except ValueError as error:
-            raise WrongValue(f"{shown(without_user_info(text))}: {error}") from None
+            raise WrongValue(f"{shown(text)}: {error}") from None
 
     def relative_to(self, value: str, folder: Path) -> str:
         if not value.startswith("sqlite:"):
@@ -552,7 +552,7 @@ class NetworkEntry(Kind[Network]):
         entry = strip_blanks(text)
         try:
             if not is_host(entry.partition("/")[0]):
-                raise ValueError("neither an address nor a name")
+                raise ValueError
             return ip_network(entry)
         except ValueError as error:
             hint = " (it has host bits set)" if "host bits" in str(error) else ""
@@ -607,14 +607,14 @@ def _as_path(text: str) -> str:
 
 
 def _quoted_path(path: Path) -> str:
-    """A path as it stands in a URL. What cannot be printed is refused here too: it would be in the URL's own text."""
-    if not str(path).isprintable():
-        raise WrongValue("its folder has a name that cannot stand in a URL")
+    """A path as it stands in a URL. Control characters are refused here as well, as in the URL's own text."""
+    if not has_no_controls(str(path)):
+        raise WrongValue("its folder has a control character in its name")
     return quote(str(path))
 
 
 def _path(text: str) -> Path:
-    if not text.isprintable():
+    if not has_no_controls(text):
         raise WrongValue(f"{shown(text)} is not a path")
     try:
         return Path(text).expanduser()

@@ -5,7 +5,7 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado.plain_text import MAX_LINE, MAX_QUOTED, is_encodable, one_line, quoted, strip_blanks
+from cocoa_tornado.plain_text import MAX_LINE, MAX_QUOTED, has_no_controls, is_encodable, one_line, quoted, strip_blanks
 
 from .any_text import any_text
 
@@ -56,3 +56,10 @@ def test_any_text_is_shown_in_one_printable_line_of_bounded_length(text: str) ->
 @example("caf\u00e9")
 def test_what_is_encodable_can_be_encoded(text: str) -> None:
     assert is_encodable(text) == (text.encode("utf-8", "ignore").decode("utf-8") == text)
+
+
+def test_blanks_and_joiners_of_every_script_are_no_controls() -> None:
+    for text in ("a b", "\xa0", "\u3000", "\u200d", "\U0001f469\u200d\U0001f680", "\xad", "\u202e", ""):
+        assert has_no_controls(text)
+    for text in ("\0", "\n", "\x1f", "\x7f", "\x85", "\u2028", "\u2029", "\udcff"):
+        assert not has_no_controls(f"a{text}")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cli.one_line import OneLineGroup
@@ -85,7 +85,6 @@ def check_read_back(kind: Kind[Any], value: Any) -> None:
             assert_plain_line(str(error))
 
 
-@settings(deadline=None)
 @given(text=texts)
 @found_before
 def test_any_text_is_a_value_of_a_kind_or_one_plain_line(text: str) -> None:
@@ -107,7 +106,6 @@ typed_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=typed_values)
 @example(value=16**5000)  # TOML's 0xffff...; str() refuses so many decimal digits
 @example(value=-(16**5000))
@@ -141,7 +139,6 @@ def check_loads(config: Path | None, environ: Mapping[str, str], options: Mappin
         assert_plain_line(str(error))
 
 
-@settings(deadline=None)
 @given(text=texts)
 @found_before
 @example(text='["\ud800"]')
@@ -151,7 +148,6 @@ def test_any_text_in_the_environment_is_settings_or_one_plain_line(text: str) ->
     assert_each(CLASSES.values(), lambda row: check_loads(None, {row.environment: text}, {}))
 
 
-@settings(deadline=None)
 @given(text=texts)
 @example(text="\x1b[2J\nPORT")
 @example(text="a" * 5000)
@@ -161,7 +157,6 @@ def test_any_name_of_a_variable_is_ignored_or_one_plain_line(text: str) -> None:
     check_loads(None, {"COCOA_CONFIG": f"/absent/{text}"}, {})
 
 
-@settings(deadline=None)
 @given(text=texts)
 @found_before
 def test_any_text_of_an_option_is_settings_or_one_plain_line(text: str) -> None:
@@ -179,7 +174,6 @@ def command(config: Path | None, **options: object) -> Loaded:
     return load_settings(config, options, {})
 
 
-@settings(deadline=None)
 @given(row=st.sampled_from(list(CLASSES.values())), text=texts)
 @example(row=TABLE["port"], text="0\x1f")
 @example(row=TABLE["port"], text="9" * 5000)
@@ -202,17 +196,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("any") / "x.toml"
 
 
-def quoted(text: str) -> str:
+def toml_string(text: str) -> str:
     """A string of TOML. Where UTF-8 has no bytes for the text, the file has what was there before it was decoded."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-@settings(deadline=None)
 @given(text=texts)
 @found_before
 def test_any_text_in_a_file_is_settings_or_one_plain_line(config: Path, text: str) -> None:
     def check_string(row: Setting) -> None:
-        value = f"[{quoted(text)}]" if row.is_list else quoted(text)
+        value = f"[{toml_string(text)}]" if row.is_list else toml_string(text)
         config.write_bytes(f"{row.key} = {value}".encode("utf-8", "surrogatepass"))
         check_loads(config, {}, {})
 
@@ -235,7 +228,6 @@ literals = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(literal=literals)
 @example(literal="0x" + "f" * 5000)
 @example(literal="-0.0")
@@ -250,13 +242,12 @@ def test_any_value_in_a_file_is_settings_or_one_plain_line(config: Path, literal
     assert_each(CLASSES.values(), check_literal)
 
 
-@settings(deadline=None)
 @given(name=texts)
 @example(name="a\nb")
 @example(name="a" * 5000)
 @example(name="por\x1bt")
 def test_any_key_in_a_file_is_a_setting_or_one_plain_line(config: Path, name: str) -> None:
     # The second has the key both as it is and in a table, which is an error that names both.
-    for lines in (f"{quoted(name)} = 1", f"{quoted(name + '_b')} = 1\n[{quoted(name)}]\nb = 2"):
+    for lines in (f"{toml_string(name)} = 1", f"{toml_string(name + '_b')} = 1\n[{toml_string(name)}]\nb = 2"):
         config.write_bytes(lines.encode("utf-8", "surrogatepass"))
         check_loads(config, {}, {})

@@ -25,7 +25,7 @@ PURE: Final = (
     *(f"probe/test_{name}.py" for name in ("credentials", "judge", "judge_speech", "recording", "report", "target")),
     "probe/test_wire.py",
     *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
-    *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "errors", "hub", "layers", "mailroom", "metrics")),
+    *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("plain_text", "transcriber")),
 )

@@ -109,7 +109,7 @@ def kafka_servers(url: str) -> list[str]:
     try:
         return list(addresses.kafka_servers(url))
     except ValueError as error:
-        shown = quoted(addresses.without_user_info(url))
+        shown = quoted(addresses.masked(url))
         raise ProbeError(f"{shown} is not kafka://HOST:PORT[,HOST:PORT...]") from error
 
 

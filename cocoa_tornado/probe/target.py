@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 from ..plain_text import one_line, quoted, strip_blanks
+from ..rules.addresses import masked
 from .verdicts import ProbeError
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
@@ -64,16 +65,17 @@ def parse_target(url: str) -> tuple[Target, str | None]:
     :raises ProbeError: it is not such a URL
     """
     text = strip_blanks(url)
+    shown = quoted(masked(text.partition("?")[0]))  # the query has the token
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         port = parts.port
         host = _ascii(parts.hostname or "")
     except ValueError as error:  # UnicodeError is one too: a name that IDNA can't spell
-        raise ProbeError(f"not a URL: {quoted(url)}: {one_line(str(error))}") from error
+        raise ProbeError(f"not a URL: {shown}: {one_line(masked(str(error)))}") from error
     if parts.scheme not in _SECURE:
-        raise ProbeError(f"{quoted(url)}: a URL begins with ws://, wss://, http:// or https://")
+        raise ProbeError(f"{shown}: a URL begins with ws://, wss://, http:// or https://")
     if not _HOST.fullmatch(host) or not text.isprintable() or " " in text:
-        raise ProbeError(f"not a URL: {quoted(url)}: it names no host, or holds a character that no URL has")
+        raise ProbeError(f"not a URL: {shown}: it names no host, or holds a character that no URL has")
     if parts.username is not None or parts.fragment:
         raise ProbeError("a URL with a user name or a fragment is of no use here; give the token with --token")
     query = parse_qs(parts.query, keep_blank_values=True)
@@ -87,7 +89,7 @@ def parse_target(url: str) -> tuple[Target, str | None]:
 
 
 def _ascii(host: str) -> str:
-    """A host as the resolver takes it. Raises UnicodeError, a ValueError, for one that it would raise it for."""
+    """Encode a host as the resolver does. Raises UnicodeError (a ValueError) if it cannot be encoded."""
     if len(host) > _MAX_HOST:
         raise ValueError("its host is too long")
     # The resolver's own encoding refuses empty and long labels, where nothing would catch it; an address has neither.

@@ -20,6 +20,7 @@ _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _ZONE: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 _USER_INFO: Final = re.compile(r"(?<=//)[^/?#]*@")
+_PERHAPS_USER_INFO: Final = re.compile(r"^([^:@]*:/{0,2}).*@", re.DOTALL)
 
 
 def is_host(text: str) -> bool:
@@ -84,9 +85,17 @@ def without_user_info(text: str) -> str:
     return _USER_INFO.sub("***@", text)
 
 
+def masked(text: str) -> str:
+    """``text`` that may be meant as a URL, for a message that it is none: everything up to the last ``@`` is ``***``.
+
+    A password with a slash in it, or after a missing one, is what makes many URLs invalid.
+    """
+    return without_user_info(_PERHAPS_USER_INFO.sub(r"\1***@", text))
+
+
 def _is_resolvable(name: str) -> bool:
     """True for a host, in any script. Raises UnicodeError, a ValueError, for a name that IDNA cannot spell."""
-    # The codec takes quadratic time: what is too long is not shown to it.
+    # The codec takes quadratic time, so check the length first.
     return len(name) <= 253 and is_host(name if name.isascii() else name.encode("idna").decode("ascii"))
 
 

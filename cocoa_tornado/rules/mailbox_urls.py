@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, unquote, urlsplit
 
-from ..plain_text import strip_blanks
+from ..plain_text import has_no_controls, strip_blanks
 from .addresses import is_host
 
 MAILBOX_OFF: Final = "none://"
@@ -15,7 +15,7 @@ ALLOWED: Final = "none://, memory://, sqlite:///relative/path, sqlite:////absolu
 def check_mailbox_url(url: str) -> str:
     """The URL in its usual spelling. ValueError, with what is wrong and no password in it, if it is none."""
     url = strip_blanks(url)
-    if not url.isprintable():
+    if not has_no_controls(url):
         raise ValueError("it holds a character that no URL has")
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
@@ -41,8 +41,8 @@ def sqlite_path(url: str) -> str:
         raise ValueError("it names no file")
     if "?" in rest or "#" in rest:
         raise ValueError("what stands in it cannot be part of a path; write it as %3F, %23")
-    if not path.isprintable():
-        raise ValueError("its path holds a control character, or another that cannot be printed")
+    if not has_no_controls(path):
+        raise ValueError("its path holds a control character")
     return path
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
 
-from ..plain_text import quoted
+from ..plain_text import has_no_controls, quoted
 from .recognizer import Recognizer
 
 EngineKind = Literal["pocketsphinx", "whisper", "google"]
@@ -76,8 +76,8 @@ def engine_of(url: str) -> EngineUrl:
     except ValueError:
         raise ValueError("has options that are not of the form name=value") from None
     options = dict(pairs)
-    if not all(text.isprintable() for text in (location, *options.values())):
-        raise ValueError("holds an escape that stands for no printable character")
+    if not all(map(has_no_controls, (location, *options.values()))):
+        raise ValueError("holds an escape that stands for a control character")
     if len(options) < len(pairs):
         raise ValueError("has an option twice")
     unknown = sorted(options.keys() - OPTIONS[kind])

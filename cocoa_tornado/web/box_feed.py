@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from ..errors import MailboxError
+from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
 from ..metrics import Counters, count
 from ..rules.backoff import Backoff
@@ -182,11 +182,13 @@ class BoxFeed:
         self._mail.mailbox.acknowledge(self._device_id, Place(number, self._era))
         self._feed.acknowledged(number)
 
-    def _acknowledge_after_close(self, box: Box) -> None:
-        """The device acknowledged and left before the box was looked at. What it has stays acknowledged."""
-        early, self._early = self._early, None
-        if early is None:
+    def _acknowledge_after_close(self, looked: asyncio.Future[Box]) -> None:
+        """Apply an acknowledgement that arrived before the box was looked at, although the device has left."""
+        if isinstance(looked.exception(), MailboxClosed) or self._early is None:
             return
+        if not self._is_answer(looked, self.open):
+            return
+        box, early, self._early = looked.result(), self._early, None
         number = box.find(early)
         if number is None:
             self._refuse_ack()
@@ -203,9 +205,10 @@ class BoxFeed:
     # -- what the mailbox answers
 
     def _on_look(self, looked: asyncio.Future[Box]) -> None:
-        if self._is_closed or looked.cancelled():
-            if not looked.cancelled() and looked.exception() is None:
-                self._acknowledge_after_close(looked.result())
+        if looked.cancelled():
+            return
+        if self._is_closed:
+            self._acknowledge_after_close(looked)
             return
         if not self._is_answer(looked, self.open):
             return
@@ -310,7 +313,7 @@ class BoxFeed:
 
     def _retry(self, again: Callable[[], None]) -> None:
         self._waits = False
-        if not self._is_closed:
+        if not self._is_closed or self._early is not None:
             again()
 
 

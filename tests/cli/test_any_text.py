@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ..any_text import any_text, argument, assert_done_or_plain_line, slips_in
@@ -65,7 +65,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("data")
 
 
-@settings(deadline=None)
 @given(option=st.sampled_from(MINT), text=texts)
 @example(option="--expires-in", text="0\x1f")
 @example(option="--expires-in", text="9" * 308)
@@ -88,7 +87,6 @@ def test_any_text_for_a_token_makes_one_or_is_one_plain_line(folder: Path, optio
             assert result.stdout.count("\n") == 1
 
 
-@settings(deadline=None)
 @given(option=st.sampled_from(MINT_KEYS), text=texts)
 @example(option="--private-key", text="/a\x1bb")
 @example(option="--private-key", text="a" * 5000)
@@ -113,7 +111,6 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_network")
-@settings(deadline=None)
 @given(option=st.sampled_from(PROBE), text=texts)
 @example(option="--timeout", text="nan")
 @example(option="--idle", text="nan")
@@ -133,7 +130,6 @@ def test_any_option_of_a_probe_is_taken_or_one_plain_line(folder: Path, option: 
 
 
 @pytest.mark.usefixtures("no_network")
-@settings(deadline=None)
 @given(text=texts)
 @example(text="ws://h/\udcff")
 @example(text="ws://a..b")
@@ -147,7 +143,6 @@ def test_any_url_of_a_probe_is_taken_or_one_plain_line(folder: Path, text: str) 
 
 
 @pytest.mark.usefixtures("no_network")
-@settings(deadline=None)
 @given(text=texts)
 @example(text="@/a\x1bb")
 @example(text="@" + "a" * 5000)
@@ -187,7 +182,7 @@ def test_a_host_that_no_resolver_takes_is_refused_before_it_is_asked(folder: Pat
 
 
 def test_a_claim_that_is_nested_too_deep_is_refused(folder: Path) -> None:
-    for levels, status in ((100, 0), (102, 2), (100_000, 2)):
+    for levels, status in ((100, 0), (101, 2), (100_000, 2)):
         claim = f"x={'[' * levels}{']' * levels}"
         assert (
             run("mint-token", "--device-id=d", f"--secret={SECRET}", "--claim", claim, folder=folder).exit_code

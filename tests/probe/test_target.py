@@ -72,6 +72,19 @@ def test_what_is_no_url_of_a_gateway_is_refused(url: str) -> None:
         parse_target(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("wss://user:hunter2@h:99999/ws", "ws://h:99999/?token=hunter2", "ftp://u:hunter2@h/?token=hunter2"),
+        *("ws://h h/?token=hunter2", "ws://u:hun/hunter2@h:x/", "user:hunter2@h:port"),
+    ],
+)
+def test_a_url_that_is_none_shows_neither_password_nor_token(url: str) -> None:
+    with pytest.raises(ProbeError) as caught:
+        parse_target(url)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_refused_url_does_not_show_its_password() -> None:
     with pytest.raises(ProbeError) as caught:
         parse_target("ws://user:hunter2@host")

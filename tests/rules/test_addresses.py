@@ -10,6 +10,7 @@ from cocoa_tornado.rules.addresses import (
     is_loopback,
     is_web_url,
     kafka_servers,
+    masked,
     without_user_info,
 )
 
@@ -92,3 +93,20 @@ def test_any_text_is_judged_without_another_error(text: str) -> None:
     except ValueError:
         return
     assert kafka_servers(f"kafka://{','.join(servers)}") == servers
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("redis://:hun/ter2@host/0", "redis://u:hun#ter2@w@h/0", "redis:/u:hunter2@h/0", "redis:u:hunter2@h/0"),
+        *("https://u:hun/ter2@h/", "u:hunter2@h", "kafka://u:hunter2@h:1\n,g:2", "wss://u:hunter2@h:99999/ws"),
+    ],
+)
+def test_what_was_meant_as_a_url_shows_no_password(text: str) -> None:
+    assert "ter2" not in masked(text)
+    assert "***@" in masked(text)
+
+
+def test_what_has_no_user_is_shown_as_it_is() -> None:
+    for text in ("redis://host:1/0", "/etc/keys/a@b.pem", "a@b", "kafka://a:1,b:2", ""):
+        assert masked(text) == text

@@ -75,3 +75,8 @@ def test_no_text_breaks_the_check(text: str) -> None:
     for url in (text, f"sqlite:///{text}", f"redis://{text}"):
         with contextlib.suppress(ValueError):
             assert check_mailbox_url(check_mailbox_url(url))
+
+
+def test_a_file_that_an_earlier_release_opened_may_have_any_blank_in_its_name() -> None:
+    assert sqlite_path("sqlite:///a%E3%80%80b%C2%A0c.db") == "a\u3000b\xa0c.db"
+    assert check_mailbox_url("sqlite:///a\u3000b.db") == "sqlite:///a%E3%80%80b.db"

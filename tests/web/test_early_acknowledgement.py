@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
+from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.rules.box import Box, BoxLimits
@@ -27,6 +28,7 @@ class SlowMailbox(MemoryMailbox):
         super().__init__(BoxLimits())
         self.may_look = asyncio.Event()
         self.looks_waiting = 0
+        self.failures = 0  # of looks, that are still to come
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return asyncio.ensure_future(self._look_later(device_id))
@@ -35,6 +37,9 @@ class SlowMailbox(MemoryMailbox):
         self.looks_waiting += 1
         await self.may_look.wait()
         self.looks_waiting -= 1
+        if self.failures:
+            self.failures -= 1
+            raise MailboxError("away")
         return await super().look(device_id)
 
 
@@ -79,3 +84,13 @@ async def test_one_beyond_the_end_of_the_box_still_counts_for_nothing(gateway: H
     await acknowledge_and_leave(gateway, mailbox, 4)
     await eventually(lambda: gateway.gateway.counters.bad_acks == 1)
     assert mailbox.status().messages == 3
+
+
+@pytest.mark.gen_test
+async def test_an_acknowledgement_counts_though_the_mailbox_was_away_as_well(
+    gateway: Harness, mailbox: SlowMailbox
+) -> None:
+    mailbox.failures = 2
+    await acknowledge_and_leave(gateway, mailbox, 2)
+    await eventually(lambda: mailbox.counters.acknowledged == 2)
+    assert (mailbox.failures, mailbox.status().messages) == (0, 1)
