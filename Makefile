@@ -22,8 +22,8 @@ URL := 127.0.0.1:$(PORT)
 
 # Rewriting the tests' assertions takes seconds in each process: keep the bytecode, whatever the shell says.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
-# Longest tests first, and those of a group in one process. The number of processes is in tests/conftest.py.
-PARALLEL := -n auto --dist loadgroup --no-loadscope-reorder
+# In the order of tests/tiers.py; the number of processes is in tests/conftest.py.
+PARALLEL := -n auto --no-loadscope-reorder
 
 .PHONY: run demo test test-fast test-all test-nightly check format soak survive bench bench-full clean
 .DEFAULT_GOAL := run

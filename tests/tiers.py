@@ -10,9 +10,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 TESTS: Final = Path(__file__).parent
 
@@ -29,7 +30,8 @@ PURE: Final = (
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("plain_text", "transcriber")),
 )
-SLOW: Final = ("bench/",)
+LOAD: Final = "bench"
+SLOW: Final = (f"{LOAD}/",)
 SLOW_FIXTURES: Final = frozenset({"own_kafka", "whisper_url"})
 
 _FORBIDDEN: Final = frozenset({"socket.bind", "socket.connect", "subprocess.Popen", "os.posix_spawn", "os.fork"})
@@ -54,8 +56,6 @@ class Tiers:
             item.add_marker(pytest.mark.pure)
         if place.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(_fixtures(item)):
             item.add_marker(pytest.mark.slow)
-        if group := _group(item, place):
-            item.add_marker(pytest.mark.xdist_group(group))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,6 +65,16 @@ class Tiers:
         """
         if not config.pluginmanager.hasplugin("randomly"):
             items.sort(key=_rank)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> LoadScopeScheduling:
+        """Any process takes the next test, but those that load the machine run in one, one after another.
+
+        pytest-xdist's own groups (``--dist loadgroup``) have no effect with pytest 9.
+        """
+        scheduler = LoadScopeScheduling(config, log)
+        scheduler._split_scope = lambda nodeid: LOAD if f"/{LOAD}/" in nodeid else nodeid
+        return scheduler
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -93,18 +103,8 @@ def _fixtures(item: pytest.Item) -> Sequence[str]:
     return getattr(item, "fixturenames", ())
 
 
-def _group(item: pytest.Item, place: str) -> str | None:
-    """Tests of a group run in one process, one after another."""
-    if "own_kafka" in _fixtures(item):
-        return "own kafka"  # they share it, and start it anew
-    if place.startswith("bench/"):
-        return "load"  # each of them loads the machine by itself
-    return None
-
-
 def _rank(item: pytest.Item) -> int:
+    if item.path.is_relative_to(TESTS / LOAD):
+        return 0
     marks = {mark.name for mark in item.iter_markers()}
-    for rank, mark in enumerate(("xdist_group", "slow", "kafka")):
-        if mark in marks:
-            return rank
-    return 4 if "pure" in marks else 3
+    return 1 if "slow" in marks else 2 if "kafka" in marks else 4 if "pure" in marks else 3
