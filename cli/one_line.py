@@ -11,7 +11,7 @@ import click
 from cocoa_tornado.plain_text import one_line
 
 MAX_MESSAGE = 2000
-"""Characters: no message of ours is as long, but click repeats what was typed."""
+"""Characters. click repeats what was typed, however long it is; the gateway's own messages are shorter."""
 
 
 class OneLineGroup(click.Group):

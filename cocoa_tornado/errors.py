@@ -37,7 +37,7 @@ class CocoaError(Exception):
 
 
 class SettingError(CocoaError):
-    """A setting is wrong. ``str()`` is one printable line of bounded length, whatever the value was.
+    """A setting is wrong. ``str()`` is one printable line of bounded length for any value.
 
     :ivar name: the setting's key, as in a configuration file
     :ivar source: where the value came from, as a person would say it: ``environment COCOA_PORT``

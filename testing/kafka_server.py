@@ -25,9 +25,9 @@ from .certificates import Certificate, read_certificate, write_certificate
 from .kafka_installation import Installation, install, java, kafka_version
 from .locking import alone
 from .ports import ReservedPort
+from .processes import end
 
 START_PATIENCE_S = 60.0
-STOP_PATIENCE_S = 20.0
 
 SASL_USER, SASL_PASSWORD = "gateway", "sasl-password-for-tests"
 KEY_PASSWORD = "key-password-for-tests"
@@ -164,12 +164,7 @@ class _Process:
         process, self._process, self._is_up = self._process, None, False
         if process is None:
             return
-        process.send_signal(how)
-        try:
-            process.wait(STOP_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, how)
         (self.folder / "pid").unlink(missing_ok=True)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:

@@ -9,8 +9,8 @@ class ReservedPort:
     """A free port that no other process gets as long as this object is open.
 
     It is held by a socket that is bound and never listens. A server that sets SO_REUSEADDR, as nearly all of them do,
-    can bind the port beside it and listen; the kernel gives it to nobody who asks for any free port. A connection to it
-    is refused while no server listens.
+    can bind the port beside it and listen. The kernel does not give it to a process that asks for any free port, and
+    refuses connections to it while no server listens.
     """
 
     def __init__(self) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import redis
 
 from .ports import ReservedPort
+from .processes import end
 
 START_PATIENCE_S = 20.0
-STOP_PATIENCE_S = 20.0
 
 
 def why_not() -> str:
@@ -104,13 +104,7 @@ class RedisServer:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(how)
-        process.send_signal(signal.SIGCONT)
-        try:
-            process.wait(STOP_PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, how)
         (self.folder / "pid").unlink(missing_ok=True)
 
     def _await_answer(self, process: subprocess.Popen[bytes]) -> None:

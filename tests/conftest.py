@@ -102,8 +102,8 @@ def own_kafka(
 ) -> KafkaServer | TansuServer:
     """A broker of this process, running, which a test may stop, kill or freeze, and leave so.
 
-    The tests of one process share it, and keep apart by their topics' names. While it is away, a test's own clients may
-    complain in kafka-python's words, which are nobody's promise.
+    The tests of one process share it, and keep apart by their topics' names. While it is away, a test's own clients
+    may log what kafka-python has to say, which no test promises.
     """
     request.node.add_marker(pytest.mark.logs("kafka", "", optional=True))
     if not _restartable_kafka.is_answering():

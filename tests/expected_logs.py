@@ -157,9 +157,9 @@ class ExpectedLogs:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         result = yield
-        # A task that nobody has asked for its exception says so when it is collected: let that be now. It takes some
-        # milliseconds, which three quarters of the tests are spared: they had no event loop, which is made of sockets.
-        # A file that they leave open in a reference cycle is found by a later test.
+        # A task whose exception was never retrieved logs that when it is collected: collect now. This takes some
+        # milliseconds, so it is skipped for tests that made no event loop, which would have made sockets. If such a
+        # test leaves a file open in a reference cycle, a later test finds it.
         if self._sockets_made:
             gc.collect()
         _fail_on_strays(item)

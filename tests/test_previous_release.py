@@ -325,7 +325,7 @@ async def test_a_pending_gap_is_sent_first_and_once(case: Case) -> None:
             connection = await opened.connect(device_id)
             await opened.hear(connection, expected)
             await opened.leave(device_id, connection)
-        # A device that acknowledges is told again, until it acknowledges a message behind the gap.
+        # A device that acknowledges is sent the gap again, until it acknowledges a message behind the gap.
         told = [device_id for device_id in owed if not (case.devices[device_id].handed_out and owed[device_id].texts)]
         assert told
         await opened.hear_no_more(0, await _for_each(told, opened.connect))

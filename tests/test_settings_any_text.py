@@ -1,4 +1,4 @@
-"""Whatever a setting is set to, by any of its three sources, is a value or one plain line of error."""
+"""Any text that a setting is given, by any of its three sources, is a value or one plain line of error."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def found_before(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_read_back(kind: Kind[Any], value: Any) -> None:
-    """A value is read back as it is written, and taken from whatever folder a file is in."""
+    """A value is read back as it is written, and relative to the folder of any file."""
     for one in value if isinstance(kind, kinds.ListOf) else [value]:
         item = kind.item if isinstance(kind, kinds.ListOf) else kind
         assert item.from_text(item.show(one)) == one
