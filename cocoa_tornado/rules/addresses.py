@@ -21,6 +21,7 @@ _ZONE: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 _USER_INFO: Final = re.compile(r"(?<=//)[^/?#]*@")
 _PERHAPS_USER_INFO: Final = re.compile(r"^([^:@]*:/{0,2}).*@", re.DOTALL)
+_NO_PORT: Final = re.compile(r"(?<=//)([^/?#@:\[\]]*):(?![0-9]*(?:[/?#,]|\Z))[^/?#]*")
 
 
 def is_host(text: str) -> bool:
@@ -86,11 +87,12 @@ def without_user_info(text: str) -> str:
 
 
 def masked(text: str) -> str:
-    """``text`` that may be meant as a URL, for a message that it is none: everything up to the last ``@`` is ``***``.
+    """``text`` that may be meant as a URL, for a message that it is none.
 
-    A password with a slash in it, or after a missing one, is what makes many URLs invalid.
+    Everything up to the last ``@`` is replaced by ``***``: a password with a slash in it, or after a missing one, is
+    what makes many URLs invalid. A port that is not a number is replaced too: it may be a password without its ``@``.
     """
-    return without_user_info(_PERHAPS_USER_INFO.sub(r"\1***@", text))
+    return _NO_PORT.sub(r"\1:***", without_user_info(_PERHAPS_USER_INFO.sub(r"\1***@", text)))
 
 
 def _is_resolvable(name: str) -> bool:

@@ -107,6 +107,15 @@ def test_what_was_meant_as_a_url_shows_no_password(text: str) -> None:
     assert "***@" in masked(text)
 
 
+@pytest.mark.parametrize(
+    "text", ["https://u:hunter2", "redis://:hunter2/0", "redis://u:hunter2%40h/0", "redis://u:hunter2\uff20h/0"]
+)
+def test_a_password_without_its_at_sign_is_not_shown_as_the_port(text: str) -> None:
+    assert "ter2" not in masked(text)
+    assert "//" in masked(text)
+
+
 def test_what_has_no_user_is_shown_as_it_is() -> None:
-    for text in ("redis://host:1/0", "/etc/keys/a@b.pem", "a@b", "kafka://a:1,b:2", ""):
+    texts = ("redis://host:1/0", "redis://h:99999?x", "kafka://a:1,b:2", "http://[::1]:x/", "ws://h:", "http://a b/")
+    for text in (*texts, "/etc/keys/a@b.pem", "a@b", ""):
         assert masked(text) == text
