@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
-from ..plain_text import one_line, quoted, strip_blanks
+from ..plain_text import quoted, strip_blanks
 from ..rules.addresses import masked
 from .verdicts import ProbeError
 
@@ -65,13 +65,15 @@ def parse_target(url: str) -> tuple[Target, str | None]:
     :raises ProbeError: it is not such a URL
     """
     text = strip_blanks(url)
-    shown = quoted(masked(text.partition("?")[0]))  # the query has the token
+    # Masked as a whole before it is cut, for a password may hold a question mark. What is cut off has the token.
+    shown = quoted(re.split(r"[?#]", masked(text), maxsplit=1)[0])
     try:
         parts = urlsplit(text if "://" in text else f"ws://{text}")
         port = parts.port
         host = _ascii(parts.hostname or "")
-    except ValueError as error:  # UnicodeError is one too: a name that IDNA can't spell
-        raise ProbeError(f"not a URL: {shown}: {one_line(masked(str(error)))}") from error
+    except ValueError:  # UnicodeError is one too: a name that IDNA can't spell
+        # Neither its text nor the error itself: they quote what was taken for the port, which may be a password.
+        raise ProbeError(f"not a URL: {shown}: its host or port cannot be read") from None
     if parts.scheme not in _SECURE:
         raise ProbeError(f"{shown}: a URL begins with ws://, wss://, http:// or https://")
     if not _HOST.fullmatch(host) or not text.isprintable() or " " in text:
