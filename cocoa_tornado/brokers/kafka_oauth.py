@@ -10,8 +10,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException, InvalidURL
 
 from ..errors import BrokerError
+from ..rules.addresses import without_user_info
 
 FETCH_TIMEOUT_S = 5.0
 DEFAULT_LIFE_S = 300.0  # where the answer has no expires_in
@@ -36,13 +38,14 @@ class ClientCredentials:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url, self._client_id, self._secret, self._scope = token_url, client_id, client_secret, scope
+        self._shown = without_user_info(token_url)
         self._clock = clock
         self._lock = threading.Lock()
         self._token = ""
         self._renew_at = self._expires_at = float("-inf")
 
     def __repr__(self) -> str:
-        return f"<ClientCredentials of {self._client_id} at {self._url}>"
+        return f"<ClientCredentials of {self._client_id} at {self._shown}>"
 
     def token(self) -> str:
         """A token that has not expired. Raises BrokerError where none is to be had."""
@@ -75,7 +78,7 @@ class ClientCredentials:
         answer = self._fetch()
         token = answer.get("access_token")
         if not isinstance(token, str) or not token:
-            raise BrokerError(f"the token endpoint {self._url} answered without an access_token")
+            raise BrokerError(f"the token endpoint {self._shown} answered without an access_token")
         # Some servers write the number as a string; where it is missing, the life is taken to be short.
         try:
             life_s = float(str(answer.get("expires_in", DEFAULT_LIFE_S)))
@@ -104,9 +107,12 @@ class ClientCredentials:
                 answer = json.loads(response.read(MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             with error:
-                raise BrokerError(f"the token endpoint {self._url} answered {error.code}") from error
-        except (OSError, ValueError) as error:
-            raise BrokerError(f"the token endpoint {self._url} cannot be used: {error}") from error
+                raise BrokerError(f"the token endpoint {self._shown} answered {error.code}") from error
+        except InvalidURL:
+            # It quotes what was taken for the port, which may be a password.
+            raise BrokerError(f"the token endpoint {self._shown} has a host or port that cannot be used") from None
+        except (OSError, ValueError, HTTPException) as error:
+            raise BrokerError(f"the token endpoint {self._shown} cannot be used: {error}") from error
         if not isinstance(answer, dict):
-            raise BrokerError(f"the token endpoint {self._url} answered something that is not a JSON object")
+            raise BrokerError(f"the token endpoint {self._shown} answered something that is not a JSON object")
         return answer
