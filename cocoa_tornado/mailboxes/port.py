@@ -114,7 +114,7 @@ class Mailbox(Protocol):
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         """What is in a device's box, all marks that were set before included. Raises nothing itself; the future fails
-        with MailboxError if it can't be had now."""
+        with MailboxError if it can't be had now, and with MailboxClosed if it can't be had since close."""
 
     def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
         """The messages that come after the number ``after``, as far as ``limits`` go; fails likewise."""

@@ -193,6 +193,8 @@ class RedisMailbox:
 
     async def _ask(self, script: Any, *arguments: bytes) -> list[Any]:
         """One of the scripts that read or sweep; its reply comes together with those of others."""
+        if self._is_closing:
+            raise MailboxClosed("the mailbox is closed")
         if self._is_away or self._key is None:
             raise MailboxError(self._detail)
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()

@@ -194,6 +194,16 @@ async def test_it_may_start_before_redis(own_redis: RedisServer, caplog: pytest.
     assert mailbox.counters.failures == 0
 
 
+async def test_a_look_after_close_fails_for_good() -> None:
+    """Who retries a look that failed can stop at MailboxClosed, also if Redis never answered."""
+    mailbox = RedisMailbox("redis://127.0.0.1:1/0", BoxLimits())
+    with pytest.raises(MailboxError):
+        await mailbox.look("doll")
+    await mailbox.close(0)
+    with pytest.raises(MailboxClosed):
+        await mailbox.look("doll")
+
+
 async def test_a_connection_that_was_closed_while_idle_is_no_failure(shared: RedisServer) -> None:
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 1))
