@@ -31,6 +31,8 @@ C = TypeVar("C", bound=str)
 # More digits than this are shown in hexadecimal: int() and str() refuse decimal numbers of thousands of digits, which
 # TOML's 0x can make all the same.
 _MAX_DECIMAL_BITS: Final = 192
+# Also of a URL whose slashes are wrong. It is not taken for a path, which messages show as it is.
+_WEB_SCHEME: Final = re.compile(r"\s*https?:", re.IGNORECASE)
 _TYPE_WORDS: Final = {
     bool: "a boolean",
     int: "an integer",
@@ -407,7 +409,7 @@ class KeySource(Kind[str]):
     def _parse(self, text: str) -> str:
         if "-----BEGIN" in text or text.lstrip().startswith("{"):
             raise WrongValue("it is a key, not the path of one")
-        if "://" in text:
+        if _WEB_SCHEME.match(text) or "://" in text:
             if not is_web_url(text):
                 raise WrongValue(f"{shown(text)} is not such a URL")
             return text
@@ -602,8 +604,8 @@ def _is_duration_of(text: str, seconds: float) -> bool:
 
 
 def _as_path(text: str) -> str:
-    """A path such that it is read as one, and not as a home folder (``~x``) or a key (``{x``)."""
-    return f"./{text}" if re.match(r"~|\s*\{", text) else text
+    """A path such that it is read as one, and not as a home folder (``~x``), a key (``{x``) or a URL (``http:x``)."""
+    return f"./{text}" if re.match(r"~|\s*\{", text) or _WEB_SCHEME.match(text) else text
 
 
 def _quoted_path(path: Path) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from .errors import SettingError
 from .plain_text import one_line, strip_blanks
+from .rules.addresses import masked
 from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
 from .settings_checks import DEFAULT, check
 from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
@@ -123,7 +124,7 @@ def check_files(loaded: Loaded) -> None:
                 with path.open("rb"):
                     pass
             except (OSError, ValueError) as error:
-                problem = f"cannot read {_one_line(str(path))}: {_reason(error)}"
+                problem = f"cannot read {_one_line(masked(str(path)))}: {_reason(error)}"
                 raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
     _check_speech(loaded.settings.speech, loaded.sources["speech"])
     _check_mailbox(loaded.settings.mailbox, loaded.sources["mailbox"])
@@ -235,7 +236,7 @@ def _flat(table: Mapping[str, object], above: tuple[str, ...], source: str) -> d
                 problem = (
                     f"it is given twice, as a key and in a table that make the same name ({_one_line('.'.join(names))})"
                 )
-                raise SettingError(_one_line(key), source, problem, "one of the two")
+                raise SettingError(key, source, problem, "one of the two")
             flat[key] = leaf
     return flat
 
@@ -243,7 +244,7 @@ def _flat(table: Mapping[str, object], above: tuple[str, ...], source: str) -> d
 def _unknown_key(key: str, source: str) -> SettingError:
     near = _nearest(key.lower().replace("-", "_"), TABLE, 0.6)
     hint = f"; did you mean {near}?" if near else ""
-    return SettingError(_one_line(key), source, f"no such setting{hint}")
+    return SettingError(key, source, f"no such setting{hint}")
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[_Given]:
@@ -285,7 +286,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
         near = None if linked else _nearest(bare, (*known, "CONFIG"), 0.75)
         if near:
             problem = f"no such setting; did you mean {PREFIX}{near}?"
-            raise SettingError(_one_line(bare.lower()), f"environment {_one_line(name)}", problem)
+            raise SettingError(bare.lower(), f"environment {name}", problem)
         unknown.append(_one_line(name))
     return tuple(unknown)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
@@ -256,6 +257,39 @@ def test_a_models_relative_folder_is_taken_from_the_file_that_names_it() -> None
     assert kind.relative_to("whisper://../a%20b?beam=2", Path("/etc/cocoa")) == "whisper:///etc/cocoa/../a%20b?beam=2"
     assert kind.relative_to("whisper://base", Path("/etc/cocoa")) == "whisper://base"
     assert kind.relative_to("whisper://./base", Path()) == "whisper://./base"
+
+
+@pytest.mark.parametrize("blank", ["\xa0", "\u3000", "\u200d"])
+def test_a_path_may_hold_any_blank_and_joiner_as_in_the_previous_release(blank: str) -> None:
+    folder, escaped = Path(f"/etc/co{blank}coa"), quote(f"co{blank}coa")
+    mailbox, speech = TABLE["mailbox"].kind, TABLE["speech"].kind
+    assert mailbox.from_text(f"sqlite:///a{quote(blank)}b.db") == f"sqlite:///a{quote(blank)}b.db"
+    assert mailbox.relative_to("sqlite:///box.db", folder) == f"sqlite:////etc/{escaped}/box.db"
+    assert speech.from_text(f"whisper:///a{quote(blank)}b") == f"whisper:///a{quote(blank)}b"
+    assert speech.relative_to("whisper://./base", folder) == f"whisper:///etc/{escaped}/base"
+    assert TABLE["data_dir"].kind.from_text(f"{folder}") == folder
+
+
+@pytest.mark.parametrize("control", ["\n", "\x1b", "\x85", "\u2028", "\u2029"])
+def test_a_path_holds_no_control_characters(control: str) -> None:
+    for key, text in (
+        ("mailbox", f"sqlite:///a{quote(control)}b.db"),
+        ("speech", f"whisper:///a{quote(control)}b"),
+        ("data_dir", f"/a{control}b"),
+    ):
+        with pytest.raises(WrongValue):
+            TABLE[key].kind.from_text(text)
+    for key, text in (("mailbox", "sqlite:///box.db"), ("speech", "whisper://./base")):
+        with pytest.raises(WrongValue, match="folder"):
+            TABLE[key].kind.relative_to(text, Path(f"/a{control}b"))
+
+
+@pytest.mark.parametrize("url", ["https:/u:hunter2@h/jwks", "HTTPS:u:hunter2@h", " http:x"])
+def test_a_key_whose_url_lacks_slashes_is_not_taken_for_a_path(url: str) -> None:
+    with pytest.raises(WrongValue, match="is not such a URL") as caught:
+        TABLE["jwt_key"].kind.from_text(url)
+    assert "hunter2" not in str(caught.value)
+    assert TABLE["jwt_key"].kind.from_text(f"./{url.strip()}")
 
 
 def test_a_broker_url_with_a_password_is_refused_without_showing_it() -> None:

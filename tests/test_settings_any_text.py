@@ -99,6 +99,34 @@ def test_any_text_is_a_value_of_a_kind_or_one_plain_line(text: str) -> None:
     assert_each(KINDS.values(), check_text)
 
 
+URLS = [row for row in KINDS.values() if not {"URL", "PATH", "ORIGIN", "HOST"}.isdisjoint(row.kind.metavar.split("|"))]
+"""A setting for each kind whose value is a URL, or might be taken for one."""
+passwords = any_text | st.sampled_from(["pa/ss", "p#w", "p?w", "p@w", "u:p/w", "1/x", "1?x=", "[", " "])
+schemes = st.sampled_from(["redis", "https", "kafka", "sqlite", "whisper", "local"])
+slashes = st.sampled_from(["://u:", "://:", ":/u:", ":u:", "//u:"])
+
+
+@given(scheme=schemes, user=slashes, password=passwords)
+@example(scheme="redis", user="://:", password="pa/ss")
+@example(scheme="redis", user="://u:", password="p#w")
+@example(scheme="redis", user=":/u:", password="pw")
+@example(scheme="https", user="://u:", password="p/w")
+@example(scheme="https", user=":/u:", password="pw")  # was the path of a key that cannot be read
+def test_no_password_is_shown_whatever_makes_its_url_invalid(scheme: str, user: str, password: str) -> None:
+    url = f"{scheme}{user}{password}hunter2@h/0"
+
+    def check_hidden(row: Setting) -> None:
+        problem = ""
+        try:
+            check_files(load(None, {row.environment: json.dumps([url]) if row.is_list else url}, {}))
+        except SettingError as error:
+            problem = str(error)
+        assert "hunter2" not in problem
+
+    assert len(URLS) >= 8
+    assert_each(URLS, check_hidden)
+
+
 typed_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2),
