@@ -241,6 +241,7 @@ async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisSe
 # -- replies that are lost
 
 
+@pytest.mark.logs("cocoa.mailbox", "mailbox not available", optional=True)  # while it reconnects
 async def test_a_group_whose_answer_was_lost_is_stored_once_and_gets_its_numbers(shared: RedisServer) -> None:
     async with Proxy(shared) as proxy, opened(proxy.url, BoxLimits(max_messages=4)) as mailbox:
         await mailbox.append(entries(0, 3))
