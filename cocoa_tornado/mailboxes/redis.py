@@ -78,6 +78,7 @@ class RedisMailbox:
         self._wake, self._drained = asyncio.Event(), asyncio.Event()
         self._closes = asyncio.Event()
         self._closed: asyncio.Task[None] | None = None
+        self._is_over = False
         self._runner: asyncio.Task[None] | None = None
         self._answerer: asyncio.Task[None] | None = None
 
@@ -158,6 +159,7 @@ class RedisMailbox:
         await self._end()
 
     async def _end(self) -> None:
+        self._is_over = True
         tasks = [task for task in (self._runner, self._answerer) if task is not None]
         for task in tasks:
             task.cancel()
@@ -251,7 +253,8 @@ class RedisMailbox:
         self._wake.set()
 
     async def _run(self) -> None:
-        while True:
+        # A cancellation alone does not end it reliably: a client library may turn it into an error of its own.
+        while not self._is_over:
             try:
                 await self._open()
                 await self._store_for_ever()
@@ -324,7 +327,7 @@ class RedisMailbox:
         self._promise, self._cautions = promise_of(settings)
 
     async def _store_for_ever(self) -> None:
-        while True:
+        while not self._is_over:
             if not self._has_work():
                 self._ready()  # where there is work, it says first whether it can be done
                 await self._work()

@@ -381,7 +381,9 @@ async def test_without_its_topic_it_is_not_ready_and_a_new_one_is_read_from_its_
         await receiver.has(8)
     assert receiver.payloads == payloads(0, 8)
     assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, stand.options.group, stand.results) == 3
-    assert {line.__dict__["cause"] for line in lines(caplog, "broker not available, retrying")} == {"topic"}
+    causes = {line.__dict__["cause"] for line in lines(caplog, "broker not available, retrying")}
+    assert "topic" in causes
+    assert causes <= {"topic", "away"}  # a broker that is busy may be slow to answer
 
 
 @pytest.mark.apache

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from redis.exceptions import BusyLoadingError, ResponseError
@@ -16,7 +17,8 @@ from cocoa_tornado.errors import MailboxClosed, MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
-from cocoa_tornado.mailboxes.redis_link import fault_of
+from cocoa_tornado.mailboxes.redis_link import Link, RedisFault, fault_of
+from cocoa_tornado.mailboxes.redis_scripts import Command
 from cocoa_tornado.rules.box import BoxLimits, PageLimits, Place
 from cocoa_tornado.rules.feed import Page
 from testing.redis_server import RedisServer
@@ -236,6 +238,33 @@ async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisSe
             await pending
         with pytest.raises(MailboxError):
             await mailbox.look("doll")
+
+
+@pytest.mark.logs("cocoa.mailbox", "mailbox not available", optional=True)
+async def test_a_close_ends_though_the_client_library_turns_its_cancellation_into_an_error(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, cancelled = Link.exchange, 0
+
+    async def swallow(self: Link, commands: Sequence[Command]) -> list[Any]:
+        nonlocal cancelled
+        try:
+            return await exchange(self, commands)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise RedisFault("interrupted") from None
+
+    own_redis.start()
+    async with opened(own_redis.url) as mailbox:
+        monkeypatch.setattr(Link, "exchange", swallow)
+        own_redis.pause()
+        pending = mailbox.append(entries(0, 1))
+        await asyncio.sleep(0.1)  # the exchange is under way
+        async with asyncio.timeout(15.0):
+            await mailbox.close(0.0)
+        with pytest.raises(MailboxClosed):
+            await pending
+    assert cancelled == 1
 
 
 # -- replies that are lost
