@@ -46,6 +46,7 @@ def test_a_run_in_which_all_went_well_has_no_violations() -> None:
         ({"ping_gaps_s": []}, "nothing was measured"),
         ({"published": 0, "latencies_s": []}, "nothing was measured"),
         ({"answers": {"200": 3, "502": 1}}, "not recognised"),
+        ({"answers": {"429": 3}}, "not recognised"),
     ],
 )
 def test_what_does_not_hold_is_named(fields: dict[str, object], problem: str) -> None:
