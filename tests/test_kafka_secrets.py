@@ -1,4 +1,4 @@
-"""What the Kafka client says of secrets that it cannot use: one error of ours, which does not show them."""
+"""Kafka secrets that cannot be used: each is one BrokerError that does not show them."""
 
 from __future__ import annotations
 
