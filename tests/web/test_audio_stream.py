@@ -390,7 +390,7 @@ async def test_a_client_that_does_not_wait_for_the_answer_gets_its_words(bench: 
     assert json.loads((await device.read_until(TEXT)).payload)["text"] == "fire and forget"
 
 
-@pytest.mark.parametrize("garbage", [b"zz\r\n", b"5\r\nwordsXX", b"-1\r\n", b"5 " * 100])
+@pytest.mark.parametrize("garbage", [b"zz\r\n", b"5\r\nwordsXX", b"-1\r\n", b"5 " * 1000, b"5;a=\rb\r\n"])
 @pytest.mark.gen_test
 async def test_garbage_between_chunks_is_400_and_frees_everything(bench: Bench, garbage: bytes) -> None:
     upload = await bench.stream()
@@ -398,6 +398,29 @@ async def test_garbage_between_chunks_is_400_and_frees_everything(bench: Bench, 
     assert (await upload.answer()).status == 400
     await eventually(lambda: bench.open_streams == 0)
     assert bench.published() == []
+
+
+@pytest.mark.parametrize("trailers", [b"", b"X-Checksum: abc\r\nX-Length: 5\r\n"])
+@pytest.mark.parametrize("extension", [b"", b";last", b' ; a=b ;c="d;e"'])
+@pytest.mark.parametrize("piece", [1, 10_000])
+@pytest.mark.gen_test
+async def test_chunk_extensions_and_trailer_fields_are_ignored(
+    bench: Bench, extension: bytes, trailers: bytes, piece: int
+) -> None:
+    upload = await bench.stream()
+    body = b"".join(b"%x%b\r\n%b\r\n" % (len(word), extension, word) for word in (b"go ", b"forward"))
+    body += b"0%b\r\n%b\r\n" % (extension, trailers)
+    for start in range(0, len(body), piece):
+        upload.write(body[start : start + piece])
+        await upload.device.writer.drain()
+        await asyncio.sleep(0)
+    assert (await upload.answer()).status == 200
+    assert bench.engine.stream.fed == b"go forward"
+    # The next request begins where this one has ended.
+    upload.head(bench.fields(Content_Length="2"))
+    upload.write(b"on")
+    assert (await upload.answer()).status == 200
+    assert bench.engine.stream.fed == b"on"
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "5,6", "9" * 30])
