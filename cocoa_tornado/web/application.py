@@ -151,12 +151,17 @@ class _AdmittedRequest(HTTPMessageDelegate):
         except HTTPInputError:
             self._refuse(start_line)
             return None
-        if prepared is None and body != 0:
-            # The handler begins at the end of the request. For this one, that is now.
-            self._is_heard = False
-            self._inner.finish()
-            return self._answer.given()
-        return prepared
+        if prepared is not None:
+            return prepared
+        # The handler reads no body, and begins at the end of the request.
+        if "Content-Type" in headers:
+            # Or Tornado would look for a form, though there is not a byte of one.
+            del headers["Content-Type"]
+        if body == 0:
+            return None
+        self._is_heard = False
+        self._inner.finish()
+        return self._answer.given()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         return self._inner.data_received(chunk) if self._is_heard else None

@@ -22,7 +22,7 @@ from collections.abc import Awaitable
 from types import TracebackType
 from typing import Final
 
-from tornado.iostream import IOStream, SSLIOStream, UnsatisfiableReadError
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from ..rules.request_head import HeadScan, HeadTooLarge
 from .lingering import Lingering
@@ -70,12 +70,14 @@ class HttpStream(IOStream):
         """As Tornado's, which reads a request's headers so."""
         if self._is_in_body:
             self._is_in_body = False
+        self._check_not_over()
         self._scan = HeadScan()
         return super().read_until_regex(regex, max_bytes)
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """As Tornado's, which reads the line before a chunk so."""
         self._is_in_body = True
+        self._check_not_over()
         return super().read_until(delimiter, max_bytes)
 
     def close(
@@ -121,6 +123,11 @@ class HttpStream(IOStream):
             self._scan = None
             self._is_head = self._read_buffer.startswith(b"HEAD ")
         return end
+
+    def _check_not_over(self) -> None:
+        """Tornado goes on with what has come before the end, which nobody wants any more."""
+        if self.is_ending and self.closed():
+            raise StreamClosedError
 
     def _refuse(self, status: int) -> None:
         """Say so if the socket takes it at once: not after an answer that it has not taken yet."""
