@@ -41,9 +41,9 @@ class HeadScan:
         """Where the head ends, behind its empty line; None while it is incomplete.
 
         :param received: what has come so far; each call has all that the calls before it had
-        :raises HeadTooLarge: whatever may come yet
+        :raises HeadTooLarge: whatever may come yet; at each call from then on
         """
-        while True:
+        while self._lines <= MAX_FIELD_LINES:
             newline = received.find(b"\n", self._at, MAX_HEAD_BYTES)
             if newline < 0:
                 self._at = min(len(received), MAX_HEAD_BYTES)
@@ -59,8 +59,8 @@ class HeadScan:
                 break
             self._at = newline + 1
             self._lines += 1
-            if self._lines > MAX_FIELD_LINES:
-                raise HeadTooLarge(f"more than {MAX_FIELD_LINES} header lines")
+        if self._lines > MAX_FIELD_LINES:
+            raise HeadTooLarge(f"more than {MAX_FIELD_LINES} header lines")
         if len(received) >= MAX_HEAD_BYTES:
             raise HeadTooLarge(f"more than {MAX_HEAD_BYTES} bytes of head")
         return None
