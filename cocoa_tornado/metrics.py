@@ -78,6 +78,7 @@ class Counters:
     device_messages_dropped: int = 0
     audio_ignored: int = 0
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
+    bodies_refused: dict[str, int] = field(default_factory=dict)  # of requests, by reason
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     speech: SpeechCounters = field(default_factory=SpeechCounters)
@@ -122,6 +123,7 @@ class GatewayCollector(Collector):
         pending = self._http_connections()
         yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
         yield _by("cocoa_accept_pauses", "Times that newcomers had to wait", "reason", counters.accept_pauses)
+        yield _by("cocoa_bodies_refused", "Bodies of requests refused", "reason", counters.bodies_refused)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
         yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)

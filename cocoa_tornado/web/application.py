@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import math
 from collections.abc import Awaitable
 
 from tornado.http1connection import HTTP1Connection
@@ -19,7 +18,9 @@ from tornado.httputil import (
 )
 from tornado.web import Application, RequestHandler
 
+from ..rules.request_head import MAX_QUERY_FIELDS, body_bytes
 from ..rules.targets import split_target
+from .answers import Answer
 from .audio_handler import AudioStreamHandler
 from .device_handler import DeviceHandler
 from .handlers import (
@@ -34,11 +35,7 @@ from .handlers import (
     shown_path,
 )
 
-MAX_BODY_BYTES = 1024 * 1024
-MAX_UNREAD_BYTES = 16 * 1024 * 1024
-"""Of a body that is too large, so much is read and thrown away: the answer reaches a client that is still sending."""
-
-AUDIO_PATH = "/api/v1/audio/stream"
+DEVICE_PATH = "/ws"
 QUIET_PATHS = frozenset(["/api/v1/health", "/api/v1/ready", "/metrics"])
 
 log = logging.getLogger("cocoa.access")
@@ -49,9 +46,9 @@ def make_application(context: WebContext, access_log: bool = True) -> Applicatio
     shared = {"context": context}
     return Application(
         [
-            (r"/ws", DeviceHandler, shared),
+            (DEVICE_PATH, DeviceHandler, shared),
             (r"/api/v1/auth/token", TokenHandler, shared),
-            (AUDIO_PATH, AudioStreamHandler, shared),
+            (r"/api/v1/audio/stream", AudioStreamHandler, shared),
             (r"/api/v1/transcriptions", PublishHandler, shared),
             (r"/api/v1/health", HealthHandler, shared),
             (r"/api/v1/ready", ReadyHandler, shared),
@@ -97,106 +94,107 @@ def _silent(handler: RequestHandler) -> None:
 
 
 class Admission(HTTPServerConnectionDelegate):
-    """Stands between Tornado's HTTP server and the application, so that errors have the contract's body there too.
+    """Stands between Tornado's HTTP server and the application, so that no request costs much before a handler has
+    judged who sends it, and errors have the contract's body there too.
 
-    Tornado itself answers a bare ``400 Bad Request`` to a body over its limit, a missing or doubled Host and a query
-    that cannot be parsed. What it cannot read as HTTP at all never comes here: that is ``streams.py``'s. A target in
-    absolute form arrives in the application as path and Host.
+    Tornado itself answers a bare ``400 Bad Request`` to a missing or doubled Host and a query that cannot be parsed.
+    What it cannot read as HTTP at all never comes here: that is ``streams.py``'s. A target in absolute form arrives in
+    the application as path and Host.
+
+    Only a handler under ``tornado.web.stream_request_body`` ever gets a body, and it has judged the request before the
+    first byte of it is read. Any other hears at once that there is none, so that its answer is an early one
+    (``answers.py``), and nothing is buffered or parsed as a form.
     """
 
-    def __init__(self, application: Application, access_log: bool = True, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        self._application, self._access_log, self._max_body_bytes = application, access_log, max_body_bytes
+    def __init__(self, application: Application, access_log: bool = True) -> None:
+        self._application, self._access_log = application, access_log
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        inner = self._application.start_request(server_conn, request_conn)
-        return _AdmittedRequest(inner, request_conn, self._access_log, self._max_body_bytes)
+        assert isinstance(request_conn, HTTP1Connection)
+        answer = Answer(request_conn)
+        inner = self._application.start_request(server_conn, answer)
+        return _AdmittedRequest(inner, answer, self._access_log)
 
     def on_close(self, server_conn: object) -> None:
         self._application.on_close(server_conn)
 
 
 class _AdmittedRequest(HTTPMessageDelegate):
-    """One request on its way to the application, unless it is refused: then the application hears no more of it."""
+    """One request on its way to the application, which may hear no more of it: the request is refused, or its body is
+    of no use to its handler."""
 
-    def __init__(
-        self, inner: HTTPMessageDelegate, connection: HTTPConnection, access_log: bool, max_body_bytes: int
-    ) -> None:
-        self._inner, self._connection, self._access_log = inner, connection, access_log
-        self._room: float = max_body_bytes
-        self._refused = self._answered = False
-        self._start_line = RequestStartLine("", "", "")
+    def __init__(self, inner: HTTPMessageDelegate, answer: Answer, access_log: bool) -> None:
+        self._inner, self._answer, self._access_log = inner, answer, access_log
+        self._is_heard = True
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        if self._answer.is_too_late:
+            self._is_heard = False
+            return None
         target = split_target(start_line.path)
-        self._start_line = start_line = start_line._replace(path=target.path)
+        start_line = start_line._replace(path=target.path)
         if target.host is not None and len(headers.get_list("Host")) == 1:
             # No Host, or two of them, are wrong in this form too.
             headers["Host"] = target.host
-        if start_line.method == "POST" and start_line.path.partition("?")[0] == AUDIO_PATH:
-            # It reads its body as it comes, and has limits of its own.
-            self._room = math.inf
-        length = _declared_bytes(headers)
-        if length > self._room:
-            self._refused = True
-            if length > MAX_UNREAD_BYTES or "Expect" in headers:
-                self._answer(413, closing=True, unread_bytes=length)
+        body = self._framing(headers)
+        self._answer.begin(start_line, headers, body)
+        path, _, query = start_line.path.partition("?")
+        if query.count("&") >= MAX_QUERY_FIELDS or (start_line.method == "GET" and path == DEVICE_PATH and body != 0):
+            # Behind a body, nobody could tell where the device's frames begin.
+            self._refuse(start_line)
             return None
         try:
-            return self._inner.headers_received(start_line, headers)
+            prepared = self._inner.headers_received(start_line, headers)
         except HTTPInputError:
-            self._refused = True
-            self._answer(400, closing=True, unread_bytes=length)
+            self._refuse(start_line)
             return None
+        if prepared is not None:
+            return prepared
+        # The handler reads no body, and begins at the end of the request.
+        if "Content-Type" in headers:
+            # Or Tornado would look for a form, though there is not a byte of one.
+            del headers["Content-Type"]
+        if body == 0:
+            return None
+        self._is_heard = False
+        self._inner.finish()
+        return self._answer.given()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        self._room -= len(chunk)
-        if self._refused:
-            return None
-        if self._room >= 0:
-            return self._inner.data_received(chunk)
-        self._refused = True
-        self._inner.on_connection_close()
-        return None
+        return self._inner.data_received(chunk) if self._is_heard else None
 
     def finish(self) -> None:
-        if not self._refused:
+        self._answer.request_ended()
+        if self._is_heard:
             self._inner.finish()
-        elif not self._answered:
-            self._answer(413)
 
     def on_connection_close(self) -> None:
-        if not self._refused:
+        if self._is_heard:
             self._inner.on_connection_close()
 
-    def _answer(self, status: int, closing: bool = False, unread_bytes: int = 0) -> None:
-        """Answer; before the end of the request, Tornado closes the connection afterwards."""
-        self._answered = True
-        if isinstance(self._connection, HTTP1Connection):
-            # Or Tornado would say the same once more, in its own words.
-            self._connection.set_max_body_size(max(MAX_UNREAD_BYTES, unread_bytes))
+    def _framing(self, headers: HTTPHeaders) -> int | None:
+        """How long the body is. What Tornado would find wrong with it later is found here, before any answer."""
+        try:
+            return body_bytes(headers.get_list("Content-Length"), headers.get_list("Transfer-Encoding"))
+        except ValueError as error:
+            self._is_heard = False
+            raise HTTPInputError(f"Invalid framing: {error}") from None
+
+    def _refuse(self, start_line: RequestStartLine) -> None:
+        """400, and the end of the connection."""
+        self._is_heard = False
+        status = 400
         reason = http.client.responses[status]
         body = compact({"message": reason}).encode()
         headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
-        if closing:
-            headers["Connection"] = "close"
-        self._connection.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)
-        self._connection.finish()
+        self._answer.close_afterwards()
+        self._answer.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)
+        self._answer.finish()
         if self._access_log:
-            self._log(status)
-
-    def _log(self, status: int) -> None:
-        """As :func:`log_request` does; who stands behind a proxy is not known yet."""
-        path = shown_path(self._start_line.path.partition("?")[0])
-        extra: dict[str, object] = {"method": self._start_line.method, "path": path, "status": status}
-        if isinstance(self._connection, HTTP1Connection):
-            extra["remote_ip"] = str(self._connection.context)
-        log.info("request", extra=extra)
-
-
-def _declared_bytes(headers: HTTPHeaders) -> int:
-    """What Content-Length says; 0 if it says nothing that Tornado would not refuse by itself."""
-    text = headers.get("Content-Length", "").strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+            # As log_request() does; who stands behind a proxy is not known yet.
+            path = shown_path(start_line.path.partition("?")[0])
+            extra = {"method": start_line.method, "path": path, "status": status}
+            log.info("request", extra=extra | {"remote_ip": str(self._answer.context)})

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection
 from tornado.web import stream_request_body
 
 from ..errors import AudioNotDecodable, AudioTooLong, BrokerError, SpeechBusy, SpeechError
@@ -15,6 +14,7 @@ from ..rules.audio import AudioFormat, format_of
 from ..rules.identity import DeviceIdentity
 from ..rules.upload import IDLE, UploadClock
 from ..transcriber import Transcriber, Utterance
+from .answers import Answer
 from .early_answers import EarlyAnswers
 from .handlers import flag
 from .sockets import has_been_reset
@@ -66,14 +66,6 @@ class AudioStreamHandler(EarlyAnswers):
 
     async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits it; the base class has no need to
         super().prepare()
-        if self.request.method != "POST":
-            # The method's own answer is 405, behind its body.
-            return
-        self.begin_body()
-        declared = self.declared_bytes()
-        if declared is None:
-            # Tornado answers this 400 by itself.
-            return
         audio = self.context.audio
         if audio is None:
             self.refuse(501, "Speech recognition is not available")
@@ -83,9 +75,9 @@ class AudioStreamHandler(EarlyAnswers):
             identity = await self.identify()
             if identity is not None:
                 self.device_id = identity.device_id
-                self._admit(audio, identity, declared)
+                self._admit(audio, identity)
 
-    def _admit(self, audio: AudioContext, identity: DeviceIdentity, declared: int) -> None:
+    def _admit(self, audio: AudioContext, identity: DeviceIdentity) -> None:
         headers = self.request.headers
         audio_format = format_of(headers.get("Content-Type"), audio.limits.raw)
         interim = flag(self.request.query_arguments.get("interim", ()))
@@ -95,7 +87,7 @@ class AudioStreamHandler(EarlyAnswers):
             self.refuse(400, "Unsupported content encoding")
         elif interim is None:
             self.refuse(400, "Invalid interim")
-        elif declared > audio.limits.max_bytes:
+        elif (self.body_bytes or 0) > audio.limits.max_bytes:
             count(audio.transcriber.counters.streams, "too_large")
             self.refuse(413, "Audio too large")
         else:
@@ -112,6 +104,7 @@ class AudioStreamHandler(EarlyAnswers):
             self._refuse_speech(error)
         else:
             self._utterance, self.session_id = utterance, utterance.session_id
+            self.begin_body()
             self._clock = UploadClock(self.now(), audio.limits.idle_timeout_s, audio.limits.upload_timeout_s)
             self._wait()
 
@@ -141,9 +134,7 @@ class AudioStreamHandler(EarlyAnswers):
         """The whole body has been read."""
         if not self.end_body():
             return
-        if self._utterance is None:
-            self.refuse(400, "Bad Request")
-            return
+        assert self._utterance is not None
         try:
             transcript = await self._utterance.finish()
         except SpeechError as error:
@@ -176,7 +167,7 @@ class AudioStreamHandler(EarlyAnswers):
     def _look_for_the_client(self) -> None:
         """While the device is held back nobody reads from it, so nobody would notice that it is gone."""
         connection = self.request.connection
-        if isinstance(connection, HTTP1Connection) and has_been_reset(connection.stream):
+        if isinstance(connection, Answer) and has_been_reset(connection.stream):
             self.on_connection_close()
         else:
             self.start_timer(self.now() + LOOK_EVERY_S, self._look_for_the_client)

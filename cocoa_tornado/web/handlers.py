@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import HTTPError, RequestHandler, stream_request_body
 
 from ..brokers.port import Broker, BrokerState
 from ..errors import BrokerError, IdentityError
@@ -21,11 +21,13 @@ from ..hub import Hub
 from ..identity.keys import Signer
 from ..identity.minting import TokenRequest, token_claims
 from ..mailboxes.port import MailboxState
-from ..metrics import MetricsPage
+from ..metrics import MetricsPage, count
+from ..rules.byte_budget import ByteBudget
 from ..rules.identity import DEVICE_CLAIMS, DeviceIdentity, TokenPolicy, check_claims, find_token
 from ..rules.origins import Network, client_address, is_trusted
 from ..rules.records import Delivery, decode
 from ..speech.port import SpeechState
+from .answers import Answer
 
 if TYPE_CHECKING:
     from ..identity.jwks import KeyStore
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256
 PUBLISH_PATIENCE_S = 10.0
+MAX_BODIES_BYTES = 16 * 1024 * 1024
 
 log = logging.getLogger("cocoa.http")
 
@@ -48,6 +51,7 @@ class WebContext:
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
     :ivar audio: None while speech is off
+    :ivar bodies: what all bodies that are read whole may hold together
     """
 
     hub: Hub
@@ -64,6 +68,7 @@ class WebContext:
     policy: TokenPolicy = field(default_factory=TokenPolicy)
     signer: Signer | None = field(default=None, repr=False)
     audio: AudioContext | None = None
+    bodies: ByteBudget = field(default_factory=lambda: ByteBudget(MAX_BODIES_BYTES))
 
 
 def compact(value: object) -> str:
@@ -98,6 +103,35 @@ class GatewayErrors(RequestHandler):
         self.clear_header("Server")
 
     def prepare(self) -> None:
+        """Before the body of the request, if it has one: what is refused here is refused unread."""
+        self.look_behind_the_proxy()
+        assert self.request.method is not None
+        if not self._is_implemented(self.request.method):
+            raise HTTPError(405)
+
+    @property
+    def body_bytes(self) -> int | None:
+        """How long the body of the request is going to be, 0 if there is none; None: its chunks will tell."""
+        connection = self.request.connection
+        return connection.body_bytes if isinstance(connection, Answer) else 0
+
+    def ask_for_body(self, timeout_s: float | None = None) -> None:
+        """Under ``stream_request_body``: the request is good so far, and its body may come.
+
+        :param timeout_s: in place of ``body_timeout``
+        """
+        if isinstance(self.request.connection, Answer):
+            self.request.connection.begin_body(timeout_s)
+
+    def compute_etag(self) -> None:
+        """No answer has an ETag: each is of its moment."""
+
+    def check_etag_header(self) -> bool:
+        """No answer is 304."""
+        return False
+
+    def look_behind_the_proxy(self) -> None:
+        """Where the peer is a trusted proxy, whom it speaks for counts."""
         peer = self.request.remote_ip or ""
         trusted = self.context.trusted_proxies
         if trusted and is_trusted(peer, trusted):
@@ -153,11 +187,83 @@ class NotFoundHandler(GatewayErrors):
     """Every unknown route."""
 
     def prepare(self) -> None:
-        super().prepare()
+        self.look_behind_the_proxy()
         self.refuse(404, "Not Found")
 
 
-class HealthHandler(GatewayErrors):
+@stream_request_body
+class ReadsBody(GatewayErrors):
+    """Base of a handler that reads the body of its request whole, once the request has been judged without it.
+
+    ``max_body_bytes`` is reserved of :attr:`WebContext.bodies` before the body is read, or its declared length; 413
+    where it is larger, 503 where there is no room.
+    """
+
+    max_body_bytes: ClassVar[int]
+    _reserved = 0
+    _is_whole = False
+
+    async def judge(self) -> None:
+        """Everything that can be said without the body: answer here, or the body is read."""
+
+    async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits it; the base class has no need to
+        super().prepare()
+        await self.judge()
+        if not self._finished:
+            self._make_room()
+
+    def body(self) -> bytes:
+        """All of it; for the method's own method."""
+        self._is_whole = True
+        return bytes(self._body)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Tornado's hook: a piece of the body."""
+        if self._finished:
+            return
+        self._body += chunk
+        if len(self._body) > self.max_body_bytes:
+            self._refuse_large()
+
+    def on_finish(self) -> None:
+        self._give_back()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        if not self._is_whole:
+            self._give_back()
+
+    def _make_room(self) -> None:
+        self._body = bytearray()
+        wanted = self.max_body_bytes if self.body_bytes is None else self.body_bytes
+        if wanted > self.max_body_bytes:
+            self._refuse_large()
+        elif not self.context.bodies.take(wanted):
+            count(self.context.devices.counters.bodies_refused, "full")
+            self.refuse(503, "Too many request bodies", {"Retry-After": str(self.context.retry_after_s)})
+        else:
+            self._reserved = wanted
+            self.ask_for_body()
+
+    def _refuse_large(self) -> None:
+        count(self.context.devices.counters.bodies_refused, "too_large")
+        self.refuse(413, http.client.responses[413])
+
+    def _give_back(self) -> None:
+        self.context.bodies.give_back(self._reserved)
+        self._reserved = 0
+        self._body = bytearray()
+
+
+class OfTheMoment(GatewayErrors):
+    """Base of what monitoring reads: nobody may keep an answer for later."""
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+
+class HealthHandler(OfTheMoment):
     """The process lives."""
 
     def get(self) -> None:
@@ -167,7 +273,7 @@ class HealthHandler(GatewayErrors):
     head = get
 
 
-class ReadyHandler(GatewayErrors):
+class ReadyHandler(OfTheMoment):
     """A record produced from now on will be delivered, and a device can connect."""
 
     def get(self) -> None:
@@ -211,31 +317,46 @@ class ReadyHandler(GatewayErrors):
         return {"ok": state is SpeechState.READY, "state": state.value}
 
 
-class MetricsHandler(GatewayErrors):
+class MetricsHandler(OfTheMoment):
+    """Prometheus reads it."""
+
     def get(self) -> None:
         self.set_header("Content-Type", self.context.metrics.content_type)
         self.finish(self.context.metrics.render())
 
+    head = get
 
-class TokenHandler(GatewayErrors):
+
+class TokenHandler(ReadsBody):
     """``POST /api/v1/auth/token``: a device token for a backend that knows an API key and its secret.
 
     The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the token
     is for a device named after the API key.
     """
 
-    def post(self) -> None:
-        context = self.context
-        if not context.credentials or context.signer is None:
+    # A token of 8 KiB, which is the longest that is accepted, has claims of 6 KiB; JSON may escape some of them.
+    max_body_bytes = 16 * 1024
+    _key = ""
+
+    async def judge(self) -> None:
+        if not self.context.credentials or self.context.signer is None:
             self.refuse(404, "Not Found")
             return
         key = self._known_key()
         if key is None:
             self.refuse(401, "Invalid credentials")
+        else:
+            self._key = key
+
+    def post(self) -> None:
+        context = self.context
+        if context.signer is None:
+            # A reload has taken it away while the body came.
+            self.refuse(404, "Not Found")
             return
         now = context.devices.wall_clock()
         try:
-            claims = token_claims(self._request(key), context.policy, now)
+            claims = token_claims(self._request(self._key), context.policy, now)
             # What is signed here must be good enough for the handshake.
             check_claims(claims, context.policy, now)
         except IdentityError as error:
@@ -265,7 +386,8 @@ class TokenHandler(GatewayErrors):
     def _request(self, key: str) -> TokenRequest:
         """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
         try:
-            body = json.loads(self.request.body) if self.request.body.strip() else {}
+            text = self.body()
+            body = json.loads(text) if text.strip() else {}
         except (ValueError, RecursionError) as error:
             raise ValueError("Body is not JSON") from error
         if not isinstance(body, dict):
@@ -274,36 +396,42 @@ class TokenHandler(GatewayErrors):
         return TokenRequest(device_id=key, user_id=key, extra_claims=asked)
 
 
-class PublishHandler(GatewayErrors):
+class PublishHandler(ReadsBody):
     """``POST /api/v1/transcriptions``: a device publishes a record to itself, through the broker.
 
     For trying things out, and for ``probe-device``; on by default only with the embedded broker. The body is the
     value of a record; the token says for which device, and no other may be named.
     """
 
-    async def post(self) -> None:
-        if not self.context.http_publish:
+    # A transcript of an hour; decoding so much takes a millisecond.
+    max_body_bytes = 64 * 1024
+    _identity: DeviceIdentity | None = None
+
+    async def judge(self) -> None:
+        if self.context.http_publish:
+            self._identity = await self.identify()
+        else:
             self.refuse(404, "Not Found")
-            return
-        identity = await self.identify()
-        if identity is None:
-            return
-        decoded = decode(None, self.request.body, 0)
+
+    async def post(self) -> None:
+        assert self._identity is not None
+        body = self.body()
+        decoded = decode(None, body, 0)
         if not isinstance(decoded, Delivery):
             self.refuse(400, f"Invalid record: {decoded.reason}")
-        elif decoded.device_id != identity.device_id:
+        elif decoded.device_id != self._identity.device_id:
             self.refuse(403, "The token is for another device")
         else:
-            await self._publish(decoded.device_id)
+            await self._publish(decoded.device_id, body)
 
-    async def _publish(self, device_id: str) -> None:
+    async def _publish(self, device_id: str, body: bytes) -> None:
         broker = self.context.broker
         if not broker.can_write() or broker.status().state is not BrokerState.READY:
             self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
             return
         try:
             async with asyncio.timeout(PUBLISH_PATIENCE_S):
-                await asyncio.shield(broker.publish(self.context.results_topic, device_id, self.request.body))
+                await asyncio.shield(broker.publish(self.context.results_topic, device_id, body))
         except (BrokerError, TimeoutError):
             self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
             return

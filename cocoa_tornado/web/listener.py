@@ -27,11 +27,11 @@ from ..errors import ServiceError
 from ..metrics import Counters, count
 from ..rules.accepting import Gate, Obstacle
 from ..rules.rate import LineBudget, RateLimit
-from .application import MAX_UNREAD_BYTES
+from ..rules.request_head import MAX_HEAD_BYTES
+from .lingering import Lingering
 from .sockets import write_mark
 from .streams import HttpsStream, HttpStream
 
-MAX_HEADER_BYTES = 64 * 1024
 MAX_BUFFER_BYTES = 16 * 1024 * 1024
 LISTEN_BACKLOG = 65_535  # as long as the kernel allows
 LINES = RateLimit(per_s=1 / 30, burst=10)
@@ -86,10 +86,10 @@ class Listener:
             delegate,
             idle_connection_timeout=options.header_timeout_s,
             body_timeout=options.body_timeout_s,
-            max_header_size=MAX_HEADER_BYTES,
-            max_body_size=MAX_UNREAD_BYTES,
+            max_header_size=MAX_HEAD_BYTES,
         )
         self._server.ended = self._ended
+        self._lingering = Lingering()
         self._sockets: list[socket.socket] = []
         self._is_reading = False
         self._retry: asyncio.TimerHandle | None = None
@@ -136,6 +136,7 @@ class Listener:
             connection, _ = self._leave_the_queue()
             connection.close()
             self._gate.ended()
+        self._lingering.close()
         await self._server.close_all_connections()
 
     def _follow(self) -> None:
@@ -222,6 +223,7 @@ class Listener:
             connection.close()
             self._gate.ended()
             return
+        stream.lingering = self._lingering
         self._marks[stream] = None
         self._server.handle_stream(stream, address)
 

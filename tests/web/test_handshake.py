@@ -78,7 +78,7 @@ async def test_a_bad_token_is_a_401_with_its_exact_body(gateway: Harness) -> Non
     good = gateway.token()
     expired = gateway.token(lifetime_s=-3600)
     foreign = gateway.token(secret="another secret of thirty-two bytes!!")
-    for token in ("rubbish", good[:-3], f"{good}x", expired, foreign, "%00%FF", "x" * 20_000):
+    for token in ("rubbish", good[:-3], f"{good}x", expired, foreign, "%00%FF", "x" * 12_000):
         response = await handshake(gateway, f"/ws?token={token}")
         assert (response.status, response.body) == (401, b'{"message":"Invalid JWT token"}')
         assert response.headers["www-authenticate"] == "Bearer"
