@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import math
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -19,20 +19,22 @@ from tornado.httputil import (
 )
 from tornado.web import Application, RequestHandler
 
+from ..rules.cors import cors_headers
 from ..rules.targets import split_target
 from .audio_handler import AudioStreamHandler
 from .device_handler import DeviceHandler
 from .handlers import (
+    GatewayErrors,
     HealthHandler,
     MetricsHandler,
     NotFoundHandler,
-    PublishHandler,
     ReadyHandler,
-    TokenHandler,
     WebContext,
     compact,
     shown_path,
 )
+from .publish_handler import PublishHandler
+from .token_handler import TokenHandler
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
@@ -66,7 +68,8 @@ def make_application(context: WebContext, access_log: bool = True) -> Applicatio
 def log_request(handler: RequestHandler) -> None:
     """One line a request. The path alone: the query may hold a token."""
     request, status = handler.request, handler.get_status()
-    if status < 400 and request.path in QUIET_PATHS:
+    is_quiet = isinstance(handler, GatewayErrors) and handler.is_quiet
+    if is_quiet or (status < 400 and request.path in QUIET_PATHS):
         level = logging.DEBUG
     else:
         level = logging.INFO if status < 500 or status in (501, 503) else logging.ERROR
@@ -104,12 +107,19 @@ class Admission(HTTPServerConnectionDelegate):
     absolute form arrives in the application as path and Host.
     """
 
-    def __init__(self, application: Application, access_log: bool = True, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        application: Application,
+        access_log: bool = True,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        allowed_origins: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._application, self._access_log, self._max_body_bytes = application, access_log, max_body_bytes
+        self._allowed_origins = allowed_origins
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         inner = self._application.start_request(server_conn, request_conn)
-        return _AdmittedRequest(inner, request_conn, self._access_log, self._max_body_bytes)
+        return _AdmittedRequest(inner, request_conn, self._access_log, self._max_body_bytes, self._allowed_origins)
 
     def on_close(self, server_conn: object) -> None:
         self._application.on_close(server_conn)
@@ -119,10 +129,17 @@ class _AdmittedRequest(HTTPMessageDelegate):
     """One request on its way to the application, unless it is refused: then the application hears no more of it."""
 
     def __init__(
-        self, inner: HTTPMessageDelegate, connection: HTTPConnection, access_log: bool, max_body_bytes: int
+        self,
+        inner: HTTPMessageDelegate,
+        connection: HTTPConnection,
+        access_log: bool,
+        max_body_bytes: int,
+        allowed_origins: Callable[[], Sequence[str]],
     ) -> None:
         self._inner, self._connection, self._access_log = inner, connection, access_log
         self._room: float = max_body_bytes
+        self._allowed_origins = allowed_origins
+        self._origin: str | None = None
         self._refused = self._answered = False
         self._start_line = RequestStartLine("", "", "")
 
@@ -132,6 +149,7 @@ class _AdmittedRequest(HTTPMessageDelegate):
         assert isinstance(start_line, RequestStartLine)
         target = split_target(start_line.path)
         self._start_line = start_line = start_line._replace(path=target.path)
+        self._origin = headers.get("Origin")
         if target.host is not None and len(headers.get_list("Host")) == 1:
             # No Host, or two of them, are wrong in this form too.
             headers["Host"] = target.host
@@ -179,7 +197,9 @@ class _AdmittedRequest(HTTPMessageDelegate):
             self._connection.set_max_body_size(max(MAX_UNREAD_BYTES, unread_bytes))
         reason = http.client.responses[status]
         body = compact({"message": reason}).encode()
-        headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
+        path, method = self._start_line.path.partition("?")[0], self._start_line.method
+        headers = HTTPHeaders(cors_headers(path, method, self._origin, self._allowed_origins()))
+        headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
         if closing:
             headers["Connection"] = "close"
         self._connection.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)

@@ -1,9 +1,7 @@
-"""Plain HTTP: health, readiness, metrics, tokens, publishing, and errors as the contract has them."""
+"""Plain HTTP: health, readiness, metrics, and errors as the contract has them."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import http.client
 import json
 import logging
@@ -16,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from tornado.web import HTTPError, RequestHandler
 
 from ..brokers.port import Broker, BrokerState
-from ..errors import BrokerError, IdentityError
+from ..errors import IdentityError
 from ..hub import Hub
 from ..identity.keys import Signer
-from ..identity.minting import TokenRequest, token_claims
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
-from ..rules.identity import DEVICE_CLAIMS, DeviceIdentity, TokenPolicy, check_claims, find_token
+from ..rules.cors import cors_headers
+from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
 from ..rules.origins import Network, client_address, is_trusted
-from ..rules.records import Delivery, decode
+from ..rules.rate import Allowances, LineBudget, RateLimit
 from ..speech.port import SpeechState
 
 if TYPE_CHECKING:
@@ -34,7 +32,10 @@ if TYPE_CHECKING:
 
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256
-PUBLISH_PATIENCE_S = 10.0
+
+MAX_CLIENTS = 16_384
+"""So many addresses with wrong credentials, and devices that publish, are remembered: 2 MB each. To forget some takes
+a few milliseconds, at most once for every eighth of them."""
 
 log = logging.getLogger("cocoa.http")
 
@@ -48,6 +49,7 @@ class WebContext:
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
     :ivar audio: None while speech is off
+    :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
     hub: Hub
@@ -64,6 +66,9 @@ class WebContext:
     policy: TokenPolicy = field(default_factory=TokenPolicy)
     signer: Signer | None = field(default=None, repr=False)
     audio: AudioContext | None = None
+    guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
+    guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
+    publishing: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
 
 
 def compact(value: object) -> str:
@@ -91,8 +96,12 @@ class GatewayErrors(RequestHandler):
 
     context: WebContext
 
+    is_quiet = False
+    """Leave it out of the access log: a client could ask for any number of these lines."""
+
     def initialize(self, context: WebContext) -> None:
         self.context = context
+        self._share()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -119,13 +128,29 @@ class GatewayErrors(RequestHandler):
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         self.answer(status, {"message": message}, headers)
 
+    def options(self, *args: Any, **kwargs: Any) -> None:
+        """What may be asked here; a browser's preflight as well."""
+        self.set_status(204)
+        self.set_header("Allow", self._allowed_methods())
+        self.finish()
+
+    def _share(self) -> None:
+        """Say which web pages may read the answer."""
+        request, allowed = self.request, self.context.allowed_origins
+        headers = cors_headers(request.path, request.method or "", request.headers.get("Origin"), allowed)
+        for name, value in headers.items():
+            self.set_header(name, value)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
+        self._share()  # Tornado has cleared all headers
         message = http.client.responses.get(status_code, "Error")
         headers = {}
         if status_code == 405:
-            allowed = [method for method in self.SUPPORTED_METHODS if self._is_implemented(method)]
-            headers["Allow"] = ", ".join(allowed)
+            headers["Allow"] = self._allowed_methods()
         self.refuse(status_code, message, headers)
+
+    def _allowed_methods(self) -> str:
+        return ", ".join(method for method in self.SUPPORTED_METHODS if self._is_implemented(method))
 
     def _is_implemented(self, method: str) -> bool:
         return getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
@@ -215,96 +240,3 @@ class MetricsHandler(GatewayErrors):
     def get(self) -> None:
         self.set_header("Content-Type", self.context.metrics.content_type)
         self.finish(self.context.metrics.render())
-
-
-class TokenHandler(GatewayErrors):
-    """``POST /api/v1/auth/token``: a device token for a backend that knows an API key and its secret.
-
-    The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the token
-    is for a device named after the API key.
-    """
-
-    def post(self) -> None:
-        context = self.context
-        if not context.credentials or context.signer is None:
-            self.refuse(404, "Not Found")
-            return
-        key = self._known_key()
-        if key is None:
-            self.refuse(401, "Invalid credentials")
-            return
-        now = context.devices.wall_clock()
-        try:
-            claims = token_claims(self._request(key), context.policy, now)
-            # What is signed here must be good enough for the handshake.
-            check_claims(claims, context.policy, now)
-        except IdentityError as error:
-            self.refuse(400, f"Invalid {error.reason}")
-            return
-        except ValueError as error:
-            self.refuse(400, str(error))
-            return
-        token = context.signer.sign(claims)
-        if len(token) > context.policy.max_token_bytes:
-            self.refuse(400, "Token too long")
-            return
-        self.answer(200, {"token": token, "type": "Bearer"}, {"Cache-Control": "no-store"})
-
-    def _known_key(self) -> str | None:
-        """The API key, where its secret came with it.
-
-        Every configured pair is compared, in a time that does not depend on where they differ.
-        """
-        # Tornado reads headers as Latin-1, which keeps every byte; people configure text, and clients send UTF-8.
-        given = "\0".join(self.request.headers.get(name, "") for name in ("X-API-Key", "X-API-Secret"))
-        sent = given.encode("latin-1", "replace")
-        pairs = self.context.credentials.items()
-        matching = [key for key, secret in pairs if hmac.compare_digest(sent, f"{key}\0{secret}".encode())]
-        return matching[0] if matching else None
-
-    def _request(self, key: str) -> TokenRequest:
-        """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
-        try:
-            body = json.loads(self.request.body) if self.request.body.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise ValueError("Body is not JSON") from error
-        if not isinstance(body, dict):
-            raise ValueError("Body is not a JSON object")
-        asked = {name: body[name] for name in DEVICE_CLAIMS if name in body}
-        return TokenRequest(device_id=key, user_id=key, extra_claims=asked)
-
-
-class PublishHandler(GatewayErrors):
-    """``POST /api/v1/transcriptions``: a device publishes a record to itself, through the broker.
-
-    For trying things out, and for ``probe-device``; on by default only with the embedded broker. The body is the
-    value of a record; the token says for which device, and no other may be named.
-    """
-
-    async def post(self) -> None:
-        if not self.context.http_publish:
-            self.refuse(404, "Not Found")
-            return
-        identity = await self.identify()
-        if identity is None:
-            return
-        decoded = decode(None, self.request.body, 0)
-        if not isinstance(decoded, Delivery):
-            self.refuse(400, f"Invalid record: {decoded.reason}")
-        elif decoded.device_id != identity.device_id:
-            self.refuse(403, "The token is for another device")
-        else:
-            await self._publish(decoded.device_id)
-
-    async def _publish(self, device_id: str) -> None:
-        broker = self.context.broker
-        if not broker.can_write() or broker.status().state is not BrokerState.READY:
-            self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
-            return
-        try:
-            async with asyncio.timeout(PUBLISH_PATIENCE_S):
-                await asyncio.shield(broker.publish(self.context.results_topic, device_id, self.request.body))
-        except (BrokerError, TimeoutError):
-            self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
-            return
-        self.answer(202, {"success": True})

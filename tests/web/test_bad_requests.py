@@ -222,8 +222,9 @@ async def test_a_body_far_over_the_limit_is_a_413_before_it_is_sent(gateway: Har
 async def test_a_body_of_just_the_limit_passes(gateway: Harness) -> None:
     headers = {"Authorization": f"Bearer {gateway.token('doll')}"}
     record = b'{"device_id":"doll","text":"'
-    record += b"x" * (1024 * 1024 - len(record) - 2) + b'"}'
+    record += b"x" * (64 * 1024 - len(record) - 2) + b'"}'
     assert (await gateway.http("POST", "/api/v1/transcriptions", headers, record)).status == 202
+    assert (await gateway.http("POST", "/api/v1/transcriptions", headers, record + b" ")).status == 413
 
 
 @pytest.mark.gen_test
