@@ -45,7 +45,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_speech_workers_lost": ("crashed", "stuck", "slow", "nonsense"),
     "cocoa_speech_streams": (
         *("transcribed", "no_speech", "failed", "not_decodable", "too_long", "too_large", "timeout", "vanished"),
-        "busy",
+        *("busy", "unpublished", "drained"),
     ),
 }
 """By family. ``duplicate`` of a handshake is the device's second connection, or a claim that stands twice."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
@@ -112,7 +111,8 @@ class Allowances:
     def _forget(self, now: float) -> None:
         """All that are whole again; if those are few, an eighth in all, so that the next call is a long way off."""
         surplus = len(self._whole_at) - self._max_clients * 7 // 8
-        for client in heapq.nsmallest(surplus, self._whole_at, key=self._whole_at.__getitem__):
+        least_used = sorted(self._whole_at, key=self._whole_at.__getitem__)[:surplus]
+        for client in least_used:
             del self._whole_at[client]
         self._whole_at = {client: at for client, at in self._whole_at.items() if at > now}
         self._exhausted.intersection_update(self._whole_at)

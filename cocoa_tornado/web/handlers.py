@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import Finish, HTTPError, RequestHandler
 
 from ..brokers.port import Broker, BrokerState
 from ..errors import IdentityError
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256
 
-MAX_CLIENTS = 16_384
-"""So many addresses with wrong credentials, and devices that publish, are remembered: 2 MB each. To forget some takes
-a few milliseconds, at most once for every eighth of them."""
+MAX_CLIENTS = 8192
+"""So many addresses with wrong credentials, and so many devices that publish, are remembered: 1 MB each. To forget an
+eighth of them takes a few milliseconds."""
 
 log = logging.getLogger("cocoa.http")
 
@@ -107,6 +107,14 @@ class GatewayErrors(RequestHandler):
         self.clear_header("Server")
 
     def prepare(self) -> None:
+        self.look_behind_the_proxy()
+        if self.request.method == "OPTIONS":
+            # Whatever a subclass judges next: what may be asked depends on nothing.
+            self.options()
+            raise Finish
+
+    def look_behind_the_proxy(self) -> None:
+        """Where the peer is a trusted proxy, whom it speaks for counts."""
         peer = self.request.remote_ip or ""
         trusted = self.context.trusted_proxies
         if trusted and is_trusted(peer, trusted):
@@ -178,8 +186,31 @@ class NotFoundHandler(GatewayErrors):
     """Every unknown route."""
 
     def prepare(self) -> None:
-        super().prepare()
+        self.look_behind_the_proxy()
         self.refuse(404, "Not Found")
+
+
+class ReadsBody(GatewayErrors):
+    """Base of a handler that reads the body of its request, once the request has been judged without it.
+
+    :cvar max_body_bytes: 413 above
+    """
+
+    max_body_bytes: ClassVar[int]
+
+    async def judge(self) -> None:
+        """Everything that can be said without the body: answer here, or the body is read."""
+
+    async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits it; the base class has no need to
+        super().prepare()
+        if self.request.method == "POST":
+            await self.judge()
+            if not self._finished and len(self.request.body) > self.max_body_bytes:
+                self.refuse(413, http.client.responses[413])
+
+    def body(self) -> bytes:
+        """All of it; for the method's own method."""
+        return self.request.body
 
 
 class HealthHandler(GatewayErrors):

@@ -13,13 +13,10 @@ from ..metrics import count
 from ..rules.identity import DEVICE_CLAIMS, check_claims
 from ..rules.rate import RateLimit, client_of
 from ..rules.strict_json import NamedTwice, read_json
-from .handlers import GatewayErrors
+from .handlers import ReadsBody
 
 WRONG_CREDENTIALS: Final = RateLimit(per_s=1 / 6, burst=10)
 """Of one client. A person who mistypes a secret does not notice it; a program gets through 14,000 guesses a day."""
-
-MAX_BODY_BYTES: Final = 64 * 1024
-"""Sixty-four group names of 128 bytes, each escaped, with room to spare. The token may not be larger than 8 KiB."""
 
 # Not Basic, for which a browser would ask its user. The scheme is in no registry; it names the two headers.
 CHALLENGE: Final = "ApiKey"
@@ -27,7 +24,7 @@ CHALLENGE: Final = "ApiKey"
 log = logging.getLogger("cocoa.http")
 
 
-class TokenHandler(GatewayErrors):
+class TokenHandler(ReadsBody):
     """The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the
     token is for a device named after the API key. The order of the answers: 404 (off), 429, 401, 413, 400.
 
@@ -35,24 +32,15 @@ class TokenHandler(GatewayErrors):
     long. To let those through would tell which guess was right.
     """
 
-    def post(self) -> None:
+    # A token of 8 KiB, which is the longest that is accepted, has claims of 6 KiB; JSON may escape some of them.
+    max_body_bytes = 16 * 1024
+    _key = ""
+
+    async def judge(self) -> None:
         context = self.context
         if not context.credentials or context.signer is None:
             self.refuse(404, "Not Found")
             return
-        key = self._judge()
-        if key is None:
-            return
-        outcome, status, message = self._issue(key)
-        count(context.devices.counters.token_requests, outcome)
-        if status == 200:
-            self.answer(200, {"token": message, "type": "Bearer"}, {"Cache-Control": "no-store"})
-        else:
-            self.refuse(status, message)
-
-    def _judge(self) -> str | None:
-        """The API key; None where the credentials are wrong, or may not be tried, and the answer has been given."""
-        context = self.context
         client, now = client_of(self.request.remote_ip or ""), context.devices.clock()
         counters = context.devices.counters.token_requests
         wait_s = context.guesses.wait_s(client, WRONG_CREDENTIALS, now)
@@ -60,14 +48,23 @@ class TokenHandler(GatewayErrors):
             count(counters, "limited")
             self.is_quiet = True
             self.refuse(429, "Too many wrong credentials", {"Retry-After": str(math.ceil(wait_s))})
-            return None
+            return
         key = self._known_key()
-        if key is None:
-            count(counters, "wrong_credentials")
-            if context.guesses.spend(client, WRONG_CREDENTIALS, now):
-                self._log_burst(client, now)
-            self.refuse(401, "Invalid credentials", {"WWW-Authenticate": CHALLENGE})
-        return key
+        if key is not None:
+            self._key = key
+            return
+        count(counters, "wrong_credentials")
+        if context.guesses.spend(client, WRONG_CREDENTIALS, now):
+            self._log_burst(client, now)
+        self.refuse(401, "Invalid credentials", {"WWW-Authenticate": CHALLENGE})
+
+    def post(self) -> None:
+        outcome, status, text = self._issue(self._key)
+        count(self.context.devices.counters.token_requests, outcome)
+        if status == 200:
+            self.answer(200, {"token": text, "type": "Bearer"}, {"Cache-Control": "no-store"})
+        else:
+            self.refuse(status, text)
 
     def _log_burst(self, client: str, now: float) -> None:
         """One line until the client has been quiet for a minute; not many more for any number of clients."""
@@ -79,8 +76,9 @@ class TokenHandler(GatewayErrors):
     def _issue(self, key: str) -> tuple[str, int, str]:
         """The outcome for the counter; the status; the token, or what to tell the caller."""
         context = self.context
-        if len(self.request.body) > MAX_BODY_BYTES:
-            return "invalid", 413, "Request body too large"
+        if context.signer is None:
+            # A reload has taken it away while the body came.
+            return "invalid", 404, "Not Found"
         now = context.devices.wall_clock()
         try:
             claims = token_claims(self._request(key), context.policy, now)
@@ -90,7 +88,6 @@ class TokenHandler(GatewayErrors):
             return "invalid", 400, f"Invalid {error.reason}"
         except ValueError as error:
             return "invalid", 400, str(error)
-        assert context.signer is not None  # no credentials are judged without one
         token = context.signer.sign(claims)
         if len(token) > context.policy.max_token_bytes:
             return "invalid", 400, "Token too long"
@@ -111,7 +108,8 @@ class TokenHandler(GatewayErrors):
     def _request(self, key: str) -> TokenRequest:
         """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
         try:
-            body = read_json(self.request.body) if self.request.body.strip() else {}
+            text = self.body()
+            body = read_json(text) if text.strip() else {}
         except NamedTwice as error:
             raise ValueError("Body names a member twice") from error
         except ValueError as error:

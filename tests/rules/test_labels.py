@@ -22,6 +22,7 @@ SPENDERS = {
     "_finish": (0, "cocoa_messages_dropped"),
     "Rejected": (0, "cocoa_records_quarantined"),
     "_note_loss": (1, "cocoa_speech_workers_lost"),
+    "cancel": (0, "cocoa_speech_streams"),
 }
 
 

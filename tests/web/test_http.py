@@ -266,7 +266,7 @@ async def test_a_bad_body_is_a_400_and_never_a_token(start_gateway: StartGateway
         b"\xff",
         b"[]",
         b'"x"',
-        b"[" * 60_000,
+        b"[" * 10_000,
         b'{"device_id":""}',
         b'{"device_id":7}',
         b'{"device_id":"a\\u0000b"}',

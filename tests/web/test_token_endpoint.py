@@ -141,8 +141,8 @@ async def test_a_body_that_names_a_member_twice_is_a_400_at_any_depth(start_gate
 
 
 @pytest.mark.gen_test
-async def test_a_body_over_64_kib_is_a_413_and_is_not_decoded(start_gateway: StartGateway) -> None:
+async def test_a_body_over_16_kib_is_a_413_and_is_not_decoded(start_gateway: StartGateway) -> None:
     gateway = await start(start_gateway)
-    fits = json.dumps({"device_id": "doll"}).encode().ljust(64 * 1024)
+    fits = json.dumps({"device_id": "doll"}).encode().ljust(16 * 1024)
     assert (await ask(gateway, GOOD, body=fits)).status == 200
     assert (await ask(gateway, GOOD, body=fits + b" ")).status == 413
