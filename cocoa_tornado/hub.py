@@ -147,6 +147,10 @@ class Hub:
             self._waiting.pop(decision.ticket, None)
         return decision.ticket
 
+    def obstacle(self, device_id: str) -> RefusalReason | None:
+        """Why there is no slot for the device as things are, as in :class:`Refused`; nobody is challenged."""
+        return self._slots.obstacle(device_id)
+
     def register(self, client: Client) -> None:
         """The upgrade is done: from here on the device's messages go to this client. KeyError without a ticket."""
         self._slots.register(client.ticket)

@@ -6,18 +6,23 @@ id, a user or any part of a token. The IOLoop thread owns everything here.
 
 from __future__ import annotations
 
+import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import tornado
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cocoa_tornado import __version__
+
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
+from .rules.labels import LABELS
 from .speech.port import SpeechStatus
 
 LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -77,6 +82,7 @@ class Counters:
     device_messages: int = 0
     device_messages_dropped: int = 0
     audio_ignored: int = 0
+    token_requests: dict[str, int] = field(default_factory=dict)  # of the token endpoint, by outcome
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
     bodies_refused: dict[str, int] = field(default_factory=dict)  # of requests, by reason
     latency: Histogram = field(default_factory=Histogram)
@@ -85,7 +91,7 @@ class Counters:
 
 
 def count(counter: dict[str, int], label: str, amount: int = 1) -> None:
-    """Add to a labelled counter. Labels come from a fixed set in the code, so a counter can't grow without bound."""
+    """Add to a labelled counter. Labels come from a fixed set (``rules/labels.py``): a counter can't grow unbounded."""
     counter[label] = counter.get(label, 0) + amount
 
 
@@ -102,13 +108,15 @@ class GatewayCollector(Collector):
         speech_status: Callable[[], SpeechStatus | None] = lambda: None,
         workers_lost: Mapping[str, int] = MappingProxyType({}),
         mailbox: Mailbox | None = None,
+        topics: Sequence[str] = (),
     ) -> None:
         self._hub, self._counters, self._http_connections = hub, counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
         self._speech_status, self._workers_lost = speech_status, workers_lost
-        self._mailbox = mailbox
+        self._mailbox, self._topics = mailbox, topics
 
     def collect(self) -> Iterator[Metric]:
+        yield _build_info()
         yield from self._device_side()
         yield from self._broker_side()
         if self._mailbox is not None:
@@ -126,6 +134,7 @@ class GatewayCollector(Collector):
         yield _by("cocoa_bodies_refused", "Bodies of requests refused", "reason", counters.bodies_refused)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
+        yield _by("cocoa_token_requests", "Requests of the token endpoint", "outcome", counters.token_requests)
         yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)
         yield _total("cocoa_duplicate_challenges", "Incumbents challenged by a newcomer", hub.counters.challenges)
         yield _total("cocoa_duplicate_evictions", "Silent incumbents evicted (4409)", hub.counters.evictions)
@@ -149,8 +158,10 @@ class GatewayCollector(Collector):
         yield _total("cocoa_records_consumed", "Records read from the results topic", broker.consumed)
         yield _total("cocoa_records_key_mismatch", "Records whose key and value disagree", broker.key_mismatch)
         yield _by("cocoa_records_quarantined", "Records set aside", "reason", broker.quarantined)
-        yield _by("cocoa_records_published", "Records acknowledged by the broker", "topic", broker.published)
-        yield _by("cocoa_publish_errors", "Records given up", "topic", broker.publish_errors)
+        yield _by(
+            "cocoa_records_published", "Records acknowledged by the broker", "topic", broker.published, self._topics
+        )
+        yield _by("cocoa_publish_errors", "Records given up", "topic", broker.publish_errors, self._topics)
         yield _total("cocoa_broker_reconnects", "Times that the broker went away", broker.reconnects)
         yield _total("cocoa_consumer_pauses", "Times that the high water mark paused the partitions", broker.pauses)
 
@@ -212,9 +223,21 @@ def _total(name: str, text: str, value: int) -> CounterMetricFamily:
     return CounterMetricFamily(name, text, value=value)
 
 
-def _by(name: str, text: str, label: str, values: Mapping[str, int]) -> CounterMetricFamily:
+def _build_info() -> GaugeMetricFamily:
+    family = GaugeMetricFamily("cocoa_build_info", "What runs here; always 1", labels=["version", "python", "tornado"])
+    family.add_metric([__version__, platform.python_version(), tornado.version], 1)
+    return family
+
+
+def _by(
+    name: str, text: str, label: str, values: Mapping[str, int], known: Iterable[str] | None = None
+) -> CounterMetricFamily:
+    """By one label. All values that it is known to have are there from the start.
+
+    :param known: instead of those in ``rules/labels.py``
+    """
     family = CounterMetricFamily(name, text, labels=[label])
-    # A copy first: the broker's threads may add a label while this is read.
-    for key, value in sorted(dict(values).items()):
+    # ``values`` is copied first: the broker's threads may add a label while this is read.
+    for key, value in sorted((dict.fromkeys(LABELS[name] if known is None else known, 0) | dict(values)).items()):
         family.add_metric([key], value)
     return family

@@ -131,7 +131,8 @@ class Gateway:
         try:
             await self.keys.start()
             await self._open_mailbox()
-            admission = Admission(self._compose(), self.settings.access_log)
+            application = self._compose()
+            admission = Admission(application, self.settings.access_log, allowed_origins=self._allowed_origins)
             self._adapt_to_tornado()
             sockets = bind(self.settings.host, self.settings.port)
         except BaseException:
@@ -218,6 +219,7 @@ class Gateway:
             lambda: None if engine is None else engine.status(),
             engine.counters.lost if isinstance(engine, WorkerPool) else {},
             self.mailbox,
+            (settings.kafka_results_topic, settings.kafka_messages_topic, settings.kafka_quarantine_topic),
         )
         self._web = WebContext(
             hub=self.hub,
@@ -236,6 +238,10 @@ class Gateway:
             audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits(settings)),
         )
         return make_application(self._web, settings.access_log)
+
+    def _allowed_origins(self) -> tuple[str, ...]:
+        """The setting as it is now: a reload changes it."""
+        return self.settings.allowed_origins
 
     def _make_transcriber(self, engine: SpeechEngine, arrivals: Arrivals) -> Transcriber:
         return Transcriber(

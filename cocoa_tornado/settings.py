@@ -187,9 +187,11 @@ class Settings:
         ACCESS,
         (),
         kinds.ListOf(kinds.OriginEntry()),
-        "Browser origin that may open a WebSocket, besides the server's own; * is any.",
+        "Web page that may open a WebSocket, besides the server's own, and read answers; * is any.",
         "A full origin (``https://app.example``), all below a domain (``https://*.example``), or a host name whatever "
-        "its scheme and port. Clients that send no Origin, such as devices, always pass.",
+        "its scheme and port. Clients that send no Origin, or one of another scheme than http and https, need no "
+        "entry; firmware that sends a web page's, perhaps with a path, needs it whole. Pages of these origins, and of "
+        "no other, may also read the answers of ``/ws``, the token endpoint, audio and transcriptions (CORS).",
         reloadable=True,
     )
     http_publish: HttpPublish = row(

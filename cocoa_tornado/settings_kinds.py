@@ -20,7 +20,7 @@ from .plain_text import MAX_QUOTED, has_no_controls, is_encodable, one_line, quo
 from .rules import mailbox_urls
 from .rules.addresses import is_authority, is_host, is_web_url, kafka_servers, masked
 from .rules.durations import parse_duration_s
-from .rules.origins import Network
+from .rules.origins import ANY, NULL, WEB, Network, read_origin, split_entry
 from .rules.sizes import format_size, parse_size_bytes
 from .speech.engines import engine_of
 
@@ -527,20 +527,24 @@ class SpeechUrl(Kind[str]):
 
 @dataclass(frozen=True)
 class OriginEntry(Kind[str]):
-    """What may stand in a list of browser origins."""
+    """What may stand in a list of origins."""
 
     metavar: str = "ORIGIN"
-    allowed: str = "*, null, https://app.example, https://*.example, app.example"
+    allowed: str = "*, null, https://app.example, https://*.example, app.example, https://app.example/path, file://"
 
     def _parse(self, text: str) -> str:
-        entry = strip_blanks(text).rstrip("/")
-        scheme, separator, authority = entry.rpartition("://")
-        host = authority.removeprefix("*.")
-        if entry not in ("*", "null") and (
-            (separator and not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme)) or not is_authority(host)
-        ):
+        entry = strip_blanks(text)
+        if entry in (ANY, NULL):
+            return entry
+        scheme, rest = split_entry(entry)
+        rest = rest.removeprefix("*.")
+        origin = read_origin(f"{scheme}://{rest}" if scheme else rest)
+        # What other schemes call a host need not be one: app://.
+        is_web_page = scheme.lower() in ("", *WEB)
+        if origin is None or (is_web_page and not is_authority(rest.partition("/")[0])):
             raise WrongValue(f"{shown(text)} is not an origin")
-        return entry
+        bare = entry.rstrip("/")
+        return f"{bare}//" if bare.endswith(":") else bare  # file://
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cocoa_tornado.brokers.port import Broker
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
+from cocoa_tornado.rules.labels import LABELS
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.speech.port import SpeechEngine
@@ -48,6 +49,21 @@ class Harness:
         for raw in self._raw:
             await raw.end()
         await self.gateway.drain_and_stop()
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        """What has been counted is in the list of labels, and so on ``/metrics`` from the start."""
+        counters, broker = self.gateway.counters, self.gateway.broker.counters
+        for family, counted in (
+            ("cocoa_handshakes", counters.handshakes),
+            ("cocoa_connections_closed", counters.closed),
+            ("cocoa_messages_dropped", counters.dropped),
+            ("cocoa_token_requests", counters.token_requests),
+            ("cocoa_accept_pauses", counters.accept_pauses),
+            ("cocoa_speech_streams", counters.speech.streams),
+            ("cocoa_records_quarantined", broker.quarantined),
+        ):
+            assert set(counted) <= set(LABELS[family]), f"{family}: not in rules/labels.py"
 
     @property
     def port(self) -> int:

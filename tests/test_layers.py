@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"speech.engines", "rules", "errors", "plain_text"},
     "logs": set(),
     "hub": {"rules", "errors"},
-    "metrics": {"hub", "brokers.port", "mailboxes.port", "speech.port", "rules"},
+    "metrics": {"", "hub", "brokers.port", "mailboxes.port", "speech.port", "rules"},
     "mailboxes.port": {"rules"},
     "mailboxes": {"mailboxes.port", "rules", "errors"},
     "sweeper": {"mailboxes.port", "errors"},

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import platform
 from pathlib import Path
 
+import tornado
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from cocoa_tornado import __version__
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState, BrokerStatus
 from cocoa_tornado.hub import Hub
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.metrics import LATENCY_BOUNDS_S, Counters, GatewayCollector, Histogram, MetricsPage, count
+from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.labels import LABELS
 from cocoa_tornado.rules.slots import SlotLimits
+from cocoa_tornado.speech.port import SpeechState, SpeechStatus
 
 
 class Page:
@@ -23,7 +30,16 @@ class Page:
         self.counters = Counters()
         self.broker = BrokerCounters()
         self.status = BrokerStatus(BrokerState.READY, "", lag=3)
-        collector = GatewayCollector(self.hub, self.counters, lambda: self.broker, lambda: self.status, lambda: 7)
+        collector = GatewayCollector(
+            self.hub,
+            self.counters,
+            lambda: self.broker,
+            lambda: self.status,
+            lambda: 7,
+            lambda: SpeechStatus(SpeechState.READY, "", 1, 0, 0),
+            mailbox=MemoryMailbox(BoxLimits()),
+            topics=("transcription.results", "device.messages"),
+        )
         self.page = MetricsPage(collector)
 
     def values(self) -> dict[tuple[str, ...], float]:
@@ -58,6 +74,22 @@ def test_counters_appear_under_their_labels() -> None:
     assert values[("cocoa_records_published_total", "device.messages")] == 5
     assert values[("cocoa_duplicate_challenges_total",)] == 4
     assert values[("cocoa_duplicate_evictions_total",)] == 1
+
+
+def test_every_counter_exists_from_the_start() -> None:
+    families = text_string_to_metric_families(Page().page.render().decode())
+    missing = [family.name for family in families if family.type == "counter" and not family.samples]
+    assert missing == []
+    values = Page().values()
+    for family, labels in LABELS.items():
+        assert {label: values.get((f"{family}_total", label)) for label in labels} == dict.fromkeys(labels, 0)
+    for topic in ("transcription.results", "device.messages"):
+        assert values[("cocoa_publish_errors_total", topic)] == 0
+
+
+def test_the_page_says_what_runs() -> None:
+    (build,) = [key[1:] for key in Page().values() if key[0] == "cocoa_build_info"]
+    assert sorted(build) == sorted((__version__, platform.python_version(), tornado.version))
 
 
 def test_a_label_of_any_text_parses() -> None:

@@ -139,6 +139,9 @@ RIGHT: list[tuple[Kind[object], str, object]] = [
     (TABLE["api_credentials"].kind, "schlüssel:voilà", (("schlüssel", "voilà"),)),
     (TABLE["allowed_origins"].kind, "https://*.example/", ("https://*.example",)),
     (TABLE["allowed_origins"].kind, "http://[::1]:3000", ("http://[::1]:3000",)),
+    (TABLE["allowed_origins"].kind, "file://", ("file://",)),
+    (TABLE["allowed_origins"].kind, "app://.", ("app://.",)),
+    (TABLE["allowed_origins"].kind, "https://github.com/a/B/", ("https://github.com/a/B",)),
     (TABLE["broker"].kind, "kafka://[::1]:9092,b", "kafka://[::1]:9092,b"),
 ]
 
@@ -183,6 +186,9 @@ WRONG = [
     ("api_credentials", "key:secret "),
     ("allowed_origins", "https://"),
     ("allowed_origins", "a b"),
+    ("allowed_origins", "https://user@app.example"),
+    ("allowed_origins", "https://app.example?x"),
+    ("allowed_origins", "*."),
     ("trusted_proxies", "10.0.0.1/8"),
     ("trusted_proxies", "proxy"),
     ("broker", "amqp://a"),

@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Final
 
 from .box import Place
+from .strict_json import read_json
 
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
@@ -74,8 +75,8 @@ def acknowledged_cursor(text: str) -> str | None:
     if len(text) > MAX_ACK_CHARS or '"ack"' not in text:
         return None
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
+        message = read_json(text)
+    except ValueError:
         return None
     if not isinstance(message, dict) or message.get("type") != "ack":
         return None

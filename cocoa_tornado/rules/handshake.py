@@ -8,6 +8,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+NOT_WEBSOCKET = "not_websocket"
+"""The outcome of a request that asks for no upgrade at all."""
+
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 
 
@@ -27,7 +30,7 @@ class Refusal:
 def check_upgrade(upgrade: str | None, connection: str | None, version: str | None, key: str | None) -> Refusal | None:
     """None if the request asks for a WebSocket of version 13 in due form. All arguments are header values."""
     if "websocket" not in _tokens(upgrade) or "upgrade" not in _tokens(connection):
-        return Refusal(426, "Upgrade Required", "not_websocket", {"Upgrade": "websocket", "Connection": "Upgrade"})
+        return Refusal(426, "Upgrade Required", NOT_WEBSOCKET, {"Upgrade": "websocket", "Connection": "Upgrade"})
     if version is None or version.strip() != "13":
         headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         return Refusal(426, "Upgrade Required", "bad_version", headers)

@@ -1,12 +1,55 @@
-"""Which browser origins may open a WebSocket, and who the client behind a proxy is. Pure."""
+"""What an Origin is, which ones may open a WebSocket, and who the client behind a proxy is. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
 from urllib.parse import urlsplit
 
 Network = IPv4Network | IPv6Network
+
+ANY: Final = "*"
+NULL: Final = "null"
+"""What browsers send for a page without an origin of its own: sandboxed frames, ``data:`` URLs, local files."""
+
+WEB: Final = ("http", "https")
+
+# Stricter than a URL: a user name, a backslash or a query in an Origin is nobody's, and readers differ on its host.
+_ORIGIN: Final = re.compile(
+    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._~-]*)"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+    r"(?P<path>/[a-z0-9._~!$&'()*+;=:@%/-]*)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """An Origin, or an entry of the allow-list, in lower case. Without a final slash; :func:`read_origin` makes it.
+
+    :ivar scheme: "" where there is none, as some firmware sends it
+    :ivar host: without brackets and without a final dot; "" only where the scheme is not a web page's (``file://``)
+    :ivar path: as firmware sends it, and no browser does; "" if there is none
+    """
+
+    scheme: str
+    host: str
+    port: str = ""
+    path: str = ""
+
+
+def read_origin(text: str) -> Origin | None:
+    """None where it can't be parsed: a comma (two headers, joined), a blank inside, a user name, no host."""
+    found = _ORIGIN.fullmatch(text.strip(" \t").lower())
+    if found is None:
+        return None
+    scheme, port, path = found["scheme"] or "", found["port"] or "", (found["path"] or "").rstrip("/")
+    host = found["host"].strip("[]").rstrip(".")
+    is_web_page = scheme in ("", *WEB)
+    return None if is_web_page and not host else Origin(scheme, host, port, path)
 
 
 def host_name(authority: str) -> str:
@@ -23,32 +66,49 @@ def host_name(authority: str) -> str:
 
 
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
-    """Contract section 2: no Origin, the server's own host name whatever scheme and port, or the allow-list.
+    """Contract section 2, for ``/ws`` alone, where a page without a token gets nothing. Cases, in order:
 
-    An entry of the allow-list is ``*`` (any), a full origin (``https://app.example``, compared whole), a full origin
-    with a leading wildcard (``https://*.example``), or a host name (any scheme and port). ``null``, which sandboxed
-    pages send, passes only if it is listed.
+    no Origin passes; ``null`` only if it is listed; what can't be parsed never does; what begins with http or https is
+    a web page's, and is judged by the server's own host name (whatever scheme and port) and the allow-list, as is an
+    Origin without a scheme; any other scheme passes: firmware, packaged apps and browser extensions send those.
+
+    :param host: the header ``Host``
+    :param allowed: see :func:`is_listed`
     """
     if origin is None:
         return True
-    text = origin.strip().lower()
-    if "*" in allowed or text in (entry.strip().lower().rstrip("/") for entry in allowed):
-        return True
-    name = host_name(text)
-    if not name or name == "null":
+    if origin.strip(" \t").lower() == NULL:
+        return ANY in allowed or NULL in allowed
+    read = read_origin(origin)
+    if read is None:
         return False
-    if name == host_name(host):
+    if read.scheme and not read.scheme.startswith("http"):
         return True
-    return any(_entry_matches(entry.strip().lower().rstrip("/"), text, name) for entry in allowed)
+    return read.host == host_name(host) or is_listed(read, allowed)
 
 
-def _entry_matches(entry: str, origin: str, name: str) -> bool:
-    scheme, separator, pattern = entry.rpartition("://")
-    if separator and not origin.startswith(f"{scheme}://"):
+def is_listed(origin: Origin, allowed: Sequence[str]) -> bool:
+    """Whether an entry of the allow-list means this origin, which is not ``null``. An entry is ``*`` (any), a full
+    origin (``https://app.example``, compared whole, with its path if it has one), all below a domain
+    (``https://*.example``), or a host name (any scheme and port)."""
+    return any(entry == ANY or _entry_matches(entry, origin) for entry in allowed if entry != NULL)
+
+
+def split_entry(entry: str) -> tuple[str, str]:
+    """Scheme and the rest; "" where it has none."""
+    scheme, separator, rest = entry.partition("://")
+    return (scheme, rest) if separator else ("", entry)
+
+
+def _entry_matches(entry: str, origin: Origin) -> bool:
+    scheme, rest = split_entry(entry.strip().lower())
+    if rest.startswith("*."):
+        suffix = rest[1:].rstrip("/")
+        return scheme in ("", origin.scheme) and origin.host.endswith(suffix) and origin.host != suffix
+    listed = read_origin(entry)
+    if listed is None:
         return False
-    if pattern.startswith("*."):
-        return name.endswith(pattern[1:]) and len(name) > len(pattern) - 1
-    return not separator and name == host_name(pattern)
+    return listed == origin or (not scheme and not listed.path and listed.host == origin.host)
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:

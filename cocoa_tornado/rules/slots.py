@@ -134,17 +134,22 @@ class Slots:
         seats = self._devices.get(device_id)
         return len(seats.tickets) if seats else 0
 
+    def obstacle(self, device_id: str) -> RefusalReason | None:
+        """Why there is no slot for the device as things are, as in :class:`Refuse`; None: there is. Changes nothing."""
+        if self.draining:
+            return "draining"
+        if self.taken(device_id) >= self.limits.per_device:
+            return "device"
+        return "full" if self.limits.total and self._total >= self.limits.total else None
+
     def request(self, device_id: str, now: float) -> Decision:
         """Ask for a slot. Cases, in order: draining; a free slot of the device (full or not in all); all taken."""
-        if self.draining:
-            return Refuse("draining")
-        seats = self._devices.get(device_id)
-        if seats is None or len(seats.tickets) < self.limits.per_device:
-            if self.limits.total and self._total >= self.limits.total:
-                return Refuse("full")
+        obstacle = self.obstacle(device_id)
+        if obstacle is None:
             return Admit(self._take(device_id))
-        if self.limits.policy == "reject":
-            return Refuse("device")
+        if obstacle != "device" or self.limits.policy == "reject":
+            return Refuse(obstacle)
+        seats = self._devices[device_id]
         if seats.challenge is not None:
             if len(seats.challenge.waiting) >= MAX_WAITING:
                 return Refuse("device")

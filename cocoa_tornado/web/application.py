@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -18,22 +18,24 @@ from tornado.httputil import (
 )
 from tornado.web import Application, RequestHandler
 
+from ..rules.cors import cors_headers
 from ..rules.request_head import MAX_QUERY_FIELDS, body_bytes
 from ..rules.targets import split_target
 from .answers import Answer
 from .audio_handler import AudioStreamHandler
 from .device_handler import DeviceHandler
 from .handlers import (
+    GatewayErrors,
     HealthHandler,
     MetricsHandler,
     NotFoundHandler,
-    PublishHandler,
     ReadyHandler,
-    TokenHandler,
     WebContext,
     compact,
     shown_path,
 )
+from .publish_handler import PublishHandler
+from .token_handler import TokenHandler
 
 DEVICE_PATH = "/ws"
 QUIET_PATHS = frozenset(["/api/v1/health", "/api/v1/ready", "/metrics"])
@@ -63,7 +65,8 @@ def make_application(context: WebContext, access_log: bool = True) -> Applicatio
 def log_request(handler: RequestHandler) -> None:
     """One line a request. The path alone: the query may hold a token."""
     request, status = handler.request, handler.get_status()
-    if status < 400 and request.path in QUIET_PATHS:
+    is_quiet = isinstance(handler, GatewayErrors) and handler.is_quiet
+    if is_quiet or (status < 400 and request.path in QUIET_PATHS):
         level = logging.DEBUG
     else:
         level = logging.INFO if status < 500 or status in (501, 503) else logging.ERROR
@@ -106,14 +109,19 @@ class Admission(HTTPServerConnectionDelegate):
     (``answers.py``), and nothing is buffered or parsed as a form.
     """
 
-    def __init__(self, application: Application, access_log: bool = True) -> None:
-        self._application, self._access_log = application, access_log
+    def __init__(
+        self,
+        application: Application,
+        access_log: bool = True,
+        allowed_origins: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._application, self._access_log, self._allowed_origins = application, access_log, allowed_origins
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         assert isinstance(request_conn, HTTP1Connection)
         answer = Answer(request_conn)
         inner = self._application.start_request(server_conn, answer)
-        return _AdmittedRequest(inner, answer, self._access_log)
+        return _AdmittedRequest(inner, answer, self._access_log, self._allowed_origins)
 
     def on_close(self, server_conn: object) -> None:
         self._application.on_close(server_conn)
@@ -123,8 +131,15 @@ class _AdmittedRequest(HTTPMessageDelegate):
     """One request on its way to the application, which may hear no more of it: the request is refused, or its body is
     of no use to its handler."""
 
-    def __init__(self, inner: HTTPMessageDelegate, answer: Answer, access_log: bool) -> None:
+    def __init__(
+        self,
+        inner: HTTPMessageDelegate,
+        answer: Answer,
+        access_log: bool,
+        allowed_origins: Callable[[], Sequence[str]],
+    ) -> None:
         self._inner, self._answer, self._access_log = inner, answer, access_log
+        self._allowed_origins = allowed_origins
         self._is_heard = True
 
     def headers_received(
@@ -144,12 +159,12 @@ class _AdmittedRequest(HTTPMessageDelegate):
         path, _, query = start_line.path.partition("?")
         if query.count("&") >= MAX_QUERY_FIELDS or (start_line.method == "GET" and path == DEVICE_PATH and body != 0):
             # Behind a body, nobody could tell where the device's frames begin.
-            self._refuse(start_line)
+            self._refuse(start_line, headers.get("Origin"))
             return None
         try:
             prepared = self._inner.headers_received(start_line, headers)
         except HTTPInputError:
-            self._refuse(start_line)
+            self._refuse(start_line, headers.get("Origin"))
             return None
         if prepared is not None:
             return prepared
@@ -183,18 +198,19 @@ class _AdmittedRequest(HTTPMessageDelegate):
             self._is_heard = False
             raise HTTPInputError(f"Invalid framing: {error}") from None
 
-    def _refuse(self, start_line: RequestStartLine) -> None:
+    def _refuse(self, start_line: RequestStartLine, origin: str | None) -> None:
         """400, and the end of the connection."""
         self._is_heard = False
         status = 400
         reason = http.client.responses[status]
         body = compact({"message": reason}).encode()
-        headers = HTTPHeaders({"Content-Type": "application/json", "Content-Length": str(len(body))})
+        path = start_line.path.partition("?")[0]
+        headers = HTTPHeaders(cors_headers(path, start_line.method, origin, self._allowed_origins()))
+        headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
         self._answer.close_afterwards()
         self._answer.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)
         self._answer.finish()
         if self._access_log:
             # As log_request() does; who stands behind a proxy is not known yet.
-            path = shown_path(start_line.path.partition("?")[0])
-            extra = {"method": start_line.method, "path": path, "status": status}
+            extra = {"method": start_line.method, "path": shown_path(path), "status": status}
             log.info("request", extra=extra | {"remote_ip": str(self._answer.context)})

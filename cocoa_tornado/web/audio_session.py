@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from ..rules import transcripts
 from ..rules.audio import AudioFormat
 from ..rules.endpointing import End, Segment
 from ..rules.identity import DeviceIdentity
+from ..rules.strict_json import read_json
 from ..rules.upload import UploadClock
 from ..transcriber import Transcriber, Utterance
 
@@ -64,8 +64,8 @@ def is_audio_end(text: str) -> bool:
     if len(text) > 1000 or "audio_end" not in text:
         return False
     try:
-        message = json.loads(text)
-    except (ValueError, RecursionError):
+        message = read_json(text)
+    except ValueError:
         return False
     return isinstance(message, dict) and message.get("type") == "audio_end"
 

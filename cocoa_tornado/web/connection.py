@@ -14,6 +14,7 @@ from ..rules import frames
 from ..rules.box import Place
 from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
 from ..rules.identity import DeviceIdentity
+from ..rules.labels import CLOSE_CODES
 from ..rules.outbox import Outbox, OutboxLimits
 from ..rules.rate import RateBucket
 from ..rules.slots import Ticket
@@ -544,7 +545,7 @@ class DeviceConnection:
             self._inbound = None  # it knows this connection: no circle is left for the collector
         if self._box is not None:
             self._box.close()
-        count(context.counters.closed, code if code in KNOWN_CODES else "other")
+        count(context.counters.closed, code if code in CLOSE_CODES else "other")
         fate = "dropped" if self._box is None else "left_in_box"
         log.info("device disconnected", extra=self.who() | {"outcome": outcome, "code": code, fate: dropped})
 
@@ -558,9 +559,3 @@ class DeviceConnection:
     def who(self) -> dict[str, object]:
         """What every log line about this connection says."""
         return {"device_id": self.identity.device_id, "conn": self.ticket.number}
-
-
-KNOWN_CODES = frozenset(
-    ["lost", *map(str, (1000, 1001, 1002, 1003, 1005, 1007, 1008, 1009, 1011, 1012, 1013, 4401, 4409))]
-)
-"""Values of the label ``code``: a device could make up thousands of others."""

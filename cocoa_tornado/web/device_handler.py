@@ -13,7 +13,7 @@ from ..hub import Refused
 from ..metrics import count
 from ..rules.box import NO_CURSOR_YET, Place
 from ..rules.cursors import read_cursor
-from ..rules.handshake import Refusal, accept_value, check_upgrade
+from ..rules.handshake import NOT_WEBSOCKET, Refusal, accept_value, check_upgrade
 from ..rules.identity import DeviceIdentity, FoundToken, find_token
 from ..rules.origins import origin_allowed
 from ..rules.slots import Ticket
@@ -30,8 +30,11 @@ log = logging.getLogger("cocoa.device")
 
 
 class DeviceHandler(GatewayErrors, WebSocketHandler):
-    """One handshake. The order of the answers: 426 and 400, 503 (draining), 401, 403, 400 (interim, cursor), 503 (the
-    mailbox cannot say whether the cursor is known), 409 and 503 (full).
+    """One handshake. The order of the answers: 426 (another version) and 400, 503 (draining), 401, 403, 400 (interim,
+    cursor), 503 (the mailbox cannot say whether the cursor is known), 409 and 503 (full).
+
+    A plain GET is judged in the same order and changes nothing: where nothing else is wrong it is a 426. A web page
+    asks that way why its WebSocket was refused, which browsers keep from it.
 
     After the upgrade the connection is a :class:`~cocoa_tornado.web.connection.DeviceConnection`, and neither this
     handler nor its request is kept: there may be a hundred thousand of them.
@@ -49,10 +52,15 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     conn: int | None = None
     outcome: str = ""
     after: Place | None = None
+    _is_plain = False
     _admission: asyncio.Task[Ticket] | None = None
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        refusal = self._check_request()
+        not_upgradable = self._check_upgrade()
+        self._is_plain = not_upgradable is not None and not_upgradable.outcome == NOT_WEBSOCKET
+        refusal = None if self._is_plain else not_upgradable
+        if refusal is None and self.context.hub.draining:
+            refusal = self._unavailable("draining")
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -69,6 +77,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         refusal = self._check_origin_and_query() or await self._check_after(identity)
         if refusal is not None:
             self._refuse(refusal)
+            return
+        if not_upgradable is not None:
+            self._refuse(self._look_for_a_slot(identity) or not_upgradable)
             return
         if self._is_over:
             return
@@ -91,18 +102,20 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         """It was refused, or the client has vanished."""
         return self.outcome != ""
 
-    def _check_request(self) -> Refusal | None:
+    def _share(self) -> None:
+        """A page reads the answer to its plain GET only: of a WebSocket it learns nothing but that it failed."""
+        if "Upgrade" not in self.request.headers:
+            super()._share()
+
+    def _check_upgrade(self) -> Refusal | None:
         headers = self.request.headers
-        refusal = check_upgrade(
+        return check_upgrade(
             # RFC 9110, 7.8: in an HTTP/1.0 request the field means nothing.
             None if self.request.version == "HTTP/1.0" else headers.get("Upgrade"),
             headers.get("Connection"),
             headers.get("Sec-WebSocket-Version"),
             headers.get("Sec-WebSocket-Key"),
         )
-        if refusal is None and self.context.hub.draining:
-            refusal = self._unavailable("draining")
-        return refusal
 
     def _find_token(self) -> FoundToken:
         headers = self.request.headers
@@ -153,6 +166,11 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         """Whether the device asks for growing hypotheses of what it says; None: it can't be told."""
         return flag(self.request.query_arguments.get("interim", ()))
 
+    def _look_for_a_slot(self, identity: DeviceIdentity) -> Refusal | None:
+        """As things are now; nobody is challenged."""
+        obstacle = self.context.hub.obstacle(identity.device_id)
+        return None if obstacle is None else self._no_slot(obstacle)
+
     async def _reserve(self, identity: DeviceIdentity) -> Ticket | None:
         """A ticket, or None where the answer has been given or nobody is left to hear it."""
         self._admission = asyncio.ensure_future(self.context.hub.reserve(identity.device_id))
@@ -163,7 +181,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
                 return None
             raise
         except Refused as refused:
-            self._refuse(self._duplicate() if refused.reason == "device" else self._unavailable(refused.reason))
+            self._refuse(self._no_slot(refused.reason))
             return None
         finally:
             self._admission = None
@@ -210,7 +228,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             },
         )
 
-    def _duplicate(self) -> Refusal:
+    def _no_slot(self, obstacle: str) -> Refusal:
+        if obstacle != "device":
+            return self._unavailable(obstacle)
         return Refusal(409, "Device already connected", "duplicate", self._retry_after())
 
     def _unavailable(self, outcome: str) -> Refusal:
@@ -227,4 +247,5 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     def _end(self, outcome: str) -> None:
         self.outcome = outcome
-        count(self.context.devices.counters.handshakes, outcome)
+        # A page that asks for the reason of a refusal must not make it two.
+        count(self.context.devices.counters.handshakes, NOT_WEBSOCKET if self._is_plain else outcome)

@@ -1,9 +1,7 @@
-"""Plain HTTP: health, readiness, metrics, tokens, publishing, and errors as the contract has them."""
+"""Plain HTTP: health, readiness, metrics, and errors as the contract has them."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 import http.client
 import json
 import logging
@@ -13,19 +11,19 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tornado.web import HTTPError, RequestHandler, stream_request_body
+from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
 from ..brokers.port import Broker, BrokerState
-from ..errors import BrokerError, IdentityError
+from ..errors import IdentityError
 from ..hub import Hub
 from ..identity.keys import Signer
-from ..identity.minting import TokenRequest, token_claims
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage, count
 from ..rules.byte_budget import ByteBudget
-from ..rules.identity import DEVICE_CLAIMS, DeviceIdentity, TokenPolicy, check_claims, find_token
+from ..rules.cors import cors_headers
+from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
 from ..rules.origins import Network, client_address, is_trusted
-from ..rules.records import Delivery, decode
+from ..rules.rate import Allowances, LineBudget, RateLimit
 from ..speech.port import SpeechState
 from .answers import Answer
 
@@ -36,8 +34,11 @@ if TYPE_CHECKING:
 
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256
-PUBLISH_PATIENCE_S = 10.0
 MAX_BODIES_BYTES = 16 * 1024 * 1024
+
+MAX_CLIENTS = 8192
+"""So many addresses with wrong credentials, and so many devices that publish, are remembered: 1 MB each. To forget an
+eighth of them takes a few milliseconds."""
 
 log = logging.getLogger("cocoa.http")
 
@@ -52,6 +53,7 @@ class WebContext:
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
     :ivar audio: None while speech is off
     :ivar bodies: what all bodies that are read whole may hold together
+    :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
     hub: Hub
@@ -69,6 +71,9 @@ class WebContext:
     signer: Signer | None = field(default=None, repr=False)
     audio: AudioContext | None = None
     bodies: ByteBudget = field(default_factory=lambda: ByteBudget(MAX_BODIES_BYTES))
+    guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
+    guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
+    publishing: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
 
 
 def compact(value: object) -> str:
@@ -96,8 +101,12 @@ class GatewayErrors(RequestHandler):
 
     context: WebContext
 
+    is_quiet = False
+    """Leave it out of the access log: a client could ask for any number of these lines."""
+
     def initialize(self, context: WebContext) -> None:
         self.context = context
+        self._share()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -105,6 +114,10 @@ class GatewayErrors(RequestHandler):
     def prepare(self) -> None:
         """Before the body of the request, if it has one: what is refused here is refused unread."""
         self.look_behind_the_proxy()
+        if self.request.method == "OPTIONS":
+            # Whatever a subclass judges next: what may be asked depends on nothing.
+            self.options()
+            raise Finish
         assert self.request.method is not None
         if not self._is_implemented(self.request.method):
             raise HTTPError(405)
@@ -153,13 +166,29 @@ class GatewayErrors(RequestHandler):
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         self.answer(status, {"message": message}, headers)
 
+    def options(self, *args: Any, **kwargs: Any) -> None:
+        """What may be asked here; a browser's preflight as well."""
+        self.set_status(204)
+        self.set_header("Allow", self._allowed_methods())
+        self.finish()
+
+    def _share(self) -> None:
+        """Say which web pages may read the answer."""
+        request, allowed = self.request, self.context.allowed_origins
+        headers = cors_headers(request.path, request.method or "", request.headers.get("Origin"), allowed)
+        for name, value in headers.items():
+            self.set_header(name, value)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
+        self._share()  # Tornado has cleared all headers
         message = http.client.responses.get(status_code, "Error")
         headers = {}
         if status_code == 405:
-            allowed = [method for method in self.SUPPORTED_METHODS if self._is_implemented(method)]
-            headers["Allow"] = ", ".join(allowed)
+            headers["Allow"] = self._allowed_methods()
         self.refuse(status_code, message, headers)
+
+    def _allowed_methods(self) -> str:
+        return ", ".join(method for method in self.SUPPORTED_METHODS if self._is_implemented(method))
 
     def _is_implemented(self, method: str) -> bool:
         return getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
@@ -325,114 +354,3 @@ class MetricsHandler(OfTheMoment):
         self.finish(self.context.metrics.render())
 
     head = get
-
-
-class TokenHandler(ReadsBody):
-    """``POST /api/v1/auth/token``: a device token for a backend that knows an API key and its secret.
-
-    The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the token
-    is for a device named after the API key.
-    """
-
-    # A token of 8 KiB, which is the longest that is accepted, has claims of 6 KiB; JSON may escape some of them.
-    max_body_bytes = 16 * 1024
-    _key = ""
-
-    async def judge(self) -> None:
-        if not self.context.credentials or self.context.signer is None:
-            self.refuse(404, "Not Found")
-            return
-        key = self._known_key()
-        if key is None:
-            self.refuse(401, "Invalid credentials")
-        else:
-            self._key = key
-
-    def post(self) -> None:
-        context = self.context
-        if context.signer is None:
-            # A reload has taken it away while the body came.
-            self.refuse(404, "Not Found")
-            return
-        now = context.devices.wall_clock()
-        try:
-            claims = token_claims(self._request(self._key), context.policy, now)
-            # What is signed here must be good enough for the handshake.
-            check_claims(claims, context.policy, now)
-        except IdentityError as error:
-            self.refuse(400, f"Invalid {error.reason}")
-            return
-        except ValueError as error:
-            self.refuse(400, str(error))
-            return
-        token = context.signer.sign(claims)
-        if len(token) > context.policy.max_token_bytes:
-            self.refuse(400, "Token too long")
-            return
-        self.answer(200, {"token": token, "type": "Bearer"}, {"Cache-Control": "no-store"})
-
-    def _known_key(self) -> str | None:
-        """The API key, where its secret came with it.
-
-        Every configured pair is compared, in a time that does not depend on where they differ.
-        """
-        # Tornado reads headers as Latin-1, which keeps every byte; people configure text, and clients send UTF-8.
-        given = "\0".join(self.request.headers.get(name, "") for name in ("X-API-Key", "X-API-Secret"))
-        sent = given.encode("latin-1", "replace")
-        pairs = self.context.credentials.items()
-        matching = [key for key, secret in pairs if hmac.compare_digest(sent, f"{key}\0{secret}".encode())]
-        return matching[0] if matching else None
-
-    def _request(self, key: str) -> TokenRequest:
-        """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
-        try:
-            text = self.body()
-            body = json.loads(text) if text.strip() else {}
-        except (ValueError, RecursionError) as error:
-            raise ValueError("Body is not JSON") from error
-        if not isinstance(body, dict):
-            raise ValueError("Body is not a JSON object")
-        asked = {name: body[name] for name in DEVICE_CLAIMS if name in body}
-        return TokenRequest(device_id=key, user_id=key, extra_claims=asked)
-
-
-class PublishHandler(ReadsBody):
-    """``POST /api/v1/transcriptions``: a device publishes a record to itself, through the broker.
-
-    For trying things out, and for ``probe-device``; on by default only with the embedded broker. The body is the
-    value of a record; the token says for which device, and no other may be named.
-    """
-
-    # A transcript of an hour; decoding so much takes a millisecond.
-    max_body_bytes = 64 * 1024
-    _identity: DeviceIdentity | None = None
-
-    async def judge(self) -> None:
-        if self.context.http_publish:
-            self._identity = await self.identify()
-        else:
-            self.refuse(404, "Not Found")
-
-    async def post(self) -> None:
-        assert self._identity is not None
-        body = self.body()
-        decoded = decode(None, body, 0)
-        if not isinstance(decoded, Delivery):
-            self.refuse(400, f"Invalid record: {decoded.reason}")
-        elif decoded.device_id != self._identity.device_id:
-            self.refuse(403, "The token is for another device")
-        else:
-            await self._publish(decoded.device_id, body)
-
-    async def _publish(self, device_id: str, body: bytes) -> None:
-        broker = self.context.broker
-        if not broker.can_write() or broker.status().state is not BrokerState.READY:
-            self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
-            return
-        try:
-            async with asyncio.timeout(PUBLISH_PATIENCE_S):
-                await asyncio.shield(broker.publish(self.context.results_topic, device_id, body))
-        except (BrokerError, TimeoutError):
-            self.refuse(503, "Broker not available", {"Retry-After": str(self.context.retry_after_s)})
-            return
-        self.answer(202, {"success": True})

@@ -310,3 +310,15 @@ class SlotsMachine(RuleBasedStateMachine):
 
 SlotsMachine.TestCase.settings = examples(125, steps=40)
 TestSlotsMachine = SlotsMachine.TestCase
+
+
+def test_an_obstacle_is_told_without_taking_or_challenging_anything() -> None:
+    slots = Slots(SlotLimits(total=1))
+    assert slots.obstacle("doll") is None
+    assert len(slots) == 0
+    slots.request("doll", 0.0)
+    assert slots.obstacle("doll") == "device"
+    assert slots.obstacle("other") == "full"
+    slots.draining = True
+    assert slots.obstacle("doll") == "draining"
+    assert len(slots) == 1

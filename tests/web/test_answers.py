@@ -12,7 +12,9 @@ from typing import Final
 import pytest
 from tornado.ioloop import IOLoop
 
-from cocoa_tornado.web.handlers import MAX_BODIES_BYTES, PublishHandler, TokenHandler
+from cocoa_tornado.web.handlers import MAX_BODIES_BYTES
+from cocoa_tornado.web.publish_handler import PublishHandler
+from cocoa_tornado.web.token_handler import TokenHandler
 from testing.certificates import write_certificate
 from testing.raw_device import UPGRADE, RawDevice, Response
 from testing.waiting import eventually

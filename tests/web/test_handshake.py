@@ -114,11 +114,72 @@ async def test_the_allow_list_passes(start_gateway: StartGateway) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_plain_get_is_a_426(gateway: Harness) -> None:
-    response = await gateway.http("GET", "/ws")
-    assert response.status == 426
+async def test_an_origin_of_firmwares_own_passes_and_two_of_them_do_not(gateway: Harness) -> None:
+    target = f"/ws?token={gateway.token()}"
+    assert (await handshake(gateway, target, {"Origin": "file://"})).status == 101
+    for origin in ("null", "https://github.com/gilmaimon/TinyWebsockets", "file://, file://"):
+        response = await handshake(gateway, target, {"Origin": origin})
+        assert (response.status, response.body) == (403, b'{"message":"Origin not allowed"}')
+    device = await gateway.dial()
+    device.writer.write(
+        upgrade_request(gateway.token()).replace(b"\r\n\r\n", b"\r\nOrigin: a://b\r\nOrigin: a://b\r\n\r\n")
+    )
+    assert (await device.read_response()).status == 403
+
+
+@pytest.mark.gen_test
+async def test_firmware_whose_origin_has_a_path_passes_where_that_is_listed(start_gateway: StartGateway) -> None:
+    origin = "https://github.com/gilmaimon/TinyWebsockets"
+    gateway = await start_gateway(allowed_origins=(origin,))
+    assert (await handshake(gateway, f"/ws?token={gateway.token()}", {"Origin": origin})).status == 101
+
+
+# -- a plain GET
+
+
+@pytest.mark.gen_test
+async def test_a_plain_get_with_nothing_else_wrong_is_a_426_and_takes_no_slot(gateway: Harness) -> None:
+    response = await gateway.http("GET", f"/ws?token={gateway.token()}")
+    assert (response.status, response.body) == (426, b'{"message":"Upgrade Required"}')
     assert response.headers["upgrade"] == "websocket"
-    assert list(json.loads(response.body)) == ["message"]
+    assert gateway.gateway.hub.slots_taken == 0
+
+
+@pytest.mark.gen_test
+async def test_a_plain_get_is_told_what_an_upgrade_would_be_refused_for(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_connections=2)
+    token = gateway.token("doll")
+    bearer = {"Authorization": f"Bearer {token}"}
+    for target, headers, status, message in (
+        ("/ws", {}, 401, "Missing JWT token"),
+        ("/ws?token=x", {}, 401, "Invalid JWT token"),
+        (f"/ws?token={gateway.token(user_id=None)}", {}, 401, "Invalid JWT claims"),
+        ("/ws", bearer | {"Origin": "https://evil.example"}, 403, "Origin not allowed"),
+        ("/ws?after=x", bearer, 400, "Unknown cursor"),
+    ):
+        response = await gateway.http("GET", target, headers)
+        assert (response.status, json.loads(response.body)) == (status, {"message": message})
+        assert (response.headers.get("www-authenticate") == "Bearer") is (status == 401)
+    await gateway.raw("doll")
+    response = await gateway.http("GET", "/ws", bearer)
+    assert (response.status, json.loads(response.body)) == (409, {"message": "Device already connected"})
+    assert int(response.headers["retry-after"]) > 0
+    await gateway.raw("other")
+    response = await gateway.http("GET", f"/ws?token={gateway.token('third')}")
+    assert (response.status, json.loads(response.body)) == (503, {"message": "Too many connections"})
+    gateway.gateway.hub.drain()
+    response = await gateway.http("GET", "/ws")
+    assert (response.status, json.loads(response.body)) == (503, {"message": "Gateway is draining"})
+    assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.gen_test
+async def test_a_plain_get_challenges_nobody_and_counts_as_no_handshake(gateway: Harness) -> None:
+    await gateway.raw("doll")  # it answers no ping
+    for _ in range(3):
+        assert (await gateway.http("GET", f"/ws?token={gateway.token('doll')}")).status == 409
+    assert gateway.gateway.hub.counters.challenges == 0
+    assert gateway.gateway.counters.handshakes == {"accepted": 1, "not_websocket": 3}
 
 
 @pytest.mark.gen_test

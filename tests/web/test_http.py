@@ -250,6 +250,7 @@ async def test_wrong_credentials_are_a_401_with_its_exact_body(start_gateway: St
     for headers in wrong:
         response = await gateway.http("POST", TOKEN_PATH, headers, b'{"device_id":"x"}')
         assert (response.status, response.body) == (401, b'{"message":"Invalid credentials"}')
+        assert response.headers["www-authenticate"] == "ApiKey"
 
 
 @pytest.mark.gen_test
@@ -366,7 +367,7 @@ async def test_publishing_is_a_503_with_retry_after_while_the_broker_is_away_or_
 async def test_publishing_is_a_503_when_the_broker_does_not_acknowledge_in_time(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.web.handlers.PUBLISH_PATIENCE_S", 0.1)
+    monkeypatch.setattr("cocoa_tornado.web.publish_handler.PATIENCE_S", 0.1)
     broker = TroubledBroker()
     gateway = await start_gateway(broker)
     broker.is_mute = True

@@ -18,8 +18,9 @@ from tornado.httputil import HTTPHeaders
 
 from cocoa_tornado.rules.request_head import MAX_FIELD_LINES, MAX_HEAD_BYTES, MAX_QUERY_FIELDS, HeadScan
 from cocoa_tornado.web.application import _AdmittedRequest
-from cocoa_tornado.web.handlers import PublishHandler, TokenHandler
+from cocoa_tornado.web.publish_handler import PublishHandler
 from cocoa_tornado.web.streams import HttpStream
+from cocoa_tornado.web.token_handler import TokenHandler
 
 from ..harness import Harness
 from ..profiles import examples

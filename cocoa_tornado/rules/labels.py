@@ -1,0 +1,52 @@
+"""Every value that a label of a counter may have. Pure.
+
+A counter that appears only when it is first counted has no rate before that, and an alert on it misses the first fault.
+So ``/metrics`` shows all of these from the start, as 0. What is counted and not listed here fails the tests
+(``tests/harness.py``); ``/metrics`` shows it all the same. Topics are known from the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from .accepting import Obstacle
+from .handshake import NOT_WEBSOCKET
+from .records import REASONS
+
+_TOKEN_REASONS: Final = (
+    *("missing", "ambiguous", "too_long", "malformed", "critical", "algorithm", "unknown_key", "signature"),
+    *("duplicate", "expired", "not_yet", "exp", "nbf", "iat", "issuer", "subject", "audience", "jti"),
+    *("device_id", "device_version", "user_id", "groups"),
+)
+
+CLOSE_CODES: Final = (
+    "lost",  # none was exchanged
+    *("1000", "1001", "1002", "1003", "1005", "1007", "1008", "1009", "1011", "1012", "1013", "4401", "4409"),
+    "other",  # a device could make up thousands
+)
+
+LABELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "cocoa_accept_pauses": tuple(obstacle.value for obstacle in Obstacle),
+    "cocoa_handshakes": (
+        *("accepted", NOT_WEBSOCKET, "bad_version", "bad_key", *_TOKEN_REASONS, "origin", "interim", "cursor"),
+        *("mailbox", "full", "draining", "vanished"),
+    ),
+    "cocoa_connections_closed": CLOSE_CODES,
+    "cocoa_messages_dropped": (
+        *("overflow", "interim", "fault"),
+        # Waiting for a connection that ended, by how it ended.
+        *("drain", "no_pong", "rate_limited", "too_big", "slow_consumer", "token_expired", "replaced"),
+        *("protocol_error", "write_timeout", "closed_by_device", "lost"),
+    ),
+    "cocoa_bodies_refused": ("full", "too_large"),
+    "cocoa_token_requests": ("issued", "wrong_credentials", "limited", "invalid"),
+    "cocoa_records_quarantined": (*sorted(REASONS), "unreadable"),
+    "cocoa_mailbox_lost": ("expired", "overflow"),
+    "cocoa_speech_workers_lost": ("crashed", "stuck", "slow", "nonsense"),
+    "cocoa_speech_streams": (
+        *("transcribed", "no_speech", "failed", "not_decodable", "too_long", "too_large", "timeout", "vanished"),
+        *("busy", "unpublished", "drained"),
+    ),
+}
+"""By family. ``duplicate`` of a handshake is the device's second connection, or a claim that stands twice."""

@@ -1,0 +1,120 @@
+"""``POST /api/v1/auth/token``: a device token for a backend that knows an API key and its secret."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+from typing import Final
+
+from ..errors import IdentityError
+from ..identity.minting import TokenRequest, token_claims
+from ..metrics import count
+from ..rules.identity import DEVICE_CLAIMS, check_claims
+from ..rules.rate import RateLimit, client_of
+from ..rules.strict_json import NamedTwice, read_json
+from .handlers import ReadsBody
+
+WRONG_CREDENTIALS: Final = RateLimit(per_s=1 / 6, burst=10)
+"""Of one client. A person who mistypes a secret does not notice it; a program gets through 14,000 guesses a day."""
+
+# Not Basic, for which a browser would ask its user. The scheme is in no registry; it names the two headers.
+CHALLENGE: Final = "ApiKey"
+
+log = logging.getLogger("cocoa.http")
+
+
+class TokenHandler(ReadsBody):
+    """The optional JSON body may say ``device_id``, ``user_id``, ``device_version`` and ``groups``; without it the
+    token is for a device named after the API key. The order of the answers: 404 (off), 429, 401, 413, 400.
+
+    A client with too many wrong credentials is not judged until it may guess again: right ones too are a 429 for so
+    long. To let those through would tell which guess was right.
+    """
+
+    # A token of 8 KiB, which is the longest that is accepted, has claims of 6 KiB; JSON may escape some of them.
+    max_body_bytes = 16 * 1024
+    _key = ""
+
+    async def judge(self) -> None:
+        context = self.context
+        if not context.credentials or context.signer is None:
+            self.refuse(404, "Not Found")
+            return
+        client, now = client_of(self.request.remote_ip or ""), context.devices.clock()
+        counters = context.devices.counters.token_requests
+        wait_s = context.guesses.wait_s(client, WRONG_CREDENTIALS, now)
+        if wait_s:
+            count(counters, "limited")
+            self.is_quiet = True
+            self.refuse(429, "Too many wrong credentials", {"Retry-After": str(math.ceil(wait_s))})
+            return
+        key = self._known_key()
+        if key is not None:
+            self._key = key
+            return
+        count(counters, "wrong_credentials")
+        if context.guesses.spend(client, WRONG_CREDENTIALS, now):
+            self._log_burst(client, now)
+        self.refuse(401, "Invalid credentials", {"WWW-Authenticate": CHALLENGE})
+
+    def post(self) -> None:
+        outcome, status, text = self._issue(self._key)
+        count(self.context.devices.counters.token_requests, outcome)
+        if status == 200:
+            self.answer(200, {"token": text, "type": "Bearer"}, {"Cache-Control": "no-store"})
+        else:
+            self.refuse(status, text)
+
+    def _log_burst(self, client: str, now: float) -> None:
+        """One line until the client has been quiet for a minute; not many more for any number of clients."""
+        left_out = self.context.guess_lines.take(now)
+        if left_out is not None:
+            extra: dict[str, object] = {"remote_ip": client} | ({"left_out": left_out} if left_out else {})
+            log.warning("too many wrong credentials", extra=extra)
+
+    def _issue(self, key: str) -> tuple[str, int, str]:
+        """The outcome for the counter; the status; the token, or what to tell the caller."""
+        context = self.context
+        if context.signer is None:
+            # A reload has taken it away while the body came.
+            return "invalid", 404, "Not Found"
+        now = context.devices.wall_clock()
+        try:
+            claims = token_claims(self._request(key), context.policy, now)
+            # What is signed here must be good enough for the handshake.
+            check_claims(claims, context.policy, now)
+        except IdentityError as error:
+            return "invalid", 400, f"Invalid {error.reason}"
+        except ValueError as error:
+            return "invalid", 400, str(error)
+        token = context.signer.sign(claims)
+        if len(token) > context.policy.max_token_bytes:
+            return "invalid", 400, "Token too long"
+        return "issued", 200, token
+
+    def _known_key(self) -> str | None:
+        """The API key, where its secret came with it.
+
+        Every configured pair is compared, in a time that does not depend on where they differ.
+        """
+        # Tornado reads headers as Latin-1, which keeps every byte; people configure text, and clients send UTF-8.
+        given = "\0".join(self.request.headers.get(name, "") for name in ("X-API-Key", "X-API-Secret"))
+        sent = given.encode("latin-1", "replace")
+        pairs = self.context.credentials.items()
+        matching = [key for key, secret in pairs if hmac.compare_digest(sent, f"{key}\0{secret}".encode())]
+        return matching[0] if matching else None
+
+    def _request(self, key: str) -> TokenRequest:
+        """What the body asks for. ValueError with a text for the caller, if it is no JSON object."""
+        try:
+            text = self.body()
+            body = read_json(text) if text.strip() else {}
+        except NamedTwice as error:
+            raise ValueError("Body names a member twice") from error
+        except ValueError as error:
+            raise ValueError("Body is not JSON") from error
+        if not isinstance(body, dict):
+            raise ValueError("Body is not a JSON object")
+        asked = {name: body[name] for name in DEVICE_CLAIMS if name in body}
+        return TokenRequest(device_id=key, user_id=key, extra_claims=asked)
