@@ -19,11 +19,11 @@ from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorith
 from jwt.exceptions import InvalidKeyError
 
 from ..errors import IdentityError, KeyMaterialError
-from ..rules.identity import DeviceIdentity, TokenPolicy, check_claims
+from ..plain_files import is_utf16
+from ..rules.identity import MIN_SECRET_BYTES, DeviceIdentity, TokenPolicy, check_claims
 from .http_fetch import HttpFetch, shown_url
 from .keys import (
     DEFAULT_ALGORITHMS,
-    MIN_SECRET_BYTES,
     SECRET_ALGORITHMS,
     UNKNOWN_KEY,
     KeyRing,
@@ -97,7 +97,8 @@ def parse_jwks(data: bytes, origin: str, *, remote: bool) -> tuple[VerificationK
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise KeyMaterialError(f"{origin}: is neither a PEM nor a JWKS document") from error
+        problem = "is text in UTF-16; save it as UTF-8" if is_utf16(data) else "is neither a PEM nor a JWKS document"
+        raise KeyMaterialError(f"{origin}: {problem}") from error
     entries = document.get("keys", [document] if "kty" in document else None) if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise KeyMaterialError(f"{origin}: is not a JWKS document: it has no array `keys`")

@@ -37,6 +37,8 @@ from jwt.algorithms import Algorithm, ECAlgorithm, HMACAlgorithm, OKPAlgorithm, 
 from jwt.exceptions import InvalidKeyError
 
 from ..errors import IdentityError, InvalidClaims, InvalidToken, KeyMaterialError
+from ..plain_files import read_file
+from ..rules.identity import MIN_SECRET_BYTES
 
 DEFAULT_ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
 ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448")
@@ -48,8 +50,6 @@ UNKNOWN_KEY: Final = "unknown_key"
 """The reason of a token whose asymmetric key we don't have: a newer key set may hold it."""
 
 MAX_FILE_BYTES: Final = 1 << 20
-MIN_SECRET_BYTES: Final = 32
-"""RFC 7518, 3.2: an HMAC key has at least the size of the hash, here of SHA-256."""
 _MAX_TRIED_KEYS: Final = 16
 _MIN_RSA_BITS: Final = 2048
 
@@ -158,11 +158,10 @@ def asymmetric_key(public: object, origin: str, kid: str | None = None) -> Verif
 def read_key_file(path: Path | str) -> bytes:
     """Return the bytes of a key file.
 
-    :raises KeyMaterialError: it cannot be read, or is over 1 MiB and therefore no key file
+    :raises KeyMaterialError: it cannot be read, is no regular file, or is over 1 MiB and therefore no key file
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = read_file(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         problem = error.strerror if isinstance(error, OSError) else str(error)
         raise KeyMaterialError(f"key file {path}: cannot be read: {problem}") from error

@@ -14,6 +14,8 @@ from typing import Final, Literal, TypeGuard
 
 from ..errors import InvalidClaims, InvalidToken, MissingToken
 
+MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, 3.2: an HMAC key has at least the size of the hash, here of SHA-256."""
 MAX_NAME_BYTES: Final = 128
 """Of a device id, and of a group's name."""
 MAX_GROUPS: Final = 64
