@@ -112,7 +112,8 @@ class ClientCredentials:
         except InvalidURL:
             # It quotes what was taken for the port, which may be a password.
             raise BrokerError(f"the token endpoint {self._shown} has a host or port that cannot be used") from None
-        except (OSError, ValueError, HTTPException) as error:
+        # Any: http.client hands on whatever a server's answer makes its parsers raise.
+        except Exception as error:
             # The text may be the server's own.
             problem = one_line(str(error) or type(error).__name__, MAX_PROBLEM)
             raise BrokerError(f"the token endpoint {self._shown} cannot be used: {problem}") from error
@@ -217,9 +218,8 @@ def post(request: urllib.request.Request, timeout_s: float) -> bytes:
     timer.daemon = True
     timer.start()
     try:
-        with urllib.request.build_opener(_NoRedirects, PlainHandler, SecureHandler).open(
-            request, timeout=timeout_s
-        ) as answer:
+        opener = urllib.request.build_opener(_NoRedirects, PlainHandler, SecureHandler)
+        with opener.open(request, timeout=timeout_s) as answer:
             body = bytes(answer.read(MAX_ANSWER_BYTES + 1))
     except (OSError, HTTPException, ValueError) as error:
         if deadline.is_over and not isinstance(error, urllib.error.HTTPError):

@@ -219,7 +219,7 @@ class JwksSource:
         self.problem = "not read yet"
         self._fetch, self._on_change, self._clock = fetch, on_change, clock
         self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
-        self._document = b""
+        self._document: bytes | None = None  # not b"", which a server may send
         self._failures = 0
         self._closed = False
         self._begun_at: float | None = None

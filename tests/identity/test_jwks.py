@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ from cocoa_tornado.identity.jwks import (
 from cocoa_tornado.identity.keys import KeyRing, Signer
 from cocoa_tornado.rules.identity import TokenPolicy
 
+from ..hostile_answers import HOSTILE, answering
 from .material import SECRET, jwk, jwks, part, private_key, private_pem, public_pem, token
 
 URL = "https://issuer.example/jwks"
@@ -705,6 +707,37 @@ def test_a_fetch_that_is_cancelled_leaves_no_error_in_the_log(caplog: pytest.Log
 
     run(test())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
+def test_whatever_a_key_server_answers_costs_one_short_line(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(url: str) -> None:
+        source = JwksSource(url, HttpFetch(timeout_s=2.0), lambda: None)
+        for _ in range(2):
+            await source.refresh()
+        assert not source.keys
+        assert source.problem.isprintable()
+        assert len(source.problem) < 400
+
+    with answering(lambda write: write(HOSTILE[name])) as url:
+        asyncio.run(asyncio.wait_for(test(url), 2 * DEADLINE_S))
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (line.getMessage(), line.exc_info) == ("jwks unavailable", None)
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"])
+def test_a_key_server_that_drips_is_given_up_in_time(start: bytes) -> None:
+    given_up = threading.Event()
+
+    def drip(write: Callable[[bytes], None]) -> None:
+        write(start)
+        while not given_up.wait(0.02):
+            write(b"x")
+
+    with answering(drip) as url, pytest.raises(KeyMaterialError, match="Timeout"):
+        run(HttpFetch(timeout_s=0.3)(url))  # type: ignore[arg-type]  # it raises, so that no bytes come back
+    given_up.set()
 
 
 def test_a_url_is_shown_without_user_query_and_fragment() -> None:
