@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from cocoa_tornado.plain_files import NotText, read_file, text_of, without_line_end
 from cocoa_tornado.plain_text import quoted
+from cocoa_tornado.settings_sources import MAX_SECRET_BYTES
 
 if TYPE_CHECKING:
     from cocoa_tornado.probe.credentials import Device, Key
@@ -279,9 +281,12 @@ def _secret(value: str, origin: str) -> str:
         secret = value
     else:
         try:
-            secret = Path(value[1:]).read_text(encoding="utf-8").removesuffix("\n")
+            data = read_file(value[1:], MAX_SECRET_BYTES, streams=True)
+            if len(data) > MAX_SECRET_BYTES:
+                raise NotText("is larger than 64 KiB")
+            secret = without_line_end(text_of(data))
         except (OSError, ValueError) as error:
-            problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            problem = error.strerror if isinstance(error, OSError) else f"it {error}"
             raise WrongUsage(f"{origin}: cannot read {value[1:]}: {problem}") from error
     if not secret:
         raise WrongUsage(f"{origin}: the secret is empty.")

@@ -18,7 +18,7 @@ from cocoa_tornado import __version__, logs
 from cocoa_tornado.errors import CocoaError, SettingError
 from cocoa_tornado.service import Gateway, run
 from cocoa_tornado.settings import Settings
-from cocoa_tornado.settings_sources import Loaded, check_files, load
+from cocoa_tornado.settings_sources import Loaded, check_files, check_named_files, load
 
 from .options import SettingsCommand, WrongSetting, load_settings, settings_options
 
@@ -129,7 +129,9 @@ async def _reload_on(
         await hang_up.wait()
         hang_up.clear()
         try:
-            loaded: Loaded = load(config, os.environ, options)
+            # In a thread, for a secret may come from a pipe, which takes its time.
+            loaded: Loaded = await asyncio.to_thread(load, config, os.environ, options)
+            check_named_files(loaded)
             await gateway.reload(loaded.settings)
         except SettingError as error:
             log.error("reload refused", extra={"error": str(error)})

@@ -34,7 +34,7 @@ from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
 from .mailroom import Mailroom
 from .metrics import Counters, GatewayCollector, MetricsPage
-from .rules.addresses import without_user_info
+from .rules.addresses import is_loopback, without_user_info
 from .rules.close_codes import GOING_AWAY
 from .rules.keepalive import ExpiryCalendar, PingWheel
 from .rules.mailbox_urls import sqlite_path
@@ -64,6 +64,7 @@ from .web.device_context import DeviceContext
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
 from .web.listener import Listener, bind
+from .web.revocation import Revocation
 from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
 from .web.turns import new_event_loop
 
@@ -100,12 +101,13 @@ class Gateway:
         self.transcriber: Transcriber | None = None
         self._policy = settings.token_policy
         self._sources = key_sources(settings)
-        options = KeyOptions(algorithms=settings.jwt_algorithms, refresh_s=settings.jwks_refresh_s)
+        options = KeyOptions(settings.jwt_algorithms, settings.jwks_refresh_s, weak_secrets=is_loopback(settings.host))
         self.keys = KeyStore(self._sources, self._policy, options)
         self._tls = make_tls(settings)
         self._listener: Listener | None = None
         self._housekeeping: Housekeeping | None = None
         self._devices: DeviceContext | None = None
+        self._revocation: Revocation | None = None
         self._web: WebContext | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -208,6 +210,8 @@ class Gateway:
             audio=None if self.transcriber is None else audio_intake(self.transcriber, settings),
             mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
         )
+        self._revocation = Revocation(self.keys, self._devices.sockets)
+        self.keys.on_distrust = self._revocation.start
         self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
         engine = self.engine
         collector = GatewayCollector(
@@ -337,6 +341,8 @@ class Gateway:
                 async with asyncio.timeout(max(0.1, end - self._clock())):
                     await self._listener.close_connections()
         await self.keys.close()
+        if self._revocation is not None:
+            self._revocation.stop()
         if self._housekeeping is not None:
             self._housekeeping.stop()
         log.info("stopped", extra={"connections_cut": late})

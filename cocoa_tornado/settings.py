@@ -30,7 +30,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 KafkaClient = Literal["auto", "kafka-python", "confluent"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]
-JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA"]
+JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448"]
 SPEECH_AUTO: Final = "auto"
 SPEECH_OFF: Final = "none://"
 
@@ -133,10 +133,10 @@ class Settings:
     jwt_algorithms: tuple[JwtAlgorithm, ...] = row(
         IDENTITY,
         ("HS256", "RS256", "ES256", "EdDSA"),
-        kinds.ListOf(kinds.Choice("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")),
+        kinds.ListOf(kinds.Choice("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448")),
         "Algorithm that a token may be signed with.",
-        "Each goes with its own kind of key only: HS with ``jwt_secret``, RS256 with RSA, ES256 with P-256, EdDSA with "
-        "Ed25519.",
+        "Each goes with its own kind of key only: HS with ``jwt_secret``, RS256 with RSA, ES256 with P-256, Ed25519 "
+        "and Ed448 with their curves. EdDSA is the older name of both, and a token may use either.",
     )
     jwt_issuer: str = row(
         IDENTITY,
@@ -158,6 +158,15 @@ class Settings:
         IDENTITY, 10.0, kinds.Duration(0, 3600), "How far the clocks of issuer and gateway may differ."
     )
     jwt_lifetime_s: float = row(IDENTITY, 86400.0, kinds.Duration(1), "Life of a token that the token endpoint makes.")
+    jwt_max_lifetime_s: float = row(
+        IDENTITY,
+        0.0,
+        kinds.Duration(0, 36_525 * 86_400),
+        "Longest lifetime of a token that is accepted; 0: any.",
+        "From ``iat`` to ``exp``, or from now where a token has no ``iat``. Off by default, because some fleets have "
+        "tokens of many years; where yours has none, a limit bounds what a leaked token is good for. Not shorter than "
+        "``jwt_lifetime``.",
+    )
     jwks_refresh_s: float = row(
         IDENTITY,
         300.0,
@@ -549,6 +558,7 @@ class Settings:
             audience=self.jwt_audience,
             leeway_s=self.jwt_leeway_s,
             lifetime_s=self.jwt_lifetime_s,
+            max_lifetime_s=self.jwt_max_lifetime_s,
         )
 
     @property

@@ -10,10 +10,14 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from .errors import SettingError
+from .plain_text import one_line
 from .rules.addresses import is_loopback
+from .rules.identity import ADMIN_AUDIENCE, MIN_SECRET_BYTES
 from .settings import TABLE, Settings, non_defaults
 
 DEFAULT: Final = "default"
+NEW_SECRET: Final = "openssl rand -base64 32"
+ADVISED_API_SECRET_BYTES: Final = 16  # they are guessed online only, which the endpoint's rate limit slows down
 _NO_SOURCES: Final[Mapping[str, str]] = MappingProxyType({})
 # The later, the more likely meant: the word that a source begins with.
 _PRECEDENCE: Final = (DEFAULT, "file", "environment", "option")
@@ -68,6 +72,32 @@ def _development_key(settings: Settings) -> Iterator[Fault]:
         )
 
 
+def _short_secrets(settings: Settings) -> Iterator[Fault]:
+    """An HMAC secret can be guessed offline from any one token, so a short one must not guard a network."""
+    if is_loopback(settings.host):
+        return
+    current = [("jwt_secret", settings.jwt_secret)] if settings.jwt_secret else []
+    for key, secret in (*current, *(("jwt_previous_secrets", secret) for secret in settings.jwt_previous_secrets)):
+        size = len(secret.encode("utf-8", "surrogateescape"))
+        if size < MIN_SECRET_BYTES:
+            problem = f"it is {size} bytes long, too short for a gateway that listens on {settings.host}"
+            allowed = f"{MIN_SECRET_BYTES} bytes or more (RFC 7518, 3.2); {NEW_SECRET} makes one"
+            yield Fault((key,), problem, allowed)
+
+
+def advice(settings: Settings) -> Iterator[str]:
+    """What is allowed but unwise, one line each. No line shows a secret."""
+    short = [key for key, secret in settings.api_credentials if len(secret.encode()) < ADVISED_API_SECRET_BYTES]
+    if short and not is_loopback(settings.host):
+        names = one_line(", ".join(short))
+        yield f"api_credentials: secrets under {ADVISED_API_SECRET_BYTES} bytes can be guessed: those of {names}"
+
+
+def _audiences(settings: Settings) -> Iterator[Fault]:
+    if settings.jwt_audience == ADMIN_AUDIENCE:
+        yield Fault(("jwt_audience",), f"{ADMIN_AUDIENCE} is the audience of admin tokens", "another audience, or none")
+
+
 def _keys(settings: Settings) -> Iterator[Fault]:
     with_secret = [name for name in settings.jwt_algorithms if name.startswith("HS")]
     if not settings.jwt_algorithms:
@@ -102,6 +132,9 @@ def _order(settings: Settings) -> Iterator[Fault]:
     if settings.ping_timeout_s > settings.ping_interval_s:
         problem = f"{_written(settings, 'ping_timeout')} is longer than {_written(settings, 'ping_interval')}"
         yield Fault(("ping_timeout", "ping_interval"), problem, "ping_timeout <= ping_interval")
+    if 0 < settings.jwt_max_lifetime_s < settings.jwt_lifetime_s:
+        problem = f"{_written(settings, 'jwt_lifetime')} is longer than {_written(settings, 'jwt_max_lifetime')}"
+        yield Fault(("jwt_max_lifetime", "jwt_lifetime"), problem, "jwt_lifetime <= jwt_max_lifetime")
     if settings.drain_delay_s > settings.drain_grace_s:
         problem = f"{_written(settings, 'drain_delay')} is longer than {_written(settings, 'drain_grace')}"
         yield Fault(("drain_delay", "drain_grace"), problem, "drain_delay <= drain_grace, of which it is a part")
@@ -166,6 +199,8 @@ def _credentials(settings: Settings) -> Iterator[Fault]:
 
 _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     _development_key,
+    _short_secrets,
+    _audiences,
     _keys,
     _credentials,
     _together("tls_cert", "tls_key"),

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from .errors import SettingError
+from .plain_files import NotText, check_file, read_file, text_of, without_line_end
 from .plain_text import one_line, strip_blanks
-from .rules.addresses import masked
+from .rules.addresses import masked, without_user_info
 from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
-from .settings_checks import DEFAULT, check
+from .settings_checks import DEFAULT, advice, check
 from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
 from .settings_table import Setting
 from .speech.engines import engine_of, missing_module
@@ -35,7 +36,10 @@ OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "COCOA_PROBE_TOKEN"})
 """What a command reads from the environment and is no setting."""
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_SECRET_BYTES: Final = 64 * 1024
+MAX_NAMED_FILE_BYTES: Final = 16 * 1024 * 1024
+"""Of a key or a certificate. The largest bundles of certificates have a megabyte."""
 MAX_TABLES: Final = 16
+_BETTER_PLACES: Final = "use the environment, or a file (for a setting that is a secret itself: @FILE)"
 # Long enough for any real path, and short enough to leave room for the rest of the problem.
 _MAX_NAME: Final = 200
 
@@ -108,8 +112,8 @@ def load(config: Path | None, environ: Mapping[str, str], options: Mapping[str, 
     settings = Settings(**values)
     sources = {key: given[key].source if key in given else DEFAULT for key in TABLE}
     check(settings, sources)
-    warnings = (f"no settings, ignored: environment {', '.join(unknown)}",) if unknown else ()
-    return Loaded(settings, warnings, sources, path)
+    ignored = (f"no settings, ignored: environment {', '.join(unknown)}",) if unknown else ()
+    return Loaded(settings, (*ignored, *_on_the_command_line(given.values()), *advice(settings)), sources, path)
 
 
 def check_files(loaded: Loaded) -> None:
@@ -118,17 +122,26 @@ def check_files(loaded: Loaded) -> None:
 
     :raises SettingError: the first that is not
     """
-    for row in TABLE.values():
-        for path in _input_files(row, getattr(loaded.settings, row.attribute)):
-            try:
-                with path.open("rb"):
-                    pass
-            except (OSError, ValueError) as error:
-                problem = f"cannot read {_one_line(masked(str(path)))}: {_reason(error)}"
-                raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
+    check_named_files(loaded)
     _check_speech(loaded.settings.speech, loaded.sources["speech"])
     _check_mailbox(loaded.settings.mailbox, loaded.sources["mailbox"])
     _check_kafka_client(loaded.settings.kafka_client, loaded.sources["kafka_client"])
+
+
+def check_named_files(loaded: Loaded) -> None:
+    """Return if every file that a setting names is one that can be read: keys and certificates.
+
+    Libraries that open them by themselves would wait for a pipe's writer, and say little about what is wrong.
+
+    :raises SettingError: the first that cannot
+    """
+    for row in TABLE.values():
+        for path in _input_files(row, getattr(loaded.settings, row.attribute)):
+            try:
+                check_file(path, MAX_NAMED_FILE_BYTES, utf16=row.is_list)
+            except (OSError, ValueError) as error:
+                problem = f"cannot read {_one_line(masked(str(path)))}: {_reason(error)}"
+                raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
 
 
 def _check_mailbox(url: str, source: str) -> None:
@@ -202,8 +215,7 @@ def _from_file(path: Path, path_source: str) -> Iterator[_Given]:
 def _read_toml(path: Path, path_source: str) -> dict[str, object]:
     source = _one_line(f"file {path}")
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = read_file(path, MAX_FILE_BYTES, streams=True)
     except (OSError, ValueError) as error:
         # ValueError: a path with a NUL in it.
         raise SettingError(
@@ -212,11 +224,12 @@ def _read_toml(path: Path, path_source: str) -> dict[str, object]:
     if len(data) > MAX_FILE_BYTES:
         raise SettingError("config", source, "it is larger than 1 MiB", "a TOML file")
     try:
-        # A byte order mark, which some editors write, is no part of the text.
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SettingError("config", source, f"line {line} is not UTF-8", "a TOML file") from error
+        return tomllib.loads(text_of(data))
+    except NotText as error:
+        fault = error.__cause__
+        lines = data.count(b"\n", 0, fault.start) if isinstance(fault, UnicodeDecodeError) else None
+        subject = "it" if lines is None else f"line {lines + 1}"
+        raise SettingError("config", source, f"{subject} {error}", "a TOML file") from error
     except RecursionError as error:
         raise SettingError("config", source, "it is nested too deep", "a TOML file") from error
     except ValueError as error:
@@ -305,6 +318,20 @@ def _from_options(options: Mapping[str, object]) -> Iterator[_Given]:
         yield _Given(setting, f"option {setting.option}", items, typed, Path())
 
 
+def _on_the_command_line(given: Iterable[_Given]) -> Iterator[str]:
+    """One line for all secrets that stand there as themselves: as settings of their own, or as passwords in URLs."""
+    keys = []
+    for item in given:
+        texts = item.value if isinstance(item.value, list) else [item.value]
+        shown = [text for text in texts if isinstance(text, str) and not text.startswith("@")]
+        secret = filter(None, shown) if item.setting.secret else (t for t in shown if without_user_info(t) != t)
+        if any(secret) and item.source.startswith("option"):
+            keys.append(item.setting.key)
+    if keys:
+        names = ", ".join(key for key in TABLE if key in keys)
+        yield f"secrets on the command line, where any user of this machine can read them: {names}; {_BETTER_PLACES}"
+
+
 def _value(given: _Given) -> object:
     kind, value = given.setting.kind, given.value
     try:
@@ -355,16 +382,15 @@ def _secret_file(value: object, folder: Path) -> str | None:
     # A secret that happens to begin with @ must not be shown either; a path that begins like this is none.
     name = f" {_one_line(value[1:])}" if value.startswith(("@/", "@./", "@../", "@~/")) else ""
     try:
-        with (folder / Path(value[1:]).expanduser()).open("rb") as file:
-            data = file.read(MAX_SECRET_BYTES + 1)
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        raise WrongValue(f"the file{name} that it names after @ is not UTF-8") from None
+        data = read_file(folder / Path(value[1:]).expanduser(), MAX_SECRET_BYTES, streams=True)
+        text = text_of(data) if len(data) <= MAX_SECRET_BYTES else ""
+    except NotText as error:
+        raise WrongValue(f"the file{name} that it names after @ {error}") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise WrongValue(f"cannot read the file{name} that it names after @: {_reason(error)}") from None
     if len(data) > MAX_SECRET_BYTES:
         raise WrongValue(f"the file{name} that it names after @ is larger than 64 KiB")
-    text = text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
+    text = without_line_end(text)
     if not text.strip():
         raise WrongValue(f"the file{name} that it names after @ is empty")
     return text
@@ -377,7 +403,8 @@ def _nearest(name: str, names: Iterable[str], cutoff: float) -> str | None:
 
 def _reason(error: Exception) -> str:
     reason = error.strerror if isinstance(error, OSError) else None
-    return (reason or "not a path").lower()
+    reason = reason or "not a path"
+    return reason[0].lower() + reason[1:]
 
 
 def _lines(text: str) -> list[str]:

@@ -17,15 +17,16 @@ PACKAGE = "cocoa_tornado"
 # decides its layer.
 MAY_IMPORT: dict[str, set[str]] = {
     "plain_text": set(),
+    "plain_files": set(),
     "errors": {"plain_text"},
     "rules": {"errors", "plain_text"},
     "brokers.port": {"rules"},
-    "brokers": {"brokers.port", "rules", "errors"},
-    "identity": {"rules", "errors"},
+    "brokers": {"brokers.port", "rules", "errors", "plain_text"},
+    "identity": {"rules", "errors", "plain_files", "plain_text"},
     "speech.port": {"rules"},
     "speech.engines": {"speech", "errors", "plain_text"},
     "speech": {"speech.port", "speech.engines", "rules", "errors"},
-    "settings": {"speech.engines", "rules", "errors", "plain_text"},
+    "settings": {"speech.engines", "rules", "errors", "plain_files", "plain_text"},
     "logs": set(),
     "hub": {"rules", "errors"},
     "metrics": {"", "hub", "brokers.port", "mailboxes.port", "speech.port", "rules"},
@@ -72,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rules",
         "errors",
     },
-    "cli": {"service", "settings", "identity", "probe", "logs", "rules", "errors", "plain_text", ""},
+    "cli": {"service", "settings", "identity", "probe", "logs", "rules", "errors", "plain_files", "plain_text", ""},
 }
 
 # Rules decide; they neither wait nor speak to anything.

@@ -7,7 +7,7 @@ import pytest
 
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.settings import Settings
-from cocoa_tornado.settings_checks import check
+from cocoa_tornado.settings_checks import advice, check
 
 PASSWORD: dict[str, Any] = {
     "kafka_security_protocol": "SASL_SSL",
@@ -26,7 +26,10 @@ PEM = Path("some.pem")
 
 TOGETHER: list[dict[str, Any]] = [
     {"host": "::1"},
-    {"host": "0.0.0.0", "jwt_secret": "s"},
+    {"host": "0.0.0.0", "jwt_secret": "s" * 32, "jwt_previous_secrets": ("p" * 32,)},
+    {"host": "0.0.0.0", "jwt_secret": "ü" * 16},
+    {"host": "127.0.0.1", "jwt_secret": "s", "jwt_previous_secrets": ("p",)},
+    {"jwt_lifetime_s": 60.0, "jwt_max_lifetime_s": 60.0},
     {"host": "0.0.0.0", "jwt_key": ("k.pem",)},
     {"jwt_key": ("k.pem",), "jwt_algorithms": ("ES256",)},
     {"jwt_key": ("k.pem",), "jwt_signing_key": PEM},
@@ -54,6 +57,15 @@ APART: list[tuple[dict[str, Any], str, str]] = [
     ({"host": "0.0.0.0"}, "host", "0.0.0.0 is not a loopback address"),
     ({"host": "gateway"}, "host", "gateway is not a loopback address"),
     ({"host": "::", "jwt_previous_secrets": ("s",)}, "host", "development key"),
+    ({"host": "0.0.0.0", "jwt_secret": "hunter2" * 4}, "jwt_secret", "28 bytes long, too short"),
+    (
+        {"host": "::", "jwt_secret": "s" * 32, "jwt_previous_secrets": ("p" * 32, "hunter2")},
+        "jwt_previous_secrets",
+        "7 bytes long, too short",
+    ),
+    ({"host": "::", "jwt_key": ("k.pem",), "jwt_previous_secrets": ("p",)}, "jwt_previous_secrets", "too short"),
+    ({"jwt_audience": "cocoa-admin"}, "jwt_audience", "the audience of admin tokens"),
+    ({"jwt_max_lifetime_s": 3600.0}, "jwt_max_lifetime", "jwt_lifetime 24h is longer than jwt_max_lifetime 1h"),
     ({"jwt_algorithms": ()}, "jwt_algorithms", "no algorithm is left"),
     ({"jwt_algorithms": ("ES256",)}, "jwt_algorithms", "none of them works with the development key"),
     ({"jwt_algorithms": ("ES256",), "jwt_secret": "s"}, "jwt_algorithms", "none of them works with jwt_secret"),
@@ -94,6 +106,14 @@ def test_these_do_not_go_together(values: dict[str, Any], name: str, problem: st
     assert caught.value.source == "in the code"
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_short_secrets_of_api_credentials_are_advised_against_off_loopback() -> None:
+    pairs = (("good", "s" * 16), ("weak", "hunter2"))
+    (line,) = advice(Settings(host="0.0.0.0", jwt_secret="s" * 32, api_credentials=pairs))
+    assert line.endswith("those of weak")
+    assert "hunter2" not in line
+    assert not list(advice(Settings(api_credentials=pairs)))
 
 
 def test_the_setting_from_the_highest_source_is_blamed() -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,16 @@ from hypothesis import strategies as st
 from cocoa_tornado import settings_kinds as kinds
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.settings import TABLE, Settings
-from cocoa_tornado.settings_sources import MAX_FILE_BYTES, OTHER_VARIABLES, Loaded, changes, check_files, load, reloaded
+from cocoa_tornado.settings_sources import (
+    MAX_FILE_BYTES,
+    OTHER_VARIABLES,
+    Loaded,
+    changes,
+    check_files,
+    check_named_files,
+    load,
+    reloaded,
+)
 from cocoa_tornado.settings_table import Setting
 
 from .each import assert_each
@@ -126,7 +137,8 @@ def check_three_names(row: Setting, write: Write) -> None:
         "tls_cert": {"COCOA_TLS_KEY": "k"},
         "tls_key": {"COCOA_TLS_CERT": "c"},
         "jwt_signing_key": {"COCOA_JWT_KEY": "k"},
-        "host": {"COCOA_JWT_SECRET": "s"},
+        "host": {"COCOA_JWT_SECRET": "s" * 32},
+        "jwt_max_lifetime": {"COCOA_JWT_LIFETIME": "1s"},
         "high_water": {"COCOA_LOW_WATER": "1"},
         "ping_interval": {"COCOA_PING_TIMEOUT": "1s"},
         "kafka_security_protocol": {
@@ -213,7 +225,8 @@ def test_only_the_winning_value_is_judged() -> None:
         ("port = 1\nhost = x\n", "line 2"),
         ("port = 1\nport = 2\n", "line 2"),
         (b"port = 1\n# caf\xe9\n", "line 2 is not UTF-8"),
-        ("# \u2026".encode("utf-16"), "line 1 is not UTF-8"),
+        ("# \u2026".encode("utf-16"), "it is text in UTF-16, not UTF-8; save it as UTF-8"),
+        ("port = 1".encode("utf-16-be"), "it is text in UTF-16"),
         ("a = " + "[" * 5000, "not"),
         (".".join("a" * 40) + " = 1", "nested too deep"),
         ("a = " + "9" * 5000, "not TOML"),
@@ -448,6 +461,100 @@ def test_a_secret_file_loses_one_newline_at_its_end(tmp_path: Path, content: str
     assert settings.jwt_secret == secret
 
 
+@pytest.mark.parametrize("key", ["jwt_secret", "api_credentials"])
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret").write_bytes(b"\xef\xbb\xbfkey:s\r\n")
+    value = getattr(load(None, {TABLE[key].environment: f"@{tmp_path}/secret"}, {}).settings, key)
+    assert value == {"jwt_secret": "key:s", "api_credentials": (("key", "s"),)}[key]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file_of_settings(write: Write) -> None:
+    assert load(write(b"\xef\xbb\xbfport = 1\r\nhost = '::1'\r\n"), {}, {}).settings == Settings(port=1, host="::1")
+
+
+def test_a_secret_and_a_file_of_settings_may_come_from_a_pipe(tmp_path: Path) -> None:
+    with pipe_of(b"hunter2\n") as secret, pipe_of(b"port = 7\n") as config:
+        settings = load(Path(config), {"COCOA_JWT_SECRET": f"@{secret}"}, {}).settings
+    assert settings == Settings(port=7, jwt_secret="hunter2")
+
+
+@contextmanager
+def pipe_of(data: bytes) -> Iterator[str]:
+    """The path of a pipe that holds ``data``, as a shell's ``<(command)`` is one."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    try:
+        yield f"/dev/fd/{reader}"
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.parametrize("key", ["jwt_key", "jwt_signing_key", "tls_cert", "kafka_ssl_ca"])
+@pytest.mark.parametrize("what", ["pipe", "device", "directory", "huge", "unreadable", "UTF-16"])
+def test_a_key_or_a_certificate_is_a_plain_file_of_bounded_size(tmp_path: Path, key: str, what: str) -> None:
+    path, problem = odd_file(tmp_path, what)
+    if what == "UTF-16" and key == "jwt_key":
+        return  # a JWKS is JSON, which is read in UTF-16 too
+    if what == "unreadable" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    given: dict[str, Any] = {key: (str(path),) if key == "jwt_key" else path}
+    loaded = Loaded(Settings(**given), (), dict.fromkeys(TABLE, "x"), None)
+    with pytest.raises(SettingError, match=f"setting {key} .*: cannot read {path}: .*{problem}") as caught:
+        check_named_files(loaded)
+    assert "\n" not in str(caught.value)
+
+
+def odd_file(folder: Path, what: str) -> tuple[Path, str]:
+    """A path that is not what a key's should be, and what is said about it."""
+    path = folder / "odd"
+    match what:
+        case "pipe":
+            os.mkfifo(path)
+            return path, "is a pipe, not a file"
+        case "device":
+            return Path("/dev/zero"), "is a device, not a file"
+        case "directory":
+            path.mkdir()
+            return path, "directory"
+        case "huge":
+            with path.open("wb") as file:
+                file.truncate(1 << 40)
+            return path, "is larger than 16 MiB"
+        case "unreadable":
+            path.touch(mode=0)
+            return path, "permission denied"
+        case _:
+            path.write_bytes("-----BEGIN PUBLIC KEY-----".encode("utf-16"))
+            return path, "is text in UTF-16; save it as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"jwt_secret": "hunter2"}, "jwt_secret"),
+        ({"jwt_previous_secrets": ("hunter2", "@file")}, "jwt_previous_secrets"),
+        ({"api_credentials": ("a:hunter2",), "kafka_ssl_key_password": ""}, "api_credentials"),
+        ({"mailbox": "redis://:hunter2@redis.example/0", "jwt_secret": "hunter2"}, "jwt_secret, mailbox"),
+        ({"jwt_key": ("https://user:hunter2@issuer.example/jwks",)}, "jwt_key"),
+    ],
+)
+def test_a_secret_on_the_command_line_is_named_in_a_warning(
+    options: dict[str, object], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("s\n")
+    (warning,) = load(None, {}, options).warnings
+    assert f"can read them: {named}; use" in warning
+    assert "hunter2" not in warning
+
+
+def test_a_secret_that_stands_elsewhere_is_no_reason_for_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a:s\n")
+    options = {"jwt_secret": f"@{tmp_path}/file", "api_credentials": (f"@{tmp_path}/file",), "mailbox": "memory://"}
+    assert load(None, {"COCOA_JWT_PREVIOUS_SECRETS": "hunter2"}, options).warnings == ()
+
+
 def test_a_secret_file_named_in_a_file_is_taken_from_its_folder(write: Write, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s\n")
     assert load(write("jwt_secret = '@secret'"), {}, {}).settings.jwt_secret == "s"
@@ -550,10 +657,18 @@ def test_a_reload_applies_what_is_reloadable_and_names_the_rest() -> None:
 
 
 def test_a_reload_cannot_leave_a_network_to_the_development_key() -> None:
-    old = load(None, {"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": "s"}, {})
+    old = load(None, {"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": "s" * 32}, {})
     new = load(None, {"COCOA_HOST": "127.0.0.1"}, {})
     with pytest.raises(SettingError, match="development key"):
         reloaded(old.settings, new.settings)
+
+
+def test_a_reload_cannot_leave_a_network_to_a_short_secret() -> None:
+    old = load(None, {"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": "s" * 32}, {})
+    for change in ({"COCOA_JWT_SECRET": "short"}, {"COCOA_JWT_PREVIOUS_SECRETS": "short"}):
+        new = load(None, {"COCOA_JWT_SECRET": "s" * 32, **change}, {})
+        with pytest.raises(SettingError, match="5 bytes long, too short"):
+            reloaded(old.settings, new.settings)
 
 
 def test_what_the_contract_lets_a_reload_change_is_reloadable() -> None:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
+import socket
+import ssl
 import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException, InvalidURL
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, InvalidURL
+from typing import Any
 
 from ..errors import BrokerError
+from ..plain_text import one_line
 from ..rules.addresses import without_user_info
 
 FETCH_TIMEOUT_S = 5.0
 DEFAULT_LIFE_S = 300.0  # where the answer has no expires_in
+MAX_LIFE_S = 86_400.0  # a token is renewed every day, whatever the answer promises
 MARGIN = 0.2  # of its life, that a token is renewed before it expires
 RETRY_S = 10.0  # after a failure, before it is tried again without need
 MAX_ANSWER_BYTES = 256 * 1024
+MAX_PROBLEM = 200  # characters of an error's text
 
 
 class ClientCredentials:
@@ -36,10 +44,11 @@ class ClientCredentials:
         client_secret: str,
         scope: str | None,
         clock: Callable[[], float] = time.monotonic,
+        timeout_s: float = FETCH_TIMEOUT_S,
     ) -> None:
         self._url, self._client_id, self._secret, self._scope = token_url, client_id, client_secret, scope
         self._shown = without_user_info(token_url)
-        self._clock = clock
+        self._clock, self._timeout_s = clock, timeout_s
         self._lock = threading.Lock()
         self._token = ""
         self._renew_at = self._expires_at = float("-inf")
@@ -75,20 +84,12 @@ class ClientCredentials:
             return
 
     def _renew(self) -> None:
-        answer = self._fetch()
-        token = answer.get("access_token")
-        if not isinstance(token, str) or not token:
-            raise BrokerError(f"the token endpoint {self._shown} answered without an access_token")
-        # Some servers write the number as a string; where it is missing, the life is taken to be short.
-        try:
-            life_s = float(str(answer.get("expires_in", DEFAULT_LIFE_S)))
-        except ValueError:
-            life_s = DEFAULT_LIFE_S
+        token, life_s = parse_grant(self._fetch(), self._shown)
         now = self._clock()
         self._token, self._expires_at = token, now + life_s
         self._renew_at = now + life_s * (1 - MARGIN)
 
-    def _fetch(self) -> dict[str, object]:
+    def _fetch(self) -> bytes:
         form = {"grant_type": "client_credentials"}
         if self._scope:
             form["scope"] = self._scope
@@ -103,16 +104,130 @@ class ClientCredentials:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=FETCH_TIMEOUT_S) as response:
-                answer = json.loads(response.read(MAX_ANSWER_BYTES))
+            return post(request, self._timeout_s)
         except urllib.error.HTTPError as error:
             with error:
-                raise BrokerError(f"the token endpoint {self._shown} answered {error.code}") from error
+                moved = "; redirects are not followed, for the secret would go along" if 300 <= error.code < 400 else ""
+                raise BrokerError(f"the token endpoint {self._shown} answered {error.code}{moved}") from error
         except InvalidURL:
             # It quotes what was taken for the port, which may be a password.
             raise BrokerError(f"the token endpoint {self._shown} has a host or port that cannot be used") from None
-        except (OSError, ValueError, HTTPException) as error:
-            raise BrokerError(f"the token endpoint {self._shown} cannot be used: {error}") from error
-        if not isinstance(answer, dict):
-            raise BrokerError(f"the token endpoint {self._shown} answered something that is not a JSON object")
-        return answer
+        # Any: http.client hands on whatever a server's answer makes its parsers raise.
+        except Exception as error:
+            # The text may be the server's own.
+            problem = one_line(str(error) or type(error).__name__, MAX_PROBLEM)
+            raise BrokerError(f"the token endpoint {self._shown} cannot be used: {problem}") from error
+
+
+def parse_grant(answer: bytes, origin: str) -> tuple[str, float]:
+    """Return the access token in a token endpoint's answer, and its life in seconds. Pure.
+
+    :param origin: what to call the endpoint in an error
+    :raises BrokerError: there is none that can be used
+    """
+    if len(answer) > MAX_ANSWER_BYTES:
+        raise BrokerError(f"the token endpoint {origin} answered more than {MAX_ANSWER_BYTES >> 10} KiB")
+    try:
+        document = json.loads(answer)
+    except (ValueError, RecursionError) as error:
+        raise BrokerError(f"the token endpoint {origin} answered something that is not JSON") from error
+    if not isinstance(document, dict):
+        raise BrokerError(f"the token endpoint {origin} answered something that is not a JSON object")
+    token = document.get("access_token")
+    # RFC 6750, 2.1. A control character would end the token's field in the SASL message (RFC 7628, 3.1).
+    if not isinstance(token, str) or not re.fullmatch(r"[!-~]+", token):
+        raise BrokerError(f"the token endpoint {origin} answered without an access_token that can be used")
+    return token, _life_s(document.get("expires_in"))
+
+
+def _life_s(expires_in: object) -> float:
+    """Some servers write the number as a string; where it is missing or odd, the life is taken to be short."""
+    try:
+        life_s = float(expires_in) if isinstance(expires_in, int | float | str) else DEFAULT_LIFE_S
+    except (ValueError, OverflowError):
+        return DEFAULT_LIFE_S
+    return min(life_s, MAX_LIFE_S) if life_s > 0 else DEFAULT_LIFE_S  # not a number is not above 0 either
+
+
+# --- The request ---------------------------------------------------------------------------------------------------
+
+
+class _Deadline:
+    """Ends a connection that takes too long as a whole: a socket's own timeout begins anew with each byte."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self.is_over = False
+
+    def watch(self, sock: socket.socket) -> None:
+        with self._lock:
+            # A descriptor of our own: TLS takes over the one that it is given.
+            self._socket = sock.dup()
+        if self.is_over:
+            self.end()
+
+    def end(self) -> None:
+        self.is_over = True
+        with self._lock, contextlib.suppress(OSError):
+            if self._socket is not None:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error like any other status: urllib would send the client's secret along, to any host."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def post(request: urllib.request.Request, timeout_s: float) -> bytes:
+    """Send a request, and return the body of a good answer, or its first ``MAX_ANSWER_BYTES + 1`` bytes.
+
+    Takes ``timeout_s`` at most, however slowly the server answers; asking for its address comes on top.
+
+    :raises OSError: no answer, or ``urllib.error.HTTPError``: one that is not good, redirects among them
+    :raises ValueError: the URL cannot be used
+    :raises HTTPException: the answer is not HTTP
+    """
+    deadline = _Deadline()
+
+    class Plain(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            deadline.watch(self.sock)
+
+    class Secure(HTTPSConnection, Plain):
+        """Its ``connect`` calls that of ``Plain`` before the TLS handshake."""
+
+    class PlainHandler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(Plain, req)
+
+    class SecureHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(Secure, req, context=ssl.create_default_context())
+
+    timer = threading.Timer(timeout_s, deadline.end)
+    timer.daemon = True
+    timer.start()
+    try:
+        opener = urllib.request.build_opener(_NoRedirects, PlainHandler, SecureHandler)
+        with opener.open(request, timeout=timeout_s) as answer:
+            body = bytes(answer.read(MAX_ANSWER_BYTES + 1))
+    except (OSError, HTTPException, ValueError) as error:
+        if deadline.is_over and not isinstance(error, urllib.error.HTTPError):
+            raise TimeoutError(f"no whole answer within {timeout_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+        deadline.close()
+    if deadline.is_over:
+        raise TimeoutError(f"no whole answer within {timeout_s:g} s")
+    return body

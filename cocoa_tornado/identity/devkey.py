@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import KeyMaterialError
+from ..plain_files import open_file
 
 FILE_NAME: Final = "development.key"
 _WAY_OUT: Final = "or set COCOA_JWT_SECRET"
@@ -42,7 +43,7 @@ def development_secret(data_dir: Path | None = None) -> DevelopmentKey:
     Processes that race get the same key: it appears in its place whole or not at all, and once.
 
     :param data_dir: the folder that holds it; None is ``user_data_dir()``. Made where it is missing, for its user only
-    :raises KeyMaterialError: it can't be made or read, others may read it, or it is damaged
+    :raises KeyMaterialError: it can't be made or read, it belongs to or may be read by others, or it is damaged
     """
     path = (data_dir or user_data_dir()) / FILE_NAME
     created = False
@@ -82,7 +83,7 @@ def user_data_dir(environ: Mapping[str, str] | None = None, platform: str = sys.
 
 def _create(path: Path) -> bool:
     """Put a new key at ``path`` in one step; return False where another process was first."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -100,15 +101,35 @@ def _create(path: Path) -> bool:
     return True
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it that are missing, all for their user only.
+
+    ``Path.mkdir(parents=True)`` leaves the mode of those above to the umask.
+    """
+    for one in (*reversed(folder.parents), folder):
+        if not os.path.isdir(one):
+            one.mkdir(mode=0o700, exist_ok=True)
+
+
 def _read(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         status = os.fstat(file.fileno())
-        data = file.read(_MAX_FILE_BYTES) if stat.S_ISREG(status.st_mode) else b""
-    if os.name == "posix" and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = stat.S_IMODE(status.st_mode)
-        raise KeyMaterialError(f"development key {path}: others may use it (mode {mode:04o}); run: chmod 600 {path}")
+        _check_owner(path, status)
+        data = file.read(_MAX_FILE_BYTES)
     secret = data.decode("ascii", "replace").strip()
     if not _SECRET.fullmatch(secret):
         state = "damaged" if secret else "empty"
         raise KeyMaterialError(f"development key {path}: is {state}; delete it, and the next start makes a new one")
     return secret
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """A symbolic link may lead to the key: what counts is whose the file is, and who may use it."""
+    if os.name != "posix":
+        return
+    if status.st_uid != os.geteuid():
+        problem = f"belongs to another user (uid {status.st_uid}), who can be any device; delete it, {_WAY_OUT}"
+        raise KeyMaterialError(f"development key {path}: {problem}")
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.S_IMODE(status.st_mode)
+        raise KeyMaterialError(f"development key {path}: others may use it (mode {mode:04o}); run: chmod 600 {path}")

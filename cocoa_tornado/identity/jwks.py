@@ -14,20 +14,20 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
 
 from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
-from tornado.httpclient import HTTPError
-from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from ..errors import IdentityError, KeyMaterialError
-from ..rules.identity import DeviceIdentity, TokenPolicy, check_claims
+from ..plain_files import is_utf16
+from ..rules.identity import MIN_SECRET_BYTES, DeviceIdentity, TokenPolicy, check_claims
+from .http_fetch import HttpFetch, shown_url
 from .keys import (
     DEFAULT_ALGORITHMS,
     SECRET_ALGORITHMS,
     UNKNOWN_KEY,
     KeyRing,
+    Proof,
     Signer,
     VerificationKey,
     asymmetric_key,
@@ -73,11 +73,13 @@ class KeyOptions:
     :ivar algorithms: what tokens may be signed with
     :ivar refresh_s: how often a URL is read again, within 10 %
     :ivar min_interval_s: how long after one reading an unknown key may cause the next
+    :ivar weak_secrets: HMAC secrets under 32 bytes are accepted, with a warning
     """
 
     algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
     refresh_s: float = 300.0
     min_interval_s: float = 10.0
+    weak_secrets: bool = True
 
 
 # --- Documents -----------------------------------------------------------------------------------------------------
@@ -95,7 +97,8 @@ def parse_jwks(data: bytes, origin: str, *, remote: bool) -> tuple[VerificationK
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise KeyMaterialError(f"{origin}: is neither a PEM nor a JWKS document") from error
+        problem = "is text in UTF-16; save it as UTF-8" if is_utf16(data) else "is neither a PEM nor a JWKS document"
+        raise KeyMaterialError(f"{origin}: {problem}") from error
     entries = document.get("keys", [document] if "kty" in document else None) if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise KeyMaterialError(f"{origin}: is not a JWKS document: it has no array `keys`")
@@ -137,7 +140,7 @@ def default_signer(sources: KeySources, algorithms: Collection[str] = DEFAULT_AL
         return Signer.from_secret(sources.secrets[0], for_secrets[0])
     for path in sources.files:
         if b"PRIVATE KEY-----" in read_key_file(path):
-            return Signer.from_file(path)
+            return Signer.from_file(path).preferring(algorithms)
     return None
 
 
@@ -157,7 +160,8 @@ def _key_of(entry: object, origin: str, *, remote: bool) -> VerificationKey:
         return key
     if algorithm not in key.algorithms:
         raise KeyMaterialError(f"{origin}: alg is not one for its kind")
-    return VerificationKey((algorithm,), key.material, kid)
+    # Of the Edwards curves one algorithm has two names, and either stands for both.
+    return VerificationKey((algorithm,), key.material, kid) if key.is_secret else key
 
 
 def _material_of(entry: Mapping[str, object], origin: str, kid: str | None, *, remote: bool) -> VerificationKey:
@@ -185,54 +189,6 @@ def _is_url(location: str) -> bool:
 
 
 # --- One URL -------------------------------------------------------------------------------------------------------
-
-
-class HttpFetch:
-    """Fetches over HTTP on the IOLoop: within ``timeout_s``, at most ``max_bytes``.
-
-    Redirects are not followed: the URL is what the operator trusts. Certificates are verified.
-    """
-
-    __slots__ = ("_max_bytes", "_timeout_s")
-
-    def __init__(self, timeout_s: float = 5.0, max_bytes: int = 1 << 20) -> None:
-        self._timeout_s, self._max_bytes = timeout_s, max_bytes
-
-    async def __call__(self, url: str) -> bytes:
-        client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=self._max_bytes)
-        try:
-            answer = client.fetch(
-                url,
-                connect_timeout=self._timeout_s,
-                request_timeout=self._timeout_s,
-                follow_redirects=False,
-                decompress_response=False,  # so that max_bytes bounds what is held
-                headers={"Accept": "application/jwk-set+json, application/json"},
-            )
-            # Where we are cancelled, Tornado's future runs on to its timeout: it logs an error if it is cancelled, and
-            # asyncio logs one if nobody looks at how it ended.
-            answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            response = await asyncio.shield(answer)
-        except (HTTPError, OSError, ValueError) as error:
-            raise KeyMaterialError(f"{shown_url(url)}: {_problem(error)}") from error
-        finally:
-            client.close()
-        return response.body
-
-
-def shown_url(url: str) -> str:
-    """Return the URL without what may be secret in it: user, password, query and fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "a URL that cannot be parsed"
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        return f"HTTP {error.code}" if error.code < 599 else error.message or "no answer"
-    return getattr(error, "strerror", None) or type(error).__name__
 
 
 class JwksSource:
@@ -263,7 +219,7 @@ class JwksSource:
         self.problem = "not read yet"
         self._fetch, self._on_change, self._clock = fetch, on_change, clock
         self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
-        self._document = b""
+        self._document: bytes | None = None  # not b"", which a server may send
         self._failures = 0
         self._closed = False
         self._begun_at: float | None = None
@@ -362,6 +318,7 @@ class KeyStore:
 
     :param fetch: how to read a URL
     :param clock: monotonic seconds, for the pace of reading URLs
+    :ivar on_distrust: called when keys are gone: devices of which :meth:`still_trusts` now says False must be closed
     """
 
     def __init__(
@@ -381,6 +338,8 @@ class KeyStore:
         self._local: tuple[VerificationKey, ...] = ()
         self._remote: dict[str, JwksSource] = {}
         self._ring = self._ring_of(())
+        self._trusted: frozenset[Proof] = frozenset()
+        self.on_distrust: Callable[[], None] = lambda: None
         self._swapping = asyncio.Lock()
 
     async def start(self) -> None:
@@ -396,7 +355,7 @@ class KeyStore:
         :raises KeyMaterialError: as for :meth:`start`; nothing has changed then
         """
         async with self._swapping:
-            local = _local_keys(sources)
+            local = _local_keys(sources, weak_secrets=self._options.weak_secrets)
             if not sources.urls and not self._ring_of(local).keys:
                 allowed = ", ".join(self._options.algorithms)
                 raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
@@ -416,12 +375,12 @@ class KeyStore:
         :raises IdentityError: the token is refused
         """
         try:
-            claims = self._ring.verify(token)
+            verified = self._ring.examine(token)
         except IdentityError as error:
             if error.reason == UNKNOWN_KEY and any(source.may_refresh() for source in self._remote.values()):
                 return None
             raise
-        return check_claims(claims, self.policy, now)
+        return check_claims(verified.claims, self.policy, now, verified.proof)
 
     async def identify(self, token: str, now: float) -> DeviceIdentity:
         """Return the device that the token stands for; suspends only to look for a key that is not known yet.
@@ -433,7 +392,16 @@ class KeyStore:
         if identity is not None:
             return identity
         await asyncio.gather(*(source.refresh() for source in self._remote.values() if source.may_refresh()))
-        return check_claims(self._ring.verify(token), self.policy, now)
+        verified = self._ring.examine(token)
+        return check_claims(verified.claims, self.policy, now, verified.proof)
+
+    def still_trusts(self, identity: DeviceIdentity) -> bool:
+        """Whether the key that vouched for a device may still do so.
+
+        While a URL that is configured has never been read, public keys that are gone keep their trust: that URL may be
+        the new place of the very same keys. Secrets never come from a URL, and lose it at once.
+        """
+        return identity.proof in self._trusted
 
     def status(self) -> tuple[bool, str]:
         """Return whether every source has been read, and one line for people. A URL failing later is still True."""
@@ -459,14 +427,23 @@ class KeyStore:
     def _rebuild(self) -> None:
         remote = (key for source in self._remote.values() for key in source.keys)
         self._ring = self._ring_of((*self._local, *remote))
+        before, self._trusted = self._trusted, self._ring.proofs
+        if not all(source.loaded for source in self._remote.values()):
+            self._trusted |= {proof for proof in before if proof[1] not in SECRET_ALGORITHMS}
+        if before - self._trusted:
+            self.on_distrust()
 
     def _ring_of(self, keys: Iterable[VerificationKey]) -> KeyRing:
         return KeyRing(keys, self._options.algorithms, self.policy.max_token_bytes)
 
 
-def _local_keys(sources: KeySources) -> tuple[VerificationKey, ...]:
+def _local_keys(sources: KeySources, *, weak_secrets: bool) -> tuple[VerificationKey, ...]:
     if not sources.secrets and not sources.locations:
         raise KeyMaterialError("no key is configured: set a JWT secret or a JWT key")
-    secrets = (secret_key(secret, "jwt secret") for secret in sources.secrets)
-    in_files = (key for path in sources.files for key in keys_from_file(path))
-    return (*secrets, *in_files)
+    keys = [("jwt secret", secret_key(secret, "jwt secret")) for secret in sources.secrets]
+    keys += [(f"key file {path}", key) for path in sources.files for key in keys_from_file(path)]
+    for origin, key in keys:
+        if isinstance(key.material, bytes) and len(key.material) < MIN_SECRET_BYTES and not weak_secrets:
+            problem = f"holds an HMAC secret of {len(key.material)} bytes; off loopback it needs {MIN_SECRET_BYTES}"
+            raise KeyMaterialError(f"{origin}: {problem} or more (RFC 7518, 3.2)")
+    return tuple(key for _, key in keys)

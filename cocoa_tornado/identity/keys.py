@@ -1,15 +1,17 @@
 """Keys, and the two things they do: verify a compact JWS (:class:`KeyRing`) and sign one (:class:`Signer`).
 
 A key's kind decides its algorithms when the key is loaded, never the token's header: a secret verifies HMAC and
-nothing else, an RSA key RS256, a P-256 key ES256, an Ed25519 key EdDSA. The signatures themselves are PyJWT's and
-cryptography's work; the splitting of the token is done here, because it is stricter than JOSE libraries are: one
-spelling per signature, no name twice in an object. What the claims must say is ``cocoa_tornado.rules.identity``.
+nothing else, an RSA key RS256, a P-256 key ES256, an Ed25519 or Ed448 key EdDSA, which RFC 9864 also calls by the
+curve. The signatures themselves are PyJWT's and cryptography's work; the splitting of the token is done here, because
+it is stricter than JOSE libraries are: one spelling per signature, no name twice in an object. What the claims must say
+is ``cocoa_tornado.rules.identity``.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import itertools
 import json
 import logging
@@ -22,27 +24,40 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from jwt.algorithms import Algorithm, ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import InvalidKeyError
 
 from ..errors import IdentityError, InvalidClaims, InvalidToken, KeyMaterialError
+from ..plain_files import read_file
+from ..rules.identity import MIN_SECRET_BYTES
 
 DEFAULT_ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
-ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA")
+ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448")
 SECRET_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+EDDSA: Final = "EdDSA"
+EDWARDS_ALGORITHMS: Final = ("Ed25519", "Ed448")
+"""RFC 9864 names each curve by itself. ``EdDSA`` is RFC 8037's name for both of them."""
 UNKNOWN_KEY: Final = "unknown_key"
 """The reason of a token whose asymmetric key we don't have: a newer key set may hold it."""
 
 MAX_FILE_BYTES: Final = 1 << 20
 _MAX_TRIED_KEYS: Final = 16
-_MIN_SECRET_BYTES: Final = 32
 _MIN_RSA_BITS: Final = 2048
 
-PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
-PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
+PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
+PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+Proof: TypeAlias = tuple[bytes, str]
+"""A key's digest and an algorithm: what has vouched for a token. Two readings of one key make equal proofs."""
+_UNSUPPORTED: Final = "key of an unsupported kind; use RSA, EC P-256, Ed25519 or Ed448"
 
 _log = logging.getLogger("cocoa.identity")
 _IMPLEMENTATIONS: Final[Mapping[str, Algorithm]] = {
@@ -52,6 +67,8 @@ _IMPLEMENTATIONS: Final[Mapping[str, Algorithm]] = {
     "RS256": RSAAlgorithm(RSAAlgorithm.SHA256),
     "ES256": ECAlgorithm(ECAlgorithm.SHA256),
     "EdDSA": OKPAlgorithm(),
+    "Ed25519": OKPAlgorithm(),
+    "Ed448": OKPAlgorithm(),
 }
 _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
@@ -68,6 +85,17 @@ class VerificationKey:
     material: bytes | PublicKey = field(repr=False)
     kid: str | None = None
 
+    @property
+    def is_secret(self) -> bool:
+        return isinstance(self.material, bytes)
+
+    def digest(self) -> bytes:
+        """What tells this key from every other; of a secret it shows nothing. Its ``kid`` is no part of the key."""
+        if isinstance(self.material, bytes):
+            return hashlib.sha256(b"secret:" + self.material).digest()
+        public = self.material.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(b"public:" + public).digest()
+
 
 # --- Loading -------------------------------------------------------------------------------------------------------
 
@@ -75,14 +103,15 @@ class VerificationKey:
 def secret_key(secret: str | bytes, origin: str, kid: str | None = None) -> VerificationKey:
     """Return the key for an HMAC secret.
 
-    Warns once, here, where the secret is shorter than its hash (32 bytes); it is accepted all the same.
+    Warns once, here, where the secret is shorter than its hash (32 bytes). Whether it is accepted all the same depends
+    on where the gateway listens, which is ``KeyStore``'s affair.
 
     :param origin: what to call it in errors and the log: a setting or a file, never the secret
     :raises KeyMaterialError: it is empty, or is a PEM, a JWK or another key in disguise, which anyone may know
     """
     checked = _checked_secret(secret, origin)
-    if len(checked) < _MIN_SECRET_BYTES:
-        extra = {"origin": origin, "bytes": len(checked), "advised_bytes": _MIN_SECRET_BYTES}
+    if len(checked) < MIN_SECRET_BYTES:
+        extra = {"origin": origin, "bytes": len(checked), "advised_bytes": MIN_SECRET_BYTES}
         _log.warning("jwt secret is short", extra=extra)
     return VerificationKey(SECRET_ALGORITHMS, checked, kid)
 
@@ -120,18 +149,19 @@ def asymmetric_key(public: object, origin: str, kid: str | None = None) -> Verif
             raise KeyMaterialError(f"{origin}: EC key on the curve {public.curve.name}; only P-256 is supported")
         return VerificationKey(("ES256",), public, kid)
     if isinstance(public, Ed25519PublicKey):
-        return VerificationKey(("EdDSA",), public, kid)
-    raise KeyMaterialError(f"{origin}: key of an unsupported kind; use RSA, EC P-256 or Ed25519")
+        return VerificationKey((EDDSA, "Ed25519"), public, kid)
+    if isinstance(public, Ed448PublicKey):
+        return VerificationKey((EDDSA, "Ed448"), public, kid)
+    raise KeyMaterialError(f"{origin}: {_UNSUPPORTED}")
 
 
 def read_key_file(path: Path | str) -> bytes:
     """Return the bytes of a key file.
 
-    :raises KeyMaterialError: it cannot be read, or is over 1 MiB and therefore no key file
+    :raises KeyMaterialError: it cannot be read, is no regular file, or is over 1 MiB and therefore no key file
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+        data = read_file(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         problem = error.strerror if isinstance(error, OSError) else str(error)
         raise KeyMaterialError(f"key file {path}: cannot be read: {problem}") from error
@@ -180,8 +210,8 @@ def _private_key(block: bytes, origin: str) -> PrivateKey:
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyMaterialError(f"{origin}: holds a private key that cannot be parsed") from error
-    if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey):
-        raise KeyMaterialError(f"{origin}: key of an unsupported kind; use RSA, EC P-256 or Ed25519")
+    if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey):
+        raise KeyMaterialError(f"{origin}: {_UNSUPPORTED}")
     return key
 
 
@@ -199,13 +229,24 @@ def _public_key(label: str, block: bytes, origin: str) -> object:
 # --- Verifying -----------------------------------------------------------------------------------------------------
 
 
+class Verified(NamedTuple):
+    """The claims of a genuine token, and what has vouched for it."""
+
+    claims: Mapping[str, object]
+    proof: Proof
+
+
 class KeyRing:
     """An immutable set of keys; to change it, make another and swap.
 
+    An Edwards key verifies ``EdDSA`` and the name of its curve alike, whichever of the two is allowed: they are one
+    algorithm. ``EdDSA`` allows both curves.
+
     :param algorithms: tokens of all other algorithms are refused, whatever keys there are
+    :ivar proofs: what vouches for tokens
     """
 
-    __slots__ = ("_by_algorithm", "_max_token_bytes", "keys")
+    __slots__ = ("_by_algorithm", "_max_token_bytes", "keys", "proofs")
 
     def __init__(
         self,
@@ -213,11 +254,18 @@ class KeyRing:
         algorithms: Collection[str] = DEFAULT_ALGORITHMS,
         max_token_bytes: int = 8192,
     ) -> None:
-        self.keys = tuple(key for key in keys if any(name in algorithms for name in key.algorithms))
+        curves = {name for name in EDWARDS_ALGORITHMS if EDDSA in algorithms or name in algorithms}
+        precise = {*algorithms, *curves} - {EDDSA}
+        accepted = {*precise, EDDSA} if curves else precise
+        self.keys = tuple(key for key in keys if not precise.isdisjoint(key.algorithms))
         self._max_token_bytes = max_token_bytes
-        self._by_algorithm = {
-            name: tuple(key for key in self.keys if name in key.algorithms) for name in ALGORITHMS if name in algorithms
+        proven = [(key, key.digest()) for key in self.keys]
+        self._by_algorithm: dict[str, tuple[tuple[VerificationKey, Proof], ...]] = {
+            name: tuple((key, (digest, name)) for key, digest in proven if name in key.algorithms)
+            for name in ALGORITHMS
+            if name in accepted
         }
+        self.proofs = frozenset(proof for keys in self._by_algorithm.values() for _, proof in keys)
 
     def __repr__(self) -> str:
         return f"<KeyRing {self.describe()}>"
@@ -228,6 +276,10 @@ class KeyRing:
         return f"{len(self.keys)} {'key' if len(self.keys) == 1 else 'keys'} ({', '.join(names) or 'none'})"
 
     def verify(self, token: str) -> Mapping[str, object]:
+        """Return the claims of :meth:`examine`."""
+        return self.examine(token).claims
+
+    def examine(self, token: str) -> Verified:
         """Return the claims of a token that one of the keys has signed; what they say is not judged.
 
         A ``kid`` selects its key; keys without one are tried too, at most 16 keys for a token.
@@ -243,22 +295,23 @@ class KeyRing:
         algorithm, kid = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str) or not (kid is None or isinstance(kid, str)):
             raise InvalidToken("malformed")
-        self._check_signature(signed, algorithm, kid)
-        return _json_object(signed.payload, InvalidClaims)
+        proof = self._check_signature(signed, algorithm, kid)
+        return Verified(_json_object(signed.payload, InvalidClaims), proof)
 
-    def _check_signature(self, signed: _Signed, algorithm: str, kid: str | None) -> None:
+    def _check_signature(self, signed: _Signed, algorithm: str, kid: str | None) -> Proof:
         keys = self._by_algorithm.get(algorithm)
         asymmetric = algorithm not in SECRET_ALGORITHMS
         if keys is None or not (keys or asymmetric):
             raise InvalidToken("algorithm")
-        named = [key for key in keys if key.kid == kid]
+        named = [entry for entry in keys if entry[0].kid == kid]
         # Cases: named by its kid; no kid in the token: any key may be it; a kid that no key of ours has: it can only
         # be a key that was loaded without an id (a PEM or a secret).
-        candidates = named if named and kid is not None else [key for key in keys if kid is None or key.kid is None]
+        known = named and kid is not None
+        candidates = named if known else [entry for entry in keys if kid is None or entry[0].kid is None]
         implementation = _IMPLEMENTATIONS[algorithm]
-        for key in itertools.islice(candidates, _MAX_TRIED_KEYS):
+        for key, proof in itertools.islice(candidates, _MAX_TRIED_KEYS):
             if implementation.verify(signed.message, key.material, signed.signature):
-                return
+                return proof
         unknown = asymmetric and (not keys or (kid is not None and not named))
         raise InvalidToken(UNKNOWN_KEY if unknown else "signature")
 
@@ -325,13 +378,14 @@ def _json_object(data: bytes, on_duplicate: type[IdentityError]) -> dict[str, ob
 class Signer:
     """Signs claims with one key and one algorithm.
 
+    :param others: algorithms that the key signs as well
     :ivar algorithm: what stands in the header of its tokens
     """
 
-    __slots__ = ("_header", "_key", "algorithm")
+    __slots__ = ("_header", "_key", "algorithm", "others")
 
-    def __init__(self, key: bytes | PrivateKey, algorithm: str) -> None:
-        self.algorithm = algorithm
+    def __init__(self, key: bytes | PrivateKey, algorithm: str, others: Collection[str] = ()) -> None:
+        self.algorithm, self.others = algorithm, tuple(others)
         self._key = key
         self._header = _encode_part(compact_json({"alg": algorithm, "typ": "JWT"}))
 
@@ -357,13 +411,21 @@ class Signer:
         for label, block in _pem_blocks(data):
             if label.endswith("PRIVATE KEY"):
                 private = _private_key(block, origin)
-                return cls(private, asymmetric_key(private.public_key(), origin).algorithms[0])
+                first, *others = asymmetric_key(private.public_key(), origin).algorithms
+                return cls(private, first, others)
         raise KeyMaterialError(f"{origin}: holds no PEM private key")
 
     @classmethod
     def from_file(cls, path: Path | str) -> Signer:
         """:meth:`from_pem` for a file."""
         return cls.from_pem(read_key_file(path), f"key file {path}")
+
+    def preferring(self, algorithms: Collection[str]) -> Signer:
+        """Return this signer, or one of the same key whose algorithm is among ``algorithms``, where there is one."""
+        fitting = [name for name in (self.algorithm, *self.others) if name in algorithms]
+        if not fitting or fitting[0] == self.algorithm:
+            return self
+        return Signer(self._key, fitting[0], {self.algorithm, *self.others} - {fitting[0]})
 
     def sign(self, claims: Mapping[str, object]) -> str:
         """Return the compact JWS of ``claims``, in their order."""

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeGuard
 
 from ..errors import InvalidClaims, InvalidToken, MissingToken
 
-MAX_DEVICE_ID_BYTES: Final = 128
+MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, 3.2: an HMAC key has at least the size of the hash, here of SHA-256."""
+MAX_NAME_BYTES: Final = 128
+"""Of a device id, and of a group's name."""
+MAX_GROUPS: Final = 64
+ADMIN_AUDIENCE: Final = "cocoa-admin"
+"""The audience of admin tokens, which are never a device's."""
+CANARY_PREFIX: Final = "cocoa-canary-"
+"""What the device ids of the gateway's own canaries begin with; no token may name one."""
 DEVICE_CLAIMS: Final = ("device_id", "user_id", "device_version", "groups")
 """The claims that describe a device; all others are RFC 7519's."""
 
@@ -29,6 +37,8 @@ class TokenPolicy:
         token that names one is meant for somebody else (RFC 7519, 4.1.3)
     :ivar leeway_s: how far the clocks may differ, in both directions
     :ivar lifetime_s: the life of a new token
+    :ivar max_lifetime_s: a token that lives longer is refused; 0 accepts any lifetime. It is counted from ``iat``, or
+        from now where a token has none
     :ivar max_token_bytes: a longer token is refused before any work is done on it
     """
 
@@ -37,6 +47,7 @@ class TokenPolicy:
     audience: str = ""
     leeway_s: float = 10.0
     lifetime_s: float = 86400.0
+    max_lifetime_s: float = 0.0
     max_token_bytes: int = 8192
 
 
@@ -49,6 +60,7 @@ class DeviceIdentity:
     :ivar user_id: integer or string, as it came
     :ivar expires_at: the claim ``exp``, Unix seconds, finite and without leeway: the token is good until
         ``expires_at + policy.leeway_s``
+    :ivar proof: which key has vouched for it; whoever keeps the keys can tell whether that key is still trusted
     """
 
     device_id: str
@@ -56,6 +68,7 @@ class DeviceIdentity:
     device_version: str
     groups: tuple[str, ...]
     expires_at: float
+    proof: Hashable = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,51 +111,63 @@ def find_token(query_tokens: Sequence[str], authorization: str | None, subprotoc
     raise MissingToken("missing")
 
 
-def check_claims(claims: Mapping[str, object], policy: TokenPolicy, now: float) -> DeviceIdentity:
+def check_claims(
+    claims: Mapping[str, object], policy: TokenPolicy, now: float, proof: Hashable = None
+) -> DeviceIdentity:
     """Return the identity that the claims of a verified token stand for.
 
     :param now: Unix seconds
+    :param proof: kept in the identity
     :raises InvalidToken: ``expired`` or ``not_yet``
     :raises InvalidClaims: a claim is missing, mistyped, or names another issuer, subject or audience; the reason is the
-        claim, or ``issuer``, ``subject``, ``audience``
+        claim, or ``issuer``, ``subject``, ``audience``, ``lifetime``
     """
-    expires_at = _check_times(claims, policy.leeway_s, now)
+    expires_at = _check_times(claims, policy, now)
     _check_name(claims, "iss", policy.issuer, "issuer")
     _check_name(claims, "sub", policy.subject, "subject")
     _check_audience(claims, policy.audience)
     if "jti" in claims and not isinstance(claims["jti"], str):
         raise InvalidClaims("jti")
     device_id, version, user_id = claims.get("device_id"), claims.get("device_version"), claims.get("user_id")
-    if not is_device_id(device_id):
+    if not is_device_id(device_id) or device_id.startswith(CANARY_PREFIX):
         raise InvalidClaims("device_id")
     if not _is_text(version):
         raise InvalidClaims("device_version")
     if not _is_user_id(user_id):
         raise InvalidClaims("user_id")
-    return DeviceIdentity(device_id, user_id, version, _groups(claims), expires_at)
+    return DeviceIdentity(device_id, user_id, version, _groups(claims), expires_at, proof)
 
 
 def is_device_id(value: object) -> TypeGuard[str]:
     """Say whether ``value`` may name a device: 1 to 128 bytes of UTF-8 without control characters."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_DEVICE_ID_BYTES:
+    return _is_name(value)
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_BYTES:
         return False
     if value.isascii():
         return value.isprintable()
     if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
         return False
     try:
-        return len(value.encode("utf-8")) <= MAX_DEVICE_ID_BYTES
+        return len(value.encode("utf-8")) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate
         return False
 
 
-def _check_times(claims: Mapping[str, object], leeway_s: float, now: float) -> float:
+def _check_times(claims: Mapping[str, object], policy: TokenPolicy, now: float) -> float:
     expires_at = _numeric_date(claims, "exp")
-    if now >= expires_at + leeway_s:
+    if now >= expires_at + policy.leeway_s:
         raise InvalidToken("expired")
     for name in ("nbf", "iat"):
-        if name in claims and _numeric_date(claims, name) > now + leeway_s:
+        if name in claims and _numeric_date(claims, name) > now + policy.leeway_s:
             raise InvalidToken("not_yet")
+    if policy.max_lifetime_s:
+        # Where a token has no iat, the leeway is for the clock of its issuer, who counted from then.
+        made_at = _numeric_date(claims, "iat") if "iat" in claims else now + policy.leeway_s
+        if expires_at - made_at > policy.max_lifetime_s:
+            raise InvalidClaims("lifetime")
     return expires_at
 
 
@@ -176,18 +201,15 @@ def _check_audience(claims: Mapping[str, object], expected: str) -> None:
     named = [audience] if isinstance(audience, str) else audience
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise InvalidClaims("audience")
-    if not expected or expected not in named:
+    if not expected or expected not in named or ADMIN_AUDIENCE in named:
         raise InvalidClaims("audience")
 
 
 def _groups(claims: Mapping[str, object]) -> tuple[str, ...]:
     groups = claims.get("groups", [])
-    if not isinstance(groups, list):
+    if not isinstance(groups, list) or len(groups) > MAX_GROUPS or not all(map(_is_name, groups)):
         raise InvalidClaims("groups")
-    texts = tuple(group for group in groups if _is_text(group))
-    if len(texts) != len(groups):
-        raise InvalidClaims("groups")
-    return texts
+    return tuple(groups)
 
 
 def _is_user_id(value: object) -> TypeGuard[int | str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,10 @@ class OpenSockets:
 
     def __repr__(self) -> str:
         return f"<OpenSockets {len(self._open)}>"
+
+    def __iter__(self) -> Iterator[DeviceConnection]:
+        """A snapshot."""
+        return iter(list(self._open))
 
     def add(self, connection: DeviceConnection) -> None:
         self._open.add(connection)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tornado.websocket import WebSocketHandler
 
-from ..errors import IdentityError, MailboxError
+from ..errors import IdentityError, InvalidToken, MailboxError
 from ..hub import Refused
 from ..metrics import count
 from ..rules.box import NO_CURSOR_YET, Place
@@ -192,6 +192,11 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         if self.context.hub.draining:
             self.context.hub.release(ticket)
             self._refuse(self._unavailable("draining"))
+            return None
+        if not self.context.keys.still_trusts(identity):
+            # Its key was removed while an incumbent was challenged, or the mailbox asked.
+            self.context.hub.release(ticket)
+            self._refuse(Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"}))
             return None
         return ticket
 

@@ -16,6 +16,7 @@ class TokenEndpoint(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status, self.answer = 200, b'{"access_token":"token-1","expires_in":100}'
+        self.location = ""
         self.requests: list[tuple[str, dict[str, list[str]]]] = []
 
     @property
@@ -26,10 +27,18 @@ class TokenEndpoint(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: TokenEndpoint
 
+    def do_GET(self) -> None:
+        """What a client that follows a redirect of a POST does."""
+        self.server.requests.append((self.headers["Authorization"], {}))
+        self.send_response(404)
+        self.end_headers()
+
     def do_POST(self) -> None:
         form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         self.server.requests.append((self.headers["Authorization"], form))
         self.send_response(self.server.status)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
         self.send_header("Content-Length", str(len(self.server.answer)))
         self.end_headers()
         self.wfile.write(self.server.answer)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -24,7 +24,8 @@ ENCRYPTED = BestAvailableEncryption(b"password")
 
 @functools.cache
 def private_key(kind: str) -> Any:
-    """A private key: ``RSA``, ``RSA-1024``, ``EC``, ``EC-384``, ``Ed25519``, ``Ed448``; ``RSA'`` is another one."""
+    """A private key: ``RSA``, ``RSA-1024``, ``EC``, ``EC-384``, ``Ed25519``, ``Ed448``, ``X25519``; ``RSA'`` is another
+    one."""
     match kind.rstrip("'"):
         case "RSA":
             return rsa.generate_private_key(65537, 2048)
@@ -36,6 +37,8 @@ def private_key(kind: str) -> Any:
             return ec.generate_private_key(ec.SECP384R1())
         case "Ed25519":
             return ed25519.Ed25519PrivateKey.generate()
+        case "X25519":
+            return x25519.X25519PrivateKey.generate()
         case _:
             return ed448.Ed448PrivateKey.generate()
 
@@ -91,5 +94,6 @@ def token(
     if header is None:
         header = json.dumps({"alg": algorithm, "typ": "JWT", **members}).encode()
     message = f"{part(header)}.{part(payload)}"
-    signature = get_default_algorithms()[algorithm].sign(message.encode(), key)
+    name = "EdDSA" if algorithm in ("Ed25519", "Ed448") else algorithm
+    signature = get_default_algorithms()[name].sign(message.encode(), key)
     return f"{message}.{part(signature)}"

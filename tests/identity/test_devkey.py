@@ -41,6 +41,59 @@ def test_only_the_user_may_read_the_key_whatever_the_umask(tmp_path: Path) -> No
     assert key.path.parent.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_folders_that_are_made_for_the_key_are_its_users_only_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    previous = os.umask(umask)
+    try:
+        key = development_secret(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(previous)
+    for folder in (tmp_path / "a", tmp_path / "a" / "b", key.path.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)
+    development_secret(tmp_path / "shared" / "mine")
+    assert (tmp_path / "shared").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"), [("pipe", "is a pipe, not a file"), ("device", "is a device, not a file")]
+)
+def test_a_key_that_is_no_file_is_an_error_and_does_not_hang_the_start(tmp_path: Path, kind: str, problem: str) -> None:
+    path = tmp_path / FILE_NAME
+    if kind == "pipe":
+        os.mkfifo(path, 0o600)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(KeyMaterialError, match=f"development key {path}: {problem}; .*COCOA_JWT_SECRET"):
+        development_secret(tmp_path)
+
+
+def test_a_key_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = development_secret(tmp_path).path
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(KeyMaterialError, match=r"belongs to another user .*COCOA_JWT_SECRET"):
+        development_secret(tmp_path)
+
+
+def test_a_link_leads_to_a_key_that_is_judged_like_any_other(tmp_path: Path) -> None:
+    key = development_secret(tmp_path / "kept")
+    (tmp_path / FILE_NAME).symlink_to(key.path)
+    assert development_secret(tmp_path).secret == key.secret
+    key.path.chmod(0o644)
+    with pytest.raises(KeyMaterialError, match="chmod 600"):
+        development_secret(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(KeyMaterialError, match="No such file"):
+        development_secret(tmp_path)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o610])
 def test_a_key_that_others_may_use_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     key = development_secret(tmp_path)

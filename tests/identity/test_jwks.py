@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,9 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from cocoa_tornado.errors import InvalidClaims, InvalidToken, KeyMaterialError
+from cocoa_tornado.identity.http_fetch import HttpFetch, shown_url
 from cocoa_tornado.identity.jwks import (
     MAX_SET_KEYS,
-    HttpFetch,
     JwksSource,
     KeyOptions,
     KeySources,
@@ -26,11 +27,11 @@ from cocoa_tornado.identity.jwks import (
     default_signer,
     keys_from_file,
     parse_jwks,
-    shown_url,
 )
 from cocoa_tornado.identity.keys import KeyRing, Signer
 from cocoa_tornado.rules.identity import TokenPolicy
 
+from ..hostile_answers import HOSTILE, answering
 from .material import SECRET, jwk, jwks, part, private_key, private_pem, public_pem, token
 
 URL = "https://issuer.example/jwks"
@@ -104,11 +105,23 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
 # --- Documents -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "algorithm"), [("RSA", "RS256"), ("EC", "ES256"), ("Ed25519", "EdDSA")])
+@pytest.mark.parametrize(
+    ("kind", "algorithm"), [("RSA", "RS256"), ("EC", "ES256"), ("Ed25519", "EdDSA"), ("Ed448", "EdDSA")]
+)
 def test_a_key_of_a_set_verifies(kind: str, algorithm: str) -> None:
     for members in ({}, {"kid": "k", "alg": algorithm, "use": "sig", "key_ops": ["verify"]}):
         ring = KeyRing(parse_jwks(jwks(jwk(kind, **members)), "test", remote=True))
         assert ring.verify(token(private_key(kind), algorithm))
+
+
+@pytest.mark.parametrize("curve", ["Ed25519", "Ed448"])
+@pytest.mark.parametrize("in_set", ["EdDSA", "curve"])
+@pytest.mark.parametrize("in_token", ["EdDSA", "curve"])
+def test_an_edwards_key_of_a_set_goes_by_either_name_of_its_algorithm(curve: str, in_set: str, in_token: str) -> None:
+    named = {"EdDSA": "EdDSA", "curve": curve}
+    ring = KeyRing(parse_jwks(jwks(jwk(curve, alg=named[in_set])), "test", remote=True))
+    header = json.dumps({"alg": named[in_token]}).encode()
+    assert ring.verify(token(private_key(curve), "EdDSA", header=header))
 
 
 def test_a_single_key_is_a_set_of_one() -> None:
@@ -130,7 +143,8 @@ def test_a_single_key_is_a_set_of_one() -> None:
         {"kty": "oct", "k": part(SECRET.encode())},
         jwk("RSA-1024"),
         jwk("EC-384"),
-        jwk("Ed448"),
+        jwk("Ed25519", alg="Ed448"),
+        jwk("Ed448", alg="Ed25519"),
         jwk("RSA", use="enc"),
         jwk("RSA", use=5),
         jwk("RSA", key_ops=["encrypt", "wrapKey"]),
@@ -146,7 +160,7 @@ def test_a_key_that_cannot_be_used_is_skipped_with_a_log_line(
     unusable: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     document = json.dumps({"keys": [unusable, jwk("Ed25519")]}).encode()
-    assert [key.algorithms for key in parse_jwks(document, "test", remote=True)] == [("EdDSA",)]
+    assert [key.algorithms for key in parse_jwks(document, "test", remote=True)] == [("EdDSA", "Ed25519")]
     assert events(caplog) == ["jwks keys skipped"]
     with pytest.raises(KeyMaterialError, match="no key that can be used"):
         parse_jwks(json.dumps({"keys": [unusable]}).encode(), "test", remote=True)
@@ -254,6 +268,138 @@ def test_a_reload_that_fails_changes_nothing() -> None:
             with pytest.raises(KeyMaterialError):
                 await store.reload(KeySources(("n" * 32,), ("no/such/file",)))
             assert store.identify_now(device_token("secret", "HS256"), NOW)
+
+    run(test())
+
+
+# --- Trust that ends -----------------------------------------------------------------------------------------------
+
+
+class Distrust:
+    """Counts how often a store says that keys are gone."""
+
+    def __init__(self, store: KeyStore) -> None:
+        self.times = 0
+        store.on_distrust = self._count
+
+    def _count(self) -> None:
+        self.times += 1
+
+
+def test_a_device_is_trusted_for_as_long_as_the_key_that_vouched_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(public_pem("EC"))
+
+    async def test() -> None:
+        async with store_of(Issuer(b""), KeySources((SECRET,), (str(path),))) as store:
+            distrust = Distrust(store)
+            by_secret = await store.identify(device_token("secret", "HS256"), NOW)
+            by_file = await store.identify(device_token("EC", "ES256"), NOW)
+            for sources in (KeySources(("n" * 32, SECRET), (str(path),)), KeySources((SECRET,), (str(path),))):
+                await store.reload(sources)
+                assert store.still_trusts(by_secret)
+            assert distrust.times == 1, "the secret that came and went again"
+            await store.reload(KeySources(("n" * 32,), (str(path),)))
+            assert (store.still_trusts(by_secret), store.still_trusts(by_file)) == (False, True)
+            path.write_bytes(public_pem("EC'"))
+            await store.reload(KeySources(("n" * 32,), (str(path),)))
+            assert not store.still_trusts(by_file)
+            assert distrust.times == 3
+
+    run(test())
+
+
+def test_a_key_that_a_url_no_longer_has_vouches_for_nobody() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b")))
+        async with store_of(issuer, options=KeyOptions(refresh_s=0.001)) as store:
+            distrust = Distrust(store)
+            gone = await store.identify(device_token("EC", "ES256", kid="a"), NOW)
+            stays = await store.identify(device_token("EC'", "ES256", kid="b"), NOW)
+            issuer.document = jwks(jwk("EC'", kid="renamed"))
+            while not distrust.times:
+                await issuer.next_read()
+            assert (store.still_trusts(gone), store.still_trusts(stays)) == (False, True)
+
+    run(test())
+
+
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
+def test_a_url_that_fails_costs_nobody_the_trust() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC")))
+        async with store_of(issuer, options=KeyOptions(refresh_s=0.001, min_interval_s=0.001)) as store:
+            distrust = Distrust(store)
+            device = await store.identify(device_token("EC", "ES256"), NOW)
+            for failure in (KeyMaterialError("it is away"), b"<html>", jwks()):
+                issuer.document = failure
+                await issuer.next_read()
+                await issuer.next_read()
+            assert store.still_trusts(device)
+            assert distrust.times == 0
+
+    run(test())
+
+
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
+def test_while_the_new_url_of_the_keys_is_away_only_secrets_lose_their_trust() -> None:
+    documents: dict[str, bytes | Exception] = {URL: jwks(jwk("EC")), f"{URL}/new": KeyMaterialError("it is away")}
+
+    async def fetch(url: str) -> bytes:
+        document = documents[url]
+        if isinstance(document, Exception):
+            raise document
+        return document
+
+    async def test() -> None:
+        options = KeyOptions(refresh_s=0.001, min_interval_s=0.001)
+        async with store_of(fetch, KeySources((SECRET,), (URL,)), options) as store:
+            by_url = await store.identify(device_token("EC", "ES256"), NOW)
+            by_secret = await store.identify(device_token("secret", "HS256"), NOW)
+            await store.reload(KeySources((), (f"{URL}/new",)))
+            assert (store.still_trusts(by_url), store.still_trusts(by_secret)) == (True, False)
+            distrust = Distrust(store)
+            documents[f"{URL}/new"] = jwks(jwk("EC'"))
+            while not distrust.times:
+                await asyncio.sleep(0)
+            assert not store.still_trusts(by_url)
+
+    run(test())
+
+
+def test_a_key_bound_to_another_algorithm_no_longer_vouches(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+
+    async def test() -> None:
+        path.write_bytes(jwks({"kty": "oct", "k": part(SECRET.encode())}))
+        async with store_of(Issuer(b""), KeySources((), (str(path),))) as store:
+            device = await store.identify(device_token("secret", "HS256"), NOW)
+            path.write_bytes(jwks({"kty": "oct", "k": part(SECRET.encode()), "alg": "HS512"}, jwk("EC")))
+            await store.reload(KeySources((), (str(path),)))
+            assert not store.still_trusts(device)
+
+    run(test())
+
+
+# --- Weak secrets --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.logs("cocoa.identity", "^jwt secret is short$")
+def test_a_short_secret_is_refused_wherever_it_stands_unless_the_options_allow_it(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_bytes(jwks({"kty": "oct", "k": part(b"s" * 31)}))
+
+    async def test() -> None:
+        for sources in (KeySources(("s" * 31,)), KeySources((SECRET, "s" * 31)), KeySources((SECRET,), (str(path),))):
+            strict = KeyStore(sources, TokenPolicy(), KeyOptions(weak_secrets=False))
+            with pytest.raises(KeyMaterialError, match="HMAC secret of 31 bytes; off loopback it needs 32"):
+                await strict.start()
+            await KeyStore(sources, TokenPolicy()).start()
+        strict = KeyStore(KeySources((SECRET,)), TokenPolicy(), KeyOptions(weak_secrets=False))
+        await strict.start()
+        with pytest.raises(KeyMaterialError):
+            await strict.reload(KeySources(("s" * 31,)))
+        assert strict.identify_now(device_token("secret", "HS256"), NOW)
 
     run(test())
 
@@ -561,6 +707,37 @@ def test_a_fetch_that_is_cancelled_leaves_no_error_in_the_log(caplog: pytest.Log
 
     run(test())
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
+def test_whatever_a_key_server_answers_costs_one_short_line(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(url: str) -> None:
+        source = JwksSource(url, HttpFetch(timeout_s=2.0), lambda: None)
+        for _ in range(2):
+            await source.refresh()
+        assert not source.keys
+        assert source.problem.isprintable()
+        assert len(source.problem) < 400
+
+    with answering(lambda write: write(HOSTILE[name])) as url:
+        asyncio.run(asyncio.wait_for(test(url), 2 * DEADLINE_S))
+    (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (line.getMessage(), line.exc_info) == ("jwks unavailable", None)
+
+
+@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"])
+def test_a_key_server_that_drips_is_given_up_in_time(start: bytes) -> None:
+    given_up = threading.Event()
+
+    def drip(write: Callable[[bytes], None]) -> None:
+        write(start)
+        while not given_up.wait(0.02):
+            write(b"x")
+
+    with answering(drip) as url, pytest.raises(KeyMaterialError, match="Timeout"):
+        run(HttpFetch(timeout_s=0.3)(url))  # type: ignore[arg-type]  # it raises, so that no bytes come back
+    given_up.set()
 
 
 def test_a_url_is_shown_without_user_query_and_fragment() -> None:

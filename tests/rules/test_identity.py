@@ -78,7 +78,10 @@ def test_the_user_id_is_kept_as_it_came(user_id: int | str) -> None:
         ),
         ("user_id", [ABSENT, None, 1.0, True, False, [], {}, "\udc00"]),
         ("device_version", [ABSENT, None, 1, 1.0, [], "\ud83d"]),
-        ("groups", [None, "kitchen", {}, [1], ["a", None], ["\ud800"]]),
+        (
+            "groups",
+            [None, "kitchen", {}, [1], ["a", None], ["\ud800"], [""], ["a\nb"], ["x" * 129], ["é" * 65], ["a"] * 65],
+        ),
         ("exp", [ABSENT, None, "1700000060", True, [], float("inf"), float("nan"), 10**400]),
         ("nbf", [None, "0", False, float("inf")]),
         ("iat", [None, "0", True, float("-inf")]),
@@ -119,6 +122,38 @@ def test_without_leeway_a_token_ends_at_its_expiry() -> None:
     assert refusal(claims(exp=NOW), TokenPolicy(leeway_s=0)) == (InvalidToken, "expired")
 
 
+def test_a_token_has_up_to_64_groups_of_128_bytes() -> None:
+    groups = ["é" * 64, *map(str, range(63))]
+    assert check_claims(claims(groups=groups), TokenPolicy(), NOW).groups == tuple(groups)
+
+
+@pytest.mark.parametrize("device_id", ["cocoa-canary-", "cocoa-canary-gateway-1/0"])
+def test_no_token_names_one_of_the_gateways_own_canaries(device_id: str) -> None:
+    assert refusal(claims(device_id=device_id)) == (InvalidClaims, "device_id")
+    assert accepts(claims(device_id="cocoa-canary"))
+
+
+@pytest.mark.parametrize("audience", ["cocoa-admin", ["cocoa-admin"], ["gateway", "cocoa-admin"]])
+@pytest.mark.parametrize("expected", ["", "gateway", "cocoa-admin"])
+def test_an_admin_token_is_never_a_devices(audience: object, expected: str) -> None:
+    assert refusal(claims(aud=audience), TokenPolicy(audience=expected)) == (InvalidClaims, "audience")
+
+
+@pytest.mark.parametrize("year_9999", [253_402_300_799, 1e18])
+def test_a_token_that_lives_longer_than_the_policy_allows_is_refused(year_9999: float) -> None:
+    day = TokenPolicy(max_lifetime_s=86_400)
+    assert accepts(claims(iat=NOW - 1000, exp=NOW + 85_400), day)
+    assert refusal(claims(iat=NOW - 1000, exp=NOW + 85_401), day) == (InvalidClaims, "lifetime")
+    assert refusal(claims(exp=year_9999), day) == (InvalidClaims, "lifetime")
+    assert accepts(claims(exp=year_9999))
+
+
+def test_the_lifetime_of_a_token_that_does_not_say_when_it_was_made_counts_from_now() -> None:
+    day = TokenPolicy(max_lifetime_s=86_400)
+    assert accepts(claims(iat=ABSENT, exp=NOW + 86_410), day)
+    assert refusal(claims(iat=ABSENT, exp=NOW + 86_411), day) == (InvalidClaims, "lifetime")
+
+
 @pytest.mark.parametrize(("name", "reason"), [("iss", "issuer"), ("sub", "subject")])
 def test_issuer_and_subject_must_be_the_policys_where_they_are_present(name: str, reason: str) -> None:
     anyone = TokenPolicy(issuer="", subject="")
@@ -157,8 +192,10 @@ def test_any_claims_are_accepted_by_the_contract_or_refused_with_a_word(odd: dic
     if identity is None:
         assert reason.replace("_", "").isalpha()
         return
-    assert 0 < len(identity.device_id.encode()) <= 128
-    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in identity.device_id)
+    assert len(identity.groups) <= 64
+    for name in (identity.device_id, *identity.groups):
+        assert 0 < len(name.encode()) <= 128
+        assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name)
     assert type(identity.user_id) in (int, str)
     assert identity.user_id == given_claims["user_id"]
     assert NOW < identity.expires_at + 10 < float("inf")

@@ -1,0 +1,150 @@
+"""Reading the small files that people write: secrets, keys, settings. Bounded in size and in time, whatever the path
+names.
+
+One of the lowest modules: everything may import it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import os
+import select
+import stat
+import time
+from pathlib import Path
+from typing import Final
+
+STREAM_PATIENCE_S: Final = 10.0
+"""How long a pipe may keep its reader waiting in all: long enough for a password manager's command to start."""
+_CHUNK: Final = 64 * 1024
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_PROBE: Final = 64  # so many bytes show whether a text without a byte order mark is UTF-16
+
+
+class NotText(ValueError):
+    """Bytes that are not text in UTF-8. ``str()`` follows on the file's name in a sentence."""
+
+
+def open_file(path: Path | str) -> io.FileIO:
+    """Open a regular file for reading, and nothing else; never waits.
+
+    :raises OSError: it cannot be opened, or is a directory, a pipe, a socket or a device; its ``strerror`` says so
+    :raises ValueError: the path has a NUL in it
+    """
+    file = _open(path)
+    mode = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(mode):
+        file.close()
+        raise OSError(errno.EINVAL, f"is {_kind(mode)}, not a file")
+    return file
+
+
+def read_file(path: Path | str, limit: int, *, streams: bool = False, patience_s: float = STREAM_PATIENCE_S) -> bytes:
+    """Return what is in a file; of a larger one its first ``limit + 1`` bytes.
+
+    The open never waits: neither for a pipe's writer, nor for a device.
+
+    :param streams: a pipe or a character device is read too, to its end: ``/dev/stdin``, a shell's ``<(command)``
+    :raises OSError: it cannot be read, is no file of an allowed kind, or is a stream that has not ended in time; its
+        ``strerror`` says so
+    :raises ValueError: the path has a NUL in it
+    """
+    with _open(path) if streams else open_file(path) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            deadline = time.monotonic() + patience_s
+            return _read_stream(file.fileno(), limit, deadline, ends_at_nothing=stat.S_ISCHR(mode))
+        return _read_regular(file.fileno(), limit)
+
+
+def check_file(path: Path | str, limit: int, *, utf16: bool = False) -> None:
+    """Return if ``path`` is a regular file that can be read, of at most ``limit`` bytes.
+
+    :param utf16: it may be text in UTF-16
+
+    :raises OSError: it is not
+    :raises ValueError: the path has a NUL in it
+    """
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"is larger than {limit >> 20} MiB")
+        if not utf16 and is_utf16(file.read(_PROBE)):
+            raise OSError(errno.EILSEQ, "is text in UTF-16; save it as UTF-8")
+
+
+def text_of(data: bytes) -> str:
+    """Return UTF-8 as text, without the byte order mark that some editors put before it.
+
+    :raises NotText: it is something else
+    """
+    if is_utf16(data):
+        raise NotText("is text in UTF-16, not UTF-8; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotText("is not UTF-8") from error
+
+
+def without_line_end(text: str) -> str:
+    """Return ``text`` without the one line end that editors and ``echo`` put behind it."""
+    return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def is_utf16(data: bytes) -> bool:
+    """Whether ``data`` looks like UTF-16: it begins with its byte order mark, or each second byte is zero."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    even, odd = data[:_PROBE:2], data[1:_PROBE:2]
+    return len(data) >= 4 and any(even) != any(odd)
+
+
+def _open(path: Path | str) -> io.FileIO:
+    # The path is checked by open() itself: os.open() would take a NUL for its end on some systems.
+    return open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _FLAGS))
+
+
+def _read_regular(descriptor: int, limit: int) -> bytes:
+    data = b""
+    while len(data) <= limit and (chunk := os.read(descriptor, min(_CHUNK, limit + 1 - len(data)))):
+        data += chunk
+    return data
+
+
+def _read_stream(descriptor: int, limit: int, deadline: float, *, ends_at_nothing: bool) -> bytes:
+    """Read until the end, ``limit + 1`` bytes, or the deadline.
+
+    A pipe whose writer has not come yet reads as if it had ended: nothing counts as its end only after something.
+    """
+    data = b""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while len(data) <= limit:
+        try:
+            chunk = os.read(descriptor, min(_CHUNK, limit + 1 - len(data)))
+        except BlockingIOError:
+            chunk = None
+        if chunk:
+            data += chunk
+            continue
+        if chunk is not None and (data or ends_at_nothing):
+            break
+        left_s = deadline - time.monotonic()
+        events = poll.poll(max(0.0, left_s) * 1000)
+        if chunk is not None and events and events[0][1] & select.POLLHUP and not events[0][1] & select.POLLIN:
+            break  # a writer came, and went without a word
+        if not events:
+            raise TimeoutError(errno.ETIMEDOUT, "has not come to its end in time")
+    return data
+
+
+def _kind(mode: int) -> str:
+    for is_kind, name in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if is_kind(mode):
+            return name
+    return "a device"

@@ -1,0 +1,60 @@
+"""Closes the connections whose key is no longer trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from ..identity.jwks import KeyStore
+from ..rules.close_codes import KEY_REMOVED
+from .device_context import OpenSockets
+
+WORK_PER_TURN: Final = 1_000
+WORK_OF_A_CLOSE: Final = 20
+"""To close a connection costs about as much as to judge twenty: a close frame, a log line, the Hub's tables. So at most
+50 are closed in one turn of the loop, about 3 ms, and 10,000 devices lose their key without keeping the others waiting.
+"""
+
+log = logging.getLogger("cocoa.device")
+
+
+class Revocation:
+    """Judges every connection anew when asked to, and ends those whose key has gone with 4401. IOLoop thread only.
+
+    What is queued for such a device is not sent any more; with a mailbox it stays in the box.
+    """
+
+    def __init__(self, keys: KeyStore, sockets: OpenSockets) -> None:
+        self._keys, self._sockets = keys, sockets
+        self._again = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; if it is under way, another round follows."""
+        self._again = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="revocation")
+
+    def stop(self) -> None:
+        """Leave the rest as it is."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        closed = 0
+        while self._again:
+            self._again = False
+            work = 0
+            for connection in self._sockets:
+                work += 1
+                # A key may come back meanwhile, so each is judged in its turn.
+                if connection.is_open and not self._keys.still_trusts(connection.identity):
+                    connection.end(KEY_REMOVED)
+                    closed += 1
+                    work += WORK_OF_A_CLOSE
+                if work >= WORK_PER_TURN:
+                    work = 0
+                    await asyncio.sleep(0)
+        if closed:
+            log.info("key removed", extra={"connections_closed": closed})
