@@ -1,0 +1,349 @@
+"""Real proxies, each with its file of ``conf/proxies``, keep what the gateway promises to its devices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from cocoa_tornado.probe import wire
+from cocoa_tornado.probe.credentials import Key, minted
+from cocoa_tornado.probe.delivery import HttpPublisher
+from cocoa_tornado.probe.recording import Recording, parse_wav
+from cocoa_tornado.probe.run import run
+from cocoa_tornado.probe.session import Session
+from cocoa_tornado.probe.target import parse_target, tls_context
+from cocoa_tornado.probe.verdicts import Report, Status
+from cocoa_tornado.speech.port import Transcript
+from testing.proxies import PROGRAMS, Program, Proxy
+from testing.raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, RawDevice, Response
+from testing.waiting import eventually
+
+from .harness import SECRET, Harness
+from .scripted_engine import ScriptedEngine, ScriptedStream
+
+DEVICE_ADDRESS = "127.0.0.2"
+"""Where devices come from, so that the gateway can tell them from the proxy."""
+
+AUDIO = "/api/v1/audio/stream"
+WORD = "hello"
+MIB = 1024 * 1024
+
+
+class _Stream(ScriptedStream):
+    """Hears one word in whatever it is given."""
+
+    async def feed(self, data: bytes) -> None:
+        self.fed += data
+        if self.on_interim is not None:
+            self.on_interim(WORD)
+
+    async def finish(self) -> Transcript:
+        self.finished = True
+        return Transcript(WORD, len(self.fed) / 10, 0.25, len(self.fed) / 100)
+
+
+class _Engine(ScriptedEngine):
+    def make_stream(self, *arguments: Any) -> ScriptedStream:
+        return _Stream(self, *arguments)
+
+
+class Front:
+    """A gateway, and a proxy in front of it."""
+
+    def __init__(self, harness: Harness, engine: ScriptedEngine, proxy: Proxy) -> None:
+        self.harness, self.engine, self.proxy = harness, engine, proxy
+        self._opened: list[RawDevice] = []
+        self._is_up = True
+
+    async def dial(self) -> RawDevice:
+        """A TLS connection to the proxy."""
+        device = RawDevice(
+            *await asyncio.open_connection(
+                "127.0.0.1",
+                self.proxy.secure_port,
+                ssl=self.proxy.certificate.client_context(),
+                server_hostname="localhost",
+                local_addr=(DEVICE_ADDRESS, 0),
+            )
+        )
+        self._opened.append(device)
+        return device
+
+    async def asks(self, path: str, headers: dict[str, str] | None = None) -> RawDevice:
+        """A device that has asked to connect; its ``response`` says how that went."""
+        device = await self.dial()
+        await device.request("GET", path, self.host | UPGRADE | (headers or {}))
+        return device
+
+    async def device(self, device_id: str = "doll") -> RawDevice:
+        """The same, with a token that is good."""
+        return await self.asks(f"/ws?token={self.harness.token(device_id)}")
+
+    async def leave(self, device: RawDevice) -> None:
+        """Close a connection in due form."""
+        assert device.response.status == 101
+        device.send(CLOSE, struct.pack("!H", 1000))
+        await device.read_until(CLOSE)
+        await device.end()
+
+    async def upload(self, token: str, **headers: str) -> RawDevice:
+        """A POST of audio whose head alone is sent."""
+        device = await self.dial()
+        fields = self.host | {"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"}
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"POST {AUDIO} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        device.writer.write("\r\n".join([*lines, "", ""]).encode())
+        return device
+
+    @property
+    def host(self) -> dict[str, str]:
+        return {"Host": f"localhost:{self.proxy.secure_port}"}
+
+    def seen_addresses(self, caplog: pytest.LogCaptureFixture) -> list[str]:
+        """Where devices come from, by the gateway's log."""
+        return [vars(record)["remote_ip"] for record in caplog.records if record.getMessage() == "device connected"]
+
+    async def stop_gateway(self) -> None:
+        if self._is_up:
+            self._is_up = False
+            await self.harness.stop()
+
+    async def end(self) -> None:
+        for device in self._opened:
+            await device.end()
+        await self.stop_gateway()
+
+
+@pytest.fixture(params=PROGRAMS, ids=lambda program: program.name)
+def front(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[Front]:
+    program: Program = request.param
+    if reason := program.why_not():
+        pytest.skip(reason)
+    engine = _Engine()
+    settings: dict[str, Any] = {"trusted_proxies": (ip_network("127.0.0.1"),), "jwt_leeway_s": 0.0}
+    settings |= {"ping_interval_s": 0.2, "ping_timeout_s": 5.0, "drain_grace_s": 5.0}
+    harness = io_loop.run_sync(lambda: Harness.start(engine=engine, **settings))
+    proxy = Proxy(program, tmp_path / program.name, harness.port)
+    front = Front(harness, engine, proxy)
+    try:
+        proxy.start()
+        yield front
+    finally:
+        io_loop.run_sync(front.end)
+        proxy.close()
+
+
+# --- The whole contract --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_every_check_of_the_probe_passes(front: Front) -> None:
+    report = await probed(front, parse_wav(buzz()))
+
+    assert [(o.name, o.detail) for o in report.outcomes if o.status is Status.FAILED] == []
+    assert {o.name for o in report.outcomes if o.status is Status.SKIPPED} == {"idle", "server-ping"}
+
+
+# --- Who is there, and what the logs say ---------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_the_gateway_logs_the_address_of_the_device(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert (await front.device()).response.status == 101
+
+    assert front.seen_addresses(caplog) == [DEVICE_ADDRESS]
+
+
+@pytest.mark.gen_test
+async def test_an_address_that_a_client_makes_up_is_not_believed(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    device = await front.dial()
+    token = front.harness.token()
+    await device.request("GET", f"/ws?token={token}", front.host | UPGRADE | {"X-Forwarded-For": "203.0.113.9"})
+
+    assert device.response.status == 101
+    assert front.seen_addresses(caplog) == [DEVICE_ADDRESS]
+
+
+@pytest.mark.gen_test
+async def test_no_log_of_the_proxy_has_a_token(front: Front) -> None:
+    """Of devices that come and go, are refused, take the wrong port, or find no gateway."""
+    tokens = [front.harness.token(name) for name in ("in-query", "in-protocol", "in-header", "plain", "no-gateway")]
+    query, protocol, header, plain, no_gateway = tokens
+    await front.leave(await front.asks(f"/ws?token={query}"))
+    await front.leave(await front.asks("/ws", {"Sec-WebSocket-Protocol": f"bearer, {protocol}"}))
+    await front.leave(await front.asks("/ws", {"Authorization": f"Bearer {header}"}))
+    refused = await front.asks(f"/ws?token={query}x&after=1")
+    assert refused.response.status == 401
+    redirected = await RawDevice.connect(front.proxy.plain_port)
+    await redirected.request("GET", f"/ws?token={plain}", {"Connection": "close"} | front.host)
+    await redirected.end()
+    await front.stop_gateway()
+    assert (await front.asks(f"/ws?token={no_gateway}")).response.status in (502, 503)
+
+    await eventually(lambda: front.proxy.logged().count("/ws") >= 5)
+    logged = front.proxy.logged()
+    assert [token for token in tokens if token.rpartition(".")[2] in logged] == []
+
+
+@pytest.mark.gen_test
+async def test_plain_http_is_redirected_to_https(front: Front) -> None:
+    device = await RawDevice.connect(front.proxy.plain_port)
+    response = await device.request("GET", "/api/v1/health", {"Host": "localhost", "Connection": "close"})
+    await device.end()
+
+    assert response.status == 308
+    location = urlsplit(response.headers["location"])
+    assert (location.scheme, location.hostname, location.path) == ("https", "localhost", "/api/v1/health")
+
+
+# --- Connections ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_pings_and_pongs_pass_while_a_device_is_silent(front: Front) -> None:
+    device = await front.device()
+    for _ in range(5):
+        ping = await device.read_until(PING)
+        device.send(PONG, ping.payload)
+    await front.harness.publish("doll", "still there")
+
+    assert b"still there" in (await device.read_until(TEXT)).payload
+
+
+@pytest.mark.gen_test
+async def test_a_drain_closes_devices_with_1001(front: Front) -> None:
+    device = await front.device()
+    stopping = asyncio.ensure_future(front.stop_gateway())
+    frame = await device.read_until(CLOSE)
+    device.send(CLOSE, frame.payload)
+    await stopping
+
+    assert frame.close_code == 1001
+    assert await device.read_to_end() == b""
+
+
+@pytest.mark.gen_test
+async def test_close_codes_of_the_gateway_reach_the_device(front: Front) -> None:
+    device = await front.asks(f"/ws?token={front.harness.token(lifetime_s=1.5)}")
+
+    assert (await device.read_until(CLOSE)).close_code == 4401
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_vanishes_frees_its_place(front: Front) -> None:
+    device = await front.device()
+    assert front.harness.gateway.hub.is_device_connected("doll")
+    device.reset()
+
+    await eventually(lambda: not front.harness.gateway.hub.is_device_connected("doll"))
+
+
+# --- Uploads -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_live_audio_reaches_the_gateway_before_its_end(front: Front) -> None:
+    upload = await front.upload(front.harness.token(), Transfer_Encoding="chunked")
+    for said in (b"one two ", b"three four "):
+        upload.writer.write(b"%x\r\n%b\r\n" % (len(said), said))
+        await eventually(lambda said=said: bool(front.engine.streams) and said in front.engine.stream.fed)
+    upload.writer.write(b"0\r\n\r\n")
+    response = await read_response(upload)
+
+    assert response.status == 200
+    assert json.loads(response.body)["text"] == WORD
+
+
+@pytest.mark.gen_test
+async def test_a_refusal_comes_before_the_end_of_an_upload(front: Front) -> None:
+    upload = await front.upload("not-a-token", Transfer_Encoding="chunked")
+    upload.writer.write(b"4\r\nabcd\r\n")
+
+    response = await read_response(upload)
+    assert (response.status, response.body) == (401, b'{"message":"Invalid JWT token"}')
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.gen_test
+async def test_too_large_an_upload_is_refused_in_json(front: Front) -> None:
+    upload = await front.upload(front.harness.token(), Content_Length=str(64 * MIB))
+    upload.writer.write(b"some of it")
+    response = await read_response(upload)
+
+    assert response.status == 413
+    assert is_message(response)
+
+
+# --- What a proxy answers itself -----------------------------------------------------------------------------------
+
+
+@pytest.mark.gen_test
+async def test_without_a_gateway_the_answer_is_json_and_says_when_to_come_back(front: Front) -> None:
+    await front.stop_gateway()
+    response = (await front.device()).response
+
+    assert response.status in (502, 503)
+    assert is_message(response)
+    assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.gen_test
+async def test_what_is_no_request_is_refused(front: Front) -> None:
+    """By nginx in JSON. What HAProxy and Go's server say to that cannot be configured."""
+    device = await front.dial()
+    device.writer.write(b"GET /ws HTTP/1.1\r\nno header at all\r\n\r\n")
+    response = await read_response(device)
+
+    assert response.status == 400
+    assert is_message(response) == (front.proxy.program.name == "nginx")
+
+
+# --- Helpers -------------------------------------------------------------------------------------------------------
+
+
+async def probed(front: Front, audio: Recording | None = None) -> Report:
+    target, _ = parse_target(f"wss://localhost:{front.proxy.secure_port}/ws")
+    target = replace(target, tls=tls_context(front.proxy.certificate.cert, insecure=False))
+    key = Key("the test", SECRET)
+    first, second = minted(key, "first", time.time()), minted(key, "second", time.time())
+    session = Session(target, first, HttpPublisher(target), other=second, key=key, audio=audio)
+    return await run(session, lambda outcome: None)
+
+
+def buzz() -> bytes:
+    """Half a second of something that is not silence, as a WAV file."""
+    samples = bytes(0x80 + (0x60 if at // 20 % 2 else -0x60) for at in range(4000))
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 8000, 8000, 1, 8)
+    data = b"WAVE" + form + struct.pack("<4sI", b"data", len(samples)) + samples
+    return struct.pack("<4sI", b"RIFF", len(data)) + data
+
+
+async def read_response(device: RawDevice) -> Response:
+    """An answer, chunked or not: proxies choose."""
+    response = await asyncio.wait_for(wire.read_response(device.reader), PATIENCE_S)
+    return Response(response.status, {name.lower(): value for name, value in response.headers}, response.body)
+
+
+def is_message(response: Response) -> bool:
+    """``{"message":"..."}``, compact."""
+    try:
+        value = json.loads(response.body)
+    except ValueError:
+        return False
+    return list(value) == ["message"] and response.body == b'{"message":"%b"}' % value["message"].encode()
