@@ -29,6 +29,7 @@ class Places:
 
     :ivar plain: the port that redirects; :ivar secure: the one that serves
     :ivar gateway: the gateway's port
+    :ivar edits: what else is replaced, by what: to see what comes of a line that is forgotten
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Places:
     secure: int
     gateway: int
     certificate: Certificate
+    edits: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class Program:
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # where Debian has them; not on every user's PATH
 
 
-def filled_in(name: str, replacements: dict[str, str]) -> str:
+def filled_in(name: str, places: Places, replacements: dict[str, str]) -> str:
     """A configuration of ``conf/proxies`` with other ports and paths. Each of them must stand in it."""
     text = (CONF / name).read_text(encoding="utf-8")
-    for old, new in replacements.items():
+    for old, new in (replacements | places.edits).items():
         assert old in text, f"{name} has no {old!r}"
         text = text.replace(old, new)
     return text
@@ -78,6 +80,7 @@ def _tls_files(places: Places) -> dict[str, str]:
 def _nginx(places: Places) -> list[str]:
     text = filled_in(
         "nginx.conf",
+        places,
         _tls_files(places)
         | {
             "listen 80;": f"listen 127.0.0.1:{places.plain};",
@@ -103,6 +106,7 @@ def _haproxy(places: Places) -> list[str]:
     both.write_bytes(places.certificate.cert.read_bytes() + places.certificate.key.read_bytes())
     text = filled_in(
         "haproxy.cfg",
+        places,
         {
             "/etc/haproxy/cocoa.pem": str(both),
             "127.0.0.1:8080": f"127.0.0.1:{places.gateway}",
@@ -118,6 +122,7 @@ def _haproxy(places: Places) -> list[str]:
 def _caddy(places: Places) -> list[str]:
     text = filled_in(
         "Caddyfile",
+        places,
         _tls_files(places)
         | {
             "http_port 80\n": f"http_port {places.plain}\n",
@@ -130,7 +135,7 @@ def _caddy(places: Places) -> list[str]:
     return ["caddy", "run", "--adapter", "caddyfile", "--config", str(places.folder / "Caddyfile")]
 
 
-PROGRAMS = (Program("nginx", _nginx), Program("haproxy", _haproxy), Program("caddy", _caddy))
+NGINX, HAPROXY, CADDY = Program("nginx", _nginx), Program("haproxy", _haproxy), Program("caddy", _caddy)
 
 
 class Proxy:
@@ -139,13 +144,13 @@ class Proxy:
     :ivar secure_port: devices connect here; :ivar plain_port: redirects to it
     """
 
-    def __init__(self, program: Program, folder: Path, gateway_port: int) -> None:
+    def __init__(self, program: Program, folder: Path, gateway_port: int, edits: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.program, self.folder = program, folder
         self.certificate = write_certificate(folder)
         self._ports = ReservedPort(), ReservedPort()
         self.plain_port, self.secure_port = (port.number for port in self._ports)
-        places = Places(folder, self.plain_port, self.secure_port, gateway_port, self.certificate)
+        places = Places(folder, self.plain_port, self.secure_port, gateway_port, self.certificate, edits or {})
         self._command = program.configure(places)
         self._process: subprocess.Popen[bytes] | None = None
 

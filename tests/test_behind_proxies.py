@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import struct
-import time
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -18,21 +19,15 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from cocoa_tornado.probe import wire
-from cocoa_tornado.probe.credentials import Key, minted
-from cocoa_tornado.probe.delivery import HttpPublisher
-from cocoa_tornado.probe.recording import Recording, parse_wav
-from cocoa_tornado.probe.run import run
-from cocoa_tornado.probe.session import Session
-from cocoa_tornado.probe.target import parse_target, tls_context
-from cocoa_tornado.probe.verdicts import Report, Status
 from cocoa_tornado.speech.port import Transcript
-from testing.proxies import PROGRAMS, Program, Proxy
+from testing.proxies import CADDY, HAPROXY, NGINX, Proxy
 from testing.raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, RawDevice, Response
 from testing.waiting import eventually
 
 from .harness import SECRET, Harness
 from .scripted_engine import ScriptedEngine, ScriptedStream
 
+ROOT = Path(__file__).parent.parent
 DEVICE_ADDRESS = "127.0.0.2"
 """Where devices come from, so that the gateway can tell them from the proxy."""
 
@@ -126,16 +121,16 @@ class Front:
         await self.stop_gateway()
 
 
-@pytest.fixture(params=PROGRAMS, ids=lambda program: program.name)
+@pytest.fixture(params=[(NGINX, {}), (HAPROXY, {}), (CADDY, {})], ids=["nginx", "haproxy", "caddy"])
 def front(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[Front]:
-    program: Program = request.param
+    program, edits = request.param
     if reason := program.why_not():
         pytest.skip(reason)
     engine = _Engine()
     settings: dict[str, Any] = {"trusted_proxies": (ip_network("127.0.0.1"),), "jwt_leeway_s": 0.0}
     settings |= {"ping_interval_s": 0.2, "ping_timeout_s": 5.0, "drain_grace_s": 5.0}
     harness = io_loop.run_sync(lambda: Harness.start(engine=engine, **settings))
-    proxy = Proxy(program, tmp_path / program.name, harness.port)
+    proxy = Proxy(program, tmp_path / program.name, harness.port, edits)
     front = Front(harness, engine, proxy)
     try:
         proxy.start()
@@ -149,11 +144,38 @@ def front(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> It
 
 
 @pytest.mark.gen_test
-async def test_every_check_of_the_probe_passes(front: Front) -> None:
-    report = await probed(front, parse_wav(buzz()))
+async def test_every_check_of_the_probe_passes(front: Front, tmp_path: Path) -> None:
+    recording = tmp_path / "buzz.wav"
+    recording.write_bytes(buzz())
+    checks = await probed(front, "--audio", str(recording), "--idle", "1")
 
-    assert [(o.name, o.detail) for o in report.outcomes if o.status is Status.FAILED] == []
-    assert {o.name for o in report.outcomes if o.status is Status.SKIPPED} == {"idle", "server-ping"}
+    assert [check for check in checks if check["status"] == "failed"] == []
+    assert [check["name"] for check in checks if check["status"] == "skipped"] == ["server-ping"]
+
+
+FORGOTTEN: dict[str, tuple[dict[str, str], str, str]] = {
+    "Upgrade": ({"proxy_set_header Upgrade $http_upgrade;": ""}, "handshake", "does not reach the gateway"),
+    "proxy_request_buffering": ({"proxy_request_buffering off;": ""}, "live-upload", "proxy_request_buffering off"),
+    "Host": (
+        {"proxy_set_header Host $http_host;": "", "proxy_set_header X-Forwarded-Host $http_host;": ""},
+        "own-origin",
+        "proxy_set_header Host",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("front", "failing", "words"),
+    [((NGINX, edits), failing, words) for edits, failing, words in FORGOTTEN.values()],
+    ids=FORGOTTEN.keys(),
+    indirect=["front"],
+)
+@pytest.mark.gen_test
+async def test_a_line_that_is_forgotten_is_one_failure_that_names_it(front: Front, failing: str, words: str) -> None:
+    [failure] = [check for check in await probed(front) if check["status"] == "failed"]
+
+    assert failure["name"] == failing
+    assert words in failure["detail"]
 
 
 # --- Who is there, and what the logs say ---------------------------------------------------------------------------
@@ -260,9 +282,11 @@ async def test_a_device_that_vanishes_frees_its_place(front: Front) -> None:
 @pytest.mark.gen_test
 async def test_live_audio_reaches_the_gateway_before_its_end(front: Front) -> None:
     upload = await front.upload(front.harness.token(), Transfer_Encoding="chunked")
+    heard = b""
     for said in (b"one two ", b"three four "):
         upload.writer.write(b"%x\r\n%b\r\n" % (len(said), said))
-        await eventually(lambda said=said: bool(front.engine.streams) and said in front.engine.stream.fed)
+        heard += said
+        await eventually(lambda heard=heard: bool(front.engine.streams) and front.engine.stream.fed == heard)  # type: ignore[misc]  # mypy cannot infer a default's type
     upload.writer.write(b"0\r\n\r\n")
     response = await read_response(upload)
 
@@ -317,13 +341,23 @@ async def test_what_is_no_request_is_refused(front: Front) -> None:
 # --- Helpers -------------------------------------------------------------------------------------------------------
 
 
-async def probed(front: Front, audio: Recording | None = None) -> Report:
-    target, _ = parse_target(f"wss://localhost:{front.proxy.secure_port}/ws")
-    target = replace(target, tls=tls_context(front.proxy.certificate.cert, insecure=False))
-    key = Key("the test", SECRET)
-    first, second = minted(key, "first", time.time()), minted(key, "second", time.time())
-    session = Session(target, first, HttpPublisher(target), other=second, key=key, audio=audio)
-    return await run(session, lambda outcome: None)
+async def probed(front: Front, *options: str) -> list[dict[str, str]]:
+    """What ``cocoa probe-device`` says of the deployment, check by check."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from cli.probe_device import probe_device; probe_device()",
+        f"wss://localhost:{front.proxy.secure_port}/ws",
+        *("--ca", str(front.proxy.certificate.cert), "--format", "json", *options),
+        env=os.environ | {"COCOA_JWT_SECRET": SECRET},
+        cwd=ROOT,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    output, errors = await process.communicate()
+    assert errors == b""
+    checks: list[dict[str, str]] = json.loads(output)["checks"]
+    return checks
 
 
 def buzz() -> bytes:
