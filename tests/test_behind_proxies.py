@@ -19,7 +19,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from cocoa_tornado.probe import wire
-from cocoa_tornado.speech.port import Transcript
+from cocoa_tornado.speech.port import SpeechState, Transcript
 from testing.proxies import CADDY, HAPROXY, NGINX, Proxy
 from testing.raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, RawDevice, Response
 from testing.waiting import eventually
@@ -258,6 +258,29 @@ async def test_a_drain_closes_devices_with_1001(front: Front) -> None:
 
     assert frame.close_code == 1001
     assert await device.read_to_end() == b""
+
+
+@pytest.mark.parametrize("front", [(HAPROXY, {"inter 2s": "inter 20ms"})], ids=["haproxy"], indirect=True)
+@pytest.mark.gen_test
+async def test_haproxy_sends_devices_to_a_gateway_that_is_not_ready_but_to_none_that_drains(
+    front: Front, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    front.engine.state = SpeechState.LOADING
+
+    def checks(status: int) -> int:
+        seen = [vars(record) for record in caplog.records if record.getMessage() == "request"]
+        return sum(fields["path"] == "/api/v1/ready" and fields["status"] == status for fields in seen)
+
+    await eventually(lambda: checks(503) > 5)  # three that fail would do
+    device = await front.device()
+    assert device.response.status == 101
+
+    front.harness.gateway.hub.drain()
+    await eventually(lambda: "Server cocoa/gateway1 is DOWN" in front.proxy.logged())
+    assert is_message((await front.device("another")).response)
+    await front.harness.publish("doll", "still there")
+    assert b"still there" in (await device.read_until(TEXT)).payload
 
 
 @pytest.mark.gen_test
