@@ -45,6 +45,7 @@ class _Stream(ScriptedStream):
             self.on_interim(WORD)
 
     async def finish(self) -> Transcript:
+        await self.engine.answers.wait()
         self.finished = True
         return Transcript(WORD, len(self.fed) / 10, 0.25, len(self.fed) / 100)
 
@@ -328,6 +329,14 @@ async def test_a_refusal_comes_before_the_end_of_an_upload(front: Front) -> None
 
 
 @pytest.mark.gen_test
+async def test_a_client_that_waits_for_100_continue_gets_its_refusal(front: Front) -> None:
+    upload = await front.upload("not-a-token", Content_Length="100", Expect="100-continue")
+
+    response = await read_response(upload)
+    assert (response.status, response.body) == (401, b'{"message":"Invalid JWT token"}')
+
+
+@pytest.mark.gen_test
 async def test_too_large_an_upload_is_refused_in_json(front: Front) -> None:
     upload = await front.upload(front.harness.token(), Content_Length=str(64 * MIB))
     upload.writer.write(b"some of it")
@@ -348,6 +357,62 @@ async def test_without_a_gateway_the_answer_is_json_and_says_when_to_come_back(f
     assert response.status in (502, 503)
     assert is_message(response)
     assert int(response.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        (NGINX, {"proxy_read_timeout 5m": "proxy_read_timeout 1s"}),
+        (HAPROXY, {"timeout server 5m": "timeout server 1s"}),
+    ],
+    ids=["nginx", "haproxy"],
+    indirect=True,
+)
+@pytest.mark.gen_test
+async def test_a_gateway_that_says_nothing_is_a_504_in_json(front: Front) -> None:
+    front.engine.answers.clear()
+    upload = await front.upload(front.harness.token(), Transfer_Encoding="chunked")
+    upload.writer.write(b"4\r\nabcd\r\n0\r\n\r\n")
+    response = await read_response(upload)
+    front.engine.answers.set()
+
+    assert response.status == 504
+    assert is_message(response)
+    assert response.headers["retry-after"] == "5"
+
+
+REFUSED_BY_NGINX = {
+    "413": (413, b"POST /api/v1/audio/stream HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n"),
+    "headers too large": (400, b"GET /ws HTTP/1.1\r\nHost: a\r\nCookie: " + b"a" * 70_000 + b"\r\n\r\n"),
+    "target too long": (414, b"GET /ws?token=" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(
+    ("front", "status", "request_bytes"),
+    [((NGINX, {"client_max_body_size 0": "client_max_body_size 1k"}), *case) for case in REFUSED_BY_NGINX.values()],
+    ids=REFUSED_BY_NGINX.keys(),
+    indirect=["front"],
+)
+@pytest.mark.gen_test
+async def test_what_nginx_refuses_by_itself_is_refused_in_json(front: Front, status: int, request_bytes: bytes) -> None:
+    device = await front.dial()
+    device.writer.write(request_bytes)
+    response = await read_response(device)
+
+    assert response.status == status
+    assert is_message(response)
+
+
+@pytest.mark.parametrize("front", [(NGINX, {})], ids=["nginx"], indirect=True)
+@pytest.mark.gen_test
+async def test_plain_http_on_nginx_tls_port_is_refused_in_json(front: Front) -> None:
+    device = await RawDevice.connect(front.proxy.secure_port)
+    response = await device.request("GET", "/ws", {"Connection": "close"})
+    await device.end()
+
+    assert response.status == 400
+    assert is_message(response)
 
 
 @pytest.mark.gen_test

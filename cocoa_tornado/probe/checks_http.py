@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from . import credentials
-from .between import note_on_426
+from .between import is_blocked, note_on_426
 from .judge import (
     described,
     judge_error_body,
@@ -29,7 +29,10 @@ async def health(session: Session) -> Verdict:
 
 
 async def ready(session: Session) -> Verdict:
-    return judged(judge_ready(await exchange(session.target, "GET", "/api/v1/ready")))
+    response = await exchange(session.target, "GET", "/api/v1/ready")
+    if is_blocked(response):
+        return skipped(f"answered {described(response)}: it does not let it be seen from outside")
+    return judged(judge_ready(response))
 
 
 async def unknown_route(session: Session) -> Verdict:

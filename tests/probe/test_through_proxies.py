@@ -104,6 +104,15 @@ def test_a_deployment_may_stand_under_a_prefix() -> None:
     assert probed(lambda proxy: setattr(proxy, "request", strip), prefix="/toys/cocoa").ok
 
 
+def test_a_proxy_may_keep_readiness_to_the_inside() -> None:
+    report = probed(
+        lambda proxy: setattr(proxy, "answer", lambda head: page("404 Not Found") if "/ready" in head[0] else b"")
+    )
+
+    assert report.ok
+    assert outcome(report, "ready").status is Status.SKIPPED
+
+
 def test_a_proxy_that_takes_no_records_leaves_delivery_unchecked() -> None:
     def answer(head: Head) -> bytes:
         return page("403 Forbidden") if "/transcriptions" in head[0] else b""
