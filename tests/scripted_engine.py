@@ -94,10 +94,16 @@ class ScriptedEngine:
     ) -> ScriptedStream:
         if self.is_busy:
             raise SpeechBusy("it was told to be busy", 7.2)
-        stream = ScriptedStream(self, audio_format, max_audio_s, on_interim)
+        stream = self.make_stream(audio_format, max_audio_s, on_interim)
         stream.error = self.fail_with
         self.streams.append(stream)
         return stream
+
+    def make_stream(
+        self, audio_format: AudioFormat, max_audio_s: float, on_interim: Callable[[str], None] | None
+    ) -> ScriptedStream:
+        """For engines that hear otherwise."""
+        return ScriptedStream(self, audio_format, max_audio_s, on_interim)
 
     async def close(self) -> None:
         self.state = SpeechState.CLOSED

@@ -17,6 +17,7 @@ from cocoa_tornado.settings_kinds import Flag
 from cocoa_tornado.settings_sources import load
 
 CONF = Path(__file__).parent.parent / "conf"
+DOCS = CONF.parent / "docs"
 SECRET = {"COCOA_JWT_SECRET": "a secret of thirty-two bytes, or more"}
 
 
@@ -113,3 +114,21 @@ def test_the_unit_keeps_the_process_in() -> None:
     assert unit["CapabilityBoundingSet"] == ""
     state = load(None, {}, {"data_dir": "/var/lib/" + unit["StateDirectory"]}).settings.data_dir
     assert f"--data-dir {state}" in unit["ExecStart"]
+
+
+# --- Proxies -------------------------------------------------------------------------------------------------------
+
+
+def test_the_lines_that_a_proxy_needs_stand_in_the_configuration_that_is_tested() -> None:
+    text = (DOCS / "operations.rst").read_text(encoding="utf-8")
+    section = text[text.index("Behind a proxy\n---") : text.index("How many connections\n---")]
+    lines = re.findall(r"^``(.+?)``  ", section, re.MULTILINE)
+    configuration = (CONF / "proxies" / "nginx.conf").read_text(encoding="utf-8")
+
+    assert len(lines) > 10
+    assert [line for line in lines if line not in configuration] == []
+
+
+def test_the_documentation_names_every_configuration_of_a_proxy() -> None:
+    text = (DOCS / "operations.rst").read_text(encoding="utf-8")
+    assert [path.name for path in (CONF / "proxies").iterdir() if f"../conf/proxies/{path.name}\n" not in text] == []

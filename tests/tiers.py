@@ -23,7 +23,10 @@ PURE: Final = (
     *(f"brokers/test_{name}.py" for name in ("asking", "kafka_availability", "kafka_options", "kafka_positions")),
     *(f"brokers/test_{name}.py" for name in ("kafka_publisher", "memory")),
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
-    *(f"probe/test_{name}.py" for name in ("credentials", "judge", "judge_speech", "recording", "report", "target")),
+    *(
+        f"probe/test_{name}.py"
+        for name in ("between", "credentials", "judge", "judge_speech", "recording", "report", "target")
+    ),
     "probe/test_wire.py",
     *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
     *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),

@@ -7,6 +7,7 @@ any implementation, through any proxy. The parts, each of which imports only wha
     target       where the deployment is
     wire         HTTP/1.1: a request's bytes, a response's parsing, one exchange
     judge        is this response, this message what the contract says? (pure)
+    between      which answers are a proxy's, and what is to be done about them (pure)
     credentials  tokens: given, minted, forged
     device       one WebSocket connection, as a device holds it
     recording    a WAV file, cut into what a microphone would have delivered by when

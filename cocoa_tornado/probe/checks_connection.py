@@ -11,7 +11,15 @@ from typing import Final
 
 from .device import Link
 from .judge import described, described_close, judge_refusal
-from .session import CLOSE_REPLACED, REPLACED, DeviceHeldError, Idleness, Session, UnexpectedError
+from .session import (
+    CLOSE_REPLACED,
+    REPLACED,
+    DeviceHeldError,
+    Idleness,
+    Session,
+    UnexpectedError,
+    UpgradeLostError,
+)
 from .verdicts import Verdict, failed, passed, skipped
 from .wire import Upgrade
 
@@ -36,6 +44,8 @@ async def handshake(session: Session) -> Verdict:
                 raise
             await asyncio.sleep(session.limits.challenge_s / 4)
             continue
+        except UpgradeLostError:
+            raise
         except UnexpectedError as error:
             key = session.key
             signer = f" (the token is signed with {key.origin})" if key and key.signs(session.device.token) else ""
@@ -59,7 +69,11 @@ async def other_subprotocols(session: Session) -> Verdict:
 
 async def own_origin(session: Session) -> Verdict:
     name = f"[{session.target.host}]" if ":" in session.target.host else session.target.host
-    return await _admitted(session, origin=f"http://{name}")
+    try:
+        return await _admitted(session, origin=f"http://{name}")
+    except UnexpectedError as error:
+        hint = "a proxy must pass Host on (nginx: proxy_set_header Host $http_host)"
+        raise UnexpectedError(f"{error}; {hint}") from error
 
 
 async def _admitted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from . import credentials
+from .between import is_blocked, note_on_426
 from .judge import (
     described,
     judge_error_body,
@@ -13,9 +14,10 @@ from .judge import (
     judge_ready,
     judge_refusal,
 )
-from .session import Session
+from .session import HELD, DeviceHeldError, Session
+from .speaking import AUDIO_ROUTE
 from .verdicts import Verdict, failed, judged, skipped
-from .wire import Upgrade, exchange
+from .wire import Upgrade, answer_before_the_end, exchange
 
 MISSING = "Missing JWT token"
 INVALID = "Invalid JWT token"
@@ -27,7 +29,10 @@ async def health(session: Session) -> Verdict:
 
 
 async def ready(session: Session) -> Verdict:
-    return judged(judge_ready(await exchange(session.target, "GET", "/api/v1/ready")))
+    response = await exchange(session.target, "GET", "/api/v1/ready")
+    if is_blocked(response):
+        return skipped(f"answered {described(response)}: it does not let it be seen from outside")
+    return judged(judge_ready(response))
 
 
 async def unknown_route(session: Session) -> Verdict:
@@ -37,9 +42,29 @@ async def unknown_route(session: Session) -> Verdict:
     return judged(judge_error_body(response))
 
 
+async def live_upload(session: Session) -> Verdict:
+    """With a token that is none, which takes no place and needs no speech."""
+    headers = [("Authorization", "Bearer not-a-token"), ("Content-Type", "application/octet-stream")]
+    patience_s = session.limits.timeout_s / 2
+    response, is_early = await answer_before_the_end(session.target, AUDIO_ROUTE, headers, patience_s)
+    if response.status == 411:
+        return failed("answered 411: a proxy wants to know the length; live audio has none")
+    if not is_early:
+        return failed(
+            f"an upload is answered ({response.status}) only once it has ended: a proxy holds it back, and live audio "
+            "with it (nginx: proxy_request_buffering off)"
+        )
+    return judged(None if response.status == 501 else judge_refusal(response, 401, INVALID, bearer=True))
+
+
 async def plain_get(session: Session) -> Verdict:
+    """The device is let go first: its token is judged before the 426, and so is its place."""
+    await session.let_go()
     headers = [("Authorization", f"Bearer {session.device.token}")]
-    return judged(judge_plain_get(await exchange(session.target, "GET", "/ws", headers)))
+    response = await exchange(session.target, "GET", "/ws", headers)
+    if response.status == 409:
+        raise DeviceHeldError(HELD)
+    return judged(judge_plain_get(response), note_on_426(response))
 
 
 async def no_token(session: Session) -> Verdict:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..plain_text import quoted
 from ..rules import addresses
+from .between import is_blocked
 from .credentials import Device
 from .judge import described
 from .target import Target
@@ -45,6 +46,8 @@ class HttpPublisher:
     async def publish(self, device: Device, value: bytes) -> str | None:
         headers = [("Authorization", f"Bearer {device.token}"), ("Content-Type", "application/json")]
         response = await exchange(self._target, "POST", PUBLISH_ROUTE, headers, value)
+        if is_blocked(response):
+            raise PublishUnavailableError("a proxy takes no records over HTTP; pass --broker kafka://HOST:PORT")
         if response.status == 404:
             raise PublishUnavailableError("the gateway takes no records over HTTP; pass --broker kafka://HOST:PORT")
         return None if response.status == 202 else f"publishing over HTTP: answered {described(response)}, expected 202"

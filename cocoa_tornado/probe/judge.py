@@ -21,6 +21,7 @@ _ESCAPE = re.compile(rf"\\({_PAIR}|u[0-9a-fA-F]{{4}}|.)", re.DOTALL)
 _SURROGATES = {f"d{digit}" for digit in "89abcdef"}
 _CURSOR = re.compile(r',"cursor":"[^"\\]+"\}')
 _QUOTED_CHARS = 160
+_BEARER = re.compile(r"(?:^|,)\s*Bearer(?:\s|,|$)", re.IGNORECASE)  # a proxy may add challenges of its own
 
 
 # --- Words ---------------------------------------------------------------------------------------------------------
@@ -34,7 +35,13 @@ def quoted(text: str | bytes, limit: int = _QUOTED_CHARS) -> str:
 
 
 def described(response: Response) -> str:
-    """A response in a few words."""
+    """A response in a few words. A page is a proxy's: the gateway answers in JSON."""
+    location = response.header("Location")
+    if location is not None and 300 <= response.status < 400:
+        return f"{response.status} to {quoted(re.split('[?#]', location)[0])}"  # the query may hold a token
+    if response.body.lstrip()[:1] == b"<":
+        server = response.header("Server")
+        return f"{response.status} with an HTML page, a proxy's{f' ({quoted(server, 40)})' if server else ''}"
     return f"{response.status} {quoted(response.body)}" if response.body else str(response.status)
 
 
@@ -101,8 +108,7 @@ def judge_refusal(
             return problem
     elif response.body != (expected := compact_json({"message": message}).encode()):
         return f"answered {described(response)}, expected the body {expected.decode()}"
-    challenge = response.header("WWW-Authenticate")
-    if bearer and (challenge is None or challenge.split(maxsplit=1)[:1] != ["Bearer"]):
+    if bearer and not any(_BEARER.search(challenge) for challenge in response.all("WWW-Authenticate")):
         return f"answered {status} without the header WWW-Authenticate: Bearer"
     wait = response.header("Retry-After")
     if retry_after and not wait:
@@ -132,12 +138,11 @@ def judge_handshake(response: Response, upgrade: Upgrade, selected: str | None =
 
 
 def judge_plain_get(response: Response) -> str | None:
-    """A GET of the WebSocket route that asks for no upgrade. RFC 9110 wants an Upgrade header in a 426."""
-    if problem := judge_refusal(response, 426):
-        return problem
-    if (response.header("Upgrade") or "").lower() != "websocket":
-        return "answered 426 without the header Upgrade: websocket"
-    return None
+    """A GET of the WebSocket route that asks for no upgrade, with a token that is good and of a device that is away.
+
+    Whether ``Upgrade`` is there says nothing: a proxy has to remove it (``between.note_on_426``).
+    """
+    return judge_refusal(response, 426)
 
 
 def judge_health(response: Response) -> str | None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import checks_audio, checks_connection, checks_delivery, checks_http
+from .between import HEALTH_ROUTE, no_gateway, no_upgrade
 from .credentials import Device
 from .device import ConnectionLostError, Message, connect
 from .judge import described, described_close
-from .session import CLOSE_REPLACED, HELD, REPLACED, DeviceHeldError, Session, UnexpectedError
+from .session import CLOSE_REPLACED, HELD, REPLACED, DeviceHeldError, Session, UnexpectedError, UpgradeLostError
 from .target import connect_problem
 from .verdicts import Outcome, ProbeError, Report, Status, Verdict, failed, skipped
 from .wire import NotHttpError, Upgrade, exchange
@@ -28,6 +29,7 @@ class Check:
     :ivar name: stable, for scripts
     :ivar title: the promise as a sentence
     :ivar connects: it plays the device, and is skipped where that can't be had
+    :ivar upgrades: it sends handshakes, and is skipped where none reaches the gateway
     :ivar extra_s: seconds it may take on top of the session's timeout
     """
 
@@ -36,6 +38,7 @@ class Check:
     run: Callable[[Session], Awaitable[Verdict]]
     connects: bool = False
     extra_s: Callable[[Session], float] = lambda session: 0.0
+    upgrades: bool = False
 
 
 def _challenge_s(session: Session) -> float:
@@ -52,19 +55,21 @@ def _speech_s(session: Session) -> float:
     return duration_s + session.limits.audio_s + session.limits.timeout_s + session.limits.quiet_s
 
 
-# Those that need no connection stand first. From the handshake on a single connection is held, up to its close;
-# what breaks connections stands last.
+# Those of plain HTTP stand first; then the handshake, without which nothing can be said of a refusal. From it on a
+# single connection is held, up to its close; what breaks connections stands last.
 CHECKS: Final = (
     Check("health", "GET /api/v1/health answers healthy", checks_http.health),
     Check("ready", "GET /api/v1/ready answers 200 with every part", checks_http.ready),
     Check("unknown-route", "an unknown route has a JSON error body", checks_http.unknown_route),
-    Check("plain-get", "a GET without upgrade is answered 426", checks_http.plain_get),
-    Check("no-token", "no token is answered 401", checks_http.no_token),
-    Check("bad-token", "a token that is none is answered 401", checks_http.bad_token),
-    Check("bad-signature", "a wrong signature is answered 401", checks_http.tampered_signature),
-    Check("changed-claims", "claims under another's signature are answered 401", checks_http.changed_claims),
-    Check("alg-none", "a token with alg none is answered 401", checks_http.unsigned_token),
+    Check("live-upload", "an upload reaches the gateway before its end", checks_http.live_upload),
     Check("handshake", "a device is let in", checks_connection.handshake, True, _challenge_s),
+    Check("no-token", "no token is answered 401", checks_http.no_token, upgrades=True),
+    Check("bad-token", "a token that is none is answered 401", checks_http.bad_token, upgrades=True),
+    Check("bad-signature", "a wrong signature is answered 401", checks_http.tampered_signature, upgrades=True),
+    Check(
+        "changed-claims", "claims under another's signature are answered 401", checks_http.changed_claims, upgrades=True
+    ),
+    Check("alg-none", "a token with alg none is answered 401", checks_http.unsigned_token, upgrades=True),
     Check("ping", "a ping is answered by its pong", checks_connection.ping, True),
     Check("duplicate", "a second connection is answered 409", checks_connection.duplicate, True, _challenge_s),
     Check("delivery", "a record arrives as the contract spells it", checks_delivery.delivery, True, _publish_s),
@@ -91,10 +96,11 @@ CHECKS: Final = (
     Check("subprotocols", "other subprotocols are ignored", checks_connection.other_subprotocols, True),
     Check("own-origin", "the server's own origin is let in", checks_connection.own_origin, True),
     Check("foreign-origin", "a foreign browser origin is answered 403", checks_http.foreign_origin, True),
+    Check("plain-get", "a GET without upgrade is answered 426", checks_http.plain_get, True),
     Check("oversize", "a message over 512 KiB is closed with 1009", checks_connection.oversize, True, _challenge_s),
     Check("invalid-frame", "an invalid frame ends the connection", checks_connection.invalid_frame, True, _challenge_s),
-    Check("expired", "an expired token is answered 401", checks_http.expired_token),
-    Check("no-device-id", "a token without device_id is answered 401", checks_http.token_without_device),
+    Check("expired", "an expired token is answered 401", checks_http.expired_token, upgrades=True),
+    Check("no-device-id", "a token without device_id is answered 401", checks_http.token_without_device, upgrades=True),
     Check("idle", "an idle connection is held", checks_connection.idle, True, lambda s: s.idle_s + _challenge_s(s)),
     Check("server-ping", "the server pings an idle connection", checks_connection.server_ping, True),
 )
@@ -142,16 +148,18 @@ async def run(session: Session, on_outcome: Callable[[Outcome], None]) -> Report
 
 
 async def _preflight(session: Session) -> None:
-    """One request, whatever it is answered: without an answer no check makes sense."""
+    """One request: without an answer, or with one that speaks of the whole URL, no check makes sense."""
     target = session.target
     try:
         async with asyncio.timeout(session.limits.timeout_s):
-            await exchange(target, "GET", "/api/v1/health")
+            response = await exchange(target, "GET", HEALTH_ROUTE)
     except (OSError, TimeoutError) as error:
         raise ProbeError(connect_problem(target, error)) from error
     except NotHttpError as error:
         hint = "" if target.secure else " (is it a TLS port? then wss://)"
         raise ProbeError(f"{target.host_header}: {error}{hint}") from error
+    if problem := no_gateway(target, response):
+        raise ProbeError(f"{target.host_header}: {problem}")
 
 
 async def _outcome(check: Check, session: Session) -> Outcome:
@@ -164,6 +172,8 @@ async def _outcome(check: Check, session: Session) -> Outcome:
 
 
 async def _verdict(check: Check, session: Session) -> Verdict:
+    if check.upgrades and session.no_upgrade is not None:
+        return skipped(session.no_upgrade)
     if check.connects and session.blocked is not None:
         return skipped(session.blocked)
     limit_s = session.limits.timeout_s + _MARGIN_S + check.extra_s(session)
@@ -173,6 +183,9 @@ async def _verdict(check: Check, session: Session) -> Verdict:
     except DeviceHeldError as error:
         session.blocked = HELD
         await session.let_go()
+        return failed(str(error))
+    except UpgradeLostError as error:
+        session.blocked = session.no_upgrade = "no handshake reaches the gateway"
         return failed(str(error))
     except UnexpectedError as error:
         return failed(str(error))
@@ -206,7 +219,7 @@ async def listen(session: Session, seconds: float, on_message: Callable[[Message
         raise ProbeError(f"{session.target.host_header}: {error}") from error
     if link is None:
         reason = HELD if response.status == 409 else "not let in"
-        raise ProbeError(session.redacted(f"{reason}: {described(response)}"))
+        raise ProbeError(session.redacted(f"{reason}: {no_upgrade(response) or described(response)}"))
     try:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds or None):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .between import no_upgrade
 from .credentials import Device, Key, minted, random_device_id
 from .delivery import Publisher
 from .device import Link, connect
@@ -24,6 +25,10 @@ CLOSE_REPLACED = 4409
 
 class UnexpectedError(Exception):
     """Something that a check builds on went wrong; ``str()`` is the problem, as a judge would say it."""
+
+
+class UpgradeLostError(UnexpectedError):
+    """A handshake does not reach the gateway as one, so that nothing can be said of any."""
 
 
 class DeviceHeldError(UnexpectedError):
@@ -71,6 +76,7 @@ class Session:
     :ivar heard: what became of it, once it has been answered with words
     :ivar link: the connection that ``device`` holds
     :ivar blocked: why ``device`` can't connect any more; None while it can
+    :ivar no_upgrade: why no handshake reaches the gateway; None as long as that isn't known
     :ivar pong_works: the gateway answers pings; False until it has been seen to
     :ivar slots_leak: the gateway has kept a slot that it should have freed
     :ivar closing_since: when the gateway had answered the close of the connection that was last held (monotonic)
@@ -90,6 +96,7 @@ class Session:
     take_over: bool = False
     link: Link | None = None
     blocked: str | None = None
+    no_upgrade: str | None = None
     pong_works: bool = False
     slots_leak: bool = False
     handshake_s: float = 0.0
@@ -130,6 +137,8 @@ class Session:
         if problem := judge_handshake(response, upgrade, selected):
             if link is not None:
                 await self.close(link)
+            if diagnosis := no_upgrade(response):
+                raise UpgradeLostError(diagnosis)
             raise UnexpectedError(problem)
         assert link is not None  # a 101 always comes with one
         return link

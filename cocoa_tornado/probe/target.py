@@ -107,6 +107,8 @@ def tls_context(ca: Path | None, insecure: bool) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(ca) if ca else None)
     except (OSError, ssl.SSLError) as error:
         raise ProbeError(f"{ca}: no certificates can be read from it: {_reason(error)}") from error
+    # As RFC 6455 clients do, so that a server that has both does not go by HTTP/2.
+    context.set_alpn_protocols(["http/1.1"])
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

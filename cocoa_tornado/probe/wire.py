@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 1024 * 1024
 USER_AGENT = "cocoa-probe"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+
+
+# The first frame of a server that goes by HTTP/2 without asking (RFC 9113, 3.4): its length, type 4, flags, stream 0.
+_HTTP2_SETTINGS = re.compile(rb"\0..\x04.\0\0\0\0", re.DOTALL)
 
 
 class NotHttpError(Exception):
@@ -40,7 +45,11 @@ class Response:
 
     def header(self, name: str) -> str | None:
         """The first header of that name, whatever its case; None if there is none."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+        return next(iter(self.all(name)), None)
+
+    def all(self, name: str) -> list[str]:
+        """Every header of that name, in their order."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +148,29 @@ async def exchange(
         writer.transport.abort()
 
 
+async def answer_before_the_end(
+    target: Target, route: str, headers: Iterable[tuple[str, str]], patience_s: float
+) -> tuple[Response, bool]:
+    """POST a chunked body that does not end, until it is answered or the patience is over; then end it.
+
+    Return the answer, and whether it came before the end. Raises as :func:`exchange` does.
+    """
+    reader, writer = await open_connection(target)
+    answering = asyncio.create_task(read_response(reader))
+    try:
+        all_headers = [("Connection", "close"), ("Transfer-Encoding", "chunked"), *headers]
+        writer.write(request_bytes("POST", target.path(route), target, all_headers) + b"4\r\n\0\0\0\0\r\n")
+        await asyncio.wait([answering], timeout=patience_s)
+        is_early = answering.done()
+        if not is_early:
+            writer.write(b"0\r\n\r\n")
+        return await answering, is_early
+    finally:
+        answering.cancel()
+        await asyncio.wait([answering])
+        writer.transport.abort()
+
+
 async def open_connection(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open a connection, with TLS where the target has it. Raises OSError, :class:`ssl.SSLError` among them."""
     return await asyncio.open_connection(target.host, target.port, ssl=target.tls, limit=MAX_HEAD_BYTES)
@@ -157,6 +189,8 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
             return response
         return Response(response.status, response.headers, await _read_body(reader, response))
     except asyncio.IncompleteReadError as error:
+        if _HTTP2_SETTINGS.match(error.partial):
+            raise NotHttpError("it speaks HTTP/2 alone; devices need HTTP/1.1") from error
         what = "in the middle of its answer" if error.partial else "without an answer"
         raise NotHttpError(f"the other side closed the connection {what}") from error
     except (asyncio.LimitOverrunError, ValueError) as error:

@@ -32,6 +32,7 @@ BREAKS: list[tuple[Fault, set[str]]] = [
     (Fault.NOT_READY, {"ready"}),
     (Fault.READY_SAYS_NOTHING, {"ready"}),
     (Fault.HTML_ERRORS, {"unknown-route"}),
+    (Fault.UPLOAD_HELD_BACK, {"live-upload"}),
     (Fault.PLAIN_GET_IS_400, {"plain-get"}),
     (Fault.NO_TOKEN_LET_IN, {"no-token"}),
     (Fault.OTHER_401_BODY, {"no-token"}),
@@ -155,6 +156,36 @@ def test_a_gateway_with_a_mailbox_may_add_its_cursor() -> None:
     report = asyncio.run(probed(Fault.CURSORS))
 
     assert report.ok
+
+
+def test_a_plain_get_may_be_answered_426_whatever_its_token() -> None:
+    report = asyncio.run(probed(Fault.PLAIN_GET_NOT_JUDGED))
+
+    assert outcome(report, "plain-get").status is Status.PASSED
+
+
+def test_a_426_without_upgrade_passes_with_a_note() -> None:
+    report = asyncio.run(probed(Fault.UPGRADE_TAKEN_OUT))
+
+    assert names(report, Status.FAILED) == set()
+    assert outcome(report, "plain-get").detail == "without the header Upgrade, which a proxy has to remove"
+
+
+def test_a_plain_get_of_a_device_that_connects_elsewhere_is_not_a_failed_426() -> None:
+    async def scenario() -> Report:
+        gateway = BrokenGateway()
+        await gateway.start()
+
+        def another_takes_the_place(outcome: Outcome) -> None:
+            if outcome.name == "foreign-origin":
+                gateway.hold("doll")
+
+        try:
+            return await run(session_for(gateway, device=given()), another_takes_the_place)
+        finally:
+            await gateway.stop()
+
+    assert outcome(asyncio.run(scenario()), "plain-get").detail == HELD
 
 
 def test_without_http_publishing_delivery_is_skipped_and_the_way_out_named() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.probe.judge import (
     compact_json,
+    described,
     described_close,
     expected_message,
     judge_audio,
@@ -106,9 +107,24 @@ def test_an_error_body_is_a_message_and_nothing_else(body: bytes) -> None:
     assert judge_error_body(Response(404, (), body)) is not None
 
 
-def test_a_426_says_what_to_upgrade_to() -> None:
+def test_a_426_need_not_say_what_to_upgrade_to() -> None:
     assert judge_plain_get(refused(426, "Upgrade Required", Upgrade="websocket")) is None
-    assert judge_plain_get(refused(426, "Upgrade Required")) is not None
+    assert judge_plain_get(refused(426, "Upgrade Required")) is None
+    assert judge_plain_get(refused(400, "Upgrade Required")) is not None
+
+
+@pytest.mark.parametrize("challenge", ["Bearer", "bearer", 'Basic realm="a", Bearer realm="b"'])
+def test_a_challenge_may_stand_among_others(challenge: str) -> None:
+    response = refused(WWW_Authenticate=challenge)
+    assert judge_refusal(response, 401, bearer=True) is None
+    negotiated = Response(401, (("WWW-Authenticate", "Negotiate"), *response.headers), response.body)
+    assert judge_refusal(negotiated, 401, bearer=True) is None
+
+
+def test_a_page_is_said_to_be_a_proxys_and_a_redirect_where_it_leads() -> None:
+    page = Response(413, (("Server", "nginx"),), b"<html><title>413</title></html>")
+    assert described(page) == "413 with an HTML page, a proxy's (nginx)"
+    assert described(Response(301, (("location", "https://a/ws?token=secret"),))) == "301 to https://a/ws"
 
 
 # --- The handshake -------------------------------------------------------------------------------------------------
