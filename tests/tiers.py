@@ -20,8 +20,8 @@ TESTS: Final = Path(__file__).parent
 # Files, and folders with everything below them.
 PURE: Final = (
     "rules/",
-    *(f"brokers/test_{name}.py" for name in ("asking", "kafka_availability", "kafka_options", "kafka_positions")),
-    *(f"brokers/test_{name}.py" for name in ("kafka_publisher", "memory")),
+    *(f"brokers/test_{name}.py" for name in ("asking", "kafka_availability", "kafka_inner_parts", "kafka_options")),
+    *(f"brokers/test_{name}.py" for name in ("kafka_positions", "kafka_publisher", "memory")),
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     *(
         f"probe/test_{name}.py"
@@ -31,7 +31,7 @@ PURE: Final = (
     *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
     *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
-    *(f"test_{name}.py" for name in ("kafka_secrets", "plain_files", "plain_text", "transcriber")),
+    *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "plain_files", "plain_text", "transcriber")),
 )
 LOAD: Final = "bench"
 SLOW: Final = (f"{LOAD}/",)

@@ -1,0 +1,65 @@
+"""The inner parts of kafka-python that ``kafka_clients.py`` uses: a version that lacks one fails here, and not when a
+group rebalances in production.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.consumer.fetcher import Fetcher
+from kafka.coordinator.consumer import ConsumerCoordinator
+from kafka.net.compat import KafkaNetClient
+from kafka.net.inet import KafkaNetSocket
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+from kafka.producer.sender import Sender
+from kafka.record.default_records import DefaultRecordBatch
+
+from cocoa_tornado.brokers import kafka_clients
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters"),
+    [
+        (ConsumerCoordinator, "request_rejoin", []),
+        (ConsumerCoordinator, "fetch_committed_offsets", ["partitions", "timeout_ms"]),
+        (Sender, "force_close", []),
+        (KafkaNetSocket, "sock_connect", ["net", "sock", "sockaddr", "timeout_at"]),
+        (KafkaNetClient, "connection_delay", ["node_id"]),
+        (NetworkSelector, "sleep", ["delay"]),
+    ],
+)
+def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
+    owner: type, name: str, parameters: list[str]
+) -> None:
+    assert list(inspect.signature(getattr(owner, name)).parameters)[1:] == parameters
+
+
+@pytest.mark.parametrize(
+    ("owner", "attributes"),
+    [
+        (KafkaConsumer, {"_coordinator", "_fetcher"}),
+        (Fetcher, {"_next_partition_records"}),
+        (KafkaProducer, {"_sender", "_closed"}),
+        (KafkaConnectionManager, {"cluster", "config"}),
+    ],
+)
+def test_an_attribute_that_is_used_is_set_by_its_owner(owner: Any, attributes: set[str]) -> None:
+    assert attributes <= set(owner.__init__.__code__.co_names)
+
+
+def test_a_batch_that_cannot_be_read_is_found_by_the_name_of_its_generator() -> None:
+    records = Fetcher.PartitionRecords
+    unpack = records._unpack_records.__code__
+    assert {"self", "batch"} <= set(unpack.co_varnames)
+    assert {"topic_partition", "next_fetch_offset"} <= set(records.__init__.__code__.co_names)
+    assert isinstance(DefaultRecordBatch.next_offset, property)
+
+
+def test_the_class_of_a_socket_is_chosen_by_the_scheme_of_the_proxy() -> None:
+    assert type(KafkaNetSocket(kafka_clients.DIRECT)) is kafka_clients._TidySocket
+    for client in (KafkaConsumer, KafkaProducer, KafkaAdminClient):
+        assert {"kafka_client", "proxy_url"} <= client.DEFAULT_CONFIG.keys()
