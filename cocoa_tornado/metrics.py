@@ -78,6 +78,7 @@ class Counters:
     device_messages_dropped: int = 0
     audio_ignored: int = 0
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
+    connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     speech: SpeechCounters = field(default_factory=SpeechCounters)
@@ -122,6 +123,8 @@ class GatewayCollector(Collector):
         pending = self._http_connections()
         yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
         yield _by("cocoa_accept_pauses", "Times that newcomers had to wait", "reason", counters.accept_pauses)
+        shed = counters.connections_shed
+        yield _by("cocoa_http_connections_shed", "Connections closed in favor of others", "reason", shed)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
         yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)

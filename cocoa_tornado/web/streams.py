@@ -37,6 +37,8 @@ class HttpStream(IOStream):
     # Of the class as long as they are False: what was never HTTP gone wrong keeps neither.
     _is_refusing = False
     _is_in_body = False
+    has_device_token = False
+    """As for ``rules.crowd.Member``."""
 
     def write(self, data: bytes | memoryview) -> Future[None]:
         """As Tornado's; its bare 400 becomes one with a body."""
