@@ -55,7 +55,7 @@ class TurnClock:
     a turn takes no longer than the loop meant to wait, and ``MOST_OF_A_TURN_S`` on top of it for the waiting and for
     the work: after a pause there is as much time left as there was before it.
 
-    It never goes backwards, and never faster than the machine's monotonic clock, of which all times (seconds) are given.
+    It never goes back, and never faster than the machine's monotonic clock, by which all times (seconds) are given.
     """
 
     __slots__ = ("_limit", "_lost")

@@ -52,6 +52,10 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     _admission: asyncio.Task[Ticket] | None = None
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None:
+            # A client that closes its side while it waits has no use for a WebSocket.
+            stream.needs_both_ways = True
         refusal = self._check_request()
         if refusal is not None:
             self._refuse(refusal)
@@ -71,6 +75,10 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._refuse(refusal)
             return
         if self._is_over:
+            return
+        if getattr(stream, "has_ended", False):
+            # It did so right behind its request. Nobody is challenged for it.
+            self._refuse(Refusal(400, "Connection is closed on the client's side", "vanished"))
             return
         ticket = await self._reserve(identity)
         if ticket is not None:

@@ -294,6 +294,7 @@ class Listener:
 
     def awaits(self, stream: HttpStream) -> bool:
         """The connection's next request may come; False: it has to be the last."""
+        stream.needs_both_ways = False
         return self._crowd.awaits(stream, self._loop.time())
 
     def asks(self, stream: HttpStream) -> None:
