@@ -66,7 +66,7 @@ from .web.handlers import WebContext
 from .web.listener import Listener, bind
 from .web.revocation import Revocation
 from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
-from .web.turns import new_event_loop
+from .web.turns import loop_clock, new_event_loop
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -90,7 +90,7 @@ class Gateway:
         mailbox: Mailbox | None = None,
     ) -> None:
         self.settings = settings
-        self._clock = time.monotonic
+        self._clock = loop_clock()
         self._wall_clock = time.time
         self.counters = Counters()
         self.hub = Hub(slot_limits(settings), self._clock)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .rules.box import BoxLimits
+from .rules.crowd import LOOPBACK
 from .rules.mailbox_urls import MAILBOX_OFF
 from .rules.outbox import OutboxLimits
 from .rules.rate import RateLimit
@@ -61,6 +62,8 @@ def audio_limits(settings: Settings) -> AudioLimits:
 def listener_options(settings: Settings) -> ListenerOptions:
     return ListenerOptions(
         max_pending=settings.max_pending_connections,
+        max_per_address=settings.max_connections_per_address,
+        unlimited=(*LOOPBACK, *settings.trusted_proxies),
         header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s,
         write_wait_s=settings.write_wait_s,

@@ -84,8 +84,16 @@ class Settings:
         4096,
         kinds.Whole(1, 10_000_000),
         "Connections that are not a device's (yet), above which newcomers wait in the kernel's queue.",
-        "A connection counts from when it is accepted until it is a device's or closed. That nobody holds a place for "
-        "long is up to ``header_timeout`` and ``body_timeout``.",
+        "A connection counts from when it is accepted until it is a device's or closed. Near the bound, idle and slow "
+        "connections give way to newcomers.",
+    )
+    max_connections_per_address: int = row(
+        LISTEN,
+        1024,
+        kinds.Whole(0, 10_000_000),
+        "Of ``max_pending_connections``, those of one address; 0 for no limit.",
+        "Devices that are connected don't count. An IPv6 client counts for its network (/64). There is no limit for "
+        "``trusted_proxies`` and this machine itself.",
     )
     trusted_proxies: tuple[Network, ...] = row(
         LISTEN,

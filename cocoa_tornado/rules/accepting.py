@@ -16,6 +16,8 @@ import enum
 import errno
 from typing import Final, NamedTuple
 
+from .crowd import RESERVE_SHARE
+
 ACCEPTED_PER_TURN: Final = 128
 """So many connections at most before the event loop may do something else. Each costs one system call."""
 
@@ -87,7 +89,7 @@ class Gate:
         self.pending = self.waiting = 0
         self._max_pending, self._retry_s = max_pending, retry_s
         self._max_waiting = max(1, max_pending // 2)
-        self._resume_at = max_pending - max(1, max_pending // 16)
+        self._resume_at = max_pending - max(1, max_pending // RESERVE_SHARE)
         self._is_full = False
         self._fault: Obstacle | None = None
         self._retry_at = 0.0
@@ -109,6 +111,16 @@ class Gate:
             return Decision(0)
         room = min(self._max_pending - self.pending, self._max_waiting - self.waiting)
         return Decision(min(ACCEPTED_PER_TURN, room))
+
+    @property
+    def excess(self) -> int:
+        """Connections in the reserve, which is the last sixteenth of the bound; 0 while there is room."""
+        return max(0, self.pending - self._resume_at)
+
+    @property
+    def is_near_full(self) -> bool:
+        """Connections should end with their answers: more than three quarters of the bound are taken."""
+        return self.pending > self._max_pending - self._max_pending // 4
 
     @property
     def to_serve(self) -> int:

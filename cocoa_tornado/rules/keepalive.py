@@ -27,7 +27,8 @@ class Pinged(Protocol):
 
     def has_excuse(self) -> bool:
         """Asked when a pong is overdue: whether, since the ping was asked for or since this was last asked, the answer
-        could not be expected. The gateway did not read from the connection, or the ping waited for the socket."""
+        could not be expected, or may have come. The gateway did not read from the connection, the ping waited for the
+        socket, or something that nobody has looked at yet lies in the socket."""
 
 
 T = TypeVar("T", bound=Pinged)

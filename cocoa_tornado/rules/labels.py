@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from .accepting import Obstacle
+from .crowd import Phase
 from .handshake import NOT_WEBSOCKET
 from .records import REASONS
 
 _TOKEN_REASONS: Final = (
     *("missing", "ambiguous", "too_long", "malformed", "critical", "algorithm", "unknown_key", "signature"),
     *("duplicate", "expired", "not_yet", "exp", "nbf", "iat", "issuer", "subject", "audience", "jti"),
-    *("device_id", "device_version", "user_id", "groups"),
+    *("device_id", "device_version", "user_id", "groups", "lifetime", "key_removed"),
 )
 
 CLOSE_CODES: Final = (
@@ -36,9 +37,10 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_messages_dropped": (
         *("overflow", "interim", "fault"),
         # Waiting for a connection that ended, by how it ended.
-        *("drain", "no_pong", "rate_limited", "too_big", "slow_consumer", "token_expired", "replaced"),
+        *("drain", "no_pong", "rate_limited", "too_big", "slow_consumer", "token_expired", "key_removed", "replaced"),
         *("protocol_error", "write_timeout", "closed_by_device", "lost"),
     ),
+    "cocoa_http_connections_shed": (*(phase.value for phase in Phase), "address"),
     "cocoa_bodies_refused": ("full", "too_large"),
     "cocoa_token_requests": ("issued", "wrong_credentials", "limited", "invalid"),
     "cocoa_records_quarantined": (*sorted(REASONS), "unreadable"),

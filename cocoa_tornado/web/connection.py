@@ -26,6 +26,7 @@ from .sockets import (
     all_is_acknowledged,
     half_close,
     limit_kernel_buffer,
+    may_have_unread,
     peer_has_closed,
     write_mark,
 )
@@ -196,7 +197,8 @@ class DeviceConnection:
     def has_excuse(self) -> bool:
         """See ``keepalive.Pinged``."""
         excused, self._excused = self._excused, False
-        return excused or self._ping_waits or self.is_paused
+        # After a pause of the process, or a long turn, its pong may lie in the socket.
+        return excused or self._ping_waits or self.is_paused or may_have_unread(self._stream)
 
     def expire(self) -> None:
         """No pong came in time."""

@@ -58,6 +58,10 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     async def get(self, *args: Any, **kwargs: Any) -> None:
         not_upgradable = self._check_upgrade()
         self._is_plain = not_upgradable is not None and not_upgradable.outcome == NOT_WEBSOCKET
+        stream = getattr(self.request.connection, "stream", None)
+        if not self._is_plain and stream is not None:
+            # A client that closes its side while it waits has no use for a WebSocket.
+            stream.needs_both_ways = True
         refusal = None if self._is_plain else not_upgradable
         if refusal is None and self.context.hub.draining:
             refusal = self._unavailable("draining")
@@ -82,6 +86,10 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._refuse(self._look_for_a_slot(identity) or not_upgradable)
             return
         if self._is_over:
+            return
+        if getattr(stream, "has_ended", False):
+            # It did so right behind its request. Nobody is challenged for it.
+            self._refuse(Refusal(400, "Connection is closed on the client's side", "vanished"))
             return
         ticket = await self._reserve(identity)
         if ticket is not None:

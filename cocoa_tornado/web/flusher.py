@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ from ..metrics import Counters, Histogram
 from ..rules.close_codes import TOKEN_EXPIRED
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from .connection import DeviceConnection
+
+PAUSE_S = 5.0
+"""A timer that is so late is worth a line: no load does that to a healthy machine."""
 
 log = logging.getLogger("cocoa.web")
 
@@ -104,13 +108,17 @@ class Housekeeping:
             self._timer = None
 
     def _schedule(self) -> None:
-        due = self._clock() + self._period_s
+        # By real time: the loop's own clock leaves out what is looked for here.
+        due = time.monotonic() + self._period_s
         self._timer = asyncio.get_running_loop().call_later(self._period_s, self._run, due)
 
     def _run(self, due: float) -> None:
-        now = self._clock()
-        self._counters.loop_lag.observe(max(0.0, now - due))
+        lag_s = max(0.0, time.monotonic() - due)
+        self._counters.loop_lag.observe(lag_s)
+        if lag_s >= PAUSE_S:
+            log.info("process was paused", extra={"seconds": round(lag_s, 1)})
         self._schedule()
+        now = self._clock()
         turn = self._wheel.tick(now)
         for connection in turn.ping:
             connection.ping()

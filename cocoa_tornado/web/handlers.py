@@ -206,10 +206,14 @@ class GatewayErrors(RequestHandler):
         """The device behind the Bearer token; answers 401 and returns None where there is none."""
         try:
             found = find_token((), self.request.headers.get("Authorization"), None)
-            return await self.context.keys.identify(found.token, self.context.devices.wall_clock())
+            identity = await self.context.keys.identify(found.token, self.context.devices.wall_clock())
         except IdentityError as error:
             self.refuse(401, error.message, {"WWW-Authenticate": "Bearer"})
             return None
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None:
+            stream.has_device_token = True  # the crowd of strangers does not count it (rules/crowd.py)
+        return identity
 
 
 class NotFoundHandler(GatewayErrors):

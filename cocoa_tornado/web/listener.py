@@ -14,18 +14,28 @@ import resource
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPServerConnectionDelegate
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.netutil import ssl_wrap_socket
 
 from ..errors import ServiceError
 from ..metrics import Counters, count
 from ..rules.accepting import Gate, Obstacle
+from ..rules.crowd import LOOPBACK, Crowd, address_of
+from ..rules.origins import Network
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.request_head import MAX_HEAD_BYTES
 from .lingering import Lingering
@@ -49,12 +59,16 @@ log = logging.getLogger("cocoa.listener")
 @dataclass(frozen=True, slots=True)
 class ListenerOptions:
     """:ivar max_pending: connections that are not a device's; more wait in the kernel's queue
+    :ivar max_per_address: of them, those of one address; 0: no limit
+    :ivar unlimited: whom that does not concern: proxies, behind which are many clients, and this machine
     :ivar header_timeout_s: for a request's headers, TLS handshake included, and between two requests
     :ivar body_timeout_s: for a request's body
     :ivar write_wait_s: a client that takes no byte of an answer for so long is cut off, after twice as long at most
     """
 
     max_pending: int = 4096
+    max_per_address: int = 0
+    unlimited: Sequence[Network] = LOOPBACK
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
     write_wait_s: float = 10.0
@@ -80,6 +94,7 @@ class Listener:
     ) -> None:
         self._options, self._tls, self._counters, self._devices = options, tls, counters, devices
         self._gate = Gate(options.max_pending)
+        self._crowd: Crowd[HttpStream] = Crowd(options.max_per_address)
         self._waiting: deque[tuple[socket.socket, Any]] = deque()
         self._marks: dict[HttpStream, tuple[int, int] | None] = {}
         self._server = _Server(
@@ -88,14 +103,16 @@ class Listener:
             body_timeout=options.body_timeout_s,
             max_header_size=MAX_HEAD_BYTES,
         )
-        self._server.ended = self._ended
         self._lingering = Lingering()
+        self._server.listener = self
         self._sockets: list[socket.socket] = []
         self._is_reading = False
         self._retry: asyncio.TimerHandle | None = None
+        self._relief: asyncio.TimerHandle | None = None
         self._next_turn: asyncio.Handle | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._lines = LineBudget(LINES)
+        self._address_lines = LineBudget(LINES)
         self._obstacle: Obstacle | None = None
         self._has_warned = False
 
@@ -132,6 +149,9 @@ class Listener:
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
         while self._waiting:
             connection, _ = self._leave_the_queue()
             connection.close()
@@ -141,6 +161,7 @@ class Listener:
 
     def _follow(self) -> None:
         """Do as the rule has decided: accept, or wait for the clock or for a connection to end."""
+        self._relieve()
         decision = self._gate.decide(self._loop.time())
         self._tell()
         if decision.room:
@@ -149,6 +170,29 @@ class Listener:
         self._pause()
         if decision.retry_at is not None and self._retry is None:
             self._retry = self._loop.call_at(decision.retry_at, self._try_again)
+
+    def _relieve(self) -> None:
+        """Keep the reserve free: close those that give way, and look again when there may be another one."""
+        self._server.conn_params.no_keep_alive = self._gate.is_near_full
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
+        excess = self._gate.excess - self._crowd.yielding
+        if excess <= 0:
+            return
+        now = self._loop.time()
+        found = self._crowd.give_way(excess, now)
+        for stream, phase in found:
+            self._close(stream, phase.value)
+        next_at = self._crowd.next_at()
+        if len(found) < excess and next_at is not None:
+            # A timer may fire a hair early; then it must not fire again at once.
+            self._relief = self._loop.call_at(max(next_at, now + 0.01), self._relieve)
+
+    def _close(self, stream: HttpStream, reason: str) -> None:
+        """In favor of others. That it has ended is heard in a later turn."""
+        count(self._counters.connections_shed, reason)
+        stream.close()
 
     def _try_again(self) -> None:
         self._retry = None
@@ -209,7 +253,12 @@ class Listener:
         return self._waiting.popleft()
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
-        """Hand an accepted connection to the HTTP server, which says by :meth:`_ended` that it is done with it."""
+        """Hand an accepted connection to the HTTP server, which says by :meth:`ended` that it is done with it."""
+        source = address_of(address[0], self._options.unlimited) if isinstance(address, tuple) else ""
+        if not self._crowd.admits(source) and not self._make_room_at(source):
+            connection.close()
+            self._gate.ended()
+            return
         try:
             connection.setblocking(False)
             if self._tls is None:
@@ -225,15 +274,45 @@ class Listener:
             return
         stream.lingering = self._lingering
         self._marks[stream] = None
+        self._crowd.enter(stream, source, self._loop.time(), in_reserve=self._gate.excess > 0)
         self._server.handle_stream(stream, address)
 
-    def _ended(self, stream: object) -> None:
+    def _make_room_at(self, source: str) -> bool:
+        """Close the oldest connection of an address that has as many as it may, if it has had its time."""
+        found = self._crowd.give_way_at(source, self._loop.time())
+        if found is not None:
+            self._close(found[0], found[1].value)
+            return True
+        count(self._counters.connections_shed, "address")
+        left_out = self._address_lines.take(self._loop.time())
+        if left_out is not None:
+            extra: dict[str, object] = {"remote_ip": source, "most": self._options.max_per_address}
+            log.warning(
+                "too many connections of one address", extra=extra | ({"left_out": left_out} if left_out else {})
+            )
+        return False
+
+    # -- what the HTTP server says
+
+    def awaits(self, stream: HttpStream) -> bool:
+        """The connection's next request may come; False: it has to be the last."""
+        stream.needs_both_ways = False
+        return self._crowd.awaits(stream, self._loop.time())
+
+    def asks(self, stream: HttpStream) -> None:
+        """The headers of a request have come."""
+        self._crowd.asks(stream, self._loop.time())
+
+    def ended(self, stream: object) -> None:
         """It is closed, or a device's."""
         if isinstance(stream, HttpStream):
             del self._marks[stream]
+            self._crowd.leave(stream)
         self._gate.ended()
-        if not self._is_reading and self._sockets:
+        if self._sockets and (not self._is_reading or self._gate.is_near_full):
             self._follow()
+        else:
+            self._server.conn_params.no_keep_alive = self._gate.is_near_full
 
     def _tell(self) -> None:
         """Count and log a change, once. Strangers may bring it about as often as they like: the lines have a budget."""
@@ -272,14 +351,47 @@ class Listener:
 
 
 class _Server(HTTPServer):
-    """Tornado's server, which tells when it is done with a connection."""
+    """Tornado's server, which tells the listener what becomes of a connection."""
 
-    ended: Callable[[object], None]
+    listener: Listener
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        delegate = super().start_request(server_conn, request_conn)
+        assert isinstance(request_conn, HTTP1Connection)
+        stream = request_conn.stream
+        if not isinstance(stream, HttpStream):
+            return delegate
+        if not self.listener.awaits(stream):
+            request_conn.params = copy(self.conn_params)
+            request_conn.params.no_keep_alive = True
+        return _Heard(delegate, stream, self.listener)
 
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
         assert isinstance(server_conn, HTTP1ServerConnection)
-        self.ended(server_conn.stream)
+        self.listener.ended(server_conn.stream)
+
+
+class _Heard(HTTPMessageDelegate):
+    """A request, whose headers the listener hears of."""
+
+    def __init__(self, inner: HTTPMessageDelegate, stream: HttpStream, listener: Listener) -> None:
+        self._inner, self._stream, self._listener = inner, stream, listener
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._listener.asks(self._stream)
+        return self._inner.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        self._inner.on_connection_close()
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -79,6 +79,20 @@ def all_is_acknowledged(stream: IOStream) -> bool:
     return not stream.writing() and not _unacknowledged_bytes(stream.socket)
 
 
+def may_have_unread(stream: IOStream) -> bool:
+    """Whether the other end has sent something that nobody has looked at yet: it lies in the kernel, or has been read
+    in this very turn. False where that can't be told."""
+    if not stream.reading():
+        return True
+    if stream.socket is None:
+        return False
+    try:
+        answer = fcntl.ioctl(stream.socket.fileno(), termios.FIONREAD, struct.pack("i", 0))
+    except (OSError, ValueError):
+        return False
+    return bool(struct.unpack("i", answer)[0])
+
+
 def _unacknowledged_bytes(sock: socket.socket | None) -> int:
     if sock is None or not sys.platform.startswith("linux"):
         return 0

@@ -1,5 +1,6 @@
 """The streams of accepted connections: Tornado's, except that what Tornado refuses on its own authority gets the
-contract's body too, and that chunk extensions and trailer fields, which Tornado takes for faults, are ignored.
+contract's body too, that chunk extensions and trailer fields, which Tornado takes for faults, are ignored, and that a
+client which has said all that it wants to say still gets its answer.
 
 ``tornado/http1connection.py`` answers what it cannot read as HTTP with a bare status line, which it writes to the
 stream, and closes the stream without an answer where headers, or the line before a chunk, go on for too long. Read
@@ -9,6 +10,12 @@ gets: nothing worse.
 ``tornado/iostream.py`` looks for the end of a head with a regular expression, from the start again and again while it
 drips in, and counts bytes alone. Here ``rules/request_head.py`` looks for it instead, in the place where Tornado does
 (``_find_read_pos``, ``_read_buffer``). A version that looks elsewhere bounds the bytes only.
+
+A client may close its side right behind its request (``nc -N``, ``shutdown(SHUT_WR)``). Tornado takes that for the end
+of the connection, though all it means is that no further request comes. Here the end counts only when somebody waits
+for bytes that can no longer come. For that, :class:`HttpStream` overrides what ``BaseIOStream`` calls ``read_from_fd``
+(public), ``_handle_events`` and ``_maybe_add_error_listener``, and asks ``_find_read_pos``. Where another version has
+no such methods, such a client gets no answer.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
@@ -30,17 +38,21 @@ from ..rules.request_head import HeadScan, HeadTooLarge
 from .lingering import Lingering
 
 BARE_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+PLAIN_HTTP: Final = "This port speaks TLS: use https or wss"
+KNOWS_HALF_CLOSE: Final = all(
+    hasattr(IOStream, name) for name in ("_handle_events", "_maybe_add_error_listener", "_find_read_pos")
+)
 
 T = TypeVar("T")
 
 
-def refusal(status: int, *, has_body: bool = True) -> bytes:
+def refusal(status: int, message: str = "", *, has_body: bool = True) -> bytes:
     """A whole response: ``{"message":"..."}``, after which the connection is closed.
 
     :param has_body: False for a HEAD, whose answer is the same without it
     """
     reason = http.client.responses[status]
-    body = json.dumps({"message": reason}, separators=(",", ":"))
+    body = json.dumps({"message": message or reason}, separators=(",", ":"))
     head = f"HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\nConnection: close\r\n\r\n{body if has_body else ''}".encode()
 
@@ -52,6 +64,15 @@ class HttpStream(IOStream):
     _chunks: ChunkFraming | None = None
     _is_head = False
     _scan: HeadScan | None = None
+
+    has_device_token = False
+    """As for ``rules.crowd.Member``."""
+
+    has_ended = False
+    """The other end has sent its last byte. It may still read."""
+
+    needs_both_ways = False
+    """The request under way is of no use to a client that sends nothing more: its end is the connection's end."""
 
     is_ending = False
     """The last answer on it is given, or being written: no other request is heard."""
@@ -104,6 +125,26 @@ class HttpStream(IOStream):
         while not _judged(ends_with, line := await super().read_until(b"\r\n", MAX_LINE_BYTES)):
             pass
         return line
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """As Tornado's, except that the end is none (0) while nobody waits for more than has come."""
+        count = super().read_from_fd(buf)
+        if count == 0 and KNOWS_HALF_CLOSE:
+            self.has_ended = True
+            if not self.needs_both_ways and (not self.reading() or self._find_read_pos() is not None):
+                return None
+        return count
+
+    def _handle_events(self, fd: Any, events: int) -> None:
+        super()._handle_events(fd, events)
+        if self.has_ended and not self.closed() and not self.reading():
+            # The socket stays readable, and the loop would come back at once, again and again.
+            self._state = self.io_loop.ERROR | (self.io_loop.WRITE if self.writing() else 0)
+            self.io_loop.update_handler(self.fileno(), self._state)
+
+    def _maybe_add_error_listener(self) -> None:
+        if not self.has_ended:
+            super()._maybe_add_error_listener()
 
     def close(
         self,
@@ -165,6 +206,26 @@ class HttpStream(IOStream):
 
 class HttpsStream(HttpStream, SSLIOStream):
     """A connection over TLS."""
+
+    def close(
+        self,
+        exc_info: bool
+        | BaseException
+        | tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+        | None = False,
+    ) -> None:
+        """As Tornado's; a client that speaks plain HTTP here is told so, in plain HTTP."""
+        if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
+            self._say_that_this_is_tls()
+        super().close(exc_info)
+
+    def _say_that_this_is_tls(self) -> None:
+        # Past the TLS of the socket, which has failed before it said anything.
+        with contextlib.suppress(OSError):
+            while socket.socket.recv(self.socket, 64 * 1024):
+                pass
+        with contextlib.suppress(OSError):
+            socket.socket.send(self.socket, refusal(400, PLAIN_HTTP))
 
 
 class _Later:

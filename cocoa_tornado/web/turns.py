@@ -1,5 +1,5 @@
-"""An event loop whose turns are bounded, however many sockets are ready (``rules/turns.py``). Linux has what it takes;
-elsewhere the loop is asyncio's own.
+"""An event loop whose turns are bounded, however many sockets are ready, and on whose clock pauses of the process take
+no time (``rules/turns.py``). Linux has what it takes; elsewhere the loop is asyncio's own.
 """
 
 from __future__ import annotations
@@ -11,16 +11,37 @@ import random
 import select
 import selectors
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
-from ..rules.turns import MOST_PER_TURN, among_the_gone, room_left
+from ..rules.turns import MOST_PER_TURN, TurnClock, among_the_gone, room_left
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """For ``asyncio.Runner``."""
     if sys.platform.startswith("linux"):
-        return asyncio.SelectorEventLoop(TurnSelector())
+        return TurnLoop()
     return asyncio.new_event_loop()
+
+
+def loop_clock() -> Callable[[], float]:
+    """The clock of the running event loop, which its timers go by; the machine's, where none runs."""
+    try:
+        return asyncio.get_running_loop().time
+    except RuntimeError:
+        return time.monotonic
+
+
+class TurnLoop(asyncio.SelectorEventLoop):
+    """Its deadlines leave out the pauses of the process. Whatever must know real time asks ``time.monotonic``."""
+
+    def __init__(self) -> None:
+        self._turn_clock = TurnClock(time.monotonic())
+        super().__init__(TurnSelector(self._turn_clock))
+
+    def time(self) -> float:
+        return self._turn_clock.read(time.monotonic())
 
 
 if sys.platform.startswith("linux"):
@@ -31,8 +52,9 @@ if sys.platform.startswith("linux"):
         the same epoll instance, because the original always takes all that there is. One thread's.
         """
 
-        def __init__(self) -> None:
+        def __init__(self, clock: TurnClock | None = None) -> None:
             super().__init__()
+            self._clock = clock or TurnClock(time.monotonic())
             self._own = select.epoll.fromfd(os.dup(self.fileno()))
             self._keys: dict[int, selectors.SelectorKey] = {}
 
@@ -63,10 +85,13 @@ if sys.platform.startswith("linux"):
             """As the original's, but not all that are ready, and the ones that are gone last."""
             if timeout is not None:
                 timeout = math.ceil(timeout * 1e3) * 1e-3 if timeout > 0 else 0
+            self._clock.begin_wait(time.monotonic(), timeout)
             try:
                 found = self._own.poll(timeout, MOST_PER_TURN)
             except InterruptedError:
                 return []
+            finally:
+                self._clock.end_wait(time.monotonic())
             if len(found) == MOST_PER_TURN:
                 found = self._choose(found)
             keys, ready = self._keys, []

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.settings import TABLE
 from testing.certificates import Certificate, served_serial, write_certificate
-from testing.raw_device import KEY
+from testing.raw_device import KEY, PING, PONG, frame
 
 COCOA = str(Path(sys.executable).parent / "cocoa")
 PATIENCE_S = 30.0
@@ -533,3 +534,61 @@ def test_the_json_log_is_one_object_a_line_and_holds_no_token(serve: Serve, log_
     assert not any(part in served.log for each in (good, expired, foreign) for part in each.split(".")[1:])
     assert SECRET not in served.log
     assert "\x1b" not in served.log
+
+
+# -- pauses
+
+
+def pause(served: Served) -> None:
+    """Stop the process, and return when it has stopped."""
+    served.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, served.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def read_frame(sock: socket.socket) -> int:
+    """The opcode of the server's next frame, which is a short one."""
+    head = sock.recv(2, socket.MSG_WAITALL)
+    sock.recv(head[1], socket.MSG_WAITALL)
+    return head[0] & 0x0F
+
+
+def test_a_pause_longer_than_the_ping_timeout_closes_no_device_whose_pong_has_come(serve: Serve) -> None:
+    # The first pings are spread over a second.
+    served = serve("--ping-interval", "2", "--ping-timeout", "2")
+    devices = [served.raw_device(token(f"doll-{number}")) for number in range(100)]
+    for device in devices:
+        assert read_frame(device) == PING
+    pause(served)
+    for device in devices:
+        device.sendall(frame(PONG))
+    time.sleep(2.5)  # the pause
+    served.signal(signal.SIGCONT)
+    assert [read_frame(device) for device in devices] == [PING] * len(devices)
+
+
+def test_a_pause_of_the_process_is_not_held_against_a_client_that_sends_its_headers(serve: Serve) -> None:
+    served = serve("--header-timeout", "3")
+    clients = [socket.create_connection(("127.0.0.1", served.port), PATIENCE_S) for _ in range(100)]
+    with contextlib.ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(client).sendall(b"GET /api/v1/health HTTP/1.1\r\n")
+        eventually(lambda: served.metric("cocoa_http_connections") > len(clients))
+        pause(served)
+        for client in clients:
+            client.sendall(b"Host: x\r\n\r\n")
+        time.sleep(3.5)  # the pause
+        served.signal(signal.SIGCONT)
+        assert [client.recv(12) for client in clients] == [b"HTTP/1.1 200"] * len(clients)
+
+
+def test_a_pause_during_a_challenge_evicts_no_device_whose_pong_has_come(serve: Serve) -> None:
+    served = serve("--duplicate-challenge", "1")
+    device = served.raw_device(token())
+    with ThreadPoolExecutor() as pool:
+        newcomer = pool.submit(served.refusal, token())
+        assert read_frame(device) == PING
+        pause(served)
+        device.sendall(frame(PONG))
+        time.sleep(1.5)  # the pause
+        served.signal(signal.SIGCONT)
+        assert newcomer.result(PATIENCE_S) == 409

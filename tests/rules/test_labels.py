@@ -48,6 +48,7 @@ FAMILIES = {
     "closed": "cocoa_connections_closed",
     "dropped": "cocoa_messages_dropped",
     "accept_pauses": "cocoa_accept_pauses",
+    "connections_shed": "cocoa_http_connections_shed",
     "bodies_refused": "cocoa_bodies_refused",
     "token_requests": "cocoa_token_requests",
     "streams": "cocoa_speech_streams",

@@ -1,11 +1,21 @@
-"""Who has a turn of the event loop."""
+"""Who has a turn of the event loop, and how long it counts."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.turns import ENOUGH, LEAST_GONE, MOST_PER_TURN, MOST_SEEN, among_the_gone, room_left
+from cocoa_tornado.rules.turns import (
+    ENOUGH,
+    LEAST_GONE,
+    MOST_OF_A_TURN_S,
+    MOST_PER_TURN,
+    MOST_SEEN,
+    TurnClock,
+    among_the_gone,
+    room_left,
+)
 
 ALIVE = st.integers(0, MOST_PER_TURN)
 CROWDS = st.integers(0, 300)
@@ -40,3 +50,61 @@ def test_of_the_gone_as_many_have_a_turn_as_there_is_room_for_and_some_under_any
 @given(ALIVE, CROWDS)
 def test_each_of_the_gone_may_be_among_them(alive: int, gone: int) -> None:
     assert {one for first in range(gone) for one in among_the_gone(alive, range(gone), first)} == set(range(gone))
+
+
+# -- the clock
+
+SECONDS = st.floats(0.0, 100.0)
+TURNS = st.lists(st.tuples(st.one_of(st.none(), SECONDS), SECONDS, SECONDS, SECONDS), max_size=20)
+
+
+@given(SECONDS, TURNS)
+def test_the_clock_never_goes_back_nor_faster_than_the_machines_and_a_turn_counts_no_longer_than_it_may(
+    now: float, turns: list[tuple[float | None, float, float, float]]
+) -> None:
+    clock, seen, at = TurnClock(now), now, now
+    for timeout_s, waited, worked, more in turns:
+        began = clock.read(now)
+        clock.begin_wait(now, timeout_s)
+        steps = [waited, worked, more]
+        for step, seconds in enumerate(steps):
+            now += seconds
+            if step == 0:
+                clock.end_wait(now)
+            read = clock.read(now)
+            assert -1e-9 <= read - seen <= now - at + 1e-9  # but for rounding
+            seen, at = read, now
+        if timeout_s is not None:
+            assert seen - began <= timeout_s + 2 * MOST_OF_A_TURN_S + 1e-9
+
+
+@given(SECONDS, st.lists(st.tuples(SECONDS, st.floats(0.0, 1.0), st.floats(0.0, MOST_OF_A_TURN_S)), max_size=20))
+def test_without_a_pause_the_clock_is_the_machines(now: float, turns: list[tuple[float, float, float]]) -> None:
+    clock = TurnClock(now)
+    for timeout_s, share, worked in turns:
+        clock.begin_wait(now, timeout_s)
+        now += timeout_s * share
+        clock.end_wait(now)
+        now += worked
+        assert clock.read(now) == pytest.approx(now, abs=1e-9)
+
+
+@given(st.floats(1.0, 60.0), st.floats(0.0, 0.5), st.floats(0.0, 1000.0), st.booleans())
+def test_after_a_pause_a_deadline_is_as_far_away_as_before(
+    deadline: float, timeout_s: float, pause_s: float, in_the_wait: bool
+) -> None:
+    clock = TurnClock(0.0)
+    clock.begin_wait(0.0, timeout_s)
+    now = pause_s if in_the_wait else 0.0
+    clock.end_wait(now)
+    now = pause_s
+    clock.begin_wait(now, 0.0)
+    clock.end_wait(now)
+    assert deadline - clock.read(now) >= deadline - timeout_s - 2 * MOST_OF_A_TURN_S
+
+
+def test_a_loop_that_waits_for_no_deadline_may_wait_as_long_as_it_likes() -> None:
+    clock = TurnClock(0.0)
+    clock.begin_wait(0.0, None)
+    clock.end_wait(1000.0)
+    assert clock.read(1000.0) == 1000.0

@@ -146,6 +146,20 @@ async def test_a_device_that_answers_no_ping_is_closed_though_it_sends(start_gat
 
 
 @pytest.mark.gen_test
+async def test_a_pong_that_lies_in_the_socket_when_its_time_is_over_has_come_in_time(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(ping_interval_s=0.3, ping_timeout_s=0.3)
+    device = await gateway.raw("doll")
+    for _ in range(3):
+        await device.read_until(PING)
+        device.send(PONG)
+        time.sleep(0.5)  # something holds the event loop
+    await device.read_until(PING)
+    assert gateway.gateway.hub.is_device_connected("doll")
+
+
+@pytest.mark.gen_test
 async def test_a_ping_is_answered_with_its_payload(gateway: Harness) -> None:
     device = await gateway.raw("doll")
     device.send(PING, b"payload")

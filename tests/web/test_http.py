@@ -296,7 +296,7 @@ async def test_a_bad_body_is_told_which_claim_is_wrong(start_gateway: StartGatew
     for claim in ("device_id", "user_id", "device_version", "groups"):
         body = json.dumps({claim: None}).encode()
         assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, body), 400, f"Invalid {claim}")
-    too_long = json.dumps({"groups": ["a group"] * 1000}).encode()
+    too_long = json.dumps({"groups": ["g" * 127] * 64}).encode()
     assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, too_long), 400, "Token too long")
 
 

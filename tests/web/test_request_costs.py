@@ -253,6 +253,7 @@ def test_what_a_known_sender_sends_costs_no_more_than_the_bound_of_its_body(runn
         }
 
         @given(st.sampled_from(sorted(known)), bodies, st.sampled_from([10**6, 1000]))
+        @example("/api/v1/auth/token", (b"Transfer-Encoding: chunked\r\n", b""), 10**6)
         @example("/api/v1/transcriptions", (b"Transfer-Encoding: chunked\r\n", b"1\r\nx\r\n" * 100_000), 10**6)
         @examples(60)
         def check(path: str, framed: tuple[bytes, bytes], size: int) -> None:
@@ -264,7 +265,8 @@ def test_what_a_known_sender_sends_costs_no_more_than_the_bound_of_its_body(runn
             runner.run(send(gateway, [data[at : at + size] for at in range(0, len(data), size)]))
             # Tornado hands over 64 KiB at a time.
             assert work.body_bytes <= bound + 65_536
-            assert work.chunk_reads <= min(len(body), bound + 2 * 65_536)
+            # One more for the line that never comes.
+            assert work.chunk_reads <= min(len(body) + 1, bound + 2 * 65_536)
             assert work.json_bytes <= bound + MAX_TOKEN_BYTES
             assert work.form_bytes == 0
 

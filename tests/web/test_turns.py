@@ -222,3 +222,31 @@ def test_an_event_loop_runs_on_it() -> None:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         assert runner.run(echo()) == b"hello\n"
+
+
+def test_what_holds_the_loop_takes_no_time_on_its_clock() -> None:
+    async def hold() -> tuple[float, float]:
+        loop = asyncio.get_running_loop()
+        since, real_since = loop.time(), time.monotonic()
+        time.sleep(1.0)  # the fault
+        await asyncio.sleep(0)
+        return loop.time() - since, time.monotonic() - real_since
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        counted_s, real_s = runner.run(hold())
+    assert counted_s <= real_s - 0.5
+
+
+def test_a_timer_fires_as_much_later_as_the_loop_was_held() -> None:
+    async def held() -> list[str]:
+        loop, order, over = asyncio.get_running_loop(), list[str](), asyncio.Event()
+        loop.call_later(0.6, order.append, "deadline")
+        loop.call_later(0.7, over.set)
+        time.sleep(1.0)  # the fault
+        await asyncio.sleep(0)
+        order.append("answer")
+        await over.wait()
+        return order
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        assert runner.run(held()) == ["answer", "deadline"]

@@ -1,0 +1,226 @@
+"""Which connections that are not a device's give way when there are too many, and how many one address may have. Pure:
+the listener says what happens to each connection, brings the time, and closes what it is given.
+
+A connection that is being served is in one of four phases, and each has a patience: how long the phase may last before
+the connection may be closed in favor of a newcomer. While there is room nothing is closed; Tornado's own timeouts
+(``header_timeout``, ``body_timeout``) are all that counts then.
+
+The phases stand in the order in which they give way. What is closed first costs its client least: HTTP allows a server
+to close a connection between two requests at any time.
+
+A request that came with a valid device token gives way to nobody, and does not count for its address: the limits on
+devices and audio streams bound such requests.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Final, Generic, Protocol, TypeVar
+
+from .origins import Network, is_trusted
+
+RESERVE_SHARE: Final = 16
+"""The last sixteenth of the bound is a reserve. Who enters it must be quick, so that a probe of ``/health`` finds a
+free place in it while slow strangers hold all the others."""
+
+MAX_REQUESTS: Final = 1000
+MAX_AGE_S: Final = 600.0
+"""After so many requests, or so long, the next answer closes its connection. A proxy or a scraper opens another one;
+nobody holds a place indefinitely."""
+
+LOOPBACK: Final[tuple[Network, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+class Phase(enum.Enum):
+    """What a connection is doing; the value is a metric label."""
+
+    IDLE = "idle"  # between two requests
+    HURRIED = "hurried"  # as SLOW, in the reserve
+    SLOW = "slow"  # in its TLS handshake, or before the end of its first request's headers
+    REQUEST = "request"  # between the headers of a request and the end of its answer
+
+
+PATIENCE_S: Final = {
+    Phase.IDLE: 0.0,
+    # Enough for TCP and TLS over most networks. An orchestrator's probe waits about as long for its answer.
+    Phase.HURRIED: 1.0,
+    # Enough for TLS over a slow mobile network.
+    Phase.SLOW: 3.0,
+    # The gateway's own answers take milliseconds; only a body that drips takes so long.
+    Phase.REQUEST: 10.0,
+}
+
+
+class Member(Protocol):
+    """A connection, as the crowd sees it; compared by identity.
+
+    :ivar has_device_token: the request that it is in has a valid one; the crowd clears it at the end of the request
+    """
+
+    has_device_token: bool
+
+
+T = TypeVar("T", bound=Member)
+
+
+@dataclass(slots=True)
+class _Entry:
+    address: str
+    entered_at: float
+    phase: Phase | None = None
+    requests: int = 0
+    yields: bool = False
+
+
+class Crowd(Generic[T]):
+    """The connections that are being served and are not a device's.
+
+    :meth:`enter` puts one in and :meth:`leave` takes it out; in between the other methods say what it does. ``now`` is
+    monotonic time in seconds.
+
+    :param max_per_address: connections of one address; 0: no limit
+    """
+
+    def __init__(self, max_per_address: int = 0) -> None:
+        self._max_per_address = max_per_address
+        self._entries: dict[T, _Entry] = {}
+        # In each phase the one that has been in it longest comes first.
+        self._phases: dict[Phase, dict[T, float]] = {phase: {} for phase in Phase}
+        self._addresses: dict[str, dict[T, None]] = {}
+        self._yielding = 0
+
+    def __repr__(self) -> str:
+        phases = ", ".join(f"{len(members)} {phase.value}" for phase, members in self._phases.items())
+        return f"<Crowd of {len(self._entries)}: {phases}>"
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def yielding(self) -> int:
+        """Connections that were chosen to give way and have not left yet."""
+        return self._yielding
+
+    def admits(self, address: str) -> bool:
+        """Whether one more connection of this address is within its limit. ``""`` has none."""
+        limit = self._max_per_address
+        return not limit or not address or len(self._addresses.get(address, ())) < limit
+
+    def enter(self, item: T, address: str, now: float, *, in_reserve: bool = False) -> None:
+        """A connection is served from now on.
+
+        :param address: as :func:`address_of` says; ``""``: it counts for none
+        """
+        self._entries[item] = _Entry(address, now)
+        self._count(item, address)
+        self._move(item, Phase.HURRIED if in_reserve else Phase.SLOW, now)
+
+    def awaits(self, item: T, now: float) -> bool:
+        """The next request may come. False if it has to be the connection's last."""
+        entry = self._entries.get(item)
+        if entry is None or entry.yields:
+            return True
+        entry.requests += 1
+        if entry.requests > 1:
+            if item.has_device_token:
+                item.has_device_token = False
+                self._count(item, entry.address)
+            self._move(item, Phase.IDLE, now)
+        return entry.requests < MAX_REQUESTS and now - entry.entered_at < MAX_AGE_S
+
+    def asks(self, item: T, now: float) -> None:
+        """The headers of a request have come."""
+        if item in self._entries:
+            self._move(item, Phase.REQUEST, now)
+
+    def leave(self, item: T) -> None:
+        """It is closed, or a device's. Idempotent."""
+        entry = self._entries.get(item)
+        if entry is not None:
+            self._withdraw(item)
+            del self._entries[item]
+            self._yielding -= entry.yields
+
+    def give_way(self, count: int, now: float) -> list[tuple[T, Phase]]:
+        """At most so many connections to be closed now, with what each was doing; none is named twice."""
+        found: list[tuple[T, Phase]] = []
+        for phase, members in self._phases.items():
+            while len(found) < count and (item := self._first(members)) is not None:
+                if now - members[item] < PATIENCE_S[phase]:
+                    break
+                self._yield(item)
+                found.append((item, phase))
+        return found
+
+    def give_way_at(self, address: str, now: float) -> tuple[T, Phase] | None:
+        """Likewise, for another connection of the same address: its oldest, or none."""
+        oldest = self._first(self._addresses.get(address, {}))
+        phase = None if oldest is None else self._entries[oldest].phase
+        if oldest is None or phase is None or now - self._phases[phase][oldest] < PATIENCE_S[phase]:
+            return None
+        self._yield(oldest)
+        return oldest, phase
+
+    def _first(self, members: Mapping[T, object]) -> T | None:
+        """The first that may have to give way."""
+        while (item := next(iter(members), None)) is not None and item.has_device_token:
+            self._withdraw(item)
+        return item
+
+    def next_at(self) -> float | None:
+        """When :meth:`give_way` finds the next one, if nothing happens before; None: never."""
+        heads = [(next(iter(members.values())), phase) for phase, members in self._phases.items() if members]
+        return min((since + PATIENCE_S[phase] for since, phase in heads), default=None)
+
+    def _move(self, item: T, phase: Phase, now: float) -> None:
+        entry = self._entries[item]
+        if entry.yields:
+            return
+        if entry.phase is not None:
+            del self._phases[entry.phase][item]
+        entry.phase = phase
+        self._phases[phase][item] = now
+
+    def _count(self, item: T, address: str) -> None:
+        if address:
+            self._addresses.setdefault(address, {})[item] = None
+
+    def _yield(self, item: T) -> None:
+        self._withdraw(item)
+        self._entries[item].yields = True
+        self._yielding += 1
+
+    def _withdraw(self, item: T) -> None:
+        """It is in no phase from here on, and counts for no address."""
+        entry = self._entries[item]
+        if entry.phase is not None:
+            del self._phases[entry.phase][item]
+            entry.phase = None
+        members = self._addresses.get(entry.address)
+        if members is not None:
+            members.pop(item, None)
+            if not members:
+                del self._addresses[entry.address]
+
+
+def address_of(peer: str, exempt: Sequence[Network]) -> str:
+    """What the bound per address counts a peer under: the IPv4 address, or the IPv6 network (/64) that one subscriber
+    has; ``""`` for whom the bound does not concern, and for what is no IP address.
+
+    >>> address_of("192.0.2.7", ()), address_of("2001:db8::1:2", ()), address_of("::ffff:192.0.2.7", ())
+    ('192.0.2.7', '2001:db8::/64', '192.0.2.7')
+    """
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return ""
+    if is_trusted(str(address), exempt):
+        return ""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)

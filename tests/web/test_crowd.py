@@ -1,0 +1,194 @@
+"""Strangers who hold connections keep nobody out: crowds on real sockets, of each kind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from cocoa_tornado.rules import crowd as rules
+from cocoa_tornado.rules.crowd import PATIENCE_S
+from testing.certificates import write_certificate
+from testing.raw_device import UPGRADE, RawDevice
+from testing.waiting import eventually
+
+from ..harness import Harness
+from .conftest import StartGateway
+
+HEALTH = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BOUND = 32
+CROWD = pytest.mark.logs("cocoa.listener", "^too many connections that are not a device's: newcomers wait$")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the patience: what is tested is who gives way, not how long that takes."""
+    for phase, patience_s in list(PATIENCE_S.items()):
+        monkeypatch.setitem(PATIENCE_S, phase, patience_s / 10)
+
+
+def shed(gateway: Harness) -> dict[str, int]:
+    return gateway.gateway.counters.connections_shed
+
+
+@contextlib.asynccontextmanager
+async def strangers(port: int, act: Callable[[RawDevice], Awaitable[None]]) -> AsyncIterator[None]:
+    """More of them than the bound, each of which comes again as soon as it is closed."""
+
+    here: dict[int, RawDevice] = {}
+    is_over = asyncio.Event()
+
+    async def one(number: int) -> None:
+        while not is_over.is_set():
+            device = here[number] = await RawDevice.connect(port)
+            with contextlib.suppress(OSError, EOFError):
+                await act(device)
+            await device.end()
+            await asyncio.sleep(0.005)
+
+    tasks = [asyncio.ensure_future(one(number)) for number in range(BOUND * 3 // 2)]
+    try:
+        yield
+    finally:
+        is_over.set()
+        while not all(task.done() for task in tasks):
+            for device in here.values():
+                device.writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+
+async def ask_again_and_again(device: RawDevice) -> None:
+    while (await device.request("GET", "/api/v1/health")).headers.get("connection") != "close":
+        await asyncio.sleep(0.01)
+
+
+async def ask_once_and_stay(device: RawDevice) -> None:
+    device.writer.write(HEALTH)
+    await device.read_to_end()
+
+
+async def say_nothing(device: RawDevice) -> None:
+    await device.read_to_end()
+
+
+async def send_half_a_request(device: RawDevice) -> None:
+    device.writer.write(b"GET /api/v1/health HTTP/1.1\r\nHo")
+    await device.read_to_end()
+
+
+async def send_a_request_without_its_body(device: RawDevice) -> None:
+    device.writer.write(b"POST /api/v1/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+    await device.read_to_end()
+
+
+@CROWD
+@pytest.mark.parametrize(
+    "act",
+    [ask_again_and_again, ask_once_and_stay, say_nothing, send_half_a_request, send_a_request_without_its_body],
+    ids=lambda act: act.__name__,
+)
+@pytest.mark.gen_test
+async def test_a_device_and_a_probe_get_in_while_strangers_hold_the_bound(
+    start_gateway: StartGateway, act: Callable[[RawDevice], Awaitable[None]]
+) -> None:
+    gateway = await start_gateway(max_pending_connections=BOUND, header_timeout_s=600.0, body_timeout_s=600.0)
+    async with strangers(gateway.port, act):
+        if act is not ask_again_and_again:
+            await eventually(lambda: gateway.gateway.http_connections >= BOUND)
+        for number in range(3):
+            assert (await gateway.raw(f"doll-{number}")).response.status == 101
+            assert (await gateway.http("GET", "/api/v1/health")).status == 200
+
+
+@CROWD
+@pytest.mark.gen_test
+async def test_a_device_gets_in_while_unfinished_tls_handshakes_hold_the_bound(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    certificate = write_certificate(tmp_path)
+    gateway = await start_gateway(
+        max_pending_connections=BOUND, header_timeout_s=600.0, tls_cert=certificate.cert, tls_key=certificate.key
+    )
+    async with strangers(gateway.port, say_nothing):
+        await eventually(lambda: gateway.gateway.http_connections == BOUND)
+        context: ssl.SSLContext = certificate.client_context()
+        device = RawDevice(*await asyncio.open_connection("127.0.0.1", gateway.port, ssl=context))
+        assert (await device.request("GET", f"/ws?token={gateway.token()}", UPGRADE)).status == 101
+        await device.end()
+
+
+@pytest.mark.gen_test
+async def test_near_the_bound_an_answer_closes_its_connection_and_says_so(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_pending_connections=16)
+    lasting = await gateway.dial()
+    assert "connection" not in (await lasting.request("GET", "/api/v1/health")).headers
+    for _ in range(12):
+        await gateway.dial()
+    await eventually(lambda: gateway.gateway.http_connections == 13)
+    assert (await lasting.request("GET", "/api/v1/health")).headers["connection"] == "close"
+    assert await lasting.read_to_end() == b""
+
+
+@pytest.mark.gen_test
+async def test_the_longest_idle_connection_gives_way_first_and_one_with_a_request_does_not(
+    start_gateway: StartGateway,
+) -> None:
+    gateway = await start_gateway(max_pending_connections=32)
+    idle = [await gateway.dial() for _ in range(3)]
+    for each in [*idle, idle[0]]:
+        await each.request("GET", "/api/v1/health")
+    for _ in range(28):
+        await gateway.dial()
+    assert await idle[1].read_to_end() == b""
+    await eventually(lambda: gateway.gateway.http_connections == 30)
+    assert (await idle[0].request("GET", "/api/v1/health")).status == 200
+    assert shed(gateway) == {"idle": 1}
+
+
+@pytest.mark.gen_test
+async def test_after_many_requests_or_a_long_time_the_answer_closes_the_connection(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_REQUESTS", 3)
+    gateway = await start_gateway()
+    busy = await gateway.dial()
+    headers = [(await busy.request("GET", "/api/v1/health")).headers for _ in range(3)]
+    assert [each.get("connection") for each in headers] == [None, None, "close"]
+    assert await busy.read_to_end() == b""
+    monkeypatch.setattr(rules, "MAX_AGE_S", 0.0)
+    old = await gateway.dial()
+    assert (await old.request("GET", "/api/v1/health")).headers["connection"] == "close"
+
+
+@pytest.mark.logs("cocoa.listener", "^too many connections of one address$")
+@pytest.mark.gen_test
+async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Here this machine counts like any other.
+    monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
+    gateway = await start_gateway(max_connections_per_address=2)
+    for number in range(4):
+        await gateway.raw(f"doll-{number}")
+    await eventually(lambda: gateway.gateway.http_connections == 0)
+    for _ in range(2):
+        await gateway.dial()
+    await eventually(lambda: gateway.gateway.http_connections == 2)
+    assert await (await gateway.dial()).read_to_end() == b""
+    assert shed(gateway) == {"address": 1}
+    elsewhere = await asyncio.open_connection("127.0.0.1", gateway.port, local_addr=("127.0.0.2", 0))
+    other = RawDevice(*elsewhere)
+    assert (await other.request("GET", "/api/v1/health")).status == 200
+    await other.end()
+
+
+@pytest.mark.gen_test
+async def test_a_proxy_and_this_machine_itself_have_no_limit(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_connections_per_address=1)
+    for _ in range(5):
+        await gateway.dial()
+    assert (await gateway.http("GET", "/api/v1/health")).status == 200
