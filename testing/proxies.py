@@ -94,7 +94,7 @@ def _nginx(places: Places) -> list[str]:
     temporary = "\n".join(f"{kind}_temp_path {places.folder}/{kind};" for kind in kinds)
     # What stands around it is Debian's own nginx.conf, as far as it matters, in one process in the foreground.
     (places.folder / "nginx.conf").write_text(
-        f"""daemon off; master_process off; pid {places.folder}/pid; error_log {places.folder}/error.log;
+        f"""daemon off; master_process off; pid {places.folder}/nginx.pid; error_log {places.folder}/error.log;
         events {{ worker_connections 256; }}
         http {{ {temporary} access_log {places.folder}/access.log; gzip on; include {places.folder}/cocoa.conf; }}"""
     )
@@ -169,6 +169,7 @@ class Proxy:
                 cwd=self.folder,
                 start_new_session=True,
             )
+        (self.folder / "pid").write_text(str(self._process.pid))
         deadline = time.monotonic() + START_PATIENCE_S
         while time.monotonic() < deadline and self._process.poll() is None:
             if all(_accepts(port) for port in (self.plain_port, self.secure_port)):
@@ -187,6 +188,7 @@ class Proxy:
         process, self._process = self._process, None
         if process is not None:
             end(process, signal.SIGTERM)
+            (self.folder / "pid").unlink(missing_ok=True)
         for port in self._ports:
             port.close()
 

@@ -8,6 +8,7 @@ import logging
 import os
 import struct
 import sys
+import tempfile
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -26,6 +27,7 @@ from testing.waiting import eventually
 
 from .harness import SECRET, Harness
 from .scripted_engine import ScriptedEngine, ScriptedStream
+from .shared_folder import SHARED_FOLDER
 
 ROOT = Path(__file__).parent.parent
 DEVICE_ADDRESS = "127.0.0.2"
@@ -123,15 +125,16 @@ class Front:
 
 
 @pytest.fixture(params=[(NGINX, {}), (HAPROXY, {}), (CADDY, {})], ids=["nginx", "haproxy", "caddy"])
-def front(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[Front]:
+def front(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[Front]:
     program, edits = request.param
-    if reason := program.why_not():
+    if reason := program.why_not() or ("" if sys.platform == "linux" else f"only Linux has {DEVICE_ADDRESS}"):
         pytest.skip(reason)
     engine = _Engine()
     settings: dict[str, Any] = {"trusted_proxies": (ip_network("127.0.0.1"),), "jwt_leeway_s": 0.0}
     settings |= {"ping_interval_s": 0.2, "ping_timeout_s": 5.0, "drain_grace_s": 5.0}
     harness = io_loop.run_sync(lambda: Harness.start(engine=engine, **settings))
-    proxy = Proxy(program, tmp_path / program.name, harness.port, edits)
+    folder = tempfile.mkdtemp(prefix="proxy-", dir=request.config.stash[SHARED_FOLDER])
+    proxy = Proxy(program, Path(folder), harness.port, edits)
     front = Front(harness, engine, proxy)
     try:
         proxy.start()
@@ -328,6 +331,8 @@ async def test_a_refusal_comes_before_the_end_of_an_upload(front: Front) -> None
     assert response.headers["www-authenticate"] == "Bearer"
 
 
+# Not by Caddy 2.6: rarely, Go's server writes its own 100 into the middle of a refusal that comes at that moment.
+@pytest.mark.parametrize("front", [(NGINX, {}), (HAPROXY, {})], ids=["nginx", "haproxy"], indirect=True)
 @pytest.mark.gen_test
 async def test_a_client_that_waits_for_100_continue_gets_its_refusal(front: Front) -> None:
     upload = await front.upload("not-a-token", Content_Length="100", Expect="100-continue")

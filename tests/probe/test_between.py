@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cocoa_tornado.probe.between import is_blocked, no_gateway, no_upgrade, note_on_426
 from cocoa_tornado.probe.target import Target
@@ -82,3 +84,10 @@ def test_a_route_is_blocked_by_who_does_not_answer_as_the_gateway_does() -> None
 def test_a_426_is_noted_where_a_proxy_has_changed_it() -> None:
     assert note_on_426(Response(426, (("upgrade", "WebSocket"),))) == ""
     assert note_on_426(Response(426)) != ""
+
+
+@given(st.integers(100, 599), st.text(), st.binary())
+def test_whatever_answers_is_described_in_one_printable_line(status: int, location: str, body: bytes) -> None:
+    response = Response(status, (("Location", location), ("Server", location)), body)
+    for problem in (no_gateway(PLAIN, response), no_upgrade(response), note_on_426(response)):
+        assert problem is None or problem.isprintable()
