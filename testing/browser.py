@@ -15,7 +15,7 @@ PATIENCE_S = 60.0
 
 
 class PageServer:
-    """Serves one page on a free port of loopback, at ``/``. It reports with a POST to ``/report``.
+    """Serves one page on a free port of loopback, at ``/`` with any query. It reports with a POST to ``/report``.
 
     The page's script may use ``report(value)``. ``http://127.0.0.1`` and ``http://localhost`` are two origins of it.
     """
@@ -43,7 +43,7 @@ class PageServer:
             body = await reader.readexactly(length)
             if head.startswith("post /report ") and not self.report.done():
                 self.report.set_result(json.loads(body))
-            page = self._page if head.startswith("get / ") else b""
+            page = self._page if head.startswith(("get / ", "get /?")) else b""
             fields = f"Content-Type: text/html\r\nContent-Length: {len(page)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 200 OK\r\n{fields}\r\n\r\n".encode() + page)
             await writer.drain()

@@ -94,3 +94,27 @@ async def test_a_page_of_a_listed_origin_can_be_a_device_and_learns_why_it_is_re
 async def test_a_page_of_any_other_origin_gets_and_reads_nothing(start_gateway: StartGateway, tmp_path: Path) -> None:
     found = await visit(start_gateway, tmp_path, "https://app.example")
     assert found == dict.fromkeys(("token", "wrong", "health", "missing"), "TypeError") | {"first": 1006}
+
+
+LEAVING = """
+const socket = () => new WebSocket(GATEWAY.replace("http", "ws") + "/ws", ["bearer", TOKEN]);
+if (location.search === "") {
+  const first = socket();
+  addEventListener("pagehide", () => first.close());
+  first.onopen = () => { location.href = "/?next"; };
+} else {
+  const next = socket();
+  next.onopen = () => report("open");
+  next.onclose = (event) => report(event.code);
+}
+"""
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_a_page_that_closes_its_socket_at_pagehide_leaves_its_place_to_the_next(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    # Without that the browser keeps the page, its socket open, and answers the challenge in its name.
+    gateway = await start_gateway(allowed_origins=("localhost",), duplicate_challenge_s=0.3)
+    script = LEAVING.replace("GATEWAY", json.dumps(f"http://127.0.0.1:{gateway.port}"))
+    assert await open_page(script.replace("TOKEN", json.dumps(gateway.token())), tmp_path, "localhost") == "open"
