@@ -335,8 +335,8 @@ def test_a_signal_drains_and_exits_with_0(serve: Serve, number: signal.Signals) 
 def test_devices_that_neither_answer_nor_read_cannot_hold_it_beyond_the_grace(serve: Serve) -> None:
     served = serve("--drain-grace", "1s")
     mute, deaf = served.raw_device(token("mute")), served.raw_device(token("deaf"))
-    for _ in range(3):
-        served.publish("deaf", "x" * 300_000)
+    for _ in range(18):
+        served.publish("deaf", "x" * 50_000)
     assert "device disconnected" not in served.log
     started = time.monotonic()
     served.signal(signal.SIGTERM)
