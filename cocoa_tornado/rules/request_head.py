@@ -16,7 +16,7 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_FIELD_LINES: Final = 100
 """Proxies add some fields to the twenty or so of a browser."""
 
-MAX_QUERY_FIELDS: Final = 100
+MAX_QUERY_FIELDS: Final = 32
 """No route has more than four."""
 
 MAX_BODY_BYTES: Final = 2**62

@@ -73,6 +73,8 @@ class Answer(HTTPConnection):
     def begin(self, start_line: RequestStartLine, headers: HTTPHeaders, body_bytes: int | None) -> None:
         """The head of the request has come."""
         self._is_head, self._request_headers, self.body_bytes = start_line.method == "HEAD", headers, body_bytes
+        # Tornado tells everybody to continue who expects it, in its own words.
+        expected = headers.pop("Expect") if "Expect" in headers else ""
         if body_bytes == 0:
             return
         self._reading = Reading.BODY
@@ -81,8 +83,6 @@ class Answer(HTTPConnection):
         if start_line.version == "HTTP/1.0" and body_bytes is None:
             # RFC 9112, 6.1: one of the two that speak here, or a proxy, does not know what it says.
             self._is_last = True
-        # Tornado tells everybody to continue, in its own words.
-        expected = headers.pop("Expect", "")
         self._client_waits = expected.lower() == "100-continue" and start_line.version != "HTTP/1.0"
 
     def request_ended(self) -> None:

@@ -186,9 +186,10 @@ async def test_whoever_waits_is_told_to_continue_in_the_usual_words_and_only_whe
         device.writer.write(b"{}")
         assert (await device.read_response()).status == 200
     for path in (TOKEN_PATH, "/nowhere"):
-        device = await gateway.dial()
-        device.writer.write(head(f"POST {path}", f"{EXPECT}Content-Length: 2\r\n"))
-        assert (await device.read_response()).status in (401, 404)
+        for length in (0, 2):
+            device = await gateway.dial()
+            device.writer.write(head(f"POST {path}", f"{EXPECT}Content-Length: {length}\r\n"))
+            assert (await device.read_response()).status in (401, 404)
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])

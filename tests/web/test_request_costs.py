@@ -174,7 +174,7 @@ queries = st.one_of(
     st.builds(
         lambda field, count: b"?" + field * count,
         st.sampled_from([b"a&", b"a=b&", b"token=x&", b"&"]),
-        st.sampled_from([1, 99, 101, 3000]),
+        st.sampled_from([1, 30, 40, 3000]),
     ),
 )
 sized = st.builds(
