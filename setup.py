@@ -70,7 +70,6 @@ setup(
         "crc32c>=2.7",
         "msgspec>=0.19",
         "prometheus-client>=0.20",
-        "structlog>=24.1",
         "websockets>=14",
     ],
     extras_require=EXTRAS,

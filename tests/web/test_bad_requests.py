@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cocoa_tornado.logs import StrangersLines, make_formatter
+from cocoa_tornado.logs import StrangersLines
+from cocoa_tornado.logs_format import make_formatter
 from testing.certificates import write_certificate
 from testing.raw_device import TEXT, UPGRADE, RawDevice
 
