@@ -79,6 +79,7 @@ class Signals:
             self._first_at = now
             self._stop(name)
         elif meaning == "leave":
+            _ignore_all()  # or a third one would come in between, and begin anew
             self._leave(name)
 
 
@@ -101,6 +102,7 @@ def waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 def _end_before_the_start() -> None:
     # Not by an exception: it would come up in the middle of an import, where somebody may catch it.
+    _ignore_all()
     if "logging" in sys.modules:
         import logging
 

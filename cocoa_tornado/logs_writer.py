@@ -79,6 +79,7 @@ class LineWriter:
     def close(self) -> None:
         """At the end of the process, when its threads may be gone: write from now on what can be written at once."""
         self._is_closed = True
+        self._queue.put(threading.Event())  # the thread ends
 
     def _enqueue(self, line: bytes) -> None:
         self._put_bytes += len(line)
@@ -100,15 +101,30 @@ class LineWriter:
     # the thread
 
     def _run(self, fd: int) -> None:
-        while True:
+        while not self._is_closed:
             if self._queue.empty():
                 with self._lock:
                     self._report()
             lines, done = self._batch()
-            write_all(fd, b"".join(lines))
+            self._write(fd, b"".join(lines))
             self._written_bytes += sum(map(len, lines))
             if done is not None:
                 done.set()
+
+    def _write(self, fd: int, data: bytes) -> None:
+        """Write it all, however long it takes; but not beyond the end."""
+        view = memoryview(data)
+        while len(view):
+            try:
+                view = view[os.write(fd, view) :]
+            except OSError as error:
+                if self._is_closed:
+                    return
+                if isinstance(error, BlockingIOError):
+                    # Somebody who shares the pipe has made it non-blocking.
+                    wait_writable(fd, RETRY_S)
+                else:
+                    time.sleep(RETRY_S)
 
     def _batch(self) -> tuple[list[bytes], threading.Event | None]:
         """Wait for a line, and take what has come by then; or who waits for it all to be written."""
@@ -193,19 +209,6 @@ class LineStream(io.TextIOBase):
 
 def encoded(line: str) -> bytes:
     return f"{line}\n".encode("utf-8", "backslashreplace")
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write, however long it takes."""
-    view = memoryview(data)
-    while len(view):
-        try:
-            view = view[os.write(fd, view) :]
-        except BlockingIOError:
-            # Somebody who shares the pipe has made it non-blocking.
-            wait_writable(fd, RETRY_S)
-        except OSError:
-            time.sleep(RETRY_S)
 
 
 def can_write_now(fd: int) -> bool:
