@@ -103,10 +103,9 @@ def waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 def _end_before_the_start() -> None:
     # Not by an exception: it would come up in the middle of an import, where somebody may catch it.
     _ignore_all()
-    if "logging" in sys.modules:
-        import logging
-
-        logging.shutdown()
+    flush_log = getattr(sys.modules.get("logging"), "shutdown", None)  # it may be half imported
+    if flush_log is not None:
+        flush_log()
     os._exit(0)
 
 

@@ -283,6 +283,27 @@ async def test_no_part_of_a_bad_request_is_in_the_log(gateway: Harness, log_text
     assert not any(part in log_text.getvalue() for part in (*SECRET.split("."), "opaque"))
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        f"Transfer-Encoding: {'x ' * 30_000}",
+        f"Content-Length: {'x ' * 30_000}",
+        f"Host: x\r\nHost: {'x' * 60_000}",
+        f"X-A: a\0{'x' * 60_000}",
+        f"{'x y' * 20_000}: 1",
+        f"Host: {'x@' * 30_000}",
+    ],
+)
+@pytest.mark.gen_test
+async def test_little_of_a_malformed_request_is_in_the_log(
+    gateway: Harness, log_text: io.StringIO, headers: str
+) -> None:
+    await say(gateway, f"POST /nowhere HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+    lines = log_text.getvalue().splitlines()
+    assert lines
+    assert max(map(len, lines)) < 400
+
+
 @pytest.mark.gen_test
 async def test_bad_requests_cannot_flood_the_log(gateway: Harness, log_text: io.StringIO) -> None:
     for _ in range(40):
