@@ -146,7 +146,7 @@ class LineWriter:
 class QueuedHandler(logging.Handler):
     """Formats where a record is made, so that nothing in it can change any more, and leaves the writing to a thread.
 
-    To format takes some 15 microseconds; in a thread it would take the same time from the event loop, for Python runs
+    To format takes tens of microseconds; in a thread it would take the same time from the event loop, for Python runs
     one thread at a time, and hold it up for longer at a stretch.
     """
 
