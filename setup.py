@@ -20,7 +20,6 @@ REQUIREMENTS = [
     "crc32c>=2.9.post0",
     "msgspec>=0.23.0",
     "prometheus-client>=0.26.0",
-    "structlog>=26.1.0",
     "websockets>=17.4",
 ]
 

@@ -1,34 +1,20 @@
-"""``cocoa``: the one console script."""
+"""``cocoa``: the one console script. What must come before the imports that take most of the start."""
 
 from __future__ import annotations
 
-import click
+import sys
 
-from cocoa_tornado import __version__
-
-from .mint_token import mint_token
-from .one_line import OneLineGroup
-from .probe_device import probe_device
-from .serve import serve
+from .signals import Signals
 
 
-@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="cocoa")
 def main() -> None:
-    """Device gateway of a voice-device fleet: WebSocket on one side, Kafka on the other.
+    """Run the command that the arguments name, and exit."""
+    signals = Signals()
+    if sys.argv[1:2] == ["serve"]:
+        signals.listen()
+    from .streams import guard_standard_streams
 
-    \b
-    Start one, and try it:
-      cocoa serve
-      cocoa mint-token --device-id doll-1
-      cocoa probe-device ws://127.0.0.1:8080/ws
+    guard_standard_streams()
+    from .commands import cocoa
 
-    \b
-    Shell completion (bash; zsh and fish likewise):
-      eval "$(_COCOA_COMPLETE=bash_source cocoa)"
-    """
-
-
-main.add_command(serve)
-main.add_command(mint_token)
-main.add_command(probe_device)
+    cocoa(obj=signals)

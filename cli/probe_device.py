@@ -350,10 +350,10 @@ async def _check(session: Session, output: str) -> bool:
         report: Report = await run(session, on_outcome)
     finally:
         bar.clear()
-    if output == "json":
-        click.echo(json_document(report))
+    if output == "json":  # UTF-8 whatever the locale: programs read it, and the XML says so
+        click.echo(json_document(report).encode("utf-8", "backslashreplace"))
     elif output == "junit":
-        click.echo(junit_document(report))
+        click.echo(junit_document(report).encode("utf-8", "backslashreplace"))
     else:
         click.echo()
         click.secho(summary(report), fg="green" if report.ok else "red", bold=True)
@@ -372,7 +372,7 @@ class SpeechBar:
 
     def show(self, sent_s: float) -> None:
         """:param sent_s: seconds of the recording that are sent"""
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             self._is_shown = True
             done = "#" * round(_BAR_COLUMNS * sent_s / self._duration_s)
             text = f"\rspeaking [{done:<{_BAR_COLUMNS}}] {sent_s:.1f} of {self._duration_s:.1f} s"

@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -16,11 +15,15 @@ import click
 
 from cocoa_tornado import __version__, logs
 from cocoa_tornado.errors import CocoaError, SettingError
+from cocoa_tornado.logs_format import LogFormat
+from cocoa_tornado.logs_writer import can_write_now
 from cocoa_tornado.service import Gateway, run
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings_sources import Loaded, check_files, check_named_files, load
 
 from .options import SettingsCommand, WrongSetting, load_settings, settings_options
+from .signals import Signals, waking
+from .streams import STDOUT, OutputLost
 
 COLLECT_AFTER = (10_000, 5, 1_000)
 """See ``gc.set_threshold``. The young are looked at in small portions, some milliseconds each, and all there is only
@@ -31,7 +34,8 @@ log = logging.getLogger("cocoa.service")
 
 @click.command(cls=SettingsCommand)
 @settings_options()
-def serve(config: Path | None, **options: object) -> None:
+@click.pass_context
+def serve(context: click.Context, /, config: Path | None, **options: object) -> None:
     """Take device connections, and deliver to each device what Kafka says to it.
 
     With no option, no service and no file it serves on 127.0.0.1:8080, with an embedded broker and a development
@@ -46,8 +50,10 @@ def serve(config: Path | None, **options: object) -> None:
 
     Every setting has three names: the option --ping-interval, the environment variable COCOA_PING_INTERVAL, and
     ping_interval in the file; the command line outranks the environment, which outranks the file. Signals: SIGTERM
-    and SIGINT drain and stop, a second one leaves at once; SIGHUP reads keys, limits and the certificate again.
+    and SIGINT drain and stop, a second one, a second or more after the first, leaves at once; SIGHUP reads keys, limits
+    and the certificate again.
     """
+    signals = context.find_object(Signals) or Signals()
     loaded = load_settings(config, options)
     try:
         check_files(loaded)
@@ -58,32 +64,44 @@ def serve(config: Path | None, **options: object) -> None:
     for warning in loaded.warnings:
         log.warning(warning)
     try:
-        run(_serve(settings, config, options))
+        run(_serve(settings, config, options, signals))
     except CocoaError as error:
         raise click.ClickException(str(error)) from error
 
 
-def log_format(settings: Settings) -> logs.LogFormat:
+def log_format(settings: Settings) -> LogFormat:
     """What ``auto`` means: people read terminals, machines read the rest."""
     if settings.log_format == "auto":
-        return "text" if sys.stderr.isatty() else "json"
+        return "text" if sys.stderr is not None and sys.stderr.isatty() else "json"
     return settings.log_format
 
 
-async def _serve(settings: Settings, config: Path | None, options: dict[str, object]) -> None:
+async def _serve(settings: Settings, config: Path | None, options: dict[str, object], signals: Signals) -> None:
     """One gateway from its start to its end. The signals are heard before anything is opened."""
     loop = asyncio.get_running_loop()
     stop, hang_up = asyncio.Event(), asyncio.Event()
 
     def terminate(name: str) -> None:
-        if stop.is_set():
-            _leave_at_once(name)
         log.info("stopping", extra={"signal": name})
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, terminate, number.name)
-    loop.add_signal_handler(signal.SIGHUP, hang_up.set)
+    def on_stop(name: str) -> None:
+        loop.call_soon_threadsafe(terminate, name)
+
+    def on_hang_up() -> None:
+        loop.call_soon_threadsafe(hang_up.set)
+
+    with waking(loop), signals.told_to(on_stop, on_hang_up, _leave_at_once):
+        await _run_gateway(settings, config, options, stop, hang_up)
+
+
+async def _run_gateway(
+    settings: Settings,
+    config: Path | None,
+    options: dict[str, object],
+    stop: asyncio.Event,
+    hang_up: asyncio.Event,
+) -> None:
     allow_all_open_files()
     gateway = Gateway(settings)
     if not await _starts(gateway, stop):
@@ -91,11 +109,23 @@ async def _serve(settings: Settings, config: Path | None, options: dict[str, obj
         return
     collect_less_often()
     ws_url = f"{gateway.url.replace('http', 'ws', 1)}/ws"
-    click.echo(f"cocoa-tornado {__version__} listening on {gateway.url} (devices: {ws_url})")
-    reloading = loop.create_task(_reload_on(hang_up, gateway, config, options))
+    _announce(f"cocoa-tornado {__version__} listening on {gateway.url} (devices: {ws_url})")
+    reloading = asyncio.get_running_loop().create_task(_reload_on(hang_up, gateway, config, options))
     await stop.wait()
     reloading.cancel()
     await gateway.drain_and_stop()
+
+
+def _announce(line: str) -> None:
+    """Print where it listens, for people and scripts that started it. The log says so too: nothing waits for this, and
+    nothing fails with it."""
+    try:
+        if can_write_now(STDOUT):
+            click.echo(line)
+        else:
+            log.info("standard output is full, nothing was printed")
+    except OutputLost as error:
+        log.info("nothing was printed", extra={"error": error.message})
 
 
 def collect_less_often() -> None:
@@ -157,7 +187,7 @@ def allow_all_open_files() -> None:
 
 
 def _leave_at_once(name: str) -> NoReturn:
-    """A second signal: whoever sends it does not want to wait. Nothing is flushed but the log."""
+    """A second signal: whoever sends it does not want to wait. Nothing is flushed but the log, in a bounded time."""
     log.warning("leaving at once", extra={"signal": name})
     logging.shutdown()
     os._exit(1)

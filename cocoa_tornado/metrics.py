@@ -110,11 +110,13 @@ class GatewayCollector(Collector):
         workers_lost: Mapping[str, int] = MappingProxyType({}),
         mailbox: Mailbox | None = None,
         topics: Sequence[str] = (),
+        log_lines_lost: Callable[[], int] = lambda: 0,
     ) -> None:
         self._hub, self._counters, self._http_connections = hub, counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
         self._speech_status, self._workers_lost = speech_status, workers_lost
         self._mailbox, self._topics = mailbox, topics
+        self._log_lines_lost = log_lines_lost
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
@@ -150,6 +152,7 @@ class GatewayCollector(Collector):
         yield _total("cocoa_device_messages_dropped", "Text messages from devices, dropped unpublished", dropped)
         yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
         yield counters.latency.family("cocoa_delivery_latency_seconds", "From record timestamp to socket write")
+        yield _total("cocoa_log_lines_lost", "Log lines that standard error did not take", self._log_lines_lost())
         yield counters.loop_lag.family("cocoa_loop_lag_seconds", "How late the event loop runs its timers")
 
     def _broker_side(self) -> Iterator[Metric]:

@@ -29,7 +29,7 @@ from .hub import Hub
 from .identity.devkey import development_secret
 from .identity.jwks import KeyOptions, KeySources, KeyStore, default_signer
 from .identity.keys import Signer
-from .logs import set_level
+from .logs import lines_lost, set_level
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
 from .mailroom import Mailroom
@@ -224,6 +224,7 @@ class Gateway:
             engine.counters.lost if isinstance(engine, WorkerPool) else {},
             self.mailbox,
             (settings.kafka_results_topic, settings.kafka_messages_topic, settings.kafka_quarantine_topic),
+            lines_lost,
         )
         self._web = WebContext(
             hub=self.hub,

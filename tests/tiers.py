@@ -31,7 +31,8 @@ PURE: Final = (
     *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
     *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
-    *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "plain_files", "plain_text", "transcriber")),
+    *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
+    *(f"test_{name}.py" for name in ("plain_text", "transcriber")),
 )
 LOAD: Final = "bench"
 SLOW: Final = (f"{LOAD}/",)

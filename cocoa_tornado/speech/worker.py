@@ -287,8 +287,8 @@ def _take_over_pipes() -> tuple[Inbox, Outbox]:
 def _live_and_die_with_the_gateway() -> None:
     # Ctrl-C, and what a service manager sends to all of a service, is for the gateway: it lets the streams under way
     # come to their end, and then ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     # Recognition may take every cycle there is. What the gateway does takes microseconds and every device waits for it,
     # so it goes first wherever the two want the same core.
     os.nice(NICE)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ..any_text import any_text, argument, assert_done_or_plain_line, slips_in
 
 SECRET = "a secret of thirty-two bytes, or more"
-main: click.Command = importlib.import_module("cli.main").main
+main: click.Command = importlib.import_module("cli.commands").cocoa
 probe_device = importlib.import_module("cli.probe_device")
 
 MINT = ("--device-id", "--user-id", "--device-version", "--expires-in", "--group", "--claim", "--algorithm", "--config")

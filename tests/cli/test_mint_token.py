@@ -23,7 +23,7 @@ from cocoa_tornado.rules.identity import TokenPolicy, check_claims
 from ..identity.material import ENCRYPTED, SECRET, private_pem, public_pem
 
 Mint = Callable[..., Result]
-main: click.Command = importlib.import_module("cli.main").main
+main: click.Command = importlib.import_module("cli.commands").cocoa
 
 
 @pytest.fixture

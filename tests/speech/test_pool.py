@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -44,6 +46,16 @@ async def test_an_engine_that_is_slow_and_says_so_is_not_stuck() -> None:
     async with pool_of(stall_s=1.5) as pool:
         assert await said(pool, b"slow") == "slow"
         assert pool.counters.lost == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_that_is_for_the_gateway_ends_no_worker(number: signal.Signals) -> None:
+    # A service manager signals all processes of a service.
+    async with pool_of() as pool:
+        (pid,) = pool.worker_pids()
+        os.kill(pid, number)
+        assert await said(pool, b"word") == "word"
+        assert pool.worker_pids() == (pid,)
 
 
 async def test_cancelling_frees_a_worker_that_is_slow() -> None:

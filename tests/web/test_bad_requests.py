@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
-from cocoa_tornado.logs import StrangersLines, make_formatter
+from cocoa_tornado.logs import StrangersLines
+from cocoa_tornado.logs_format import make_formatter
 from testing.certificates import write_certificate
 from testing.raw_device import TEXT, UPGRADE, RawDevice
 
@@ -256,6 +257,27 @@ async def test_no_part_of_a_bad_request_is_in_the_log(gateway: Harness, log_text
         await say(gateway, data.encode())
     assert "Malformed HTTP message from 127.0.0.1: Invalid header value" in log_text.getvalue()
     assert not any(part in log_text.getvalue() for part in (*SECRET.split("."), "opaque"))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        f"Transfer-Encoding: {'x ' * 30_000}",
+        f"Content-Length: {'x ' * 30_000}",
+        f"Host: x\r\nHost: {'x' * 60_000}",
+        f"X-A: a\0{'x' * 60_000}",
+        f"{'x y' * 20_000}: 1",
+        f"Host: {'x@' * 30_000}",
+    ],
+)
+@pytest.mark.gen_test
+async def test_little_of_a_malformed_request_is_in_the_log(
+    gateway: Harness, log_text: io.StringIO, headers: str
+) -> None:
+    await say(gateway, f"POST /nowhere HTTP/1.1\r\n{headers}\r\n\r\n".encode())
+    lines = log_text.getvalue().splitlines()
+    assert lines
+    assert max(map(len, lines)) < 400
 
 
 @pytest.mark.gen_test

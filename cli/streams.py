@@ -1,0 +1,107 @@
+"""Standard output and standard error that can fail: a full disk, a pipe without a reader, a stream that was closed.
+
+What was asked for and can't be written ends the command with one plain line and status 1. What stands on standard error
+beside it, a remark or that very line, is dropped where it can't be written.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn, TextIO
+
+import click
+
+from cocoa_tornado.logs_writer import wait_writable
+
+STDOUT, STDERR = 1, 2
+_LOOK_AGAIN_S = 60.0
+
+
+class OutputLost(click.ClickException):
+    """Standard output did not take what was written."""
+
+    exit_code: ClassVar[int] = 1
+
+
+def guard_standard_streams() -> None:
+    """Replace ``sys.stdout`` and ``sys.stderr``. Called once, by the console script, before a file is opened."""
+    no_stdout, no_stderr = sys.stdout is None, sys.stderr is None
+    _occupy_free_descriptors()
+    sys.stdout = _guarded(sys.stdout, _Descriptor(STDOUT, _output_lost, is_closed=no_stdout))
+    if not no_stderr:  # else it stays None: the log has to know
+        sys.stderr = _guarded(sys.stderr, _Descriptor(STDERR, _drop))
+
+
+def _occupy_free_descriptors() -> None:
+    """A descriptor below 3 that is free would go to the next file or socket, which then gets what libraries print."""
+    while True:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > STDERR:
+            os.close(number)
+            return
+        os.set_inheritable(number, True)
+
+
+def _guarded(original: TextIO | None, raw: io.RawIOBase) -> TextIO:
+    encoding = "utf-8" if original is None else original.encoding
+    errors = "strict" if original is None else original.errors
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=encoding,
+        errors="backslashreplace" if errors == "strict" else errors,
+        line_buffering=raw.isatty(),
+    )
+
+
+class _Descriptor(io.RawIOBase):
+    """A descriptor that reports its first failure and swallows everything after it.
+
+    Python would write what is left in a buffer once more at its end, and complain.
+    """
+
+    def __init__(self, number: int, on_failure: Callable[[str], None], is_closed: bool = False) -> None:
+        self._number, self._on_failure, self._is_closed = number, on_failure, is_closed
+        self._has_failed = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def write(self, data: Any, /) -> int:
+        if self._has_failed:
+            return len(data)
+        try:
+            if self._is_closed:
+                return self._fail("it is closed", len(data))
+            return self._write(data)
+        except OSError as error:
+            return self._fail(error.strerror or str(error), len(data))
+
+    def _write(self, data: Any) -> int:
+        while True:
+            try:
+                return os.write(self._number, data)
+            except BlockingIOError:
+                # Somebody who shares the pipe has made it non-blocking.
+                wait_writable(self._number, _LOOK_AGAIN_S)
+
+    def _fail(self, problem: str, size: int) -> int:
+        self._has_failed = True
+        self._on_failure(problem)
+        return size
+
+
+def _output_lost(problem: str) -> NoReturn:
+    raise OutputLost(f"cannot write to standard output: {problem}")
+
+
+def _drop(problem: str) -> None:
+    """Nobody is left to be told."""

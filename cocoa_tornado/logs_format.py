@@ -1,0 +1,288 @@
+"""One log record as one line: key=value for people, JSON for machines.
+
+Whatever a record holds, the line is valid UTF-8 of at most ``MAX_LINE_BYTES`` and has no control or format character,
+no line separator and no token; only a traceback in the text form takes more lines, and those are indented. Values come
+from strangers: a header, a claim of a token, the message of an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import traceback
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from json.encoder import encode_basestring
+from typing import Final, Literal
+
+from .logs_redaction import redact
+
+LogFormat = Literal["text", "json"]
+
+MAX_FIELD: Final = 1_000
+"""Characters of a value as it is written, escapes included. Our own are shorter; a stranger's may be of any length."""
+
+MAX_TRACEBACK: Final = 12_000
+"""Characters, before escapes at most double them. Of a longer one the middle is dropped: the end says what happened,
+the beginning where."""
+
+MAX_LINE_BYTES: Final = 64 * 1024
+
+_MAX_DEPTH: Final = 4
+_MORE: Final = "..."
+
+# Every attribute of a record that did not come in ``extra``. taskName is Python 3.12's.
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_OURS: Final = frozenset({"timestamp", "level", "logger", "event", "exception", "fields_left_out"})
+
+# What cut text may end with of something secret that is too short to be known by its length.
+_CUT_BEARER: Final = re.compile(r"([Bb]earer )\S*$")
+# A value that needs no quotes in the text form.
+_PLAIN: Final = re.compile(r"[^\s=\"'\\]+")
+
+_RESET, _BOLD, _CYAN, _MAGENTA = "\x1b[0m", "\x1b[1m", "\x1b[36m", "\x1b[35m"
+_LEVEL_COLOURS: Final = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m"}
+_RED: Final = "\x1b[31m"
+
+
+class JsonFormatter(logging.Formatter):
+    """One compact object a line.
+
+    Parsed, a text value is what was logged, cut at its bound; a lone surrogate, which JSON parsers refuse, is written
+    out as in a Python literal.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        members = [
+            ("timestamp", f'"{_timestamp(record)}"'),
+            ("level", json_text(record.levelname.lower())),
+            ("logger", json_text(record.name)),
+            ("event", json_text(_event(record))),
+        ]
+        members += [(name, json_value(value)) for name, value in _extra(record).items()]
+        exception = _exception(record)
+        if exception:
+            members.append(("exception", _json_string(_middle_dropped(exception), 2 * MAX_TRACEBACK)))
+        return _fitting([f"{json_text(name)}:{value}" for name, value in members], _json_line)
+
+
+class TextFormatter(logging.Formatter):
+    """``TIME [level] event [logger] key=value ...``. A value with blanks, quotes or escapes stands in quotes."""
+
+    def __init__(self, colors: bool = False) -> None:
+        super().__init__()
+        self._paint: Callable[[str, str], str] = _painted if colors else _unpainted
+
+    def format(self, record: logging.LogRecord) -> str:
+        paint, level = self._paint, record.levelname.lower()
+        level_colour = _LEVEL_COLOURS.get(level, _RED)
+        name, event = text_escaped(record.name), text_escaped(_event(record))
+        head = f"{_timestamp(record)} [{paint(level_colour, f'{level:<9}')}] {paint(_BOLD, f'{event:<32}')} [{name}]"
+        pairs = [
+            f"{paint(_CYAN, text_escaped(key))}={paint(_MAGENTA, text_value(value))}"
+            for key, value in _extra(record).items()
+        ]
+        line = _fitting([head, *pairs], " ".join)
+        exception = _exception(record)
+        if exception:
+            # No line but the first begins at the margin: what an exception says can't pass for a line of the log.
+            lines = _escaped(_middle_dropped(exception), 2 * MAX_TRACEBACK, keep="\n").split("\n")
+            line = _cut_to_bytes("\n    ".join([line, *lines]))
+        return line
+
+
+def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:
+    """A formatter for any record; what is in ``extra`` becomes keys of the line."""
+    return JsonFormatter() if log_format == "json" else TextFormatter(colors)
+
+
+def json_value(value: object, depth: int = 0) -> str:
+    """JSON of at most ``MAX_FIELD`` characters (quotes aside): a longer array or object becomes its own text, cut."""
+    if isinstance(value, str):
+        return json_text(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and -(1 << 63) <= value < 1 << 63:
+        return int.__repr__(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float.__repr__(value)
+    if isinstance(value, dict | list | tuple) and depth < _MAX_DEPTH:
+        shown = _json_object(value, depth) if isinstance(value, dict) else _json_array(value, depth)
+        if len(shown) <= MAX_FIELD:
+            return shown
+    return json_text(_repr(value))
+
+
+def _json_object(value: dict[object, object], depth: int) -> str:
+    members = (f"{json_text(str(key))}:{json_value(inner, depth + 1)}" for key, inner in value.items())
+    return f"{{{','.join(_not_much_longer(members))}}}"
+
+
+def _json_array(value: list[object] | tuple[object, ...], depth: int) -> str:
+    return f"[{','.join(_not_much_longer(json_value(inner, depth + 1) for inner in value))}]"
+
+
+def _not_much_longer(pieces: Iterable[str]) -> Iterator[str]:
+    """The pieces, or enough of them to be over the bound: the rest of a long list need not be looked at."""
+    room = MAX_FIELD
+    for piece in pieces:
+        yield piece
+        room -= len(piece)
+        if room < 0:
+            return
+
+
+def json_text(text: str) -> str:
+    """A JSON string of at most ``MAX_FIELD`` characters between its quotes, without tokens."""
+    return _json_string(redacted(text), MAX_FIELD)
+
+
+def _json_string(text: str, limit: int) -> str:
+    quoted = encode_basestring(text)
+    if not text.isprintable():
+        quoted = "".join(map(_json_char, quoted))
+    if len(quoted) <= limit + 2:
+        return quoted
+    return _cut_json(text, limit)
+
+
+def _cut_json(text: str, limit: int) -> str:
+    pieces, room = [], limit - len(_MORE)
+    for char in text:
+        piece = "".join(map(_json_char, encode_basestring(char)[1:-1]))
+        room -= len(piece)
+        if room < 0:
+            break
+        pieces.append(piece)
+    return f'"{"".join(pieces)}{_MORE}"'
+
+
+def _json_char(char: str) -> str:
+    if is_shown(char):
+        return char
+    if "\ud800" <= char <= "\udfff":
+        return f"\\\\u{ord(char):04x}"
+    utf16 = char.encode("utf-16-be").hex()
+    return "".join(f"\\u{utf16[at : at + 4]}" for at in range(0, len(utf16), 4))
+
+
+def text_value(value: object) -> str:
+    """A value of the text form, in quotes where it has to be. At most ``MAX_FIELD`` characters and a pair of quotes."""
+    if not isinstance(value, str):
+        return json_value(value) if isinstance(value, dict | list | tuple) else _plain_or_quoted(_repr(value))
+    return _plain_or_quoted(redacted(value))
+
+
+def _plain_or_quoted(text: str) -> str:
+    if text.isprintable() and _PLAIN.fullmatch(text):
+        return text
+    shown = repr(text)
+    if len(shown) > MAX_FIELD + 2:
+        shown = f"{shown[: MAX_FIELD - len(_MORE)]}{_MORE}{shown[0]}"
+    return shown
+
+
+def text_escaped(text: str) -> str:
+    """At most ``MAX_FIELD`` characters, no quotes around them; what is not shown is written as in a Python literal."""
+    return _escaped(redacted(text), MAX_FIELD)
+
+
+def _escaped(text: str, limit: int, keep: str = "") -> str:
+    if text.isprintable():
+        return text
+    shown = "".join(char if is_shown(char) or char in keep else ascii(char)[1:-1] for char in text)
+    return shown if len(shown) <= limit else shown[: limit - len(_MORE)] + _MORE
+
+
+def is_shown(char: str) -> bool:
+    """Letters, marks, signs and blanks of any script; no controls, format characters (those that turn the direction of
+    the text among them), line separators, surrogates, or characters that Unicode does not assign."""
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
+def redacted(text: str) -> str:
+    """At most ``MAX_FIELD`` characters of the text, without tokens. Looks at no more of it than that."""
+    if len(text) > MAX_FIELD:
+        text = _CUT_BEARER.sub(r"\1[token]", redact(text[: MAX_FIELD - len(_MORE)]))
+        return text[: MAX_FIELD - len(_MORE)] + _MORE
+    text = redact(text)
+    # What takes the place of a token may be longer than the token.
+    return text if len(text) <= MAX_FIELD else text[: MAX_FIELD - len(_MORE)] + _MORE
+
+
+def _middle_dropped(text: str) -> str:
+    """A traceback without tokens, of at most ``MAX_TRACEBACK`` characters."""
+    text = redact(text)
+    if len(text) <= MAX_TRACEBACK:
+        return text
+    part = (MAX_TRACEBACK - 100) // 2
+    return f"{text[:part]}\n... {len(text) - 2 * part} characters left out ...\n{text[-part:]}"
+
+
+def _fitting(parts: list[str], joined: Callable[[list[str]], str]) -> str:
+    """The line. Parts that don't fit any more are left out, and counted."""
+    line = joined(parts)
+    if len(line) * 4 <= MAX_LINE_BYTES or len(line.encode("utf-8", "replace")) <= MAX_LINE_BYTES:
+        return line
+    kept, room = [], MAX_LINE_BYTES - 100
+    for part in parts:
+        size = len(part.encode("utf-8", "replace")) + 1
+        if size <= room:
+            room -= size
+            kept.append(part)
+    left_out = len(parts) - len(kept)
+    return joined([*kept, f'"fields_left_out":{left_out}' if joined is _json_line else f"fields_left_out={left_out}"])
+
+
+def _cut_to_bytes(line: str) -> str:
+    data = line.encode("utf-8")
+    return line if len(data) <= MAX_LINE_BYTES else data[:MAX_LINE_BYTES].decode("utf-8", "ignore")
+
+
+def _json_line(members: list[str]) -> str:
+    return f"{{{','.join(members)}}}"
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    return f"{datetime.fromtimestamp(record.created, UTC).isoformat(timespec='microseconds')[:-6]}Z"
+
+
+def _event(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # arguments that don't go with the message: a fault in whoever logs, and no reason to say nothing
+        return f"{_repr(record.msg)} {_repr(record.args)}"
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {
+        key if key not in _OURS else f"{key}_": value for key, value in vars(record).items() if key not in _STANDARD
+    }
+
+
+def _exception(record: logging.LogRecord) -> str:
+    text = record.exc_text or ""
+    if record.exc_info and record.exc_info[0] is not None:
+        text = "".join(traceback.format_exception(*record.exc_info)).rstrip("\n")
+    if record.stack_info:
+        text = f"{text}\n{record.stack_info}" if text else record.stack_info
+    return text
+
+
+def _repr(value: object) -> str:
+    try:
+        return redacted(repr(value))
+    except Exception as error:  # whatever a stranger's object, or an integer of 5,000 digits, raises
+        return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+def _painted(colour: str, text: str) -> str:
+    return f"{colour}{text}{_RESET}"
+
+
+def _unpainted(colour: str, text: str) -> str:
+    return text
