@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cocoa_tornado.rules import crowd as rules
 from cocoa_tornado.rules.crowd import PATIENCE_S
+from cocoa_tornado.web.listener import bind
 from testing.certificates import write_certificate
 from testing.raw_device import UPGRADE, RawDevice
 from testing.waiting import eventually
@@ -192,3 +196,35 @@ async def test_a_proxy_and_this_machine_itself_have_no_limit(start_gateway: Star
     for _ in range(5):
         await gateway.dial()
     assert (await gateway.http("GET", "/api/v1/health")).status == 200
+
+
+@pytest.mark.logs("cocoa.listener", "^out of file descriptors")
+@pytest.mark.gen_test
+async def test_out_of_descriptors_a_stranger_gives_one_up(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(socket.socket):
+        is_full = False
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.is_full:
+                raise OSError(errno.EMFILE, "told to fail")
+            return super().accept()
+
+    made: list[Full] = []
+
+    def bind_full(host: str, port: int) -> list[socket.socket]:
+        made.extend(Full(fileno=sock.detach()) for sock in bind(host, port))
+        made[0].setblocking(False)
+        return list(made)
+
+    monkeypatch.setattr("cocoa_tornado.service.bind", bind_full)
+    gateway = await start_gateway()
+    idle = await gateway.dial()
+    assert (await idle.request("GET", "/api/v1/health")).status == 200
+    made[0].is_full = True
+    newcomer = await gateway.dial()
+    assert await idle.read_to_end() == b""
+    made[0].is_full = False
+    assert (await newcomer.request("GET", "/api/v1/health")).status == 200
+    assert shed(gateway) == {"idle": 1}
