@@ -92,7 +92,7 @@ class Settings:
         LISTEN,
         1024,
         kinds.Whole(0, 10_000_000),
-        "Of ``max_pending_connections``, those of one address; 0 for no limit.",
+        "Of ``max_pending_connections``, those of one address once three quarters are taken; 0 for no limit.",
         "Devices that are connected don't count. An IPv6 client counts for its network (/64). There is no limit for "
         "``trusted_proxies`` and this machine itself.",
     )

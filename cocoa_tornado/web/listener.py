@@ -258,7 +258,8 @@ class Listener:
     def _serve(self, connection: socket.socket, address: Any) -> None:
         """Hand an accepted connection to the HTTP server, which says by :meth:`ended` that it is done with it."""
         source = address_of(address[0], self._options.unlimited) if isinstance(address, tuple) else ""
-        if not self._crowd.admits(source) and not self._make_room_at(source):
+        # Only where places are getting scarce: a fleet behind one NAT may come back all at once.
+        if self._gate.is_near_full and not self._crowd.admits(source) and not self._make_room_at(source):
             connection.close()
             self._gate.ended()
             return

@@ -175,13 +175,13 @@ async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
 ) -> None:
     # Here this machine counts like any other.
     monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
-    gateway = await start_gateway(max_connections_per_address=2)
-    for number in range(4):
+    gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=12)
+    for number in range(20):
         await gateway.raw(f"doll-{number}")
     await eventually(lambda: gateway.gateway.http_connections == 0)
-    for _ in range(2):
+    for _ in range(12):
         await gateway.dial()
-    await eventually(lambda: gateway.gateway.http_connections == 2)
+    await eventually(lambda: gateway.gateway.http_connections == 12)
     assert await (await gateway.dial()).read_to_end() == b""
     assert shed(gateway) == {"address": 1}
     elsewhere = await asyncio.open_connection("127.0.0.1", gateway.port, local_addr=("127.0.0.2", 0))
@@ -191,9 +191,21 @@ async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
 
 
 @pytest.mark.gen_test
+async def test_while_there_is_room_a_fleet_behind_one_address_may_come_all_at_once(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
+    gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=2)
+    fleet = [await gateway.dial() for _ in range(12)]
+    await eventually(lambda: gateway.gateway.http_connections == 12)
+    for number, device in enumerate(fleet):
+        assert (await device.request("GET", f"/ws?token={gateway.token(f'doll-{number}')}", UPGRADE)).status == 101
+
+
+@pytest.mark.gen_test
 async def test_a_proxy_and_this_machine_itself_have_no_limit(start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(max_connections_per_address=1)
-    for _ in range(5):
+    gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=1)
+    for _ in range(13):
         await gateway.dial()
     assert (await gateway.http("GET", "/api/v1/health")).status == 200
 
