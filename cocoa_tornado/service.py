@@ -478,6 +478,8 @@ def make_tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # A renegotiation costs the client nothing and us a handshake. OpenSSL 3 refuses it by itself, 1.1.1 does not.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     reload_tls(context, settings)
     return context
 

@@ -61,8 +61,9 @@ class Settings:
         LISTEN,
         "127.0.0.1",
         kinds.Host(),
-        "Address to listen on.",
-        "With the development key only loopback is served; ``0.0.0.0`` or ``::`` needs ``jwt_secret`` or ``jwt_key``.",
+        "Address to listen on; ``::`` for all addresses, of IPv4 and IPv6.",
+        "``0.0.0.0`` means all addresses of IPv4. With the development key only loopback is served; any other address "
+        "needs ``jwt_secret`` or ``jwt_key``.",
     )
     port: int = row(LISTEN, 8080, kinds.Whole(0, 65535), "Port to listen on; 0 picks a free one and prints it.")
     tls_cert: Path | None = row(
@@ -91,7 +92,7 @@ class Settings:
         LISTEN,
         1024,
         kinds.Whole(0, 10_000_000),
-        "Of ``max_pending_connections``, those of one address; 0 for no limit.",
+        "Of ``max_pending_connections``, those of one address once three quarters are taken; 0 for no limit.",
         "Devices that are connected don't count. An IPv6 client counts for its network (/64). There is no limit for "
         "``trusted_proxies`` and this machine itself.",
     )

@@ -64,6 +64,19 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def is_every_address(host: str) -> bool:
+    """True if ``host`` means all addresses of this machine, of IPv4 and of IPv6: ``::`` in any spelling, or nothing.
+
+    >>> is_every_address("::"), is_every_address("0:0::0"), is_every_address("0.0.0.0"), is_every_address("::1")
+    (True, True, False, False)
+    """
+    try:
+        address = ip_address(host or "::")
+    except ValueError:
+        return False
+    return isinstance(address, IPv6Address) and address.is_unspecified
+
+
 def kafka_servers(url: str) -> tuple[str, ...]:
     """Each ``host:port`` of ``kafka://host:port[,host:port...]``, with the default port where none is given.
 

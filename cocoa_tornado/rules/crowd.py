@@ -15,6 +15,7 @@ devices and audio streams bound such requests.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -23,8 +24,12 @@ from typing import Final, Generic, Protocol, TypeVar
 from .origins import Network, is_trusted
 
 RESERVE_SHARE: Final = 16
-"""The last sixteenth of the bound is a reserve. Who enters it must be quick, so that a probe of ``/health`` finds a
-free place in it while slow strangers hold all the others."""
+"""The last sixteenth of the bound is a reserve. As long as a connection is in it, others give way."""
+
+ALARM_S: Final = 60.0
+"""For so long after slow connections had to give way, who enters the reserve must be quick, so that a probe of
+``/health`` finds a free place in it while slow strangers hold all the others. Not before: thousands of devices that
+come back at once fill the reserve too, and nearly all of them are served within the patience for slow ones."""
 
 MAX_REQUESTS: Final = 1000
 MAX_AGE_S: Final = 600.0
@@ -38,7 +43,7 @@ class Phase(enum.Enum):
     """What a connection is doing; the value is a metric label."""
 
     IDLE = "idle"  # between two requests
-    HURRIED = "hurried"  # as SLOW, in the reserve
+    HURRIED = "hurried"  # as SLOW, in the reserve while strangers are known to hold places
     SLOW = "slow"  # in its TLS handshake, or before the end of its first request's headers
     REQUEST = "request"  # between the headers of a request and the end of its answer
 
@@ -47,8 +52,8 @@ PATIENCE_S: Final = {
     Phase.IDLE: 0.0,
     # Enough for TCP and TLS over most networks. An orchestrator's probe waits about as long for its answer.
     Phase.HURRIED: 1.0,
-    # Enough for TLS over a slow mobile network.
-    Phase.SLOW: 3.0,
+    # Enough for TLS on a small device over a slow mobile network.
+    Phase.SLOW: 5.0,
     # The gateway's own answers take milliseconds; only a body that drips takes so long.
     Phase.REQUEST: 10.0,
 }
@@ -91,6 +96,7 @@ class Crowd(Generic[T]):
         self._phases: dict[Phase, dict[T, float]] = {phase: {} for phase in Phase}
         self._addresses: dict[str, dict[T, None]] = {}
         self._yielding = 0
+        self._alarm_until = -math.inf
 
     def __repr__(self) -> str:
         phases = ", ".join(f"{len(members)} {phase.value}" for phase, members in self._phases.items())
@@ -116,7 +122,7 @@ class Crowd(Generic[T]):
         """
         self._entries[item] = _Entry(address, now)
         self._count(item, address)
-        self._move(item, Phase.HURRIED if in_reserve else Phase.SLOW, now)
+        self._move(item, Phase.HURRIED if in_reserve and now < self._alarm_until else Phase.SLOW, now)
 
     def awaits(self, item: T, now: float) -> bool:
         """The next request may come. False if it has to be the connection's last."""
@@ -153,6 +159,8 @@ class Crowd(Generic[T]):
                     break
                 self._yield(item)
                 found.append((item, phase))
+                if phase is not Phase.IDLE:
+                    self._alarm_until = now + ALARM_S
         return found
 
     def give_way_at(self, address: str, now: float) -> tuple[T, Phase] | None:

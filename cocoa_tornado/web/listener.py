@@ -34,7 +34,8 @@ from tornado.netutil import ssl_wrap_socket
 from ..errors import ServiceError
 from ..metrics import Counters, count
 from ..rules.accepting import Gate, Obstacle
-from ..rules.crowd import LOOPBACK, Crowd, address_of
+from ..rules.addresses import is_every_address
+from ..rules.crowd import LOOPBACK, RESERVE_SHARE, Crowd, address_of
 from ..rules.origins import Network
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.request_head import MAX_HEAD_BYTES
@@ -177,17 +178,18 @@ class Listener:
         if self._relief is not None:
             self._relief.cancel()
             self._relief = None
-        excess = self._gate.excess - self._crowd.yielding
-        if excess <= 0:
-            return
-        now = self._loop.time()
-        found = self._crowd.give_way(excess, now)
-        for stream, phase in found:
+        excess = self._gate.excess
+        if excess > self._crowd.yielding and self._give_way(excess) < excess:
+            next_at = self._crowd.next_at()
+            if next_at is not None:
+                # A timer may fire a hair early; then it must not fire again at once.
+                self._relief = self._loop.call_at(max(next_at, self._loop.time() + 0.01), self._relieve)
+
+    def _give_way(self, count: int) -> int:
+        """Close so many connections, or as many as may be closed now; returns how many are on their way out."""
+        for stream, phase in self._crowd.give_way(count - self._crowd.yielding, self._loop.time()):
             self._close(stream, phase.value)
-        next_at = self._crowd.next_at()
-        if len(found) < excess and next_at is not None:
-            # A timer may fire a hair early; then it must not fire again at once.
-            self._relief = self._loop.call_at(max(next_at, now + 0.01), self._relieve)
+        return self._crowd.yielding
 
     def _close(self, stream: HttpStream, reason: str) -> None:
         """In favor of others. That it has ended is heard in a later turn."""
@@ -225,6 +227,8 @@ class Listener:
             except OSError as error:
                 has_failed = self._gate.failed(error.errno, self._loop.time())
                 if has_failed:
+                    # A descriptor that a stranger gives up is one for a newcomer, when it is tried again.
+                    self._give_way(max(1, self._gate.pending // RESERVE_SHARE))
                     break
             else:
                 self._gate.admitted()
@@ -255,7 +259,8 @@ class Listener:
     def _serve(self, connection: socket.socket, address: Any) -> None:
         """Hand an accepted connection to the HTTP server, which says by :meth:`ended` that it is done with it."""
         source = address_of(address[0], self._options.unlimited) if isinstance(address, tuple) else ""
-        if not self._crowd.admits(source) and not self._make_room_at(source):
+        # Only where places are getting scarce: a fleet behind one NAT may come back all at once.
+        if self._gate.is_near_full and not self._crowd.admits(source) and not self._make_room_at(source):
             connection.close()
             self._gate.ended()
             return
@@ -395,7 +400,7 @@ class _Heard(HTTPMessageDelegate):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets, all on one port: one for each address of the host.
+    """Listening sockets, all on one port: one for each address of the host. ``::`` means all addresses, of IPv4 too.
 
     :raises ServiceError: one line; none of the addresses is kept then
     """
@@ -418,13 +423,15 @@ def bind(host: str, port: int) -> list[socket.socket]:
 
 def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Family and address, each once; IPv4 first."""
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    # Without a host, getaddrinfo names the addresses that stand for all, of both kinds.
+    name = None if is_every_address(host) else host
+    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0]):
         yield family, address
 
 
 def _listening(family: int, address: tuple[Any, ...], host: str) -> socket.socket | None:
-    """None where this machine cannot do IPv6, though the name has an address of that kind."""
+    """None where this machine cannot do IPv6, though the host has an address of that kind."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
@@ -441,7 +448,11 @@ def _listening(family: int, address: tuple[Any, ...], host: str) -> socket.socke
         sock.listen(LISTEN_BACKLOG)
     except OSError as error:
         sock.close()
-        if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and host == "localhost":
+        if (
+            error.errno == errno.EADDRNOTAVAIL
+            and family == socket.AF_INET6
+            and (host == "localhost" or is_every_address(host))
+        ):
             return None
         raise
     return sock

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.rules.addresses import (
     is_authority,
+    is_every_address,
     is_host,
     is_loopback,
     is_web_url,
@@ -119,3 +120,14 @@ def test_what_has_no_user_is_shown_as_it_is() -> None:
     texts = ("redis://host:1/0", "redis://h:99999?x", "kafka://a:1,b:2", "http://[::1]:x/", "ws://h:", "http://a b/")
     for text in (*texts, "/etc/keys/a@b.pem", "a@b", ""):
         assert masked(text) == text
+
+
+@pytest.mark.parametrize("host", ["::", "0:0:0:0:0:0:0:0", "0::0", ""])
+def test_every_address_is_meant_and_that_is_not_loopback(host: str) -> None:
+    assert is_every_address(host)
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::ffff:0.0.0.0", "localhost", "gateway.example"])
+def test_an_address_is_not_every_address(host: str) -> None:
+    assert not is_every_address(host)

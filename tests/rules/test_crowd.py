@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.crowd import LOOPBACK, MAX_AGE_S, MAX_REQUESTS, PATIENCE_S, Crowd, Phase, address_of
+from cocoa_tornado.rules.crowd import ALARM_S, LOOPBACK, MAX_AGE_S, MAX_REQUESTS, PATIENCE_S, Crowd, Phase, address_of
 
 
 @dataclass(eq=False)
@@ -51,12 +51,17 @@ def test_a_connection_that_sends_its_first_headers_has_some_seconds() -> None:
     assert crowd.give_way(1, at) == [(connection, Phase.SLOW)]
 
 
-def test_in_the_reserve_a_connection_must_be_quick() -> None:
+def test_once_slow_connections_had_to_give_way_who_enters_the_reserve_must_be_quick() -> None:
     crowd = Crowd[Connection]()
-    slow(crowd, 0.0)
-    hurried = slow(crowd, 0.0, in_reserve=True)
-    assert crowd.next_at() == PATIENCE_S[Phase.HURRIED]
-    assert crowd.give_way(2, PATIENCE_S[Phase.HURRIED]) == [(hurried, Phase.HURRIED)]
+    stranger = slow(crowd, 0.0)
+    patient = slow(crowd, 1.0, in_reserve=True)
+    assert crowd.give_way(1, 5.0) == [(stranger, Phase.SLOW)]
+    slow(crowd, 5.0)
+    hurried = slow(crowd, 5.0, in_reserve=True)
+    assert crowd.give_way(2, 5.9) == []
+    assert crowd.give_way(2, 6.0) == [(hurried, Phase.HURRIED), (patient, Phase.SLOW)]
+    calm = slow(crowd, 6.0 + ALARM_S, in_reserve=True)
+    assert (calm, Phase.SLOW) in crowd.give_way(9, 11.0 + ALARM_S)
 
 
 def test_a_request_under_way_gives_way_last_and_only_if_it_takes_long() -> None:
@@ -105,10 +110,10 @@ def test_at_its_limit_the_oldest_connection_of_an_address_gives_way_if_it_has_ha
     crowd = Crowd[Connection](2)
     oldest, _ = slow(crowd, 0.0, "192.0.2.1"), slow(crowd, 1.0, "192.0.2.1")
     slow(crowd, 0.0, "192.0.2.2")
-    assert crowd.give_way_at("192.0.2.1", 2.9) is None
-    assert crowd.give_way_at("192.0.2.1", 3.0) == (oldest, Phase.SLOW)
+    assert crowd.give_way_at("192.0.2.1", 4.9) is None
+    assert crowd.give_way_at("192.0.2.1", 5.0) == (oldest, Phase.SLOW)
     assert crowd.admits("192.0.2.1")
-    assert crowd.give_way_at("192.0.2.3", 3.0) is None
+    assert crowd.give_way_at("192.0.2.3", 5.0) is None
 
 
 def test_the_last_of_many_requests_is_known_before_it_comes_and_so_is_the_first_of_an_old_connection() -> None:
@@ -154,13 +159,15 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
     crowd, now = Crowd[Connection](2), 0.0
     model: dict[Connection, tuple[Phase, float, str]] = {}
     told: set[Connection] = set()
+    alarm_until = -1.0
     for what, number in steps:
         item = next((each for each in model if each.name == number), None)
         if what == "enter" and item is None and crowd.admits(f"a{number % 3}"):
             item = Connection(number)
             crowd.enter(item, f"a{number % 3}", now, in_reserve=number > 5)
             crowd.awaits(item, now)
-            model[item] = (Phase.HURRIED if number > 5 else Phase.SLOW, now, f"a{number % 3}")
+            is_hurried = number > 5 and now < alarm_until
+            model[item] = (Phase.HURRIED if is_hurried else Phase.SLOW, now, f"a{number % 3}")
         elif what == "ask" and item is not None and model[item][0] is not Phase.REQUEST:
             crowd.asks(item, now)
             model[item] = (Phase.REQUEST, now, model[item][2])
@@ -175,8 +182,10 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
             told.discard(item)
         elif what.startswith("give"):
             at = crowd.give_way_at(f"a{number % 3}", now)
-            found = crowd.give_way(number, now) if what == "give" else [at] if at is not None else []
-            found = [*found, at] if what == "give" and at is not None else found
+            found = crowd.give_way(number, now) if what == "give" else []
+            if any(phase is not Phase.IDLE for _, phase in found):
+                alarm_until = now + ALARM_S
+            found += [at] if at is not None else []
             for each, phase in found:
                 assert each not in told
                 assert model[each][0] is phase

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cocoa_tornado.rules import crowd as rules
 from cocoa_tornado.rules.crowd import PATIENCE_S
+from cocoa_tornado.web.listener import bind
 from testing.certificates import write_certificate
 from testing.raw_device import UPGRADE, RawDevice
 from testing.waiting import eventually
@@ -171,13 +175,13 @@ async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
 ) -> None:
     # Here this machine counts like any other.
     monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
-    gateway = await start_gateway(max_connections_per_address=2)
-    for number in range(4):
+    gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=12)
+    for number in range(20):
         await gateway.raw(f"doll-{number}")
     await eventually(lambda: gateway.gateway.http_connections == 0)
-    for _ in range(2):
+    for _ in range(12):
         await gateway.dial()
-    await eventually(lambda: gateway.gateway.http_connections == 2)
+    await eventually(lambda: gateway.gateway.http_connections == 12)
     assert await (await gateway.dial()).read_to_end() == b""
     assert shed(gateway) == {"address": 1}
     elsewhere = await asyncio.open_connection("127.0.0.1", gateway.port, local_addr=("127.0.0.2", 0))
@@ -187,8 +191,52 @@ async def test_one_address_cannot_hold_all_places_and_its_devices_do_not_count(
 
 
 @pytest.mark.gen_test
+async def test_while_there_is_room_a_fleet_behind_one_address_may_come_all_at_once(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.service_options.LOOPBACK", ())
+    gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=2)
+    fleet = [await gateway.dial() for _ in range(12)]
+    await eventually(lambda: gateway.gateway.http_connections == 12)
+    for number, device in enumerate(fleet):
+        assert (await device.request("GET", f"/ws?token={gateway.token(f'doll-{number}')}", UPGRADE)).status == 101
+
+
+@pytest.mark.gen_test
 async def test_a_proxy_and_this_machine_itself_have_no_limit(start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(max_connections_per_address=1)
-    for _ in range(5):
+    gateway = await start_gateway(max_pending_connections=16, max_connections_per_address=1)
+    for _ in range(13):
         await gateway.dial()
     assert (await gateway.http("GET", "/api/v1/health")).status == 200
+
+
+@pytest.mark.logs("cocoa.listener", "^out of file descriptors")
+@pytest.mark.gen_test
+async def test_out_of_descriptors_a_stranger_gives_one_up(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(socket.socket):
+        is_full = False
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.is_full:
+                raise OSError(errno.EMFILE, "told to fail")
+            return super().accept()
+
+    made: list[Full] = []
+
+    def bind_full(host: str, port: int) -> list[socket.socket]:
+        made.extend(Full(fileno=sock.detach()) for sock in bind(host, port))
+        made[0].setblocking(False)
+        return list(made)
+
+    monkeypatch.setattr("cocoa_tornado.service.bind", bind_full)
+    gateway = await start_gateway()
+    idle = await gateway.dial()
+    assert (await idle.request("GET", "/api/v1/health")).status == 200
+    made[0].is_full = True
+    newcomer = await gateway.dial()
+    assert await idle.read_to_end() == b""
+    made[0].is_full = False
+    assert (await newcomer.request("GET", "/api/v1/health")).status == 200
+    assert shed(gateway) == {"idle": 1}

@@ -418,3 +418,33 @@ async def test_a_stopped_listener_takes_nobody_and_may_be_stopped_again() -> Non
     await listener.close_connections()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address).close()
+
+
+@pytest.mark.parametrize("host", ["::", "0:0:0:0:0:0:0:0"])
+@pytest.mark.gen_test
+async def test_a_gateway_on_every_address_is_heard_over_ipv4_and_over_ipv6(
+    start_gateway: StartGateway, host: str
+) -> None:
+    gateway = await start_gateway(host=host)
+    assert gateway.gateway.url == f"http://[{host}]:{gateway.port}"
+    for address in ("127.0.0.1", *(["::1"] if socket.has_dualstack_ipv6() else [])):
+        device = RawDevice(*await asyncio.open_connection(address, gateway.port))
+        assert (await device.request("GET", "/api/v1/health")).status == 200
+        await device.end()
+
+
+def test_a_machine_without_ipv6_listens_on_ipv4_alone_where_every_address_is_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class NoIpv6(socket.socket):
+        def bind(self, address: Any) -> None:
+            if self.family == socket.AF_INET6:
+                raise OSError(errno.EADDRNOTAVAIL, "told to fail")
+            super().bind(address)
+
+    monkeypatch.setattr("socket.socket", NoIpv6)
+    (sock,) = bind("::", 0)
+    assert sock.family == socket.AF_INET
+    sock.close()
+    with pytest.raises(ServiceError):
+        bind("::1", 0)
