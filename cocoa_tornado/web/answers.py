@@ -42,7 +42,8 @@ class Reading(enum.Enum):
 
 class Answer(HTTPConnection):
     """An answer may be given at any time. Before the end of the request's body it is an early one: then the rest of
-    the body is not read, and the connection is closed in stages (``lingering.py``), so that the answer arrives.
+    the body is not read, and it is the connection's last, as is one to a client that wants no other. The connection is
+    then closed in stages (``lingering.py``), so that the answer arrives.
 
     :ivar body_bytes: of the request, 0 if there is none; None: chunks
     :ivar context: Tornado's, with the client's address
@@ -73,6 +74,9 @@ class Answer(HTTPConnection):
     def begin(self, start_line: RequestStartLine, headers: HTTPHeaders, body_bytes: int | None) -> None:
         """The head of the request has come."""
         self._is_head, self._request_headers, self.body_bytes = start_line.method == "HEAD", headers, body_bytes
+        # As Tornado decides it, which would then go on with the requests that have come behind this one.
+        wish, is_old = headers.get("Connection", "").lower(), start_line.version == "HTTP/1.0"
+        self._is_last = wish != "keep-alive" if is_old else wish == "close"
         # Tornado tells everybody to continue who expects it, in its own words.
         expected = headers.pop("Expect") if "Expect" in headers else ""
         if body_bytes == 0:
@@ -80,10 +84,10 @@ class Answer(HTTPConnection):
         self._reading = Reading.BODY
         # Or Tornado would refuse a large one by itself, after the answer to it.
         self._connection.set_max_body_size(MAX_BODY_BYTES)
-        if start_line.version == "HTTP/1.0" and body_bytes is None:
+        if is_old and body_bytes is None:
             # RFC 9112, 6.1: one of the two that speak here, or a proxy, does not know what it says.
             self._is_last = True
-        self._client_waits = expected.lower() == "100-continue" and start_line.version != "HTTP/1.0"
+        self._client_waits = expected.lower() == "100-continue" and not is_old
 
     def request_ended(self) -> None:
         """All of the request has been read."""

@@ -146,17 +146,26 @@ async def test_a_route_without_a_use_for_a_body_answers_without_waiting_for_it(g
 
 
 @pytest.mark.gen_test
-async def test_nothing_behind_an_early_answer_is_taken_for_a_request(gateway: Harness) -> None:
+async def test_nothing_behind_the_last_answer_is_taken_for_a_request(
+    gateway: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "cocoa.access")
     health = head("GET /api/v1/health")
     for data in (
         head("POST /nowhere", "Content-Length: 5\r\n") + health,
         head("POST /nowhere", "Transfer-Encoding: chunked\r\n") + b"zz\r\n" + health,
         head(f"POST {TOKEN_PATH}", "Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n" + health,
         head("GET /ws", "Content-Length: 5\r\n") + b"12345" + health,
+        head("GET /api/v1/health", "Connection: close\r\n") + health,
+        head("GET /api/v1/health", version="1.0") + health,
+        head("GET /nowhere?" + "a&" * 100) + health,
     ):
         device = await gateway.dial()
+        caplog.clear()
         device.writer.write(data)
         assert (await device.read_to_end()).count(b"HTTP/1.1 ") == 1, data
+        assert (await gateway.http("GET", "/next")).status == 404
+        assert len(caplog.records) == 2, data
 
 
 @pytest.mark.gen_test

@@ -227,6 +227,8 @@ def test_whatever_a_stranger_sends_costs_no_more_than_one_small_head(runner: asy
         @example([MULTIPART % (len(FORM), FORM)])
         @example([b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 16_000 + b"\r\n"])
         @example([b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 10_000])
+        @example([b"GET /ws HTTP/1.0\r\nHost: x\r\n\r\nX: \n\r\n"])
+        @example([b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 99 + b"Content-Length: 1\r\n\r\nx"])
         @examples(150)
         def check(pieces: list[bytes]) -> None:
             work.__init__()  # type: ignore[misc]
