@@ -113,7 +113,7 @@ def _finite(text: str) -> float:
     "--private-key",
     type=click.Path(path_type=Path),
     metavar="PEM",
-    help="File with a private key to sign with: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA).",
+    help="File with a private key to sign with: RSA (RS256), EC P-256 (ES256), Ed25519 or Ed448 (EdDSA).",
 )
 @click.option(
     "--algorithm",
@@ -204,11 +204,11 @@ def resolve_key(
     if private_key is not None:
         return _checked(Signer.from_file(private_key), algorithm)
     if settings.jwt_signing_key is not None and not is_secret_given:
-        return _checked(Signer.from_file(settings.jwt_signing_key), algorithm)
+        return _checked(Signer.from_file(settings.jwt_signing_key).preferring(settings.jwt_algorithms), algorithm)
     if settings.jwt_secret:
         return _with_secret(settings.jwt_secret, algorithm, settings.jwt_algorithms)
     if not settings.uses_development_key:
-        return _checked(_private_among(settings.jwt_key), algorithm)
+        return _checked(_private_among(settings.jwt_key).preferring(settings.jwt_algorithms), algorithm)
 
     from cocoa_tornado.identity.devkey import development_secret
 
@@ -250,6 +250,9 @@ def _private_among(locations: tuple[str, ...]) -> Signer:
 
 
 def _checked(signer: Signer, algorithm: str | None) -> Signer:
-    if algorithm is not None and algorithm != signer.algorithm:
+    if algorithm is None:
+        return signer
+    preferred = signer.preferring((algorithm,))
+    if preferred.algorithm != algorithm:
         raise click.UsageError(f"--algorithm {algorithm} does not go with this key, which signs {signer.algorithm}.")
-    return signer
+    return preferred

@@ -89,7 +89,8 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 @click.option(
     "--secret",
     metavar="S",
-    help="The gateway's HS256 secret, to mint tokens with, or @FILE that holds it. "
+    help="The gateway's HS256 secret, to mint tokens with, or @FILE that holds it. Others see the arguments of a "
+    "process: the environment is the place for a secret of value. "
     "[env: COCOA_JWT_SECRET; default: this machine's development key]",
 )
 @click.option(

@@ -393,7 +393,7 @@ def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
     if not settings.api_credentials:
         return None
     if settings.jwt_signing_key is not None:
-        return Signer.from_file(settings.jwt_signing_key)
+        return Signer.from_file(settings.jwt_signing_key).preferring(settings.jwt_algorithms)
     if not settings.jwt_secret and not settings.uses_development_key:
         # Previous secrets verify and never sign.
         sources = KeySources(locations=sources.locations)

@@ -171,6 +171,31 @@ def test_a_private_key_signs_with_the_algorithm_of_its_kind(
         assert ring.verify(result.stdout.strip())["device_id"] == "d"
 
 
+@pytest.mark.parametrize("curve", ["Ed25519", "Ed448"])
+def test_an_edwards_key_signs_under_either_name_of_its_algorithm(
+    mint: Mint, pem: Callable[[bytes], str], curve: str
+) -> None:
+    path = pem(private_pem(curve))
+    ring = KeyRing(keys_from_pem(public_pem(curve), "test"))
+    configured = {"COCOA_JWT_KEY": path, "COCOA_JWT_ALGORITHMS": f"ES256,{curve}"}
+    for name, result in (
+        ("EdDSA", mint("--private-key", path)),
+        ("EdDSA", mint("--private-key", path, "--algorithm", "EdDSA")),
+        (curve, mint("--private-key", path, "--algorithm", curve)),
+        (curve, mint(env=configured)),
+    ):
+        token = result.stdout.strip()
+        assert ring.examine(token).proof[1] == name
+    other = {"Ed25519": "Ed448", "Ed448": "Ed25519"}[curve]
+    fails(mint("--private-key", path, "--algorithm", other), 2, "does not go with this key")
+
+
+def test_a_short_secret_signs_though_the_settings_are_a_networks(mint: Mint) -> None:
+    result = mint("--secret", "short", env={"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": SECRET})
+    assert (result.exit_code, result.stderr) == (0, "")
+    fails(mint(env={"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": "short"}), 2, "too short")
+
+
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_a_secret_signs_with_the_hmac_that_is_asked_for(mint: Mint, algorithm: str) -> None:
     token = mint("--secret", SECRET, "--algorithm", algorithm).stdout.strip()

@@ -80,7 +80,7 @@ def test_junit_is_an_xml_document_and_nothing_else() -> None:
 
 def test_the_secret_may_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text(SECRET + "\n")
+    file.write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")  # as Windows' editors write it
     with running() as gateway:
         result = invoke(f"127.0.0.1:{gateway.port}", COCOA_JWT_SECRET=f"@{file}")
 

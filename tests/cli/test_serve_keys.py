@@ -1,0 +1,69 @@
+"""Keys and secrets at the start of ``cocoa serve``, and the files that they are read from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from testing.certificates import write_certificate
+
+from .test_serve import SECRET, Served, eventually, fails, run, token
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *options: str) -> Iterator[Served]:
+    served = Served(folder, *options)
+    try:
+        yield served
+    finally:
+        served.end()
+
+
+def test_a_short_secret_is_refused_on_a_network_with_status_2(tmp_path: Path) -> None:
+    serve = ("serve", "--port", "0", "--host", "0.0.0.0")
+    fails(run(tmp_path, *serve, COCOA_JWT_SECRET="s" * 31), 2, "jwt_secret", "COCOA_JWT_SECRET", "31 bytes", "32 bytes")
+    result = run(tmp_path, *serve, COCOA_JWT_SECRET=SECRET, COCOA_JWT_PREVIOUS_SECRETS="hunter2")
+    fails(result, 2, "jwt_previous_secrets", "7 bytes")
+    assert "hunter2" not in result.stderr
+
+
+def test_a_short_secret_serves_on_loopback_with_a_warning(tmp_path: Path) -> None:
+    with serving(tmp_path, "--jwt-secret", "short") as served:
+        assert "jwt secret is short" in served.log
+        with served.device(token(secret="short")):
+            pass
+
+
+def test_a_path_that_is_no_file_ends_the_start_with_one_line_and_hangs_nothing(tmp_path: Path) -> None:
+    pipe, data = tmp_path / "pipe", tmp_path / "data"
+    os.mkfifo(pipe)
+    data.mkdir()
+    os.mkfifo(data / "development.key")
+    fails(run(tmp_path, "serve", "--jwt-key", str(pipe)), 2, "jwt_key", "is a pipe, not a file")
+    fails(run(tmp_path, "serve", "--tls-cert", str(pipe), "--tls-key", "k"), 2, "tls_cert", "is a pipe, not a file")
+    fails(run(tmp_path, "serve", "--data-dir", str(data)), 1, "development.key", "is a pipe, not a file")
+    fails(run(tmp_path, "serve", "--config", str(tmp_path)), 2, "config", "directory")
+
+
+def test_a_certificate_that_has_become_a_pipe_is_a_refused_reload_and_not_the_end(tmp_path: Path) -> None:
+    certificate = write_certificate(tmp_path)
+    options = ("--jwt-secret", SECRET, "--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key))
+    with serving(tmp_path, *options) as served:
+        Path(certificate.cert).unlink()
+        os.mkfifo(certificate.cert)
+        served.signal(signal.SIGHUP)
+        eventually(lambda: "reload refused" in served.log)
+        assert "is a pipe, not a file" in served.log
+        with served.device(token(), ssl=certificate.client_context()):
+            pass
+
+
+def test_a_secret_on_the_command_line_is_named_loudly_and_serves(tmp_path: Path) -> None:
+    with serving(tmp_path, "--jwt-secret", SECRET) as served:
+        (line,) = [line for line in served.log.splitlines() if "secrets on the command line" in line]
+        assert "[warning" in line
+        assert "jwt_secret" in line
+        assert SECRET not in served.log
