@@ -47,6 +47,16 @@ def add_partitions(bootstrap: str, topic: str, partitions: int) -> None:
         admin.close()
 
 
+def throw_out(bootstrap: str, group: str) -> None:
+    """Take every member out of a consumer group, as if their sessions had timed out."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        members = admin.describe_groups([group])[group]["members"]
+        admin.remove_group_members(group, [MemberToRemove(member_id=member["member_id"]) for member in members])
+    finally:
+        admin.close()
+
+
 def committed_offset(bootstrap: str, group: str, topic: str, partition: int = 0) -> int | None:
     with reader(bootstrap, group_id=group) as consumer:
         offset: int | None = consumer.committed(TopicPartition(topic, partition), timeout_ms=5_000)
