@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import MemberToRemove
 
 PATIENT_MS = 30_000  # a broker that has just started may take its time, on a machine that has other things to do
 

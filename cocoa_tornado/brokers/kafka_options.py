@@ -82,7 +82,8 @@ class KafkaOptions:
     queue_bytes: int = 32 * 1024 * 1024
     max_record_bytes: int = record_bytes_for(512 * 1024)
     max_request_bytes: int = 8 * 1024 * 1024
-    session_timeout_s: float = 15.0
+    # For so long a process that was killed stays in the group, and its successor waits outside (rules/sole_reader).
+    session_timeout_s: float = 12.0
     metadata_max_age_s: float = 30.0
     probe_interval_s: float = 2.0
 
