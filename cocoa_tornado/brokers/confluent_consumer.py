@@ -125,7 +125,6 @@ class ConfluentConsuming(Reading[int]):
             self._commit_in_time()
             self._close()
             self.forget()
-            self._end_session()
             self._has_consumer = False
 
     def _close(self) -> None:

@@ -87,7 +87,6 @@ class KafkaConsuming(Reading[TopicPartition]):
         finally:
             close_consumer(consumer)
             self.forget()
-            self._end_session()
             self._has_consumer = False
 
     def _await_metadata(self, link: ConsumerLink) -> None:

@@ -69,6 +69,8 @@ class Coordinator:
     def rest(self) -> None:
         """Close the connections, once the question under way has its answer; the next one opens them again."""
         asked, self._asked = self._asked, None
+        if asked is None and self._admin is None:
+            return
 
         def close() -> None:
             if asked is not None:
@@ -169,8 +171,8 @@ class SoleReading:
         """Who takes part of the records away, and stays."""
         return None if self._rule.intruder(time.monotonic()) is None else _names(self._rule.others)
 
-    def end(self) -> None:
-        """The session is over."""
+    def end_session(self) -> None:
+        """The consumer is closed, or there is none yet."""
         self._may_read, self._is_clear = None, False
         self._coordinator.rest()
 

@@ -200,6 +200,8 @@ class Reading(ABC, Generic[P]):
                     self._report_trouble(error)
                 elif self._availability.down("failed", self._failures.describe(error)):
                     log.exception("consumer failed, starts again")
+            if self._sole is not None:
+                self._sole.end_session()
             self._availability.alive()
             self._stopping.wait(self._backoff.next_s())
         if self._finished is not None:
@@ -208,10 +210,6 @@ class Reading(ABC, Generic[P]):
     def _begin_session(self) -> None:
         self._joined, self._committing_until, self._topic_seen = False, 0.0, False
         self._unresolved, self._unresolved_since = None, time.monotonic()
-
-    def _end_session(self) -> None:
-        if self._sole is not None:
-            self._sole.end()
 
     def _is_to_join(self) -> bool:
         """Wait until this gateway may be a member of the group; False where it is to stop instead."""
