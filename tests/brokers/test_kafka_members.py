@@ -263,6 +263,21 @@ async def test_a_reader_that_died_is_followed_when_its_session_has_ended(alone: 
         await ready(broker)
 
 
+@IN_USE
+async def test_a_gateway_that_waits_for_the_reader_stops_at_once_and_leaves_no_thread(alone: Pair) -> None:
+    await alone.create()
+    async with stranger(alone.stand):
+        before = set(threading.enumerate())
+        async with started(alone.first()) as broker:
+            await has_state(broker, BrokerState.STANDBY)
+            await asyncio.wait_for(broker.stop_consuming(), 2.0)  # of the 15 s that a consumer may take to stop
+        await eventually(lambda: not {thread for thread in threading.enumerate() if is_kafka(thread)} - before)
+
+
+def is_kafka(thread: threading.Thread) -> bool:
+    return "kafka" in thread.name.lower()
+
+
 async def test_members_that_read_another_topic_are_no_reason_to_wait(alone: Pair) -> None:
     await alone.create()
     await alone.stand.create("other." + alone.stand.results)
