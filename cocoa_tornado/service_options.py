@@ -18,6 +18,8 @@ from .web.audio_handler import AudioLimits
 from .web.device_context import DeviceLimits
 from .web.listener import ListenerOptions
 
+PRESENCE_LOCAL = "local://"
+
 
 def box_limits(settings: Settings) -> BoxLimits:
     return BoxLimits(settings.mailbox_max_messages, settings.mailbox_max_bytes, settings.mailbox_ttl_s)
@@ -75,6 +77,8 @@ def kafka_options(settings: Settings) -> KafkaOptions:
     return KafkaOptions(
         bootstrap=settings.broker_servers,
         group=settings.kafka_group,
+        # With presence local:// no other gateway knows which devices this one holds.
+        sole_reader=settings.presence == PRESENCE_LOCAL,
         client_id=settings.kafka_client_id,
         results_topic=settings.kafka_results_topic,
         messages_topic=settings.kafka_messages_topic,

@@ -430,7 +430,7 @@ class Settings:
         KAFKA,
         "cocoa-gateway",
         kinds.Text("1 to 255 characters without blanks", pattern=r"\S{1,255}"),
-        "Consumer group; all gateways that share the devices use the same.",
+        "Consumer group of this gateway alone; it is not ready while another member reads the same topic.",
     )
     kafka_client_id: str = row(
         KAFKA,

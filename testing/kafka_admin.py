@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import MemberToRemove
 
 PATIENT_MS = 30_000  # a broker that has just started may take its time, on a machine that has other things to do
 
@@ -43,6 +44,16 @@ def add_partitions(bootstrap: str, topic: str, partitions: int) -> None:
     try:
         admin.create_partitions({topic: partitions})
         admin.wait_for_topics([topic])
+    finally:
+        admin.close()
+
+
+def throw_out(bootstrap: str, group: str) -> None:
+    """Take every member out of a consumer group, as if their sessions had timed out."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        members = admin.describe_groups([group])[group]["members"]
+        admin.remove_group_members(group, [MemberToRemove(member_id=member["member_id"]) for member in members])
     finally:
         admin.close()
 

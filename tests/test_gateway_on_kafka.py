@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection
 from cocoa_tornado.brokers.kafka import KafkaBroker
 from cocoa_tornado.brokers.kafka_clients import DIRECT
 from cocoa_tornado.brokers.kafka_reading import Reading
-from cocoa_tornado.brokers.port import Decoder
+from cocoa_tornado.brokers.port import BrokerState, Decoder
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.service_options import kafka_options
 from cocoa_tornado.settings import Settings
@@ -27,7 +27,7 @@ from testing.kafka_admin import committed_offset, create_topic, read_all, writer
 from testing.kafka_server import KafkaServer, TansuServer
 from testing.waiting import eventually
 
-from .brokers.bench import AWAY, TOO_LARGE
+from .brokers.bench import AWAY, IN_USE, TOO_LARGE
 from .harness import SECRET, Harness
 
 pytestmark = [pytest.mark.gen_test(timeout=120), pytest.mark.kafka]
@@ -204,13 +204,6 @@ async def answers(gateway: Harness, status: int) -> None:
     while (response := await gateway.http("GET", "/api/v1/ready")).status != status:
         assert asyncio.get_running_loop().time() < end, response
         await asyncio.sleep(0.02)
-
-
-async def owns(gateway: Harness, partitions: int) -> None:
-    """Return once the gateway is ready and reads so many partitions."""
-    share = f" {partitions} partition"
-    await eventually(lambda: share in gateway.gateway.broker.status().detail, KAFKA_PATIENCE_S)
-    await answers(gateway, 200)
 
 
 def only(partition: int, messages: Sequence[bytes]) -> list[bytes]:
@@ -440,44 +433,43 @@ async def test_a_drain_commits_what_was_routed_and_the_next_start_goes_on_there(
 
 
 @pytest.mark.apache
-async def test_of_two_gateways_the_one_that_reads_the_partition_delivers_or_drops_and_counts(site: Site) -> None:
-    await site.create(partitions=2)
+@IN_USE
+async def test_of_two_gateways_in_one_group_the_older_delivers_everything_and_the_younger_is_not_ready(
+    site: Site,
+) -> None:
+    await site.create(partitions=4)
     a = await site.start_ready()
     b = await site.start()
-    await asyncio.gather(owns(a, 1), owns(b, 1))
-    at_a, at_b = Hearing(await a.connect("at-a")), Hearing(await b.connect("at-b"))
-    for partition in (0, 1):
-        values = [record(name, number, partition=partition) for number in range(10) for name in ("at-a", "at-b")]
-        await site.produce([(None, value) for value in values], partition)
-
-    def dropped() -> tuple[int, int]:
-        return a.gateway.counters.unknown_device, b.gateway.counters.unknown_device
-
-    await eventually(lambda: dropped() == (10, 10), KAFKA_PATIENCE_S)
-    [owned_by_a] = {json.loads(heard)["partition"] for heard in await at_a.hears(10)}
-    owned_by_b = 1 - owned_by_a
-    assert at_a.heard == [message(record("at-a", number, partition=owned_by_a)) for number in range(10)]
-    assert await at_b.hears(10) == [message(record("at-b", number, partition=owned_by_b)) for number in range(10)]
-    assert len(at_b.heard) == 10
-    assert (await a.metrics())["cocoa_messages_unknown_device_total"] == 10
+    doll = Hearing(await a.connect("doll"))
+    await eventually(lambda: b.gateway.broker.status().state is BrokerState.STANDBY, KAFKA_PATIENCE_S)
+    values = [record("doll", number) for number in range(1000)]
+    await site.produce([(b"%d" % number, value) for number, value in enumerate(values)])
+    assert sorted(await doll.hears(1000)) == sorted(message(value) for value in values)
+    assert a.gateway.counters.unknown_device + b.gateway.counters.unknown_device == 0
+    assert (await a.http("GET", "/api/v1/ready")).status == 200
+    response = await b.http("GET", "/api/v1/ready")
+    assert response.status == 503
+    assert json.loads(response.body)["message"] == "not ready: broker"
+    assert json.loads(response.body)["parts"]["broker"] == {"ok": False, "state": "standby"}
 
 
 @pytest.mark.apache
-async def test_a_record_produced_while_a_gateway_hands_its_partitions_over_comes_once(site: Site) -> None:
+@IN_USE
+async def test_a_record_produced_while_a_gateway_is_followed_by_another_comes_once(site: Site) -> None:
     await site.create(partitions=2)
     a = await site.start_ready()
     b = await site.start()
-    await asyncio.gather(owns(a, 1), owns(b, 1))
     # Connected to both: whichever reads a record has somebody to hand it to.
     at_a, at_b = Hearing(await a.connect("doll")), Hearing(await b.connect("doll"))
     async with site.streaming("doll", partitions=2) as acknowledged:
-        await asyncio.gather(at_a.hears(50), at_b.hears(50))
+        await at_a.hears(50)
+        await answers(b, 503)
+        assert at_b.heard == []
         await a.gateway.drain_and_stop()
-        await owns(b, 2)
-        await at_b.hears(len(at_b.heard) + 50)
+        await answers(b, 200)
+        await at_b.hears(50)
     await eventually(lambda: len(at_a.heard) + len(at_b.heard) >= len(acknowledged), KAFKA_PATIENCE_S)
     expected = [message(value) for value in acknowledged]
     for partition in (0, 1):
-        # Where b has read the partition all along, a has nothing of it.
         assert only(partition, at_a.heard) + only(partition, at_b.heard) == only(partition, expected)
     assert a.gateway.counters.unknown_device + b.gateway.counters.unknown_device == 0

@@ -37,4 +37,5 @@ class ConfluentBroker(KafkaFacade):
             loop=IOLoop.current(),
             sink=sink,
             decode=decode,
+            sole=self._sole,
         )

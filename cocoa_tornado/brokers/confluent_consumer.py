@@ -27,6 +27,7 @@ from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_
 from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
+from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Publisher
 from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
@@ -73,8 +74,11 @@ class ConfluentConsuming(Reading[int]):
         loop: IOLoop,
         sink: Callable[[Batch], None],
         decode: Decoder,
+        sole: SoleReading | None = None,
     ) -> None:
-        super().__init__(options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode)
+        super().__init__(
+            options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode, sole=sole
+        )
         self._clients = clients
         # Of the session under way.
         self._consumer: Consumer
@@ -98,6 +102,8 @@ class ConfluentConsuming(Reading[int]):
         options = self._options
         self._availability.connecting(f"connecting to {','.join(options.bootstrap)}")
         ensure_topics(self._clients, options)
+        if not self._is_to_join():
+            return
         session, self._faults = object(), []
         self._consumer, self._trouble = self._clients.consumer(self._told(partial(self._on_commit, session)))
         self._session_now, self._attached = session, self._consumer
@@ -378,6 +384,9 @@ class ConfluentConsuming(Reading[int]):
 
     def _number(self, partition: int) -> int:
         return partition
+
+    def _member_id(self) -> str | None:
+        return self._consumer.memberid()
 
     def _numbers(self) -> Collection[int]:
         return numbers(self._consumer, self._options.results_topic)

@@ -34,4 +34,5 @@ class KafkaBroker(KafkaFacade):
             loop=IOLoop.current(),
             sink=sink,
             decode=decode,
+            sole=self._sole,
         )

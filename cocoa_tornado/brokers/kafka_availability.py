@@ -9,7 +9,11 @@ from collections.abc import Callable
 
 from .port import BrokerCounters, BrokerState, BrokerStatus
 
-ANSWERING = frozenset({"topic", "group", "quarantine", "codec"})  # causes that are not the brokers' absence
+ANSWERING = frozenset(
+    {"topic", "group", "quarantine", "codec", "standby", "shared"}
+)  # causes that are not the brokers' absence
+STANDBY = "one gateway reads; this one is not ready until the reader has left (update with Recreate, not RollingUpdate)"
+SHARED = "the records that the intruder reads reach no device of this gateway: give it a group of its own"
 
 log = logging.getLogger("cocoa.broker")
 
@@ -66,15 +70,30 @@ class Availability:
 
         Returns whether it was logged.
         """
+        news = self._enter(BrokerState.CONNECTING, kind, detail)
+        if news:
+            log.warning("broker not available, retrying", extra={"cause": kind, "detail": detail})
+        return news
+
+    def standby(self, group: str, reader: str) -> None:
+        """Another member of the group reads; logged likewise."""
+        if self._enter(BrokerState.STANDBY, "standby", f"group {group} is in use by {reader}"):
+            log.warning("consumer group in use", extra={"group": group, "reader": reader, "detail": STANDBY})
+
+    def shared(self, group: str, intruder: str) -> None:
+        """Another member that came later takes part of the records away; logged likewise."""
+        if self._enter(BrokerState.SHARED, "shared", f"group {group} is shared with {intruder}"):
+            log.warning("consumer group shared", extra={"group": group, "intruder": intruder, "detail": SHARED})
+
+    def _enter(self, state: BrokerState, kind: str, detail: str) -> bool:
+        """Returns whether that is news."""
         with self._lock:
             if self._state is BrokerState.CLOSED or self._muted:
                 return False
             was_ready, news = self._state is BrokerState.READY, self._kind != kind
-            self._state, self._detail, self._kind = BrokerState.CONNECTING, detail, kind
+            self._state, self._detail, self._kind = state, detail, kind
             if was_ready:
                 self._counters.reconnects += 1
-        if news:
-            log.warning("broker not available, retrying", extra={"cause": kind, "detail": detail})
         return news
 
     def ready(self, detail: str) -> None:

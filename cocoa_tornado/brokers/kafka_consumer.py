@@ -30,6 +30,7 @@ from .kafka_clients import (
     unreadable,
 )
 from .kafka_listener import RebalanceListener
+from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Publisher
 from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
@@ -56,8 +57,11 @@ class KafkaConsuming(Reading[TopicPartition]):
         loop: IOLoop,
         sink: Callable[[Batch], None],
         decode: Decoder,
+        sole: SoleReading | None = None,
     ) -> None:
-        super().__init__(options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode)
+        super().__init__(
+            options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode, sole=sole
+        )
         self._clients = clients
         self._link: ConsumerLink  # of the session under way
         self._choked: Unreadable | None = None  # where something is missing here that it takes to read on
@@ -68,6 +72,8 @@ class KafkaConsuming(Reading[TopicPartition]):
     def _session(self) -> None:
         self._availability.connecting(f"connecting to {','.join(self._options.bootstrap)}")
         ensure_topics(self._clients, self._options)
+        if not self._is_to_join():
+            return
         link = self._clients.consumer()
         consumer, self._link = link.consumer, link
         self._has_consumer = True
@@ -186,6 +192,10 @@ class KafkaConsuming(Reading[TopicPartition]):
     def _number(self, partition: TopicPartition) -> int:
         number: int = partition.partition
         return number
+
+    def _member_id(self) -> str | None:
+        member_id: str = self._link.consumer.group_metadata().member_id
+        return member_id
 
     def _numbers(self) -> Collection[int]:
         return self._link.partitions(self._options.results_topic) or ()

@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import BrokerClosed, BrokerError
 from .kafka_availability import Availability
 from .kafka_clients import KafkaClients
+from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Outgoing, Publisher
 from .kafka_reading import Reading
@@ -42,6 +43,7 @@ class KafkaFacade(ABC):
         self._options = options
         self._counters = BrokerCounters()
         self._availability = Availability(self._counters)
+        self._sole = SoleReading(clients, options, self._availability) if options.sole_reader else None
         self._publisher = Publisher(
             options, clients, brokers_answer=self._availability.brokers_answer, room_again=self._on_room
         )

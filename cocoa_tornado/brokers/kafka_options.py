@@ -27,6 +27,8 @@ class KafkaOptions:
     Raises ValueError where two of them contradict each other.
 
     :ivar bootstrap: ``host:port`` of one or more brokers
+    :ivar sole_reader: read only while no other member of the group reads the results topic: this gateway alone holds
+        the devices, and what another member reads is lost to them
     :ivar create_topics: make the topics that are missing; without it, a missing topic is waited for
     :ivar partitions: of a topic that is made; -1 leaves it to the broker's default
     :ivar replication: likewise
@@ -52,6 +54,7 @@ class KafkaOptions:
     results_topic: str = "transcription.results"
     messages_topic: str = "device.messages"
     quarantine_topic: str = "transcription.results.quarantine"
+    sole_reader: bool = False
     create_topics: bool = True
     partitions: int = -1
     replication: int = -1
@@ -79,7 +82,8 @@ class KafkaOptions:
     queue_bytes: int = 32 * 1024 * 1024
     max_record_bytes: int = record_bytes_for(512 * 1024)
     max_request_bytes: int = 8 * 1024 * 1024
-    session_timeout_s: float = 15.0
+    # For so long a process that was killed stays in the group, and its successor waits outside (rules/sole_reader).
+    session_timeout_s: float = 12.0
     metadata_max_age_s: float = 30.0
     probe_interval_s: float = 2.0
 

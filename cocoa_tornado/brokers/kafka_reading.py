@@ -24,6 +24,7 @@ from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
 from .kafka_availability import Availability
+from .kafka_members import REBALANCE_PATIENCE_S, SoleReading, StandBy
 from .kafka_options import KafkaOptions
 from .kafka_positions import Start, where_to_start
 from .kafka_publisher import Publisher
@@ -36,7 +37,6 @@ CALL_S = 2.0  # one question to the brokers: offsets, positions
 COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
 FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
 STANDBY_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
-REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
 SKIPPED_LINES = RateLimit(per_s=1, burst=20)
 
 log = logging.getLogger("cocoa.broker")
@@ -70,6 +70,7 @@ P = TypeVar("P")  # what the library calls a partition by
 class Reading(ABC, Generic[P]):
     """Owns the consumer thread. Built, started and stopped on the IOLoop; everything private is the thread's.
 
+    :param sole: where no other member of the group may read
     :cvar pace_s: between two batches, where records flow
     :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while it runs
     """
@@ -87,9 +88,10 @@ class Reading(ABC, Generic[P]):
         loop: IOLoop,
         sink: Callable[[Batch], None],
         decode: Decoder,
+        sole: SoleReading | None = None,
     ) -> None:
         self._options, self._failures = options, failures
-        self._counters, self._availability = counters, availability
+        self._counters, self._availability, self._sole = counters, availability, sole
         self._loop, self._sink, self._decode = loop, sink, decode
         self._stopping = threading.Event()
         self.stop_deadline = float("inf")
@@ -146,6 +148,10 @@ class Reading(ABC, Generic[P]):
     def _number(self, partition: P) -> int: ...
 
     @abstractmethod
+    def _member_id(self) -> str | None:
+        """What the brokers know this member of the group by, as long as it is one."""
+
+    @abstractmethod
     def _numbers(self) -> Collection[int]:
         """Of the results topic's partitions, as far as they are known."""
 
@@ -186,11 +192,16 @@ class Reading(ABC, Generic[P]):
                 self._session()
             except TopicMissing as error:
                 self._availability.down("topic", str(error))
+            except StandBy as error:
+                assert self._sole is not None  # which has raised it
+                self._sole.stand_by(str(error))
             except Exception as error:
                 if isinstance(error, (BrokerError, *self._failures.failures)):
                     self._report_trouble(error)
                 elif self._availability.down("failed", self._failures.describe(error)):
                     log.exception("consumer failed, starts again")
+            if self._sole is not None:
+                self._sole.end_session()
             self._availability.alive()
             self._stopping.wait(self._backoff.next_s())
         if self._finished is not None:
@@ -199,6 +210,12 @@ class Reading(ABC, Generic[P]):
     def _begin_session(self) -> None:
         self._joined, self._committing_until, self._topic_seen = False, 0.0, False
         self._unresolved, self._unresolved_since = None, time.monotonic()
+
+    def _is_to_join(self) -> bool:
+        """Wait until this gateway may be a member of the group; False where it is to stop instead."""
+        if self._sole is not None:
+            self._sole.await_turn(self._stopping)
+        return not self._stopping.is_set()
 
     def _must_hold(self) -> bool:
         """True while nothing may be read."""
@@ -310,12 +327,16 @@ class Reading(ABC, Generic[P]):
         self._joined = True
         self._holding += 1
         self._unresolved = set(assigned)
+        if self._sole is not None:
+            self._sole.note_assignment()
         self._unresolved_since = time.monotonic()
         self._resolve_at = 0.0
 
     # -- the thread: where to begin
 
     def _resolve_if_needed(self) -> None:
+        if self._joined and self._sole is not None and not self._sole.may_read(self._member_id):
+            return
         if self._unresolved is None or not self._joined or time.monotonic() < self._resolve_at:
             return
         if self._unresolved and not self._resolve(self._unresolved):
@@ -394,6 +415,10 @@ class Reading(ABC, Generic[P]):
         standing = ("quarantine", self._quarantine.trouble()) if self._blocked else self._standing_trouble()
         if standing is not None:
             self._availability.down(*standing)
+            return
+        intruder = None if self._sole is None else self._sole.intruder()
+        if intruder is not None:
+            self._availability.shared(options.group, intruder)
             return
         settled = self._joined and self._unresolved is None
         waited_s = time.monotonic() - self._unresolved_since

@@ -19,6 +19,8 @@ class BrokerState(enum.Enum):
     """What an adapter can do right now."""
 
     CONNECTING = "connecting"  # away, or not yet assigned: retrying for ever
+    STANDBY = "standby"  # another member of the consumer group reads: waiting outside until it has left
+    SHARED = "shared"  # reads, and another member that came later takes part of the records away
     READY = "ready"  # a record produced from now on will be handed over
     CLOSED = "closed"
 
@@ -63,7 +65,7 @@ class BrokerCounters:
     quarantined: dict[str, int] = field(default_factory=dict)  # by reason
     published: dict[str, int] = field(default_factory=dict)  # acknowledged by the broker, by topic
     publish_errors: dict[str, int] = field(default_factory=dict)  # given up, by topic
-    reconnects: int = 0  # changes of state from READY to CONNECTING
+    reconnects: int = 0  # changes of state from READY to CONNECTING, STANDBY or SHARED
     pauses: int = 0  # times that the high water mark paused the partitions
 
 

@@ -32,6 +32,9 @@ KAFKA_CLIENTS = [pytest.param(name, marks=pytest.mark.kafka) for name in ("kafka
 AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$")
 LOST = pytest.mark.logs("cocoa.broker", "^records were not published before the close$")
 MAYBE_AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$", optional=True)
+IN_USE = pytest.mark.logs("cocoa.broker", "^consumer group in use$")
+SHARED = pytest.mark.logs("cocoa.broker", "^consumer group shared$")
+BLIND = pytest.mark.logs("cocoa.broker", "^group members unknown$")
 TOO_LARGE = pytest.mark.logs("cocoa.broker", "^a record was too large for its topic$")
 SKIPPED = pytest.mark.logs("cocoa.broker", "^records cannot be read, skipped$")
 

@@ -7,7 +7,7 @@ import pytest
 from cocoa_tornado.brokers.kafka_availability import Availability
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 
-from .bench import AWAY
+from .bench import AWAY, IN_USE, SHARED
 
 
 class Clock:
@@ -92,3 +92,24 @@ def test_brokers_that_answer_are_told_from_brokers_that_are_away() -> None:
     availability.alive()
     availability.down("away", "gone")
     assert not availability.brokers_answer()
+
+
+@IN_USE
+@SHARED
+def test_who_waits_for_another_reader_and_who_is_joined_by_one_say_so_once_and_can_publish(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    counters = BrokerCounters()
+    availability = Availability(counters)
+    for _ in range(3):
+        availability.standby("a group", "another at 10.0.0.2")
+    assert availability.status().state is BrokerState.STANDBY
+    assert "another at 10.0.0.2" in availability.status().detail
+    assert availability.brokers_answer()
+    availability.ready("there")
+    for _ in range(3):
+        availability.shared("a group", "a stranger at 10.0.0.3")
+    assert availability.status().state is BrokerState.SHARED
+    assert availability.brokers_answer()
+    assert messages(caplog) == ["consumer group in use", "consumer group shared"]
+    assert counters.reconnects == 1
