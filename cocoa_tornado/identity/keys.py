@@ -38,7 +38,7 @@ from jwt.exceptions import InvalidKeyError
 
 from ..errors import IdentityError, InvalidClaims, InvalidToken, KeyMaterialError
 from ..plain_files import read_file
-from ..rules.identity import MIN_SECRET_BYTES
+from ..rules.identity import MAX_TOKEN_BYTES, MIN_SECRET_BYTES
 
 DEFAULT_ALGORITHMS: Final = ("HS256", "RS256", "ES256", "EdDSA")
 ALGORITHMS: Final = ("HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448")
@@ -252,7 +252,7 @@ class KeyRing:
         self,
         keys: Iterable[VerificationKey],
         algorithms: Collection[str] = DEFAULT_ALGORITHMS,
-        max_token_bytes: int = 8192,
+        max_token_bytes: int = MAX_TOKEN_BYTES,
     ) -> None:
         curves = {name for name in EDWARDS_ALGORITHMS if EDDSA in algorithms or name in algorithms}
         precise = {*algorithms, *curves} - {EDDSA}

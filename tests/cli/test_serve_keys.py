@@ -50,6 +50,7 @@ def test_a_path_that_is_no_file_ends_the_start_with_one_line_and_hangs_nothing(t
 
 def test_a_certificate_that_has_become_a_pipe_is_a_refused_reload_and_not_the_end(tmp_path: Path) -> None:
     certificate = write_certificate(tmp_path)
+    client = certificate.client_context()
     options = ("--jwt-secret", SECRET, "--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key))
     with serving(tmp_path, *options) as served:
         Path(certificate.cert).unlink()
@@ -57,7 +58,7 @@ def test_a_certificate_that_has_become_a_pipe_is_a_refused_reload_and_not_the_en
         served.signal(signal.SIGHUP)
         eventually(lambda: "reload refused" in served.log)
         assert "is a pipe, not a file" in served.log
-        with served.device(token(), ssl=certificate.client_context()):
+        with served.device(token(), ssl=client):
             pass
 
 

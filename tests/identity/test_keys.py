@@ -27,6 +27,7 @@ from cocoa_tornado.identity.keys import (
     read_key_file,
     secret_key,
 )
+from cocoa_tornado.rules.identity import MAX_TOKEN_BYTES
 
 from ..profiles import examples
 from .material import ENCRYPTED, SECRET, part, private_key, private_pem, public_pem, token
@@ -249,9 +250,9 @@ def test_the_payload_of_a_forged_token_is_not_even_parsed() -> None:
 
 
 def test_a_token_that_is_too_long_is_refused_before_any_work() -> None:
-    text = token(SECRET.encode(), "HS256", json.dumps({"a": "x" * 8000}).encode())
+    text = token(SECRET.encode(), "HS256", json.dumps({"a": "x" * 10_000}).encode())
     assert refusal(ring("secret"), text) == "too_long"
-    assert refusal(ring("secret"), "." * 8193) == "too_long"
+    assert refusal(ring("secret"), "." * (MAX_TOKEN_BYTES + 1)) == "too_long"
 
 
 @pytest.mark.parametrize("kind", KIND_KEYS)

@@ -40,6 +40,13 @@ async def test_a_token_in_the_query_opens_a_websocket_and_registers_the_device(g
 
 
 @pytest.mark.gen_test
+async def test_a_token_with_as_many_groups_as_there_may_be_opens_a_websocket(gateway: Harness) -> None:
+    groups = [f"{number:02}".ljust(128, "g") for number in range(64)]
+    device = await gateway.upgrade(gateway.token("d" * 128, groups=groups))
+    assert device.response.status == 101
+
+
+@pytest.mark.gen_test
 async def test_a_token_in_the_authorization_header_opens_a_websocket(gateway: Harness) -> None:
     response = await handshake(gateway, "/ws", {"Authorization": f"Bearer {gateway.token()}"})
     assert response.status == 101

@@ -281,7 +281,7 @@ async def test_a_bad_body_is_a_400_and_never_a_token(start_gateway: StartGateway
         b'{"user_id":"\\ud800"}',
         b'{"device_version":"1.0\\udfff"}',
         b'{"groups":["g","\\ud800"]}',
-        b'{"device_version":"' + b"1" * 8192 + b'"}',
+        b'{"device_version":"' + b"1" * 13_312 + b'"}',
     ]
     for body in bad:
         assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, body), 400), body
@@ -296,7 +296,7 @@ async def test_a_bad_body_is_told_which_claim_is_wrong(start_gateway: StartGatew
     for claim in ("device_id", "user_id", "device_version", "groups"):
         body = json.dumps({claim: None}).encode()
         assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, body), 400, f"Invalid {claim}")
-    too_long = json.dumps({"groups": ["g" * 127] * 64}).encode()
+    too_long = json.dumps({"device_version": "1" * 13_312}).encode()
     assert is_error(await gateway.http("POST", TOKEN_PATH, GOOD, too_long), 400, "Token too long")
 
 
