@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 MAX_HEAD_BYTES: Final = 16 * 1024
-"""Request line and fields together. A token is at most 8 KiB, and the other fields of a browser seldom reach 4."""
+"""Request line and fields together. A token is at most 13 KiB, and the other fields of a browser seldom reach 3."""
 
 MAX_FIELD_LINES: Final = 100
 """Proxies add some fields to the twenty or so of a browser."""

@@ -32,7 +32,7 @@ class TokenHandler(ReadsBody):
     long. To let those through would tell which guess was right.
     """
 
-    # A token of 8 KiB, which is the longest that is accepted, has claims of 6 KiB; JSON may escape some of them.
+    # A token of 13 KiB, which is the longest that is accepted, has claims of less than 10 KiB; JSON may escape some.
     max_body_bytes = 16 * 1024
     _key = ""
 
