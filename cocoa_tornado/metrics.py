@@ -85,7 +85,7 @@ class Counters:
     token_requests: dict[str, int] = field(default_factory=dict)  # of the token endpoint, by outcome
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
     bodies_refused: dict[str, int] = field(default_factory=dict)  # of requests, by reason
-    connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
+    http_connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     speech: SpeechCounters = field(default_factory=SpeechCounters)
@@ -135,7 +135,7 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
         yield _by("cocoa_accept_pauses", "Times that newcomers had to wait", "reason", counters.accept_pauses)
         yield _by("cocoa_bodies_refused", "Bodies of requests refused", "reason", counters.bodies_refused)
-        shed = counters.connections_shed
+        shed = counters.http_connections_shed
         yield _by("cocoa_http_connections_shed", "Connections closed in favor of others", "reason", shed)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)

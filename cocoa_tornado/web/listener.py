@@ -193,7 +193,7 @@ class Listener:
 
     def _close(self, stream: HttpStream, reason: str) -> None:
         """In favor of others. That it has ended is heard in a later turn."""
-        count(self._counters.connections_shed, reason)
+        count(self._counters.http_connections_shed, reason)
         stream.close()
 
     def _try_again(self) -> None:
@@ -288,7 +288,7 @@ class Listener:
         if found is not None:
             self._close(found[0], found[1].value)
             return True
-        count(self._counters.connections_shed, "address")
+        count(self._counters.http_connections_shed, "address")
         left_out = self._address_lines.take(self._loop.time())
         if left_out is not None:
             extra: dict[str, object] = {"remote_ip": source, "most": self._options.max_per_address}

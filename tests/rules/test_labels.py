@@ -12,7 +12,6 @@ from cocoa_tornado.rules.labels import LABELS
 PACKAGE = Path(cocoa_tornado.__file__).parent
 
 NAMES = {
-    "connections_shed": "cocoa_http_connections_shed",
     "closed": "cocoa_connections_closed",
     "dropped": "cocoa_messages_dropped",
     "streams": "cocoa_speech_streams",

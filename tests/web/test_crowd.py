@@ -36,7 +36,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shed(gateway: Harness) -> dict[str, int]:
-    return gateway.gateway.counters.connections_shed
+    return gateway.gateway.counters.http_connections_shed
 
 
 @contextlib.asynccontextmanager
