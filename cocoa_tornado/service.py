@@ -55,7 +55,7 @@ from .speech.pool import PoolOptions, WorkerPool
 from .speech.port import SpeechEngine
 from .sweeper import Sweeper
 from .transcriber import Transcriber
-from .web.application import Admission, make_application
+from .web.application import RequestFilter, make_application
 from .web.audio_handler import AudioContext
 from .web.audio_session import AudioIntake
 from .web.box_feed import Mail
@@ -134,7 +134,7 @@ class Gateway:
             await self.keys.start()
             await self._open_mailbox()
             application = self._compose()
-            admission = Admission(application, self.settings.access_log, allowed_origins=self._allowed_origins)
+            front = RequestFilter(application, self.settings.access_log, allowed_origins=self._allowed_origins)
             self._adapt_to_tornado()
             sockets = bind(self.settings.host, self.settings.port)
         except BaseException:
@@ -145,7 +145,7 @@ class Gateway:
         assert self._housekeeping is not None
         self._housekeeping.start()
         options = listener_options(self.settings)
-        self._listener = Listener(admission, options, self._tls, self.counters, lambda: len(self.hub))
+        self._listener = Listener(front, options, self._tls, self.counters, lambda: len(self.hub))
         self._listener.start(sockets)
         if self.engine is not None:
             self.engine.start()

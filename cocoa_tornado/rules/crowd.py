@@ -8,8 +8,8 @@ the connection may be closed in favor of a newcomer. While there is room nothing
 The phases stand in the order in which they give way. What is closed first costs its client least: HTTP allows a server
 to close a connection between two requests at any time.
 
-A request that came with a valid device token gives way to nobody, and does not count for its address: the limits on
-devices and audio streams bound such requests.
+An audio upload that has been admitted gives way to nobody, and does not count for its address: the limits on audio
+streams bound those. No other request is exempt, for a token alone bounds nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 from .origins import Network, is_trusted
+from .rate import client_of
 
 RESERVE_SHARE: Final = 16
 """The last sixteenth of the bound is a reserve. As long as a connection is in it, others give way."""
@@ -35,6 +37,9 @@ MAX_REQUESTS: Final = 1000
 MAX_AGE_S: Final = 600.0
 """After so many requests, or so long, the next answer closes its connection. A proxy or a scraper opens another one;
 nobody holds a place indefinitely."""
+
+LOOKED_AT: Final = 32
+"""So many connections of an address are looked at for one that may be closed."""
 
 LOOPBACK: Final[tuple[Network, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
@@ -62,10 +67,10 @@ PATIENCE_S: Final = {
 class Member(Protocol):
     """A connection, as the crowd sees it; compared by identity.
 
-    :ivar has_device_token: the request that it is in has a valid one; the crowd clears it at the end of the request
+    :ivar has_upload: the request that it is in is an admitted upload; the crowd clears it at the end of the request
     """
 
-    has_device_token: bool
+    has_upload: bool
 
 
 T = TypeVar("T", bound=Member)
@@ -131,8 +136,8 @@ class Crowd(Generic[T]):
             return True
         entry.requests += 1
         if entry.requests > 1:
-            if item.has_device_token:
-                item.has_device_token = False
+            if item.has_upload:
+                item.has_upload = False
                 self._count(item, entry.address)
             self._move(item, Phase.IDLE, now)
         return entry.requests < MAX_REQUESTS and now - entry.entered_at < MAX_AGE_S
@@ -164,17 +169,19 @@ class Crowd(Generic[T]):
         return found
 
     def give_way_at(self, address: str, now: float) -> tuple[T, Phase] | None:
-        """Likewise, for another connection of the same address: its oldest, or none."""
-        oldest = self._first(self._addresses.get(address, {}))
-        phase = None if oldest is None else self._entries[oldest].phase
-        if oldest is None or phase is None or now - self._phases[phase][oldest] < PATIENCE_S[phase]:
-            return None
-        self._yield(oldest)
-        return oldest, phase
+        """Likewise, for another connection of the same address: the first of its oldest whose time is over."""
+        for item in list(islice(self._addresses.get(address, ()), LOOKED_AT)):
+            phase = self._entries[item].phase
+            if item.has_upload:
+                self._withdraw(item)
+            elif phase is not None and now - self._phases[phase][item] >= PATIENCE_S[phase]:
+                self._yield(item)
+                return item, phase
+        return None
 
     def _first(self, members: Mapping[T, object]) -> T | None:
         """The first that may have to give way."""
-        while (item := next(iter(members), None)) is not None and item.has_device_token:
+        while (item := next(iter(members), None)) is not None and item.has_upload:
             self._withdraw(item)
         return item
 
@@ -222,13 +229,7 @@ def address_of(peer: str, exempt: Sequence[Network]) -> str:
     ('192.0.2.7', '2001:db8::/64', '192.0.2.7')
     """
     try:
-        address = ip_address(peer.partition("%")[0])
+        address = str(ip_address(peer.partition("%")[0]))
     except ValueError:
         return ""
-    if is_trusted(str(address), exempt):
-        return ""
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ip_network((int(address) >> 64 << 64, 64)))
-    return str(address)
+    return "" if is_trusted(address, exempt) else client_of(address)

@@ -22,9 +22,7 @@ from .streams import HttpStream
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 SPELLINGS: Final = {
-    "Etag": "ETag",
     "Sec-Websocket-Accept": "Sec-WebSocket-Accept",
-    "Sec-Websocket-Extensions": "Sec-WebSocket-Extensions",
     "Sec-Websocket-Protocol": "Sec-WebSocket-Protocol",
     "Sec-Websocket-Version": "Sec-WebSocket-Version",
     "Www-Authenticate": "WWW-Authenticate",
@@ -76,7 +74,14 @@ class Answer(HTTPConnection):
         self._is_head, self._request_headers, self.body_bytes = start_line.method == "HEAD", headers, body_bytes
         # As Tornado decides it, which would then go on with the requests that have come behind this one.
         wish, is_old = headers.get("Connection", "").lower(), start_line.version == "HTTP/1.0"
-        self._is_last = wish != "keep-alive" if is_old else wish == "close"
+        if is_old:
+            has_length = body_bytes != 0 or "Content-Length" in headers or start_line.method in ("GET", "HEAD")
+            self._is_last = wish != "keep-alive" or not has_length
+        else:
+            self._is_last = "close" in {option.strip() for option in wish.split(",")}
+        stream = self.stream
+        if isinstance(stream, HttpStream) and stream.is_last_request:
+            self._is_last = True
         # Tornado tells everybody to continue who expects it, in its own words.
         expected = headers.pop("Expect") if "Expect" in headers else ""
         if body_bytes == 0:
@@ -130,6 +135,9 @@ class Answer(HTTPConnection):
         """As Tornado's; the answer to a HEAD may be given with its body, which is not sent."""
         if self._reading is Reading.BODY:
             self._is_last = True
+        if isinstance(start_line, ResponseStartLine) and start_line.code == 101:
+            # The connection goes on, as another protocol's.
+            self._is_last = False
         if self._is_last:
             headers["Connection"] = "close"
             # Or Tornado would promise to keep it to a client of HTTP/1.0 that asks for it.

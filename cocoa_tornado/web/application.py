@@ -96,7 +96,7 @@ def _silent(handler: RequestHandler) -> None:
     """Access log off."""
 
 
-class Admission(HTTPServerConnectionDelegate):
+class RequestFilter(HTTPServerConnectionDelegate):
     """Stands between Tornado's HTTP server and the application, so that no request costs much before a handler has
     judged who sends it, and errors have the contract's body there too.
 
@@ -121,13 +121,13 @@ class Admission(HTTPServerConnectionDelegate):
         assert isinstance(request_conn, HTTP1Connection)
         answer = Answer(request_conn)
         inner = self._application.start_request(server_conn, answer)
-        return _AdmittedRequest(inner, answer, self._access_log, self._allowed_origins)
+        return _FilteredRequest(inner, answer, self._access_log, self._allowed_origins)
 
     def on_close(self, server_conn: object) -> None:
         self._application.on_close(server_conn)
 
 
-class _AdmittedRequest(HTTPMessageDelegate):
+class _FilteredRequest(HTTPMessageDelegate):
     """One request on its way to the application, which may hear no more of it: the request is refused, or its body is
     of no use to its handler."""
 
@@ -201,16 +201,15 @@ class _AdmittedRequest(HTTPMessageDelegate):
     def _refuse(self, start_line: RequestStartLine, origin: str | None) -> None:
         """400, and the end of the connection."""
         self._is_heard = False
-        status = 400
-        reason = http.client.responses[status]
+        reason = http.client.responses[400]
         body = compact({"message": reason}).encode()
         path = start_line.path.partition("?")[0]
         headers = HTTPHeaders(cors_headers(path, start_line.method, origin, self._allowed_origins()))
         headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
         self._answer.close_afterwards()
-        self._answer.write_headers(ResponseStartLine("HTTP/1.1", status, reason), headers, body)
+        self._answer.write_headers(ResponseStartLine("HTTP/1.1", 400, reason), headers, body)
         self._answer.finish()
         if self._access_log:
             # As log_request() does; who stands behind a proxy is not known yet.
-            extra = {"method": start_line.method, "path": shown_path(path), "status": status}
+            extra = {"method": start_line.method, "path": shown_path(path), "status": 400}
             log.info("request", extra=extra | {"remote_ip": str(self._answer.context)})

@@ -104,6 +104,8 @@ class AudioStreamHandler(EarlyAnswers):
             self._refuse_speech(error)
         else:
             self._utterance, self.session_id = utterance, utterance.session_id
+            if self.http_stream is not None:
+                self.http_stream.has_upload = True
             self.begin_body()
             self._clock = UploadClock(self.now(), audio.limits.idle_timeout_s, audio.limits.upload_timeout_s)
             self._wait()

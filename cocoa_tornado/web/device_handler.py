@@ -19,6 +19,7 @@ from ..rules.origins import origin_allowed
 from ..rules.slots import Ticket
 from .connection import DeviceConnection
 from .handlers import GatewayErrors, flag
+from .sockets import peer_has_closed
 
 UNAVAILABLE = {
     "draining": "Gateway is draining",
@@ -58,10 +59,6 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     async def get(self, *args: Any, **kwargs: Any) -> None:
         not_upgradable = self._check_upgrade()
         self._is_plain = not_upgradable is not None and not_upgradable.outcome == NOT_WEBSOCKET
-        stream = getattr(self.request.connection, "stream", None)
-        if not self._is_plain and stream is not None:
-            # A client that closes its side while it waits has no use for a WebSocket.
-            stream.needs_both_ways = True
         refusal = None if self._is_plain else not_upgradable
         if refusal is None and self.context.hub.draining:
             refusal = self._unavailable("draining")
@@ -87,13 +84,27 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             return
         if self._is_over:
             return
-        if getattr(stream, "has_ended", False):
-            # It did so right behind its request. Nobody is challenged for it.
-            self._refuse(Refusal(400, "Connection is closed on the client's side", "vanished"))
+        if self._is_closed_by_client():
             return
         ticket = await self._reserve(identity)
         if ticket is not None:
             self._upgrade(identity, ticket, found.subprotocol)
+
+    def _is_closed_by_client(self) -> bool:
+        """Whether nobody is left who could use a WebSocket. Nobody is challenged for such a client."""
+        stream = self.http_stream
+        if stream is None:
+            return False
+        if stream.closed():
+            # Before this handler began, so Tornado does not tell it.
+            self.on_connection_close()
+            return True
+        if stream.has_ended or peer_has_closed(stream):
+            self._refuse(Refusal(400, "Connection is closed on the client's side", "vanished"))
+            return True
+        # A client that closes its side while it waits for a challenge has vanished.
+        stream.needs_both_ways = True
+        return False
 
     def on_connection_close(self) -> None:
         """The client vanished. Tornado calls this at most once, and perhaps while a refusal is still being written."""
@@ -110,10 +121,10 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         """It was refused, or the client has vanished."""
         return self.outcome != ""
 
-    def _share(self) -> None:
+    def _set_cors_headers(self) -> None:
         """A page reads the answer to its plain GET only: of a WebSocket it learns nothing but that it failed."""
         if "Upgrade" not in self.request.headers:
-            super()._share()
+            super()._set_cors_headers()
 
     def _check_upgrade(self) -> Refusal | None:
         headers = self.request.headers
@@ -221,7 +232,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
                 self.set_header("Sec-WebSocket-Protocol", subprotocol)
             self.finish()
             stream = self.detach()
-            # What Tornado does at the end of every other request. It is a circle, which would wait for the collector.
+            # As Tornado does at the end of every other request: a reference cycle would wait for the collector.
             self.ui = None  # type: ignore[assignment]
             stream.set_nodelay(True)
             interim = self._wants_interim() is True

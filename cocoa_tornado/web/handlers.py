@@ -26,6 +26,7 @@ from ..rules.origins import Network, client_address, is_trusted
 from ..rules.rate import Allowances, LineBudget, RateLimit
 from ..speech.port import SpeechState
 from .answers import Answer
+from .streams import HttpStream
 
 if TYPE_CHECKING:
     from ..identity.jwks import KeyStore
@@ -106,7 +107,7 @@ class GatewayErrors(RequestHandler):
 
     def initialize(self, context: WebContext) -> None:
         self.context = context
-        self._share()
+        self._set_cors_headers()
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
@@ -136,12 +137,15 @@ class GatewayErrors(RequestHandler):
         if isinstance(self.request.connection, Answer):
             self.request.connection.begin_body(timeout_s)
 
+    @property
+    def http_stream(self) -> HttpStream | None:
+        """What the request came on."""
+        connection = self.request.connection
+        stream = connection.stream if isinstance(connection, Answer) else None
+        return stream if isinstance(stream, HttpStream) else None
+
     def compute_etag(self) -> None:
         """No answer has an ETag: each is of its moment."""
-
-    def check_etag_header(self) -> bool:
-        """No answer is 304."""
-        return False
 
     def look_behind_the_proxy(self) -> None:
         """Where the peer is a trusted proxy, whom it speaks for counts."""
@@ -172,7 +176,7 @@ class GatewayErrors(RequestHandler):
         self.set_header("Allow", self._allowed_methods())
         self.finish()
 
-    def _share(self) -> None:
+    def _set_cors_headers(self) -> None:
         """Say which web pages may read the answer."""
         request, allowed = self.request, self.context.allowed_origins
         headers = cors_headers(request.path, request.method or "", request.headers.get("Origin"), allowed)
@@ -180,7 +184,7 @@ class GatewayErrors(RequestHandler):
             self.set_header(name, value)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        self._share()  # Tornado has cleared all headers
+        self._set_cors_headers()  # Tornado has cleared all headers
         message = http.client.responses.get(status_code, "Error")
         headers = {}
         if status_code == 405:
@@ -206,14 +210,10 @@ class GatewayErrors(RequestHandler):
         """The device behind the Bearer token; answers 401 and returns None where there is none."""
         try:
             found = find_token((), self.request.headers.get("Authorization"), None)
-            identity = await self.context.keys.identify(found.token, self.context.devices.wall_clock())
+            return await self.context.keys.identify(found.token, self.context.devices.wall_clock())
         except IdentityError as error:
             self.refuse(401, error.message, {"WWW-Authenticate": "Bearer"})
             return None
-        stream = getattr(self.request.connection, "stream", None)
-        if stream is not None:
-            stream.has_device_token = True  # the crowd of strangers does not count it (rules/crowd.py)
-        return identity
 
 
 class NotFoundHandler(GatewayErrors):
@@ -288,7 +288,7 @@ class ReadsBody(GatewayErrors):
         self._body = bytearray()
 
 
-class OfTheMoment(GatewayErrors):
+class NoStore(GatewayErrors):
     """Base of what monitoring reads: nobody may keep an answer for later."""
 
     def set_default_headers(self) -> None:
@@ -296,7 +296,7 @@ class OfTheMoment(GatewayErrors):
         self.set_header("Cache-Control", "no-store")
 
 
-class HealthHandler(OfTheMoment):
+class HealthHandler(NoStore):
     """The process lives."""
 
     def get(self) -> None:
@@ -306,7 +306,7 @@ class HealthHandler(OfTheMoment):
     head = get
 
 
-class ReadyHandler(OfTheMoment):
+class ReadyHandler(NoStore):
     """A record produced from now on will be delivered, and a device can connect."""
 
     def get(self) -> None:
@@ -350,7 +350,7 @@ class ReadyHandler(OfTheMoment):
         return {"ok": state is SpeechState.READY, "state": state.value}
 
 
-class MetricsHandler(OfTheMoment):
+class MetricsHandler(NoStore):
     """Prometheus reads it."""
 
     def get(self) -> None:

@@ -15,7 +15,6 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,7 +173,6 @@ class Listener:
 
     def _relieve(self) -> None:
         """Keep the reserve free: close those that give way, and look again when there may be another one."""
-        self._server.conn_params.no_keep_alive = self._gate.is_near_full
         if self._relief is not None:
             self._relief.cancel()
             self._relief = None
@@ -299,14 +297,16 @@ class Listener:
 
     # -- what the HTTP server says
 
-    def awaits(self, stream: HttpStream) -> bool:
-        """The connection's next request may come; False: it has to be the last."""
+    def awaits(self, stream: HttpStream) -> None:
+        """The connection's next request may come."""
         stream.needs_both_ways = False
-        return self._crowd.awaits(stream, self._loop.time())
+        stream.is_last_request = not self._crowd.awaits(stream, self._loop.time())
 
     def asks(self, stream: HttpStream) -> None:
         """The headers of a request have come."""
         self._crowd.asks(stream, self._loop.time())
+        if self._gate.is_near_full:
+            stream.is_last_request = True
 
     def ended(self, stream: object) -> None:
         """It is closed, or a device's."""
@@ -316,8 +316,6 @@ class Listener:
         self._gate.ended()
         if self._sockets and (not self._is_reading or self._gate.is_near_full):
             self._follow()
-        else:
-            self._server.conn_params.no_keep_alive = self._gate.is_near_full
 
     def _tell(self) -> None:
         """Count and log a change, once. Strangers may bring it about as often as they like: the lines have a budget."""
@@ -345,7 +343,7 @@ class Listener:
     def _cut_off_the_stuck(self) -> None:
         """Close the connections whose clients have taken no byte of the answer since the last time.
 
-        Tornado waits for them for ever, and a few thousand of them would keep everybody out.
+        Tornado waits for them indefinitely, and a few thousand of them would keep everybody out.
         """
         self._sweep = self._loop.call_later(self._options.write_wait_s, self._cut_off_the_stuck)
         for stream, before in list(self._marks.items()):
@@ -366,10 +364,8 @@ class _Server(HTTPServer):
         stream = request_conn.stream
         if not isinstance(stream, HttpStream):
             return delegate
-        if not self.listener.awaits(stream):
-            request_conn.params = copy(self.conn_params)
-            request_conn.params.no_keep_alive = True
-        return _Heard(delegate, stream, self.listener)
+        self.listener.awaits(stream)
+        return _WatchedRequest(delegate, stream, self.listener)
 
     def on_close(self, server_conn: object) -> None:
         super().on_close(server_conn)
@@ -377,7 +373,7 @@ class _Server(HTTPServer):
         self.listener.ended(server_conn.stream)
 
 
-class _Heard(HTTPMessageDelegate):
+class _WatchedRequest(HTTPMessageDelegate):
     """A request, whose headers the listener hears of."""
 
     def __init__(self, inner: HTTPMessageDelegate, stream: HttpStream, listener: Listener) -> None:

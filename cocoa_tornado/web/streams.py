@@ -39,6 +39,7 @@ from .lingering import Lingering
 
 BARE_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 PLAIN_HTTP: Final = "This port speaks TLS: use https or wss"
+MAX_PLAIN_READS: Final = 16
 KNOWS_HALF_CLOSE: Final = all(
     hasattr(IOStream, name) for name in ("_handle_events", "_maybe_add_error_listener", "_find_read_pos")
 )
@@ -65,7 +66,7 @@ class HttpStream(IOStream):
     _is_head = False
     _scan: HeadScan | None = None
 
-    has_device_token = False
+    has_upload = False
     """As for ``rules.crowd.Member``."""
 
     has_ended = False
@@ -73,6 +74,9 @@ class HttpStream(IOStream):
 
     needs_both_ways = False
     """The request under way is of no use to a client that sends nothing more: its end is the connection's end."""
+
+    is_last_request = False
+    """The answer to the request under way ends the connection, unless it is an upgrade."""
 
     is_ending = False
     """The last answer on it is given, or being written: no other request is heard."""
@@ -101,6 +105,7 @@ class HttpStream(IOStream):
 
     def read_until(self, delimiter: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
         """As Tornado's, which reads the line before a chunk so: without its extensions, and with room for them."""
+        self._scan = None
         if self._chunks is None:
             self._chunks = ChunkFraming()
         self._check_not_over()
@@ -110,12 +115,15 @@ class HttpStream(IOStream):
             there: Future[bytes] = Future()
             there.set_result(_judged(size_line, line.result()))
             return there
-        return _Later(self._read_size, size_line, line)
+        return _Lazy(self._read_size, size_line, line)
 
     def read_bytes(self, num_bytes: int, partial: bool = False) -> Awaitable[bytes]:
         """As Tornado's; before the two bytes that end a chunked body, the trailer fields are read."""
+        if self._scan is not None:
+            # Tornado began to read a head from a connection that was lost.
+            self._scan = None
         if self._chunks is not None and self._chunks.is_at_last:
-            return _Later(self._read_to_the_end, self._chunks.ends_with)
+            return _Lazy(self._read_to_the_end, self._chunks.ends_with)
         return super().read_bytes(num_bytes, partial)
 
     async def _read_size(self, size_line: Callable[[bytes], bytes], line: Awaitable[bytes]) -> bytes:
@@ -163,7 +171,7 @@ class HttpStream(IOStream):
             self.is_ending = False
         super().close(exc_info)
         if self.error is not None:
-            # Its traceback holds this stream, which holds it: a circle that would wait for the garbage collector.
+            # Its traceback holds this stream, which holds it: a reference cycle that would wait for the collector.
             self.error.__traceback__ = None
 
     def close_fd(self) -> None:
@@ -222,13 +230,14 @@ class HttpsStream(HttpStream, SSLIOStream):
     def _say_that_this_is_tls(self) -> None:
         # Past the TLS of the socket, which has failed before it said anything.
         with contextlib.suppress(OSError):
-            while socket.socket.recv(self.socket, 64 * 1024):
-                pass
+            for _ in range(MAX_PLAIN_READS):
+                if not socket.socket.recv(self.socket, 64 * 1024):
+                    break
         with contextlib.suppress(OSError):
             socket.socket.send(self.socket, refusal(400, PLAIN_HTTP))
 
 
-class _Later:
+class _Lazy:
     """Awaits a coroutine that is made only then: Tornado may give up before, and one never awaited is a warning."""
 
     def __init__(self, make: Callable[..., Coroutine[Any, Any, bytes]], *args: object) -> None:

@@ -15,7 +15,7 @@ from cocoa_tornado.rules.crowd import ALARM_S, LOOPBACK, MAX_AGE_S, MAX_REQUESTS
 @dataclass(eq=False)
 class Connection:
     name: int = 0
-    has_device_token: bool = False
+    has_upload: bool = False
 
 
 def slow(crowd: Crowd[Connection], now: float, address: str = "", **options: bool) -> Connection:
@@ -76,7 +76,7 @@ def test_a_request_with_a_device_token_gives_way_to_nobody_until_it_is_answered(
     crowd = Crowd[Connection](1)
     upload = slow(crowd, 0.0, "192.0.2.1")
     crowd.asks(upload, 0.0)
-    upload.has_device_token = True
+    upload.has_upload = True
     assert crowd.give_way(1, 1000.0) == []
     assert crowd.admits("192.0.2.1")
     crowd.awaits(upload, 1000.0)
@@ -175,7 +175,7 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
             crowd.awaits(item, now)
             model[item] = (Phase.IDLE, now, model[item][2])
         elif what == "token" and item is not None and model[item][0] is Phase.REQUEST:
-            item.has_device_token = True
+            item.has_upload = True
         elif what == "leave" and item is not None:
             crowd.leave(item)
             del model[item]
@@ -190,7 +190,7 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
                 assert each not in told
                 assert model[each][0] is phase
                 assert now - model[each][1] >= PATIENCE_S[phase]
-                assert not (phase is Phase.REQUEST and each.has_device_token)
+                assert not (phase is Phase.REQUEST and each.has_upload)
                 told.add(each)
         elif what == "second":
             now += number
@@ -198,13 +198,11 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
         assert crowd.yielding == len(told)
         for address in ("a0", "a1", "a2"):
             theirs = [each for each in model if model[each][2] == address and each not in told]
-            strangers = [each for each in theirs if not each.has_device_token]
+            strangers = [each for each in theirs if not each.has_upload]
             if len(theirs) < 2:
                 assert crowd.admits(address)
             if len(strangers) >= 2:
                 assert not crowd.admits(address)
     # Everyone but those with a token is found in the end.
-    left = {
-        each for each in model if each not in told and not (each.has_device_token and model[each][0] is Phase.REQUEST)
-    }
+    left = {each for each in model if each not in told and not (each.has_upload and model[each][0] is Phase.REQUEST)}
     assert {each for each, _ in crowd.give_way(100, now + 100)} == left

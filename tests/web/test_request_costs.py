@@ -17,7 +17,7 @@ from tornado.escape import parse_qs_bytes
 from tornado.httputil import HTTPHeaders
 
 from cocoa_tornado.rules.request_head import MAX_FIELD_LINES, MAX_HEAD_BYTES, MAX_QUERY_FIELDS, HeadScan
-from cocoa_tornado.web.application import _AdmittedRequest
+from cocoa_tornado.web.application import _FilteredRequest
 from cocoa_tornado.web.publish_handler import PublishHandler
 from cocoa_tornado.web.streams import HttpStream
 from cocoa_tornado.web.token_handler import TokenHandler
@@ -62,7 +62,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         httputil.parse_body_arguments,
         json.loads,
     )
-    read_until, data_received, scanned = HttpStream.read_until, _AdmittedRequest.data_received, HeadScan.__init__
+    read_until, data_received, scanned = HttpStream.read_until, _FilteredRequest.data_received, HeadScan.__init__
 
     def count_parse(cls: type[HTTPHeaders], text: str, /, **kwargs: Any) -> HTTPHeaders:
         work.parsed += 1
@@ -87,7 +87,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
         work.chunk_reads += 1
         return future
 
-    def count_body(request: _AdmittedRequest, chunk: bytes) -> Any:
+    def count_body(request: _FilteredRequest, chunk: bytes) -> Any:
         work.body_bytes += len(chunk)
         return data_received(request, chunk)
 
@@ -100,7 +100,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
     monkeypatch.setattr(httputil, "parse_body_arguments", count_form)
     monkeypatch.setattr(json, "loads", count_json)
     monkeypatch.setattr(HttpStream, "read_until", count_chunk)
-    monkeypatch.setattr(_AdmittedRequest, "data_received", count_body)
+    monkeypatch.setattr(_FilteredRequest, "data_received", count_body)
     monkeypatch.setattr(HeadScan, "__init__", count_scan)
     return work
 
