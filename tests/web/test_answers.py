@@ -360,3 +360,27 @@ async def test_a_stranger_reserves_nothing(gateway: Harness) -> None:
         device.writer.write(head(f"POST {path}", f"Content-Length: {8 * MIB}\r\n") + PIECE)
         await device.read_response()
         assert web.bodies.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "goes_on"),
+    [
+        ("1.1", "Keep-Alive", True),
+        ("1.1", "close, TE", False),
+        ("1.1", "Keep-Alive , Close", False),
+        ("1.0", "keep-alive", False),
+        ("1.0", "close", False),
+    ],
+)
+@pytest.mark.gen_test
+async def test_the_connection_of_an_answer_goes_on_only_where_both_sides_can_tell(
+    gateway: Harness, version: str, connection: str, goes_on: bool
+) -> None:
+    """HTTP/1.0 leaves open whether a POST without a length has a body."""
+    device = await gateway.dial()
+    device.writer.write(head(f"POST {TOKEN_PATH}", f"{GOOD}Connection: {connection}\r\n", version))
+    response = await device.read_response()
+    assert (response.status, response.headers.get("connection")) == (200, None if goes_on else "close")
+    if not goes_on:
+        assert await device.read_to_end() == b""
+    await device.end()

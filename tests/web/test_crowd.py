@@ -17,7 +17,7 @@ from cocoa_tornado.rules import crowd as rules
 from cocoa_tornado.rules.crowd import PATIENCE_S
 from cocoa_tornado.web.listener import bind
 from testing.certificates import write_certificate
-from testing.raw_device import UPGRADE, RawDevice
+from testing.raw_device import PING, PONG, UPGRADE, RawDevice
 from testing.waiting import eventually
 
 from ..harness import Harness
@@ -65,6 +65,12 @@ async def strangers(port: int, act: Callable[[RawDevice], Awaitable[None]]) -> A
             await asyncio.sleep(0.01)
 
 
+async def is_served(device: RawDevice) -> bool:
+    """Whether its connection was upgraded, and goes on."""
+    device.send(PING, b"here?")
+    return device.response.status == 101 and (await device.read_until(PONG)).payload == b"here?"
+
+
 async def ask_again_and_again(device: RawDevice) -> None:
     while (await device.request("GET", "/api/v1/health")).headers.get("connection") != "close":
         await asyncio.sleep(0.01)
@@ -104,8 +110,26 @@ async def test_a_device_and_a_probe_get_in_while_strangers_hold_the_bound(
         if act is not ask_again_and_again:
             await eventually(lambda: gateway.gateway.http_connections >= BOUND)
         for number in range(3):
-            assert (await gateway.raw(f"doll-{number}")).response.status == 101
+            assert await is_served(await gateway.raw(f"doll-{number}"))
             assert (await gateway.http("GET", "/api/v1/health")).status == 200
+
+
+@CROWD
+@pytest.mark.gen_test
+async def test_one_device_that_sends_no_bodies_keeps_nobody_out(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(
+        max_pending_connections=BOUND, http_publish="on", header_timeout_s=600.0, body_timeout_s=600.0
+    )
+    head = f"POST /api/v1/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token('greedy')}\r\n"
+
+    async def send_a_record_without_its_body(device: RawDevice) -> None:
+        device.writer.write(f"{head}Content-Length: 5\r\n\r\n".encode())
+        await device.read_to_end()
+
+    async with strangers(gateway.port, send_a_record_without_its_body):
+        await eventually(lambda: gateway.gateway.http_connections >= BOUND)
+        assert await is_served(await gateway.raw("doll"))
+        assert (await gateway.http("GET", "/api/v1/health")).status == 200
 
 
 @CROWD
@@ -121,7 +145,8 @@ async def test_a_device_gets_in_while_unfinished_tls_handshakes_hold_the_bound(
         await eventually(lambda: gateway.gateway.http_connections == BOUND)
         context: ssl.SSLContext = certificate.client_context()
         device = RawDevice(*await asyncio.open_connection("127.0.0.1", gateway.port, ssl=context))
-        assert (await device.request("GET", f"/ws?token={gateway.token()}", UPGRADE)).status == 101
+        await device.request("GET", f"/ws?token={gateway.token()}", UPGRADE)
+        assert await is_served(device)
         await device.end()
 
 
@@ -135,6 +160,41 @@ async def test_near_the_bound_an_answer_closes_its_connection_and_says_so(start_
     await eventually(lambda: gateway.gateway.http_connections == 13)
     assert (await lasting.request("GET", "/api/v1/health")).headers["connection"] == "close"
     assert await lasting.read_to_end() == b""
+
+
+@pytest.mark.gen_test
+async def test_an_upgrade_goes_on_though_any_other_answer_would_close_its_connection(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start_gateway(max_pending_connections=16)
+    held = [await gateway.dial() for _ in range(13)]
+    await eventually(lambda: gateway.gateway.http_connections == 13)
+    assert await is_served(await gateway.raw("near-the-bound"))
+    for each in held:
+        await each.end()
+    monkeypatch.setattr(rules, "MAX_REQUESTS", 2)
+    old = await gateway.dial()
+    await old.request("GET", "/api/v1/health")
+    await old.request("GET", f"/ws?token={gateway.token('last-request')}", UPGRADE)
+    assert old.response.headers["connection"] == "Upgrade"
+    assert await is_served(old)
+    await old.end()
+
+
+@pytest.mark.gen_test
+async def test_no_request_behind_the_last_answer_of_a_connection_has_an_effect(start_gateway: StartGateway) -> None:
+    gateway = await start_gateway(max_pending_connections=16, http_publish="on")
+    for _ in range(13):
+        await gateway.dial()
+    await eventually(lambda: gateway.gateway.http_connections == 13)
+    body = b'{"device_id":"doll","text":"x"}'
+    head = f"POST /api/v1/transcriptions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token('doll')}\r\n"
+    device = await gateway.dial()
+    device.writer.write((f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body) * 3)
+    response = await device.read_response()
+    assert (response.status, response.headers["connection"]) == (202, "close")
+    assert await device.read_to_end() == b""
+    assert len(gateway.broker.records("transcription.results")) == 1
 
 
 @pytest.mark.gen_test

@@ -113,10 +113,27 @@ async def test_an_upgrade_is_refused_to_a_client_that_has_closed_its_side_and_ch
     gateway: Harness,
 ) -> None:
     await gateway.raw("doll")
-    answer = await ask_and_close_our_side(gateway, (GET_WS % f"?token={gateway.token()}").encode())
-    assert (answer.status, answer.body) == (400, b'{"message":"Connection is closed on the client\'s side"}')
+    for _ in range(20):
+        answer = await ask_and_close_our_side(gateway, (GET_WS % f"?token={gateway.token()}").encode())
+        assert (answer.status, answer.body) == (400, b'{"message":"Connection is closed on the client\'s side"}')
     assert gateway.gateway.hub.counters.challenges == 0
     assert (await ask_and_close_our_side(gateway, (GET_WS % "").encode())).status == 401
+
+
+@pytest.mark.gen_test
+async def test_a_handshake_on_a_connection_that_was_reset_has_vanished(gateway: Harness) -> None:
+    """Other requests in front of it and behind it are in Tornado's buffer by then."""
+    await gateway.raw("doll")
+    requests = b"GET /api/v1/health HTTP/1.1\r\nHost: x\r\n\r\n" + (GET_WS % f"?token={gateway.token()}").encode()
+    tries = 100
+    for _ in range(tries):
+        device = await gateway.dial()
+        device.writer.write(requests + b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000)
+        await asyncio.sleep(0)
+        device.reset()
+    await eventually(lambda: gateway.gateway.http_connections == 0)
+    assert gateway.gateway.hub.counters.challenges == 0
+    assert gateway.gateway.counters.handshakes["accepted"] == 1
 
 
 @pytest.mark.gen_test
