@@ -19,9 +19,9 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
+from ..asking import ask
 from ..errors import BrokerError
 from ..rules.sole_reader import Group, Member, SoleReader, Step, readers
-from .asking import ask
 from .kafka_availability import Availability
 from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe
 from .kafka_options import KafkaOptions
