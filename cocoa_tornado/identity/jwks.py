@@ -380,9 +380,10 @@ class KeyStore:
         """
         await self.reload(self._sources)
 
-    async def reload(self, sources: KeySources) -> None:
+    async def reload(self, sources: KeySources, before_swap: Callable[[], None] = lambda: None) -> None:
         """Read everything again and swap to it in one step; URLs that stay keep their keys meanwhile.
 
+        :param before_swap: called when everything is read; where it raises, nothing is swapped
         :raises KeyMaterialError: as for :meth:`start`; nothing has changed then
         """
         async with self._swapping:
@@ -392,6 +393,7 @@ class KeyStore:
                 raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
             remote = {url: self._remote.get(url) or self._source_of(url) for url in sources.urls}
             await asyncio.gather(*(source.refresh() for source in remote.values()))
+            before_swap()
             dropped = [source for url, source in self._remote.items() if url not in remote]
             self._sources, self._local, self._remote = sources, local, remote
             for source in remote.values():
