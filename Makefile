@@ -21,6 +21,13 @@ VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv reads neither pip's variables nor its files: tell it of the index and the CA that pip uses. Its own variables win.
+PIP_SETTING = $(BIN)/python -m pip --disable-pip-version-check config get
+UV = index="$${PIP_INDEX_URL:-$$($(PIP_SETTING) global.index-url 2>/dev/null)}"; \
+  ca="$${PIP_CERT:-$$($(PIP_SETTING) global.cert 2>/dev/null)}"; \
+  if [ -n "$$index" ] && [ -z "$$UV_INDEX_URL$$UV_DEFAULT_INDEX" ]; then export UV_DEFAULT_INDEX="$$index"; fi; \
+  if [ -n "$$ca" ] && [ -z "$$SSL_CERT_FILE" ]; then export SSL_CERT_FILE="$$ca"; fi; \
+  $(BIN)/uv
 URL := 127.0.0.1:$(PORT)
 
 # Rewriting the tests' assertions takes seconds in each process: keep the bytecode, whatever the shell says.
@@ -71,7 +78,7 @@ check: $(VENV)/installed-test
 
 # For every platform and version of Python at once, so that one file serves all.
 constraints: $(VENV)/installed-test
-	$(BIN)/uv pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --extra all \
+	@$(UV) pip compile --quiet $(UPGRADE) --universal --python-version 3.11 --generate-hashes --extra all \
 	  --custom-compile-command 'make constraints' --output-file conf/constraints.txt setup.py
 
 format: $(VENV)/installed-test
@@ -118,7 +125,7 @@ $(VENV)/installed-bench: setup.py pyproject.toml | $(VENV)/bin/python
 # Direct requirements at their floors; what those require themselves is as new as it is for everybody.
 $(LOWEST)/installed: setup.py pyproject.toml | $(VENV)/installed-test
 	$(BIN)/python -m venv --clear $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
+	@$(UV) pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable '.[test]'
 	@touch $@
 
 clean:

@@ -17,7 +17,7 @@ from cocoa_tornado.identity.minting import TokenRequest, token_claims
 from cocoa_tornado.plain_text import quoted
 from cocoa_tornado.rules.durations import parse_duration_s
 
-from .options import load_settings
+from .options import given_secret, load_settings
 
 if TYPE_CHECKING:
     from cocoa_tornado.settings import Settings
@@ -176,9 +176,10 @@ def mint_token(
     """
     if secret is not None and private_key is not None:
         raise click.UsageError("--secret and --private-key exclude each other.")
-    settings = _settings(config, secret, private_key)
+    has_own_key = secret is not None or private_key is not None
+    settings = load_settings(config, {}, with_keys=not has_own_key).settings
     try:
-        signer = resolve_key(settings, private_key, algorithm, is_secret_given=secret is not None)
+        signer = resolve_key(settings, secret, private_key, algorithm)
     except KeyMaterialError as error:
         raise click.ClickException(str(error)) from error
     request = TokenRequest(device_id, user_id, device_version, groups, lifetime_s, extra_claims)
@@ -190,20 +191,22 @@ def mint_token(
         click.echo(token)
 
 
-def resolve_key(
-    settings: Settings, private_key: Path | None, algorithm: str | None, *, is_secret_given: bool = False
-) -> Signer:
+def resolve_key(settings: Settings, secret: str | None, private_key: Path | None, algorithm: str | None) -> Signer:
     """Return what to sign with, and say so on standard error where it is the development key.
 
-    Cases, in this order: a private key is given; a secret is given (it stands in the settings, over all others); the
-    settings hold a key that signs; they hold only keys that don't; they hold none.
+    Cases, in this order: a secret is given; a private key is given; the settings hold a key that signs; they hold only
+    keys that don't; they hold none.
 
+    :param secret: may be ``@FILE``
     :raises KeyMaterialError: the key cannot be used, or there is only one that cannot sign
+    :raises WrongSetting: the secret given is none
     :raises click.UsageError: the algorithm is not one for the key
     """
+    if secret is not None:
+        return _with_secret(given_secret(secret, "--secret"), algorithm, settings.jwt_algorithms)
     if private_key is not None:
         return _checked(Signer.from_file(private_key), algorithm)
-    if settings.jwt_signing_key is not None and not is_secret_given:
+    if settings.jwt_signing_key is not None:
         return _checked(Signer.from_file(settings.jwt_signing_key).preferring(settings.jwt_algorithms), algorithm)
     if settings.jwt_secret:
         return _with_secret(settings.jwt_secret, algorithm, settings.jwt_algorithms)
@@ -216,21 +219,6 @@ def resolve_key(
     made = ", made just now" if key.created else ""
     click.echo(f"Signed with this machine's development key: {key.path}{made}", err=True)
     return _with_secret(key.secret, algorithm, settings.jwt_algorithms)
-
-
-def _settings(config: Path | None, secret: str | None, private_key: Path | None) -> Settings:
-    """The gateway's settings, with the key given here over the others. Raises WrongSetting."""
-    given: dict[str, object] = {}
-    if secret is not None:
-        if not secret:
-            raise click.UsageError("--secret is empty.")
-        given["jwt_secret"] = secret
-        # Where the gateway listens is no affair of a secret that is given here: testers mint with weak ones too.
-        given["host"] = "127.0.0.1"
-    if private_key is not None:
-        # It takes part so that the settings aren't judged as if there were no key.
-        given["jwt_key"] = (str(private_key),)
-    return load_settings(config, given).settings
 
 
 def _with_secret(secret: str, algorithm: str | None, allowed: Sequence[str]) -> Signer:

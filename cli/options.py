@@ -19,8 +19,8 @@ import click
 
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.settings import TABLE
-from cocoa_tornado.settings_kinds import Flag
-from cocoa_tornado.settings_sources import CONFIG_VARIABLE, Loaded, load
+from cocoa_tornado.settings_kinds import Flag, WrongValue
+from cocoa_tornado.settings_sources import CONFIG_VARIABLE, Loaded, load, read_secret
 from cocoa_tornado.settings_table import Setting
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -93,7 +93,11 @@ def settings_options(only: Collection[str] | None = None) -> Callable[[F], F]:
 
 
 def load_settings(
-    config: Path | None, options: Mapping[str, object], environ: Mapping[str, str] | None = None
+    config: Path | None,
+    options: Mapping[str, object],
+    environ: Mapping[str, str] | None = None,
+    *,
+    with_keys: bool = True,
 ) -> Loaded:
     """What :func:`cocoa_tornado.settings_sources.load` returns, its errors turned into an exit with status 2.
 
@@ -101,9 +105,21 @@ def load_settings(
     :raises WrongSetting: a setting is wrong
     """
     try:
-        return load(config, os.environ if environ is None else environ, options)
+        return load(config, os.environ if environ is None else environ, options, with_keys=with_keys)
     except SettingError as error:
         raise WrongSetting(str(error)) from error
+
+
+def given_secret(value: str, origin: str) -> str:
+    """A secret given to a command: the text itself or, after ``@``, what is in a file, as for a setting.
+
+    :param origin: the option or variable to blame
+    :raises WrongSetting: there is none
+    """
+    try:
+        return read_secret(value)
+    except WrongValue as error:
+        raise WrongSetting(f"{origin}: {error}") from error
 
 
 def _help(setting: Setting) -> str:

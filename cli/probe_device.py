@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
-from cocoa_tornado.plain_files import NotText, read_file, text_of, without_line_end
 from cocoa_tornado.plain_text import quoted
-from cocoa_tornado.settings_sources import MAX_SECRET_BYTES
+
+from .options import given_secret
 
 if TYPE_CHECKING:
     from cocoa_tornado.probe.credentials import Device, Key
@@ -267,31 +267,13 @@ def _key(request: Request) -> Key | None:
 
     variable = os.environ.get("COCOA_JWT_SECRET")
     if request.secret is not None:
-        return Key("--secret", _secret(request.secret, "--secret"))
+        return Key("--secret", given_secret(request.secret, "--secret"))
     if variable:
-        return Key("COCOA_JWT_SECRET", _secret(variable, "COCOA_JWT_SECRET"))
+        return Key("COCOA_JWT_SECRET", given_secret(variable, "COCOA_JWT_SECRET"))
     if request.tokens:
         return None
     folder = os.environ.get("COCOA_DATA_DIR")
     return development_key(Path(folder) if folder else None)
-
-
-def _secret(value: str, origin: str) -> str:
-    """The secret itself, or what is in the file that ``@FILE`` names. Raises WrongUsage."""
-    if not value.startswith("@"):
-        secret = value
-    else:
-        try:
-            data = read_file(value[1:], MAX_SECRET_BYTES, streams=True)
-            if len(data) > MAX_SECRET_BYTES:
-                raise NotText("is larger than 64 KiB")
-            secret = without_line_end(text_of(data))
-        except (OSError, ValueError) as error:
-            problem = error.strerror if isinstance(error, OSError) else f"it {error}"
-            raise WrongUsage(f"{origin}: cannot read {value[1:]}: {problem}") from error
-    if not secret:
-        raise WrongUsage(f"{origin}: the secret is empty.")
-    return secret
 
 
 def _devices(request: Request, key: Key | None) -> tuple[Device, Device | None]:

@@ -8,12 +8,14 @@ import logging
 import os
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from cocoa_tornado import __version__, logs
+from cocoa_tornado.asking import ask
 from cocoa_tornado.errors import CocoaError, SettingError
 from cocoa_tornado.logs_format import LogFormat
 from cocoa_tornado.logs_writer import can_write_now
@@ -159,8 +161,8 @@ async def _reload_on(
         await hang_up.wait()
         hang_up.clear()
         try:
-            # In a thread, for a secret may come from a pipe, which takes its time.
-            loaded: Loaded = await asyncio.to_thread(load, config, os.environ, options)
+            # In a thread, for a secret may come from a pipe, which takes its time. A stop does not wait for that.
+            loaded: Loaded = await asyncio.wrap_future(ask("cocoa-reload", partial(load, config, os.environ, options)))
             check_named_files(loaded)
             await gateway.reload(loaded.settings)
         except SettingError as error:

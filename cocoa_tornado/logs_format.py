@@ -12,9 +12,9 @@ import math
 import re
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from json.encoder import encode_basestring
+from json import JSONEncoder
 from typing import Final, Literal
 
 from .logs_redaction import redact
@@ -31,6 +31,9 @@ the beginning where."""
 MAX_LINE_BYTES: Final = 64 * 1024
 
 _MAX_DEPTH: Final = 4
+_MAX_REPR_DEPTH: Final = 20
+_BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), tuple: ("(", ")"), dict: ("{", "}"), set: ("{", "}")}
+_encode_string: Final = JSONEncoder(ensure_ascii=False).encode
 _MORE: Final = "..."
 
 # Every attribute of a record that did not come in ``extra``. taskName is Python 3.12's.
@@ -142,7 +145,7 @@ def json_text(text: str) -> str:
 
 
 def _json_string(text: str, limit: int) -> str:
-    quoted = encode_basestring(text)
+    quoted = _encode_string(text)
     if not text.isprintable():
         quoted = "".join(map(_json_char, quoted))
     if len(quoted) <= limit + 2:
@@ -153,7 +156,7 @@ def _json_string(text: str, limit: int) -> str:
 def _cut_json(text: str, limit: int) -> str:
     pieces, room = [], limit - len(_MORE)
     for char in text:
-        piece = "".join(map(_json_char, encode_basestring(char)[1:-1]))
+        piece = "".join(map(_json_char, _encode_string(char)[1:-1]))
         room -= len(piece)
         if room < 0:
             break
@@ -274,10 +277,31 @@ def _exception(record: logging.LogRecord) -> str:
 
 
 def _repr(value: object) -> str:
+    """As ``repr``, cut at ``MAX_FIELD``: of a long or deep container no more is looked at than is shown."""
     try:
-        return redacted(repr(value))
+        return redacted("".join(_not_much_longer(_repr_pieces(value, 0))))
     except Exception as error:  # whatever a stranger's object, or an integer of 5,000 digits, raises
         return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+def _repr_pieces(value: object, depth: int) -> Iterator[str]:
+    brackets = _BRACKETS.get(type(value))
+    if isinstance(value, str | bytes) and type(value) in (str, bytes):
+        yield repr(value[:MAX_FIELD])
+    elif brackets is None or not value or not isinstance(value, Collection):
+        yield repr(value)
+    elif depth == _MAX_REPR_DEPTH:
+        yield _MORE.join(brackets)
+    else:
+        yield brackets[0]
+        for position, item in enumerate(value):
+            if position:
+                yield ", "
+            yield from _repr_pieces(item, depth + 1)
+            if isinstance(value, dict):
+                yield ": "
+                yield from _repr_pieces(value[item], depth + 1)
+        yield f",{brackets[1]}" if isinstance(value, tuple) and len(value) == 1 else brackets[1]
 
 
 def _painted(colour: str, text: str) -> str:

@@ -148,11 +148,21 @@ class QueuedHandler(logging.Handler):
 
     To format takes tens of microseconds; in a thread it would take the same time from the event loop, for Python runs
     one thread at a time, and hold it up for longer at a stretch.
+
+    Takes no lock of its own: a thread that holds the writer's, and there runs a finalizer that logs, would wait for it,
+    and whoever holds it for the writer's.
     """
 
     def __init__(self, fd: int | None) -> None:
         super().__init__()
         self.writer = LineWriter(fd, self._lost_line)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As the base class does, without the handler's lock: formatters keep no state, and the writer has a lock."""
+        kept = self.filter(record)
+        if kept:  # since Python 3.12 a filter may return another record
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -281,11 +281,11 @@ class Gateway:
             settings = reloaded(self.settings, settings)
             sources = key_sources(settings)
             signer = make_signer(settings, sources)
-            # A trial: a certificate that is refused must not leave new keys behind, nor the other way round.
+            # A certificate that is refused must not leave new keys behind, nor the other way round: a trial now, and
+            # once more when the keys have been read, which may take seconds.
             make_tls(settings)
-            await self.keys.reload(sources)
-            if self._tls is not None:
-                reload_tls(self._tls, settings)
+            tls = self._tls
+            await self.keys.reload(sources, (lambda: None) if tls is None else (lambda: reload_tls(tls, settings)))
         except (SettingError, KeyMaterialError, ServiceError) as error:
             log.error("reload refused", extra={"error": str(error)})
             return

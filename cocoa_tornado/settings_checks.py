@@ -17,6 +17,7 @@ from .settings import TABLE, Settings, non_defaults
 
 DEFAULT: Final = "default"
 NEW_SECRET: Final = "openssl rand -base64 32"
+KEY_SETTINGS: Final = frozenset({"jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key"})
 ADVISED_API_SECRET_BYTES: Final = 16  # they are guessed online only, which the endpoint's rate limit slows down
 _NO_SOURCES: Final[Mapping[str, str]] = MappingProxyType({})
 # The later, the more likely meant: the word that a source begins with.
@@ -34,13 +35,14 @@ class Fault(NamedTuple):
     allowed: str
 
 
-def check(settings: Settings, sources: Mapping[str, str] = _NO_SOURCES) -> None:
+def check(settings: Settings, sources: Mapping[str, str] = _NO_SOURCES, *, with_keys: bool = True) -> None:
     """Return if the settings go together.
 
     :param sources: where each key's value came from, for the message; what is missing is given in the code
+    :param with_keys: False where nothing is to be signed or verified with the keys in the settings
     :raises SettingError: the first rule that does not hold
     """
-    for rule in _RULES:
+    for rule in (*_KEY_RULES, *_RULES) if with_keys else _RULES:
         for fault in rule(settings):
             raise _error(settings, fault, sources)
 
@@ -197,11 +199,9 @@ def _credentials(settings: Settings) -> Iterator[Fault]:
         yield Fault(("api_credentials",), "two of them have the same key", "one secret for each key")
 
 
+_KEY_RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (_development_key, _short_secrets, _keys)
 _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
-    _development_key,
-    _short_secrets,
     _audiences,
-    _keys,
     _credentials,
     _together("tls_cert", "tls_key"),
     _order,

@@ -25,8 +25,8 @@ from .plain_files import NotText, check_file, read_file, text_of, without_line_e
 from .plain_text import one_line, strip_blanks
 from .rules.addresses import masked, without_user_info
 from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
-from .settings_checks import DEFAULT, advice, check
-from .settings_kinds import FilePath, KeySource, ListOf, WrongValue
+from .settings_checks import DEFAULT, KEY_SETTINGS, advice, check
+from .settings_kinds import FilePath, KeySource, ListOf, Secret, WrongValue
 from .settings_table import Setting
 from .speech.engines import engine_of, missing_module
 
@@ -89,7 +89,9 @@ class _Given:
     folder: Path
 
 
-def load(config: Path | None, environ: Mapping[str, str], options: Mapping[str, object]) -> Loaded:
+def load(
+    config: Path | None, environ: Mapping[str, str], options: Mapping[str, object], *, with_keys: bool = True
+) -> Loaded:
     """Merge the sources, judge each value and all of them together.
 
     Only the highest source of a setting is judged, so that a wrong value can be overridden; an unknown name is an
@@ -98,6 +100,7 @@ def load(config: Path | None, environ: Mapping[str, str], options: Mapping[str, 
     :param config: the TOML file; None: the one that ``COCOA_CONFIG`` names, if any
     :param environ: the environment; an empty variable counts as absent
     :param options: by key; text or typed values; None and () count as absent
+    :param with_keys: False for a caller that has a key of its own: the gateway's keys are neither read nor judged
     :raises SettingError: see the module
     """
     path, path_source = _config_path(config, environ)
@@ -107,13 +110,28 @@ def load(config: Path | None, environ: Mapping[str, str], options: Mapping[str, 
         given |= {item.setting.key: item for item in _from_file(path, path_source)}
     given |= {item.setting.key: item for item in _from_environment(environ)}
     given |= {item.setting.key: item for item in _from_options(options)}
+    if not with_keys:
+        given = {key: item for key, item in given.items() if key not in KEY_SETTINGS}
 
     values: dict[str, Any] = {item.setting.attribute: _value(item) for item in given.values()}
     settings = Settings(**values)
     sources = {key: given[key].source if key in given else DEFAULT for key in TABLE}
-    check(settings, sources)
+    check(settings, sources, with_keys=with_keys)
     ignored = (f"no settings, ignored: environment {', '.join(unknown)}",) if unknown else ()
     return Loaded(settings, (*ignored, *_on_the_command_line(given.values()), *advice(settings)), sources, path)
+
+
+def read_secret(value: str) -> str:
+    """Return a secret that was given outside of the settings, as a setting would have it: ``value`` itself, or what is
+    in the file that ``@FILE`` names.
+
+    :raises WrongValue: it is empty or blank, or the file cannot be used; the text shows no secret
+    """
+    text = _secret_file(value, Path())
+    secret = Secret().from_text(value if text is None else text)
+    if not secret:
+        raise WrongValue("it is empty")
+    return secret
 
 
 def check_files(loaded: Loaded) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import pytest
 from tornado.ioloop import IOLoop
 
+from cocoa_tornado.brokers.port import BrokerState, BrokerStatus
 from cocoa_tornado.probe import wire
 from cocoa_tornado.speech.port import SpeechState, Transcript
 from testing.proxies import CADDY, HAPROXY, NGINX, Proxy
@@ -285,6 +286,20 @@ async def test_haproxy_sends_devices_to_a_gateway_that_is_not_ready_but_to_none_
     assert is_message((await front.device("another")).response)
     await front.harness.publish("doll", "still there")
     assert b"still there" in (await device.read_until(TEXT)).payload
+
+
+@pytest.mark.parametrize("front", [(HAPROXY, {"inter 2s": "inter 20ms"})], ids=["haproxy"], indirect=True)
+@pytest.mark.gen_test
+async def test_haproxy_sends_no_device_to_a_gateway_in_standby(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = BrokerStatus(BrokerState.STANDBY, "another gateway reads")
+    monkeypatch.setattr(front.harness.gateway.broker, "status", lambda: status)
+
+    await eventually(lambda: "Server cocoa/gateway1 is DOWN" in front.proxy.logged())
+    assert is_message((await front.device()).response)
+
+    status = BrokerStatus(BrokerState.SHARED, "another reader takes part")
+    await eventually(lambda: "Server cocoa/gateway1 is UP" in front.proxy.logged())
+    assert (await front.device()).response.status == 101
 
 
 @pytest.mark.gen_test

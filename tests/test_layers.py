@@ -18,10 +18,11 @@ PACKAGE = "cocoa_tornado"
 MAY_IMPORT: dict[str, set[str]] = {
     "plain_text": set(),
     "plain_files": set(),
+    "asking": set(),
     "errors": {"plain_text"},
     "rules": {"errors", "plain_text"},
     "brokers.port": {"rules"},
-    "brokers": {"brokers.port", "rules", "errors", "plain_text"},
+    "brokers": {"asking", "brokers.port", "rules", "errors", "plain_text"},
     "identity": {"rules", "errors", "plain_files", "plain_text"},
     "speech.port": {"rules"},
     "speech.engines": {"speech", "errors", "plain_text"},
@@ -73,7 +74,19 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rules",
         "errors",
     },
-    "cli": {"service", "settings", "identity", "probe", "logs", "rules", "errors", "plain_files", "plain_text", ""},
+    "cli": {
+        "asking",
+        "service",
+        "settings",
+        "identity",
+        "probe",
+        "logs",
+        "rules",
+        "errors",
+        "plain_files",
+        "plain_text",
+        "",
+    },
 }
 
 # Rules decide; they neither wait nor speak to anything.

@@ -15,6 +15,7 @@ from cocoa_tornado.logs_format import (
     MAX_FIELD,
     MAX_LINE_BYTES,
     LogFormat,
+    _repr_pieces,
     is_shown,
     json_text,
     make_formatter,
@@ -194,6 +195,28 @@ def test_an_object_that_cannot_be_shown_is_named() -> None:
             raise OSError("no")
 
     assert "Broken" in json.loads(line_of("json", value=Broken()))["value"]
+
+
+def test_of_a_container_no_more_is_looked_at_than_is_shown() -> None:
+    looked_at = 0
+
+    class Item:
+        def __repr__(self) -> str:
+            nonlocal looked_at
+            looked_at += 1
+            return "item"
+
+    for log_format in FORMATS:
+        for value in ([[Item()] * 10_000], {Item(): [[[[(Item(),) * 10_000]]]]}, {1: {2: {3: {4: [Item()] * 10_000}}}}):
+            looked_at = 0
+            assert len(line_of(log_format, value=value)) < 2 * MAX_FIELD
+            assert looked_at <= 5 * MAX_FIELD  # a list that is too long is looked at once at each level
+
+
+@given(values.filter(lambda value: len(repr(value)) <= MAX_FIELD))
+@example([(), (1,), [], {}, set(), {2}, {3: b"\xff"}, None])
+def test_a_container_that_fits_is_shown_as_python_shows_it(value: object) -> None:
+    assert "".join(_repr_pieces(value, 0)) == repr(value)
 
 
 @given(st.characters())

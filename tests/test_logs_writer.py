@@ -203,6 +203,40 @@ def test_who_logs_in_the_middle_of_logging_waits_for_nobody(pipe: tuple[int, int
     handler.close()
 
 
+def test_the_report_of_lost_lines_waits_for_nobody_who_logs(pipe: tuple[int, int]) -> None:
+    # A collection of garbage may run a finalizer that logs while the report is made; here the formatter logs itself.
+    log = logging.Logger("cocoa.test")
+    handler = QueuedHandler(pipe[1])
+    reporting, other_formats, done = threading.Event(), threading.Event(), threading.Event()
+
+    class LogsToo(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            if record.msg == "log lines lost":
+                reporting.set()
+                assert other_formats.wait(PATIENCE_S)
+                log.info("finalizer")
+            elif record.msg == "other":
+                other_formats.set()
+            return super().format(record)
+
+    def log_other() -> None:
+        log.info("other")
+        done.set()
+
+    handler.setFormatter(LogsToo())
+    log.addHandler(handler)
+    fill(pipe[1])
+    overflow(handler.writer)
+    reading = threading.Thread(target=read_until, args=(pipe[0], b"other\n"), daemon=True)
+    reading.start()
+    assert reporting.wait(PATIENCE_S)
+    threading.Thread(target=log_other, daemon=True).start()
+    assert done.wait(PATIENCE_S)
+    reading.join(PATIENCE_S)
+    assert not reading.is_alive()
+    handler.close()
+
+
 def test_a_record_is_what_it_was_when_it_was_logged(pipe: tuple[int, int]) -> None:
     log = logging.Logger("cocoa.test")
     handler = QueuedHandler(pipe[1])

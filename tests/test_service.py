@@ -17,7 +17,8 @@ from tornado.ioloop import IOLoop
 
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import BrokerState
-from cocoa_tornado.errors import KeyMaterialError, ServiceError
+from cocoa_tornado.errors import InvalidToken, KeyMaterialError, ServiceError
+from cocoa_tornado.identity.http_fetch import HttpFetch
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
@@ -28,7 +29,7 @@ from testing.raw_device import CLOSE, TEXT
 from testing.waiting import eventually
 
 from .harness import SECRET, Harness
-from .identity.material import private_pem, public_pem
+from .identity.material import jwk, jwks, private_pem, public_pem
 
 NEW_SECRET = "the new secret of thirty-two bytes, or more"
 DRAINING = b'{"message":"Gateway is draining"}'
@@ -336,6 +337,24 @@ async def test_a_reload_that_is_refused_changes_nothing_and_says_so_once(
         assert gateway.gateway.settings is before
         serial = await asyncio.to_thread(served_serial, gateway.port)
         assert serial == certificate.serial, "a new certificate came with a refused reload"
+
+
+@pytest.mark.logs("cocoa.service", "^reload refused$")
+@pytest.mark.gen_test
+async def test_a_certificate_that_breaks_while_keys_are_read_leaves_no_new_keys_behind(
+    running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def fetch(self: HttpFetch, url: str) -> bytes:
+        certificate.cert.write_text("half of a certificate")
+        return jwks(jwk("EC"))
+
+    monkeypatch.setattr(HttpFetch, "__call__", fetch)
+    certificate = write_certificate(tmp_path)
+    gateway = await running.start(tls_cert=certificate.cert, tls_key=certificate.key)
+    await reload(gateway, jwt_key=("https://issuer.example/jwks",))
+    with pytest.raises(InvalidToken):
+        await gateway.gateway.keys.identify(es256_token("doll"), time.time())
+    assert gateway.gateway.keys.status() == (True, "1 key (HS256)")
 
 
 @pytest.mark.gen_test

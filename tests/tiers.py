@@ -20,7 +20,7 @@ TESTS: Final = Path(__file__).parent
 # Files, and folders with everything below them.
 PURE: Final = (
     "rules/",
-    *(f"brokers/test_{name}.py" for name in ("asking", "kafka_availability", "kafka_inner_parts", "kafka_options")),
+    *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
     *(f"brokers/test_{name}.py" for name in ("kafka_positions", "kafka_publisher", "memory")),
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     *(
@@ -29,7 +29,7 @@ PURE: Final = (
     ),
     "probe/test_wire.py",
     *(f"speech/test_{name}.py" for name in ("segmenter", "wire")),
-    *(f"test_{name}.py" for name in ("arrivals", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
+    *(f"test_{name}.py" for name in ("arrivals", "asking", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
     *(f"test_{name}.py" for name in ("plain_text", "transcriber")),

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple, TypeAlias
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from tornado.ioloop import IOLoop
 
+from ..asking import ask
 from ..rules.handoff import Span
 from ..rules.records import Delivery, Rejected
-from .asking import ask
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
 from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole

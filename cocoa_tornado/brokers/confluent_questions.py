@@ -13,7 +13,7 @@ from concurrent.futures import Future, wait
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
-from .asking import ask
+from ..asking import ask
 from .confluent_clients import ConfluentClients
 from .kafka_reading import CALL_S
 

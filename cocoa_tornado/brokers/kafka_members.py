@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -18,15 +19,17 @@ from typing import Any
 
 from kafka import errors as kafka_errors
 
+from ..asking import ask
+from ..errors import BrokerError
 from ..rules.sole_reader import Group, Member, SoleReader, Step, readers
-from .asking import ask
 from .kafka_availability import Availability
-from .kafka_clients import KafkaClient, KafkaClients, describe, is_retriable
+from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe
 from .kafka_options import KafkaOptions
 
 STANDBY_LOOK_S = 0.5  # how often a gateway that waits outside looks whether the group is free
 HOLD_LOOK_S = 0.1  # the same of one that waits within
 SHARED_LOOK_S = 2.0  # of the reader, while another member is there
+BLIND_LOOK_S = 30.0  # of one that could not be answered: rights are granted, and brokers updated
 AWAY_AFTER_S = 3.0  # without an answer; brokers that have just started take a moment to name a coordinator
 REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
 
@@ -38,6 +41,18 @@ log = logging.getLogger("cocoa.broker")
 
 class StandBy(Exception):
     """Another member of the group reads; its text says who."""
+
+
+class UnreadableGroup(Exception):
+    """The brokers' description of the group can't be parsed."""
+
+
+DEFINITE: tuple[type[Exception], ...] = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.UnsupportedVersionError,
+    UnreadableGroup,
+)
+"""Answers that say there will be no description. Any other error is no answer yet: it says nothing of the group."""
 
 
 class Coordinator:
@@ -86,10 +101,18 @@ class Coordinator:
             try:
                 if self._admin is None:
                     self._admin = self._clients.admin()
-                return _group(self._admin.describe_groups([self._group])[self._group])
+                return self._read_group(self._admin)
             except BaseException:
                 self._close()  # it remembers the coordinator, which may be another by now
                 raise
+
+    def _read_group(self, admin: KafkaClient) -> Group:
+        try:
+            return _group(admin.describe_groups([self._group])[self._group])
+        except OSError:  # some of TLS' errors are ValueErrors as well
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+            raise UnreadableGroup(f"{type(error).__name__}: {error}") from error
 
     def _close(self) -> None:
         admin, self._admin = self._admin, None
@@ -102,24 +125,27 @@ class SoleReading:
     """The rule, carried out by the consumer's thread, to which it belongs."""
 
     def __init__(self, clients: KafkaClients, options: KafkaOptions, availability: Availability) -> None:
-        self._options, self._availability = options, availability
+        self._options, self._availability, self._tokens = options, availability, clients.tokens
         self._coordinator = Coordinator(clients, options.group)
         self._rule = SoleReader(options.results_topic)
         self._ask_at = 0.0
         self._may_read: bool | None = None  # None: not looked at since the latest assignment
         self._is_clear = False  # there is nothing to find out before the next assignment
-        self._is_blind = False  # in this session
-        self._told_blind = False
+        self._is_blind = False  # the latest answer was a definite one without a description
+        self._blindness_logged = False
+        self._trouble: Exception | None = None  # of the latest question, where it brought no answer
 
     def await_turn(self, stopping: threading.Event) -> None:
         """Return once nobody in the group reads, or when it is time to stop.
 
         A gateway must not join to find that out: it would take partitions from the one that reads.
         """
-        self._rule, self._is_blind = SoleReader(self._options.results_topic), False
+        self._rule, self._is_blind, self._trouble = SoleReader(self._options.results_topic), False, None
         heard_at = settled_at = time.monotonic()
         while not stopping.is_set():
             self._availability.alive()
+            if self._tokens is not None:
+                self._tokens.refresh_if_due()
             with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
                 wait([self._coordinator.ask()], AWAY_AFTER_S)
             group, now = self._hear(), time.monotonic()
@@ -127,8 +153,7 @@ class SoleReading:
                 return
             if group is None:
                 if now - heard_at >= AWAY_AFTER_S:
-                    bootstrap = ",".join(self._options.bootstrap)
-                    self._availability.down("away", f"{bootstrap}: no answer about group {self._options.group}")
+                    self._availability.down(*(self.trouble() or ("away", self._no_answer())))
             else:
                 heard_at = now
                 others = readers(group, self._options.results_topic)
@@ -141,12 +166,24 @@ class SoleReading:
                     self._availability.down("group", f"group {self._options.group} has not come to an assignment")
             stopping.wait(STANDBY_LOOK_S)
 
+    def trouble(self) -> tuple[str, str] | None:
+        """The cause, in one word, and the details, where the latest question brought no answer."""
+        error = self._trouble
+        if error is None:
+            return None
+        # A BrokerError is our own: no access token is to be had.
+        cause = "auth" if isinstance(error, (BrokerError, *AUTH_ERRORS)) else "away"
+        return cause, f"{self._no_answer()}: {describe(error)}"
+
+    def _no_answer(self) -> str:
+        return f"{','.join(self._options.bootstrap)}: no answer about the members of group {self._options.group}"
+
     def stand_by(self, reader: str) -> None:
         self._availability.standby(self._options.group, reader)
 
     def note_assignment(self) -> None:
-        """Whoever has come or gone: look again."""
-        self._may_read, self._is_clear, self._ask_at = None, self._is_blind, 0.0
+        """A member has joined or left: look again."""
+        self._may_read, self._is_clear, self._trouble, self._ask_at = None, False, None, 0.0
         self._coordinator.forget()  # that answer is of the time before
 
     def may_read(self, me: Callable[[], str | None]) -> bool:
@@ -162,10 +199,10 @@ class SoleReading:
         group = self._hear()
         if group is not None:
             self._may_read = self._judge(me() or "", group)
-        elif time.monotonic() >= self._ask_at and not self._is_clear:
+        elif time.monotonic() >= self._ask_at:
             with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
                 self._coordinator.ask()
-        return self._may_read or self._is_clear
+        return self._may_read or self._is_blind
 
     def intruder(self) -> str | None:
         """Who takes part of the records away, and stays."""
@@ -188,25 +225,29 @@ class SoleReading:
         return step is Step.READ
 
     def _hear(self) -> Group | None:
-        """The answer, if there is one that tells something."""
+        """The group, where the brokers have described it since the last call."""
         answer = self._coordinator.take_answer()
         if answer is None:
             return None
         self._ask_at = time.monotonic() + HOLD_LOOK_S
         try:
-            return answer.result()
-        except kafka_errors.KafkaError as error:
-            if not is_retriable(error) and not isinstance(error, kafka_errors.SaslAuthenticationFailedError):
-                self._go_on_blindly(describe(error))  # not allowed to ask, or the brokers know no such question
+            group = answer.result()
+        except DEFINITE as error:
+            self._go_on_blindly(describe(error))
             return None
-        except Exception as error:  # whatever this client makes of these brokers is no reason not to read
-            self._go_on_blindly(f"{type(error).__name__}: {error}")
+        except Exception as error:  # brokers, a token endpoint, descriptors, threads: it may be there next time
+            self._trouble = error
             return None
+        self._is_blind, self._trouble = False, None
+        return group
 
     def _go_on_blindly(self, why: str) -> None:
-        self._is_blind = self._is_clear = True
-        if not self._told_blind:
-            self._told_blind = True
+        """Read, rather than never again. Whether the brokers answer by now is looked at now and then: should another
+        reader be there, the rule has this one leave, for it has not been proven to be the first."""
+        self._is_blind, self._trouble = True, None
+        self._ask_at = time.monotonic() + BLIND_LOOK_S
+        if not self._blindness_logged:
+            self._blindness_logged = True
             log.warning("group members unknown", extra={"group": self._options.group, "detail": why})
 
 

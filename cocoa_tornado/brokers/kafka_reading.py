@@ -428,7 +428,8 @@ class Reading(ABC, Generic[P]):
             self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")
             self._backoff.reset()
         elif waited_s > REBALANCE_PATIENCE_S:
-            self._availability.down("group", f"group {options.group} has not come to an assignment")
+            unknown = None if self._sole is None else self._sole.trouble()
+            self._availability.down(*(unknown or ("group", f"group {options.group} has not come to an assignment")))
         else:
             self._availability.connecting(f"joining group {options.group}")
 

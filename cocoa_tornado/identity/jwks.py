@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -196,7 +196,10 @@ class JwksSource:
 
     The log has one line for each change of state (read, changed, failing, back), none for each attempt.
 
-    :param on_change: called on the IOLoop after ``keys`` has changed
+    A key that one reading lacks verifies no more tokens, but keeps its trust until another reading, ``min_interval_s``
+    later or more, lacks it too: during a rotation the replicas of a CDN may answer with the old set once more.
+
+    :param on_change: called on the IOLoop after ``keys`` or ``missing`` has changed
     :param clock: monotonic seconds
     :ivar keys: the last good set; empty before the first
     :ivar loaded: there has been a good set
@@ -220,6 +223,7 @@ class JwksSource:
         self._fetch, self._on_change, self._clock = fetch, on_change, clock
         self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
         self._document: bytes | None = None  # not b"", which a server may send
+        self._missing: dict[Hashable, tuple[VerificationKey, float]] = {}  # and since when, by the monotonic clock
         self._failures = 0
         self._closed = False
         self._begun_at: float | None = None
@@ -228,6 +232,15 @@ class JwksSource:
 
     def __repr__(self) -> str:
         return f"<JwksSource {shown_url(self.url)} {len(self.keys)} keys>"
+
+    @property
+    def missing(self) -> tuple[VerificationKey, ...]:
+        """Keys that the latest reading lacks and that no other one has confirmed to be gone."""
+        return tuple(key for key, _ in self._missing.values())
+
+    def confirm_missing(self) -> None:
+        """The latest reading is final: what it lacks is gone. Calls nothing."""
+        self._missing.clear()
 
     def keep_fresh(self) -> None:
         """Go on reading in the background until :meth:`close`; the first time after one pause."""
@@ -267,9 +280,10 @@ class JwksSource:
             await self.refresh()
 
     def pause_s(self) -> float:
-        """The pause before the next reading: shorter at first after a failure, never longer than ``refresh_s``."""
+        """The pause before the next reading: shorter while keys are missing and at first after a failure, never longer
+        than ``refresh_s``."""
         if not self._failures:
-            return self._refresh_s
+            return min(self._refresh_s, self._min_interval_s) if self._missing else self._refresh_s
         return min(self._refresh_s, self._min_interval_s * 2.0 ** min(self._failures - 1, 20))
 
     def _read_over(self, _: asyncio.Task[None]) -> None:
@@ -303,9 +317,26 @@ class JwksSource:
             event = "jwks changed" if changed and self.loaded else "jwks available"
             _log.info(event, extra={"url": shown_url(self.url), "keys": len(keys)})
         self._failures, self.problem, self.loaded = 0, "", True
-        if changed:
-            self._document, self.keys = document, keys
+        before = self._missing
+        self._missing = self._missing_from(keys)
+        self._document, self.keys = document, keys
+        if changed or self._missing != before:
             self._on_change()
+
+    def _missing_from(self, keys: tuple[VerificationKey, ...]) -> dict[Hashable, tuple[VerificationKey, float]]:
+        now = self._clock()
+        missing = {_name_of(key): (key, now) for key in self.keys} | self._missing
+        listed = {_name_of(key) for key in keys}
+        return {
+            name: (key, since)
+            for name, (key, since) in missing.items()
+            if name not in listed and now - since < self._min_interval_s
+        }
+
+
+def _name_of(key: VerificationKey) -> Hashable:
+    """The same for two readings of one key; its ``kid`` is no part of it."""
+    return key.digest(), key.algorithms
 
 
 # --- The store -----------------------------------------------------------------------------------------------------
@@ -349,9 +380,10 @@ class KeyStore:
         """
         await self.reload(self._sources)
 
-    async def reload(self, sources: KeySources) -> None:
+    async def reload(self, sources: KeySources, before_swap: Callable[[], None] = lambda: None) -> None:
         """Read everything again and swap to it in one step; URLs that stay keep their keys meanwhile.
 
+        :param before_swap: called when everything is read; where it raises, nothing is swapped
         :raises KeyMaterialError: as for :meth:`start`; nothing has changed then
         """
         async with self._swapping:
@@ -361,8 +393,11 @@ class KeyStore:
                 raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
             remote = {url: self._remote.get(url) or self._source_of(url) for url in sources.urls}
             await asyncio.gather(*(source.refresh() for source in remote.values()))
+            before_swap()
             dropped = [source for url, source in self._remote.items() if url not in remote]
             self._sources, self._local, self._remote = sources, local, remote
+            for source in remote.values():
+                source.confirm_missing()  # a reload is the operator's word: what is gone is gone at once
             self._rebuild()
             for source in remote.values():
                 source.keep_fresh()
@@ -427,7 +462,8 @@ class KeyStore:
     def _rebuild(self) -> None:
         remote = (key for source in self._remote.values() for key in source.keys)
         self._ring = self._ring_of((*self._local, *remote))
-        before, self._trusted = self._trusted, self._ring.proofs
+        missing = (key for source in self._remote.values() for key in source.missing)
+        before, self._trusted = self._trusted, self._ring.proofs | self._ring_of(missing).proofs
         if not all(source.loaded for source in self._remote.values()):
             self._trusted |= {proof for proof in before if proof[1] not in SECRET_ALGORITHMS}
         if before - self._trusted:

@@ -32,13 +32,14 @@ class TokenRequest:
 def token_claims(request: TokenRequest, policy: TokenPolicy, now: float) -> dict[str, object]:
     """Return the claims of a new token, in the order in which they are signed.
 
-    Times are whole seconds where the lifetime is; ``jti`` is random.
+    Times are whole seconds where the lifetime is, else milliseconds; ``jti`` is random. ``exp`` counts from ``iat``,
+    so that no token lives longer than its lifetime.
 
     :param now: Unix seconds
     """
-    issued_at = math.floor(now)
     lifetime_s = policy.lifetime_s if request.lifetime_s is None else request.lifetime_s
     whole = float(lifetime_s).is_integer()
+    issued_at = math.floor(now) if whole else _whole_ms(now)
     claims: dict[str, object] = {
         "device_id": request.device_id,
         "user_id": request.user_id,
@@ -49,7 +50,7 @@ def token_claims(request: TokenRequest, policy: TokenPolicy, now: float) -> dict
     named = (("iss", policy.issuer), ("sub", policy.subject), ("aud", policy.audience))
     claims.update((name, value) for name, value in named if value)
     claims["iat"] = issued_at
-    claims["exp"] = issued_at + int(lifetime_s) if whole else round(now + lifetime_s, 3)
+    claims["exp"] = issued_at + int(lifetime_s) if whole else _whole_ms(issued_at + lifetime_s)
     claims["jti"] = secrets.token_hex(16)
     claims.update(request.extra_claims)
     return claims
@@ -61,3 +62,7 @@ def mint(request: TokenRequest, signer: Signer, policy: TokenPolicy, now: float)
     :param now: Unix seconds
     """
     return signer.sign(token_claims(request, policy, now))
+
+
+def _whole_ms(seconds: float) -> float:
+    return math.floor(seconds * 1000) / 1000

@@ -168,7 +168,8 @@ def _check_times(claims: Mapping[str, object], policy: TokenPolicy, now: float) 
     if policy.max_lifetime_s:
         # Where a token has no iat, the leeway is for the clock of its issuer, who counted from then.
         made_at = _numeric_date(claims, "iat") if "iat" in claims else now + policy.leeway_s
-        if expires_at - made_at > policy.max_lifetime_s:
+        # To the millisecond: two floats of today's size are no closer to what was meant than a microsecond.
+        if round(expires_at - made_at, 3) > policy.max_lifetime_s:
             raise InvalidClaims("lifetime")
     return expires_at
 

@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 from kafka import errors as kafka_errors
 
+from cocoa_tornado.brokers import kafka_members
 from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_facade import KafkaFacade
 from cocoa_tornado.brokers.kafka_members import SoleReading
 from cocoa_tornado.brokers.port import Broker, BrokerState
+from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.rules import sole_reader
 from testing.kafka_admin import committed_offset, reader, throw_out
 from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
 from .bench import (
+    AWAY,
     BLIND,
     IN_USE,
     PATIENCE_S,
@@ -318,5 +321,70 @@ def refusing(make: Callable[[KafkaClients], Any], failure: type[Exception]) -> C
 
         made.describe_groups = describe_groups
         return made
+
+    return admin
+
+
+NO_ANSWERS: list[Exception] = [
+    BrokerError("the token endpoint https://idp/token answered 503"),
+    OSError(24, "Too many open files"),
+    RuntimeError("can't start new thread"),
+    kafka_errors.UnknownError(),
+    kafka_errors.BrokerNotAvailableError(),
+]
+
+
+@AWAY
+@IN_USE
+async def test_an_error_that_says_nothing_of_the_group_keeps_a_gateway_outside(
+    alone: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await alone.create()
+    monkeypatch.setattr(kafka_members, "AWAY_AFTER_S", 0.0)
+    first, second, failures = Receiver(), Receiver(), list(NO_ANSWERS)
+    monkeypatch.setattr(
+        KafkaClients, "admin", failing(KafkaClients.admin, lambda: failures.pop(0) if failures else None)
+    )
+    async with consuming(alone.first(), first), started(alone.second(client_id="second"), second) as two:
+        await has_state(two, BrokerState.STANDBY)
+        assert not failures
+        await alone.write(0, 100)
+        await first.has(100)
+    assert second.payloads == []
+    reported = [line.__dict__["detail"] for line in lines(caplog, "broker not available, retrying")]
+    assert reported
+    assert all("no answer about the members of group" in detail for detail in reported)
+
+
+@BLIND
+@IN_USE
+async def test_a_gateway_that_read_without_an_answer_leaves_when_it_learns_of_another_reader(
+    alone: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alone.create()
+    monkeypatch.setattr(kafka_members, "BLIND_LOOK_S", 0.1)
+    first, second, is_refused = Receiver(), Receiver(), [True]
+    refusal = kafka_errors.GroupAuthorizationFailedError()
+    monkeypatch.setattr(KafkaClients, "admin", failing(KafkaClients.admin, lambda: refusal if is_refused[0] else None))
+    async with consuming(alone.first(), first), started(alone.second(client_id="second"), second) as two:
+        await ready(two)
+        is_refused[0] = False
+        await has_state(two, BrokerState.STANDBY)
+        await alone.write(0, 100)
+        await first.has(100)
+    assert second.payloads == []
+
+
+def failing(
+    make: Callable[[KafkaClients], Any], next_failure: Callable[[], Exception | None]
+) -> Callable[[KafkaClients], Any]:
+    """The second gateway's questions about the group fail."""
+
+    def admin(self: KafkaClients) -> Any:
+        asks = threading.current_thread().name == "cocoa-kafka-members" and self._options.client_id == "second"
+        failure = next_failure() if asks else None
+        if failure is not None:
+            raise failure
+        return make(self)
 
     return admin

@@ -196,6 +196,13 @@ def test_a_short_secret_signs_though_the_settings_are_a_networks(mint: Mint) -> 
     fails(mint(env={"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": "short"}), 2, "too short")
 
 
+def test_with_a_key_of_its_own_the_keys_of_the_settings_are_not_judged(mint: Mint, pem: Callable[[bytes], str]) -> None:
+    for key in (("--private-key", pem(private_pem("EC"))), ("--secret", SECRET)):
+        for env in ({"COCOA_JWT_SECRET": "a"}, {"COCOA_JWT_SECRET": "@no-file"}, {"COCOA_JWT_ALGORITHMS": "ES256"}, {}):
+            result = mint(*key, env={"COCOA_HOST": "0.0.0.0"} | env)
+            assert (result.exit_code, result.stderr) == (0, ""), env
+
+
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_a_secret_signs_with_the_hmac_that_is_asked_for(mint: Mint, algorithm: str) -> None:
     token = mint("--secret", SECRET, "--algorithm", algorithm).stdout.strip()
@@ -213,7 +220,9 @@ def test_a_key_that_contradicts_the_algorithm_is_wrong_usage(mint: Mint, pem: Ca
     ("arguments", "problem"),
     [
         (("--secret", SECRET, "--private-key", "key.pem"), "exclude each other"),
-        (("--secret", ""), "empty"),
+        (("--secret", ""), "--secret: it is empty"),
+        (("--secret", "  "), "--secret: it is blank"),
+        (("--secret", "@no-file"), "--secret: cannot read the file that it names after @: no such file"),
         (("--expires-in", "tomorrow"), "is not a duration"),
         (("--claim", "novalue"), "NAME=VALUE"),
         (("--claim", "=5"), "NAME=VALUE"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
+
+import cli.serve
+from cocoa_tornado.errors import SettingError
 from testing.certificates import write_certificate
 
-from .test_serve import SECRET, Served, eventually, fails, run, token
+from .test_serve import PATIENCE_S, SECRET, Served, eventually, fails, run, token
 
 
 @contextlib.contextmanager
@@ -60,6 +67,31 @@ def test_a_certificate_that_has_become_a_pipe_is_a_refused_reload_and_not_the_en
         assert "is a pipe, not a file" in served.log
         with served.device(token(), ssl=client):
             pass
+
+
+def test_a_stop_does_not_wait_for_a_reload_that_reads_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, goes_on = threading.Event(), threading.Event()
+
+    def load(*_: object) -> NoReturn:
+        reading.set()
+        goes_on.wait(2 * PATIENCE_S)
+        raise SettingError("jwt_secret", "file", "has not come to its end in time", "a secret")
+
+    async def serve_and_stop() -> None:
+        hang_up = asyncio.Event()
+        hang_up.set()
+        reloading = asyncio.create_task(cli.serve._reload_on(hang_up, None, None, {}))  # type: ignore[arg-type]
+        while not reading.is_set():
+            await asyncio.sleep(0)
+        reloading.cancel()
+        await asyncio.wait({reloading})
+
+    monkeypatch.setattr(cli.serve, "load", load)
+    stopped = threading.Thread(target=asyncio.run, args=(serve_and_stop(),), daemon=True)
+    stopped.start()
+    stopped.join(PATIENCE_S)
+    assert not stopped.is_alive()
+    goes_on.set()
 
 
 def test_a_secret_on_the_command_line_is_named_loudly_and_serves(tmp_path: Path) -> None:

@@ -311,15 +311,68 @@ def test_a_device_is_trusted_for_as_long_as_the_key_that_vouched_for_it(tmp_path
 
 def test_a_key_that_a_url_no_longer_has_vouches_for_nobody() -> None:
     async def test() -> None:
-        issuer = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b")))
-        async with store_of(issuer, options=KeyOptions(refresh_s=0.001)) as store:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b"))), Clock()
+        async with store_of(issuer, options=KeyOptions(refresh_s=0.001), clock=clock) as store:
             distrust = Distrust(store)
             gone = await store.identify(device_token("EC", "ES256", kid="a"), NOW)
             stays = await store.identify(device_token("EC'", "ES256", kid="b"), NOW)
             issuer.document = jwks(jwk("EC'", kid="renamed"))
             while not distrust.times:
                 await issuer.next_read()
+                clock.now_s += 5
             assert (store.still_trusts(gone), store.still_trusts(stays)) == (False, True)
+
+    run(test())
+
+
+def test_an_answer_of_a_replica_that_is_behind_closes_nothing_and_refuses_new_tokens_of_the_missing_key() -> None:
+    both, one = jwks(jwk("EC", kid="a"), jwk("EC'", kid="b")), jwks(jwk("EC", kid="a"))
+
+    async def test() -> None:
+        issuer, clock = Issuer(both), Clock()
+        async with store_of(issuer, options=KeyOptions(refresh_s=0.001), clock=clock) as store:
+            distrust = Distrust(store)
+            text = device_token("EC'", "ES256", kid="b")
+            device = await store.identify(text, NOW)
+            for document in (one, both, one, both):
+                issuer.document = document
+                for _ in range(3):
+                    await issuer.next_read()  # as often as it likes within the interval
+                if document is one:
+                    with pytest.raises(InvalidToken, match="unknown_key"):
+                        await store.identify(text, NOW)
+                clock.now_s += 9.9
+            assert store.still_trusts(device)
+            assert distrust.times == 0
+            assert await store.identify(text, NOW)
+
+    run(test())
+
+
+def test_a_key_that_is_missing_after_a_reload_vouches_for_nobody_at_once() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b")))
+        async with store_of(issuer) as store:
+            distrust = Distrust(store)
+            device = await store.identify(device_token("EC", "ES256", kid="a"), NOW)
+            issuer.document = jwks(jwk("EC'", kid="b"))
+            await store.reload(KeySources(locations=(URL,)))
+            assert not store.still_trusts(device)
+            assert distrust.times == 1
+
+    run(test())
+
+
+def test_while_a_key_is_missing_the_url_is_read_again_after_the_shortest_interval() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b")))
+        source = JwksSource(URL, issuer, lambda: None, clock=Clock())
+        await source.refresh()
+        assert source.pause_s() == 300.0
+        issuer.document = jwks(jwk("EC", kid="a"))
+        await source.refresh()
+        assert source.pause_s() == 10.0
+        await source.close()
 
     run(test())
 

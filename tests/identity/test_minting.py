@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.identity.keys import KeyRing, Signer, secret_key
@@ -38,8 +38,18 @@ def test_times_are_whole_seconds_unless_the_lifetime_is_not() -> None:
     claims = token_claims(TokenRequest("d", 1, lifetime_s=60.0), TokenPolicy(), NOW)
     assert (claims["iat"], claims["exp"]) == (1_700_000_000, 1_700_000_060)
     assert (type(claims["iat"]), type(claims["exp"])) == (int, int)
-    assert token_claims(TokenRequest("d", 1, lifetime_s=0.5), TokenPolicy(), NOW)["exp"] == 1_700_000_001.25
+    claims = token_claims(TokenRequest("d", 1, lifetime_s=0.5), TokenPolicy(), NOW)
+    assert (claims["iat"], claims["exp"]) == (1_700_000_000.75, 1_700_000_001.25)
     assert token_claims(TokenRequest("d", 1, lifetime_s=-3600), TokenPolicy(), NOW)["exp"] == 1_699_996_400
+
+
+@given(st.floats(1_600_000_000, 4_000_000_000), st.integers(1, 10**9))
+@example(1_700_000_000.999, 1_500)
+def test_a_token_of_the_longest_life_allowed_is_accepted(now: float, lifetime_ms: int) -> None:
+    policy = TokenPolicy(lifetime_s=lifetime_ms / 1000, max_lifetime_s=lifetime_ms / 1000)
+    claims = token_claims(TokenRequest("d", 1), policy, now)
+    expires_at = check_claims(claims, policy, now).expires_at
+    assert expires_at >= now + policy.lifetime_s - (1 if lifetime_ms % 1000 == 0 else 0.002)
 
 
 def test_no_two_tokens_are_the_same() -> None:

@@ -87,6 +87,20 @@ def test_the_secret_may_come_from_the_environment_and_from_a_file(tmp_path: Path
     assert result.exit_code == 0
 
 
+def test_a_file_that_holds_a_secret_is_read_as_the_gateway_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "blank").write_text(" \n")
+    with running() as gateway:
+        assert invoke(f"127.0.0.1:{gateway.port}", "--secret", "@~/secret").exit_code == 0
+    result = invoke("ws://host", "--secret", "@~/blank")
+
+    assert result.exit_code == 2
+    assert "--secret: the file ~/blank that it names after @ is empty" in result.stderr
+
+
 def test_without_a_key_the_development_key_is_tried(tmp_path: Path) -> None:
     with running() as gateway:
         result = invoke(f"127.0.0.1:{gateway.port}", COCOA_DATA_DIR=str(tmp_path))
@@ -159,6 +173,7 @@ def test_a_live_device_is_left_in_peace() -> None:
         ["ws://host", "--device-id", "a", "--device-id", "b", "--device-id", "c"],
         ["ws://host", "--device-id", ""],
         ["ws://host", "--secret", ""],
+        ["ws://host", "--secret", " "],
         ["ws://host", "--secret", "@/no/such/file"],
         ["ws://host", "--format", "yaml"],
         ["ws://host", "--timeout", "0"],

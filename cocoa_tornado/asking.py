@@ -1,5 +1,7 @@
-"""A question to the brokers that is asked on a thread of its own, so that whoever asks may do something else meanwhile,
-or wait no longer than it wants to.
+"""A question on a thread of its own: the asker may do something else meanwhile, or wait no longer than it wants to.
+
+The thread is a daemon. Executors of the standard library are joined at the end of the process, so that a question
+without an answer would hold it up.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ T = TypeVar("T")
 def ask(name: str, question: Callable[[], T]) -> Future[T]:
     """Any thread. The answer, or what the question has raised, is the future's.
 
-    :param name: the thread's, which is a daemon: a question without an answer must not keep the process from ending
+    :param name: the thread's
     :raises RuntimeError: the process can have no more threads
     """
     answer: Future[T] = Future()
+    answer.set_running_or_notify_cancel()  # nobody can take the question back, so the answer always has its place
 
     def run() -> None:
         try:

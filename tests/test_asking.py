@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from cocoa_tornado.brokers.asking import ask
+from cocoa_tornado.asking import ask
 
 
 def test_the_answer_is_the_futures_and_so_is_an_error_of_any_kind() -> None:
