@@ -559,15 +559,16 @@ def read_frame(sock: socket.socket) -> int:
 
 
 def test_a_pause_longer_than_the_ping_timeout_closes_no_device_whose_pong_has_come(serve: Serve) -> None:
-    # The first pings are spread over a second.
-    served = serve("--ping-interval", "2", "--ping-timeout", "2")
-    devices = [served.raw_device(token(f"doll-{number}")) for number in range(100)]
+    # The first pings are spread over two seconds, so that a busy machine has two more for the pongs.
+    served = serve("--ping-interval", "4", "--ping-timeout", "4")
+    tokens = [token(f"doll-{number}") for number in range(30)]
+    devices = [served.raw_device(each) for each in tokens]
     for device in devices:
         assert read_frame(device) == PING
     pause(served)
     for device in devices:
         device.sendall(frame(PONG))
-    time.sleep(2.5)  # the pause
+    time.sleep(4.5)  # the pause
     served.signal(signal.SIGCONT)
     assert [read_frame(device) for device in devices] == [PING] * len(devices)
 
