@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from .signals import Signals
+from .signals import ProcessSignals
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit."""
-    signals = Signals()
+    signals = ProcessSignals()
     if sys.argv[1:2] == ["serve"]:
         signals.listen()
     from .streams import guard_standard_streams

@@ -24,7 +24,7 @@ from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings_sources import Loaded, check_files, check_named_files, load
 
 from .options import SettingsCommand, WrongSetting, load_settings, settings_options
-from .signals import Signals, waking
+from .signals import ProcessSignals, waking
 from .streams import STDOUT, OutputLost
 
 COLLECT_AFTER = (10_000, 5, 1_000)
@@ -55,7 +55,7 @@ def serve(context: click.Context, /, config: Path | None, **options: object) -> 
     and SIGINT drain and stop, a second one, a second or more after the first, leaves at once; SIGHUP reads keys, limits
     and the certificate again.
     """
-    signals = context.find_object(Signals) or Signals()
+    signals = context.find_object(ProcessSignals) or ProcessSignals()
     loaded = load_settings(config, options)
     try:
         check_files(loaded)
@@ -64,7 +64,7 @@ def serve(context: click.Context, /, config: Path | None, **options: object) -> 
     settings = loaded.settings
     logs.configure(log_format(settings), settings.log_level)
     for warning in loaded.warnings:
-        log.warning(warning)
+        log.warning(warning.event, extra=dict(warning.fields))
     try:
         run(_serve(settings, config, options, signals))
     except CocoaError as error:
@@ -78,7 +78,7 @@ def log_format(settings: Settings) -> LogFormat:
     return settings.log_format
 
 
-async def _serve(settings: Settings, config: Path | None, options: dict[str, object], signals: Signals) -> None:
+async def _serve(settings: Settings, config: Path | None, options: dict[str, object], signals: ProcessSignals) -> None:
     """One gateway from its start to its end. The signals are heard before anything is opened."""
     loop = asyncio.get_running_loop()
     stop, hang_up = asyncio.Event(), asyncio.Event()
@@ -93,7 +93,7 @@ async def _serve(settings: Settings, config: Path | None, options: dict[str, obj
     def on_hang_up() -> None:
         loop.call_soon_threadsafe(hang_up.set)
 
-    with waking(loop), signals.told_to(on_stop, on_hang_up, _leave_at_once):
+    with waking(loop), signals.calling(on_stop, on_hang_up, _leave_at_once):
         await _run_gateway(settings, config, options, stop, hang_up)
 
 
@@ -125,9 +125,9 @@ def _announce(line: str) -> None:
         if can_write_now(STDOUT):
             click.echo(line)
         else:
-            log.info("standard output is full, nothing was printed")
+            log.info("banner skipped", extra={"detail": "standard output is full"})
     except OutputLost as error:
-        log.info("nothing was printed", extra={"error": error.message})
+        log.info("banner skipped", extra={"detail": error.message})
 
 
 def collect_less_often() -> None:

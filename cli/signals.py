@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from cocoa_tornado.rules.stopping import order
+from cocoa_tornado.rules.stopping import meaning_of_signal
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,10 +24,10 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 NUMBERS = (*STOPPING, signal.SIGHUP)
 
 
-class Signals:
-    """What the process was told by signals. Everything here runs in the main thread, between two steps of anything.
+class ProcessSignals:
+    """Signals to the process. Everything here runs in the main thread, between two steps of anything.
 
-    Before :meth:`told_to`, an order to stop ends the process with status 0, for nothing is open that would have to be
+    Before :meth:`calling`, an order to stop ends the process with status 0, for nothing is open that would have to be
     closed; a SIGHUP is kept until then. An order repeated at once is one order (``rules/stopping.py``).
     """
 
@@ -47,10 +47,10 @@ class Signals:
         atexit.register(_ignore_all)
 
     @contextmanager
-    def told_to(
+    def calling(
         self, stop: Callable[[str], None], hang_up: Callable[[], None], leave: Callable[[str], None]
     ) -> Iterator[None]:
-        """Whom to tell meanwhile. Afterwards only a second order counts; the first one has come too late.
+        """What to call meanwhile. Afterwards only a second order counts; the first one has come too late.
 
         They are called between two steps of anything, with the signal's name.
 
@@ -74,7 +74,7 @@ class Signals:
             _end_before_the_start()
             return
         now, name = time.monotonic(), signal.Signals(number).name
-        meaning = order(self._first_at, now)
+        meaning = meaning_of_signal(self._first_at, now)
         if meaning == "stop":
             self._first_at = now
             self._stop(name)

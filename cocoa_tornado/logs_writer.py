@@ -1,6 +1,6 @@
 """Log lines on their way to a file descriptor: a bounded queue, and a thread that writes.
 
-Whoever logs never waits for whoever reads the log: a pipe that nobody empties, a full disk, a terminal that is held.
+A thread that logs never waits for the log's reader: a pipe that is not emptied, a full disk, a terminal that is held.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024
 """Some 15,000 lines: more than a second of a busy gateway. Enough for a collector that starts anew."""
 
 FLUSH_S: Final = 1.0
-"""How long the end of the process may wait for whoever reads the log."""
+"""How long the end of the process may wait for the log's reader."""
 
 RETRY_S: Final = 1.0
 """Between two attempts to write where writing fails: the disk may have room again, the pipe a reader."""
@@ -149,8 +149,8 @@ class QueuedHandler(logging.Handler):
     To format takes tens of microseconds; in a thread it would take the same time from the event loop, for Python runs
     one thread at a time, and hold it up for longer at a stretch.
 
-    Takes no lock of its own: a thread that holds the writer's, and there runs a finalizer that logs, would wait for it,
-    and whoever holds it for the writer's.
+    Takes no lock of its own. A thread that holds the writer's lock may run a finalizer that logs: it would wait for the
+    handler's lock, and the thread that holds that one for the writer's.
     """
 
     def __init__(self, fd: int | None) -> None:

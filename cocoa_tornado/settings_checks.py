@@ -35,6 +35,13 @@ class Fault(NamedTuple):
     allowed: str
 
 
+class Warned(NamedTuple):
+    """What is allowed but unwise, or of no effect: an event for the log, with its fields. No field shows a secret."""
+
+    event: str
+    fields: Mapping[str, str]
+
+
 def check(settings: Settings, sources: Mapping[str, str] = _NO_SOURCES, *, with_keys: bool = True) -> None:
     """Return if the settings go together.
 
@@ -87,12 +94,13 @@ def _short_secrets(settings: Settings) -> Iterator[Fault]:
             yield Fault((key,), problem, allowed)
 
 
-def advice(settings: Settings) -> Iterator[str]:
-    """What is allowed but unwise, one line each. No line shows a secret."""
+def advice(settings: Settings) -> Iterator[Warned]:
+    """What is allowed but unwise."""
     short = [key for key, secret in settings.api_credentials if len(secret.encode()) < ADVISED_API_SECRET_BYTES]
     if short and not is_loopback(settings.host):
         names = one_line(", ".join(short))
-        yield f"api_credentials: secrets under {ADVISED_API_SECRET_BYTES} bytes can be guessed: those of {names}"
+        detail = f"secrets under {ADVISED_API_SECRET_BYTES} bytes can be guessed"
+        yield Warned("api secrets are short", {"settings": "api_credentials", "keys": names, "detail": detail})
 
 
 def _audiences(settings: Settings) -> Iterator[Fault]:

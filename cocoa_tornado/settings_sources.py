@@ -25,7 +25,7 @@ from .plain_files import NotText, check_file, read_file, text_of, without_line_e
 from .plain_text import one_line, strip_blanks
 from .rules.addresses import masked, without_user_info
 from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
-from .settings_checks import DEFAULT, KEY_SETTINGS, advice, check
+from .settings_checks import DEFAULT, KEY_SETTINGS, Warned, advice, check
 from .settings_kinds import FilePath, KeySource, ListOf, Secret, WrongValue
 from .settings_table import Setting
 from .speech.engines import engine_of, missing_module
@@ -52,13 +52,13 @@ _SERVICE_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://.*")
 class Loaded:
     """Settings, and how they came about.
 
-    :ivar warnings: one line each, for the log
+    :ivar warnings: for the log
     :ivar sources: of each key: ``default``, ``file conf/x.toml``, ``environment COCOA_PORT`` or ``option --port``
     :ivar config: the file that was read, if any
     """
 
     settings: Settings
-    warnings: tuple[str, ...]
+    warnings: tuple[Warned, ...]
     sources: Mapping[str, str]
     config: Path | None
 
@@ -117,7 +117,7 @@ def load(
     settings = Settings(**values)
     sources = {key: given[key].source if key in given else DEFAULT for key in TABLE}
     check(settings, sources, with_keys=with_keys)
-    ignored = (f"no settings, ignored: environment {', '.join(unknown)}",) if unknown else ()
+    ignored = (Warned("unknown variables ignored", {"variables": ", ".join(unknown)}),) if unknown else ()
     return Loaded(settings, (*ignored, *_on_the_command_line(given.values()), *advice(settings)), sources, path)
 
 
@@ -336,8 +336,8 @@ def _from_options(options: Mapping[str, object]) -> Iterator[_Given]:
         yield _Given(setting, f"option {setting.option}", items, typed, Path())
 
 
-def _on_the_command_line(given: Iterable[_Given]) -> Iterator[str]:
-    """One line for all secrets that stand there as themselves: as settings of their own, or as passwords in URLs."""
+def _on_the_command_line(given: Iterable[_Given]) -> Iterator[Warned]:
+    """One for all secrets that stand there as themselves: as settings of their own, or as passwords in URLs."""
     keys = []
     for item in given:
         texts = item.value if isinstance(item.value, list) else [item.value]
@@ -347,7 +347,8 @@ def _on_the_command_line(given: Iterable[_Given]) -> Iterator[str]:
             keys.append(item.setting.key)
     if keys:
         names = ", ".join(key for key in TABLE if key in keys)
-        yield f"secrets on the command line, where any user of this machine can read them: {names}; {_BETTER_PLACES}"
+        detail = f"any user of this machine can read them; {_BETTER_PLACES}"
+        yield Warned("secrets on command line", {"settings": names, "detail": detail})
 
 
 def _value(given: _Given) -> object:

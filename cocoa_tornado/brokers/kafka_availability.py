@@ -13,7 +13,7 @@ ANSWERING = frozenset(
     {"topic", "group", "quarantine", "codec", "standby", "shared"}
 )  # causes that are not the brokers' absence
 STANDBY = "one gateway reads; this one is not ready until the reader has left (update with Recreate, not RollingUpdate)"
-SHARED = "the records that the intruder reads reach no device of this gateway: give it a group of its own"
+SHARED = "the records that the other reader gets reach no device of this gateway: give it a group of its own"
 
 log = logging.getLogger("cocoa.broker")
 
@@ -80,10 +80,10 @@ class Availability:
         if self._enter(BrokerState.STANDBY, "standby", f"group {group} is in use by {reader}"):
             log.warning("consumer group in use", extra={"group": group, "reader": reader, "detail": STANDBY})
 
-    def shared(self, group: str, intruder: str) -> None:
+    def shared(self, group: str, other_reader: str) -> None:
         """Another member that came later takes part of the records away; logged likewise."""
-        if self._enter(BrokerState.SHARED, "shared", f"group {group} is shared with {intruder}"):
-            log.warning("consumer group shared", extra={"group": group, "intruder": intruder, "detail": SHARED})
+        if self._enter(BrokerState.SHARED, "shared", f"group {group} is shared with {other_reader}"):
+            log.warning("consumer group shared", extra={"group": group, "other_reader": other_reader, "detail": SHARED})
 
     def _enter(self, state: BrokerState, kind: str, detail: str) -> bool:
         """Returns whether that is news."""

@@ -1,8 +1,8 @@
 """Sees that one gateway reads in the group, where it alone holds the devices (``rules/sole_reader``): asks the group's
 coordinator for its members, before joining and after each assignment.
 
-Nothing is asked while the group stays as it is: whoever joins or leaves causes an assignment. kafka-python asks, on a
-thread of its own, whatever library reads.
+Nothing is asked while the group stays as it is: a member that joins or leaves causes an assignment. kafka-python asks,
+on a thread of its own, whatever library reads.
 """
 
 from __future__ import annotations
@@ -204,9 +204,9 @@ class SoleReading:
                 self._coordinator.ask()
         return self._may_read or self._is_blind
 
-    def intruder(self) -> str | None:
+    def other_reader(self) -> str | None:
         """Who takes part of the records away, and stays."""
-        return None if self._rule.intruder(time.monotonic()) is None else _names(self._rule.others)
+        return None if self._rule.other_reader(time.monotonic()) is None else _names(self._rule.others)
 
     def end_session(self) -> None:
         """The consumer is closed, or there is none yet."""

@@ -36,7 +36,7 @@ PAUSED_POLL_S = 0.02  # nothing is fetched then; this only bounds how late the e
 CALL_S = 2.0  # one question to the brokers: offsets, positions
 COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
 FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
-STANDBY_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
+NO_PARTITION_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
 SKIPPED_LINES = RateLimit(per_s=1, burst=20)
 
 log = logging.getLogger("cocoa.broker")
@@ -416,13 +416,13 @@ class Reading(ABC, Generic[P]):
         if standing is not None:
             self._availability.down(*standing)
             return
-        intruder = None if self._sole is None else self._sole.intruder()
-        if intruder is not None:
-            self._availability.shared(options.group, intruder)
+        other_reader = None if self._sole is None else self._sole.other_reader()
+        if other_reader is not None:
+            self._availability.shared(options.group, other_reader)
             return
         settled = self._joined and self._unresolved is None
         waited_s = time.monotonic() - self._unresolved_since
-        if settled and (self._ledgers or waited_s > STANDBY_AFTER_S):
+        if settled and (self._ledgers or waited_s > NO_PARTITION_AFTER_S):
             count = len(self._ledgers)
             share = f"{count} partitions" if count != 1 else "1 partition"
             self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")

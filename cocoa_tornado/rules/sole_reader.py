@@ -3,8 +3,8 @@
 Records that a second member reads are lost to the devices of the first. So a gateway joins the group only while no
 member of it reads the topic, and after each join it hands nothing over before the brokers have listed it without
 another reader. From then on it is the group's reader, for as long as the brokers know it by the same member id:
-whoever joins later finds it there, and leaves again. Clocks decide nothing, and a member of another program, or of a
-release that knows no such rule, counts like any other.
+a gateway that joins later finds it there, and leaves again. Clocks decide nothing, and a member of another program, or
+of a release that knows no such rule, counts like any other.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Group:
 
 
 class Step(enum.Enum):
-    READ = "nobody else reads, or whoever does joined later"
+    READ = "no other member reads, or those that do joined later"
     HOLD = "stay in the group, hand nothing over, ask again"
     LEAVE = "another member was there before"
 
 
 def readers(group: Group, topic: str, without: str | None = None) -> tuple[Member, ...]:
-    """The members that read the topic, or may for all that is known; the one with the id ``without`` left out."""
+    """The members that read the topic, or may for all that is known, except the one with the id ``without``."""
     return tuple(
         member for member in group.members if member.id != without and (member.topics is None or topic in member.topics)
     )
@@ -103,10 +103,10 @@ class SoleReader:
             return Step.READ
         if self._unlisted_since is None:
             self._unlisted_since = now
-        # There are brokers that describe no group; they tell nothing, and so keep nobody from reading.
+        # There are brokers that describe no group; their answers keep no gateway from reading.
         return Step.READ if now - self._unlisted_since >= UNLISTED_PATIENCE_S else Step.HOLD
 
-    def intruder(self, now: float) -> Member | None:
+    def other_reader(self, now: float) -> Member | None:
         """Another reader that stays, though this gateway was there before: none that knows this rule."""
         if not self._proven or self._others_since is None or now - self._others_since < SHARED_PATIENCE_S:
             return None

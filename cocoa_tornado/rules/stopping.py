@@ -8,10 +8,10 @@ REPEAT_S: Final = 1.0
 """A shell, ``timeout`` and package runners signal a process and its group, so that one order arrives twice within
 milliseconds. A person who loses patience takes longer."""
 
-Order = Literal["stop", "repeat", "leave"]
+Meaning = Literal["stop", "repeat", "leave"]
 
 
-def order(first_at: float | None, now: float) -> Order:
+def meaning_of_signal(first_at: float | None, now: float) -> Meaning:
     """The meaning of a SIGTERM or SIGINT, of which either may repeat the other.
 
     :param first_at: when the first one came; None if this is the first

@@ -108,7 +108,7 @@ def test_who_waits_for_another_reader_and_who_is_joined_by_one_say_so_once_and_c
     assert availability.brokers_answer()
     availability.ready("there")
     for _ in range(3):
-        availability.shared("a group", "a stranger at 10.0.0.3")
+        availability.shared("a group", "a other-reader at 10.0.0.3")
     assert availability.status().state is BrokerState.SHARED
     assert availability.brokers_answer()
     assert messages(caplog) == ["consumer group in use", "consumer group shared"]

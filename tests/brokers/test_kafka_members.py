@@ -44,7 +44,7 @@ pytestmark = [
     pytest.mark.gen_test(timeout=90),
     pytest.mark.kafka,
     pytest.mark.apache,
-    pytest.mark.logs("kafka.coordinator", "^No partition metadata for topic", optional=True),  # a stranger's
+    pytest.mark.logs("kafka.coordinator", "^No partition metadata for topic", optional=True),  # another reader's
 ]
 
 PARTITIONS = 4
@@ -119,12 +119,12 @@ async def started(broker: Broker, receiver: Receiver | None = None) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def stranger(stand: KafkaStand, topic: str | None = None, **settings: Any) -> AsyncIterator[None]:
+async def other_reader(stand: KafkaStand, topic: str | None = None, **settings: Any) -> AsyncIterator[None]:
     """A member of the group that is no gateway."""
     topic, stopping, joined = topic or stand.results, threading.Event(), threading.Event()
 
     def consume() -> None:
-        options = {"group_id": stand.options.group, "client_id": "stranger", "auto_offset_reset": "latest"}
+        options = {"group_id": stand.options.group, "client_id": "other-reader", "auto_offset_reset": "latest"}
         with reader(stand.server.bootstrap, **(options | settings)) as consumer:
             consumer.subscribe([topic])
             while not stopping.is_set():
@@ -212,14 +212,14 @@ async def test_a_reader_that_was_thrown_out_does_not_take_the_partitions_back(al
 
 
 @IN_USE
-async def test_a_group_that_a_stranger_reads_in_is_waited_for_and_left_as_it_is(alone: Pair) -> None:
+async def test_a_group_that_another_program_reads_in_is_waited_for_and_left_as_it_is(alone: Pair) -> None:
     await alone.create()
     receiver = Receiver()
     async with contextlib.AsyncExitStack() as stack:
-        async with stranger(alone.stand):
+        async with other_reader(alone.stand):
             broker = await stack.enter_async_context(started(alone.first(), receiver))
             await has_state(broker, BrokerState.STANDBY)
-            assert "stranger at 127.0.0.1" in broker.status().detail
+            assert "other-reader at 127.0.0.1" in broker.status().detail
             assert await alone.committed() == [None] * PARTITIONS
         await ready(broker)
         await alone.write(0, 10)
@@ -227,18 +227,18 @@ async def test_a_group_that_a_stranger_reads_in_is_waited_for_and_left_as_it_is(
 
 
 @SHARED
-async def test_a_reader_is_not_ready_while_a_stranger_takes_part_of_its_records(
+async def test_a_reader_is_not_ready_while_another_reader_takes_part_of_its_records(
     alone: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sole_reader, "SHARED_PATIENCE_S", 0.0)
     await alone.create()
     async with consuming(alone.first(), Receiver()) as broker:
-        async with stranger(alone.stand):
+        async with other_reader(alone.stand):
             await has_state(broker, BrokerState.SHARED)
-            assert "stranger at 127.0.0.1" in broker.status().detail
+            assert "other-reader at 127.0.0.1" in broker.status().detail
         await ready(broker)
     [line] = lines(caplog, "consumer group shared")
-    assert line.__dict__["intruder"] == "stranger at 127.0.0.1"
+    assert line.__dict__["other_reader"] == "other-reader at 127.0.0.1"
 
 
 @IN_USE
@@ -259,7 +259,7 @@ async def test_a_reader_that_died_is_followed_when_its_session_has_ended(alone: 
         "session_timeout_ms": 2000,
         "heartbeat_interval_ms": 500,
     }
-    async with stranger(alone.stand, **dies):
+    async with other_reader(alone.stand, **dies):
         pass
     async with started(alone.first()) as broker:
         await has_state(broker, BrokerState.STANDBY)
@@ -269,7 +269,7 @@ async def test_a_reader_that_died_is_followed_when_its_session_has_ended(alone: 
 @IN_USE
 async def test_a_gateway_that_waits_for_the_reader_stops_at_once_and_leaves_no_thread(alone: Pair) -> None:
     await alone.create()
-    async with stranger(alone.stand):
+    async with other_reader(alone.stand):
         before = set(threading.enumerate())
         async with started(alone.first()) as broker:
             await has_state(broker, BrokerState.STANDBY)
@@ -286,7 +286,7 @@ async def test_members_that_read_another_topic_are_no_reason_to_wait(alone: Pair
     await alone.stand.create("other." + alone.stand.results)
     receiver = Receiver()
     async with (
-        stranger(alone.stand, "other." + alone.stand.results),
+        other_reader(alone.stand, "other." + alone.stand.results),
         consuming(alone.first(), receiver),
     ):
         await alone.write(0, 10)

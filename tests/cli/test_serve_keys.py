@@ -96,7 +96,7 @@ def test_a_stop_does_not_wait_for_a_reload_that_reads_a_pipe(monkeypatch: pytest
 
 def test_a_secret_on_the_command_line_is_named_loudly_and_serves(tmp_path: Path) -> None:
     with serving(tmp_path, "--jwt-secret", SECRET) as served:
-        (line,) = [line for line in served.log.splitlines() if "secrets on the command line" in line]
+        (line,) = [line for line in served.log.splitlines() if "secrets on command line" in line]
         assert "[warning" in line
-        assert "jwt_secret" in line
+        assert "settings=jwt_secret " in line
         assert SECRET not in served.log

@@ -87,19 +87,19 @@ def test_a_member_of_which_nobody_can_tell_what_it_reads_counts() -> None:
     assert readers(group(stranger), TOPIC) == (stranger,)
 
 
-def test_a_member_that_came_later_and_stays_is_an_intruder() -> None:
+def test_a_member_that_came_later_and_stays_counts_as_another_reader() -> None:
     reader, both = proven("b"), group(member("a"), member("b"))
     reader.judge("b", both, 10.0)
-    assert reader.intruder(10.0 + SHARED_PATIENCE_S - 0.1) is None
-    assert reader.intruder(10.0 + SHARED_PATIENCE_S) == member("a")
+    assert reader.other_reader(10.0 + SHARED_PATIENCE_S - 0.1) is None
+    assert reader.other_reader(10.0 + SHARED_PATIENCE_S) == member("a")
     reader.judge("b", group(member("b")), 60.0)
-    assert reader.intruder(60.0) is None
+    assert reader.other_reader(60.0) is None
 
 
-def test_who_is_no_reader_yet_has_no_intruder() -> None:
+def test_who_is_no_reader_yet_has_no_other_reader() -> None:
     reader = SoleReader(TOPIC)
     reader.judge("a", group(member("a"), member("b")), 0.0)
-    assert reader.intruder(100.0) is None
+    assert reader.other_reader(100.0) is None
 
 
 def test_a_broker_that_lists_no_members_keeps_nobody_from_reading() -> None:
