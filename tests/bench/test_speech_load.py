@@ -72,7 +72,7 @@ def test_the_table_is_in_milliseconds_and_its_columns_are_aligned() -> None:
 def test_a_short_run_measures_every_phase() -> None:
     command = [sys.executable, "-m", "bench.speech_load", "--devices", "20", "--streams", "2", "--workers", "2"]
     finished = subprocess.run(
-        [*command, "--seconds", "6", "--rate", "50"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*command, "--seconds", "10", "--rate", "50"], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
 
     assert finished.returncode == 0, finished.stdout + finished.stderr

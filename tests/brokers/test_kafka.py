@@ -220,8 +220,8 @@ async def test_a_broker_that_stops_and_comes_back_loses_nothing(
     reconnects = broker.counters.reconnects
     assert in_order_and_complete(receiver.payloads, payloads(0, 200))
     assert [value for _, value, _ in messages] == [b"%d" % number for number in range(200)]
-    # One line for each change. A broker that has just started may falter once more.
-    assert len(lines(caplog, "broker not available, retrying")) == reconnects
+    # One line for each change, of the cause too. A broker that has just started may falter once more.
+    assert reconnects <= len(lines(caplog, "broker not available, retrying")) <= reconnects + 1
     assert len(lines(caplog, "broker ready")) == reconnects + 1
     assert reconnects in (1, 2)
     library = "librdkafka" if client == "confluent" else "kafka"  # the other one is the test's own
@@ -271,7 +271,7 @@ async def test_a_broker_that_is_away_at_the_start_is_waited_for(
     await broker.close(1.0)
     reconnects = broker.counters.reconnects
     # One line for each change; it may falter once more, while the broker is starting.
-    assert len(lines(caplog, "broker not available, retrying")) == reconnects + 1
+    assert reconnects + 1 <= len(lines(caplog, "broker not available, retrying")) <= reconnects + 2
     assert len(lines(caplog, "broker ready")) == reconnects + 1
     assert reconnects in (0, 1)
 
