@@ -189,7 +189,7 @@ def allow_all_open_files() -> None:
 
 
 def _leave_at_once(name: str) -> NoReturn:
-    """A second signal: whoever sends it does not want to wait. Nothing is flushed but the log, in a bounded time."""
+    """A second signal: its sender does not want to wait. Nothing is flushed but the log, in a bounded time."""
     log.warning("leaving at once", extra={"signal": name})
     logging.shutdown()
     os._exit(1)

@@ -257,7 +257,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 def _event(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # arguments that don't go with the message: a fault in whoever logs, and no reason to say nothing
+    except Exception:  # arguments that don't go with the message: a fault of the caller, and no reason to log nothing
         return f"{_repr(record.msg)} {_repr(record.args)}"
 
 
