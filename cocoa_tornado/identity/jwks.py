@@ -224,6 +224,7 @@ class JwksSource:
         self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
         self._document: bytes | None = None  # not b"", which a server may send
         self._missing: dict[Hashable, tuple[VerificationKey, float]] = {}  # and since when, by the monotonic clock
+        self._pause_changed = asyncio.Event()
         self._failures = 0
         self._closed = False
         self._begun_at: float | None = None
@@ -276,8 +277,14 @@ class JwksSource:
 
     async def _keep_fresh(self) -> None:
         while True:
-            await asyncio.sleep(self.pause_s() * random.uniform(0.9, 1.1))
-            await self.refresh()
+            self._pause_changed.clear()
+            # Never less than the whole interval: the reading that confirms a missing key would come too early for it.
+            pause_s = self.pause_s() * random.uniform(1.0 if self._missing else 0.9, 1.1)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._pause_changed.wait()
+            except TimeoutError:
+                await self.refresh()
 
     def pause_s(self) -> float:
         """The pause before the next reading: shorter while keys are missing and at first after a failure, never longer
@@ -319,6 +326,9 @@ class JwksSource:
         self._failures, self.problem, self.loaded = 0, "", True
         before = self._missing
         self._missing = self._missing_from(keys)
+        if self._missing and not before:
+            # A token with an unknown key may have caused this reading, in the middle of a long pause.
+            self._pause_changed.set()
         self._document, self.keys = document, keys
         if changed or self._missing != before:
             self._on_change()

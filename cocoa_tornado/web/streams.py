@@ -180,7 +180,7 @@ class HttpStream(IOStream):
             # Bare of its TLS, for what comes is not read by anybody.
             sock = socket.socket(fileno=self.socket.detach())
             sock.setblocking(False)
-            self.socket = None  # type: ignore[assignment]
+            self.socket = None  # type: ignore[assignment]  # as Tornado's own close_fd leaves it
             self.lingering.close_in_stages(sock)
         else:
             super().close_fd()

@@ -30,6 +30,7 @@ from cocoa_tornado.identity.jwks import (
 )
 from cocoa_tornado.identity.keys import KeyRing, Signer
 from cocoa_tornado.rules.identity import TokenPolicy
+from testing.waiting import eventually
 
 from ..hostile_answers import HOSTILE, answering
 from .material import SECRET, jwk, jwks, part, private_key, private_pem, public_pem, token
@@ -373,6 +374,27 @@ def test_while_a_key_is_missing_the_url_is_read_again_after_the_shortest_interva
         await source.refresh()
         assert source.pause_s() == 10.0
         await source.close()
+
+    run(test())
+
+
+def test_a_key_that_a_token_has_found_missing_is_confirmed_after_the_shortest_interval() -> None:
+    """Though the source was about to pause for days: so a rotation is usually noticed."""
+
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        options = KeyOptions(refresh_s=600_000.0, min_interval_s=0.001)
+        async with store_of(issuer, options=options, clock=clock) as store:
+            distrust = Distrust(store)
+            old = await store.identify(device_token("EC", "ES256", kid="a"), NOW)
+            await asyncio.sleep(0)  # the pause has begun
+            clock.now_s += 1.0
+            issuer.document = jwks(jwk("EC'", kid="b"))
+            assert await store.identify(device_token("EC'", "ES256", kid="b"), NOW)
+            assert store.still_trusts(old)
+            clock.now_s += 1.0
+            await eventually(lambda: not store.still_trusts(old))
+            assert distrust.times == 1
 
     run(test())
 
