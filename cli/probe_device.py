@@ -333,7 +333,7 @@ async def _check(session: Session, output: str) -> bool:
         report: Report = await run(session, on_outcome)
     finally:
         bar.clear()
-    if output == "json":  # UTF-8 whatever the locale: programs read it, and the XML says so
+    if output == "json":  # UTF-8 in any locale: programs read it, and the XML says so
         click.echo(json_document(report).encode("utf-8", "backslashreplace"))
     elif output == "junit":
         click.echo(junit_document(report).encode("utf-8", "backslashreplace"))

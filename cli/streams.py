@@ -104,4 +104,4 @@ def _output_lost(problem: str) -> NoReturn:
 
 
 def _drop(problem: str) -> None:
-    """Nobody is left to be told."""
+    """Does nothing: standard error is gone as well."""

@@ -21,7 +21,7 @@ def ask(name: str, question: Callable[[], T]) -> Future[T]:
     :raises RuntimeError: the process can have no more threads
     """
     answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()  # nobody can take the question back, so the answer always has its place
+    answer.set_running_or_notify_cancel()  # it can't be cancelled from here on, so set_result never fails
 
     def run() -> None:
         try:

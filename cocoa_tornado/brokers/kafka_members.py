@@ -2,7 +2,7 @@
 coordinator for its members, before joining and after each assignment.
 
 Nothing is asked while the group stays as it is: a member that joins or leaves causes an assignment. kafka-python asks,
-on a thread of its own, whatever library reads.
+on a thread of its own, with either client library.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Coordinator:
     def _close(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
-            with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+            with contextlib.suppress(Exception):  # the client is dropped in any case
                 admin.close()
 
 
@@ -136,7 +136,7 @@ class SoleReading:
         self._trouble: Exception | None = None  # of the latest question, where it brought no answer
 
     def await_turn(self, stopping: threading.Event) -> None:
-        """Return once nobody in the group reads, or when it is time to stop.
+        """Return once no other member of the group reads, or when it is time to stop.
 
         A gateway must not join to find that out: it would take partitions from the one that reads.
         """

@@ -23,7 +23,7 @@ from ..rules.addresses import without_user_info
 
 FETCH_TIMEOUT_S = 5.0
 DEFAULT_LIFE_S = 300.0  # where the answer has no expires_in
-MAX_LIFE_S = 86_400.0  # a token is renewed every day, whatever the answer promises
+MAX_LIFE_S = 86_400.0  # a token is renewed every day, even if it claims to live longer
 MARGIN = 0.2  # of its life, that a token is renewed before it expires
 RETRY_S = 10.0  # after a failure, before it is tried again without need
 MAX_ANSWER_BYTES = 256 * 1024
@@ -112,7 +112,7 @@ class ClientCredentials:
         except InvalidURL:
             # It quotes what was taken for the port, which may be a password.
             raise BrokerError(f"the token endpoint {self._shown} has a host or port that cannot be used") from None
-        # Any: http.client hands on whatever a server's answer makes its parsers raise.
+        # Any: http.client passes on any error that its parsers raise.
         except Exception as error:
             # The text may be the server's own.
             problem = one_line(str(error) or type(error).__name__, MAX_PROBLEM)

@@ -43,10 +43,10 @@ class HttpFetch:
                 headers={"Accept": "application/jwk-set+json, application/json"},
             )
             # Where we are cancelled, Tornado's future runs on to its timeout: it logs an error if it is cancelled, and
-            # asyncio logs one if nobody looks at how it ended.
+            # asyncio logs a failure that is never retrieved.
             answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             response = await asyncio.shield(answer)
-        # Any: Tornado's client hands on whatever a server's answer makes its parsers raise.
+        # Any: Tornado's client passes on any error that its parsers raise.
         except Exception as error:
             raise KeyMaterialError(f"{shown_url(url)}: {_problem(error)}") from error
         finally:
