@@ -286,6 +286,9 @@ class Listener:
         if found is not None:
             self._close(found[0], found[1].value)
             return True
+        if self._crowd.admits(source):
+            # Some of its connections were uploads by now, which do not count.
+            return True
         count(self._counters.http_connections_shed, "address")
         left_out = self._address_lines.take(self._loop.time())
         if left_out is not None:
