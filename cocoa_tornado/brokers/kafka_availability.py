@@ -23,6 +23,9 @@ class Availability:
 
     A state is only as good as the thread that reports it: one that has not called :meth:`alive` for ``stale_s`` is
     not trusted to be READY.
+
+    STANDBY is another reader's doing, and no failure of the brokers ends it: it lasts until :meth:`turn_came` says that
+    the group is free. A load balancer may send devices to a gateway that is CONNECTING, never to one in STANDBY.
     """
 
     def __init__(
@@ -68,9 +71,9 @@ class Availability:
     def down(self, kind: str, detail: str) -> bool:
         """Kafka cannot do its part. Logged when that is new, or when ``kind``, one word for the cause, changes.
 
-        Returns whether it was logged.
+        Returns whether it was logged. A gateway that waits for another reader stays in STANDBY.
         """
-        news = self._enter(BrokerState.CONNECTING, kind, detail)
+        news = self._enter(None, kind, detail)
         if news:
             log.warning("broker not available, retrying", extra={"cause": kind, "detail": detail})
         return news
@@ -80,16 +83,28 @@ class Availability:
         if self._enter(BrokerState.STANDBY, "standby", f"group {group} is in use by {reader}"):
             log.warning("consumer group in use", extra={"group": group, "reader": reader, "detail": STANDBY})
 
+    def turn_came(self) -> None:
+        """No other member of the group reads any more, or that cannot be known: this gateway is about to join."""
+        with self._lock:
+            if self._state is BrokerState.STANDBY:
+                self._state, self._detail, self._kind = BrokerState.CONNECTING, "about to join the group", ""
+
     def shared(self, group: str, other_reader: str) -> None:
         """Another member that came later takes part of the records away; logged likewise."""
         if self._enter(BrokerState.SHARED, "shared", f"group {group} is shared with {other_reader}"):
             log.warning("consumer group shared", extra={"group": group, "other_reader": other_reader, "detail": SHARED})
 
-    def _enter(self, state: BrokerState, kind: str, detail: str) -> bool:
-        """Returns whether that is news."""
+    def _enter(self, state: BrokerState | None, kind: str, detail: str) -> bool:
+        """Returns whether that is news.
+
+        :param state: None for CONNECTING, or STANDBY where it is that
+        """
         with self._lock:
             if self._state is BrokerState.CLOSED or self._muted:
                 return False
+            if state is None:
+                waiting = self._state is BrokerState.STANDBY
+                state = BrokerState.STANDBY if waiting else BrokerState.CONNECTING
             was_ready, news = self._state is BrokerState.READY, self._kind != kind
             self._state, self._detail, self._kind = state, detail, kind
             if was_ready:

@@ -21,6 +21,7 @@ from kafka import errors as kafka_errors
 
 from ..asking import ask
 from ..errors import BrokerError
+from ..rules.backoff import Backoff
 from ..rules.sole_reader import Group, Member, SoleReader, Step, readers
 from .kafka_availability import Availability
 from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe
@@ -30,6 +31,7 @@ STANDBY_LOOK_S = 0.5  # how often a gateway that waits outside looks whether the
 HOLD_LOOK_S = 0.1  # the same of one that waits within
 SHARED_LOOK_S = 2.0  # of the reader, while another member is there
 BLIND_LOOK_S = 30.0  # of one that could not be answered: rights are granted, and brokers updated
+UNANSWERED_LOOK_S = 5.0  # at most, after questions that brought no answer: each makes a client of its own
 AWAY_AFTER_S = 3.0  # without an answer; brokers that have just started take a moment to name a coordinator
 REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
 
@@ -134,6 +136,7 @@ class SoleReading:
         self._is_blind = False  # the latest answer was a definite one without a description
         self._blindness_logged = False
         self._trouble: Exception | None = None  # of the latest question, where it brought no answer
+        self._unanswered = Backoff(base_s=STANDBY_LOOK_S, cap_s=UNANSWERED_LOOK_S)
 
     def await_turn(self, stopping: threading.Event) -> None:
         """Return once no other member of the group reads, or when it is time to stop.
@@ -142,14 +145,17 @@ class SoleReading:
         """
         self._rule, self._is_blind, self._trouble = SoleReader(self._options.results_topic), False, None
         heard_at = settled_at = time.monotonic()
+        self._ask_at = 0.0
         while not stopping.is_set():
             self._availability.alive()
             if self._tokens is not None:
                 self._tokens.refresh_if_due()
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
-                wait([self._coordinator.ask()], AWAY_AFTER_S)
+            if time.monotonic() >= self._ask_at:
+                with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+                    wait([self._coordinator.ask()], AWAY_AFTER_S)
             group, now = self._hear(), time.monotonic()
             if self._is_blind:
+                self._availability.turn_came()
                 return
             if group is None:
                 if now - heard_at >= AWAY_AFTER_S:
@@ -158,6 +164,7 @@ class SoleReading:
                 heard_at = now
                 others = readers(group, self._options.results_topic)
                 if not others:
+                    self._availability.turn_came()
                     return
                 if group.settled:
                     settled_at = now
@@ -233,11 +240,14 @@ class SoleReading:
         try:
             group = answer.result()
         except DEFINITE as error:
+            self._unanswered.reset()
             self._go_on_blindly(describe(error))
             return None
         except Exception as error:  # brokers, a token endpoint, descriptors, threads: it may be there next time
             self._trouble = error
+            self._ask_at += self._unanswered.next_s()
             return None
+        self._unanswered.reset()
         self._is_blind, self._trouble = False, None
         return group
 

@@ -113,3 +113,38 @@ def test_who_waits_for_another_reader_and_who_is_joined_by_one_say_so_once_and_c
     assert availability.brokers_answer()
     assert messages(caplog) == ["consumer group in use", "consumer group shared"]
     assert counters.reconnects == 1
+
+
+@IN_USE
+@AWAY
+@pytest.mark.parametrize("cause", ["away", "auth", "group", "topic", "failed"])
+def test_a_gateway_in_standby_stays_there_until_the_group_is_found_free(cause: str) -> None:
+    availability = Availability(BrokerCounters())
+    availability.standby("a group", "another at 10.0.0.2")
+    availability.down(cause, "what went wrong")
+    availability.connecting("connecting to 10.0.0.1:9092")
+    assert availability.status().state is BrokerState.STANDBY
+    assert availability.status().detail == "what went wrong"
+    availability.turn_came()
+    assert availability.status().state is BrokerState.CONNECTING
+    availability.down(cause, "what went wrong")
+    assert availability.status().state is BrokerState.CONNECTING
+
+
+@IN_USE
+@AWAY
+def test_a_gateway_in_standby_does_not_take_absent_brokers_for_present_ones() -> None:
+    availability = Availability(BrokerCounters())
+    availability.standby("a group", "another at 10.0.0.2")
+    assert availability.brokers_answer()
+    availability.down("away", "gone")
+    assert not availability.brokers_answer()
+    availability.standby("a group", "another at 10.0.0.2")
+    assert availability.brokers_answer()
+
+
+def test_a_turn_that_comes_changes_nothing_for_who_was_not_waiting() -> None:
+    availability = Availability(BrokerCounters())
+    availability.ready("there")
+    availability.turn_came()
+    assert availability.status().state is BrokerState.READY

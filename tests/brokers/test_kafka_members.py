@@ -7,6 +7,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 from kafka import errors as kafka_errors
 
 from cocoa_tornado.brokers import kafka_members
+from cocoa_tornado.brokers.kafka_availability import Availability
 from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_facade import KafkaFacade
 from cocoa_tornado.brokers.kafka_members import SoleReading
-from cocoa_tornado.brokers.port import Broker, BrokerState
+from cocoa_tornado.brokers.kafka_options import KafkaOptions
+from cocoa_tornado.brokers.port import Broker, BrokerCounters, BrokerState
 from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.rules import sole_reader
 from testing.kafka_admin import committed_offset, reader, throw_out
@@ -28,6 +31,7 @@ from .bench import (
     AWAY,
     BLIND,
     IN_USE,
+    MAYBE_AWAY,
     PATIENCE_S,
     SHARED,
     KafkaStand,
@@ -388,3 +392,90 @@ def failing(
         return make(self)
 
     return admin
+
+
+@AWAY
+@IN_USE
+@pytest.mark.parametrize("client", ["kafka", "confluent"])
+async def test_a_gateway_in_standby_stays_there_while_the_brokers_are_away(client: str, own_kafka: KafkaServer) -> None:
+    pair = Pair(client, client, own_kafka)
+    await pair.create()
+    async with consuming(pair.first(), Receiver()) as one, started(pair.second()) as two:
+        await has_state(two, BrokerState.STANDBY)
+        await asyncio.to_thread(own_kafka.kill)
+        await has_state(one, BrokerState.CONNECTING)
+        await eventually(lambda: "no answer about the members" in two.status().detail, PATIENCE_S)
+        assert two.status().state is BrokerState.STANDBY
+        await asyncio.to_thread(own_kafka.start)
+        # Whose session has outlived the outage reads: it may be either's.
+        states = {BrokerState.READY, BrokerState.STANDBY}
+        await eventually(lambda: {one.status().state, two.status().state} == states, 60.0)
+
+
+class Silence:
+    """In place of the coordinator: each question fails at once.
+
+    :ivar asked: how many there were
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._answer: Future[Any] | None = None
+
+    def ask(self) -> Future[Any]:
+        if self._answer is None:
+            self.asked += 1
+            self._answer = Future()
+            self._answer.set_exception(kafka_errors.NodeNotReadyError())
+        return self._answer
+
+    def take_answer(self) -> Future[Any] | None:
+        answer, self._answer = self._answer, None
+        return answer
+
+    def forget(self) -> None:
+        self._answer = None
+
+
+class Clock:
+    """In place of the module ``time``."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Passing(threading.Event):
+    """Stops after a minute of the clock, in which nobody really waits."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._clock.now += timeout or 0.0
+        if self._clock.now >= 60.0:
+            self.set()
+        return self.is_set()
+
+
+@MAYBE_AWAY
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_question_about_the_group_that_nobody_answers_is_asked_ever_more_seldom(
+    joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, silence = Clock(), Silence()
+    options = KafkaOptions(bootstrap=("nowhere:9092",))
+    sole = SoleReading(KafkaClients(options), options, Availability(BrokerCounters()))
+    monkeypatch.setattr(sole, "_coordinator", silence)
+    monkeypatch.setattr(kafka_members, "time", clock)
+    if joined:
+        sole.note_assignment()
+        while clock.now < 60.0:
+            assert not sole.may_read(lambda: "me")
+            clock.now += 0.1
+    else:
+        sole.await_turn(Passing(clock))
+    # One every 2.5 s in the end, and not one with each turn of the thread.
+    assert 10 <= silence.asked <= 50
