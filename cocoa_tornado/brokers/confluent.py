@@ -23,9 +23,9 @@ class ConfluentBroker(KafkaFacade):
 
     def __init__(self, options: KafkaOptions) -> None:
         hush_kafka_python()
-        publishing = KafkaClients(options)
-        self._clients = ConfluentClients(options, publishing.tokens)
-        super().__init__(options, publishing)
+        self._kafka_python = KafkaClients(options)
+        self._clients = ConfluentClients(options, self._kafka_python.tokens)
+        super().__init__(options, self._kafka_python)
 
     def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> ConfluentConsuming:
         return ConfluentConsuming(
@@ -34,6 +34,7 @@ class ConfluentBroker(KafkaFacade):
             self._publisher,
             self._counters,
             self._availability,
+            asking=self._kafka_python,
             loop=IOLoop.current(),
             sink=sink,
             decode=decode,

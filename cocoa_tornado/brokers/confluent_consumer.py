@@ -27,6 +27,7 @@ from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_
 from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
+from .kafka_clients import KafkaClients
 from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Publisher
@@ -71,13 +72,23 @@ class ConfluentConsuming(Reading[int]):
         counters: BrokerCounters,
         availability: Availability,
         *,
+        asking: KafkaClients,
         loop: IOLoop,
         sink: Callable[[Batch], None],
         decode: Decoder,
         sole: SoleReading | None = None,
     ) -> None:
         super().__init__(
-            options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode, sole=sole
+            options,
+            clients,
+            publisher,
+            counters,
+            availability,
+            asking=asking,
+            loop=loop,
+            sink=sink,
+            decode=decode,
+            sole=sole,
         )
         self._clients = clients
         # Of the session under way.
@@ -159,6 +170,7 @@ class ConfluentConsuming(Reading[int]):
         if messages:
             self._route(messages)
         self._commit_if_due()
+        self._look_at_log()
         self._probe_if_due()
         self._availability.alive()
 
@@ -240,7 +252,7 @@ class ConfluentConsuming(Reading[int]):
                 span.pending += 1
                 spans.append(span)
                 sources.append((f"{self._options.results_topic}/{number}", len(deliveries) - before))
-            self._ends[number] = max(self._ends.get(number, 0), self._highwater(number))
+            self._note_ends({number: self._highwater(number)})
         self._pass_on(deliveries, spans, offsets, sources)
         for number, end in ends.items():
             ledger = self._ledgers.get(number)
@@ -483,7 +495,6 @@ class ConfluentConsuming(Reading[int]):
             self._report_trouble(self._trouble.instead_of(error))
             return
         self._trouble.ease()
-        for number, found in ends.items():
-            self._ends[number] = max(self._ends.get(number, 0), found)
+        self._note_ends(ends)
         self._report_lag()
         self._report_state()

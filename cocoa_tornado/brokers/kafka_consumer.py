@@ -60,7 +60,16 @@ class KafkaConsuming(Reading[TopicPartition]):
         sole: SoleReading | None = None,
     ) -> None:
         super().__init__(
-            options, clients, publisher, counters, availability, loop=loop, sink=sink, decode=decode, sole=sole
+            options,
+            clients,
+            publisher,
+            counters,
+            availability,
+            asking=clients,
+            loop=loop,
+            sink=sink,
+            decode=decode,
+            sole=sole,
         )
         self._clients = clients
         self._link: ConsumerLink  # of the session under way
@@ -116,6 +125,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         if records:
             self._route(consumer, records)
         self._commit_if_due()
+        self._look_at_log()
         self._probe_if_due(consumer)
         if self._clients.tokens is not None:
             self._clients.tokens.refresh_if_due()
@@ -162,7 +172,7 @@ class KafkaConsuming(Reading[TopicPartition]):
                 span.pending += 1
                 spans.append(span)
                 sources.append((f"{partition.topic}/{partition.partition}", len(deliveries) - before))
-            self._ends[partition] = max(self._ends.get(partition, 0), consumer.highwater(partition) or 0)
+            self._note_ends({partition: consumer.highwater(partition) or 0})
         self._pass_on(deliveries, spans, offsets, sources)
 
     def _get_past(self, error: Exception) -> bool:
@@ -254,7 +264,7 @@ class KafkaConsuming(Reading[TopicPartition]):
             asked = assigned or [TopicPartition(topic, number) for number in numbers or ()]
             if asked:
                 ends = consumer.end_offsets(asked, timeout_ms=CALL_MS)
-                self._ends.update({partition: ends[partition] for partition in assigned})
+                self._note_ends({partition: ends[partition] for partition in assigned})
         except kafka_errors.KafkaError as error:
             if not is_retriable(error):
                 raise

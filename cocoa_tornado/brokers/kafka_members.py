@@ -14,15 +14,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import Any
 
 from kafka import errors as kafka_errors
 
-from ..asking import ask
 from ..errors import BrokerError
 from ..rules.backoff import Backoff
 from ..rules.sole_reader import Group, Member, SoleReader, Step, readers
+from .kafka_asking import Inquiry
 from .kafka_availability import Availability
 from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe
 from .kafka_options import KafkaOptions
@@ -57,70 +57,14 @@ DEFINITE: tuple[type[Exception], ...] = (
 """Answers that say there will be no description. Any other error is no answer yet: it says nothing of the group."""
 
 
-class Coordinator:
-    """Describes the group, one question at a time. Used by one thread; the questions have threads of their own."""
-
-    def __init__(self, clients: KafkaClients, group: str) -> None:
-        self._clients, self._group = clients, group
-        self._asked: Future[Group] | None = None
-        self._lock = threading.Lock()  # of the client
-        self._admin: KafkaClient = None
-
-    def ask(self) -> Future[Group]:
-        """Ask now, or wait for the answer that is to come. Raises RuntimeError where no thread is to be had."""
-        if self._asked is None:
-            self._asked = ask("cocoa-kafka-members", self._describe)
-        return self._asked
-
-    def take_answer(self) -> Future[Group] | None:
-        """What has been answered, once: the group, or what the question has raised."""
-        if self._asked is None or not self._asked.done():
-            return None
-        asked, self._asked = self._asked, None
-        return asked
-
-    def forget(self) -> None:
-        """An answer that is to come, or to be taken, is of no use any more."""
-        self._asked = None
-
-    def rest(self) -> None:
-        """Close the connections, once the question under way has its answer; the next one opens them again."""
-        asked, self._asked = self._asked, None
-        if asked is None and self._admin is None:
-            return
-
-        def close() -> None:
-            if asked is not None:
-                wait([asked])
-            with self._lock:
-                self._close()
-
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: they stay open
-            ask("cocoa-kafka-members", close)
-
-    def _describe(self) -> Group:
-        with self._lock:
-            try:
-                if self._admin is None:
-                    self._admin = self._clients.admin()
-                return self._read_group(self._admin)
-            except BaseException:
-                self._close()  # it remembers the coordinator, which may be another by now
-                raise
-
-    def _read_group(self, admin: KafkaClient) -> Group:
-        try:
-            return _group(admin.describe_groups([self._group])[self._group])
-        except OSError:  # some of TLS' errors are ValueErrors as well
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
-            raise UnreadableGroup(f"{type(error).__name__}: {error}") from error
-
-    def _close(self) -> None:
-        admin, self._admin = self._admin, None
-        if admin is not None:
-            with contextlib.suppress(Exception):  # the client is dropped in any case
-                admin.close()
+def describe_group(admin: KafkaClient, group: str) -> Group:
+    """Raises what kafka-python raises, and UnreadableGroup."""
+    try:
+        return _group(admin.describe_groups([group])[group])
+    except OSError:  # some of TLS' errors are ValueErrors as well
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise UnreadableGroup(f"{type(error).__name__}: {error}") from error
 
 
 class SoleReading:
@@ -128,7 +72,7 @@ class SoleReading:
 
     def __init__(self, clients: KafkaClients, options: KafkaOptions, availability: Availability) -> None:
         self._options, self._availability, self._tokens = options, availability, clients.tokens
-        self._coordinator = Coordinator(clients, options.group)
+        self._coordinator = Inquiry(clients, "cocoa-kafka-members", lambda admin: describe_group(admin, options.group))
         self._rule = SoleReader(options.results_topic)
         self._ask_at = 0.0
         self._may_read: bool | None = None  # None: not looked at since the latest assignment

@@ -45,7 +45,8 @@ class KafkaOptions:
         records allow it; the results topic, which others write, is left at the brokers' default
     :ivar max_request_bytes: largest record that is tried, for the quarantine is given whatever the results topic held;
         not below ``max_record_bytes``. What a topic allows below that is the brokers' to refuse
-    :ivar probe_interval_s: how often an idle consumer asks the brokers whether they are there
+    :ivar probe_interval_s: how often a consumer asks the brokers whether they are there, and what the topic is like
+    :ivar standstill_s: for so long a partition's last stable offset stands still before the log says so
     """
 
     bootstrap: tuple[str, ...]
@@ -86,6 +87,7 @@ class KafkaOptions:
     session_timeout_s: float = 12.0
     metadata_max_age_s: float = 30.0
     probe_interval_s: float = 2.0
+    standstill_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not self.bootstrap:

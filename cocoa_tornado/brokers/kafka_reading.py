@@ -24,6 +24,8 @@ from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
 from .kafka_availability import Availability
+from .kafka_clients import KafkaClients
+from .kafka_logs import LogWatch
 from .kafka_members import REBALANCE_PATIENCE_S, SoleReading, StandBy
 from .kafka_options import KafkaOptions
 from .kafka_positions import Start, where_to_start
@@ -70,6 +72,7 @@ P = TypeVar("P")  # what the library calls a partition by
 class Reading(ABC, Generic[P]):
     """Owns the consumer thread. Built, started and stopped on the IOLoop; everything private is the thread's.
 
+    :param asking: what the topic is like is asked with these clients, whatever library reads
     :param sole: where no other member of the group may read
     :cvar pace_s: between two batches, where records flow
     :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while it runs
@@ -85,6 +88,7 @@ class Reading(ABC, Generic[P]):
         counters: BrokerCounters,
         availability: Availability,
         *,
+        asking: KafkaClients,
         loop: IOLoop,
         sink: Callable[[Batch], None],
         decode: Decoder,
@@ -100,6 +104,7 @@ class Reading(ABC, Generic[P]):
         # What crosses from the IOLoop: the spans of a batch that is done, and its size.
         self._done: deque[tuple[list[Span], int]] = deque()
         self._quarantine = Quarantine(options.quarantine_topic, publisher, counters)
+        self._log_watch = LogWatch(asking, options)
         # The books.
         self._marks = WaterMarks(high=options.high_water, low=options.low_water)
         self._ledgers: dict[P, OffsetLedger] = {}
@@ -202,6 +207,7 @@ class Reading(ABC, Generic[P]):
                     log.exception("consumer failed, starts again")
             if self._sole is not None:
                 self._sole.end_session()
+            self._log_watch.rest()
             self._availability.alive()
             self._stopping.wait(self._backoff.next_s())
         if self._finished is not None:
@@ -432,6 +438,21 @@ class Reading(ABC, Generic[P]):
             self._availability.down(*(unknown or ("group", f"group {options.group} has not come to an assignment")))
         else:
             self._availability.connecting(f"joining group {options.group}")
+
+    def _look_at_log(self) -> None:
+        """Ask now and then what the topic is like, and enter what has been answered."""
+        now = time.monotonic()
+        state = self._log_watch.take_answer(self._holding, now)
+        if state is not None:
+            self._ends |= {self._key(number): ends.high for number, ends in state.ends.items()}
+            self._report_lag()
+        if self._ledgers and self._log_watch.is_due(now):
+            self._log_watch.ask([self._number(partition) for partition in self._ledgers], self._holding, now)
+
+    def _note_ends(self, ends: dict[P, int]) -> None:
+        """Where partitions end at least. What a consumer of committed records is told are the last stable offsets."""
+        for partition, end in ends.items():
+            self._ends[partition] = max(self._ends.get(partition, 0), end)
 
     def _report_lag(self) -> None:
         lag = sum(max(0, self._ends.get(tp, 0) - ledger.position) for tp, ledger in self._ledgers.items())

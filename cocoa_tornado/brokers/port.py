@@ -30,7 +30,8 @@ class BrokerStatus:
     """A snapshot, cheap to make, safe to ask for on the IOLoop at any time.
 
     :ivar detail: one line for people: why it is not ready, or what it is attached to
-    :ivar lag: records that the broker holds for this process and that are not yet handed over; None if unknown
+    :ivar lag: records that the broker holds for this process and that are not yet handed over, whether they may be
+        read yet or not; None if unknown
     """
 
     state: BrokerState

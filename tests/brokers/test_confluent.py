@@ -150,6 +150,7 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentCo
         publisher,
         counters,
         Availability(counters),
+        asking=KafkaClients(options),
         loop=IOLoop.current(),
         sink=receiver,
         decode=decode,

@@ -1,0 +1,111 @@
+"""What the brokers say of the results topic, asked in the background: where its partitions end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from kafka import TopicPartition
+from kafka.admin import OffsetSpec
+
+from ..rules.standstill import Ends, StandstillWatch
+from .kafka_asking import Inquiry
+from .kafka_clients import KafkaClient, KafkaClients
+from .kafka_options import KafkaOptions
+
+log = logging.getLogger("cocoa.broker")
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """A topic as the brokers describe it.
+
+    :ivar ends: where the partitions end that were asked for, by number
+    """
+
+    ends: dict[int, Ends]
+
+
+def describe_log(admin: KafkaClient, topic: str, numbers: Collection[int]) -> LogState:
+    """Blocks; raises what kafka-python raises.
+
+    :param numbers: the partitions whose ends are wanted
+    """
+    wanted = dict.fromkeys((TopicPartition(topic, number) for number in numbers), OffsetSpec.LATEST)
+    if not wanted:
+        return LogState({})
+    # In this order, so that the stable offset is never beyond the high water mark.
+    stable = admin.list_partition_offsets(wanted, "read_committed")
+    high = admin.list_partition_offsets(wanted, "read_uncommitted")
+    return LogState({where.partition: Ends(stable[where].offset, high[where].offset) for where in wanted})
+
+
+class LogWatch:
+    """Asks for the state of the results topic every ``probe_interval_s``, and logs a stable offset that stands still.
+
+    Belongs to the consumer's thread. A question without an answer changes nothing: whether the brokers are there is
+    for others to find out.
+    """
+
+    def __init__(self, clients: KafkaClients, options: KafkaOptions) -> None:
+        self._options = options
+        self._inquiry = Inquiry(clients, "cocoa-kafka-logs", self._describe)
+        self._numbers: tuple[int, ...] = ()  # of the question under way
+        self._holding = 0
+        self._ask_at = 0.0
+        self._still: dict[int, StandstillWatch] = {}
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to ask again, and nothing is being asked."""
+        return now >= self._ask_at and not self._inquiry.is_asking()
+
+    def ask(self, numbers: Collection[int], holding: int, now: float) -> None:
+        """
+        :param numbers: the partitions that are read
+        :param holding: another number whenever these are others
+        """
+        self._ask_at = now + self._options.probe_interval_s
+        self._numbers, self._holding = tuple(numbers), holding
+        with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+            self._inquiry.ask()
+
+    def take_answer(self, holding: int, now: float) -> LogState | None:
+        """The topic as it was since it was asked for, once; None where there is nothing new."""
+        answer = self._inquiry.take_answer()
+        if answer is None or answer.exception() is not None:
+            return None
+        if self._holding != holding:
+            self._ask_at = 0.0
+            return None
+        self._watch_stable_offsets(answer.result().ends, now)
+        return answer.result()
+
+    def rest(self) -> None:
+        """The consumer is closed: ask nothing until the next one, which may hold other partitions."""
+        self._still.clear()
+        self._ask_at = 0.0
+        self._inquiry.rest()
+
+    def _describe(self, admin: KafkaClient) -> LogState:
+        return describe_log(admin, self._options.results_topic, self._numbers)
+
+    def _watch_stable_offsets(self, ends: dict[int, Ends], now: float) -> None:
+        patience_s = self._options.standstill_s
+        self._still = {number: self._still.get(number) or StandstillWatch(patience_s) for number in ends}
+        for number, watch in self._still.items():
+            news = watch.judge(ends[number], now)
+            if news is None:
+                continue
+            extra = {
+                "topic": self._options.results_topic,
+                "partition": number,
+                "stable_offset": news.ends.stable,
+                "high_water_mark": news.ends.high,
+                "seconds": round(news.seconds, 1),
+            }
+            if news.over:
+                log.info("stable offset moves again", extra=extra)
+            else:
+                log.warning("stable offset stands still", extra=extra)
