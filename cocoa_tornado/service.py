@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import ssl
 import time
 from collections.abc import Callable, Coroutine
@@ -39,6 +38,7 @@ from .rules.close_codes import GOING_AWAY
 from .rules.keepalive import ExpiryCalendar, PingWheel
 from .rules.mailbox_urls import sqlite_path
 from .rules.records import decode
+from .rules.worker_count import count_workers
 from .service_options import (
     audio_limits,
     box_limits,
@@ -50,7 +50,8 @@ from .service_options import (
 )
 from .settings import SPEECH_AUTO, SPEECH_OFF, Settings
 from .settings_sources import changes, reloaded
-from .speech.engines import engine_of, missing_module
+from .speech.engines import MIB, engine_of, missing_module, worker_bytes
+from .speech.machine import this_machine
 from .speech.pool import PoolOptions, WorkerPool
 from .speech.port import SpeechEngine
 from .sweeper import Sweeper
@@ -417,17 +418,29 @@ def make_engine(settings: Settings) -> WorkerPool | None:
         PoolOptions(
             url=url,
             language=settings.speech_language,
-            # One core stays for the event loop and the broker's threads.
-            workers=settings.speech_workers or max(1, usable_cores() - 1),
+            workers=_count_workers(settings, url),
             queue=settings.speech_queue,
             stall_s=settings.speech_stall_s,
         )
     )
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _count_workers(settings: Settings, url: str) -> int:
+    """How many workers there are to be, and the log says why."""
+    machine, size = this_machine(), worker_bytes(engine_of(url))
+    count = count_workers(settings.speech_workers, machine, size)
+    extra = {
+        "workers": count.workers,
+        "limit": count.limit,
+        "processors": machine.processors,
+        "memory_mib": None if machine.memory_bytes is None else machine.memory_bytes // MIB,
+        "worker_mib": size // MIB,
+    }
+    if count.exceeds_memory:
+        log.warning("speech workers exceed memory", extra={**extra, "fitting": count.fitting})
+    else:
+        log.info("speech workers counted", extra=extra)
+    return count.workers
 
 
 def make_mailbox(settings: Settings) -> Mailbox | None:

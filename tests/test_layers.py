@@ -184,7 +184,7 @@ def test_only_the_composition_root_names_an_adapter() -> None:
 
 
 def test_recognition_stays_out_of_the_gateways_process() -> None:
-    light = {f"{PACKAGE}.speech.{name}" for name in ("port", "engines", "segmenter")}
+    light = {f"{PACKAGE}.speech.{name}" for name in ("port", "engines", "machine", "segmenter")}
 
     def is_forbidden(module: str, imported: str) -> bool:
         if module.startswith("speech") or not imported.startswith(f"{PACKAGE}.speech."):

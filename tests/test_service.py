@@ -22,7 +22,8 @@ from cocoa_tornado.identity.http_fetch import HttpFetch
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
-from cocoa_tornado.service import Gateway, kafka_client
+from cocoa_tornado.rules.worker_count import Machine
+from cocoa_tornado.service import Gateway, kafka_client, make_engine
 from cocoa_tornado.settings import KafkaClient, Settings
 from testing.certificates import served_serial, write_certificate
 from testing.raw_device import CLOSE, TEXT
@@ -31,6 +32,7 @@ from testing.waiting import eventually
 from .harness import SECRET, Harness
 from .identity.material import jwk, jwks, private_pem, public_pem
 
+GIB = 1 << 30
 NEW_SECRET = "the new secret of thirty-two bytes, or more"
 DRAINING = b'{"message":"Gateway is draining"}'
 
@@ -499,3 +501,32 @@ async def test_a_signing_key_that_cannot_be_read_is_an_error_before_the_port_is_
     with pytest.raises(KeyMaterialError, match=r"missing\.pem"):
         await gateway.start()
     assert gateway.port == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "machine", "workers", "line"),
+    [
+        (0, Machine(64, 4.0, 8 * GIB), 3, "speech workers counted"),
+        (0, Machine(64, 4.0, GIB // 2), 1, "speech workers counted"),
+        (9, Machine(64, 4.0, 8 * GIB), 9, "speech workers counted"),
+        pytest.param(
+            *(9, Machine(64, 4.0, GIB), 9, "speech workers exceed memory"),
+            marks=pytest.mark.logs("cocoa.service", "speech workers exceed memory"),
+        ),
+    ],
+)
+def test_the_log_says_how_many_speech_workers_there_are_and_why(
+    setting: int,
+    machine: Machine,
+    workers: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.service.this_machine", lambda: machine)
+    caplog.set_level(logging.INFO, "cocoa.service")
+    engine = make_engine(Settings(speech="pocketsphinx://", speech_workers=setting))
+    assert engine is not None
+    (record,) = [record for record in caplog.records if record.getMessage() == line]
+    assert (vars(record)["workers"], vars(record)["processors"]) == (workers, 4)
+    assert engine.options.workers == workers

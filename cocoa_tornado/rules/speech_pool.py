@@ -25,6 +25,13 @@ from .backoff import Backoff
 HOPELESS_AFTER: Final = 3
 """So many workers in a row that died before they were of use, and nobody waits for the next one."""
 
+MEMORY_PAUSE_S: Final = 60.0
+LONGEST_MEMORY_PAUSE_S: Final = 3600.0
+"""After a worker was killed for want of memory the others go on without it for so long, and twice as long each time."""
+
+MEMORY_TRIAL_S: Final = 600.0
+"""Once all workers have got on together for so long, the next pause is a short one again."""
+
 SHORTEST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
 
@@ -132,6 +139,11 @@ class Roster:
     _waiting: deque[int] = field(default_factory=deque)
     _silent: set[int] = field(default_factory=set)  # of those, without audio yet
     _load_not_before: float = 0.0
+    _fitting: int = 0  # workers that the memory holds, as far as one knows
+    _crowded_until: float = float("-inf")  # and no more of them are tried before this time
+    _memory_pause: Backoff = field(
+        default_factory=lambda: Backoff(base_s=MEMORY_PAUSE_S, cap_s=LONGEST_MEMORY_PAUSE_S, uniform=max)
+    )
     _mean_s: float = 5.0  # how long a worker has a stream, smoothed
 
     # What the pool asks
@@ -254,14 +266,23 @@ class Roster:
         known.phase, known.since = Phase.DYING, None
         return lost
 
-    def gone(self, worker: int, now: float) -> int | None:
-        """The process has ended, or could not be started. Returns the stream that is lost with it, if any."""
+    def gone(self, worker: int, now: float, *, out_of_memory: bool = False) -> int | None:
+        """The process has ended, or could not be started. Returns the stream that is lost with it, if any.
+
+        :param out_of_memory: it was killed for want of memory, which may well kill any other that takes its place, or
+            one that is at work
+        """
         known = self._workers.pop(worker, None)
         if known is None:
             return None
-        if not known.used:
-            # The next one may do no better, so don't spin.
-            self.early_deaths += 1
+        # Where the next one may do no better, don't spin.
+        self.early_deaths += not known.used
+        if out_of_memory:
+            if now - self._crowded_until > MEMORY_TRIAL_S:
+                self._memory_pause.reset()
+            self._fitting = max(1, sum(worker.phase is not Phase.DYING for worker in self._workers.values()))
+            self._crowded_until = now + self._memory_pause.next_s()
+        if out_of_memory or not known.used:
             self._load_not_before = now + self.backoff.next_s()
         return known.stream
 
@@ -279,13 +300,21 @@ class Roster:
             self._waiting.clear()
             self._silent.clear()
         assign = tuple(self._assign(now))
-        wants = len(self._workers) < self.limits.workers
-        wants = wants and not any(worker.phase is Phase.LOADING for worker in self._workers.values())
-        load = wants and now >= self._load_not_before
+        load_at = self._load_at()
+        load = load_at is not None and now >= load_at
         times = [at for worker in self._workers.values() if (at := self._overdue_at(worker)) is not None]
-        if wants and not load:
-            times.append(self._load_not_before)
+        if load_at is not None and not load:
+            times.append(load_at)
         return Plan(kill, given_up, assign, load, min(times, default=None))
+
+    def _load_at(self) -> float | None:
+        """When one more worker may be loaded; None: not before something happens."""
+        workers = self._workers.values()
+        if len(workers) >= self.limits.workers or any(worker.phase is Phase.LOADING for worker in workers):
+            return None
+        if len(workers) < self._fitting:
+            return self._load_not_before
+        return max(self._load_not_before, self._crowded_until)
 
     def _overdue_at(self, worker: _Worker) -> float | None:
         if worker.since is None:

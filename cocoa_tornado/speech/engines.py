@@ -15,6 +15,7 @@ worker process calls.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -38,6 +39,24 @@ _MODULES: Final[Mapping[EngineKind, tuple[str, ...]]] = {
     "whisper": ("faster_whisper", "pocketsphinx", "av"),
     "google": ("google.cloud.speech_v2", "pocketsphinx", "av"),
 }
+
+
+MIB: Final = 1024 * 1024
+
+WORKER_BYTES: Final = 192 * MIB
+"""Memory of a worker with pocketsphinx at work, 140 MiB, or with Google, and some more for the decoders."""
+
+WHISPER_MODEL_BYTES: Final[Mapping[str, int]] = {
+    "distil-large": 1520 * MIB,
+    "distil-medium": 790 * MIB,
+    "turbo": 1620 * MIB,
+    "large": 3100 * MIB,
+    "medium": 1530 * MIB,
+    "small": 485 * MIB,
+    "base": 145 * MIB,
+    "tiny": 75 * MIB,
+}
+"""Size of ``model.bin`` by a word of the model's name; the first that fits counts. Other names count as ``medium``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +117,22 @@ def missing_module(engine: EngineUrl) -> str | None:
         if not found:
             return name
     return None
+
+
+def worker_bytes(engine: EngineUrl) -> int:
+    """Memory of one worker at work, roughly, and rather too much than too little.
+
+    Whisper's ``base``, with a file of 145 MiB, takes 250 MiB idle and 500 MiB at work.
+    """
+    if engine.kind != "whisper":
+        return WORKER_BYTES
+    try:
+        model_bytes = os.stat(os.path.join(engine.location, "model.bin")).st_size
+    except OSError:
+        name = engine.location.rpartition("/")[2].lower()
+        name = next((word for word in WHISPER_MODEL_BYTES if word in name), "medium")
+        model_bytes = WHISPER_MODEL_BYTES[name]
+    return 2 * model_bytes + 256 * MIB
 
 
 def make_recognizer(engine: EngineUrl, *, language: str, workers: int) -> Recognizer:

@@ -20,6 +20,7 @@ from ..rules.backoff import Backoff
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.speech_pool import Admission, Assign, Kill, Phase, PoolLimits, Roster
 from . import wire
+from .machine import count_oom_kills
 from .port import SpeechState, SpeechStatus, Transcript
 from .process import WorkerProcess, start_worker
 from .wire import Kind
@@ -69,7 +70,7 @@ class PoolOptions:
 @dataclass(slots=True)
 class PoolCounters:
     """:ivar started: processes; :ivar lost: those that ended by themselves or had to be killed, by reason: ``crashed``,
-    ``stuck``, ``slow`` (to load), ``nonsense``."""
+    ``out_of_memory`` (killed by the kernel), ``stuck``, ``slow`` (to load), ``nonsense``."""
 
     started: int = 0
     lost: dict[str, int] = field(default_factory=dict)
@@ -165,9 +166,12 @@ class PooledStream:
 class WorkerPool:
     """A :class:`~cocoa_tornado.speech.port.SpeechEngine`; also the overseer of its processes."""
 
-    def __init__(self, options: PoolOptions) -> None:
+    def __init__(self, options: PoolOptions, count_oom_kills: Callable[[], int] = count_oom_kills) -> None:
+        """:param count_oom_kills: how many processes of this control group the kernel has killed for want of memory"""
         self.counters = PoolCounters()
-        self._options = options
+        self.options = options
+        self._count_oom_kills = count_oom_kills
+        self._oom_kills = count_oom_kills()  # of them, explained or before this pool
         self._command = options.worker_command()
         self._roster = Roster(
             PoolLimits(options.workers, options.queue, options.stall_s, options.load_s),
@@ -190,7 +194,7 @@ class WorkerPool:
         self._lines = LineBudget(WORKER_LINES)
 
     def __repr__(self) -> str:
-        return f"<WorkerPool {self._options.url} {self.status()}>"
+        return f"<WorkerPool {self.options.url} {self.status()}>"
 
     # The port
 
@@ -267,7 +271,7 @@ class WorkerPool:
             stream.end_sent = True
             process.write(wire.frame(Kind.END))
             roster.sent(number, 0, now, ended=True)
-        self._arm(now + self._options.stall_s)
+        self._arm(now + self.options.stall_s)
 
     def dismiss(self, stream: PooledStream) -> None:
         """The stream was cancelled."""
@@ -312,20 +316,31 @@ class WorkerPool:
         if left_out is not None:
             log.warning("worker says", extra={"worker": worker, "line": line, "left_out": left_out})
 
-    def on_gone(self, worker: int, how: str) -> None:
+    def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
         process = self._processes.pop(worker)
+        out_of_memory = False
         if worker not in self._killed and not self._closed:
+            out_of_memory = by_sigkill and self._is_oom_kill()
             if worker in self._explained:
                 how = self._trouble
-            elif self._roster.phase_of(worker) is Phase.LOADING:
+            elif out_of_memory:
+                how = "killed by the kernel, out of memory"
+            if worker not in self._explained and self._roster.phase_of(worker) is Phase.LOADING:
                 self._trouble = f"a worker ended while it loaded: {how}"
-            self._note_loss(worker, "crashed", how)
+            self._note_loss(worker, "out_of_memory" if out_of_memory else "crashed", how)
         self._killed.discard(worker)
         self._explained.discard(worker)
-        self._roster.gone(worker, self._now())
+        self._roster.gone(worker, self._now(), out_of_memory=out_of_memory)
         self._lose(worker, EngineFailed(f"the speech worker crashed: {how}"))
         log.debug("worker gone", extra={"worker": worker, "pid": process.pid})
         self._replan()
+
+    def _is_oom_kill(self) -> bool:
+        """Whether the kernel says that it has killed a process that is not explained yet. One kill explains one."""
+        if self._count_oom_kills() <= self._oom_kills:
+            return False
+        self._oom_kills += 1
+        return True
 
     def _on_result(self, worker: int, frame: wire.Frame) -> None:
         if self._roster.phase_of(worker) not in (Phase.BUSY, Phase.DRAINING):
@@ -377,7 +392,7 @@ class WorkerPool:
             stream.wake()
 
     def _carry_out(self, kill: Kill) -> None:
-        limit = self._options.load_s if kill.reason == "slow" else self._options.stall_s
+        limit = self.options.load_s if kill.reason == "slow" else self.options.stall_s
         problem = f"the speech worker is {kill.reason}: no sign of life for {limit:g} s"
         if kill.reason == "slow":
             self._trouble = problem
@@ -430,7 +445,7 @@ class WorkerPool:
         if state is not self._logged:
             self._logged = state
             level = logging.ERROR if state is SpeechState.FAILED else logging.INFO
-            log.log(level, "speech %s", state.value, extra={"engine": self._options.url, "detail": self._detail()})
+            log.log(level, "speech %s", state.value, extra={"engine": self.options.url, "detail": self._detail()})
 
     def _state(self) -> SpeechState:
         if self._closed:
@@ -445,7 +460,7 @@ class WorkerPool:
             return self._ready_detail
         if state is SpeechState.CLOSED:
             return "closed"
-        return self._trouble or f"loading {self._options.url}"
+        return self._trouble or f"loading {self.options.url}"
 
     def _arm(self, at: float) -> None:
         """See to it that there is a plan at ``at``, or before."""

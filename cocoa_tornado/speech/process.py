@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ class Overseer(Protocol):
     def on_line(self, worker: int, line: str) -> None:
         """A line that it wrote to standard error."""
 
-    def on_gone(self, worker: int, how: str) -> None:
+    def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
         """The process has ended and everything it said has been heard. The last call."""
 
 
@@ -105,7 +106,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             self._transport.close()
         self._frames = None
         self.gone.set()
-        self._overseer.on_gone(self.number, _how(status))
+        self._overseer.on_gone(self.number, _how(status), by_sigkill=status == -signal.SIGKILL)
 
     def _on_stderr(self, data: bytes) -> None:
         *lines, self._line = (self._line + data).split(b"\n")

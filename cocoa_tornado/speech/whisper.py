@@ -11,7 +11,6 @@ it nothing but speech, and no speech is no words.
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineFailed
 from .engines import EngineUrl
+from .machine import this_machine
 from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 # As long as the pauses between sentences, and no longer: each is a chance to take a long utterance apart.
@@ -121,7 +121,7 @@ class WhisperRecognizer:
         self._clock = clock
         self._beam = _beam(engine.options.get("beam", "5"))
         compute_type = engine.options.get("compute_type", "int8")
-        self._model = _load(engine.location, compute_type, threads_each(_processors(), workers))
+        self._model = _load(engine.location, compute_type, threads_each(this_machine().processors, workers))
         self._language = language.partition("-")[0].lower()
         if self._language and self._language not in self._model.supported_languages:
             raise EngineFailed(f"whisper model {engine.location} does not know the language {language!r}")
@@ -235,11 +235,6 @@ def _beam(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_BEAMS:
         raise EngineFailed(f"whisper: beam is {text!r}; allowed: 1 to {MOST_BEAMS}")
     return int(text)
-
-
-def _processors() -> int:
-    # Where a container or taskset leaves the process only some, those count.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _samples(data: bytes | bytearray) -> Audio:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from cocoa_tornado.rules.backoff import Backoff
-from cocoa_tornado.rules.speech_pool import HOPELESS_AFTER, Admission, Phase, PoolLimits, Roster
+from cocoa_tornado.rules.speech_pool import (
+    HOPELESS_AFTER,
+    LONGEST_MEMORY_PAUSE_S,
+    MEMORY_PAUSE_S,
+    MEMORY_TRIAL_S,
+    Admission,
+    Phase,
+    PoolLimits,
+    Roster,
+)
 
 from ..profiles import examples
 
@@ -86,6 +98,14 @@ class Pool(RuleBasedStateMachine):
             assert self.roster.gone(worker, self.now) == self.has.pop(worker, None)
         self.plan()
 
+    @rule(data=st.data())
+    def is_killed_for_want_of_memory(self, data: st.DataObject) -> None:
+        if self.alive:
+            worker = data.draw(st.sampled_from(sorted(self.alive)))
+            self.alive.remove(worker)
+            assert self.roster.gone(worker, self.now, out_of_memory=True) == self.has.pop(worker, None)
+        self.plan()
+
     @rule(seconds=st.sampled_from([0.5, 5.0, 11.0, 61.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -125,7 +145,7 @@ class Pool(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Whatever came before, once workers behave, everybody who waits is served."""
         for _ in range(50):
-            self.now += 10.0
+            self.now += LONGEST_MEMORY_PAUSE_S / 10
             self.plan()
             for worker in sorted(self.alive):
                 phase = self.roster.phase_of(worker)
@@ -182,6 +202,58 @@ def test_workers_that_die_before_they_are_of_use_are_started_ever_more_slowly_an
     assert one.hopeless
     assert one.arrive(9) is Admission.HOPELESS
     assert now > 0
+
+
+def load(one: Roster, now: float, numbers: Iterator[int]) -> int:
+    """Start as many workers as the roster asks for; how many those are."""
+    before = one.ready
+    while one.plan(now).load:
+        worker = next(numbers)
+        one.loading(worker, now)
+        one.came_up(worker)
+    return one.ready - before
+
+
+def test_after_a_kill_for_want_of_memory_the_others_go_on_without_it_for_longer_and_longer() -> None:
+    one, numbers, now, pauses = roster(PoolLimits(3, 2, 10.0, 60.0)), itertools.count(1), 0.0, []
+    assert load(one, now, numbers) == 3
+    for worker in (3, 4, 5):
+        one.gone(worker, now, out_of_memory=True)
+        plan = one.plan(now)
+        assert (plan.load, one.ready) == (False, 2)
+        assert plan.again_at is not None
+        pauses.append(plan.again_at - now)
+        now = plan.again_at
+        assert load(one, now, numbers) == 1
+    assert pauses == [MEMORY_PAUSE_S, 2 * MEMORY_PAUSE_S, 4 * MEMORY_PAUSE_S]
+
+
+def test_where_all_get_on_together_the_next_pause_is_a_short_one_again() -> None:
+    one, numbers, now = roster(PoolLimits(2, 2, 10.0, 60.0)), itertools.count(1), 0.0
+    load(one, now, numbers)
+    for worker in (2, 3):
+        one.gone(worker, now, out_of_memory=True)
+        now = one.plan(now).again_at or 0.0
+        assert load(one, now, numbers) == 1
+    now += MEMORY_TRIAL_S + 1
+    one.gone(4, now, out_of_memory=True)
+    assert one.plan(now).again_at == now + MEMORY_PAUSE_S
+
+
+def test_workers_that_fit_are_replaced_at_once_and_one_is_always_tried() -> None:
+    one, numbers, now = roster(PoolLimits(3, 2, 10.0, 60.0)), itertools.count(1), 0.0
+    load(one, now, numbers)
+    one.gone(3, now, out_of_memory=True)
+    now += one.backoff.ceiling_s()
+    for worker in (1, 2):  # which had no trouble of that kind
+        one.arrive(100 + worker)
+        one.plan(now)
+        one.settled(worker, now)
+        one.gone(worker, now)
+    assert load(one, now, numbers) == 2
+    for worker in (4, 5):
+        one.gone(worker, now, out_of_memory=True)
+    assert load(one, now + 8.0, numbers) == 1
 
 
 def test_retry_after_grows_with_the_queue() -> None:

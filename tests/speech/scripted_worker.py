@@ -15,11 +15,16 @@ from cocoa_tornado.speech.worker import run
 class Obedient:
     detail = "obedient"
 
+    def __init__(self) -> None:
+        self._eaten: list[bytearray] = []
+
     def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
         self._heard, self._on_interim, self._alive = b"", on_interim, alive
 
     def accept(self, samples: bytes) -> None:
         self._heard += samples
+        while b"hungry" in self._heard:
+            self._eaten.append(bytearray(b"x") * (16 << 20))
         if b"crash" in self._heard:
             os._exit(3)
         if b"fail" in self._heard:
