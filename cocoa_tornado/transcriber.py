@@ -20,6 +20,7 @@ from .metrics import SpeechCounters, count
 from .rules import transcripts
 from .rules.audio import AudioFormat
 from .rules.transcripts import Speaker
+from .rules.upload import make_room
 from .speech.port import SpeechEngine, SpeechState, SpeechStatus, SpeechStream, Transcript
 
 PUBLISH_WAIT_S: Final = 10.0
@@ -27,6 +28,9 @@ PUBLISH_WAIT_S: Final = 10.0
 
 ARRIVAL_WAIT_S: Final = 2.0
 """How long a drain waits for published words to come back from the broker."""
+
+RETRY_AFTER_S: Final = 5.0
+"""When a device that speaks already may try again; nobody knows when it ends."""
 
 log = logging.getLogger("cocoa.transcriber")
 
@@ -95,20 +99,27 @@ class Transcriber:
         interim: bool = False,
         tells_errors: bool = False,
         on_cut: Callable[[], None] | None = None,
+        on_yield: Callable[[], None] | None = None,
     ) -> Utterance:
         """A new utterance, which must be ended with :meth:`Utterance.finish` or :meth:`Utterance.cancel`.
+
+        Where the device has as many as it may have, one that has been silent for two seconds yields to it.
 
         :param interim: publish growing hypotheses too
         :param tells_errors: publish a record for every error that ends the utterance (for whom no HTTP status tells)
         :param on_cut: called if a drain ends it before its time; what awaits it then sees EngineFailed
+        :param on_yield: called if this one, being silent, yields to a newer one of its device: its place is gone, and
+            it must be ended now, with the words it has or without; None: it never does
         :raises SpeechBusy: the device has its share already, all streams are taken, or the gateway is draining;
             nothing is published
         :raises EngineFailed: no worker can be started; the device is told so by a record
         """
         speaker = Speaker(secrets.token_hex(16), user_id, device_id)
         try:
-            self._check_limits(device_id)
-            utterance = Utterance(self, speaker, interim, tells_errors, on_cut)
+            for silent in self._room_for(device_id):
+                log.info("audio stream yields", extra=silent.extra())
+                silent.give_place()
+            utterance = Utterance(self, speaker, interim, tells_errors, on_cut, on_yield)
             on_interim = utterance.on_hypothesis if interim else None
             utterance.stream = self._engine.open(audio_format, self.limits.max_audio_s, on_interim)
         except SpeechError as error:
@@ -120,17 +131,23 @@ class Transcriber:
         self._idle.clear()
         return utterance
 
-    def _check_limits(self, device_id: str) -> None:
+    def _room_for(self, device_id: str) -> list[Utterance]:
+        """Those that must yield to a new one of the device's, whose place is theirs."""
         limits = self.limits
         if self._draining:
             raise SpeechBusy("the gateway is draining")
-        if len(self._open.get(device_id, ())) >= limits.streams_per_device:
-            raise SpeechBusy("the device has as many streams as it may have")
-        if limits.streams and len(self) >= limits.streams:
+        streams = [utterance for utterance in self._open.get(device_id, ()) if not utterance.has_yielded]
+        since = [utterance.silent_since for utterance in streams]
+        room = make_room(since, limits.streams_per_device, self.clock(), RETRY_AFTER_S)
+        if room.retry_after_s is not None:
+            raise SpeechBusy("the device has as many streams as it may have", room.retry_after_s)
+        yielding = [streams[index] for index in room.yielding]
+        if limits.streams and len(self) - len(yielding) >= limits.streams:
             raise SpeechBusy("there are as many streams as there may be")
         status = self._engine.status()
         if status.state is SpeechState.FAILED:
             raise EngineFailed(status.detail)
+        return yielding
 
     def report(self, device_id: str, user_id: int | str, error: str) -> None:
         """Publish that an utterance came to nothing, and don't wait for it; dropped if the broker takes nothing now."""
@@ -213,6 +230,10 @@ class Utterance:
     One coroutine at a time calls :meth:`feed` and :meth:`finish`; after the first error, or :meth:`cancel`, there is
     nothing more to do. Whoever cancels a coroutine that awaits one of them calls :meth:`cancel` too; it is harmless at
     any time.
+
+    :ivar silent_since: since when the device has sent nothing, on the transcriber's clock; None while it is not waited
+        for, and for one that never yields
+    :ivar has_yielded: its place belongs to another one
     """
 
     stream: SpeechStream
@@ -224,11 +245,15 @@ class Utterance:
         interim: bool,
         tells_errors: bool,
         on_cut: Callable[[], None] | None,
+        on_yield: Callable[[], None] | None,
     ) -> None:
         self.speaker = speaker
         self._transcriber, self._counters = transcriber, transcriber.counters
         self._interim, self._tells_errors, self._on_cut = interim, tells_errors, on_cut
-        self._has_audio = self._ended = self._ending = False
+        self._on_yield = on_yield
+        self._has_audio = self._ended = self._ending = self.has_yielded = False
+        self.silent_since: float | None = None
+        self._waits_for_the_device()
         self._in_flight: asyncio.Future[None] | None = None
         self._next: str | None = None
         self._has_hypotheses = False
@@ -250,12 +275,17 @@ class Utterance:
         """
         if not data:
             return
-        self._has_audio = True
+        self._has_audio, self.silent_since = True, None
         try:
             await self.stream.feed(data)
         except SpeechError as error:
             await self._fail(error)
             raise
+        self._waits_for_the_device()
+
+    def _waits_for_the_device(self) -> None:
+        if self._on_yield is not None:
+            self.silent_since = self._transcriber.clock()
 
     async def finish(self) -> Transcript:
         """There is no more audio: wait for the words, and until the broker has acknowledged their record.
@@ -263,7 +293,7 @@ class Utterance:
         :raises BrokerError: the words are in nobody's hands; see :meth:`Transcriber.publish`
         :raises SpeechError: as :meth:`feed`
         """
-        end_of_audio = self._transcriber.clock()
+        end_of_audio, self.silent_since = self._transcriber.clock(), None
         try:
             transcript = await self._recognized()
             await self._publish(transcript, end_of_audio)
@@ -272,7 +302,7 @@ class Utterance:
             raise
         except BrokerError as error:
             self._end("unpublished")
-            log.error("transcript not published", extra={**self._extra(), "error": str(error)})
+            log.error("transcript not published", extra={**self.extra(), "error": str(error)})
             raise
         except BaseException:
             self.cancel()
@@ -291,7 +321,14 @@ class Utterance:
             self.stream.cancel()
             self._tell_the_end(transcripts.DROPPED, self._has_hypotheses)
             self._end(outcome)
-            log.info("audio stream dropped", extra={**self._extra(), "outcome": outcome})
+            log.info("audio stream dropped", extra={**self.extra(), "outcome": outcome})
+
+    def give_place(self) -> None:
+        """A newer one of the device's has the place; whoever feeds this one ends it."""
+        on_yield, self.silent_since = self._on_yield, None
+        if on_yield is not None:
+            self.has_yielded = True
+            on_yield()
 
     def cut(self) -> None:
         """The gateway goes away. An utterance whose record is being published goes on all the same."""
@@ -360,14 +397,14 @@ class Utterance:
         self.stream.cancel()
         outcome, text = _told(error)
         level = logging.ERROR if isinstance(error, EngineFailed) else logging.INFO
-        log.log(level, "audio stream failed", extra={**self._extra(), "outcome": outcome, "error": str(error)})
+        log.log(level, "audio stream failed", extra={**self.extra(), "outcome": outcome, "error": str(error)})
         try:
             if isinstance(error, EngineFailed) or self._tells_errors or self._has_hypotheses:
                 now = self._transcriber.wall_clock()
                 record = transcripts.failure_record(self.speaker, text, now, final=self._final)
                 await self._transcriber.publish(self.speaker, record, lambda: None)
         except BrokerError as broker_error:
-            log.error("transcript not published", extra={**self._extra(), "error": str(broker_error)})
+            log.error("transcript not published", extra={**self.extra(), "error": str(broker_error)})
         finally:
             self._end(outcome)
 
@@ -375,7 +412,9 @@ class Utterance:
         if not self._ended:
             self._ended = self._ending = True
             self._next = None
-            self._on_cut = None  # which may know of whoever has this one: no circle is left for the collector
+            self._on_cut = self._on_yield = (
+                None  # which may know of whoever has this one: no circle is left for the collector
+            )
             count(self._counters.streams, outcome)
             self._transcriber.ended(self)
 
@@ -388,7 +427,7 @@ class Utterance:
         log.info(
             "transcribed",
             extra={
-                **self._extra(),
+                **self.extra(),
                 "audio_s": round(transcript.audio_s, 2),
                 "busy_s": round(transcript.busy_s, 2),
                 "queue_s": round(transcript.queue_s, 2),
@@ -396,7 +435,8 @@ class Utterance:
             },
         )
 
-    def _extra(self) -> dict[str, object]:
+    def extra(self) -> dict[str, object]:
+        """Fields of a log line about it."""
         return {"device_id": self.speaker.device_id, "session_id": self.session_id}
 
 

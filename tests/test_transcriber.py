@@ -487,3 +487,64 @@ async def test_a_drain_cuts_off_what_does_not_end() -> None:
         with pytest.raises(EngineFailed):
             await attempt
     assert (bench.records(), bench.counters.streams) == ([], {"drained": 2})
+
+
+@pytest.mark.gen_test
+async def test_a_silent_stream_yields_to_a_new_one_of_its_device_and_no_other_does() -> None:
+    bench = Bench()
+    yielded: list[str] = []
+    old = bench.open(on_yield=lambda: yielded.append("old"))
+    await old.feed(b"go")
+    bench.now += 1.5
+    with pytest.raises(SpeechBusy) as busy:
+        bench.open()
+    assert busy.value.retry_after_s == 0.5
+    await old.feed(b" on")
+    bench.now += 1.9
+    with pytest.raises(SpeechBusy):
+        bench.open()
+    bench.open("bear").cancel()
+    assert yielded == []
+    bench.now += 0.1
+    new = bench.open(on_yield=lambda: yielded.append("new"))
+    assert yielded == ["old"]
+    # What was said goes on to its end, and holds no place.
+    assert (await old.finish()).text == "go on"
+    bench.now += 2.0
+    bench.open().cancel()
+    assert yielded == ["old", "new"]
+    new.cancel("replaced")
+    assert len(bench.transcriber) == 0
+
+
+@pytest.mark.gen_test
+async def test_a_stream_that_nobody_waits_for_yields_to_no_other() -> None:
+    bench = Bench()
+    held_back = bench.open(on_yield=lambda: pytest.fail("yielded"))
+    bench.engine.takes.clear()
+    feeding = asyncio.ensure_future(held_back.feed(b"go"))
+    await asyncio.sleep(0)
+    bench.now += 60.0
+    with pytest.raises(SpeechBusy):
+        bench.open()
+    bench.engine.takes.set()
+    await feeding
+    bench.engine.answers.clear()
+    finishing = asyncio.ensure_future(held_back.finish())
+    await asyncio.sleep(0)
+    bench.now += 60.0
+    with pytest.raises(SpeechBusy):
+        bench.open()
+    bench.engine.answers.set()
+    assert (await finishing).text == "go"
+
+
+@pytest.mark.gen_test
+async def test_no_stream_yields_for_one_that_is_refused_all_the_same() -> None:
+    bench = Bench(SpeechLimits(streams_per_device=2, streams=2))
+    streams = [bench.open(name, on_yield=lambda: pytest.fail("yielded")) for name in ("doll", "bear")]
+    bench.now += 60.0
+    with pytest.raises(SpeechBusy):
+        bench.open("doll")
+    for stream in streams:
+        stream.cancel()

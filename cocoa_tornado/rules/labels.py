@@ -48,7 +48,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_speech_workers_lost": ("crashed", "out_of_memory", "stuck", "slow", "nonsense"),
     "cocoa_speech_streams": (
         *("transcribed", "no_speech", "failed", "not_decodable", "too_long", "too_large", "timeout", "vanished"),
-        *("busy", "unpublished", "drained"),
+        *("busy", "unpublished", "drained", "replaced"),
     ),
 }
 """By family. ``duplicate`` of a handshake is the device's second connection, or a claim that stands twice."""

@@ -1,15 +1,49 @@
-"""How long an upload may take: without a byte, and in all. Times in which the gateway itself holds the device back do
-not count. Pure.
+"""How long an upload may take: without a byte, and in all; and when it gives its place to another one of its device.
+Times in which the gateway itself holds the device back do not count. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 Lateness = Literal["idle", "slow"]
 
 IDLE: Final = "idle"
 SLOW: Final = "slow"
+
+
+SILENT_S: Final = 2.0
+"""A stream that has sent nothing for so long gives its place to a new one of its device: as long as a connection may
+leave a challenge unanswered. A device that was switched off and on again sends the second, and nothing of the first."""
+
+
+class Room(NamedTuple):
+    """Whether a device may have one more stream.
+
+    :ivar yielding: the streams that end in its favor, by index
+    :ivar retry_after_s: None: there is room; else when there may be some, if nothing happens before
+    """
+
+    yielding: tuple[int, ...]
+    retry_after_s: float | None = None
+
+
+def make_room(silent_since: Sequence[float | None], limit: int, now: float, retry_after_s: float) -> Room:
+    """Decide for a device that opens a stream.
+
+    :param silent_since: of each stream that it has, since when it has sent nothing; None: nobody waits for it
+    :param limit: streams that it may have
+    :param retry_after_s: where no stream is silent
+    """
+    excess = len(silent_since) - limit + 1
+    if excess <= 0:
+        return Room(())
+    silent = sorted((since, index) for index, since in enumerate(silent_since) if since is not None)[:excess]
+    if len(silent) < excess:
+        return Room((), retry_after_s)
+    left_s = silent[-1][0] + SILENT_S - now
+    return Room((), left_s) if left_s > 0 else Room(tuple(index for _, index in silent))
 
 
 class Deadline(NamedTuple):

@@ -12,7 +12,7 @@ from ..errors import AudioNotDecodable, AudioTooLong, BrokerError, SpeechBusy, S
 from ..metrics import count
 from ..rules.audio import AudioFormat, format_of
 from ..rules.identity import DeviceIdentity
-from ..rules.upload import IDLE, UploadClock
+from ..rules.upload import IDLE, SILENT_S, UploadClock
 from ..transcriber import Transcriber, Utterance
 from .answers import Answer
 from .early_answers import EarlyAnswers
@@ -50,7 +50,8 @@ class AudioStreamHandler(EarlyAnswers):
     """One upload. The order of the answers, all given before a byte of the body is needed: 405, 501 (speech is off),
     503 (draining), 401, 400 (wrong type, wrong query), 413 (Content-Length), 429, 502 (no engine).
 
-    While the body comes, each at once: 408, 413, 400 (not decodable), 502, 503 (cut off by a drain). After it: 200,
+    While the body comes, each at once: 408, 413, 400 (not decodable), 429 (the device is silent, and has opened another
+    upload), 502, 503 (cut off by a drain). After it: 200,
     400, 413, 502, 503 (the broker is away). A client that vanishes before the end of its body frees everything, and
     nothing is published; one that does not wait for the answer gets its words all the same, over its WebSocket.
 
@@ -96,10 +97,15 @@ class AudioStreamHandler(EarlyAnswers):
     def _open(self, audio: AudioContext, identity: DeviceIdentity, audio_format: AudioFormat, interim: bool) -> None:
         try:
             utterance = audio.transcriber.open(
-                identity.device_id, identity.user_id, audio_format, interim=interim, on_cut=self._cut_by_drain
+                identity.device_id,
+                identity.user_id,
+                audio_format,
+                interim=interim,
+                on_cut=self._cut_by_drain,
+                on_yield=self._yield_to_another,
             )
         except SpeechBusy as error:
-            self.refuse(429, "Too many audio streams", {"Retry-After": str(math.ceil(error.retry_after_s))})
+            self._refuse_busy(error.retry_after_s)
         except SpeechError as error:
             self._refuse_speech(error)
         else:
@@ -182,6 +188,14 @@ class AudioStreamHandler(EarlyAnswers):
         self._utterance.cancel("timeout")
         is_idle = self._clock.deadline.reason == IDLE
         self.refuse(408, "Timed out waiting for audio" if is_idle else "Upload took too long")
+
+    def _yield_to_another(self) -> None:
+        assert self._utterance is not None
+        self._utterance.cancel("replaced")
+        self._refuse_busy(SILENT_S)
+
+    def _refuse_busy(self, retry_after_s: float) -> None:
+        self.refuse(429, "Too many audio streams", {"Retry-After": str(math.ceil(retry_after_s))})
 
     def _cut_by_drain(self) -> None:
         self.refuse(503, "Gateway is draining", self._retry_after())

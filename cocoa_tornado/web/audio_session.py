@@ -172,7 +172,11 @@ class AudioSession:
         if self._utterance is None or self._clock is None:
             return
         self._clock.waits(self._now())
-        self._timer = asyncio.get_running_loop().call_at(self._clock.deadline.at, self.offer, None)
+        self._timer = asyncio.get_running_loop().call_at(self._clock.deadline.at, self._end_early)
+
+    def _end_early(self) -> None:
+        """The device is silent: what it has said so far is its utterance."""
+        self.offer(None)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -233,7 +237,12 @@ class AudioSession:
         device, transcriber = self._device, self._intake.transcriber
         try:
             return transcriber.open(
-                device.device_id, device.user_id, audio_format, interim=self._interim, tells_errors=True
+                device.device_id,
+                device.user_id,
+                audio_format,
+                interim=self._interim,
+                tells_errors=True,
+                on_yield=self._end_early,
             )
         except SpeechBusy:
             self._report(transcripts.DRAINING if transcriber.is_draining else transcripts.BUSY)

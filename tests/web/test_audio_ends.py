@@ -19,7 +19,7 @@ from testing.waiting import eventually
 from ..harness import Harness
 from .conftest import StartGateway
 from .test_audio_session import hear, start
-from .uploads import PATH, Bench
+from .uploads import PATH, Bench, is_error
 
 IDLE = {"audio_idle_timeout_s": 0.3}
 
@@ -197,3 +197,62 @@ async def test_a_reload_changes_the_patience_with_utterances(start_gateway: Star
     device = await gateway.connect("doll")
     await device.send(b"hello")
     assert (await hear(device))["text"] == "hello"
+
+
+# A silent stream, and another one of its device
+
+
+def clock_of(gateway: Harness) -> list[float]:
+    """Lets a test turn the clock of the device's silence."""
+    transcriber, now = gateway.gateway.transcriber, [1000.0]
+    assert transcriber is not None
+    transcriber.clock = lambda: now[0]
+    return now
+
+
+@pytest.mark.gen_test
+async def test_a_silent_upload_ends_when_its_device_opens_another(bench: Bench) -> None:
+    now = clock_of(bench.harness)
+    silent = await bench.stream()
+    silent.chunk(b"half of it")
+    await eventually(lambda: bench.engine.stream.fed == b"half of it")
+    now[0] += 1.0
+    refused = await bench.post(b"again")
+    assert is_error(refused, 429, "Too many audio streams")
+    assert refused.headers["retry-after"] == "1"
+    now[0] += 1.0
+    again = await bench.post(b"again")
+    assert (again.status, json.loads(again.body)["text"]) == (200, "again")
+    ended = await silent.answer()
+    assert is_error(ended, 429, "Too many audio streams")
+    assert ended.headers["retry-after"] == "2"
+    assert await silent.is_closed()
+    assert bench.outcomes == {"busy": 1, "replaced": 1, "transcribed": 1}
+    assert [record["text"] for record in bench.published()] == ["again"]
+
+
+@pytest.mark.gen_test
+async def test_a_silent_utterance_over_the_websocket_yields_to_an_upload_and_keeps_its_words(
+    start_gateway: StartGateway,
+) -> None:
+    gateway, engine = await start(start_gateway)
+    now = clock_of(gateway)
+    device = await gateway.connect("doll")
+    await device.send(b"hello")
+    await eventually(lambda: bool(engine.streams) and engine.stream.fed == b"hello")
+    now[0] += 2.0
+    response = await Bench(gateway, engine).post(b"by post")
+    assert (response.status, json.loads(response.body)["text"]) == (200, "by post")
+    assert {(await hear(device))["text"], (await hear(device))["text"]} == {"hello", "by post"}
+
+
+@pytest.mark.gen_test
+async def test_a_silent_upload_yields_to_speech_over_the_websocket(start_gateway: StartGateway) -> None:
+    gateway, engine = await start(start_gateway)
+    now, bench = clock_of(gateway), Bench(gateway, engine)
+    silent = await bench.stream()
+    now[0] += 2.0
+    device = await gateway.connect("doll")
+    await device.send(b"hello|")
+    assert (await hear(device))["text"] == "hello"
+    assert is_error(await silent.answer(), 429, "Too many audio streams")
