@@ -11,6 +11,7 @@
 #   make check   formatting, lint, types, direction of imports
 #   make constraints    write conf/constraints.txt anew: the versions and hashes that deployments install
 #   make soak    300 devices that connect, vanish and return for two minutes
+#   make memory   what the gateway holds while the mailbox, or the broker, stands still. Needs Java, Maven and Redis
 #   make survive the gateway killed six times while messages flow, with each mailbox
 #   make bench   the gateway beside five others, for a few minutes; then what a mailbox adds. Needs Java, Maven and Go
 #   make bench-full   the same with up to 50,000 devices, memory, growth and storms: most of an hour
@@ -38,7 +39,7 @@ PARALLEL := -n auto --no-loadscope-reorder
 # Of what `make constraints` raises: everything, or with UPGRADE='--upgrade-package tornado' one library alone.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo test test-fast test-all test-lowest test-nightly check constraints format soak survive bench bench-full clean
+.PHONY: run demo test test-fast test-all test-lowest test-nightly check constraints format soak memory survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -87,6 +88,9 @@ format: $(VENV)/installed-test
 
 soak: $(VENV)/installed-test
 	$(BIN)/python -m bench.soak
+
+memory: $(VENV)/installed-test
+	$(BIN)/python -m bench.memory
 
 survive: $(VENV)/installed-test
 	$(BIN)/python -m bench.survival --mailbox sqlite

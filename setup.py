@@ -17,6 +17,7 @@ REQUIREMENTS = [
     "click>=8.5.1",
     # With every codec that a backend may compress its records with. Inner parts of it are used, so no other minor.
     "kafka-python[lz4,snappy,zstd]>=3.0.12,<3.1",
+    *("lz4>=4.4.5", "python-snappy>=0.7.3", "zstandard>=0.25.0"),
     "crc32c>=2.9.post0",
     "msgspec>=0.23.0",
     "prometheus-client>=0.26.0",

@@ -22,6 +22,7 @@ from cocoa_tornado import __version__
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
+from .rules.buffers import Use
 from .rules.labels import LABELS
 from .speech.port import SpeechStatus
 
@@ -111,15 +112,17 @@ class GatewayCollector(Collector):
         mailbox: Mailbox | None = None,
         topics: Sequence[str] = (),
         log_lines_lost: Callable[[], int] = lambda: 0,
+        buffers: Callable[[], Mapping[str, Use]] = dict,
     ) -> None:
         self._hub, self._counters, self._http_connections = hub, counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
         self._speech_status, self._workers_lost = speech_status, workers_lost
         self._mailbox, self._topics = mailbox, topics
-        self._log_lines_lost = log_lines_lost
+        self._log_lines_lost, self._buffers = log_lines_lost, buffers
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
+        yield from _buffers(self._buffers())
         yield from self._device_side()
         yield from self._broker_side()
         if self._mailbox is not None:
@@ -233,6 +236,17 @@ def _build_info() -> GaugeMetricFamily:
     family = GaugeMetricFamily("cocoa_build_info", "What runs here; always 1", labels=["version", "python", "tornado"])
     family.add_metric([__version__, platform.python_version(), tornado.version], 1)
     return family
+
+
+def _buffers(uses: Mapping[str, Use]) -> Iterator[Metric]:
+    held = GaugeMetricFamily("cocoa_buffer_bytes", "Bytes of messages held now, by part", labels=["part"])
+    limit = GaugeMetricFamily("cocoa_buffer_limit_bytes", "Bytes that each part may hold", labels=["part"])
+    for part, use in uses.items():
+        limit.add_metric([part], use.limit)
+        if use.held is not None:
+            held.add_metric([part], use.held)
+    yield held
+    yield limit
 
 
 def _by(

@@ -34,6 +34,8 @@ from .mailboxes.port import Mailbox, MailboxState
 from .mailroom import Mailroom
 from .metrics import Counters, GatewayCollector, MetricsPage
 from .rules.addresses import is_loopback, without_user_info
+from .rules.buffers import Use
+from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
 from .rules.keepalive import ExpiryCalendar, PingWheel
 from .rules.mailbox_urls import sqlite_path
@@ -68,9 +70,11 @@ from .web.listener import Listener, bind
 from .web.revocation import Revocation
 from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
 from .web.turns import loop_clock, new_event_loop
+from .web.uplink import UplinkBudget
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
+TOPICS = 3  # of the embedded broker: each has the same share
 
 log = logging.getLogger("cocoa.service")
 
@@ -210,6 +214,7 @@ class Gateway:
             wall_clock=self._wall_clock,
             audio=None if self.transcriber is None else audio_intake(self.transcriber, settings),
             mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
+            uplink_budget=UplinkBudget(max_bytes=settings.buffers["uplink"]),
         )
         self._revocation = Revocation(self.keys, self._devices.sockets)
         self.keys.on_distrust = self._revocation.start
@@ -226,6 +231,7 @@ class Gateway:
             self.mailbox,
             (settings.kafka_results_topic, settings.kafka_messages_topic, settings.kafka_quarantine_topic),
             lines_lost,
+            self.buffers,
         )
         self._web = WebContext(
             hub=self.hub,
@@ -242,8 +248,16 @@ class Gateway:
             policy=self._policy,
             signer=make_signer(settings, self._sources),
             audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits(settings)),
+            bodies=ByteBudget(settings.buffers["bodies"]),
         )
         return make_application(self._web, settings.access_log)
+
+    def buffers(self) -> dict[str, Use]:
+        """What each part of ``buffer_bytes`` holds, and may hold."""
+        held = dict(self.broker.held_bytes)
+        if self._web is not None:
+            held |= {"bodies": self._web.bodies.taken, "uplink": self._web.devices.uplink_budget.bytes}
+        return {part: Use(held.get(part), limit) for part, limit in self.settings.buffers.items()}
 
     def _allowed_origins(self) -> tuple[str, ...]:
         """The setting as it is now: a reload changes it."""
@@ -474,6 +488,8 @@ def make_broker(settings: Settings) -> Broker:
         return MemoryBroker(
             high_water=settings.high_water,
             low_water=settings.low_water,
+            high_water_bytes=settings.buffers["handoff"],
+            retained_bytes=settings.buffers["log"] // TOPICS,
             results_topic=settings.kafka_results_topic,
             quarantine_topic=settings.kafka_quarantine_topic,
         )

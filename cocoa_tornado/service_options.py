@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .rules.box import BoxLimits
+from .rules.buffers import split
 from .rules.crowd import LOOPBACK
 from .rules.mailbox_urls import MAILBOX_OFF
 from .rules.outbox import OutboxLimits
@@ -74,6 +75,7 @@ def listener_options(settings: Settings) -> ListenerOptions:
 
 def kafka_options(settings: Settings) -> KafkaOptions:
     """The Kafka adapter's own options; an empty setting is an absent option."""
+    shares = split(settings.buffer_bytes, embedded=False)
     return KafkaOptions(
         bootstrap=settings.broker_servers,
         group=settings.kafka_group,
@@ -106,7 +108,10 @@ def kafka_options(settings: Settings) -> KafkaOptions:
         # What is read again after a crash must still be known to the mailbox, whatever one poll may bring.
         max_uncommitted=0 if settings.mailbox == MAILBOX_OFF else WINDOW // 2,
         queue_records=settings.publish_queue_records,
-        queue_bytes=settings.publish_queue_bytes,
+        queue_bytes=settings.publish_bytes,
+        high_water_bytes=shares["handoff"],
+        fetch_bytes=shares["fetch"],
+        batch_bytes=shares["batch"],
     )
 
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from . import settings_kinds as kinds
+from .rules import buffers
 from .rules.addresses import kafka_servers, without_user_info
 from .rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding
 from .rules.identity import TokenPolicy
@@ -333,6 +334,14 @@ class Settings:
         "Records in flight, below which it goes on.",
         "Smaller than ``high_water``.",
     )
+    buffer_bytes: int = row(
+        BROKER,
+        buffers.DEFAULT_BYTES,
+        kinds.Size(buffers.MIN_BYTES),
+        "Memory for messages on their way, in all; each part that holds some has a fixed share.",
+        "A part that has used up its share makes those wait that it takes from. docs/operations.rst lists the parts "
+        "and their shares.",
+    )
     publish_queue_records: int = row(
         BROKER,
         10_000,
@@ -341,9 +350,9 @@ class Settings:
     )
     publish_queue_bytes: int = row(
         BROKER,
-        32 * 1024 * 1024,
-        kinds.Size(1024),
-        "Bytes that may wait to be published, likewise.",
+        0,
+        kinds.Size(0),
+        "Bytes that may wait to be published, likewise; 0: an eighth of ``buffer_bytes``.",
         "Not smaller than ``max_message_bytes``.",
     )
 
@@ -559,6 +568,17 @@ class Settings:
     def broker_servers(self) -> tuple[str, ...]:
         """``host:port`` of each Kafka server; empty with ``memory://``."""
         return () if self.broker == "memory://" else kafka_servers(self.broker)
+
+    @property
+    def buffers(self) -> dict[str, int]:
+        """The bytes that each part may hold: its share of ``buffer_bytes``, unless it has a setting of its own."""
+        shares = buffers.split(self.buffer_bytes, embedded=not self.broker_servers)
+        return shares | {"publish": 2 * self.publish_bytes} if self.broker_servers else shares
+
+    @property
+    def publish_bytes(self) -> int:
+        """Bytes that may wait to be published before devices are read more slowly; twice as many are the most."""
+        return self.publish_queue_bytes or buffers.split(self.buffer_bytes, embedded=False)["publish"] // 2
 
     @property
     def token_policy(self) -> TokenPolicy:

@@ -13,6 +13,7 @@ from .errors import SettingError
 from .plain_text import one_line
 from .rules.addresses import is_loopback
 from .rules.identity import ADMIN_AUDIENCE, MIN_SECRET_BYTES
+from .rules.sizes import format_size
 from .settings import TABLE, Settings, non_defaults
 
 DEFAULT: Final = "default"
@@ -148,8 +149,9 @@ def _order(settings: Settings) -> Iterator[Fault]:
     if settings.drain_delay_s > settings.drain_grace_s:
         problem = f"{_written(settings, 'drain_delay')} is longer than {_written(settings, 'drain_grace')}"
         yield Fault(("drain_delay", "drain_grace"), problem, "drain_delay <= drain_grace, of which it is a part")
-    if settings.publish_queue_bytes < settings.max_message_bytes:
-        problem = f"{_written(settings, 'publish_queue_bytes')} is below {_written(settings, 'max_message_bytes')}"
+    if settings.publish_bytes < settings.max_message_bytes:
+        queue = f"publish_queue_bytes {format_size(settings.publish_bytes)}"
+        problem = f"{queue} is below {_written(settings, 'max_message_bytes')}"
         yield Fault(("publish_queue_bytes", "max_message_bytes"), problem, "room for at least one message")
 
 

@@ -20,6 +20,7 @@ OURS = ("cocoa_tornado", "cli", "cocoa_tornado_cli")
 
 # Where the package goes by another name than the module.
 PACKAGE_OF = {
+    "snappy": "python-snappy",
     "google.api_core": "google-api-core",
     "google.auth": "google-auth",
     "google.cloud": "google-cloud-speech",

@@ -327,7 +327,7 @@ async def test_a_reload_that_is_refused_changes_nothing_and_says_so_once(
             "jwt_signing_key": tmp_path / "missing",
             "api_credentials": (("key", "api-secret"),),
         },
-        {"inbound_rate": 5.0, "max_message_bytes": before.publish_queue_bytes + 1},
+        {"inbound_rate": 5.0, "max_message_bytes": before.publish_bytes + 1},
     ]
     write_certificate(tmp_path)
     for change in broken:

@@ -79,7 +79,7 @@ APART: list[tuple[dict[str, Any], str, str]] = [
     ({"ping_timeout_s": 31.0}, "ping_timeout", "ping_timeout 31s is longer than ping_interval 30s"),
     ({"ping_interval_s": 10.0}, "ping_interval", "ping_timeout 30s is longer than ping_interval 10s"),
     ({"drain_delay_s": 26.0}, "drain_delay", "drain_delay 26s is longer than drain_grace 25s"),
-    ({"max_message_bytes": 2**26}, "max_message_bytes", "publish_queue_bytes 32MiB is below max_message_bytes 64MiB"),
+    ({"max_message_bytes": 2**26}, "max_message_bytes", "publish_queue_bytes 16MiB is below max_message_bytes 64MiB"),
     ({"kafka_quarantine_topic": "transcription.results"}, "kafka_quarantine_topic", "kafka_results_topic is"),
     ({"kafka_messages_topic": "transcription.results"}, "kafka_messages_topic", "kafka_results_topic is"),
     ({"kafka_ssl_ca": PEM}, "kafka_ssl_ca", "no effect with kafka_security_protocol PLAINTEXT"),

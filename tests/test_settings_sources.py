@@ -112,7 +112,7 @@ def sample(row: Setting) -> str | tuple[str, ...]:
     if isinstance(kind, kinds.Duration):
         return "15s"
     if isinstance(kind, kinds.Size):
-        return "1048577"
+        return str(max(1048577, kind.low + 1))
     return "https://a" if isinstance(kind, kinds.Url) else "x"
 
 

@@ -23,7 +23,7 @@ CALL_S = 3.0  # one question of the admin or the producer
 FETCH_WAIT_MS = 250
 FETCH_PAUSE_MS = 20  # after the fetched records fill their queue; the default of 1 s would be felt
 QUEUED_RECORDS = 10_000  # fetched and not yet polled, beyond which nothing more is fetched
-QUEUED_KIB = 32 * 1024
+FETCH_FLOOR_BYTES = 1_000_000  # librdkafka's message.max.bytes, below which it takes no fetch.max.bytes
 CLOSE_TIMEOUT_S = 3.0
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
@@ -145,7 +145,9 @@ class ConfluentClients:
             "fetch.error.backoff.ms": 100,
             "fetch.queue.backoff.ms": FETCH_PAUSE_MS,
             "queued.min.messages": QUEUED_RECORDS,
-            "queued.max.messages.kbytes": QUEUED_KIB,
+            # A fetch is asked for below the first, and may bring the second on top of it.
+            "queued.max.messages.kbytes": max(1, options.fetch_bytes // 2 // 1024),
+            "fetch.max.bytes": max(FETCH_FLOOR_BYTES, options.fetch_bytes // 2),
             "check.crcs": True,
             # Tells the position behind control records, which are never handed over.
             "enable.partition.eof": True,

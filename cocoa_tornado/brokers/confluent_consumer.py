@@ -99,6 +99,7 @@ class ConfluentConsuming(Reading[int]):
         self._probed_holding = 0
         self._heard_at = 0.0
         self._closing = False
+        self._largest = 0  # value of the last poll, bytes
         self._faults: list[Exception] = []  # of callbacks
         self._session_now: object = None
         self._attached: Consumer | None = None  # whose callbacks may change the books
@@ -178,8 +179,13 @@ class ConfluentConsuming(Reading[int]):
         """What is there, or comes within the time: librdkafka would wait for the whole number."""
         consumer = self._consumer
         messages = consumer.consume(1, timeout_s)
-        if messages and self._options.max_poll_records > 1:
-            messages += consumer.consume(self._options.max_poll_records - 1, 0)
+        if messages:
+            # By the largest of this poll so far and of the last one: it tells no sizes of what is in its queue.
+            largest = max(1, len(messages[0]), self._largest)
+            more = min(self._options.max_poll_records - 1, self._options.poll_bytes // largest)
+            if more:
+                messages += consumer.consume(more, 0)
+            self._largest = max(map(len, messages))
         if self._faults:
             raise self._faults[0]
         return messages
@@ -268,10 +274,7 @@ class ConfluentConsuming(Reading[int]):
             key, value = message.key(), message.value()
             decoded = decode(key, value, message.timestamp()[1])
             if isinstance(decoded, Rejected):
-                record = self._record(message)
-                span.pending += 1
-                self._take(1)
-                self._quarantine.take(record, decoded.reason, span)
+                self._set_aside(self._record(message), decoded.reason, span)
                 continue
             if not decoded.key_agrees:
                 counters.key_mismatch += 1

@@ -21,6 +21,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.selector import NetworkSelector
 from kafka.structs import OffsetAndMetadata
 
+from .kafka_bounds import Bounds, bound_consumer
 from .kafka_oauth import ClientCredentials as Credentials
 from .kafka_options import KafkaOptions
 
@@ -211,6 +212,7 @@ class KafkaClients:
                 # What a backend has rolled back is not for devices.
                 "isolation_level": "read_committed",
                 "max_poll_records": options.max_poll_records,
+                "fetch_max_bytes": options.fetch_bytes // 2,
                 # A question to the same broker is answered after a fetch that waits for records.
                 "fetch_max_wait_ms": FETCH_WAIT_MS,
                 "session_timeout_ms": session_ms,
@@ -222,6 +224,7 @@ class KafkaClients:
                 "metrics_enabled": False,
             },
         )
+        bound_consumer(consumer, Bounds(options.fetch_bytes // 2, options.batch_bytes, options.poll_bytes))
         return ConsumerLink(consumer, net.sleep, lambda: manager.trouble, manager.cluster.partitions_for_topic)
 
     def producer(self) -> KafkaClient:

@@ -159,9 +159,7 @@ class KafkaConsuming(Reading[TopicPartition]):
             for record in run:
                 decoded = decode(record.key, record.value, record.timestamp or 0)
                 if isinstance(decoded, Rejected):
-                    span.pending += 1
-                    self._take(1)
-                    self._quarantine.take(record, decoded.reason, span)
+                    self._set_aside(record, decoded.reason, span)
                     continue
                 counters.key_mismatch += not decoded.key_agrees
                 deliveries.append(decoded)

@@ -63,6 +63,11 @@ class KafkaFacade(ABC):
     def counters(self) -> BrokerCounters:
         return self._counters
 
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        reading = 0 if self._consuming is None else self._consuming.held_bytes
+        return {"handoff": reading, "publish": self._publisher.held_bytes}
+
     def status(self) -> BrokerStatus:
         return self._availability.status()
 

@@ -10,6 +10,7 @@ from ..errors import BrokerError
 SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
+MIB = 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
 # A broker hangs up on a longer request (socket.request.max.bytes), and the record would be sent again for ever.
 LARGEST_REQUEST_BYTES = 100 * 1024 * 1024 - ENVELOPE_BYTES
@@ -37,10 +38,13 @@ class KafkaOptions:
     :ivar oauth_token_url: where client credentials are exchanged for an access token (OAUTHBEARER)
     :ivar high_water: records handed over and not done at which the partitions pause
     :ivar low_water: records in flight below which they go on
+    :ivar high_water_bytes: the same in bytes; they go on below a quarter of it
+    :ivar fetch_bytes: fetched and not yet read, at which nothing more is asked for
+    :ivar batch_bytes: the longest batch that is decompressed (kafka-python): a longer one is skipped as unreadable
     :ivar max_uncommitted: offsets of a partition that may be done and not committed, above which nothing more is read
         until the broker has taken a commit; 0: any number
     :ivar queue_records: publish queue: :meth:`can_write` is False from here on; at twice as many publishing fails
-    :ivar queue_bytes: the same bound, in bytes of keys and values
+    :ivar queue_bytes: the same bounds, in bytes of keys, values and headers
     :ivar max_record_bytes: the largest record of a device's message: the topics that are made for the gateway's own
         records allow it; the results topic, which others write, is left at the brokers' default
     :ivar max_request_bytes: largest record that is tried, for the quarantine is given whatever the results topic held;
@@ -77,10 +81,13 @@ class KafkaOptions:
     max_poll_records: int = 500
     high_water: int = 10_000
     low_water: int = 2_000
+    high_water_bytes: int = 24 * MIB
+    fetch_bytes: int = 16 * MIB
+    batch_bytes: int = 24 * MIB
     commit_interval_s: float = 1.0
     max_uncommitted: int = 0
     queue_records: int = 10_000
-    queue_bytes: int = 32 * 1024 * 1024
+    queue_bytes: int = 16 * MIB
     max_record_bytes: int = record_bytes_for(512 * 1024)
     max_request_bytes: int = 8 * 1024 * 1024
     # For so long a process that was killed stays in the group, and its successor waits outside (rules/sole_reader).
@@ -109,6 +116,11 @@ class KafkaOptions:
                 raise ValueError("OAUTHBEARER needs oauth_token_url, oauth_client_id and oauth_client_secret")
         elif self.sasl_username is None or self.sasl_password is None:
             raise ValueError(f"{self.sasl_mechanism} needs sasl_username and sasl_password")
+
+    @property
+    def poll_bytes(self) -> int:
+        """What one poll hands over, where it is more than one record."""
+        return max(1, self.high_water_bytes // 8)
 
     @property
     def uses_sasl(self) -> bool:

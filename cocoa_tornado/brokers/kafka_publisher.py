@@ -117,6 +117,10 @@ class Publisher:
     def has_room(self) -> bool:
         return self._records < self._options.queue_records and self._bytes < self._options.queue_bytes
 
+    @property
+    def held_bytes(self) -> int:
+        return self._bytes
+
     def free_records(self) -> int:
         """How many more records there is room for."""
         return self._options.queue_records - self._records if self.has_room() else 0

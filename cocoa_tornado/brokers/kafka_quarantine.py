@@ -29,9 +29,10 @@ class _Poison:
     :ivar own: the headers that say where it is from
     """
 
-    __slots__ = ("backoff", "error", "origin", "outgoing", "own", "reason", "resend_at", "since", "span")
+    __slots__ = ("backoff", "error", "origin", "outgoing", "own", "reason", "resend_at", "since", "size", "span")
 
-    def __init__(self, span: Span, reason: str, origin: str, since: float) -> None:
+    def __init__(self, span: Span, reason: str, origin: str, since: float, size: int) -> None:
+        self.size = size  # as it counts with the records in flight
         self.span, self.reason, self.origin, self.since = span, reason, origin, since
         self.backoff = Backoff(base_s=0.5, cap_s=10.0)
         self.resend_at: float | None = None  # None while the publisher has it
@@ -73,10 +74,13 @@ class Quarantine:
         self._answers: deque[tuple[_Poison, BrokerError | None]] = deque()
         self._lines = LineBudget(LOG_LIMIT)
 
-    def take(self, record: Any, reason: str, span: Span) -> None:
-        """Send a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it."""
+    def take(self, record: Any, reason: str, span: Span, size: int) -> None:
+        """Send a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it.
+
+        :param size: what :meth:`settle` returns for it
+        """
         origin = f"{record.topic}/{record.partition}@{record.offset}"
-        poison = _Poison(span, reason, origin, time.monotonic())
+        poison = _Poison(span, reason, origin, time.monotonic(), size)
         theirs = [(name, value or b"") for name, value in record.headers]  # the client library sends no null
         poison.own = [
             ("cocoa.reason", reason.encode()),
@@ -93,28 +97,30 @@ class Quarantine:
         self._waiting.add(poison)
         self._submit(poison)
 
-    def settle(self) -> int:
-        """Enter the publisher's answers and send again what is due. Returns the records that are off our hands."""
-        settled = 0
+    def settle(self) -> tuple[int, int]:
+        """Enter the publisher's answers and send again what is due. Returns how many records are off our hands, and
+        their bytes."""
+        settled = size = 0
         while self._answers:
             poison, error = self._answers.popleft()
             if error is not None and poison in self._waiting:
                 self._retry_later(poison, error)
                 continue
             settled += 1
+            size += poison.size
             if error is None:
                 self._enter(poison)
             # Otherwise it is of a partition that is not ours any more: its next owner sets it aside.
         now = time.monotonic()
         for poison in [poison for poison in self._waiting if poison.resend_at is not None and poison.resend_at <= now]:
             self._submit(poison)
-        return settled
+        return settled, size
 
-    def forget(self) -> int:
-        """The partitions are not ours any more. Returns the records of which nothing will be heard again."""
-        unheard = sum(poison.resend_at is not None for poison in self._waiting)
+    def forget(self) -> tuple[int, int]:
+        """The partitions are not ours any more. Returns the records of which nothing will be heard again, likewise."""
+        unheard = [poison.size for poison in self._waiting if poison.resend_at is not None]
         self._waiting.clear()
-        return unheard
+        return len(unheard), sum(unheard)
 
     def blocked(self) -> bool:
         """True where the topic has kept a record waiting for too long."""

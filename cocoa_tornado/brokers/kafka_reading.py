@@ -14,13 +14,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from tornado.ioloop import IOLoop
 
 from ..errors import BrokerError
 from ..rules.backoff import Backoff
-from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s
+from ..rules.handoff import RECORD_BYTES, OffsetLedger, Span, WaterMarks, pause_s, size_of
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
 from .kafka_availability import Availability
@@ -101,12 +101,12 @@ class Reading(ABC, Generic[P]):
         self.stop_deadline = float("inf")
         self._has_consumer = False
         self._finished: Callable[[], None] | None = None
-        # What crosses from the IOLoop: the spans of a batch that is done, and its size.
-        self._done: deque[tuple[list[Span], int]] = deque()
+        # What crosses from the IOLoop: the spans of a batch that is done, its records and its bytes.
+        self._done: deque[tuple[list[Span], int, int]] = deque()
         self._quarantine = Quarantine(options.quarantine_topic, publisher, counters)
         self._log_watch = LogWatch(asking, options)
         # The books.
-        self._marks = WaterMarks(high=options.high_water, low=options.low_water)
+        self._marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
         self._ledgers: dict[P, OffsetLedger] = {}
         self._done_here: dict[P, int] = {}
         self._ends: dict[P, int] = {}
@@ -135,6 +135,11 @@ class Reading(ABC, Generic[P]):
         if not self._has_consumer:
             # It is still trying to connect: there is nothing to wait for, and the thread ends by itself.
             finished()
+
+    @property
+    def held_bytes(self) -> int:
+        """What is handed over and not done. Any thread."""
+        return self._marks.in_flight_bytes
 
     def _hand_over(self, batch: Batch) -> None:
         self._sink(batch)
@@ -250,28 +255,36 @@ class Reading(ABC, Generic[P]):
         """Hand over what a poll has brought, as one batch."""
         self._report_lag()
         if deliveries:
-            self._take(len(deliveries))
-            done = self._when_done(spans, len(deliveries))
+            size = size_of(deliveries)
+            self._take(len(deliveries), size)
+            done = self._when_done(spans, len(deliveries), size)
             self._loop.add_callback(self._hand_over, Batch(deliveries, done, offsets, sources))
             self._handed_over_at = time.monotonic()
+
+    def _set_aside(self, record: Any, reason: str, span: Span) -> None:
+        """Send a record of the consumer to the quarantine topic. It counts as in flight until that has it."""
+        size = len(record.key or b"") + len(record.value or b"") + RECORD_BYTES
+        span.pending += 1
+        self._take(1, size)
+        self._quarantine.take(record, reason, span, size)
 
     def _let_records_gather(self) -> None:
         left_s = pause_s(self.pace_s, self._handed_over_at, time.monotonic())
         if left_s:
             time.sleep(left_s)
 
-    def _take(self, records: int) -> None:
-        if self._marks.take(records):
+    def _take(self, records: int, size: int) -> None:
+        if self._marks.take(records, size):
             self._counters.pauses += 1
 
-    def _when_done(self, spans: list[Span], size: int) -> Callable[[], None]:
+    def _when_done(self, spans: list[Span], records: int, size: int) -> Callable[[], None]:
         told = False
 
         def done() -> None:
             nonlocal told
             if not told:
                 told = True
-                self._done.append((spans, size))
+                self._done.append((spans, records, size))
 
         return done
 
@@ -288,11 +301,11 @@ class Reading(ABC, Generic[P]):
     def _settle(self) -> None:
         """Enter what other threads have reported."""
         while self._done:
-            spans, size = self._done.popleft()
-            self._marks.release(size)
+            spans, records, size = self._done.popleft()
+            self._marks.release(records, size)
             for span in spans:
                 span.done_one()
-        self._marks.release(self._quarantine.settle())
+        self._marks.release(*self._quarantine.settle())
 
     def settle_and_look(self, partitions: Collection[P]) -> bool:
         """True if nothing of these partitions is in flight."""
@@ -322,7 +335,7 @@ class Reading(ABC, Generic[P]):
                 self._done_here.pop(partition, None)
             else:
                 self._done_here[partition] = ledger.done
-        self._marks.release(self._quarantine.forget())
+        self._marks.release(*self._quarantine.forget())
         self._ledgers.clear()
         self._holding += 1
         self._ends.clear()

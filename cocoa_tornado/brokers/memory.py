@@ -19,11 +19,12 @@ from typing import NamedTuple
 from tornado.ioloop import IOLoop
 
 from ..errors import BrokerClosed, BrokerError
-from ..rules.handoff import OffsetLedger, WaterMarks
+from ..rules.handoff import RECORD_BYTES, OffsetLedger, WaterMarks, size_of
 from ..rules.records import Delivery, Rejected
 from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder
 
 MAX_BATCH_RECORDS = 500
+MIB = 1024 * 1024
 STOP_PATIENCE_S = 5.0
 
 log = logging.getLogger("cocoa.broker")
@@ -38,34 +39,77 @@ class MemoryRecord(NamedTuple):
     headers: dict[str, bytes]
     timestamp_ms: int
 
+    @property
+    def size(self) -> int:
+        """What it takes of the bound in bytes."""
+        headers = sum(len(name) + len(value) for name, value in self.headers.items())
+        return len(self.key or b"") + len(self.value or b"") + headers + RECORD_BYTES
+
 
 class _Log:
-    """A topic: the records from ``first`` on, the oldest dropped beyond ``retained``."""
+    """A topic: the records from ``first`` on, the oldest dropped beyond ``retained`` and ``retained_bytes``.
 
-    __slots__ = ("end", "records")
+    :ivar position: what is from there on is not read yet and is kept, if it is not for the number of records
+    :ivar unread_bytes: of that
+    """
 
-    def __init__(self, retained: int) -> None:
-        self.records: deque[MemoryRecord] = deque(maxlen=retained)
+    __slots__ = ("_bytes", "_retained", "_retained_bytes", "end", "position", "records", "unread_bytes")
+
+    def __init__(self, retained: int, retained_bytes: int) -> None:
+        self.records: deque[MemoryRecord] = deque()
         self.end = 0
+        self.position: int | None = None  # nobody reads it
+        self.unread_bytes = 0
+        self._retained, self._retained_bytes, self._bytes = retained, retained_bytes, 0
+
+    @property
+    def size(self) -> int:
+        return self._bytes
 
     @property
     def first(self) -> int:
         return self.end - len(self.records)
 
     def append(self, key: bytes | None, value: bytes | None, headers: Mapping[str, bytes]) -> None:
-        self.records.append(MemoryRecord(self.end, key, value, dict(headers), int(time.time() * 1000)))
+        record = MemoryRecord(self.end, key, value, dict(headers), int(time.time() * 1000))
+        self.records.append(record)
         self.end += 1
+        self._bytes += record.size
+        if self.position is not None:
+            self.unread_bytes += record.size
+        self._drop_the_oldest()
 
-    def read(self, position: int, limit: int) -> list[MemoryRecord]:
-        start = position - self.first
-        return list(itertools.islice(self.records, start, start + limit))
+    def seek(self, position: int) -> None:
+        """Somebody reads it, from here on."""
+        self.position = position
+        self.unread_bytes = sum(record.size for record in itertools.islice(self.records, position - self.first, None))
+
+    def read(self, records: int, size: int) -> list[MemoryRecord]:
+        """The next ones: as many, and so many bytes, but one in any case."""
+        assert self.position is not None  # its reader has sought
+        start, taken, found = self.position - self.first, 0, []
+        for record in itertools.islice(self.records, start, start + records):
+            found.append(record)
+            taken += record.size
+            if taken >= size:
+                break
+        self.position += len(found)
+        self.unread_bytes -= taken
+        return found
+
+    def _drop_the_oldest(self) -> None:
+        while len(self.records) > 1 and (len(self.records) > self._retained or self._bytes > self._retained_bytes):
+            if self.position is not None and self.first >= self.position:
+                return
+            self._bytes -= self.records.popleft().size
 
 
 class MemoryBroker:
     """The :class:`~cocoa_tornado.brokers.port.Broker` that needs no service.
 
-    READY from :meth:`start` on. ``retained`` bounds each topic's log; a record of the results topic that is not read
-    yet is never dropped: above the bound :meth:`can_write` says so, and what is published all the same fails.
+    READY from :meth:`start` on. ``retained`` and ``retained_bytes`` bound each topic's log; a record of the results
+    topic that is not read yet is never dropped: at a bound :meth:`can_write` says so, and what is published all the
+    same fails.
 
     Unlike the port's, this broker may be started again after :meth:`stop_consuming`, and goes on at its offset.
 
@@ -78,17 +122,20 @@ class MemoryBroker:
         *,
         high_water: int = 10_000,
         low_water: int = 2_000,
+        high_water_bytes: int = 24 * MIB,
         retained: int = 10_000,
+        retained_bytes: int = 24 * MIB,
         results_topic: str = "transcription.results",
         quarantine_topic: str = "transcription.results.quarantine",
     ) -> None:
         self._loop = loop
-        self._retained = retained
+        self._retained, self._retained_bytes = retained, retained_bytes
+        self._poll_bytes = max(1, high_water_bytes // 8)
         self._results_topic, self._quarantine_topic = results_topic, quarantine_topic
         # Offsets begin at 0 in each process: a mailbox that outlives it must not take one's for another's.
         self._source = f"{results_topic}/0#{secrets.token_hex(8)}"
         self._logs: dict[str, _Log] = {}
-        self._marks = WaterMarks(high=high_water, low=low_water)
+        self._marks = WaterMarks(high=high_water, low=low_water, high_bytes=high_water_bytes)
         self._ledger: OffsetLedger | None = None
         self._sink: Callable[[Batch], None] | None = None
         self._decode: Decoder | None = None
@@ -104,6 +151,10 @@ class MemoryBroker:
     @property
     def counters(self) -> BrokerCounters:
         return self._counters
+
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        return {"handoff": self._marks.in_flight_bytes, "log": sum(log.size for log in self._logs.values())}
 
     def records(self, topic: str) -> list[MemoryRecord]:
         """What the topic holds, oldest first; for tests and for looking around in development."""
@@ -123,6 +174,7 @@ class MemoryBroker:
         else:
             # As a new member of the group would: what was handed over and not done is read again.
             self._ledger = OffsetLedger(max(self._ledger.settle(), results.first))
+        results.seek(self._ledger.position)
         self._schedule()
 
     def status(self) -> BrokerStatus:
@@ -140,11 +192,11 @@ class MemoryBroker:
             await asyncio.sleep(0.005)
         # A batch that is done from now on was given up: it must not move the offset.
         self._epoch += 1
-        self._marks.release(self._marks.in_flight)
+        self._marks.release(self._marks.in_flight, self._marks.in_flight_bytes)
 
     def _log(self, topic: str) -> _Log:
         if topic not in self._logs:
-            self._logs[topic] = _Log(self._retained)
+            self._logs[topic] = _Log(self._retained, self._retained_bytes)
         return self._logs[topic]
 
     def _schedule(self) -> None:
@@ -158,7 +210,7 @@ class MemoryBroker:
         if sink is None or ledger is None or self._marks.paused:
             return
         results = self._log(self._results_topic)
-        records = results.read(ledger.position, MAX_BATCH_RECORDS)
+        records = results.read(MAX_BATCH_RECORDS, self._poll_bytes)
         if not records:
             return
         deliveries, offsets = self._route(records)
@@ -168,9 +220,10 @@ class MemoryBroker:
         self._wake_writers()
         if not deliveries:
             return
-        if self._marks.take(len(deliveries)):
+        count, size = len(deliveries), size_of(deliveries)
+        if self._marks.take(count, size):
             self._counters.pauses += 1
-        epoch, size, told = self._epoch, len(deliveries), False
+        epoch, told = self._epoch, False
 
         def done() -> None:
             nonlocal told
@@ -179,7 +232,7 @@ class MemoryBroker:
             told = True
             span.done_one()
             ledger.settle()  # or the spans that are done would pile up until the stop
-            if self._marks.release(size):
+            if self._marks.release(count, size):
                 self._schedule()
 
         sink(Batch(deliveries, done, offsets, [(self._source, len(deliveries))]))
@@ -223,7 +276,7 @@ class MemoryBroker:
         if self._closed:
             raise BrokerClosed("the broker is closed")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if self._unread(topic) >= self._retained:
+        if self._is_full(topic):
             self._count(self._counters.publish_errors, topic)
             future.set_exception(BrokerError(f"the log of {topic} is full of records that nobody has read"))
             future.exception()  # it is counted: a caller that looks away is no reason for a complaint at exit
@@ -236,7 +289,7 @@ class MemoryBroker:
         return future
 
     def can_write(self) -> bool:
-        return self._unread(self._results_topic) < self._retained
+        return not self._is_full(self._results_topic)
 
     async def writable(self) -> None:
         while not self.can_write():
@@ -256,10 +309,12 @@ class MemoryBroker:
             async with asyncio.timeout(timeout_s):
                 await self.stop_consuming()
 
-    def _unread(self, topic: str) -> int:
-        if topic != self._results_topic or self._ledger is None:
-            return 0
-        return self._log(topic).end - self._ledger.position
+    def _is_full(self, topic: str) -> bool:
+        """Of records that nobody has read. A topic that nobody reads never is: its oldest records are dropped."""
+        log = self._log(topic)
+        if log.position is None:
+            return False
+        return log.end - log.position >= self._retained or log.unread_bytes >= self._retained_bytes
 
     def _wake_writers(self) -> None:
         waiters, self._waiters = self._waiters, []

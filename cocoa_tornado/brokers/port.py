@@ -81,7 +81,8 @@ class Broker(Protocol):
 
     - *Order*: deliveries of one partition arrive in the partition's order, across batches too.
     - *Bound*: at most ``high_water`` records (plus one poll) are handed over and not yet ``done``; above it the
-      partitions pause, below ``low_water`` they resume. Pausing never costs the group membership.
+      partitions pause, below ``low_water`` they resume. Pausing never costs the group membership. The same holds for
+      the bytes of those records.
     - *Fresh start*: a consumer group without a committed offset begins at the newest record, which is fixed
       before the status says READY. A restart goes on at the committed offset.
     - *Commit*: an offset is committed after the batch that holds it is ``done`` and every undecodable record
@@ -98,6 +99,10 @@ class Broker(Protocol):
 
     @property
     def counters(self) -> BrokerCounters: ...
+
+    @property
+    def held_bytes(self) -> Mapping[str, int]:
+        """What each part of it holds now, by its name in ``rules/buffers.py``; parts that can't be told are missing."""
 
     def start(self, sink: Callable[[Batch], None], decode: Decoder) -> None:
         """Begin to consume. Returns at once, also where the broker is away. ``sink`` is called on the IOLoop."""

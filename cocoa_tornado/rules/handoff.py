@@ -6,6 +6,20 @@ Nothing here knows a thread: the adapter that owns an object calls it from one t
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from .records import Delivery
+
+NO_BOUND: Final = 2**63 - 1
+
+RECORD_BYTES: Final = 256
+"""What a record costs in memory beside its bytes: the objects that it is made of, rounded up."""
+
+
+def size_of(deliveries: Iterable[Delivery]) -> int:
+    """What deliveries hold in memory, in bytes."""
+    return sum([len(delivery[1]) + RECORD_BYTES for delivery in deliveries])
 
 
 def pause_s(pace_s: float, handed_over_at: float, now: float) -> float:
@@ -19,35 +33,45 @@ def pause_s(pace_s: float, handed_over_at: float, now: float) -> float:
 
 
 class WaterMarks:
-    """Counts the records that are handed over and not done, and says when to pause and when to go on.
+    """Counts what is handed over and not done, in records and in bytes, and says when to pause and when to go on.
 
+    One record may be larger than ``high_bytes``: it is handed over all the same, and the pause lasts until it is done.
+
+    :param low_bytes: by default a quarter of ``high_bytes``
     :ivar in_flight: records handed over and not done
-    :ivar paused: True from reaching ``high`` until falling below ``low``
+    :ivar in_flight_bytes: what they hold
+    :ivar paused: True from reaching a high mark until both counts are below their low marks
     """
 
-    __slots__ = ("_high", "_low", "in_flight", "paused")
+    __slots__ = ("_high", "_high_bytes", "_low", "_low_bytes", "in_flight", "in_flight_bytes", "paused")
 
-    def __init__(self, *, high: int, low: int) -> None:
-        if not 0 < low <= high:
-            raise ValueError(f"low water mark {low} must be positive and at most the high one, {high}")
+    def __init__(self, *, high: int, low: int, high_bytes: int = NO_BOUND, low_bytes: int | None = None) -> None:
+        low_bytes = max(1, high_bytes // 4) if low_bytes is None else low_bytes
+        for lower, upper in ((low, high), (low_bytes, high_bytes)):
+            if not 0 < lower <= upper:
+                raise ValueError(f"low water mark {lower} must be positive and at most the high one, {upper}")
         self._high, self._low = high, low
-        self.in_flight = 0
+        self._high_bytes, self._low_bytes = high_bytes, low_bytes
+        self.in_flight = self.in_flight_bytes = 0
         self.paused = False
 
-    def take(self, records: int) -> bool:
-        """``records`` are handed over. True if that reached the high mark, so: pause now."""
+    def take(self, records: int, size: int = 0) -> bool:
+        """``records`` of ``size`` bytes in all are handed over. True if that reached a high mark, so: pause now."""
         self.in_flight += records
-        if self.paused or self.in_flight < self._high:
+        self.in_flight_bytes += size
+        if self.paused or (self.in_flight < self._high and self.in_flight_bytes < self._high_bytes):
             return False
         self.paused = True
         return True
 
-    def release(self, records: int) -> bool:
-        """``records`` are done. True if that fell below the low mark after a pause, so: go on now."""
-        if records > self.in_flight:
-            raise ValueError(f"{records} records done, but only {self.in_flight} in flight")
+    def release(self, records: int, size: int = 0) -> bool:
+        """``records`` are done. True if that fell below the low marks after a pause, so: go on now."""
+        if records > self.in_flight or size > self.in_flight_bytes:
+            left = f"only {self.in_flight} in flight ({self.in_flight_bytes} bytes)"
+            raise ValueError(f"{records} records ({size} bytes) done, but {left}")
         self.in_flight -= records
-        if not self.paused or self.in_flight >= self._low:
+        self.in_flight_bytes -= size
+        if not self.paused or self.in_flight >= self._low or self.in_flight_bytes >= self._low_bytes:
             return False
         self.paused = False
         return True

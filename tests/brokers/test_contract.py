@@ -8,6 +8,7 @@ import pytest
 
 from cocoa_tornado.brokers.port import Batch, BrokerState
 from cocoa_tornado.errors import BrokerClosed
+from cocoa_tornado.rules.handoff import RECORD_BYTES
 from testing.waiting import eventually
 
 from .bench import (
@@ -126,6 +127,36 @@ async def test_it_pauses_at_the_high_water_mark_and_goes_on_below_the_low_one(st
         receiver.finish()
         await receiver.has(3000)
     assert receiver.payloads == payloads(0, 3000)
+
+
+async def test_it_pauses_for_bytes_as_it_does_for_records(stand: Stand) -> None:
+    receiver, size = Receiver(prompt=False), 50_000
+    values = [b"doll|%d|" % number + b"x" * size for number in range(120)]
+    broker = await stand.broker(high_water_bytes=1_000_000)
+    async with consuming(broker, receiver):
+        await stand.write([(b"doll", value) for value in values], {})
+        await eventually(lambda: broker.counters.pauses == 1)
+        held = broker.held_bytes["handoff"]
+        assert 1_000_000 <= held < 1_000_000 + 1_000_000 // 8 + size + 1_000
+        await asyncio.sleep(0.3)  # nothing is to come: there is no event to wait for
+        assert broker.held_bytes["handoff"] == held == sum(len(payload) + RECORD_BYTES for payload in receiver.payloads)
+        assert broker.status().state is BrokerState.READY
+        receiver.finish()
+        await receiver.has(120)
+        await eventually(lambda: broker.held_bytes["handoff"] == 0)
+    assert receiver.payloads == values
+
+
+async def test_a_record_larger_than_the_bound_is_handed_over_alone(stand: Stand) -> None:
+    receiver = Receiver(prompt=False)
+    values = [b"doll|%d|" % number + b"x" * 50_000 for number in range(4)]
+    async with consuming(await stand.broker(high_water_bytes=10_000), receiver):
+        await stand.write([(b"doll", value) for value in values], {})
+        for number in range(4):
+            await eventually(lambda: len(receiver.open) == 1)
+            assert receiver.payloads == values[: number + 1]
+            receiver.open.pop().done()
+    assert receiver.payloads == values
 
 
 async def test_a_restart_goes_on_where_the_last_batch_was_done(stand: Stand) -> None:

@@ -17,6 +17,7 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.producer.sender import Sender
 from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.legacy_records import LegacyRecordBatch
 
 from cocoa_tornado.brokers import kafka_clients
 
@@ -30,6 +31,13 @@ from cocoa_tornado.brokers import kafka_clients
         (KafkaNetSocket, "sock_connect", ["net", "sock", "sockaddr", "timeout_at"]),
         (KafkaNetClient, "connection_delay", ["node_id"]),
         (NetworkSelector, "sleep", ["delay"]),
+        (Fetcher, "fetched_records", ["max_records", "update_offsets"]),
+        (Fetcher, "_append", ["drained", "part", "max_records", "update_offsets"]),
+        (Fetcher, "_fetchable_partitions", []),
+        (Fetcher.PartitionRecords, "take", ["n"]),
+        (Fetcher.PartitionRecords, "_unpack_records", ["tp", "records", "key_deserializer", "value_deserializer"]),
+        (DefaultRecordBatch, "_maybe_uncompress", []),
+        (LegacyRecordBatch, "_decompress", ["key_offset"]),
     ],
 )
 def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
@@ -42,7 +50,9 @@ def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
     ("owner", "attributes"),
     [
         (KafkaConsumer, {"_coordinator", "_fetcher"}),
-        (Fetcher, {"_next_partition_records"}),
+        (Fetcher, {"_next_partition_records", "_completed_fetches", "_paused_completed_fetches"}),
+        (Fetcher.PartitionRecords, {"record_iterator", "_next_inline_exception"}),
+        (DefaultRecordBatch, {"_buffer", "_pos", "_decompressed"}),
         (KafkaProducer, {"_sender", "_closed"}),
         (KafkaConnectionManager, {"cluster", "config"}),
     ],
@@ -57,6 +67,14 @@ def test_a_batch_that_cannot_be_read_is_found_by_the_name_of_its_generator() -> 
     assert {"self", "batch"} <= set(unpack.co_varnames)
     assert {"topic_partition", "next_fetch_offset"} <= set(records.__init__.__code__.co_names)
     assert isinstance(DefaultRecordBatch.next_offset, property)
+
+
+def test_a_batch_asks_to_be_decompressed_where_the_bound_is_put() -> None:
+    assert "_maybe_uncompress" in DefaultRecordBatch.__iter__.__code__.co_names
+    assert "_decompress" in LegacyRecordBatch.__iter__.__code__.co_names
+    assert "fetched_records" in Fetcher.fetch_records.__code__.co_names
+    assert "_fetchable_partitions" in Fetcher._create_fetch_requests.__code__.co_names
+    assert {"PartitionRecords"} <= set(Fetcher._parse_fetched_data.__code__.co_names)
 
 
 def test_the_class_of_a_socket_is_chosen_by_the_scheme_of_the_proxy() -> None:

@@ -52,6 +52,46 @@ async def test_a_record_that_nobody_has_read_is_not_dropped() -> None:
     assert receiver.payloads == [b"doll|%d" % number for number in range(4)]
 
 
+async def test_a_log_keeps_no_more_bytes_than_it_may() -> None:
+    broker = MemoryBroker(retained_bytes=10_000)
+    for number in range(50):
+        await broker.publish("device.messages", "doll", b"%d" % number + b"x" * 1_000)
+        assert broker.held_bytes["log"] <= 10_000
+    assert [record.value[:2] for record in broker.records("device.messages") if record.value] == [
+        b"%d" % number for number in range(43, 50)
+    ]
+
+
+async def test_a_record_larger_than_the_log_is_kept_alone() -> None:
+    broker = MemoryBroker(retained_bytes=1_000)
+    for number in range(3):
+        await broker.publish("device.messages", "doll", b"%d" % number + b"x" * 5_000)
+    assert [record.offset for record in broker.records("device.messages")] == [2]
+
+
+async def test_callers_wait_for_room_in_bytes_and_nothing_unread_is_dropped() -> None:
+    receiver, size = Receiver(prompt=False), 1_000
+    async with consuming(MemoryBroker(high_water_bytes=1, retained_bytes=10_000), receiver) as broker:
+
+        async def backend() -> None:
+            for number in range(100):
+                await broker.writable()
+                await broker.publish(RESULTS, "doll", b"doll|%d|" % number + b"x" * size)
+
+        publishing = asyncio.ensure_future(backend())
+        await receiver.has(1)
+        await eventually(lambda: not broker.can_write())
+        assert broker.held_bytes["log"] < 10_000 + 2 * (size + 300)  # the last one in it, and the one being read
+        with pytest.raises(BrokerError, match="nobody has read"):
+            await broker.publish(RESULTS, "doll", b"doll|too many")
+        assert not publishing.done()
+        receiver.finish()
+        await receiver.has(100)
+        await publishing
+        assert broker.held_bytes["log"] <= 10_000
+    assert [payload.split(b"|")[1] for payload in receiver.payloads] == [b"%d" % number for number in range(100)]
+
+
 async def test_writable_ends_with_the_close() -> None:
     receiver = Receiver(prompt=False)
     broker = MemoryBroker(high_water=1, low_water=1, retained=1)

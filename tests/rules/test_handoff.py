@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cocoa_tornado.rules.handoff import OffsetLedger, Span, WaterMarks, pause_s
+from cocoa_tornado.rules.handoff import RECORD_BYTES, OffsetLedger, Span, WaterMarks, pause_s, size_of
+from cocoa_tornado.rules.records import Delivery
 
 
 def test_it_pauses_once_at_the_high_mark_and_resumes_once_below_the_low_one() -> None:
@@ -15,10 +15,30 @@ def test_it_pauses_once_at_the_high_mark_and_resumes_once_below_the_low_one() ->
     assert (marks.in_flight, marks.paused) == (0, False)
 
 
+def test_it_pauses_for_bytes_as_for_records_and_resumes_when_both_are_below() -> None:
+    marks = WaterMarks(high=10, low=4, high_bytes=1000, low_bytes=500)
+    assert [marks.take(2, 600), marks.take(1, 400), marks.take(8, 8)] == [False, True, False]
+    assert not marks.release(1, 600)  # 408 bytes, but ten records
+    assert marks.release(7, 8)
+    assert (marks.in_flight, marks.in_flight_bytes, marks.paused) == (3, 400, False)
+
+
+def test_a_record_larger_than_the_mark_is_in_flight_alone() -> None:
+    marks = WaterMarks(high=10, low=4, high_bytes=1000)
+    assert marks.take(1, 5000)
+    assert marks.release(1, 5000)
+
+
+def test_the_size_of_a_delivery_is_its_payload_and_what_a_record_costs() -> None:
+    assert size_of([Delivery("doll", b"x" * 100, 0), Delivery("doll", b"", 0)]) == 100 + 2 * RECORD_BYTES
+
+
 @pytest.mark.parametrize(("high", "low"), [(10, 11), (10, 0), (0, 0)])
 def test_marks_that_could_never_resume_are_refused(high: int, low: int) -> None:
     with pytest.raises(ValueError, match="water mark"):
         WaterMarks(high=high, low=low)
+    with pytest.raises(ValueError, match="water mark"):
+        WaterMarks(high=10, low=1, high_bytes=high, low_bytes=low)
 
 
 def test_more_done_than_handed_over_is_a_mistake() -> None:
@@ -28,16 +48,43 @@ def test_more_done_than_handed_over_is_a_mistake() -> None:
         marks.release(2)
 
 
-@given(st.lists(st.integers(-50, 50)), st.integers(1, 40), st.integers(1, 40))
-def test_paused_is_true_from_high_to_below_low(steps: list[int], one: int, other: int) -> None:
-    low, high = sorted((one, other))
-    marks, paused = WaterMarks(high=high, low=low), False
-    for step in steps:
-        changed = marks.take(step) if step >= 0 else marks.release(min(-step, marks.in_flight))
-        assert changed == (marks.paused != paused)
-        paused = marks.paused
-        assert not (marks.in_flight >= high and not paused and step > 0)
-        assert not (marks.in_flight < low and paused)
+class Marks(RuleBasedStateMachine):
+    """Parts of any size are handed over and done, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks = WaterMarks(high=20, low=5, high_bytes=2000, low_bytes=300)
+        self.open: list[tuple[int, int]] = []
+
+    def is_high(self) -> bool:
+        return self.marks.in_flight >= 20 or self.marks.in_flight_bytes >= 2000
+
+    def is_low(self) -> bool:
+        return self.marks.in_flight < 5 and self.marks.in_flight_bytes < 300
+
+    @rule(records=st.integers(1, 12), size=st.integers(0, 2500))
+    def take(self, records: int, size: int) -> None:
+        before = self.marks.paused
+        self.open.append((records, size))
+        assert self.marks.take(records, size) == (self.marks.paused and not before)
+        assert self.marks.paused == (before or self.is_high())
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        before = self.marks.paused
+        part = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        assert self.marks.release(*part) == (before and not self.marks.paused)
+        assert self.marks.paused == (before and not self.is_low())
+
+    @invariant()
+    def counts_what_is_open(self) -> None:
+        assert self.marks.in_flight == sum(records for records, _ in self.open)
+        assert self.marks.in_flight_bytes == sum(size for _, size in self.open)
+        assert self.open or not self.marks.paused
+
+
+TestMarks = Marks.TestCase
 
 
 def test_only_an_unbroken_run_of_done_offsets_may_be_committed() -> None:

@@ -1,0 +1,141 @@
+"""Decompress what is compressed in a Kafka batch, and stop where it gets too long. Pure, but for the codecs' libraries.
+
+A few kilobytes can stand for gigabytes, and the decoders that come with a client library produce them all. These ones
+never produce more than one byte over the limit, and of snappy, which says at its beginning how long it will be, none.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+GZIP_WINDOW: Final = 31  # zlib's name for the format with a gzip header
+PIECE_BYTES: Final = 256 * 1024
+XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
+XERIAL_HEADER_BYTES: Final = 16
+
+
+class Oversized(ValueError):
+    """Decompressed, it would be longer than the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"decompresses to more than {limit} bytes")
+
+
+class NoCodec(Exception):
+    """The library of this codec is not installed."""
+
+
+def gunzip(data: bytes | memoryview, limit: int) -> bytes:
+    """Raises Oversized; zlib.error and EOFError for what is not gzip, or not all of it."""
+    found = []
+    left = limit
+    rest = bytes(data)
+    while rest:
+        member = zlib.decompressobj(GZIP_WINDOW)
+        found.append(member.decompress(rest, left + 1))
+        left -= len(found[-1])
+        if left < 0:
+            raise Oversized(limit)
+        if not member.eof:
+            raise EOFError("the gzip stream ends before its end")
+        rest = member.unused_data.lstrip(b"\0")  # padding, as in files
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+def unsnap(data: bytes | memoryview, limit: int) -> bytes:
+    """Raw snappy, and that in blocks, as the Java library writes it. Raises Oversized, and ValueError for what is
+    neither."""
+    whole = bytes(data)
+    if not (whole.startswith(XERIAL_MAGIC) and len(whole) >= XERIAL_HEADER_BYTES):
+        return _unsnap_block(whole, limit, limit)
+    found, left, at = [], limit, XERIAL_HEADER_BYTES
+    while at < len(whole):
+        if at + 4 > len(whole):
+            raise ValueError("a block of snappy is cut off")
+        [size] = struct.unpack_from("!i", whole, at)
+        at += 4
+        if not 0 <= size <= len(whole) - at:
+            raise ValueError("a block of snappy is cut off")
+        found.append(_unsnap_block(whole[at : at + size], left, limit))
+        left -= len(found[-1])
+        at += size
+    return b"".join(found)
+
+
+def _unsnap_block(block: bytes, left: int, limit: int) -> bytes:
+    try:
+        import snappy
+    except ImportError as error:
+        raise NoCodec("snappy") from error
+    size = _snappy_size(block)
+    if size > left:
+        raise Oversized(limit)
+    try:
+        plain: bytes = snappy.decompress(block)
+    except Exception as error:  # each version of the library has classes of its own
+        raise ValueError(f"snappy: {error}") from error
+    return plain
+
+
+def _snappy_size(block: bytes) -> int:
+    """What the block's preamble says: 32 bits, seven in each byte, the lowest first."""
+    size = 0
+    for at, byte in enumerate(block[:5]):
+        size |= (byte & 0x7F) << 7 * at
+        if byte < 0x80:
+            return size
+    raise ValueError("a block of snappy has no length")
+
+
+def unlz4(data: bytes | memoryview, limit: int) -> bytes:
+    """One LZ4 frame. Raises Oversized, and ValueError for what is none, or not all of one."""
+    try:
+        import lz4.frame
+    except ImportError as error:
+        raise NoCodec("lz4") from error
+    decoder = lz4.frame.LZ4FrameDecompressor()
+    found, left, rest = [], limit, bytes(data)
+    try:
+        while not decoder.eof:
+            # The library allocates all that it may return.
+            piece = decoder.decompress(rest, max_length=min(PIECE_BYTES, left + 1))
+            rest = b""
+            found.append(piece)
+            left -= len(piece)
+            if left < 0:
+                raise Oversized(limit)
+            if not piece and not decoder.eof:
+                raise ValueError("the LZ4 frame ends before its end")
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"lz4: {error}") from error
+    return b"".join(found)
+
+
+def unzstd(data: bytes | memoryview, limit: int) -> bytes:
+    """Zstandard frames, one after another. Raises Oversized, and ValueError for what is none."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise NoCodec("zstd") from error
+    found, left = [], limit
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True) as reader:
+            while piece := reader.read(min(PIECE_BYTES, left + 1)):
+                found.append(piece)
+                left -= len(piece)
+                if left < 0:
+                    raise Oversized(limit)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"zstd: {error}") from error
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+Decoder = Callable[[Any, int], bytes]
+
+DECODERS: Final[Mapping[int, Decoder]] = MappingProxyType({1: gunzip, 2: unsnap, 3: unlz4, 4: unzstd})
+"""By the number that stands in a batch's attributes."""
