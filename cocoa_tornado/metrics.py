@@ -199,6 +199,10 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("cocoa_speech_workers", "Speech workers with their model loaded", value=status.workers)
         yield GaugeMetricFamily("cocoa_speech_workers_busy", "Speech workers at work on a stream", value=status.busy)
         yield GaugeMetricFamily("cocoa_speech_queued", "Audio streams that wait for a worker", value=status.queued)
+        yield GaugeMetricFamily("cocoa_speech_parked", "Audio streams that are behind, without a worker", status.parked)
+        kept = "Bytes of audio kept for a worker that may have to hear it again"
+        yield GaugeMetricFamily("cocoa_speech_kept_bytes", kept, value=status.kept_bytes)
+        yield _total("cocoa_speech_taken_back", "Times that a stream lost its worker to others", status.taken_back)
         yield _by("cocoa_speech_workers_lost", "Speech workers that had to be replaced", "reason", self._workers_lost)
         yield _by("cocoa_speech_streams", "Audio streams ended, by outcome", "outcome", speech.streams)
         yield _total("cocoa_speech_hypotheses", "Interim transcripts published", speech.hypotheses)

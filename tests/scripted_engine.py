@@ -87,7 +87,8 @@ class ScriptedEngine:
         self.has_started = True
 
     def status(self) -> SpeechStatus:
-        return SpeechStatus(self.state, "scripted", workers=4, busy=1, queued=2)
+        counts = {"parked": 3, "kept_bytes": 1000, "taken_back": 5}
+        return SpeechStatus(self.state, "scripted", workers=4, busy=1, queued=2, **counts)
 
     def open(
         self, audio_format: AudioFormat, max_audio_s: float, on_interim: Callable[[str], None] | None = None

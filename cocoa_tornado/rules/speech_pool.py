@@ -5,10 +5,14 @@ The pool tells a :class:`Roster` what happened (a stream arrived, a worker is re
 
     loading --ready--> idle --assigned--> busy --settled--> idle
        |                |                  |
-       |                |                  +--its stream left--> draining --settled--> idle
-       +-- too slow -- died -- stuck ------+-----------------------+
+       |                |                  +--its stream left, or was parked--> draining --settled--> idle
+       +-- too slow -- died -- stuck ------+---------------------------------------+
                         |
                       dying --gone--> (another is loaded in its place)
+
+Workers are for audio that is there. A stream that is behind (``pace.py``) while others wait with theirs is *parked*: it
+gives its worker back, and waits for one again when it has enough audio, or has ended. So is a stream that has not
+begun, where it would keep others out of the queue. Parked streams have no place in the queue.
 
 Streams and workers are numbers that the pool gives and never gives twice.
 """
@@ -21,6 +25,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .backoff import Backoff
+from .pace import Pace
+from .upload import SILENT_S
 
 HOPELESS_AFTER: Final = 3
 """So many workers in a row that died before they were of use, and nobody waits for the next one."""
@@ -77,6 +83,14 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBack:
+    """The stream is parked. The worker is to be told with CANCEL."""
+
+    worker: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
 class Kill:
     """The worker is beyond help.
 
@@ -101,6 +115,7 @@ class Plan:
     kill: tuple[Kill, ...] = ()
     given_up: tuple[int, ...] = ()
     assign: tuple[Assign, ...] = ()
+    take_back: tuple[TakeBack, ...] = ()
     load: bool = False
     again_at: float | None = None
 
@@ -114,6 +129,7 @@ class _Worker:
     assigned_at: float = 0.0
     sent: int = 0
     consumed: int = 0
+    pace: Pace | None = None  # of its stream
     ended: bool = False  # END or CANCEL is with it
     used: bool = False  # it has brought a stream to its end
 
@@ -127,7 +143,8 @@ class Roster:
 
     Held at any time: a worker has at most one stream, a stream at most one worker; at most ``workers`` processes exist,
     those that are being killed among them, and at most one of them is loading; streams get their workers in the order
-    in which they came; no more than ``queue`` of them wait once the plan is carried out.
+    in which they came, or came back; no more than ``queue`` of them wait once the plan is carried out and the workers
+    that it frees are free, not counting those that were parked before.
 
     :ivar early_deaths: workers that ended without having brought a stream to its end, since the last time that one did
     """
@@ -137,7 +154,9 @@ class Roster:
     early_deaths: int = 0
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _waiting: deque[int] = field(default_factory=deque)
-    _silent: set[int] = field(default_factory=set)  # of those, without audio yet
+    _silent: dict[int, float] = field(default_factory=dict)  # of those, without audio yet, and since when
+    _parked: set[int] = field(default_factory=set)
+    _fixed: set[int] = field(default_factory=set)  # streams at work that can't be parked
     _load_not_before: float = 0.0
     _fitting: int = 0  # workers that the memory holds, as far as one knows
     _crowded_until: float = float("-inf")  # and no more of them are tried before this time
@@ -162,9 +181,16 @@ class Roster:
         return len(self._waiting)
 
     @property
+    def parked(self) -> int:
+        return len(self._parked)
+
+    @property
     def hopeless(self) -> bool:
         """No worker is ready, and the last few never came to it."""
         return self.early_deaths >= HOPELESS_AFTER and self.ready == 0
+
+    def is_parked(self, stream: int) -> bool:
+        return stream in self._parked
 
     def phase_of(self, worker: int) -> Phase | None:
         """None: there is no such worker, or no more."""
@@ -178,30 +204,41 @@ class Roster:
 
     # What happened
 
-    def arrive(self, stream: int, *, is_silent: bool = False) -> Admission:
+    def arrive(self, stream: int, now: float, *, is_silent: bool = False) -> Admission:
         """A stream wants a worker.
 
-        :param is_silent: not before :meth:`has_audio`; until then it holds a place in the queue and no more
+        :param is_silent: not before :meth:`has_audio`; until then it holds a place in the queue and no more, and where
+            the queue is full not even that for longer than two seconds
         """
         if self.hopeless:
             return Admission.HOPELESS
-        idle = sum(worker.phase is Phase.IDLE for worker in self._workers.values())
-        if len(self._waiting) >= self.limits.queue + idle:
+        free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
+        if len(self._waiting) >= self.limits.queue + free:
+            self._park_silent(now)
+        if len(self._waiting) >= self.limits.queue + free:
             return Admission.BUSY
         self._waiting.append(stream)
         if is_silent:
-            self._silent.add(stream)
+            self._silent[stream] = now
         return Admission.WAITS
 
     def has_audio(self, stream: int) -> bool:
-        """A silent stream has begun. False: it had already, or is not waiting."""
-        if stream not in self._silent:
-            return False
-        self._silent.discard(stream)
-        return True
+        """A silent stream has begun, or a parked one has enough audio, or has ended. False: it waits for a worker
+        already, or has one."""
+        if stream in self._parked:
+            self._parked.discard(stream)
+            self._waiting.append(stream)
+            return True
+        return self._silent.pop(stream, None) is not None
+
+    def fix(self, stream: int) -> None:
+        """The stream's audio is not kept: from now on it must not lose its worker."""
+        self._fixed.add(stream)
 
     def leave(self, stream: int) -> int | None:
         """A stream is over for its owner. The worker that has it, if one does, is to be told with CANCEL."""
+        self._parked.discard(stream)
+        self._fixed.discard(stream)
         for worker in self._workers.values():
             if worker.stream == stream:
                 worker.stream = None
@@ -211,7 +248,7 @@ class Roster:
                 return worker.number
         if stream in self._waiting:
             self._waiting.remove(stream)
-            self._silent.discard(stream)
+            self._silent.pop(stream, None)
         return None
 
     def loading(self, worker: int, now: float) -> None:
@@ -233,14 +270,26 @@ class Roster:
         if known.owes() and not owed:
             known.since = now
 
-    def heard(self, worker: int, now: float, consumed: int | None = None) -> None:
-        """A sign of life from a worker at work: that it went on, and if known, how far it has come."""
+    def heard(self, worker: int, now: float) -> None:
+        """A sign of life from a worker at work: that it goes on."""
+        known = self._workers.get(worker)
+        if known is not None and known.phase in (Phase.BUSY, Phase.DRAINING):
+            known.since = now if known.owes() else None
+
+    def progressed(self, worker: int, now: float, consumed: int, audio_s: float = 0.0, waited_s: float = 0.0) -> None:
+        """A sign of life that says how far the worker has come: bytes of audio consumed, seconds of audio decoded, and
+        seconds in which it waited for audio, all since it has its stream."""
         known = self._workers.get(worker)
         if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
             return
-        if consumed is not None:
-            known.consumed = max(known.consumed, min(consumed, known.sent))
-        known.since = now if known.owes() else None
+        known.consumed = max(known.consumed, min(consumed, known.sent))
+        if known.pace is not None:
+            known.pace.heard(now, audio_s, waited_s)
+        self.heard(worker, now)
+
+    def consumed(self, worker: int) -> int:
+        """Bytes of audio of its stream that the worker has consumed."""
+        return self._workers[worker].consumed
 
     def unconsumed(self, worker: int) -> int:
         """Bytes of audio that the worker was sent and has not consumed."""
@@ -253,6 +302,8 @@ class Roster:
         if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
             return
         self._mean_s += 0.2 * (now - known.assigned_at - self._mean_s)
+        if known.stream is not None:
+            self._fixed.discard(known.stream)
         self._workers[worker] = _Worker(worker, Phase.IDLE, None, used=True)
         self.early_deaths = 0
         self.backoff.reset()
@@ -263,6 +314,8 @@ class Roster:
         if known is None:
             return None
         lost, known.stream = known.stream, None
+        if lost is not None:
+            self._fixed.discard(lost)
         known.phase, known.since = Phase.DYING, None
         return lost
 
@@ -275,6 +328,8 @@ class Roster:
         known = self._workers.pop(worker, None)
         if known is None:
             return None
+        if known.stream is not None:
+            self._fixed.discard(known.stream)
         # Where the next one may do no better, don't spin.
         self.early_deaths += not known.used
         if out_of_memory:
@@ -300,12 +355,15 @@ class Roster:
             self._waiting.clear()
             self._silent.clear()
         assign = tuple(self._assign(now))
+        take_back = tuple(self._take_back(now))
         load_at = self._load_at()
         load = load_at is not None and now >= load_at
         times = [at for worker in self._workers.values() if (at := self._overdue_at(worker)) is not None]
         if load_at is not None and not load:
             times.append(load_at)
-        return Plan(kill, given_up, assign, load, min(times, default=None))
+        if self._hungry() > 0:
+            times += [at for worker in self._workers.values() if (at := self._behind_at(worker)) is not None]
+        return Plan(kill, given_up, assign, take_back, load, min(times, default=None))
 
     def _load_at(self) -> float | None:
         """When one more worker may be loaded; None: not before something happens."""
@@ -337,5 +395,36 @@ class Roster:
         for worker, stream in zip(idle, ready, strict=False):
             self._waiting.remove(stream)
             worker.phase, worker.stream, worker.assigned_at = Phase.BUSY, stream, now
+            worker.pace = Pace(now)
             assigned.append(Assign(worker.number, stream))
         return assigned
+
+    def _hungry(self) -> int:
+        """Streams that wait with their audio, and for which no worker is about to be free."""
+        free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
+        return len(self._waiting) - len(self._silent) - free
+
+    def _behind_at(self, worker: _Worker) -> float | None:
+        """When its stream may be parked, if nothing comes before."""
+        if worker.phase is not Phase.BUSY or worker.ended or worker.pace is None or worker.stream in self._fixed:
+            return None
+        return worker.pace.behind_at(is_waiting=not worker.owes())
+
+    def _take_back(self, now: float) -> list[TakeBack]:
+        """As many workers as are wanted, from those streams first that have been behind for longest."""
+        behind = [(at, worker) for worker in self._workers.values() if (at := self._behind_at(worker)) is not None]
+        behind = sorted((pair for pair in behind if pair[0] <= now), key=lambda pair: pair[0])
+        taken = []
+        for _, worker in behind[: max(0, self._hungry())]:
+            assert worker.stream is not None
+            taken.append(TakeBack(worker.number, worker.stream))
+            self._parked.add(worker.stream)
+            worker.phase, worker.stream = Phase.DRAINING, None
+        return taken
+
+    def _park_silent(self, now: float) -> None:
+        for stream, since in list(self._silent.items()):
+            if now - since >= SILENT_S:
+                del self._silent[stream]
+                self._waiting.remove(stream)
+                self._parked.add(stream)

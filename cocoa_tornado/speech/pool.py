@@ -17,16 +17,18 @@ from typing import Final
 from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed, SpeechBusy, SpeechError
 from ..rules.audio import AudioFormat
 from ..rules.backoff import Backoff
+from ..rules.byte_budget import ByteBudget
+from ..rules.kept_audio import KeptAudio
 from ..rules.rate import LineBudget, RateLimit
-from ..rules.speech_pool import Admission, Assign, Kill, Phase, PoolLimits, Roster
+from ..rules.speech_pool import Admission, Assign, Kill, Phase, PoolLimits, Roster, TakeBack
 from . import wire
 from .machine import count_oom_kills
 from .port import SpeechState, SpeechStatus, Transcript
 from .process import WorkerProcess, start_worker
 from .wire import Kind
 
-HELD_BYTES: Final = 256 * 1024
-"""What a stream holds for its worker, or while it waits for one, before :meth:`PooledStream.feed` suspends."""
+KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Audio of all streams that is kept so that another worker can hear it. A stream beyond that keeps its worker."""
 
 RETRY_BASE_S: Final = 1.0
 READING_S = 0.05  # from a timer to its judgement: time to read what has come
@@ -48,6 +50,7 @@ class PoolOptions:
     :ivar stall_s: a worker that has something to do and makes no progress for so long is replaced
     :ivar load_s: the same for one that loads its model, which may have to be fetched first
     :ivar command: starts a worker; None for the one of this package
+    :ivar kept_bytes: audio of all streams together that is kept in case that they lose their worker
     """
 
     url: str
@@ -57,6 +60,7 @@ class PoolOptions:
     stall_s: float = 30.0
     load_s: float = 600.0
     command: tuple[str, ...] | None = None
+    kept_bytes: int = KEPT_BYTES
 
     def worker_command(self) -> tuple[str, ...]:
         """What starts a worker."""
@@ -69,10 +73,14 @@ class PoolOptions:
 
 @dataclass(slots=True)
 class PoolCounters:
-    """:ivar started: processes; :ivar lost: those that ended by themselves or had to be killed, by reason: ``crashed``,
-    ``out_of_memory`` (killed by the kernel), ``stuck``, ``slow`` (to load), ``nonsense``."""
+    """:ivar started: processes
+    :ivar taken_back: times that a stream lost its worker to others
+    :ivar lost: processes that ended by themselves or had to be killed, by reason: ``crashed``, ``out_of_memory``
+        (killed by the kernel), ``stuck``, ``slow`` (to load), ``nonsense``
+    """
 
     started: int = 0
+    taken_back: int = 0
     lost: dict[str, int] = field(default_factory=dict)
 
 
@@ -87,9 +95,9 @@ class PooledStream:
     ) -> None:
         self.number, self.begin = number, begin
         self.worker: int | None = None
-        self.held = bytearray()
+        self.kept = KeptAudio(pool.kept)
         self.finishing = self.end_sent = False
-        self.opened_at = self.assigned_at = now
+        self.queued_at, self.queue_s = now, 0.0
         self._pool, self._on_interim = pool, on_interim
         self._result: Transcript | SpeechError | None = None
         self._changed = asyncio.Event()
@@ -103,23 +111,20 @@ class PooledStream:
         return self._result is not None
 
     async def feed(self, data: bytes) -> None:
-        self._pool.has_audio(self)
         view = memoryview(data)
         while len(view):
             self._raise_if_lost()
             if self.finishing:
                 raise EngineFailed("audio after the end of its stream")
-            room = HELD_BYTES - len(self.held)
-            self.held += view[:room]
-            view = view[room:]
+            view = view[self.kept.add(view) :]
             self._pool.pump(self)
-            if len(self.held) >= HELD_BYTES:
+            if self.kept.is_full:
                 await self._change()
         self._raise_if_lost()
 
     async def finish(self) -> Transcript:
-        self._pool.has_audio(self)
         self.finishing = True
+        self.kept.let_go()
         if not self.over:
             self._pool.pump(self)
         while self._result is None:
@@ -137,7 +142,7 @@ class PooledStream:
         """The stream is over. The first result counts."""
         if self._result is None:
             self._result = result
-            self.held.clear()
+            self.kept.clear()
             self.wake()
 
     def hypothesis(self, text: str) -> None:
@@ -170,6 +175,7 @@ class WorkerPool:
         """:param count_oom_kills: how many processes of this control group the kernel has killed for want of memory"""
         self.counters = PoolCounters()
         self.options = options
+        self.kept = ByteBudget(options.kept_bytes)
         self._count_oom_kills = count_oom_kills
         self._oom_kills = count_oom_kills()  # of them, explained or before this pool
         self._command = options.worker_command()
@@ -178,7 +184,7 @@ class WorkerPool:
             Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S),
         )
         self._numbers = 0
-        self._waiting: dict[int, PooledStream] = {}  # by stream
+        self._waiting: dict[int, PooledStream] = {}  # by stream: those without a worker, parked ones among them
         self._at_work: dict[int, PooledStream] = {}  # by worker
         self._processes: dict[int, WorkerProcess] = {}
         self._killed: set[int] = set()
@@ -204,7 +210,16 @@ class WorkerPool:
 
     def status(self) -> SpeechStatus:
         roster = self._roster
-        return SpeechStatus(self._state(), self._detail(), roster.ready, roster.busy, roster.queued)
+        return SpeechStatus(
+            self._state(),
+            self._detail(),
+            roster.ready,
+            roster.busy,
+            roster.queued,
+            roster.parked,
+            self.kept.taken,
+            self.counters.taken_back,
+        )
 
     def worker_pids(self) -> tuple[int, ...]:
         """Processes that live."""
@@ -218,7 +233,7 @@ class WorkerPool:
         if self._closed:
             stream.settle(EngineFailed("the speech engine is closed"))
             return stream
-        admission = self._roster.arrive(stream.number, is_silent=True)
+        admission = self._roster.arrive(stream.number, self._now(), is_silent=True)
         if admission is Admission.BUSY:
             raise SpeechBusy("every worker is taken and the queue is full", self._roster.retry_after_s())
         if admission is Admission.HOPELESS:
@@ -250,28 +265,35 @@ class WorkerPool:
 
     # What streams ask
 
-    def has_audio(self, stream: PooledStream) -> None:
-        """Its first audio has come, or its end: only now does it need a worker."""
-        if stream.number in self._waiting and self._roster.has_audio(stream.number):
-            self._replan()
-
     def pump(self, stream: PooledStream) -> None:
-        """Send what the stream holds, as far as its worker keeps up."""
+        """Send what the stream holds, as far as its worker keeps up; have it wait for one where that is worth it."""
         number = stream.worker
-        if number is None or stream.over:
+        if number is None:
+            if stream.number in self._waiting and (stream.finishing or stream.kept.has_enough):
+                self._wants_worker(stream)
             return
-        process, roster, held = self._processes[number], self._roster, stream.held
+        if stream.over:
+            return
+        process, roster, kept = self._processes[number], self._roster, stream.kept
         now = self._now()
-        while held and (room := wire.WINDOW_BYTES - roster.unconsumed(number)) > 0:
-            piece = bytes(held[: min(room, wire.MAX_AUDIO_BYTES)])
-            del held[: len(piece)]
+        if not kept.is_whole:
+            roster.fix(stream.number)
+        while kept.unsent and (room := wire.WINDOW_BYTES - roster.unconsumed(number)) > 0:
+            piece = kept.take(min(room, wire.MAX_AUDIO_BYTES))
             process.write(wire.frame(Kind.AUDIO, piece))
             roster.sent(number, len(piece), now)
-        if stream.finishing and not held and not stream.end_sent:
+        if stream.finishing and not kept.unsent and not stream.end_sent:
             stream.end_sent = True
             process.write(wire.frame(Kind.END))
             roster.sent(number, 0, now, ended=True)
         self._arm(now + self.options.stall_s)
+
+    def _wants_worker(self, stream: PooledStream) -> None:
+        was_parked = self._roster.is_parked(stream.number)
+        if self._roster.has_audio(stream.number):
+            if was_parked:
+                stream.queued_at = self._now()
+            self._replan()
 
     def dismiss(self, stream: PooledStream) -> None:
         """The stream was cancelled."""
@@ -294,12 +316,17 @@ class WorkerPool:
             self._trouble = wire.message_of(frame, wire.Failed).detail
             self._explained.add(worker)
         elif frame.kind is Kind.PROGRESS:
-            self._roster.heard(worker, self._now(), wire.consumed_of(frame))
+            progress = wire.progress_of(frame)
+            self._roster.progressed(worker, self._now(), progress.consumed, progress.audio_s, progress.waited_s)
             self._go_on(worker)
+            if self._roster.queued:
+                self._replan()
         elif frame.kind is Kind.INTERIM:
             self._roster.heard(worker, self._now())
-            if worker in self._at_work:
-                self._at_work[worker].hypothesis(frame.payload.decode("utf-8", "replace"))
+            stream = self._at_work.get(worker)
+            # Of what another worker has heard before, the device has had its hypotheses.
+            if stream is not None and self._roster.consumed(worker) >= stream.kept.repeated:
+                stream.hypothesis(frame.payload.decode("utf-8", "replace"))
         else:
             self._on_result(worker, frame)
 
@@ -371,6 +398,8 @@ class WorkerPool:
                 self._waiting.pop(number).settle(EngineFailed(self._trouble))
             for assign in plan.assign:
                 self._assign(assign)
+            for take_back in plan.take_back:
+                self._take_back(take_back)
             load = plan.load
             if load:
                 self._load()
@@ -380,10 +409,23 @@ class WorkerPool:
 
     def _assign(self, assign: Assign) -> None:
         stream = self._waiting.pop(assign.stream)
-        stream.worker, stream.assigned_at = assign.worker, self._now()
+        stream.worker = assign.worker
+        stream.queue_s += self._now() - stream.queued_at
         self._at_work[assign.worker] = stream
         self._processes[assign.worker].write(wire.json_frame(Kind.BEGIN, stream.begin))
         self._go_on(assign.worker)
+
+    def _take_back(self, take_back: TakeBack) -> None:
+        stream = self._at_work.pop(take_back.worker)
+        stream.worker = None
+        stream.kept.rewind()
+        self._waiting[stream.number] = stream
+        self.counters.taken_back += 1
+        self._processes[take_back.worker].write(wire.frame(Kind.CANCEL))
+        self._roster.sent(take_back.worker, 0, self._now(), ended=True)
+        log.debug("worker taken back", extra={"worker": take_back.worker, "kept": len(stream.kept)})
+        if stream.kept.has_enough and self._roster.has_audio(stream.number):
+            stream.queued_at = self._now()
 
     def _go_on(self, worker: int) -> None:
         stream = self._at_work.get(worker)
@@ -491,8 +533,7 @@ class WorkerPool:
 
 def _outcome(result: wire.Done | wire.Failed, stream: PooledStream) -> Transcript | SpeechError:
     if isinstance(result, wire.Done):
-        queue_s = stream.assigned_at - stream.opened_at
-        return Transcript(result.text, result.audio_s, queue_s, result.busy_s)
+        return Transcript(result.text, result.audio_s, stream.queue_s, result.busy_s)
     if result.kind == "not_decodable":
         return AudioNotDecodable(result.detail)
     if result.kind == "too_long":

@@ -29,6 +29,9 @@ class SpeechStatus:
 
     :ivar detail: one line for people: the engine and its model, or what keeps it from working
     :ivar workers: processes that have their model; :ivar busy: of them, at work; :ivar queued: streams that wait
+    :ivar parked: streams that are behind, and have given their worker back
+    :ivar kept_bytes: audio of all streams that is kept in case that they lose their worker
+    :ivar taken_back: how often one did, so far
     """
 
     state: SpeechState
@@ -36,6 +39,9 @@ class SpeechStatus:
     workers: int = 0
     busy: int = 0
     queued: int = 0
+    parked: int = 0
+    kept_bytes: int = 0
+    taken_back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +84,11 @@ class SpeechEngine(Protocol):
     """Guarantees of every adapter (the contract suite holds them):
 
     - *Isolation*: the words of a stream come from its own audio and no other's, however many run at once.
-    - *Streaming*: work begins with the first bytes; no more than a bounded part of a stream is held in memory.
+    - *Streaming*: work begins with the first bytes; what all streams together hold in memory is bounded.
     - *Bound*: at most ``workers`` streams at a time and ``queue`` waiting; one more raises SpeechBusy at once.
+    - *Audio that is there*: a stream that is behind the time by two seconds, while others wait with their audio, gives
+      its worker to them and does not count as waiting. When it has more audio, or ends, it is heard from its beginning:
+      the words are the same, and no hypothesis goes back behind those that were told.
     - *Failure*: a worker that crashes, or makes no progress for the stall time, costs its stream and nobody else's, and
       is replaced.
     """

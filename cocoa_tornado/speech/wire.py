@@ -5,7 +5,7 @@ A frame is its payload's length (4 bytes, big-endian), its kind (1 byte) and the
     gateway                    worker
                         READY  once, when the model is loaded (or FAILED, and the process ends)
     BEGIN
-    AUDIO ...        PROGRESS  ... with the bytes of AUDIO consumed so far
+    AUDIO ...        PROGRESS  ... how far it has come with the AUDIO, and how long it has waited for it
                       INTERIM  ... where they were asked for
     END, or CANCEL
                 DONE or FAILED exactly one for every BEGIN, whatever went wrong, and whenever
@@ -21,6 +21,7 @@ import enum
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -37,7 +38,7 @@ MAX_AUDIO_BYTES: Final = 16 * 1024
 WINDOW_BYTES: Final = 64 * 1024
 
 _HEADER: Final = struct.Struct("!IB")
-_COUNT: Final = struct.Struct("!Q")
+_PROGRESS: Final = struct.Struct("!Qdd")
 
 Message = TypeVar("Message")
 
@@ -50,7 +51,7 @@ class Kind(enum.IntEnum):
     END = 3
     CANCEL = 4
     READY = 16  # JSON: Ready
-    PROGRESS = 17  # bytes consumed of this utterance, 8 bytes big-endian
+    PROGRESS = 17  # Progress, three numbers of 8 bytes, big-endian
     INTERIM = 18  # UTF-8
     DONE = 19  # JSON: Done
     FAILED = 20  # JSON: Failed
@@ -86,6 +87,20 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Of this utterance, since BEGIN.
+
+    :ivar consumed: bytes of AUDIO
+    :ivar audio_s: length of the audio decoded
+    :ivar waited_s: time in which there was nothing to do for want of AUDIO
+    """
+
+    consumed: int
+    audio_s: float = 0.0
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """:ivar audio_s: length of the audio, decoded; :ivar busy_s: processor time that the utterance took."""
 
@@ -116,18 +131,21 @@ def json_frame(kind: Kind, message: Begin | Ready | Done | Failed) -> bytes:
     return frame(kind, msgspec.json.encode(message))
 
 
-def progress_frame(consumed: int) -> bytes:
-    return frame(Kind.PROGRESS, _COUNT.pack(consumed))
+def progress_frame(progress: Progress) -> bytes:
+    return frame(Kind.PROGRESS, _PROGRESS.pack(progress.consumed, progress.audio_s, progress.waited_s))
 
 
-def consumed_of(progress: Frame) -> int:
-    """The count in a PROGRESS frame.
+def progress_of(progress: Frame) -> Progress:
+    """What a PROGRESS frame says.
 
-    :raises EngineFailed: there is none
+    :raises EngineFailed: something else
     """
-    if len(progress.payload) != _COUNT.size:
-        raise EngineFailed("the worker spoke nonsense: progress without a count")
-    return int(_COUNT.unpack(progress.payload)[0])
+    if len(progress.payload) != _PROGRESS.size:
+        raise EngineFailed("the worker spoke nonsense: progress without its numbers")
+    consumed, audio_s, waited_s = _PROGRESS.unpack(progress.payload)
+    if not (0 <= audio_s < inf and 0 <= waited_s < inf):
+        raise EngineFailed("the worker spoke nonsense: progress of no length")
+    return Progress(consumed, audio_s, waited_s)
 
 
 def message_of(of: Frame, kind: type[Message]) -> Message:

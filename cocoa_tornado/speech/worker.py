@@ -112,13 +112,18 @@ class Outbox:
 
 
 class AudioSource:
-    """The bytes of one utterance, for the decoder to read; tells the gateway how far it has come."""
+    """The bytes of one utterance, for the decoder to read; tells the gateway how far it has come.
+
+    :ivar decoded_bytes: of samples; whoever decodes keeps it up to date
+    """
 
     def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
         self._inbox, self._outbox = inbox, outbox
         self._piece = b""
         self._ended = False
-        self._consumed = self._reported = 0
+        self.decoded_bytes = self._consumed = 0
+        self._waited_s = 0.0
+        self._reported = wire.Progress(0)
         self._reported_at = time.monotonic()
 
     def read(self, max_bytes: int, /) -> bytes:
@@ -148,22 +153,30 @@ class AudioSource:
 
         :param alive: also where nothing was consumed since
         """
-        news = self._consumed - self._reported
+        news = self._consumed - self._reported.consumed
         due = time.monotonic() - self._reported_at >= PROGRESS_S
         if news >= PROGRESS_BYTES or (due and (news or alive)):
             self._say()
 
     def _next_frame(self) -> wire.Frame:
         """Waits. What was consumed and not reported is, before the wait grows long: the gateway may hold back more
-        audio for want of just that."""
+        audio, or take this utterance away, for want of just that."""
+        since = time.monotonic()
         frame = None
-        if self._consumed != self._reported:
-            frame = self._inbox.take(max(0.0, self._reported_at + PROGRESS_S - time.monotonic()))
+        if (self._consumed, self._audio_s) != (self._reported.consumed, self._reported.audio_s):
+            frame = self._inbox.take(max(0.0, self._reported_at + PROGRESS_S - since))
             if frame is None:
+                since = self._wait_ends(since)
                 self._say()
         while frame is None:
             frame = self._inbox.take()
+        self._wait_ends(since)
         return frame
+
+    def _wait_ends(self, since: float) -> float:
+        now = time.monotonic()
+        self._waited_s += now - since
+        return now
 
     def _on_frame(self, frame: wire.Frame) -> None:
         if frame.kind is Kind.AUDIO:
@@ -173,9 +186,14 @@ class AudioSource:
         else:
             raise Cancelled
 
+    @property
+    def _audio_s(self) -> float:
+        return self.decoded_bytes / BYTES_PER_SECOND
+
     def _say(self) -> None:
-        self._reported, self._reported_at = self._consumed, time.monotonic()
-        self._outbox.send(wire.progress_frame(self._consumed))
+        self._reported = wire.Progress(self._consumed, self._audio_s, self._waited_s)
+        self._reported_at = time.monotonic()
+        self._outbox.send(wire.progress_frame(self._reported))
 
 
 class Worker:
@@ -231,14 +249,13 @@ class Worker:
             self._inbox.check_cancelled()
 
         self._recognizer.begin(self._tell(source) if begin.want_interim else None, alive)
-        audio_bytes = 0
         if not source.is_empty():  # nothing at all is no audio, and no error either
             for piece in decode(begin.format, source, begin.max_audio_s):
-                audio_bytes += len(piece)
+                source.decoded_bytes += len(piece)
                 self._recognizer.accept(piece)
                 alive()
         text = self._recognizer.finish()
-        return wire.Done(text, audio_bytes / BYTES_PER_SECOND, time.process_time() - before_s)
+        return wire.Done(text, source.decoded_bytes / BYTES_PER_SECOND, time.process_time() - before_s)
 
     def _tell(self, source: AudioSource) -> Callable[[str], None]:
         def tell(text: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from cocoa_tornado.rules.backoff import Backoff
+from cocoa_tornado.rules.pace import BEHIND_S
 from cocoa_tornado.rules.speech_pool import (
     HOPELESS_AFTER,
     LONGEST_MEMORY_PAUSE_S,
@@ -18,7 +19,9 @@ from cocoa_tornado.rules.speech_pool import (
     Phase,
     PoolLimits,
     Roster,
+    TakeBack,
 )
+from cocoa_tornado.rules.upload import SILENT_S
 
 from ..profiles import examples
 
@@ -39,25 +42,57 @@ class Pool(RuleBasedStateMachine):
         self.numbers = 0
         self.alive: set[int] = set()
         self.has: dict[int, int] = {}  # the stream of each worker
+        self.sent: dict[int, int] = {}  # bytes of audio, by worker
+        self.waited_s: dict[int, float] = {}  # by worker
         self.waiting: list[int] = []
-        self.settled: set[int] = set()
+        self.silent: dict[int, float] = {}  # of those, without audio, and since when
+        self.parked: set[int] = set()
+        self.came_back: set[int] = set()  # after having been parked
+        self.fixed: set[int] = set()
 
     streams = Bundle("streams")
 
-    @rule(target=streams)
-    def arrive(self) -> int:
+    @rule(target=streams, is_silent=st.booleans())
+    def arrive(self, is_silent: bool) -> int:
         self.numbers += 1
-        admission = self.roster.arrive(self.numbers)
+        admission = self.roster.arrive(self.numbers, self.now, is_silent=is_silent)
+        for stream in [stream for stream in self.silent if self.roster.is_parked(stream)]:
+            assert self.now - self.silent.pop(stream) >= SILENT_S
+            self.waiting.remove(stream)
+            self.parked.add(stream)
         if admission is Admission.WAITS:
             self.waiting.append(self.numbers)
+            if is_silent:
+                self.silent[self.numbers] = self.now
         elif admission is Admission.BUSY:
             assert len(self.waiting) >= LIMITS.queue
+            assert all(self.now - since < SILENT_S for since in self.silent.values()), "kept out by nothing"
         self.plan()
         return self.numbers
+
+    @rule(stream=streams)
+    def has_audio(self, stream: int) -> None:
+        is_news = stream in self.parked or stream in self.silent
+        assert self.roster.has_audio(stream) is is_news
+        self.silent.pop(stream, None)
+        if stream in self.parked:
+            self.parked.discard(stream)
+            self.waiting.append(stream)
+            self.came_back.add(stream)
+        self.plan()
+
+    @rule(data=st.data())
+    def is_not_kept_any_more(self, data: st.DataObject) -> None:
+        if self.has:
+            stream = data.draw(st.sampled_from(sorted(self.has.values())))
+            self.roster.fix(stream)
+            self.fixed.add(stream)
 
     @rule(stream=consumes(streams))
     def leave(self, stream: int) -> None:
         worker = self.roster.leave(stream)
+        self.silent.pop(stream, None)
+        self.parked.discard(stream)
         if stream in self.waiting:
             self.waiting.remove(stream)
             assert worker is None
@@ -65,6 +100,8 @@ class Pool(RuleBasedStateMachine):
             assert worker is not None
             assert self.has.pop(worker) == stream
             self.roster.sent(worker, 0, self.now, ended=True)
+        else:
+            assert worker is None
         self.plan()
 
     @rule()
@@ -87,7 +124,17 @@ class Pool(RuleBasedStateMachine):
     @rule(data=st.data(), size=st.integers(1, 1000))
     def is_sent_audio(self, data: st.DataObject, size: int) -> None:
         if self.has:
-            self.roster.sent(data.draw(st.sampled_from(sorted(self.has))), size, self.now)
+            worker = data.draw(st.sampled_from(sorted(self.has)))
+            self.sent[worker] += size
+            self.roster.sent(worker, size, self.now)
+        self.plan()
+
+    @rule(data=st.data(), waited_s=st.sampled_from([0.0, 1.5, 3.0]))
+    def consumes_it_all(self, data: st.DataObject, waited_s: float) -> None:
+        if self.has:
+            worker = data.draw(st.sampled_from(sorted(self.has)))
+            self.waited_s[worker] += waited_s
+            self.roster.progressed(worker, self.now, self.sent[worker], 0.0, self.waited_s[worker])
         self.plan()
 
     @rule(data=st.data())
@@ -119,34 +166,52 @@ class Pool(RuleBasedStateMachine):
                 assert self.has.pop(kill.worker, None) == kill.stream
             for stream in plan.given_up:
                 self.waiting.remove(stream)
+                self.silent.pop(stream, None)
             for assign in plan.assign:
-                assert self.waiting.pop(0) == assign.stream, "out of turn"
+                assert self.ready()[0] == assign.stream, "out of turn"
+                self.waiting.remove(assign.stream)
                 assert assign.worker in self.alive
                 assert assign.worker not in self.has
                 self.has[assign.worker] = assign.stream
+                self.sent[assign.worker] = 0
+                self.waited_s[assign.worker] = 0.0
+            assert len(plan.take_back) <= len(self.ready()), "taken back for nobody"
+            for take_back in plan.take_back:
+                assert take_back.stream not in self.fixed
+                assert self.has.pop(take_back.worker) == take_back.stream
+                self.parked.add(take_back.stream)
+                self.roster.sent(take_back.worker, 0, self.now, ended=True)
             if not plan.load:
                 return
             self.numbers += 1
             self.alive.add(self.numbers)
             self.roster.loading(self.numbers, self.now)
 
+    def ready(self) -> list[int]:
+        return [stream for stream in self.waiting if stream not in self.silent]
+
     @invariant()
     def no_stream_has_two_workers_and_no_bound_is_passed(self) -> None:
         assert len(set(self.has.values())) == len(self.has)
         assert len(self.alive) <= LIMITS.workers
-        assert len(self.waiting) == self.roster.queued <= LIMITS.queue
+        assert (len(self.waiting), len(self.parked)) == (self.roster.queued, self.roster.parked)
         assert sum(self.roster.phase_of(worker) is Phase.LOADING for worker in self.alive) <= 1
+        assert len([stream for stream in self.waiting if stream not in self.came_back]) <= LIMITS.queue + LIMITS.workers
 
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:
         idle = any(self.roster.phase_of(worker) is Phase.IDLE for worker in self.alive)
-        assert not (idle and self.waiting)
+        assert not (idle and self.ready())
 
     def teardown(self) -> None:
         """Whatever came before, once workers behave, everybody who waits is served."""
+        for stream in [*self.silent, *self.parked]:
+            self.has_audio(stream)
         for _ in range(50):
             self.now += LONGEST_MEMORY_PAUSE_S / 10
             self.plan()
+            for stream in list(self.parked):
+                self.has_audio(stream)
             for worker in sorted(self.alive):
                 phase = self.roster.phase_of(worker)
                 if phase is Phase.DYING:
@@ -159,11 +224,13 @@ class Pool(RuleBasedStateMachine):
                     self.has.pop(worker, None)
             self.plan()
         assert not self.waiting
+        assert not self.parked
         assert self.roster.ready == LIMITS.workers
+        assert not self.roster._fixed
 
 
 TestPool = Pool.TestCase
-TestPool.settings = examples(100, steps=30)
+TestPool.settings = examples(200, steps=40)
 
 
 def ready(limits: PoolLimits = LIMITS) -> Roster:
@@ -176,12 +243,12 @@ def ready(limits: PoolLimits = LIMITS) -> Roster:
 
 def test_a_worker_that_owes_something_and_shows_no_progress_is_stuck_and_one_that_waits_for_audio_is_not() -> None:
     one = ready(PoolLimits(1, 2, 10.0, 60.0))
-    one.arrive(7)
+    one.arrive(7, 0.0)
     assert [assign.stream for assign in one.plan(0.0).assign] == [7]
     assert one.plan(100.0).kill == ()
     one.sent(1, 100, 100.0)
     assert one.plan(109.9).kill == ()
-    one.heard(1, 109.9, 50)
+    one.progressed(1, 109.9, 50)
     assert one.plan(119.8).kill == ()
     (kill,) = one.plan(120.0).kill
     assert (kill.worker, kill.stream, kill.reason) == (1, 7, "stuck")
@@ -189,7 +256,7 @@ def test_a_worker_that_owes_something_and_shows_no_progress_is_stuck_and_one_tha
 
 def test_workers_that_die_before_they_are_of_use_are_started_ever_more_slowly_and_nobody_waits_for_them() -> None:
     one, now = roster(PoolLimits(1, 2, 10.0, 60.0)), 0.0
-    one.arrive(1)
+    one.arrive(1, now)
     given_up: tuple[int, ...] = ()
     for worker in range(2, 2 + HOPELESS_AFTER):
         while not (plan := one.plan(now)).load:
@@ -200,7 +267,7 @@ def test_workers_that_die_before_they_are_of_use_are_started_ever_more_slowly_an
         given_up += one.plan(now).given_up
     assert given_up == (1,)
     assert one.hopeless
-    assert one.arrive(9) is Admission.HOPELESS
+    assert one.arrive(9, now) is Admission.HOPELESS
     assert now > 0
 
 
@@ -246,7 +313,7 @@ def test_workers_that_fit_are_replaced_at_once_and_one_is_always_tried() -> None
     one.gone(3, now, out_of_memory=True)
     now += one.backoff.ceiling_s()
     for worker in (1, 2):  # which had no trouble of that kind
-        one.arrive(100 + worker)
+        one.arrive(100 + worker, now)
         one.plan(now)
         one.settled(worker, now)
         one.gone(worker, now)
@@ -256,9 +323,74 @@ def test_workers_that_fit_are_replaced_at_once_and_one_is_always_tried() -> None
     assert load(one, now + 8.0, numbers) == 1
 
 
+def at_work(one: Roster, stream: int, now: float, worker: int = 1) -> None:
+    """Give it to the one worker, which consumes all that there is."""
+    one.arrive(stream, now)
+    assert [assign.stream for assign in one.plan(now).assign] == [stream]
+    one.sent(worker, 100, now)
+    one.progressed(worker, now, 100)
+
+
+def test_a_stream_that_is_behind_gives_its_worker_to_one_that_waits_with_its_audio() -> None:
+    one = ready(PoolLimits(1, 2, 10.0, 60.0))
+    at_work(one, 7, 0.0)
+    assert one.plan(100.0).take_back == (), "nobody wants it"
+    one.arrive(8, 100.0, is_silent=True)
+    assert one.plan(100.0).take_back == (), "who waits has no audio"
+    one.has_audio(8)
+    assert one.plan(100.0).take_back == (TakeBack(1, 7),)
+    assert (one.parked, one.queued, one.phase_of(1)) == (1, 1, Phase.DRAINING)
+    one.settled(1, 100.1)
+    assert [assign.stream for assign in one.plan(100.1).assign] == [8]
+    one.has_audio(7)
+    assert (one.parked, one.queued) == (0, 1)
+
+
+def test_the_plan_knows_when_a_stream_will_be_behind() -> None:
+    one = ready(PoolLimits(1, 2, 10.0, 60.0))
+    at_work(one, 7, 50.0)
+    one.arrive(8, 51.0)
+    plan = one.plan(51.0)
+    assert (plan.take_back, plan.again_at) == ((), 50.0 + BEHIND_S)
+    assert one.plan(50.0 + BEHIND_S).take_back == (TakeBack(1, 7),)
+
+
+def test_a_stream_that_keeps_pace_has_ended_or_is_not_kept_has_its_worker_until_its_end() -> None:
+    for case in ("keeps pace", "has ended", "is not kept", "has audio before it"):
+        one, now = ready(PoolLimits(1, 2, 1000.0, 60.0)), 0.0
+        at_work(one, 7, now)
+        one.arrive(8, now)
+        if case == "has ended":
+            one.sent(1, 0, now, ended=True)
+        elif case == "is not kept":
+            one.fix(7)
+        for step in range(1, 60):
+            now = float(step)
+            if case == "keeps pace":
+                one.sent(1, 32_000, now)
+                one.progressed(1, now, 100 + 32_000 * step, audio_s=now, waited_s=0.9 * now)
+            elif case == "has audio before it":
+                one.sent(1, 32_000, now)
+                one.progressed(1, now, 100 * step, audio_s=0.01 * step)
+            assert one.plan(now).take_back == (), case
+
+
+def test_streams_that_do_not_begin_keep_others_out_for_two_seconds() -> None:
+    one = ready(PoolLimits(1, 2, 10.0, 60.0))
+    at_work(one, 1, 0.0)
+    for stream in (2, 3):
+        assert one.arrive(stream, 0.0, is_silent=True) is Admission.WAITS
+    assert one.arrive(4, SILENT_S - 0.1, is_silent=True) is Admission.BUSY
+    assert one.arrive(4, SILENT_S, is_silent=True) is Admission.WAITS
+    assert (one.queued, one.parked) == (1, 2)
+    # They have not lost anything.
+    assert one.has_audio(2)
+    assert one.queued == 2
+
+
 def test_retry_after_grows_with_the_queue() -> None:
     one = ready(PoolLimits(1, 10, 10.0, 60.0))
     short = one.retry_after_s()
     for stream in range(2, 8):
-        one.arrive(stream)
+        one.arrive(stream, 0.0)
     assert one.retry_after_s() > short

@@ -110,6 +110,21 @@ async def test_hypotheses_grow_and_end_before_the_result(url: str) -> None:
         assert len(hypotheses) == told
 
 
+@pytest.mark.parametrize("cut", [20_001, 60_000])
+async def test_a_stream_that_lost_its_worker_on_the_way_has_the_same_words(
+    url: str, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cocoa_tornado.rules.pace.BEHIND_S", 0.05)
+    async with pool_of(url) as pool:
+        audio = samples("somewhere.wav")
+        stream = pool.open(RAW, 60.0)
+        await stream.feed(audio[:cut])
+        assert await heard(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
+        assert (pool.status().parked, pool.status().taken_back) == (1, 1)
+        assert await heard(stream, audio[cut:]) == " ".join(spoken(SOMEWHERE))
+        assert pool.counters.lost == {}
+
+
 async def test_what_is_no_audio_and_what_is_too_long_are_told_apart_and_the_worker_goes_on(url: str) -> None:
     async with pool_of(url) as pool:
         with pytest.raises(AudioNotDecodable):

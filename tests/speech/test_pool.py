@@ -1,4 +1,4 @@
-"""The pool, with workers that do what they are told: what makes one be replaced, and what does not."""
+"""The pool, with workers that do what they are told: what makes one be replaced, or taken back, and what does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 
 from cocoa_tornado.errors import EngineFailed, SpeechBusy
 from cocoa_tornado.rules.audio import AudioFormat
-from cocoa_tornado.speech.pool import PoolOptions, WorkerPool
+from cocoa_tornado.rules.kept_audio import LEAST_TO_GO_ON
+from cocoa_tornado.speech.pool import PooledStream, PoolOptions, WorkerPool
 from cocoa_tornado.speech.port import SpeechState
 from testing.waiting import eventually
 
@@ -167,3 +168,134 @@ async def test_a_worker_that_speaks_nonsense_says_what_is_wrong_with_it() -> Non
     async with pool_of(("/bin/sh", "-c", "echo hello there you; sleep 5")) as pool:
         await eventually(lambda: pool.status().state is SpeechState.FAILED, 20)
         assert "hello there" in pool.status().detail
+
+
+# Workers are for audio that is there
+
+
+@pytest.fixture
+def soon_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cocoa_tornado.rules.pace.BEHIND_S", 0.05)
+
+
+async def beginning(pool: WorkerPool, words: bytes, heard: list[str] | None = None) -> PooledStream:
+    """A stream that a worker has heard the beginning of."""
+    stream = pool.open(RAW, 60.0, None if heard is None else heard.append)
+    await stream.feed(words)
+    await eventually(lambda: stream.worker is not None)
+    return stream
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_a_stream_that_is_behind_gives_its_worker_back_and_loses_nothing() -> None:
+    async with pool_of() as pool:
+        drip = await beginning(pool, b"drip")
+        assert await said(pool, b"quick!") == "quick!"
+        status = pool.status()
+        assert (status.parked, status.kept_bytes, status.taken_back) == (1, 4, 1)
+        await drip.feed(b"ping")
+        assert pool.status().busy == 0, "so little is not worth a worker"
+        assert (await drip.finish()).text == "dripping"
+        assert (pool.status().parked, pool.status().kept_bytes) == (0, 0)
+        assert pool.counters.lost == {}
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_a_stream_that_is_behind_keeps_a_worker_that_nobody_wants() -> None:
+    async with pool_of(workers=2) as pool:
+        await eventually(lambda: pool.status().workers == 2, 10)
+        drip = await beginning(pool, b"drip")
+        silent = pool.open(RAW, 60.0)
+        for _ in range(3):
+            assert await said(pool, b"quick!") == "quick!"
+        assert (drip.worker is not None, pool.status().parked) == (True, 0)
+        silent.cancel()
+        assert (await drip.finish()).text == "drip"
+        assert pool.counters.taken_back == 0
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_a_parked_stream_gets_a_worker_when_it_has_enough_audio_or_has_ended() -> None:
+    async with pool_of() as pool:
+        first, second = await beginning(pool, b"a" * 8), pool.open(RAW, 60.0)
+        await second.feed(b"b" * 8)
+        await eventually(lambda: second.worker is not None)
+        assert first.worker is None
+        await first.feed(b"a" * LEAST_TO_GO_ON)
+        await eventually(lambda: first.worker is not None)
+        assert (second.worker, pool.status().parked) == (None, 1)
+        assert (await second.finish()).text == "b" * 8
+        assert (await first.finish()).text == "a" * (8 + LEAST_TO_GO_ON)
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_hypotheses_of_a_stream_that_is_heard_again_do_not_begin_again() -> None:
+    async with pool_of() as pool:
+        heard: list[str] = []
+        stream = await beginning(pool, b"word" * 5000, heard)
+        await eventually(lambda: heard[-1:] == ["word" * 5000])
+        assert await said(pool, b"quick!") == "quick!"
+        assert pool.status().parked == 1
+        await stream.feed(b"more" * 5000)
+        await eventually(lambda: heard[-1] == "word" * 5000 + "more" * 5000)
+        assert (await stream.finish()).text == heard[-1]
+        assert heard == sorted(set(heard), key=len)
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_a_parked_stream_that_is_cancelled_leaves_nothing_behind() -> None:
+    async with pool_of() as pool:
+        drip = await beginning(pool, b"drip")
+        assert await said(pool, b"quick!") == "quick!"
+        drip.cancel()
+        assert (pool.status().parked, pool.status().kept_bytes, pool.status().queued) == (0, 0, 0)
+        with pytest.raises(EngineFailed):
+            await drip.feed(b"ping")
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_a_stream_that_cannot_be_kept_has_its_worker_until_its_end() -> None:
+    async with pool_of(kept_bytes=6) as pool:
+        drip = await beginning(pool, b"dripping")
+        other = asyncio.ensure_future(said(pool, b"waits!"))
+        await drip.feed(b"on")
+        await eventually(lambda: pool.status().queued == 1)
+        assert (drip.worker is not None, pool.status().kept_bytes) == (True, 6)
+        assert (await drip.finish()).text == "drippingon"
+        assert await other == "waits!"
+        assert pool.counters.taken_back == 0
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_many_slow_streams_share_few_workers_and_each_has_its_own_words_whole() -> None:
+    async with pool_of(workers=2, queue=16) as pool:
+        streams = {letter: pool.open(RAW, 60.0) for letter in "abcdefgh"}
+
+        async def feed(size: int) -> None:
+            await asyncio.gather(*(stream.feed(letter.encode() * size) for letter, stream in streams.items()))
+
+        await feed(2)
+        await eventually(lambda: pool.counters.taken_back >= 6)  # by each that comes after the first two
+        await feed(LEAST_TO_GO_ON)
+        await eventually(lambda: pool.counters.taken_back >= 12)
+        await feed(400)
+        await feed(30_000)
+        texts = await asyncio.gather(*(stream.finish() for stream in streams.values()))
+        for letter, transcript in zip(streams, texts, strict=True):
+            assert transcript.text == letter * (2 + LEAST_TO_GO_ON + 400 + 30_000)
+        assert pool.counters.lost == {}
+        assert (pool.status().parked, pool.status().kept_bytes, pool.status().queued) == (0, 0, 0)
+
+
+async def test_streams_that_have_not_begun_keep_nobody_out_for_longer_than_two_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with pool_of(queue=1) as pool:
+        silent = [pool.open(RAW, 60.0) for _ in range(2)]
+        with pytest.raises(SpeechBusy):
+            pool.open(RAW, 60.0)
+        monkeypatch.setattr("cocoa_tornado.rules.speech_pool.SILENT_S", 0.0)
+        assert await said(pool, b"room") == "room"
+        for stream, words in zip(silent, (b"first.", b"second"), strict=True):
+            await stream.feed(words)
+            assert (await stream.finish()).text == words.decode()

@@ -57,12 +57,13 @@ def test_messages_come_through_as_they_were() -> None:
     reader = FrameReader(frozenset(Kind))
     begin = wire.Begin(AudioFormat("raw", "mulaw", 8000, 2), True, 60.0)
     failed = wire.Failed("too_long", "more than 60 s")
+    progress = wire.Progress(2**40, 59.25, 0.5)
     first, second, third = reader.feed(
-        wire.json_frame(Kind.BEGIN, begin) + wire.json_frame(Kind.FAILED, failed) + wire.progress_frame(2**40)
+        wire.json_frame(Kind.BEGIN, begin) + wire.json_frame(Kind.FAILED, failed) + wire.progress_frame(progress)
     )
     assert wire.message_of(first, wire.Begin) == begin
     assert wire.message_of(second, wire.Failed) == failed
-    assert wire.consumed_of(third) == 2**40
+    assert wire.progress_of(third) == progress
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b'{"detail":5}', b"[]"])
@@ -70,4 +71,12 @@ def test_json_that_is_something_else_is_nonsense(payload: bytes) -> None:
     with pytest.raises(EngineFailed, match="nonsense"):
         wire.message_of(Frame(Kind.READY, payload), wire.Ready)
     with pytest.raises(EngineFailed, match="nonsense"):
-        wire.consumed_of(Frame(Kind.PROGRESS, payload))
+        wire.progress_of(Frame(Kind.PROGRESS, payload))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("inf"), float("nan")])
+def test_progress_of_no_length_is_nonsense(wrong: float) -> None:
+    for progress in (wire.Progress(1, wrong, 0.0), wire.Progress(1, 0.0, wrong)):
+        (frame,) = FrameReader(wire.FROM_WORKER).feed(wire.progress_frame(progress))
+        with pytest.raises(EngineFailed, match="nonsense"):
+            wire.progress_of(frame)

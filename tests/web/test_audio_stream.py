@@ -506,6 +506,8 @@ async def test_the_metrics_tell_of_streams_audio_and_workers(bench: Bench) -> No
     assert metrics["cocoa_speech_delivery_seconds_count"] == 1
     assert (metrics["cocoa_speech_workers"], metrics["cocoa_speech_workers_busy"]) == (4, 1)
     assert metrics["cocoa_speech_queued"] == 2
+    assert (metrics["cocoa_speech_parked"], metrics["cocoa_speech_kept_bytes"]) == (3, 1000)
+    assert metrics["cocoa_speech_taken_back_total"] == 5
 
 
 @pytest.mark.gen_test
