@@ -76,12 +76,13 @@ class Mailbox(Protocol):
     - *Idempotence*: a record that was stored before, by (source, offset, timestamp), is not stored again, as long as
       no more than ``rules.seen.WINDOW`` later offsets of its source were.
     - *Bound*: a box holds no more than ``BoxLimits`` says; the oldest go first, and are missed.
-    - *Eras*: where the latest of what was stored may be lost, a new :attr:`era` begins before anything is stored again.
-      Numbers are given twice in different eras only. What is acknowledged or written is a place, with its era.
+    - *Eras*: where the latest of what was stored may be lost, by a crash, a backup put back or a copy that goes on by
+      itself, a new :attr:`era` begins before anything is stored again. Numbers are given twice in different eras only.
+      What is acknowledged or written is a place, with its era.
     - *Expiry*: a message older than ``ttl_s`` is not handed out any more, and is removed in small steps soon after.
     - *Faults*: a mailbox that is slow, locked, full or gone is retried for ever. Appends wait in their order;
-      reads fail with MailboxError in reasonable time; marks are kept until they can be stored. The log says so once per
-      change of state, and it recovers by itself.
+      reads fail with MailboxError in reasonable time; marks are kept until they can be stored. One that hangs is not
+      READY after a few seconds. The log says so once per change of state, and it recovers by itself.
     """
 
     @property
@@ -90,7 +91,7 @@ class Mailbox(Protocol):
 
     @property
     def era(self) -> int:
-        """Of what is stored from now on; 0 for ever where nothing that is stored is lost."""
+        """Of what is stored from now on; 0 for ever where nothing that is stored is lost but with its key."""
 
     @property
     def counters(self) -> MailboxCounters: ...

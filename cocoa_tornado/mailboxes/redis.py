@@ -21,13 +21,23 @@ from typing import Any
 from ..errors import MailboxClosed, MailboxError
 from ..rules.addresses import without_user_info
 from ..rules.backoff import Backoff
-from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, Mark, PageLimits, Place
+from ..rules.box import (
+    FORGET_AFTER_S,
+    FORGET_MISSED_AFTER_S,
+    Box,
+    BoxLimits,
+    Mark,
+    Marks,
+    PageLimits,
+    Place,
+    marked,
+)
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
 from .redis_group import Call, Group, Source, device_key, seen_key, source_of
 from .redis_link import Link, RedisFault
-from .redis_replies import Marks, box_of, mark_arguments, marked, page_of, promise_of, refusal_of
+from .redis_replies import box_of, mark_arguments, page_of, promise_of, refusal_of
 from .redis_scripts import MARK, OPEN, READ, SCHEMA, SWEEP, Command
 
 GROUP_ENTRIES = 2_000
@@ -471,11 +481,11 @@ class RedisMailbox:
         self._counters.failures += was_ready
         kind = "replaced" if fault.replaced else "away"
         if kind not in self._told and "replaced" not in self._told:
-            extra = {"mailbox": self._shown, "error": self._detail}
+            extra = {"mailbox": self._shown, "cause": self._detail}
             if fault.replaced:
                 log.error("mailbox was emptied or replaced", extra=extra)
             else:
-                log.warning("mailbox not available", extra=extra)
+                log.warning("mailbox unavailable", extra=extra)
             self._told.add(kind)
 
 

@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ..rules.box import Box, Mark, StoredMessage
+from ..rules.box import Box, Mark, StoredMessage, with_marks
 from ..rules.feed import Page
 from .redis_group import device_key
 from .redis_link import RedisFault
 
 REPLACED: Final = "Redis was emptied or replaced: if that is meant, restart the gateway"
-
-
-Marks = tuple[Mark, ...]
-"""Of one device, each of another era, oldest first; not empty."""
-
-
-def marked(marks: Marks, mark: Mark) -> Marks:
-    """One mark more."""
-    if marks and marks[-1].era == mark.era:
-        return (*marks[:-1], marks[-1].joined(mark))
-    return (*marks, mark)
 
 
 def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
@@ -31,10 +20,8 @@ def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
     _, base, last, gone, acked, written, cuts, era, *_ = reply
     pairs = (cut.split(b":") for cut in (cuts or b"").split())
     found = tuple((int(begun), int(kept)) for begun, kept in pairs)
-    box = Box(int(base), int(last), int(gone), None if acked is None else int(acked), int(written), int(era), found)
-    for mark in marks:
-        box = mark.on(box)
-    return box
+    acked_to = None if acked is None else int(acked)
+    return with_marks(Box(int(base), int(last), int(gone), acked_to, int(written), int(era), found), marks)
 
 
 def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:

@@ -4,6 +4,9 @@ Two threads: ``cocoa-sqlite-writer`` stores (``sqlite_writer.py``), ``cocoa-sqli
 (``sqlite_reader.py``).
 The file is in write-ahead mode with ``synchronous = FULL``: what is stored is on the disk, as far as the disk tells.
 It does not shrink; what has been deleted makes room for what comes. It must not be on a network's file system.
+
+Each start begins an era of the mailbox (``rules/box.py``): a file can't tell that it was restored from a backup, rolled
+back with its disk, or copied.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from .sqlite_reader import Reader
 from .sqlite_rows import look, read
 from .sqlite_schema import MIGRATIONS, Migration
 from .sqlite_writer import Writer
+
+WATCH_S = 0.5
+"""How often it is looked whether the disk hangs."""
 
 T = TypeVar("T")
 
@@ -52,8 +58,9 @@ class SqliteMailbox:
         self._counters = MailboxCounters()
         self._availability = Availability(self._path, self._counters)
         self._writer = Writer(self._path, limits, clock, self._availability, self._counters, migrations)
-        self._reader = Reader(self._path, lambda: self._writer.identity)
+        self._reader = Reader(self._path, lambda: self._writer.identity, self._availability)
         self._closing: asyncio.Future[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<SqliteMailbox {self._path} {self._availability.state.value}>"
@@ -64,15 +71,22 @@ class SqliteMailbox:
 
     @property
     def era(self) -> int:
-        return 0  # what is on the disk stays there
+        return self._writer.era
 
     @property
     def counters(self) -> MailboxCounters:
         return self._counters
 
     async def start(self) -> None:
+        self._look_for_a_hang()
         await self._writer.start()
         self._reader.start()
+
+    def _look_for_a_hang(self) -> None:
+        if self._closing is None:
+            self._writer.look_for_a_hang()
+            self._reader.look_for_a_hang()
+            self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look_for_a_hang)
 
     def status(self) -> MailboxStatus:
         return self._availability.status()
@@ -83,19 +97,19 @@ class SqliteMailbox:
         return self._writer.append(entries)
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
-        mark = self._writer.mark_of(device_id)
-        return self._ask(partial(look, device_id=device_id, mark=mark))
+        marks = self._writer.marks_of(device_id)
+        return self._ask(partial(look, device_id=device_id, marks=marks))
 
     def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        mark, expired_at = self._writer.mark_of(device_id), self._clock() - self._limits.ttl_s
-        question = partial(read, device_id=device_id, after=after, limits=limits, expired_at=expired_at, mark=mark)
+        marks, expired_at = self._writer.marks_of(device_id), self._clock() - self._limits.ttl_s
+        question = partial(read, device_id=device_id, after=after, limits=limits, expired_at=expired_at, marks=marks)
         return self._ask(question)
 
     def acknowledge(self, device_id: str, place: Place) -> None:
-        self._writer.mark(device_id, Mark(acked=place.number))
+        self._writer.mark(device_id, Mark(acked=place.number, era=place.era))
 
     def written(self, device_id: str, place: Place) -> None:
-        self._writer.mark(device_id, Mark(written=place.number))
+        self._writer.mark(device_id, Mark(written=place.number, era=place.era))
 
     async def sweep(self) -> int:
         if self._closing is not None:
@@ -126,6 +140,8 @@ class SqliteMailbox:
 
     async def _close(self, timeout_s: float) -> None:
         # The writer last: it is the one that can leave a tidy file.
+        if self._watch is not None:
+            self._watch.cancel()
         begun = time.monotonic()
         await self._reader.stop(min(1.0, timeout_s))
         await self._writer.stop(max(0.0, timeout_s - (time.monotonic() - begun)))

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from ..errors import CocoaError, MailboxClosed, MailboxError
 from . import sqlite_schema
+from .sqlite_availability import HANGS_AFTER_S, Availability, Part
 from .sqlite_schema import FileIdentity
 
 PATIENCE_S: Final = 5.0
@@ -39,11 +40,12 @@ class Reader:
     :param open_files: the files that the writer has open; None while it has none
     """
 
-    def __init__(self, path: Path, open_files: Callable[[], FileIdentity | None]) -> None:
-        self._path, self._open_files = path, open_files
+    def __init__(self, path: Path, open_files: Callable[[], FileIdentity | None], availability: Availability) -> None:
+        self._path, self._open_files, self._availability = path, open_files, availability
         self._changed = threading.Condition()
         self._questions: deque[_Question] = deque()
         self._stopping = False
+        self._busy_since_s: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
         # The reader's own.
@@ -65,6 +67,14 @@ class Reader:
             self._questions.append(_Question(question, answer, timer, time.monotonic() + PATIENCE_S))
             self._changed.notify()
         return answer
+
+    def look_for_a_hang(self) -> None:
+        """Tell if questions are being answered for longer than a disk that answers takes."""
+        with self._changed:
+            # Under the lock: if that ends meanwhile, the thread says so afterwards.
+            since_s = self._busy_since_s
+            if since_s is not None and time.monotonic() - since_s >= HANGS_AFTER_S:
+                self._availability.down(f"the disk hangs: nothing was read for {HANGS_AFTER_S:g} s", Part.READING)
 
     async def stop(self, timeout_s: float) -> None:
         """What was asked and not answered fails."""
@@ -92,7 +102,11 @@ class Reader:
     def _run(self) -> None:
         try:
             while questions := self._next():
-                self._on_loop(_answer, self._answers(questions))
+                answers = self._answers(questions)
+                with self._changed:
+                    self._busy_since_s = None
+                self._availability.ready(Part.READING)
+                self._on_loop(_answer, answers)
         finally:
             self._close()
             self._on_loop(self._answer_end)
@@ -104,6 +118,7 @@ class Reader:
                 self._changed.wait()
             if self._stopping:
                 return []
+            self._busy_since_s = time.monotonic()
             count = min(MAX_TOGETHER, len(self._questions))
             return [self._questions.popleft() for _ in range(count)]
 

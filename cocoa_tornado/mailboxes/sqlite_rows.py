@@ -6,21 +6,25 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from ..rules.box import (
     FORGET_AFTER_S,
     FORGET_MISSED_AFTER_S,
+    KNOWN_ERAS,
     Box,
     BoxLimits,
-    Mark,
+    Marks,
     PageLimits,
     StoredMessage,
     surplus,
+    with_marks,
 )
+from ..rules.cursors import MAX_ERA
 from ..rules.feed import Page
 from .port import Entry
 from .sqlite_schema import damaged
@@ -29,7 +33,7 @@ from .sqlite_seen import SeenRows
 SWEEP_BOXES: Final = 1_000
 SWEEP_MESSAGES: Final = 1_000
 
-_COLUMNS: Final = "id, base, last, gone, acked, written, bytes, touched"
+_COLUMNS: Final = "id, base, last, gone, acked, written, bytes, touched, cuts"
 _ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few different texts: SQLite needs to understand each only once
 _OLDEST_READ: Final = 16
 
@@ -65,33 +69,70 @@ class _Row:
         self.is_new = is_new
         self.changed = is_new
 
-    def values(self) -> tuple[int, int, int | None, int, int, float, int]:
+    def values(self) -> tuple[int, int, int | None, int, int, float, str, int]:
         """As the statement that updates it wants them."""
         box = self.box
-        return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, self.id
+        cuts = " ".join(f"{era}:{last}" for era, last in box.cuts)
+        return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, cuts, self.id
+
+
+class History(NamedTuple):
+    """How far a mailbox had come when it was last looked at.
+
+    :ivar era: of it; :ivar given: messages ever stored
+    """
+
+    era: int
+    given: int
 
 
 class Store:
     """The writer's connection. A method that raises has changed nothing, and may be called again.
 
+    It begins an era of the mailbox, with a random name, unless it goes on from ``known``: the file may be a copy, or
+    have been restored from one, and a cursor may name a message that some other copy has stored.
+
+    :param known: what this process has seen of the mailbox before, if it has
     :ivar key: the cursors' key
+    :ivar eras: that the mailbox has had, as far as it knows, oldest first, ending with the current one
     :ivar messages: that are in the mailbox
     :ivar size_bytes: of their payloads together
     """
 
-    def __init__(self, database: sqlite3.Connection, limits: BoxLimits, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        limits: BoxLimits,
+        clock: Callable[[], float],
+        known: History | None = None,
+    ) -> None:
         self._database, self._limits, self._clock = database, limits, clock
         self._seen = SeenRows(database)
-        self._swept_id = 0
+        self._swept_id = self._last_id = 0
         meta = dict(database.execute("SELECT key, value FROM meta"))
-        if not isinstance(meta.get("key"), bytes) or not isinstance(meta.get("given"), int):
+        kinds = (("key", bytes), ("given", int), ("eras", str))
+        if not all(isinstance(meta.get(name), kind) for name, kind in kinds):
             raise damaged("the table meta lacks what it must have")
         self.key: bytes = meta["key"]
         self._given: int = meta["given"]
+        self.eras = _eras_of(meta["eras"])
+        if known is None or self.eras[-1:] != (known.era,) or self._given < known.given:
+            self._begin_era()
         totals = "SELECT coalesce(max(id), 0), coalesce(sum(last - gone), 0), coalesce(sum(bytes), 0) FROM box"
         self._last_id, self.messages, self.size_bytes = database.execute(totals).fetchone()
 
-    def store(self, calls: Sequence[Sequence[Entry]], marks: Mapping[str, Mark], group: str = "") -> Change:
+    @property
+    def history(self) -> History:
+        return History(self.eras[-1], self._given)
+
+    def _begin_era(self) -> None:
+        # The first era of a new file needs no name of its own: its key is as new.
+        eras = (*self.eras[1 - KNOWN_ERAS :], _new_era(self.eras)) if self.eras else (0,)
+        with self._transaction():
+            self._database.execute("UPDATE meta SET value = ? WHERE key = 'eras'", (" ".join(map(str, eras)),))
+        self.eras = eras
+
+    def store(self, calls: Sequence[Sequence[Entry]], marks: Mapping[str, Marks], group: str = "") -> Change:
         """Carry out calls of append, all or none, and before them the marks.
 
         :param group: a name for all of this, which never comes again but for another try: one that has been stored
@@ -125,7 +166,7 @@ class Store:
         expired: list[_Row] = []
         forgotten: list[int] = []
         for columns in boxes:
-            row = _row("", columns)
+            row = _row("", columns, self.eras)
             if len(row.box):
                 if change.expired == SWEEP_MESSAGES:
                     swept_id = row.id - 1
@@ -202,15 +243,15 @@ class Store:
             places = ",".join("?" * size)
             query = f"SELECT {_COLUMNS}, device FROM box WHERE device IN ({places})"
             for columns in self._database.execute(query, chunk):
-                yield _row(columns[8], columns)
+                yield _row(columns[9], columns, self.eras)
 
-    def _acknowledge(self, rows: Mapping[str, _Row], marks: Mapping[str, Mark], now: float, change: Change) -> None:
+    def _acknowledge(self, rows: Mapping[str, _Row], marks: Mapping[str, Marks], now: float, change: Change) -> None:
         emptier = []
-        for device_id, mark in marks.items():
+        for device_id, of_device in marks.items():
             row = rows.get(device_id)
             if row is None:
                 continue
-            before, row.box = row.box, mark.on(row.box)
+            before, row.box = row.box, with_marks(row.box, of_device)
             if row.box == before:
                 continue
             row.changed, row.touched_s = True, now
@@ -244,7 +285,7 @@ class Store:
                 row = rows.get(entry.device_id)
                 if row is None:
                     self._last_id += 1
-                    box = Box.new(self._given)
+                    box = Box.new(self._given, self.eras[-1], self.eras)
                     row = rows[entry.device_id] = _Row(self._last_id, entry.device_id, box, 0, now, True)
                 row.box = row.box.append()
                 row.size_bytes += len(entry.payload)
@@ -321,31 +362,31 @@ class Store:
     def _write(self, rows: Iterable[_Row]) -> None:
         changed = [row for row in rows if row.changed]
         self._database.executemany(
-            "INSERT INTO box(last, gone, acked, written, bytes, touched, id, device, base)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO box(last, gone, acked, written, bytes, touched, cuts, id, device, base)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(*row.values(), row.device_id, row.box.base) for row in changed if row.is_new],
         )
         self._database.executemany(
-            "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, bytes = ?, touched = ? WHERE id = ?",
+            "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, bytes = ?, touched = ?, cuts = ? WHERE id = ?",
             [row.values() for row in changed if not row.is_new],
         )
 
 
-def look(database: sqlite3.Connection, device_id: str, mark: Mark) -> Box:
-    """A device's box, the mark included; a new one if there is none."""
+def look(database: sqlite3.Connection, device_id: str, marks: Marks) -> Box:
+    """A device's box, the marks included; a new one if there is none."""
     found = _find(database, device_id)
-    return Box.new(_given(database)) if found is None else mark.on(found.box)
+    return _new(database) if found is None else with_marks(found.box, marks)
 
 
 def read(
-    database: sqlite3.Connection, device_id: str, after: int, limits: PageLimits, expired_at: float, mark: Mark
+    database: sqlite3.Connection, device_id: str, after: int, limits: PageLimits, expired_at: float, marks: Marks
 ) -> Page:
-    """Messages behind ``after`` of those that were stored later than ``expired_at``, the mark included."""
+    """Messages behind ``after`` of those that were stored later than ``expired_at``, the marks included."""
     found = _find(database, device_id)
     if found is None:
-        given = _given(database)
-        return Page((), given, given, given)
-    box = mark.on(found.box)
+        box = _new(database)
+        return Page((), box.gone, box.last, box.base)
+    box = with_marks(found.box, marks)
     alive = database.execute(
         "SELECT number FROM message WHERE box = ? AND number > ? AND stored_at > ? ORDER BY number LIMIT 1",
         (found.id, box.gone, expired_at),
@@ -367,14 +408,40 @@ def read(
 
 def _find(database: sqlite3.Connection, device_id: str) -> _Row | None:
     columns = database.execute(f"SELECT {_COLUMNS} FROM box WHERE device = ?", (device_id,)).fetchone()
-    return None if columns is None else _row(device_id, columns)
+    if columns is None:
+        return None
+    ((eras,),) = database.execute("SELECT value FROM meta WHERE key = 'eras'")
+    return _row(device_id, columns, _eras_of(eras))
 
 
-def _given(database: sqlite3.Connection) -> int:
-    (given,) = database.execute("SELECT value FROM meta WHERE key = 'given'").fetchone()
-    return int(given)
+def _new(database: sqlite3.Connection) -> Box:
+    meta = dict(database.execute("SELECT key, value FROM meta WHERE key IN ('given', 'eras')"))
+    eras = _eras_of(meta["eras"])
+    return Box.new(int(meta["given"]), eras[-1], eras)
 
 
-def _row(device_id: str, columns: Sequence[int]) -> _Row:
-    id_, base, last, gone, acked, written, size_bytes, touched_s = columns[:8]
-    return _Row(id_, device_id, Box(base, last, gone, acked, written), size_bytes, touched_s, False)
+def _row(device_id: str, columns: Sequence[Any], eras: tuple[int, ...]) -> _Row:
+    id_, base, last, gone, acked, written, size_bytes, touched_s, cuts = columns[:9]
+    box = Box(base, last, gone, acked, written, eras[-1], _cuts_of(cuts) if cuts else (), eras)
+    return _Row(id_, device_id, box, size_bytes, touched_s, False)
+
+
+def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = (cut.split(":") for cut in text.split())
+        return tuple((int(era), int(last)) for era, last in pairs)
+    except ValueError as error:
+        raise damaged(f"a row of the table box is malformed: {error}") from error
+
+
+def _eras_of(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(map(int, text.split()))
+    except ValueError as error:
+        raise damaged(f"the eras in the table meta are malformed: {error}") from error
+
+
+def _new_era(eras: Sequence[int]) -> int:
+    while (era := secrets.randbelow(MAX_ERA) + 1) in eras:
+        pass
+    return era

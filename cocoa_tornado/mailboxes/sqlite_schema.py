@@ -11,6 +11,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import stat
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,11 +56,17 @@ def _create(database: sqlite3.Connection) -> None:
     database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for table in _TABLES:
         database.execute(table)
-    rows = [("key", secrets.token_bytes(KEY_BYTES)), ("given", 0)]
+    rows = [("key", secrets.token_bytes(KEY_BYTES)), ("given", 0), ("eras", "")]
     database.executemany("INSERT INTO meta(key, value) VALUES (?, ?)", rows)
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create,)
+def _add_eras(database: sqlite3.Connection) -> None:
+    # What is older has had one era, and its cursors bear the number 0.
+    database.execute("INSERT OR IGNORE INTO meta(key, value) VALUES ('eras', '0')")
+    database.execute("ALTER TABLE box ADD COLUMN cuts TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_eras)
 """The one at index n makes version n + 1 of version n. Each runs in a transaction of its own."""
 
 
@@ -103,6 +110,35 @@ def take_lock(path: Path) -> int:
     return descriptor
 
 
+def lock_inode(path: Path) -> int:
+    """The same for the database's inode: a hard link, or a bind mount, gives it a second name with another lock file.
+
+    It is to be closed after the connections to the database: POSIX drops the locks that a process has on a file when
+    any of its descriptors of the file is closed. So a lock that is refused leaves its descriptor open; the process is
+    about to end, or has the mailbox open itself.
+
+    :raises ServiceError: another gateway has it, or it is no regular file
+    :raises FileNotFoundError: there is no database
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        refuse_if_hopeless(path, error)
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ServiceError(f"mailbox {path}: is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        problem = "is in use by another gateway, which has another name for it; each needs a file of its own"
+        raise ServiceError(f"mailbox {path}: {problem}") from None
+    return descriptor
+
+
 def has_its_name(lock: int, path: Path) -> bool:
     """Whether the lock is still that of the file with its name."""
     try:
@@ -136,16 +172,12 @@ def check_header(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> No
     _refuse_foreign(path, application_id, version, len(migrations))
 
 
-def open_writer(
-    path: Path, migrations: Sequence[Migration] = MIGRATIONS, *, may_create: bool = True
-) -> sqlite3.Connection:
+def open_writer(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> sqlite3.Connection:
     """The one connection that may write, for the thread that calls this. The tables are there, in their newest version.
 
     :raises ServiceError: it is not ours, of a newer version, or damaged
     :raises sqlite3.Error: it cannot be had now
     """
-    if may_create:
-        _make_file(path)
     is_new = path.stat().st_size == 0
     database = _connect(path, "rw")
     try:
@@ -220,7 +252,7 @@ def _refuse_foreign(path: Path, application_id: int, version: int, newest: int) 
         )
 
 
-def _make_file(path: Path) -> None:
+def make_file(path: Path) -> None:
     """An empty file, if there is none, that only this user can read: SQLite gives its other files the same mode."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -23,11 +23,11 @@ from typing import Final, NamedTuple
 
 from ..errors import CocoaError, MailboxClosed, MailboxError, ServiceError
 from ..rules.backoff import Backoff
-from ..rules.box import NO_MARK, BoxLimits, Mark
+from ..rules.box import BoxLimits, Mark, Marks, marked
 from . import sqlite_schema
 from .port import Entry, MailboxCounters
-from .sqlite_availability import Availability
-from .sqlite_rows import Change, Store
+from .sqlite_availability import HANGS_AFTER_S, Availability
+from .sqlite_rows import Change, History, Store
 from .sqlite_schema import MIGRATIONS, FileIdentity, Migration
 
 MAX_ENTRIES: Final = 5_000
@@ -51,7 +51,7 @@ class _Group:
     """What goes into one transaction."""
 
     calls: list[_Call]
-    marks: dict[str, Mark]
+    marks: dict[str, Marks]
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -59,6 +59,7 @@ class Writer:
     """Methods without a leading underscore are the IOLoop thread's, and none of them waits for the disk.
 
     :ivar key: the cursors' key, from the first opening on
+    :ivar era: the mailbox's, as far as the IOLoop has been told: not before it has the numbers of the last one
     :ivar identity: of the files that are open; None until they are
     """
 
@@ -74,24 +75,30 @@ class Writer:
         self._path, self._limits, self._clock, self._migrations = path, limits, clock, migrations
         self._availability, self._counters = availability, counters
         self.key: bytes | None = None
+        self.era = 0
         self.identity: FileIdentity | None = None
         # What the two threads share, under the condition's lock.
         self._changed = threading.Condition()
         self._calls: deque[_Call] = deque()
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, Marks] = {}
         self._marks_due_s = 0.0
         self._group: _Group | None = None
         self._sweeps: list[asyncio.Future[int]] = []
         self._stopping = self._abandoned = False
+        self._busy_since_s: float | None = None
+        self._is_start_over = False
+        self._refusal: ServiceError | None = None
         self._retry_at_s: float | None = None
         # The IOLoop thread's.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._opened: asyncio.Future[None] | None = None
+        self._opened: asyncio.Future[None] | None = None  # or the attempt has failed
         self._ended: asyncio.Future[None] | None = None
         # The writer's own.
         self._backoff = Backoff(base_s=RETRY_S[0], cap_s=RETRY_S[1])
         self._store: Store | None = None
+        self._history: History | None = None
         self._lock: int | None = None
+        self._inode_lock: int | None = None
         self._sweep_owed = False
         self._is_in_doubt = False
         self._thread = threading.Thread(target=self._run, name="cocoa-sqlite-writer", daemon=True)
@@ -99,19 +106,29 @@ class Writer:
     # -- the IOLoop thread's side
 
     async def start(self) -> None:
-        """Returns when the first attempt to open the file has come to its end.
+        """Returns when the first attempt to open the file has come to its end, or hangs.
 
         :raises ServiceError: it can never be opened; the thread has ended
         """
         self._loop = asyncio.get_running_loop()
         self._opened, self._ended = self._loop.create_future(), self._loop.create_future()
         self._thread.start()
-        try:
-            await self._opened
-        except ServiceError:
+        await asyncio.wait([self._opened], timeout=HANGS_AFTER_S)
+        with self._changed:
+            self._is_start_over = True
+            refusal = self._refusal
+        if refusal is not None:
             await self._ended
             self._thread.join()
-            raise
+            raise refusal
+
+    def look_for_a_hang(self) -> None:
+        """Tell if a transaction is under way for longer than a disk that answers takes."""
+        with self._changed:
+            # Under the lock: if it ends meanwhile, the thread says so afterwards.
+            since_s = self._busy_since_s
+            if since_s is not None and time.monotonic() - since_s >= HANGS_AFTER_S:
+                self._availability.down(f"the disk hangs: nothing was stored for {HANGS_AFTER_S:g} s")
 
     def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
         stored: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
@@ -125,13 +142,13 @@ class Writer:
             if not self._marks:
                 self._marks_due_s = time.monotonic() + MARKS_WAIT_S
                 self._changed.notify()
-            self._marks[device_id] = mark.joined(self._marks.get(device_id, NO_MARK))
+            self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
 
-    def mark_of(self, device_id: str) -> Mark:
+    def marks_of(self, device_id: str) -> Marks:
         """What has been marked and is perhaps not in the file yet."""
         with self._changed:
-            mark = self._marks.get(device_id, NO_MARK)
-            return mark if self._group is None else mark.joined(self._group.marks.get(device_id, NO_MARK))
+            under_way = () if self._group is None else self._group.marks.get(device_id, ())
+            return (*under_way, *self._marks.get(device_id, ()))
 
     def sweep(self) -> asyncio.Future[int]:
         swept: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -141,7 +158,7 @@ class Writer:
         return swept
 
     async def stop(self, timeout_s: float) -> None:
-        """Store what is queued, for at most so long; then end, whatever is left."""
+        """Store what is queued, for at most so long; then end, whatever is left. A thread that hangs is left behind."""
         if self._ended is not None:
             self._tell_to_stop(at_once=False)
             # Once it is told to leave, it is at most one statement away from its end, unless the disk does not answer.
@@ -193,17 +210,31 @@ class Writer:
             self._end()
 
     def _open_first(self) -> bool:
-        refusal: ServiceError | None = None
+        """Open the file for the first time; False: it can never be opened."""
         try:
-            self._open()
-        except ServiceError as error:
-            refusal = error
+            with self._busy():
+                self._open()
         except Exception as error:
-            self._failed(error)
+            with self._changed:
+                if isinstance(error, ServiceError) and not self._is_start_over:
+                    self._refusal = error
+            if self._refusal is None:
+                self._failed(error)
         else:
             self._availability.ready()
-        self._on_loop(self._answer_start, refusal)
-        return refusal is None
+        self._on_loop(self._answer_start)
+        return self._refusal is None
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Whatever waits for the disk."""
+        with self._changed:
+            self._busy_since_s = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy_since_s = None
 
     def _wait(self) -> bool:
         """Until there is something to do, or to do again; False: it is all over."""
@@ -234,9 +265,10 @@ class Writer:
     def _attempt(self) -> None:
         """One transaction, and a step of sweeping if that is asked for."""
         try:
-            self._make_sure_of_file()
-            self._store_group()
-            self._sweep_step()
+            with self._busy():
+                self._make_sure_of_file()
+                self._store_group()
+                self._sweep_step()
         except Exception as error:
             self._failed(error)
         else:
@@ -332,12 +364,13 @@ class Writer:
         if self._lock is None:
             self._lock = sqlite_schema.take_lock(self._path)
         if self.identity is None:
+            self._lock_inode()
             sqlite_schema.check_header(self._path, self._migrations)
         else:
             self._make_sure_of_place(self.identity)
-        database = sqlite_schema.open_writer(self._path, self._migrations, may_create=self.identity is None)
+        database = sqlite_schema.open_writer(self._path, self._migrations)
         try:
-            store = Store(database, self._limits, self._clock)
+            store = Store(database, self._limits, self._clock, self._history)
             identity = FileIdentity.of(self._path)
         except sqlite3.Error as error:
             database.close()
@@ -349,8 +382,29 @@ class Writer:
         if self.key is not None and self.key != store.key:
             database.close()
             raise MailboxError(f"{self._path}: another mailbox is in its place")
+        self._enter_era(store.history)
         self._store, self.key, self.identity = store, store.key, identity
         self._availability.set_totals(store.messages, store.size_bytes)
+
+    def _lock_inode(self) -> None:
+        """Another try locks whatever file has the name then."""
+        if self._inode_lock is not None:
+            os.close(self._inode_lock)
+            self._inode_lock = None
+        sqlite_schema.make_file(self._path)
+        self._inode_lock = sqlite_schema.lock_inode(self._path)
+
+    def _enter_era(self, history: History) -> None:
+        before, self._history = self._history, history
+        if before is None:
+            self.era = history.era  # nobody has a number yet
+        elif before.era != history.era:
+            log.warning("mailbox was restored", extra={"mailbox": str(self._path), "era": history.era})
+            # Not before the loop has the numbers that were given in the last one.
+            self._on_loop(self._tell_era, history.era)
+
+    def _tell_era(self, era: int) -> None:
+        self.era = era
 
     def _make_sure_of_file(self) -> None:
         """What is written to a file that has lost its name is written to nowhere.
@@ -384,23 +438,42 @@ class Writer:
         try:
             found = FileIdentity.of(self._path)
         except FileNotFoundError:
+            self._empty_log()
             raise MailboxError(f"{self._path}: the file is gone") from None
         if found.database != identity.database:
+            self._empty_log()
             raise MailboxError(f"{self._path}: another file is in its place; put it back, or restart the gateway")
         return found
 
+    def _empty_log(self) -> None:
+        """Bring what is in the log into the database, wherever that is now.
+
+        SQLite leaves the log of a database that has lost its name, and the next start would take it for that of the
+        file that has the name then.
+        """
+        if self._store is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._store.checkpoint()
+
     def _close_store(self) -> None:
         if self._store is not None:
+            self._history = self._store.history
             # What cannot be closed properly is closed all the same.
             with contextlib.suppress(sqlite3.Error):
                 self._store.close()
             self._store = None
 
     def _end(self) -> None:
+        if self._store is not None and self.identity is not None:
+            with contextlib.suppress(MailboxError, OSError):
+                self._make_sure_of_place(self.identity)
         self._close_store()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        if self._inode_lock is not None:
+            os.close(self._inode_lock)
+            self._inode_lock = None
         self._on_loop(_fail_sweeps, self._take_sweeps(), MailboxClosed("the mailbox is closed"))
         self._on_loop(self._answer_end)
 
@@ -410,14 +483,10 @@ class Writer:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _answer_start(self, refusal: ServiceError | None) -> None:
+    def _answer_start(self) -> None:
         assert self._opened is not None
-        if self._opened.done():
-            return
-        if refusal is None:
+        if not self._opened.done():
             self._opened.set_result(None)
-        else:
-            self._opened.set_exception(refusal)
 
     def _answer_end(self) -> None:
         if self._ended is not None and not self._ended.done():

@@ -7,7 +7,8 @@ between a device's position and the oldest that is left has been missed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 FORGET_AFTER_S: Final = 30 * 86_400.0
@@ -57,13 +58,24 @@ class Place(NamedTuple):
     era: int = 0
 
 
+NO_CURSOR_YET: Final = Place(-1)
+"""Where a device begins that goes by cursors: with what is kept."""
+
+KNOWN_ERAS: Final = 33
+"""Eras that a mailbox with named eras remembers: the current one, and the 32 before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """What is known of a box without reading its messages.
 
-    A mailbox whose last writes can be lost, such as a Redis that was killed, gives numbers a second time. So it has
-    eras: a new one begins whenever that may have happened. In it, a place of an earlier era stands for no more than
-    what was there when the era began.
+    A mailbox whose last writes can be lost, such as a Redis that was killed or a file restored from a backup, gives
+    numbers a second time. So it has eras: a new one begins whenever that may have happened. In it, a place of an
+    earlier era stands for no more than what was there when the era began.
+
+    Eras are numbered in the order of their beginnings, or they have random names: where a file can be copied, two
+    copies may begin eras at the same time, and neither knows the other's. Then the mailbox lists those that it has
+    had. A place of any other era has a number that some copy gave to who knows what: it stands for the beginning.
 
     :ivar base: its first message's number is at least ``base + 1``. A box that was removed and is made anew begins
         above all numbers that the old one gave, so that an old cursor is not taken for a place in the new box.
@@ -73,6 +85,8 @@ class Box:
     :ivar written: written to a socket of the device up to here
     :ivar era: of the mailbox now
     :ivar cuts: eras in which something was stored here, but for the first, and ``last`` as each of them found it
+    :ivar eras: that the mailbox has had, oldest first, ending with the current one, where they have random names;
+        empty where they are numbered in their order
     """
 
     base: int = 0
@@ -82,10 +96,11 @@ class Box:
     written: int = 0
     era: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
+    eras: tuple[int, ...] = field(default=(), compare=False)
 
     @classmethod
-    def new(cls, base: int, era: int = 0) -> Box:
-        return cls(base, base, base, None, base, era)
+    def new(cls, base: int, era: int = 0, eras: tuple[int, ...] = ()) -> Box:
+        return cls(base, base, base, None, base, era, eras=eras)
 
     def __len__(self) -> int:
         """How many messages are in it."""
@@ -97,17 +112,32 @@ class Box:
         return self.gone > (self.written if self.acked is None else self.acked)
 
     def find(self, place: Place) -> int | None:
-        """The number that a place stands for now; None if it cannot be one of ours."""
-        is_beyond = place.era > self.era or (place.era == self.era and place.number > self.last)
+        """The number that a place stands for now, see :meth:`settled`; None if it cannot be one of ours."""
+        is_future = not self.eras and place.era > self.era
+        is_beyond = is_future or (place.era == self.era and place.number > self.last)
         return None if place.number < 0 or is_beyond else self.settled(place)
 
     def settled(self, place: Place) -> int:
-        """The number that a place stands for now, which is never beyond the end."""
+        """The number that a place stands for now, which is never beyond the end; that of ``NO_CURSOR_YET`` if the
+        mailbox does not know its era."""
+        if self.eras and place.era not in self.eras:
+            return NO_CURSOR_YET.number
         number = min(place.number, self.last)
         for era, last in self.cuts:
-            if era > place.era:
+            if self._is_later(era, place.era):
                 number = min(number, last)
         return number
+
+    def _is_later(self, era: int, other: int) -> bool:
+        if not self.eras:
+            return era > other
+        return era in self.eras and self.eras.index(era) > self.eras.index(other)
+
+    def lost(self, position: int, last: Place) -> int:
+        """How many messages from beyond ``position`` up to ``last`` have not survived the end of their era."""
+        kept = self.settled(last)
+        # A box that was made anew begins above them all.
+        return last.number - (max(position, kept) if kept > self.base else position)
 
     def start(self, after: int | None) -> int:
         """The position that a connection begins at: what has a higher number is to be sent.
@@ -133,15 +163,22 @@ class Box:
         return self._with(self.last, self.gone, self.acked, max(self.written, min(number, self.last)))
 
     def append(self) -> Box:
-        """One message more; its number is ``last`` of what is returned."""
-        return self._with(self.last + 1, self.gone, self.acked, self.written)
+        """One message more; its number is ``last`` of what is returned. Where eras are named, the first message of each
+        but the mailbox's first leaves a cut."""
+        box = self._with(self.last + 1, self.gone, self.acked, self.written)
+        is_cut = len(self.eras) < 2 or (self.cuts and self.cuts[-1][0] == self.era)
+        if is_cut:
+            return box
+        # A cut is needed for the known eras before it.
+        known = tuple(cut for cut in self.cuts if cut[0] in self.eras[1:])
+        return replace(box, cuts=(*known, (self.era, self.last)))
 
     def lose(self, up_to: int) -> Box:
         """Messages up to this number have expired or fallen out."""
         return self._with(self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
 
     def _with(self, last: int, gone: int, acked: int | None, written: int) -> Box:
-        return Box(self.base, last, gone, acked, written, self.era, self.cuts)
+        return Box(self.base, last, gone, acked, written, self.era, self.cuts, self.eras)
 
 
 class Mark(NamedTuple):
@@ -164,19 +201,30 @@ class Mark(NamedTuple):
         return Mark(_later(self.acked, other.acked), _later(self.written, other.written), self.era)
 
     def on(self, box: Box) -> Box:
-        """The box once this is stored."""
-        if self.acked is not None:
-            box = box.acknowledge(box.settled(Place(self.acked, self.era)))
-        if self.written is not None:
-            box = box.write(box.settled(Place(self.written, self.era)))
+        """The box once this is stored. A mark of an era that the mailbox does not know changes nothing."""
+        if self.acked is not None and (number := box.settled(Place(self.acked, self.era))) >= 0:
+            box = box.acknowledge(number)
+        if self.written is not None and (number := box.settled(Place(self.written, self.era))) >= 0:
+            box = box.write(number)
         return box
 
 
-NO_MARK: Final = Mark()
+Marks = tuple[Mark, ...]
+"""Of one device, each of another era, oldest first."""
 
 
-NO_CURSOR_YET: Final = Place(-1)
-"""Where a device begins that goes by cursors: with what is kept."""
+def marked(marks: Marks, mark: Mark) -> Marks:
+    """One mark more."""
+    if marks and marks[-1].era == mark.era:
+        return (*marks[:-1], marks[-1].joined(mark))
+    return (*marks, mark)
+
+
+def with_marks(box: Box, marks: Iterable[Mark]) -> Box:
+    """The box once all of these are stored."""
+    for mark in marks:
+        box = mark.on(box)
+    return box
 
 
 def _later(one: int | None, other: int | None) -> int | None:

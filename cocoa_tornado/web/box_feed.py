@@ -71,6 +71,7 @@ class BoxFeed:
         "_backoff",
         "_begun",
         "_device_id",
+        "_dropped",
         "_early",
         "_era",
         "_feed",
@@ -90,6 +91,7 @@ class BoxFeed:
         self._feed = Feed()
         self._era = 0
         self._begun: Box | None = None  # as it was when the era began, if that was not the mailbox's first
+        self._dropped: tuple[int, Place] | None = None  # position and last message of the feed that the era has ended
         self._pushed = self._taken = self._marked = 0
         self._gap = 0  # up to here the device has been told that there is nothing any more
         self._acks = False  # it has acknowledged something, now or ever
@@ -166,8 +168,8 @@ class BoxFeed:
             self._refuse_ack()
         elif self._feed.opened:
             self._acknowledge(place)
-        elif self._early is None or (self._early.era, self._early.number) < (place.era, place.number):
-            # Whether there is such a place is known once the box has been looked at.
+        elif self._early is None or self._early.era != place.era or self._early.number < place.number:
+            # Whether there is such a place is known once the box has been looked at. Of two eras, the last word counts.
             self._early = place
         return True
 
@@ -175,7 +177,7 @@ class BoxFeed:
         number: int | None = place.number
         if place.era != self._era:
             number = None if self._begun is None else self._begun.find(place)
-        if number is None or number > self._feed.last:
+        if number is None or not 0 <= number <= self._feed.last:
             self._refuse_ack()
             return
         self._acks = True
@@ -190,7 +192,7 @@ class BoxFeed:
             return
         box, early, self._early = looked.result(), self._early, None
         number = box.find(early)
-        if number is None:
+        if number is None or number < 0:
             self._refuse_ack()
         else:
             self._mail.mailbox.acknowledge(self._device_id, Place(number, box.era))
@@ -218,6 +220,7 @@ class BoxFeed:
         if not self._feed.opened:
             self._begin(box)
         self._feed.open(box.start(None if self._after is None else box.settled(self._after)), box.last)
+        self._tell_lost(box)
         self._marked = max(self._marked, box.written)
         self._acks = self._acks or box.acked is not None
         early, self._early = self._early, None
@@ -231,7 +234,8 @@ class BoxFeed:
     def _begin(self, box: Box) -> None:
         """The box has been looked at for the first time, or for the first time in its era."""
         self._pushed, self._taken, self._marked, self._gap = (
-            box.settled(Place(number, self._era)) for number in (self._pushed, self._taken, self._marked, self._gap)
+            max(0, box.settled(Place(number, self._era)))
+            for number in (self._pushed, self._taken, self._marked, self._gap)
         )
         self._era = box.era
         self._begun = box if box.era else None
@@ -239,7 +243,16 @@ class BoxFeed:
     def _drop_feed(self) -> None:
         """Its numbers mean nothing any more; the connection will go on from the place where it was."""
         self._after = Place(self._feed.position, self._era)
+        self._dropped = (self._feed.position, Place(self._feed.last, self._era))
         self._feed = Feed()
+
+    def _tell_lost(self, box: Box) -> None:
+        """What was known to be stored for the device, and did not survive the era, is missed."""
+        dropped, self._dropped = self._dropped, None
+        missed = 0 if dropped is None else box.lost(*dropped)
+        if missed:
+            self._mail.counters.gaps += 1
+            self._outlet.send(text_frame(gap_notice(missed)), 0)
 
     def _follow_era(self) -> None:
         if self._feed.opened and self._mail.mailbox.era != self._era:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from cocoa_tornado.mailboxes.port import Mailbox
+from cocoa_tornado.mailboxes.redis import ERAS_SINCE_S
 from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits, Place
 
 from ..profiles import examples
-from .stands import SOURCE, MemoryStand, Stand, entry
+from .lives import Keeper, RedisKeeper, SqliteKeeper
+from .stands import SOURCE, MemoryStand, Stand, contents, entry
 
 LIMITS = BoxLimits(max_messages=5, max_bytes=60, ttl_s=100.0)
 DEVICES = st.sampled_from(["a", "b", "c"])
@@ -149,14 +151,14 @@ class Machine(RuleBasedStateMachine):
     def acknowledge(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.acknowledge(device_id, Place(base + number)))
+            self._mark(lambda: self.mailbox.acknowledge(device_id, Place(base + number, self.mailbox.era)))
             model.acked = max(model.acked or 0, min(number, len(model.messages)))
 
     @rule(device_id=DEVICES, number=st.integers(0, 15))
     def write(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.written(device_id, Place(base + number)))
+            self._mark(lambda: self.mailbox.written(device_id, Place(base + number, self.mailbox.era)))
             model.written = max(model.written, min(number, len(model.messages)))
 
     def _mark(self, mark: Callable[[], None]) -> None:
@@ -233,6 +235,145 @@ def make_stand(request: pytest.FixtureRequest) -> Iterator[Callable[[], Stand]]:
 
         server = request.getfixturevalue("redis_server")
         yield lambda: RedisStand(server)
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place that a device was given, and what it has had then."""
+
+    place: Place
+    had: frozenset[bytes]
+
+
+@dataclass
+class Life:
+    """What is stored of each device, oldest first, and what may have been deleted because the device has it."""
+
+    stored: dict[str, list[bytes]] = field(default_factory=dict)
+    done: dict[str, set[bytes]] = field(default_factory=dict)
+
+    def copy(self) -> Life:
+        copies = ({name: list(items) for name, items in self.stored.items()}, self.done.items())
+        return Life(copies[0], {name: set(items) for name, items in copies[1]})
+
+
+class RestoredMachine(RuleBasedStateMachine):
+    """A mailbox that is backed up, put back and restarted at any time, while its devices keep all their cursors.
+
+    Whatever becomes of it, a cursor never stands for more than its device has had, and no acknowledgement deletes more.
+    """
+
+    make_keeper: Callable[[], Keeper]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.keeper = type(self).make_keeper()
+        self.keeper.clock.now = ERAS_SINCE_S
+        self.mailbox: Mailbox = self.runner.run(self.keeper.open())
+        self.life, self.backup = Life(), Life()
+        self.cursors: dict[str, list[Cursor]] = {}
+        self.offset = 0
+        self.runner.run(self.keeper.back_up())
+
+    def teardown(self) -> None:
+        self.runner.run(self.mailbox.close(5.0))
+        self.runner.run(self.keeper.clear())
+        self.runner.close()
+
+    @rule(devices=st.lists(DEVICES, min_size=1, max_size=4))
+    def append(self, devices: list[str]) -> None:
+        batch = [entry(self.offset + at, device_id) for at, device_id in enumerate(devices)]
+        self.offset += len(batch)
+
+        async def store() -> list[int | None]:
+            return await self.mailbox.append(batch)
+
+        for item, number in zip(batch, self.runner.run(store()), strict=True):
+            assert number is not None
+            stored = self.life.stored.setdefault(item.device_id, [])
+            stored.append(item.payload)
+            place = Place(number, self.mailbox.era)
+            self.cursors.setdefault(item.device_id, []).append(Cursor(place, frozenset(stored)))
+
+    @rule(device_id=DEVICES, at=st.integers(0, 100))
+    def acknowledge(self, device_id: str, at: int) -> None:
+        """With any cursor that the device was ever given."""
+        given = self.cursors.get(device_id, [])
+        if given:
+            cursor = given[at % len(given)]
+
+            async def mark() -> None:
+                box = await self.mailbox.look(device_id)
+                number = box.find(cursor.place)
+                assert number is not None
+                self.mailbox.acknowledge(device_id, cursor.place)
+                await self.mailbox.append([])
+
+            self.runner.run(mark())
+            self.life.done.setdefault(device_id, set()).update(cursor.had)
+
+    @rule(device_id=DEVICES)
+    def connect(self, device_id: str) -> None:
+        """With each cursor in turn: nothing that came after it, and has not been acknowledged, is skipped."""
+        done = self.life.done.get(device_id, set())
+        for cursor in self.cursors.get(device_id, []):
+            messages = self.runner.run(self._after(device_id, cursor.place))
+            expected = [payload for payload in self.life.stored.get(device_id, []) if payload not in cursor.had | done]
+            assert [payload for payload in messages if payload in expected] == expected
+
+    async def _after(self, device_id: str, place: Place) -> list[bytes]:
+        box = await self.mailbox.look(device_id)
+        number = box.find(place)
+        assert number is not None
+        return await contents(self.mailbox, device_id, box.start(number))
+
+    @rule()
+    def back_up(self) -> None:
+        self._store_marks()
+        self.runner.run(self.keeper.back_up())
+        self.backup = self.life.copy()
+
+    @rule()
+    def put_back(self) -> None:
+        self.runner.run(self.mailbox.close(5.0))
+        self.runner.run(self.keeper.put_back())
+        # Where eras are numbered by the clock, no two begin in the same second.
+        self.keeper.clock.now += 1
+        self.life = self.backup.copy()
+        self.mailbox = self.runner.run(self.keeper.open())
+
+    @rule()
+    def restart(self) -> None:
+        self.runner.run(self.mailbox.close(5.0))
+        self.runner.run(self.keeper.restart())
+        self.keeper.clock.now += 1
+        self.mailbox = self.runner.run(self.keeper.open())
+
+    def _store_marks(self) -> None:
+        """They go along with the next message."""
+        self.append(["a"])
+
+
+@pytest.fixture(params=["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
+def make_keeper(request: pytest.FixtureRequest) -> Iterator[Callable[[], Keeper]]:
+    if request.param == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            numbers = iter(range(1_000_000))
+            yield lambda: SqliteKeeper(Path(folder) / f"box-{next(numbers)}.db")
+    else:
+        server = request.getfixturevalue("own_redis")
+        keeper = RedisKeeper(server)
+        yield lambda: keeper
+
+
+@pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages", optional=True)
+def test_no_cursor_ever_stands_for_more_than_its_device_has_had(make_keeper: Callable[[], Keeper]) -> None:
+    machine = type("AnyRestoredMachine", (RestoredMachine,), {"make_keeper": staticmethod(make_keeper)})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(examples(20, steps=20), suppress_health_check=list(HealthCheck)),
+    )
 
 
 def test_no_sequence_of_events_loses_repeats_or_reorders_a_message(make_stand: Callable[[], Stand]) -> None:

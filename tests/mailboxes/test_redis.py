@@ -27,7 +27,7 @@ from .stands import ALL, SOURCE, Clock, contents, entries, entry, numbers, paylo
 
 pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=90)]
 
-NOT_AVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox not available")
+UNAVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox unavailable")
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ class Proxy:
 # -- Redis goes away
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_everything_is_there_after_a_restart(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "cocoa.mailbox")
     own_redis.start()
@@ -140,11 +140,11 @@ async def test_everything_is_there_after_a_restart(own_redis: RedisServer, caplo
         assert (box.acked, box.gone, box.last) == (2, 2, 10)
         assert await contents(mailbox) == payloads(range(2, 10))
         assert mailbox.counters.failures == 1
-    assert len(lines(caplog, "mailbox not available")) == 1
+    assert len(lines(caplog, "mailbox unavailable")) == 1
     assert len(lines(caplog, "mailbox ready")) == 2
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox not available", optional=True)
+@pytest.mark.logs("cocoa.mailbox", "mailbox unavailable", optional=True)
 async def test_nothing_is_lost_or_doubled_where_redis_is_killed_again_and_again(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url, BoxLimits(max_messages=10_000)) as mailbox:
@@ -163,7 +163,7 @@ async def test_nothing_is_lost_or_doubled_where_redis_is_killed_again_and_again(
         assert mailbox.status().messages == mailbox.counters.stored == 3_000
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_a_redis_that_stands_still_is_waited_for(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
@@ -182,17 +182,17 @@ async def test_a_redis_that_stands_still_is_waited_for(own_redis: RedisServer) -
         assert mailbox.counters.duplicates == 0
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_it_may_start_before_redis(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with started(own_redis.url) as mailbox:
         pending = mailbox.append(entries(0, 1))
-        await until(lambda: bool(lines(caplog, "not available")))
+        await until(lambda: bool(lines(caplog, "unavailable")))
         assert mailbox.key is None
         await asyncio.sleep(0.5)
         own_redis.start()
         assert await pending == [1]
         assert mailbox.status().state is MailboxState.READY
-    assert len(lines(caplog, "not available")) == 1
+    assert len(lines(caplog, "unavailable")) == 1
     assert mailbox.counters.failures == 0
 
 
@@ -225,7 +225,7 @@ async def test_scripts_that_redis_has_forgotten_are_loaded_again(shared: RedisSe
         assert await contents(mailbox) == payloads([1, 2])
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
@@ -240,7 +240,7 @@ async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisSe
             await mailbox.look("doll")
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox not available", optional=True)
+@pytest.mark.logs("cocoa.mailbox", "mailbox unavailable", optional=True)
 async def test_a_close_ends_though_the_client_library_turns_its_cancellation_into_an_error(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +270,7 @@ async def test_a_close_ends_though_the_client_library_turns_its_cancellation_int
 # -- replies that are lost
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox not available", optional=True)  # while it reconnects
+@pytest.mark.logs("cocoa.mailbox", "mailbox unavailable", optional=True)  # while it reconnects
 async def test_a_group_whose_answer_was_lost_is_stored_once_and_gets_its_numbers(shared: RedisServer) -> None:
     async with Proxy(shared) as proxy, opened(proxy.url, BoxLimits(max_messages=4)) as mailbox:
         await mailbox.append(entries(0, 3))
@@ -283,7 +283,7 @@ async def test_a_group_whose_answer_was_lost_is_stored_once_and_gets_its_numbers
         assert (counters.failures, mailbox.status().messages) == (0, 5)
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_answers_may_be_lost_again_and_again(shared: RedisServer) -> None:
     async with Proxy(shared) as proxy, opened(proxy.url) as mailbox:
         await mailbox.append(entries(0, 1))
@@ -310,7 +310,7 @@ async def test_a_mark_whose_answer_was_lost_is_kept_until_it_is_stored(shared: R
 # -- Redis refuses
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_a_redis_without_memory_stores_nothing_and_still_deletes(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url, BoxLimits(ttl_s=100), clock := Clock()) as mailbox:
@@ -332,7 +332,7 @@ async def test_a_redis_without_memory_stores_nothing_and_still_deletes(own_redis
         assert mailbox.status().messages == 3
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_a_replica_stores_nothing_and_may_be_read(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
@@ -347,7 +347,7 @@ async def test_a_replica_stores_nothing_and_may_be_read(own_redis: RedisServer) 
 
 
 @pytest.mark.logs("cocoa.mailbox", "emptied or replaced")
-@pytest.mark.logs("cocoa.mailbox", "not available", optional=True)
+@pytest.mark.logs("cocoa.mailbox", "unavailable", optional=True)
 async def test_an_emptied_redis_is_not_taken_for_a_new_one(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -371,17 +371,17 @@ async def test_an_emptied_redis_is_not_taken_for_a_new_one(
         assert not pending.done()
         await mailbox.close(0.0)
     assert [record.levelname for record in caplog.records].count("ERROR") == 1
-    assert lines(caplog, "not available") == []
+    assert lines(caplog, "unavailable") == []
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_a_wrong_password_is_said_and_never_shown(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_redis.start(requirepass="first-secret")
     url = f"redis://:second-secret@127.0.0.1:{own_redis.port}/0"
     async with started(url) as mailbox:
-        await until(lambda: bool(lines(caplog, "not available")))
+        await until(lambda: bool(lines(caplog, "unavailable")))
         assert mailbox.status().detail == "Redis does not know this user and password"
         own_redis.command("CONFIG", "SET", "requirepass", "second-secret")
         await ready(mailbox)
@@ -391,14 +391,14 @@ async def test_a_wrong_password_is_said_and_never_shown(
         assert f"***@127.0.0.1:{own_redis.port}" in repr(mailbox)
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_no_password_where_one_is_wanted(own_redis: RedisServer) -> None:
     own_redis.start(requirepass="secret")
     async with started(own_redis.url) as mailbox:
         await until(lambda: "wants a password" in mailbox.status().detail)
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_what_a_user_may_not_do_is_said_before_anything_is_stored(own_redis: RedisServer) -> None:
     own_redis.start()
     own_redis.command("ACL", "SETUSER", "gate", "on", ">word", "~cocoa:*", "+@all", "-xtrim")
@@ -408,7 +408,7 @@ async def test_what_a_user_may_not_do_is_said_before_anything_is_stored(own_redi
         await ready(mailbox)
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_a_mailbox_of_another_version_is_left_alone(shared: RedisServer) -> None:
     shared.command("HSET", "cocoa:{box}:meta", "schema", 7, "key", "x" * 32)
     async with started(shared.url) as mailbox:
@@ -416,7 +416,7 @@ async def test_a_mailbox_of_another_version_is_left_alone(shared: RedisServer) -
     assert shared.command("HLEN", "cocoa:{box}:meta") == 2
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_keys_that_are_something_else_are_left_alone(shared: RedisServer) -> None:
     shared.command("SET", "cocoa:{box}:meta", "mine")
     async with started(shared.url) as mailbox:

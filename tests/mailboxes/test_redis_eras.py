@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 MAY_LOSE = pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages")
-NOT_AVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox not available")
+UNAVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox unavailable")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def opened(url: str) -> AsyncIterator[RedisMailbox]:
         await mailbox.close(2.0)
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 @MAY_LOSE
 async def test_numbers_that_are_given_again_belong_to_another_era(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
@@ -66,7 +66,7 @@ async def test_numbers_that_are_given_again_belong_to_another_era(forgetful: Red
         assert await contents(mailbox) == payloads([0, 1, 2, 3, 4, 10, 11, 12])
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 @MAY_LOSE
 async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
@@ -105,7 +105,7 @@ async def test_a_gateway_that_was_restarted_with_it_begins_an_era_too(forgetful:
         assert (box.last, box.find(Place(10, before))) == (14, 5)
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 @MAY_LOSE
 async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as reader, opened(forgetful.url) as writer:
@@ -126,7 +126,7 @@ async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(f
         assert (await reader.look("doll")).find(Place(10, before)) == 5
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 @MAY_LOSE
 async def test_what_is_lost_twice_has_an_era_of_its_own_each_time(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
@@ -145,7 +145,7 @@ async def test_what_is_lost_twice_has_an_era_of_its_own_each_time(forgetful: Red
         assert [box.find(Place(8, era)) for era in (first, second, mailbox.era)] == [5, 5, 8]
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 @MAY_LOSE
 async def test_one_follows_into_an_era_that_another_has_begun(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as one, opened(forgetful.url) as two:
@@ -163,7 +163,7 @@ async def test_one_follows_into_an_era_that_another_has_begun(forgetful: RedisSe
         assert (await two.look("doll")).acked == number
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 @MAY_LOSE
 async def test_a_box_that_is_lost_as_a_whole_is_made_anew_above_all_that_was_given(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
@@ -178,7 +178,7 @@ async def test_a_box_that_is_lost_as_a_whole_is_made_anew_above_all_that_was_giv
         assert box.start(box.find(Place(9, before))) == 9
 
 
-@NOT_AVAILABLE
+@UNAVAILABLE
 async def test_an_era_begins_with_every_restart_and_old_places_stay_good(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:

@@ -20,14 +20,14 @@ from pathlib import Path
 import pytest
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
-from cocoa_tornado.mailboxes import sqlite_reader
+from cocoa_tornado.mailboxes import sqlite_reader, sqlite_schema, sqlite_writer
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
 from cocoa_tornado.mailboxes.sqlite_rows import Change, Store
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
-from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Mark, PageLimits, Place
+from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Marks, PageLimits, Place
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
 
 from .sqlite_stand import SqliteStand
@@ -36,7 +36,7 @@ from .stands import ALL, Clock, contents, entries, entry, numbers, payloads, rea
 pytestmark = pytest.mark.gen_test(timeout=60)
 
 ROOT = Path(__file__).parent.parent.parent
-away = pytest.mark.logs("cocoa.mailbox", "mailbox not available, retrying")
+away = pytest.mark.logs("cocoa.mailbox", "mailbox unavailable")
 
 
 @pytest.fixture
@@ -56,6 +56,42 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("cannot mount a file system here")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def freezer(tmp_path: Path) -> Iterator[Freezer]:
+    """A file system that can be frozen. Only root can make one, and not everywhere."""
+    folder, image = tmp_path / "disk", tmp_path / "image"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(16 << 20)
+    commands = (["mkfs.ext4", "-q", "-F", str(image)], ["mount", "-o", "loop", str(image), str(folder)])
+    for command in commands:
+        if os.geteuid() != 0 or not shutil.which("fsfreeze") or not shutil.which("mkfs.ext4"):
+            pytest.skip("cannot mount a file system here")
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("cannot mount a file system here")
+    freezer = Freezer(folder)
+    yield freezer
+    freezer.thaw()
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class Freezer:
+    """Keeps everybody from writing to a folder's file system: they wait."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._is_frozen = False
+
+    def freeze(self) -> None:
+        subprocess.run(["fsfreeze", "--freeze", str(self.folder)], check=True)
+        self._is_frozen = True
+
+    def thaw(self) -> None:
+        if self._is_frozen:
+            subprocess.run(["fsfreeze", "--unfreeze", str(self.folder)], check=True)
+            self._is_frozen = False
 
 
 @contextlib.contextmanager
@@ -180,24 +216,24 @@ async def test_a_mailbox_without_its_key_is_refused(tmp_path: Path) -> None:
     assert "lacks" in await refused(path)
 
 
-def _second_version(database: sqlite3.Connection) -> None:
+def _next_version(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE box ADD COLUMN colour TEXT NOT NULL DEFAULT 'brown'")
 
 
 def _broken_version(database: sqlite3.Connection) -> None:
-    _second_version(database)
+    _next_version(database)
     database.execute("ALTER TABLE nowhere ADD COLUMN colour")
 
 
 async def test_an_older_file_is_brought_up_to_date_and_a_newer_one_refused(tmp_path: Path) -> None:
     path = tmp_path / "box.db"
     await used(path)
-    newer = SqliteMailbox(path, BoxLimits(), migrations=(*MIGRATIONS, _second_version))
+    newer = SqliteMailbox(path, BoxLimits(), migrations=(*MIGRATIONS, _next_version))
     await newer.start()
     assert await contents(newer, after=498) == payloads([498, 499])
     assert await newer.append(entries(499, 2)) == [None, 501]
     await newer.close(5.0)
-    assert ask(path, "PRAGMA user_version") == [(2,)]
+    assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS) + 1,)]
     assert ask(path, "SELECT colour FROM box") == [("brown",)]
     content = path.read_bytes()
     assert "newer version" in await refused(path)
@@ -223,7 +259,7 @@ async def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match="no such table"):
         await newer.start()
     await newer.close(1.0)
-    assert ask(path, "PRAGMA user_version") == [(1,)]
+    assert ask(path, "PRAGMA user_version") == [(len(MIGRATIONS),)]
     mailbox = SqliteMailbox(path, BoxLimits())
     await mailbox.start()
     assert mailbox.status().messages == 500
@@ -250,6 +286,37 @@ async def test_a_second_mailbox_on_the_file_is_refused(place: SqliteStand, tmp_p
     assert await mailbox.append(entries(0, 1)) == [1]
     await mailbox.close(1.0)
     await used(place.path)
+
+
+async def test_a_hard_link_does_not_get_past_the_lock(place: SqliteStand, tmp_path: Path) -> None:
+    mailbox = await place.open_file()
+    await mailbox.append(entries(0, 1))
+    link = tmp_path / "elsewhere" / "other.db"
+    link.parent.mkdir()
+    link.hardlink_to(place.path)
+    assert "in use by another gateway, which has another name for it" in await refused(link)
+    assert await mailbox.append(entries(1, 1)) == [2]
+    await mailbox.close(1.0)
+    await used(link)
+
+
+def test_a_hard_link_does_not_get_past_the_lock_of_another_process(tmp_path: Path) -> None:
+    path, link = tmp_path / "box.db", tmp_path / "link.db"
+    command = [sys.executable, "-c", CHILD, str(path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        link.hardlink_to(path)
+        assert "in use by another gateway" in asyncio.run(refused(link))
+        assert leftovers(link) == sorted(["box.db", "box.db-shm", "box.db-wal", "box.db.lock"])
+        child.kill()
+
+
+async def test_a_pipe_in_its_place_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "box.db")
+    assert "no regular file" in await refused(tmp_path / "box.db")
 
 
 CHILD = """
@@ -342,7 +409,7 @@ async def test_one_outage_is_one_line_in_the_log(place: SqliteStand, caplog: pyt
         await stored
         await ready(mailbox)
     lines = [record.message for record in caplog.records if record.name == "cocoa.mailbox"]
-    assert lines == ["mailbox not available, retrying", "mailbox ready"] * 2
+    assert lines == ["mailbox unavailable", "mailbox ready"] * 2
     await mailbox.close(1.0)
 
 
@@ -388,6 +455,114 @@ async def test_a_full_disk_is_waited_for_and_still_read(small_disk: Path) -> Non
     assert len(await contents(mailbox)) == 60
     assert mailbox.counters.failures == 1
     await mailbox.close(5.0)
+
+
+@away
+async def test_a_disk_that_hangs_is_down_after_five_seconds_and_up_when_it_answers(
+    freezer: Freezer, caplog: pytest.LogCaptureFixture
+) -> None:
+    mailbox = SqliteMailbox(freezer.folder / "box.db", BoxLimits(), Clock())
+    await mailbox.start()
+    await mailbox.append(entries(0, 3))
+    freezer.freeze()
+    stored = mailbox.append(entries(3, 2))
+    await until(lambda: is_away(mailbox))
+    assert "the disk hangs: nothing was stored for 5 s" in mailbox.status().detail
+    assert not stored.done()
+    freezer.thaw()
+    assert await stored == [4, 5]
+    await ready(mailbox)
+    assert mailbox.counters.failures == 1
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == ["mailbox unavailable"]
+    await mailbox.close(5.0)
+
+
+@away
+async def test_close_does_not_hang_on_a_disk_that_hangs(freezer: Freezer) -> None:
+    mailbox = SqliteMailbox(freezer.folder / "box.db", BoxLimits(), Clock())
+    await mailbox.start()
+    freezer.freeze()
+    stored = mailbox.append(entries(0, 1))
+    await until(lambda: is_away(mailbox))
+    async with asyncio.timeout(20.0):
+        await mailbox.close(0.5)
+    with pytest.raises(MailboxClosed):
+        await stored
+    assert mailbox.status().state is MailboxState.CLOSED
+    freezer.thaw()
+    mailbox.abandon()
+
+
+@away
+async def test_a_start_does_not_hang_on_a_disk_that_hangs(freezer: Freezer) -> None:
+    path = freezer.folder / "box.db"
+    await used(path)
+    freezer.freeze()
+    mailbox = SqliteMailbox(path, BoxLimits(max_messages=5_000), Clock())
+    async with asyncio.timeout(20.0):
+        await mailbox.start()
+    await until(lambda: "the disk hangs" in mailbox.status().detail)
+    with pytest.raises(MailboxError, match="the disk hangs"):
+        await mailbox.look("doll")
+    freezer.thaw()
+    assert await mailbox.append(entries(499, 2)) == [None, 501]
+    await ready(mailbox)
+    await mailbox.close(5.0)
+
+
+@away
+@pytest.mark.parametrize("part", ["storing", "reading"])
+async def test_whatever_hangs_is_down_until_it_goes_on(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    mailbox = await place.open_file()
+    monkeypatch.setattr(sqlite_writer, "HANGS_AFTER_S", 0.3)
+    monkeypatch.setattr(sqlite_reader, "HANGS_AFTER_S", 0.3)
+    goes_on, real = threading.Event(), Store.store
+
+    def hangs(self: Store, *args: object) -> Change:
+        goes_on.wait(60.0)
+        return real(self, *args)  # type: ignore[arg-type]
+
+    if part == "storing":
+        monkeypatch.setattr(Store, "store", hangs)
+        waiting = mailbox.append(entries(0, 1))
+    else:
+        waiting = mailbox._ask(lambda database: [goes_on.wait(60.0)])
+    await until(lambda: is_away(mailbox))
+    assert "the disk hangs" in mailbox.status().detail
+    if part == "reading":  # what can be done goes on, and does not hide it
+        assert await mailbox.append(entries(0, 1)) == [1]
+        assert "nothing was read" in mailbox.status().detail
+    goes_on.set()
+    assert await waiting == [1]
+    await ready(mailbox)
+    assert mailbox.counters.failures == 1
+    await mailbox.close(5.0)
+
+
+@away
+async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start has not waited for it."""
+    path = tmp_path / "box.db"
+    path.write_bytes(b"hello, world\n" * 50)
+    monkeypatch.setattr(sqlite_writer, "HANGS_AFTER_S", 0.1)
+    goes_on, real = threading.Event(), sqlite_schema.take_lock
+
+    def hangs(path: Path) -> int:
+        goes_on.wait(60.0)
+        return real(path)
+
+    monkeypatch.setattr(sqlite_schema, "take_lock", hangs)
+    mailbox = SqliteMailbox(path, BoxLimits())
+    await mailbox.start()
+    goes_on.set()
+    await until(lambda: "is no SQLite database" in mailbox.status().detail)
+    assert is_away(mailbox)
+    await mailbox.close(5.0)
+    assert path.read_bytes() == b"hello, world\n" * 50
 
 
 @pytest.mark.parametrize(
@@ -492,6 +667,62 @@ async def test_another_file_in_its_place_is_not_written_to(place: SqliteStand, t
     await mailbox.close(5.0)
 
 
+@away
+async def test_a_backup_moved_into_its_place_is_not_written_to_before_a_restart(
+    place: SqliteStand, tmp_path: Path
+) -> None:
+    mailbox = await place.open_file()
+    era = mailbox.era
+    await mailbox.append(entries(0, 3))
+    with contextlib.closing(sqlite3.connect(place.path)) as database:
+        database.execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+    await mailbox.append(entries(3, 3))
+    (tmp_path / "copy.db").rename(place.path)
+    stored = mailbox.append(entries(6, 2))
+    await until(lambda: is_away(mailbox))
+    assert "another file is in its place; put it back, or restart the gateway" in mailbox.status().detail
+    await mailbox.close(1.0)
+    with pytest.raises(MailboxClosed):
+        await stored
+    mailbox = await place.open_file()
+    assert mailbox.era != era
+    assert await mailbox.append(entries(6, 2)) == [4, 5]
+    assert (await mailbox.look("doll")).find(Place(6, era)) == 3
+    await mailbox.close(1.0)
+
+
+@away
+@pytest.mark.logs("cocoa.mailbox", "mailbox was restored")
+async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_era(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox = await place.open_file()
+    before = mailbox.era
+    await mailbox.append(entries(0, 5))
+    real, is_broken = Store.store, True
+
+    def fails(self: Store, *args: object) -> Change:
+        nonlocal is_broken
+        if is_broken:
+            is_broken = False
+            # Another hand, as far as SQLite can tell, takes back what was stored last.
+            self._database.execute("UPDATE meta SET value = 3 WHERE key = 'given'")
+            self._database.execute("UPDATE box SET last = 3")
+            self._database.execute("DELETE FROM message WHERE number > 3")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
+            raise error
+        return real(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "store", fails)
+    mailbox.acknowledge("doll", Place(5, before))
+    assert await mailbox.append(entries(5, 2)) == [4, 5]
+    assert mailbox.era != before
+    box = await mailbox.look("doll")
+    assert (box.acked, box.last, box.find(Place(5, before))) == (3, 5, 3)
+    await mailbox.close(1.0)
+
+
 async def test_a_log_that_is_removed_takes_nothing_with_it(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 3))
@@ -557,7 +788,7 @@ async def test_what_has_queued_up_is_one_transaction(place: SqliteStand, monkeyp
     mailbox = await place.open_file()
     real, transactions = Store.store, []
 
-    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Mark], group: str) -> Change:
+    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
         transactions.append(len(calls))
         return real(self, calls, marks, group)
 
@@ -573,7 +804,7 @@ async def test_a_transaction_has_a_bound(place: SqliteStand, monkeypatch: pytest
     mailbox = await place.open_file()
     real, transactions = Store.store, []
 
-    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Mark], group: str) -> Change:
+    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
         transactions.append(sum(map(len, calls)))
         return real(self, calls, marks, group)
 
@@ -584,7 +815,7 @@ async def test_a_transaction_has_a_bound(place: SqliteStand, monkeypatch: pytest
     await mailbox.close(1.0)
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox not available")
+@pytest.mark.logs("cocoa.mailbox", "mailbox unavailable")
 async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_it_is_on_the_disk(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -592,7 +823,7 @@ async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_i
     mailbox = await place.open_file()
     real, steps = Store.store, list[str]()
 
-    def fails_late(self: Store, calls: list[list[Entry]], marks: dict[str, Mark], group: str) -> Change:
+    def fails_late(self: Store, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
         change = real(self, calls, marks, group)
         steps.append("stored")
         if len(steps) == 1:
@@ -802,7 +1033,7 @@ async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int)
                 box = await model.look(device_id)
                 number = dice.randint(box.base, box.last)
                 for each in (model, mailbox):
-                    getattr(each, what)(device_id, Place(number))
+                    getattr(each, what)(device_id, Place(number, each.era))
             case "sweep":
                 # Both look at all of these boxes, this one at once and that one every other time.
                 await mailbox.append([])

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, Mark, Place, surplus
+from cocoa_tornado.rules.box import (
+    NO_CURSOR_YET,
+    Box,
+    BoxLimits,
+    Mark,
+    Marks,
+    Place,
+    marked,
+    surplus,
+    with_marks,
+)
 
 FIVE = Box(last=5)
 
@@ -46,6 +58,46 @@ def test_a_place_of_an_earlier_era_stands_for_what_was_left_when_the_next_began(
     assert [box.find(Place(number, 2)) for number in (50, 80)] == [50, 60]
     assert [box.find(Place(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
     assert box.find(Place(1, 4)) is None
+
+
+def test_of_named_eras_the_list_says_which_came_first() -> None:
+    box = Box(last=90, era=3, cuts=((7, 40), (3, 60)), eras=(0, 7, 5, 3))
+    assert [box.find(Place(number)) for number in (30, 50, 80)] == [30, 40, 40]
+    assert [box.find(Place(number, 7)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Place(number, 5)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Place(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
+
+
+def test_a_place_of_an_era_that_the_mailbox_does_not_know_is_the_beginning_and_deletes_nothing() -> None:
+    box = Box(last=90, gone=10, written=50, era=3, cuts=((3, 60),), eras=(7, 3))
+    assert [box.find(Place(70, era)) for era in (0, 2, 9)] == [NO_CURSOR_YET.number] * 3
+    assert box.start(box.find(Place(70, 9))) == 10
+    assert Mark(acked=70, written=80, era=9).on(box) == box
+
+
+def test_the_first_message_of_a_named_era_leaves_a_cut_and_no_other_does() -> None:
+    box = Box.new(5, era=0, eras=(0,)).append()
+    assert box.cuts == ()
+    later = replace(box, era=7, eras=(0, 7)).append()
+    assert (later.last, later.cuts) == (7, ((7, 6),))
+    assert later.append().cuts == ((7, 6),)
+    # Of eras that are not known any more, and the oldest that is, no cut is needed.
+    assert replace(later, era=9, eras=(7, 8, 9)).append().cuts == ((9, 7),)
+
+
+def test_what_has_not_survived_the_end_of_an_era_is_counted() -> None:
+    box = Box(last=9, era=3, cuts=((3, 6),), eras=(0, 3))
+    assert [box.lost(position, Place(8)) for position in (4, 6, 7, 8)] == [2, 2, 1, 0]
+    assert Box.new(20, 3, (0, 3)).lost(5, Place(8)) == 3
+    assert Box(last=9, era=3).lost(5, Place(8, 2)) == 0
+
+
+def test_marks_of_one_era_are_joined_and_those_of_several_kept_in_their_order() -> None:
+    marks: Marks = ()
+    for mark in (Mark(acked=3), Mark(written=5), Mark(acked=2), Mark(acked=4, era=7)):
+        marks = marked(marks, mark)
+    assert marks == (Mark(3, 5), Mark(4, None, 7))
+    assert with_marks(Box(last=9, era=7, eras=(0, 7)), marks) == Box(0, 9, 4, 4, 5, 7)
 
 
 def test_a_place_of_an_earlier_era_is_known_though_its_message_is_lost() -> None:

@@ -18,7 +18,7 @@ from .conftest import StartGateway
 pytestmark = [
     pytest.mark.redis,
     pytest.mark.gen_test(timeout=90),
-    pytest.mark.logs("cocoa.mailbox", "mailbox not available"),
+    pytest.mark.logs("cocoa.mailbox", "mailbox unavailable"),
     pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages"),
 ]
 
