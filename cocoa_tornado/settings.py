@@ -371,10 +371,10 @@ class Settings:
         SPEECH,
         0,
         kinds.Whole(0, 1024),
-        "Processes that recognise speech, one stream at a time each; 0: as many as the machine bears.",
-        "Or the container: that is one less than it has processors (cores by affinity, or the CPU quota of the control "
-        "group, rounded), and no more than its memory holds beside the gateway, but at least one. Each holds the "
-        "engine's model in memory.",
+        "Processes that recognise speech, one stream at a time each; 0: as many as the machine can serve.",
+        "In a container, as many as its limits allow: one less than there are processors (cores by affinity, or the CPU "
+        "quota of the control group, rounded), no more than the memory holds beside the gateway, and at least one. "
+        "Each holds the engine's model in memory.",
     )
     speech_queue: int = row(
         SPEECH, 16, kinds.Whole(0, 100_000), "Streams that may wait for a worker; one more is refused with 429."

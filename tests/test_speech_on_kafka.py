@@ -46,7 +46,8 @@ async def speak(gateway: Harness, device_id: str, file: str, pace_s: float = 0.0
         method="POST",
         headers={"Authorization": f"Bearer {gateway.token(device_id)}", "Content-Type": "audio/wav"},
         body_producer=produce,
-        request_timeout=120.0,
+        connect_timeout=200.0,  # the client sends ten at a time; the others wait, and that counts as connecting
+        request_timeout=200.0,
     )
 
 
