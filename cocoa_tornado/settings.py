@@ -372,8 +372,8 @@ class Settings:
         0,
         kinds.Whole(0, 1024),
         "Processes that recognise speech, one stream at a time each; 0: as many as the machine can serve.",
-        "In a container, as many as its limits allow: one less than there are processors (cores by affinity, or the CPU "
-        "quota of the control group, rounded), no more than the memory holds beside the gateway, and at least one. "
+        "In a container, as many as its limits allow: one less than there are processors (cores by affinity, or the "
+        "CPU quota of the control group, rounded), no more than the memory holds beside the gateway, and at least one. "
         "Each holds the engine's model in memory.",
     )
     speech_queue: int = row(
