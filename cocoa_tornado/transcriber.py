@@ -118,7 +118,7 @@ class Transcriber:
         try:
             for silent in self._room_for(device_id):
                 log.info("audio stream yields", extra=silent.extra())
-                silent.give_place()
+                silent.yield_place()
             utterance = Utterance(self, speaker, interim, tells_errors, on_cut, on_yield)
             on_interim = utterance.on_hypothesis if interim else None
             utterance.stream = self._engine.open(audio_format, self.limits.max_audio_s, on_interim)
@@ -323,7 +323,7 @@ class Utterance:
             self._end(outcome)
             log.info("audio stream dropped", extra={**self.extra(), "outcome": outcome})
 
-    def give_place(self) -> None:
+    def yield_place(self) -> None:
         """A newer one of the device's has the place; whoever feeds this one ends it."""
         on_yield, self.silent_since = self._on_yield, None
         if on_yield is not None:

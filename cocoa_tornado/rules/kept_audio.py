@@ -23,17 +23,17 @@ class KeptAudio:
     """Positions are bytes from the beginning of the stream.
 
     :ivar sent: how far its worker has been sent
-    :ivar known: how far any worker has been sent
+    :ivar farthest: how far any worker has been sent
     :ivar repeated: how far its worker hears what another one has heard before
     :ivar is_whole: all of it is here, so that it can be sent again
     """
 
-    __slots__ = ("_budget", "_charged", "_data", "_start", "is_whole", "known", "repeated", "sent")
+    __slots__ = ("_budget", "_charged", "_data", "_start", "farthest", "is_whole", "repeated", "sent")
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget, self._charged = budget, 0
         self._data, self._start = bytearray(), 0
-        self.sent = self.known = self.repeated = 0
+        self.sent = self.farthest = self.repeated = 0
         self.is_whole = True
 
     def __repr__(self) -> str:
@@ -60,7 +60,7 @@ class KeptAudio:
     @property
     def has_enough(self) -> bool:
         """It is worth a worker."""
-        return self._news >= self._enough or not self.is_whole
+        return self._fresh >= self._enough or not self.is_whole
 
     def add(self, data: memoryview) -> int:
         """Take as much as there is room for; returns how much that is."""
@@ -69,7 +69,7 @@ class KeptAudio:
             if self._budget.take(len(piece)):
                 self._charged += len(piece)
             else:
-                self.let_go()
+                self.stop_keeping()
         self._data += piece
         return len(piece)
 
@@ -78,36 +78,36 @@ class KeptAudio:
         at = self.sent - self._start
         piece = bytes(self._data[at : at + most])
         self.sent += len(piece)
-        self.known = max(self.known, self.sent)
+        self.farthest = max(self.farthest, self.sent)
         self._drop_sent()
         return piece
 
     def rewind(self) -> None:
         """The worker is gone; the next one begins at the beginning. Only for what is whole."""
         assert self.is_whole
-        self.sent, self.repeated = 0, self.known
+        self.sent, self.repeated = 0, self.farthest
 
-    def let_go(self) -> None:
+    def stop_keeping(self) -> None:
         """It will not be sent again: keep no more than what is unsent."""
         self.is_whole = False
         self._drop_sent()
 
     def clear(self) -> None:
         """The stream is over."""
-        self.let_go()
+        self.stop_keeping()
         self._drop(len(self._data))
 
     @property
-    def _news(self) -> int:
-        return self.end - max(self.known, self.sent)
+    def _fresh(self) -> int:
+        return self.end - max(self.farthest, self.sent)
 
     @property
     def _enough(self) -> int:
-        return max(LEAST_TO_GO_ON, self.known // 2) if self.known else 1
+        return max(LEAST_TO_GO_ON, self.farthest // 2) if self.farthest else 1
 
     @property
     def _room(self) -> int:
-        return max(HELD_BYTES, self._enough) - self._news
+        return max(HELD_BYTES, self._enough) - self._fresh
 
     def _drop_sent(self) -> None:
         if not self.is_whole:
@@ -116,7 +116,7 @@ class KeptAudio:
     def _drop(self, count: int) -> None:
         del self._data[:count]
         self._start += count
-        # What came after it was let go was never charged, and goes last.
+        # What came after it was no longer kept was never charged, and goes last.
         given_back = min(count, self._charged)
         self._charged -= given_back
         self._budget.give_back(given_back)

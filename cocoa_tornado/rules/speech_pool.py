@@ -156,10 +156,10 @@ class Roster:
     _waiting: deque[int] = field(default_factory=deque)
     _silent: dict[int, float] = field(default_factory=dict)  # of those, without audio yet, and since when
     _parked: set[int] = field(default_factory=set)
-    _fixed: set[int] = field(default_factory=set)  # streams at work that can't be parked
+    _pinned: set[int] = field(default_factory=set)  # streams at work that can't be parked
     _load_not_before: float = 0.0
     _fitting: int = 0  # workers that the memory holds, as far as one knows
-    _crowded_until: float = float("-inf")  # and no more of them are tried before this time
+    _fewer_until: float = float("-inf")  # and no more of them are tried before this time
     _memory_pause: Backoff = field(
         default_factory=lambda: Backoff(base_s=MEMORY_PAUSE_S, cap_s=LONGEST_MEMORY_PAUSE_S, uniform=max)
     )
@@ -231,14 +231,14 @@ class Roster:
             return True
         return self._silent.pop(stream, None) is not None
 
-    def fix(self, stream: int) -> None:
+    def pin(self, stream: int) -> None:
         """The stream's audio is not kept: from now on it must not lose its worker."""
-        self._fixed.add(stream)
+        self._pinned.add(stream)
 
     def leave(self, stream: int) -> int | None:
         """A stream is over for its owner. The worker that has it, if one does, is to be told with CANCEL."""
         self._parked.discard(stream)
-        self._fixed.discard(stream)
+        self._pinned.discard(stream)
         for worker in self._workers.values():
             if worker.stream == stream:
                 worker.stream = None
@@ -303,7 +303,7 @@ class Roster:
             return
         self._mean_s += 0.2 * (now - known.assigned_at - self._mean_s)
         if known.stream is not None:
-            self._fixed.discard(known.stream)
+            self._pinned.discard(known.stream)
         self._workers[worker] = _Worker(worker, Phase.IDLE, None, used=True)
         self.early_deaths = 0
         self.backoff.reset()
@@ -315,7 +315,7 @@ class Roster:
             return None
         lost, known.stream = known.stream, None
         if lost is not None:
-            self._fixed.discard(lost)
+            self._pinned.discard(lost)
         known.phase, known.since = Phase.DYING, None
         return lost
 
@@ -329,14 +329,14 @@ class Roster:
         if known is None:
             return None
         if known.stream is not None:
-            self._fixed.discard(known.stream)
+            self._pinned.discard(known.stream)
         # Where the next one may do no better, don't spin.
         self.early_deaths += not known.used
         if out_of_memory:
-            if now - self._crowded_until > MEMORY_TRIAL_S:
+            if now - self._fewer_until > MEMORY_TRIAL_S:
                 self._memory_pause.reset()
             self._fitting = max(1, sum(worker.phase is not Phase.DYING for worker in self._workers.values()))
-            self._crowded_until = now + self._memory_pause.next_s()
+            self._fewer_until = now + self._memory_pause.next_s()
         if out_of_memory or not known.used:
             self._load_not_before = now + self.backoff.next_s()
         return known.stream
@@ -361,7 +361,7 @@ class Roster:
         times = [at for worker in self._workers.values() if (at := self._overdue_at(worker)) is not None]
         if load_at is not None and not load:
             times.append(load_at)
-        if self._hungry() > 0:
+        if self._unserved() > 0:
             times += [at for worker in self._workers.values() if (at := self._behind_at(worker)) is not None]
         return Plan(kill, given_up, assign, take_back, load, min(times, default=None))
 
@@ -372,7 +372,7 @@ class Roster:
             return None
         if len(workers) < self._fitting:
             return self._load_not_before
-        return max(self._load_not_before, self._crowded_until)
+        return max(self._load_not_before, self._fewer_until)
 
     def _overdue_at(self, worker: _Worker) -> float | None:
         if worker.since is None:
@@ -399,14 +399,14 @@ class Roster:
             assigned.append(Assign(worker.number, stream))
         return assigned
 
-    def _hungry(self) -> int:
+    def _unserved(self) -> int:
         """Streams that wait with their audio, and for which no worker is about to be free."""
         free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
         return len(self._waiting) - len(self._silent) - free
 
     def _behind_at(self, worker: _Worker) -> float | None:
         """When its stream may be parked, if nothing comes before."""
-        if worker.phase is not Phase.BUSY or worker.ended or worker.pace is None or worker.stream in self._fixed:
+        if worker.phase is not Phase.BUSY or worker.ended or worker.pace is None or worker.stream in self._pinned:
             return None
         return worker.pace.behind_at(is_waiting=not worker.owes())
 
@@ -415,7 +415,7 @@ class Roster:
         behind = [(at, worker) for worker in self._workers.values() if (at := self._behind_at(worker)) is not None]
         behind = sorted((pair for pair in behind if pair[0] <= now), key=lambda pair: pair[0])
         taken = []
-        for _, worker in behind[: max(0, self._hungry())]:
+        for _, worker in behind[: max(0, self._unserved())]:
             assert worker.stream is not None
             taken.append(TakeBack(worker.number, worker.stream))
             self._parked.add(worker.stream)

@@ -124,7 +124,7 @@ class PooledStream:
 
     async def finish(self) -> Transcript:
         self.finishing = True
-        self.kept.let_go()
+        self.kept.stop_keeping()
         if not self.over:
             self._pool.pump(self)
         while self._result is None:
@@ -277,7 +277,7 @@ class WorkerPool:
         process, roster, kept = self._processes[number], self._roster, stream.kept
         now = self._now()
         if not kept.is_whole:
-            roster.fix(stream.number)
+            roster.pin(stream.number)
         while kept.unsent and (room := wire.WINDOW_BYTES - roster.unconsumed(number)) > 0:
             piece = kept.take(min(room, wire.MAX_AUDIO_BYTES))
             process.write(wire.frame(Kind.AUDIO, piece))

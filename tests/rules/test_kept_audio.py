@@ -131,7 +131,7 @@ class Streams(RuleBasedStateMachine):
     def ends(self, at: int) -> None:
         audio = self.audio[at]
         if not self.is_over[at]:
-            audio.let_go()
+            audio.stop_keeping()
             self.has_worker[at] = True
             while audio.unsent:
                 self.goes(at, 60_000)

@@ -48,7 +48,7 @@ class Pool(RuleBasedStateMachine):
         self.silent: dict[int, float] = {}  # of those, without audio, and since when
         self.parked: set[int] = set()
         self.came_back: set[int] = set()  # after having been parked
-        self.fixed: set[int] = set()
+        self.pinned: set[int] = set()
 
     streams = Bundle("streams")
 
@@ -85,8 +85,8 @@ class Pool(RuleBasedStateMachine):
     def is_not_kept_any_more(self, data: st.DataObject) -> None:
         if self.has:
             stream = data.draw(st.sampled_from(sorted(self.has.values())))
-            self.roster.fix(stream)
-            self.fixed.add(stream)
+            self.roster.pin(stream)
+            self.pinned.add(stream)
 
     @rule(stream=consumes(streams))
     def leave(self, stream: int) -> None:
@@ -177,7 +177,7 @@ class Pool(RuleBasedStateMachine):
                 self.waited_s[assign.worker] = 0.0
             assert len(plan.take_back) <= len(self.ready()), "taken back for nobody"
             for take_back in plan.take_back:
-                assert take_back.stream not in self.fixed
+                assert take_back.stream not in self.pinned
                 assert self.has.pop(take_back.worker) == take_back.stream
                 self.parked.add(take_back.stream)
                 self.roster.sent(take_back.worker, 0, self.now, ended=True)
@@ -226,7 +226,7 @@ class Pool(RuleBasedStateMachine):
         assert not self.waiting
         assert not self.parked
         assert self.roster.ready == LIMITS.workers
-        assert not self.roster._fixed
+        assert not self.roster._pinned
 
 
 TestPool = Pool.TestCase
@@ -363,7 +363,7 @@ def test_a_stream_that_keeps_pace_has_ended_or_is_not_kept_has_its_worker_until_
         if case == "has ended":
             one.sent(1, 0, now, ended=True)
         elif case == "is not kept":
-            one.fix(7)
+            one.pin(7)
         for step in range(1, 60):
             now = float(step)
             if case == "keeps pace":

@@ -1,4 +1,4 @@
-"""How many speech workers a machine, or a container's share of it, bears."""
+"""How many speech workers a machine, or a container's share of it, can feed and hold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = 192 * MIB
         (Machine(8, None, 100 * MIB), WorkerCount(1, "minimum", 0)),
     ],
 )
-def test_the_default_is_what_processors_and_memory_bear(machine: Machine, count: WorkerCount) -> None:
+def test_the_default_is_what_processors_and_memory_allow(machine: Machine, count: WorkerCount) -> None:
     assert count_workers(0, machine, SIZE) == count
 
 
