@@ -30,6 +30,28 @@ def delete_topic(bootstrap: str, topic: str) -> None:
         admin.close()
 
 
+def recreate_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
+    """Delete a topic and create it again, as fast as the broker can."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    wanted = {topic: {"num_partitions": partitions, "replication_factor": 1}}
+    try:
+        admin.delete_topics([topic])
+        deadline = time.monotonic() + PATIENT_MS / 1000
+        while admin.create_topics(wanted, raise_errors=False)["topics"][0]["error_code"]:  # it is still being deleted
+            assert time.monotonic() < deadline
+        admin.wait_for_topics([topic], timeout_ms=PATIENT_MS)
+    finally:
+        admin.close()
+
+
+def find_topic_id(bootstrap: str, topic: str) -> str:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        return str(admin.describe_topics([topic])[0]["topic_id"])
+    finally:
+        admin.close()
+
+
 def delete_records(bootstrap: str, topic: str, before: int) -> None:
     """Those of the first partition, up to this offset."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)

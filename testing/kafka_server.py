@@ -55,7 +55,7 @@ listener.name.tls.ssl.truststore.location={truststore}
 listener.name.tls.ssl.client.auth=required
 log.dirs={data}
 num.partitions=1
-auto.create.topics.enable=false
+auto.create.topics.enable={auto_create}
 default.replication.factor=1
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
@@ -189,14 +189,16 @@ class KafkaServer(_Process):
     :ivar certificate: its TLS certificate
     :ivar client_certificate: the client certificate that it requires; the key has the password KEY_PASSWORD
     :param archive_classes: write the classes it has loaded to this file when it stops
+    :param auto_create: topics that a producer asks for are created
     """
 
     can_restart = True
     listeners = ("plain", "sasl", "tls", "controller")
     name = f"Apache Kafka {kafka_version()}"
 
-    def __init__(self, folder: Path, archive_classes: Path | None = None) -> None:
+    def __init__(self, folder: Path, archive_classes: Path | None = None, *, auto_create: bool = False) -> None:
         super().__init__(folder)
+        self._auto_create = auto_create
         self._archive_classes = archive_classes
         self.certificate = _certificate(folder, "server")
         self.client_certificate = _certificate(folder, "client", KEY_PASSWORD.encode())
@@ -231,6 +233,7 @@ class KafkaServer(_Process):
             SERVER_PROPERTIES.format(
                 **self._ports,
                 data=data,
+                auto_create=str(self._auto_create).lower(),
                 keystore=keystore,
                 truststore=self.client_certificate.cert,
                 sasl_user=SASL_USER,

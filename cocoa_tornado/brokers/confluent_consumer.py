@@ -22,6 +22,7 @@ from tornado.ioloop import IOLoop
 from ..asking import ask
 from ..rules.handoff import Span
 from ..rules.records import Delivery, Rejected
+from ..rules.topic_log import Committed
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
 from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole
@@ -257,7 +258,7 @@ class ConfluentConsuming(Reading[int]):
             if len(deliveries) > before:
                 span.pending += 1
                 spans.append(span)
-                sources.append((f"{self._options.results_topic}/{number}", len(deliveries) - before))
+                sources.append((self._source(number), len(deliveries) - before))
             self._note_ends({number: self._highwater(number)})
         self._pass_on(deliveries, spans, offsets, sources)
         for number, end in ends.items():
@@ -294,6 +295,7 @@ class ConfluentConsuming(Reading[int]):
         """What comes in a record's place."""
         if error.code() in GONE:
             self._probe_at = 0.0
+            self._log_watch.hurry()
             self._look_for_topic()
         elif error.fatal() or self._clients.is_refusal(KafkaException(error)):
             raise KafkaException(error)
@@ -406,7 +408,7 @@ class ConfluentConsuming(Reading[int]):
     def _numbers(self) -> Collection[int]:
         return numbers(self._consumer, self._options.results_topic)
 
-    def _committed(self, partitions: Collection[int]) -> dict[int, int | None]:
+    def _committed(self, partitions: Collection[int]) -> dict[int, Committed | None]:
         return committed(self._consumer, self._options.results_topic, partitions)
 
     def _find_ends(self, partitions: Collection[int]) -> dict[int, int]:
@@ -460,7 +462,8 @@ class ConfluentConsuming(Reading[int]):
         self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=True)
 
     def _to_commit(self, offsets: dict[int, int]) -> list[TopicPartition]:
-        return [TopicPartition(self._options.results_topic, number, offset) for number, offset in offsets.items()]
+        topic = self._options.results_topic
+        return [TopicPartition(topic, number, offset, self.mark) for number, offset in offsets.items()]
 
     def _on_commit(self, session: object, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         if session is not self._session_now:

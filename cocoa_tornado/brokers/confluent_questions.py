@@ -14,6 +14,7 @@ from concurrent.futures import Future, wait
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
 from ..asking import ask
+from ..rules.topic_log import Committed, Log, read_mark
 from .confluent_clients import ConfluentClients
 from .kafka_reading import CALL_S
 
@@ -34,10 +35,20 @@ def numbers(consumer: Consumer, topic: str) -> list[int]:
     return list(found.partitions)
 
 
-def committed(consumer: Consumer, topic: str, partitions: Collection[int]) -> dict[int, int | None]:
+def committed(consumer: Consumer, topic: str, partitions: Collection[int]) -> dict[int, Committed | None]:
     """What the consumer's group has committed."""
     found = whole(consumer.committed(named(topic, partitions), timeout=CALL_S))
-    return {partition.partition: partition.offset if partition.offset >= 0 else None for partition in found}
+    return {where.partition: Committed(where.offset, _mark(where)) if where.offset >= 0 else None for where in found}
+
+
+def _mark(where: TopicPartition) -> Log | None:
+    """What is written beside a committed offset. librdkafka copies it without an end (2.16.0), and confluent-kafka
+    takes for a part of it whatever comes next in memory, up to the next zero."""
+    try:
+        text = where.metadata
+    except UnicodeDecodeError as error:
+        text = error.object[: error.start].decode()
+    return read_mark(text)
 
 
 def find(consumer: Consumer, topic: str, partitions: Collection[int], which: int) -> dict[int, int]:

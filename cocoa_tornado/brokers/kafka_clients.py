@@ -21,6 +21,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.selector import NetworkSelector
 from kafka.structs import OffsetAndMetadata
 
+from ..rules.topic_log import Committed, read_mark
 from .kafka_bounds import Bounds, bound_consumer
 from .kafka_oauth import ClientCredentials as Credentials
 from .kafka_options import KafkaOptions
@@ -143,10 +144,12 @@ class ConsumerLink(NamedTuple):
         """
         self.consumer._coordinator.request_rejoin()
 
-    def committed(self, partitions: Collection[TopicPartition], timeout_ms: int) -> dict[TopicPartition, int | None]:
+    def committed(
+        self, partitions: Collection[TopicPartition], timeout_ms: int
+    ) -> dict[TopicPartition, Committed | None]:
         """What the group has committed, in one question; the consumer's own method asks for one at a time."""
         found = self.consumer._coordinator.fetch_committed_offsets(list(partitions), timeout_ms=timeout_ms)
-        return {partition: found[partition].offset if partition in found else None for partition in partitions}
+        return {partition: _committed(found[partition]) if partition in found else None for partition in partitions}
 
     def read_again(self, partition: TopicPartition, offset: int) -> None:
         """Seek after a poll() that failed over a batch. What is left of the batch would make the next one spin."""
@@ -319,9 +322,16 @@ class KafkaClients:
         return common
 
 
-def as_kafka_python(offsets: dict[TopicPartition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a commit takes."""
-    return {partition: OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+def as_kafka_python(offsets: dict[TopicPartition, int], mark: str) -> dict[TopicPartition, OffsetAndMetadata]:
+    """What a commit takes.
+
+    :param mark: what is written beside each offset
+    """
+    return {partition: OffsetAndMetadata(offset, mark, -1) for partition, offset in offsets.items()}
+
+
+def _committed(found: OffsetAndMetadata) -> Committed:
+    return Committed(found.offset, read_mark(found.metadata))
 
 
 def close_consumer(consumer: KafkaClient) -> None:

@@ -16,6 +16,7 @@ from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
 from ..rules.records import Delivery, Rejected
+from ..rules.topic_log import Committed
 from .kafka_availability import Availability
 from .kafka_clients import (
     GROUP_MOVED_ON,
@@ -169,7 +170,7 @@ class KafkaConsuming(Reading[TopicPartition]):
             if len(deliveries) > before:
                 span.pending += 1
                 spans.append(span)
-                sources.append((f"{partition.topic}/{partition.partition}", len(deliveries) - before))
+                sources.append((self._source(partition), len(deliveries) - before))
             self._note_ends({partition: consumer.highwater(partition) or 0})
         self._pass_on(deliveries, spans, offsets, sources)
 
@@ -208,7 +209,7 @@ class KafkaConsuming(Reading[TopicPartition]):
     def _numbers(self) -> Collection[int]:
         return self._link.partitions(self._options.results_topic) or ()
 
-    def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int | None]:
+    def _committed(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         return self._link.committed(partitions, CALL_MS)
 
     def _find_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
@@ -220,7 +221,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         return found
 
     def _commit_and_wait(self, offsets: dict[TopicPartition, int]) -> None:
-        self._link.consumer.commit(as_kafka_python(offsets), timeout_ms=CALL_MS)
+        self._link.consumer.commit(as_kafka_python(offsets, self.mark), timeout_ms=CALL_MS)
 
     def _resolve(self, assigned: set[TopicPartition]) -> bool:
         try:
@@ -240,7 +241,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         def answered(_: object, answer: object) -> None:
             self.on_commit(offsets, answer if isinstance(answer, Exception) else None)
 
-        self._link.consumer.commit_async(as_kafka_python(offsets), answered)
+        self._link.consumer.commit_async(as_kafka_python(offsets, self.mark), answered)
 
     def _probe_if_due(self, consumer: KafkaClient) -> None:
         """Ask the leaders and the coordinator something: poll() returns nothing alike from quiet and absent brokers."""

@@ -20,9 +20,13 @@ COMMIT_PATIENCE_S = 3.0
 
 
 class Books(Protocol):
-    """What of each partition is read, done and committed."""
+    """What of each partition is read, done and committed.
+
+    :ivar mark: to be written beside each offset that is committed
+    """
 
     stop_deadline: float
+    mark: str
 
     def settle_and_look(self, partitions: Collection[TopicPartition]) -> bool:
         """True if nothing of these partitions is in flight."""
@@ -52,7 +56,7 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  
             await self._link.sleep(0.01)
         offsets = books.offsets_to_commit()
         if offsets:
-            committing = self._consumer.commit_async(as_kafka_python(offsets), lambda _, answer: None)
+            committing = self._consumer.commit_async(as_kafka_python(offsets, books.mark), lambda _, answer: None)
             deadline = time.monotonic() + COMMIT_PATIENCE_S
             while not committing.is_done and time.monotonic() < deadline:
                 await self._link.sleep(0.01)

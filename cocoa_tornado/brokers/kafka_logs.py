@@ -1,19 +1,24 @@
-"""What the brokers say of the results topic, asked in the background: where its partitions end."""
+"""What the brokers say of the results topic, asked in the background: which log it is, and where its partitions end."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Collection
+from concurrent.futures import wait
 from dataclasses import dataclass
+from uuid import UUID
 
 from kafka import TopicPartition
+from kafka import errors as kafka_errors
 from kafka.admin import OffsetSpec
 
 from ..rules.standstill import Ends, StandstillWatch
 from .kafka_asking import Inquiry
 from .kafka_clients import KafkaClient, KafkaClients
 from .kafka_options import KafkaOptions
+
+NO_ID = str(UUID(int=0))
 
 log = logging.getLogger("cocoa.broker")
 
@@ -22,24 +27,43 @@ log = logging.getLogger("cocoa.broker")
 class LogState:
     """A topic as the brokers describe it.
 
-    :ivar ends: where the partitions end that were asked for, by number
+    :ivar topic_id: a topic that is created again has another one; None where the brokers give none that can be used
+    :ivar ends: where the partitions end that were asked for, by number; empty where one of them is not there
     """
 
+    topic_id: str | None
     ends: dict[int, Ends]
 
 
-def describe_log(admin: KafkaClient, topic: str, numbers: Collection[int]) -> LogState:
+def describe_log(admin: KafkaClient, topic: str, numbers: Collection[int], known_id: str | None) -> LogState:
     """Blocks; raises what kafka-python raises.
 
     :param numbers: the partitions whose ends are wanted
+    :param known_id: what the topic's id was before
     """
+    topic_id = find_topic_id(admin, topic)
+    if topic_id != known_id and topic_id != find_topic_id(admin, topic):
+        topic_id = None  # a broker that makes one up for each answer
     wanted = dict.fromkeys((TopicPartition(topic, number) for number in numbers), OffsetSpec.LATEST)
     if not wanted:
-        return LogState({})
-    # In this order, so that the stable offset is never beyond the high water mark.
-    stable = admin.list_partition_offsets(wanted, "read_committed")
-    high = admin.list_partition_offsets(wanted, "read_uncommitted")
-    return LogState({where.partition: Ends(stable[where].offset, high[where].offset) for where in wanted})
+        return LogState(topic_id, {})
+    try:
+        # In this order, so that the stable offset is never beyond the high water mark.
+        stable = admin.list_partition_offsets(wanted, "read_committed")
+        high = admin.list_partition_offsets(wanted, "read_uncommitted")
+    except kafka_errors.UnknownTopicOrPartitionError:  # a new topic may have fewer partitions
+        return LogState(topic_id, {})
+    return LogState(topic_id, {where.partition: Ends(stable[where].offset, high[where].offset) for where in wanted})
+
+
+def find_topic_id(admin: KafkaClient, topic: str) -> str | None:
+    """None where the brokers give none (before Kafka 2.8, or no Apache Kafka)."""
+    [described] = admin.describe_topics([topic])
+    error = kafka_errors.for_code(described["error_code"])
+    if error is not kafka_errors.NoError:
+        raise error(topic)
+    topic_id = described.get("topic_id")
+    return str(topic_id) if topic_id and str(topic_id) != NO_ID else None
 
 
 class LogWatch:
@@ -53,6 +77,7 @@ class LogWatch:
         self._options = options
         self._inquiry = Inquiry(clients, "cocoa-kafka-logs", self._describe)
         self._numbers: tuple[int, ...] = ()  # of the question under way
+        self._topic_id: str | None = None  # that was answered last
         self._holding = 0
         self._ask_at = 0.0
         self._still: dict[int, StandstillWatch] = {}
@@ -60,6 +85,29 @@ class LogWatch:
     def is_due(self, now: float) -> bool:
         """Whether it is time to ask again, and nothing is being asked."""
         return now >= self._ask_at and not self._inquiry.is_asking()
+
+    def hurry(self) -> None:
+        """Something has happened that another log would explain: ask soon."""
+        self._ask_at = 0.0
+
+    def wait_for_answer(self, patience_s: float, *, new: bool = False) -> LogState:
+        """Ask, or wait for the answer that is to come, which may lack the ends.
+
+        Raises what the question raises, TimeoutError, or RuntimeError where no thread is to be had.
+
+        :param new: the topic as it is from now on; an answer to an earlier question is not enough
+        """
+        if new and self._inquiry.is_asking():
+            wait([self._inquiry.ask()], patience_s)
+            if self._inquiry.take_answer() is None:
+                raise TimeoutError
+        if not self._inquiry.is_asking():
+            self._numbers = ()
+        answer = self._inquiry.ask()
+        wait([answer], patience_s)
+        if self._inquiry.take_answer() is None:
+            raise TimeoutError
+        return self._noted(answer.result())
 
     def ask(self, numbers: Collection[int], holding: int, now: float) -> None:
         """
@@ -79,8 +127,9 @@ class LogWatch:
         if self._holding != holding:
             self._ask_at = 0.0
             return None
-        self._watch_stable_offsets(answer.result().ends, now)
-        return answer.result()
+        state = self._noted(answer.result())
+        self._watch_stable_offsets(state.ends, now)
+        return state
 
     def rest(self) -> None:
         """The consumer is closed: ask nothing until the next one, which may hold other partitions."""
@@ -89,7 +138,11 @@ class LogWatch:
         self._inquiry.rest()
 
     def _describe(self, admin: KafkaClient) -> LogState:
-        return describe_log(admin, self._options.results_topic, self._numbers)
+        return describe_log(admin, self._options.results_topic, self._numbers, self._topic_id)
+
+    def _noted(self, state: LogState) -> LogState:
+        self._topic_id = state.topic_id
+        return state
 
     def _watch_stable_offsets(self, ends: dict[int, Ends], now: float) -> None:
         patience_s = self._options.standstill_s

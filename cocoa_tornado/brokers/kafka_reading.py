@@ -23,12 +23,13 @@ from ..rules.backoff import Backoff
 from ..rules.handoff import RECORD_BYTES, OffsetLedger, Span, WaterMarks, pause_s, size_of
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
+from ..rules.topic_log import Committed, Log, Recent, Repeats
 from .kafka_availability import Availability
 from .kafka_clients import KafkaClients
 from .kafka_logs import LogWatch
 from .kafka_members import REBALANCE_PATIENCE_S, SoleReading, StandBy
 from .kafka_options import KafkaOptions
-from .kafka_positions import Start, where_to_start
+from .kafka_positions import History, Plan, Start
 from .kafka_publisher import Publisher
 from .kafka_quarantine import Quarantine
 from .port import Batch, BrokerCounters, Decoder
@@ -38,6 +39,7 @@ PAUSED_POLL_S = 0.02  # nothing is fetched then; this only bounds how late the e
 CALL_S = 2.0  # one question to the brokers: offsets, positions
 COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
 FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
+ID_PATIENCE_S = 5.0  # for the topic's id; without it the topic is taken for the one that was read before
 NO_PARTITION_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
 SKIPPED_LINES = RateLimit(per_s=1, burst=20)
 
@@ -46,6 +48,11 @@ log = logging.getLogger("cocoa.broker")
 
 class TopicMissing(Exception):
     """The results topic does not exist and is not, or cannot be, created."""
+
+
+class LogReplaced(Exception):
+    """The results topic has been deleted and created again, or may have been. The consumer may hold records of the old
+    one."""
 
 
 class FailureReader(Protocol):
@@ -75,6 +82,7 @@ class Reading(ABC, Generic[P]):
     :param asking: what the topic is like is asked with these clients, whatever library reads
     :param sole: where no other member of the group may read
     :cvar pace_s: between two batches, where records flow
+    :ivar mark: to be written beside each offset that is committed
     :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while it runs
     """
 
@@ -108,7 +116,10 @@ class Reading(ABC, Generic[P]):
         # The books.
         self._marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
         self._ledgers: dict[P, OffsetLedger] = {}
-        self._done_here: dict[P, int] = {}
+        self._history = History()
+        self._is_log_of_session = False  # what the consumer holds may be of this log
+        self.mark = ""
+        self._recent, self._repeats = Recent(), Repeats(set())
         self._ends: dict[P, int] = {}
         self._unresolved: set[P] | None = None
         self._unresolved_since = 0.0
@@ -166,7 +177,7 @@ class Reading(ABC, Generic[P]):
         """Of the results topic's partitions, as far as they are known."""
 
     @abstractmethod
-    def _committed(self, partitions: Collection[P]) -> dict[P, int | None]:
+    def _committed(self, partitions: Collection[P]) -> dict[P, Committed | None]:
         """What the group has committed. Raises what the library raises, and so do the next ones."""
 
     @abstractmethod
@@ -198,8 +209,11 @@ class Reading(ABC, Generic[P]):
 
     def _run(self) -> None:
         while not self._stopping.is_set():
+            is_replaced = False
             try:
                 self._session()
+            except LogReplaced:
+                is_replaced = True
             except TopicMissing as error:
                 self._availability.down("topic", str(error))
             except StandBy as error:
@@ -214,13 +228,14 @@ class Reading(ABC, Generic[P]):
                 self._sole.end_session()
             self._log_watch.rest()
             self._availability.alive()
-            self._stopping.wait(self._backoff.next_s())
+            self._stopping.wait(0.0 if is_replaced else self._backoff.next_s())
         if self._finished is not None:
             self._loop.add_callback(self._finished)
 
     def _begin_session(self) -> None:
         self._joined, self._committing_until, self._topic_seen = False, 0.0, False
         self._unresolved, self._unresolved_since = None, time.monotonic()
+        self._is_log_of_session = False
 
     def _is_to_join(self) -> bool:
         """Wait until this gateway may be a member of the group; False where it is to stop instead."""
@@ -245,16 +260,39 @@ class Reading(ABC, Generic[P]):
         its next owner reads it."""
         ledger = self._ledgers.get(partition)
         if ledger is not None and first < ledger.position:
-            # The log was cut off, or the topic made anew: what is said of offsets beyond is said of other records.
-            ledger = self._ledgers[partition] = OffsetLedger(first)
-        return ledger
+            self._make_sure_of_log()
+            # The log was cut off: what is said of offsets beyond is said of other records.
+            if partition in self._ledgers:
+                self._ledgers[partition] = OffsetLedger(first)
+                self._ends.pop(partition, None)
+        return self._ledgers.get(partition)
+
+    def _make_sure_of_log(self) -> None:
+        """Before anything is handed over that may be of another log. Raises LogReplaced if it is, or if nobody says."""
+        if self._history.log is None or self._history.log.id is None:
+            return  # these brokers give no ids
+        try:
+            topic_id = self._log_watch.wait_for_answer(CALL_S, new=True).topic_id
+        except Exception as error:  # of the brokers, a token endpoint, descriptors, threads
+            raise LogReplaced from error
+        self._judge_log(topic_id)
+
+    def _source(self, partition: P) -> str:
+        """What the partition is called where its offsets are remembered."""
+        return (self._history.log or Log(None)).source(self._options.results_topic, self._number(partition))
 
     def _pass_on(
         self, deliveries: list[Delivery], spans: list[Span], offsets: list[int], sources: list[tuple[str, int]]
     ) -> None:
         """Hand over what a poll has brought, as one batch."""
         self._report_lag()
+        if self._repeats and deliveries:
+            deliveries, offsets, sources = self._repeats.without(deliveries, offsets, sources)
+            if not deliveries:
+                for span in spans:
+                    span.done_one()
         if deliveries:
+            self._recent.note(offsets, deliveries, sources)
             size = size_of(deliveries)
             self._take(len(deliveries), size)
             done = self._when_done(spans, len(deliveries), size)
@@ -324,17 +362,15 @@ class Reading(ABC, Generic[P]):
         for partition, committed in offsets.items():
             if partition in self._ledgers:
                 self._ledgers[partition].note_committed(committed)
-            elif self._done_here.get(partition, committed + 1) <= committed:
-                del self._done_here[partition]  # it was given up meanwhile, and the brokers know now
+            else:
+                self._history.note_committed(self._number(partition), committed)
 
     def forget(self) -> None:
         """The partitions are not ours any more: a late ``done`` changes no offset from now on."""
         self._settle()
         for partition, ledger in self._ledgers.items():
-            if ledger.to_commit() is None:
-                self._done_here.pop(partition, None)
-            else:
-                self._done_here[partition] = ledger.done
+            is_committed = ledger.to_commit() is None
+            self._history.give_up(self._number(partition), ledger.done, is_committed=is_committed)
         self._marks.release(*self._quarantine.forget())
         self._ledgers.clear()
         self._holding += 1
@@ -367,43 +403,75 @@ class Reading(ABC, Generic[P]):
     def _resolve(self, assigned: set[P]) -> bool:
         """Begin every assigned partition where it is to be read from. False: not to be had yet, ask again."""
         try:
-            starts = self._starting_points(assigned)
-            if starts is None or not self._begin_at(starts):
+            found = self._starting_points(assigned)
+            if found is None:
+                return False
+            plan, starts = found
+            self._enter(plan)
+            if not self._begin_at(starts):
                 return False
         except self._failures.failures as error:
             if not self._failures.is_retriable(error):
                 raise
             return False
+        self._is_log_of_session = True
         self._ledgers = {partition: OffsetLedger(start) for partition, start in starts.items()}
         self._holding += 1
         return True
 
-    def _starting_points(self, assigned: set[P]) -> dict[P, int] | None:
+    def _starting_points(self, assigned: set[P]) -> tuple[Plan, dict[P, int]] | None:
+        """The plan, and where to begin with each partition. What the group had not committed is committed."""
+        is_known, topic_id = self._find_topic_id()
+        if not is_known:
+            return None
         every = {self._key(number) for number in self._numbers()} | assigned
         committed = self._committed(every)
-        without = {partition for partition in assigned if committed[partition] is None}
-        for partition in without:
-            self._done_here.pop(partition, None)  # of a topic of the same name, which is gone
-        start = where_to_start(
+        plan = self._history.plan(
             {self._number(partition) for partition in assigned},
-            {self._number(partition): offset for partition, offset in committed.items()},
+            {self._number(partition): known for partition, known in committed.items()},
+            topic_id,
         )
-        found: dict[P, int] = {}
-        if start is Start.WAIT:
-            if time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S:
-                return None
-            found = self._find_ends(without)
-        elif start is Start.END_FOR_ALL:
-            found = self._find_ends(every)
-        elif start is Start.BEGINNING:
-            found = self._find_beginnings(without)
-        if found:
+        if plan.start is Start.WAIT and time.monotonic() - self._unresolved_since < FRESH_PATIENCE_S:
+            return None
+        rest = {self._key(number) for number in plan.rest}
+        starts = {self._key(number): start for number, start in plan.starts.items()}
+        to_commit = {self._key(number): plan.starts[number] for number in plan.uncommitted}
+        if plan.start is Start.BEGINNING:
+            to_commit |= self._find_beginnings(rest)
+        elif plan.start is not Start.NOWHERE:
+            to_commit |= self._find_ends(every if plan.start is Start.END_FOR_ALL else rest)
+        self.mark = plan.log.mark()
+        if to_commit:
             # Before anything is read, so that a crash before the first record does not lose what comes then.
-            self._commit_and_wait(found)
-        # What was done here and could not be committed is not read again: offsets below it are done, whoever has
-        # committed since.
-        known = {partition: offset for partition, offset in committed.items() if offset is not None} | found
-        return {partition: max(known[partition], self._done_here.get(partition, 0)) for partition in assigned}
+            self._commit_and_wait(to_commit)
+            for number in plan.rest:
+                self._history.done_here.pop(number, None)  # of a topic of the same name, which is gone
+        return plan, {
+            partition: starts[partition] if partition in starts else to_commit[partition] for partition in assigned
+        }
+
+    def _find_topic_id(self) -> tuple[bool, str | None]:
+        """Whether it is known what the brokers say of it, and that. Blocks for :data:`CALL_S` at most."""
+        is_given_up = time.monotonic() - self._unresolved_since >= ID_PATIENCE_S
+        try:
+            topic_id = self._log_watch.wait_for_answer(CALL_S).topic_id
+        except Exception as error:  # of the brokers, a token endpoint, descriptors, threads
+            if is_given_up:
+                log.debug("topic id unknown", extra={"error": str(error)})
+            return is_given_up, None
+        # One of an earlier log is told by a broker that has not heard of the new one; or, if that goes on, by one that
+        # was restored from an older copy.
+        return topic_id not in self._history.earlier or is_given_up, topic_id
+
+    def _enter(self, plan: Plan) -> None:
+        """Its log is read from now on. Raises LogReplaced where the consumer may hold records of another one."""
+        if plan.previous is not None:
+            ids = {"topic": self._options.results_topic, "topic_id": plan.log.id, "previous_id": plan.previous}
+            log.warning("topic recreated", extra=ids | {"detail": "it is read from its first record"})
+        if self._history.enter(plan.log):
+            self._repeats, self._recent = self._recent.repeats(), Recent()
+            if self._is_log_of_session:
+                raise LogReplaced
 
     # -- the thread: committing, looking around
 
@@ -457,10 +525,30 @@ class Reading(ABC, Generic[P]):
         now = time.monotonic()
         state = self._log_watch.take_answer(self._holding, now)
         if state is not None:
+            self._judge_log(state.topic_id)
+        if state is not None and self._ledgers:
             self._ends |= {self._key(number): ends.high for number, ends in state.ends.items()}
             self._report_lag()
         if self._ledgers and self._log_watch.is_due(now):
+            self._recent.ask()
             self._log_watch.ask([self._number(partition) for partition in self._ledgers], self._holding, now)
+
+    def _judge_log(self, topic_id: str | None) -> None:
+        """Begin anew where the topic has become another log."""
+        now = self._history.log
+        if now is None or topic_id in self._history.earlier:
+            return
+        if topic_id is None or topic_id == now.id:
+            self._recent.confirm()
+        elif now.id is None:
+            self._history.log = Log(topic_id)
+            self.mark = self._history.log.mark()
+        else:
+            # Nothing of the old one is committed from now on.
+            assigned = set(self._ledgers)
+            self.forget()
+            self._joined, self._unresolved, self._resolve_at = True, assigned, 0.0
+            self._resolve_if_needed()  # at once: a stop from now on leaves the group with offsets of the new one
 
     def _note_ends(self, ends: dict[P, int]) -> None:
         """Where partitions end at least. What a consumer of committed records is told are the last stable offsets."""

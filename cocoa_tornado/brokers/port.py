@@ -48,7 +48,8 @@ class Batch:
     batch's records as no longer in flight.
 
     :ivar offsets: of the deliveries' records, one for each
-    :ivar sources: the partitions that they come from, each with the number of its deliveries, which stand together
+    :ivar sources: the partitions that they come from, each with the number of its deliveries, which stand together;
+        those of a topic that was created again have other names than the old one's
     """
 
     deliveries: list[Delivery]
@@ -85,6 +86,7 @@ class Broker(Protocol):
       the bytes of those records.
     - *Fresh start*: a consumer group without a committed offset begins at the newest record, which is fixed
       before the status says READY. A restart goes on at the committed offset.
+    - *New logs*: a results topic that is deleted and created again is read from its first record.
     - *Commit*: an offset is committed after the batch that holds it is ``done`` and every undecodable record
       before it is acknowledged by the quarantine topic.
     - *Absence*: a broker that is away, at the start or later, is retried for ever with backoff and jitter; the

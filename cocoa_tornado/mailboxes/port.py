@@ -19,7 +19,8 @@ from ..rules.feed import Page
 class Entry(NamedTuple):
     """One message to be stored.
 
-    :ivar source: the partition that it comes from, such as ``transcription.results/3``
+    :ivar source: the partition that it comes from, such as ``transcription.results/3``; in a topic that was created
+        again ``transcription.results@<id>/3``
     :ivar offset: of its record in that partition
     :ivar timestamp_ms: of its record, Unix milliseconds; tells a copy from another record of the same offset
     """

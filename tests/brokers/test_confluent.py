@@ -22,6 +22,7 @@ from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
+from cocoa_tornado.rules.topic_log import Log
 from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
@@ -31,7 +32,7 @@ confluent_kafka = pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition  # noqa: E402  # where it is installed
 
-from cocoa_tornado.brokers import confluent_broken, confluent_consumer  # noqa: E402
+from cocoa_tornado.brokers import confluent_broken, confluent_consumer, confluent_questions  # noqa: E402
 from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
 from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
 from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
@@ -169,7 +170,17 @@ def asking(consuming: ConfluentConsuming) -> Asker:
     return asker
 
 
-# -- what the brokers are asked now and then
+# -- what the brokers are asked
+
+
+@pytest.mark.parametrize("more", [b"", b"\xd0\x00", b"a"], ids=["nothing", "no text", "text"])
+def test_the_mark_beside_an_offset_is_read_whatever_stands_behind_it_in_memory(more: bytes) -> None:
+    class Found:
+        @property
+        def metadata(self) -> str:
+            return (Log("abc").mark().encode() + more).decode()
+
+    assert confluent_questions._mark(Found()) == Log("abc")  # type: ignore[arg-type]
 
 
 def asked(consuming: ConfluentConsuming) -> None:
@@ -447,9 +458,9 @@ async def test_a_revoke_commits_first_and_waits_for_no_answer() -> None:
     await receiver.has(2)
     consuming._on_revoke(consumer, [TopicPartition(RESULTS, 0)])  # type: ignore[arg-type]
     assert consumer.told == [("commit", 2, True), ("unassign",)]
-    assert consuming._done_here == {0: 2}  # not to be read again, should the commit have been lost
+    assert consuming._history.done_here == {0: 2}  # not to be read again, should the commit have been lost
     consuming._on_commit(SESSION, None, [TopicPartition(RESULTS, 0, 2)])
-    assert consuming._done_here == {}
+    assert consuming._history.done_here == {}
 
 
 async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() -> None:

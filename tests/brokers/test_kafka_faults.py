@@ -364,6 +364,7 @@ def codec_check() -> Any:
 
 @pytest.mark.apache
 @AWAY
+@pytest.mark.logs("cocoa.broker", "^topic recreated$")
 async def test_without_its_topic_it_is_not_ready_and_a_new_one_is_read_from_its_first_record(
     stand: KafkaStand, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -429,7 +430,7 @@ async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_a
     consuming._take(10, 1000)
     consuming._when_done([span], 10, 1000)()
     consuming.forget()
-    assert consuming._done_here == {partition: 20}
+    assert consuming._history.done_here == {0: 20}
 
 
 async def test_a_log_that_was_cut_off_is_committed_from_where_it_goes_on(python_stand: KafkaStand) -> None:
