@@ -1,6 +1,6 @@
 """What audio a device says it sends, and what its first bytes say: Content-Types, containers, byte order.
 
-Nothing here decodes anything. Pure, and safe on any thread.
+Nothing here decodes anything; the patterns of containers are in :mod:`.magic`. Pure, and safe on any thread.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 import sys
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
-Container: TypeAlias = Literal["raw", "wav", "ogg", "flac", "mp3"]
+from ..errors import AudioNotDecodable
+from .magic import MOST_NEEDED_BYTES, Container, Foreign, identify
+
 Encoding: TypeAlias = Literal["s16le", "s16be", "l16", "u8", "mulaw", "alaw"]
 """``l16`` is 16-bit audio in a byte order that the samples tell: RFC 2586 says big-endian, and the field sends
 little-endian under the same name."""
@@ -20,8 +22,11 @@ little-endian under the same name."""
 MIN_RATE_HZ: Final = 4_000
 MAX_RATE_HZ: Final = 192_000
 MAX_CHANNELS: Final = 8
-SETTLED_BYTES: Final = 12
-"""With so many bytes :func:`settle` has always decided."""
+EIGHT_BIT_RATE_HZ: Final = 8_000
+"""Of samples that turn out to have 8 bits, where nothing else tells: what firmware in the field records."""
+
+SETTLED_BYTES: Final = 6_400
+"""With so many bytes :func:`settle` has always decided. It seldom takes more than 512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class AudioFormat:
     :ivar encoding: of raw samples
     :ivar rate_hz: of raw samples, 4,000 to 192,000
     :ivar channels: of raw samples, interleaved, 1 to 8
+    :ivar eight_bit_rate_hz: nobody has said what raw samples are, and ``encoding`` is the setting's guess: where they
+        plainly are unsigned 8-bit samples they are read as such, at this rate. 0: the encoding is certain
     :raises ValueError: a field is outside its bounds
     """
 
@@ -41,6 +48,7 @@ class AudioFormat:
     encoding: Encoding = "s16le"
     rate_hz: int = 16_000
     channels: int = 1
+    eight_bit_rate_hz: int = 0
 
     def __post_init__(self) -> None:
         if self.container not in get_args(Container):
@@ -49,6 +57,8 @@ class AudioFormat:
             raise ValueError(f"encoding {self.encoding!r} is none of {', '.join(get_args(Encoding))}")
         if not MIN_RATE_HZ <= self.rate_hz <= MAX_RATE_HZ:
             raise ValueError(f"rate {self.rate_hz} is not within {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz")
+        if self.eight_bit_rate_hz and not MIN_RATE_HZ <= self.eight_bit_rate_hz <= MAX_RATE_HZ:
+            raise ValueError(f"rate {self.eight_bit_rate_hz} is not within {MIN_RATE_HZ} and {MAX_RATE_HZ} Hz")
         if not 1 <= self.channels <= MAX_CHANNELS:
             raise ValueError(f"{self.channels} channels are not within 1 and {MAX_CHANNELS}")
 
@@ -73,9 +83,12 @@ def format_of(content_type: str | None, default_raw: AudioFormat) -> AudioFormat
 
     Raw types are ``audio/L16`` (big-endian by RFC 2586, judged by its samples unless ``endianness=little-endian`` or
     ``big-endian`` says it), ``audio/L8``, ``audio/basic``, ``audio/PCMU`` and ``audio/PCMA`` with their usual other
-    names; the parameters ``rate`` and ``channels`` count. ``audio/pcm``, ``audio/raw``, ``application/octet-stream``
-    and a literal ``audio/*`` say no more than "audio", so ``default_raw`` tells the rest. A compressed type that no
-    decoder of ours takes (``audio/aac``, ``audio/webm``, ``audio/amr``) is None: read as raw it would be noise.
+    names; the parameters ``rate`` (or ``samplerate``) and ``channels`` count. ``audio/pcm``, ``audio/raw``,
+    ``application/octet-stream`` and a literal ``audio/*`` say no more than "audio", so ``default_raw`` tells the rest.
+    A compressed type that no decoder of ours takes (``audio/speex``) is None: read as raw it would be noise.
+
+    Parameters are read as senders write them: values with a slash need no quotes, blanks around "=" don't matter, nor
+    do parameters that mean nothing here.
 
     :param default_raw: how raw samples are read where the type leaves it open
     """
@@ -86,32 +99,71 @@ def format_of(content_type: str | None, default_raw: AudioFormat) -> AudioFormat
     base = _base(media_type, parameters, default_raw)
     if base is None:
         return None
-    rate_hz = _number(parameters.get("rate", str(base.rate_hz)))
+    rate = parameters.get("rate")
+    rate_hz = base.rate_hz if rate is None else _number(rate)
     channels = _number(parameters.get("channels", str(base.channels)))
+    eight_bit_rate_hz = base.eight_bit_rate_hz if rate is None or not base.eight_bit_rate_hz else rate_hz
     try:
-        return replace(base, rate_hz=rate_hz, channels=channels)
+        return replace(base, rate_hz=rate_hz, channels=channels, eight_bit_rate_hz=eight_bit_rate_hz)
     except ValueError:
         return None
+
+
+def unsaid(default_raw: AudioFormat) -> AudioFormat:
+    """The format of raw samples of which their sender says nothing: as configured, unless they plainly have 8 bits."""
+    return replace(default_raw, eight_bit_rate_hz=EIGHT_BIT_RATE_HZ if default_raw.sample_bytes == 2 else 0)
 
 
 def settle(declared: AudioFormat, head: bytes, *, complete: bool = False) -> AudioFormat | None:
     """Return what a stream is, now that its first bytes are known; None: they don't tell yet.
 
-    What the bytes say counts for more than the Content-Type: RIFF, RIFX or RF64 with WAVE is a WAV whatever it was
-    called, and so for Ogg, FLAC, and MP3 with an ID3v2 tag. A ``wav`` without such a header is raw samples. All else
-    stays what it was declared to be: an MP3 without a tag can't be told from samples, and an ``ogg`` that doesn't begin
-    like one is for the decoder to refuse. What is settled may be settled again.
+    What the bytes say counts for more than the Content-Type: what begins like a known container is one, whatever it was
+    called. A ``wav`` without such a beginning is raw samples; any other container stays what it was declared to be, and
+    is the decoder's to refuse. Raw samples of which nobody has said what they are may turn out to have 8 bits. What is
+    settled may be settled again.
 
-    :param head: the stream from its first byte; 12 bytes always suffice
+    :param head: the stream from its first byte; :data:`SETTLED_BYTES` always suffice
     :param complete: there is nothing after ``head``
+    :raises AudioNotDecodable: it begins like something else that is known, a picture for example; it says which
     """
-    for container, magic in _MAGIC:
-        verdict = magic(head[:SETTLED_BYTES])
-        if verdict is None and not complete:
-            return None
-        if verdict and (container, declared.container) != ("mp3", "flac"):  # FLAC files are tagged with ID3 too
-            return replace(declared, container=container)
-    return replace(declared, container="raw") if declared.container == "wav" else declared
+    found = identify(head[:MOST_NEEDED_BYTES], complete=complete)
+    if found is None:
+        return None
+    if isinstance(found, Foreign):
+        raise AudioNotDecodable(f"this is {found.name}")
+    container = declared.container if found == "raw" and declared.container != "wav" else found
+    if found == "mp3" and declared.container in ("flac", "aac") and head.startswith(b"ID3"):
+        container = declared.container  # these are tagged with ID3 too
+    if container != "raw" or not declared.eight_bit_rate_hz:
+        return replace(declared, container=container, eight_bit_rate_hz=0)
+    is_eight_bit = has_eight_bits(head, complete=complete)
+    if is_eight_bit is None:
+        return None
+    if is_eight_bit:
+        declared = replace(declared, encoding="u8", rate_hz=declared.eight_bit_rate_hz)
+    return replace(declared, container="raw", eight_bit_rate_hz=0)
+
+
+def has_eight_bits(samples: bytes, *, complete: bool = False) -> bool | None:
+    """Judge whether samples that are said to have 16 bits plainly are unsigned ones of 8; None: too few tell yet.
+
+    These lie around 128, nearly all within a half of their range, and so do the bytes at even and at odd places alike.
+    As samples of 16 bits they would be a roar that never comes near zero: of such samples one byte says how loud they
+    are, and lies around zero, and the other one is evenly distributed but for silence and clipping. Pairs of 0 or of
+    255 are silence, and tell nothing.
+
+    :param samples: from the first one on; at most :data:`SETTLED_BYTES` count
+    :param complete: there are no more samples: judge by what is there
+    """
+    head = samples[:SETTLED_BYTES]
+    telling = b"".join(_TELLING_PAIRS(head))[:JUDGED_BYTES]
+    if len(telling) < JUDGED_BYTES and len(head) < SETTLED_BYTES and not complete:
+        return None
+    return len(telling) >= LEAST_JUDGED_BYTES and min(map(_share_near_128, (telling[0::2], telling[1::2]))) >= 0.75
+
+
+def _share_near_128(octets: bytes) -> float:
+    return len(octets.translate(None, _FAR_FROM_128)) / len(octets)
 
 
 def byte_order(samples: bytes, channels: int = 1, *, complete: bool = False) -> Literal["s16le", "s16be"] | None:
@@ -153,10 +205,10 @@ def _base(media_type: str, parameters: Mapping[str, str], default_raw: AudioForm
     """What a media type means before its ``rate`` and ``channels`` are applied."""
     container = _CONTAINERS.get(media_type)
     if container is not None:
-        codecs = parameters.get("codecs", "opus").strip().lower()
-        if container == "ogg" and codecs not in _OGG_CODECS:
+        codecs = {codec.strip().lower() for codec in parameters.get("codecs", "opus").split(",")}
+        if container == "ogg" and not codecs <= _OGG_CODECS:
             return None
-        return replace(default_raw, container=container)
+        return replace(unsaid(default_raw), container=container)
     telephone = _TELEPHONE.get(media_type)
     if telephone is not None:
         return AudioFormat("raw", telephone, 8_000, 1)
@@ -166,25 +218,36 @@ def _base(media_type: str, parameters: Mapping[str, str], default_raw: AudioForm
     if media_type in _LINEAR:
         base = AudioFormat("raw", _LINEAR[media_type], default_raw.rate_hz, 1)
     elif media_type in _UNNAMED:
-        base = replace(default_raw, container="raw")
+        base = replace(unsaid(default_raw), container="raw")
     else:
         return None
     if order is not None and base.sample_bytes == 2:
-        base = replace(base, encoding=_ENDIANNESS[order.lower()])
+        base = replace(base, encoding=_ENDIANNESS[order.lower()], eight_bit_rate_hz=0)
     return base
 
 
 def _parse(content_type: str) -> tuple[str, dict[str, str]] | None:
-    """The type and its parameters, names in lower case (RFC 9110 section 8.3.1); None if it is anything else."""
+    """The type and its parameters, names in lower case; None where it is no type.
+
+    Stricter senders keep to RFC 9110 section 8.3.1. From the others a value is taken without quotes that needs some,
+    and blanks around "=". A parameter without a value, or with an empty one, says nothing, unless it is one that counts
+    here: that, or one given twice with different values, is a mistake that is better answered.
+    """
     match = _TYPE(content_type.strip(_BLANK))
     if match is None:
         return None
     parameters: dict[str, str] = {}
-    for name, plain, quoted in _PARAMETERS(match["parameters"]):
-        if name.lower() in parameters:
+    for part in _PARTS(match["parameters"]):
+        name, _, value = (text.strip(_BLANK) for text in part.partition("="))
+        name = _ALIASES.get(name.lower(), name.lower())
+        if value.startswith('"'):
+            if _QUOTED(value) is None:
+                return None
+            value = _UNESCAPE(r"\1", value[1:-1])
+        if name in _COUNTING and parameters.get(name, value) != value:
             return None
-        if name:  # an empty one, as after a ";" at the end, means nothing
-            parameters[name.lower()] = plain or _UNESCAPE(r"\1", quoted)
+        if value or name in _COUNTING:
+            parameters[name] = value
     return match["type"].lower(), parameters
 
 
@@ -193,28 +256,14 @@ def _number(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else -1
 
 
-def _is_riff(head: bytes) -> bool | None:
-    return _begins(head[:4], b"RIFF", b"RIFX", b"RF64") and _begins(head[8:12], b"WAVE")
-
-
-def _is_id3(head: bytes) -> bool | None:
-    """The letters, a version that exists, and a size of four bytes below 128: three letters alone are samples too."""
-    if not head.startswith(b"ID3"):
-        return _begins(head, b"ID3")
-    if len(head) < 10:
-        return None
-    return head[3] in (2, 3, 4) and head[4] != 0xFF and max(head[6:10]) < 0x80
-
-
-def _begins(head: bytes, *magics: bytes) -> bool | None:
-    """True if ``head`` begins with one of ``magics``; None while it may still turn out to."""
-    if any(head.startswith(magic) for magic in magics):
-        return True
-    return None if any(magic.startswith(head) for magic in magics) else False
-
-
 JUDGED_SAMPLES: Final = 200
 """So many samples whose bytes differ tell their order."""
+
+JUDGED_BYTES: Final = 512
+"""So many bytes that are no silence tell whether samples have 8 bits: 64 ms at 8 kHz."""
+
+LEAST_JUDGED_BYTES: Final = 128
+"""Of a stream that is shorter than that."""
 
 _CONTAINERS: Final[Mapping[str, Container]] = {
     "audio/wav": "wav",
@@ -229,6 +278,28 @@ _CONTAINERS: Final[Mapping[str, Container]] = {
     "audio/mpeg": "mp3",
     "audio/mp3": "mp3",
     "audio/x-mp3": "mp3",
+    "audio/webm": "webm",
+    "audio/x-matroska": "webm",
+    "audio/matroska": "webm",
+    "audio/mp4": "mp4",
+    "audio/x-mp4": "mp4",
+    "audio/m4a": "mp4",
+    "audio/x-m4a": "mp4",
+    "audio/3gpp": "mp4",
+    "audio/3gpp2": "mp4",
+    "audio/quicktime": "mp4",
+    "audio/aac": "aac",
+    "audio/x-aac": "aac",
+    "audio/aacp": "aac",
+    "audio/x-hx-aac-adts": "aac",
+    "audio/x-caf": "caf",
+    "audio/caf": "caf",
+    "audio/aiff": "aiff",
+    "audio/x-aiff": "aiff",
+    "audio/au": "au",
+    "audio/x-au": "au",
+    "audio/amr": "amr",
+    "audio/amr-wb": "amr",
 }
 _LINEAR: Final[Mapping[str, Encoding]] = {"audio/l16": "l16", "audio/x-l16": "l16", "audio/l8": "u8"}
 # The types of telephony imply 8 kHz and one channel (RFC 2046, RFC 3551).
@@ -250,19 +321,18 @@ _ENDIANNESS: Final[Mapping[str, Encoding]] = {"little-endian": "s16le", "big-end
 _TWO_BYTES: Final = frozenset({"s16le", "s16be", "l16"})
 _OGG_CODECS: Final = frozenset({"opus", "vorbis", "flac"})
 
+_ALIASES: Final = {"samplerate": "rate", "sample-rate": "rate", "sample_rate": "rate"}
+_COUNTING: Final = frozenset({"rate", "channels", "endianness"})
+
 _BLANK: Final = " \t"
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_VALUE: Final = rf'(?:({_TOKEN})|"((?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~])*)")'
-# Blanks stand in one place only: were they allowed on both sides of an absent parameter, a run of ";" and blanks could
-# be read in more ways than there is time for.
-_ONE: Final = rf"[ \t]*;(?:[ \t]*({_TOKEN})={_VALUE})?"
-_TYPE = re.compile(rf"(?P<type>{_TOKEN}/{_TOKEN})(?P<parameters>(?:{_ONE})*)").fullmatch
-_PARAMETERS = re.compile(_ONE).findall
+_STRING: Final = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~])*"'
+# What stands between semicolons that are in no string. Control characters fit nowhere.
+_PART: Final = rf'(?:{_STRING}|[^";\x00-\x08\x0a-\x1f\x7f])*'
+_TYPE = re.compile(rf"(?P<type>{_TOKEN}/{_TOKEN})[ \t]*(?P<parameters>(?:;{_PART})*)").fullmatch
+_PARTS = re.compile(rf";({_PART})").findall
+_QUOTED = re.compile(_STRING).fullmatch
 _UNESCAPE = re.compile(r"\\(.)").sub
 
-_MAGIC: Final[tuple[tuple[Container, Callable[[bytes], bool | None]], ...]] = (
-    ("wav", _is_riff),
-    ("ogg", lambda head: _begins(head, b"OggS\0")),
-    ("flac", lambda head: _begins(head, b"fLaC")),
-    ("mp3", _is_id3),
-)
+_TELLING_PAIRS = re.compile(rb"\0\0|\xff\xff|(..)", re.DOTALL).findall
+_FAR_FROM_128: Final = bytes(byte for byte in range(256) if abs(byte - 128) > 64)

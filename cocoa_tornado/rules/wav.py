@@ -40,9 +40,38 @@ def read_wav_header() -> Generator[int, bytes, WavLayout]:
     :raises AudioNotDecodable: not a WAV, or none of PCM, float, mu-law and A-law, 1 to 8 channels, 4 to 192 kHz
     """
     head = yield 12
-    if head[:4] not in (b"RIFF", b"RIFX", b"RF64") or head[8:] != b"WAVE":
+    if head[:4] not in RIFF_NAMES or head[8:] != b"WAVE":
         raise AudioNotDecodable("not a WAV: it has no RIFF header")
-    order: _Order = "big" if head.startswith(b"RIFX") else "little"
+    return (yield from _read_chunks("big" if head.startswith(b"RIFX") else "little"))
+
+
+def read_next_wav(last: WavLayout) -> Generator[int, bytes, WavLayout | None]:
+    """Find the WAV that follows another one, from right behind the samples of that, and read its header.
+
+    It may follow at once, or behind further chunks (a list of titles, for example), which are passed over. The byte
+    that pads an odd number of samples may be absent.
+
+    :returns: the layout of the next, at its first sample; None: the stream has ended without one
+    :raises AudioNotDecodable: as :func:`read_wav_header`
+    """
+    order: _Order = "big" if last.encoding.endswith("be") else "little"
+    chunk = yield 8
+    if (last.data_bytes or 0) % 2 and chunk[:4] not in RIFF_NAMES:
+        chunk = chunk[1:] + (yield 1)
+    while len(chunk) == 8:
+        name, size = chunk[:4], int.from_bytes(chunk[4:], order)
+        if name in RIFF_NAMES:
+            kind = yield 4
+            if kind == b"WAVE":
+                return (yield from _read_chunks("big" if name == b"RIFX" else "little"))
+            size -= len(kind)
+        yield from _pass_over(size + size % 2)
+        chunk = yield 8
+    return None
+
+
+def _read_chunks(order: _Order) -> Generator[int, bytes, WavLayout]:
+    """From behind RIFF and WAVE to the first sample."""
     long_data_bytes = 0
     layout: WavLayout | None = None
     while True:
@@ -102,6 +131,9 @@ def _sample_bytes(channels: int, block: int, bits: int) -> int:
     room, rest = divmod(block, channels)
     return room if not rest and needed < room <= 4 else needed
 
+
+RIFF_NAMES: Final = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+"""What a WAV begins with. BW64 is what the broadcasters' standard has made of RF64."""
 
 _LONGEST_READ: Final = 4096
 _ALL_ONES: Final = 0xFFFFFFFF

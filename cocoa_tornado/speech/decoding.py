@@ -1,8 +1,9 @@
 """From any audio that a device sends to what recognizers take: 16 kHz, mono, signed 16-bit little-endian.
 
 Runs in a worker process: it blocks for bytes, and it hands strangers' bytes to C code. FFmpeg (through PyAV) decodes,
-mixes and resamples; it is told which container to expect, never asked to guess, and may use only the few decoders
-named here. Raw samples and WAV need no demuxer, and so there is nothing between a piece of audio and its recognition.
+mixes and resamples; it is told which container to expect, never asked to guess, may use only the few demuxers and
+decoders named here, and opens no file, whatever a container refers to. Raw samples and WAV need no demuxer, and so
+there is nothing between a piece of audio and its recognition.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ import sys
 from array import array
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from typing import Final, Literal, Protocol, TypeAlias
+from dataclasses import dataclass
+from errno import EPERM
+from io import BytesIO
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import av
 import av.filter
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Discard
 
 from ..errors import AudioNotDecodable, AudioTooLong
 from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, settle
-from ..rules.wav import WavLayout, read_wav_header
+from ..rules.magic import Container
+from ..rules.mp4 import is_fragmented
+from ..rules.wav import WavLayout, read_next_wav, read_wav_header
 from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ
 
 _Frames: TypeAlias = Generator[AudioFrame, None, None]
@@ -38,16 +47,21 @@ def decode(audio_format: AudioFormat, source: Readable, max_audio_s: float) -> G
     """Decode a stream while it arrives: yields pieces of whole samples, each as soon as the input allows.
 
     The format is settled by the first bytes (:func:`~cocoa_tornado.rules.audio.settle`) before anything else. Raw and
-    WAV come out as they come in; Ogg and MP3 a page or a few frames behind; FLAC ten frames behind, for its parser
-    wants to be sure. All channels are mixed, each as loud as the others. The input is read to its end; what a WAV holds
-    after its samples is not audio. At no time more than a few seconds of audio are in memory.
+    WAV come out as they come in; Ogg, WebM, MP3, AAC and fragmented MP4 a page or a few frames behind; FLAC ten frames
+    behind, for its parser wants to be sure. Other MP4s, CAF and AIFF may say only at their end what they hold: they are
+    kept in memory until then, 64 MiB at most. Of all others no more than a few seconds are in memory.
+
+    Of several streams in a container the first audio stream that can be decoded is heard; pictures, video and others
+    are skipped. All channels are mixed, each as loud as the others. The input is read to its end. What follows a WAV's
+    samples is not audio, unless it is another WAV.
 
     A stream that breaks after audio has come of it was cut short or damaged on its way: damaged packets are passed
     over, and what could be decoded is used. Only if nothing could be is the stream refused. What ``source.read``
     raises comes through as it is.
 
     :param max_audio_s: the most audio that is decoded
-    :raises AudioNotDecodable: not a single sample came of it: another format, damaged from the start, or empty
+    :raises AudioNotDecodable: not a single sample came of it: another format, damaged from the start, or empty. Its
+        text is one for whoever sent it
     :raises AudioTooLong: there is more than ``max_audio_s``, as soon as that much has been yielded
     """
     stream = _Input(source)
@@ -126,9 +140,9 @@ def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
         head, ended = head + piece, not piece
     stream.put_back(head)
     if audio_format.container == "wav":
-        return _wav(stream)
+        return _wavs(stream)
     if audio_format.container != "raw":
-        return _demuxed(audio_format.container, stream)
+        return _demuxed(_DEMUXERS[audio_format.container], stream)
     pieces = _whole_samples(stream, audio_format.frame_bytes, None)
     encoding: str = audio_format.encoding
     if encoding == "l16":
@@ -136,16 +150,26 @@ def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
     return _pcm(encoding, audio_format.rate_hz, audio_format.channels, pieces)
 
 
-def _wav(stream: _Input) -> _Frames:
-    header = read_wav_header()
+def _wavs(stream: _Input) -> _Frames:
+    """A WAV, and those that follow it."""
+    layout: WavLayout | None = _read(read_wav_header(), stream)
+    while layout is not None:
+        pieces = _whole_samples(stream, layout.frame_bytes, layout.data_bytes)
+        yield from _pcm(layout.encoding, layout.rate_hz, layout.channels, pieces)
+        layout = _read(read_next_wav(layout), stream)
+
+
+_Layout = TypeVar("_Layout", WavLayout, WavLayout | None)
+
+
+def _read(header: Generator[int, bytes, _Layout], stream: _Input) -> _Layout:
     try:
         wanted = next(header)
         while True:
             wanted = header.send(stream.exactly(wanted))
     except StopIteration as found:
-        layout: WavLayout = found.value
-    pieces = _whole_samples(stream, layout.frame_bytes, layout.data_bytes)
-    return _pcm(layout.encoding, layout.rate_hz, layout.channels, pieces)
+        layout: _Layout = found.value
+        return layout
 
 
 def _whole_samples(stream: _Input, frame_bytes: int, data_bytes: int | None) -> Iterator[bytes]:
@@ -201,25 +225,43 @@ def _pcm(encoding: str, rate_hz: int, channels: int, pieces: Iterator[bytes]) ->
         yield from decoder.decode(av.Packet(piece))
 
 
-def _demuxed(container: Literal["ogg", "flac", "mp3"], stream: _Input) -> _Frames:
+@dataclass(frozen=True, slots=True)
+class _Demuxer:
+    """What FFmpeg is asked to do with a container.
+
+    :ivar title: of the container, for people
+    :ivar name: FFmpeg's
+    :ivar decoders: those that may be used, in FFmpeg's names
+    """
+
+    title: str
+    name: str
+    decoders: tuple[str, ...]
+
+
+def _demuxed(demuxer: _Demuxer, stream: _Input) -> _Frames:
     try:
-        demuxer = av.open(
-            stream,
+        container = av.open(
+            _seekable(stream) if _is_kept(demuxer, stream) else stream,
             "r",
-            format=container,
-            container_options={"codec_whitelist": _DECODERS[container], **_AT_ONCE, **_ONE_ALONE},
+            format=demuxer.name,
+            container_options={
+                "codec_whitelist": ",".join(demuxer.decoders),
+                "format_whitelist": demuxer.name,
+                **_AT_ONCE,
+                **_FEW_STREAMS,
+            },
             metadata_errors="replace",  # nobody reads the tags, and they may hold anything
             buffer_size=_READ_BYTES,
+            io_open=_open_nothing,
         )
     except av.FFmpegError as error:
         stream.raise_failure()
-        raise AudioNotDecodable(f"it does not begin like {container} audio") from error
-    with demuxer:
-        track = next(iter(demuxer.streams.audio), None)
-        if track is None or track.codec_context.codec.name not in _DECODERS[container].split(","):
-            raise AudioNotDecodable(f"no audio in this {container} that can be decoded")
+        raise AudioNotDecodable(f"it does not begin like {demuxer.title}") from error
+    with container:
+        track = _first_audible(container, demuxer)
         track.codec_context.thread_count = 1  # threads would decode ahead, and be late with the result
-        packets = demuxer.demux(track)
+        packets = container.demux(track)
         while True:
             try:
                 packet = next(packets)
@@ -230,6 +272,53 @@ def _demuxed(container: Literal["ogg", "flac", "mp3"], stream: _Input) -> _Frame
             except av.FFmpegError:  # this packet is damaged, or a part of it was lost: the next may be whole
                 continue
             yield from decoded
+
+
+def _first_audible(container: InputContainer, demuxer: _Demuxer) -> AudioStream:
+    """The first audio stream that can be decoded. Packets of the others are dropped as they are read."""
+    tracks = [track for track in container.streams.audio if _codec_of(track) in demuxer.decoders]
+    if not tracks:
+        others = sorted({_codec_of(track) or "unknown" for track in container.streams.audio})
+        if others:
+            raise AudioNotDecodable(
+                f"the audio in this {demuxer.title} is not of a kind that can be decoded: {others[0]}"
+            )
+        raise AudioNotDecodable(f"this {demuxer.title} holds no audio")
+    for track in container.streams:
+        if track is not tracks[0]:
+            track.discard = Discard.all
+    return tracks[0]
+
+
+def _codec_of(track: AudioStream) -> str:
+    """The decoder's name; '' where FFmpeg has none."""
+    return track.codec_context.codec.name if track.codec_context is not None else ""
+
+
+def _is_kept(demuxer: _Demuxer, stream: _Input) -> bool:
+    """Whether what the container holds may be told only at its end."""
+    if demuxer.name not in _INDEXED:
+        return False
+    if demuxer.name != "mp4":
+        return True
+    head, ended = b"", False
+    while (fragmented := is_fragmented(head, complete=ended)) is None:
+        piece = stream.read(_READ_BYTES)
+        head, ended = head + piece, not piece
+    stream.put_back(head)
+    return not fragmented
+
+
+def _seekable(stream: _Input) -> BytesIO:
+    whole = stream.exactly(_MOST_KEPT_BYTES + 1)
+    if len(whole) > _MOST_KEPT_BYTES:
+        raise AudioNotDecodable(f"its index is at its end, and it has more than {_MOST_KEPT_BYTES >> 20} MiB")
+    return BytesIO(whole)
+
+
+def _open_nothing(*_arguments: Any) -> NoReturn:
+    """Called where a container refers to another file or address."""
+    raise av.PermissionError(EPERM, "a container refers to something outside of itself")
 
 
 def _no_longer_than(max_audio_s: float, frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
@@ -313,7 +402,28 @@ _HELD_BYTES: Final = BYTES_PER_SECOND // 5
 # The streams' parameters are in their first packet: don't read on in search of better knowledge.
 _AT_ONCE: Final = {"probesize": "32"}
 # FFmpeg makes a decoder for every stream that a container announces, and a few bytes announce one of many megabytes.
-_ONE_ALONE: Final = {"max_streams": "1"}
+# A video has a handful: picture, sound, subtitles, chapters, a cover.
+_FEW_STREAMS: Final = {"max_streams": "8"}
 _MOST_CHANGES: Final = 100
 """Of rate or layout within a stream. A change is expensive, and takes hardly any bytes."""
-_DECODERS: Final = {"ogg": "opus,vorbis,flac", "flac": "flac", "mp3": "mp3float,mp3"}
+_MOST_KEPT_BYTES: Final = 64 << 20
+
+_PCM: Final = (
+    *("pcm_u8", "pcm_s8", "pcm_mulaw", "pcm_alaw"),
+    *(f"pcm_{kind}{order}" for kind in ("s16", "s24", "s32", "f32", "f64") for order in ("le", "be")),
+)
+_MP3: Final = ("mp3float", "mp3")
+_AMR: Final = ("amrnb", "amrwb")
+_DEMUXERS: Final[dict[Container, _Demuxer]] = {
+    "ogg": _Demuxer("Ogg", "ogg", ("opus", "vorbis", "flac")),
+    "flac": _Demuxer("FLAC", "flac", ("flac",)),
+    "mp3": _Demuxer("MP3", "mp3", _MP3),
+    "webm": _Demuxer("WebM", "matroska", ("opus", "vorbis", "flac", "aac", *_MP3, *_PCM)),
+    "mp4": _Demuxer("MP4", "mp4", ("aac", "alac", "opus", "flac", *_MP3, *_AMR, *_PCM)),
+    "caf": _Demuxer("CAF", "caf", ("aac", "alac", "opus", "flac", "adpcm_ima_qt", *_MP3, *_PCM)),
+    "aiff": _Demuxer("AIFF", "aiff", ("adpcm_ima_qt", *_PCM)),
+    "au": _Demuxer("AU", "au", _PCM),
+    "aac": _Demuxer("AAC", "aac", ("aac",)),
+    "amr": _Demuxer("AMR", "amr", _AMR),
+}
+_INDEXED: Final = frozenset({"mp4", "caf", "aiff"})

@@ -13,14 +13,13 @@ from typing import Final, cast
 from pocketsphinx import Vad
 
 from ..errors import AudioNotDecodable
-from ..rules.audio import AudioFormat, byte_order
+from ..rules.audio import AudioFormat, byte_order, settle
 from ..rules.endpointing import End, Endpointer, Segment, Speech, Turn
 from ..rules.samples import Encoding, sample_bytes, to_s16le_mono
-from ..rules.wav import WavLayout, read_wav_header
+from ..rules.wav import RIFF_NAMES, WavLayout, read_next_wav, read_wav_header
 
 FRAME_S: Final = 0.03
 MAX_HEADER_BYTES: Final = 64 * 1024
-WAV_MAGIC: Final = (b"RIFF", b"RIFX", b"RF64")
 
 JUDGED_BYTES: Final = 2048
 """Samples that do not show their byte order in so many bytes are silence, or nearly."""
@@ -56,27 +55,33 @@ class Segmenter:
     """One device's stream, from one ``audio_end`` to the next.
 
     The stream is raw samples in the format given, or begins with a WAV header that says what they are and how many.
-    Behind the last of those only another WAV is heard.
+    Behind the last of those only another WAV is heard: one that follows in the stream, as in an upload, or begins with
+    the bytes of a call of :meth:`feed`.
 
     :ivar max_utterance_s: a longer utterance is ended, and a new one begun
+    :ivar has_eight_bits: the samples were taken for unsigned ones of 8 bits by what they look like
     """
 
     def __init__(self, audio_format: AudioFormat, max_utterance_s: float) -> None:
         self.max_utterance_s = max_utterance_s
+        self.has_eight_bits = False
         self._format = audio_format
         self._endpointer = Endpointer()
         self._spoken_bytes = 0
-        self._is_behind_a_wav = False
-        self._begin()
-
-    def _begin(self) -> None:
         self._unread = b""
-        self._header: Generator[int, bytes, WavLayout] | None = None
-        self._wanted = self._header_bytes = 0
+        self._rate_hz, self._channels = audio_format.rate_hz, audio_format.channels
+        self._begin(None, is_behind_a_wav=False)
+
+    def _begin(self, header: Generator[int, bytes, WavLayout | None] | None, *, is_behind_a_wav: bool) -> None:
+        self._is_behind_a_wav = is_behind_a_wav  # and no other one has begun for certain
+        self._header = header
+        self._wanted = 0 if header is None else next(header)
+        self._header_bytes = 0
         self._encoding: Encoding | None = None
+        self._layout: WavLayout | None = None
         self._left_bytes: int | None = None  # of a WAV's samples; None: all that follows
+        self._behind = b""  # what follows those samples
         self._detector: Detector | None = None
-        self._rate_hz, self._channels = self._format.rate_hz, self._format.channels
 
     @property
     def out_format(self) -> AudioFormat:
@@ -86,29 +91,33 @@ class Segmenter:
     def feed(self, data: bytes) -> Iterator[Segment]:
         """What these bytes bring.
 
-        :raises AudioNotDecodable: a WAV header that is none; nothing more is read
+        :raises AudioNotDecodable: a WAV header that is none, or something else that is known and no samples; nothing
+            more is read
         """
-        if self._is_behind_a_wav:
-            if not data.startswith(WAV_MAGIC):
-                return
-            self._is_behind_a_wav = False
-            self._begin()
+        if self._is_behind_a_wav and data.startswith(RIFF_NAMES):
+            self._unread = b""
+            self._begin(read_wav_header(), is_behind_a_wav=False)
         self._unread += data
-        if not self._settle(complete=False):
-            return
-        yield from self._frames()
-        if self._left_bytes == 0:
-            yield from self.end()
-            self._is_behind_a_wav = True
+        while self._settle(complete=False):
+            yield from self._frames()
+            if self._left_bytes != 0:
+                return
+            yield from self._stop()
+            assert self._layout is not None  # or there were no end to the samples
+            self._unread = self._behind
+            self._begin(read_next_wav(self._layout), is_behind_a_wav=True)
 
     def end(self) -> Iterator[Segment]:
         """The stream is over: what is left of it."""
-        if self._unread and not self._is_behind_a_wav and self._settle(complete=True):
+        if not self._is_behind_a_wav and self._unread and self._settle(complete=True):
             yield from self._frames()
-            rest = self._whole_samples()
-            if self._endpointer.speaking and rest:
-                yield Speech(rest)
+        yield from self._stop()
+
+    def _stop(self) -> Iterator[Segment]:
+        """The samples are over: end the utterance."""
         if self._endpointer.speaking:
+            if self._detector is not None and (rest := self._whole_samples()):
+                yield Speech(rest)
             self._endpointer.stop()
             yield End()
 
@@ -120,8 +129,8 @@ class Segmenter:
         in_bytes = size // 2 * self._sample_bytes
         whole = len(self._unread) if self._left_bytes is None else min(len(self._unread), self._left_bytes)
         if self._left_bytes is not None and whole == self._left_bytes:
-            # The last of a WAV's samples: what does not fill a frame is for end().
-            self._unread = self._unread[:whole]
+            # The last of a WAV's samples: what does not fill a frame is for _stop().
+            self._unread, self._behind = self._unread[:whole], self._unread[whole:]
         taken = whole - whole % in_bytes
         frames = self._converted(self._unread[:taken])
         self._unread = self._unread[taken:]
@@ -150,23 +159,37 @@ class Segmenter:
         """Whether it is known what the samples are."""
         if self._detector is not None:
             return True
-        unread = self._unread
-        if self._header is not None or unread[:4] in [magic[: len(unread)] for magic in WAV_MAGIC]:
+        if self._header is None and not self._identify(complete=complete):
+            return False
+        if self._header is not None:
             if not self._take_header():
                 if complete:
                     raise AudioNotDecodable("the WAV's header does not end")
                 return False
-        elif self._format.encoding == "l16":
+        elif self._encoding is None:
             # Not with every message, however short: to judge takes its time.
-            if not complete and len(unread) < 2 * JUDGED_BYTES:
+            if not complete and len(self._unread) < 2 * JUDGED_BYTES:
                 return False
-            self._encoding = byte_order(unread, self._channels, complete=complete)
+            self._encoding = byte_order(self._unread, self._channels, complete=complete)
             if self._encoding is None:
                 self._forget_silence()
                 return False
-        else:
-            self._encoding = self._format.encoding
         self._detector = Detector(self._rate_hz)
+        return True
+
+    def _identify(self, *, complete: bool) -> bool:
+        """Whether it is known if these are samples, or a WAV's header comes first."""
+        found = settle(self._format, self._unread, complete=complete)
+        if found is None:
+            return False
+        if found.container == "wav":
+            self._header = read_wav_header()
+            self._wanted = next(self._header)
+        elif found.container != "raw":
+            raise AudioNotDecodable(f"binary messages are raw samples or WAV, and this is {found.container}")
+        elif found.encoding != "l16":
+            self._encoding, self._rate_hz = found.encoding, found.rate_hz
+            self.has_eight_bits = found.encoding != self._format.encoding
         return True
 
     def _forget_silence(self) -> None:
@@ -185,12 +208,14 @@ class Segmenter:
                 piece, at = self._unread[at : at + self._wanted], at + self._wanted
                 self._wanted = self._header.send(piece)
         except StopIteration as stop:
+            self._layout = stop.value
             self._encoding, self._rate_hz, self._channels, _, self._left_bytes = stop.value
+            self._is_behind_a_wav = False
             return True
         finally:
             self._header_bytes += at
             self._unread = self._unread[at:]
-        if self._header_bytes > MAX_HEADER_BYTES:
+        if self._header_bytes > MAX_HEADER_BYTES and not self._is_behind_a_wav:
             raise AudioNotDecodable("the WAV's header does not end")
         return False
 

@@ -202,7 +202,7 @@ class AudioStreamHandler(EarlyAnswers):
 
     def _refuse_speech(self, error: SpeechError) -> None:
         if isinstance(error, AudioNotDecodable):
-            self.refuse(400, "Audio not decodable")
+            self.refuse(400, f"Audio not decodable: {error}")
         elif isinstance(error, AudioTooLong):
             self.refuse(413, "Audio too long")
         else:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable
-from cocoa_tornado.rules.wav import WavLayout, read_wav_header
+from cocoa_tornado.rules.wav import WavLayout, read_next_wav, read_wav_header
 
 
 def fmt(tag: int, channels: int, rate_hz: int, bits: int, *, block: int | None = None, order: str = "<") -> bytes:
@@ -147,3 +147,38 @@ def test_any_bytes_are_a_layout_or_not_decodable(tail: bytes) -> None:
         except AudioNotDecodable:
             continue
         assert layout.frame_bytes % layout.channels == 0
+
+
+def read_next(file: bytes, last: WavLayout) -> WavLayout | None:
+    following = read_next_wav(last)
+    wanted = next(following)
+    while True:
+        assert 0 < wanted <= 4_098
+        piece, file = file[:wanted], file[wanted:]
+        try:
+            wanted = following.send(piece)
+        except StopIteration as found:
+            layout = found.value
+            assert layout is None or isinstance(layout, WavLayout)
+            return layout
+
+
+LAST = WavLayout("s16le", 16_000, 1, 2, 1_000)
+NEXT = WavLayout("s16le", 8_000, 1, 2, 500)
+
+
+@given(st.binary(max_size=60), st.sampled_from([b"LIST", b"cue ", b"id3 "]), st.booleans())
+def test_the_next_wav_is_found_behind_other_chunks(body: bytes, name: bytes, is_odd: bool) -> None:
+    file = wav((b"fmt ", fmt(1, 1, 8_000, 16)), data_bytes=500)
+    chunk = name + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+    last = LAST._replace(data_bytes=999) if is_odd else LAST
+
+    assert read_next(b"\0" * is_odd + file, last) == NEXT
+    assert read_next(b"\0" * is_odd + chunk * 2 + file, last) == NEXT
+    assert read_next(file, last) == NEXT  # where the padding was forgotten
+
+
+@given(st.binary(max_size=100))
+def test_what_is_no_next_wav_is_none(tail: bytes) -> None:
+    assert read_next(tail.replace(b"R", b"r").replace(b"B", b"b"), LAST) is None
+    assert read_next(b"RIFF\x04\0\0\0AVI ", LAST) is None

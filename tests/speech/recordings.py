@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import random
+import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -12,6 +14,8 @@ from pathlib import Path
 import av
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 GO_FORWARD_PATH = Path(__file__).parent / "data" / "goforward.raw"
 """16 kHz, mono, s16le."""
@@ -39,6 +43,82 @@ def encoded(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return file.getvalue()
+
+
+def with_video(
+    samples: bytes, container: str, audio_codec: str, video_codec: str, options: dict[str, str] | None = None
+) -> bytes:
+    """The samples, unless the codec is '', and pictures all along, which come first in the list of streams."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, container_options=options or {}) as output:
+        video = output.add_stream(video_codec, rate=5)
+        assert isinstance(video, VideoStream)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = output.add_stream(audio_codec, rate=48_000, layout="mono") if audio_codec else None
+        output.start_encoding()
+        for at in range(len(samples) * 5 // 32_000):
+            picture = VideoFrame(64, 48, "yuv420p")
+            picture.pts, picture.time_base = at, Fraction(1, 5)
+            output.mux(video.encode(picture))
+        output.mux(video.encode(None))
+        if isinstance(audio, AudioStream):
+            for frame in _resampled(samples, audio, 48_000, "mono"):
+                output.mux(audio.encode(frame))
+            output.mux(audio.encode(None))
+    return file.getvalue()
+
+
+def two_in_one(first: bytes, second: bytes, container: str, codec: str) -> bytes:
+    """Two recordings of the same length as two streams of one container, one packet of each in turn."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        made = [output.add_stream(codec, rate=48_000, layout="mono") for _ in range(2)]
+        streams = [stream for stream in made if isinstance(stream, AudioStream)]
+        frames = [
+            _resampled(samples, stream, 48_000, "mono")
+            for samples, stream in zip((first, second), streams, strict=True)
+        ]
+        for pair in zip(*frames, strict=False):
+            for stream, frame in zip(streams, pair, strict=True):
+                output.mux(stream.encode(frame))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def picture() -> bytes:
+    """A PNG of 200 kB, about as large as a cover."""
+    size = 260
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    rows = b"".join(b"\0" + random.Random(row).randbytes(3 * size) for row in range(size))
+    header = size.to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def id3_tag(frame: bytes, body: bytes) -> bytes:
+    """An ID3v2.3 tag with one frame."""
+    inside = frame + len(body).to_bytes(4, "big") + b"\0\0" + body
+    size = bytes(len(inside) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x03\0\0" + size + inside
+
+
+def mp3_with_cover(samples: bytes) -> bytes:
+    cover = b"\0image/png\0\x03front\0" + picture()
+    return id3_tag(b"APIC", cover) + encoded(samples, "mp3", "libmp3lame", options={"id3v2_version": "0"})
+
+
+def flac_with_cover(samples: bytes) -> bytes:
+    flac = encoded(samples, "flac", "flac")
+    fields = (3, b"image/png", b"front", 260, 260, 24, 0, picture())
+    block = b"".join(
+        field.to_bytes(4, "big") if isinstance(field, int) else len(field).to_bytes(4, "big") + field
+        for field in fields
+    )
+    info_end = 4 + 4 + 34
+    return flac[:info_end] + b"\x06" + len(block).to_bytes(3, "big") + block + flac[info_end:]
 
 
 def _resampled(samples: bytes, stream: AudioStream, rate_hz: int, layout: str) -> Iterator[AudioFrame]:

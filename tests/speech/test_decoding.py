@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import islice
@@ -21,13 +22,28 @@ from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.decoding import _mixed, _no_longer_than, decode
 
 from ..profiles import examples
-from .recordings import Arriving, encoded, go_forward, likeness
+from .recordings import (
+    Arriving,
+    encoded,
+    flac_with_cover,
+    go_forward,
+    id3_tag,
+    likeness,
+    mp3_with_cover,
+    picture,
+    two_in_one,
+    with_video,
+)
 
 SPEECH = go_forward()
 BYTES_PER_SECOND = 32_000
 SMALL_PAGES = {"page_duration": "20000"}
 
-WAV, OGG, FLAC, MP3 = (AudioFormat("wav"), AudioFormat("ogg"), AudioFormat("flac"), AudioFormat("mp3"))
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "100000"}
+LIVE = {"live": "1", "cluster_time_limit": "100"}
+
+RAW, WAV, OGG, FLAC, MP3 = (AudioFormat(name) for name in ("raw", "wav", "ogg", "flac", "mp3"))
+WEBM, MP4, CAF, AIFF, AU, AAC, AMR = (AudioFormat(name) for name in ("webm", "mp4", "caf", "aiff", "au", "aac", "amr"))
 
 
 Samplers: TypeAlias = dict[str, tuple[AudioFormat, bytes]]
@@ -45,6 +61,13 @@ def samplers() -> Samplers:
         "ogg": (OGG, encoded(short, "ogg", "libopus", 48_000)),
         "flac": (FLAC, encoded(short, "flac", "flac")),
         "mp3": (MP3, encoded(short, "mp3", "libmp3lame")),
+        "webm": (WEBM, encoded(short, "webm", "libopus", 48_000, options=LIVE)),
+        "mp4": (MP4, encoded(short, "mp4", "aac")),
+        "fragments": (MP4, encoded(short, "mp4", "aac", options=FRAGMENTED)),
+        "caf": (CAF, encoded(short, "caf", "alac")),
+        "aiff": (AIFF, encoded(short, "aiff", "pcm_s16be")),
+        "au": (AU, encoded(short, "au", "pcm_mulaw", 8_000)),
+        "aac": (AAC, encoded(short, "adts", "aac")),
     }
 
 
@@ -71,6 +94,17 @@ def decoded(audio_format: AudioFormat, data: bytes, sizes: tuple[int, ...] = (64
         (FLAC, "flac", "flac", "mono"),
         (FLAC, "flac", "flac", "5.1"),
         (OGG, "ogg", "flac", "mono"),
+        (WEBM, "matroska", "pcm_s16le", "mono"),
+        (WEBM, "matroska", "pcm_f32le", "stereo"),
+        (WEBM, "matroska", "flac", "mono"),
+        (MP4, "ipod", "alac", "mono"),
+        (MP4, "mov", "pcm_s16be", "stereo"),
+        (CAF, "caf", "pcm_s16le", "mono"),
+        (AIFF, "aiff", "pcm_s16be", "stereo"),
+        (AIFF, "aiff", "pcm_s16le", "mono"),
+        (AIFF, "aiff", "pcm_f32be", "mono"),
+        (AU, "au", "pcm_s16be", "mono"),
+        (AU, "au", "pcm_f32be", "stereo"),
     ],
 )
 def test_audio_that_loses_nothing_comes_out_as_it_was(
@@ -130,6 +164,182 @@ def test_a_tag_in_no_encoding_at_all_is_no_reason_to_refuse_an_mp3() -> None:
     assert likeness(decoded(MP3, tag + mp3), SPEECH) > 0.95
 
 
+# What browsers and phones record
+
+RECORDED: dict[str, tuple[AudioFormat, Callable[[], bytes]]] = {
+    "WebM of Chromium and Firefox": (WEBM, lambda: encoded(SPEECH, "webm", "libopus", 48_000, options=LIVE)),
+    "WebM with a length": (WEBM, lambda: encoded(SPEECH, "webm", "libopus", 48_000)),
+    "MP4 with its index at the end": (MP4, lambda: encoded(SPEECH, "mp4", "aac", 44_100)),
+    "MP4 in fragments": (MP4, lambda: encoded(SPEECH, "mp4", "aac", 48_000, options=FRAGMENTED)),
+    "M4A of a voice recorder": (MP4, lambda: encoded(SPEECH, "ipod", "aac", 48_000)),
+    "QuickTime": (MP4, lambda: encoded(SPEECH, "mov", "aac", 44_100)),
+    "AAC": (AAC, lambda: encoded(SPEECH, "adts", "aac", 44_100)),
+    "AAC with an ID3 tag": (AAC, lambda: id3_tag(b"TIT2", b"\0a title") + encoded(SPEECH, "adts", "aac", 16_000)),
+    "CAF": (CAF, lambda: encoded(SPEECH, "caf", "alac", 44_100)),
+    "AIFF": (AIFF, lambda: encoded(SPEECH, "aiff", "pcm_s16be", 44_100, "stereo")),
+    "AU": (AU, lambda: encoded(SPEECH, "au", "pcm_mulaw", 8_000)),
+    "MP3 without a tag": (MP3, lambda: encoded(SPEECH, "mp3", "libmp3lame", options={"id3v2_version": "0"})),
+}
+
+
+def alike(samples: bytes) -> float:
+    """How much a second of it is like the speech, whatever an encoder has put before it: up to 69 ms."""
+    expected = array("h", SPEECH)[16_000:32_000:8]
+    found = array("h", samples)
+    return max(
+        likeness(found[16_000 + shift : 32_000 + shift : 8].tobytes(), expected.tobytes()) for shift in range(1_100)
+    )
+
+
+@pytest.mark.parametrize("declared", ["as what it is", "raw", "wav"])
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_browsers_and_phones_record_is_heard_whatever_it_is_called(name: str, declared: str) -> None:
+    audio_format, make = RECORDED[name]
+    if declared != "as what it is" and name != "AAC with an ID3 tag":  # which then may as well be an MP3
+        audio_format = {"raw": RAW, "wav": AudioFormat("wav", eight_bit_rate_hz=8_000)}[declared]
+
+    samples = decoded(audio_format, make())
+
+    assert 0.98 < len(samples) / len(SPEECH) < 1.06
+    assert alike(samples) > 0.93
+
+
+@pytest.mark.parametrize("name", ["3gp", "amr"])
+def test_the_recordings_of_old_telephones_are_decoded(name: str) -> None:
+    samples = decoded(RAW, encoded(SPEECH, name, "libopencore_amrnb", 8_000))
+
+    assert 0.98 < len(samples) / len(SPEECH) < 1.06
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_per_second"),
+    [("WebM of Chromium and Firefox", 8_500), ("MP4 in fragments", 10_000), ("AAC", 10_000), ("AU", 8_000)],
+)
+def test_live_audio_is_decoded_while_it_arrives(name: str, bytes_per_second: int) -> None:
+    audio_format, make = RECORDED[name]
+    source = Arriving(make(), (640,))
+    pieces = decode(audio_format, source, 60)
+
+    heard = len(next(pieces))
+    assert source.taken < bytes_per_second
+    while heard < BYTES_PER_SECOND:
+        heard += len(next(pieces))
+    assert source.taken < 2 * bytes_per_second
+
+
+@pytest.mark.parametrize("name", ["WebM of Chromium and Firefox", "MP4 in fragments", "AAC", "AU"])
+def test_of_a_recording_that_is_cut_off_what_came_is_used(name: str) -> None:
+    audio_format, make = RECORDED[name]
+    data = make()
+
+    samples = decoded(audio_format, data[: len(data) * 2 // 3])
+
+    assert 0.5 * len(SPEECH) < len(samples) < 0.8 * len(SPEECH)
+    assert alike(samples) > 0.93
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mp3_with_cover(SPEECH),
+        lambda: flac_with_cover(SPEECH),
+        lambda: with_video(SPEECH, "mp4", "aac", "mpeg4"),
+        lambda: with_video(SPEECH, "mp4", "aac", "mpeg4", FRAGMENTED),
+        lambda: with_video(SPEECH, "mov", "aac", "libx264"),
+        lambda: with_video(SPEECH, "webm", "libopus", "libvpx"),
+        lambda: two_in_one(SPEECH, bytes(len(SPEECH)), "ogg", "libopus"),
+        lambda: two_in_one(SPEECH, bytes(len(SPEECH)), "ogg", "flac"),
+        lambda: two_in_one(SPEECH, bytes(len(SPEECH)), "webm", "libopus"),
+    ],
+    ids=[
+        *("MP3 with a cover", "FLAC with a cover", "MP4 with video", "MP4 in fragments with video"),
+        *("QuickTime with video", "WebM with video", "Ogg of two", "Ogg of two FLACs", "WebM of two"),
+    ],
+)
+def test_the_first_audio_stream_is_heard_and_all_others_are_skipped(make: Callable[[], bytes]) -> None:
+    samples = decoded(RAW, make())
+
+    assert 0.98 < len(samples) / len(SPEECH) < 1.06
+    assert alike(samples) > 0.93
+
+
+def test_a_video_without_sound_is_refused_as_one() -> None:
+    with pytest.raises(AudioNotDecodable, match="this MP4 holds no audio"):
+        decoded(MP4, with_video(SPEECH, "mp4", "", "mpeg4"))
+
+
+def test_audio_of_another_kind_is_refused_by_its_name() -> None:
+    with pytest.raises(AudioNotDecodable, match="the audio in this MP4 is not of a kind that can be decoded: ac3"):
+        decoded(MP4, encoded(SPEECH, "mp4", "ac3", 48_000))
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (picture(), "a PNG picture"),
+        (b"RIFF\x10\0\0\0AVI LIST" + bytes(900), "an AVI video"),
+        (b'{"success":false,"message":"Not found","hint":"there is nothing here, nor was there"}', "JSON"),
+        (b'{"audio":""}', "JSON"),
+    ],
+)
+@pytest.mark.parametrize("declared", ["raw", "wav", "ogg", "mp4"])
+def test_what_is_no_audio_is_refused_by_its_name(declared: str, data: bytes, name: str) -> None:
+    audio_format = {"raw": RAW, "wav": WAV, "ogg": OGG, "mp4": MP4}[declared]
+
+    with pytest.raises(AudioNotDecodable, match=f"^this is {name}$"):
+        decoded(audio_format, data)
+
+
+# More than one WAV
+
+
+def _riff(samples: bytes, codec: str = "pcm_s16le", rate_hz: int = 16_000) -> bytes:
+    return encoded(samples, "wav", codec, rate_hz)
+
+
+@pytest.mark.parametrize("between", [b"", b"LIST\x04\0\0\0INFO", b"LIST\x03\0\0\0abc\0", b"cue \0\0\0\0" * 3])
+def test_a_wav_that_follows_another_is_heard_too(between: bytes) -> None:
+    one, other = SPEECH[:40_000], SPEECH[40_000:]
+
+    assert decoded(WAV, _riff(one) + between + _riff(other)) == SPEECH
+    assert decoded(RAW, _riff(one) + between + _riff(other), (7, 4_000)) == SPEECH
+
+
+def test_the_next_wav_may_be_of_another_rate_and_encoding() -> None:
+    samples = decoded(WAV, _riff(SPEECH) + _riff(SPEECH, "pcm_f32le", 44_100) + _riff(SPEECH, "pcm_u8", 8_000))
+
+    assert samples[: len(SPEECH)] == SPEECH
+    assert likeness(samples[len(SPEECH) : 2 * len(SPEECH)], SPEECH) > 0.99
+    assert likeness(samples[2 * len(SPEECH) :], SPEECH) > 0.95
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0"])
+def test_the_byte_that_pads_an_odd_number_of_samples_may_be_absent(padding: bytes) -> None:
+    odd = b"RIFF    WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x40\x1f\0\0\x01\0\x08\0data\x03\0\0\0\x80\x80\x80"
+
+    assert decoded(WAV, odd + padding + _riff(SPEECH)).endswith(SPEECH)
+
+
+def test_what_follows_a_wav_and_is_none_is_not_audio() -> None:
+    for behind in (b"RIFF\x04\0\0\0AVI ", b"RIFF    WAVE", b"RIF", b"\xff" * 5_000, SPEECH):
+        assert decoded(WAV, _riff(SPEECH) + behind) == SPEECH
+
+
+# Samples of eight bits
+
+
+def test_samples_of_the_reference_firmware_are_heard_as_what_they_are() -> None:
+    firmware = encoded(SPEECH, "u8", "pcm_u8", 8_000)
+    declared = AudioFormat("wav", "s16le", 16_000, 1, eight_bit_rate_hz=8_000)
+
+    assert decoded(declared, firmware) == decoded(AudioFormat("raw", "u8", 8_000), firmware)
+    assert likeness(decoded(declared, firmware), SPEECH) > 0.95
+
+
+def test_samples_of_sixteen_bits_are_heard_as_before() -> None:
+    assert decoded(AudioFormat("wav", "s16le", 16_000, 1, eight_bit_rate_hz=8_000), SPEECH) == SPEECH
+
+
 def test_every_channel_is_as_loud_as_the_others() -> None:
     """A downmix for loudspeakers would drop the fourth of six microphones, taking it for the subwoofer."""
     for channel in range(6):
@@ -182,7 +392,10 @@ def test_flac_comes_no_more_than_a_dozen_frames_late() -> None:
 
 @examples(25)
 @given(sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=8))
-@pytest.mark.parametrize("kind", ["raw", "stereo", "l16", "wav", "ogg", "flac", "mp3"])
+@pytest.mark.parametrize(
+    "kind",
+    ["raw", "stereo", "l16", "wav", "ogg", "flac", "mp3", "webm", "mp4", "fragments", "caf", "aiff", "au", "aac"],
+)
 def test_the_cut_of_the_pieces_changes_nothing(samplers: Samplers, kind: str, sizes: list[int]) -> None:
     audio_format, data = samplers[kind]
 
@@ -414,7 +627,9 @@ DAMAGE = st.lists(
 
 @examples(60)
 @given(damage=DAMAGE)
-@pytest.mark.parametrize("container", ["wav", "ogg", "flac", "mp3"])
+@pytest.mark.parametrize(
+    "container", ["wav", "ogg", "flac", "mp3", "webm", "mp4", "fragments", "caf", "aiff", "au", "aac"]
+)
 def test_damage_anywhere_ends_in_audio_or_in_one_of_two_errors(
     samplers: Samplers, container: str, damage: list[tuple[str, int, bytes]]
 ) -> None:

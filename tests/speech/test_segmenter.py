@@ -122,6 +122,23 @@ def test_a_wav_ends_with_its_samples_and_another_may_follow(piece: int) -> None:
     assert [len(samples) for samples in heard] == [len(expected)] * 2
 
 
+@examples(10)
+@given(st.integers(1, 5000), st.sampled_from([b"", b"LIST\x04\0\0\0INFO"]))
+def test_a_wav_that_follows_another_in_the_same_messages_is_heard(piece: int, between: bytes) -> None:
+    """As in an upload, and wherever a message ends."""
+    spoken = wav(go_forward())
+    heard = utterances(segments(Segmenter(AudioFormat(), 60.0), spoken + between + spoken, piece))
+    (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward()))
+    assert [len(samples) for samples in heard] == [len(expected)] * 2
+
+
+@pytest.mark.parametrize("name", ["chromium.webm", "chromium.mp4"])
+def test_a_container_that_only_uploads_may_be_is_an_error_and_no_noise(name: str) -> None:
+    data = (Path(__file__).parent / "data" / name).read_bytes()
+    with pytest.raises(AudioNotDecodable, match="binary messages are raw samples or WAV, and this is"):
+        segments(Segmenter(AudioFormat(), 60.0), data)
+
+
 def test_a_length_that_a_streaming_writer_has_left_open_is_all_that_follows() -> None:
     stream = wav(b"") + go_forward() + bytes(SECOND)
     assert len(utterances(segments(Segmenter(AudioFormat(), 60.0), stream))) == 1
@@ -144,7 +161,11 @@ def test_silence_of_unknown_byte_order_takes_no_room() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"RIFF" + bytes(100), b"RIFF\0\0\0\0WAVELIST" + b"\xff\xff\xff\x7f" + bytes(MAX_HEADER_BYTES), b"RIFF"],
+    [
+        b"RIFF" + bytes(100),
+        b"RIFF\0\0\0\0WAVELIST" + b"\xff\xff\xff\x7f" + bytes(MAX_HEADER_BYTES),
+        b"RIFF\0\0\0\0WAVEfmt",
+    ],
     ids=["no WAV", "a header without end", "cut short"],
 )
 def test_a_header_that_is_none_is_an_error(data: bytes) -> None:

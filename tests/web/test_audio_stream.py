@@ -125,9 +125,11 @@ async def test_without_the_wish_there_are_no_hypotheses(bench: Bench, query: str
     [
         ("audio/L16;rate=8000;channels=1", AudioFormat("raw", "l16", 8000, 1)),
         ("audio/basic", AudioFormat("raw", "mulaw", 8000, 1)),
-        ("audio/wav", AudioFormat("wav", "s16le", 16_000, 1)),
-        ("audio/flac", AudioFormat("flac", "s16le", 16_000, 1)),
-        (RAW, AudioFormat("raw", "s16le", 16_000, 1)),
+        ("audio/wav", AudioFormat("wav", "s16le", 16_000, 1, 8_000)),
+        ("audio/wav; codecs=audio/pcm; samplerate=16000", AudioFormat("wav", "s16le", 16_000, 1, 16_000)),
+        ("audio/flac", AudioFormat("flac", "s16le", 16_000, 1, 8_000)),
+        ("audio/webm;codecs=opus", AudioFormat("webm", "s16le", 16_000, 1, 8_000)),
+        (RAW, AudioFormat("raw", "s16le", 16_000, 1, 8_000)),
     ],
 )
 @pytest.mark.gen_test
@@ -276,7 +278,7 @@ async def test_too_many_bytes_are_413_at_once(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (AudioNotDecodable("noise"), 400, "Audio not decodable"),
+        (AudioNotDecodable("this is noise"), 400, "Audio not decodable: this is noise"),
         (AudioTooLong("61 s"), 413, "Audio too long"),
         pytest.param(EngineFailed("crashed"), 502, "Speech recognition failed", marks=FAILED),
     ],
