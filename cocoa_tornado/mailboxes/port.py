@@ -62,7 +62,7 @@ class MailboxCounters:
     stored: int = 0
     duplicates: int = 0  # records that had been stored before
     acknowledged: int = 0  # messages deleted because their device has them
-    lost: dict[str, int] = field(default_factory=dict)  # never acknowledged: "expired" or "overflow"
+    lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
     failures: int = 0  # changes of state from READY to OPENING
 
 
@@ -107,7 +107,8 @@ class Mailbox(Protocol):
     def status(self) -> MailboxStatus: ...
 
     def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
-        """Store messages; the result has each one's number in its device's box, None for those stored before.
+        """Store messages; the result has each one's number in its device's box, None for those stored before, and for
+        those whose box cannot be had although the mailbox can.
 
         Calls are carried out in their order, several together where that is faster. The future never fails but with
         MailboxClosed. Raises MailboxClosed after close. Where the answer to an attempt was lost, the next one has the

@@ -35,9 +35,9 @@ from ..rules.box import (
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
-from .redis_group import Call, Group, Source, device_key, seen_key, source_of
+from .redis_group import UNDELIVERABLE, Call, Group, Source, device_key, seen_key, source_of
 from .redis_link import Link, RedisFault
-from .redis_replies import box_of, mark_arguments, page_of, promise_of, refusal_of
+from .redis_replies import box_of, foreign_keys, key_name, mark_arguments, page_of, promise_of, refusal_of
 from .redis_scripts import MARK, OPEN, READ, SCHEMA, SWEEP, Command
 
 GROUP_ENTRIES = 2_000
@@ -47,6 +47,7 @@ MARKS_AT_ONCE = 1_000
 QUESTIONS_AT_ONCE = 50
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
+FOREIGN_NAMED = 1_000
 STORE_PATIENCE_S, READ_PATIENCE_S = 8.0, 4.0
 RETRY_BASE_S, RETRY_CAP_S = 0.2, 5.0
 CLOSING_RETRY_S = 0.1
@@ -74,6 +75,7 @@ class RedisMailbox:
 
         self._state, self._detail, self._promise = MailboxState.OPENING, "not started", ""
         self._is_away, self._is_closing, self._in_doubt = True, False, False
+        self._foreign: set[bytes] = set()  # keys of a wrong type that the log has named
         self._told: set[str] = set()  # lines that are not to be logged again before it was READY
         self._cautions: tuple[str, ...] = ()
         self._backoff = Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
@@ -149,7 +151,7 @@ class RedisMailbox:
         reply = await self._ask(SWEEP, *(b"%d" % _ms(at) for at in times), *(b"%d" % step for step in steps))
         removed = int(reply[1])
         self._lost("expired", removed)
-        self._note_totals(reply[2:])
+        self._note_totals(reply[2:4])
         return removed
 
     async def close(self, timeout_s: float) -> None:
@@ -191,15 +193,17 @@ class RedisMailbox:
 
     async def _look(self, device_id: str) -> Box:
         set_before = self._marks.get(device_id, ())
-        reply = await self._ask(READ, device_key(device_id), b"0", b"0", b"0", b"0", b"0")
+        now_ms = b"%d" % _ms(self._clock())
+        reply = await self._ask(READ, device_key(device_id), b"0", b"0", b"0", b"0", b"0", now_ms)
         # Those that were stored meanwhile may be in the reply, or may not.
         return box_of(reply, (*set_before, *self._marks.get(device_id, ())))
 
     async def _read(self, device_id: str, after: int, limits: PageLimits) -> Page:
         set_before = self._marks.get(device_id, ())
         acked = max((mark.acked or 0 for mark in set_before if mark.era == self._era), default=0)
-        expired_ms = _ms(self._clock() - self._limits.ttl_s)
-        sizes = (after, max(1, limits.max_messages), limits.max_bytes, expired_ms, acked)
+        now = self._clock()
+        expired_ms = _ms(now - self._limits.ttl_s)
+        sizes = (after, max(1, limits.max_messages), limits.max_bytes, expired_ms, acked, _ms(now))
         reply = await self._ask(READ, device_key(device_id), *(b"%d" % size for size in sizes))
         return page_of(reply, set_before, max(after, acked))
 
@@ -229,9 +233,8 @@ class RedisMailbox:
                 return self._fail_questions(error)
             for (_, future), reply in zip(asked, replies, strict=True):
                 fault = refusal_of(reply)
-                if fault is not None and (fault.replaced or fault.is_late):
-                    if fault.replaced:
-                        self._down(fault)
+                self._name_foreign(reply)
+                if fault is not None and fault.is_late:
                     self._doubt()
                 if future.done():
                     continue
@@ -318,23 +321,46 @@ class RedisMailbox:
         known, schema, given = self._key or b"", b"%d" % SCHEMA, b"%d" % self._given
         era, least = b"" if self._key is None else b"%d" % self._era, b"%d" % max(0, self._clock() - ERAS_SINCE_S)
         new_key, run = secrets.token_bytes(KEY_BYTES), self._storing.run or b""
-        open_it = OPEN.call(known, new_key, schema, run, given, era, least)
+        totals = (b"%d" % self._messages, b"%d" % self._size_bytes)
+        open_it = OPEN.call(known, new_key, schema, run, given, era, least, *totals)
         (opened,) = await self._storing.exchange([open_it])
+        self._name_foreign(opened)
         fault = refusal_of(opened)
         if fault is not None:
             raise fault
-        _, key, found, *places_and_totals = opened
-        if found != schema:
-            version = (found or b"?").decode(errors="replace")
+        if opened[0] == b"version":
+            version = (opened[1] or b"?").decode(errors="replace")
             raise RedisFault(f"the mailbox in Redis is of version {version}, and this gateway knows {SCHEMA}")
+        _, key, _, given, era, messages, size_bytes, was, _ = opened
         if key is None or len(key) != KEY_BYTES:
             raise RedisFault("the mailbox in Redis has no key of cursors, or a wrong one")
         await self._asking.exchange([[b"PING"]])
-        self._key = key
-        self._given, self._era = map(int, places_and_totals[:2])
-        self._note_totals(places_and_totals[2:])
+        before, self._key = self._messages, key
+        self._given, self._era = int(given), int(era)
+        self._note_totals((messages, size_bytes))
+        if was:
+            self._note_loss(was, max(0, before - self._messages))
         self._is_away = False
         self._promise, self._cautions = promise_of(settings)
+
+    def _note_loss(self, was: bytes, lost: int) -> None:
+        """Redis was emptied and the mailbox made anew, or it has another mailbox, which is used from now on."""
+        extra: dict[str, object] = {"mailbox": self._shown, "era": self._era, "lost": lost}
+        if was == b"replaced":
+            # What devices have told is of numbers that the other one has given to other messages.
+            self._marks.clear()
+            log.error("mailbox was replaced", extra=extra)
+        else:
+            log.error("mailbox was emptied", extra=extra)
+        self._lost("emptied", lost)
+
+    def _name_foreign(self, reply: Any) -> None:
+        for key in foreign_keys(reply):
+            if len(self._foreign) >= FOREIGN_NAMED:
+                self._foreign.clear()
+            if key not in self._foreign:
+                self._foreign.add(key)
+                log.warning("foreign key in mailbox", extra={"mailbox": self._shown, "key": key_name(key)})
 
     async def _store_for_ever(self) -> None:
         while not self._is_over:
@@ -386,6 +412,8 @@ class RedisMailbox:
         if not commands:
             return
         replies = await self._storing.exchange(commands)
+        for reply in replies:
+            self._name_foreign(reply)
         faults = [fault for fault in map(refusal_of, replies) if fault is not None]
         if marks and refusal_of(replies[0]) is None:
             self._marked(marks, replies[0])
@@ -415,7 +443,11 @@ class RedisMailbox:
             replies = await self._storing.exchange([[b"LRANGE", seen_key(name), b"0", b"-1"] for name in some])
             for name, reply in zip(some, replies, strict=True):
                 fault = refusal_of(reply)
-                if fault is not None:
+                if fault is not None and fault.is_foreign:
+                    # It is remembered here alone, and as long as the gateway runs.
+                    self._name_foreign([b"foreign", seen_key(name)])
+                    reply = []
+                elif fault is not None:
                     raise fault
                 try:
                     self._sources[name] = source_of(reply)
@@ -430,16 +462,20 @@ class RedisMailbox:
                 del self._sources[name]
             group.doubt()
             return
-        _, numbers, lost, given, *totals = reply
+        _, numbers, lost, given, messages, size_bytes, _ = reply
         self._group, self._given = None, max(self._given, int(given))
-        self._counters.stored += group.fresh.count(True)
+        refused = numbers.split().count(UNDELIVERABLE)
+        self._counters.stored += group.fresh.count(True) - refused
+        self._lost("foreign_key", refused)
         self._counters.duplicates += group.fresh.count(False)
         self._lost("overflow", int(lost))
-        self._note_totals(totals)
+        self._note_totals((messages, size_bytes))
         group.settle(numbers, self._sources)
 
     def _marked(self, marks: dict[str, Mark], reply: list[Any]) -> None:
         for device_id, mark in marks.items():
+            if device_id not in self._marks:
+                continue  # it was another mailbox
             oldest, *others = self._marks[device_id]
             if oldest == mark and not others:
                 del self._marks[device_id]
@@ -448,9 +484,9 @@ class RedisMailbox:
         if not self._marks and self._marks_timer is not None:
             self._marks_timer.cancel()
             self._marks_timer = None
-        _, removed, *totals = reply
+        _, removed, messages, size_bytes, _ = reply
         self._counters.acknowledged += removed
-        self._note_totals(totals)
+        self._note_totals((messages, size_bytes))
 
     def _lost(self, reason: str, count: int) -> None:
         if count:
@@ -479,14 +515,9 @@ class RedisMailbox:
         self._state, self._detail = MailboxState.OPENING, str(fault)
         self._is_away = fault.away
         self._counters.failures += was_ready
-        kind = "replaced" if fault.replaced else "away"
-        if kind not in self._told and "replaced" not in self._told:
-            extra = {"mailbox": self._shown, "cause": self._detail}
-            if fault.replaced:
-                log.error("mailbox was emptied or replaced", extra=extra)
-            else:
-                log.warning("mailbox unavailable", extra=extra)
-            self._told.add(kind)
+        if "unavailable" not in self._told:
+            self._told.add("unavailable")
+            log.warning("mailbox unavailable", extra={"mailbox": self._shown, "cause": self._detail})
 
 
 def _ms(at_s: float) -> int:

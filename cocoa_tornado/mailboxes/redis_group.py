@@ -16,6 +16,9 @@ from .redis_scripts import APPEND, GROUP_ID_BYTES, PREFIX, Command
 MOST_RUNS: Final = 256
 """Of a source that are written down; beyond that they are joined and written down anew."""
 
+UNDELIVERABLE: Final = b"-"
+"""In place of the number of a message whose device has a foreign key for a box."""
+
 _FIRST: Final = struct.Struct("<q")
 _REMEMBER_MS: Final = b"%d" % int(FORGET_AFTER_S * 1000)
 
@@ -96,7 +99,7 @@ class Group:
             if remembered.runs:
                 before = 0 if remembered.anew else sources[name].runs
                 sources[name] = sources[name]._replace(version=self.id, runs=before + len(remembered.runs))
-        given = map(int, numbers.split())
+        given = (None if number == UNDELIVERABLE else int(number) for number in numbers.split())
         results = iter([next(given) if fresh else None for fresh in self.fresh])
         for entries, future in self.calls:
             result = [next(results) for _ in entries]

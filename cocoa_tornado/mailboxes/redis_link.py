@@ -52,12 +52,12 @@ class RedisFault(MailboxError):
     """Redis is away, or refuses.
 
     :ivar away: nothing can be had from it, as far as one can tell; False: it may still be read
-    :ivar replaced: what it holds is not what it held
-    :ivar is_late: it is the gateway that has to follow, and nothing is wrong
+    :ivar is_late: Redis has not what the gateway thinks: it has to look at the mailbox anew
+    :ivar is_foreign: a key is of a wrong type
     """
 
-    def __init__(self, detail: str, *, away: bool = True, replaced: bool = False, is_late: bool = False) -> None:
-        self.away, self.replaced, self.is_late = away, replaced, is_late
+    def __init__(self, detail: str, *, away: bool = True, is_late: bool = False, is_foreign: bool = False) -> None:
+        self.away, self.is_late, self.is_foreign = away, is_late, is_foreign
         super().__init__(detail)
 
 
@@ -181,7 +181,7 @@ def fault_of(error: Exception) -> RedisFault:
     if _FORBIDDEN_IN_SCRIPT.search(str(error)) or (found is not None and found[1] == "NOPERM"):
         return RedisFault(f"{_CAUSES['NOPERM']}: {error}", away=False)
     if found is not None:
-        return RedisFault(_CAUSES[found[1]], away=found[1] in _AWAY)
+        return RedisFault(_CAUSES[found[1]], away=found[1] in _AWAY, is_foreign=found[1] == "WRONGTYPE")
     if isinstance(error, (errors.TimeoutError, TimeoutError)):
         return RedisFault(NOT_ANSWERING)
     if isinstance(error, errors.AuthenticationError):

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from ..rules.box import Box, Mark, StoredMessage, with_marks
 from ..rules.feed import Page
 from .redis_group import device_key
 from .redis_link import RedisFault
 
-REPLACED: Final = "Redis was emptied or replaced: if that is meant, restart the gateway"
-
 
 def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
     """The box that the reading script has found, once the marks are stored."""
     if reply[0] == b"none":
         return Box.new(int(reply[1]), int(reply[2]))
-    _, base, last, gone, acked, written, cuts, era, *_ = reply
+    _, base, last, gone, acked, written, cuts, era, _, *_ = reply
     pairs = (cut.split(b":") for cut in (cuts or b"").split())
     found = tuple((int(begun), int(kept)) for begun, kept in pairs)
     acked_to = None if acked is None else int(acked)
@@ -34,7 +32,7 @@ def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
         return Page((), box.gone, box.last, box.base)
     messages = [
         StoredMessage(number, payload, int(timestamp_ms))
-        for number, timestamp_ms, payload in zip(reply[8::3], reply[9::3], reply[10::3], strict=True)
+        for number, timestamp_ms, payload in zip(reply[9::3], reply[10::3], reply[11::3], strict=True)
     ]
     # Where another hand than ours has taken messages out, they are missed and not waited for.
     first = messages[0].number if messages else box.last + 1
@@ -54,11 +52,31 @@ def refusal_of(reply: Any) -> RedisFault | None:
     """The fault that a reply is, if it is one."""
     if isinstance(reply, RedisFault):
         return reply
-    if isinstance(reply, list) and reply and reply[0] == b"replaced":
-        return RedisFault(REPLACED, replaced=True)
-    if isinstance(reply, list) and reply and reply[0] == b"era":
-        return RedisFault("another era of the mailbox has begun", away=False, is_late=True)
+    match reply:
+        case [b"replaced"]:
+            return RedisFault("Redis was emptied or replaced", away=False, is_late=True)
+        case [b"era"]:
+            return RedisFault("another era of the mailbox has begun", away=False, is_late=True)
+        case [b"foreign", key]:
+            return RedisFault(f"{key_name(key)} holds something else", away=False, is_foreign=True)
     return None
+
+
+def key_name(key: bytes) -> str:
+    """A key of Redis' for people."""
+    return key.decode("utf-8", "backslashreplace")
+
+
+def foreign_keys(reply: Any) -> list[bytes]:
+    """The keys of a wrong type that a script has met."""
+    match reply:
+        case [b"foreign", key]:
+            return [key]
+        case [b"box", _, _, _, _, _, _, _, [*keys], *_]:
+            return keys
+        case [b"open" | b"stored" | b"marked" | b"swept", *_, [*keys]]:
+            return keys
+    return []
 
 
 def promise_of(settings: list[Any]) -> tuple[str, tuple[str, ...]]:

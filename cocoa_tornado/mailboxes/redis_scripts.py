@@ -17,6 +17,11 @@ A script runs as a whole or not at all, with two exceptions that shape all of th
 was written before it, and a script is refused for want of memory at its first write only. So each reads first whatever
 might be of a wrong type. The one that stores begins with a write that is refused when memory is used up; those that
 make room begin with one that is not.
+
+Others may write to these keys, and a Redis that is full may evict them. A key of a wrong type costs the one device, or
+the memory of one source, that it belongs to; the replies name it. A box that is gone while its device is in ``due`` was
+not removed by us: it is made anew of its stream, or, where that is gone too, with one message missed, whose number is
+all that is known of what was lost.
 """
 
 from __future__ import annotations
@@ -51,6 +56,17 @@ local function keep_totals(messages, bytes)
   redis.call('HSET', meta, 'messages', whole(math.max(0, messages)), 'bytes', whole(math.max(0, bytes)))
 end
 
+-- The reply of a command; or nil, and true, where its key is of a wrong type, which is noted.
+local foreign, is_noted = {}, {}
+local function try(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply, false end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...), false end
+  if not is_noted[key] then foreign[#foreign + 1] = key end
+  is_noted[key] = true
+  return nil, true
+end
+
 local function number_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
 
 -- Make room although there is none: whatever follows a write that is not refused is not refused either.
@@ -61,28 +77,57 @@ local function trim(stream, gone, last)
   if gone >= last then
     redis.call('DEL', stream)
   else
-    redis.call('XTRIM', stream, 'MINID', '=', whole(gone + 1))
+    try('XTRIM', stream, 'MINID', '=', whole(gone + 1))
   end
+end
+
+-- Make a box anew that another hand has removed, if there was one. Returns what was given by then.
+local function rebuild(name, given, era, now)
+  if not try('ZSCORE', root .. 'due', name) then return given, false end
+  begin_although_full()
+  local left = try('XRANGE', root .. 'm:' .. name, '-', '+') or {}
+  local base, last, gone, bytes = given, given + 1, given + 1, 0
+  local written = base
+  if #left > 0 then
+    base, last, gone = 0, number_of(left[#left]), number_of(left[1]) - 1
+    written = gone
+    for _, entry in ipairs(left) do bytes = bytes + #entry[2][2] end
+  end
+  given = math.max(given, last)
+  redis.call('HSET', meta, 'given', whole(given))
+  redis.call('HSET', root .. 'b:' .. name, 'base', whole(base), 'last', whole(last), 'gone', whole(gone),
+    'written', whole(written), 'bytes', whole(bytes), 'touched', now)
+  -- Where the places of earlier eras end is not known any more: with what is gone.
+  if era > 0 then redis.call('HSET', root .. 'b:' .. name, 'cuts', whole(era) .. ':' .. whole(written)) end
+  return given, true
 end
 """
 
 _OPEN: Final = """
 -- ARGV: the key that is known, or nothing; a key for a new mailbox; its schema; which Redis process this is, or nothing
 -- where that can't be told; how many messages were stored, as far as the gateway knows; the era that it knows, if any;
--- the least number of a new one
-local found = redis.call('HMGET', meta, 'key', 'schema', 'messages', 'bytes', 'given', 'era', 'run')
+-- the least number of a new one; messages in it and their bytes, as far as the gateway knows
+local found, is_foreign = try('HMGET', meta, 'key', 'schema', 'messages', 'bytes', 'given', 'era', 'run')
+if is_foreign then return {'foreign', meta} end
+local boxes, was = try('ZCARD', root .. 'due') or 0, ''
 if not found[1] and not found[2] then
-  if ARGV[1] ~= '' then return {'replaced'} end
-  redis.call('HSET', meta, 'key', ARGV[2], 'schema', ARGV[3], 'given', 0, 'messages', 0, 'bytes', 0,
-    'era', 0, 'run', ARGV[4])
-  found = {ARGV[2], ARGV[3], '0', '0', '0', '0', ARGV[4]}
+  local key, given, era, messages, bytes = ARGV[2], '0', '0', '0', '0'
+  if ARGV[1] ~= '' then
+    -- The gateway has known it: its cursors stay good, and all numbers lie above those that were given before.
+    was, key, given, era = 'emptied', ARGV[1], ARGV[5], ARGV[6]
+    if boxes > 0 then messages, bytes = ARGV[8], ARGV[9] end
+  end
+  redis.call('HSET', meta, 'key', key, 'schema', ARGV[3], 'given', given, 'messages', messages, 'bytes', bytes,
+    'era', era, 'run', ARGV[4])
+  found = {key, ARGV[3], messages, bytes, given, era, ARGV[4]}
 elseif ARGV[1] ~= '' and found[1] ~= ARGV[1] then
-  return {'replaced'}
+  was = 'replaced'
 end
-if found[2] ~= ARGV[3] then return {'open', found[1], found[2]} end
+if found[2] ~= ARGV[3] then return {'version', found[2]} end
 -- Everything that the other scripts will do, so that what is forbidden shows now and not in the middle of a group.
 -- Whatever is left of an attempt that was cut short is in the way of none.
 local stream, hash, list, zset = root .. 'probe:m', root .. 'probe:b', root .. 'probe:seen', root .. 'probe:due'
+redis.call('DEL', stream, hash, list, zset)
 redis.call('XADD', stream, '*', 'payload', '')
 redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)
 redis.call('XTRIM', stream, 'MINID', '=', '2')
@@ -95,11 +140,11 @@ redis.call('LINDEX', list, -1)
 redis.call('LPOP', list)
 redis.call('ZADD', zset, 1, 'a')
 redis.call('ZRANGEBYSCORE', zset, '-inf', 1, 'LIMIT', 0, 1)
+redis.call('ZSCORE', zset, 'a')
 redis.call('ZREM', zset, 'a')
-redis.call('ZCARD', root .. 'due')
 redis.call('DEL', stream, hash, list, zset)
 local given, era, known = tonumber(found[5]) or 0, tonumber(found[6]) or 0, tonumber(ARGV[5])
-if given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARGV[4] == '' and ARGV[6] == '') then
+if was ~= '' or given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARGV[4] == '' and ARGV[6] == '') then
   -- An era must not be begun twice, though its beginning may be lost as well: so it is never the one that the gateway
   -- knows, nor, where the gateway is as new as this Redis, one that another second has had.
   -- Another process goes on from what was on the disk, or on a replica: the latest may not have been. The numbers of
@@ -107,7 +152,7 @@ if given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARGV[4] == '' an
   given, era = math.max(given, known), math.max(era + 1, (tonumber(ARGV[6]) or -1) + 1, tonumber(ARGV[7]))
   redis.call('HSET', meta, 'given', whole(given), 'era', whole(era), 'run', ARGV[4])
 end
-return {'open', found[1], found[2], whole(given), whole(era), found[3], found[4]}
+return {'open', found[1], found[2], whole(given), whole(era), found[3], found[4], was, foreign}
 """
 
 _APPEND: Final = """
@@ -119,7 +164,7 @@ if not given then return {messages} end
 local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost')
 if answer[1] == ARGV[4] then
-  return {'stored', answer[2], answer[3], whole(given), whole(messages), whole(bytes)}
+  return {'stored', answer[2], answer[3], whole(given), whole(messages), whole(bytes), foreign}
 end
 
 local now, group = ARGV[2], ARGV[4]
@@ -129,9 +174,11 @@ local sources, devices, entries = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber
 -- What the gateway has judged by must be what is written down.
 local at, runs_at = 11, {}
 for i = 1, sources do
-  local newest = redis.call('LINDEX', root .. 'seen:' .. ARGV[at], -1)
-  if (newest and string.sub(newest, 1, 16) or '') ~= ARGV[at + 1] then return {'stale'} end
-  runs_at[i] = at
+  local newest, is_foreign = try('LINDEX', root .. 'seen:' .. ARGV[at], -1)
+  if not is_foreign then
+    if (newest and string.sub(newest, 1, 16) or '') ~= ARGV[at + 1] then return {'stale'} end
+    runs_at[i] = at
+  end
   at = at + 5 + tonumber(ARGV[at + 4])
 end
 
@@ -151,20 +198,25 @@ end
 
 local names_at, boxes = at - 1, {}
 for i = 1, devices do
-  boxes[i] = redis.call('HMGET', root .. 'b:' .. ARGV[names_at + i], 'last', 'gone', 'bytes', 'cuts')
+  local name = ARGV[names_at + i]
+  boxes[i] = try('HMGET', root .. 'b:' .. name, 'last', 'gone', 'bytes', 'cuts') or {is_foreign = true}
+  if not boxes[i][1] and not boxes[i].is_foreign then
+    local is_rebuilt
+    given, is_rebuilt = rebuild(name, given, era, now)
+    if is_rebuilt then boxes[i] = redis.call('HMGET', root .. 'b:' .. name, 'last', 'gone', 'bytes', 'cuts') end
+  end
 end
-redis.call('ZCARD', root .. 'due')
 
 -- The first write: one that is refused when memory is used up.
 redis.call('HSET', answer_key, 'group', '')
 
-local numbers, lost, freed, added = {}, 0, 0, 0
+local numbers, lost, freed, added, refused = {}, 0, 0, 0, 0
 at = names_at + devices + 1
 for i = 1, entries do
   local place = tonumber(ARGV[at])
   local name = ARGV[names_at + place]
   local box, stream = boxes[place], root .. 'm:' .. name
-  if not box.stream then
+  if not box.stream and not box.is_foreign then
     box.stream = stream
     if box[1] then
       box.last, box.gone, box.bytes = tonumber(box[1]), tonumber(box[2]), tonumber(box[3])
@@ -172,51 +224,57 @@ for i = 1, entries do
       box.last, box.gone, box.bytes = given + i - 1, given + i - 1, 0
       redis.call('DEL', stream)
       redis.call('HSET', root .. 'b:' .. name, 'base', whole(box.last), 'written', whole(box.last))
-      redis.call('ZADD', root .. 'due', now, name)
     end
+    try('ZADD', root .. 'due', 'NX', now, name)
     cut(root .. 'b:' .. name, box[4], era, box.last)
   end
-  local payload = ARGV[at + 2]
-  local number = whole(box.last + 1)
-  local id = number .. '-0'
-  local stored = redis.pcall('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
-  if type(stored) == 'table' and stored.err then
-    -- The stream is not what the box says, by another hand than ours. It must not keep what is new from being stored.
-    redis.call('DEL', stream)
-    lost, freed = lost + box.last - box.gone, freed + box.bytes
-    box.gone, box.bytes = box.last, 0
-    redis.call('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
+  if box.is_foreign then
+    numbers[i], refused = '-', refused + 1
+  else
+    local payload = ARGV[at + 2]
+    local number = whole(box.last + 1)
+    local id = number .. '-0'
+    local stored = redis.pcall('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
+    if type(stored) == 'table' and stored.err then
+      -- The stream is not what the box says, by another hand than ours. It must not keep what is new from being stored.
+      if string.find(stored.err, 'WRONGTYPE', 1, true) then foreign[#foreign + 1] = stream end
+      redis.call('DEL', stream)
+      lost, freed = lost + box.last - box.gone, freed + box.bytes
+      box.gone, box.bytes = box.last, 0
+      redis.call('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
+    end
+    box.last = box.last + 1
+    box.bytes = box.bytes + #payload
+    added = added + #payload
+    numbers[i] = number
   end
-  box.last = box.last + 1
-  box.bytes = box.bytes + #payload
-  added = added + #payload
-  numbers[i] = number
   at = at + 3
 end
 
 for i = 1, devices do
   local box = boxes[i]
-  local gone, left = box.gone, box.bytes
-  while box.last - gone > max_messages or (left > max_bytes and box.last - gone > 1) do
-    local count = math.max(4, math.min(100, box.last - gone - max_messages))
-    local oldest = redis.call('XRANGE', box.stream, whole(gone + 1), '+', 'COUNT', count)
-    if #oldest == 0 then gone, left = box.last - 1, 0 end
-    for _, entry in ipairs(oldest) do
-      if box.last - gone > max_messages or (left > max_bytes and box.last - gone > 1) then
-        gone, left = number_of(entry), left - #entry[2][2]
+  if not box.is_foreign then
+    local gone, left = box.gone, box.bytes
+    while box.last - gone > max_messages or (left > max_bytes and box.last - gone > 1) do
+      local count = math.max(4, math.min(100, box.last - gone - max_messages))
+      local oldest = redis.call('XRANGE', box.stream, whole(gone + 1), '+', 'COUNT', count)
+      if #oldest == 0 then gone, left = box.last - 1, 0 end
+      for _, entry in ipairs(oldest) do
+        if box.last - gone > max_messages or (left > max_bytes and box.last - gone > 1) then
+          gone, left = number_of(entry), left - #entry[2][2]
+        end
       end
     end
+    if gone > box.gone then
+      lost, freed = lost + gone - box.gone, freed + box.bytes - left
+      trim(box.stream, gone, box.last)
+    end
+    redis.call('HSET', root .. 'b:' .. ARGV[names_at + i],
+      'last', whole(box.last), 'gone', whole(gone), 'bytes', whole(left), 'touched', now)
   end
-  if gone > box.gone then
-    lost, freed = lost + gone - box.gone, freed + box.bytes - left
-    trim(box.stream, gone, box.last)
-  end
-  redis.call('HSET', root .. 'b:' .. ARGV[names_at + i],
-    'last', whole(box.last), 'gone', whole(gone), 'bytes', whole(left), 'touched', now)
 end
 
-for i = 1, sources do
-  at = runs_at[i]
+for _, at in pairs(runs_at) do
   local seen, floor, runs = root .. 'seen:' .. ARGV[at], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   if ARGV[at + 2] == '1' then redis.call('DEL', seen) end
   for run = at + 5, at + 4 + runs do redis.call('RPUSH', seen, ARGV[run]) end
@@ -230,13 +288,13 @@ end
 
 if entries > 0 then
   redis.call('HSET', meta, 'given', whole(given + entries))
-  given, messages, bytes = given + entries, messages + entries - lost, bytes + added - freed
+  given, messages, bytes = given + entries, messages + entries - refused - lost, bytes + added - freed
   keep_totals(messages, bytes)
 end
 local told = table.concat(numbers, ' ')
 redis.call('HSET', answer_key, 'group', group, 'numbers', told, 'lost', whole(lost))
 redis.call('EXPIRE', answer_key, 86400)
-return {'stored', told, whole(lost), whole(given), whole(messages), whole(bytes)}
+return {'stored', told, whole(lost), whole(given), whole(messages), whole(bytes), foreign}
 """
 
 _MARK: Final = """
@@ -256,7 +314,8 @@ end
 
 local boxes = {}
 for at = 2, #ARGV, 4 do
-  boxes[at] = redis.call('HMGET', root .. 'b:' .. ARGV[at], 'base', 'last', 'gone', 'acked', 'written', 'bytes', 'cuts')
+  local key = root .. 'b:' .. ARGV[at]
+  boxes[at] = try('HMGET', key, 'base', 'last', 'gone', 'acked', 'written', 'bytes', 'cuts') or {}
 end
 begin_although_full()
 local removed, freed = 0, 0
@@ -275,7 +334,7 @@ for at = 2, #ARGV, 4 do
       gone, left = last, 0
     end
     while gone < number do
-      local oldest = redis.call('XRANGE', stream, whole(gone + 1), whole(number), 'COUNT', 100)
+      local oldest = try('XRANGE', stream, whole(gone + 1), whole(number), 'COUNT', 100) or {}
       for _, entry in ipairs(oldest) do left = left - #entry[2][2] end
       gone = #oldest == 100 and number_of(oldest[100]) or number
     end
@@ -288,27 +347,33 @@ for at = 2, #ARGV, 4 do
 end
 messages, bytes = messages - removed, bytes - freed
 if removed > 0 then keep_totals(messages, bytes) end
-return {'marked', removed, whole(messages), whole(bytes)}
+return {'marked', removed, whole(messages), whole(bytes), foreign}
 """
 
 _READ: Final = """
 -- ARGV: key and era, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has
--- expired, what has been acknowledged and is not stored yet
+-- expired, what has been acknowledged and is not stored yet, now (ms)
 local given, why, _, era = totals()
 if not given then return {why} end
-local box = redis.call('HMGET', root .. 'b:' .. ARGV[2], 'base', 'last', 'gone', 'acked', 'written', 'cuts')
-if not box[2] then return {'none', whole(given), whole(era)} end
+local fields = {'base', 'last', 'gone', 'acked', 'written', 'cuts'}
+local box, is_foreign = try('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
+if is_foreign then return {'foreign', root .. 'b:' .. ARGV[2]} end
+if not box[2] then
+  local _, is_rebuilt = rebuild(ARGV[2], given, era, ARGV[8])
+  if not is_rebuilt then return {'none', whole(given), whole(era)} end
+  box = redis.call('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
+end
 local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
 local most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local last = tonumber(box[2])
 local gone = math.max(tonumber(box[3]), math.min(tonumber(ARGV[7]), last))
-local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(era)}
+local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(era), foreign}
 local head = #reply
 
 -- What has expired: as long as it is the oldest.
 local count = 1
 while most > 0 and count > 0 and gone < last do
-  local chunk = redis.call('XRANGE', stream, whole(gone + 1), '+', 'COUNT', count)
+  local chunk = try('XRANGE', stream, whole(gone + 1), '+', 'COUNT', count) or {}
   count = #chunk > 0 and 32 or 0
   for _, entry in ipairs(chunk) do
     if tonumber(entry[2][4]) > expired then
@@ -321,7 +386,7 @@ end
 
 local at, size, full = math.max(tonumber(ARGV[3]), gone) + 1, 0, most == 0
 while not full and at <= last do
-  local chunk = redis.call('XRANGE', stream, whole(at), '+', 'COUNT', math.min(most, 32))
+  local chunk = try('XRANGE', stream, whole(at), '+', 'COUNT', math.min(most, 32)) or {}
   if #chunk == 0 then break end
   for _, entry in ipairs(chunk) do
     local payload, taken = entry[2][2], (#reply - head) / 3
@@ -341,19 +406,25 @@ return reply
 _SWEEP: Final = """
 -- ARGV: key and era, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device
 -- has still to be told of a gap, most boxes, most messages
-local given, messages, bytes = totals()
+local given, messages, bytes, era = totals()
 if not given then return {messages} end
 local now, expired, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
-local names = redis.call('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[6])
+local names = try('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[6]) or {}
 if #names > 0 then begin_although_full() end
 local removed, freed = 0, 0
 for _, name in ipairs(names) do
   local key, stream = root .. 'b:' .. name, root .. 'm:' .. name
-  local box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched', 'acked', 'written')
+  local box, is_foreign = try('HMGET', key, 'last', 'gone', 'bytes', 'touched', 'acked', 'written')
+  if is_foreign then
+    box = {}
+  elseif not box[1] then
+    given = rebuild(name, given, era, now)
+    box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched', 'acked', 'written')
+  end
   local last, gone, left = tonumber(box[1]) or 0, tonumber(box[2]) or 0, tonumber(box[3]) or 0
   local before, had, due = gone, left, nil
   while gone < last and not due and removed + gone - before < most do
-    local oldest = redis.call('XRANGE', stream, whole(gone + 1), '+', 'COUNT', 50)
+    local oldest = try('XRANGE', stream, whole(gone + 1), '+', 'COUNT', 50) or {}
     if #oldest == 0 then gone, left = last, 0 end
     for _, entry in ipairs(oldest) do
       local stored = tonumber(entry[2][4])
@@ -370,7 +441,7 @@ for _, name in ipairs(names) do
     trim(stream, gone, last)
   end
   local owes_a_gap = gone > (tonumber(box[5] or box[6]) or 0)
-  if gone >= last and (tonumber(box[4]) or 0) < tonumber(owes_a_gap and ARGV[5] or ARGV[4]) then
+  if not is_foreign and gone >= last and (tonumber(box[4]) or 0) < tonumber(owes_a_gap and ARGV[5] or ARGV[4]) then
     redis.call('DEL', key, stream)
     redis.call('ZREM', root .. 'due', name)
   elseif gone >= last or due then
@@ -380,7 +451,7 @@ for _, name in ipairs(names) do
 end
 messages, bytes = messages - removed, bytes - freed
 if removed > 0 then keep_totals(messages, bytes) end
-return {'swept', removed, whole(messages), whole(bytes)}
+return {'swept', removed, whole(messages), whole(bytes), foreign}
 """
 
 

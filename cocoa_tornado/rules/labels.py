@@ -44,7 +44,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_bodies_refused": ("full", "too_large"),
     "cocoa_token_requests": ("issued", "wrong_credentials", "limited", "invalid"),
     "cocoa_records_quarantined": (*sorted(REASONS), "unreadable"),
-    "cocoa_mailbox_lost": ("expired", "overflow"),
+    "cocoa_mailbox_lost": ("expired", "overflow", "emptied", "foreign_key"),
     "cocoa_speech_workers_lost": ("crashed", "out_of_memory", "stuck", "slow", "nonsense"),
     "cocoa_speech_streams": (
         *("transcribed", "no_speech", "failed", "not_decodable", "too_long", "too_large", "timeout", "vanished"),

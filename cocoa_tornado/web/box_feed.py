@@ -16,7 +16,7 @@ from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
 from ..metrics import Counters, count
 from ..rules.backoff import Backoff
-from ..rules.box import Box, PageLimits, Place, StoredMessage
+from ..rules.box import NO_CURSOR_YET, Box, PageLimits, Place, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
 from ..rules.feed import Feed, Page, Turn
 from ..rules.frames import text_frame
@@ -77,6 +77,7 @@ class BoxFeed:
         "_feed",
         "_gap",
         "_is_closed",
+        "_key",
         "_look_once_more",
         "_mail",
         "_marked",
@@ -90,6 +91,7 @@ class BoxFeed:
         self._mail, self._outlet, self._device_id, self._after = mail, outlet, device_id, after
         self._feed = Feed()
         self._era = 0
+        self._key: bytes | None = None  # of the mailbox that the numbers are of
         self._begun: Box | None = None  # as it was when the era began, if that was not the mailbox's first
         self._dropped: tuple[int, Place] | None = None  # position and last message of the feed that the era has ended
         self._pushed = self._taken = self._marked = 0
@@ -233,17 +235,22 @@ class BoxFeed:
 
     def _begin(self, box: Box) -> None:
         """The box has been looked at for the first time, or for the first time in its era."""
+        key = self._mail.mailbox.key
+        is_same = key == self._key
         self._pushed, self._taken, self._marked, self._gap = (
-            max(0, box.settled(Place(number, self._era)))
+            max(0, box.settled(Place(number, self._era))) if is_same else 0
             for number in (self._pushed, self._taken, self._marked, self._gap)
         )
-        self._era = box.era
+        self._era, self._key = box.era, key
         self._begun = box if box.era else None
 
     def _drop_feed(self) -> None:
         """Its numbers mean nothing any more; the connection will go on from the place where it was."""
-        self._after = Place(self._feed.position, self._era)
-        self._dropped = (self._feed.position, Place(self._feed.last, self._era))
+        if self._mail.mailbox.key == self._key:
+            self._after = Place(self._feed.position, self._era)
+            self._dropped = (self._feed.position, Place(self._feed.last, self._era))
+        else:  # and neither does the place: it is another mailbox
+            self._after, self._dropped = NO_CURSOR_YET, None
         self._feed = Feed()
 
     def _tell_lost(self, box: Box) -> None:

@@ -18,7 +18,7 @@ from .conftest import StartGateway
 pytestmark = [
     pytest.mark.redis,
     pytest.mark.gen_test(timeout=90),
-    pytest.mark.logs("cocoa.mailbox", "mailbox unavailable"),
+    pytest.mark.logs("cocoa.mailbox", "mailbox unavailable", optional=True),
     pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages"),
 ]
 
@@ -104,3 +104,53 @@ async def test_a_cursor_of_what_was_lost_skips_nothing_that_came_after(
     await eventually(lambda: is_ready(gateway))
     device = await gateway.connect_with(f"{gateway.token()}&after={cursor}")
     assert texts(await hear(device, 6)) == "ijklmn"
+
+
+@pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
+async def test_what_was_waiting_for_a_device_when_redis_was_emptied_is_a_gap(
+    start_gateway: StartGateway, forgetful: RedisServer
+) -> None:
+    gateway = await start_gateway(mailbox=forgetful.url, mailbox_max_bytes=1 << 28)
+    await eventually(lambda: is_ready(gateway))
+    counters = gateway.gateway.mailbox.counters  # type: ignore[union-attr]
+    for number in range(200):
+        await gateway.publish("doll", f"{number} {'x' * 100_000}")
+    await eventually(lambda: counters.stored == 200)
+    device = await gateway.connect("doll", max_queue=1)  # it takes no more than its socket does until it is read
+    heard = await hear(device, 1)
+    await asyncio.to_thread(forgetful.command, "FLUSHALL")
+    await gateway.publish("doll", "end")
+    await eventually(lambda: counters.stored == 201)
+    while heard[-1].get("text") != "end":
+        heard += await hear(device, 1)
+    *received, gap, end = heard
+    assert [message["text"].split()[0] for message in received] == [str(number) for number in range(len(received))]
+    assert gap == {"type": "gap", "missed": 200 - len(received)}
+    assert end["text"] == "end"
+    await device.send(json.dumps({"type": "ack", "cursor": end["cursor"]}))
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    device = await gateway.connect_with(f"{gateway.token()}&after={received[-1]['cursor']}")
+    await say(gateway, "z")
+    assert texts(await hear(device, 1)) == "z"
+
+
+@pytest.mark.parametrize("uses_cursors", [True, False])
+async def test_a_device_whose_box_was_evicted_is_sent_a_gap_first(
+    start_gateway: StartGateway, forgetful: RedisServer, uses_cursors: bool
+) -> None:
+    gateway = await start(start_gateway, forgetful)
+    device = await gateway.connect("doll")
+    await say(gateway, "a")
+    (first,) = await hear(device, 1)
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    counters = gateway.gateway.mailbox.counters  # type: ignore[union-attr]
+    await say(gateway, "bcd")
+    await eventually(lambda: counters.stored == 4)
+    await asyncio.to_thread(forgetful.command, "DEL", "cocoa:{box}:b:doll", "cocoa:{box}:m:doll")
+    token = gateway.token() + (f"&after={first['cursor']}" if uses_cursors else "")
+    device = await gateway.connect_with(token)
+    assert await hear(device, 1) == [{"type": "gap", "missed": 1}]
+    await say(gateway, "e")
+    assert texts(await hear(device, 1)) == "e"
