@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from cocoa_tornado import __version__
 
-from .brokers.port import BrokerCounters, BrokerState, BrokerStatus
+from .brokers.port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
 from .rules.buffers import Use
@@ -167,6 +167,10 @@ class GatewayCollector(Collector):
         yield _total("cocoa_records_consumed", "Records read from the results topic", broker.consumed)
         yield _total("cocoa_records_key_mismatch", "Records whose key and value disagree", broker.key_mismatch)
         yield _by("cocoa_records_quarantined", "Records set aside", "reason", broker.quarantined)
+        takes_copies = 0.0 if status.quarantine is QuarantineState.UNAVAILABLE else 1.0
+        yield GaugeMetricFamily("cocoa_quarantine_ready", "0 while no record can be set aside", value=takes_copies)
+        lost = "Records that were rejected and could not be set aside"
+        yield _by("cocoa_quarantine_lost", lost, "cause", broker.quarantine_lost)
         yield _by(
             "cocoa_records_published", "Records acknowledged by the broker", "topic", broker.published, self._topics
         )

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.admin import MemberToRemove
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    MemberToRemove,
+    ResourcePattern,
+    ResourceType,
+)
 
 PATIENT_MS = 30_000  # a broker that has just started may take its time, on a machine that has other things to do
 
@@ -20,6 +27,32 @@ def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict
         admin.create_topics({topic: wanted}, wait_for_metadata=True)
     finally:
         admin.close()
+
+
+def forbid_writing(bootstrap: str, topic: str, user: str) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        assert not admin.create_acls(_denials(topic, user))["failed"]
+    finally:
+        admin.close()
+
+
+def allow_writing(bootstrap: str, topic: str, user: str) -> None:
+    """What :func:`forbid_writing` has forbidden."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
+    try:
+        admin.delete_acls(_denials(topic, user))
+    finally:
+        admin.close()
+
+
+def _denials(topic: str, user: str) -> list[ACL]:
+    resource = ResourcePattern(ResourceType.TOPIC, topic)
+    # Without the second no one may do anything with a topic for which there is an ACL.
+    return [
+        ACL(f"User:{user}", "*", ACLOperation.WRITE, ACLPermissionType.DENY, resource),
+        ACL(f"User:{user}", "*", ACLOperation.ALL, ACLPermissionType.ALLOW, resource),
+    ]
 
 
 def delete_topic(bootstrap: str, topic: str) -> None:

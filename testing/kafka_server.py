@@ -53,6 +53,9 @@ listener.name.tls.ssl.keystore.location={keystore}
 listener.name.tls.ssl.truststore.type=PEM
 listener.name.tls.ssl.truststore.location={truststore}
 listener.name.tls.ssl.client.auth=required
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
 log.dirs={data}
 num.partitions=1
 auto.create.topics.enable={auto_create}
@@ -185,6 +188,8 @@ class _Process:
 
 class KafkaServer(_Process):
     """One Apache Kafka in KRaft mode. Its ports and its data stay the same from start to start.
+
+    Whoever logs in at ``sasl_bootstrap`` may do what no ACL forbids; at ``bootstrap`` nothing is forbidden.
 
     :ivar certificate: its TLS certificate
     :ivar client_certificate: the client certificate that it requires; the key has the password KEY_PASSWORD

@@ -60,6 +60,7 @@ class Harness:
         counted["cocoa_messages_dropped"] = counted.pop("cocoa_dropped")
         counted["cocoa_speech_streams"] = counters.speech.streams
         counted["cocoa_records_quarantined"] = self.gateway.broker.counters.quarantined
+        counted["cocoa_quarantine_lost"] = self.gateway.broker.counters.quarantine_lost
         for family, values in counted.items():
             if isinstance(values, dict):
                 assert set(values) <= set(LABELS[family]), f"{family}: not in rules/labels.py"

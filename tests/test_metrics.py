@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from cocoa_tornado import __version__
-from cocoa_tornado.brokers.port import BrokerCounters, BrokerState, BrokerStatus
+from cocoa_tornado.brokers.port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.metrics import LATENCY_BOUNDS_S, Counters, GatewayCollector, Histogram, MetricsPage, count
@@ -105,6 +105,16 @@ def test_the_state_of_the_broker_is_a_gauge_and_an_unknown_lag_is_absent() -> No
     page.status = BrokerStatus(BrokerState.CONNECTING, "away")
     assert page.values()[("cocoa_broker_ready",)] == 0
     assert ("cocoa_consumer_lag_records",) not in page.values()
+
+
+def test_a_quarantine_that_takes_no_copies_is_a_gauge_of_its_own() -> None:
+    page = Page()
+    assert page.values()[("cocoa_quarantine_ready",)] == 1
+    page.status = BrokerStatus(BrokerState.READY, "", quarantine=QuarantineState.UNAVAILABLE)
+    page.broker.quarantine_lost = {"refused": 2}
+    assert page.values()[("cocoa_quarantine_ready",)] == 0
+    assert page.values()[("cocoa_broker_ready",)] == 1
+    assert page.values()[("cocoa_quarantine_lost_total", "refused")] == 2
 
 
 def test_two_pages_share_nothing() -> None:

@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from .port import BrokerCounters, BrokerState, BrokerStatus
+from .port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
 
-ANSWERING = frozenset(
-    {"topic", "group", "quarantine", "codec", "standby", "shared"}
-)  # causes that are not the brokers' absence
+ANSWERING = frozenset({"topic", "group", "codec", "standby", "shared"})  # causes that are not the brokers' absence
 STANDBY = "one gateway reads; this one is not ready until the reader has left (update with Recreate, not RollingUpdate)"
 SHARED = "the records that the other reader gets reach no device of this gateway: give it a group of its own"
 
@@ -36,6 +34,7 @@ class Availability:
         self._state, self._detail = BrokerState.CONNECTING, "not started"
         self._kind = ""
         self._lag: int | None = None
+        self._quarantine = QuarantineState.CHECKING
         self._alive_at = clock()
         self._muted = False
 
@@ -44,6 +43,13 @@ class Availability:
 
     def set_lag(self, lag: int | None) -> None:
         self._lag = lag
+
+    @property
+    def quarantine(self) -> QuarantineState:
+        return self._quarantine
+
+    def set_quarantine(self, state: QuarantineState) -> None:
+        self._quarantine = state
 
     def brokers_answer(self) -> bool:
         """True where the brokers were there when last seen, be it that something else is wrong."""
@@ -55,12 +61,14 @@ class Availability:
     def status(self) -> BrokerStatus:
         with self._lock:
             state, detail, lag = self._state, self._detail, self._lag
+        quarantine = self._quarantine
         if state is not BrokerState.READY:
-            return BrokerStatus(state, detail)
+            return BrokerStatus(state, detail, quarantine=quarantine)
         silent_s = self._clock() - self._alive_at
         if silent_s > self._stale_s:
-            return BrokerStatus(BrokerState.CONNECTING, f"the consumer thread has been stuck for {silent_s:.0f} s")
-        return BrokerStatus(state, detail, lag)
+            detail = f"the consumer thread has been stuck for {silent_s:.0f} s"
+            return BrokerStatus(BrokerState.CONNECTING, detail, quarantine=quarantine)
+        return BrokerStatus(state, detail, lag, quarantine)
 
     def connecting(self, detail: str) -> None:
         """On the way, nothing wrong so far: not logged, and no step back from a failure that is."""

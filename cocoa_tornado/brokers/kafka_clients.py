@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
@@ -176,6 +176,17 @@ def unreadable(error: BaseException) -> Unreadable | None:
     return None
 
 
+class TopicLook(NamedTuple):
+    """What the brokers say of a topic.
+
+    :ivar refusal: why nothing can be written to it; None where nothing speaks against it
+    :ivar largest_batch: what it allows, in bytes; None where the brokers do not say
+    """
+
+    refusal: type[Exception] | None
+    largest_batch: int | None = None
+
+
 class KafkaClients:
     """Makes the clients of one broker adapter, and reads their errors.
 
@@ -252,11 +263,29 @@ class KafkaClients:
         """What the topic allows; None where the brokers do not say."""
         admin = self.admin()
         try:
-            wanted = ConfigResource(ConfigResourceType.TOPIC, topic, {MAX_MESSAGE_BYTES: None})
-            found = admin.describe_configs([wanted], config_filter="all")
-            return int(found["topic"][topic][MAX_MESSAGE_BYTES]["value"])
-        except (KeyError, TypeError, ValueError):  # not every broker knows the setting
-            return None
+            return _largest_batch_bytes(admin, topic)
+        finally:
+            admin.close()
+
+    def look_at(self, topic: str) -> TopicLook:
+        """Whether this client may write to the topic, without writing to it. It creates none.
+
+        Raises a KafkaError that says nothing of the topic: a leader that is being elected, say.
+        """
+        admin = self.admin()
+        try:
+            [found] = admin.describe_topics([topic])
+            error = kafka_errors.for_code(found["error_code"])
+            if error is kafka_errors.NoError and not _may_write(found.get("authorized_operations")):
+                error = kafka_errors.TopicAuthorizationFailedError
+            if error is kafka_errors.NoError:
+                limit = None
+                with contextlib.suppress(kafka_errors.KafkaError):  # it takes a right of its own
+                    limit = _largest_batch_bytes(admin, topic)
+                return TopicLook(None, limit)
+            if error is kafka_errors.UnknownTopicOrPartitionError or not issubclass(error, kafka_errors.RetriableError):
+                return TopicLook(error)
+            raise error(topic)
         finally:
             admin.close()
 
@@ -320,6 +349,20 @@ class KafkaClients:
                 common["sasl_plain_username"] = options.sasl_username
                 common["sasl_plain_password"] = options.sasl_password
         return common
+
+
+def _largest_batch_bytes(admin: KafkaClient, topic: str) -> int | None:
+    wanted = ConfigResource(ConfigResourceType.TOPIC, topic, {MAX_MESSAGE_BYTES: None})
+    found = admin.describe_configs([wanted], config_filter="all")
+    try:
+        return int(found["topic"][topic][MAX_MESSAGE_BYTES]["value"])
+    except (KeyError, TypeError, ValueError):  # not every broker knows the setting
+        return None
+
+
+def _may_write(operations: Collection[str] | None) -> bool:
+    """By what this client may do with a topic; nothing is there where the brokers do not say."""
+    return not operations or ACLOperation.WRITE.name in operations
 
 
 def as_kafka_python(offsets: dict[TopicPartition, int], mark: str) -> dict[TopicPartition, OffsetAndMetadata]:

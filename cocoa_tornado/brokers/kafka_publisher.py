@@ -17,7 +17,15 @@ from kafka import errors as kafka_errors
 from ..errors import BrokerClosed, BrokerError, RecordTooLarge
 from ..rules.backoff import Backoff
 from ..rules.rate import LineBudget, RateLimit
-from .kafka_clients import TOO_LARGE_ERRORS, KafkaClient, KafkaClients, close_producer, describe, is_retriable
+from .kafka_clients import (
+    TOO_LARGE_ERRORS,
+    KafkaClient,
+    KafkaClients,
+    TopicLook,
+    close_producer,
+    describe,
+    is_retriable,
+)
 from .kafka_options import KafkaOptions
 
 SEND_CHUNK = 200  # records taken from the queue at a time
@@ -36,9 +44,10 @@ class Outgoing:
     """One record on its way.
 
     :ivar told: called once, on any thread, with None when acknowledged and with the error when given up; must be quick
+    :ivar is_wanted: False where its sender has given it up: it is not sent again
     """
 
-    __slots__ = ("headers", "key", "producer_number", "refusals", "sent_at", "told", "topic", "value")
+    __slots__ = ("headers", "is_wanted", "key", "producer_number", "refusals", "sent_at", "told", "topic", "value")
 
     def __init__(
         self,
@@ -49,6 +58,7 @@ class Outgoing:
         told: Callable[[BrokerError | None], None],
     ) -> None:
         self.topic, self.key, self.value, self.headers, self.told = topic, key, value, headers, told
+        self.is_wanted = True
         self.refusals = 0
         self.producer_number = 0
         self.sent_at = 0.0
@@ -148,6 +158,22 @@ class Publisher:
                 self._thread = threading.Thread(target=self._run, name="cocoa-kafka-publisher", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def withdraw(self, record: Outgoing) -> bool:
+        """Take back a record that waits to be sent; ``told`` is not called then. False if it is under way already."""
+        with self._changed:
+            lane = self._lanes.get(record.topic)
+            if lane is None or record not in lane.records:
+                return False
+            lane.records.remove(record)
+            room = self._release(record)
+        if room:
+            self._room_again()
+        return True
+
+    def look_at(self, topic: str) -> TopicLook:
+        """Ask the brokers about a topic, by a client of its own. Blocks, and raises what KafkaClients raise."""
+        return self._clients.look_at(topic)
 
     def close(self, timeout_s: float) -> dict[str, int]:
         """Take no more, flush for at most ``timeout_s``, end the thread; blocks. Returns what was lost, by topic.
@@ -284,9 +310,11 @@ class Publisher:
             if self._sent.pop(id(record), None) is None:
                 return  # given up meanwhile, by close()
             self._suspect = None
-            lane.records.appendleft(record)
+            room = self._put_back(record)
             lane.not_before = now + lane.backoff.next_s()
             lane.stalled_since = lane.stalled_since or now
+        if room:
+            self._room_again()
         # Brokers that are away are reported by the consuming half; a topic that is missing is reported here.
         if not lane.complained and now - lane.stalled_since > COMPLAIN_AFTER_S and self._brokers_answer():
             lane.complained = True
@@ -329,8 +357,9 @@ class Publisher:
         close_producer(producer, 0.0)
         with self._changed:
             undelivered, self._sent, self._suspect = list(self._sent.values()), {}, None
-            for record in reversed(undelivered):
-                self._lane(record.topic).records.appendleft(record)
+            room = [self._put_back(record) for record in reversed(undelivered)]
+        if any(room):
+            self._room_again()
 
     def _learn_limit(self, topic: str, size: int) -> None:
         """Ask what the topic takes, so that the next record that is too large does not cost a producer."""
@@ -389,15 +418,27 @@ class Publisher:
                 return
             if record is self._suspect:
                 self._suspect = None
-            self._records -= 1
-            self._bytes -= record.size
-            room = self._was_full and self._has_ample_room()
-            if room:
-                self._was_full = False
-            self._changed.notify_all()
+            room = self._release(record)
         record.told(error)
         if room:
             self._room_again()
+
+    def _put_back(self, record: Outgoing) -> bool:
+        """To the head of its lane, or out of the queue where nobody wants it any more. As :meth:`_release`."""
+        if not record.is_wanted:
+            return self._release(record)
+        self._lane(record.topic).records.appendleft(record)
+        return False
+
+    def _release(self, record: Outgoing) -> bool:
+        """The record leaves the queue; under the lock. Returns whether those who wait for room are to be woken."""
+        self._records -= 1
+        self._bytes -= record.size
+        room = self._was_full and self._has_ample_room()
+        if room:
+            self._was_full = False
+        self._changed.notify_all()
+        return room
 
     def _lane(self, topic: str) -> _Lane:
         if topic not in self._lanes:

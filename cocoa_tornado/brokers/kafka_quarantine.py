@@ -1,42 +1,56 @@
-"""The records that could not be decoded, on their way to the quarantine topic.
+"""The copies of records that could not be decoded, on their way to the quarantine topic (``rules/quarantine``).
 
-All of it runs on the consumer's thread, but for the publisher's answers, which any thread may bring.
+All of it runs on the consumer's thread, but for the publisher's answers, which any thread may bring, and for looks at
+the topic, which have a thread of their own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from ..errors import BrokerError, RecordTooLarge
-from ..rules.backoff import Backoff
-from ..rules.handoff import Span
-from ..rules.rate import LineBudget, RateLimit
-from .kafka_publisher import Outgoing, Publisher
-from .port import BrokerCounters
+from kafka import errors as kafka_errors
 
-PATIENCE_S = 1.0  # consumption pauses when a record waits longer for the quarantine topic
-LOG_LIMIT = RateLimit(per_s=1, burst=20)  # lines; the counter tells of the others
+from ..asking import ask
+from ..errors import BrokerError, RecordTooLarge
+from ..rules.handoff import RECORD_BYTES, Span
+from ..rules.quarantine import Bounds, Cause, Copies, Step
+from ..rules.rate import LineBudget, RateLimit
+from .kafka_availability import Availability
+from .kafka_clients import TopicLook
+from .kafka_options import KafkaOptions
+from .kafka_publisher import FRAMING_BYTES, Outgoing, Publisher
+from .port import BrokerCounters, QuarantineState
+
+LOOK_S = 60.0  # between two looks at the topic; each takes a connection
+FAILING_LOOK_S = 5.0  # the same while it takes no copies
+CONFIRM_S = 1.0  # until a second look; a single broker may not have heard yet of a topic or a right
+OWN_HEADERS_BYTES = 128  # at the least, beside the topic's name: a copy can't be smaller
+SHOWN_OFFSETS = 40  # runs of them in one line of the log
+LOG_LIMIT = RateLimit(per_s=1, burst=20)  # lines about what was set aside; the counter tells of the others
 
 log = logging.getLogger("cocoa.broker")
 
 
-class _Poison:
-    """One record that was rejected.
+class _Copy:
+    """Of one record that was rejected.
 
     :ivar own: the headers that say where it is from
+    :ivar error: the latest, for people
     """
 
-    __slots__ = ("backoff", "error", "origin", "outgoing", "own", "reason", "resend_at", "since", "size", "span")
+    __slots__ = ("error", "offset", "outgoing", "own", "partition", "reason", "size", "span", "topic")
 
-    def __init__(self, span: Span, reason: str, origin: str, since: float, size: int) -> None:
-        self.size = size  # as it counts with the records in flight
-        self.span, self.reason, self.origin, self.since = span, reason, origin, since
-        self.backoff = Backoff(base_s=0.5, cap_s=10.0)
-        self.resend_at: float | None = None  # None while the publisher has it
+    def __init__(self, record: Any, reason: str, span: Span) -> None:
+        self.topic, self.partition, self.offset = record.topic, record.partition, record.offset
+        self.reason, self.span = reason, span
         self.error = ""
+        self.size = 0  # bytes that it counts for, though it may be lightened
         self.own: list[tuple[str, bytes]] = []
         self.outgoing: Outgoing
 
@@ -62,27 +76,42 @@ class _Poison:
 
 
 class Quarantine:
-    """Holds each rejected record, and its part of a span, until the quarantine topic has acknowledged it.
+    """Holds a copy of each rejected record, and its part of a span, until the quarantine topic has acknowledged it, or
+    it is given up: then the record is lost to quarantine, counted and logged, and can be read on its own topic only.
 
-    It never gives one up: what the topic does not take is sent again, and meanwhile :meth:`blocked` has the consumer
-    wait, so that neither a record is lost nor the memory filled.
+    :meth:`must_wait` has the consumer wait while a topic that takes copies does not take them fast enough.
+
+    :param brokers_answer: True where the consuming half finds the brokers there
     """
 
-    def __init__(self, topic: str, publisher: Publisher, counters: BrokerCounters) -> None:
-        self._topic, self._publisher, self._counters = topic, publisher, counters
-        self._waiting: set[_Poison] = set()
-        self._answers: deque[tuple[_Poison, BrokerError | None]] = deque()
+    def __init__(
+        self,
+        options: KafkaOptions,
+        publisher: Publisher,
+        counters: BrokerCounters,
+        availability: Availability,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topic, self._results_topic = options.quarantine_topic, options.results_topic
+        self._publisher, self._counters, self._availability = publisher, counters, availability
+        self._clock = clock
+        self._copies: Copies[_Copy] = Copies(bounds_for(options))
+        self._answers: deque[tuple[_Copy, BrokerError | None]] = deque()
+        self._must_wait = False
+        self._look: Future[TopicLook] | None = None
+        self._look_at = 0.0
+        self._has_looked = False
+        self._suspicion: Cause | None = None  # what the latest look has found, until the next one says the same
+        self._error = ""  # the latest, for people
         self._lines = LineBudget(LOG_LIMIT)
 
-    def take(self, record: Any, reason: str, span: Span, size: int) -> None:
-        """Send a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it.
-
-        :param size: what :meth:`settle` returns for it
-        """
-        origin = f"{record.topic}/{record.partition}@{record.offset}"
-        poison = _Poison(span, reason, origin, time.monotonic(), size)
+    def take(self, record: Any, reason: str, span: Span) -> int:
+        """Copy a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it, or when
+        it is given up. :meth:`settle` sends it. Returns the bytes that it holds."""
+        copy = _Copy(record, reason, span)
         theirs = [(name, value or b"") for name, value in record.headers]  # the client library sends no null
-        poison.own = [
+        copy.own = [
             ("cocoa.reason", reason.encode()),
             ("cocoa.topic", record.topic.encode()),
             ("cocoa.partition", str(record.partition).encode()),
@@ -91,70 +120,187 @@ class Quarantine:
         value = record.value
         if record.key is None and value is None:
             value = b""  # the client library refuses to send a record of nothing
-        poison.outgoing = Outgoing(
-            self._topic, record.key, value, theirs + poison.own, lambda error: self._answers.append((poison, error))
+        copy.outgoing = Outgoing(
+            self._topic, record.key, value, theirs + copy.own, lambda error: self._answers.append((copy, error))
         )
-        self._waiting.add(poison)
-        self._submit(poison)
+        copy.size = copy.outgoing.size + RECORD_BYTES
+        self._copies.take(copy, partition=record.partition, offset=record.offset, size=copy.size)
+        return copy.size
 
-    def settle(self) -> tuple[int, int]:
-        """Enter the publisher's answers and send again what is due. Returns how many records are off our hands, and
-        their bytes."""
-        settled = size = 0
+    def settle(self, positions: Mapping[int, int]) -> tuple[int, int]:
+        """Enter the publisher's answers, and do what is due. Returns how many copies are off our hands, and their bytes.
+
+        :param positions: the next offset to read, by partition
+        """
+        records, size = len(self._copies), self._copies.size_bytes
+        now = self._clock()
         while self._answers:
-            poison, error = self._answers.popleft()
-            if error is not None and poison in self._waiting:
-                self._retry_later(poison, error)
-                continue
-            settled += 1
-            size += poison.size
-            if error is None:
-                self._enter(poison)
-            # Otherwise it is of a partition that is not ours any more: its next owner sets it aside.
-        now = time.monotonic()
-        for poison in [poison for poison in self._waiting if poison.resend_at is not None and poison.resend_at <= now]:
-            self._submit(poison)
-        return settled, size
+            self._hear(*self._answers.popleft(), now)
+        self._look_if_due(now)
+        self._carry_out(
+            self._copies.step(now, brokers_answer=self._availability.brokers_answer(), positions=positions), now
+        )
+        self._report()
+        return records - len(self._copies), size - self._copies.size_bytes
 
     def forget(self) -> tuple[int, int]:
-        """The partitions are not ours any more. Returns the records of which nothing will be heard again, likewise."""
-        unheard = [poison.size for poison in self._waiting if poison.resend_at is not None]
-        self._waiting.clear()
-        return len(unheard), sum(unheard)
+        """The partitions are not ours any more: their next owner sets aside what is held. Returns the same as
+        :meth:`settle`."""
+        size = self._copies.size_bytes
+        held = self._copies.forget()
+        for copy in held:
+            self._leave(copy)
+        self._must_wait = False
+        return len(held), size
 
-    def blocked(self) -> bool:
-        """True where the topic has kept a record waiting for too long."""
-        now = time.monotonic()
-        return any(now - poison.since > PATIENCE_S for poison in self._waiting)
+    def must_wait(self) -> bool:
+        """True while nothing may be read, for copies come faster than the topic takes them."""
+        return self._must_wait
 
-    def trouble(self) -> str:
-        """Why it is blocked, for people."""
-        error = next((poison.error for poison in self._waiting if poison.error), "no acknowledgement")
-        return f"topic {self._topic} takes no records: {error}"
+    def _hear(self, copy: _Copy, error: BrokerError | None, now: float) -> None:
+        if copy not in self._copies:
+            return  # given up meanwhile, or its partition is not ours any more
+        if error is None:
+            self._copies.acknowledged(copy)
+            self._enter(copy)
+            return
+        copy.outgoing.refusals = 0
+        if isinstance(error, RecordTooLarge) and copy.lighten():
+            self._submit(copy, now)
+            return
+        self._error = copy.error = str(error)
+        cause = Cause.TOO_LARGE if isinstance(error, RecordTooLarge) else Cause.REFUSED
+        self._copies.refused(copy, cause, now)
 
-    def _enter(self, poison: _Poison) -> None:
-        self._waiting.discard(poison)
-        poison.span.done_one()
+    def _carry_out(self, step: Step[_Copy], now: float) -> None:
+        self._must_wait = step.must_wait
+        lost: dict[tuple[str, int, Cause], list[_Copy]] = {}
+        for copy, cause in step.lose:
+            self._leave(copy)
+            copy.span.done_one()
+            self._count_lost(cause)
+            lost.setdefault((copy.topic, copy.partition, cause), []).append(copy)
+        for (topic, partition, cause), copies in lost.items():
+            extra = {
+                "topic": topic,
+                "partition": partition,
+                "offset": runs([copy.offset for copy in copies]),
+                "records": len(copies),
+                "cause": cause.value,
+                "detail": copies[0].error or self._error,
+            }
+            log.warning("records lost to quarantine", extra=extra)
+        for copy in step.recall:
+            if self._publisher.withdraw(copy.outgoing):
+                self._copies.recalled(copy)
+        for copy in step.send:
+            copy.outgoing.refusals = 0
+            self._submit(copy, now)
+
+    def _submit(self, copy: _Copy, now: float) -> None:
+        try:
+            self._publisher.submit(copy.outgoing)
+        except BrokerError as error:
+            copy.error = str(error)
+            self._copies.postponed(copy, now)
+
+    def _leave(self, copy: _Copy) -> None:
+        copy.outgoing.is_wanted = False
+        self._publisher.withdraw(copy.outgoing)
+
+    def _enter(self, copy: _Copy) -> None:
+        copy.span.done_one()
         counts = self._counters.quarantined
-        counts[poison.reason] = counts.get(poison.reason, 0) + 1
-        left_out = self._lines.take(time.monotonic())
+        counts[copy.reason] = counts.get(copy.reason, 0) + 1
+        left_out = self._lines.take(self._clock())
         if left_out is not None:
-            extra = {"reason": poison.reason, "origin": poison.origin}
+            extra = {"reason": copy.reason, "origin": f"{copy.topic}/{copy.partition}@{copy.offset}"}
             log.info("record set aside", extra=extra | ({"left_out": left_out} if left_out else {}))
 
-    def _submit(self, poison: _Poison) -> None:
-        poison.resend_at = None
-        try:
-            self._publisher.submit(poison.outgoing)
-        except BrokerError as error:
-            self._retry_later(poison, error)
+    def _count_lost(self, cause: Cause) -> None:
+        counts = self._counters.quarantine_lost
+        counts[cause.value] = counts.get(cause.value, 0) + 1
 
-    def _retry_later(self, poison: _Poison, error: BrokerError) -> None:
-        outgoing = poison.outgoing
-        poison.error = str(error)
-        if isinstance(error, RecordTooLarge) and poison.lighten():
-            poison.backoff.reset()
-            poison.resend_at = time.monotonic()
+    # -- looking at the topic
+
+    def _look_if_due(self, now: float) -> None:
+        if self._look is not None and self._look.done():
+            look, self._look = self._look, None
+            before, self._suspicion = self._suspicion, None
+            self._judge(look, before)
+            if self._suspicion is not None and self._suspicion is not before:
+                self._look_at = now + CONFIRM_S
+            elif self._copies.failing is not None or not self._has_looked:
+                self._look_at = now + FAILING_LOOK_S
+            else:
+                self._look_at = now + LOOK_S
+        elif self._look is None and now >= self._look_at:
+            self._look_at = now + FAILING_LOOK_S
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+                self._look = ask("cocoa-kafka-quarantine", lambda: self._publisher.look_at(self._topic))
+
+    def _judge(self, look: Future[TopicLook], before: Cause | None) -> None:
+        """What a look has found counts at once if nothing is wrong, else once the next one confirms it."""
+        try:
+            refusal, limit = look.result()
+        except Exception:  # brokers, a token endpoint, descriptors: nothing is known of the topic
+            return
+        smallest = FRAMING_BYTES + OWN_HEADERS_BYTES + len(self._results_topic)
+        if refusal is kafka_errors.UnknownTopicOrPartitionError:
+            found, error = Cause.MISSING, f"topic {self._topic} does not exist"
+        elif refusal is not None:
+            found, error = Cause.REFUSED, f"topic {self._topic}: {refusal.__name__}"
+        elif limit is not None and limit < smallest:
+            found, error = Cause.TOO_LARGE, f"topic {self._topic} takes no more than {limit} bytes"
         else:
-            poison.resend_at = time.monotonic() + poison.backoff.next_s()
-        outgoing.refusals = 0
+            self._has_looked = True
+            self._copies.judge(None)
+            return
+        self._suspicion = found
+        if found is before:
+            self._has_looked, self._error = True, error
+            self._copies.judge(found)
+
+    def _report(self) -> None:
+        failing = self._copies.failing
+        before = self._availability.quarantine
+        if failing is not None:
+            state = QuarantineState.UNAVAILABLE
+        elif self._has_looked or before is not QuarantineState.CHECKING:
+            state = QuarantineState.READY
+        else:
+            return
+        if state is before:
+            return
+        self._availability.set_quarantine(state)
+        if failing is not None:
+            self._look_at = min(self._look_at, self._clock() + FAILING_LOOK_S)
+            detail = self._error or "no copy has been acknowledged"
+            extra = {"topic": self._topic, "cause": failing.value, "detail": detail}
+            log.warning("quarantine unavailable", extra=extra)
+        elif before is QuarantineState.UNAVAILABLE:
+            self._error = ""
+            log.info("quarantine available", extra={"topic": self._topic})
+
+
+def bounds_for(options: KafkaOptions) -> Bounds:
+    """What may be held back: half of what lets reading go on, by the water marks and by what may be uncommitted, so that
+    a topic that takes no copies never has it wait."""
+    most = Bounds()
+    return Bounds(
+        records=max(1, min(most.records, options.low_water // 2)),
+        size_bytes=max(1, min(most.size_bytes, options.high_water_bytes // 8)),
+        offsets=max(1, min(most.offsets, options.max_uncommitted // 2)) if options.max_uncommitted else most.offsets,
+    )
+
+
+def runs(offsets: list[int]) -> str:
+    """Ascending offsets for people: ``5,7-9``; a long list is cut."""
+    found: list[list[int]] = []
+    for offset in offsets:
+        if found and offset == found[-1][1] + 1:
+            found[-1][1] = offset
+        else:
+            found.append([offset, offset])
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in found[:SHOWN_OFFSETS]]
+    return ",".join(shown) + (",..." if len(found) > SHOWN_OFFSETS else "")

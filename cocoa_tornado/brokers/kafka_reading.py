@@ -20,7 +20,7 @@ from tornado.ioloop import IOLoop
 
 from ..errors import BrokerError
 from ..rules.backoff import Backoff
-from ..rules.handoff import RECORD_BYTES, OffsetLedger, Span, WaterMarks, pause_s, size_of
+from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s, size_of
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
 from ..rules.topic_log import Committed, Log, Recent, Repeats
@@ -111,7 +111,7 @@ class Reading(ABC, Generic[P]):
         self._finished: Callable[[], None] | None = None
         # What crosses from the IOLoop: the spans of a batch that is done, its records and its bytes.
         self._done: deque[tuple[list[Span], int, int]] = deque()
-        self._quarantine = Quarantine(options.quarantine_topic, publisher, counters)
+        self._quarantine = Quarantine(options, publisher, counters, availability)
         self._log_watch = LogWatch(asking, options)
         # The books.
         self._marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
@@ -125,7 +125,6 @@ class Reading(ABC, Generic[P]):
         self._unresolved_since = 0.0
         self._holding = 0  # another number whenever other partitions are ours, or begin to be read
         self._joined = False
-        self._blocked = False
         self._committing_until = 0.0
         self._commit_at = self._probe_at = self._resolve_at = self._handed_over_at = 0.0
         self._backoff = Backoff(base_s=0.5, cap_s=5.0)
@@ -245,10 +244,7 @@ class Reading(ABC, Generic[P]):
 
     def _must_hold(self) -> bool:
         """True while nothing may be read."""
-        if self._blocked != self._quarantine.blocked():
-            self._blocked = not self._blocked
-            self._probe_at = 0.0  # which reports it
-        return self._marks.paused or self._blocked or self._commits_lag()
+        return self._marks.paused or self._quarantine.must_wait() or self._commits_lag()
 
     def _commits_lag(self) -> bool:
         """More is done and not committed than may be: what reads it again after a crash would not know it again."""
@@ -300,11 +296,10 @@ class Reading(ABC, Generic[P]):
             self._handed_over_at = time.monotonic()
 
     def _set_aside(self, record: Any, reason: str, span: Span) -> None:
-        """Send a record of the consumer to the quarantine topic. It counts as in flight until that has it."""
-        size = len(record.key or b"") + len(record.value or b"") + RECORD_BYTES
+        """Copy a record of the consumer to the quarantine topic. It counts as in flight until that has the copy, or the
+        copy is given up."""
         span.pending += 1
-        self._take(1, size)
-        self._quarantine.take(record, reason, span, size)
+        self._take(1, self._quarantine.take(record, reason, span))
 
     def _let_records_gather(self) -> None:
         left_s = pause_s(self.pace_s, self._handed_over_at, time.monotonic())
@@ -343,7 +338,8 @@ class Reading(ABC, Generic[P]):
             self._marks.release(records, size)
             for span in spans:
                 span.done_one()
-        self._marks.release(*self._quarantine.settle())
+        positions = {self._number(partition): ledger.position for partition, ledger in self._ledgers.items()}
+        self._marks.release(*self._quarantine.settle(positions))
 
     def settle_and_look(self, partitions: Collection[P]) -> bool:
         """True if nothing of these partitions is in flight."""
@@ -499,7 +495,7 @@ class Reading(ABC, Generic[P]):
 
     def _report_state(self) -> None:
         options = self._options
-        standing = ("quarantine", self._quarantine.trouble()) if self._blocked else self._standing_trouble()
+        standing = self._standing_trouble()
         if standing is not None:
             self._availability.down(*standing)
             return

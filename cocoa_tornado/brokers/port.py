@@ -25,6 +25,14 @@ class BrokerState(enum.Enum):
     CLOSED = "closed"
 
 
+class QuarantineState(enum.Enum):
+    """Whether the quarantine topic takes copies. Deliveries do not depend on it."""
+
+    CHECKING = "checking"  # nothing is known yet
+    READY = "ready"
+    UNAVAILABLE = "unavailable"  # what is rejected now is lost to it in a minute
+
+
 @dataclass(frozen=True, slots=True)
 class BrokerStatus:
     """A snapshot, cheap to make, safe to ask for on the IOLoop at any time.
@@ -37,6 +45,7 @@ class BrokerStatus:
     state: BrokerState
     detail: str
     lag: int | None = None
+    quarantine: QuarantineState = QuarantineState.READY
 
 
 @dataclass(slots=True)
@@ -65,6 +74,7 @@ class BrokerCounters:
     consumed: int = 0  # records read from the results topic
     key_mismatch: int = 0  # the record's key is neither absent nor the device_id of its value
     quarantined: dict[str, int] = field(default_factory=dict)  # by reason
+    quarantine_lost: dict[str, int] = field(default_factory=dict)  # rejected, and never copied, by cause
     published: dict[str, int] = field(default_factory=dict)  # acknowledged by the broker, by topic
     publish_errors: dict[str, int] = field(default_factory=dict)  # given up, by topic
     reconnects: int = 0  # changes of state from READY to CONNECTING, STANDBY or SHARED
@@ -88,14 +98,15 @@ class Broker(Protocol):
       before the status says READY. A restart goes on at the committed offset.
     - *New logs*: a results topic that is deleted and created again is read from its first record.
     - *Commit*: an offset is committed after the batch that holds it is ``done`` and every undecodable record
-      before it is acknowledged by the quarantine topic.
+      before it is acknowledged by the quarantine topic, or lost to it.
     - *Absence*: a broker that is away, at the start or later, is retried for ever with backoff and jitter; the
       log says so once per change of state.
     - *Poison*: a record that ``decode`` rejects never stops the stream. It goes to the quarantine topic
       unchanged (key, value, headers) with the headers ``cocoa.reason``, ``cocoa.topic``, ``cocoa.partition`` and
       ``cocoa.offset`` added (UTF-8 text). What is too large for that topic is dropped from it, and a header
-      ``cocoa.dropped-...`` says so. Bytes that are no records at all, so that there is nothing to set aside, are
-      skipped, counted by offsets as ``unreadable`` and logged.
+      ``cocoa.dropped-...`` says so. Where the topic takes no copy for a minute (``rules/quarantine.py``), the record is
+      counted as lost to quarantine, and logged with its topic, partition and offset. Bytes that are no records at all,
+      so that there is nothing to set aside, are skipped, counted by offsets as ``unreadable`` and logged.
     - *Transactions*: what a producer has rolled back is not handed over.
     """
 

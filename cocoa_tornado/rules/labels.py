@@ -13,6 +13,7 @@ from typing import Final
 from .accepting import Obstacle
 from .crowd import Phase
 from .handshake import NOT_WEBSOCKET
+from .quarantine import Cause
 from .records import REASONS
 
 _TOKEN_REASONS: Final = (
@@ -44,6 +45,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_bodies_refused": ("full", "too_large"),
     "cocoa_token_requests": ("issued", "wrong_credentials", "limited", "invalid"),
     "cocoa_records_quarantined": (*sorted(REASONS), "unreadable"),
+    "cocoa_quarantine_lost": tuple(cause.value for cause in Cause),
     "cocoa_mailbox_lost": ("expired", "overflow", "emptied", "foreign_key"),
     "cocoa_speech_workers_lost": ("crashed", "out_of_memory", "stuck", "slow", "nonsense"),
     "cocoa_speech_streams": (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
-from ..brokers.port import Broker, BrokerState
+from ..brokers.port import Broker, BrokerState, QuarantineState
 from ..errors import IdentityError
 from ..hub import Hub
 from ..identity.keys import Signer
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256
 MAX_BODIES_BYTES = 16 * 1024 * 1024
+
+ADVISORY = frozenset({"quarantine"})
+"""Parts of ``ready`` without which a record produced from now on is delivered all the same."""
 
 MAX_CLIENTS = 8192
 """So many addresses with wrong credentials, and so many devices that publish, are remembered: 1 MB each. To forget an
@@ -311,7 +314,7 @@ class ReadyHandler(NoStore):
 
     def get(self) -> None:
         parts = self._parts()
-        failing = [name for name, part in parts.items() if not part["ok"]]
+        failing = [name for name, part in parts.items() if not part["ok"] and name not in ADVISORY]
         if self.context.hub.draining:
             failing.insert(0, "draining")
         body: dict[str, object] = {}
@@ -329,6 +332,10 @@ class ReadyHandler(NoStore):
         keys_ok, _ = self.context.keys.status()
         return {
             "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
+            "quarantine": {
+                "ok": broker.quarantine is not QuarantineState.UNAVAILABLE,
+                "state": broker.quarantine.value,
+            },
             "mailbox": self._mailbox(),
             "presence": {"ok": True, "state": "local"},
             "speech": self._speech(),

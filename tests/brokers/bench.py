@@ -36,6 +36,9 @@ IN_USE = pytest.mark.logs("cocoa.broker", "^consumer group in use$")
 SHARED = pytest.mark.logs("cocoa.broker", "^consumer group shared$")
 BLIND = pytest.mark.logs("cocoa.broker", "^group members unknown$")
 TOO_LARGE = pytest.mark.logs("cocoa.broker", "^a record was too large for its topic$")
+NO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^quarantine unavailable$")
+MAYBE_NO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^quarantine unavailable$", optional=True)
+LOST_TO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^records lost to quarantine$")
 SKIPPED = pytest.mark.logs("cocoa.broker", "^records cannot be read, skipped$")
 
 

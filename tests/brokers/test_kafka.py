@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cocoa_tornado.brokers.port import BrokerState
+from cocoa_tornado.brokers.port import BrokerState, QuarantineState
 from cocoa_tornado.errors import BrokerClosed, BrokerError
 from testing.kafka_admin import add_partitions, committed_offset
 from testing.kafka_installation import SCRAM_PASSWORD, SCRAM_USER
@@ -23,6 +23,8 @@ from .bench import (
     AWAY,
     KAFKA_CLIENTS,
     LOST,
+    MAYBE_NO_QUARANTINE,
+    NO_QUARANTINE,
     TOO_LARGE,
     KafkaStand,
     Receiver,
@@ -341,10 +343,12 @@ async def test_a_record_that_the_broker_refuses_fails_alone(stand: KafkaStand) -
 
 @pytest.mark.apache
 @LOST
+@NO_QUARANTINE
 async def test_a_missing_topic_holds_up_no_other(stand: KafkaStand) -> None:
     await stand.create(stand.results)
     await stand.create(stand.messages)
     async with consuming(await stand.broker(create_topics=False), Receiver()) as broker:
+        await eventually(lambda: broker.status().quarantine is QuarantineState.UNAVAILABLE)
         waiting = broker.publish("no.such.topic." + stand.messages, "doll", b"1")
         await asyncio.wait_for(broker.publish(stand.messages, "doll", b"2"), 10.0)
         assert not waiting.done()
@@ -355,6 +359,7 @@ async def test_a_missing_topic_holds_up_no_other(stand: KafkaStand) -> None:
 
 @pytest.mark.apache
 @AWAY
+@MAYBE_NO_QUARANTINE
 async def test_a_missing_topic_is_waited_for_with_one_line(stand: KafkaStand, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     receiver = Receiver()
@@ -368,32 +373,6 @@ async def test_a_missing_topic_is_waited_for_with_one_line(stand: KafkaStand, ca
     assert line.__dict__["cause"] == "topic"
     assert stand.results in line.__dict__["detail"]
     await broker.close(1.0)
-
-
-@pytest.mark.apache
-@AWAY
-async def test_a_quarantine_that_takes_nothing_stops_the_reading_and_loses_nothing(
-    stand: KafkaStand, caplog: pytest.LogCaptureFixture
-) -> None:
-    await stand.create(stand.results)
-    receiver = Receiver()
-    async with consuming(await stand.broker(create_topics=False), receiver) as broker:
-        await stand.write([(b"doll", b"doll|0"), (b"doll", b"odd"), (b"doll", b"doll|1")])
-        await receiver.has(2)
-        await eventually(lambda: broker.status().state is BrokerState.CONNECTING)
-        assert stand.quarantine in broker.status().detail
-        await stand.write([(b"doll", b"doll|2")])
-        await asyncio.sleep(1.0)  # nothing is to come: there is no event to wait for
-        assert len(receiver.payloads) == 2
-        group, results = stand.options.group, stand.results
-        # The bad record is the one at offset 1, and nothing beyond it may be committed.
-        assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, group, results) in (0, 1)
-        await stand.create(stand.quarantine)
-        await receiver.has(3)
-        await ready(broker)
-        assert broker.counters.quarantined == {"not-json": 1}
-    assert await asyncio.to_thread(committed_offset, stand.server.bootstrap, group, results) == 4
-    assert [line.__dict__["cause"] for line in lines(caplog, "broker not available, retrying")] == ["quarantine"]
 
 
 # -- authentication

@@ -85,7 +85,7 @@ def test_brokers_that_answer_are_told_from_brokers_that_are_away() -> None:
     assert not availability.brokers_answer()
     availability.ready("there")
     assert availability.brokers_answer()
-    availability.down("quarantine", "its topic is missing")
+    availability.down("codec", "a package is missing")
     assert availability.brokers_answer()
     clock.now = 16.0  # nobody has looked since
     assert not availability.brokers_answer()

@@ -32,6 +32,7 @@ from .bench import (
     KAFKA_CLIENTS,
     LOST,
     MAYBE_AWAY,
+    MAYBE_NO_QUARANTINE,
     SKIPPED,
     TOO_LARGE,
     KafkaStand,
@@ -365,6 +366,7 @@ def codec_check() -> Any:
 @pytest.mark.apache
 @AWAY
 @pytest.mark.logs("cocoa.broker", "^topic recreated$")
+@MAYBE_NO_QUARANTINE
 async def test_without_its_topic_it_is_not_ready_and_a_new_one_is_read_from_its_first_record(
     stand: KafkaStand, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,31 +57,34 @@ class Producer:
 
 
 class Clients:
-    """:ivar producers: those made so far"""
+    """:ivar kind: of the producers; :ivar producers: those made so far"""
 
     def __init__(self) -> None:
+        self.kind = Producer
         self.producers: list[Producer] = []
 
     def producer(self) -> Producer:
-        self.producers.append(Producer())
+        self.producers.append(self.kind())
         return self.producers[-1]
 
 
 class Bench:
     """A publisher, and what it has told."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, room_again: Callable[[], None] = lambda: None, **options: Any) -> None:
         self.clients = Clients()
         self.told: list[tuple[str, BrokerError | None]] = []
         self.publisher = Publisher(
             KafkaOptions(bootstrap=("nowhere:9092",), **options),
             self.clients,  # type: ignore[arg-type]  # as much of it as is asked for
             brokers_answer=lambda: True,
-            room_again=lambda: None,
+            room_again=room_again,
         )
 
-    def submit(self, topic: str, name: str) -> None:
-        self.publisher.submit(Outgoing(topic, b"key", name.encode(), [], lambda error: self.told.append((name, error))))
+    def submit(self, topic: str, name: str) -> Outgoing:
+        record = Outgoing(topic, b"key", name.encode(), [], lambda error: self.told.append((name, error)))
+        self.publisher.submit(record)
+        return record
 
     @property
     def sent(self) -> list[Answer]:
@@ -118,6 +121,52 @@ async def test_a_record_that_was_refused_once_has_its_turn_though_another_topic_
         if ("q", None) in bench.told:
             return
     pytest.fail("the busy topic goes first, again and again")
+
+
+class MissingTopic(Producer):
+    """Knows no topic but ``busy``."""
+
+    def send(self, topic: str, **settings: Any) -> Answer:
+        if topic != "busy":
+            raise kafka_errors.KafkaTimeoutError(f"Topic {topic} not found in cluster metadata")
+        return super().send(topic, **settings)
+
+
+@pytest.mark.gen_test
+async def test_a_record_that_waits_can_be_taken_back_and_its_place_is_free_again() -> None:
+    room: list[None] = []
+    bench = Bench(room_again=lambda: room.append(None), queue_records=2)
+    bench.clients.kind = MissingTopic
+    try:
+        records = [bench.submit("quarantine", name) for name in ("a", "b")]
+        sent = bench.submit("busy", "c")
+        assert not bench.publisher.has_room()
+        await sends(lambda: bench.sent, 1)
+        assert not bench.publisher.withdraw(sent)
+        for record in records:
+            await eventually(lambda record=record: bench.publisher.withdraw(record))  # type: ignore[misc]
+        assert bench.publisher.has_room()
+        assert room == [None]
+        assert not bench.publisher.withdraw(records[0])
+        bench.sent[0].acknowledge()
+        await eventually(lambda: bench.told == [("c", None)])
+    finally:
+        assert bench.publisher.close(0.0) == {}
+
+
+@pytest.mark.gen_test
+async def test_a_record_that_nobody_wants_any_more_is_not_sent_again(bench: Bench) -> None:
+    record = bench.submit("quarantine", "a")
+    bench.submit("busy", "b")
+    await sends(lambda: bench.sent, 2)
+    record.is_wanted = False
+    for answer in bench.sent:
+        answer.refuse(kafka_errors.ClusterAuthorizationFailedError("no"))
+    answer = await sends(lambda: bench.sent if len(bench.clients.producers) == 2 else [], 1)
+    assert answer.topic == "busy"
+    answer.acknowledge()
+    await eventually(lambda: bench.told == [("b", None)])
+    assert bench.publisher.close(1.0) == {}
 
 
 class CountingBroker(KafkaBroker):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import re
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from cocoa_tornado.brokers.memory import MemoryBroker
-from cocoa_tornado.brokers.port import BrokerState, BrokerStatus
+from cocoa_tornado.brokers.port import BrokerState, BrokerStatus, QuarantineState
 from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.rules.slots import SlotLimits
 from testing.raw_device import UPGRADE, Response
@@ -69,13 +70,16 @@ class TroubledBroker(MemoryBroker):
     def __init__(self) -> None:
         super().__init__()
         self.state: BrokerState | None = None
+        self.quarantine = QuarantineState.READY
         self.full = False
         self.refuses = False
         self.is_mute = False
 
     def status(self) -> BrokerStatus:
         status = super().status()
-        return status if self.state is None else BrokerStatus(self.state, "kafka-1.internal:9092 refused the password")
+        if self.state is None:
+            return dataclasses.replace(status, quarantine=self.quarantine)
+        return BrokerStatus(self.state, "kafka-1.internal:9092 refused the password")
 
     def can_write(self) -> bool:
         return not self.full and super().can_write()
@@ -117,7 +121,7 @@ async def test_ready_has_an_entry_for_every_part(gateway: Harness) -> None:
     body = json.loads(response.body)
     assert body["status"] == "ready"
     assert "message" not in body
-    assert {"broker", "mailbox", "presence", "speech"} <= set(body["parts"])
+    assert {"broker", "quarantine", "mailbox", "presence", "speech"} <= set(body["parts"])
     assert all(part["ok"] for part in body["parts"].values())
     assert b": " not in response.body
 
@@ -136,6 +140,21 @@ async def test_ready_is_a_503_that_names_the_part_and_keeps_the_details_to_itsel
     assert (await gateway.http("GET", "/api/v1/health")).status == 200
     broker.state = None
     assert (await gateway.http("GET", "/api/v1/ready")).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_quarantine_that_takes_no_copies_shows_in_ready_which_stays_200(start_gateway: StartGateway) -> None:
+    broker = TroubledBroker()
+    gateway = await start_gateway(broker)
+    broker.quarantine = QuarantineState.UNAVAILABLE
+    response = await gateway.http("GET", "/api/v1/ready")
+    body = json.loads(response.body)
+    assert (response.status, body["status"]) == (200, "ready")
+    assert "message" not in body
+    assert body["parts"]["quarantine"] == {"ok": False, "state": "unavailable"}
+    broker.quarantine = QuarantineState.CHECKING
+    body = json.loads((await gateway.http("GET", "/api/v1/ready")).body)
+    assert body["parts"]["quarantine"] == {"ok": True, "state": "checking"}
 
 
 # -- metrics

@@ -1,0 +1,235 @@
+"""The copies of rejected records that the quarantine topic has not acknowledged yet: which to send, which to give up,
+and when reading has to wait. Pure.
+
+A record that cannot be decoded is copied to the quarantine topic, and no offset from its own on is committed before the
+copy is acknowledged. A topic that takes nothing must not stop the stream, though: a copy is given up after
+:data:`PATIENCE_S`, and earlier where more is held back than :class:`Bounds` allows. As long as the topic takes copies
+nothing is given up for a bound; reading waits instead.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from .backoff import Backoff
+
+PATIENCE_S = 60.0  # for a copy to be acknowledged, counted while the brokers answer
+STALL_S = 10.0  # copies are under way and none has been acknowledged for so long: the topic takes none
+POSTPONED_S = 0.5  # until a copy is sent again for which the publish queue had no room
+TOO_LARGE_S = 10.0  # until one that is too large is sent again: somebody may have changed the topic's limit
+MAX_STEP_S = 1.0  # of the clock, between two steps: a process that stood still has not been refused anything
+
+C = TypeVar("C", bound=Hashable)
+
+
+class Cause(enum.Enum):
+    """Why the quarantine topic has no copy of a record, as the label ``cause`` of ``cocoa_quarantine_lost_total``."""
+
+    MISSING = "missing"  # there is no such topic
+    REFUSED = "refused"  # the brokers refuse the copy: an ACL, a policy
+    TOO_LARGE = "too_large"  # the topic takes no record even of the copy's headers alone
+    UNANSWERED = "unanswered"  # no acknowledgement came: too few replicas, say
+    FULL = "full"  # given up early, for more was held back than there is room for
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may be held back.
+
+    :ivar records: copies; :ivar size_bytes: of their keys, values and headers
+    :ivar offsets: of one partition, from a copy's own to the next to be read: after a crash, so many are read again
+    """
+
+    records: int = 1_000
+    size_bytes: int = 8 * 1024 * 1024
+    offsets: int = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Generic[C]):
+    """What to do now.
+
+    :ivar send: hand these to the publisher; from here on they are under way
+    :ivar recall: take these back from the publisher, where it has not sent them, and say so (:meth:`Copies.recalled`)
+    :ivar lose: these are given up: their offsets may be committed
+    :ivar must_wait: read nothing now
+    """
+
+    send: tuple[C, ...] = ()
+    recall: tuple[C, ...] = ()
+    lose: tuple[tuple[C, Cause], ...] = ()
+    must_wait: bool = False
+
+
+class _Held:
+    __slots__ = ("cause", "not_before", "offset", "partition", "size", "taken_at")
+
+    def __init__(self, partition: int, offset: int, size: int, taken_at: float) -> None:
+        self.partition, self.offset, self.size, self.taken_at = partition, offset, size, taken_at
+        self.not_before = float("-inf")
+        self.cause: Cause | None = None
+
+
+class Copies(Generic[C]):
+    """Holds every copy from :meth:`take` until it is acknowledged, given up or forgotten. Used by one thread at a time.
+
+    While the topic takes copies, each is sent at once. Once it is known to take none, one at a time is sent, with
+    backoff: each refusal costs the publisher a producer. While a look at the topic says that it is in vain, none is.
+
+    :param backoff: between two attempts while the topic takes no copies
+    """
+
+    def __init__(self, bounds: Bounds, backoff: Backoff | None = None) -> None:
+        self._bounds = bounds
+        self._backoff = backoff or Backoff(base_s=0.5, cap_s=10.0)
+        self._held: dict[C, _Held] = {}  # oldest first
+        self._under_way: dict[C, float] = {}  # since when, by the clock below; oldest first
+        self._bytes = 0
+        self._clock = 0.0  # seconds in which the brokers answered
+        self._stepped_at: float | None = None
+        self._acknowledged_at = 0.0
+        self._verdict: Cause | None = None  # of the latest look at the topic
+        self._failure: Cause | None = None  # what has become of copies since the latest acknowledgement
+        self._probe_at = float("-inf")
+        self._waiting = False
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, copy: C) -> bool:
+        return copy in self._held
+
+    @property
+    def size_bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def failing(self) -> Cause | None:
+        """Why the topic takes no copies; None while it does, or nothing speaks against it."""
+        return self._verdict or self._failure
+
+    def take(self, copy: C, *, partition: int, offset: int, size: int) -> None:
+        """Hold one more; the next step sends it, if that makes sense."""
+        self._held[copy] = _Held(partition, offset, size, self._clock)
+        self._bytes += size
+
+    def acknowledged(self, copy: C) -> bool:
+        """The topic has it. False if it is not held any more."""
+        if copy not in self._held:
+            return False
+        self._drop(copy)
+        self._acknowledged_at = self._clock
+        self._verdict = self._failure = None
+        self._backoff.reset()
+        return True
+
+    def refused(self, copy: C, cause: Cause, now: float) -> None:
+        """The topic did not take it. TOO_LARGE is about this copy alone, any other cause about all of them."""
+        if copy not in self._held:
+            return
+        self._under_way.pop(copy, None)
+        held = self._held[copy]
+        held.cause = cause
+        if cause is Cause.TOO_LARGE:
+            held.not_before = now + TOO_LARGE_S
+            return
+        self._failure = cause
+        self._probe_at = now + self._backoff.next_s()
+
+    def postponed(self, copy: C, now: float) -> None:
+        """The publisher had no room for it, which says nothing of the topic."""
+        if self._under_way.pop(copy, None) is not None:
+            self._held[copy].not_before = now + POSTPONED_S
+
+    def recalled(self, copy: C) -> None:
+        """The publisher has not sent it, and does not have it any more."""
+        self._under_way.pop(copy, None)
+
+    def judge(self, verdict: Cause | None) -> None:
+        """A look at the topic has found why it takes no copies, or nothing that speaks against it."""
+        self._verdict = verdict
+        if verdict is not None:
+            return
+        self._probe_at = float("-inf")
+        if not self._held:
+            self._failure = None
+
+    def forget(self) -> list[C]:
+        """The partitions are not ours any more; returns what was held."""
+        held = list(self._held)
+        self._held.clear()
+        self._under_way.clear()
+        self._bytes, self._waiting = 0, False
+        return held
+
+    def step(self, now: float, *, brokers_answer: bool, positions: Mapping[int, int]) -> Step[C]:
+        """What to do at ``now``; to be called often.
+
+        :param brokers_answer: whether they do; else the copies' time stands still
+        :param positions: the next offset to read, by partition
+        """
+        elapsed_s = 0.0 if self._stepped_at is None else now - self._stepped_at
+        self._stepped_at = now
+        if brokers_answer:
+            self._clock += max(0.0, min(MAX_STEP_S, elapsed_s))
+        if not self._held:
+            self._waiting = False
+            return Step()
+        self._notice_a_stall()
+        lose = self._give_up(positions)
+        recalls = self._verdict is not None or (self._failure is not None and len(self._under_way) > 1)
+        recall = tuple(self._under_way) if recalls else ()
+        return Step(self._next_to_send(now), recall, lose, self._must_wait())
+
+    def _notice_a_stall(self) -> None:
+        oldest = next(iter(self._under_way.values()), None)
+        if oldest is None or self.failing is not None:
+            return
+        if self._clock - max(oldest, self._acknowledged_at) > STALL_S:
+            self._failure = Cause.UNANSWERED
+
+    def _give_up(self, positions: Mapping[int, int]) -> tuple[tuple[C, Cause], ...]:
+        failing, bounds = self.failing, self._bounds
+        lost: list[tuple[C, Cause]] = []
+        for copy, held in list(self._held.items()):
+            if self._clock - held.taken_at > PATIENCE_S:
+                lost.append((copy, failing or held.cause or Cause.UNANSWERED))
+            elif failing is None:
+                break  # the others are younger, and no bound counts
+            elif (
+                len(self._held) > bounds.records
+                or self._bytes > bounds.size_bytes
+                or positions.get(held.partition, 0) - held.offset > bounds.offsets
+            ):
+                lost.append((copy, Cause.FULL))
+            else:
+                continue
+            self._drop(copy)
+        return tuple(lost)
+
+    def _next_to_send(self, now: float) -> tuple[C, ...]:
+        if self._verdict is not None or len(self._under_way) == len(self._held):
+            return ()
+        if self._failure is not None and (self._under_way or now < self._probe_at):
+            return ()
+        due = [copy for copy, held in self._held.items() if copy not in self._under_way and held.not_before <= now]
+        if self._failure is not None:
+            due = due[:1]
+        for copy in due:
+            self._under_way[copy] = self._clock
+        return tuple(due)
+
+    def _must_wait(self) -> bool:
+        """From a bound until half of it; a topic that takes no copies keeps nobody waiting."""
+        bounds = self._bounds
+        share = 0.5 if self._waiting else 1.0
+        is_full = len(self._held) >= share * bounds.records or self._bytes >= share * bounds.size_bytes
+        self._waiting = is_full and self.failing is None
+        return self._waiting
+
+    def _drop(self, copy: C) -> None:
+        self._bytes -= self._held.pop(copy).size
+        self._under_way.pop(copy, None)
