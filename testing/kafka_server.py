@@ -227,6 +227,21 @@ class KafkaServer(_Process):
             options.append(f"-XX:SharedArchiveFile={classes}")
         return [*java(installation.jars, *options), "kafka.Kafka", str(self._properties)]
 
+    def move(self) -> None:
+        """From the next start on it has another port: to be called while it is down."""
+        port = ReservedPort()
+        self._reserved.append(port)
+        old, self._ports["plain"] = self._ports["plain"], port.number
+        text = self._properties.read_text().replace(f"127.0.0.1:{old}", f"127.0.0.1:{port.number}")
+        self._properties.write_text(text)
+
+    def advertise(self, address: str) -> None:
+        """Tell clients this address in place of the one it listens on: to be called before its first start."""
+        self._prepare(install())
+        text, own = self._properties.read_text(), f"advertised.listeners=PLAIN://{self.bootstrap}"
+        assert own in text
+        self._properties.write_text(text.replace(own, f"advertised.listeners=PLAIN://{address}"))
+
     def _prepare(self, installation: Installation) -> None:
         data = self.folder / "data"
         if data.exists():

@@ -8,7 +8,7 @@ from tornado.ioloop import IOLoop
 
 from .confluent_clients import ConfluentClients
 from .confluent_consumer import ConfluentConsuming
-from .kafka_clients import KafkaClients, hush_kafka_python
+from .kafka_clients import KafkaClients
 from .kafka_facade import KafkaFacade
 from .kafka_options import KafkaOptions
 from .port import Batch, Decoder
@@ -22,7 +22,6 @@ class ConfluentBroker(KafkaFacade):
     """
 
     def __init__(self, options: KafkaOptions) -> None:
-        hush_kafka_python()
         self._kafka_python = KafkaClients(options)
         self._clients = ConfluentClients(options, self._kafka_python.tokens)
         super().__init__(options, self._kafka_python)

@@ -6,6 +6,7 @@ Everything that depends on a corner of librdkafka stands here, with the reason.
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from ..rules.rebootstrap import UNREACHABLE_S
 from .kafka_oauth import ClientCredentials
 from .kafka_options import KafkaOptions
 
@@ -86,15 +88,35 @@ class Trouble:
 
     def note(self, error: KafkaError) -> None:
         # A broker that refuses us hangs up too, and "all brokers are down" follows: the reason is what is to be told.
-        if self._latest is None or self._latest.code() not in _REFUSALS:
+        if self._latest is None or _weight(error) >= _weight(self._latest):
             self._latest = error
 
     def ease(self) -> None:
         self._latest = None
 
+    @property
+    def latest(self) -> BaseException | None:
+        return None if self._latest is None else KafkaException(self._latest)
+
     def instead_of(self, error: BaseException) -> BaseException:
         """The error to report: the brokers' refusal where there was one."""
         return KafkaException(self._latest) if self._latest is not None else error
+
+
+def _weight(error: KafkaError) -> int:
+    """How much an error says: a refusal, an advertised address that cannot be reached, anything else."""
+    return 2 if error.code() in _REFUSALS else 1 if _advertised(error) is not None else 0
+
+
+_BROKER = re.compile(r"(?:\w+://)?(\S+?)/\d+: ")  # as librdkafka begins what it tells of one that it has learned of
+
+
+def _advertised(error: KafkaError) -> str | None:
+    """The address of that broker, where a connection has failed."""
+    if error.code() not in (KafkaError._TRANSPORT, KafkaError._RESOLVE):
+        return None
+    found = _BROKER.match(error.str())
+    return found[1] if found else None
 
 
 class ConfluentClients:
@@ -172,6 +194,11 @@ class ConfluentClients:
         text = " ".join(text.split())
         return f"{name}: {text[:160]}" if text else name
 
+    def unreachable(self, error: BaseException) -> str | None:
+        """The advertised address of a broker, where no connection to that was to be had."""
+        found = _kafka_error(error)
+        return None if found is None else _advertised(found)
+
     def _common(self, trouble: Trouble) -> dict[str, Any]:
         options = self._options
         common: dict[str, Any] = {
@@ -180,7 +207,11 @@ class ConfluentClients:
             "security.protocol": options.security_protocol,
             "reconnect.backoff.max.ms": RECONNECT_MAX_MS,
             "socket.timeout.ms": REQUEST_TIMEOUT_MS,
+            "socket.connection.setup.timeout.ms": REQUEST_TIMEOUT_MS,
             "socket.nagle.disable": True,
+            # The brokers may have moved, all of them: ask the bootstrap addresses again.
+            "metadata.recovery.strategy": "rebootstrap",
+            "metadata.recovery.rebootstrap.trigger.ms": int(UNREACHABLE_S * 1000),
             "topic.metadata.refresh.interval.ms": int(options.metadata_max_age_s * 1000),
             # Merely asking for a topic would else create it wherever the broker allows that.
             "allow.auto.create.topics": False,

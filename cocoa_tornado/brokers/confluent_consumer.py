@@ -32,12 +32,13 @@ from .kafka_clients import KafkaClients
 from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Publisher
-from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
+from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, JoinStuck, Reading, TopicMissing
 from .port import Batch, BrokerCounters, Decoder
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
 DOUBT_S = 60.0  # for which librdkafka may still lose its place, once it has read on behind a broken batch
+JOIN_PATIENCE_S = 45.0  # for an assignment while the brokers answer; then another consumer may fare better
 SILENCE_S = 15.0  # without an answer of any kind to what the brokers are asked: more than all of its time-outs
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
@@ -473,6 +474,9 @@ class ConfluentConsuming(Reading[int]):
 
     # -- looking around
 
+    def _lost_connection(self) -> BaseException | None:
+        return self._trouble.latest
+
     def _probe_if_due(self) -> None:
         now = time.monotonic()
         answer = self._prober.take_answer()
@@ -500,7 +504,10 @@ class ConfluentConsuming(Reading[int]):
                 self._look_for_topic()
             self._report_trouble(self._trouble.instead_of(error))
             return
-        self._trouble.ease()
+        if self._joined or self._ledgers:  # else any broker may have answered, and the group's is still away
+            self._trouble.ease()
         self._note_ends(ends)
         self._report_lag()
         self._report_state()
+        if not self._joined and time.monotonic() - self._unresolved_since > JOIN_PATIENCE_S:
+            raise JoinStuck(f"group {self._options.group} has not come to an assignment")

@@ -27,10 +27,17 @@ def ensure_topics(clients: ConfluentClients, options: KafkaOptions) -> None:
     """See that the topics exist, create those that may be created. Raises TopicMissing for the results topic."""
     admin, trouble = clients.admin()
     try:
-        errors = {topic: _error_of(admin, topic) for topic in options.topics}
+        refused = _ensure(admin, options)
     except KafkaException as error:
         admin.poll(0)  # calls back what went wrong with the connection
         raise trouble.instead_of(error) from error
+    if options.results_topic in refused:
+        raise TopicMissing(f"topic {options.results_topic}: {refused[options.results_topic]}")
+
+
+def _ensure(admin: AdminClient, options: KafkaOptions) -> dict[str, str]:
+    """Returns those that are not to be had, and why."""
+    errors = {topic: _error_of(admin, topic) for topic in options.topics}
     missing = [topic for topic, error in errors.items() if error is not None and _is_unknown(error)]
     refused = {
         topic: error.name()
@@ -46,8 +53,7 @@ def ensure_topics(clients: ConfluentClients, options: KafkaOptions) -> None:
             _await(admin, created)
     elif missing:
         refused |= dict.fromkeys(missing, "it does not exist, and create_topics is off")
-    if options.results_topic in refused:
-        raise TopicMissing(f"topic {options.results_topic}: {refused[options.results_topic]}")
+    return refused
 
 
 def _error_of(admin: AdminClient, topic: str) -> KafkaError | None:
@@ -107,6 +113,8 @@ def _ask_for(
         try:
             answer.result(2 * CALL_S)
         except KafkaException as error:
+            if code_of(error) == KafkaError._TIMED_OUT:
+                raise  # no broker has refused it: none has answered
             if code_of(error) != KafkaError.TOPIC_ALREADY_EXISTS:
                 refused[topic] = _Refusal(code_of(error), error.args[0].str() or error.args[0].name())
     return refused

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tornado.ioloop import IOLoop
 
-from .kafka_clients import KafkaClients, hush_kafka_python
+from .kafka_clients import KafkaClients
 from .kafka_consumer import KafkaConsuming
 from .kafka_facade import KafkaFacade
 from .kafka_options import KafkaOptions
@@ -20,7 +20,6 @@ class KafkaBroker(KafkaFacade):
     """
 
     def __init__(self, options: KafkaOptions) -> None:
-        hush_kafka_python()
         self._clients = KafkaClients(options)
         super().__init__(options, self._clients)
 

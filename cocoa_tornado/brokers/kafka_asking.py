@@ -74,9 +74,12 @@ class Inquiry(Generic[T]):
                 if self._admin is None:
                     self._admin = self._clients.admin()
                 return self._question(self._admin)
-            except BaseException:
+            except BaseException as error:
+                reason = error if self._admin is None else self._clients.reason(self._admin, error)
                 self._close()  # it remembers the coordinator and the leaders, which may be others by now
-                raise
+                if reason is error:
+                    raise
+                raise reason from error
 
     def _close(self) -> None:
         admin, self._admin = self._admin, None

@@ -13,6 +13,8 @@ ANSWERING = frozenset({"topic", "group", "codec", "standby", "shared"})  # cause
 STANDBY = "one gateway reads; this one is not ready until the reader has left (update with Recreate, not RollingUpdate)"
 SHARED = "the records that the other reader gets reach no device of this gateway: give it a group of its own"
 
+UNREACHABLE = "{address}, which {bootstrap} advertises, cannot be reached: {detail}"
+
 log = logging.getLogger("cocoa.broker")
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
-from collections.abc import Callable, Collection
+import time
+import weakref
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -21,6 +23,7 @@ from kafka.net.sasl.oauth import AbstractTokenProvider
 from kafka.net.selector import NetworkSelector
 from kafka.structs import OffsetAndMetadata
 
+from ..rules.rebootstrap import Reachability
 from ..rules.topic_log import Committed, read_mark
 from .kafka_bounds import Bounds, bound_consumer
 from .kafka_oauth import ClientCredentials as Credentials
@@ -33,6 +36,7 @@ MAX_BLOCK_MS = 1_000
 FETCH_WAIT_MS = 250
 NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, since publishing is not given up while running
 CLOSE_TIMEOUT_MS = 3_000
+REACHABLE_LOOK_S = 1.0  # how often a client looks whether it has a connection to any broker
 SETUP_LOOK_MS = 50  # how often a producer looks at a connection that is being set up
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
@@ -75,28 +79,87 @@ class _TidyTlsSocket(ssl.SSLSocket):
             raise
 
 
-class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
-    """Remembers why the last connection failed: kafka-python itself logs that, and reports time-outs.
+class UnreachableBroker(kafka_errors.KafkaConnectionError):  # type: ignore[misc]  # kafka-python ships no types
+    """No connection to a broker at the address that the brokers advertise for it.
 
-    :ivar trouble: the latest failure to connect, None since the latest success
+    :ivar address: ``host:port``; :ivar cause: why there is none
+    """
+
+    def __init__(self, address: str, cause: BaseException) -> None:
+        super().__init__(f"{address}: {describe(cause)}")
+        self.address, self.cause = address, cause
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
+    """Remembers why connections failed: kafka-python itself logs that, and reports time-outs. And it asks the bootstrap
+    addresses again when none of the brokers that it knows is to be reached: they may have moved.
+
+    All of it runs on kafka-python's network thread, but for :attr:`trouble`.
     """
 
     def __init__(self, net: Any, **settings: Any) -> None:
-        self.trouble: BaseException | None = None
-        super().__init__(net, **settings)
+        self._troubles: dict[Any, BaseException] = {}  # by node; the latest is the last
+        self._addresses: dict[Any, str] = {}  # by node, of its latest connection
+        self._reachability = Reachability()
+        super().__init__(net, **(settings | {"socket_connection_setup_timeout_max_ms": REQUEST_TIMEOUT_MS}))
+        me = weakref.ref(self)  # kafka-python, too, keeps the two from referring to each other
+        self.cluster.add_listener(lambda _: follow(me()))
+        net.call_later(REACHABLE_LOOK_S, self._look)
 
-    def get_connection(self, *args: Any, **settings: Any) -> Any:
-        connection = super().get_connection(*args, **settings)
+    @property
+    def trouble(self) -> BaseException | None:
+        """The latest failure to connect to a node to which no later attempt has succeeded. Any thread."""
+        return next(reversed(list(self._troubles.values())), None)
+
+    def get_connection(self, node_id: Any, *args: Any, **settings: Any) -> Any:
+        connection = super().get_connection(node_id, *args, **settings)
         if not connection.init_future.is_done:
-            connection.init_future.add_callback(lambda _: self._note(None))
-            connection.init_future.add_errback(self._note)
+            address = self._addresses[node_id] = self._address(node_id)
+            connection.init_future.add_callback(lambda _: self._troubles.pop(node_id, None))
+            connection.init_future.add_errback(lambda error: self._note(node_id, address, error))
         return connection
 
-    def _note(self, trouble: BaseException | None) -> None:
+    def follow_the_brokers(self) -> None:
+        """New metadata has come: give up what still tries to connect to where a broker was before."""
+        brokers = {f"coordinator-{broker.node_id}": broker for broker in self.cluster.brokers()}
+        coordinators = self.cluster._coordinator_brokers
+        for node_id in coordinators.keys() & brokers.keys():
+            host, port = brokers[node_id].host, brokers[node_id].port
+            coordinators[node_id] = type(brokers[node_id])(node_id, host, port, None)
+        for node_id in set(self._troubles):
+            if self.cluster.broker_metadata(node_id) is None:
+                del self._troubles[node_id]
+        for node_id, connection in list(self._conns.items()):
+            if connection.initializing and self._addresses.get(node_id) != self._address(node_id):
+                connection.close(kafka_errors.KafkaConnectionError("the broker has moved"))
+                self.reset_backoff(node_id)
+
+    def _look(self) -> None:
+        if self.closed:
+            return
+        known = [connection for node, connection in self._conns.items() if not self.cluster.is_bootstrap(node)]
+        reached, tried = any(connection.connected for connection in known), bool(known or self._troubles)
+        if self._reachability.look(time.monotonic(), reached=reached, tried=tried) and self.cluster.brokers():
+            self.bootstrap_async(timeout_ms=BOOTSTRAP_TIMEOUT_MS)
+        self._net.call_later(REACHABLE_LOOK_S, self._look)
+
+    def _address(self, node_id: Any) -> str:
+        node = self.cluster.broker_metadata(node_id)
+        return "" if node is None else f"{node.host}:{node.port}"
+
+    def _note(self, node_id: Any, address: str, trouble: BaseException) -> None:
         if self.config["security_protocol"].startswith("SASL_") and "socket disconnected" in str(trouble):
             # A broker that refuses us says why and hangs up, and the hanging up is often all that is seen.
             trouble = kafka_errors.SaslAuthenticationFailedError("the connection was closed while logging in")
-        self.trouble = trouble
+        elif isinstance(trouble, kafka_errors.KafkaConnectionError) and not self.cluster.is_bootstrap(node_id):
+            trouble = UnreachableBroker(address, trouble)
+        self._troubles.pop(node_id, None)
+        self._troubles[node_id] = trouble
+
+
+def follow(manager: _Manager | None) -> None:
+    if manager is not None:
+        manager.follow_the_brokers()
 
 
 class _ProducerClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
@@ -196,6 +259,7 @@ class KafkaClients:
     failures: tuple[type[Exception], ...] = (kafka_errors.KafkaError,)
 
     def __init__(self, options: KafkaOptions) -> None:
+        hush_kafka_python()
         self._options = options
         self._tls = options.tls_context()
         if self._tls is not None:
@@ -211,6 +275,22 @@ class KafkaClients:
 
     def admin(self) -> KafkaClient:
         return self._make(KafkaAdminClient, {"request_timeout_ms": REQUEST_TIMEOUT_MS})[0]
+
+    @contextlib.contextmanager
+    def administering(self) -> Iterator[KafkaClient]:
+        """An admin client for a few questions. What fails for want of a connection is raised as why that failed."""
+        admin = self.admin()
+        try:
+            yield admin
+        except kafka_errors.KafkaError as error:
+            raise self.reason(admin, error) from error
+        finally:
+            admin.close()
+
+    def reason(self, admin: KafkaClient, error: BaseException) -> BaseException:
+        """Why its latest connection failed, if that is what kept it from an answer; else the error itself."""
+        trouble: BaseException | None = admin._manager.trouble
+        return trouble if trouble is not None and is_retriable(error) else error
 
     def consumer(self) -> ConsumerLink:
         """A consumer of the group, not subscribed to anything yet."""
@@ -261,19 +341,15 @@ class KafkaClients:
 
     def largest_batch_bytes(self, topic: str) -> int | None:
         """What the topic allows; None where the brokers do not say."""
-        admin = self.admin()
-        try:
+        with self.administering() as admin:
             return _largest_batch_bytes(admin, topic)
-        finally:
-            admin.close()
 
     def look_at(self, topic: str) -> TopicLook:
         """Whether this client may write to the topic, without writing to it. It creates none.
 
         Raises a KafkaError that says nothing of the topic: a leader that is being elected, say.
         """
-        admin = self.admin()
-        try:
+        with self.administering() as admin:
             [found] = admin.describe_topics([topic])
             error = kafka_errors.for_code(found["error_code"])
             if error is kafka_errors.NoError and not _may_write(found.get("authorized_operations")):
@@ -286,8 +362,6 @@ class KafkaClients:
             if error is kafka_errors.UnknownTopicOrPartitionError or not issubclass(error, kafka_errors.RetriableError):
                 return TopicLook(error)
             raise error(topic)
-        finally:
-            admin.close()
 
     def is_retriable(self, error: BaseException) -> bool:
         return is_retriable(error)
@@ -297,6 +371,9 @@ class KafkaClients:
 
     def describe(self, error: BaseException) -> str:
         return describe(error)
+
+    def unreachable(self, error: BaseException) -> str | None:
+        return unreachable(error)
 
     def _make(
         self,
@@ -429,8 +506,15 @@ def is_retriable(error: BaseException) -> bool:
     return isinstance(error, kafka_errors.RetriableError)
 
 
+def unreachable(error: BaseException) -> str | None:
+    """The advertised address of a broker, where no connection to that was to be had."""
+    return error.address if isinstance(error, UnreachableBroker) else None
+
+
 def describe(error: BaseException) -> str:
     """One line about an error of kafka-python: its class, and its text unless it is long or empty."""
+    if isinstance(error, UnreachableBroker):
+        return describe(error.cause)
     name = type(error).__name__
     text = " ".join(str(error).split())
     if not text or len(text) > 160:

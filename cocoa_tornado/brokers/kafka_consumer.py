@@ -279,6 +279,9 @@ class KafkaConsuming(Reading[TopicPartition]):
     def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
         return ("codec", self._codec_trouble()) if isinstance(error, kafka_errors.UnsupportedCodecError) else None
 
+    def _lost_connection(self) -> BaseException | None:
+        return self._link.trouble()
+
     def _standing_trouble(self) -> tuple[str, str] | None:
         if self._choked is None:
             return None

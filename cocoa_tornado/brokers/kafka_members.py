@@ -23,8 +23,8 @@ from ..errors import BrokerError
 from ..rules.backoff import Backoff
 from ..rules.sole_reader import Group, Member, SoleReader, Step, readers
 from .kafka_asking import Inquiry
-from .kafka_availability import Availability
-from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe
+from .kafka_availability import UNREACHABLE, Availability
+from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe, unreachable
 from .kafka_options import KafkaOptions
 
 STANDBY_LOOK_S = 0.5  # how often a gateway that waits outside looks whether the group is free
@@ -124,7 +124,11 @@ class SoleReading:
             return None
         # A BrokerError is our own: no access token is to be had.
         cause = "auth" if isinstance(error, (BrokerError, *AUTH_ERRORS)) else "away"
-        return cause, f"{self._no_answer()}: {describe(error)}"
+        detail, address = describe(error), unreachable(error)
+        if address is not None and address not in self._options.bootstrap:
+            bootstrap = ",".join(self._options.bootstrap)
+            return cause, UNREACHABLE.format(address=address, bootstrap=bootstrap, detail=detail)
+        return cause, f"{self._no_answer()}: {detail}"
 
     def _no_answer(self) -> str:
         return f"{','.join(self._options.bootstrap)}: no answer about the members of group {self._options.group}"

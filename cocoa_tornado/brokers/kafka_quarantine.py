@@ -128,7 +128,8 @@ class Quarantine:
         return copy.size
 
     def settle(self, positions: Mapping[int, int]) -> tuple[int, int]:
-        """Enter the publisher's answers, and do what is due. Returns how many copies are off our hands, and their bytes.
+        """Enter the publisher's answers, and do what is due. Returns how many copies are off our hands, and their
+        bytes.
 
         :param positions: the next offset to read, by partition
         """
@@ -284,8 +285,8 @@ class Quarantine:
 
 
 def bounds_for(options: KafkaOptions) -> Bounds:
-    """What may be held back: half of what lets reading go on, by the water marks and by what may be uncommitted, so that
-    a topic that takes no copies never has it wait."""
+    """What may be held back: half of what lets reading go on, by the water marks and by what may be uncommitted. So a
+    topic that takes no copies never has it wait."""
     most = Bounds()
     return Bounds(
         records=max(1, min(most.records, options.low_water // 2)),

@@ -24,7 +24,7 @@ from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s, size_of
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Delivery
 from ..rules.topic_log import Committed, Log, Recent, Repeats
-from .kafka_availability import Availability
+from .kafka_availability import UNREACHABLE, Availability
 from .kafka_clients import KafkaClients
 from .kafka_logs import LogWatch
 from .kafka_members import REBALANCE_PATIENCE_S, SoleReading, StandBy
@@ -55,6 +55,10 @@ class LogReplaced(Exception):
     one."""
 
 
+class JoinStuck(Exception):
+    """The brokers answer, and the consumer has not become a member of the group for a long time."""
+
+
 class FailureReader(Protocol):
     """What the errors of a client library mean.
 
@@ -71,6 +75,9 @@ class FailureReader(Protocol):
 
     def describe(self, error: BaseException) -> str:
         """One line about an error."""
+
+    def unreachable(self, error: BaseException) -> str | None:
+        """The advertised address of a broker, where no connection to that was to be had."""
 
 
 P = TypeVar("P")  # what the library calls a partition by
@@ -204,6 +211,10 @@ class Reading(ABC, Generic[P]):
         """The same, of what keeps it from reading on though the brokers are there."""
         return None
 
+    def _lost_connection(self) -> BaseException | None:
+        """Why the latest connection to a broker has failed, if there is none to it yet."""
+        return None
+
     # -- the thread
 
     def _run(self) -> None:
@@ -215,6 +226,8 @@ class Reading(ABC, Generic[P]):
                 is_replaced = True
             except TopicMissing as error:
                 self._availability.down("topic", str(error))
+            except JoinStuck as error:
+                self._availability.down("group", str(error))
             except StandBy as error:
                 assert self._sole is not None  # which has raised it
                 self._sole.stand_by(str(error))
@@ -491,7 +504,12 @@ class Reading(ABC, Generic[P]):
         elif self._failures.is_refusal(error):
             self._availability.down("auth", f"the brokers refuse us: {describe(error)}")
         else:
-            self._availability.down("away", f"{','.join(self._options.bootstrap)} does not answer: {describe(error)}")
+            bootstrap, address = ",".join(self._options.bootstrap), self._failures.unreachable(error)
+            if address is None or address in self._options.bootstrap:
+                self._availability.down("away", f"{bootstrap} does not answer: {describe(error)}")
+            else:
+                detail = UNREACHABLE.format(address=address, bootstrap=bootstrap, detail=describe(error))
+                self._availability.down("away", detail)
 
     def _report_state(self) -> None:
         options = self._options
@@ -511,6 +529,10 @@ class Reading(ABC, Generic[P]):
             self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")
             self._backoff.reset()
         elif waited_s > REBALANCE_PATIENCE_S:
+            lost = self._lost_connection()
+            if lost is not None and self._failures.unreachable(lost) is not None:
+                self._report_trouble(lost)
+                return
             unknown = None if self._sole is None else self._sole.trouble()
             self._availability.down(*(unknown or ("group", f"group {options.group} has not come to an assignment")))
         else:

@@ -22,8 +22,7 @@ log = logging.getLogger("cocoa.broker")
 
 def ensure_topics(clients: KafkaClients, options: KafkaOptions) -> None:
     """See that the topics exist, create those that may be created. Raises TopicMissing for the results topic."""
-    admin = clients.admin()
-    try:
+    with clients.administering() as admin:
         described = admin.describe_topics(list(options.topics))
         errors = {topic["name"]: kafka_errors.for_code(topic["error_code"]) for topic in described}
         missing = [name for name, error in errors.items() if error is kafka_errors.UnknownTopicOrPartitionError]
@@ -37,8 +36,6 @@ def ensure_topics(clients: KafkaClients, options: KafkaOptions) -> None:
                 admin.wait_for_topics(created, timeout_ms=CREATION_PATIENCE_MS)
         elif missing:
             refused |= dict.fromkeys(missing, "it does not exist, and create_topics is off")
-    finally:
-        admin.close()
     if options.results_topic in refused:
         raise TopicMissing(f"topic {options.results_topic}: {refused[options.results_topic]}")
 

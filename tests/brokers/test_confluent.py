@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from cocoa_tornado.brokers.kafka_availability import Availability
 from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.kafka_publisher import Publisher
+from cocoa_tornado.brokers.kafka_reading import JoinStuck
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
 from cocoa_tornado.rules.topic_log import Log
@@ -224,6 +225,18 @@ async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_a
     assert (consuming._ends, consuming._availability.status()) == ({}, before)
     assert consuming._prober.is_asking()
     asker.answers.set()
+
+
+@AWAY
+async def test_a_consumer_that_does_not_get_into_its_group_is_replaced_while_the_brokers_answer() -> None:
+    consuming = books(Receiver(), Consumer())
+    consuming._ledgers, consuming._probed_holding = {}, consuming._holding
+    answer: Future[dict[int, int]] = Future()
+    answer.set_result({})
+    consuming._hear(answer)
+    consuming._unresolved_since -= confluent_consumer.JOIN_PATIENCE_S
+    with pytest.raises(JoinStuck, match="has not come to an assignment"):
+        consuming._hear(answer)
 
 
 @AWAY

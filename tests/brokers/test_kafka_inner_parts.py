@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.net.compat import KafkaNetClient
@@ -16,6 +17,7 @@ from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.producer.sender import Sender
+from kafka.protocol.metadata import FindCoordinatorResponse
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 
@@ -38,6 +40,12 @@ from cocoa_tornado.brokers import kafka_clients
         (Fetcher.PartitionRecords, "_unpack_records", ["tp", "records", "key_deserializer", "value_deserializer"]),
         (DefaultRecordBatch, "_maybe_uncompress", []),
         (LegacyRecordBatch, "_decompress", ["key_offset"]),
+        (NetworkSelector, "call_later", ["delay", "task"]),
+        (KafkaConnectionManager, "bootstrap_async", ["timeout_ms", "refresh"]),
+        (KafkaConnectionManager, "reset_backoff", ["node_id"]),
+        (ClusterMetadata, "add_listener", ["listener"]),
+        (ClusterMetadata, "broker_metadata", ["broker_id"]),
+        (ClusterMetadata, "is_bootstrap", ["node_id"]),
     ],
 )
 def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
@@ -54,7 +62,9 @@ def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
         (Fetcher.PartitionRecords, {"record_iterator", "_next_inline_exception"}),
         (DefaultRecordBatch, {"_buffer", "_pos", "_decompressed"}),
         (KafkaProducer, {"_sender", "_closed"}),
-        (KafkaConnectionManager, {"cluster", "config"}),
+        (KafkaConnectionManager, {"cluster", "config", "_conns", "closed"}),
+        (ClusterMetadata, {"_coordinator_brokers"}),
+        (KafkaAdminClient, {"_manager"}),
     ],
 )
 def test_an_attribute_that_is_used_is_set_by_its_owner(owner: Any, attributes: set[str]) -> None:
@@ -81,3 +91,11 @@ def test_the_class_of_a_socket_is_chosen_by_the_scheme_of_the_proxy() -> None:
     assert type(KafkaNetSocket(kafka_clients.DIRECT)) is kafka_clients._TidySocket
     for client in (KafkaConsumer, KafkaProducer, KafkaAdminClient):
         assert {"kafka_client", "proxy_url"} <= client.DEFAULT_CONFIG.keys()
+
+
+def test_the_coordinator_of_a_group_is_a_node_named_after_its_broker() -> None:
+    cluster = ClusterMetadata(bootstrap_servers=["nowhere:9092"])
+    found = FindCoordinatorResponse.Coordinator(node_id=7, host="one", port=9092, error_code=0)
+    node_id = cluster.add_coordinator(found, "group", "a group")
+    assert node_id == "coordinator-7"
+    assert cluster._coordinator_brokers[node_id].host == "one"

@@ -1,0 +1,73 @@
+"""A TCP proxy in the test's own loop: one address that stays, in front of a server that moves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from .ports import ReservedPort
+
+
+class TcpProxy:
+    """Passes connections on, in both directions, while it is up.
+
+    :ivar target: ``host:port`` for connections that come from now on
+    :ivar address: its own, of the same form
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        self._port = ReservedPort()
+        self.address = f"127.0.0.1:{self._port.number}"
+        self._server: asyncio.Server | None = None
+        self._passing: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port.number)
+
+    async def stop(self) -> None:
+        """End the connections that are open, and refuse others."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._passing):
+            task.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
+
+    async def close(self) -> None:
+        await self.stop()
+        self._port.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self.target.split(":")
+        try:
+            their_reader, their_writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.close()
+            return
+        for source, sink in ((reader, their_writer), (their_reader, writer)):
+            task = asyncio.ensure_future(_pass_on(source, sink))
+            self._passing.add(task)
+            task.add_done_callback(self._passing.discard)
+
+
+@contextlib.asynccontextmanager
+async def proxying(target: str) -> AsyncIterator[TcpProxy]:
+    """A proxy on a free port of 127.0.0.1, up."""
+    proxy = TcpProxy(target)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        await proxy.close()
+
+
+async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    try:
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    except OSError:
+        pass  # either end may go when it likes
+    finally:
+        sink.close()
