@@ -14,12 +14,13 @@ from .redis_link import RedisFault
 def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
     """The box that the reading script has found, once the marks are stored."""
     if reply[0] == b"none":
-        return Box.new(int(reply[1]), int(reply[2]))
-    _, base, last, gone, acked, written, cuts, era, _, *_ = reply
+        return Box.new(int(reply[1]), int(reply[2]), emptied=int(reply[3]))
+    _, base, last, gone, acked, written, cuts, era, emptied, *_ = reply
     pairs = (cut.split(b":") for cut in (cuts or b"").split())
     found = tuple((int(begun), int(kept)) for begun, kept in pairs)
     acked_to = None if acked is None else int(acked)
-    return with_marks(Box(int(base), int(last), int(gone), acked_to, int(written), int(era), found), marks)
+    box = Box(int(base), int(last), int(gone), acked_to, int(written), int(era), found, emptied=int(emptied))
+    return with_marks(box, marks)
 
 
 def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
@@ -32,7 +33,7 @@ def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
         return Page((), box.gone, box.last, box.base)
     messages = [
         StoredMessage(number, payload, int(timestamp_ms))
-        for number, timestamp_ms, payload in zip(reply[9::3], reply[10::3], reply[11::3], strict=True)
+        for number, timestamp_ms, payload in zip(reply[10::3], reply[11::3], reply[12::3], strict=True)
     ]
     # Where another hand than ours has taken messages out, they are missed and not waited for.
     first = messages[0].number if messages else box.last + 1
@@ -72,7 +73,7 @@ def foreign_keys(reply: Any) -> list[bytes]:
     match reply:
         case [b"foreign", key]:
             return [key]
-        case [b"box", _, _, _, _, _, _, _, [*keys], *_]:
+        case [b"box", _, _, _, _, _, _, _, _, [*keys], *_]:
             return keys
         case [b"open" | b"stored" | b"marked" | b"swept", *_, [*keys]]:
             return keys

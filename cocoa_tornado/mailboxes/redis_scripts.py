@@ -4,7 +4,8 @@ All keys begin with ``cocoa:{box}:``, whose braces keep them in one slot of a cl
 
 =================  ======  ===================================================================================
 ``meta``           hash    ``key`` of the cursors, ``schema``, ``given`` (messages ever stored), ``messages``,
-                           ``bytes``, ``era`` (rules/box.py), ``run`` (the Redis process that it began in)
+                           ``bytes``, ``era`` (rules/box.py), ``run`` (the Redis process that it began in),
+                           ``emptied`` (the era that began when all messages were lost)
 ``b:<device>``     hash    the box: ``base last gone acked written``, ``bytes`` in it, ``touched`` (ms), ``cuts``
                            (``<era>:<last>`` for each, oldest first)
 ``m:<device>``     stream  its messages: ``<number>-0``: ``payload stored_ms timestamp_ms``; none while it is empty
@@ -42,12 +43,13 @@ local root = string.sub(meta, 1, -5)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- given, messages, bytes, era. Where this is not the mailbox that the gateway knows, in its era: nothing, and which.
+-- given, messages, bytes, era, emptied. Where this is not the mailbox that the gateway knows, in its era: nothing, and
+-- why.
 local function totals()
-  local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes', 'era')
+  local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes', 'era', 'emptied')
   local key, era = found[1] or '', found[5] or '0'
   if key .. ':' .. era == ARGV[1] then
-    return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(era)
+    return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(era), found[6] or '0'
   end
   return nil, key ~= '' and string.sub(ARGV[1], 1, #key) == key and 'era' or 'replaced'
 end
@@ -151,6 +153,7 @@ if was ~= '' or given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARG
   -- boxes that are made from now on are above all that was ever given, as far as anybody knows.
   given, era = math.max(given, known), math.max(era + 1, (tonumber(ARGV[6]) or -1) + 1, tonumber(ARGV[7]))
   redis.call('HSET', meta, 'given', whole(given), 'era', whole(era), 'run', ARGV[4])
+  if was == 'emptied' and boxes == 0 and tonumber(ARGV[8]) > 0 then redis.call('HSET', meta, 'emptied', whole(era)) end
 end
 return {'open', found[1], found[2], whole(given), whole(era), found[3], found[4], was, foreign}
 """
@@ -353,21 +356,21 @@ return {'marked', removed, whole(messages), whole(bytes), foreign}
 _READ: Final = """
 -- ARGV: key and era, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has
 -- expired, what has been acknowledged and is not stored yet, now (ms)
-local given, why, _, era = totals()
+local given, why, _, era, emptied = totals()
 if not given then return {why} end
 local fields = {'base', 'last', 'gone', 'acked', 'written', 'cuts'}
 local box, is_foreign = try('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
 if is_foreign then return {'foreign', root .. 'b:' .. ARGV[2]} end
 if not box[2] then
   local _, is_rebuilt = rebuild(ARGV[2], given, era, ARGV[8])
-  if not is_rebuilt then return {'none', whole(given), whole(era)} end
+  if not is_rebuilt then return {'none', whole(given), whole(era), emptied} end
   box = redis.call('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
 end
 local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
 local most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local last = tonumber(box[2])
 local gone = math.max(tonumber(box[3]), math.min(tonumber(ARGV[7]), last))
-local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(era), foreign}
+local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(era), emptied, foreign}
 local head = #reply
 
 -- What has expired: as long as it is the oldest.

@@ -87,6 +87,7 @@ class Box:
     :ivar cuts: eras in which something was stored here, but for the first, and ``last`` as each of them found it
     :ivar eras: that the mailbox has had, oldest first, ending with the current one, where they have random names;
         empty where they are numbered in their order
+    :ivar emptied: the era that began when all messages of the mailbox were lost; 0: they never were
     """
 
     base: int = 0
@@ -97,10 +98,11 @@ class Box:
     era: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
     eras: tuple[int, ...] = field(default=(), compare=False)
+    emptied: int = field(default=0, compare=False)
 
     @classmethod
-    def new(cls, base: int, era: int = 0, eras: tuple[int, ...] = ()) -> Box:
-        return cls(base, base, base, None, base, era, eras=eras)
+    def new(cls, base: int, era: int = 0, eras: tuple[int, ...] = (), emptied: int = 0) -> Box:
+        return cls(base, base, base, None, base, era, eras=eras, emptied=emptied)
 
     def __len__(self) -> int:
         """How many messages are in it."""
@@ -138,6 +140,13 @@ class Box:
         kept = self.settled(last)
         # A box that was made anew begins above them all.
         return last.number - (max(position, kept) if kept > self.base else position)
+
+    def may_have_lost(self, place: Place) -> bool:
+        """Whether the box that the place was in was lost with the whole mailbox, and perhaps with messages in it.
+
+        Not if it is the highest number of all, nor if the device has acknowledged anything since.
+        """
+        return place.era < self.emptied and 0 <= place.number < self.base and (self.acked or 0) <= self.base
 
     def start(self, after: int | None) -> int:
         """The position that a connection begins at: what has a higher number is to be sent.
@@ -178,7 +187,7 @@ class Box:
         return self._with(self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
 
     def _with(self, last: int, gone: int, acked: int | None, written: int) -> Box:
-        return Box(self.base, last, gone, acked, written, self.era, self.cuts, self.eras)
+        return Box(self.base, last, gone, acked, written, self.era, self.cuts, self.eras, self.emptied)
 
 
 class Mark(NamedTuple):

@@ -221,8 +221,8 @@ class BoxFeed:
             self._drop_feed()
         if not self._feed.opened:
             self._begin(box)
+            self._tell_lost(box)
         self._feed.open(box.start(None if self._after is None else box.settled(self._after)), box.last)
-        self._tell_lost(box)
         self._marked = max(self._marked, box.written)
         self._acks = self._acks or box.acked is not None
         early, self._early = self._early, None
@@ -254,9 +254,13 @@ class BoxFeed:
         self._feed = Feed()
 
     def _tell_lost(self, box: Box) -> None:
-        """What was known to be stored for the device, and did not survive the era, is missed."""
+        """What was known to be stored for the device, and did not survive the era, is missed. Of a device that was away
+        when everything was lost, nobody knows: that counts as one."""
         dropped, self._dropped = self._dropped, None
-        missed = 0 if dropped is None else box.lost(*dropped)
+        if dropped is not None:
+            missed = box.lost(*dropped)
+        else:
+            missed = self._after is not None and box.may_have_lost(self._after)
         if missed:
             self._mail.counters.gaps += 1
             self._outlet.send(text_frame(gap_notice(missed)), 0)

@@ -92,6 +92,14 @@ def test_what_has_not_survived_the_end_of_an_era_is_counted() -> None:
     assert Box(last=9, era=3).lost(5, Place(8, 2)) == 0
 
 
+def test_a_place_of_before_all_was_lost_may_have_lost_messages_unless_it_is_the_highest() -> None:
+    box = Box.new(20, 7, emptied=7)
+    assert [box.may_have_lost(Place(number, 3)) for number in (-1, 0, 19, 20)] == [False, True, True, False]
+    assert not box.append().may_have_lost(Place(21, 7))
+    assert not Box.new(20, 7).may_have_lost(Place(3, 3))
+    assert not box.append().acknowledge(21).may_have_lost(Place(3, 3))
+
+
 def test_marks_of_one_era_are_joined_and_those_of_several_kept_in_their_order() -> None:
     marks: Marks = ()
     for mark in (Mark(acked=3), Mark(written=5), Mark(acked=2), Mark(acked=4, era=7)):

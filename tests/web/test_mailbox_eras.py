@@ -135,6 +135,43 @@ async def test_what_was_waiting_for_a_device_when_redis_was_emptied_is_a_gap(
     assert texts(await hear(device, 1)) == "z"
 
 
+@pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
+async def test_a_device_that_was_away_when_redis_was_emptied_is_sent_a_gap_if_anything_was_lost(
+    start_gateway: StartGateway, forgetful: RedisServer
+) -> None:
+    gateway = await start(start_gateway, forgetful)
+    device = await gateway.connect("doll")
+    await say(gateway, "a")
+    (first,) = await hear(device, 1)
+    await device.send(json.dumps({"type": "ack", "cursor": first["cursor"]}))
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    mailbox = gateway.gateway.mailbox
+    assert mailbox is not None
+    await eventually(lambda: mailbox.status().messages == 0)
+    await asyncio.to_thread(forgetful.command, "FLUSHALL")
+    await say(gateway, "b")  # nothing was lost
+    await eventually(lambda: mailbox.counters.stored == 2)
+    device = await gateway.connect_with(f"{gateway.token()}&after={first['cursor']}")
+    (second,) = await hear(device, 1)
+    assert second["text"] == "b"
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    await say(gateway, "cd")
+    await eventually(lambda: mailbox.counters.stored == 4)
+    await asyncio.to_thread(forgetful.command, "FLUSHALL")
+    await say(gateway, "e")
+    await eventually(lambda: mailbox.counters.stored == 5)
+    device = await gateway.connect_with(f"{gateway.token()}&after={second['cursor']}")
+    gap, last = await hear(device, 2)
+    assert gap == {"type": "gap", "missed": 1}
+    await device.close()
+    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
+    device = await gateway.connect_with(f"{gateway.token()}&after={last['cursor']}")
+    await say(gateway, "f")
+    assert texts([last, *await hear(device, 1)]) == "ef"
+
+
 @pytest.mark.parametrize("uses_cursors", [True, False])
 async def test_a_device_whose_box_was_evicted_is_sent_a_gap_first(
     start_gateway: StartGateway, forgetful: RedisServer, uses_cursors: bool
