@@ -34,6 +34,7 @@ from .mailboxes.port import Mailbox, MailboxState
 from .mailroom import Mailroom
 from .metrics import Counters, GatewayCollector, MetricsPage
 from .rules.addresses import is_loopback, without_user_info
+from .rules.audio import unsaid
 from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
@@ -387,7 +388,9 @@ def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:
     from .speech.segmenter import Segmenter
 
     limits = audio_limits(settings)
-    return AudioIntake(transcriber, settings.raw_audio, Segmenter, limits.idle_timeout_s, limits.upload_timeout_s)
+    return AudioIntake(
+        transcriber, unsaid(settings.raw_audio), Segmenter, limits.idle_timeout_s, limits.upload_timeout_s
+    )
 
 
 def key_sources(settings: Settings) -> KeySources:

@@ -19,6 +19,7 @@ from .errors import AudioNotDecodable, AudioTooLong, BrokerError, EngineFailed, 
 from .metrics import SpeechCounters, count
 from .rules import transcripts
 from .rules.audio import AudioFormat
+from .rules.once import Once
 from .rules.transcripts import Speaker
 from .rules.upload import make_room
 from .speech.port import SpeechEngine, SpeechState, SpeechStatus, SpeechStream, Transcript
@@ -31,6 +32,9 @@ ARRIVAL_WAIT_S: Final = 2.0
 
 RETRY_AFTER_S: Final = 5.0
 """When a device that speaks already may try again; nobody knows when it ends."""
+
+NOTED_DEVICES: Final = 10_000
+"""Devices of which is remembered that a line about their samples has been logged."""
 
 log = logging.getLogger("cocoa.transcriber")
 
@@ -73,6 +77,7 @@ class Transcriber:
         self._idle = asyncio.Event()
         self._idle.set()
         self._reports: set[asyncio.Future[None]] = set()
+        self._eight_bit_devices = Once(NOTED_DEVICES)
         self._draining = False
 
     def __repr__(self) -> str:
@@ -148,6 +153,11 @@ class Transcriber:
         if status.state is SpeechState.FAILED:
             raise EngineFailed(status.detail)
         return yielding
+
+    def note_eight_bits(self, device_id: str, rate_hz: int) -> None:
+        """Log, once for each device, that its samples are taken for unsigned ones of 8 bits, by what they look like."""
+        if self._eight_bit_devices.is_first(device_id):
+            log.info("samples have 8 bits", extra={"device_id": device_id, "encoding": "u8", "rate_hz": rate_hz})
 
     def report(self, device_id: str, user_id: int | str, error: str) -> None:
         """Publish that an utterance came to nothing, and don't wait for it; dropped if the broker takes nothing now."""

@@ -13,6 +13,7 @@ from ..metrics import count
 from ..rules.audio import AudioFormat, format_of
 from ..rules.identity import DeviceIdentity
 from ..rules.upload import IDLE, SILENT_S, UploadClock
+from ..rules.upload_head import UploadHead
 from ..transcriber import Transcriber, Utterance
 from .answers import Answer
 from .early_answers import EarlyAnswers
@@ -63,6 +64,7 @@ class AudioStreamHandler(EarlyAnswers):
     session_id = ""
     _utterance: Utterance | None = None
     _clock: UploadClock
+    _head: UploadHead
     _received = 0
 
     async def prepare(self) -> None:  # type: ignore[override]  # Tornado awaits it; the base class has no need to
@@ -110,6 +112,12 @@ class AudioStreamHandler(EarlyAnswers):
             self._refuse_speech(error)
         else:
             self._utterance, self.session_id = utterance, utterance.session_id
+            self._head = UploadHead(
+                audio_format,
+                self.body_bytes,
+                max_bytes=audio.limits.max_bytes,
+                max_audio_s=audio.transcriber.limits.max_audio_s,
+            )
             if self.http_stream is not None:
                 self.http_stream.has_upload = True
             self.begin_body()
@@ -128,6 +136,8 @@ class AudioStreamHandler(EarlyAnswers):
             utterance.cancel("too_large")
             self.refuse(413, "Audio too large")
             return
+        if not self._head.is_known and not self._is_fine(audio, utterance, chunk):
+            return
         self._look_for_the_client()
         try:
             await utterance.feed(chunk)
@@ -137,6 +147,23 @@ class AudioStreamHandler(EarlyAnswers):
         if self.is_in_body and not self.is_answered:
             self._clock.waits(self.now())
             self._wait()
+
+    def _is_fine(self, audio: AudioContext, utterance: Utterance, chunk: bytes) -> bool:
+        """Look at the beginning. What is refused by it has not come to a worker yet, unless it came in tiny pieces."""
+        head = self._head
+        try:
+            head.add(chunk)
+        except AudioTooLong as error:
+            utterance.cancel("too_long")
+            self._refuse_speech(error)
+            return False
+        except AudioNotDecodable as error:
+            utterance.cancel("not_decodable")
+            self._refuse_speech(error)
+            return False
+        if head.is_known and head.has_eight_bits and head.settled is not None:
+            audio.transcriber.note_eight_bits(self.device_id, head.settled.rate_hz)
+        return True
 
     async def post(self) -> None:
         """The whole body has been read."""

@@ -32,6 +32,10 @@ class Segmenter(Protocol):
     max_utterance_s: float
 
     @property
+    def has_eight_bits(self) -> bool:
+        """Whether the samples plainly have 8 bits, though nobody has said so."""
+
+    @property
     def out_format(self) -> AudioFormat:
         """What the samples of a ``Speech`` are; known once there is one."""
 
@@ -230,6 +234,8 @@ class AudioSession:
     async def _feed(self, segmenter: Segmenter, samples: bytes) -> None:
         if self._utterance is None:
             self._utterance = self._begin(segmenter.out_format)
+            if segmenter.has_eight_bits:
+                self._intake.transcriber.note_eight_bits(self._device.device_id, segmenter.out_format.rate_hz)
             self._clock = UploadClock(self._now(), self._intake.idle_timeout_s, self._intake.utterance_timeout_s)
         await self._utterance.feed(samples)
 

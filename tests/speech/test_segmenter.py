@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable
-from cocoa_tornado.rules.audio import AudioFormat
+from cocoa_tornado.rules.audio import AudioFormat, unsaid
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
 from cocoa_tornado.speech.segmenter import MAX_HEADER_BYTES, Segmenter
 
@@ -78,6 +78,21 @@ def test_old_encodings_are_heard_too(encoding: str, muxer: str, rate: int) -> No
     segmenter = Segmenter(AudioFormat("raw", encoding, rate, 1), 60.0)  # type: ignore[arg-type]  # one of them
     assert len(utterances(segments(segmenter, stream))) == 1
     assert segmenter.out_format == AudioFormat("raw", "s16le", rate, 1)
+
+
+@pytest.mark.parametrize("piece", [1, 640, 100_000])
+def test_samples_of_eight_bits_that_nobody_has_announced_are_heard(piece: int) -> None:
+    stream = encoded(go_forward() + bytes(SECOND), "u8", "pcm_u8", 8_000)
+    segmenter = Segmenter(unsaid(AudioFormat()), 60.0)
+    assert len(utterances(segments(segmenter, stream, piece))) == 1
+    assert (segmenter.out_format, segmenter.has_eight_bits) == (AudioFormat("raw", "s16le", 8_000, 1), True)
+
+
+def test_samples_of_sixteen_bits_are_heard_as_before() -> None:
+    segmenter = Segmenter(unsaid(AudioFormat()), 60.0)
+    heard = utterances(segments(segmenter, go_forward() + bytes(SECOND)))
+    assert heard == utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
+    assert not segmenter.has_eight_bits
 
 
 def test_the_byte_order_is_judged_where_it_is_not_known() -> None:

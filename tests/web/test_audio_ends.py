@@ -113,7 +113,7 @@ async def test_a_long_message_gives_way_to_others(start_gateway: StartGateway) -
     turns: list[int] = []
 
     class Counting:
-        out_format, max_utterance_s = AudioFormat(), 60.0
+        out_format, max_utterance_s, has_eight_bits = AudioFormat(), 60.0, False
 
         def feed(self, data: bytes) -> Any:
             turns.append(len(data))

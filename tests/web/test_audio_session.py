@@ -29,7 +29,7 @@ DEMO = Path(__file__).parents[2] / "demo"
 class Letters:
     """A segmenter for the scripted engine: letters are speech, ``|`` ends an utterance, ``!`` can't be read."""
 
-    out_format = AudioFormat()
+    out_format, has_eight_bits = AudioFormat(), False
 
     def __init__(self, audio_format: AudioFormat, max_utterance_s: float) -> None:
         self.max_utterance_s = max_utterance_s

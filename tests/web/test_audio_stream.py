@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 import wave
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,77 @@ async def test_a_client_is_asked_to_continue_only_when_its_audio_is_taken(bench:
     upload.head(bench.fields(Content_Length=str(MIB + 1), Expect="100-continue"))
     assert (await upload.answer()).status == 413
     assert await upload.is_closed()
+
+
+# What the first bytes tell
+
+
+def _wav(data_bytes: int) -> bytes:
+    """A header that claims so many bytes of samples, and two seconds of them."""
+    file = BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setparams((1, 2, 16_000, 0, "NONE", ""))
+        writer.writeframes(SPEECH.read_bytes()[:64_000])
+    return file.getvalue()[:40] + data_bytes.to_bytes(4, "little") + file.getvalue()[44:]
+
+
+@pytest.mark.parametrize(
+    ("fields", "start"),
+    [
+        ({"Content_Length": str(61 * 8_000), "Content_Type": "audio/basic"}, b"\xff" * 600),
+        ({"Content_Length": str(61 * 16_000), "Content_Type": "audio/L16;rate=8000"}, bytes(600)),
+        ({"Content_Length": str(61 * 8_000), "Content_Type": "audio/wav"}, b"\x80" * 600),
+        ({"Content_Length": str(61 * 16_000), "Content_Type": "audio/wav;rate=8000"}, bytes(7_000)),
+        ({"Content_Length": str(61 * 16_000), "Content_Type": "audio/L8"}, b"\x80" * 600),
+    ],
+    ids=["mu-law", "L16", "of 8 bits that nobody has announced", "WAV without a header", "L8"],
+)
+@pytest.mark.gen_test
+async def test_raw_samples_that_are_too_long_are_413_before_a_worker_hears_them(
+    bench: Bench, fields: dict[str, str], start: bytes
+) -> None:
+    upload = Upload(await bench.harness.dial())
+    upload.head(bench.fields(**fields))
+    upload.write(start)
+    assert is_error(await upload.answer(), 413, "Audio too long")
+    assert bench.engine.stream.fed == b""
+    assert bench.outcomes == {"too_long": 1}
+    assert bench.open_streams == 0
+
+
+@pytest.mark.gen_test
+async def test_a_wav_that_is_too_long_is_413_before_a_worker_hears_it(bench: Bench) -> None:
+    transcriber = bench.harness.gateway.transcriber
+    assert transcriber is not None
+    transcriber.limits = replace(transcriber.limits, max_audio_s=30.0)  # the header claims 31 s
+    upload = await bench.stream()
+    upload.chunk(_wav(1_000_000))
+    assert is_error(await upload.answer(), 413, "Audio too long")
+    assert bench.engine.stream.fed == b""
+
+
+@pytest.mark.gen_test
+async def test_something_known_that_is_no_audio_is_400_before_a_worker_hears_it(bench: Bench) -> None:
+    upload = await bench.stream()
+    upload.chunk(b"%PDF-1.7\n")
+    assert is_error(await upload.answer(), 400, "Audio not decodable: this is a PDF document")
+    assert bench.engine.stream.fed == b""
+    assert bench.outcomes == {"not_decodable": 1}
+
+
+@pytest.mark.gen_test
+async def test_that_samples_have_eight_bits_is_logged_once_for_each_device(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "cocoa.transcriber")
+    for device_id in ("doll", "bear", "doll"):
+        assert (await bench.post(b"xy" * 600, device_id, Content_Type="audio/wav")).status == 200
+    assert (await bench.post(b"\x01\x02" * 600, Content_Type="audio/wav")).status == 200
+    noted = [record for record in caplog.records if record.getMessage() == "samples have 8 bits"]
+    assert [(record.device_id, record.encoding, record.rate_hz) for record in noted] == [  # type: ignore[attr-defined]  # extra
+        ("doll", "u8", 8_000),
+        ("bear", "u8", 8_000),
+    ]
 
 
 # What is refused before the body
@@ -350,7 +423,7 @@ async def test_an_engine_that_is_behind_holds_the_device_back(bench: Bench) -> N
     bench.engine.takes.clear()
     upload = Upload(await bench.harness.dial())
     upload.head(bench.fields(Content_Length=str(MIB)))
-    upload.write(b"x" * MIB)
+    upload.write(bytes(MIB))
     await eventually(lambda: bool(bench.engine.streams) and bench.engine.stream.fed != b"")
     taken = len(bench.engine.stream.fed)
     assert taken <= 64 * 1024
