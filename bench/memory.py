@@ -37,6 +37,7 @@ TOPIC = "transcription.results"
 SETTLED_S = 5.0  # without growth, the process has what it takes
 PATIENCE_S = 120.0
 OPTIONS = ["--log-format", "json", "--log-level", "error", "--no-access-log", "--inbound-rate", "0"]
+OPTIONS += ["--ping-interval", "10m", "--ping-timeout", "10m"]  # devices here answer none
 
 
 def resident_mib(pid: int) -> tuple[float, float]:
@@ -80,13 +81,17 @@ async def growth(process: GatewayProcess, before: float) -> str:
         if now > high + 1:
             high, since = now, loop.time()
     now, peak = resident_mib(process.pid)
+    metrics = await process.metrics()
     held = {
         name.partition('"')[2].partition('"')[0]: value / MIB
-        for name, value in (await process.metrics()).items()
+        for name, value in metrics.items()
         if name.startswith("cocoa_buffer_bytes{") and value
     }
     shown = ", ".join(f"{part} {size:.1f}" for part, size in held.items()) or "nothing that it counts"
-    return f"{now - before:+.0f} MiB (peak {peak - before:+.0f}), of which {shown}"
+    devices = (
+        f"{metrics['cocoa_connections']:.0f} devices, {metrics['cocoa_device_messages_total']:.0f} messages of theirs"
+    )
+    return f"{now - before:+.0f} MiB (peak {peak - before:+.0f}), of which {shown}; {devices}"
 
 
 async def mailbox_away(stand: Stand, records: int, size: int) -> str:

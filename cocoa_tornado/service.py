@@ -67,11 +67,11 @@ from .web.connection import DeviceConnection
 from .web.device_context import DeviceContext
 from .web.flusher import Flusher, Housekeeping
 from .web.handlers import WebContext
+from .web.intake import IntakeGate
 from .web.listener import Listener, bind
 from .web.revocation import Revocation
 from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
 from .web.turns import loop_clock, new_event_loop
-from .web.uplink import UplinkBudget
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -215,11 +215,13 @@ class Gateway:
             wall_clock=self._wall_clock,
             audio=None if self.transcriber is None else audio_intake(self.transcriber, settings),
             mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
-            uplink_budget=UplinkBudget(max_bytes=settings.buffers["uplink"]),
+            intake=IntakeGate(settings.buffers["uplink"], self._clock, lambda: len(self.hub)),
         )
         self._revocation = Revocation(self.keys, self._devices.sockets)
         self.keys.on_distrust = self._revocation.start
-        self._housekeeping = Housekeeping(wheel, calendar, flusher, self.counters, self._clock, self._wall_clock)
+        self._housekeeping = Housekeeping(
+            wheel, calendar, flusher, self.counters, self._clock, self._wall_clock, self._devices.intake
+        )
         engine = self.engine
         collector = GatewayCollector(
             self.hub,
@@ -257,7 +259,7 @@ class Gateway:
         """What each part of ``buffer_bytes`` holds, and may hold."""
         held = dict(self.broker.held_bytes)
         if self._web is not None:
-            held |= {"bodies": self._web.bodies.taken, "uplink": self._web.devices.uplink_budget.bytes}
+            held |= {"bodies": self._web.bodies.taken, "uplink": self._web.devices.intake.rule.total}
         return {part: Use(held.get(part), limit) for part, limit in self.settings.buffers.items()}
 
     def _allowed_origins(self) -> tuple[str, ...]:
@@ -350,7 +352,7 @@ class Gateway:
             # Half of what is left: to flush needs time as well.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.1, (end - self._clock()) / 2)):
-                    await self._devices.uplink_budget.settled()
+                    await self._devices.intake.settled()
         await self.broker.close(max(0.1, end - self._clock()))
         await self._close_mailbox(max(0.1, end - self._clock()))
         if self._listener is not None:

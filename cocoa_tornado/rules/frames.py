@@ -122,6 +122,16 @@ class FrameReader:
         self._message: bytearray | None = None
         self._check: codecs.IncrementalDecoder | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        """What it holds of a message, or of a frame, that is not all there."""
+        return len(self._tail) + (len(self._message) if self._message is not None else 0)
+
+    @property
+    def in_message(self) -> bool:
+        """True while a message is under way."""
+        return self._message is not None or bool(self._left)
+
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that these bytes complete, in order. Never raises.
 

@@ -38,7 +38,17 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_messages_dropped": (
         *("overflow", "interim", "fault"),
         # Waiting for a connection that ended, by how it ended.
-        *("drain", "no_pong", "rate_limited", "too_big", "slow_consumer", "token_expired", "key_removed", "replaced"),
+        *(
+            "drain",
+            "no_pong",
+            "rate_limited",
+            "too_big",
+            "slow_consumer",
+            "slow_sender",
+            "token_expired",
+            "key_removed",
+            "replaced",
+        ),
         *("protocol_error", "write_timeout", "closed_by_device", "lost"),
     ),
     "cocoa_http_connections_shed": (*(phase.value for phase in Phase), "address"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TypeAlias
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -32,9 +33,11 @@ from .sockets import (
 )
 from .uplink import Uplink
 
-READ_CHUNK_BYTES = 16 * 1024
 LINGER_S = 2.0  # how long a faulty client is heard out after its close frame
 MAX_BYTES_AFTER_THE_END = 16 * 1024 * 1024  # so much is read and thrown away, that our close frame may arrive
+
+Full: TypeAlias = "Uplink | AudioSession | DeviceConnection"
+"""What a connection waits for before it is read further; its own place in the intake of all is the last of them."""
 
 log = logging.getLogger("cocoa.device")
 
@@ -67,6 +70,7 @@ class DeviceConnection:
         "_pong",
         "_reader",
         "_stream",
+        "_under_way",
         "_urgent",
         "_wants_interim",
         "_write_at",
@@ -108,6 +112,7 @@ class DeviceConnection:
         self._peer_gone = False  # its side of the TCP connection is closed, seen before all was read
         self._is_deaf = False  # what it sends is thrown away: it can't be read as frames, or there is too much of it
         self._bytes_after_the_end = 0
+        self._under_way = 0  # bytes of it that the intake counts
         self._urgent = b""
         self._pong: bytes | None = None
         self._close_frame: bytes | None = None
@@ -268,7 +273,8 @@ class DeviceConnection:
 
         Nothing refers to it in a circle from then on, so that it is freed at once.
         """
-        self._on_stream_closed()
+        self._finish("lost", "lost")
+        self._wake()
         self.abort()
         if not self.is_writing:  # else what the socket has taken is yet to be told to the box
             self._box = None
@@ -399,7 +405,8 @@ class DeviceConnection:
             if self._full() is not None:
                 coming = self._holding = asyncio.get_running_loop().create_task(self._hold_back())
             else:
-                coming = asyncio.ensure_future(self._stream.read_bytes(READ_CHUNK_BYTES, partial=True))
+                piece = self._stream.read_chunk_size = self._context.intake.piece_bytes
+                coming = asyncio.ensure_future(self._stream.read_bytes(piece, partial=True))
             coming.add_done_callback(self._read)
         except OSError as error:
             # The stream is closed, or has just found out that it has to be: by what is no TLS, say.
@@ -415,11 +422,23 @@ class DeviceConnection:
         else:
             self._receive(data)
 
-    def _full(self) -> Uplink | AudioSession | None:
+    def _full(self) -> Full | None:
         """What takes no more from the device for now. Of one that has gone, all that it has said is read."""
-        if self._inbound is None or self._peer_gone or not self.is_open:
+        if self._peer_gone or not self.is_open:
             return None
-        return self._inbound.full(self._challenged)
+        held = 0
+        if self._inbound is not None:
+            full = self._inbound.full(self._challenged)
+            if full is not None:
+                return full
+            held = self._inbound.held_bytes
+        if not self._under_way and not held:  # the way of nearly every message
+            return None
+        return None if self._context.intake.may_read(self, self._under_way, held) else self
+
+    async def wait_for_room(self) -> None:
+        """In the intake of all. Return when something has changed, as for :class:`Uplink`."""
+        await self._context.intake.wait_for_room(self, self._under_way)
 
     async def _hold_back(self) -> bytes:
         """Read no further until there is room again, the device has gone, or a challenge wants its pong. Nothing is
@@ -438,10 +457,13 @@ class DeviceConnection:
 
     def _receive(self, data: bytes) -> None:
         now = self._context.clock()
-        for event in self._reader.feed(data):
+        events = self._reader.feed(data)
+        for event in events:
             self._on_event(event, now)
             if not self.is_open:
                 return
+        if self._under_way or self._reader.in_message:
+            self._count_under_way(bool(events))
         error = self._reader.error
         if error is not None:
             self._is_deaf = True
@@ -449,6 +471,17 @@ class DeviceConnection:
         elif self._reader.small_fragments and not self._pays_for_fragments(now):
             self._is_deaf = True
             self.end(RATE_LIMITED)
+
+    def _count_under_way(self, has_ended: bool) -> None:
+        """Tell the intake what has arrived of a message that has not ended.
+
+        :param has_ended: another one has, just now
+        """
+        intake, size = self._context.intake, self._reader.held_bytes
+        change, self._under_way = size - self._under_way, size
+        intake.under_way(change)
+        if has_ended:
+            intake.end_turn(self)
 
     def _pays_for_fragments(self, now: float) -> bool:
         """Small fragments make no event; each counts as a message, or a device could send any number of them."""
@@ -470,7 +503,7 @@ class DeviceConnection:
             self._context.flusher.add(self)
         elif isinstance(event, frames.Text):
             self._inbound = self._inbound or self._make_inbound()
-            self._inbound.text(event.text)
+            self._inbound.text(event.text, self._peer_gone)
         else:
             self._inbound = self._inbound or self._make_inbound()
             self._inbound.binary(event.data)
@@ -520,13 +553,15 @@ class DeviceConnection:
         self._deadline = asyncio.get_running_loop().call_later(seconds, self.abort)
 
     def _on_stream_closed(self) -> None:
-        self._finish("lost", "lost")
+        """Nothing more comes. What has come before may not be taken in yet; :meth:`_read` finds the end behind it."""
+        self._peer_gone = True
         self._wake()
 
     def _wake(self) -> None:
         """Whoever waits for room looks again at why."""
         if self._inbound is not None:
             self._inbound.wake()
+        self._context.intake.wake(self)
 
     def _finish(self, outcome: str, code: str, keep_queued: bool = False) -> None:
         """The one way out of ``is_open``: everything that others keep of this connection is taken back, once."""
@@ -542,6 +577,11 @@ class DeviceConnection:
         self._lose(outcome, dropped)
         if hypotheses:
             count(context.counters.dropped, "interim", hypotheses)
+        if self._under_way:
+            context.intake.under_way(-self._under_way)
+            self._under_way = 0
+        context.intake.wake(self)
+        context.intake.forget(self)
         if self._inbound is not None:
             self._inbound.close()
             self._inbound = None  # it knows this connection: no circle is left for the collector

@@ -16,8 +16,8 @@ from ..metrics import Counters
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from ..rules.outbox import OutboxLimits
 from ..rules.rate import LineBudget, RateLimit
+from .intake import IntakeGate
 from .sockets import write_at_once
-from .uplink import UplinkBudget
 
 if TYPE_CHECKING:
     from .audio_session import AudioIntake
@@ -93,11 +93,11 @@ class DeviceContext:
     calendar: ExpiryCalendar[DeviceConnection]
     limits: DeviceLimits
     messages_topic: str
+    intake: IntakeGate
     clock: Callable[[], float]
     wall_clock: Callable[[], float]
     audio: AudioIntake | None = None
     mail: Mail | None = None
     write_at_once: Callable[[IOStream, bytes], int] = write_at_once
-    uplink_budget: UplinkBudget = field(default_factory=UplinkBudget)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     sockets: OpenSockets = field(default_factory=OpenSockets)

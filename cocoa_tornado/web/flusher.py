@@ -12,6 +12,7 @@ from ..metrics import Counters, Histogram
 from ..rules.close_codes import TOKEN_EXPIRED
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from .connection import DeviceConnection
+from .intake import IntakeGate
 
 PAUSE_S = 5.0
 """A timer that is so late is worth a line: no load does that to a healthy machine."""
@@ -93,8 +94,10 @@ class Housekeeping:
         counters: Counters,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        intake: IntakeGate,
     ) -> None:
         self._wheel, self._calendar, self._flusher, self._counters = wheel, calendar, flusher, counters
+        self._intake = intake
         self._clock, self._wall_clock = clock, wall_clock
         self._timer: asyncio.TimerHandle | None = None
         self._period_s = min(0.5, wheel.tick_s)
@@ -127,3 +130,4 @@ class Housekeeping:
         for connection in self._calendar.due(self._wall_clock()):
             connection.end(TOKEN_EXPIRED, keep_queued=True)
         self._flusher.check_sockets(now)
+        self._intake.end_late_turns()

@@ -53,6 +53,11 @@ class Inbound:
             return self._audio
         return None
 
+    @property
+    def held_bytes(self) -> int:
+        """Of text, that waits for the broker."""
+        return 0 if self._uplink is None else self._uplink.held_bytes
+
     def wake(self) -> None:
         """Whoever waits for room looks again at why."""
         for holding in (self._uplink, self._audio):
@@ -66,8 +71,11 @@ class Inbound:
                 holding.close()
         self._uplink = self._audio = None
 
-    def text(self, text: str) -> None:
-        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
+    def text(self, text: str, last_words: bool = False) -> None:
+        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance.
+
+        :param last_words: see :meth:`Uplink.offer`
+        """
         if self._audio is not None and is_audio_end(text):
             self._audio.offer(None)
             return
@@ -75,9 +83,7 @@ class Inbound:
             return
         self._context.counters.device_messages += 1
         if self._uplink is None:
-            self._uplink = Uplink(
-                self._context.broker, self._context.uplink_budget, self._publish, self._uplink_dropped
-            )
+            self._uplink = Uplink(self._context.broker, self._context.intake, self._publish, self._uplink_dropped)
         identity = self._identity
         stamp = datetime.fromtimestamp(self._context.wall_clock(), UTC).isoformat(timespec="milliseconds")
         message = {
@@ -86,7 +92,7 @@ class Inbound:
             "text": text,
             "timestamp": stamp.replace("+00:00", "Z"),
         }
-        self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode())
+        self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(), last_words)
 
     def binary(self, data: bytes) -> None:
         if self._context.audio is not None:

@@ -7,39 +7,13 @@ from collections.abc import Callable
 
 from ..brokers.port import Broker
 from ..errors import BrokerError
+from ..rules.handoff import RECORD_BYTES
+from .intake import IntakeGate
 
 HELD_RECORDS = 16
 HELD_WHILE_CHALLENGED = 64
 HELD_BYTES = 64 * 1024
-
-
-class UplinkBudget:
-    """How much of connections that are gone may still wait for the broker, in the whole process."""
-
-    def __init__(self, max_records: int = 1000, max_bytes: int = 16 * 1024 * 1024) -> None:
-        self.max_records, self.max_bytes = max_records, max_bytes
-        self.records = self.bytes = 0
-        self._settled = asyncio.Event()
-        self._settled.set()
-
-    def take(self, size: int) -> bool:
-        """Whether a record of this size may wait."""
-        if self.records >= self.max_records or self.bytes + size > self.max_bytes:
-            return False
-        self.records += 1
-        self.bytes += size
-        self._settled.clear()
-        return True
-
-    def give_back(self, size: int) -> None:
-        self.records -= 1
-        self.bytes -= size
-        if not self.records:
-            self._settled.set()
-
-    async def settled(self) -> None:
-        """Return once nothing of connections that are gone waits any more."""
-        await self._settled.wait()
+HELD_BYTES_WHILE_CHALLENGED = 1024 * 1024
 
 
 class Uplink:
@@ -47,15 +21,15 @@ class Uplink:
 
     While the broker takes records they go straight to its queue. Above the queue's bound a few are held here, so that
     a close behind them is seen; then :meth:`has_room` turns False: the connection stops reading its socket, and TCP
-    tells the device. What is held when the connection ends is still published, within the budget.
+    tells the device. What is held when the connection ends is still published, within the bounds for those that left.
     """
 
-    __slots__ = ("_broker", "_budget", "_closed", "_held", "_held_bytes", "_on_dropped", "_publish", "_pump", "_room")
+    __slots__ = ("_broker", "_closed", "_held", "_held_bytes", "_intake", "_on_dropped", "_publish", "_pump", "_room")
 
     def __init__(
-        self, broker: Broker, budget: UplinkBudget, publish: Callable[[bytes], None], on_dropped: Callable[[int], None]
+        self, broker: Broker, intake: IntakeGate, publish: Callable[[bytes], None], on_dropped: Callable[[int], None]
     ) -> None:
-        self._broker, self._budget = broker, budget
+        self._broker, self._intake = broker, intake
         self._publish, self._on_dropped = publish, on_dropped
         self._held: list[bytes] = []  # short, and there is one per device that ever spoke
         self._held_bytes = 0
@@ -63,21 +37,35 @@ class Uplink:
         self._room: asyncio.Event | None = None
         self._closed = False
 
-    def offer(self, record: bytes) -> None:
-        """Publish, or hold until the broker has room. Order is kept."""
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    def offer(self, record: bytes, last_words: bool = False) -> None:
+        """Publish, or hold until the broker has room. Order is kept.
+
+        :param last_words: the device is gone, and its socket is read to the end, whatever that brings: what the intake
+            has no room for is dropped, here as it would be by :meth:`close`
+        """
         if not self._held and self._broker.can_write():
             self._publish(record)
             return
+        if last_words and self._intake.is_full:
+            self._on_dropped(1)
+            return
         self._held.append(record)
-        self._held_bytes += len(record)
+        size = len(record) + RECORD_BYTES
+        self._held_bytes += size
+        self._intake.hold(size)
         if self._pump is None:
             self._room = asyncio.Event()
             self._pump = asyncio.get_running_loop().create_task(self._run())
 
     def has_room(self, challenged: bool) -> bool:
         """Whether the connection may read on. A challenged one reads further, to find the pong behind the words."""
-        most = HELD_WHILE_CHALLENGED if challenged else HELD_RECORDS
-        return len(self._held) < most and (challenged or self._held_bytes < HELD_BYTES)
+        if challenged:
+            return len(self._held) < HELD_WHILE_CHALLENGED and self._held_bytes < HELD_BYTES_WHILE_CHALLENGED
+        return len(self._held) < HELD_RECORDS and self._held_bytes < HELD_BYTES
 
     async def wait_for_room(self) -> None:
         """Return when something has changed: room was made, or :meth:`wake` was called."""
@@ -90,15 +78,16 @@ class Uplink:
             self._room.set()
 
     def close(self) -> None:
-        """The connection is gone. What is held stays in the queue for the broker, as far as the budget reaches."""
+        """The connection is gone. What is held stays in the queue for the broker, as far as that is bounded."""
         self._closed = True
         kept = 0
-        while kept < len(self._held) and self._budget.take(len(self._held[kept])):
+        while kept < len(self._held) and self._intake.keep_of_gone(len(self._held[kept]) + RECORD_BYTES):
             kept += 1
-        dropped = len(self._held) - kept
+        dropped = self._held[kept:]
         if dropped:
             del self._held[kept:]
-            self._on_dropped(dropped)
+            self._intake.release(sum(len(record) + RECORD_BYTES for record in dropped))
+            self._on_dropped(len(dropped))
         self.wake()
 
     async def _run(self) -> None:
@@ -119,7 +108,10 @@ class Uplink:
 
     def _release(self) -> bytes:
         record = self._held.pop(0)
-        self._held_bytes -= len(record)
+        size = len(record) + RECORD_BYTES
+        self._held_bytes -= size
         if self._closed:
-            self._budget.give_back(len(record))
+            self._intake.release_of_gone(size)
+        else:
+            self._intake.release(size)
         return record

@@ -551,3 +551,13 @@ def test_a_close_code_that_may_not_be_sent_is_not_sent(code: int) -> None:
     assert not may_be_sent(code)
     with pytest.raises(ValueError, match="may not be sent"):
         close_frame(code)
+
+
+def test_a_reader_says_what_it_holds_of_a_message_and_holds_nothing_between_messages() -> None:
+    reader, sent = FrameReader(1000), client_frame(0x1, b"x" * 200)
+    for end in range(1, len(sent)):
+        assert reader.feed(sent[end - 1 : end]) == []
+        assert reader.in_message == (end >= 8)  # behind the header
+        assert reader.held_bytes == (end - 8 if end >= 8 else end)
+    reader.feed(sent[-1:])
+    assert (reader.held_bytes, reader.in_message) == (0, False)

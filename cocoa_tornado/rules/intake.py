@@ -1,0 +1,114 @@
+"""How much of what devices say the process holds, and whose socket may be read further. Pure.
+
+Two amounts, each with its own bound, so that neither can keep the other from shrinking: messages *under way*, of which
+a part has arrived, and messages *held*, which are complete and wait for the broker.
+
+- While ``held`` is at its bound, only a device that has nothing here is read, a piece at a time: so its pongs, its
+  acknowledgements and its close are heard.
+- While ``under_way`` is at its bound, short messages pass, and a long one must still be able to end, or nothing would
+  ever change. So a few devices at a time have a turn, in the order in which they came to wait. A device that does not
+  end its message within its turn gives up its connection: it holds what others wait for.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+TURNS: Final = 8
+TURN_S: Final = 30.0
+LARGEST_PIECE: Final = 16 * 1024
+LEAST_PIECE: Final = 4 * 1024
+
+H = TypeVar("H")  # is hashed
+
+
+def piece_bytes(budget: int, connections: int) -> int:
+    """What is read from a socket at a time: of all of them together no more than the budget, unless pieces would get so
+    small that an ordinary message takes several."""
+    return max(LEAST_PIECE, min(LARGEST_PIECE, budget // max(1, connections)))
+
+
+class Intake(Generic[H]):
+    """Counts bytes. Who they are of, the connections know themselves.
+
+    :param limit: half of it for each amount
+    :ivar under_way: bytes of messages of which a part has arrived
+    :ivar held: bytes of complete messages that wait for the broker
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.bound = limit // 2
+        self.under_way = self.held = 0
+        self._turns: dict[H, float] = {}
+        self._waiting: dict[H, None] = {}
+        self._waiting_for_turn: dict[H, None] = {}
+
+    def __repr__(self) -> str:
+        waiting = len(self._waiting) + len(self._waiting_for_turn)
+        return f"<Intake {self.under_way} under way, {self.held} held, {waiting} waiting>"
+
+    @property
+    def total(self) -> int:
+        return self.under_way + self.held
+
+    @property
+    def is_full(self) -> bool:
+        """No more may be held."""
+        return self.held >= self.bound
+
+    def may_read(self, who: H, under_way: int, held: int, now: float) -> bool:
+        """Whether to read on. Takes a turn for it where that is what it needs and one is free.
+
+        :param under_way: bytes of its own; :param held: likewise
+        """
+        if not under_way and not held:
+            return True
+        if self.is_full:
+            self._turns.pop(who, None)  # it could not end its message now
+            return False
+        if self.under_way < self.bound or under_way <= LEAST_PIECE or who in self._turns:
+            return True
+        if len(self._turns) >= TURNS:
+            return False
+        self._turns[who] = now + TURN_S
+        return True
+
+    def wait(self, who: H, under_way: int) -> None:
+        """It may not read on, and wants to. It has so much under way."""
+        waiting = self._waiting if under_way <= LEAST_PIECE else self._waiting_for_turn
+        waiting[who] = None
+
+    def end_turn(self, who: H) -> None:
+        """Its message is complete."""
+        self._turns.pop(who, None)
+
+    def forget(self, who: H) -> None:
+        """It is gone, or waits no more."""
+        self._waiting.pop(who, None)
+        self._waiting_for_turn.pop(who, None)
+        self._turns.pop(who, None)
+
+    def next_to_wake(self) -> list[H]:
+        """Those that may go on now, in the order of waiting, and no more than there is room for."""
+        if self.is_full:
+            return []
+        places = (self.bound - self.held) // LARGEST_PIECE + 1
+        room = self.bound - self.under_way
+        turns = min(places, room // LARGEST_PIECE + 1) if room > 0 else TURNS - len(self._turns)
+        return _first(self._waiting, places) + _first(self._waiting_for_turn, turns)
+
+    def late(self, now: float) -> list[H]:
+        """Those whose turn is over, each once; their messages have not ended."""
+        late = [who for who, until in self._turns.items() if until <= now]
+        for who in late:
+            del self._turns[who]
+        return late
+
+
+def _first(waiting: dict[H, None], count: int) -> list[H]:
+    """Take so many, at most, out of the queue."""
+    found = list(islice(waiting, count))
+    for who in found:
+        del waiting[who]
+    return found

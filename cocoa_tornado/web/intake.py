@@ -1,0 +1,130 @@
+"""What devices are saying, in the whole process: who waits with its socket unread, and who goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from ..rules.buffers import DEFAULT_BYTES, split
+from ..rules.close_codes import SLOW_SENDER, CloseReason
+from ..rules.intake import Intake, piece_bytes
+
+LIMIT_BYTES = split(DEFAULT_BYTES, embedded=True)["uplink"]
+MAX_RECORDS_OF_GONE = 1000
+
+
+class Sender(Protocol):
+    """A connection, as the intake knows it."""
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
+
+
+class IntakeGate:
+    """Carries out ``rules/intake.py``, and keeps what devices said before they left. IOLoop thread only.
+
+    :param clock: monotonic seconds
+    :param connections: how many share it
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float], connections: Callable[[], int]) -> None:
+        self.rule = Intake[Sender](limit)
+        self._clock, self._connections = clock, connections
+        self._rooms: dict[Sender, asyncio.Event] = {}
+        self._is_waking = False
+        self._gone_records = self._gone_bytes = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def __repr__(self) -> str:
+        return f"<IntakeGate {self.rule!r}>"
+
+    @property
+    def piece_bytes(self) -> int:
+        """What to read from a socket at a time."""
+        return piece_bytes(self.rule.bound, self._connections())
+
+    # -- the sockets
+
+    def may_read(self, who: Sender, under_way: int, held: int) -> bool:
+        return self.rule.may_read(who, under_way, held, self._clock())
+
+    async def wait_for_room(self, who: Sender, under_way: int) -> None:
+        """Return when something may have changed for it: there is room, or :meth:`wake` was called."""
+        room = self._rooms[who] = asyncio.Event()
+        self.rule.wait(who, under_way)
+        try:
+            await room.wait()
+        finally:
+            self._rooms.pop(who, None)
+
+    def wake(self, who: Sender) -> None:
+        """It looks again at why it waits."""
+        room = self._rooms.get(who)
+        if room is not None:
+            room.set()
+
+    def under_way(self, change: int) -> None:
+        """Bytes more, or fewer, of messages of which a part has arrived."""
+        self.rule.under_way += change
+        if change < 0:
+            self._room_made()
+
+    def end_turn(self, who: Sender) -> None:
+        self.rule.end_turn(who)
+        self._room_made()
+
+    def forget(self, who: Sender) -> None:
+        self.rule.forget(who)
+        self._room_made()
+
+    def end_late_turns(self) -> None:
+        """To be called now and then."""
+        for who in self.rule.late(self._clock()):
+            who.end(SLOW_SENDER)
+
+    def _room_made(self) -> None:
+        if self._rooms and not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._wake_next)
+
+    def _wake_next(self) -> None:
+        self._is_waking = False
+        woken = self.rule.next_to_wake()
+        for who in woken:
+            self.wake(who)
+        if woken:
+            self._room_made()  # those who were woken may have nothing more to say: then it is the next ones' room
+
+    # -- complete messages
+
+    @property
+    def is_full(self) -> bool:
+        return self.rule.is_full
+
+    def hold(self, size: int) -> None:
+        self.rule.held += size
+
+    def release(self, size: int) -> None:
+        self.rule.held -= size
+        self._room_made()
+
+    def keep_of_gone(self, size: int) -> bool:
+        """Whether a record of this size, which is held, may wait on when its connection is gone."""
+        if self._gone_records >= MAX_RECORDS_OF_GONE or self._gone_bytes + size > self.rule.bound:
+            return False
+        self._gone_records += 1
+        self._gone_bytes += size
+        self._settled.clear()
+        return True
+
+    def release_of_gone(self, size: int) -> None:
+        self._gone_records -= 1
+        self._gone_bytes -= size
+        self.release(size)
+        if not self._gone_records:
+            self._settled.set()
+
+    async def settled(self) -> None:
+        """Return once nothing of connections that are gone waits any more."""
+        await self._settled.wait()
