@@ -289,8 +289,10 @@ class KafkaClients:
 
     def reason(self, admin: KafkaClient, error: BaseException) -> BaseException:
         """Why its latest connection failed, if that is what kept it from an answer; else the error itself."""
+        if not is_retriable(error):
+            return error
         trouble: BaseException | None = admin._manager.trouble
-        return trouble if trouble is not None and is_retriable(error) else error
+        return error if trouble is None else trouble
 
     def consumer(self) -> ConsumerLink:
         """A consumer of the group, not subscribed to anything yet."""
