@@ -23,10 +23,12 @@ class Keeper(Protocol):
 
     :ivar clock: the mailbox's
     :ivar known: how many eras it remembers exactly
+    :ivar can_be_copied: whether a copy may go on beside it
     """
 
     clock: Clock
     known: int
+    can_be_copied: bool
 
     async def open(self) -> Mailbox:
         """A mailbox that is READY, with what the last one has left."""
@@ -37,6 +39,9 @@ class Keeper(Protocol):
     async def put_back(self) -> None:
         """What is stored is what it was at the last backup. No mailbox is open."""
 
+    async def exchange(self) -> None:
+        """The last backup is used from now on, and what was used until now is the backup. No mailbox is open."""
+
     async def restart(self) -> None:
         """Begin another era, with nothing lost. No mailbox is open."""
 
@@ -46,6 +51,7 @@ class Keeper(Protocol):
 
 class SqliteKeeper:
     known = 32
+    can_be_copied = True
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()
@@ -71,6 +77,12 @@ class SqliteKeeper:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         shutil.copy(f"{self.path}.copy", self.path)
 
+    async def exchange(self) -> None:
+        aside = Path(f"{self.path}.aside")
+        self.path.rename(aside)
+        Path(f"{self.path}.copy").rename(self.path)
+        aside.rename(f"{self.path}.copy")
+
     async def restart(self) -> None:
         pass  # each start begins one
 
@@ -81,6 +93,7 @@ class SqliteKeeper:
 
 class RedisKeeper:
     known = 7
+    can_be_copied = False
 
     def __init__(self, server: RedisServer) -> None:
         self.clock = Clock()
@@ -102,6 +115,9 @@ class RedisKeeper:
         await asyncio.to_thread(self._server.kill)
         shutil.copy(self._copy, self._dump)
         await asyncio.to_thread(self._server.start)
+
+    async def exchange(self) -> None:
+        raise NotImplementedError
 
     async def restart(self) -> None:
         await asyncio.to_thread(self._server.command, "SAVE")

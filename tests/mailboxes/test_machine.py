@@ -258,7 +258,8 @@ class Life:
 
 
 class RestoredMachine(RuleBasedStateMachine):
-    """A mailbox that is backed up, put back and restarted at any time, while its devices keep all their cursors.
+    """A mailbox that is backed up, put back, restarted, and used in turns with a copy of it, at any time, while its
+    devices keep all their cursors.
 
     Whatever becomes of it, a cursor never stands for more than its device has had, and no acknowledgement deletes more.
     """
@@ -341,6 +342,15 @@ class RestoredMachine(RuleBasedStateMachine):
         # Where eras are numbered by the clock, no two begin in the same second.
         self.keeper.clock.now += 1
         self.life = self.backup.copy()
+        self.mailbox = self.runner.run(self.keeper.open())
+
+    @precondition(lambda self: self.keeper.can_be_copied)
+    @rule()
+    def use_the_copy(self) -> None:
+        """Which goes on by itself, as this one does when it is its turn again."""
+        self.runner.run(self.mailbox.close(5.0))
+        self.runner.run(self.keeper.exchange())
+        self.life, self.backup = self.backup, self.life
         self.mailbox = self.runner.run(self.keeper.open())
 
     @rule()
