@@ -2,8 +2,8 @@
 
 Runs in a worker process: it blocks for bytes, and it hands strangers' bytes to C code. FFmpeg (through PyAV) decodes,
 mixes and resamples; it is told which container to expect, never asked to guess, may use only the few demuxers and
-decoders named here, and opens no file, whatever a container refers to. Raw samples and WAV need no demuxer, and so
-there is nothing between a piece of audio and its recognition.
+decoders named here, takes no more than 128 MiB for a stream, and opens no file, whatever a container refers to. Raw
+samples and WAV need no demuxer, and so there is nothing between a piece of audio and its recognition.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, b
 from ..rules.magic import Container
 from ..rules.mp4 import is_fragmented
 from ..rules.wav import WavLayout, read_next_wav, read_wav_header
+from .memory_budget import MemoryBudget
 from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ
 
 _Frames: TypeAlias = Generator[AudioFrame, None, None]
@@ -240,22 +241,25 @@ class _Demuxer:
 
 
 def _demuxed(demuxer: _Demuxer, stream: _Input) -> _Frames:
+    source = _seekable(stream) if _is_kept(demuxer, stream) else stream
+    budget = MemoryBudget(_MOST_DEMUXER_BYTES)
     try:
-        container = av.open(
-            _seekable(stream) if _is_kept(demuxer, stream) else stream,
-            "r",
-            format=demuxer.name,
-            container_options={
-                "codec_whitelist": ",".join(demuxer.decoders),
-                "format_whitelist": demuxer.name,
-                **_AT_ONCE,
-                **_FEW_STREAMS,
-            },
-            metadata_errors="replace",  # nobody reads the tags, and they may hold anything
-            buffer_size=_READ_BYTES,
-            io_open=_open_nothing,
-        )
-    except av.FFmpegError as error:
+        with budget.spending():
+            container = av.open(
+                source,
+                "r",
+                format=demuxer.name,
+                container_options={
+                    "codec_whitelist": ",".join(demuxer.decoders),
+                    "format_whitelist": demuxer.name,
+                    **_AT_ONCE,
+                    **_FEW_STREAMS,
+                },
+                metadata_errors="replace",  # nobody reads the tags, and they may hold anything
+                buffer_size=_READ_BYTES,
+                io_open=_open_nothing,
+            )
+    except _FAILED as error:
         stream.raise_failure()
         raise AudioNotDecodable(f"it does not begin like {demuxer.title}") from error
     with container:
@@ -264,12 +268,14 @@ def _demuxed(demuxer: _Demuxer, stream: _Input) -> _Frames:
         packets = container.demux(track)
         while True:
             try:
-                packet = next(packets)
-            except (StopIteration, av.FFmpegError):  # broken beyond repair: what came until here is used
+                with budget.spending():
+                    packet = next(packets)
+            except (StopIteration, *_FAILED):  # broken beyond repair: what came until here is used
                 return
             try:
-                decoded = packet.decode()
-            except av.FFmpegError:  # this packet is damaged, or a part of it was lost: the next may be whole
+                with budget.spending():
+                    decoded = packet.decode()
+            except _FAILED:  # this packet is damaged, or a part of it was lost: the next may be whole
                 continue
             yield from decoded
 
@@ -396,6 +402,7 @@ def _made_of(frame: AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
+_FAILED: Final = (av.FFmpegError, MemoryError)
 _READ_BYTES: Final = 4096
 _HELD_BYTES: Final = BYTES_PER_SECOND // 5
 """So much audio is held back at most while its byte order is unknown."""
@@ -407,6 +414,9 @@ _FEW_STREAMS: Final = {"max_streams": "8"}
 _MOST_CHANGES: Final = 100
 """Of rate or layout within a stream. A change is expensive, and takes hardly any bytes."""
 _MOST_KEPT_BYTES: Final = 64 << 20
+_MOST_DEMUXER_BYTES: Final = 128 << 20
+"""What a container may make FFmpeg take. Some kilobytes can announce an index of gigabytes; a cover of the size of the
+largest upload is copied a few times."""
 
 _PCM: Final = (
     *("pcm_u8", "pcm_s8", "pcm_mulaw", "pcm_alaw"),

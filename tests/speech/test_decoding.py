@@ -8,10 +8,14 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from errno import EPERM
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import TypeAlias
 
+import av
 import pytest
 from av.audio.frame import AudioFrame
 from hypothesis import given
@@ -22,6 +26,7 @@ from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.decoding import _mixed, _no_longer_than, decode
 
 from ..profiles import examples
+from .hostile_mp4 import that_refers_to, with_a_long_index, with_many_long_fragments
 from .recordings import (
     Arriving,
     encoded,
@@ -706,6 +711,63 @@ def _with_serial(page: bytes, serial: int) -> bytes:
         for _ in range(8):
             checksum = (checksum << 1 ^ 0x04C11DB7 if checksum & 0x80000000 else checksum << 1) & 0xFFFFFFFF
     return page[:22] + checksum.to_bytes(4, "little") + page[26:]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: with_a_long_index(20_000_000),
+        lambda: with_a_long_index(2_000_000_000),
+        lambda: with_many_long_fragments(1, 20_000_000),
+        lambda: with_many_long_fragments(100, 1_000_000),
+    ],
+    ids=["a long index", "a longer one", "a long fragment", "many long fragments"],
+)
+def test_a_few_kilobytes_that_announce_gigabytes_take_no_more_than_the_budget(make: Callable[[], bytes]) -> None:
+    program = """
+import sys
+from cocoa_tornado.errors import AudioNotDecodable
+from cocoa_tornado.rules.audio import AudioFormat
+from cocoa_tornado.speech.decoding import decode
+from tests.speech.recordings import Arriving, encoded, go_forward
+def peak_mib():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) // 1024
+def heard(data):
+    try:
+        return sum(map(len, decode(AudioFormat("mp4"), Arriving(data, (65536,)), 60)))
+    except AudioNotDecodable:
+        return 0
+speech = encoded(go_forward(), "mp4", "aac")
+hostile = sys.stdin.buffer.read()
+assert heard(speech) > 0
+before = peak_mib()
+assert heard(hostile) == 0
+print(peak_mib() - before)
+assert heard(speech) > 0  # the next one has a budget of its own
+"""
+    data = make()
+
+    assert len(data) < 20_000
+    assert int(_run(program, data)) < 160
+
+
+def test_a_container_reads_no_file_that_it_refers_to(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(SPEECH)
+    data, opened = that_refers_to(str(secret)), []
+
+    def note(url: str, flags: int, options: dict[str, str]) -> None:
+        opened.append(url)
+        raise av.PermissionError(EPERM, "that is the question")
+
+    with pytest.raises(AudioNotDecodable):
+        decoded(MP4, data)
+    # FFmpeg would, if it were allowed to.
+    with suppress(av.FFmpegError):
+        options = {"enable_drefs": "1", "use_absolute_path": "1"}
+        av.open(BytesIO(data), "r", format="mp4", container_options=options, io_open=note)
+    assert opened == [str(secret)]
 
 
 def test_audio_that_changes_all_the_time_is_given_up() -> None:
