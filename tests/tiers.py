@@ -21,7 +21,8 @@ TESTS: Final = Path(__file__).parent
 PURE: Final = (
     "rules/",
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
-    *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_positions", "kafka_publisher", "memory")),
+    *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_logs_machine", "kafka_positions", "kafka_publisher")),
+    "brokers/test_memory.py",
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     *(
         f"probe/test_{name}.py"
