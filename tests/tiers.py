@@ -29,7 +29,7 @@ PURE: Final = (
         for name in ("between", "credentials", "judge", "judge_speech", "recording", "report", "target")
     ),
     "probe/test_wire.py",
-    *(f"speech/test_{name}.py" for name in ("engines", "segmenter", "wire", "worker")),
+    *(f"speech/test_{name}.py" for name in ("engines", "memory_budget", "segmenter", "wire", "worker")),
     *(f"test_{name}.py" for name in ("arrivals", "asking", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
