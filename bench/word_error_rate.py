@@ -24,7 +24,8 @@ import click
 from cocoa_tornado.errors import SpeechError
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech.decoding import decode
-from cocoa_tornado.speech.engines import engine_of, make_recognizer
+from cocoa_tornado.speech.engines import engine_of
+from cocoa_tornado.speech.loading import make_recognizer
 from cocoa_tornado.speech.recognizer import BYTES_PER_SECOND, Recognizer
 from testing.words import spoken
 

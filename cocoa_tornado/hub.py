@@ -1,26 +1,34 @@
-"""The Hub: which device is connected through which connection. One per process, made by the composition root.
+"""The Hub: the live connections of this process, by device, by user and by group. Made by the composition root.
 
-The rules are in ``rules/slots.py``; this is their shell on the IOLoop, and the table of live connections. Every
-method belongs to the IOLoop thread.
+Who may connect is decided by presence; the Hub is how presence reaches the connections. Every method belongs to the
+IOLoop thread.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from .rules.close_codes import REPLACED, CloseReason
+from .presence.port import Health
+from .presence.rules import Grant, Lease
+from .rules.close_codes import GOING_AWAY, CloseReason
 from .rules.frames import text_frame
-from .rules.slots import NOTHING, Admit, RefusalReason, Refuse, Settlement, SlotLimits, Slots, Ticket
+from .rules.identity import DeviceIdentity
+from .rules.members import Members
 
 
 class Client(Protocol):
     """A live connection, as the Hub sees it."""
 
     @property
-    def ticket(self) -> Ticket: ...
+    def grant(self) -> Grant: ...
+
+    @property
+    def identity(self) -> DeviceIdentity: ...
+
+    @property
+    def health(self) -> Health: ...
 
     def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client.
@@ -41,50 +49,36 @@ class Client(Protocol):
         """Queue a hypothesis, where a mailbox is configured; it may be dropped."""
 
     def challenge(self) -> None:
-        """Send a ping whose answer is to be told to :meth:`Hub.answered`."""
+        """Send a ping; the answer is reported to presence."""
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
         """Begin the closing handshake. Calls :meth:`Hub.unregister` before it returns."""
-
-
-class Refused(Exception):
-    """No slot for this connection.
-
-    :ivar reason: ``device`` (409), ``full`` or ``draining`` (503)
-    """
-
-    def __init__(self, reason: RefusalReason) -> None:
-        self.reason = reason
-        super().__init__(reason)
 
 
 @dataclass(slots=True)
 class HubCounters:
     """Plain counters, for the metrics."""
 
-    challenges: int = 0
-    evictions: int = 0
     registered: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
 
 
 class Hub:
-    """All connections of this process.
+    """All connections of this process. Adding one, removing one and looking one up takes the same time however many
+    there are.
 
-    :param clock: monotonic seconds; the IOLoop's own time
+    A device's user and groups are those of its newest token, for all of its connections, until the last has ended.
     """
 
-    def __init__(self, limits: SlotLimits, clock: Callable[[], float]) -> None:
+    def __init__(self) -> None:
         self.counters = HubCounters()
-        self._slots = Slots(limits)
-        self._clock = clock
         self._clients: dict[str, list[Client]] = {}
-        self._waiting: dict[Ticket, asyncio.Future[None]] = {}
+        self._identities: dict[str, DeviceIdentity] = {}
+        self._users: Members[int | str] = Members()
+        self._groups: Members[str] = Members()
         self._registered = 0
 
     def __repr__(self) -> str:
-        state = "draining" if self._slots.draining else "open"
-        return f"<Hub {self._registered} connections of {len(self._clients)} devices, {state}>"
+        return f"<Hub {self._registered} connections of {len(self._clients)} devices>"
 
     def __len__(self) -> int:
         """Connections now."""
@@ -94,92 +88,40 @@ class Hub:
         """A snapshot of all connections."""
         return iter([client for clients in self._clients.values() for client in clients])
 
-    @property
-    def draining(self) -> bool:
-        return self._slots.draining
-
-    @property
-    def slots_taken(self) -> int:
-        """Held and reserved; equal to ``len(hub)`` whenever no upgrade is under way."""
-        return len(self._slots)
-
-    @property
-    def limits(self) -> SlotLimits:
-        return self._slots.limits
-
-    @limits.setter
-    def limits(self, limits: SlotLimits) -> None:
-        self._slots.limits = limits
-
-    def drain(self) -> None:
-        """Refuse every newcomer from now on."""
-        self._slots.draining = True
-
-    async def reserve(self, device_id: str) -> Ticket:
-        """Take a slot before the upgrade; the caller must :meth:`register` or :meth:`release` the ticket.
-
-        Suspends only while a silent incumbent is challenged (at most ``challenge_s``). Cancelling it gives up the
-        place in the queue, or the slot, should it have been granted in the same turn. Raises :class:`Refused`.
-        """
-        decision = self._slots.request(device_id, self._clock())
-        if isinstance(decision, Admit):
-            return decision.ticket
-        if isinstance(decision, Refuse):
-            raise self._refused(decision.reason)
-        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[decision.ticket] = verdict
-        if decision.ping:
-            self.counters.challenges += 1
-            asyncio.get_running_loop().call_later(
-                max(0.0, decision.deadline - self._clock()), self._expire, device_id, decision.deadline
-            )
-            for client in list(self._clients.get(device_id, ())):
-                if client.ticket in decision.ping:
-                    client.challenge()
-        try:
-            await verdict
-        except asyncio.CancelledError:
-            if verdict.done() and not verdict.cancelled():
-                verdict.exception()  # a refusal in the very turn of the cancellation: nobody is left to hear it
-            self.release(decision.ticket)
-            raise
-        finally:
-            self._waiting.pop(decision.ticket, None)
-        return decision.ticket
-
-    def obstacle(self, device_id: str) -> RefusalReason | None:
-        """Why there is no slot for the device as things are, as in :class:`Refused`; nobody is challenged."""
-        return self._slots.obstacle(device_id)
-
     def register(self, client: Client) -> None:
-        """The upgrade is done: from here on the device's messages go to this client. KeyError without a ticket."""
-        self._slots.register(client.ticket)
-        self._clients.setdefault(client.ticket.device_id, []).append(client)
+        """The upgrade is done: from here on the device's messages go to this client."""
+        device_id = client.grant.device_id
+        self._clients[device_id] = [*self._clients.get(device_id, ()), client]
+        self._set_identity(device_id, client.identity)
         self._registered += 1
         self.counters.registered += 1
 
     def unregister(self, client: Client) -> bool:
         """Remove this very connection, and no other of its device; False if it was not there. Idempotent."""
-        device_id = client.ticket.device_id
+        device_id = client.grant.device_id
         clients = self._clients.get(device_id, [])
-        found = any(other is client for other in clients)
-        if found:
-            remaining = [other for other in clients if other is not client]
-            if remaining:
-                self._clients[device_id] = remaining
-            else:
-                del self._clients[device_id]
-            self._registered -= 1
-        self.release(client.ticket)
-        return found
+        if not any(other is client for other in clients):
+            return False
+        remaining = [other for other in clients if other is not client]
+        if remaining:
+            self._clients[device_id] = remaining
+        else:
+            del self._clients[device_id]
+            self._forget(device_id, self._identities.pop(device_id))
+        self._registered -= 1
+        return True
 
-    def release(self, ticket: Ticket) -> None:
-        """Give back a slot that was reserved, or is held. Idempotent."""
-        self._carry_out(self._slots.release(ticket))
+    # -- look-up
 
-    def answered(self, client: Client) -> None:
-        """A challenged client has answered."""
-        self._carry_out(self._slots.answered(client.ticket))
+    @property
+    def connected(self) -> Mapping[str, Sequence[Client]]:
+        """The devices that are connected, each with its connections, oldest first: a live view. The sequences do not
+        change; another takes their place."""
+        return self._clients
+
+    def devices(self) -> Collection[str]:
+        """The devices that are connected: a live view."""
+        return self._clients.keys()
 
     def is_device_connected(self, device_id: str) -> bool:
         return device_id in self._clients
@@ -192,6 +134,19 @@ class Hub:
     def clients_of(self, device_id: str) -> Sequence[Client]:
         """The device's connections, oldest first. Not changed by what happens to them."""
         return self._clients.get(device_id, ())
+
+    def devices_of_user(self, user_id: int | str) -> Collection[str]:
+        """Connected devices of a user, oldest first. User 99 and user "99" are two.
+
+        This and :meth:`devices_of_group` are views: copy them before anything is sent, which may end a connection.
+        """
+        return self._users.of(user_id)
+
+    def devices_of_group(self, group: str) -> Collection[str]:
+        """Connected devices of a group, oldest first."""
+        return self._groups.of(group)
+
+    # -- sending
 
     def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, interim_of: str = "") -> int:
         """Queue a text message for every connection of one device, and of no other; returns how many that are.
@@ -217,33 +172,45 @@ class Hub:
             client.send(frame, 0)
         return len(clients)
 
-    def _expire(self, device_id: str, deadline: float) -> None:
-        # A timer may fire a hair early; the rule is asked for the moment that it was set for.
-        self._carry_out(self._slots.expire(device_id, max(deadline, self._clock())))
+    # -- what presence asks for (presence.port.Incumbents)
 
-    def _carry_out(self, settlement: Settlement) -> None:
-        if settlement is NOTHING:
-            return
-        for ticket in settlement.evict:
-            for client in list(self._clients.get(ticket.device_id, ())):
-                if client.ticket == ticket:
-                    self.counters.evictions += 1
-                    client.end(REPLACED)
-        for ticket in settlement.admit:
-            self._settle(ticket, None)
-        for ticket in settlement.refuse:
-            self._settle(ticket, self._refused("device"))
+    def challenge(self, grant: Grant) -> None:
+        client = self._find(grant)
+        if client is not None:
+            client.challenge()
 
-    def _settle(self, ticket: Ticket, refused: Refused | None) -> None:
-        verdict = self._waiting.get(ticket)
-        if verdict is None or verdict.done():
-            # It was cancelled in this very turn; reserve() gives the slot back when it runs.
-            return
-        if refused is None:
-            verdict.set_result(None)
-        else:
-            verdict.set_exception(refused)
+    def evict(self, grant: Grant, reason: CloseReason) -> None:
+        client = self._find(grant)
+        if client is not None:
+            client.end(reason)
 
-    def _refused(self, reason: RefusalReason) -> Refused:
-        self.counters.refused[reason] = self.counters.refused.get(reason, 0) + 1
-        return Refused(reason)
+    def health(self, grant: Grant) -> Health | None:
+        client = self._find(grant)
+        return None if client is None else client.health
+
+    def lease_lost(self, lease: Lease) -> None:
+        for client in self:
+            if client.grant.lease is lease:
+                client.end(GOING_AWAY)
+
+    def _find(self, grant: Grant) -> Client | None:
+        for client in self._clients.get(grant.device_id, ()):
+            if client.grant == grant:
+                return client
+        return None
+
+    # -- members
+
+    def _set_identity(self, device_id: str, identity: DeviceIdentity) -> None:
+        before = self._identities.get(device_id)
+        self._identities[device_id] = identity
+        if before is not None:
+            self._forget(device_id, before)
+        self._users.add(identity.user_id, device_id)
+        for group in identity.groups:
+            self._groups.add(group, device_id)
+
+    def _forget(self, device_id: str, identity: DeviceIdentity) -> None:
+        self._users.remove(identity.user_id, device_id)
+        for group in identity.groups:
+            self._groups.remove(group, device_id)

@@ -22,6 +22,7 @@ from cocoa_tornado import __version__
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
+from .presence.port import Presence
 from .rules.buffers import Use
 from .rules.labels import LABELS
 from .speech.port import SpeechStatus
@@ -103,6 +104,7 @@ class GatewayCollector(Collector):
     def __init__(
         self,
         hub: Hub,
+        presence: Presence,
         counters: Counters,
         broker_counters: Callable[[], BrokerCounters],
         broker_status: Callable[[], BrokerStatus],
@@ -114,7 +116,8 @@ class GatewayCollector(Collector):
         log_lines_lost: Callable[[], int] = lambda: 0,
         buffers: Callable[[], Mapping[str, Use]] = dict,
     ) -> None:
-        self._hub, self._counters, self._http_connections = hub, counters, http_connections
+        self._hub, self._presence = hub, presence
+        self._counters, self._http_connections = counters, http_connections
         self._broker_counters, self._broker_status = broker_counters, broker_status
         self._speech_status, self._workers_lost = speech_status, workers_lost
         self._mailbox, self._topics = mailbox, topics
@@ -132,7 +135,7 @@ class GatewayCollector(Collector):
             yield from self._speech_side(status)
 
     def _device_side(self) -> Iterator[Metric]:
-        hub, counters = self._hub, self._counters
+        hub, presence, counters = self._hub, self._presence, self._counters
         yield GaugeMetricFamily("cocoa_connections", "Device connections now", value=len(hub))
         pending = self._http_connections()
         yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
@@ -140,12 +143,12 @@ class GatewayCollector(Collector):
         yield _by("cocoa_bodies_refused", "Bodies of requests refused", "reason", counters.bodies_refused)
         shed = counters.http_connections_shed
         yield _by("cocoa_http_connections_shed", "Connections closed in favor of others", "reason", shed)
-        yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=hub.slots_taken)
+        yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=presence.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
         yield _by("cocoa_token_requests", "Requests of the token endpoint", "outcome", counters.token_requests)
         yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)
-        yield _total("cocoa_duplicate_challenges", "Incumbents challenged by a newcomer", hub.counters.challenges)
-        yield _total("cocoa_duplicate_evictions", "Silent incumbents evicted (4409)", hub.counters.evictions)
+        yield _total("cocoa_duplicate_challenges", "Incumbents challenged by a newcomer", presence.counters.challenges)
+        yield _total("cocoa_duplicate_evictions", "Silent incumbents evicted (4409)", presence.counters.evictions)
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
         yield _by("cocoa_messages_dropped", "Messages dropped before the socket took them", "reason", counters.dropped)

@@ -33,6 +33,10 @@ from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
 from .mailroom import Mailroom
 from .metrics import Counters, GatewayCollector, MetricsPage
+from .presence.local import LocalPresence, LocalStore
+from .presence.port import Presence
+from .relay.memory import MemoryRelay
+from .relay.port import Relay
 from .rules.addresses import is_loopback, without_user_info
 from .rules.audio import unsaid
 from .rules.buffers import Use
@@ -60,12 +64,11 @@ from .speech.port import SpeechEngine
 from .sweeper import Sweeper
 from .transcriber import Transcriber
 from .web.application import RequestFilter, make_application
-from .web.audio_handler import AudioContext
+from .web.audio_context import AudioContext
 from .web.audio_session import AudioIntake
 from .web.box_feed import Mail
-from .web.connection import DeviceConnection
 from .web.device_context import DeviceContext
-from .web.flusher import Flusher, Housekeeping
+from .web.flusher import Flushed, Flusher, Housekeeping
 from .web.handlers import WebContext
 from .web.intake import IntakeGate
 from .web.listener import Listener, bind
@@ -86,6 +89,8 @@ class Gateway:
     :param broker: instead of the one that the settings name; for tests
     :param engine: likewise
     :param mailbox: likewise
+    :param presence: likewise, not started
+    :param relay: likewise, the one that ``presence`` uses
     """
 
     def __init__(
@@ -94,12 +99,17 @@ class Gateway:
         broker: Broker | None = None,
         engine: SpeechEngine | None = None,
         mailbox: Mailbox | None = None,
+        presence: Presence | None = None,
+        relay: Relay | None = None,
     ) -> None:
         self.settings = settings
         self._clock = loop_clock()
         self._wall_clock = time.time
         self.counters = Counters()
-        self.hub = Hub(slot_limits(settings), self._clock)
+        self.hub = Hub()
+        self.relay = MemoryRelay() if relay is None else relay
+        self.presence = self._make_presence() if presence is None else presence
+        self.presence.limits = slot_limits(settings)
         self.broker = make_broker(settings) if broker is None else broker
         self.engine = make_engine(settings) if engine is None else engine
         self.mailbox = make_mailbox(settings) if mailbox is None else mailbox
@@ -139,6 +149,7 @@ class Gateway:
         try:
             await self.keys.start()
             await self._open_mailbox()
+            self.presence.start(self.hub)
             application = self._compose()
             front = RequestFilter(application, self.settings.access_log, allowed_origins=self._allowed_origins)
             self._adapt_to_tornado()
@@ -146,6 +157,7 @@ class Gateway:
         except BaseException:
             await self.keys.close()
             await self._close_mailbox(1.0)
+            await self._leave(1.0)
             raise
         self.port = sockets[0].getsockname()[1]
         assert self._housekeeping is not None
@@ -162,6 +174,16 @@ class Gateway:
         if client is not None:
             extra["kafka_client"] = client
         log.info("listening", extra=extra)
+
+    def _make_presence(self) -> Presence:
+        # A later process has a greater era, so that no generation is given twice.
+        store = LocalStore(era=int(self._wall_clock() * 1000))
+        return LocalPresence(slot_limits(self.settings), self.relay, self._clock, store)
+
+    async def _leave(self, timeout_s: float) -> None:
+        """Other servers may hold this one's devices from now on."""
+        await self.presence.close(timeout_s)
+        await self.relay.close(timeout_s)
 
     def _adapt_to_tornado(self) -> None:
         assert self._devices is not None
@@ -200,10 +222,11 @@ class Gateway:
             if self.mailbox is None
             else Mailroom(self.hub, self.mailbox, self.counters, self._clock, arrivals)
         )
-        wheel = PingWheel[DeviceConnection](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
-        calendar = ExpiryCalendar[DeviceConnection]()
+        wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
+        calendar = ExpiryCalendar[Flushed]()
         self._devices = DeviceContext(
             hub=self.hub,
+            presence=self.presence,
             broker=self.broker,
             counters=self.counters,
             flusher=flusher,
@@ -225,6 +248,7 @@ class Gateway:
         engine = self.engine
         collector = GatewayCollector(
             self.hub,
+            self.presence,
             self.counters,
             lambda: self.broker.counters,
             self.broker.status,
@@ -237,7 +261,6 @@ class Gateway:
             self.buffers,
         )
         self._web = WebContext(
-            hub=self.hub,
             broker=self.broker,
             keys=self.keys,
             devices=self._devices,
@@ -318,7 +341,7 @@ class Gateway:
             limits = audio_limits(settings)
             self._devices.audio.idle_timeout_s = limits.idle_timeout_s
             self._devices.audio.utterance_timeout_s = limits.upload_timeout_s
-        self.hub.limits = slot_limits(settings)
+        self.presence.limits = slot_limits(settings)
         set_level(settings.log_level)
         self.settings = settings
         log.info("reloaded", extra={"applied": ",".join(applied) or "nothing new", "needs_restart": ",".join(ignored)})
@@ -337,7 +360,7 @@ class Gateway:
 
     async def _drain_and_stop(self) -> None:
         end = self._clock() + self.settings.drain_grace_s
-        self.hub.drain()
+        self.presence.drain()
         log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
         await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
         if self.transcriber is not None:
@@ -355,6 +378,7 @@ class Gateway:
                     await self._devices.intake.settled()
         await self.broker.close(max(0.1, end - self._clock()))
         await self._close_mailbox(max(0.1, end - self._clock()))
+        await self._leave(max(0.1, end - self._clock()))
         if self._listener is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.1, end - self._clock())):

@@ -17,12 +17,12 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from . import settings_kinds as kinds
+from .presence.rules import DuplicatePolicy
 from .rules import buffers
 from .rules.addresses import kafka_servers, without_user_info
 from .rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding
 from .rules.identity import TokenPolicy
 from .rules.origins import Network
-from .rules.slots import DuplicatePolicy
 from .settings_table import Setting, row, rows_of
 
 HttpPublish = Literal["auto", "on", "off"]

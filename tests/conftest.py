@@ -18,8 +18,12 @@ from .shared_folder import SHARED_FOLDER, SharedFolder
 from .tiers import Tiers
 
 if TYPE_CHECKING:
+    from tornado.ioloop import IOLoop
+
     from testing.kafka_server import KafkaServer, TansuServer
     from testing.redis_server import RedisServer
+
+    from .harness import Harness, Neighbors
 
 profiles.register()
 
@@ -66,6 +70,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("apache")]
+
+
+@pytest.fixture
+def neighbors() -> Neighbors:
+    """For gateways of one process that hold each other's devices."""
+    from .harness import Neighbors
+
+    return Neighbors()
+
+
+@pytest.fixture
+def two_gateways(io_loop: IOLoop, neighbors: Neighbors) -> Iterator[tuple[Harness, Harness]]:
+    """Two gateways in one process, with real sockets, over relay ``memory://``; each has a broker of its own.
+
+    A challenge outlasts every test that does not shorten it.
+    """
+    from .harness import Harness
+
+    async def start() -> Harness:
+        return await Harness.start(neighbors=neighbors, duplicate_challenge_s=30.0)
+
+    a, b = io_loop.run_sync(start), io_loop.run_sync(start)
+    yield a, b
+    io_loop.run_sync(a.stop)
+    io_loop.run_sync(b.stop)
 
 
 @pytest.fixture(scope="session")

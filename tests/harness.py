@@ -15,15 +15,41 @@ from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Broker
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.presence.local import LocalPresence, LocalStore
+from cocoa_tornado.presence.rules import SlotLimits
+from cocoa_tornado.relay.memory import Exchange, MemoryRelay
+from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.labels import LABELS
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.speech.port import SpeechEngine
+from cocoa_tornado.web.turns import loop_clock
 from testing.raw_device import UPGRADE, RawDevice, Response
 
 SECRET = "a secret of thirty-two bytes, or more"
 RESULTS = "transcription.results"
+
+
+class Neighbors:
+    """What several gateways of one process share: a store of presence, and the relay ``memory://``."""
+
+    def __init__(self) -> None:
+        self.store = LocalStore()
+        self.exchange = Exchange()
+
+    def cut(self, gateway: Gateway) -> None:
+        """From now on nothing reaches this gateway from the others, nor the others from it."""
+        epoch = gateway.presence.lease.server
+
+        def loses(sender: str, receiver: str, message: RelayMessage) -> bool:
+            return epoch in (sender, receiver)
+
+        self.exchange.loses = loses
+
+    def fence(self, gateway: Gateway) -> None:
+        """Have the store declare this gateway dead."""
+        self.store.fence(gateway.presence.lease.server)
 
 
 class Harness:
@@ -35,9 +61,20 @@ class Harness:
         self._devices: list[ClientConnection] = []
 
     @classmethod
-    async def start(cls, broker: Broker | None = None, engine: SpeechEngine | None = None, **settings: Any) -> Harness:
+    async def start(
+        cls,
+        broker: Broker | None = None,
+        engine: SpeechEngine | None = None,
+        neighbors: Neighbors | None = None,
+        **settings: Any,
+    ) -> Harness:
+        """:param neighbors: gateways of this process that share who holds which device"""
         defaults: dict[str, Any] = {"port": 0, "jwt_secret": SECRET, "drain_grace_s": 5.0, "speech": "none://"}
-        gateway = Gateway(Settings(**(defaults | settings)), broker, engine)
+        relay = None if neighbors is None else MemoryRelay(neighbors.exchange)
+        presence = None
+        if neighbors is not None and relay is not None:
+            presence = LocalPresence(SlotLimits(), relay, loop_clock(), neighbors.store)
+        gateway = Gateway(Settings(**(defaults | settings)), broker, engine, presence=presence, relay=relay)
         await gateway.start()
         return cls(gateway)
 

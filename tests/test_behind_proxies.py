@@ -281,7 +281,7 @@ async def test_haproxy_sends_devices_to_a_gateway_that_is_not_ready_but_to_none_
     device = await front.device()
     assert device.response.status == 101
 
-    front.harness.gateway.hub.drain()
+    front.harness.gateway.presence.drain()
     await eventually(lambda: "Server cocoa/gateway1 is DOWN" in front.proxy.logged())
     assert is_message((await front.device("another")).response)
     await front.harness.publish("doll", "still there")

@@ -11,15 +11,13 @@ from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.metrics import Counters
 from cocoa_tornado.rules.records import Delivery
-from cocoa_tornado.rules.slots import SlotLimits
 
-from .test_hub import FakeClient
+from .clients import FakeClient, connect
 
 
 async def make() -> tuple[Bridge, FakeClient, Counters]:
-    hub, counters = Hub(SlotLimits(), lambda: 0.0), Counters()
-    client = FakeClient(hub, await hub.reserve("doll"))
-    hub.register(client)
+    hub, counters = Hub(), Counters()
+    client = connect(hub, "doll")
     return Bridge(hub, counters, lambda: 0.0), client, counters
 
 

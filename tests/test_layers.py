@@ -1,4 +1,4 @@
-"""The direction of imports: cli -> service -> web -> hub, bridge -> rules and ports -> errors.
+"""The direction of imports: cli -> service -> web -> bridge -> hub -> presence, relay -> rules and ports -> errors.
 
 Each test looks at every module and reports all that break its rule, by name.
 """
@@ -6,6 +6,7 @@ Each test looks at every module and reports all that break its rule, by name.
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -25,12 +26,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "brokers": {"asking", "brokers.port", "rules", "errors", "plain_text"},
     "identity": {"rules", "errors", "plain_files", "plain_text"},
     "speech.port": {"rules"},
-    "speech.engines": {"speech", "errors", "plain_text"},
+    "speech.engines": {"plain_text"},
     "speech": {"speech.port", "speech.engines", "rules", "errors"},
-    "settings": {"speech.engines", "rules", "errors", "plain_files", "plain_text"},
+    "relay.messages": {"rules"},
+    "relay.port": {"relay.messages", "rules"},
+    "relay": {"relay.messages", "relay.port", "rules", "errors"},
+    "presence.rules": {"relay.messages", "rules"},
+    "presence.table": {"presence.rules", "rules"},
+    "presence.port": {"presence.rules", "rules"},
+    "presence": {
+        *("presence.port", "presence.rules", "presence.table", "relay.messages", "relay.port", "rules", "errors"),
+    },
+    "settings": {"presence.rules", "speech.engines", "rules", "errors", "plain_files", "plain_text"},
     "logs": set(),
-    "hub": {"rules", "errors"},
-    "metrics": {"", "hub", "brokers.port", "mailboxes.port", "speech.port", "rules"},
+    "hub": {"presence.port", "presence.rules", "rules"},
+    "metrics": {"", "hub", "presence.port", "brokers.port", "mailboxes.port", "speech.port", "rules"},
     "mailboxes.port": {"rules"},
     "mailboxes": {"mailboxes.port", "rules", "errors"},
     "sweeper": {"mailboxes.port", "errors"},
@@ -40,6 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge": {"hub", "metrics", "brokers.port", "rules"},
     "web": {
         "hub",
+        "presence.port",
+        "presence.rules",
         "bridge",
         "transcriber",
         "metrics",
@@ -54,6 +66,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": {"identity", "rules", "errors", "plain_text"},
     "service": {
         "web",
+        "presence",
+        "presence.port",
+        "presence.rules",
+        "relay",
+        "relay.port",
         "bridge",
         "mailroom",
         "mailboxes",
@@ -89,7 +106,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 
-# Rules decide; they neither wait nor speak to anything.
+# Decisions are apart from I/O: they neither wait nor speak to anything, and neither does what they import.
+PURE = ("rules", "presence.rules", "presence.table", "relay.messages")
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}
 
 
@@ -104,7 +122,7 @@ def modules() -> list[tuple[str, Path]]:
 
 MODULES = modules()
 # Packages whose __init__ imports from several layers, or from none.
-PACKAGES = {"", "brokers", "identity", "mailboxes", "web", "probe"}
+PACKAGES = {"", "brokers", "identity", "mailboxes", "presence", "probe", "relay", "web"}
 
 
 def layer(module: str) -> str | None:
@@ -131,6 +149,42 @@ def every_import() -> list[tuple[str, str]]:
     return [(module, imported) for module, path in MODULES for imported in imports(module, path)]
 
 
+@cache
+def graph() -> dict[str, frozenset[str]]:
+    """What each module imports, at runtime or for types alone: modules of ours by their names in ``MODULES``, others by
+    their absolute names. The packages above a module are not counted as its imports."""
+    ours = {module for module, _ in MODULES}
+    found: dict[str, set[str]] = {module: set() for module in ours}
+    for module, path in MODULES:
+        package = [PACKAGE, *module.split(".")] if path.name == "__init__.py" else [PACKAGE, *module.split(".")[:-1]]
+        package = [part for part in package if part]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [(name.name, name.name) for name in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                prefix = ".".join([*base, *([node.module] if node.module else [])])
+                names = [(f"{prefix}.{name.name}", prefix) for name in node.names]
+            for candidates in names:
+                own = [name.removeprefix(f"{PACKAGE}.") if name != PACKAGE else "" for name in candidates]
+                found[module].add(next((name for name in own if name in ours), candidates[-1]))
+    return {module: frozenset(imported) for module, imported in found.items()}
+
+
+@cache
+def reach(module: str) -> dict[str, str]:
+    """All that a module imports, directly or not, each with one of the ways to it."""
+    ways = {module: module}
+    todo = [module]
+    for at in todo:
+        for imported in sorted(graph().get(at, ())):
+            if imported not in ways:
+                ways[imported] = f"{ways[at]} -> {imported}"
+                todo.append(imported)
+    return ways
+
+
 def assert_none_imports(is_forbidden: Callable[[str, str], bool]) -> None:
     """Fail with every import of every module for which ``is_forbidden(module, imported)`` is true."""
     faults = [f"{module} imports {imported}" for module, imported in every_import() if is_forbidden(module, imported)]
@@ -155,10 +209,50 @@ def test_every_module_imports_only_what_stands_below_it() -> None:
     assert_none_imports(is_forbidden)
 
 
-def test_rules_import_nothing_that_waits_or_speaks() -> None:
-    assert_none_imports(
-        lambda module, imported: layer(module) == "rules" and imported.split(".")[0] in FORBIDDEN_IN_RULES
-    )
+def test_rules_import_nothing_that_waits_or_speaks_directly_or_not() -> None:
+    faults = [
+        way
+        for module, _ in MODULES
+        if layer(module) in PURE
+        for imported, way in reach(module).items()
+        if imported.split(".")[0] in FORBIDDEN_IN_RULES
+    ]
+    assert not faults, "\n".join(faults)
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
+    circles = [
+        way for module in graph() for imported in graph()[module] if (way := reach(imported).get(module)) is not None
+    ]
+    assert not circles, "\n".join(sorted(circles))
+
+
+def test_the_table_of_layers_has_no_circle() -> None:
+    below: dict[str, set[str]] = {name: set(may) for name, may in MAY_IMPORT.items()}
+    for name in below:
+        todo = list(below[name])
+        for at in todo:
+            new = below.get(at, set()) - below[name]
+            below[name] |= new
+            todo += new
+    circles = {name for name, may in below.items() if name in may}
+    assert circles == set()
+
+
+# What the ports, the rules and what stands on them alone may reach beside Python's own library: what only computes.
+COMPUTES = {"msgspec", "lz4", "snappy", "zstandard"}
+MIDDLE = ("rules", "errors", "hub", "presence", "relay", "brokers.port", "mailboxes.port", "speech.port")
+
+
+def test_the_middle_reaches_no_library() -> None:
+    faults = [
+        way
+        for module, _ in MODULES
+        if module == "errors" or module.startswith(MIDDLE)
+        for imported, way in reach(module).items()
+        if imported not in graph() and imported.split(".")[0] not in {*sys.stdlib_module_names, *COMPUTES, PACKAGE}
+    ]
+    assert not faults, "\n".join(faults)
 
 
 def test_adapters_of_the_broker_do_not_import_each_other() -> None:
@@ -176,8 +270,10 @@ def test_adapters_of_the_broker_do_not_import_each_other() -> None:
 def test_only_the_composition_root_names_an_adapter() -> None:
     def is_forbidden(module: str, imported: str) -> bool:
         return layer(module) != "service" and any(
-            imported.startswith(f"{PACKAGE}.{port}.") and not imported.endswith(".port") and not module.startswith(port)
-            for port in ("brokers", "mailboxes")
+            imported.startswith(f"{PACKAGE}.{port}.")
+            and not imported.endswith((".port", ".messages", ".rules"))
+            and not module.startswith(port)
+            for port in ("brokers", "mailboxes", "presence", "relay")
         )
 
     assert_none_imports(is_forbidden)

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailroom import Mailroom, _stale_hypotheses
 from cocoa_tornado.metrics import Counters
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Delivery
 
-from .test_hub import connect, make_hub
+from .clients import connect
 
 
 def final(device_id: str) -> Delivery:
@@ -46,9 +47,9 @@ def test_no_message_and_no_newer_hypothesis_is_ever_stale(steps: list[tuple[str,
 
 @pytest.mark.gen_test
 async def test_a_hypothesis_that_is_read_again_is_not_sent_again_once_its_message_is_stored() -> None:
-    hub, mailbox = make_hub(), MemoryMailbox(BoxLimits())
+    hub, mailbox = Hub(), MemoryMailbox(BoxLimits())
     await mailbox.start()
-    client = await connect(hub, "a")
+    client = connect(hub, "a")
     mailroom = Mailroom(hub, mailbox, Counters(), time.time)
     deliveries = [Delivery("a", b'{"n":0}', 0, interim_of="s"), Delivery("a", b'{"n":1}', 0)]
     for _ in range(2):

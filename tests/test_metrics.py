@@ -16,9 +16,11 @@ from cocoa_tornado.brokers.port import BrokerCounters, BrokerState, BrokerStatus
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.metrics import LATENCY_BOUNDS_S, Counters, GatewayCollector, Histogram, MetricsPage, count
+from cocoa_tornado.presence.local import LocalPresence
+from cocoa_tornado.presence.rules import SlotLimits
+from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.labels import LABELS
-from cocoa_tornado.rules.slots import SlotLimits
 from cocoa_tornado.speech.port import SpeechState, SpeechStatus
 
 
@@ -26,12 +28,14 @@ class Page:
     """A metrics page, and everything it reads."""
 
     def __init__(self) -> None:
-        self.hub = Hub(SlotLimits(), lambda: 0.0)
+        self.hub = Hub()
+        self.presence = LocalPresence(SlotLimits(), MemoryRelay(), lambda: 0.0)
         self.counters = Counters()
         self.broker = BrokerCounters()
         self.status = BrokerStatus(BrokerState.READY, "", lag=3)
         collector = GatewayCollector(
             self.hub,
+            self.presence,
             self.counters,
             lambda: self.broker,
             lambda: self.status,
@@ -64,8 +68,8 @@ def test_counters_appear_under_their_labels() -> None:
     count(page.counters.accept_pauses, "descriptors")
     page.broker.quarantined["not_json"] = 2
     page.broker.published["device.messages"] = 5
-    page.hub.counters.challenges = 4
-    page.hub.counters.evictions = 1
+    page.presence.counters.challenges = 4
+    page.presence.counters.evictions = 1
     values = page.values()
     assert values[("cocoa_handshakes_total", "accepted")] == 2
     assert values[("cocoa_accept_pauses_total", "descriptors")] == 1

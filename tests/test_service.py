@@ -171,7 +171,7 @@ async def test_a_challenge_under_way_ends_with_the_drain(running: Running) -> No
     gateway = await running.start(duplicate_challenge_s=60.0, drain_grace_s=0.6)
     await gateway.raw("doll")
     newcomer = asyncio.ensure_future(gateway.upgrade(gateway.token("doll")))
-    await eventually(lambda: gateway.gateway.hub.counters.challenges == 1)
+    await eventually(lambda: gateway.gateway.presence.counters.challenges == 1)
     started = time.monotonic()
     await gateway.gateway.drain_and_stop()
     assert time.monotonic() - started < 30.0
@@ -252,7 +252,7 @@ async def test_after_a_change_of_secrets_old_tokens_pass_only_with_the_previous_
 async def test_of_reloads_in_quick_succession_the_last_one_counts(running: Running) -> None:
     gateway = await running.start()
     await asyncio.gather(*(reload(gateway, max_connections=number) for number in (9, 8, 7)))
-    assert gateway.gateway.settings.max_connections == gateway.gateway.hub.limits.total == 7
+    assert gateway.gateway.settings.max_connections == gateway.gateway.presence.limits.total == 7
 
 
 # -- what its start says

@@ -20,6 +20,8 @@ TESTS: Final = Path(__file__).parent
 # Files, and folders with everything below them.
 PURE: Final = (
     "rules/",
+    "presence/",
+    "relay/",
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
     *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_logs_machine", "kafka_positions", "kafka_publisher")),
     "brokers/test_memory.py",

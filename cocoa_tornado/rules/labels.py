@@ -32,7 +32,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_accept_pauses": tuple(obstacle.value for obstacle in Obstacle),
     "cocoa_handshakes": (
         *("accepted", NOT_WEBSOCKET, "bad_version", "bad_key", *_TOKEN_REASONS, "origin", "interim", "cursor"),
-        *("mailbox", "full", "draining", "vanished"),
+        *("mailbox", "presence", "full", "draining", "vanished"),
     ),
     "cocoa_connections_closed": CLOSE_CODES,
     "cocoa_messages_dropped": (

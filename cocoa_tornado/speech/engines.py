@@ -1,7 +1,6 @@
-"""Which speech engine a URL names, and the way from there to a recognizer.
+"""Which speech engine a URL names.
 
-Reading a URL is pure and imports nothing. The engines' libraries are imported by :func:`make_recognizer`, which only a
-worker process calls.
+Reading a URL is pure and imports nothing; ``loading.py`` imports the engines.
 
 ::
 
@@ -22,7 +21,6 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
 
 from ..plain_text import has_no_controls, quoted
-from .recognizer import Recognizer
 
 EngineKind = Literal["pocketsphinx", "whisper", "google"]
 
@@ -133,26 +131,6 @@ def worker_bytes(engine: EngineUrl) -> int:
         name = next((word for word in WHISPER_MODEL_BYTES if word in name), "medium")
         model_bytes = WHISPER_MODEL_BYTES[name]
     return 2 * model_bytes + 256 * MIB
-
-
-def make_recognizer(engine: EngineUrl, *, language: str, workers: int) -> Recognizer:
-    """Import the engine's library and load its model. Takes seconds, blocks, and is for worker processes.
-
-    :param language: a BCP 47 tag, or '' for what the engine takes by itself
-    :param workers: processes of this kind on this machine, which share its processors
-    :raises EngineFailed: the model or its library cannot be used; ``str()`` is one line
-    """
-    if engine.kind == "whisper":
-        from .whisper import WhisperRecognizer
-
-        return WhisperRecognizer(engine, language=language, workers=workers)
-    if engine.kind == "google":
-        from .google import GoogleRecognizer
-
-        return GoogleRecognizer(engine, language=language)
-    from .pocketsphinx import PocketsphinxRecognizer
-
-    return PocketsphinxRecognizer(engine, language=language)
 
 
 def _kind(url: str) -> EngineKind:

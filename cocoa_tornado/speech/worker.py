@@ -23,7 +23,8 @@ from typing import Final
 
 from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed
 from . import wire
-from .engines import engine_of, make_recognizer
+from .engines import engine_of
+from .loading import make_recognizer
 from .recognizer import BYTES_PER_SECOND, Recognizer
 from .wire import Kind
 

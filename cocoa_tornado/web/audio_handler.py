@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from tornado.web import stream_request_body
@@ -14,36 +13,15 @@ from ..rules.audio import AudioFormat, format_of
 from ..rules.identity import DeviceIdentity
 from ..rules.upload import IDLE, SILENT_S, UploadClock
 from ..rules.upload_head import UploadHead
-from ..transcriber import Transcriber, Utterance
+from ..transcriber import Utterance
 from .answers import Answer
+from .audio_context import AudioContext
 from .early_answers import EarlyAnswers
 from .handlers import flag
 from .sockets import has_been_reset
 
 VANISHED = 499
 LOOK_EVERY_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class AudioLimits:
-    """:ivar raw: what samples are where the Content-Type leaves it open
-    :ivar max_bytes: of a body
-    :ivar idle_timeout_s: without a byte
-    :ivar upload_timeout_s: in all, not counting the time in which the device is held back
-    """
-
-    raw: AudioFormat
-    max_bytes: int
-    idle_timeout_s: float
-    upload_timeout_s: float
-
-
-@dataclass(slots=True)
-class AudioContext:
-    """What an upload needs beyond what every handler has. A reload replaces ``limits``."""
-
-    transcriber: Transcriber
-    limits: AudioLimits
 
 
 @stream_request_body
@@ -72,7 +50,7 @@ class AudioStreamHandler(EarlyAnswers):
         audio = self.context.audio
         if audio is None:
             self.refuse(501, "Speech recognition is not available")
-        elif self.context.hub.draining:
+        elif self.context.devices.presence.draining:
             self.refuse(503, "Gateway is draining", self._retry_after())
         else:
             identity = await self.identify()

@@ -11,6 +11,8 @@ from typing import TypeAlias
 from tornado.iostream import IOStream, StreamClosedError
 
 from ..metrics import count
+from ..presence.port import Health
+from ..presence.rules import Grant
 from ..rules import frames
 from ..rules.box import Place
 from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
@@ -18,7 +20,6 @@ from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
 from ..rules.outbox import Outbox, OutboxLimits
 from ..rules.rate import RateBucket
-from ..rules.slots import Ticket
 from .audio_session import AudioSession
 from .box_feed import BoxFeed
 from .device_context import DeviceContext
@@ -59,6 +60,7 @@ class DeviceConnection:
         "_deadline",
         "_excused",
         "_expires_at",
+        "_heard_at",
         "_holding",
         "_in_rate",
         "_inbound",
@@ -67,8 +69,10 @@ class DeviceConnection:
         "_peer_closed",
         "_peer_gone",
         "_ping_waits",
+        "_pinged_at",
         "_pong",
         "_reader",
+        "_round_trip_s",
         "_stream",
         "_under_way",
         "_urgent",
@@ -78,25 +82,25 @@ class DeviceConnection:
         "awaiting_pong",
         "due_tick",
         "flush_pending",
+        "grant",
         "identity",
         "is_open",
         "is_paused",
         "is_writing",
         "outcome",
-        "ticket",
     )
 
     def __init__(
         self,
         stream: IOStream,
         identity: DeviceIdentity,
-        ticket: Ticket,
+        grant: Grant,
         context: DeviceContext,
         wants_interim: bool = False,
         after: Place | None = None,
     ) -> None:
         self._stream, self._context = stream, context
-        self.identity, self.ticket = identity, ticket
+        self.identity, self.grant = identity, grant
         self.is_open = True
         self.is_paused = False
         self.is_writing = False
@@ -107,6 +111,9 @@ class DeviceConnection:
         self._expires_at = 0.0
         self._challenged = False
         self._excused = False
+        self._heard_at = context.clock()
+        self._pinged_at: float | None = None  # while its pong has not come
+        self._round_trip_s: float | None = None
         self._ping_waits = False  # it has not left yet, or is in a write that the socket has not taken
         self._peer_closed = False  # its close frame has come
         self._peer_gone = False  # its side of the TCP connection is closed, seen before all was read
@@ -129,9 +136,14 @@ class DeviceConnection:
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else self.outcome or "closing"
-        return f"<DeviceConnection #{self.ticket.number} {self.identity.device_id!r} {state}>"
+        return f"<DeviceConnection #{self.grant.generation.number} {self.identity.device_id!r} {state}>"
 
     # -- what the Hub asks for
+
+    @property
+    def health(self) -> Health:
+        """See ``hub.Client``. The round trip begins when the ping is queued, and ends when the pong is read."""
+        return Health(self._context.clock() - self._heard_at, self._round_trip_s, len(self._outbox))
 
     def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
@@ -197,6 +209,7 @@ class DeviceConnection:
         if self.is_open:
             self._urgent = frames.PING
             self._ping_waits = True
+            self._pinged_at = self._context.clock()
             self._context.flusher.add(self)
 
     def has_excuse(self) -> bool:
@@ -225,7 +238,7 @@ class DeviceConnection:
         mark = write_mark(self._stream)
         if mark == self._write_mark:
             return False
-        self._write_mark, self._write_at = mark, now
+        self._write_mark, self._write_at, self._heard_at = mark, now, now
         self._give_sign_of_life()
         return True
 
@@ -242,13 +255,14 @@ class DeviceConnection:
     # -- the life of the connection
 
     def open(self, expires_at: float) -> None:
-        """Register with the Hub and start to read. KeyError if the ticket has no slot.
+        """Register with presence and the Hub, and start to read. KeyError if the grant has no slot.
 
         :param expires_at: Unix seconds at which the token's time is over, the leeway included
         """
         context = self._context
+        context.presence.register(self.grant)
         context.hub.register(self)
-        context.wheel.add(self, self.ticket.number)
+        context.wheel.add(self, self.grant.generation.number)
         context.calendar.add(self, expires_at)
         self._expires_at = expires_at
         limit_kernel_buffer(self._stream)
@@ -456,7 +470,7 @@ class DeviceConnection:
         return b""
 
     def _receive(self, data: bytes) -> None:
-        now = self._context.clock()
+        now = self._heard_at = self._context.clock()
         events = self._reader.feed(data)
         for event in events:
             self._on_event(event, now)
@@ -496,7 +510,7 @@ class DeviceConnection:
             self._is_deaf = True
             self.end(RATE_LIMITED)
         elif isinstance(event, frames.Pong):
-            self._on_pong()
+            self._on_pong(now)
         elif isinstance(event, frames.Ping):
             # Only the latest ping needs an answer (RFC 6455 section 5.5.3).
             self._pong = event.data
@@ -511,14 +525,16 @@ class DeviceConnection:
     def _make_inbound(self) -> Inbound:
         return Inbound(self, self.identity, self._context, self._box, self._wants_interim)
 
-    def _on_pong(self) -> None:
+    def _on_pong(self, now: float) -> None:
         self.awaiting_pong = self._excused = False
+        if self._pinged_at is not None:
+            self._round_trip_s, self._pinged_at = now - self._pinged_at, None
         self._give_sign_of_life()
 
     def _give_sign_of_life(self) -> None:
         if self._challenged:
             self._challenged = False
-            self._context.hub.answered(self)
+            self._context.presence.answered(self.grant)
 
     def _on_close_frame(self, event: frames.Close) -> None:
         self._peer_closed = True
@@ -571,6 +587,7 @@ class DeviceConnection:
         self.outcome = outcome
         context = self._context
         context.hub.unregister(self)
+        context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
         dropped, hypotheses = (0, 0) if keep_queued else self._outbox.discard()
@@ -600,4 +617,4 @@ class DeviceConnection:
 
     def who(self) -> dict[str, object]:
         """What every log line about this connection says."""
-        return {"device_id": self.identity.device_id, "conn": self.ticket.number}
+        return {"device_id": self.identity.device_id, "conn": self.grant.generation.number}

@@ -6,26 +6,41 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tornado.iostream import IOStream
 
 from ..brokers.port import Broker
 from ..hub import Hub
 from ..metrics import Counters
+from ..presence.port import Presence
+from ..rules.close_codes import CloseReason
+from ..rules.identity import DeviceIdentity
 from ..rules.keepalive import ExpiryCalendar, PingWheel
 from ..rules.outbox import OutboxLimits
 from ..rules.rate import LineBudget, RateLimit
+from .audio_session import AudioIntake
+from .box_feed import Mail
+from .flusher import Flushed, Flusher
 from .intake import IntakeGate
 from .sockets import write_at_once
 
-if TYPE_CHECKING:
-    from .audio_session import AudioIntake
-    from .box_feed import Mail
-    from .connection import DeviceConnection
-    from .flusher import Flusher
-
 UPLINK_LINES = RateLimit(per_s=1, burst=10)
+
+
+class OpenConnection(Protocol):
+    """A connection until its socket is closed.
+
+    :ivar is_open: the Hub still knows it
+    """
+
+    is_open: bool
+    identity: DeviceIdentity
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
+
+    def cut(self) -> None:
+        """Close the socket, whatever state the connection is in."""
 
 
 class OpenSockets:
@@ -34,22 +49,22 @@ class OpenSockets:
     """
 
     def __init__(self) -> None:
-        self._open: set[DeviceConnection] = set()
+        self._open: set[OpenConnection] = set()
         self._all_closed = asyncio.Event()
         self._all_closed.set()
 
     def __repr__(self) -> str:
         return f"<OpenSockets {len(self._open)}>"
 
-    def __iter__(self) -> Iterator[DeviceConnection]:
+    def __iter__(self) -> Iterator[OpenConnection]:
         """A snapshot."""
         return iter(list(self._open))
 
-    def add(self, connection: DeviceConnection) -> None:
+    def add(self, connection: OpenConnection) -> None:
         self._open.add(connection)
         self._all_closed.clear()
 
-    def discard(self, connection: DeviceConnection) -> None:
+    def discard(self, connection: OpenConnection) -> None:
         self._open.discard(connection)
         if not self._open:
             self._all_closed.set()
@@ -86,11 +101,12 @@ class DeviceContext:
     """
 
     hub: Hub
+    presence: Presence
     broker: Broker
     counters: Counters
     flusher: Flusher
-    wheel: PingWheel[DeviceConnection]
-    calendar: ExpiryCalendar[DeviceConnection]
+    wheel: PingWheel[Flushed]
+    calendar: ExpiryCalendar[Flushed]
     limits: DeviceLimits
     messages_topic: str
     intake: IntakeGate

@@ -9,14 +9,14 @@ from typing import Any
 from tornado.websocket import WebSocketHandler
 
 from ..errors import IdentityError, InvalidToken, MailboxError
-from ..hub import Refused
 from ..metrics import count
+from ..presence.port import Refused
+from ..presence.rules import Grant
 from ..rules.box import NO_CURSOR_YET, Place
 from ..rules.cursors import read_cursor
 from ..rules.handshake import NOT_WEBSOCKET, Refusal, accept_value, check_upgrade
 from ..rules.identity import DeviceIdentity, FoundToken, find_token
 from ..rules.origins import origin_allowed
-from ..rules.slots import Ticket
 from .connection import DeviceConnection
 from .handlers import GatewayErrors, flag
 from .sockets import peer_has_closed
@@ -25,6 +25,7 @@ UNAVAILABLE = {
     "draining": "Gateway is draining",
     "full": "Too many connections",
     "mailbox": "Mailbox not available",
+    "presence": "Presence not available",
 }
 
 log = logging.getLogger("cocoa.device")
@@ -32,7 +33,8 @@ log = logging.getLogger("cocoa.device")
 
 class DeviceHandler(GatewayErrors, WebSocketHandler):
     """One handshake. The order of the answers: 426 (another version) and 400, 503 (draining), 401, 403, 400 (interim,
-    cursor), 503 (the mailbox cannot say whether the cursor is known), 409 and 503 (full).
+    cursor), 503 (the mailbox cannot say whether the cursor is known), 409 and 503 (full, or presence cannot say who
+    holds the device).
 
     A plain GET is judged in the same order and changes nothing: where nothing else is wrong it is a 426. A web page
     asks that way why its WebSocket was refused, which browsers keep from it.
@@ -54,13 +56,13 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     outcome: str = ""
     after: Place | None = None
     _is_plain = False
-    _admission: asyncio.Task[Ticket] | None = None
+    _admission: asyncio.Task[Grant] | None = None
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         not_upgradable = self._check_upgrade()
         self._is_plain = not_upgradable is not None and not_upgradable.outcome == NOT_WEBSOCKET
         refusal = None if self._is_plain else not_upgradable
-        if refusal is None and self.context.hub.draining:
+        if refusal is None and self.context.devices.presence.draining:
             refusal = self._unavailable("draining")
         if refusal is not None:
             self._refuse(refusal)
@@ -80,15 +82,15 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._refuse(refusal)
             return
         if not_upgradable is not None:
-            self._refuse(self._look_for_a_slot(identity) or not_upgradable)
+            self._refuse(await self._look_for_a_slot(identity) or not_upgradable)
             return
         if self._is_over:
             return
         if self._is_closed_by_client():
             return
-        ticket = await self._reserve(identity)
-        if ticket is not None:
-            self._upgrade(identity, ticket, found.subprotocol)
+        grant = await self._claim(identity)
+        if grant is not None:
+            self._upgrade(identity, grant, found.subprotocol)
 
     def _is_closed_by_client(self) -> bool:
         """Whether nobody is left who could use a WebSocket. Nobody is challenged for such a client."""
@@ -185,16 +187,17 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         """Whether the device asks for growing hypotheses of what it says; None: it can't be told."""
         return flag(self.request.query_arguments.get("interim", ()))
 
-    def _look_for_a_slot(self, identity: DeviceIdentity) -> Refusal | None:
+    async def _look_for_a_slot(self, identity: DeviceIdentity) -> Refusal | None:
         """As things are now; nobody is challenged."""
-        obstacle = self.context.hub.obstacle(identity.device_id)
+        obstacle = await self.context.devices.presence.obstacle(identity.device_id)
         return None if obstacle is None else self._no_slot(obstacle)
 
-    async def _reserve(self, identity: DeviceIdentity) -> Ticket | None:
-        """A ticket, or None where the answer has been given or nobody is left to hear it."""
-        self._admission = asyncio.ensure_future(self.context.hub.reserve(identity.device_id))
+    async def _claim(self, identity: DeviceIdentity) -> Grant | None:
+        """A grant, or None where the answer has been given or nobody is left to hear it."""
+        presence = self.context.devices.presence
+        self._admission = asyncio.ensure_future(presence.claim(identity.device_id))
         try:
-            ticket = await self._admission
+            grant = await self._admission
         except asyncio.CancelledError:
             if self._is_over:
                 return None
@@ -206,22 +209,28 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._admission = None
         if self._is_over:
             # It vanished in the very turn in which it was admitted, too late for the cancellation.
-            self.context.hub.release(ticket)
+            presence.release(grant)
             return None
-        if self.context.hub.draining:
-            self.context.hub.release(ticket)
-            self._refuse(self._unavailable("draining"))
+        refusal = self._check_again(identity, grant)
+        if refusal is not None:
+            presence.release(grant)
+            self._refuse(refusal)
             return None
-        if not self.context.keys.still_trusts(identity):
-            # Its key was removed while an incumbent was challenged, or the mailbox asked.
-            self.context.hub.release(ticket)
-            self._refuse(Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"}))
-            return None
-        return ticket
+        return grant
 
-    def _upgrade(self, identity: DeviceIdentity, ticket: Ticket, subprotocol: str | None) -> None:
+    def _check_again(self, identity: DeviceIdentity, grant: Grant) -> Refusal | None:
+        """What may have changed while an incumbent was challenged, or the mailbox asked."""
+        if self.context.devices.presence.draining:
+            return self._unavailable("draining")
+        if not grant.lease.is_valid(self.context.devices.clock()):
+            return self._unavailable("presence")
+        if not self.context.keys.still_trusts(identity):
+            return Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"})
+        return None
+
+    def _upgrade(self, identity: DeviceIdentity, grant: Grant, subprotocol: str | None) -> None:
         """Answer 101, take the stream, and let the connection run on its own. The slot is given back on any failure."""
-        self.conn = ticket.number
+        self.conn = grant.generation.number
         try:
             self.set_status(101)
             self.clear_header("Content-Type")
@@ -236,17 +245,17 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self.ui = None  # type: ignore[assignment]
             stream.set_nodelay(True)
             interim = self._wants_interim() is True
-            connection = DeviceConnection(stream, identity, ticket, self.context.devices, interim, self.after)
+            connection = DeviceConnection(stream, identity, grant, self.context.devices, interim, self.after)
             connection.open(identity.expires_at + self.context.policy.leeway_s)
         except BaseException:
-            self.context.hub.release(ticket)
+            self.context.devices.presence.release(grant)
             raise
         count(self.context.devices.counters.handshakes, "accepted")
         log.info(
             "device connected",
             extra={
                 "device_id": identity.device_id,
-                "conn": ticket.number,
+                "conn": self.conn,
                 "device_version": identity.device_version,
                 "remote_ip": self.request.remote_ip,
             },

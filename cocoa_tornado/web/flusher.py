@@ -6,18 +6,44 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from ..metrics import Counters, Histogram
-from ..rules.close_codes import TOKEN_EXPIRED
-from ..rules.keepalive import ExpiryCalendar, PingWheel
-from .connection import DeviceConnection
+from ..rules.close_codes import TOKEN_EXPIRED, CloseReason
+from ..rules.keepalive import ExpiryCalendar, Pinged, PingWheel
 from .intake import IntakeGate
 
 PAUSE_S = 5.0
 """A timer that is so late is worth a line: no load does that to a healthy machine."""
 
 log = logging.getLogger("cocoa.web")
+
+
+class Flushed(Pinged, Hashable, Protocol):
+    """A connection, as the flusher and the housekeeping see it.
+
+    :ivar flush_pending: the flusher's own: it will flush this one at the end of the turn
+    """
+
+    flush_pending: bool
+
+    def flush(self) -> None:
+        """Write what is queued, as far as the socket takes it."""
+
+    def check_socket(self, now: float) -> None:
+        """Look at a socket that is busy with a write, or that is not read from."""
+
+    def ping(self) -> None: ...
+
+    def expire(self) -> None:
+        """No pong came in time."""
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def who(self) -> dict[str, object]: ...
 
 
 class Flusher:
@@ -31,15 +57,15 @@ class Flusher:
     ) -> None:
         self._loop, self._wall_clock = loop, wall_clock
         self._latency = latency or Histogram()
-        self._dirty: list[DeviceConnection] = []
-        self._watched: dict[DeviceConnection, None] = {}
+        self._dirty: list[Flushed] = []
+        self._watched: dict[Flushed, None] = {}
         self._scheduled = False
         self.stamps: list[int] = []
 
     def __repr__(self) -> str:
         return f"<Flusher {len(self._dirty)} to flush, {len(self._watched)} sockets watched>"
 
-    def add(self, connection: DeviceConnection) -> None:
+    def add(self, connection: Flushed) -> None:
         if connection.flush_pending:
             return
         connection.flush_pending = True
@@ -69,11 +95,11 @@ class Flusher:
             if stamp:
                 self._latency.observe(max(0.0, now_ms - stamp) / 1000, messages)
 
-    def watch(self, connection: DeviceConnection) -> None:
+    def watch(self, connection: Flushed) -> None:
         """The connection's socket has not taken everything, or is not read from: look at it now and then."""
         self._watched[connection] = None
 
-    def unwatch(self, connection: DeviceConnection) -> None:
+    def unwatch(self, connection: Flushed) -> None:
         self._watched.pop(connection, None)
 
     forget = unwatch
@@ -88,8 +114,8 @@ class Housekeeping:
 
     def __init__(
         self,
-        wheel: PingWheel[DeviceConnection],
-        calendar: ExpiryCalendar[DeviceConnection],
+        wheel: PingWheel[Flushed],
+        calendar: ExpiryCalendar[Flushed],
         flusher: Flusher,
         counters: Counters,
         clock: Callable[[], float],

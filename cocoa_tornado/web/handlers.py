@@ -15,7 +15,6 @@ from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
 from ..brokers.port import Broker, BrokerState, QuarantineState
 from ..errors import IdentityError
-from ..hub import Hub
 from ..identity.keys import Signer
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage, count
@@ -30,7 +29,7 @@ from .streams import HttpStream
 
 if TYPE_CHECKING:
     from ..identity.jwks import KeyStore
-    from .audio_handler import AudioContext
+    from .audio_context import AudioContext
     from .device_context import DeviceContext
 
 SERVICE = "audio-streaming"
@@ -60,7 +59,6 @@ class WebContext:
     :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
-    hub: Hub
     broker: Broker
     keys: KeyStore
     devices: DeviceContext
@@ -315,7 +313,7 @@ class ReadyHandler(NoStore):
     def get(self) -> None:
         parts = self._parts()
         failing = [name for name, part in parts.items() if not part["ok"] and name not in ADVISORY]
-        if self.context.hub.draining:
+        if self.context.devices.presence.draining:
             failing.insert(0, "draining")
         body: dict[str, object] = {}
         if failing:

@@ -527,7 +527,7 @@ async def test_a_drain_lets_an_upload_end_and_its_words_arrive(bench: Bench) -> 
     upload.chunk(b"last")
     await eventually(lambda: bench.engine.stream.fed == b"last")
     draining = asyncio.ensure_future(bench.harness.gateway.drain_and_stop())
-    await eventually(lambda: bench.harness.gateway.hub.draining)
+    await eventually(lambda: bench.harness.gateway.presence.draining)
     late = await bench.post(b"x", "bear")
     assert is_error(late, 503, "Gateway is draining")
     assert "retry-after" in late.headers

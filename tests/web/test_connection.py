@@ -191,7 +191,7 @@ async def test_a_device_can_connect_again_at_once_after_a_close_and_after_a_rese
         assert time.monotonic() - started < 30.0
         again.send(CLOSE, struct.pack("!H", 1000))
         await again.read_to_end()
-    await eventually(lambda: gateway.gateway.hub.slots_taken == 0)
+    await eventually(lambda: gateway.gateway.presence.slots_taken == 0)
 
 
 @pytest.mark.parametrize("size", [512 * 1024 + 1, 5_000_000])
@@ -647,7 +647,7 @@ async def test_a_drain_waits_for_the_words_of_devices_that_have_left(start_gatew
     device.close()
     await eventually(lambda: len(gateway.gateway.hub) == 0)
     draining = asyncio.ensure_future(gateway.gateway.drain_and_stop())
-    await eventually(lambda: gateway.gateway.hub.draining)
+    await eventually(lambda: gateway.gateway.presence.draining)
     broker.room.set()
     await draining
     assert len(broker.records("device.messages")) == 10

@@ -10,8 +10,8 @@ import time
 import pytest
 import websockets
 
+from cocoa_tornado.presence.rules import Grant
 from cocoa_tornado.rules.identity import DeviceIdentity
-from cocoa_tornado.rules.slots import Ticket
 from cocoa_tornado.web.device_handler import DeviceHandler
 from testing.raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, Response, frame
 from testing.waiting import eventually
@@ -103,7 +103,7 @@ async def test_a_foreign_browser_origin_is_a_403(gateway: Harness) -> None:
     response = await handshake(gateway, f"/ws?token={gateway.token()}", {"Origin": "https://evil.example"})
     assert response.status == 403
     assert list(json.loads(response.body)) == ["message"]
-    assert gateway.gateway.hub.slots_taken == 0
+    assert gateway.gateway.presence.slots_taken == 0
 
 
 @pytest.mark.gen_test
@@ -149,7 +149,7 @@ async def test_a_plain_get_with_nothing_else_wrong_is_a_426_and_takes_no_slot(ga
     response = await gateway.http("GET", f"/ws?token={gateway.token()}")
     assert (response.status, response.body) == (426, b'{"message":"Upgrade Required"}')
     assert response.headers["upgrade"] == "websocket"
-    assert gateway.gateway.hub.slots_taken == 0
+    assert gateway.gateway.presence.slots_taken == 0
 
 
 @pytest.mark.gen_test
@@ -174,7 +174,7 @@ async def test_a_plain_get_is_told_what_an_upgrade_would_be_refused_for(start_ga
     await gateway.raw("other")
     response = await gateway.http("GET", f"/ws?token={gateway.token('third')}")
     assert (response.status, json.loads(response.body)) == (503, {"message": "Too many connections"})
-    gateway.gateway.hub.drain()
+    gateway.gateway.presence.drain()
     response = await gateway.http("GET", "/ws")
     assert (response.status, json.loads(response.body)) == (503, {"message": "Gateway is draining"})
     assert int(response.headers["retry-after"]) > 0
@@ -185,7 +185,7 @@ async def test_a_plain_get_challenges_nobody_and_counts_as_no_handshake(gateway:
     await gateway.raw("doll")  # it answers no ping
     for _ in range(3):
         assert (await gateway.http("GET", f"/ws?token={gateway.token('doll')}")).status == 409
-    assert gateway.gateway.hub.counters.challenges == 0
+    assert gateway.gateway.presence.counters.challenges == 0
     assert gateway.gateway.counters.handshakes == {"accepted": 1, "not_websocket": 3}
 
 
@@ -195,7 +195,7 @@ async def test_an_upgrade_asked_for_in_http_1_0_is_a_426(gateway: Harness) -> No
     lines = [f"GET /ws?token={gateway.token()} HTTP/1.0", "Host: localhost", *map(": ".join, UPGRADE.items()), "", ""]
     device.writer.write("\r\n".join(lines).encode())
     assert (await device.read_response()).status == 426
-    assert gateway.gateway.hub.slots_taken == 0
+    assert gateway.gateway.presence.slots_taken == 0
 
 
 @pytest.mark.gen_test
@@ -232,7 +232,7 @@ async def test_a_silent_incumbent_is_evicted_and_the_newcomer_admitted_in_the_sa
     assert (await silent.read_until(CLOSE)).close_code == 4409
     await gateway.publish("doll", "for the newcomer")
     assert b"for the newcomer" in (await newcomer.read_until(TEXT)).payload
-    assert gateway.gateway.hub.counters.evictions == 1
+    assert gateway.gateway.presence.counters.evictions == 1
     assert len(gateway.gateway.hub) == 1
 
 
@@ -243,7 +243,7 @@ async def test_of_many_newcomers_one_wins_and_there_is_one_challenge(start_gatew
     token = gateway.token("doll")
     newcomers = await asyncio.gather(*(gateway.upgrade(token) for _ in range(10)))
     assert sorted(device.response.status for device in newcomers) == [101] + [409] * 9
-    assert gateway.gateway.hub.counters.challenges == 1
+    assert gateway.gateway.presence.counters.challenges == 1
     pings = 0
     while (received := await silent.read_frame()).opcode != CLOSE:
         pings += received.opcode == PING
@@ -264,14 +264,14 @@ async def test_the_policy_reject_refuses_without_a_challenge(start_gateway: Star
     gateway = await start_gateway(duplicate_policy="reject")
     incumbent = await gateway.raw("doll")
     assert (await handshake(gateway, f"/ws?token={gateway.token('doll')}")).status == 409
-    assert gateway.gateway.hub.counters.challenges == 0
+    assert gateway.gateway.presence.counters.challenges == 0
     incumbent.close()
 
 
 @pytest.mark.gen_test
 async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(duplicate_challenge_s=0.4)
-    hub = gateway.gateway.hub
+    presence = gateway.gateway.presence
     silent = await gateway.raw("doll")
     newcomer = await gateway.dial()
     newcomer.writer.write(upgrade_request(gateway.token("doll")))
@@ -280,7 +280,7 @@ async def test_a_newcomer_that_vanishes_in_the_challenge_leaves_no_slot_behind(s
     handshakes = gateway.gateway.counters.handshakes
     await eventually(lambda: handshakes.get("vanished") == 1)
     silent.reset()
-    await eventually(lambda: hub.slots_taken == 0)
+    await eventually(lambda: presence.slots_taken == 0)
     assert (await gateway.raw("doll")).response.status == 101
 
 
@@ -321,7 +321,8 @@ async def test_a_newcomer_that_vanishes_while_the_keys_are_read_is_not_upgraded_
     keys.answer.set()
     await eventually(lambda: any(vars(record).get("status") == 499 for record in caplog.records))
     assert handshakes == {"accepted": 1, "vanished": 1}
-    assert (hub.slots_taken, len(hub), hub.counters.challenges, keys.answered) == (1, 1, 0, 1)
+    presence = gateway.gateway.presence
+    assert (presence.slots_taken, len(hub), presence.counters.challenges, keys.answered) == (1, 1, 0, 1)
     await gateway.publish("doll", "still here")
     assert (await incumbent.read_frame()).opcode == TEXT
     line = next(vars(record) for record in caplog.records if vars(record).get("status") == 499)
@@ -333,26 +334,26 @@ async def test_a_newcomer_that_vanishes_in_the_very_turn_of_its_admission_gives_
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gateway = await start_gateway()
-    hub, handshakes = gateway.gateway.hub, gateway.gateway.counters.handshakes
+    presence, handshakes = gateway.gateway.presence, gateway.gateway.counters.handshakes
     vanishing: list[DeviceHandler] = []
-    reserve = hub.reserve
+    claim = presence.claim
 
-    async def admit_and_vanish(device_id: str) -> Ticket:
-        ticket = await reserve(device_id)
+    async def admit_and_vanish(device_id: str) -> Grant:
+        grant = await claim(device_id)
         # It runs when the slot has been granted, and before the handler hears of that.
         asyncio.get_running_loop().call_soon(vanishing[0].on_connection_close)
-        return ticket
+        return grant
 
     def remember(handler: DeviceHandler) -> None:
         vanishing.append(handler)
 
-    monkeypatch.setattr(hub, "reserve", admit_and_vanish)
+    monkeypatch.setattr(presence, "claim", admit_and_vanish)
     monkeypatch.setattr(DeviceHandler, "prepare", remember)
     newcomer = await gateway.dial()
     newcomer.writer.write(upgrade_request(gateway.token("doll")))
-    await eventually(lambda: handshakes.get("vanished") == 1 and hub.slots_taken == 0)
+    await eventually(lambda: handshakes.get("vanished") == 1 and presence.slots_taken == 0)
     assert handshakes == {"vanished": 1}
-    assert hub.counters.registered == 0
+    assert gateway.gateway.hub.counters.registered == 0
 
 
 @pytest.mark.gen_test

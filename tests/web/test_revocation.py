@@ -45,9 +45,9 @@ async def test_a_secret_that_a_reload_drops_closes_the_connections_that_it_let_i
     for device in old:
         closed = await device.read_until(CLOSE)
         assert (closed.close_code, closed.payload[2:]) == (4401, b"token no longer accepted")
-    await eventually(lambda: [client.ticket.device_id for client in gateway.gateway.hub] == ["new"])
+    await eventually(lambda: [client.grant.device_id for client in gateway.gateway.hub] == ["new"])
     assert (await gateway.metrics())['cocoa_connections_closed_total{code="4401"}'] == 3
-    assert gateway.gateway.hub.slots_taken == 1
+    assert gateway.gateway.presence.slots_taken == 1
     new.send(8, b"\x03\xe8")
     assert (await new.read_until(CLOSE)).close_code == 1000
     (line,) = [vars(record) for record in caplog.records if record.getMessage() == "key removed"]
@@ -65,7 +65,7 @@ async def test_a_handshake_whose_key_is_removed_before_its_end_is_a_401(start_ga
     response = (await newcomer).response
     assert (response.status, response.body) == (401, b'{"message":"Invalid JWT token"}')
     assert response.headers["www-authenticate"] == "Bearer"
-    assert gateway.gateway.hub.slots_taken == 0
+    assert gateway.gateway.presence.slots_taken == 0
 
 
 # -- by itself

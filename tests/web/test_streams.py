@@ -116,7 +116,7 @@ async def test_an_upgrade_is_refused_to_a_client_that_has_closed_its_side_and_ch
     for _ in range(20):
         answer = await ask_and_close_our_side(gateway, (GET_WS % f"?token={gateway.token()}").encode())
         assert (answer.status, answer.body) == (400, b'{"message":"Connection is closed on the client\'s side"}')
-    assert gateway.gateway.hub.counters.challenges == 0
+    assert gateway.gateway.presence.counters.challenges == 0
     assert (await ask_and_close_our_side(gateway, (GET_WS % "").encode())).status == 401
 
 
@@ -132,7 +132,7 @@ async def test_a_handshake_on_a_connection_that_was_reset_has_vanished(gateway: 
         await asyncio.sleep(0)
         device.reset()
     await eventually(lambda: gateway.gateway.http_connections == 0)
-    assert gateway.gateway.hub.counters.challenges == 0
+    assert gateway.gateway.presence.counters.challenges == 0
     assert gateway.gateway.counters.handshakes["accepted"] == 1
 
 
@@ -142,7 +142,7 @@ async def test_a_client_that_closes_while_it_waits_for_a_challenge_has_vanished(
     await gateway.raw("doll")
     newcomer = await gateway.dial()
     newcomer.writer.write((GET_WS % f"?token={gateway.token()}").encode())
-    await eventually(lambda: gateway.gateway.hub.counters.challenges == 1)
+    await eventually(lambda: gateway.gateway.presence.counters.challenges == 1)
     newcomer.close()
     await eventually(lambda: gateway.gateway.counters.handshakes.get("vanished") == 1)
 

@@ -1,0 +1,1 @@
+"""Who may act for a device: the port, and local:// behind it."""

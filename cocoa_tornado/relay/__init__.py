@@ -1,0 +1,1 @@
+"""Between the servers of a deployment: the port, and memory:// behind it."""

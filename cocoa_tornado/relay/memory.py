@@ -1,0 +1,133 @@
+"""``memory://``: between gateways of one process, and lost with it. A gateway on its own has an exchange for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from .messages import RelayMessage
+from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
+
+log = logging.getLogger("cocoa.relay")
+
+
+class Exchange:
+    """Where the relays of one process find each other. All of them belong to one IOLoop.
+
+    :ivar loses: for tests: ``loses(sender, receiver, message)`` says which messages get lost on their way
+    """
+
+    def __init__(self, limits: RelayLimits | None = None) -> None:
+        self.limits = RelayLimits() if limits is None else limits
+        self.loses: Callable[[str, str, RelayMessage], bool] = _loses_nothing
+        self.servers: dict[str, MemoryRelay] = {}
+
+    def __repr__(self) -> str:
+        return f"<Exchange {len(self.servers)} servers>"
+
+
+class MemoryRelay:
+    """The :class:`~cocoa_tornado.relay.port.Relay` that needs no service."""
+
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        self._exchange = Exchange() if exchange is None else exchange
+        self._handlers: dict[type, Callable[[str, Any], None]] = {}
+        self._inbox: deque[tuple[str, RelayMessage]] = deque()
+        self._messages = self._bytes = 0
+        self._counters = RelayCounters()
+        self._hand_over_due = False
+        self._is_closed = False
+        self._server = ""
+
+    def __repr__(self) -> str:
+        return f"<MemoryRelay {self._server or 'not joined'}, {self._messages} messages wait>"
+
+    @property
+    def server(self) -> str:
+        return self._server
+
+    @property
+    def counters(self) -> RelayCounters:
+        return self._counters
+
+    def handle(self, kind: type[M], handler: Callable[[str, M], None]) -> None:
+        self._handlers[kind] = handler
+
+    def join(self, server: str) -> None:
+        self._leave()
+        self._is_closed = False
+        self._server = server
+        self._exchange.servers[server] = self
+
+    def send(self, server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        sent: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        fate = self._send(server, message)
+        accepted = fate is Fate.ACCEPTED
+        counted, label = (self._counters.accepted, message.kind) if accepted else (self._counters.refused, fate.value)
+        counted[label] = counted.get(label, 0) + message.count
+        sent.set_result(fate)
+        return sent
+
+    def status(self) -> RelayStatus:
+        if self._is_closed:
+            return RelayStatus(RelayState.CLOSED, "closed")
+        if not self._server:
+            return RelayStatus(RelayState.CONNECTING, "not joined")
+        return RelayStatus(RelayState.READY, "in this process")
+
+    async def close(self, timeout_s: float) -> None:
+        self._leave()
+        self._is_closed = True
+
+    def _leave(self) -> None:
+        self._exchange.servers.pop(self._server, None)
+        self._server = ""
+        self._inbox.clear()
+        self._messages = self._bytes = 0
+
+    def _send(self, server: str, message: RelayMessage) -> Fate:
+        """Cases, in order: this end has no address; nobody has that one; it has no room; it has."""
+        if not self._server:
+            return Fate.CLOSED
+        receiver = self._exchange.servers.get(server)
+        if receiver is None:
+            return Fate.NO_SERVER
+        limits = self._exchange.limits
+        messages, size = receiver._messages + message.count, receiver._bytes + message.size_bytes
+        if messages > limits.max_messages or size > limits.max_bytes:
+            return Fate.OVERFLOW
+        if not self._exchange.loses(self._server, server, message):
+            receiver._messages, receiver._bytes = messages, size
+            receiver._inbox.append((self._server, message))
+            receiver._schedule()
+        return Fate.ACCEPTED
+
+    def _schedule(self) -> None:
+        if not self._hand_over_due:
+            self._hand_over_due = True
+            asyncio.get_running_loop().call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        self._hand_over_due = False
+        arrived, self._inbox = self._inbox, deque()
+        self._messages = self._bytes = 0
+        address = self._server
+        for sender, message in arrived:
+            if self._server != address:
+                return  # a handler has ended it, and with it all that came for it
+            received = self._counters.received
+            received[message.kind] = received.get(message.kind, 0) + message.count
+            handler = self._handlers.get(type(message))
+            if handler is None:
+                continue
+            try:
+                handler(sender, message)
+            except Exception:
+                log.exception("relay message failed", extra={"kind": message.kind, "sender": sender})
+
+
+def _loses_nothing(sender: str, receiver: str, message: RelayMessage) -> bool:
+    return False

@@ -1,0 +1,120 @@
+"""What the servers of a deployment send each other: frozen values, so that an adapter adds only transport. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from ..rules.claims import Claim, Generation
+from ..rules.close_codes import CloseReason
+
+ENVELOPE_BYTES = 64
+"""What a message counts for beside its strings and payloads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedMessage:
+    """One message for a device that the receiving server holds, as the router there would have made it from the record.
+
+    :ivar payload: UTF-8, as the device is to read it
+    :ivar timestamp_ms: of its record, Unix milliseconds; 0: unknown
+    :ivar source: the partition that its record comes from, such as ``transcription.results/3``
+    :ivar offset: of its record in that partition
+    :ivar interim_of: the session that it is a hypothesis of; '' for everything else
+    """
+
+    device_id: str
+    payload: bytes = field(repr=False)
+    timestamp_ms: int
+    source: str
+    offset: int
+    interim_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Messages for devices that the receiving server holds, in the order in which they were read."""
+
+    kind: ClassVar[str] = "forward"
+    messages: tuple[ForwardedMessage, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.messages)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(ENVELOPE_BYTES + len(message.device_id) + len(message.payload) for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """Devices of the receiving server whose boxes have something new. To lose one costs haste and no message."""
+
+    kind: ClassVar[str] = "wake_up"
+    device_ids: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.device_ids)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(ENVELOPE_BYTES + len(device_id) for device_id in self.device_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Small:
+    """A message about one device."""
+
+    device_id: str
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def size_bytes(self) -> int:
+        return ENVELOPE_BYTES + len(self.device_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge(_Small):
+    """Asks the holder's server whether its connection is alive. It always answers, with an :class:`Answer`.
+
+    :ivar holder: the claim under which the receiving server holds the device, or is about to
+    :ivar challenger: the claim that the sender cannot have granted meanwhile
+    """
+
+    kind: ClassVar[str] = "challenge"
+    holder: Claim
+    challenger: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(_Small):
+    """Answers a :class:`Challenge`.
+
+    ``alive``: the connection has given a sign of life since the challenge. ``gone``: the sender does not hold the
+    device under that claim any more, and the challenger may claim again; that it will be granted is not promised.
+    """
+
+    kind: ClassVar[str] = "answer"
+    holder: Claim
+    challenger: Claim
+    verdict: Literal["alive", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction(_Small):
+    """Asks the holder's server to end one connection, and no other of its device.
+
+    :ivar generation: of the grant; a server that holds no such grant does nothing
+    """
+
+    kind: ClassVar[str] = "eviction"
+    generation: Generation
+    reason: CloseReason
+
+
+RelayMessage = Forward | WakeUp | Challenge | Answer | Eviction

@@ -1,0 +1,61 @@
+"""Connections of a Hub that write down what is asked of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from cocoa_tornado.hub import Hub
+from cocoa_tornado.presence.port import Health
+from cocoa_tornado.presence.rules import Grant, Lease
+from cocoa_tornado.rules.claims import Claim, Generation
+from cocoa_tornado.rules.close_codes import CloseReason
+from cocoa_tornado.rules.identity import DeviceIdentity
+
+LEASE = Lease("here")
+HEALTH = Health(0.5, 0.01, 2)
+_numbers = itertools.count(1)
+
+
+@dataclass(eq=False)
+class FakeClient:
+    """A client of a Hub."""
+
+    hub: Hub
+    grant: Grant
+    identity: DeviceIdentity
+    health: Health = HEALTH
+    sent: list[bytes] = field(default_factory=list)
+    challenges: int = 0
+    closed: int = 0
+
+    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+        self.sent.append(frame)
+
+    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+        self.sent.append(frame)
+
+    def look_again(self) -> None:
+        pass
+
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        self.sent.append(payload)
+
+    def challenge(self) -> None:
+        self.challenges += 1
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
+        self.closed = reason.code
+        self.hub.unregister(self)
+
+
+def connect(
+    hub: Hub, device_id: str = "doll", user_id: int | str = 99, groups: Sequence[str] = (), lease: Lease = LEASE
+) -> FakeClient:
+    """A device that has just connected."""
+    number = next(_numbers)
+    grant = Grant(device_id, Claim(lease.server, number), Generation(0, number), lease)
+    client = FakeClient(hub, grant, DeviceIdentity(device_id, user_id, "1", tuple(groups), 1e12))
+    hub.register(client)
+    return client

@@ -1,0 +1,134 @@
+"""The rules of one server or several, and their store, without a loop: each action is carried out at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from cocoa_tornado.presence.rules import (
+    Acquire,
+    Action,
+    Actions,
+    Admit,
+    Evict,
+    Grant,
+    Lease,
+    Ping,
+    RefusalReason,
+    Refuse,
+    Release,
+    Send,
+    SlotLimits,
+    Slots,
+    Wake,
+)
+from cocoa_tornado.presence.table import Table
+from cocoa_tornado.relay.messages import Challenge
+from cocoa_tornado.rules.claims import Claim
+
+
+@dataclass
+class World:
+    """:ivar sent: messages under way between servers, with their receivers
+    :ivar pings: one entry for each challenge; :ivar timers: when each server asked to be woken, and for which device
+    """
+
+    limits: SlotLimits = field(default_factory=SlotLimits)
+    names: tuple[str, ...] = ("a",)
+    now: float = 0.0
+    admitted: dict[Claim, Grant] = field(default_factory=dict)
+    refused: dict[Claim, RefusalReason] = field(default_factory=dict)
+    pings: list[tuple[Grant, ...]] = field(default_factory=list)
+    evicted: list[Grant] = field(default_factory=list)
+    timers: list[tuple[float, str, str]] = field(default_factory=list)
+    sent: deque[Send] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self.table = Table()
+        self.servers = {name: Slots(name, self.limits) for name in self.names}
+        for name in self.names:
+            self.table.join(Lease(name))
+
+    # -- what may happen
+
+    def request(self, device_id: str = "doll", server: str = "a") -> Claim:
+        claim, actions = self.servers[server].request(device_id, self.now)
+        self.carry_out(server, actions)
+        return claim
+
+    def connect(self, device_id: str = "doll", server: str = "a") -> Grant:
+        grant = self.admitted[self.request(device_id, server)]
+        self.register(grant)
+        return grant
+
+    def register(self, grant: Grant) -> None:
+        self.carry_out(grant.claim.server, self._of(grant).register(grant, self.now))
+
+    def answer(self, grant: Grant) -> None:
+        self.carry_out(grant.claim.server, self._of(grant).answered(grant, self.now))
+
+    def release(self, grant: Grant) -> None:
+        self.carry_out(grant.claim.server, self._of(grant).release(grant.device_id, grant.claim, self.now))
+
+    def withdraw(self, claim: Claim, device_id: str = "doll") -> None:
+        self.carry_out(claim.server, self.servers[claim.server].withdraw(device_id, claim, self.now))
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and every timer fire that is due then."""
+        self.now += seconds
+        while due := [timer for timer in self.timers if timer[0] <= self.now]:
+            self.timers = [timer for timer in self.timers if timer[0] > self.now]
+            for _, server, device_id in sorted(due):
+                self.carry_out(server, self.servers[server].expire(device_id, self.now))
+
+    def deliver(self) -> None:
+        """The next message under way arrives."""
+        send = self.sent.popleft()
+        slots = self.servers[send.server]
+        if isinstance(send.message, Challenge):
+            self.carry_out(send.server, slots.challenged(send.message, self.now))
+        else:
+            self.carry_out(send.server, slots.heard(send.message, self.now))
+
+    def deliver_all(self) -> None:
+        while self.sent:
+            self.deliver()
+
+    # -- what is asked for
+
+    def carry_out(self, server: str, actions: Actions) -> None:
+        todo = deque(actions)
+        while todo:
+            todo.extend(self._do(server, todo.popleft()))
+
+    def _do(self, server: str, action: Action) -> Actions:
+        slots = self.servers[server]
+        match action:
+            case Acquire(device_id, claim):
+                answer = self.table.claim(device_id, claim, self.limits.per_device)
+                if isinstance(answer, Grant):
+                    return slots.granted(answer, self.now)
+                return slots.held(device_id, claim, answer, self.now)
+            case Release(device_id, claim):
+                self.table.release(device_id, claim)
+            case Admit(grant):
+                assert grant.claim not in self.admitted
+                assert grant.claim not in self.refused
+                self.admitted[grant.claim] = grant
+            case Refuse(claim, reason):
+                assert claim not in self.admitted
+                assert claim not in self.refused
+                self.refused[claim] = reason
+            case Ping(grants):
+                self.pings.append(grants)
+            case Evict(grant):
+                self.evicted.append(grant)
+                self.release(grant)  # as the connection does when it ends
+            case Send():
+                self.sent.append(action)
+            case Wake(device_id, at):
+                self.timers.append((at, server, device_id))
+        return []
+
+    def _of(self, grant: Grant) -> Slots:
+        return self.servers[grant.claim.server]

@@ -1,0 +1,128 @@
+"""Two gateways of one process that share presence: one connection per device, whichever of them it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from testing.raw_device import CLOSE, PING, PONG, TEXT
+from testing.waiting import eventually
+
+from .harness import Harness, Neighbors
+
+pytestmark = pytest.mark.gen_test(timeout=60)
+
+Two = tuple[Harness, Harness]
+
+
+def shorten_challenges(*harnesses: Harness) -> None:
+    """For tests in which somebody stays silent."""
+    for harness in harnesses:
+        presence = harness.gateway.presence
+        presence.limits = dataclasses.replace(presence.limits, challenge_s=0.3)
+
+
+async def test_a_duplicate_at_the_other_gateway_is_refused_while_the_device_answers(two_gateways: Two) -> None:
+    a, b = two_gateways
+    await a.connect("doll")  # its library answers pings
+    refused = await b.upgrade(b.token("doll"))
+    assert (refused.response.status, refused.response.body) == (409, b'{"message":"Device already connected"}')
+    assert "retry-after" in refused.response.headers
+    assert (len(a.gateway.hub), len(b.gateway.hub)) == (1, 0)
+    assert a.gateway.presence.counters.challenges == 1
+    await a.publish("doll", "still here")
+
+
+async def test_a_silent_device_is_evicted_from_one_gateway_and_admitted_by_the_other_in_one_request(
+    two_gateways: Two,
+) -> None:
+    a, b = two_gateways
+    shorten_challenges(a, b)
+    silent = await a.raw("doll")
+    newcomer = await b.raw("doll")
+    assert newcomer.response.status == 101
+    assert (await silent.read_until(CLOSE)).close_code == 4409
+    assert (len(a.gateway.hub), len(b.gateway.hub)) == (0, 1)
+    assert (a.gateway.presence.counters.evictions, a.gateway.presence.slots_taken) == (1, 0)
+    await b.publish("doll", "for the newcomer")
+    assert b"for the newcomer" in (await newcomer.read_until(TEXT)).payload
+
+
+async def test_a_device_that_leaves_one_gateway_is_admitted_by_the_other_at_once(two_gateways: Two) -> None:
+    a, b = two_gateways
+    first = await a.raw("doll")
+    first.reset()
+    await eventually(lambda: not a.gateway.hub.is_device_connected("doll"))
+    assert (await b.raw("doll")).response.status == 101
+    assert a.gateway.presence.counters.challenges == 0
+
+
+async def test_a_device_that_leaves_in_the_challenge_lets_the_newcomer_in(two_gateways: Two) -> None:
+    a, b = two_gateways
+    first = await a.raw("doll")
+    newcomer = b.upgrade(b.token("doll"))
+
+    async def leave() -> None:
+        await first.read_until(PING)
+        first.reset()
+
+    leaving = asyncio.ensure_future(leave())
+    assert (await newcomer).response.status == 101
+    await leaving
+    assert a.gateway.presence.counters.evictions == 0
+
+
+async def test_a_pong_at_one_gateway_keeps_the_place_against_newcomers_of_both(two_gateways: Two) -> None:
+    a, b = two_gateways
+    incumbent = await a.raw("doll")
+    here, there = a.upgrade(a.token("doll")), b.upgrade(b.token("doll"))
+    newcomers = asyncio.gather(here, there)
+    ping = await incumbent.read_until(PING)
+    incumbent.send(PONG, ping.payload)
+    assert [device.response.status for device in await newcomers] == [409, 409]
+
+
+async def test_a_plain_get_says_that_the_device_is_connected_elsewhere_and_challenges_nobody(
+    two_gateways: Two,
+) -> None:
+    a, b = two_gateways
+    await a.raw("doll")
+    response = await b.http("GET", f"/ws?token={b.token('doll')}")
+    assert response.status == 409
+    assert a.gateway.presence.counters.challenges == 0
+
+
+async def test_where_the_other_gateway_does_not_answer_the_newcomer_gets_503(
+    two_gateways: Two, neighbors: Neighbors
+) -> None:
+    a, b = two_gateways
+    shorten_challenges(a, b)
+    await a.raw("doll")
+    neighbors.cut(a.gateway)
+    refused = await b.upgrade(b.token("doll"))
+    assert (refused.response.status, refused.response.body) == (503, b'{"message":"Presence not available"}')
+    assert "retry-after" in refused.response.headers
+    assert b.gateway.counters.handshakes == {"presence": 1}
+
+
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_a_gateway_that_loses_its_lease_ends_its_connections_and_admits_again(
+    two_gateways: Two, neighbors: Neighbors
+) -> None:
+    a, b = two_gateways
+    before = await a.raw("doll")
+    neighbors.fence(a.gateway)
+    assert (await before.read_until(CLOSE)).close_code == 1001
+    assert (await b.raw("doll")).response.status == 101
+    assert (await a.raw("other")).response.status == 101
+    assert (a.gateway.presence.slots_taken, b.gateway.presence.slots_taken) == (1, 1)
+
+
+async def test_a_gateway_that_stops_leaves_its_devices_to_the_other(two_gateways: Two) -> None:
+    a, b = two_gateways
+    device = await a.connect("doll")
+    await a.gateway.drain_and_stop()
+    await device.wait_closed()
+    assert (await b.raw("doll")).response.status == 101
