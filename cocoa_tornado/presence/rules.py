@@ -101,7 +101,8 @@ class SlotLimits:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Ask the store for the device; its answer goes to :meth:`Slots.granted` or :meth:`Slots.held`."""
+    """Ask the store for the device; its answer goes to :meth:`Slots.granted` or :meth:`Slots.held`, its silence to
+    :meth:`Slots.undecided`."""
 
     device_id: str
     claim: Claim
@@ -342,6 +343,21 @@ class Slots:
         todo: Actions = []
         device.line.asking, device.line.holders = None, tuple(holders)
         self._tell(device_id, claim, device.line.early.pop(claim, ()), "gone", now, todo)
+        self._go_on(device_id, device, now, todo)
+        return todo
+
+    def undecided(self, device_id: str, claim: Claim, now: float) -> Actions:
+        """The store does not answer in time: what it may have granted is given back, and the next in line asks."""
+        device = self._devices.get(device_id)
+        if device is None or device.line is None or device.line.asking != claim:
+            return []
+        line = device.line
+        line.asking, line.may_be_free = None, True
+        todo: Actions = [Release(device_id, claim)]
+        if claim in line.waiting:
+            line.waiting.remove(claim)
+            todo.append(Refuse(claim, "presence"))
+        self._tell(device_id, claim, line.early.pop(claim, ()), "gone", now, todo)
         self._go_on(device_id, device, now, todo)
         return todo
 

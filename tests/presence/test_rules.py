@@ -6,7 +6,16 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cocoa_tornado.presence.rules import ANSWER_PATIENCE_S, MAX_WAITING, Grant, Refuse, SlotLimits, Slots
+from cocoa_tornado.presence.rules import (
+    ANSWER_PATIENCE_S,
+    MAX_WAITING,
+    Acquire,
+    Grant,
+    Refuse,
+    Release,
+    SlotLimits,
+    Slots,
+)
 from cocoa_tornado.relay.messages import Answer, Challenge
 from cocoa_tornado.rules.claims import Claim, Generation
 
@@ -395,6 +404,18 @@ def test_a_grant_that_nobody_waits_for_any_more_is_given_back() -> None:
     grant = Grant("doll", claim, Generation(0, 1), World().table._leases["a"])
     assert [type(action).__name__ for action in slots.granted(grant, 0.2)] == ["Release"]
     assert repr(slots) == "<Slots 0 taken, 0 devices>"
+
+
+def test_where_the_store_does_not_answer_the_newcomer_is_refused_and_the_next_one_asks() -> None:
+    slots = Slots("a", SlotLimits())
+    first, _ = slots.request("doll", 0.0)
+    second, _ = slots.request("doll", 0.1)
+    assert slots.undecided("doll", first, 1.0) == [
+        Release("doll", first),
+        Refuse(first, "presence"),
+        Acquire("doll", second),
+    ]
+    assert slots.undecided("doll", first, 1.0) == []
 
 
 def test_a_lost_lease_takes_every_slot_and_refuses_who_waits() -> None:
