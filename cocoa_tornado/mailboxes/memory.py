@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from ..rules.box import (
 )
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
-from ..rules.seen import SeenOffsets
+from ..rules.seen import SeenOffsets, judge
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
 
 SWEEP_BOXES = 300
@@ -89,7 +89,9 @@ class MemoryMailbox:
     def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
         if self._state is MailboxState.CLOSED:
             raise MailboxClosed("the mailbox is closed")
-        return _done([self._store(entry) if new else None for entry, new in self._judged(entries)])
+        fresh = judge([entries], self._take)
+        self._counters.duplicates += fresh.count(False)
+        return _done([self._store(entry) if new else None for entry, new in zip(entries, fresh, strict=True)])
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         kept = self._kept.get(device_id)
@@ -139,16 +141,8 @@ class MemoryMailbox:
     async def close(self, timeout_s: float) -> None:
         self._state = MailboxState.CLOSED
 
-    def _judged(self, entries: Sequence[Entry]) -> Iterable[tuple[Entry, bool]]:
-        by_source: dict[str, list[tuple[int, int]]] = {}
-        for entry in entries:
-            by_source.setdefault(entry.source, []).append((entry.offset, entry.timestamp_ms))
-        new: dict[str, Iterator[bool]] = {}
-        for source, records in by_source.items():
-            fresh, _ = self._seen.setdefault(source, SeenOffsets()).take(records)
-            self._counters.duplicates += fresh.count(False)
-            new[source] = iter(fresh)
-        return ((entry, next(new[entry.source])) for entry in entries)
+    def _take(self, source: str, records: Sequence[tuple[int, int]]) -> list[bool]:
+        return self._seen.setdefault(source, SeenOffsets()).take(records)[0]
 
     def _store(self, entry: Entry) -> int:
         kept = self._kept.get(entry.device_id)

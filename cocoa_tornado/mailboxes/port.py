@@ -17,7 +17,7 @@ from ..rules.feed import Page
 
 
 class Entry(NamedTuple):
-    """One message to be stored.
+    """One message to be stored: one record for one device.
 
     :ivar source: the partition that it comes from, such as ``transcription.results/3``; in a topic that was created
         again ``transcription.results@<id>/3``
@@ -60,7 +60,7 @@ class MailboxCounters:
     """Plain counters, for the metrics. Each is written by one thread only."""
 
     stored: int = 0
-    duplicates: int = 0  # records that had been stored before
+    duplicates: int = 0  # messages of records that had been stored before
     acknowledged: int = 0  # messages deleted because their device has them
     lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
     failures: int = 0  # changes of state from READY to OPENING
@@ -74,8 +74,10 @@ class Mailbox(Protocol):
     - *Order*: a device's messages are numbered in the order of the calls to :meth:`append`, without a gap.
     - *Safety*: a future of :meth:`append` is done when the messages would survive the end of this process; each
       adapter says in its ``detail`` what else they survive. All entries of a call are stored, or none.
-    - *Idempotence*: a record that was stored before, by (source, offset, timestamp), is not stored again, as long as
-      no more than ``rules.seen.WINDOW`` later offsets of its source were.
+    - *Idempotence*: by record and device. A record, which is known by (source, offset, timestamp), is stored for each
+      device that it is for, once, and as a whole: its entries are neighbors in one call, so that a crash leaves all of
+      them or none. Read again it is stored for nobody, also not for a device that it was not for the first time, as
+      long as no more than ``rules.seen.WINDOW`` later offsets of its source were stored.
     - *Bound*: a box holds no more than ``BoxLimits`` says; the oldest go first, and are missed.
     - *Eras*: where the latest of what was stored may be lost, by a crash, a backup put back or a copy that goes on by
       itself, a new :attr:`era` begins before anything is stored again. Numbers are given twice in different eras only.
@@ -112,7 +114,8 @@ class Mailbox(Protocol):
 
         Calls are carried out in their order, several together where that is faster. The future never fails but with
         MailboxClosed. Raises MailboxClosed after close. Where the answer to an attempt was lost, the next one has the
-        numbers all the same; None is only for what an earlier call has stored, or another process.
+        numbers all the same; None is only for what an earlier call has stored, or another process, and for a device
+        that a record names twice.
         """
 
     def look(self, device_id: str) -> asyncio.Future[Box]:

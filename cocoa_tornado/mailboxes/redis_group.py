@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ..rules.box import FORGET_AFTER_S, BoxLimits
-from ..rules.seen import Remembered, Run, SeenOffsets
+from ..rules.seen import Remembered, Run, SeenOffsets, judge
 from .port import Entry
 from .redis_scripts import APPEND, GROUP_ID_BYTES, PREFIX, Command
 
@@ -66,18 +66,17 @@ class Group:
 
     def judge(self, sources: dict[str, Source], gateway: bytes, limits: BoxLimits) -> None:
         """Decide what is new, and make the command that stores it. Changes ``sources``, which holds all of its own."""
-        records: dict[str, list[tuple[int, int]]] = {}
-        for entry in self.entries:
-            records.setdefault(entry.source, []).append((entry.offset, entry.timestamp_ms))
-        verdicts = {}
-        for name, of_source in records.items():
+
+        def take(name: str, records: Sequence[tuple[int, int]]) -> list[bool]:
             source = sources[name]
-            fresh, remembered = source.seen.take(of_source)
+            fresh, remembered = source.seen.take(records)
             if source.runs + len(remembered.runs) > MOST_RUNS and remembered.runs:
                 # To read many short ones back takes long.
                 remembered.anew, remembered.runs = True, source.seen.runs()
-            self._remembered[name], verdicts[name] = remembered, iter(fresh)
-        self.fresh = [next(verdicts[entry.source]) for entry in self.entries]
+            self._remembered[name] = remembered
+            return fresh
+
+        self.fresh = judge([call.entries for call in self.calls], take)
         self._arguments = self._made(sources, gateway, limits)
 
     @property

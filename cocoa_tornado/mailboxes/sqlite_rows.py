@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from ..rules.box import (
@@ -26,6 +27,7 @@ from ..rules.box import (
 )
 from ..rules.cursors import MAX_ERA
 from ..rules.feed import Page
+from ..rules.seen import judge
 from .port import Entry
 from .sqlite_schema import damaged
 from .sqlite_seen import SeenRows
@@ -274,11 +276,11 @@ class Store:
 
     def _append(self, rows: dict[str, _Row], calls: Sequence[Sequence[Entry]], now: float, change: Change) -> None:
         messages = []
-        fresh = self._judge(calls, now)
+        fresh = iter(judge(calls, partial(self._seen.take, now=now)))
         for entries in calls:
             numbers: list[int | None] = []
             for entry in entries:
-                if not next(fresh[entry.source]):
+                if not next(fresh):
                     change.duplicates += 1
                     numbers.append(None)
                     continue
@@ -300,13 +302,6 @@ class Store:
         insert = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"
         self._database.executemany(insert, messages)
         self._overflow(rows.values(), change)
-
-    def _judge(self, calls: Sequence[Sequence[Entry]], now: float) -> dict[str, Iterator[bool]]:
-        records: dict[str, list[tuple[int, int]]] = {}
-        for entries in calls:
-            for entry in entries:
-                records.setdefault(entry.source, []).append((entry.offset, entry.timestamp_ms))
-        return {source: iter(self._seen.take(source, of_source, now)) for source, of_source in records.items()}
 
     def _overflow(self, rows: Iterable[_Row], change: Change) -> None:
         emptier = []

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 WINDOW: Final = 65_536
 """Offsets of one source that are remembered. What lies further back is new: the topic was wound back."""
@@ -164,6 +164,73 @@ class SeenOffsets:
         """Forget ``offset`` and all behind it."""
         kept = [Run(run.first, run.stamps[: max(0, offset - run.first)]) for run in self._runs]
         self._runs = [run for run in kept if run.stamps]
+
+
+class Recorded(Protocol):
+    """One message to be stored, and the record that it was made from."""
+
+    @property
+    def device_id(self) -> str: ...
+
+    @property
+    def timestamp_ms(self) -> int: ...
+
+    @property
+    def source(self) -> str: ...
+
+    @property
+    def offset(self) -> int: ...
+
+
+def judge(
+    calls: Iterable[Sequence[Recorded]], take: Callable[[str, Sequence[tuple[int, int]]], Sequence[bool]]
+) -> list[bool]:
+    """For each entry of each call whether it is to be stored: once for its record, then once for each of its devices.
+
+    Of one source, neighboring entries of a call that have the same offset and timestamp are one record. It is judged as
+    a whole: new, and then each of its devices gets it once, or known, and then none does, whichever devices it is for
+    this time. In another call it is the record read again.
+
+    :param take: judges the records of one source, as :meth:`SeenOffsets.take` does; called once for each source
+    """
+    records: dict[str, list[tuple[int, int]]] = {}
+    places: list[tuple[str, int]] = []
+    repeats: set[int] = set()
+    for entries in calls:
+        newest: dict[str, _OfRecord] = {}
+        for entry in entries:
+            source, record = entry.source, (entry.offset, entry.timestamp_ms)
+            of_source = records.setdefault(source, [])
+            last = newest.get(source)
+            if last is None or last.record != record:
+                of_source.append(record)
+                newest[source] = _OfRecord(record, entry.device_id)
+            elif not last.add(entry.device_id):
+                repeats.add(len(places))
+            places.append((source, len(of_source) - 1))
+    verdicts = {source: take(source, of_source) for source, of_source in records.items()}
+    fresh = [verdicts[source][at] for source, at in places]
+    for at in repeats:
+        fresh[at] = False
+    return fresh
+
+
+class _OfRecord:
+    """The devices that one record has been for so far. Nearly every record is for one."""
+
+    __slots__ = ("_first", "_others", "record")
+
+    def __init__(self, record: tuple[int, int], device_id: str) -> None:
+        self.record, self._first = record, device_id
+        self._others: set[str] | None = None
+
+    def add(self, device_id: str) -> bool:
+        """False if it had been for this device already."""
+        if self._others is None:
+            self._others = {self._first}
+        known = device_id in self._others
+        self._others.add(device_id)
+        return not known
 
 
 def _little_endian(stamps: array[int]) -> array[int]:

@@ -103,6 +103,65 @@ async def test_offsets_of_different_partitions_are_different_records(stand: Stan
     await mailbox.close(1.0)
 
 
+def for_each(offset: int, *device_ids: str) -> list[Entry]:
+    """One record for several devices."""
+    return [entry(offset, device_id) for device_id in device_ids]
+
+
+async def test_a_record_for_two_devices_is_stored_for_each_and_never_again(stand: Stand) -> None:
+    mailbox = await stand.open()
+    record = for_each(0, "a", "b")
+    first = await mailbox.append(record)
+    assert first == [(await mailbox.look(device_id)).last for device_id in ("a", "b")]
+    assert await mailbox.append(record) == [None, None]
+    assert (mailbox.counters.stored, mailbox.counters.duplicates) == (2, 2)
+    if stand.survives:
+        await stand.crash(mailbox)
+        mailbox = await stand.open()
+        assert await mailbox.append(record) == [None, None]
+    assert [await contents(mailbox, device_id) for device_id in ("a", "b")] == [payloads([0])] * 2
+    await mailbox.close(1.0)
+
+
+async def test_a_device_that_a_record_names_twice_gets_it_once(stand: Stand) -> None:
+    mailbox = await stand.open()
+    await mailbox.append([*for_each(0, "a", "b", "a", "c", "b"), *for_each(1, "a")])
+    assert [await contents(mailbox, device_id) for device_id in "abc"] == [payloads([0, 1]), *[payloads([0])] * 2]
+    await mailbox.close(1.0)
+
+
+async def test_records_for_several_devices_keep_the_order_of_each_device(stand: Stand) -> None:
+    mailbox = await stand.open()
+    batch = [*for_each(0, "a", "b"), *for_each(1, "b"), *for_each(2, "c", "a", "b"), *for_each(3, "a")]
+    stored = mailbox.append(batch), mailbox.append([*batch, *for_each(4, "b", "c")])
+    assert None not in await stored[0]
+    again = await stored[1]
+    assert (again[:-2], None in again[-2:]) == ([None] * len(batch), False)
+    assert await contents(mailbox, "a") == payloads([0, 2, 3])
+    assert await contents(mailbox, "b") == payloads([0, 1, 2, 4])
+    assert await contents(mailbox, "c") == payloads([2, 4])
+    await mailbox.close(1.0)
+
+
+async def test_a_record_that_is_read_again_is_for_nobody_whom_it_names_only_then(stand: Stand) -> None:
+    """It was stored as a whole, so this can be no rest of it."""
+    mailbox = await stand.open()
+    stored = mailbox.append(for_each(0, "a")), mailbox.append(for_each(0, "a", "late"))
+    assert [await future for future in stored] == [[1], [None, None]]
+    assert await contents(mailbox, "late") == []
+    await mailbox.close(1.0)
+
+
+async def test_a_record_of_a_topic_made_anew_is_stored_for_each_of_its_devices(stand: Stand) -> None:
+    mailbox = await stand.open()
+    await mailbox.append([*for_each(0, "a", "b"), *for_each(1, "a", "b")])
+    anew = [item._replace(timestamp_ms=item.timestamp_ms + 77_000) for item in for_each(0, "a", "b")]
+    assert None not in await mailbox.append(anew)
+    assert await mailbox.append(anew) == [None, None]
+    assert await contents(mailbox, "b") == payloads([0, 1, 0])
+    await mailbox.close(1.0)
+
+
 async def test_a_record_that_was_no_message_before_is_stored_and_nothing_behind_it_again(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append([*entries(0, 3), *entries(4, 2)])

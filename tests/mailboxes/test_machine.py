@@ -80,7 +80,7 @@ class Machine(RuleBasedStateMachine):
         self.stand = type(self).make_stand()
         self.mailbox: Mailbox = self.runner.run(self.stand.open(LIMITS))
         self.boxes: dict[str, Model] = {}
-        self.devices: list[str] = []  # by offset
+        self.devices: list[list[str]] = []  # of each record
         self.sizes: list[int] = []
 
     def teardown(self) -> None:
@@ -99,24 +99,30 @@ class Machine(RuleBasedStateMachine):
         return await self.mailbox.look(device_id)
 
     @rule(
-        again=st.integers(0, 4), new=st.lists(st.tuples(DEVICES, st.sampled_from([10, 25, 80])), min_size=0, max_size=6)
+        again=st.integers(0, 4),
+        new=st.lists(
+            st.tuples(st.lists(DEVICES, min_size=1, max_size=3), st.sampled_from([10, 25, 80])), min_size=0, max_size=6
+        ),
     )
-    def append(self, again: int, new: list[tuple[str, int]]) -> None:
-        """A batch that begins with records that have been stored before, as after a crash of the consumer."""
+    def append(self, again: int, new: list[tuple[list[str], int]]) -> None:
+        """A batch that begins with records that have been stored before, as after a crash of the consumer. A record is
+        for one device or several, and may name one twice."""
         first = max(0, len(self.devices) - again)
         known = len(self.devices)
-        self.devices += [device for device, _ in new]
+        self.devices += [devices for devices, _ in new]
         self.sizes += [size for _, size in new]
         batch = [
-            entry(offset, self.devices[offset], b"%d" % offset + b"x" * self.sizes[offset], SOURCE)
+            entry(offset, device_id, b"%d" % offset + b"x" * self.sizes[offset], SOURCE)
             for offset in range(first, len(self.devices))
+            for device_id in self.devices[offset]
         ]
         now = self.stand.clock.now
-        for device_id in {item.device_id for item in batch[known - first :]}:
-            self.box(device_id)
-        expected = [
-            None if item.offset < known else self.box(item.device_id).append(item.payload, now) for item in batch
-        ]
+        expected: list[int | None] = []
+        given: set[tuple[int, str]] = set()
+        for item in batch:
+            is_new = item.offset >= known and (item.offset, item.device_id) not in given
+            expected.append(self.box(item.device_id).append(item.payload, now) if is_new else None)
+            given.add((item.offset, item.device_id))
 
         async def store() -> list[int | None]:
             return await self.mailbox.append(batch)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, Run, SeenOffsets
+from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, Run, SeenOffsets, judge
 
 
 def records(first: int, count: int, shift: int = 0) -> list[tuple[int, int]]:
@@ -107,3 +109,67 @@ def test_reading_again_from_any_committed_offset_stores_each_record_once(reads: 
         stored |= set(taken)
         end = max(end, first + count)
         assert stored == set(range(end))
+
+
+class Message(NamedTuple):
+    device_id: str
+    offset: int
+    timestamp_ms: int = 0
+    source: str = "results/0"
+
+
+class Sources:
+    """What ``judge`` asks; counts how often."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, SeenOffsets] = {}
+        self.asked = 0
+
+    def __call__(self, source: str, records: Sequence[tuple[int, int]]) -> list[bool]:
+        self.asked += 1
+        return self.seen.setdefault(source, SeenOffsets()).take(records)[0]
+
+
+def test_a_record_is_judged_once_and_then_each_of_its_devices() -> None:
+    sources = Sources()
+    record = [Message("a", 0), Message("b", 0), Message("a", 0), Message("a", 1)]
+    assert judge([record, record[:1], [Message("c", 0), Message("c", 2)]], sources) == [
+        *(True, True, False, True),
+        False,
+        *(False, True),
+    ]
+    assert sources.asked == 1
+
+
+def test_a_source_that_another_stands_between_is_one_source() -> None:
+    sources = Sources()
+    other = Message("a", 0, source="results/1")
+    assert judge([[Message("a", 0), other, Message("b", 0), other]], sources) == [True, True, True, False]
+
+
+BATCHES = st.lists(
+    st.tuples(st.integers(0, 4), st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=4), max_size=4)),
+    max_size=8,
+)
+
+
+@given(BATCHES, st.lists(st.integers(1, 3), min_size=1))
+def test_however_often_it_is_read_each_device_of_a_record_gets_it_once(
+    reads: list[tuple[int, list[list[str]]]], sizes: list[int]
+) -> None:
+    """Reads that go back to any record, in calls of which any number is stored together."""
+    sources, devices_of = Sources(), list[list[str]]()
+    stored: list[tuple[int, str]] = []
+    calls: list[list[Message]] = []
+    for back, new in reads:
+        first = max(0, len(devices_of) - back)
+        devices_of += new
+        calls.append([Message(d, at, 5) for at in range(first, len(devices_of)) for d in devices_of[at]])
+    for turn in range(len(calls)):
+        size = sizes[turn % len(sizes)]
+        together, calls = calls[:size], calls[size:]
+        fresh = judge(together, sources)
+        entries = [entry for call in together for entry in call]
+        stored += [(entry.offset, entry.device_id) for entry, new in zip(entries, fresh, strict=True) if new]
+    assert sorted(stored) == sorted({(at, device) for at, devices in enumerate(devices_of) for device in devices})
+    assert [at for at, _ in stored] == sorted(at for at, _ in stored)
