@@ -23,7 +23,7 @@ from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
-from cocoa_tornado.rules.records import Delivery, decode
+from cocoa_tornado.rules.records import Record, decode
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
 
@@ -105,7 +105,7 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
         records = values(devices, each)
         now_ms = int(time.time() * 1000)
         decoded = [decode(key, value, now_ms) for key, value in records]
-        deliveries = [delivery for delivery in decoded if isinstance(delivery, Delivery)]
+        deliveries = [delivery for delivery in decoded if isinstance(delivery, Record)]
         frames = [b"\x81\x7e" + len(item.payload).to_bytes(2, "big") + item.payload for item in deliveries]
 
         async def whole(records: list[tuple[bytes, bytes]] = records) -> None:
@@ -114,7 +114,7 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
             gateway._sink(Batch(batch))  # type: ignore[arg-type]  # all of them can be decoded
             await settle()
 
-        async def routed(deliveries: list[Delivery] = deliveries) -> None:
+        async def routed(deliveries: list[Record] = deliveries) -> None:
             gateway._sink(Batch(deliveries))
             await settle()
 

@@ -3,7 +3,7 @@
 Devices hold one WebSocket each; what Kafka says to a device reaches it, and no other. The layers, each of
 which imports only what stands below it (a test reads the imports)::
 
-    cli -> service -> web -> bridge -> hub -> presence, relay -> rules and ports -> errors
+    cli -> service -> web -> routing -> hub -> presence, relay -> rules and ports -> errors
 
 ``service`` is the composition root: the one place that names concrete adapters.
 """

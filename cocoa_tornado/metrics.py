@@ -68,7 +68,7 @@ class SpeechCounters:
 
 @dataclass(slots=True)
 class Counters:
-    """What the web layer and the bridge count."""
+    """What the web layer and the router count."""
 
     handshakes: dict[str, int] = field(default_factory=dict)  # by outcome
     closed: dict[str, int] = field(default_factory=dict)  # by close code, or "lost" where none was exchanged

@@ -19,8 +19,6 @@ from typing import Any
 
 from tornado.web import Application
 
-from .arrivals import Arrivals
-from .bridge import Bridge
 from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
 from .errors import KeyMaterialError, ServiceError, SettingError
@@ -31,12 +29,13 @@ from .identity.keys import Signer
 from .logs import lines_lost, set_level
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
-from .mailroom import Mailroom
 from .metrics import Counters, GatewayCollector, MetricsPage
 from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
 from .relay.memory import MemoryRelay
 from .relay.port import Relay
+from .routing.arrivals import Arrivals
+from .routing.router import Router
 from .rules.addresses import is_loopback, without_user_info
 from .rules.audio import unsaid
 from .rules.buffers import Use
@@ -217,10 +216,8 @@ class Gateway:
         if self.engine is not None:
             arrivals = Arrivals(self._clock)
             self.transcriber = self._make_transcriber(self.engine, arrivals)
-        self._sink: Callable[[Batch], None] = (
-            Bridge(self.hub, self.counters, self._clock, arrivals)
-            if self.mailbox is None
-            else Mailroom(self.hub, self.mailbox, self.counters, self._clock, arrivals)
+        self._sink: Callable[[Batch], None] = Router(
+            self.hub, self.counters, self._clock, mailbox=self.mailbox, arrivals=arrivals
         )
         wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
         calendar = ExpiryCalendar[Flushed]()

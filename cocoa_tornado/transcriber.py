@@ -1,7 +1,7 @@
 """From audio to records: makes one utterance of each stream, and publishes what comes of it. IOLoop thread only.
 
 Where the audio comes from (a POST, or binary WebSocket messages) is of no interest here; what recognises it is behind
-the speech port, and who gets the words is the broker's and the bridge's affair, as for any other record.
+the speech port, and who gets the words is the broker's and the router's affair, as for any other record.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from .arrivals import Arrivals
 from .brokers.port import Broker
 from .errors import AudioNotDecodable, AudioTooLong, BrokerError, EngineFailed, SpeechBusy, SpeechError
 from .metrics import SpeechCounters, count
+from .routing.arrivals import Arrivals
 from .rules import transcripts
 from .rules.audio import AudioFormat
 from .rules.once import Once

@@ -149,13 +149,13 @@ class ReplayBroker(MemoryBroker):
         batch = Batch([], done.set, [], [])
         sources: list[tuple[str, int]] = []
         for source, of_source in groupby(records, lambda record: record.source):
-            before = len(batch.deliveries)
+            before = len(batch.records)
             for record in of_source:
                 decoded = decode(None, record.value.encode(), record.timestamp_ms)
                 assert not isinstance(decoded, Rejected), (record, decoded)
-                batch.deliveries.append(decoded)
+                batch.records.append(decoded)
                 batch.offsets = [*batch.offsets, record.offset]
-            sources.append((source, len(batch.deliveries) - before))
+            sources.append((source, len(batch.records) - before))
         batch.sources = sources
         sink(batch)
         await asyncio.wait_for(done.wait(), 30)

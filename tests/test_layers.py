@@ -1,4 +1,4 @@
-"""The direction of imports: cli -> service -> web -> bridge -> hub -> presence, relay -> rules and ports -> errors.
+"""The direction of imports: cli -> service -> web -> routing -> hub -> presence, relay -> rules and ports -> errors.
 
 Each test looks at every module and reports all that break its rule, by name.
 """
@@ -21,7 +21,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plain_files": set(),
     "asking": set(),
     "errors": {"plain_text"},
-    "rules": {"errors", "plain_text"},
+    "routing.address": set(),
+    "rules": {"routing.address", "errors", "plain_text"},
     "brokers.port": {"rules"},
     "brokers": {"asking", "brokers.port", "rules", "errors", "plain_text"},
     "identity": {"rules", "errors", "plain_files", "plain_text"},
@@ -44,15 +45,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mailboxes.port": {"rules"},
     "mailboxes": {"mailboxes.port", "rules", "errors"},
     "sweeper": {"mailboxes.port", "errors"},
-    "mailroom": {"hub", "metrics", "brokers.port", "mailboxes.port", "rules", "errors"},
-    "arrivals": {"rules"},
-    "transcriber": {"arrivals", "metrics", "brokers.port", "speech.port", "rules", "errors"},
-    "bridge": {"hub", "metrics", "brokers.port", "rules"},
+    "routing.arrivals": {"rules"},
+    "routing.plan": {"routing.address", "rules"},
+    "routing.receipt": set(),
+    "routing": {
+        *("routing.address", "routing.arrivals", "routing.plan", "routing.receipt"),
+        *("hub", "metrics", "brokers.port", "mailboxes.port", "rules", "errors"),
+    },
+    "transcriber": {"routing.arrivals", "metrics", "brokers.port", "speech.port", "rules", "errors"},
     "web": {
         "hub",
         "presence.port",
         "presence.rules",
-        "bridge",
         "transcriber",
         "metrics",
         "brokers.port",
@@ -71,12 +75,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "presence.rules",
         "relay",
         "relay.port",
-        "bridge",
-        "mailroom",
+        "routing",
+        "routing.arrivals",
         "mailboxes",
         "mailboxes.port",
         "sweeper",
-        "arrivals",
         "transcriber",
         "speech",
         "speech.port",
@@ -122,7 +125,7 @@ def modules() -> list[tuple[str, Path]]:
 
 MODULES = modules()
 # Packages whose __init__ imports from several layers, or from none.
-PACKAGES = {"", "brokers", "identity", "mailboxes", "presence", "probe", "relay", "web"}
+PACKAGES = {"", "brokers", "identity", "mailboxes", "presence", "probe", "relay", "routing", "web"}
 
 
 def layer(module: str) -> str | None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cocoa_tornado.arrivals import Arrivals
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.errors import (
@@ -20,6 +19,7 @@ from cocoa_tornado.errors import (
     SpeechError,
 )
 from cocoa_tornado.metrics import SpeechCounters
+from cocoa_tornado.routing.arrivals import Arrivals
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.records import decode
 from cocoa_tornado.speech.port import SpeechState
@@ -95,7 +95,7 @@ class Bench:
 
     def _route(self, batch: Batch) -> None:
         self.batches.append(batch)
-        self.arrivals(batch.deliveries)
+        self.arrivals.routed(batch.records)
 
     def open(self, device_id: str = "doll", **options: Any) -> Utterance:
         return self.transcriber.open(device_id, 99, RAW, **options)
@@ -467,7 +467,7 @@ async def test_a_drain_waits_for_the_words_and_for_their_way_back() -> None:
     assert (await finishing).text == "last words"
     await draining
     assert bench.engine.state is SpeechState.CLOSED
-    assert [delivery.device_id for batch in bench.batches for delivery in batch.deliveries] == ["doll"]
+    assert [record.address for batch in bench.batches for record in batch.records] == ["doll"]
 
 
 @pytest.mark.logs("cocoa.transcriber", "audio streams cut off")

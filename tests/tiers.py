@@ -19,6 +19,7 @@ TESTS: Final = Path(__file__).parent
 
 # Files, and folders with everything below them.
 PURE: Final = (
+    "routing/",
     "rules/",
     "presence/",
     "relay/",
@@ -32,7 +33,7 @@ PURE: Final = (
     ),
     "probe/test_wire.py",
     *(f"speech/test_{name}.py" for name in ("engines", "memory_budget", "segmenter", "wire", "worker")),
-    *(f"test_{name}.py" for name in ("arrivals", "asking", "bridge", "conf", "hub", "layers", "mailroom", "metrics")),
+    *(f"test_{name}.py" for name in ("asking", "conf", "hub", "layers", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
     *(f"test_{name}.py" for name in ("plain_text", "transcriber")),

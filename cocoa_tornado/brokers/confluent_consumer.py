@@ -21,7 +21,7 @@ from tornado.ioloop import IOLoop
 
 from ..asking import ask
 from ..rules.handoff import Span
-from ..rules.records import Delivery, Rejected
+from ..rules.records import Record, Rejected
 from ..rules.topic_log import Committed
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
@@ -240,7 +240,7 @@ class ConfluentConsuming(Reading[int]):
                 runs[number].append(message)
             else:
                 runs[number] = [message]
-        deliveries: list[Delivery] = []
+        records: list[Record] = []
         offsets: list[int] = []
         sources: list[tuple[str, int]] = []
         spans: list[Span] = []
@@ -253,15 +253,15 @@ class ConfluentConsuming(Reading[int]):
             if ledger is None:
                 continue
             span = ledger.read(run[-1].offset() + 1, pending=1)
-            before = len(deliveries)
-            self._decode_run(run, span, deliveries, offsets)
+            before = len(records)
+            self._decode_run(run, span, records, offsets)
             span.done_one()  # not before all of it is entered: what fails half-way is no reason to commit it
-            if len(deliveries) > before:
+            if len(records) > before:
                 span.pending += 1
                 spans.append(span)
-                sources.append((self._source(number), len(deliveries) - before))
+                sources.append((self._source(number), len(records) - before))
             self._note_ends({number: self._highwater(number)})
-        self._pass_on(deliveries, spans, offsets, sources)
+        self._pass_on(records, spans, offsets, sources)
         for number, end in ends.items():
             ledger = self._ledgers.get(number)
             if ledger is not None:  # control records move the position and are never handed over
@@ -270,7 +270,7 @@ class ConfluentConsuming(Reading[int]):
             if number in self._ledgers:
                 self._get_past(number, message.offset(), message.error())
 
-    def _decode_run(self, run: list[Message], span: Span, deliveries: list[Delivery], offsets: list[int]) -> None:
+    def _decode_run(self, run: list[Message], span: Span, records: list[Record], offsets: list[int]) -> None:
         counters, decode = self._counters, self._decode
         for message in run:
             key, value = message.key(), message.value()
@@ -280,7 +280,7 @@ class ConfluentConsuming(Reading[int]):
                 continue
             if not decoded.key_agrees:
                 counters.key_mismatch += 1
-            deliveries.append(decoded)
+            records.append(decoded)
             offsets.append(message.offset())
         counters.consumed += len(run)
 

@@ -15,7 +15,7 @@ from kafka import errors as kafka_errors
 from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
-from ..rules.records import Delivery, Rejected
+from ..rules.records import Record, Rejected
 from ..rules.topic_log import Committed
 from .kafka_availability import Availability
 from .kafka_clients import (
@@ -115,16 +115,16 @@ class KafkaConsuming(Reading[TopicPartition]):
         held = self._apply_pressure(consumer)
         timeout_s = JOIN_POLL_S if not self._joined else PAUSED_POLL_S if held else POLL_S
         try:
-            records = consumer.poll(timeout_ms=int(timeout_s * 1000))
+            fetched = consumer.poll(timeout_ms=int(timeout_s * 1000))
         except Exception as error:
-            records = {}
+            fetched = {}
             if is_retriable(error):
                 self._probe_at = 0.0  # which finds out what it means
                 self._stopping.wait(0.1)
             elif not self._get_past(error):
                 raise
-        if records:
-            self._route(consumer, records)
+        if fetched:
+            self._route(consumer, fetched)
         self._commit_if_due()
         self._look_at_log()
         self._probe_if_due(consumer)
@@ -144,35 +144,35 @@ class KafkaConsuming(Reading[TopicPartition]):
             consumer.resume(*(paused - wanted))
         return held or bool(unresolved)
 
-    def _route(self, consumer: KafkaClient, records: dict[TopicPartition, list[Any]]) -> None:
+    def _route(self, consumer: KafkaClient, fetched: dict[TopicPartition, list[Any]]) -> None:
         """Decode what a poll has brought, and hand it over as one batch."""
-        deliveries: list[Delivery] = []
+        records: list[Record] = []
         offsets: list[int] = []
         sources: list[tuple[str, int]] = []
         spans: list[Span] = []
         counters, decode = self._counters, self._decode
-        for partition, run in records.items():
+        for partition, run in fetched.items():
             ledger = self._ledger_for(partition, run[0].offset)
             if ledger is None:
                 continue
             span = ledger.read(run[-1].offset + 1, pending=1)
-            before = len(deliveries)
+            before = len(records)
             for record in run:
                 decoded = decode(record.key, record.value, record.timestamp or 0)
                 if isinstance(decoded, Rejected):
                     self._set_aside(record, decoded.reason, span)
                     continue
                 counters.key_mismatch += not decoded.key_agrees
-                deliveries.append(decoded)
+                records.append(decoded)
                 offsets.append(record.offset)
             span.done_one()  # not before all of it is entered: what fails half-way is no reason to commit it
             counters.consumed += len(run)
-            if len(deliveries) > before:
+            if len(records) > before:
                 span.pending += 1
                 spans.append(span)
-                sources.append((self._source(partition), len(deliveries) - before))
+                sources.append((self._source(partition), len(records) - before))
             self._note_ends({partition: consumer.highwater(partition) or 0})
-        self._pass_on(deliveries, spans, offsets, sources)
+        self._pass_on(records, spans, offsets, sources)
 
     def _get_past(self, error: Exception) -> bool:
         """Go on behind a batch that cannot be read: broken by a disk, or with what kafka-python does not understand,

@@ -22,7 +22,7 @@ from ..errors import BrokerError
 from ..rules.backoff import Backoff
 from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s, size_of
 from ..rules.rate import LineBudget, RateLimit
-from ..rules.records import Delivery
+from ..rules.records import Record
 from ..rules.topic_log import Committed, Log, Recent, Repeats
 from .kafka_availability import UNREACHABLE, Availability
 from .kafka_clients import KafkaClients
@@ -291,21 +291,21 @@ class Reading(ABC, Generic[P]):
         return (self._history.log or Log(None)).source(self._options.results_topic, self._number(partition))
 
     def _pass_on(
-        self, deliveries: list[Delivery], spans: list[Span], offsets: list[int], sources: list[tuple[str, int]]
+        self, records: list[Record], spans: list[Span], offsets: list[int], sources: list[tuple[str, int]]
     ) -> None:
         """Hand over what a poll has brought, as one batch."""
         self._report_lag()
-        if self._repeats and deliveries:
-            deliveries, offsets, sources = self._repeats.without(deliveries, offsets, sources)
-            if not deliveries:
+        if self._repeats and records:
+            records, offsets, sources = self._repeats.without(records, offsets, sources)
+            if not records:
                 for span in spans:
                     span.done_one()
-        if deliveries:
-            self._recent.note(offsets, deliveries, sources)
-            size = size_of(deliveries)
-            self._take(len(deliveries), size)
-            done = self._when_done(spans, len(deliveries), size)
-            self._loop.add_callback(self._hand_over, Batch(deliveries, done, offsets, sources))
+        if records:
+            self._recent.note(offsets, records, sources)
+            size = size_of(records)
+            self._take(len(records), size)
+            done = self._when_done(spans, len(records), size)
+            self._loop.add_callback(self._hand_over, Batch(records, done, offsets, sources))
             self._handed_over_at = time.monotonic()
 
     def _set_aside(self, record: Any, reason: str, span: Span) -> None:

@@ -20,7 +20,7 @@ from tornado.ioloop import IOLoop
 
 from ..errors import BrokerClosed, BrokerError
 from ..rules.handoff import RECORD_BYTES, OffsetLedger, WaterMarks, size_of
-from ..rules.records import Delivery, Rejected
+from ..rules.records import Record, Rejected
 from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder
 
 MAX_BATCH_RECORDS = 500
@@ -210,17 +210,17 @@ class MemoryBroker:
         if sink is None or ledger is None or self._marks.paused:
             return
         results = self._log(self._results_topic)
-        records = results.read(MAX_BATCH_RECORDS, self._poll_bytes)
-        if not records:
+        found = results.read(MAX_BATCH_RECORDS, self._poll_bytes)
+        if not found:
             return
-        deliveries, offsets = self._route(records)
-        span = ledger.read(records[-1].offset + 1, pending=1 if deliveries else 0)
+        records, offsets = self._route(found)
+        span = ledger.read(found[-1].offset + 1, pending=1 if records else 0)
         if ledger.position < results.end:
             self._schedule()
         self._wake_writers()
-        if not deliveries:
+        if not records:
             return
-        count, size = len(deliveries), size_of(deliveries)
+        count, size = len(records), size_of(records)
         if self._marks.take(count, size):
             self._counters.pauses += 1
         epoch, told = self._epoch, False
@@ -235,22 +235,22 @@ class MemoryBroker:
             if self._marks.release(count, size):
                 self._schedule()
 
-        sink(Batch(deliveries, done, offsets, [(self._source, len(deliveries))]))
+        sink(Batch(records, done, offsets, [(self._source, len(records))]))
 
-    def _route(self, records: list[MemoryRecord]) -> tuple[list[Delivery], list[int]]:
+    def _route(self, found: list[MemoryRecord]) -> tuple[list[Record], list[int]]:
         """What is to be handed over, and the offsets of that."""
         assert self._decode is not None  # a turn runs only between start and stop
-        deliveries, offsets = [], []
-        for record in records:
+        records, offsets = [], []
+        for record in found:
             self._counters.consumed += 1
             decoded = self._decode(record.key, record.value, record.timestamp_ms)
             if isinstance(decoded, Rejected):
                 self._quarantine(record, decoded.reason)
                 continue
             self._counters.key_mismatch += not decoded.key_agrees
-            deliveries.append(decoded)
+            records.append(decoded)
             offsets.append(record.offset)
-        return deliveries, offsets
+        return records, offsets
 
     def _quarantine(self, record: MemoryRecord, reason: str) -> None:
         headers = dict(record.headers)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..rules.records import Decoded, Delivery
+from ..rules.records import Decoded, Record
 
 
 class BrokerState(enum.Enum):
@@ -50,21 +50,26 @@ class BrokerStatus:
 
 @dataclass(slots=True)
 class Batch:
-    """Deliveries handed over together, in the order of their partitions.
+    """Records handed over together, in the order of their partitions.
 
-    The receiver calls :meth:`done` (on the IOLoop) exactly once, when every delivery has been routed and its
-    message is as safe as the configuration promises. Only then may the adapter commit the offsets and count the
+    The receiver calls :meth:`done` (on the IOLoop) exactly once, when every record has been routed and the messages
+    made of it are as safe as the configuration promises. Only then may the adapter commit the offsets and count the
     batch's records as no longer in flight.
 
-    :ivar offsets: of the deliveries' records, one for each
-    :ivar sources: the partitions that they come from, each with the number of its deliveries, which stand together;
+    :ivar offsets: of the records, one for each
+    :ivar sources: the partitions that they come from, each with the number of its records, which stand together;
         those of a topic that was created again have other names than the old one's
     """
 
-    deliveries: list[Delivery]
+    records: list[Record]
     done: Callable[[], None] = field(repr=False, default=lambda: None)
     offsets: Sequence[int] = field(repr=False, default=())
     sources: Sequence[tuple[str, int]] = ()
+
+    def origins(self) -> list[tuple[str, int]]:
+        """The partition and the offset of each record."""
+        partitions = [partition for partition, records in self.sources for _ in range(records)]
+        return list(zip(partitions, self.offsets, strict=True))
 
 
 @dataclass(slots=True)
@@ -90,7 +95,7 @@ class Broker(Protocol):
 
     Guarantees of every adapter (the contract suite holds them):
 
-    - *Order*: deliveries of one partition arrive in the partition's order, across batches too.
+    - *Order*: records of one partition arrive in the partition's order, across batches too.
     - *Bound*: at most ``high_water`` records (plus one poll) are handed over and not yet ``done``; above it the
       partitions pause, below ``low_water`` they resume. Pausing never costs the group membership. The same holds for
       the bytes of those records.

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from .records import Delivery
+from .records import Record
 
 NO_BOUND: Final = 2**63 - 1
 
@@ -17,9 +17,9 @@ RECORD_BYTES: Final = 256
 """What a record costs in memory beside its bytes: the objects that it is made of, rounded up."""
 
 
-def size_of(deliveries: Iterable[Delivery]) -> int:
-    """What deliveries hold in memory, in bytes."""
-    return sum([len(delivery[1]) + RECORD_BYTES for delivery in deliveries])
+def size_of(records: Iterable[Record]) -> int:
+    """What records hold in memory, in bytes."""
+    return sum([len(record[1]) + RECORD_BYTES for record in records])
 
 
 def pause_s(pace_s: float, handed_over_at: float, now: float) -> float:

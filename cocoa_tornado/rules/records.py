@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
+from ..routing.address import Address
 from .identity import is_device_id
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
@@ -34,10 +35,10 @@ REASONS: Final = frozenset(
 """Every ``Rejected.reason``, in the order of judgement: a record that fails on two counts is named by the first."""
 
 
-class Delivery(NamedTuple):
-    """One message for one device.
+class Record(NamedTuple):
+    """A record that can be routed: one offset of its partition, and one message for each device that it addresses.
 
-    :ivar device_id: from the record's value, never from its key
+    :ivar address: from the record's value, never from its key; a ``str`` is the id of one device
     :ivar payload: the UTF-8 text message of contract section 3: compact JSON, ``type`` first
     :ivar timestamp_ms: the record's own timestamp, Unix milliseconds; 0 if it has none
     :ivar key_agrees: False where the record has a key which is neither the device_id nor the value's ``session_id``
@@ -45,7 +46,7 @@ class Delivery(NamedTuple):
     :ivar interim_of: of a hypothesis (``"final":false``) the record's ``session_id``; '' for everything else
     """
 
-    device_id: str
+    address: Address
     payload: bytes
     timestamp_ms: int
     key_agrees: bool = True
@@ -61,7 +62,7 @@ class Rejected(NamedTuple):
     reason: str
 
 
-Decoded: TypeAlias = Delivery | Rejected
+Decoded: TypeAlias = Record | Rejected
 
 
 def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> Decoded:
@@ -91,8 +92,8 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
     device_id, session_id, final, payload = message
     agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
     interim_of = session_id if final is False and isinstance(session_id, str) else ""
-    # What Delivery(...) does, without the function of Python's that a NamedTuple has for it.
-    return _NEW(Delivery, (device_id, payload, timestamp_ms if timestamp_ms > 0 else 0, agrees, interim_of))
+    # What Record(...) does, without the function of Python's that a NamedTuple has for it.
+    return _NEW(Record, (device_id, payload, timestamp_ms if timestamp_ms > 0 else 0, agrees, interim_of))
 
 
 _Message: TypeAlias = tuple[str, object, object, bytes]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from .records import Delivery
+from .records import Record
 
 REMEMBERED: Final = 65_536
 """Records that are remembered until the topic's id is known to be the same; beyond that, the oldest are forgotten."""
@@ -76,10 +76,10 @@ class Recent:
         self.records = 0
         self._asked = 0  # runs that were noted when the id was asked for
 
-    def note(self, offsets: Sequence[int], deliveries: Sequence[Delivery], sources: Sequence[tuple[str, int]]) -> None:
+    def note(self, offsets: Sequence[int], records: Sequence[Record], sources: Sequence[tuple[str, int]]) -> None:
         """A batch is handed over, described like :class:`~cocoa_tornado.brokers.port.Batch`."""
-        self._runs.append(_Run(tuple(offsets), [_fingerprint(delivery) for delivery in deliveries], tuple(sources)))
-        self.records += len(deliveries)
+        self._runs.append(_Run(tuple(offsets), [_fingerprint(record) for record in records], tuple(sources)))
+        self.records += len(records)
         while len(self._runs) > 1 and self.records > REMEMBERED:
             self._drop_oldest()
 
@@ -119,17 +119,17 @@ class Repeats:
         return bool(self._ends)
 
     def without(
-        self, deliveries: Sequence[Delivery], offsets: Sequence[int], sources: Sequence[tuple[str, int]]
-    ) -> tuple[list[Delivery], list[int], list[tuple[str, int]]]:
+        self, records: Sequence[Record], offsets: Sequence[int], sources: Sequence[tuple[str, int]]
+    ) -> tuple[list[Record], list[int], list[tuple[str, int]]]:
         """A batch, described like :class:`~cocoa_tornado.brokers.port.Batch`, without those among them."""
-        keys = list(_keys(offsets, [_fingerprint(delivery) for delivery in deliveries], sources))
+        keys = list(_keys(offsets, [_fingerprint(record) for record in records], sources))
         kept = [at for at, key in enumerate(keys) if key not in self._known]
         counts = Counter(keys[at][0] for at in kept)
         for partition, offset, _ in keys:
             if offset + 1 >= self._ends.get(partition, offset + 2):
                 del self._ends[partition]
         return (
-            [deliveries[at] for at in kept],
+            [records[at] for at in kept],
             [offsets[at] for at in kept],
             [(source, counts[_number(source)]) for source, _ in sources if counts[_number(source)]],
         )
@@ -144,8 +144,8 @@ class _Run(NamedTuple):
     sources: tuple[tuple[str, int], ...]
 
 
-def _fingerprint(delivery: Delivery) -> int:
-    return hash((delivery.timestamp_ms, delivery.payload))
+def _fingerprint(record: Record) -> int:
+    return hash((record.timestamp_ms, record.payload))
 
 
 def _number(source: str) -> int:

@@ -119,7 +119,7 @@ class BoxFeed:
         """Nothing more is handed to the connection. What its socket has taken still counts as written."""
         self._is_closed = True
 
-    # -- what the mailroom tells
+    # -- what the router tells
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         if self._is_closed:

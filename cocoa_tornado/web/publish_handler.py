@@ -9,7 +9,7 @@ from typing import Final
 from ..brokers.port import BrokerState
 from ..errors import BrokerError
 from ..rules.identity import DeviceIdentity
-from ..rules.records import Delivery, decode
+from ..rules.records import Record, decode
 from .handlers import ReadsBody
 
 PATIENCE_S = 10.0
@@ -55,9 +55,9 @@ class PublishHandler(ReadsBody):
         if self._is_over_its_rate(device_id, len(body)):
             return
         decoded = decode(None, body, 0)
-        if not isinstance(decoded, Delivery):
+        if not isinstance(decoded, Record):
             self.refuse(400, PROBLEMS[decoded.reason])
-        elif decoded.device_id != device_id:
+        elif decoded.address != device_id:
             self.refuse(403, "The token is for another device")
         else:
             await self._publish(device_id, body)

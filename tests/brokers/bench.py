@@ -17,7 +17,7 @@ from cocoa_tornado.brokers.kafka_facade import KafkaFacade
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Batch, Broker, BrokerState
-from cocoa_tornado.rules.records import Decoded, Delivery, Rejected
+from cocoa_tornado.rules.records import Decoded, Record, Rejected
 from testing.kafka_admin import create_topic, read_all, writer
 from testing.kafka_server import KafkaServer, TansuServer
 from testing.waiting import eventually
@@ -49,7 +49,7 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded
     device, bar, _ = value.partition(b"|")
     if not bar:
         return Rejected("not-json")
-    return Delivery(device.decode(), value, timestamp_ms, key is None or key == device)
+    return Record(device.decode(), value, timestamp_ms, key is None or key == device)
 
 
 class Receiver:
@@ -61,12 +61,12 @@ class Receiver:
     def __init__(self, prompt: bool = True) -> None:
         self.prompt = prompt
         self.payloads: list[bytes] = []
-        self.deliveries: list[Delivery] = []
+        self.records: list[Record] = []
         self.open: list[Batch] = []
 
     def __call__(self, batch: Batch) -> None:
-        self.deliveries += batch.deliveries
-        self.payloads += [delivery.payload for delivery in batch.deliveries]
+        self.records += batch.records
+        self.payloads += [record.payload for record in batch.records]
         if self.prompt:
             batch.done()
         else:

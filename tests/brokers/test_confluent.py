@@ -596,7 +596,7 @@ import asyncio, sys
 from cocoa_tornado.brokers.confluent import ConfluentBroker
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.port import BrokerState
-from cocoa_tornado.rules.records import Delivery
+from cocoa_tornado.rules.records import Record
 
 async def main():
     bootstrap, topic = sys.argv[1:]
@@ -607,7 +607,7 @@ async def main():
     def sink(batch):
         batch.done()
         done.set()
-    broker.start(sink, lambda key, value, timestamp_ms: Delivery("doll", value, timestamp_ms, True))
+    broker.start(sink, lambda key, value, timestamp_ms: Record("doll", value, timestamp_ms, True))
     while broker.status().state is not BrokerState.READY:
         await asyncio.sleep(0.01)
     await broker.publish(topic, "doll", b"{}")

@@ -60,8 +60,8 @@ async def test_the_first_record_after_ready_is_delivered(stand: Stand) -> None:
     async with consuming(await stand.broker(), receiver) as broker:
         await broker.publish(stand.results, "doll", b"doll|0")
         await receiver.has(1)
-    assert receiver.deliveries[0].device_id == "doll"
-    assert receiver.deliveries[0].timestamp_ms > 1_600_000_000_000
+    assert receiver.records[0].address == "doll"
+    assert receiver.records[0].timestamp_ms > 1_600_000_000_000
 
 
 async def test_the_order_of_a_partition_holds_across_batches(stand: Stand) -> None:
@@ -82,10 +82,10 @@ async def test_a_batch_says_where_each_of_its_records_comes_from(stand: Stand) -
     await stand.write(numbered(0, 5), {})
     await stand.write([(b"doll", b"bad")], {})
     await stand.write(numbered(5, 5), {})
-    await eventually(lambda: sum(len(batch.deliveries) for batch in batches) == 10)
+    await eventually(lambda: sum(len(batch.records) for batch in batches) == 10)
     found = []
     for batch in batches:
-        assert sum(count for _, count in batch.sources) == len(batch.offsets) == len(batch.deliveries)
+        assert sum(count for _, count in batch.sources) == len(batch.offsets) == len(batch.records)
         found += [source for source, count in batch.sources for _ in range(count)]
         batch.done()
     offsets = [offset for batch in batches for offset in batch.offsets]
@@ -263,7 +263,7 @@ async def test_a_key_that_names_another_device_is_counted(stand: Stand) -> None:
         await stand.write([(None, b"doll|1"), (b"bear", b"doll|2"), (b"doll", b"doll|3")], {})
         await receiver.has(3)
         assert broker.counters.key_mismatch == 1
-    assert [delivery.device_id for delivery in receiver.deliveries] == ["doll"] * 3
+    assert [record.address for record in receiver.records] == ["doll"] * 3
 
 
 async def test_what_is_published_is_acknowledged_in_order_with_its_headers(stand: Stand) -> None:

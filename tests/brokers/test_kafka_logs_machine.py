@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cocoa_tornado.brokers.kafka_positions import History, Start
-from cocoa_tornado.rules.records import Delivery
+from cocoa_tornado.rules.records import Record
 from cocoa_tornado.rules.topic_log import Committed, Log, Recent, Repeats
 
 from ..profiles import examples
@@ -79,14 +79,14 @@ class RecreatedTopic(RuleBasedStateMachine):
         if self.position > len(self.records):
             self.look()
         offsets = list(range(self.position, len(self.records)))
-        deliveries = [Delivery("doll", b"%d" % self.records[offset], 0) for offset in offsets]
+        records = [Record("doll", b"%d" % self.records[offset], 0) for offset in offsets]
         sources = [(self.log().source(TOPIC, 0), len(offsets))] if offsets else []
         self.position = max(self.position, len(self.records))
         if self.repeats:
-            deliveries, offsets, sources = self.repeats.without(deliveries, offsets, sources)
-        self.recent.note(offsets, deliveries, sources)
-        for delivery, offset in zip(deliveries, offsets, strict=True):
-            number, key = int(delivery.payload), (sources[0][0], offset)
+            records, offsets, sources = self.repeats.without(records, offsets, sources)
+        self.recent.note(offsets, records, sources)
+        for record, offset in zip(records, offsets, strict=True):
+            number, key = int(record.payload), (sources[0][0], offset)
             if self.log().id == self.topic_id():  # until it is noticed, timestamps tell the two apart
                 assert key not in self.stored or number in self.got, "a mailbox takes it for another record"
             self.stored.add(key)

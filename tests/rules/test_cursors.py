@@ -18,7 +18,7 @@ from cocoa_tornado.rules.cursors import (
     read_cursor,
     with_cursor,
 )
-from cocoa_tornado.rules.records import Delivery, decode
+from cocoa_tornado.rules.records import Record, decode
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(range(1, 33))
@@ -82,7 +82,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["text", "cursor", "cursor ", 'x"cursor":', "é"]), JSON))
 def test_every_other_field_stays_as_it_was(fields: dict[str, object]) -> None:
     delivery = decode(None, json.dumps({"device_id": "doll", **fields}).encode(), 0)
-    assert isinstance(delivery, Delivery)
+    assert isinstance(delivery, Record)
     before = json.loads(delivery.payload)
     after = json.loads(with_cursor(delivery.payload, "C"))
     assert list(after)[-1] == "cursor"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.rules.handoff import RECORD_BYTES, OffsetLedger, Span, WaterMarks, pause_s, size_of
-from cocoa_tornado.rules.records import Delivery
+from cocoa_tornado.rules.records import Record
 
 
 def test_it_pauses_once_at_the_high_mark_and_resumes_once_below_the_low_one() -> None:
@@ -30,7 +30,7 @@ def test_a_record_larger_than_the_mark_is_in_flight_alone() -> None:
 
 
 def test_the_size_of_a_delivery_is_its_payload_and_what_a_record_costs() -> None:
-    assert size_of([Delivery("doll", b"x" * 100, 0), Delivery("doll", b"", 0)]) == 100 + 2 * RECORD_BYTES
+    assert size_of([Record("doll", b"x" * 100, 0), Record("doll", b"", 0)]) == 100 + 2 * RECORD_BYTES
 
 
 @pytest.mark.parametrize(("high", "low"), [(10, 11), (10, 0), (0, 0)])

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.rules import records
-from cocoa_tornado.rules.records import REASONS, Delivery, Rejected, decode
+from cocoa_tornado.rules.records import REASONS, Record, Rejected, decode
 
 from ..profiles import examples
 
@@ -25,7 +25,7 @@ CANONICAL = (
 
 def payload_of(value: bytes) -> str:
     decoded = decode(None, value, 0)
-    assert isinstance(decoded, Delivery), decoded
+    assert isinstance(decoded, Record), decoded
     return decoded.payload.decode()
 
 
@@ -40,7 +40,7 @@ def reason_for(value: bytes | None, **options: int) -> str:
 
 
 def test_the_record_of_the_contract_becomes_the_message_of_the_contract() -> None:
-    assert decode(b"12312", CANONICAL, 1705314600000) == Delivery(
+    assert decode(b"12312", CANONICAL, 1705314600000) == Record(
         "12312",
         b'{"type":"transcription","session_id":"a1b2c3d4e5f6g7h8","user_id":99,"device_id":"12312","text":"Hello",'
         b'"timestamp":"2024-01-15T10:30:00Z","success":true}',
@@ -138,8 +138,8 @@ def test_where_a_name_repeats_the_last_value_stands_in_the_place_of_the_first() 
 
 def test_the_device_id_of_the_value_decides_whatever_the_key_says() -> None:
     decoded = decode(b"somebody else", CANONICAL, 0)
-    assert isinstance(decoded, Delivery)
-    assert decoded.device_id == "12312"
+    assert isinstance(decoded, Record)
+    assert decoded.address == "12312"
 
 
 @pytest.mark.parametrize(
@@ -155,20 +155,20 @@ def test_the_device_id_of_the_value_decides_whatever_the_key_says() -> None:
 )
 def test_a_key_agrees_if_it_is_absent_or_the_device_id_or_the_session_id(key: bytes | None, agrees: bool) -> None:
     decoded = decode(key, CANONICAL, 0)
-    assert isinstance(decoded, Delivery)
+    assert isinstance(decoded, Record)
     assert decoded.key_agrees is agrees
 
 
 def test_a_session_id_that_is_no_string_agrees_with_no_key() -> None:
-    assert decode(b"5", b'{"session_id":5,"device_id":"d"}', 0) == Delivery(
+    assert decode(b"5", b'{"session_id":5,"device_id":"d"}', 0) == Record(
         "d", b'{"type":"transcription","session_id":5,"device_id":"d"}', 0, False
     )
 
 
 def test_an_id_beyond_ascii_agrees_with_a_key_of_its_utf8() -> None:
     decoded = decode("pärla".encode(), b'{"device_id":"p\\u00e4rla"}', 0)
-    assert isinstance(decoded, Delivery)
-    assert decoded.device_id == "pärla"
+    assert isinstance(decoded, Record)
+    assert decoded.address == "pärla"
     assert decoded.key_agrees
 
 
@@ -179,8 +179,8 @@ def test_a_negative_timestamp_means_none() -> None:
 @pytest.mark.parametrize("device_id", ["d" * 128, "ä" * 64, "😀" * 32, " ", "../x", "a b", "\u2028"])
 def test_a_device_id_of_up_to_128_bytes_without_control_characters_is_taken_exactly(device_id: str) -> None:
     decoded = decode(None, json.dumps({"device_id": device_id}).encode(), 0)
-    assert isinstance(decoded, Delivery)
-    assert decoded.device_id == device_id
+    assert isinstance(decoded, Record)
+    assert decoded.address == device_id
 
 
 # -- what is set aside
@@ -193,7 +193,7 @@ def test_no_value_is_empty(value: bytes | None) -> None:
 
 def test_a_value_over_the_limit_is_too_large_and_one_at_the_limit_is_not() -> None:
     assert reason_for(CANONICAL, max_bytes=len(CANONICAL) - 1) == "too_large"
-    assert isinstance(decode(None, CANONICAL, 0, max_bytes=len(CANONICAL)), Delivery)
+    assert isinstance(decode(None, CANONICAL, 0, max_bytes=len(CANONICAL)), Record)
     assert reason_for(b'{"device_id":"d"}' + b" " * records.MAX_RECORD_BYTES) == "too_large"
 
 
@@ -464,7 +464,7 @@ def test_any_spelling_of_a_record_gives_the_one_right_message(record: Object, ra
     fields = [("type", "transcription"), *((name, value) for name, value in record.pairs if name != "type")]
     text = any_text(record, random, escapes) + random.choice(["", "\n"])
     device_id = dict(record.pairs)["device_id"]
-    expected = Delivery(device_id, expected_text(Object(fields)).encode(), 7, True)
+    expected = Record(device_id, expected_text(Object(fields)).encode(), 7, True)
     assert decode(device_id.encode(), text.encode(), 7)[:4] == expected[:4]
     careful = records._read_careful(text.encode())
     assert not isinstance(careful, Rejected)
@@ -518,7 +518,7 @@ def judge(text: str) -> object:
 def test_a_record_is_json_for_us_exactly_if_it_is_json(text: str) -> None:
     decoded = decode(None, text.encode(), 0)
     parsed = judge(text)
-    if isinstance(decoded, Delivery):
+    if isinstance(decoded, Record):
         assert isinstance(parsed, Object)
         message = json.loads(decoded.payload)
         assert message.pop("type") == "transcription"
@@ -533,7 +533,7 @@ def test_a_record_is_json_for_us_exactly_if_it_is_json(text: str) -> None:
 @given(st.none() | st.binary(), st.none() | st.binary() | SOUP.map(str.encode), st.integers(-(2**63), 2**63 - 1))
 def test_it_never_raises_and_every_reason_is_listed(key: bytes | None, value: bytes | None, timestamp_ms: int) -> None:
     decoded = decode(key, value, timestamp_ms)
-    assert isinstance(decoded, Delivery) or decoded.reason in REASONS
+    assert isinstance(decoded, Record) or decoded.reason in REASONS
 
 
 @given(st.data())
@@ -542,7 +542,7 @@ def test_a_record_damaged_in_transit_never_raises(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         value[data.draw(st.integers(0, len(value) - 1))] = data.draw(st.integers(0, 255))
     decoded = decode(b"12312", bytes(value), 0)
-    assert isinstance(decoded, Delivery) or decoded.reason in REASONS
+    assert isinstance(decoded, Record) or decoded.reason in REASONS
 
 
 @pytest.mark.parametrize(
@@ -560,5 +560,5 @@ def test_a_record_damaged_in_transit_never_raises(data: st.DataObject) -> None:
 )
 def test_a_record_that_is_not_final_is_a_hypothesis_of_its_session(fields: str, interim_of: str) -> None:
     delivery = decode(None, f'{{"device_id":"d",{fields}}}'.encode(), 0)
-    assert isinstance(delivery, Delivery)
+    assert isinstance(delivery, Record)
     assert delivery.interim_of == interim_of

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.records import Delivery, decode
+from cocoa_tornado.rules.records import Record, decode
 from cocoa_tornado.rules.transcripts import Speaker, failure_record, message_of, transcript_record
 
 SPEAKER = Speaker("ab" * 16, 99, "12312")
@@ -45,7 +45,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
 def test_a_record_comes_back_as_the_message_that_is_expected(words: str, device_id: str, user_id: int | str) -> None:
     record = transcript_record(Speaker("ab" * 16, user_id, device_id), words, 1_705_314_600.0)
     decoded = decode(device_id.encode(), record, 0)
-    assert isinstance(decoded, Delivery)
-    assert decoded.device_id == device_id
+    assert isinstance(decoded, Record)
+    assert decoded.address == device_id
     assert decoded.payload == message_of(record)
     assert json.loads(decoded.payload)["text"] == words

@@ -20,7 +20,7 @@ from cocoa_tornado.mailboxes.port import Entry, MailboxState, MailboxStatus
 from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
-from cocoa_tornado.rules.records import Delivery
+from cocoa_tornado.rules.records import Record
 from cocoa_tornado.web.connection import DeviceConnection
 from testing.raw_device import CLOSE, TEXT
 from testing.waiting import eventually
@@ -518,7 +518,7 @@ async def test_what_another_had_stored_and_not_told_reaches_the_device_when_it_i
     payload = b'{"type":"transcription","device_id":"doll","text":"second"}'
     await box_of(gateway).append([Entry("doll", payload, 7, "results/0", 5)])
     done: list[bool] = []
-    batch = Batch([Delivery("doll", payload, 7)], lambda: done.append(True), [5], [("results/0", 1)])
+    batch = Batch([Record("doll", payload, 7)], lambda: done.append(True), [5], [("results/0", 1)])
     gateway.gateway._sink(batch)
     assert await hear_texts(device, 1) == ["second"]
     assert done == [True]

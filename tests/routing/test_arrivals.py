@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from cocoa_tornado.arrivals import MAX_EXPECTED, PATIENCE_S, Arrivals
-from cocoa_tornado.rules.records import Delivery
+from cocoa_tornado.routing.arrivals import MAX_EXPECTED, PATIENCE_S, Arrivals
+from cocoa_tornado.rules.records import Record
 
 
 class Bench:
@@ -20,7 +20,7 @@ class Bench:
         self.arrivals.expect(device_id, payload, lambda: self.events.append(payload.decode()))
 
     def deliver(self, *pairs: tuple[str, bytes]) -> None:
-        self.arrivals([Delivery(device_id, payload, 0) for device_id, payload in pairs])
+        self.arrivals.routed([Record(device_id, payload, 0) for device_id, payload in pairs])
 
 
 def test_what_is_expected_is_told_once() -> None:

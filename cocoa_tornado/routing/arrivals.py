@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .rules.records import Delivery
+from ..rules.records import Record
 
 MAX_EXPECTED: Final = 10_000
 PATIENCE_S: Final = 60.0
@@ -16,9 +16,9 @@ PATIENCE_S: Final = 60.0
 
 
 class Arrivals:
-    """Is told what has been routed: what is expected counts as arrived then.
+    """The last step of the router: of what it has routed, what is expected counts as arrived.
 
-    While nothing is expected it costs one comparison a batch, and else one look-up a delivery.
+    While nothing is expected it costs one comparison a batch, and else one look-up a record.
 
     :param clock: monotonic seconds
     """
@@ -36,12 +36,13 @@ class Arrivals:
         """How many are expected."""
         return self._count
 
-    def __call__(self, deliveries: Sequence[Delivery]) -> None:
-        """These have been routed."""
+    def routed(self, records: Sequence[Record]) -> None:
+        """These have been routed. What is expected is for one device: a record for several is none of ours."""
         if self._expected:
-            for delivery in deliveries:
-                if delivery.device_id in self._expected:
-                    found = self._remove(delivery.device_id, delivery.payload)
+            for record in records:
+                address = record.address
+                if isinstance(address, str) and address in self._expected:
+                    found = self._remove(address, record.payload)
                     if found is not None:
                         found()
 

@@ -1,0 +1,76 @@
+"""Whom a record addresses. Pure, and imports nothing of the gateway, so that records can hold an address.
+
+Nearly every record is for one device. Its address is the device id itself, a plain ``str``, which costs nothing to make
+and is found in a table of devices as it is. The other addresses are values that no table of devices has as a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, assert_never
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Several devices by name. One that is named twice gets the message once."""
+
+    device_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Every device of a user. 99 and ``"99"`` are two users, as they are in tokens."""
+
+    user_id: int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Every device of a group."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Every device."""
+
+
+Address: TypeAlias = str | Devices | User | Group | Everyone
+"""A ``str`` is the id of one device."""
+
+
+class Members(Protocol):
+    """Which devices there are, by what their tokens say. Each call is answered at once, from memory.
+
+    What is returned may be a live view: whoever keeps it while it waits makes a copy.
+    """
+
+    def devices(self) -> Collection[str]: ...
+
+    def devices_of_user(self, user_id: int | str) -> Collection[str]: ...
+
+    def devices_of_group(self, name: str) -> Collection[str]: ...
+
+
+def recipients(address: Address, members: Members) -> tuple[str, ...]:
+    """The devices that an address stands for now, each once. Total: every address stands for some devices, or for none.
+
+    Cases: one device, devices by name, a user, a group, everyone.
+    """
+    if isinstance(address, str):
+        return (address,)
+    if isinstance(address, Devices):
+        return _each_once(address.device_ids)
+    if isinstance(address, User):
+        return _each_once(members.devices_of_user(address.user_id))
+    if isinstance(address, Group):
+        return _each_once(members.devices_of_group(address.name))
+    if isinstance(address, Everyone):
+        return _each_once(members.devices())
+    assert_never(address)  # and above all: nothing unforeseen goes to everyone
+
+
+def _each_once(device_ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(device_ids))

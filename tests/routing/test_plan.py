@@ -1,0 +1,146 @@
+"""The routing decision: every message has its place, in the order of the records."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cocoa_tornado.routing.address import Devices, Group
+from cocoa_tornado.routing.plan import Plan, direct, messages_of, plan, stale_hypotheses, to_store
+from cocoa_tornado.rules.records import Record
+
+from ..profiles import examples
+from .anyone import DEVICES, Table, batches, device_ids, record, tables
+
+here_sets = st.sets(device_ids)
+servers = st.lists(st.sampled_from(["x", "y"]), max_size=3)
+holder_tables = st.dictionaries(device_ids, servers)
+GROUPS = Table(groups={"red": ["a", "b", "c"]})
+
+
+def test_a_message_goes_to_the_server_that_holds_its_device() -> None:
+    found = [record("a"), record("b"), record("c")]
+    messages = messages_of(found, GROUPS)
+    assert plan(found, messages, {"a"}, {"b": ["x"]}, has_mailbox=False) == Plan(
+        local=((0, "a"),), forward={"x": ((1, "b"),)}, nobody=((2, "c"),)
+    )
+
+
+def test_one_record_for_a_group_goes_wherever_its_devices_are() -> None:
+    found = [record(Group("red"))]
+    where = plan(found, messages_of(found, GROUPS), {"b"}, {"a": ["x"]}, has_mailbox=True)
+    assert where == Plan(((0, "b"),), {"x": ((0, "a"),)}, ((0, "a"), (0, "b"), (0, "c")), ((0, "c"),))
+
+
+def test_a_device_that_is_here_is_here_whatever_others_say() -> None:
+    found = [record("a")]
+    assert plan(found, messages_of(found, GROUPS), {"a"}, {"a": ["x"]}, has_mailbox=False) == Plan(local=((0, "a"),))
+
+
+def test_each_server_of_a_device_with_several_connections_gets_its_message_once() -> None:
+    found = [record("a")]
+    where = plan(found, messages_of(found, GROUPS), (), {"a": ["x", "y", "x"]}, has_mailbox=False)
+    assert where == Plan(forward={"x": ((0, "a"),), "y": ((0, "a"),)})
+
+
+def test_a_record_that_addresses_nobody_is_no_message() -> None:
+    found = [record(Group("empty")), record(Devices(()))]
+    assert messages_of(found, GROUPS) == []
+    assert plan(found, [], set(DEVICES), {}, has_mailbox=True) == Plan()
+
+
+def test_a_plan_cannot_be_changed() -> None:
+    found = [record("a"), record("b")]
+    where = plan(found, messages_of(found, GROUPS), (), {"a": ["x"]}, has_mailbox=True)
+    for part in (where.forward["x"], where.store, where.nobody):
+        assert isinstance(part, tuple)
+    assert not hasattr(where.forward, "__setitem__")
+    assert not hasattr(where, "__dict__")
+
+
+@examples(200)
+@given(batches, tables, here_sets, holder_tables, st.booleans())
+@example([record(Devices(("a", "b", "a")))], Table(), {"b"}, {"a": ["x"]}, True)
+def test_every_message_is_in_one_place_and_no_other(
+    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]], has_mailbox: bool
+) -> None:
+    messages = messages_of(batch, table)
+    where = plan(batch, messages, here, holders, has_mailbox=has_mailbox)
+    places = Counter([*where.local, *where.nobody])
+    places.update({message for of_server in where.forward.values() for message in of_server})
+    assert places == Counter(messages)
+    assert set(where.local) == {message for message in messages if message[1] in here}
+    for server, of_server in where.forward.items():
+        assert of_server
+        assert all(device_id not in here and server in holders[device_id] for _, device_id in of_server)
+    assert all(not holders.get(device_id) for _, device_id in where.nobody)
+
+
+@examples(200)
+@given(batches, tables, here_sets, holder_tables, st.booleans())
+def test_the_messages_of_a_device_stay_in_the_order_of_their_records(
+    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]], has_mailbox: bool
+) -> None:
+    where = plan(batch, messages_of(batch, table), here, holders, has_mailbox=has_mailbox)
+    for part in (where.local, where.store, where.nobody, *where.forward.values()):
+        assert [at for at, _ in part] == sorted(at for at, _ in part)
+        for device_id in DEVICES:
+            of_device = [at for at, found in part if found == device_id]
+            assert of_device == sorted(set(of_device))
+
+
+@given(batches, tables, here_sets, holder_tables)
+def test_all_but_hypotheses_is_stored_and_without_a_mailbox_nothing(
+    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]]
+) -> None:
+    messages = messages_of(batch, table)
+    where = plan(batch, messages, here, holders, has_mailbox=True)
+    assert list(where.store) == to_store(batch, messages)
+    assert list(where.store) == [message for message in messages if not batch[message[0]].interim_of]
+    assert plan(batch, messages, here, holders, has_mailbox=False) == where._replace(store=())
+
+
+@given(batches, tables)
+def test_nothing_is_made_for_a_device_that_no_record_addresses(batch: list[Record], table: Table) -> None:
+    assert messages_of([record(Devices(()), interim_of="s"), record(Group("no such group"))], table) == []
+    for at, device_id in messages_of(batch, table):
+        alone = messages_of([batch[at]], table)
+        assert (0, device_id) in alone
+
+
+@given(batches, tables, here_sets)
+def test_a_direct_batch_is_what_the_plan_would_make_of_it(batch: list[Record], table: Table, here: set[str]) -> None:
+    where = plan(batch, messages_of(batch, table), here, {}, has_mailbox=False)
+    found = direct(batch, here)
+    if found is not None:
+        assert where == Plan(local=tuple(enumerate(found)))
+    else:
+        assert where.nobody or any(not isinstance(item.address, str) for item in batch)
+
+
+def hypothesis(device_id: str) -> Record:
+    return record(device_id, interim_of="s")
+
+
+def test_a_hypothesis_is_stale_if_a_message_behind_it_had_been_stored_before() -> None:
+    batch = [hypothesis("a"), hypothesis("b"), record("a"), hypothesis("a"), record("b"), hypothesis("b")]
+    messages = messages_of(batch, Table())
+    stored = to_store(batch, messages)
+    assert stale_hypotheses(batch, messages, dict(zip(stored, [None, 7], strict=True))) == {(0, "a")}
+    assert stale_hypotheses(batch, messages, dict.fromkeys(stored)) == {(0, "a"), (1, "b")}
+    assert stale_hypotheses(batch, messages, dict(zip(stored, [6, 7], strict=True))) == set()
+
+
+@given(batches, tables, st.data())
+def test_no_message_and_no_newer_hypothesis_is_ever_stale(
+    batch: list[Record], table: Table, data: st.DataObject
+) -> None:
+    messages = messages_of(batch, table)
+    numbers = {message: data.draw(st.sampled_from([1, None])) for message in to_store(batch, messages)}
+    stale = stale_hypotheses(batch, messages, numbers)
+    for at, message in enumerate(messages):
+        later = [other for other in messages[at + 1 :] if other[1] == message[1]]
+        is_known_later = any(other in numbers and numbers[other] is None for other in later)
+        assert (message in stale) == (message not in numbers and is_known_later)

@@ -1,0 +1,252 @@
+"""The router: batches to devices, in order, each batch done once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import pytest
+
+from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.errors import MailboxClosed
+from cocoa_tornado.hub import Hub
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.metrics import Counters
+from cocoa_tornado.routing.address import Address, Devices
+from cocoa_tornado.routing.arrivals import Arrivals
+from cocoa_tornado.routing.router import Router
+from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.records import Record
+
+from ..clients import FakeClient, connect
+
+pytestmark = pytest.mark.gen_test(timeout=30)
+
+
+class SlowMailbox(MemoryMailbox):
+    """Stores what it is given when it is told to, in any order. Its futures are done with what the real one says."""
+
+    def __init__(self) -> None:
+        super().__init__(BoxLimits())
+        self.calls: list[tuple[Sequence[Entry], asyncio.Future[list[int | None]]]] = []
+
+    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
+        future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
+        self.calls.append((entries, future))
+        return future
+
+    async def store(self, call: int = 0) -> None:
+        entries, future = self.calls[call]
+        future.set_result(await super().append(entries))
+        await asyncio.sleep(0)
+
+    async def fail(self, call: int = 0) -> None:
+        self.calls[call][1].set_exception(MailboxClosed("the mailbox is closed"))
+        await asyncio.sleep(0)
+
+
+class Stand:
+    """A router, its devices and what they were sent."""
+
+    def __init__(self, mailbox: MemoryMailbox | None = None) -> None:
+        self.hub = Hub()
+        self.counters = Counters()
+        self.arrivals = Arrivals(lambda: 0.0)
+        self.mailbox = mailbox
+        self.router = Router(self.hub, self.counters, lambda: 0.0, mailbox=mailbox, arrivals=self.arrivals)
+        self.done: list[str] = []
+        self.offset = 0
+
+    async def open(self) -> Stand:
+        if self.mailbox is not None:
+            await self.mailbox.start()
+        return self
+
+    def batch(self, *records: tuple[Address, str] | Record, name: str = "") -> Batch:
+        """Records of one partition, of which the router may say that they are done."""
+        found = [item if isinstance(item, Record) else Record(item[0], item[1].encode(), 0) for item in records]
+        offsets = list(range(self.offset, self.offset + len(found)))
+        self.offset += len(found)
+        return Batch(found, lambda: self.done.append(name), offsets, [("results/0", len(found))])
+
+
+def texts(client: FakeClient) -> list[str]:
+    """What it was sent, without frames and cursors."""
+    return [frame.partition(b"{")[2].partition(b",")[0].decode() for frame in client.sent]
+
+
+def text(number: int, address: Address = "doll", interim_of: str = "") -> Record:
+    """A record whose payload names it."""
+    return Record(address, b"{%d,}" % number, 0, interim_of=interim_of)
+
+
+async def test_a_batch_is_routed_in_order_and_done_once() -> None:
+    stand = Stand()
+    client = connect(stand.hub)
+    stand.router(stand.batch(*(text(number) for number in range(5))))
+    assert texts(client) == ["0", "1", "2", "3", "4"]
+    assert (stand.done, stand.counters.routed) == ([""], 5)
+
+
+async def test_a_record_for_several_devices_reaches_each_of_them_and_no_other() -> None:
+    stand = Stand()
+    one, two, three = [connect(stand.hub, name) for name in ("one", "two", "three")]
+    stand.router(stand.batch(text(0, "one"), text(1, Devices(("two", "one", "two", "away"))), text(2, "two")))
+    assert (texts(one), texts(two), texts(three)) == (["0", "1"], ["1", "2"], [])
+    assert (stand.done, stand.counters.routed, stand.counters.unknown_device) == ([""], 4, 1)
+
+
+async def test_unknown_devices_are_counted_each_and_logged_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
+    stand = Stand()
+    client = connect(stand.hub)
+    with caplog.at_level(logging.INFO, "cocoa.bridge"):
+        stand.router(stand.batch(*(text(number, f"stranger-{number}") for number in range(1000)), text(1)))
+    assert texts(client) == ["1"]
+    assert (stand.counters.unknown_device, stand.counters.routed, stand.done) == (1000, 1, [""])
+    assert len(caplog.records) == 50
+
+
+async def test_a_device_that_leaves_within_a_batch_is_not_connected_for_the_rest_of_it() -> None:
+    stand = Stand()
+    client = connect(stand.hub)
+
+    def overflow(*_: object) -> None:
+        stand.hub.unregister(client)
+
+    client.send = overflow  # type: ignore[assignment, method-assign]
+    stand.router(stand.batch(text(0), text(1), text(2)))
+    assert (stand.counters.routed, stand.counters.unknown_device, stand.done) == (1, 2, [""])
+
+
+@pytest.mark.logs("cocoa.bridge", "message could not be routed")
+async def test_a_fault_costs_its_own_message_and_the_batch_is_done_all_the_same() -> None:
+    stand = Stand()
+    client = connect(stand.hub)
+    # A payload that is no bytes stands for any mistake of ours.
+    broken = Record("doll", None, 0)  # type: ignore[arg-type]  # on purpose
+    stand.router(stand.batch(text(0), broken, text(1)))
+    assert texts(client) == ["0", "1"]
+    assert (stand.done, stand.counters.routed, stand.counters.dropped) == ([""], 2, {"fault": 1})
+
+
+async def test_what_is_expected_has_arrived_once_it_is_routed_with_and_without_a_mailbox() -> None:
+    for stand in (Stand(), await Stand(SlowMailbox()).open()):
+        stand.arrivals.expect("doll", b"{1,}", lambda: None)
+        stand.router(stand.batch(text(0), text(1)))
+        if isinstance(stand.mailbox, SlowMailbox):
+            assert len(stand.arrivals) == 1
+            await stand.mailbox.store()
+        assert len(stand.arrivals) == 0
+
+
+async def test_with_a_mailbox_nothing_is_sent_before_it_is_stored() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    stand.router(stand.batch(text(0), text(1, interim_of="s")))
+    await asyncio.sleep(0)
+    assert (client.sent, stand.done) == ([], [])
+    await mailbox.store()
+    assert (texts(client), stand.done) == (["0", "1"], [""])
+
+
+async def test_batches_are_sent_in_their_order_though_the_second_is_stored_first() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    stand.router(stand.batch(text(0), name="first"))
+    stand.router(stand.batch(text(1), name="second"))
+    await mailbox.store(1)
+    assert (client.sent, stand.done) == ([], [])
+    await mailbox.store(0)
+    assert (texts(client), stand.done) == (["0", "1"], ["first", "second"])
+
+
+async def test_a_device_that_comes_while_its_message_is_stored_is_sent_it() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    gone = connect(stand.hub, "gone")
+    stand.router(stand.batch(text(0), text(1, "gone")))
+    client = connect(stand.hub)
+    stand.hub.unregister(gone)
+    await mailbox.store()
+    assert (texts(client), texts(gone)) == (["0"], [])
+    assert (stand.counters.routed, stand.counters.kept, stand.counters.unknown_device) == (1, 1, 0)
+
+
+async def test_the_recipients_of_a_record_are_settled_when_it_is_read() -> None:
+    """What is stored for some devices is sent to these, whoever belongs to a group by then."""
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    one = connect(stand.hub, "one")
+    stand.router(stand.batch(text(0, Devices(("one", "two")))))
+    two, three = [connect(stand.hub, name) for name in ("two", "three")]
+    await mailbox.store()
+    assert (texts(one), texts(two), texts(three)) == (["0"], ["0"], [])
+    assert [entry.device_id for entry in mailbox.calls[0][0]] == ["one", "two"]
+    assert {(entry.source, entry.offset) for entry in mailbox.calls[0][0]} == {("results/0", 0)}
+
+
+async def test_a_batch_that_the_closed_mailbox_did_not_store_is_neither_sent_nor_done() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    stand.router(stand.batch(text(0), name="lost"))
+    stand.router(stand.batch(text(1), name="stored"))
+    await mailbox.store(1)
+    await mailbox.fail(0)
+    assert (texts(client), stand.done) == (["1"], ["stored"])
+
+
+async def test_a_record_that_is_read_again_has_its_devices_look_into_their_boxes_once() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    looks: list[int] = []
+    client.look_again = lambda: looks.append(1)  # type: ignore[method-assign]
+    batch = stand.batch(text(0), text(1), text(2, Devices(("doll", "away"))))
+    for turn in (1, 2):
+        stand.router(batch)
+        await asyncio.sleep(0)
+        assert stand.done == [""] * turn
+    assert (texts(client), looks) == (["0", "1", "2"], [1])
+    assert (stand.counters.kept, stand.counters.routed, mailbox.counters.duplicates) == (1, 3, 4)
+
+
+async def test_a_hypothesis_that_is_read_again_is_not_sent_again_once_its_message_is_stored() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    batch = stand.batch(text(0, interim_of="s"), text(1), text(2, "away", interim_of="s"))
+    for _ in range(2):
+        stand.router(batch)
+        await asyncio.sleep(0)
+    assert texts(client) == ["0", "1"]
+    assert (await mailbox.look("doll")).last == 1
+    assert stand.counters.unknown_device == 2
+
+
+@pytest.mark.logs("cocoa.mailroom", "message could not be routed, it stays in the box")
+async def test_a_fault_with_a_mailbox_costs_its_message_the_haste_and_nothing_else() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    bear, doll = connect(stand.hub, "bear"), connect(stand.hub)
+
+    def broken(*_: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    bear.stored = broken  # type: ignore[assignment, method-assign]
+    stand.router(stand.batch(text(0, "bear"), text(1)))
+    await asyncio.sleep(0)
+    assert (texts(doll), stand.done, stand.counters.dropped) == (["1"], [""], {"fault": 1})
+    assert len(await mailbox.look("bear")) == 1
+
+
+async def test_a_batch_for_a_mailbox_that_is_closed_is_left_to_the_broker() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    await mailbox.close(1.0)
+    stand.router(stand.batch(text(0)))
+    assert (stand.done, repr(stand.router)) == ([], "<Router 0 batches under way>")
