@@ -1,15 +1,9 @@
-"""Counters of the gateway, and their Prometheus text.
-
-The hot path adds to plain integers; prometheus-client reads them when somebody asks. No label ever holds a device
-id, a user or any part of a token. The IOLoop thread owns everything here.
-"""
+"""The Prometheus text of what the gateway counts (``counters.py``): prometheus-client reads it when somebody asks."""
 
 from __future__ import annotations
 
 import platform
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import tornado
@@ -20,82 +14,13 @@ from prometheus_client.registry import Collector
 from cocoa_tornado import __version__
 
 from .brokers.port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
+from .counters import Counters, Histogram
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
 from .presence.port import Presence
 from .rules.buffers import Use
 from .rules.labels import LABELS
 from .speech.port import SpeechStatus
-
-LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
-SPEECH_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-REAL_TIME_BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
-
-
-class Histogram:
-    """Counts by upper bound (seconds). One observation is a bisection and two additions."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds_s: tuple[float, ...] = LATENCY_BOUNDS_S) -> None:
-        self._bounds = bounds_s
-        self._counts = [0] * (len(bounds_s) + 1)
-        self._sum = 0.0
-
-    def observe(self, seconds: float, times: int = 1) -> None:
-        self._counts[bisect_left(self._bounds, seconds)] += times
-        self._sum += seconds * times
-
-    def family(self, name: str, text: str) -> HistogramMetricFamily:
-        total, buckets = 0, []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self._sum)
-
-
-@dataclass(slots=True)
-class SpeechCounters:
-    """What the transcriber counts."""
-
-    streams: dict[str, int] = field(default_factory=dict)  # by outcome
-    hypotheses: int = 0  # published
-    audio_s: float = 0.0  # recognised
-    real_time_factor: Histogram = field(default_factory=lambda: Histogram(REAL_TIME_BOUNDS))
-    queue: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
-    delivery: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the web layer and the router count."""
-
-    handshakes: dict[str, int] = field(default_factory=dict)  # by outcome
-    closed: dict[str, int] = field(default_factory=dict)  # by close code, or "lost" where none was exchanged
-    routed: int = 0
-    unknown_device: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
-    kept: int = 0  # stored for a device that was not connected
-    caught_up: int = 0  # sent out of a box
-    left_in_box: int = 0  # queued for a connection that ended, and still in the box
-    gaps: int = 0  # devices told that they have missed messages
-    bad_acks: int = 0
-    outbox_overflows: int = 0
-    device_messages: int = 0
-    device_messages_dropped: int = 0
-    audio_ignored: int = 0
-    token_requests: dict[str, int] = field(default_factory=dict)  # of the token endpoint, by outcome
-    accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
-    bodies_refused: dict[str, int] = field(default_factory=dict)  # of requests, by reason
-    http_connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
-    latency: Histogram = field(default_factory=Histogram)
-    loop_lag: Histogram = field(default_factory=Histogram)
-    speech: SpeechCounters = field(default_factory=SpeechCounters)
-
-
-def count(counter: dict[str, int], label: str, amount: int = 1) -> None:
-    """Add to a labelled counter. Labels come from a fixed set (``rules/labels.py``): a counter can't grow unbounded."""
-    counter[label] = counter.get(label, 0) + amount
 
 
 class GatewayCollector(Collector):
@@ -157,9 +82,9 @@ class GatewayCollector(Collector):
         dropped = counters.device_messages_dropped
         yield _total("cocoa_device_messages_dropped", "Text messages from devices, dropped unpublished", dropped)
         yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
-        yield counters.latency.family("cocoa_delivery_latency_seconds", "From record timestamp to socket write")
+        yield _histogram("cocoa_delivery_latency_seconds", "From record timestamp to socket write", counters.latency)
         yield _total("cocoa_log_lines_lost", "Log lines that standard error did not take", self._log_lines_lost())
-        yield counters.loop_lag.family("cocoa_loop_lag_seconds", "How late the event loop runs its timers")
+        yield _histogram("cocoa_loop_lag_seconds", "How late the event loop runs its timers", counters.loop_lag)
 
     def _broker_side(self) -> Iterator[Metric]:
         broker, status = self._broker_counters(), self._broker_status()
@@ -215,12 +140,12 @@ class GatewayCollector(Collector):
         yield _total("cocoa_speech_hypotheses", "Interim transcripts published", speech.hypotheses)
         yield CounterMetricFamily("cocoa_speech_audio_seconds", "Audio recognised", value=speech.audio_s)
         factor = "Processor time of decoding and recognition over the length of the audio"
-        yield speech.real_time_factor.family("cocoa_speech_real_time_factor", factor)
-        yield speech.queue.family("cocoa_speech_queue_seconds", "Time that an audio stream waited for a worker")
+        yield _histogram("cocoa_speech_real_time_factor", factor, speech.real_time_factor)
+        yield _histogram("cocoa_speech_queue_seconds", "Time that an audio stream waited for a worker", speech.queue)
         delivery = (
             "From the last byte of audio to the device's outbox, through the broker, where that is in this process"
         )
-        yield speech.delivery.family("cocoa_speech_delivery_seconds", delivery)
+        yield _histogram("cocoa_speech_delivery_seconds", delivery, speech.delivery)
 
 
 class MetricsPage:
@@ -237,6 +162,10 @@ class MetricsPage:
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, text, buckets=histogram.cumulative(), sum_value=histogram.total)
 
 
 def _total(name: str, text: str, value: int) -> CounterMetricFamily:

@@ -21,6 +21,7 @@ from tornado.web import Application
 
 from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
+from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
 from .identity.devkey import development_secret
@@ -29,7 +30,7 @@ from .identity.keys import Signer
 from .logs import lines_lost, set_level
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
-from .metrics import Counters, GatewayCollector, MetricsPage
+from .metrics import GatewayCollector, MetricsPage
 from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
 from .relay.memory import MemoryRelay

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from .brokers.port import Broker
+from .counters import SpeechCounters, count
 from .errors import AudioNotDecodable, AudioTooLong, BrokerError, EngineFailed, SpeechBusy, SpeechError
-from .metrics import SpeechCounters, count
 from .routing.arrivals import Arrivals
 from .rules import transcripts
 from .rules.audio import AudioFormat

@@ -10,6 +10,7 @@ import pytest
 
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.counters import SpeechCounters
 from cocoa_tornado.errors import (
     AudioNotDecodable,
     AudioTooLong,
@@ -18,7 +19,6 @@ from cocoa_tornado.errors import (
     SpeechBusy,
     SpeechError,
 )
-from cocoa_tornado.metrics import SpeechCounters
 from cocoa_tornado.routing.arrivals import Arrivals
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.records import decode
@@ -444,9 +444,9 @@ async def test_an_utterance_counts_its_audio_its_waiting_and_its_work() -> None:
     await eventually(lambda: not len(bench.arrivals))
     counters = bench.counters
     assert (counters.streams, counters.audio_s) == ({"transcribed": 1}, 1.0)
-    assert counters.queue.family("q", "").samples[-1].value == 0.25
-    assert counters.real_time_factor.family("f", "").samples[-1].value == 0.1
-    assert counters.delivery.family("d", "").samples[-1].value == 0.5
+    assert counters.queue.total == 0.25
+    assert counters.real_time_factor.total == 0.1
+    assert counters.delivery.total == 0.5
 
 
 # Draining

@@ -33,7 +33,7 @@ PURE: Final = (
     ),
     "probe/test_wire.py",
     *(f"speech/test_{name}.py" for name in ("engines", "memory_budget", "segmenter", "wire", "worker")),
-    *(f"test_{name}.py" for name in ("asking", "conf", "hub", "layers", "metrics")),
+    *(f"test_{name}.py" for name in ("asking", "conf", "counters", "hub", "layers", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
     *(f"test_{name}.py" for name in ("plain_text", "transcriber")),

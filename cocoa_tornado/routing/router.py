@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from ..brokers.port import Batch
+from ..counters import Counters, count
 from ..errors import MailboxClosed
 from ..hub import Hub
 from ..mailboxes.port import Entry, Mailbox
-from ..metrics import Counters, count
 from ..rules.cursors import make_cursor, with_cursor
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit

@@ -7,8 +7,8 @@ from typing import Any
 
 from tornado.web import stream_request_body
 
+from ..counters import count
 from ..errors import AudioNotDecodable, AudioTooLong, BrokerError, SpeechBusy, SpeechError
-from ..metrics import count
 from ..rules.audio import AudioFormat, format_of
 from ..rules.identity import DeviceIdentity
 from ..rules.upload import IDLE, SILENT_S, UploadClock

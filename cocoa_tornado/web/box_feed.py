@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from ..counters import Counters, count
 from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
-from ..metrics import Counters, count
 from ..rules.backoff import Backoff
 from ..rules.box import NO_CURSOR_YET, Box, PageLimits, Place, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from ..metrics import count
+from ..counters import count
 from ..presence.port import Health
 from ..presence.rules import Grant
 from ..rules import frames

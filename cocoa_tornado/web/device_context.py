@@ -11,8 +11,8 @@ from typing import Protocol
 from tornado.iostream import IOStream
 
 from ..brokers.port import Broker
+from ..counters import Counters
 from ..hub import Hub
-from ..metrics import Counters
 from ..presence.port import Presence
 from ..rules.close_codes import CloseReason
 from ..rules.identity import DeviceIdentity

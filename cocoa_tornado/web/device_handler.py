@@ -8,8 +8,8 @@ from typing import Any
 
 from tornado.websocket import WebSocketHandler
 
+from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
-from ..metrics import count
 from ..presence.port import Refused
 from ..presence.rules import Grant
 from ..rules.box import NO_CURSOR_YET, Place

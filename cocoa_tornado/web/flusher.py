@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import Protocol
 
-from ..metrics import Counters, Histogram
+from ..counters import Counters, Histogram
 from ..rules.close_codes import TOKEN_EXPIRED, CloseReason
 from ..rules.keepalive import ExpiryCalendar, Pinged, PingWheel
 from .intake import IntakeGate

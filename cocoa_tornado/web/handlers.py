@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 
 from ..brokers.port import Broker, BrokerState, QuarantineState
+from ..counters import count
 from ..errors import IdentityError
 from ..identity.keys import Signer
 from ..mailboxes.port import MailboxState
-from ..metrics import MetricsPage, count
+from ..metrics import MetricsPage
 from ..rules.byte_budget import ByteBudget
 from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token

@@ -30,8 +30,8 @@ from tornado.httputil import (
 )
 from tornado.netutil import ssl_wrap_socket
 
+from ..counters import Counters, count
 from ..errors import ServiceError
-from ..metrics import Counters, count
 from ..rules.accepting import Gate, Obstacle
 from ..rules.addresses import is_every_address
 from ..rules.crowd import LOOPBACK, RESERVE_SHARE, Crowd, address_of

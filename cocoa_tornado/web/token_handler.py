@@ -7,9 +7,9 @@ import logging
 import math
 from typing import Final
 
+from ..counters import count
 from ..errors import IdentityError
 from ..identity.minting import TokenRequest, token_claims
-from ..metrics import count
 from ..rules.identity import DEVICE_CLAIMS, check_claims
 from ..rules.rate import RateLimit, client_of
 from ..rules.strict_json import NamedTwice, read_json

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import pytest
 
 from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
-from cocoa_tornado.metrics import Counters
 from cocoa_tornado.routing.address import Address, Devices
 from cocoa_tornado.routing.arrivals import Arrivals
 from cocoa_tornado.routing.router import Router

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from tornado.web import Application, RequestHandler
 
+from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import ServiceError
-from cocoa_tornado.metrics import Counters
 from cocoa_tornado.rules.accepting import SERVED_PER_TURN
 from cocoa_tornado.web.listener import Listener, ListenerOptions, bind
 from testing.certificates import write_certificate

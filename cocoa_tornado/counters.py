@@ -1,0 +1,85 @@
+"""What the gateway counts, in plain integers. Counting imports no library; ``metrics.py`` makes Prometheus text of it.
+
+No label ever holds a device id, a user or any part of a token. The IOLoop thread owns everything here.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+LATENCY_BOUNDS_S = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+SPEECH_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+REAL_TIME_BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
+
+
+class Histogram:
+    """Counts by upper bound (seconds). One observation is a bisection and two additions."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds_s: tuple[float, ...] = LATENCY_BOUNDS_S) -> None:
+        self._bounds = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += times
+        self._sum += seconds * times
+
+    @property
+    def total(self) -> float:
+        """The sum of all observations."""
+        return self._sum
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """By upper bound, as text, how many observations were at most that; the last is ``+Inf``, so all of them."""
+        total, found = 0, []
+        for bound, observed in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += observed
+            found.append((bound, float(total)))
+        return found
+
+
+@dataclass(slots=True)
+class SpeechCounters:
+    """What the transcriber counts."""
+
+    streams: dict[str, int] = field(default_factory=dict)  # by outcome
+    hypotheses: int = 0  # published
+    audio_s: float = 0.0  # recognised
+    real_time_factor: Histogram = field(default_factory=lambda: Histogram(REAL_TIME_BOUNDS))
+    queue: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
+    delivery: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the web layer and the router count."""
+
+    handshakes: dict[str, int] = field(default_factory=dict)  # by outcome
+    closed: dict[str, int] = field(default_factory=dict)  # by close code, or "lost" where none was exchanged
+    routed: int = 0
+    unknown_device: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
+    kept: int = 0  # stored for a device that was not connected
+    caught_up: int = 0  # sent out of a box
+    left_in_box: int = 0  # queued for a connection that ended, and still in the box
+    gaps: int = 0  # devices told that they have missed messages
+    bad_acks: int = 0
+    outbox_overflows: int = 0
+    device_messages: int = 0
+    device_messages_dropped: int = 0
+    audio_ignored: int = 0
+    token_requests: dict[str, int] = field(default_factory=dict)  # of the token endpoint, by outcome
+    accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
+    bodies_refused: dict[str, int] = field(default_factory=dict)  # of requests, by reason
+    http_connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
+    latency: Histogram = field(default_factory=Histogram)
+    loop_lag: Histogram = field(default_factory=Histogram)
+    speech: SpeechCounters = field(default_factory=SpeechCounters)
+
+
+def count(counter: dict[str, int], label: str, amount: int = 1) -> None:
+    """Add to a labelled counter. Labels come from a fixed set (``rules/labels.py``): a counter can't grow unbounded."""
+    counter[label] = counter.get(label, 0) + amount
