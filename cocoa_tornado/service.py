@@ -218,7 +218,13 @@ class Gateway:
             arrivals = Arrivals(self._clock)
             self.transcriber = self._make_transcriber(self.engine, arrivals)
         self._sink: Callable[[Batch], None] = Router(
-            self.hub, self.counters, self._clock, mailbox=self.mailbox, arrivals=arrivals
+            self.hub,
+            self.counters,
+            self._clock,
+            self.presence,
+            self.relay,
+            mailbox=self.mailbox,
+            arrivals=arrivals,
         )
         wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
         calendar = ExpiryCalendar[Flushed]()

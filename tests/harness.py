@@ -15,6 +15,7 @@ from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Broker
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.mailboxes.port import Mailbox
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
 from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
@@ -66,6 +67,7 @@ class Harness:
         broker: Broker | None = None,
         engine: SpeechEngine | None = None,
         neighbors: Neighbors | None = None,
+        shared_mailbox: Mailbox | None = None,
         **settings: Any,
     ) -> Harness:
         """:param neighbors: gateways of this process that share who holds which device"""
@@ -74,7 +76,7 @@ class Harness:
         presence = None
         if neighbors is not None and relay is not None:
             presence = LocalPresence(SlotLimits(), relay, loop_clock(), neighbors.store)
-        gateway = Gateway(Settings(**(defaults | settings)), broker, engine, presence=presence, relay=relay)
+        gateway = Gateway(Settings(**(defaults | settings)), broker, engine, shared_mailbox, presence, relay)
         await gateway.start()
         return cls(gateway)
 

@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "routing.receipt": set(),
     "routing": {
         *("routing.address", "routing.arrivals", "routing.plan", "routing.receipt"),
-        *("hub", "counters", "brokers.port", "mailboxes.port", "rules", "errors"),
+        *("hub", "counters", "presence.port", "relay.port", "relay.messages"),
+        *("brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "transcriber": {"routing.arrivals", "counters", "brokers.port", "speech.port", "rules", "errors"},
     "web": {

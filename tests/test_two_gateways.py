@@ -1,12 +1,16 @@
-"""Two gateways of one process that share presence: one connection per device, whichever of them it comes to."""
+"""Two gateways of one process that share presence: one connection per device, and every message, whichever of them
+the device comes to and whichever reads the record."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 
 import pytest
 
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, PING, PONG, TEXT
 from testing.waiting import eventually
 
@@ -126,3 +130,34 @@ async def test_a_gateway_that_stops_leaves_its_devices_to_the_other(two_gateways
     await a.gateway.drain_and_stop()
     await device.wait_closed()
     assert (await b.raw("doll")).response.status == 101
+
+
+async def test_what_one_gateway_reads_reaches_a_device_at_the_other_in_order_and_no_other_device(
+    two_gateways: Two,
+) -> None:
+    a, b = two_gateways
+    doll, bear = await b.connect("doll"), await b.connect("bear")
+    for number in range(100):
+        await a.publish("doll", str(number))
+    await b.publish("bear", "for the bear")
+    texts = [json.loads(await doll.recv())["text"] for _ in range(100)]
+    assert texts == [str(number) for number in range(100)]
+    assert json.loads(await bear.recv())["text"] == "for the bear"
+    assert (a.gateway.counters.routed, a.gateway.counters.unknown_device) == (0, 0)
+    assert (b.gateway.counters.routed, b.gateway.counters.unknown_device) == (101, 0)
+
+
+async def test_with_a_mailbox_what_one_gateway_stores_the_other_sends_at_once(neighbors: Neighbors) -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    a, b = [await Harness.start(neighbors=neighbors, shared_mailbox=mailbox) for _ in range(2)]
+    doll = await b.connect("doll")
+    await a.publish("doll", "here")
+    assert json.loads(await doll.recv())["text"] == "here"
+    await doll.close()
+    await eventually(lambda: not b.gateway.hub.is_device_connected("doll"))
+    await a.publish("doll", "while it was away")
+    await eventually(lambda: a.gateway.counters.kept == 1)
+    doll = await a.connect("doll")
+    assert json.loads(await doll.recv())["text"] == "while it was away"
+    await a.stop()
+    await b.stop()

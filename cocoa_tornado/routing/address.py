@@ -41,7 +41,7 @@ Address: TypeAlias = str | Devices | User | Group | Everyone
 """A ``str`` is the id of one device."""
 
 
-class Members(Protocol):
+class Directory(Protocol):
     """Which devices there are, by what their tokens say. Each call is answered at once, from memory.
 
     What is returned may be a live view: whoever keeps it while it waits makes a copy.
@@ -54,7 +54,7 @@ class Members(Protocol):
     def devices_of_group(self, name: str) -> Collection[str]: ...
 
 
-def recipients(address: Address, members: Members) -> tuple[str, ...]:
+def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
     """The devices that an address stands for now, each once. Total: every address stands for some devices, or for none.
 
     Cases: one device, devices by name, a user, a group, everyone.
@@ -64,11 +64,11 @@ def recipients(address: Address, members: Members) -> tuple[str, ...]:
     if isinstance(address, Devices):
         return _each_once(address.device_ids)
     if isinstance(address, User):
-        return _each_once(members.devices_of_user(address.user_id))
+        return _each_once(directory.devices_of_user(address.user_id))
     if isinstance(address, Group):
-        return _each_once(members.devices_of_group(address.name))
+        return _each_once(directory.devices_of_group(address.name))
     if isinstance(address, Everyone):
-        return _each_once(members.devices())
+        return _each_once(directory.devices())
     assert_never(address)  # and above all: nothing unforeseen goes to everyone
 
 

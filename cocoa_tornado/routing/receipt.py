@@ -1,4 +1,4 @@
-"""When a batch is done: the legs of its way, counted. Pure."""
+"""When a batch is done: its legs, counted. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses, records and tables of members for the tests of routing, and hypothesis' strategies for them."""
+"""Addresses, records and directories for the tests of routing, and hypothesis' strategies for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUPS = ("red", "blue")
 
 @dataclass
 class Table:
-    """Members, as a test says."""
+    """A directory, as a test says."""
 
     all: Collection[str] = DEVICES
     users: dict[int | str, list[str]] = field(default_factory=dict)

@@ -14,6 +14,9 @@ from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.presence.local import LocalPresence
+from cocoa_tornado.presence.rules import SlotLimits
+from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.routing.address import Address, Devices
 from cocoa_tornado.routing.arrivals import Arrivals
 from cocoa_tornado.routing.router import Router
@@ -55,7 +58,12 @@ class Stand:
         self.counters = Counters()
         self.arrivals = Arrivals(lambda: 0.0)
         self.mailbox = mailbox
-        self.router = Router(self.hub, self.counters, lambda: 0.0, mailbox=mailbox, arrivals=self.arrivals)
+        relay = MemoryRelay()
+        presence = LocalPresence(SlotLimits(), relay, lambda: 0.0)
+        presence.start(self.hub)
+        self.router = Router(
+            self.hub, self.counters, lambda: 0.0, presence, relay, mailbox=mailbox, arrivals=self.arrivals
+        )
         self.done: list[str] = []
         self.offset = 0
 
@@ -249,4 +257,4 @@ async def test_a_batch_for_a_mailbox_that_is_closed_is_left_to_the_broker() -> N
     stand = await Stand(mailbox).open()
     await mailbox.close(1.0)
     stand.router(stand.batch(text(0)))
-    assert (stand.done, repr(stand.router)) == ([], "<Router 0 batches under way>")
+    assert (stand.done, repr(stand.router)) == ([], "<Router 0 batches in flight>")

@@ -1,0 +1,74 @@
+"""Messages to and from the other servers of a deployment, through the relay. IOLoop thread only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..brokers.port import Batch
+from ..counters import Counters, count
+from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp
+from ..relay.port import Fate, Relay
+from .local import LocalDelivery
+from .plan import Message
+from .receipt import Receipt
+
+
+class Forwarding:
+    """Sends other servers the messages for devices that they hold, and takes theirs.
+
+    Each part is a leg of its batch, which ends when the relay says what became of it. What it did not accept is dropped
+    and counted: the device's server has ended, or can't be reached. With a mailbox that costs hypotheses only.
+    """
+
+    def __init__(self, relay: Relay, local: LocalDelivery, counters: Counters) -> None:
+        self._relay, self._local, self._counters = relay, local, counters
+        relay.handle(Forward, self._on_forward)
+        relay.handle(WakeUp, self._on_wake_up)
+
+    @property
+    def me(self) -> str:
+        """What presence knows this server by."""
+        return self._relay.server
+
+    def forward(self, batch: Batch, server: str, messages: Sequence[Message], receipt: Receipt) -> None:
+        """Send messages of a batch to the server that holds their devices."""
+        records, origins = batch.records, batch.origins()
+        forwarded = []
+        for at, device_id in messages:
+            _, payload, timestamp_ms, _, interim_of = records[at]
+            forwarded.append(ForwardedMessage(device_id, payload, timestamp_ms, *origins[at], interim_of))
+        ended = receipt.leg()
+
+        def then(fate: Fate) -> None:
+            self._note_fate(fate, messages)
+            ended()
+
+        self._send(server, Forward(tuple(forwarded)), then)
+
+    def wake_up(self, server: str, messages: Sequence[Message], receipt: Receipt) -> None:
+        """Tell the server that holds these devices that there is something in their boxes. To lose that costs haste."""
+        ended = receipt.leg()
+        device_ids = dict.fromkeys(device_id for _, device_id in messages)
+        self._send(server, WakeUp(tuple(device_ids)), lambda _: ended())
+
+    def _send(self, server: str, message: RelayMessage, then: Callable[[Fate], None]) -> None:
+        sent = self._relay.send(server, message)
+        if sent.done():
+            then(sent.result())
+        else:
+            sent.add_done_callback(lambda sent: then(sent.result()))
+
+    def _note_fate(self, fate: Fate, messages: Sequence[Message]) -> None:
+        if fate is Fate.NO_SERVER:
+            for _, device_id in messages:
+                self._local.not_connected(device_id)
+        elif fate is not Fate.ACCEPTED:
+            count(self._counters.dropped, "overflow" if fate is Fate.OVERFLOW else "lost", len(messages))
+
+    def _on_forward(self, sender: str, forward: Forward) -> None:
+        for message in forward.messages:
+            self._local.take(message.device_id, message.payload, message.timestamp_ms, message.interim_of)
+
+    def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
+        for device_id in wake_up.device_ids:
+            self._local.look_again(device_id)

@@ -1,0 +1,130 @@
+"""What is done with messages for devices that are connected to this server. IOLoop thread only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from ..counters import Counters, count
+from ..hub import Hub
+from ..mailboxes.port import Mailbox
+from ..rules.cursors import make_cursor, with_cursor
+from ..rules.frames import text_frame
+from ..rules.rate import LineBudget, RateLimit
+from ..rules.records import Record
+from .plan import Message
+
+NOT_CONNECTED_LOG = RateLimit(per_s=10, burst=50)
+STORED_FAULT_LOG = RateLimit(per_s=1, burst=10)
+
+# Operators filter by these names, which are older than this module.
+log = logging.getLogger("cocoa.bridge")
+log_of_stored = logging.getLogger("cocoa.mailroom")
+
+
+class LocalDelivery:
+    """Fills the outboxes of this server's connections, and counts what became of each message.
+
+    A fault of the gateway costs the message that it happened to, and no other.
+
+    :param mailbox: None: what can't be sent is dropped, counted and logged, at most ten lines a second; the next line
+        says how many were left out
+    """
+
+    def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float], mailbox: Mailbox | None) -> None:
+        self._hub, self._counters, self._clock, self._mailbox = hub, counters, clock, mailbox
+        self._connected = hub.connected
+        self._lines = LineBudget(NOT_CONNECTED_LOG if mailbox is None else STORED_FAULT_LOG)
+
+    # -- without a mailbox
+
+    def send(self, records: Sequence[Record], messages: Iterable[Message]) -> None:
+        """Send messages of a batch."""
+        connected, routed, framed, frame = self._connected, 0, -1, b""
+        for at, device_id in messages:
+            try:
+                _, payload, timestamp_ms, _, interim_of = records[at]
+                if at != framed:  # a record for many devices is framed once
+                    frame, framed = text_frame(payload), at
+                clients = connected.get(device_id)
+                if clients is None:  # an earlier message of this very batch was too much for it
+                    self.not_connected(device_id)
+                    continue
+                for client in clients:
+                    client.send(frame, timestamp_ms, interim_of)
+                routed += 1
+            except Exception:
+                self._failed(device_id, log, "message could not be routed, dropped")
+        self._counters.routed += routed
+
+    def not_connected(self, device_id: str) -> None:
+        """No server holds this device: its message is dropped."""
+        self._counters.unknown_device += 1
+        if self._mailbox is not None:
+            return  # only a hypothesis is dropped then
+        left_out = self._lines.take(self._clock())
+        if left_out is None:
+            return
+        extra: dict[str, object] = {"device_id": device_id}
+        if left_out:
+            extra["left_out"] = left_out
+        log.info("device not connected, message dropped", extra=extra)
+
+    def take(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        """A message that another server has read."""
+        try:
+            if self._mailbox is not None:
+                self._suggest(device_id, payload, timestamp_ms, interim_of)
+            elif self._hub.send_to_device(device_id, payload, timestamp_ms, interim_of):
+                self._counters.routed += 1
+            else:
+                self.not_connected(device_id)
+        except Exception:
+            self._failed(device_id, log, "message could not be routed, dropped")
+
+    # -- with a mailbox
+
+    def send_stored(self, device_id: str, record: Record, number: int | None) -> None:
+        """Send a message once it is stored.
+
+        :param number: in the device's box; None: it had been stored before, and it is not known whether it was sent, so
+            its connections look into the box. None for a hypothesis as well, which is not stored
+        """
+        try:
+            if record.interim_of:
+                self._suggest(device_id, record.payload, record.timestamp_ms, record.interim_of)
+            elif number is None:
+                self.look_again(device_id)
+            else:
+                self._send_numbered(device_id, record, number)
+        except Exception:
+            self._failed(device_id, log_of_stored, "message could not be routed, it stays in the box")
+
+    def look_again(self, device_id: str) -> None:
+        """Have the device's connections look into its box."""
+        for client in self._hub.clients_of(device_id):
+            client.look_again()
+
+    def _send_numbered(self, device_id: str, record: Record, number: int) -> None:
+        assert self._mailbox is not None  # it has given the number
+        clients, key = self._hub.clients_of(device_id), self._mailbox.key
+        if not clients or key is None:
+            self._counters.kept += 1
+            return
+        cursor = make_cursor(key, device_id, number, self._mailbox.era)
+        frame = text_frame(with_cursor(record.payload, cursor))
+        for client in clients:
+            client.stored(number, frame, record.timestamp_ms)
+        self._counters.routed += 1
+
+    def _suggest(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+        clients = self._hub.clients_of(device_id)
+        if not clients:
+            self.not_connected(device_id)
+        for client in clients:
+            client.suggest(payload, timestamp_ms, interim_of)
+
+    def _failed(self, device_id: str, logger: logging.Logger, event: str) -> None:
+        count(self._counters.dropped, "fault")
+        if self._lines.take(self._clock()) is not None:
+            logger.exception(event, extra={"device_id": device_id})
