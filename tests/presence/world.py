@@ -1,8 +1,12 @@
-"""The rules of one server or several, and their store, without a loop: each action is carried out at once."""
+"""The rules of one server or several, and their store, without a loop.
+
+Each action is carried out at once, unless the store is said to be far: then it hears and answers when the test says so.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cocoa_tornado.presence.rules import (
@@ -29,13 +33,16 @@ from cocoa_tornado.rules.claims import Claim
 
 @dataclass
 class World:
-    """:ivar sent: messages under way between servers, with their receivers
+    """:ivar is_far: what servers ask of the store, and its answers, are under way until :meth:`serve` and :meth:`reply`
+    :ivar asked: by server, in the order of its questions; :ivar replies: likewise
+    :ivar sent: messages under way between servers, with their receivers
     :ivar pings: one entry for each challenge; :ivar timers: when each server asked to be woken, and for which device
     """
 
     limits: SlotLimits = field(default_factory=SlotLimits)
     names: tuple[str, ...] = ("a",)
     now: float = 0.0
+    is_far: bool = False
     admitted: dict[Claim, Grant] = field(default_factory=dict)
     refused: dict[Claim, RefusalReason] = field(default_factory=dict)
     pings: list[tuple[Grant, ...]] = field(default_factory=list)
@@ -45,6 +52,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.table = Table()
+        self.asked: dict[str, deque[Acquire | Release]] = {name: deque() for name in self.names}
+        self.replies: dict[str, deque[tuple[Acquire, Grant | Sequence[Claim]]]] = {name: deque() for name in self.names}
         self.servers = {name: Slots(name, self.limits) for name in self.names}
         for name in self.names:
             self.table.join(Lease(name))
@@ -94,6 +103,37 @@ class World:
         while self.sent:
             self.deliver()
 
+    def serve(self, server: str) -> None:
+        """The store carries out the first thing that a server asks of it."""
+        question = self.asked[server].popleft()
+        if isinstance(question, Release):
+            self.table.release(question.device_id, question.claim)
+        else:
+            answer = self.table.claim(question.device_id, question.claim, self.limits.per_device)
+            self.replies[server].append((question, answer))
+
+    def reply(self, server: str) -> None:
+        """The store's first answer that is under way reaches the server."""
+        question, answer = self.replies[server].popleft()
+        slots = self.servers[server]
+        if isinstance(answer, Grant):
+            self.carry_out(server, slots.granted(answer, self.now))
+        else:
+            self.carry_out(server, slots.held(question.device_id, question.claim, answer, self.now))
+
+    def give_up(self, server: str) -> None:
+        """The store's first answer that is under way is lost, and the server waits no longer for it."""
+        question, _ = self.replies[server].popleft()
+        self.carry_out(server, self.servers[server].undecided(question.device_id, question.claim, self.now))
+
+    def serve_all(self) -> None:
+        while any(self.asked.values()) or any(self.replies.values()):
+            for name in self.names:
+                while self.asked[name]:
+                    self.serve(name)
+                while self.replies[name]:
+                    self.reply(name)
+
     # -- what is asked for
 
     def carry_out(self, server: str, actions: Actions) -> None:
@@ -103,6 +143,9 @@ class World:
 
     def _do(self, server: str, action: Action) -> Actions:
         slots = self.servers[server]
+        if self.is_far and isinstance(action, Acquire | Release):
+            self.asked[server].append(action)
+            return []
         match action:
             case Acquire(device_id, claim):
                 answer = self.table.claim(device_id, claim, self.limits.per_device)
