@@ -108,7 +108,7 @@ class Gateway:
         self.counters = Counters()
         self.hub = Hub()
         self.relay = MemoryRelay() if relay is None else relay
-        self.presence = self._make_presence() if presence is None else presence
+        self.presence = make_presence(settings, self.relay, self._clock) if presence is None else presence
         self.presence.limits = slot_limits(settings)
         self.broker = make_broker(settings) if broker is None else broker
         self.engine = make_engine(settings) if engine is None else engine
@@ -174,11 +174,6 @@ class Gateway:
         if client is not None:
             extra["kafka_client"] = client
         log.info("listening", extra=extra)
-
-    def _make_presence(self) -> Presence:
-        # A later process has a greater era, so that no generation is given twice.
-        store = LocalStore(era=int(self._wall_clock() * 1000))
-        return LocalPresence(slot_limits(self.settings), self.relay, self._clock, store)
 
     async def _leave(self, timeout_s: float) -> None:
         """Other servers may hold this one's devices from now on."""
@@ -505,6 +500,12 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
 
         return RedisMailbox(settings.mailbox, limits)
     return None
+
+
+def make_presence(settings: Settings, relay: Relay, clock: Callable[[], float]) -> Presence:
+    """Presence, not started."""
+    # A later process has a greater era, so that no generation is given twice.
+    return LocalPresence(slot_limits(settings), relay, clock, LocalStore(era=int(time.time() * 1000)))
 
 
 def kafka_client(settings: Settings) -> str | None:

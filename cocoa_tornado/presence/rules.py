@@ -188,7 +188,10 @@ class _Line:
     :ivar may_be_free: something has happened since the store was asked
     :ivar holders: those of the device, as the store has said
     :ivar answers: of the holders that were challenged: whether they have given a sign of life
+    :ivar rounds: of challenges so far
     :ivar deadline: for the answers of other servers
+    :ivar is_late: it has passed
+    :ivar early: challengers of those of ``waiting`` that other servers have been told of as holders
     """
 
     __slots__ = (
@@ -214,7 +217,7 @@ class _Line:
         self.rounds = 0
         self.deadline: float | None = None
         self.is_late = False
-        self.early: dict[Claim, tuple[Claim, ...]] = {}  # challengers of those of ``waiting``, who may be granted
+        self.early: dict[Claim, tuple[Claim, ...]] = {}
 
 
 class _Device:
@@ -336,7 +339,7 @@ class Slots:
         return todo
 
     def held(self, device_id: str, claim: Claim, holders: Sequence[Claim], now: float) -> Actions:
-        """The store has not: these hold the device."""
+        """The store has refused the claim: these hold the device."""
         device = self._devices.get(device_id)
         if device is None or device.line is None:
             return []
