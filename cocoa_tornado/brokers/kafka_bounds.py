@@ -101,6 +101,8 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafk
             for record in self.record_iterator:
                 records.append(record)
                 taken += len(record.value or b"") + len(record.key or b"") + RECORD_BYTES
+                if record.headers:
+                    taken += sum(len(name) + len(value or b"") for name, value in record.headers)
                 count += 1
                 if count == n or taken >= most:
                     break

@@ -14,9 +14,14 @@ from types import MappingProxyType
 from typing import Any, Final
 
 GZIP_WINDOW: Final = 31  # zlib's name for the format with a gzip header
+MOST_MEMBERS: Final = 1024
+"""Streams of gzip in a batch, of which a producer writes one. Each costs a copy of all that is behind it."""
+
 PIECE_BYTES: Final = 256 * 1024
 XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
 XERIAL_HEADER_BYTES: Final = 16
+XERIAL_LEAST_BLOCK_BYTES: Final = 1024
+"""The shortest that the Java library lets blocks be set to, but for the last one. Each costs some microseconds."""
 
 
 class Oversized(ValueError):
@@ -32,10 +37,12 @@ class NoCodec(Exception):
 
 def gunzip(data: bytes | memoryview, limit: int) -> bytes:
     """Raises Oversized; zlib.error and EOFError for what is not gzip, or not all of it."""
-    found = []
+    found: list[bytes] = []
     left = limit
     rest = bytes(data)
     while rest:
+        if len(found) == MOST_MEMBERS:
+            raise ValueError(f"more than {MOST_MEMBERS} streams of gzip")
         member = zlib.decompressobj(GZIP_WINDOW)
         found.append(member.decompress(rest, left + 1))
         left -= len(found[-1])
@@ -54,6 +61,7 @@ def unsnap(data: bytes | memoryview, limit: int) -> bytes:
     if not (whole.startswith(XERIAL_MAGIC) and len(whole) >= XERIAL_HEADER_BYTES):
         return _unsnap_block(whole, limit, limit)
     found, left, at = [], limit, XERIAL_HEADER_BYTES
+    most = limit // XERIAL_LEAST_BLOCK_BYTES + 1
     while at < len(whole):
         if at + 4 > len(whole):
             raise ValueError("a block of snappy is cut off")
@@ -64,6 +72,8 @@ def unsnap(data: bytes | memoryview, limit: int) -> bytes:
         found.append(_unsnap_block(whole[at : at + size], left, limit))
         left -= len(found[-1])
         at += size
+        if len(found) > most:
+            raise ValueError("far more blocks of snappy than bytes for them")
     return b"".join(found)
 
 

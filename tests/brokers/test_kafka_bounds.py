@@ -127,6 +127,16 @@ def test_a_record_larger_than_a_poll_is_read_alone() -> None:
     assert [len(fetcher.fetched_records(500)) for _ in range(3)] == [1, 1, 1]
 
 
+def test_headers_count_with_their_records() -> None:
+    fetcher = bounded(poll=10_000)
+    builder = MemoryRecordsBuilder(magic=2, compression_type=0, batch_size=10**9)
+    for _ in range(9):
+        builder.append(timestamp=1, key=None, value=b"x", headers=[("trace", b"t" * 3_000), ("none", None)])
+    builder.close()
+    fetcher.add(bytes(builder.buffer()))
+    assert [len(fetcher.fetched_records(500)) for _ in range(3)] == [4, 4, 1]
+
+
 def test_nothing_is_asked_for_while_so_much_is_fetched_and_not_read() -> None:
     fetcher = bounded(fetched=1_000)
     assert fetcher._fetchable_partitions() == [PARTITION]
