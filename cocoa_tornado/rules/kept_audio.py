@@ -107,7 +107,8 @@ class KeptAudio:
 
     @property
     def _room(self) -> int:
-        return max(HELD_BYTES, self._enough) - self._fresh
+        # Without its whole audio it waits for a worker as it is: there is nothing to collect for.
+        return (max(HELD_BYTES, self._enough) if self.is_whole else HELD_BYTES) - self._fresh
 
     def _drop_sent(self) -> None:
         if not self.is_whole:

@@ -38,6 +38,10 @@ LONGEST_MEMORY_PAUSE_S: Final = 3600.0
 MEMORY_TRIAL_S: Final = 600.0
 """Once all workers have got on together for so long, the next pause is a short one again."""
 
+MOST_PARKED: Final = 256
+"""Streams that may be parked, or wait again after that, beyond the queue. Each may hold 256 KiB that nobody has heard
+(``kept_audio.py``), so this bounds the memory, and how long streams wait that come back together."""
+
 SHORTEST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
 
@@ -48,12 +52,14 @@ class PoolLimits:
     :ivar queue: streams that may wait for one
     :ivar stall_s: a worker that has something to do and shows no progress for so long is stuck
     :ivar load_s: the same for a worker that loads its model
+    :ivar parked: streams without a worker, beyond the queue, from which on newcomers are refused
     """
 
     workers: int
     queue: int
     stall_s: float
     load_s: float
+    parked: int = MOST_PARKED
 
 
 class Phase(enum.Enum):
@@ -70,7 +76,7 @@ class Admission(enum.Enum):
     """What becomes of a stream that arrives."""
 
     WAITS = "waits"  # the next plan may assign it at once
-    BUSY = "busy"  # the queue is full
+    BUSY = "busy"  # the queue is full, or too many are parked
     HOPELESS = "hopeless"  # no worker has come up for a while
 
 
@@ -130,6 +136,7 @@ class _Worker:
     sent: int = 0
     consumed: int = 0
     pace: Pace | None = None  # of its stream
+    is_waiting: bool = True  # for audio, as it said last
     ended: bool = False  # END or CANCEL is with it
     used: bool = False  # it has brought a stream to its end
 
@@ -144,7 +151,8 @@ class Roster:
     Held at any time: a worker has at most one stream, a stream at most one worker; at most ``workers`` processes exist,
     those that are being killed among them, and at most one of them is loading; streams get their workers in the order
     in which they came, or came back; no more than ``queue`` of them wait once the plan is carried out and the workers
-    that it frees are free, not counting those that were parked before.
+    that it frees are free, not counting those that were parked before; a newcomer finds no more than ``queue`` and
+    ``parked`` of them without a worker.
 
     :ivar early_deaths: workers that ended without having brought a stream to its end, since the last time that one did
     """
@@ -213,9 +221,10 @@ class Roster:
         if self.hopeless:
             return Admission.HOPELESS
         free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
-        if len(self._waiting) >= self.limits.queue + free:
+        room = self.limits.queue + free
+        if len(self._waiting) >= room:
             self._park_silent(now)
-        if len(self._waiting) >= self.limits.queue + free:
+        if len(self._waiting) >= room or len(self._waiting) + len(self._parked) >= room + self.limits.parked:
             return Admission.BUSY
         self._waiting.append(stream)
         if is_silent:
@@ -276,15 +285,28 @@ class Roster:
         if known is not None and known.phase in (Phase.BUSY, Phase.DRAINING):
             known.since = now if known.owes() else None
 
-    def progressed(self, worker: int, now: float, consumed: int, audio_s: float = 0.0, waited_s: float = 0.0) -> None:
+    def progressed(
+        self,
+        worker: int,
+        now: float,
+        consumed: int,
+        audio_s: float = 0.0,
+        waited_s: float = 0.0,
+        *,
+        is_waiting: bool = True,
+    ) -> None:
         """A sign of life that says how far the worker has come: bytes of audio consumed, seconds of audio decoded, and
-        seconds in which it waited for audio, all since it has its stream."""
+        seconds in which it waited for audio, all since it has its stream.
+
+        :param is_waiting: it waits for more; otherwise it works on what it has consumed
+        """
         known = self._workers.get(worker)
         if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
             return
         known.consumed = max(known.consumed, min(consumed, known.sent))
         if known.pace is not None:
             known.pace.heard(now, audio_s, waited_s)
+        known.is_waiting = is_waiting
         self.heard(worker, now)
 
     def consumed(self, worker: int) -> int:
@@ -395,7 +417,7 @@ class Roster:
         for worker, stream in zip(idle, ready, strict=False):
             self._waiting.remove(stream)
             worker.phase, worker.stream, worker.assigned_at = Phase.BUSY, stream, now
-            worker.pace = Pace(now)
+            worker.pace, worker.is_waiting = Pace(now), True
             assigned.append(Assign(worker.number, stream))
         return assigned
 
@@ -408,7 +430,7 @@ class Roster:
         """When its stream may be parked, if nothing comes before."""
         if worker.phase is not Phase.BUSY or worker.ended or worker.pace is None or worker.stream in self._pinned:
             return None
-        return worker.pace.behind_at(is_waiting=not worker.owes())
+        return worker.pace.behind_at(is_waiting=worker.is_waiting and not worker.owes())
 
     def _take_back(self, now: float) -> list[TakeBack]:
         """As many workers as are wanted, from those streams first that have been behind for longest."""

@@ -317,7 +317,14 @@ class WorkerPool:
             self._explained.add(worker)
         elif frame.kind is Kind.PROGRESS:
             progress = wire.progress_of(frame)
-            self._roster.progressed(worker, self._now(), progress.consumed, progress.audio_s, progress.waited_s)
+            self._roster.progressed(
+                worker,
+                self._now(),
+                progress.consumed,
+                progress.audio_s,
+                progress.waited_s,
+                is_waiting=progress.is_waiting,
+            )
             self._go_on(worker)
             if self._roster.queued:
                 self._replan()

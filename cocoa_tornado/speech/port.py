@@ -85,7 +85,8 @@ class SpeechEngine(Protocol):
 
     - *Isolation*: the words of a stream come from its own audio and no other's, however many run at once.
     - *Streaming*: work begins with the first bytes; what all streams together hold in memory is bounded.
-    - *Bound*: at most ``workers`` streams at a time and ``queue`` waiting; one more raises SpeechBusy at once.
+    - *Bound*: at most ``workers`` streams at a time and ``queue`` waiting; one more raises SpeechBusy at once. So does
+      one more where too many have given their workers back.
     - *Audio that is there*: a stream that is behind the time by two seconds, while others wait with their audio, gives
       its worker to them and does not count as waiting. When it has more audio, or ends, it is heard from its beginning:
       the words are the same, and no hypothesis goes back behind those that were told.

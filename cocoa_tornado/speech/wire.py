@@ -38,7 +38,7 @@ MAX_AUDIO_BYTES: Final = 16 * 1024
 WINDOW_BYTES: Final = 64 * 1024
 
 _HEADER: Final = struct.Struct("!IB")
-_PROGRESS: Final = struct.Struct("!Qdd")
+_PROGRESS: Final = struct.Struct("!Qdd?")
 
 Message = TypeVar("Message")
 
@@ -51,7 +51,7 @@ class Kind(enum.IntEnum):
     END = 3
     CANCEL = 4
     READY = 16  # JSON: Ready
-    PROGRESS = 17  # Progress, three numbers of 8 bytes, big-endian
+    PROGRESS = 17  # Progress: three numbers of 8 bytes, big-endian, and a byte that is 0 or 1
     INTERIM = 18  # UTF-8
     DONE = 19  # JSON: Done
     FAILED = 20  # JSON: Failed
@@ -93,11 +93,13 @@ class Progress:
     :ivar consumed: bytes of AUDIO
     :ivar audio_s: length of the audio decoded
     :ivar waited_s: time in which there was nothing to do for want of AUDIO
+    :ivar is_waiting: there is nothing to do now
     """
 
     consumed: int
     audio_s: float = 0.0
     waited_s: float = 0.0
+    is_waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,9 @@ def json_frame(kind: Kind, message: Begin | Ready | Done | Failed) -> bytes:
 
 
 def progress_frame(progress: Progress) -> bytes:
-    return frame(Kind.PROGRESS, _PROGRESS.pack(progress.consumed, progress.audio_s, progress.waited_s))
+    return frame(
+        Kind.PROGRESS, _PROGRESS.pack(progress.consumed, progress.audio_s, progress.waited_s, progress.is_waiting)
+    )
 
 
 def progress_of(progress: Frame) -> Progress:
@@ -142,10 +146,10 @@ def progress_of(progress: Frame) -> Progress:
     """
     if len(progress.payload) != _PROGRESS.size:
         raise EngineFailed("the worker spoke nonsense: progress without its numbers")
-    consumed, audio_s, waited_s = _PROGRESS.unpack(progress.payload)
+    consumed, audio_s, waited_s, is_waiting = _PROGRESS.unpack(progress.payload)
     if not (0 <= audio_s < inf and 0 <= waited_s < inf):
         raise EngineFailed("the worker spoke nonsense: progress of no length")
-    return Progress(consumed, audio_s, waited_s)
+    return Progress(consumed, audio_s, waited_s, is_waiting)
 
 
 def message_of(of: Frame, kind: type[Message]) -> Message:

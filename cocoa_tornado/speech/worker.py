@@ -35,6 +35,10 @@ MOST_FAILURES: Final = 3
 
 MEMORY_TO_WORK_WITH: Final = 1 << 30
 
+OOM_SCORE: Final = 500
+"""Added to what the kernel goes by when it must kill a process for want of memory: half of the limit's bytes. A gateway
+with many devices may well be larger than a worker."""
+
 PROGRESS_S: Final = 0.25
 PROGRESS_BYTES: Final = wire.WINDOW_BYTES // 4
 """The gateway is told of progress once so many bytes are consumed, or a quarter of a second later."""
@@ -124,7 +128,7 @@ class AudioSource:
         self._ended = False
         self.decoded_bytes = self._consumed = 0
         self._waited_s = 0.0
-        self._reported = wire.Progress(0)
+        self._reported = wire.Progress(0, is_waiting=True)  # which the gateway takes for granted
         self._reported_at = time.monotonic()
 
     def read(self, max_bytes: int, /) -> bytes:
@@ -164,11 +168,12 @@ class AudioSource:
         audio, or take this utterance away, for want of just that."""
         since = time.monotonic()
         frame = None
-        if (self._consumed, self._audio_s) != (self._reported.consumed, self._reported.audio_s):
+        told = self._reported
+        if not told.is_waiting or (self._consumed, self._audio_s) != (told.consumed, told.audio_s):
             frame = self._inbox.take(max(0.0, self._reported_at + PROGRESS_S - since))
             if frame is None:
                 since = self._wait_ends(since)
-                self._say()
+                self._say(is_waiting=True)
         while frame is None:
             frame = self._inbox.take()
         self._wait_ends(since)
@@ -191,8 +196,8 @@ class AudioSource:
     def _audio_s(self) -> float:
         return self.decoded_bytes / BYTES_PER_SECOND
 
-    def _say(self) -> None:
-        self._reported = wire.Progress(self._consumed, self._audio_s, self._waited_s)
+    def _say(self, *, is_waiting: bool = False) -> None:
+        self._reported = wire.Progress(self._consumed, self._audio_s, self._waited_s, is_waiting)
         self._reported_at = time.monotonic()
         self._outbox.send(wire.progress_frame(self._reported))
 
@@ -310,6 +315,10 @@ def _live_and_die_with_the_gateway() -> None:
     # Recognition may take every cycle there is. What the gateway does takes microseconds and every device waits for it,
     # so it goes first wherever the two want the same core.
     os.nice(NICE)
+    # And where there is not enough memory for both, a worker costs one stream.
+    with suppress(OSError, ValueError):
+        adjustment = Path("/proc/self/oom_score_adj")
+        adjustment.write_text(str(min(1000, int(adjustment.read_text()) + OOM_SCORE)))
     if sys.platform == "linux":
         # The end of standard input tells us too, but not while C code holds Python's lock.
         with suppress(OSError, AttributeError):

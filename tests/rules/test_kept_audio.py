@@ -57,6 +57,16 @@ def test_a_long_stream_without_a_worker_is_not_held_back_before_it_has_enough() 
     assert audio.has_enough
 
 
+def test_a_long_stream_that_is_not_kept_holds_no_more_than_a_short_one() -> None:
+    audio = kept(0)
+    for _ in range(32):
+        add(audio, HELD_BYTES)
+        audio.take(HELD_BYTES)
+    while not audio.is_full:
+        add(audio, 1000)
+    assert len(audio) == HELD_BYTES
+
+
 def test_where_there_is_no_room_to_keep_it_only_what_is_unsent_is_held() -> None:
     budget = ByteBudget(1000)
     first, second = KeptAudio(budget), KeptAudio(budget)

@@ -25,7 +25,7 @@ from cocoa_tornado.rules.upload import SILENT_S
 
 from ..profiles import examples
 
-LIMITS = PoolLimits(workers=3, queue=2, stall_s=10.0, load_s=60.0)
+LIMITS = PoolLimits(workers=3, queue=2, stall_s=10.0, load_s=60.0, parked=4)
 
 
 def roster(limits: PoolLimits = LIMITS) -> Roster:
@@ -64,7 +64,7 @@ class Pool(RuleBasedStateMachine):
             self.waiting.append(self.numbers)
             if is_silent:
                 self.silent[self.numbers] = self.now
-        elif admission is Admission.BUSY:
+        elif admission is Admission.BUSY and len(self.waiting) + len(self.parked) < LIMITS.queue + LIMITS.parked:
             assert len(self.waiting) >= LIMITS.queue
             assert all(self.now - since < SILENT_S for since in self.silent.values()), "kept out by nothing"
         self.plan()
@@ -197,6 +197,7 @@ class Pool(RuleBasedStateMachine):
         assert (len(self.waiting), len(self.parked)) == (self.roster.queued, self.roster.parked)
         assert sum(self.roster.phase_of(worker) is Phase.LOADING for worker in self.alive) <= 1
         assert len([stream for stream in self.waiting if stream not in self.came_back]) <= LIMITS.queue + LIMITS.workers
+        assert len(self.waiting) + len(self.parked) <= LIMITS.queue + LIMITS.parked + LIMITS.workers
 
     @invariant()
     def nobody_waits_beside_an_idle_worker(self) -> None:
@@ -212,21 +213,27 @@ class Pool(RuleBasedStateMachine):
             self.plan()
             for stream in list(self.parked):
                 self.has_audio(stream)
-            for worker in sorted(self.alive):
-                phase = self.roster.phase_of(worker)
-                if phase is Phase.DYING:
-                    self.alive.remove(worker)
-                    self.roster.gone(worker, self.now)
-                elif phase is Phase.LOADING:
-                    self.roster.came_up(worker)
-                elif phase in (Phase.BUSY, Phase.DRAINING):
-                    self.roster.settled(worker, self.now)
-                    self.has.pop(worker, None)
-            self.plan()
+            # Until all are idle: a stream that has a worker and no audio when the time goes on is behind again.
+            while self.workers_behave():
+                self.plan()
         assert not self.waiting
         assert not self.parked
         assert self.roster.ready == LIMITS.workers
         assert not self.roster._pinned
+
+    def workers_behave(self) -> bool:
+        """False: there was nothing to do for any."""
+        phases = {worker: self.roster.phase_of(worker) for worker in sorted(self.alive)}
+        for worker, phase in phases.items():
+            if phase is Phase.DYING:
+                self.alive.remove(worker)
+                self.roster.gone(worker, self.now)
+            elif phase is Phase.LOADING:
+                self.roster.came_up(worker)
+            elif phase in (Phase.BUSY, Phase.DRAINING):
+                self.roster.settled(worker, self.now)
+                self.has.pop(worker, None)
+        return any(phase is not Phase.IDLE for phase in phases.values())
 
 
 TestPool = Pool.TestCase
@@ -394,3 +401,33 @@ def test_retry_after_grows_with_the_queue() -> None:
     for stream in range(2, 8):
         one.arrive(stream, 0.0)
     assert one.retry_after_s() > short
+
+
+def test_no_more_streams_are_without_a_worker_than_the_queue_and_the_parked_ones_have_room_for() -> None:
+    one = ready(PoolLimits(1, 2, 10.0, 60.0, parked=3))
+    at_work(one, 7, 0.0)
+    now, admitted = 0.0, []
+    for stream in range(10, 30):
+        if one.arrive(stream, now, is_silent=True) is Admission.WAITS:
+            admitted.append(stream)
+        now += SILENT_S
+    assert (len(admitted), one.queued + one.parked) == (5, 5)
+    for stream in admitted:
+        one.has_audio(stream)
+    assert (one.queued, one.parked) == (5, 0)
+    assert one.arrive(30, now) is Admission.BUSY
+    one.leave(admitted[0])
+    assert one.arrive(31, now) is Admission.BUSY, "the queue is still full"
+
+
+def test_a_worker_that_works_on_what_it_has_consumed_is_not_taken_from_its_stream() -> None:
+    one = ready(PoolLimits(1, 2, 10.0, 60.0))
+    at_work(one, 7, 0.0)
+    one.progressed(1, 0.5, 100, 0.0, 0.5, is_waiting=False)
+    one.arrive(8, 0.5)
+    plan = one.plan(60.0, judge=False)
+    assert (plan.take_back, plan.again_at) == ((), None)
+    one.progressed(1, 60.0, 100, 0.0, 0.5, is_waiting=True)
+    plan = one.plan(60.0)
+    assert plan.again_at == 60.0 + BEHIND_S - 0.5
+    assert one.plan(plan.again_at).take_back == (TakeBack(1, 7),)

@@ -25,6 +25,8 @@ class Obedient:
         self._heard += samples
         while b"hungry" in self._heard:
             self._eaten.append(bytearray(b"x") * (16 << 20))
+        if b"busy" in samples:
+            time.sleep(1.0)  # and doesn't say so
         if b"crash" in self._heard:
             os._exit(3)
         if b"fail" in self._heard:

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.kept_audio import LEAST_TO_GO_ON
 from cocoa_tornado.speech.pool import PooledStream, PoolOptions, WorkerPool
 from cocoa_tornado.speech.port import SpeechState
+from cocoa_tornado.speech.worker import OOM_SCORE, PROGRESS_BYTES
 from testing.waiting import eventually
 
 RAW = AudioFormat()
@@ -57,6 +59,14 @@ async def test_a_signal_that_is_for_the_gateway_ends_no_worker(number: signal.Si
         os.kill(pid, number)
         assert await said(pool, b"word") == "word"
         assert pool.worker_pids() == (pid,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux has it")
+async def test_the_kernel_is_told_to_kill_a_worker_before_the_gateway() -> None:
+    async with pool_of() as pool:
+        (pid,) = pool.worker_pids()
+        own, workers = (int(Path(f"/proc/{who}/oom_score_adj").read_text(encoding="ascii")) for who in ("self", pid))
+        assert workers == min(1000, own + OOM_SCORE)
 
 
 async def test_cancelling_frees_a_worker_that_is_slow() -> None:
@@ -226,6 +236,21 @@ async def test_a_parked_stream_gets_a_worker_when_it_has_enough_audio_or_has_end
         assert (second.worker, pool.status().parked) == (None, 1)
         assert (await second.finish()).text == "b" * 8
         assert (await first.finish()).text == "a" * (8 + LEAST_TO_GO_ON)
+
+
+@pytest.mark.usefixtures("soon_behind")
+async def test_a_worker_that_is_at_work_on_all_that_came_is_not_taken_from_its_stream() -> None:
+    async with pool_of() as pool:
+        stream = await beginning(pool, b"busy".rjust(PROGRESS_BYTES, b"y"))
+        other = asyncio.ensure_future(said(pool, b"waits!"))
+        worker = stream.worker
+        assert worker is not None
+        await eventually(lambda: pool._roster.unconsumed(worker) == 0)
+        await asyncio.sleep(0.3)  # of the second for which it is at work
+        assert (stream.worker is not None, pool.status().parked) == (True, 0)
+        assert await other == "waits!"
+        assert pool.counters.taken_back == 1
+        assert (await stream.finish()).text.endswith("busy")
 
 
 @pytest.mark.usefixtures("soon_behind")

@@ -57,7 +57,7 @@ def test_messages_come_through_as_they_were() -> None:
     reader = FrameReader(frozenset(Kind))
     begin = wire.Begin(AudioFormat("raw", "mulaw", 8000, 2), True, 60.0)
     failed = wire.Failed("too_long", "more than 60 s")
-    progress = wire.Progress(2**40, 59.25, 0.5)
+    progress = wire.Progress(2**40, 59.25, 0.5, is_waiting=True)
     first, second, third = reader.feed(
         wire.json_frame(Kind.BEGIN, begin) + wire.json_frame(Kind.FAILED, failed) + wire.progress_frame(progress)
     )

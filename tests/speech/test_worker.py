@@ -83,6 +83,7 @@ def test_a_drip_is_told_with_the_time_that_was_waited_for_it(clock: Clock) -> No
     decode(source, clock)
     assert [progress.consumed for progress in gateway.told] == [2, 4, 4]
     assert [progress.waited_s for progress in gateway.told] == pytest.approx([PROGRESS_S, 20.0, 20.25], abs=0.01)
+    assert [progress.is_waiting for progress in gateway.told] == [True, False, True]
 
 
 def test_a_worker_that_is_slow_has_not_waited(clock: Clock) -> None:
@@ -108,3 +109,15 @@ def test_a_cancel_that_comes_while_the_worker_waits_ends_the_utterance(clock: Cl
     source = AudioSource(Device(clock, audio(0.0, 2), (5.0, Frame(Kind.CANCEL))), Gateway())
     with pytest.raises(worker.Cancelled):
         decode(source, clock)
+
+
+def test_a_worker_says_that_it_waits_though_all_else_has_been_told_before(clock: Clock) -> None:
+    gateway = Gateway()
+    source = AudioSource(Device(clock, audio(0.5, 100), (60.0, Frame(Kind.END))), gateway)
+    source.read(4096)
+    source.decoded_bytes = 100
+    clock.now += 5.0  # of work
+    source.report(alive=True)
+    assert [progress.is_waiting for progress in gateway.told] == [False, False]
+    assert source.read(4096) == b""
+    assert gateway.told[2:] == [wire.Progress(100, 100 / BYTES_PER_SECOND, 0.5 + PROGRESS_S, is_waiting=True)]
