@@ -116,8 +116,8 @@ class Reading(ABC, Generic[P]):
         self.stop_deadline = float("inf")
         self._has_consumer = False
         self._finished: Callable[[], None] | None = None
-        # What crosses from the IOLoop: the spans of a batch that is done, its records and its bytes.
-        self._done: deque[tuple[list[Span], int, int]] = deque()
+        # What crosses from the IOLoop: the number of a batch that is done, its spans, its records and its bytes.
+        self._done: deque[tuple[int, list[Span], int, int]] = deque()
         self._quarantine = Quarantine(options, publisher, counters, availability)
         self._log_watch = LogWatch(asking, options)
         # The books.
@@ -127,6 +127,9 @@ class Reading(ABC, Generic[P]):
         self._is_log_of_session = False  # what the consumer holds may be of this log
         self.mark = ""
         self._recent, self._repeats = Recent(), Repeats(set())
+        self._batches = 0  # that were handed over
+        self._not_done: set[int] = set()  # numbers of those that are under way
+        self._repeated: set[int] = set()  # of these, those whose records may come again, as repeats
         self._ends: dict[P, int] = {}
         self._unresolved: set[P] | None = None
         self._unresolved_since = 0.0
@@ -325,12 +328,15 @@ class Reading(ABC, Generic[P]):
 
     def _when_done(self, spans: list[Span], records: int, size: int) -> Callable[[], None]:
         told = False
+        self._batches += 1
+        number = self._batches
+        self._not_done.add(number)
 
         def done() -> None:
             nonlocal told
             if not told:
                 told = True
-                self._done.append((spans, records, size))
+                self._done.append((number, spans, records, size))
 
         return done
 
@@ -347,8 +353,10 @@ class Reading(ABC, Generic[P]):
     def _settle(self) -> None:
         """Enter what other threads have reported."""
         while self._done:
-            spans, records, size = self._done.popleft()
+            number, spans, records, size = self._done.popleft()
             self._marks.release(records, size)
+            self._not_done.discard(number)
+            self._repeated.discard(number)
             for span in spans:
                 span.done_one()
         positions = {self._number(partition): ledger.position for partition, ledger in self._ledgers.items()}
@@ -360,6 +368,8 @@ class Reading(ABC, Generic[P]):
         return all(self._ledgers[partition].idle for partition in partitions if partition in self._ledgers)
 
     def offsets_to_commit(self) -> dict[P, int]:
+        if self._repeated:
+            return {}  # a repeat is no more done than what it repeats
         wanted = {partition: ledger.to_commit() for partition, ledger in self._ledgers.items()}
         return {partition: offset for partition, offset in wanted.items() if offset is not None}
 
@@ -479,6 +489,8 @@ class Reading(ABC, Generic[P]):
             log.warning("topic recreated", extra=ids | {"detail": "it is read from its first record"})
         if self._history.enter(plan.log):
             self._repeats, self._recent = self._recent.repeats(), Recent()
+            if self._repeats:
+                self._repeated = set(self._not_done)
             if self._is_log_of_session:
                 raise LogReplaced
 
@@ -556,8 +568,10 @@ class Reading(ABC, Generic[P]):
         now = self._history.log
         if now is None or topic_id in self._history.earlier:
             return
-        if topic_id is None or topic_id == now.id:
+        if topic_id == now.id:
             self._recent.confirm()
+        elif topic_id is None:
+            pass  # the brokers do not agree: nothing is known of what was handed over
         elif now.id is None:
             self._history.log = Log(topic_id)
             self.mark = self._history.log.mark()

@@ -19,6 +19,7 @@ from tornado.ioloop import IOLoop
 from cocoa_tornado.brokers.kafka_availability import Availability
 from cocoa_tornado.brokers.kafka_clients import KafkaClients
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
+from cocoa_tornado.brokers.kafka_positions import Plan, Start
 from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.kafka_reading import JoinStuck
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
@@ -368,6 +369,39 @@ async def test_a_topic_that_is_made_anew_is_read_from_its_beginning_though_a_bat
     consuming._route([record(0)])
     await receiver.has(3)
     assert receiver.payloads == [b"doll|10", b"doll|11", b"doll|0"]
+
+
+RECREATED = Plan(Log("b", first=False), "a", {}, frozenset(), frozenset({0}), Start.BEGINNING)
+
+
+async def test_brokers_that_do_not_agree_on_the_topic_say_nothing_of_what_was_handed_over() -> None:
+    """Between two topics of one name some brokers give the old one's id, and others the new one's."""
+    consuming = books(Receiver(), Consumer())
+    consuming._history.enter(Log("a"))
+    consuming._route([record(0)])
+    consuming._recent.ask()
+    consuming._judge_log(None)
+    assert consuming._recent.records == 1
+    consuming._judge_log("a")
+    assert consuming._recent.records == 0
+
+
+@pytest.mark.logs("cocoa.broker", "^topic recreated$")
+async def test_a_repeat_is_committed_once_what_it_repeats_is_done() -> None:
+    receiver = Receiver(prompt=False)
+    consuming = books(receiver, Consumer())
+    consuming._history.enter(Log("a"))
+    consuming._route([record(0)])  # of the new topic already, and a mailbox that is away does not have it yet
+    await receiver.has(1)
+    consuming._enter(RECREATED)
+    consuming._ledgers = {0: OffsetLedger(0)}
+    consuming._route([record(0)])
+    consuming._settle()
+    assert consuming.offsets_to_commit() == {}
+    receiver.open[0].done()
+    consuming._settle()
+    assert consuming.offsets_to_commit() == {0: 1}
+    assert receiver.payloads == [b"doll|0"]
 
 
 async def test_a_beginning_that_librdkafka_has_made_up_is_not_gone_to() -> None:
