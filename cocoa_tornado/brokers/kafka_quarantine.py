@@ -19,7 +19,7 @@ from kafka import errors as kafka_errors
 from ..asking import ask
 from ..errors import BrokerError, RecordTooLarge
 from ..rules.handoff import RECORD_BYTES, Span
-from ..rules.quarantine import Bounds, Cause, Copies, Step
+from ..rules.quarantine import Bounds, Cause, Copies, Losses, Step
 from ..rules.rate import LineBudget, RateLimit
 from .kafka_availability import Availability
 from .kafka_clients import TopicLook
@@ -31,7 +31,6 @@ LOOK_S = 60.0  # between two looks at the topic; each takes a connection
 FAILING_LOOK_S = 5.0  # the same while it takes no copies
 CONFIRM_S = 1.0  # until a second look; a single broker may not have heard yet of a topic or a right
 OWN_HEADERS_BYTES = 128  # at the least, beside the topic's name: a copy can't be smaller
-SHOWN_OFFSETS = 40  # runs of them in one line of the log
 LOG_LIMIT = RateLimit(per_s=1, burst=20)  # lines about what was set aside; the counter tells of the others
 
 log = logging.getLogger("cocoa.broker")
@@ -97,6 +96,7 @@ class Quarantine:
         self._publisher, self._counters, self._availability = publisher, counters, availability
         self._clock = clock
         self._copies: Copies[_Copy] = Copies(bounds_for(options))
+        self._losses = Losses()
         self._answers: deque[tuple[_Copy, BrokerError | None]] = deque()
         self._must_wait = False
         self._look: Future[TopicLook] | None = None
@@ -149,6 +149,7 @@ class Quarantine:
         :meth:`settle`."""
         size = self._copies.size_bytes
         held = self._copies.forget()
+        self._tell_losses(self._clock(), at_once=True)
         for copy in held:
             self._leave(copy)
         self._must_wait = False
@@ -175,28 +176,32 @@ class Quarantine:
 
     def _carry_out(self, step: Step[_Copy], now: float) -> None:
         self._must_wait = step.must_wait
-        lost: dict[tuple[str, int, Cause], list[_Copy]] = {}
         for copy, cause in step.lose:
             self._leave(copy)
             copy.span.done_one()
             self._count_lost(cause)
-            lost.setdefault((copy.topic, copy.partition, cause), []).append(copy)
-        for (topic, partition, cause), copies in lost.items():
-            extra = {
-                "topic": topic,
-                "partition": partition,
-                "offset": runs([copy.offset for copy in copies]),
-                "records": len(copies),
-                "cause": cause.value,
-                "detail": copies[0].error or self._error,
-            }
-            log.warning("records lost to quarantine", extra=extra)
+            self._losses.note(copy.topic, copy.partition, cause, copy.offset, copy.error or self._error)
+        self._tell_losses(now)
         for copy in step.recall:
             if self._publisher.withdraw(copy.outgoing):
                 self._copies.recalled(copy)
         for copy in step.send:
             copy.outgoing.refusals = 0
             self._submit(copy, now)
+
+    def _tell_losses(self, now: float, *, at_once: bool = False) -> None:
+        for line in self._losses.lines(now, at_once=at_once):
+            extra = {
+                "topic": line.topic,
+                "partition": line.partition,
+                "offset": line.offsets,
+                "records": line.records,
+                "cause": line.cause.value,
+                "detail": line.detail,
+            }
+            log.warning(
+                "records lost to quarantine", extra=extra | ({"left_out": line.left_out} if line.left_out else {})
+            )
 
     def _submit(self, copy: _Copy, now: float) -> None:
         try:
@@ -293,15 +298,3 @@ def bounds_for(options: KafkaOptions) -> Bounds:
         size_bytes=max(1, min(most.size_bytes, options.high_water_bytes // 8)),
         offsets=max(1, min(most.offsets, options.max_uncommitted // 2)) if options.max_uncommitted else most.offsets,
     )
-
-
-def runs(offsets: list[int]) -> str:
-    """Ascending offsets for people: ``5,7-9``; a long list is cut."""
-    found: list[list[int]] = []
-    for offset in offsets:
-        if found and offset == found[-1][1] + 1:
-            found[-1][1] = offset
-        else:
-            found.append([offset, offset])
-    shown = [str(first) if first == last else f"{first}-{last}" for first, last in found[:SHOWN_OFFSETS]]
-    return ",".join(shown) + (",..." if len(found) > SHOWN_OFFSETS else "")

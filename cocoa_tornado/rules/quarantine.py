@@ -10,8 +10,8 @@ nothing is given up for a bound; reading waits instead.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from .backoff import Backoff
@@ -20,6 +20,9 @@ PATIENCE_S = 60.0  # for a copy to be acknowledged, counted while the brokers an
 STALL_S = 10.0  # copies are under way and none has been acknowledged for so long: the topic takes none
 POSTPONED_S = 0.5  # until a copy is sent again for which the publish queue had no room
 TOO_LARGE_S = 10.0  # until one that is too large is sent again: somebody may have changed the topic's limit
+LOST_LINES_S = 1.0  # between two accounts of what was lost: while copies are refused, every poll may lose some
+MAX_LOST_LINES = 25  # in one account: they name every offset of 1,000 copies, however scattered
+LINE_RUNS = 40  # of offsets, in one line
 MAX_STEP_S = 1.0  # of the clock, between two steps: a process that stood still has not been refused anything
 
 C = TypeVar("C", bound=Hashable)
@@ -233,3 +236,75 @@ class Copies(Generic[C]):
     def _drop(self, copy: C) -> None:
         self._bytes -= self._held.pop(copy).size
         self._under_way.pop(copy, None)
+
+
+@dataclass(frozen=True, slots=True)
+class LostLine:
+    """A line of the log about records of one partition that were given up.
+
+    :ivar offsets: ascending runs for people, such as ``5,7-9``
+    :ivar records: that it tells of
+    :ivar left_out: records that were lost as well, and whose offsets no line names
+    """
+
+    topic: str
+    partition: int
+    cause: Cause
+    offsets: str
+    records: int
+    detail: str
+    left_out: int = 0
+
+
+class Losses:
+    """What was given up and not told yet. Told at most every :data:`LOST_LINES_S`, so that a stranger who writes bad
+    records fills no disk; nothing waits longer than that."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[tuple[str, int, Cause], list[int]] = {}
+        self._details: dict[tuple[str, int, Cause], str] = {}
+        self._tell_at = float("-inf")
+
+    def note(self, topic: str, partition: int, cause: Cause, offset: int, detail: str) -> None:
+        key = (topic, partition, cause)
+        self._offsets.setdefault(key, []).append(offset)
+        self._details.setdefault(key, detail)
+
+    def lines(self, now: float, *, at_once: bool = False) -> list[LostLine]:
+        """What is to be logged now.
+
+        :param at_once: there may be no later call
+        """
+        if not self._offsets or (now < self._tell_at and not at_once):
+            return []
+        self._tell_at = now + LOST_LINES_S
+        lines: list[LostLine] = []
+        left_out = 0
+        for key, offsets in self._offsets.items():
+            found = runs(offsets)
+            for at in range(0, len(found), LINE_RUNS):
+                part = found[at : at + LINE_RUNS]
+                records = sum(last - first + 1 for first, last in part)
+                if len(lines) < MAX_LOST_LINES:
+                    lines.append(LostLine(*key, _shown(part), records, self._details[key]))
+                else:
+                    left_out += records
+        if left_out:
+            lines[-1] = replace(lines[-1], left_out=left_out)
+        self._offsets, self._details = {}, {}
+        return lines
+
+
+def runs(offsets: Iterable[int]) -> list[tuple[int, int]]:
+    """The first and the last of each run of offsets that follow each other."""
+    found: list[tuple[int, int]] = []
+    for offset in sorted(set(offsets)):
+        if found and offset == found[-1][1] + 1:
+            found[-1] = (found[-1][0], offset)
+        else:
+            found.append((offset, offset))
+    return found
+
+
+def _shown(part: Iterable[tuple[int, int]]) -> str:
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in part)

@@ -6,7 +6,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.rules.backoff import Backoff
-from cocoa_tornado.rules.quarantine import MAX_STEP_S, PATIENCE_S, STALL_S, Bounds, Cause, Copies, Step
+from cocoa_tornado.rules.quarantine import (
+    LINE_RUNS,
+    LOST_LINES_S,
+    MAX_LOST_LINES,
+    MAX_STEP_S,
+    PATIENCE_S,
+    STALL_S,
+    Bounds,
+    Cause,
+    Copies,
+    Losses,
+    Step,
+    runs,
+)
 
 from ..profiles import examples
 
@@ -183,6 +196,63 @@ def test_what_is_forgotten_is_neither_lost_nor_sent() -> None:
     topic.copies.recalled("b")
     assert topic.step(2 * PATIENCE_S) == Step()
     assert topic.copies.size_bytes == 0
+
+
+# -- what the log says of the lost ones
+
+
+def lost(losses: Losses, *offsets: int, partition: int = 0) -> None:
+    for offset in offsets:
+        losses.note("results", partition, Cause.FULL, offset, "why")
+
+
+def test_what_is_lost_is_told_at_once_and_then_once_a_second() -> None:
+    losses = Losses()
+    assert losses.lines(0.0) == []
+    lost(losses, 5, 7, 8, 9)
+    assert [(line.offsets, line.records) for line in losses.lines(0.0)] == [("5,7-9", 4)]
+    told = []
+    for turn in range(300):  # of a second in which each poll loses one
+        lost(losses, 10 + turn)
+        told += losses.lines(turn / 301 * LOST_LINES_S)
+    assert told == []
+    [line] = losses.lines(LOST_LINES_S)
+    assert (line.offsets, line.records) == ("10-309", 300)
+    assert losses.lines(9.0) == []
+
+
+def test_partitions_have_lines_of_their_own() -> None:
+    losses = Losses()
+    lost(losses, 5)
+    lost(losses, 5, partition=1)
+    assert [(line.partition, line.offsets) for line in losses.lines(0.0)] == [(0, "5"), (1, "5")]
+
+
+def test_every_offset_that_may_be_held_back_is_named() -> None:
+    losses, offsets = Losses(), list(range(0, 2 * Bounds().records, 2))
+    lost(losses, *offsets)
+    lines = losses.lines(0.0)
+    assert ",".join(line.offsets for line in lines) == ",".join(map(str, offsets))
+    assert [line.left_out for line in lines] == [0] * MAX_LOST_LINES
+
+
+def test_beyond_that_the_last_line_says_how_many_it_leaves_out() -> None:
+    losses = Losses()
+    lost(losses, *range(0, 2 * (LINE_RUNS * MAX_LOST_LINES + 7), 2))
+    lines = losses.lines(0.0)
+    assert (len(lines), lines[-1].left_out) == (MAX_LOST_LINES, 7)
+
+
+def test_nothing_is_left_untold_at_the_end() -> None:
+    losses = Losses()
+    lost(losses, 1)
+    losses.lines(0.0)
+    lost(losses, 2)
+    assert [line.offsets for line in losses.lines(0.1, at_once=True)] == ["2"]
+
+
+def test_runs_are_of_offsets_that_follow_each_other_in_whatever_order_they_come() -> None:
+    assert runs([9, 7, 8, 5, 5]) == [(5, 5), (7, 9)]
 
 
 class CopiesMachine(RuleBasedStateMachine):
