@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Final
 
 from ..errors import AudioTooLong
-from .audio import SETTLED_BYTES, AudioFormat, settle
+from .audio import SETTLED_BYTES, AudioFormat, look_again_at, settle
 from .wav import WavLayout, read_wav_header
 
 MOST_BYTES: Final = max(SETTLED_BYTES, 8 * 1024)
@@ -37,6 +37,7 @@ class UploadHead:
         self._declared, self._body_bytes = declared, body_bytes
         self._max_bytes, self._max_audio_s = max_bytes, max_audio_s
         self._head = b""
+        self._next_look_bytes = 1
 
     def add(self, data: bytes) -> None:
         """Take the next bytes.
@@ -48,6 +49,9 @@ class UploadHead:
             return
         self._head += data[: MOST_BYTES - len(self._head)]
         is_all = len(self._head) >= MOST_BYTES
+        if len(self._head) < self._next_look_bytes and not is_all:
+            return
+        self._next_look_bytes = look_again_at(len(self._head))
         if self.settled is None:
             self.settled = settle(self._declared, self._head)
         if self.settled is None:

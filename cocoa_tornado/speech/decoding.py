@@ -27,7 +27,7 @@ from av.container import InputContainer
 from av.stream import Discard
 
 from ..errors import AudioNotDecodable, AudioTooLong
-from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, settle
+from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, look_again_at, settle
 from ..rules.magic import Container
 from ..rules.mp4 import is_fragmented
 from ..rules.wav import WavLayout, read_next_wav, read_wav_header
@@ -137,8 +137,7 @@ class _Input:
 def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
     head, ended = b"", False
     while (audio_format := settle(declared, head, complete=ended)) is None:
-        piece = stream.read(_READ_BYTES)
-        head, ended = head + piece, not piece
+        head, ended = _more(stream, head)
     stream.put_back(head)
     if audio_format.container == "wav":
         return _wavs(stream)
@@ -149,6 +148,17 @@ def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
     if encoding == "l16":
         encoding, pieces = "s16le", _little_endian(pieces, audio_format.channels)
     return _pcm(encoding, audio_format.rate_hz, audio_format.channels, pieces)
+
+
+def _more(stream: _Input, head: bytes) -> tuple[bytes, bool]:
+    """A stream's beginning with so much more of it that it is worth another look; and whether that is all of it."""
+    longer = bytearray(head)
+    while len(longer) < look_again_at(len(head)):
+        piece = stream.read(_READ_BYTES)
+        if not piece:
+            return bytes(longer), True
+        longer += piece
+    return bytes(longer), False
 
 
 def _wavs(stream: _Input) -> _Frames:
@@ -309,8 +319,7 @@ def _is_kept(demuxer: _Demuxer, stream: _Input) -> bool:
         return True
     head, ended = b"", False
     while (fragmented := is_fragmented(head, complete=ended)) is None:
-        piece = stream.read(_READ_BYTES)
-        head, ended = head + piece, not piece
+        head, ended = _more(stream, head)
     stream.put_back(head)
     return not fragmented
 

@@ -13,7 +13,7 @@ from typing import Final, cast
 from pocketsphinx import Vad
 
 from ..errors import AudioNotDecodable
-from ..rules.audio import AudioFormat, byte_order, settle
+from ..rules.audio import AudioFormat, byte_order, look_again_at, settle
 from ..rules.endpointing import End, Endpointer, Segment, Speech, Turn
 from ..rules.samples import Encoding, sample_bytes, to_s16le_mono
 from ..rules.wav import RIFF_NAMES, WavLayout, read_next_wav, read_wav_header
@@ -77,6 +77,7 @@ class Segmenter:
         self._header = header
         self._wanted = 0 if header is None else next(header)
         self._header_bytes = 0
+        self._next_look_bytes = 1  # that tell, perhaps, what the stream is
         self._encoding: Encoding | None = None
         self._layout: WavLayout | None = None
         self._left_bytes: int | None = None  # of a WAV's samples; None: all that follows
@@ -179,8 +180,11 @@ class Segmenter:
 
     def _identify(self, *, complete: bool) -> bool:
         """Whether it is known if these are samples, or a WAV's header comes first."""
+        if not complete and len(self._unread) < self._next_look_bytes:
+            return False
         found = settle(self._format, self._unread, complete=complete)
         if found is None:
+            self._next_look_bytes = look_again_at(len(self._unread))
             return False
         if found.container == "wav":
             self._header = read_wav_header()

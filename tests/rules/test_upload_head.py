@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong
+from cocoa_tornado.rules import upload_head
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.upload_head import MOST_BYTES, UploadHead
 
@@ -111,6 +115,26 @@ def test_what_is_no_audio_is_refused_by_its_name() -> None:
         head_of(b"%PDF-1.7\n" + bytes(100), WAV)
     with pytest.raises(AudioNotDecodable, match="format 0x0011"):
         head_of(encoded(SPEECH, "wav", "adpcm_ima_wav"), WAV)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff\xfb\x90\x00", b"RIFF\xff\xff\xff\x00WAVE" + b"abcd\0\0\0\0" * 1_024])
+def test_a_beginning_that_comes_byte_by_byte_is_not_looked_at_with_every_byte(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[None] = []
+    for name in ("settle", "read_wav_header"):
+        monkeypatch.setattr(upload_head, name, counted(getattr(upload_head, name), looks))
+
+    assert head_of(start + bytes(MOST_BYTES), WAV, sizes=(1,)).is_known
+    assert len(looks) < 80
+
+
+def counted(function: Callable[..., Any], calls: list[None]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        return function(*args, **kwargs)
+
+    return call
 
 
 @given(st.binary(max_size=200), st.integers(0, 1 << 30) | st.none(), st.lists(st.integers(1, 999), min_size=1))

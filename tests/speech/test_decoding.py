@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong
 from cocoa_tornado.rules.audio import AudioFormat
+from cocoa_tornado.speech import decoding
 from cocoa_tornado.speech.decoding import _mixed, _no_longer_than, decode
 
 from ..profiles import examples
@@ -119,6 +120,24 @@ def test_audio_that_loses_nothing_comes_out_as_it_was(
 
     assert len(samples) == len(SPEECH)
     assert likeness(samples, SPEECH) > 0.9999
+
+
+def test_a_beginning_that_comes_byte_by_byte_is_not_judged_with_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[None] = []
+
+    def look(judge: Callable[..., object]) -> Callable[..., object]:
+        def judged(*args: object, complete: bool = False) -> object:
+            looks.append(None)
+            return judge(*args, complete=complete)
+
+        return judged
+
+    for name in ("settle", "is_fragmented"):
+        monkeypatch.setattr(decoding, name, look(getattr(decoding, name)))
+    brand = b"\0\0\0\x10ftypM4A \0\0\0\0"
+    with pytest.raises(AudioNotDecodable):
+        list(decode(AudioFormat("mp4"), Arriving(brand + b"\0\0\0\x08free" * 1_000, (1,)), 60.0))
+    assert len(looks) < 80
 
 
 @pytest.mark.parametrize(

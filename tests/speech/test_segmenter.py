@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable
-from cocoa_tornado.rules.audio import AudioFormat, unsaid
+from cocoa_tornado.rules.audio import SETTLED_BYTES, AudioFormat, settle, unsaid
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
+from cocoa_tornado.speech import segmenter as segmenter_module
 from cocoa_tornado.speech.segmenter import MAX_HEADER_BYTES, Segmenter
 
 from ..profiles import examples
@@ -50,6 +51,18 @@ def test_two_sentences_with_silence_between_are_two_utterances() -> None:
 
 def test_silence_is_no_utterance() -> None:
     assert segments(Segmenter(AudioFormat(), 60.0), bytes(5 * SECOND)) == []
+
+
+def test_silence_that_comes_byte_by_byte_is_not_judged_with_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def look(declared: AudioFormat, head: bytes, *, complete: bool = False) -> AudioFormat | None:
+        looks.append(len(head))
+        return settle(declared, head, complete=complete)
+
+    monkeypatch.setattr(segmenter_module, "settle", look)
+    assert segments(Segmenter(unsaid(AudioFormat()), 60.0), bytes(SETTLED_BYTES * 2), piece=1) == []
+    assert len(looks) < 50
 
 
 @examples(10)
