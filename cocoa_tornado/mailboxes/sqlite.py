@@ -79,7 +79,11 @@ class SqliteMailbox:
 
     async def start(self) -> None:
         self._look_for_a_hang()
-        await self._writer.start()
+        try:
+            await self._writer.start()
+        except BaseException:
+            self._stop_watch()
+            raise
         self._reader.start()
 
     def _look_for_a_hang(self) -> None:
@@ -87,6 +91,10 @@ class SqliteMailbox:
             self._writer.look_for_a_hang()
             self._reader.look_for_a_hang()
             self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look_for_a_hang)
+
+    def _stop_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     def status(self) -> MailboxStatus:
         return self._availability.status()
@@ -140,8 +148,7 @@ class SqliteMailbox:
 
     async def _close(self, timeout_s: float) -> None:
         # The writer last: it is the one that can leave a tidy file.
-        if self._watch is not None:
-            self._watch.cancel()
+        self._stop_watch()
         begun = time.monotonic()
         await self._reader.stop(min(1.0, timeout_s))
         await self._writer.stop(max(0.0, timeout_s - (time.monotonic() - begun)))

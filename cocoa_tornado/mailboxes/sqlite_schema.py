@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 import stat
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -110,33 +111,57 @@ def take_lock(path: Path) -> int:
     return descriptor
 
 
-def lock_inode(path: Path) -> int:
+class InodeLock:
     """The same for the database's inode: a hard link, or a bind mount, gives it a second name with another lock file.
 
-    It is to be closed after the connections to the database: POSIX drops the locks that a process has on a file when
-    any of its descriptors of the file is closed. So a lock that is refused leaves its descriptor open; the process is
-    about to end, or has the mailbox open itself.
-
-    :raises ServiceError: another gateway has it, or it is no regular file
-    :raises FileNotFoundError: there is no database
+    Only on Linux. Elsewhere (BSD, macOS) ``flock`` and the locks that SQLite takes are of one kind, so that this one
+    would keep out the connections of its own process.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        refuse_if_hopeless(path, error)
-        raise
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise ServiceError(f"mailbox {path}: is {'a directory' if stat.S_ISDIR(mode) else 'no regular file'}")
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        problem = "is in use by another gateway, which has another name for it; each needs a file of its own"
-        raise ServiceError(f"mailbox {path}: {problem}") from None
-    return descriptor
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._is_held = False
+
+    def take(self, path: Path) -> None:
+        """Lock what has the name now. May be tried again after a failure; no connection may be open.
+
+        POSIX drops the locks that a process has on a file when any of its descriptors of the file is closed, and it may
+        be this process that has the file open by its other name. So where the lock is refused the descriptor stays
+        open, and the next try is made with it.
+
+        :raises ServiceError: another gateway has it, or it is no regular file
+        :raises FileNotFoundError: there is no database
+        """
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise ServiceError(f"mailbox {path}: is {kind}")
+        if sys.platform != "linux":
+            return
+        try:
+            if self._descriptor is None or not os.path.samestat(os.fstat(self._descriptor), found):
+                self._close()
+                self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = "is in use by another gateway, which has another name for it; each needs a file of its own"
+            raise ServiceError(f"mailbox {path}: {problem}") from None
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            refuse_if_hopeless(path, error)
+            raise
+        self._is_held = True
+
+    def release(self) -> None:
+        """Idempotent. To be called once the connections to the database are closed."""
+        if self._is_held:
+            self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor, self._is_held = None, False
 
 
 def has_its_name(lock: int, path: Path) -> bool:

@@ -98,7 +98,7 @@ class Writer:
         self._store: Store | None = None
         self._history: History | None = None
         self._lock: int | None = None
-        self._inode_lock: int | None = None
+        self._inode_lock = sqlite_schema.InodeLock()
         self._sweep_owed = False
         self._is_in_doubt = False
         self._thread = threading.Thread(target=self._run, name="cocoa-sqlite-writer", daemon=True)
@@ -364,7 +364,8 @@ class Writer:
         if self._lock is None:
             self._lock = sqlite_schema.take_lock(self._path)
         if self.identity is None:
-            self._lock_inode()
+            sqlite_schema.make_file(self._path)
+            self._inode_lock.take(self._path)
             sqlite_schema.check_header(self._path, self._migrations)
         else:
             self._make_sure_of_place(self.identity)
@@ -385,14 +386,6 @@ class Writer:
         self._enter_era(store.history)
         self._store, self.key, self.identity = store, store.key, identity
         self._availability.set_totals(store.messages, store.size_bytes)
-
-    def _lock_inode(self) -> None:
-        """Another try locks whatever file has the name then."""
-        if self._inode_lock is not None:
-            os.close(self._inode_lock)
-            self._inode_lock = None
-        sqlite_schema.make_file(self._path)
-        self._inode_lock = sqlite_schema.lock_inode(self._path)
 
     def _enter_era(self, history: History) -> None:
         before, self._history = self._history, history
@@ -471,9 +464,7 @@ class Writer:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-        if self._inode_lock is not None:
-            os.close(self._inode_lock)
-            self._inode_lock = None
+        self._inode_lock.release()
         self._on_loop(_fail_sweeps, self._take_sweeps(), MailboxClosed("the mailbox is closed"))
         self._on_loop(self._answer_end)
 

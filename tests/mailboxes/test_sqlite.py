@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
 from cocoa_tornado.mailboxes.sqlite_rows import Change, Store
-from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS
+from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
 from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Marks, PageLimits, Place
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
@@ -312,6 +313,40 @@ def test_a_hard_link_does_not_get_past_the_lock_of_another_process(tmp_path: Pat
         assert "in use by another gateway" in asyncio.run(refused(link))
         assert leftovers(link) == sorted(["box.db", "box.db-shm", "box.db-wal", "box.db.lock"])
         child.kill()
+
+
+def test_a_refused_lock_takes_no_more_descriptors_with_every_try(tmp_path: Path) -> None:
+    path, holder, other = tmp_path / "box.db", InodeLock(), InodeLock()
+    path.touch()
+    holder.take(path)
+    counts = set()
+    for _ in range(5):
+        with pytest.raises(ServiceError, match="another name"):
+            other.take(path)
+        counts.add(len(os.listdir("/proc/self/fd")))
+    assert len(counts) == 1
+    holder.release()
+    other.take(path)
+    other.release()
+
+
+def test_where_sqlite_would_meet_it_the_inode_is_not_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "box.db"
+    path.touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        InodeLock().take(path)
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+async def test_a_refused_start_leaves_no_timer_behind(place: SqliteStand) -> None:
+    mailbox, other = await place.open_file(), SqliteMailbox(place.path, BoxLimits())
+    with pytest.raises(ServiceError):
+        await other.start()
+    assert other._watch is not None
+    assert other._watch.cancelled()
+    await mailbox.close(1.0)
 
 
 async def test_a_pipe_in_its_place_is_refused(tmp_path: Path) -> None:
