@@ -105,6 +105,8 @@ def plan(
         else:
             for server in dict.fromkeys(servers):
                 forward.setdefault(server, []).append(message)
+    if not forward:
+        return Plan(tuple(local), store=store, nobody=tuple(nobody))
     by_server = {server: tuple(of_server) for server, of_server in forward.items()}
     return Plan(tuple(local), MappingProxyType(by_server), store, tuple(nobody))
 

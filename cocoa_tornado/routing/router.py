@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..brokers.port import Batch
 from ..counters import Counters
@@ -26,25 +26,25 @@ class _InFlight:
     :ivar messages: settled when the batch came, whoever joins a group meanwhile
     :ivar routing: ends the leg that is held until all others have begun
     :ivar stored: the numbers of what the mailbox keeps of it; None without a mailbox
-    :ivar asked: whether it was asked who holds the devices that are not here
-    :ivar holders: the answer; None where all devices were here
+    :ivar is_stored: whether they are known, or it is given up
+    :ivar is_given_up: the mailbox was closed before it was stored: the broker keeps it
+    :ivar holders: of the devices that were not here once it was stored; None where all were
     """
 
-    __slots__ = ("asked", "batch", "holders", "messages", "receipt", "routing", "stored")
+    __slots__ = ("batch", "holders", "is_given_up", "is_stored", "messages", "receipt", "routing", "stored")
 
     def __init__(self, batch: Batch, messages: list[Message]) -> None:
         self.batch, self.messages = batch, messages
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()
         self.stored: asyncio.Future[list[int | None]] | None = None
-        self.asked = False
+        self.is_stored = self.is_given_up = False
         self.holders: asyncio.Future[Mapping[str, Sequence[Holder]]] | None = None
 
     @property
-    def is_given_up(self) -> bool:
-        """The mailbox was closed before it was stored: the broker keeps it."""
-        stored = self.stored
-        return stored is not None and stored.done() and (stored.cancelled() or stored.exception() is not None)
+    def is_ready(self) -> bool:
+        """Whether all is known that its plan needs."""
+        return self.is_stored and (self.holders is None or self.holders.done())
 
 
 class Router:
@@ -97,50 +97,45 @@ class Router:
         flight = _InFlight(batch, messages_of(batch.records, self._hub))
         if self._mailbox is None:
             self._in_flight.append(flight)
+            self._find_holders(flight)
             self._go_on()
             return
         try:
-            flight.stored = self._mailbox.append(list(_entries(flight)))
+            flight.stored = self._mailbox.append(_entries(flight))
         except MailboxClosed:
             return  # the gateway is stopping: the broker keeps what is not done
         self._in_flight.append(flight)
         storing = flight.receipt.leg()
-        flight.stored.add_done_callback(lambda _: self._on_stored(flight, storing))
+        flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
 
-    def _on_stored(self, flight: _InFlight, storing: Callable[[], None]) -> None:
-        if not flight.is_given_up:
+    def _on_stored(
+        self, flight: _InFlight, stored: asyncio.Future[list[int | None]], storing: Callable[[], None]
+    ) -> None:
+        if stored.cancelled() or stored.exception() is not None:
+            flight.is_stored = flight.is_given_up = True
+        else:
             storing()
-            self._is_ready(flight)  # its holders are asked for now, though others may be before it
+            self._find_holders(flight)  # now, though other batches may be before it
         self._go_on()
+
+    def _find_holders(self, flight: _InFlight) -> None:
+        """It is stored, or there is nothing to store: ask who holds the devices that are not here."""
+        flight.is_stored, connected = True, self._connected
+        away = [device_id for _, device_id in flight.messages if device_id not in connected]
+        if away:
+            flight.holders = self._presence.holders(list(dict.fromkeys(away)))
+            if not flight.holders.done():
+                flight.holders.add_done_callback(lambda _: self._go_on())
 
     def _go_on(self) -> None:
         """Route what is ready, up to the first batch that is not: batches never overtake each other."""
-        while self._in_flight and self._is_ready(self._in_flight[0]):
+        while self._in_flight and self._in_flight[0].is_ready:
             flight = self._in_flight.popleft()
             if not flight.is_given_up:
                 self._carry_out(flight)
 
-    def _is_ready(self, flight: _InFlight) -> bool:
-        """Whether all is known that its plan needs; asks for it, if that was not asked yet."""
-        if flight.stored is not None and not flight.stored.done():
-            return False
-        if not flight.asked and not flight.is_given_up:
-            flight.asked = True
-            connected = self._connected
-            away = dict.fromkeys([device_id for _, device_id in flight.messages if device_id not in connected])
-            if away:
-                flight.holders = self._presence.holders(list(away))
-                if not flight.holders.done():
-                    flight.holders.add_done_callback(lambda _: self._go_on())
-        return flight.holders is None or flight.holders.done()
-
     def _carry_out(self, flight: _InFlight) -> None:
-        records, me = flight.batch.records, self._forwarding.me
-        holders = {} if flight.holders is None else flight.holders.result()
-        elsewhere = {
-            device_id: [holder.server for holder in of_device if holder.server != me]
-            for device_id, of_device in holders.items()
-        }
+        records, elsewhere = flight.batch.records, self._elsewhere(flight)
         routes = plan(records, flight.messages, self._connected, elsewhere, has_mailbox=flight.stored is not None)
         if flight.stored is None:
             self._local.send(records, routes.local)
@@ -152,6 +147,16 @@ class Router:
             self._carry_out_stored(flight, routes, dict(zip(routes.store, flight.stored.result(), strict=True)))
         flight.routing()
         self._note_arrivals(flight.batch)
+
+    def _elsewhere(self, flight: _InFlight) -> dict[str, list[str]]:
+        """The other servers that hold devices of a batch, by device."""
+        if flight.holders is None:
+            return {}
+        me = self._forwarding.me
+        return {
+            device_id: [holder.server for holder in holders if holder.server != me]
+            for device_id, holders in flight.holders.result().items()
+        }
 
     def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Message, int | None]) -> None:
         records = flight.batch.records
@@ -184,8 +189,10 @@ class Router:
             self._arrivals.routed(batch.records)
 
 
-def _entries(flight: _InFlight) -> Iterator[Entry]:
+def _entries(flight: _InFlight) -> list[Entry]:
     """What of a batch is to be stored: the messages of a record one after the other, as the mailbox wants them."""
     records, origins = flight.batch.records, flight.batch.origins()
-    for at, device_id in to_store(records, flight.messages):
-        yield Entry(device_id, records[at].payload, records[at].timestamp_ms, *origins[at])
+    return [
+        Entry(device_id, records[at].payload, records[at].timestamp_ms, *origins[at])
+        for at, device_id in to_store(records, flight.messages)
+    ]
