@@ -629,6 +629,19 @@ class FarStoreMachine(PresenceMachine):
             self.world.give_up(name)
         self.observe()
 
+    @precondition(lambda self: len(self.world.names) > 1)
+    @rule(device_id=PresenceMachine.devices)
+    def a_second_server_is_told_of_what_the_first_has_not_heard(self, device_id: str) -> None:
+        """Else the races for a device that nobody holds would be rare."""
+        first, second = self.world.names[:2]
+        for at, name in enumerate((first, second)):
+            self.request(device_id, at)
+            while self.world.asked[name]:
+                self.world.serve(name)
+        while self.world.replies[second]:
+            self.world.reply(second)
+        self.observe()
+
     @rule()
     def the_store_catches_up(self) -> None:
         self.world.serve_all()
