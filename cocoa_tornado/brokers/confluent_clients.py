@@ -44,6 +44,7 @@ _REFUSALS = frozenset(
 _UNKNOWN_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 _RETRIABLE = _UNKNOWN_TOPIC | {
     KafkaError._TRANSPORT,
+    KafkaError._DESTROY_BROKER,  # it was given up while a request was under way: it has left, or has moved
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._RESOLVE,
     KafkaError._TIMED_OUT,

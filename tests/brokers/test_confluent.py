@@ -241,6 +241,19 @@ async def test_a_consumer_that_does_not_get_into_its_group_is_replaced_while_the
 
 
 @AWAY
+async def test_a_broker_that_librdkafka_gives_up_amid_a_question_ends_no_session() -> None:
+    """It drops those that the brokers list no more, and all of them when it asks the bootstrap addresses again. A session
+    that ended then would find its own former membership in the group, and stand by until that has expired."""
+    consuming = books(Receiver(), Consumer())
+    consuming._joined = True
+    answer: Future[dict[int, int]] = Future()
+    answer.set_exception(KafkaException(KafkaError(KafkaError._DESTROY_BROKER)))
+    consuming._hear(answer)
+    assert consuming._availability.status().state is BrokerState.CONNECTING
+    assert consuming._ledgers
+
+
+@AWAY
 async def test_brokers_that_nothing_is_heard_of_do_not_count_as_being_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
