@@ -38,7 +38,7 @@ from .port import Batch, BrokerCounters, Decoder
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
 COMMIT_PATIENCE_S = 3.0
 DOUBT_S = 60.0  # for which librdkafka may still lose its place, once it has read on behind a broken batch
-JOIN_PATIENCE_S = 45.0  # for an assignment while the brokers answer; then another consumer may fare better
+JOIN_PATIENCE_S = 45.0  # for partitions to read, while the brokers answer; then another consumer may fare better
 SILENCE_S = 15.0  # without an answer of any kind to what the brokers are asked: more than all of its time-outs
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
@@ -509,5 +509,6 @@ class ConfluentConsuming(Reading[int]):
         self._note_ends(ends)
         self._report_lag()
         self._report_state()
-        if not self._joined and time.monotonic() - self._unresolved_since > JOIN_PATIENCE_S:
+        is_waiting = not self._joined or bool(self._unresolved)
+        if is_waiting and time.monotonic() - self._unresolved_since > JOIN_PATIENCE_S:
             raise JoinStuck(f"group {self._options.group} has not come to an assignment")

@@ -241,9 +241,31 @@ async def test_a_consumer_that_does_not_get_into_its_group_is_replaced_while_the
 
 
 @AWAY
+async def test_a_consumer_that_does_not_come_to_read_what_it_was_assigned_is_replaced_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A commit that librdkafka never ends is in the way of every other, say."""
+    monkeypatch.setattr(confluent_consumer, "COMMIT_PATIENCE_S", 0.05)
+    consumer = Consumer()
+    consuming = books(Receiver(), consumer)
+    with pytest.raises(KafkaException):
+        consuming._commit_and_wait({0: 1})
+    consuming.note_assignment({0})
+    with pytest.raises(KafkaException):
+        consuming._commit_and_wait({0: 1})
+    consuming._probed_holding = consuming._holding
+    consuming._unresolved_since -= confluent_consumer.JOIN_PATIENCE_S
+    answer: Future[dict[int, int]] = Future()
+    answer.set_result({})
+    with pytest.raises(JoinStuck):
+        consuming._hear(answer)
+    consumer.answers.set()
+
+
+@AWAY
 async def test_a_broker_that_librdkafka_gives_up_amid_a_question_ends_no_session() -> None:
-    """It drops those that the brokers list no more, and all of them when it asks the bootstrap addresses again. A session
-    that ended then would find its own former membership in the group, and stand by until that has expired."""
+    """It drops those that the brokers list no more, and all of them when it asks the bootstrap addresses again. A
+    session that ended then would find its own former membership in the group, and stand by until that has expired."""
     consuming = books(Receiver(), Consumer())
     consuming._joined = True
     answer: Future[dict[int, int]] = Future()
