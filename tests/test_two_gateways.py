@@ -10,6 +10,7 @@ import json
 import pytest
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.presence.rules import Grant
 from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, PING, PONG, TEXT
 from testing.waiting import eventually
@@ -122,6 +123,24 @@ async def test_a_gateway_that_loses_its_lease_ends_its_connections_and_admits_ag
     assert (await b.raw("doll")).response.status == 101
     assert (await a.raw("other")).response.status == 101
     assert (a.gateway.presence.slots_taken, b.gateway.presence.slots_taken) == (1, 1)
+
+
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_a_newcomer_whose_grant_has_lost_its_lease_before_the_upgrade_gets_503(
+    two_gateways: Two, neighbors: Neighbors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, _ = two_gateways
+    claim = a.gateway.presence.claim
+
+    async def claim_and_be_fenced(device_id: str) -> Grant:
+        grant = await claim(device_id)
+        neighbors.fence(a.gateway)
+        return grant
+
+    monkeypatch.setattr(a.gateway.presence, "claim", claim_and_be_fenced)
+    refused = await a.upgrade(a.token("doll"))
+    assert (refused.response.status, refused.response.body) == (503, b'{"message":"Presence not available"}')
+    assert (len(a.gateway.hub), a.gateway.presence.slots_taken) == (0, 0)
 
 
 async def test_a_gateway_that_stops_leaves_its_devices_to_the_other(two_gateways: Two) -> None:
