@@ -83,13 +83,21 @@ class Inbox:
                 raise Cancelled
 
     def _read(self) -> None:
-        reader = wire.FrameReader(wire.TO_WORKER)
-        with suppress(OSError, EngineFailed):
-            while data := os.read(self._fd, wire.WINDOW_BYTES):
-                for frame in reader.feed(data):
-                    self._put(frame)
-        # Nobody is left to hear anything, and the main thread may be in C code for seconds to come.
-        os._exit(0)
+        status = 1
+        try:
+            reader = wire.FrameReader(wire.TO_WORKER)
+            with suppress(OSError, EngineFailed):
+                while data := os.read(self._fd, wire.WINDOW_BYTES):
+                    for frame in reader.feed(data):
+                        self._put(frame)
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            # Nobody is left to hear anything, and the main thread may be in C code for seconds to come. Nor is there
+            # where this fails for want of memory, all of which a container may have taken: the main thread would wait
+            # indefinitely for audio that nobody reads, and for a CANCEL.
+            os._exit(status)
 
     def _put(self, frame: wire.Frame) -> None:
         with self._changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 
 import pytest
@@ -121,3 +122,21 @@ def test_a_worker_says_that_it_waits_though_all_else_has_been_told_before(clock:
     assert [progress.is_waiting for progress in gateway.told] == [False, False]
     assert source.read(4096) == b""
     assert gateway.told[2:] == [wire.Progress(100, 100 / BYTES_PER_SECOND, 0.5 + PROGRESS_S, is_waiting=True)]
+
+
+def test_a_worker_that_cannot_read_any_more_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def feed(self: wire.FrameReader, data: bytes) -> list[Frame]:
+        raise MemoryError
+
+    statuses: list[int] = []
+    monkeypatch.setattr(wire.FrameReader, "feed", feed)
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    reading, writing = os.pipe()
+    os.write(writing, b"x")
+    Inbox(reading)._read()
+    assert statuses == [1]
+    assert "MemoryError" in capsys.readouterr().err
+    os.close(reading)
+    os.close(writing)
