@@ -8,6 +8,7 @@ waits for records, and since confluent-kafka 2.16 the calls of one consumer wait
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, wait
 
@@ -17,6 +18,8 @@ from ..asking import ask
 from ..rules.topic_log import Committed, Log, read_mark
 from .confluent_clients import ConfluentClients
 from .kafka_reading import CALL_S
+
+STALE_S = 10.0  # of failures without an answer between them; then another client may fare better
 
 __all__ = ["OFFSET_BEGINNING", "OFFSET_END", "Prober", "committed", "find", "named", "numbers", "whole"]
 
@@ -77,6 +80,7 @@ class Prober:
     def __init__(self, clients: ConfluentClients, topic: str) -> None:
         self._clients, self._topic = clients, topic
         self._consumer: Consumer | None = None  # the asking thread's; it never joins the group
+        self._failing_since: float | None = None  # the asking thread's, too
         self._asked: Future[dict[int, int]] | None = None
 
     def is_asking(self) -> bool:
@@ -106,6 +110,27 @@ class Prober:
 
     def _answer(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
         """On the asking thread."""
+        try:
+            answer = self._question(joined, assigned)
+        except KafkaException:
+            self._note_failure(time.monotonic())
+            raise
+        self._failing_since = None
+        return answer
+
+    def _note_failure(self, now: float) -> None:
+        """Where brokers have moved, librdkafka (2.16.0) now and then keeps to the old addresses, though it is told to
+        ask the bootstrap addresses again. The session's own consumer may have found them meanwhile."""
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since < STALE_S:
+            return
+        stale, self._consumer, self._failing_since = self._consumer, None, None
+        if stale is not None:
+            with contextlib.suppress(RuntimeError):  # no thread is to be had: it is closed with its last reference
+                ask("cocoa-kafka-closing", stale.close)
+
+    def _question(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
         if self._consumer is None:
             self._consumer, _ = self._clients.consumer(lambda error, partitions: None)
         consumer = self._consumer

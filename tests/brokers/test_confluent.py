@@ -293,6 +293,30 @@ async def test_brokers_that_nothing_is_heard_of_do_not_count_as_being_there(
     asker.answers.set()
 
 
+async def test_a_client_whose_questions_fail_for_long_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka may look for brokers that have moved where they were, for good."""
+    lost, found = Asker(), Asker()
+    lost.fails = KafkaException(KafkaError(KafkaError._TRANSPORT))
+    clients = iter([lost, found])
+    monkeypatch.setattr(ConfluentClients, "consumer", lambda self, on_commit: (next(clients), None))
+    prober = Prober(ConfluentClients(KafkaOptions(bootstrap=("127.0.0.1:1",))), RESULTS)
+
+    async def answer() -> Future[dict[int, int]]:
+        prober.ask(False, [0])
+        assert prober._asked is not None
+        await asyncio.to_thread(wait, [prober._asked])
+        answered = prober.take_answer()
+        assert answered is not None
+        return answered
+
+    for _ in range(2):
+        assert (await answer()).exception() is lost.fails
+    monkeypatch.setattr(confluent_questions, "STALE_S", 0.0)
+    assert (await answer()).exception() is lost.fails
+    await eventually(lambda: lost.told == ["close"])
+    assert (await answer()).result() == {0: 100}
+
+
 async def test_the_client_that_asks_is_closed_behind_its_question_and_holds_up_no_other() -> None:
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
