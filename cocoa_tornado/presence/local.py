@@ -138,7 +138,7 @@ class LocalPresence:
 
     async def claim(self, device_id: str) -> Grant:
         if not self._lease.is_valid(self._clock()):
-            raise self._refused("presence")
+            raise self._refused(self._without_lease())
         claim, actions = self._slots.request(device_id, self._clock())
         verdict: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._claims[claim] = verdict
@@ -156,11 +156,16 @@ class LocalPresence:
 
     async def obstacle(self, device_id: str) -> RefusalReason | None:
         if not self._lease.is_valid(self._clock()):
-            return "presence"
+            return self._without_lease()
         obstacle = self._slots.obstacle(device_id)
         if obstacle is None and len(self._store.table.grants(device_id)) >= self.limits.per_device:
             return "device"
         return obstacle
+
+    def _without_lease(self) -> RefusalReason:
+        """What a newcomer is told. One that comes to its claim only when the server has left, after draining, is told
+        what all those before it were told."""
+        return "draining" if self._slots.draining else "presence"
 
     # -- connections
 

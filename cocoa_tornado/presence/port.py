@@ -172,7 +172,7 @@ class Presence(Protocol):
         """
 
     def drain(self) -> None:
-        """Refuse every newcomer from now on."""
+        """Refuse every newcomer from now on, with ``draining``, also once there is no lease any more."""
 
     def status(self) -> PresenceStatus: ...
 

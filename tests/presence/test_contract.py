@@ -301,6 +301,15 @@ async def test_limits_may_be_replaced_and_who_is_in_stays_in(stand: PresenceStan
     assert a.presence.slots_taken == 3
 
 
+async def test_a_server_that_has_drained_and_left_still_says_that_it_drains(stand: PresenceStand) -> None:
+    """A handshake may come to its claim that late, and its client had better be told what it was told before."""
+    (a,) = await stand.open()
+    a.presence.drain()
+    await a.presence.close(1.0)
+    assert await reason_of(a.waiting("doll")) == "draining"
+    assert await a.presence.obstacle("doll") == "draining"
+
+
 async def test_draining_refuses_newcomers_and_keeps_who_is_there(stand: PresenceStand) -> None:
     a, b = await stand.open(2)
     grant = await a.connections.connect()
