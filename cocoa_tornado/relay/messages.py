@@ -31,6 +31,11 @@ class ForwardedMessage:
     interim_of: str = ""
 
 
+def _size_of(message: ForwardedMessage) -> int:
+    strings = len(message.device_id) + len(message.source) + len(message.interim_of)
+    return ENVELOPE_BYTES + strings + len(message.payload)
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """Messages for devices that the receiving server holds, in the order in which they were read."""
@@ -44,7 +49,7 @@ class Forward:
 
     @property
     def size_bytes(self) -> int:
-        return sum(ENVELOPE_BYTES + len(message.device_id) + len(message.payload) for message in self.messages)
+        return sum(map(_size_of, self.messages))
 
 
 @dataclass(frozen=True, slots=True)

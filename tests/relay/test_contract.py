@@ -144,6 +144,20 @@ async def test_an_inbox_is_bounded_in_bytes(stand: RelayStand) -> None:
     assert [await fate for fate in fates] == [Fate.ACCEPTED, Fate.ACCEPTED, Fate.OVERFLOW]
 
 
+async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> None:
+    """The session of a hypothesis may be as long as a record."""
+    a, b = await stand.open(2, RelayLimits(max_bytes=10_000))
+    a.join("a")
+    b.join("b")
+    long, plain = "s" * 10_000, forward(0).messages[0]
+    for message in (
+        dataclasses.replace(plain, device_id=long),
+        dataclasses.replace(plain, source=long),
+        dataclasses.replace(plain, interim_of=long),
+    ):
+        assert await a.send("b", Forward((message,))) is Fate.OVERFLOW
+
+
 @pytest.mark.logs("cocoa.relay", "relay message failed")
 async def test_a_handler_that_fails_keeps_nothing_from_the_others(stand: RelayStand) -> None:
     a, b = await stand.open(2)
