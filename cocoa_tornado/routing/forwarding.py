@@ -71,4 +71,4 @@ class Forwarding:
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:
-            self._local.look_again(device_id)
+            self._local.wake(device_id)

@@ -100,6 +100,13 @@ class LocalDelivery:
         except Exception:
             self._failed(device_id, log_of_stored, "message could not be routed, it stays in the box")
 
+    def wake(self, device_id: str) -> None:
+        """Another server has stored something for this device."""
+        try:
+            self.look_again(device_id)
+        except Exception:
+            self._failed(device_id, log_of_stored, "message could not be routed, it stays in the box")
+
     def look_again(self, device_id: str) -> None:
         """Have the device's connections look into its box."""
         for client in self._hub.clients_of(device_id):

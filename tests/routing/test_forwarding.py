@@ -174,6 +174,20 @@ async def test_with_a_mailbox_the_holders_server_is_woken_and_sent_hypotheses_on
     assert here.looks == 1
 
 
+@pytest.mark.logs("cocoa.mailroom", "message could not be routed, it stays in the box")
+async def test_a_fault_in_waking_a_device_costs_the_others_nothing() -> None:
+    stand = await with_mailbox()
+    broken, doll = await stand.b.connect("broken"), await stand.b.connect("doll")
+
+    def fail() -> None:
+        raise ValueError("a mistake of ours")
+
+    broken.look_again = fail  # type: ignore[method-assign]
+    stand.read_at_a(text(0, "broken"), text(1))
+    await eventually(lambda: doll.looks == 1)
+    assert stand.b.counters.dropped == {"fault": 1}
+
+
 async def test_with_a_mailbox_a_wake_up_that_is_not_taken_loses_nothing_and_the_batch_is_done() -> None:
     stand = await with_mailbox(RelayLimits(max_messages=0))
     await stand.b.connect("doll")
