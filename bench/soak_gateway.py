@@ -137,7 +137,7 @@ class GatewayProcess:
 
 
 class Call(Protocol):
-    """One request on a connection that is kept open."""
+    """One request on a connection that is kept open, as long as the gateway keeps it."""
 
     async def __call__(
         self, method: str, path: str, token: str | None = None, body: bytes = b""
@@ -148,13 +148,19 @@ class Call(Protocol):
 async def http_connection(port: int, trust: ssl.SSLContext | None = None) -> AsyncIterator[Call]:
     """Yields a :class:`Call`, over TLS if ``trust`` is given. Its errors are OSError and EOFError."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
+    is_ended = False
 
     async def call(method: str, path: str, token: str | None = None, body: bytes = b"") -> tuple[int, bytes]:
+        nonlocal reader, writer, is_ended
+        if is_ended:
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust)
         bearer = f"Authorization: Bearer {token}\r\n" if token else ""
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{bearer}Content-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         length = re.search(r"(?i)^content-length: *(\d+)", answer, re.MULTILINE)
+        is_ended = re.search(r"(?i)^connection: *close", answer, re.MULTILINE) is not None
         status = int(answer.split(maxsplit=2)[1])
         return status, await reader.readexactly(int(length[1])) if length else b""
 
