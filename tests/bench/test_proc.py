@@ -14,6 +14,17 @@ from bench.proc import Memory, cpu_s, family, memory, parse_idle_ticks, parse_ki
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark runs on Linux")
 
 
+TAKES_8_MIB = """
+import mmap
+print(flush=True)
+input()
+taken = mmap.mmap(-1, 8 << 20)
+taken.write(bytes([1]) * (8 << 20))
+print(flush=True)
+input()
+"""
+
+
 def test_the_server_has_one_core_and_the_load_the_others() -> None:
     cores = split(frozenset({0, 1, 5}))
     assert cores.server == frozenset({5})
@@ -58,10 +69,18 @@ def test_a_process_and_what_it_has_started_are_a_family() -> None:
 
 
 def test_memory_grows_by_what_is_taken() -> None:
-    before = memory(os.getpid())
-    taken = bytearray(os.urandom(8 << 20))
-    grown = memory(os.getpid()) - before
-    assert grown.own == pytest.approx(len(taken) / 1024, rel=0.3)
+    # In a process that does nothing else: threads of earlier tests would take and give back memory of their own.
+    with subprocess.Popen([sys.executable, "-c", TAKES_8_MIB], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        before = memory(child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        grown = memory(child.pid) - before
+        child.stdin.close()
+    assert grown.own == pytest.approx(8 * 1024, rel=0.3)
 
 
 def test_memory_is_subtracted_kind_by_kind() -> None:
