@@ -12,6 +12,7 @@ from tornado.ioloop import IOLoop
 
 from testing.kafka_admin import delete_topic, recreate_topic, writer
 from testing.kafka_server import KafkaServer, which_broker
+from testing.redis_server import RedisServer
 
 from .brokers.bench import KAFKA_CLIENTS, MAYBE_AWAY
 from .test_gateway_on_kafka import KAFKA_PATIENCE_S, Hearing, Site, answers, record
@@ -42,9 +43,15 @@ def client(request: pytest.FixtureRequest) -> str:
     return {"kafka": "kafka-python", "confluent": "confluent"}[request.param]
 
 
-@pytest.fixture(params=["none", "memory", "sqlite"])
-def mailbox(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/mailbox.db" if request.param == "sqlite" else f"{request.param}://"
+@pytest.fixture(params=["none", "memory", "sqlite", "redis"])
+def mailbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "redis":
+        # Before the site among a test's arguments, so that it is emptied once the gateway has left it.
+        server: RedisServer = request.getfixturevalue("redis_server")
+        yield server.url
+        server.command("FLUSHALL")
+    else:
+        yield f"sqlite:///{tmp_path}/mailbox.db" if request.param == "sqlite" else f"{request.param}://"
 
 
 def texts(heard: list[bytes]) -> list[str]:
@@ -67,7 +74,7 @@ async def say(site: Site, start: int, count: int) -> None:
 
 
 async def test_what_is_produced_after_the_topic_was_recreated_arrives_once(
-    site: Site, client: str, mailbox: str
+    mailbox: str, client: str, site: Site
 ) -> None:
     await site.create(1)
     gateway = await site.start_ready(kafka_client=client, mailbox=mailbox)
@@ -139,7 +146,7 @@ def creating_site(creating_kafka: KafkaServer, io_loop: IOLoop) -> Iterator[Site
 
 @pytest.mark.slow
 async def test_a_topic_that_its_producer_has_created_again_is_read_from_its_first_record(
-    creating_site: Site, client: str, mailbox: str
+    mailbox: str, client: str, creating_site: Site
 ) -> None:
     site = creating_site
     await site.create(1)
