@@ -45,8 +45,8 @@ def committed(consumer: Consumer, topic: str, partitions: Collection[int]) -> di
 
 
 def _mark(where: TopicPartition) -> Log | None:
-    """What is written beside a committed offset. librdkafka copies it without an end (2.16.0), and confluent-kafka
-    takes for a part of it whatever comes next in memory, up to the next zero."""
+    """What is written beside a committed offset. With librdkafka 2.16.0, confluent-kafka sometimes
+    returns more text than was committed; the likely cause is a copy that lacks the terminating zero."""
     try:
         text = where.metadata
     except UnicodeDecodeError as error:
@@ -119,8 +119,8 @@ class Prober:
         return answer
 
     def _note_failure(self, now: float) -> None:
-        """Where brokers have moved, librdkafka (2.16.0) now and then keeps to the old addresses, though it is told to
-        ask the bootstrap addresses again. The session's own consumer may have found them meanwhile."""
+        """After the brokers have moved, librdkafka (2.16.0) sometimes keeps dialing the old addresses, although it is
+        configured to re-bootstrap. The session's own consumer may have found them meanwhile."""
         if self._failing_since is None:
             self._failing_since = now
         if now - self._failing_since < STALE_S:

@@ -1,6 +1,6 @@
 """Bounds in bytes on what a kafka-python consumer holds, which has none beyond the size of one fetch.
 
-Left to itself it decompresses a batch whatever comes of that, hands out records by their number alone, and fetches on
+By default it decompresses a batch without a limit, hands out records by their number alone, and fetches on
 for each partition that has nothing waiting. All of this happens in its ``Fetcher``; read in 3.0.12, and
 ``tests/brokers/test_kafka_inner_parts.py`` fails where a version differs.
 """
@@ -58,7 +58,7 @@ def bound_consumer(consumer: Any, bounds: Bounds) -> None:
         part.max_bytes, part.taken_bytes = left, 0
         count: int = append(drained, part, max_records, update_offsets)
         left -= part.taken_bytes
-        # As many as were asked for, whatever it was: then no more is asked for in this poll.
+        # Report as many as were asked for, so that this poll asks for no more.
         return count if left > 0 else max_records
 
     batch_kinds = _batch_kinds(bounds.batch)

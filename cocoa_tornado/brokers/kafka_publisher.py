@@ -424,7 +424,7 @@ class Publisher:
             self._room_again()
 
     def _put_back(self, record: Outgoing) -> bool:
-        """To the head of its lane, or out of the queue where nobody wants it any more. As :meth:`_release`."""
+        """To the head of its lane, or out of the queue once it was withdrawn. As :meth:`_release`."""
         if not record.is_wanted:
             return self._release(record)
         self._lane(record.topic).records.appendleft(record)

@@ -280,7 +280,7 @@ class Reading(ABC, Generic[P]):
         return self._ledgers.get(partition)
 
     def _make_sure_of_log(self) -> None:
-        """Before anything is handed over that may be of another log. Raises LogReplaced if it is, or if nobody says."""
+        """Before records that may be of another log are handed over. Raises LogReplaced if so, or without an answer."""
         if self._history.log is None or self._history.log.id is None:
             return  # these brokers give no ids
         try:
@@ -583,7 +583,7 @@ class Reading(ABC, Generic[P]):
             self._resolve_if_needed()  # at once: a stop from now on leaves the group with offsets of the new one
 
     def _note_ends(self, ends: dict[P, int]) -> None:
-        """Where partitions end at least. What a consumer of committed records is told are the last stable offsets."""
+        """Where partitions end at least. A consumer of committed records sees only the last stable offsets."""
         for partition, end in ends.items():
             self._ends[partition] = max(self._ends.get(partition, 0), end)
 

@@ -34,7 +34,7 @@ confluent_kafka = pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition  # noqa: E402  # where it is installed
 
-from cocoa_tornado.brokers import confluent_broken, confluent_consumer, confluent_questions  # noqa: E402
+from cocoa_tornado.brokers import confluent_broken, confluent_consumer, confluent_questions  # noqa: E402  # likewise
 from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
 from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
 from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
@@ -182,7 +182,7 @@ def test_the_mark_beside_an_offset_is_read_whatever_stands_behind_it_in_memory(m
         def metadata(self) -> str:
             return (Log("abc").mark().encode() + more).decode()
 
-    assert confluent_questions._mark(Found()) == Log("abc")  # type: ignore[arg-type]
+    assert confluent_questions._mark(Found()) == Log("abc")  # type: ignore[arg-type]  # a stand-in
 
 
 def asked(consuming: ConfluentConsuming) -> None:

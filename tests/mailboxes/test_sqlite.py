@@ -557,7 +557,7 @@ async def test_whatever_hangs_is_down_until_it_goes_on(
 
     def hangs(self: Store, *args: object) -> Change:
         goes_on.wait(60.0)
-        return real(self, *args)  # type: ignore[arg-type]
+        return real(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
     if part == "storing":
         monkeypatch.setattr(Store, "store", hangs)
@@ -747,7 +747,7 @@ async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
             raise error
-        return real(self, *args)  # type: ignore[arg-type]
+        return real(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(Store, "store", fails)
     mailbox.acknowledge("doll", Place(5, before))
