@@ -74,9 +74,13 @@ setup(
     packages=[
         "cocoa_tornado",
         "cocoa_tornado.brokers",
+        "cocoa_tornado.connection",
         "cocoa_tornado.identity",
         "cocoa_tornado.mailboxes",
+        "cocoa_tornado.presence",
         "cocoa_tornado.probe",
+        "cocoa_tornado.relay",
+        "cocoa_tornado.routing",
         "cocoa_tornado.rules",
         "cocoa_tornado.speech",
         "cocoa_tornado.web",

@@ -36,7 +36,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("decode", ("cocoa_tornado/rules/records.py", "cocoa_tornado/rules/identity.py", "msgspec/")),
     ("write", ("write_at_once", "write_to_fd", "_write_rest", "tornado/iostream.py")),
     ("route, frame, queue", ("cocoa_tornado/routing/", "cocoa_tornado/hub.py")),
-    ("route, frame, queue", ("cocoa_tornado/rules/frames.py", "cocoa_tornado/rules/outbox.py", "cocoa_tornado/web/")),
+    ("route, frame, queue", ("cocoa_tornado/rules/frames.py", "cocoa_tornado/connection/", "cocoa_tornado/web/")),
     ("Kafka client", ("kafka/", "confluent_kafka/", "_consume", "crc32c")),
     ("consumer's books", ("cocoa_tornado/brokers/", "cocoa_tornado/rules/handoff.py")),
 )

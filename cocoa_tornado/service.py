@@ -21,6 +21,13 @@ from tornado.web import Application
 
 from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
+from .connection.audio_session import AudioIntake
+from .connection.device_context import DeviceContext
+from .connection.feed import Mail
+from .connection.flusher import Flushed, Flusher, Housekeeping
+from .connection.intake import IntakeGate
+from .connection.keepalive import ExpiryCalendar, PingWheel
+from .connection.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
@@ -42,7 +49,6 @@ from .rules.audio import unsaid
 from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
-from .rules.keepalive import ExpiryCalendar, PingWheel
 from .rules.mailbox_urls import sqlite_path
 from .rules.records import decode
 from .rules.worker_count import count_workers
@@ -65,15 +71,9 @@ from .sweeper import Sweeper
 from .transcriber import Transcriber
 from .web.application import RequestFilter, make_application
 from .web.audio_context import AudioContext
-from .web.audio_session import AudioIntake
-from .web.box_feed import Mail
-from .web.device_context import DeviceContext
-from .web.flusher import Flushed, Flusher, Housekeeping
 from .web.handlers import WebContext
-from .web.intake import IntakeGate
 from .web.listener import Listener, bind
 from .web.revocation import Revocation
-from .web.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
 from .web.turns import loop_clock, new_event_loop
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5

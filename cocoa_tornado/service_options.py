@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
+from .connection.device_context import DeviceLimits
+from .connection.outbox import OutboxLimits
 from .presence.rules import SlotLimits
 from .rules.box import BoxLimits
 from .rules.buffers import split
 from .rules.crowd import LOOPBACK
 from .rules.mailbox_urls import MAILBOX_OFF
-from .rules.outbox import OutboxLimits
 from .rules.rate import RateLimit
 from .rules.seen import WINDOW
 from .settings import Settings
 from .transcriber import SpeechLimits
 from .web.audio_context import AudioLimits
-from .web.device_context import DeviceLimits
 from .web.listener import ListenerOptions
 
 PRESENCE_LOCAL = "local://"

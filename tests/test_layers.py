@@ -1,4 +1,5 @@
-"""The direction of imports: cli -> service -> web -> routing -> hub -> presence, relay -> rules and ports -> errors.
+"""The direction of imports:
+cli -> service -> web -> routing, connection -> hub -> presence, relay -> rules and ports -> errors.
 
 Each test looks at every module and reports all that break its rule, by name.
 """
@@ -55,7 +56,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "transcriber": {"routing.arrivals", "counters", "brokers.port", "speech.port", "rules", "errors"},
+    "connection.outbox": set(),
+    "connection.keepalive": set(),
+    "connection": {
+        *("connection.outbox", "connection.keepalive", "hub", "presence.port", "presence.rules", "transcriber"),
+        *("counters", "brokers.port", "mailboxes.port", "rules", "errors"),
+    },
     "web": {
+        "connection",
         "hub",
         "presence.port",
         "presence.rules",
@@ -73,6 +81,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": {"identity", "rules", "errors", "plain_text"},
     "service": {
         "web",
+        "connection",
+        "connection.keepalive",
+        "connection.outbox",
         "presence",
         "presence.port",
         "presence.rules",
@@ -123,6 +134,8 @@ PURE = (
     "presence.rules",
     "presence.table",
     "relay.messages",
+    "connection.outbox",
+    "connection.keepalive",
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}
 
@@ -138,7 +151,7 @@ def modules() -> list[tuple[str, Path]]:
 
 MODULES = modules()
 # Packages whose __init__ imports from several layers, or from none.
-PACKAGES = {"", "brokers", "identity", "mailboxes", "presence", "probe", "relay", "routing", "web"}
+PACKAGES = {"", "brokers", "connection", "identity", "mailboxes", "presence", "probe", "relay", "routing", "web"}
 
 
 def layer(module: str) -> str | None:
@@ -210,6 +223,14 @@ def assert_none_imports(is_forbidden: Callable[[str, str], bool]) -> None:
 def test_every_module_belongs_to_a_layer() -> None:
     without_layer = [module for module, _ in MODULES if layer(module) is None and module not in PACKAGES]
     assert without_layer == [], "add them to the table"
+
+
+def test_every_package_is_installed() -> None:
+    """An editable install finds a package that setup.py does not list; no other install does."""
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (listed,) = (node.value for node in ast.walk(setup) if isinstance(node, ast.keyword) and node.arg == "packages")
+    found = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / PACKAGE).rglob("__init__.py")}
+    assert set(ast.literal_eval(listed)) == {name.replace("/", ".") for name in found} | {"cocoa_tornado_cli"}
 
 
 def test_every_module_imports_only_what_stands_below_it() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tornado.web import stream_request_body
 
+from ..connection.sockets import has_been_reset
 from ..counters import count
 from ..errors import AudioNotDecodable, AudioTooLong, BrokerError, SpeechBusy, SpeechError
 from ..rules.audio import AudioFormat, format_of
@@ -18,7 +19,6 @@ from .answers import Answer
 from .audio_context import AudioContext
 from .early_answers import EarlyAnswers
 from .handlers import flag
-from .sockets import has_been_reset
 
 VANISHED = 499
 LOOK_EVERY_S = 0.5

@@ -8,6 +8,8 @@ from typing import Any
 
 from tornado.websocket import WebSocketHandler
 
+from ..connection.connection import DeviceConnection
+from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
 from ..presence.port import Refused
@@ -17,9 +19,7 @@ from ..rules.cursors import read_cursor
 from ..rules.handshake import NOT_WEBSOCKET, Refusal, accept_value, check_upgrade
 from ..rules.identity import DeviceIdentity, FoundToken, find_token
 from ..rules.origins import origin_allowed
-from .connection import DeviceConnection
 from .handlers import GatewayErrors, flag
-from .sockets import peer_has_closed
 
 UNAVAILABLE = {
     "draining": "Gateway is draining",
@@ -39,8 +39,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     A plain GET is judged in the same order and changes nothing: where nothing else is wrong it is a 426. A web page
     asks that way why its WebSocket was refused, which browsers keep from it.
 
-    After the upgrade the connection is a :class:`~cocoa_tornado.web.connection.DeviceConnection`, and neither this
-    handler nor its request is kept: there may be a hundred thousand of them.
+    After the upgrade the connection is a :class:`~cocoa_tornado.connection.connection.DeviceConnection`, and neither
+    this handler nor its request is kept: there may be a hundred thousand of them.
 
     A client may vanish while the keys are read, or while an incumbent is challenged. Then nothing more is done for it:
     no challenge, no upgrade, and the slot is given back.

@@ -29,9 +29,9 @@ from .answers import Answer
 from .streams import HttpStream
 
 if TYPE_CHECKING:
+    from ..connection.device_context import DeviceContext
     from ..identity.jwks import KeyStore
     from .audio_context import AudioContext
-    from .device_context import DeviceContext
 
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256

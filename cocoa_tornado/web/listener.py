@@ -30,6 +30,7 @@ from tornado.httputil import (
 )
 from tornado.netutil import ssl_wrap_socket
 
+from ..connection.sockets import write_mark
 from ..counters import Counters, count
 from ..errors import ServiceError
 from ..rules.accepting import Gate, Obstacle
@@ -39,7 +40,6 @@ from ..rules.origins import Network
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.request_head import MAX_HEAD_BYTES
 from .lingering import Lingering
-from .sockets import write_mark
 from .streams import HttpsStream, HttpStream
 
 MAX_BUFFER_BYTES = 16 * 1024 * 1024

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from typing import Final
 
+from ..connection.device_context import OpenSockets
 from ..identity.jwks import KeyStore
 from ..rules.close_codes import KEY_REMOVED
-from .device_context import OpenSockets
 
 WORK_PER_TURN: Final = 1_000
 WORK_OF_A_CLOSE: Final = 20

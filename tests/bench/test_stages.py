@@ -8,9 +8,9 @@ from bench.stages import NATIVE, OTHER, by_stage, parse, stage_of, table
 def test_a_sample_belongs_to_the_innermost_function_that_is_of_a_stage() -> None:
     loop = ["run_forever (asyncio/base_events.py:608)", "_run_once (asyncio/base_events.py:1936)"]
     assert stage_of(loop) == "event loop"
-    assert stage_of([*loop, "run (cocoa_tornado/web/flusher.py:53)"]) == "route, frame, queue"
+    assert stage_of([*loop, "run (cocoa_tornado/connection/flusher.py:53)"]) == "route, frame, queue"
     assert stage_of(["_poll (kafka/net/selector.py:5)", "select (selectors.py:468)"]) == "Kafka client"
-    write = ["flush (cocoa_tornado/web/connection.py:290)", "write_at_once (cocoa_tornado/web/sockets.py:51)"]
+    write = ["flush (cocoa_tornado/connection/connection.py:290)", "write_at_once (cocoa_tornado/web/sockets.py:51)"]
     assert stage_of([*loop, *write]) == "write"
     assert stage_of(["_run (kafka_reading.py:1)", "somewhere (else.py:1)"]) == OTHER
 

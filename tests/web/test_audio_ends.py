@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from cocoa_tornado.connection.audio_session import AudioIntake
 from cocoa_tornado.errors import EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
-from cocoa_tornado.web.audio_session import AudioIntake
 from testing.raw_device import BINARY, TEXT
 from testing.waiting import eventually
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from cocoa_tornado.connection.audio_session import HELD_BYTES, is_audio_end
 from cocoa_tornado.errors import AudioNotDecodable, EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
-from cocoa_tornado.web.audio_session import HELD_BYTES, is_audio_end
 from testing.raw_device import BINARY, CLOSE, PONG, TEXT
 from testing.waiting import eventually
 

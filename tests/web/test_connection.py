@@ -13,8 +13,8 @@ import pytest
 import websockets
 
 from cocoa_tornado.brokers.memory import MemoryBroker
+from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
-from cocoa_tornado.web.connection import DeviceConnection
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
 from testing.waiting import eventually
 

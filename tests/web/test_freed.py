@@ -19,12 +19,12 @@ import websockets
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 
+from cocoa_tornado.connection.connection import DeviceConnection
+from cocoa_tornado.connection.feed import BoxFeed
+from cocoa_tornado.connection.inbound import Inbound
 from cocoa_tornado.transcriber import Utterance
 from cocoa_tornado.web.audio_handler import AudioStreamHandler
-from cocoa_tornado.web.box_feed import BoxFeed
-from cocoa_tornado.web.connection import DeviceConnection
 from cocoa_tornado.web.device_handler import DeviceHandler
-from cocoa_tornado.web.inbound import Inbound
 from cocoa_tornado.web.streams import HttpsStream, HttpStream
 from testing.certificates import write_certificate
 from testing.raw_device import CLOSE, PING, TEXT, UPGRADE, frame

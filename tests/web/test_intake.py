@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cocoa_tornado.connection.connection import DeviceConnection
+from cocoa_tornado.connection.intake import IntakeGate
 from cocoa_tornado.rules.intake import LEAST_PIECE, TURNS
-from cocoa_tornado.web.connection import DeviceConnection
-from cocoa_tornado.web.intake import IntakeGate
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, RawDevice
 from testing.waiting import eventually
 

@@ -14,6 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.brokers.port import Batch
+from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, MailboxState, MailboxStatus
@@ -21,7 +22,6 @@ from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.records import Record
-from cocoa_tornado.web.connection import DeviceConnection
 from testing.raw_device import CLOSE, TEXT
 from testing.waiting import eventually
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from cocoa_tornado.connection.device_context import OpenSockets
 from cocoa_tornado.identity.jwks import KeyStore
 from cocoa_tornado.rules.close_codes import KEY_REMOVED, CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
-from cocoa_tornado.web.device_context import OpenSockets
 from cocoa_tornado.web.revocation import WORK_OF_A_CLOSE, WORK_PER_TURN, Revocation
 from testing.raw_device import CLOSE, PING
 from testing.waiting import eventually

@@ -13,7 +13,7 @@ import pytest
 import websockets
 from tornado.iostream import IOStream
 
-from cocoa_tornado.web.sockets import direct_write_works, write_at_once
+from cocoa_tornado.connection.sockets import direct_write_works, write_at_once
 from cocoa_tornado.web.streams import HttpStream
 from testing.certificates import write_certificate
 from testing.raw_device import TEXT

@@ -18,12 +18,12 @@ from ..rules.box import Place
 from ..rules.close_codes import NO_PONG, RATE_LIMITED, SLOW_CONSUMER, CloseReason
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
-from ..rules.outbox import Outbox, OutboxLimits
 from ..rules.rate import RateBucket
 from .audio_session import AudioSession
-from .box_feed import BoxFeed
 from .device_context import DeviceContext
+from .feed import BoxFeed
 from .inbound import Inbound
+from .outbox import Outbox, OutboxLimits
 from .sockets import (
     all_is_acknowledged,
     half_close,

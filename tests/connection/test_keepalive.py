@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.keepalive import ExpiryCalendar, PingWheel
+from cocoa_tornado.connection.keepalive import ExpiryCalendar, PingWheel
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.outbox import Outbox, OutboxLimits
+from cocoa_tornado.connection.outbox import Outbox, OutboxLimits
 
 LIMITS = OutboxLimits(max_messages=3, max_bytes=10)
 

@@ -16,13 +16,13 @@ from ..hub import Hub
 from ..presence.port import Presence
 from ..rules.close_codes import CloseReason
 from ..rules.identity import DeviceIdentity
-from ..rules.keepalive import ExpiryCalendar, PingWheel
-from ..rules.outbox import OutboxLimits
 from ..rules.rate import LineBudget, RateLimit
 from .audio_session import AudioIntake
-from .box_feed import Mail
+from .feed import Mail
 from .flusher import Flushed, Flusher
 from .intake import IntakeGate
+from .keepalive import ExpiryCalendar, PingWheel
+from .outbox import OutboxLimits
 from .sockets import write_at_once
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from ..counters import Counters, Histogram
 from ..rules.close_codes import TOKEN_EXPIRED, CloseReason
-from ..rules.keepalive import ExpiryCalendar, Pinged, PingWheel
 from .intake import IntakeGate
+from .keepalive import ExpiryCalendar, Pinged, PingWheel
 
 PAUSE_S = 5.0
 """A timer that is so late is worth a line: no load does that to a healthy machine."""

@@ -20,8 +20,8 @@ from ..rules.box import NO_CURSOR_YET, Box, PageLimits, Place, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
 from ..rules.feed import Feed, Page, Turn
 from ..rules.frames import text_frame
-from ..rules.outbox import OutboxLimits
 from ..rules.rate import LineBudget, RateLimit
+from .outbox import OutboxLimits
 
 BAD_ACK_LINES = RateLimit(per_s=1, burst=10)
 RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0

@@ -12,8 +12,8 @@ from ..errors import BrokerError, RecordTooLarge
 from ..rules.close_codes import TOO_BIG_FOR_BROKER, CloseReason
 from ..rules.identity import DeviceIdentity
 from .audio_session import AudioSession, is_audio_end
-from .box_feed import BoxFeed
 from .device_context import DeviceContext
+from .feed import BoxFeed
 from .uplink import Uplink
 
 log = logging.getLogger("cocoa.device")
