@@ -137,6 +137,7 @@ async def test_a_newcomer_whose_grant_has_lost_its_lease_before_the_upgrade_gets
         neighbors.fence(a.gateway)
         return grant
 
+    monkeypatch.setattr(a.gateway.presence, "try_claim", lambda device_id: None)
     monkeypatch.setattr(a.gateway.presence, "claim", claim_and_be_fenced)
     refused = await a.upgrade(a.token("doll"))
     assert (refused.response.status, refused.response.body) == (503, b'{"message":"Presence not available"}')

@@ -136,7 +136,22 @@ class LocalPresence:
 
     # -- newcomers
 
+    def try_claim(self, device_id: str) -> Grant | None:
+        if not self._lease.is_valid(self._clock()):
+            return None
+        claim = self._slots.claim_free(device_id)
+        if claim is None:
+            return None
+        answer = self._store.table.claim(device_id, claim, self._slots.limits.per_device)
+        if not isinstance(answer, Grant):
+            return None
+        self._slots.reserve(answer)
+        return answer
+
     async def claim(self, device_id: str) -> Grant:
+        granted = self.try_claim(device_id)
+        if granted is not None:
+            return granted
         if not self._lease.is_valid(self._clock()):
             raise self._refused(self._without_lease())
         claim, actions = self._slots.request(device_id, self._clock())
@@ -176,7 +191,10 @@ class LocalPresence:
         self._carry_out(self._slots.answered(grant, self._clock()))
 
     def release(self, grant: Grant) -> None:
-        self._carry_out(self._slots.release(grant.device_id, grant.claim, self._clock()))
+        if self._slots.free(grant.device_id, grant.claim):
+            self._store.table.release(grant.device_id, grant.claim)
+        else:
+            self._carry_out(self._slots.release(grant.device_id, grant.claim, self._clock()))
 
     def evict(self, device_id: str, holder: Holder, reason: CloseReason) -> None:
         eviction = Eviction(device_id, holder.generation, reason)

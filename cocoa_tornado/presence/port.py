@@ -140,6 +140,12 @@ class Presence(Protocol):
     def start(self, incumbents: Incumbents) -> None:
         """Join the other servers. Returns at once; where the store is away, that is retried."""
 
+    def try_claim(self, device_id: str) -> Grant | None:
+        """:meth:`claim`, if it can be granted at once: None says that only :meth:`claim` can decide.
+
+        Most devices are free when they come; where the store answers at once, they need no task and no future.
+        """
+
     async def claim(self, device_id: str) -> Grant:
         """Take a slot before the upgrade; the caller must :meth:`register` or :meth:`release` it.
 

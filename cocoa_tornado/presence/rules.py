@@ -279,6 +279,41 @@ class Slots:
     def _is_full(self) -> bool:
         return 0 < self.limits.total <= self._taken
 
+    # -- a device that nobody else is after
+
+    def claim_free(self, device_id: str) -> Claim | None:
+        """Claim a device that has neither a slot nor a newcomer here; None where it has, or there is an obstacle: then
+        :meth:`request` decides.
+
+        It is for stores that answer at once. The store is to be asked before anything else happens here: what it grants
+        goes to :meth:`reserve`; a claim that it refuses is forgotten, and the newcomer makes a :meth:`request`.
+        """
+        if device_id in self._devices or self.draining or self._is_full:
+            return None
+        self._number += 1
+        return Claim(self.server, self._number)
+
+    def reserve(self, grant: Grant) -> None:
+        """The store has granted what :meth:`claim_free` has claimed: the slot is reserved, as after :class:`Admit`."""
+        device = self._devices[grant.device_id] = _Device()
+        device.slots.append(_Slot(grant, ()))
+        self._taken += 1
+
+    def free(self, device_id: str, claim: Claim) -> bool:
+        """Free the claim's slot if nobody waits for it; else do nothing, and :meth:`release` decides.
+
+        :returns: whether it was freed: then the store is to release it, and nothing else is to be done
+        """
+        device = self._devices.get(device_id)
+        if device is None or device.line is not None or len(device.slots) != 1:
+            return False
+        slot = device.slots[0]
+        if slot.challengers or slot.grant.claim != claim:
+            return False
+        del self._devices[device_id]
+        self._taken -= 1
+        return True
+
     # -- newcomers
 
     def request(self, device_id: str, now: float) -> tuple[Claim, Actions]:
@@ -391,7 +426,8 @@ class Slots:
         if device.line is not None:
             # To have registered just now is its sign of life.
             device.line.answers[grant.claim] = True
-        self._hear(grant.device_id, slot, now, todo)
+        if slot.challengers:
+            self._hear(grant.device_id, slot, now, todo)
         if device.line is not None:
             self._go_on(grant.device_id, device, now, todo)
         return todo

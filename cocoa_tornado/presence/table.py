@@ -60,7 +60,7 @@ class Table:
     def release(self, device_id: str, claim: Claim) -> None:
         """Free the slot of this very claim. Idempotent."""
         grants = self._devices.get(device_id, ())
-        others = tuple(grant for grant in grants if grant.claim != claim)
+        others = tuple([grant for grant in grants if grant.claim != claim])
         if others:
             self._devices[device_id] = others
         else:

@@ -195,18 +195,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     async def _claim(self, identity: DeviceIdentity) -> Grant | None:
         """A grant, or None where the answer has been given or nobody is left to hear it."""
         presence = self.context.devices.presence
-        self._admission = asyncio.ensure_future(presence.claim(identity.device_id))
-        try:
-            grant = await self._admission
-        except asyncio.CancelledError:
-            if self._is_over:
-                return None
-            raise
-        except Refused as refused:
-            self._refuse(self._no_slot(refused.reason))
+        grant = presence.try_claim(identity.device_id) or await self._wait_for_a_slot(identity)
+        if grant is None:
             return None
-        finally:
-            self._admission = None
         if self._is_over:
             # It vanished in the very turn in which it was admitted, too late for the cancellation.
             presence.release(grant)
@@ -217,6 +208,21 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             self._refuse(refusal)
             return None
         return grant
+
+    async def _wait_for_a_slot(self, identity: DeviceIdentity) -> Grant | None:
+        """A task of its own, which ends when the client vanishes."""
+        self._admission = asyncio.ensure_future(self.context.devices.presence.claim(identity.device_id))
+        try:
+            return await self._admission
+        except asyncio.CancelledError:
+            if self._is_over:
+                return None
+            raise
+        except Refused as refused:
+            self._refuse(self._no_slot(refused.reason))
+            return None
+        finally:
+            self._admission = None
 
     def _check_again(self, identity: DeviceIdentity, grant: Grant) -> Refusal | None:
         """What may have changed while an incumbent was challenged, or the mailbox asked."""

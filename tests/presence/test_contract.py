@@ -43,6 +43,24 @@ async def test_a_free_device_is_granted_at_once(stand: PresenceStand) -> None:
     assert (a.presence.slots_taken, await holders_of(a)) == (0, [])
 
 
+async def test_what_is_granted_without_waiting_is_what_a_claim_would_be_granted(stand: PresenceStand) -> None:
+    a, b = await stand.open(2, per_device=1, total=2)
+    grant = a.presence.try_claim("doll")
+    if grant is None:  # an adapter whose store does not answer at once
+        grant = await a.presence.claim("doll")
+    assert (grant.device_id, grant.lease, a.presence.slots_taken) == ("doll", a.presence.lease, 1)
+    assert a.presence.try_claim("doll") is None, "it is held here"
+    assert b.presence.try_claim("doll") is None, "it is held there"
+    a.presence.register(grant)
+    await a.connections.connect("bear")
+    assert a.presence.try_claim("one too many") is None
+    b.presence.drain()
+    assert b.presence.try_claim("late") is None
+    await a.presence.close(1.0)
+    assert a.presence.try_claim("later") is None
+    assert a.presence.counters.refused == {}, "to say that only a claim can decide refuses nobody"
+
+
 async def test_generations_grow_with_every_admission_of_any_device_at_any_server(stand: PresenceStand) -> None:
     servers = await stand.open(2)
     grants = []

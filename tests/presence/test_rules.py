@@ -11,6 +11,7 @@ from cocoa_tornado.presence.rules import (
     MAX_WAITING,
     Acquire,
     Grant,
+    Lease,
     Refuse,
     Release,
     SlotLimits,
@@ -35,6 +36,56 @@ def test_a_free_slot_is_given_at_once() -> None:
     claim = here.request()
     assert here.admitted[claim].claim == claim
     assert (here.pings, here.timers) == ([], [])
+
+
+def test_only_a_device_that_nobody_else_is_after_is_claimed_without_a_request() -> None:
+    slots = world(total=2).servers["a"]
+    claim = slots.claim_free("doll")
+    assert claim is not None
+    assert slots.taken("doll") == 0, "the store may refuse it"
+    slots.reserve(Grant("doll", claim, Generation(0, 1), Lease("a")))
+    assert (slots.taken("doll"), len(slots)) == (1, 1)
+    assert slots.claim_free("doll") is None, "it has a slot"
+    slots.request("bear", 0.0)
+    assert slots.claim_free("bear") is None, "a newcomer waits for the store"
+    last = slots.claim_free("other")
+    assert last is not None
+    slots.reserve(Grant("other", last, Generation(0, 2), Lease("a")))
+    assert slots.claim_free("one too many") is None
+    slots.limits = SlotLimits()
+    slots.draining = True
+    assert slots.claim_free("late") is None
+
+
+def test_no_two_claims_have_the_same_name_whichever_way_they_were_made() -> None:
+    slots = Slots("a", SlotLimits())
+    claims = [slots.claim_free("x"), slots.request("x", 0.0)[0], slots.claim_free("y"), slots.request("z", 0.0)[0]]
+    assert len(set(claims)) == 4
+
+
+def test_a_slot_is_freed_without_a_release_only_where_nobody_waits_for_that() -> None:
+    here = world(per_device=2)
+    slots, incumbent = here.servers["a"], here.connect()
+    assert not slots.free("doll", Claim("a", 99)), "not its own"
+    second = here.connect()
+    assert not slots.free("doll", incumbent.claim), "the device stays, with its other slot"
+    here.release(second)
+    here.limits = slots.limits = SlotLimits()
+    newcomer = here.request()
+    assert not slots.free("doll", incumbent.claim), "a newcomer waits"
+    here.release(incumbent)
+    admitted = here.admitted[newcomer]
+    assert slots.free("doll", admitted.claim)
+    assert not slots.free("doll", admitted.claim)
+    assert repr(slots) == "<Slots 0 taken, 0 devices>"
+
+
+def test_a_slot_is_not_freed_without_a_release_where_a_newcomer_elsewhere_waits_for_it() -> None:
+    both = world("ab")
+    incumbent = both.connect(server="a")
+    both.request(server="b")
+    both.deliver_all()
+    assert not both.servers["a"].free("doll", incumbent.claim)
 
 
 def test_two_devices_do_not_meet() -> None:
@@ -441,10 +492,12 @@ class PresenceMachine(RuleBasedStateMachine):
     devices = st.sampled_from(["x", "y"])
     servers = st.integers(0, 2)
 
-    @initialize(count=st.integers(1, 3), per_device=st.integers(1, 3), total=st.sampled_from([0, 0, 4]))
-    def start(self, count: int, per_device: int, total: int) -> None:
+    @initialize(
+        count=st.integers(1, 3), per_device=st.integers(1, 3), total=st.sampled_from([0, 0, 4]), is_quick=st.booleans()
+    )
+    def start(self, count: int, per_device: int, total: int, is_quick: bool) -> None:
         self.limits = SlotLimits(per_device=per_device, total=total)
-        self.world = World(self.limits, tuple("abc"[:count]), is_far=self.is_far)
+        self.world = World(self.limits, tuple("abc"[:count]), is_far=self.is_far, is_quick=is_quick)
         self.device_of: dict[Claim, str] = {}
         self.asked_at: dict[Claim, float] = {}
         self.left: set[Claim] = set()  # newcomers that have withdrawn

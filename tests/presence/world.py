@@ -33,7 +33,8 @@ from cocoa_tornado.rules.claims import Claim
 
 @dataclass
 class World:
-    """:ivar is_far: what servers ask of the store, and its answers, are under way until :meth:`serve` and :meth:`reply`
+    """:ivar is_quick: claim devices that are free, and free slots that nobody waits for, without going by actions
+    :ivar is_far: what servers ask of the store, and its answers, are under way until :meth:`serve` and :meth:`reply`
     :ivar asked: by server, in the order of its questions; :ivar replies: likewise
     :ivar sent: messages under way between servers, with their receivers
     :ivar pings: one entry for each challenge; :ivar timers: when each server asked to be woken, and for which device
@@ -43,6 +44,7 @@ class World:
     names: tuple[str, ...] = ("a",)
     now: float = 0.0
     is_far: bool = False
+    is_quick: bool = True
     admitted: dict[Claim, Grant] = field(default_factory=dict)
     refused: dict[Claim, RefusalReason] = field(default_factory=dict)
     pings: list[tuple[Grant, ...]] = field(default_factory=list)
@@ -61,9 +63,23 @@ class World:
     # -- what may happen
 
     def request(self, device_id: str = "doll", server: str = "a") -> Claim:
+        grant = self.try_claim(device_id, server)
+        if grant is not None:
+            self.admitted[grant.claim] = grant
+            return grant.claim
         claim, actions = self.servers[server].request(device_id, self.now)
         self.carry_out(server, actions)
         return claim
+
+    def try_claim(self, device_id: str, server: str) -> Grant | None:
+        if self.is_far or not self.is_quick:
+            return None
+        claim = self.servers[server].claim_free(device_id)
+        answer = None if claim is None else self.table.claim(device_id, claim, self.limits.per_device)
+        if not isinstance(answer, Grant):
+            return None
+        self.servers[server].reserve(answer)
+        return answer
 
     def connect(self, device_id: str = "doll", server: str = "a") -> Grant:
         grant = self.admitted[self.request(device_id, server)]
@@ -77,7 +93,10 @@ class World:
         self.carry_out(grant.claim.server, self._of(grant).answered(grant, self.now))
 
     def release(self, grant: Grant) -> None:
-        self.carry_out(grant.claim.server, self._of(grant).release(grant.device_id, grant.claim, self.now))
+        if self.is_quick and self._of(grant).free(grant.device_id, grant.claim):
+            self.carry_out(grant.claim.server, [Release(grant.device_id, grant.claim)])
+        else:
+            self.carry_out(grant.claim.server, self._of(grant).release(grant.device_id, grant.claim, self.now))
 
     def withdraw(self, claim: Claim, device_id: str = "doll") -> None:
         self.carry_out(claim.server, self.servers[claim.server].withdraw(device_id, claim, self.now))

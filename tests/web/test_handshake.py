@@ -347,6 +347,7 @@ async def test_a_newcomer_that_vanishes_in_the_very_turn_of_its_admission_gives_
     def remember(handler: DeviceHandler) -> None:
         vanishing.append(handler)
 
+    monkeypatch.setattr(presence, "try_claim", lambda device_id: None)
     monkeypatch.setattr(presence, "claim", admit_and_vanish)
     monkeypatch.setattr(DeviceHandler, "prepare", remember)
     newcomer = await gateway.dial()
