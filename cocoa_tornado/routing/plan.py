@@ -7,7 +7,6 @@ by the record's place in the batch, so it costs no copy, and two records that ar
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -16,8 +15,6 @@ from .address import Directory, recipients
 
 Message: TypeAlias = tuple[int, str]
 """The place of its record in the batch, and its device."""
-
-_ADDRESS = itemgetter(0)  # of a record
 
 
 class Plan(NamedTuple):
@@ -35,17 +32,18 @@ class Plan(NamedTuple):
     nobody: Sequence[Message] = ()
 
 
-def direct(records: Sequence[Record], here: Container[str]) -> list[str] | None:
-    """The plan of nearly every batch without a mailbox, at a third of the price: each of its records is for one device,
-    which is connected to this server. Returns these devices, each the only recipient of the record in the same place;
-    None: it is another kind of batch, for :func:`plan`.
+def away_of(records: Sequence[Record], here: Container[str]) -> list[str] | None:
+    """The devices of these records that are not connected to this server, one for each record of theirs; None where a
+    record addresses anything but one device.
+
+    Nearly every batch is only for single devices that are here, and needs no :func:`plan`: this finds out at a fifth of
+    the price.
     """
-    addresses = list(map(_ADDRESS, records))
-    for address in addresses:
-        # An address of several devices is no key of a table of devices, so it is not in ``here``.
-        if address not in here:
-            return None
-    return addresses
+    # An address of several devices is no key of a table of devices, so it is never in ``here``.
+    away = [record[0] for record in records if record[0] not in here]
+    if away and not all(type(address) is str for address in away):
+        return None
+    return away  # type: ignore[return-value]  # each is a str, as has just been seen
 
 
 def messages_of(records: Sequence[Record], directory: Directory) -> list[Message]:

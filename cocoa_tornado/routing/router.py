@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from ..brokers.port import Batch
 from ..counters import Counters
@@ -16,8 +17,10 @@ from ..relay.port import Relay
 from .arrivals import Arrivals
 from .forwarding import Forwarding
 from .local import LocalDelivery
-from .plan import Message, Plan, direct, messages_of, plan, stale_hypotheses, to_store
+from .plan import Message, Plan, away_of, messages_of, plan, stale_hypotheses, to_store
 from .receipt import Receipt
+
+Holders: TypeAlias = "asyncio.Future[Mapping[str, Sequence[Holder]]]"
 
 
 class _InFlight:
@@ -39,7 +42,7 @@ class _InFlight:
         self.routing = self.receipt.leg()
         self.stored: asyncio.Future[list[int | None]] | None = None
         self.is_stored = self.is_given_up = False
-        self.holders: asyncio.Future[Mapping[str, Sequence[Holder]]] | None = None
+        self.holders: Holders | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -87,19 +90,10 @@ class Router:
         return f"<Router {len(self._in_flight)} batches in flight>"
 
     def __call__(self, batch: Batch) -> None:
-        if self._mailbox is None and not self._in_flight:
-            recipients = direct(batch.records, self._connected)
-            if recipients is not None:
-                self._local.send(batch.records, enumerate(recipients))
-                batch.done()
-                self._note_arrivals(batch)
-                return
-        flight = _InFlight(batch, messages_of(batch.records, self._hub))
         if self._mailbox is None:
-            self._in_flight.append(flight)
-            self._find_holders(flight)
-            self._go_on()
+            self._route(batch)
             return
+        flight = _InFlight(batch, messages_of(batch.records, self._hub))
         try:
             flight.stored = self._mailbox.append(_entries(flight))
         except MailboxClosed:
@@ -107,6 +101,23 @@ class Router:
         self._in_flight.append(flight)
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
+
+    def _route(self, batch: Batch) -> None:
+        """Without a mailbox: nothing is to be waited for, unless other servers are to be asked."""
+        holders = None
+        if not self._in_flight:
+            away = away_of(batch.records, self._connected)
+            if away:
+                holders = self._ask(away)
+            if away is not None and (holders is None or (holders.done() and not holders.result())):
+                self._local.send_each(batch.records)
+                batch.done()
+                self._note_arrivals(batch)
+                return
+        flight = _InFlight(batch, messages_of(batch.records, self._hub))
+        self._in_flight.append(flight)
+        self._find_holders(flight, holders)
+        self._go_on()
 
     def _on_stored(
         self, flight: _InFlight, stored: asyncio.Future[list[int | None]], storing: Callable[[], None]
@@ -118,14 +129,21 @@ class Router:
             self._find_holders(flight)  # now, though other batches may be before it
         self._go_on()
 
-    def _find_holders(self, flight: _InFlight) -> None:
-        """It is stored, or there is nothing to store: ask who holds the devices that are not here."""
+    def _find_holders(self, flight: _InFlight, asked: Holders | None = None) -> None:
+        """It is stored, or there is nothing to store: ask who holds the devices that are not here.
+
+        :param asked: for all of them, already
+        """
         flight.is_stored, connected = True, self._connected
-        away = [device_id for _, device_id in flight.messages if device_id not in connected]
-        if away:
-            flight.holders = self._presence.holders(list(dict.fromkeys(away)))
-            if not flight.holders.done():
-                flight.holders.add_done_callback(lambda _: self._go_on())
+        if asked is None:
+            asked = self._ask([device_id for _, device_id in flight.messages if device_id not in connected])
+        flight.holders = asked
+        if asked is not None and not asked.done():
+            asked.add_done_callback(lambda _: self._go_on())
+
+    def _ask(self, away: Sequence[str]) -> Holders | None:
+        """Who holds these devices; None: there are none."""
+        return self._presence.holders(list(dict.fromkeys(away))) if away else None
 
     def _go_on(self) -> None:
         """Route what is ready, up to the first batch that is not: batches never overtake each other."""

@@ -76,7 +76,8 @@ class SeenOffsets:
     __slots__ = ("_runs",)
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
-        self._runs = sorted(runs, key=lambda run: run.first)
+        # Copies: the last run grows in place.
+        self._runs = sorted((Run(run.first, run.stamps[:]) for run in runs), key=_first)
 
     def __repr__(self) -> str:
         return f"<SeenOffsets up to {self.end} in {len(self._runs)} runs>"
@@ -99,15 +100,16 @@ class SeenOffsets:
         fresh: list[bool] = []
         remembered = Remembered()
         added: list[Run] = []
+        end = self.end
         for offset, stamp in records:
-            if offset < self.end:
+            if offset < end:
                 known = self._stamp(offset)
                 if known == stamp:
                     fresh.append(False)
                     continue
                 remembered.anew = True
                 added.clear()
-                if known is None and offset >= self.end - WINDOW:
+                if known is None and offset >= end - WINDOW:
                     # It was no message when it was read before, and is one now.
                     self._fill(offset, stamp)
                     fresh.append(True)
@@ -116,7 +118,8 @@ class SeenOffsets:
                 self._cut(offset)
             fresh.append(True)
             self._add(offset, stamp, added)
-        floor = self.end - WINDOW
+            end = offset + 1
+        floor = end - WINDOW
         remembered.floor = max(floor, 0)
         while self._runs and self._runs[0].end <= floor:
             del self._runs[0]
@@ -125,33 +128,40 @@ class SeenOffsets:
         return fresh, remembered
 
     def _add(self, offset: int, stamp: int, added: list[Run]) -> None:
-        if not added or added[-1] is not self._runs[-1] or not 0 <= offset - added[-1].end <= MAX_HOLE:
-            run = Run(offset, array("q"))
-            self._runs.append(run)
-            added.append(run)
-        stamps = added[-1].stamps
-        stamps.extend([HOLE] * (offset - added[-1].end))
-        stamps.append(stamp)
+        if added and added[-1] is self._runs[-1]:
+            first, stamps = added[-1]
+            missing = offset - first - len(stamps)
+            if not missing:  # nearly always
+                stamps.append(stamp)
+                return
+            if 0 < missing <= MAX_HOLE:
+                stamps.extend([HOLE] * missing)
+                stamps.append(stamp)
+                return
+        run = Run(offset, array("q", [stamp]))
+        self._runs.append(run)
+        added.append(run)
 
     def _join(self) -> None:
         """Many short runs take more room than one, and are as many as there were calls."""
         while len(self._runs) > 1:
             before, last = self._runs[-2:]
-            if len(before.stamps) >= LONG_RUN or last.first - before.end > MAX_HOLE:
+            missing = last.first - before.end
+            if len(before.stamps) >= LONG_RUN or missing > MAX_HOLE:
                 return
-            hole = array("q", [HOLE] * (last.first - before.end))
-            # A new one: others may hold the old ones.
-            self._runs[-2:] = [Run(before.first, before.stamps + hole + last.stamps)]
+            before.stamps.extend([HOLE] * missing)
+            before.stamps.extend(last.stamps)
+            del self._runs[-1]
 
     def _stamp(self, offset: int) -> int | None:
-        at = bisect_right(self._runs, offset, key=lambda run: run.first) - 1
+        at = bisect_right(self._runs, offset, key=_first) - 1
         if at < 0 or not self.end - WINDOW <= offset < self._runs[at].end:
             return None
         stamp = self._runs[at].stamps[offset - self._runs[at].first]
         return None if stamp == HOLE else stamp
 
     def _fill(self, offset: int, stamp: int) -> None:
-        at = bisect_right(self._runs, offset, key=lambda run: run.first) - 1
+        at = bisect_right(self._runs, offset, key=_first) - 1
         if at < 0 or offset > self._runs[at].end:
             self._runs.insert(at + 1, Run(offset, array("q", [stamp])))
             return
@@ -195,18 +205,22 @@ def judge(
     """
     records: dict[str, list[tuple[int, int]]] = {}
     places: list[tuple[str, int]] = []
-    repeats: set[int] = set()
+    repeats: list[int] = []
     for entries in calls:
-        newest: dict[str, _OfRecord] = {}
+        devices_of: dict[str, set[str]] = {}  # of the newest record of each source
         for entry in entries:
             source, record = entry.source, (entry.offset, entry.timestamp_ms)
-            of_source = records.setdefault(source, [])
-            last = newest.get(source)
-            if last is None or last.record != record:
+            of_source = records.get(source)
+            if of_source is None:
+                of_source = records[source] = []
+            devices = devices_of.get(source)
+            if devices is None or of_source[-1] != record:
                 of_source.append(record)
-                newest[source] = _OfRecord(record, entry.device_id)
-            elif not last.add(entry.device_id):
-                repeats.add(len(places))
+                devices_of[source] = {entry.device_id}
+            elif entry.device_id in devices:
+                repeats.append(len(places))
+            else:
+                devices.add(entry.device_id)
             places.append((source, len(of_source) - 1))
     verdicts = {source: take(source, of_source) for source, of_source in records.items()}
     fresh = [verdicts[source][at] for source, at in places]
@@ -215,22 +229,8 @@ def judge(
     return fresh
 
 
-class _OfRecord:
-    """The devices that one record has been for so far. Nearly every record is for one."""
-
-    __slots__ = ("_first", "_others", "record")
-
-    def __init__(self, record: tuple[int, int], device_id: str) -> None:
-        self.record, self._first = record, device_id
-        self._others: set[str] | None = None
-
-    def add(self, device_id: str) -> bool:
-        """False if it had been for this device already."""
-        if self._others is None:
-            self._others = {self._first}
-        known = device_id in self._others
-        self._others.add(device_id)
-        return not known
+def _first(run: Run) -> int:
+    return run.first
 
 
 def _little_endian(stamps: array[int]) -> array[int]:

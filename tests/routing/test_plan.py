@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.routing.address import Devices, Group
-from cocoa_tornado.routing.plan import Plan, direct, messages_of, plan, stale_hypotheses, to_store
+from cocoa_tornado.routing.plan import Plan, away_of, messages_of, plan, stale_hypotheses, to_store
 from cocoa_tornado.rules.records import Record
 
 from ..profiles import examples
@@ -111,13 +111,16 @@ def test_nothing_is_made_for_a_device_that_no_record_addresses(batch: list[Recor
 
 
 @given(batches, tables, here_sets)
-def test_a_direct_batch_is_what_the_plan_would_make_of_it(batch: list[Record], table: Table, here: set[str]) -> None:
+def test_a_batch_for_single_devices_needs_no_plan(batch: list[Record], table: Table, here: set[str]) -> None:
     where = plan(batch, messages_of(batch, table), here, {}, has_mailbox=False)
-    found = direct(batch, here)
-    if found is not None:
-        assert where == Plan(local=tuple(enumerate(found)))
+    away = away_of(batch, here)
+    if away is None:
+        assert not all(isinstance(item.address, str) for item in batch)
     else:
-        assert where.nobody or any(not isinstance(item.address, str) for item in batch)
+        messages = [(at, item.address) for at, item in enumerate(batch)]
+        assert [message for message in messages if message[1] in here] == list(where.local)
+        assert [message for message in messages if message[1] not in here] == list(where.nobody)
+        assert away == [device_id for _, device_id in where.nobody]
 
 
 def hypothesis(device_id: str) -> Record:
