@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -443,6 +444,31 @@ async def test_a_server_that_leaves_frees_its_devices_and_claims_no_more(stand: 
     await b.connections.connect()
     a.presence.release(grant)
     assert len(await holders_of(b)) == 1
+
+
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_holders_are_answered_in_order_and_never_fail_whatever_becomes_of_the_server(
+    stand: PresenceStand,
+) -> None:
+    a, b = await stand.open(2)
+    await b.connections.connect("two")
+    answered: list[int] = []
+
+    def ask(number: int) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
+        asked = a.presence.holders(["one", "two"])
+        asked.add_done_callback(lambda _: answered.append(number))
+        return asked
+
+    asked = [ask(0)]
+    stand.fence(a)
+    asked.append(ask(1))
+    await eventually(lambda: a.presence.status().state is PresenceState.READY)
+    asked.append(ask(2))
+    await a.presence.close(5.0)
+    asked.append(ask(3))
+    results = await asyncio.gather(*asked)
+    assert answered == [0, 1, 2, 3]
+    assert all(set(found) <= {"two"} for found in results)
 
 
 async def test_two_stores_do_not_meet(stand: PresenceStand) -> None:
