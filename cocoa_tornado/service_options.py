@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
-from .connection.device_context import DeviceLimits
+from .connection.limits import DeviceLimits
 from .connection.outbox import OutboxLimits
 from .presence.rules import SlotLimits
 from .rules.box import BoxLimits

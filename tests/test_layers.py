@@ -58,8 +58,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transcriber": {"routing.arrivals", "counters", "brokers.port", "speech.port", "rules", "errors"},
     "connection.outbox": set(),
     "connection.keepalive": set(),
+    "connection.heartbeat": {"rules"},
+    "connection.limits": {"connection.outbox", "rules"},
+    "connection.protocol": {"connection.heartbeat", "connection.limits", "connection.outbox", "rules"},
     "connection": {
-        *("connection.outbox", "connection.keepalive", "hub", "presence.port", "presence.rules", "transcriber"),
+        *("connection.keepalive", "connection.limits", "connection.outbox", "connection.protocol"),
+        *("hub", "presence.port", "presence.rules", "transcriber"),
         *("counters", "brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "web": {
@@ -83,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "web",
         "connection",
         "connection.keepalive",
+        "connection.limits",
         "connection.outbox",
         "presence",
         "presence.port",
@@ -134,8 +139,7 @@ PURE = (
     "presence.rules",
     "presence.table",
     "relay.messages",
-    "connection.outbox",
-    "connection.keepalive",
+    *(f"connection.{name}" for name in ("heartbeat", "keepalive", "limits", "outbox", "protocol")),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}
 

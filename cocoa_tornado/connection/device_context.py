@@ -1,4 +1,4 @@
-"""What the connections of a process share, and the limits that each of them keeps."""
+"""What the connections of a process share."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .feed import Mail
 from .flusher import Flushed, Flusher
 from .intake import IntakeGate
 from .keepalive import ExpiryCalendar, PingWheel
-from .outbox import OutboxLimits
+from .limits import DeviceLimits
 from .sockets import write_at_once
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)
 
 
 class OpenConnection(Protocol):
-    """A connection until its socket is closed.
+    """A connection until its socket is closed."""
 
-    :ivar is_open: the Hub still knows it
-    """
-
-    is_open: bool
     identity: DeviceIdentity
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the Hub still knows it."""
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
 
@@ -78,16 +78,6 @@ class OpenSockets:
         for connection in late:
             connection.cut()
         return len(late)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceLimits:
-    """Contract section 4, as far as it concerns one connection. Replaced as a whole on a reload."""
-
-    max_message_bytes: int = 512 * 1024
-    write_wait_s: float = 10.0
-    outbox: OutboxLimits = field(default_factory=OutboxLimits)
-    inbound: RateLimit = field(default_factory=lambda: RateLimit(per_s=100, burst=200))
 
 
 @dataclass(slots=True)

@@ -25,10 +25,10 @@ class Pinged(Protocol):
     awaiting_pong: bool
     due_tick: int
 
-    def has_excuse(self) -> bool:
-        """Asked when a pong is overdue: whether, since the ping was asked for or since this was last asked, the answer
-        could not be expected, or may have come. The gateway did not read from the connection, the ping waited for the
-        socket, or something that nobody has looked at yet lies in the socket."""
+    def pong_may_be_late(self) -> bool:
+        """Asked when a pong is overdue: whether that may be this side's doing, or the pong may have come. Since the
+        ping was asked for, or since this was last asked, the gateway did not read from the connection, or the ping
+        waited for the socket; or something that has not been looked at yet lies in the socket."""
 
 
 T = TypeVar("T", bound=Pinged)
@@ -48,8 +48,8 @@ class PingWheel(Generic[T]):
 
     With an interval of 30 s and a timeout of 30 s a ping goes out at most 30 s after the last one, and a connection
     that does not answer is expired between 30.0 s and 30.5 s after its ping (a tick is a sixtieth of the interval):
-    a sign of life is never older than 60 s. A connection with an excuse gets the whole time again. ``now`` is monotonic
-    time in seconds. The timeout may not exceed the interval.
+    a sign of life is never older than 60 s. Where the pong may be late because of this side, the connection gets the
+    whole time again. ``now`` is monotonic time in seconds. The timeout may not exceed the interval.
     """
 
     def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
@@ -95,7 +95,7 @@ class PingWheel(Generic[T]):
         if item.awaiting_pong and pinged != NEVER:
             if self._tick < pinged + self._timeout_ticks:
                 self._put(item, pinged, pinged + self._timeout_ticks)
-            elif item.has_excuse():
+            elif item.pong_may_be_late():
                 self._put(item, self._tick, self._tick + self._timeout_ticks)
             else:
                 expired.append(item)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,13 @@ class Discarded(NamedTuple):
     hypotheses: int
 
 
+# Shared by all that have nothing queued, which is most of them most of the time: never changed.
+_NO_FRAMES: Final[list[bytes]] = []
+_NO_STAMPS: Final[list[int]] = []
+
+
 class Outbox:
-    """Frames in the order of :meth:`push`. An empty outbox holds two small lists and nothing else.
+    """Frames in the order of :meth:`push`. An empty outbox holds no list.
 
     Some of them are hypotheses, each of which makes those before it worthless: they make room for whatever comes later,
     and where there is no room for one, it is no loss. All other frames leave in their order, or the device is too slow.
@@ -46,8 +52,8 @@ class Outbox:
     __slots__ = ("_frames", "_in_flight_bytes", "_in_flight_messages", "_queued_bytes", "_sessions", "_stamps")
 
     def __init__(self) -> None:
-        self._frames: list[bytes] = []
-        self._stamps: list[int] = []
+        self._frames = _NO_FRAMES
+        self._stamps = _NO_STAMPS
         self._sessions: list[str] | None = None  # as long as the frames, where one of them is a hypothesis
         self._queued_bytes = 0
         self._in_flight_messages = 0
@@ -76,8 +82,11 @@ class Outbox:
         waiting = len(frames) + self._in_flight_messages
         if waiting and (waiting >= limits.max_messages or size + self._in_flight_bytes > limits.max_bytes):
             return False
-        frames.append(frame)
-        self._stamps.append(timestamp_ms)
+        if frames:
+            frames.append(frame)
+            self._stamps.append(timestamp_ms)
+        else:
+            self._frames, self._stamps = [frame], [timestamp_ms]
         self._queued_bytes = size
         if interim_of or self._sessions is not None:
             if self._sessions is None:
@@ -114,14 +123,21 @@ class Outbox:
         self._queued_bytes -= len(self._frames[at])
         del self._frames[at], self._stamps[at], self._sessions[at]
 
-    def take(self) -> tuple[bytes, list[int]]:
-        """All that is queued, as one run of bytes, and the frames' timestamps. It counts as in flight from now on."""
+    def take(self) -> tuple[bytes, Sequence[int]]:
+        """All that is queued, as one run of bytes, and the frames' timestamps.
+
+        Where the socket does not take it at once, call :meth:`in_flight`.
+        """
         frames, stamps = self._frames, self._stamps
+        if not frames:
+            return b"", ()
         data = frames[0] if len(frames) == 1 else b"".join(frames)
-        self._in_flight_messages += len(frames)
-        self._in_flight_bytes += len(data)
-        self._frames, self._stamps, self._sessions, self._queued_bytes = [], [], None, 0
+        self._frames, self._stamps, self._sessions, self._queued_bytes = _NO_FRAMES, _NO_STAMPS, None, 0
         return data, stamps
+
+    def in_flight(self, messages: int, size: int) -> None:
+        """So much of what was taken is with the socket, and counts as waiting until :meth:`written`."""
+        self._in_flight_messages, self._in_flight_bytes = messages, size
 
     def written(self) -> None:
         """The socket has taken all that was in flight."""
@@ -131,5 +147,5 @@ class Outbox:
         """Drop what is queued; what is in flight can't be called back."""
         hypotheses = sum(map(bool, self._sessions or ()))
         dropped = Discarded(len(self._frames) - hypotheses, hypotheses)
-        self._frames, self._stamps, self._sessions, self._queued_bytes = [], [], None, 0
+        self._frames, self._stamps, self._sessions, self._queued_bytes = _NO_FRAMES, _NO_STAMPS, None, 0
         return dropped

@@ -27,6 +27,9 @@ SMALL_FRAGMENT_BYTES: Final = 126
 
 _PROTOCOL_ERROR, _INVALID_DATA, _TOO_BIG = 1002, 1007, 1009
 
+_NONE: Final[list[int]] = []
+"""Shared by all readers, and never changed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -89,8 +92,9 @@ class FrameReader:
         a header announces it
     :param unmask: ``unmask(mask, data)``, where there is a faster one than :func:`xor_mask`
     :ivar error: what the client did wrong and the close code to answer with, or None; set by :meth:`feed`
-    :ivar small_fragments: frames so far that ended no message and carried next to nothing: they make no event, and a
-        client could send any number of them; the owner may set it back
+    :ivar small_fragments: frames that ended no message and carried next to nothing: they make no event, and a client
+        could send any number of them. For each of the last :meth:`feed`, how many of its events came before. The owner
+        may set it back to an empty list
     """
 
     __slots__ = (
@@ -110,7 +114,7 @@ class FrameReader:
 
     def __init__(self, max_message_bytes: int, unmask: Unmask = xor_mask) -> None:
         self.error: ProtocolError | None = None
-        self.small_fragments = 0
+        self.small_fragments: list[int] = _NONE
         self._max = max_message_bytes
         self._unmask = unmask
         self._dead = False
@@ -139,6 +143,7 @@ class FrameReader:
         look at it after the events. From then on, and after a :class:`Close`, whatever comes is ignored.
         """
         events: list[Event] = []
+        self.small_fragments = _NONE
         if self._dead:
             return events
         if self._tail:
@@ -164,6 +169,8 @@ class FrameReader:
             mask = data[header.start - 4 : header.start]
             if header.opcode < _CLOSE:
                 self._begin(header, mask)
+                if not header.final and header.length < SMALL_FRAGMENT_BYTES:
+                    self._note_small_fragment(len(events))
                 at = self._take(data, at, events)
                 continue
             event = _control(header.opcode, self._unmask(mask, data[header.start : at]))
@@ -189,8 +196,12 @@ class FrameReader:
         if header.opcode != _CONTINUATION:
             self._opcode = header.opcode
         self._left, self._mask, self._final = header.length, mask, header.final
-        if not header.final and header.length < SMALL_FRAGMENT_BYTES:
-            self.small_fragments += 1
+
+    def _note_small_fragment(self, events_before: int) -> None:
+        if self.small_fragments:
+            self.small_fragments.append(events_before)
+        else:
+            self.small_fragments = [events_before]
 
     def _take(self, data: bytes, at: int, events: list[Event]) -> int:
         """Take what has come of the data frame under way; return where the next frame starts."""

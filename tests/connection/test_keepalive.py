@@ -16,10 +16,10 @@ from cocoa_tornado.connection.keepalive import ExpiryCalendar, PingWheel
 class Peer:
     awaiting_pong: bool = False
     due_tick: int = 0
-    excused: bool = False
+    delayed: bool = False
 
-    def has_excuse(self) -> bool:
-        return self.excused
+    def pong_may_be_late(self) -> bool:
+        return self.delayed
 
 
 def run(wheel: PingWheel[Peer], until: float, answers: bool, peer: Peer) -> list[tuple[str, float]]:
@@ -102,12 +102,12 @@ def test_whatever_happens_each_connection_is_watched_once_until_it_is_removed(st
         assert repr(wheel) == f"<PingWheel tick 0.5 s, {len(watched)} entries>"
 
 
-def test_a_connection_with_an_excuse_gets_the_whole_time_again() -> None:
-    peer, wheel = Peer(excused=True), PingWheel[Peer](30.0, 30.0, 0.0)
+def test_a_connection_whose_pong_is_late_because_of_this_side_gets_the_whole_time_again() -> None:
+    peer, wheel = Peer(delayed=True), PingWheel[Peer](30.0, 30.0, 0.0)
     wheel.add(peer, 1)
     (name, pinged), *rest = run(wheel, 200, False, peer)
     assert (name, rest) == ("ping", [])
-    peer.excused = False
+    peer.delayed = False
     due = next(at for turn in range(100) if (at := pinged + turn * 30.5) > 200)
     assert wheel.tick(due - 0.5).expired == ()
     assert wheel.tick(due).expired == (peer,)

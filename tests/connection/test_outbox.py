@@ -36,6 +36,7 @@ def test_what_the_socket_has_not_taken_still_counts() -> None:
     outbox = Outbox()
     outbox.push(b"1234567890", 0, LIMITS)
     outbox.take()
+    outbox.in_flight(1, 10)
     assert not outbox.push(b"1", 0, LIMITS)
     outbox.written()
     assert outbox.push(b"1", 0, LIMITS)
@@ -51,22 +52,43 @@ def test_discard_tells_how_much_was_dropped() -> None:
     outbox = Outbox()
     outbox.push(b"a", 0, LIMITS)
     outbox.take()
+    outbox.in_flight(1, 1)
     outbox.push(b"b", 0, LIMITS)
     assert outbox.discard() == (1, 0)
     assert len(outbox) == 1
 
 
+def test_an_outbox_that_has_nothing_queued_has_nothing_to_take() -> None:
+    outbox = Outbox()
+    assert outbox.take() == (b"", ())
+    outbox.push(b"a", 0, LIMITS)
+    outbox.take()
+    assert outbox.take() == (b"", ())
+    assert outbox.discard() == (0, 0)
+
+
+def test_outboxes_do_not_mix() -> None:
+    one, two = Outbox(), Outbox()
+    one.push(b"one", 0, LIMITS)
+    two.push(b"two", 0, LIMITS)
+    assert (one.take(), two.take()) == ((b"one", [0]), (b"two", [0]))
+    assert [one.has_queued, two.has_queued] == [False, False]
+
+
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=6), st.sampled_from(["take", "written"])), max_size=60))
 def test_the_bounds_hold_and_nothing_is_reordered_whatever_happens(steps: list[bytes | str]) -> None:
-    outbox, accepted, taken = Outbox(), b"", b""
+    outbox, accepted, taken, in_flight = Outbox(), b"", b"", False
     for step in steps:
         if isinstance(step, bytes):
             if outbox.push(step, 0, LIMITS):
                 accepted += step
         elif step == "written":
             outbox.written()
-        elif outbox.has_queued:
-            taken += outbox.take()[0]
+            in_flight = False
+        elif not in_flight:
+            data, stamps = outbox.take()
+            taken, in_flight = taken + data, bool(data)
+            outbox.in_flight(len(stamps), len(data))
         assert len(outbox) <= LIMITS.max_messages
         assert outbox.waiting_bytes <= LIMITS.max_bytes
     if outbox.has_queued:
@@ -120,7 +142,7 @@ def test_bytes_are_made_room_for_as_well() -> None:
 def test_finals_are_neither_lost_nor_overtaken_whatever_hypotheses_come_between(
     steps: list[tuple[str, int, str]],
 ) -> None:
-    outbox, accepted, left = Outbox(), [], []
+    outbox, accepted, left = Outbox(), list[int](), list[int]()
     for number, (session, size, what) in enumerate(steps):
         if what == "take":
             left += outbox.take()[1] if outbox.has_queued else []

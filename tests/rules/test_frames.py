@@ -128,12 +128,22 @@ def test_a_message_of_empty_fragments_is_empty() -> None:
 def test_fragments_that_carry_next_to_nothing_are_counted_and_those_of_a_usual_size_are_not() -> None:
     small = client_frame(TEXT, b"x", final=False) + client_frame(CONTINUATION, final=False) * 3
     for pieces in ([small], byte_by_byte(small)):
-        reader = FrameReader(LIMIT)
+        reader, counted = FrameReader(LIMIT), 0
         for piece in pieces:
             reader.feed(piece)
-        assert reader.small_fragments == 4
+            counted += len(reader.small_fragments)
+        assert counted == 4
         reader.feed(client_frame(CONTINUATION, b"y" * 126, final=False) + client_frame(CONTINUATION))
-        assert reader.small_fragments == 4
+        assert reader.small_fragments == []
+
+
+def test_a_small_fragment_is_noted_with_the_number_of_events_before_it() -> None:
+    fragment, ping = client_frame(CONTINUATION, final=False), client_frame(PING_OPCODE)
+    reader = FrameReader(LIMIT)
+    assert len(reader.feed(client_frame(TEXT, final=False) + fragment + ping + ping + fragment + ping)) == 3
+    assert reader.small_fragments == [0, 0, 2]
+    assert reader.feed(fragment) == []
+    assert reader.small_fragments == [0]
 
 
 def test_nothing_is_read_after_a_close() -> None:
@@ -285,6 +295,7 @@ def test_fragments_without_end_cost_no_memory() -> None:
     try:
         for _ in range(20):
             assert reader.feed(piece) == []
+            reader.small_fragments = []
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -13,6 +13,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.connection.audio_session import HELD_BYTES, is_audio_end
+from cocoa_tornado.connection.connection import DeviceConnection
+from cocoa_tornado.connection.protocol import PAUSED
 from cocoa_tornado.errors import AudioNotDecodable, EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
@@ -207,7 +209,8 @@ async def test_a_device_that_is_faster_than_the_engine_is_held_back_and_loses_no
     for _ in range(HELD_BYTES // len(quiet) + 1):
         await device.send(quiet)
     client = gateway.gateway.hub.get_client_by_device("doll")
-    await eventually(lambda: getattr(client, "is_paused", False))
+    assert isinstance(client, DeviceConnection)
+    await eventually(lambda: client.protocol.reading is PAUSED)
     # Our own doing: it is not closed for silence.
     await asyncio.sleep(0.7)
     assert gateway.gateway.hub.is_device_connected("doll")

@@ -14,6 +14,7 @@ import websockets
 
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.connection.connection import DeviceConnection
+from cocoa_tornado.connection.protocol import PAUSED
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
 from testing.waiting import eventually
@@ -601,7 +602,7 @@ async def test_what_was_said_during_an_outage_is_not_taken_for_a_flood(start_gat
 
 
 @pytest.mark.gen_test
-async def test_an_excuse_is_no_longer_good_after_a_pong(start_gateway: StartGateway) -> None:
+async def test_a_delay_of_this_side_counts_no_longer_after_a_pong(start_gateway: StartGateway) -> None:
     broker = FullBroker()
     gateway = await start_gateway(broker)
     device = await gateway.raw("doll")
@@ -610,13 +611,13 @@ async def test_an_excuse_is_no_longer_good_after_a_pong(start_gateway: StartGate
     broker.room.clear()
     for number in range(20):
         device.send(TEXT, str(number).encode())
-    await eventually(lambda: client.is_paused)
+    await eventually(lambda: client.protocol.reading is PAUSED)
     broker.room.set()
-    await eventually(lambda: not client.is_paused)
+    await eventually(lambda: client.protocol.reading is not PAUSED)
     client.awaiting_pong = True
     device.send(PONG)
     await eventually(lambda: not client.awaiting_pong)
-    assert not client.has_excuse()
+    assert not client.pong_may_be_late()
 
 
 @pytest.mark.gen_test

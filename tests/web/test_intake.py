@@ -9,6 +9,7 @@ import pytest
 
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.connection.intake import IntakeGate
+from cocoa_tornado.connection.protocol import PAUSED
 from cocoa_tornado.rules.intake import LEAST_PIECE, TURNS
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, RawDevice
 from testing.waiting import eventually
@@ -40,7 +41,7 @@ def unmasked(opcode: int, payload: bytes) -> bytes:
 def is_paused(gateway: Harness, device_id: str) -> bool:
     client = gateway.gateway.hub.get_client_by_device(device_id)
     assert isinstance(client, DeviceConnection)
-    return client.is_paused
+    return client.protocol.reading is PAUSED
 
 
 def text(number: int, size: int = LARGE) -> bytes:

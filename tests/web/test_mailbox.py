@@ -260,7 +260,7 @@ async def test_what_a_socket_has_taken_in_the_turn_in_which_it_is_cut_counts_as_
     (connection,) = gateway.gateway.hub
     assert isinstance(connection, DeviceConnection)
     count = 0
-    while not connection.is_writing:
+    while connection.protocol.write is None:
         await gateway.publish("doll", f"{count} {'x' * 20_000}")
         count += 1
         await stored(gateway, count)
@@ -291,9 +291,9 @@ async def test_a_full_box_of_one_device_holds_up_no_other(start_gateway: StartGa
     await gateway.publish("quick", "now")
     assert await hear_texts(quick, 1) == ["now"]
     client = gateway.gateway.hub.get_client_by_device("slow")
-    assert client is not None
+    assert isinstance(client, DeviceConnection)
     # It is fed by what it reads, and no more is in memory for it than half of an outbox.
-    outbox = client._outbox  # type: ignore[attr-defined]
+    outbox = client.protocol.outbox
     assert outbox.waiting_bytes <= 600 * 1024
     slow.close()
 

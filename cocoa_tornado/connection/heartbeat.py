@@ -1,0 +1,103 @@
+"""One connection's pings: what has become of the last one, and what its answer says. Pure.
+
+When to ping whom is decided by ``keepalive.py``, for all connections together.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from ..rules.frames import PING
+
+
+class PingState(enum.Enum):
+    """Where a ping is on its way out."""
+
+    SENT = enum.auto()
+    """The socket has taken it, or there has been none yet."""
+    QUEUED = enum.auto()
+    """It waits for the next write."""
+    WRITING = enum.auto()
+    """It is in a write that the socket has not taken as a whole."""
+
+
+SENT: Final = PingState.SENT
+QUEUED: Final = PingState.QUEUED
+WRITING: Final = PingState.WRITING
+
+
+class Heartbeat:
+    """What is known of a client's being alive. Times are monotonic seconds.
+
+    :ivar state: of the last ping
+    :ivar heard_at: when the client last sent something, or took a byte that was written
+    :ivar round_trip_s: of the last ping that was answered, from queuing the ping to reading the pong
+    :ivar challenged: presence wants to know whether the client is alive, and nothing has shown it yet
+    :ivar delayed: since the last ping of the keepalive, or the last :meth:`take_delay`, something on this side kept
+        the client from answering in time: the ping waited for the socket, or the gateway did not read
+    """
+
+    __slots__ = ("_pinged_at", "challenged", "delayed", "heard_at", "round_trip_s", "state")
+
+    def __init__(self, now: float) -> None:
+        self.heard_at = now
+        self.state = SENT
+        self.round_trip_s: float | None = None
+        self.challenged = self.delayed = False
+        self._pinged_at: float | None = None  # while its pong has not come
+
+    def __repr__(self) -> str:
+        challenged = ", challenged" if self.challenged else ""
+        return f"<Heartbeat ping {self.state.name.lower()}{challenged}>"
+
+    # -- the ping
+
+    def ping(self, now: float) -> None:
+        """Queue a ping of the keepalive. Only a delay from now on counts for its pong."""
+        self.delayed = False
+        self.queue(now)
+
+    def challenge(self, now: float) -> None:
+        """Queue a ping on behalf of presence, beside those of the keepalive."""
+        self.challenged = True
+        self.queue(now)
+
+    def queue(self, now: float) -> None:
+        self.state, self._pinged_at = QUEUED, now
+
+    def take(self) -> bytes:
+        """The ping that is to be written now, or b''."""
+        if self.state is not QUEUED:
+            return b""
+        self.state = WRITING
+        return PING
+
+    def has_left(self, after_a_wait: bool) -> None:
+        """The write that it may be in has been taken by the socket.
+
+        :param after_a_wait: and not at once, so the time for the pong begins only now
+        """
+        if self.state is WRITING:
+            self.state = SENT
+            self.delayed |= after_a_wait
+
+    # -- the answer
+
+    def pong(self, now: float) -> bool:
+        """A pong has come; True if a ping was waiting for one."""
+        self.delayed = False
+        if self._pinged_at is None:
+            return False
+        self.round_trip_s, self._pinged_at = now - self._pinged_at, None
+        return True
+
+    def answer_challenge(self) -> bool:
+        """The client has shown that it is alive; True if presence has to be notified."""
+        challenged, self.challenged = self.challenged, False
+        return challenged
+
+    def take_delay(self) -> bool:
+        """Whether the pong may be late because of this side. What ended before counts once."""
+        delayed, self.delayed = self.delayed, False
+        return delayed or self.state is not SENT

@@ -1,0 +1,438 @@
+"""One device's WebSocket without I/O: bytes in, events out, what to send, and until when. No socket, no loop, no clock.
+
+All that a connection decides is decided here; ``connection.py`` carries it out. ``now`` is monotonic time in seconds.
+The shell asks :meth:`DeviceProtocol.data_to_send`, writes, and says how that went with :meth:`~DeviceProtocol.sent` or
+:meth:`~DeviceProtocol.blocked`. It passes what it reads to :meth:`~DeviceProtocol.receive`, and calls
+:meth:`~DeviceProtocol.on_deadline` at :attr:`~DeviceProtocol.deadline`.
+
+The phases. A connection only ever moves down this table.
+
+==========  ============================================  =============================  ==============================
+phase       means                                         reads                          writes
+==========  ============================================  =============================  ==============================
+OPEN        registered; both sides may speak              everything                     control frames, then messages
+CLOSING     our close frame is queued or written; the     only a close frame, and        what is queued, then the close
+            client's is awaited                           judges the rest                frame, then nothing
+DISCARDING  the same, of a client that broke the          nothing: counts and discards   as CLOSING
+            protocol or sent too much
+ANSWERED    the client's close frame has been read        nothing: counts and discards   as CLOSING
+LINGERING   DISCARDING, and our close frame is written:   nothing: counts and discards   nothing: our side of the TCP
+            the client is given time to read it                                          connection is shut
+CLOSED      the socket is closed, or is to be             nothing                        nothing
+==========  ============================================  =============================  ==============================
+
+==================  ==========================================================================  =======================
+from                event                                                                       to
+==================  ==========================================================================  =======================
+OPEN                :meth:`end`: drain, no pong, token expired, replaced, slow consumer, ...    CLOSING
+OPEN, CLOSING       an invalid frame (1002, 1007, 1009); more than the rate allows (1008)       DISCARDING
+OPEN, CLOSING       the client's close frame; in OPEN it is echoed                              ANSWERED
+DISCARDING          our close frame is written                                                  LINGERING
+ANSWERED            our close frame is written                                                  CLOSED
+all but OPEN        the deadline: ``write_wait_s`` after the close frame was queued, then 2 s   CLOSED
+                    after LINGERING has begun (``write_wait_s``, if that is less)
+all but OPEN        over ``MAX_DISCARDED_BYTES`` have come since OPEN ended                     CLOSED
+any                 :meth:`lose`: the socket failed, or took no byte for ``write_wait_s``       CLOSED
+==================  ==========================================================================  =======================
+
+Beside the phase, and independent of it:
+
+- ``reading``: NORMAL; PAUSED while what the client has said waits for room; TO_END once the client has closed its side
+  of the TCP connection: what it has said is read to its end, whatever the bounds.
+- ``write``: None, or the write that the socket has not taken as a whole; nothing else is written meanwhile.
+- ``heartbeat.state``: of the last ping: QUEUED, WRITING, SENT. With it two facts: ``challenged``, presence waits for a
+  sign of life, which is a pong, a byte taken, or everything acknowledged by a client's kernel while PAUSED; and
+  ``delayed``, the pong may be late because of this side.
+- Of the shell: ``awaiting_pong`` and ``due_tick`` belong to the wheel of ``keepalive.py``, ``flush_pending`` to
+  ``flusher.py``.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from ..rules import frames
+from ..rules.close_codes import RATE_LIMITED, SLOW_CONSUMER, CloseReason
+from ..rules.frames import Binary, Close, FrameReader, Ping, Pong, Text
+from ..rules.rate import RateBucket
+from .heartbeat import QUEUED, SENT, WRITING, Heartbeat
+from .limits import DeviceLimits
+from .outbox import Discarded, Outbox, Squeezed
+
+LINGER_S: Final = 2.0
+"""How long a faulty client may take to read our close frame and to close."""
+MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
+"""To close a socket with unread bytes resets it, and our close frame may be lost: so many are read for its sake."""
+
+PROTOCOL_ERROR: Final = "protocol_error"
+CLOSED_BY_DEVICE: Final = "closed_by_device"
+LOST: Final = "lost"
+WRITE_TIMEOUT: Final = "write_timeout"
+NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: what is noted of a close frame without a code
+
+_EMPTY_PONG: Final = b"\x8a\x80"  # of a client: its mask follows
+_EMPTY_PONG_BYTES: Final = 6
+
+
+class Phase(enum.IntEnum):
+    """See the table above."""
+
+    OPEN = enum.auto()
+    CLOSING = enum.auto()
+    DISCARDING = enum.auto()
+    ANSWERED = enum.auto()
+    LINGERING = enum.auto()
+    CLOSED = enum.auto()
+
+
+class Reading(enum.Enum):
+    """How the socket is read from; see the module."""
+
+    NORMAL = enum.auto()
+    PAUSED = enum.auto()
+    TO_END = enum.auto()
+
+
+# A module's name is looked up faster than an enum's member.
+OPEN: Final = Phase.OPEN
+CLOSING: Final = Phase.CLOSING
+DISCARDING: Final = Phase.DISCARDING
+ANSWERED: Final = Phase.ANSWERED
+LINGERING: Final = Phase.LINGERING
+CLOSED: Final = Phase.CLOSED
+NORMAL: Final = Reading.NORMAL
+PAUSED: Final = Reading.PAUSED
+TO_END: Final = Reading.TO_END
+
+Event: TypeAlias = Text | Binary | Pong
+"""What :meth:`DeviceProtocol.receive` returns."""
+
+NOTHING: Final = Discarded(0, 0)
+_ONE_PONG: Final[Sequence[Event]] = (Pong(b""),)
+
+
+class Ending(NamedTuple):
+    """How a connection left OPEN.
+
+    :ivar outcome: one word for the log; :ivar code: the close code, or "lost" where there is none
+    :ivar dropped: what was queued and will not be sent
+    """
+
+    outcome: str
+    code: str
+    dropped: Discarded
+
+
+class Write(NamedTuple):
+    """A write that the socket has not taken as a whole.
+
+    :ivar mark: changes whenever the socket takes a byte; :ivar since: when it last did
+    """
+
+    mark: tuple[int, int]
+    since: float
+
+
+class Closing:
+    """What only a connection has that is no longer OPEN.
+
+    :ivar frame: our close frame, until it is handed to the socket
+    :ivar deadline: when the socket is closed in any case
+    """
+
+    __slots__ = ("deadline", "discarded_bytes", "ending", "frame")
+
+    def __init__(self, ending: Ending, frame: bytes, deadline: float | None) -> None:
+        self.ending, self.frame, self.deadline = ending, frame, deadline
+        self.discarded_bytes = 0
+
+
+class DeviceProtocol:
+    """See the module.
+
+    An idle connection has no reader, no rate bucket and no closing: they are made when they are first needed.
+
+    :ivar phase: only :meth:`lose` and the transitions of the table change it
+    :ivar outbox: while the phase is OPEN, the shell may push to it directly
+    :ivar closing: None while the phase is OPEN
+    """
+
+    __slots__ = (
+        "_paused_at",
+        "_pong",
+        "_rate",
+        "_reader",
+        "closing",
+        "heartbeat",
+        "outbox",
+        "phase",
+        "reading",
+        "write",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.phase = OPEN
+        self.reading = NORMAL
+        self.outbox = Outbox()
+        self.heartbeat = Heartbeat(now)
+        self.write: Write | None = None
+        self.closing: Closing | None = None
+        self._reader: FrameReader | None = None
+        self._rate: RateBucket | None = None
+        self._pong = b""  # the answer to the client's last ping, until it is handed to the socket
+        self._paused_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<DeviceProtocol {self.phase.name} {self.outbox!r}>"
+
+    # -- sending
+
+    @property
+    def has_to_send(self) -> bool:
+        """Whether :meth:`data_to_send` would return anything."""
+        if self.closing is not None:
+            return bool(self.closing.frame)
+        return bool(self.outbox.has_queued or self._pong or self.heartbeat.state is QUEUED)
+
+    def data_to_send(self) -> tuple[bytes, Sequence[int]]:
+        """All that is to be written now, and the timestamps of the messages in it. Not to be asked during a write.
+
+        Control frames come first, then messages, then the close frame; after that nothing is sent any more.
+        """
+        if self._pong or self.heartbeat.state is QUEUED or self.closing is not None:
+            return self._with_control_frames()
+        return self.outbox.take()
+
+    def _with_control_frames(self) -> tuple[bytes, Sequence[int]]:
+        if self.phase is CLOSED:
+            return b"", ()
+        head, self._pong = self.heartbeat.take() + self._pong, b""
+        data, stamps = self.outbox.take()
+        tail = b""
+        if self.closing is not None:
+            tail, self.closing.frame = self.closing.frame, b""
+        return head + data + tail if head or tail else data, stamps
+
+    def sent(self) -> None:
+        """The socket has taken all of the last :meth:`data_to_send`. Unless the phase is OPEN, call :meth:`advance`."""
+        if self.heartbeat.state is WRITING:
+            self.heartbeat.has_left(after_a_wait=self.write is not None)
+        if self.write is not None:
+            self.write = None
+            self.outbox.written()
+
+    def blocked(self, messages: int, size: int, mark: tuple[int, int], now: float) -> None:
+        """The socket has not taken all of the last :meth:`data_to_send`: so many messages, so many bytes."""
+        self.write = Write(mark, now)
+        self.outbox.in_flight(messages, size)
+
+    def progressed(self, mark: tuple[int, int], now: float) -> bool:
+        """Whether the socket has taken a byte of the write since this was last asked. That is a sign of life."""
+        if self.write is None or self.write.mark == mark:
+            return False
+        self.write = Write(mark, now)
+        self.heartbeat.heard_at = now
+        return True
+
+    def is_stuck(self, now: float, limits: DeviceLimits) -> bool:
+        """Contract section 4: a socket that takes no byte for the write wait is closed."""
+        return self.write is not None and now - self.write.since >= limits.write_wait_s
+
+    def squeeze_in(
+        self, frame: bytes, timestamp_ms: int, interim_of: str, now: float, limits: DeviceLimits
+    ) -> Squeezed:
+        """Queue a message that the outbox had no room for, by dropping interim ones; where that is not enough, the
+        client is too slow."""
+        squeezed = self.outbox.squeeze_in(frame, timestamp_ms, limits.outbox, interim_of)
+        if not squeezed.queued and not interim_of:
+            self.end(SLOW_CONSUMER, now, limits)
+        return squeezed
+
+    def all_acknowledged(self) -> bool:
+        """The client's kernel has acknowledged all that was written. While its pong can't be read, that is a sign of
+        life, if the ping was among it; True if presence has to be notified."""
+        return self.reading is PAUSED and self.heartbeat.state is SENT and self.heartbeat.answer_challenge()
+
+    # -- pings
+
+    def ping(self, now: float) -> None:
+        """Queue a ping of the keepalive."""
+        if self.phase is OPEN:
+            self.heartbeat.ping(now)
+
+    def challenge(self, now: float) -> None:
+        """Queue a ping on behalf of presence."""
+        if self.phase is OPEN:
+            self.heartbeat.challenge(now)
+
+    def take_delay(self) -> bool:
+        """Whether an overdue pong may be late because of this side; see ``keepalive.Pinged``."""
+        delayed = self.heartbeat.take_delay()
+        return delayed or self.reading is PAUSED
+
+    # -- receiving
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether reading may wait for room. What a client has said that has gone is read to its end."""
+        return self.phase is OPEN and self.reading is not TO_END
+
+    @property
+    def under_way_bytes(self) -> int:
+        """What is held of a message that has not ended."""
+        reader = self._reader
+        return 0 if reader is None or not reader.in_message else reader.held_bytes
+
+    def pause(self, now: float) -> None:
+        """The client is not read from until :meth:`resume`."""
+        self.reading, self._paused_at = PAUSED, now
+
+    def resume(self, now: float, limits: DeviceLimits) -> None:
+        """Its pong may have waited in the socket, and what it has said meanwhile all comes at once."""
+        if self.reading is PAUSED:
+            self.reading = NORMAL
+            self.heartbeat.delayed = True
+            if self._rate is not None:
+                self._rate.credit(limits.inbound, now - self._paused_at)
+
+    def peer_has_gone(self, now: float, limits: DeviceLimits) -> None:
+        """The client has closed its side of the TCP connection, and not all may be read yet."""
+        self.resume(now, limits)
+        self.reading = TO_END
+
+    def receive(self, data: bytes, now: float, limits: DeviceLimits) -> Sequence[Event]:
+        """Return what the client says, in order: how its bytes are cut into pieces makes no difference.
+
+        Where it breaks the protocol, sends too much, or closes, what came before that is returned; the phase is
+        another one then, and what comes later is not returned.
+        """
+        if self.closing is not None:
+            self._hear_out(self.closing, data, now, limits)
+            return ()
+        self.heartbeat.heard_at = now
+        # All that an idle device ever sends is the answer to a ping; the reader would take longer to say the same.
+        is_empty_pong = len(data) == _EMPTY_PONG_BYTES and data.startswith(_EMPTY_PONG)
+        if is_empty_pong and self._reader is None and self.heartbeat.pong(now):
+            return _ONE_PONG
+        return self._read(data, now, limits)
+
+    def _hear_out(self, closing: Closing, data: bytes, now: float, limits: DeviceLimits) -> None:
+        """Read on for the client's close frame, or for nothing but that ours may arrive."""
+        closing.discarded_bytes += len(data)
+        if closing.discarded_bytes > MAX_DISCARDED_BYTES:
+            self.lose(LOST)
+        elif self.phase is CLOSING:
+            self._read(data, now, limits)
+
+    def _read(self, data: bytes, now: float, limits: DeviceLimits) -> Sequence[Event]:
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = FrameReader(limits.max_message_bytes)
+        events: list[Event] = []
+        found = reader.feed(data)
+        # Small fragments make no event; each counts as a message, or a client could send any number of them.
+        fragments, paid = reader.small_fragments, 0
+        if fragments:
+            reader.small_fragments = []
+        for at, event in enumerate(found):
+            due = bisect_right(fragments, at, paid) - paid if fragments else 0
+            if due and not self._pays(due, now, limits):
+                return events
+            paid += due
+            if isinstance(event, Close):
+                self._peer_closes(event, now, limits)
+                return events
+            is_answer = isinstance(event, Pong) and self.heartbeat.pong(now)
+            # A ping of ours is answered once: what answers it is no part of what a client may send.
+            if not is_answer and not self._pays(1, now, limits):
+                return events
+            if isinstance(event, Ping):
+                if self.phase is OPEN:
+                    # Only the latest ping needs an answer (RFC 6455 section 5.5.3).
+                    self._pong = frames.pong_frame(event.data)
+            else:
+                events.append(event)
+        if len(fragments) > paid and not self._pays(len(fragments) - paid, now, limits):
+            return events
+        if reader.error is not None:
+            reason = CloseReason(reader.error.close_code, reader.error.reason, PROTOCOL_ERROR)
+            self._fault(reason, now, limits)
+        return events
+
+    def _pays(self, messages: int, now: float, limits: DeviceLimits) -> bool:
+        if self._rate is None:
+            self._rate = RateBucket()
+        if self._rate.take(limits.inbound, now, messages):
+            return True
+        self._fault(RATE_LIMITED, now, limits)
+        return False
+
+    # -- the end
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`on_deadline` is to be called; None: never. It may change with every call of a method."""
+        return None if self.closing is None else self.closing.deadline
+
+    def end(self, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False) -> None:
+        """Begin the closing handshake. Nothing happens if it has begun already.
+
+        :param keep_queued: write what is queued before the close frame, instead of dropping it
+        """
+        if self.phase is OPEN:
+            self._begin_to_close(CLOSING, reason, now, limits, keep_queued)
+
+    def _fault(self, reason: CloseReason, now: float, limits: DeviceLimits) -> None:
+        """What the client sends from now on is not read as frames."""
+        if self.phase is OPEN:
+            self._begin_to_close(DISCARDING, reason, now, limits)
+        else:
+            self.phase = DISCARDING
+            self.advance(now, limits)
+
+    def _peer_closes(self, close: Close, now: float, limits: DeviceLimits) -> None:
+        if self.phase is OPEN:
+            ending = Ending(CLOSED_BY_DEVICE, str(close.code or NO_CODE), self.outbox.discard())
+            self._set_closing(ANSWERED, ending, frames.close_frame(close.code), now, limits)
+        else:
+            self.phase = ANSWERED
+            self.advance(now, limits)
+
+    def _begin_to_close(
+        self, phase: Phase, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False
+    ) -> None:
+        dropped = NOTHING if keep_queued else self.outbox.discard()
+        ending = Ending(reason.outcome, str(reason.code), dropped)
+        self._set_closing(phase, ending, frames.close_frame(reason.code, reason.text), now, limits)
+
+    def _set_closing(self, phase: Phase, ending: Ending, frame: bytes, now: float, limits: DeviceLimits) -> None:
+        self.phase, self.closing = phase, Closing(ending, frame, now + limits.write_wait_s)
+
+    def advance(self, now: float, limits: DeviceLimits) -> None:
+        """Move on once our close frame has been written, if that is what the phase waits for."""
+        closing = self.closing
+        if closing is None or closing.frame or self.write is not None:
+            return
+        if self.phase is ANSWERED:
+            # The server closes the TCP connection once both close frames have passed (RFC 6455 section 7.1.1).
+            self.lose(LOST)
+        elif self.phase is DISCARDING:
+            # The end of our side makes the client close. To close the socket while it sends would reset it.
+            self.phase = LINGERING
+            closing.deadline = now + min(LINGER_S, limits.write_wait_s)
+
+    def on_deadline(self) -> None:
+        """The deadline has passed."""
+        self.lose(LOST)
+
+    def lose(self, outcome: str) -> None:
+        """The socket is closed, or is to be closed now.
+
+        :param outcome: of a connection that was still OPEN
+        """
+        if self.closing is None:
+            self.closing = Closing(Ending(outcome, LOST, self.outbox.discard()), b"", None)
+        self.phase, self.closing.frame, self.closing.deadline, self._pong = CLOSED, b"", None, b""
