@@ -1,0 +1,34 @@
+"""What the server has sent, taken apart: frames are unmasked and whole, or the test fails."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from testing.raw_device import CLOSE
+
+
+class Sent(NamedTuple):
+    opcode: int
+    payload: bytes
+
+
+def sent_frames(data: bytes) -> list[Sent]:
+    frames, at = [], 0
+    while at < len(data):
+        first, length = data[at], data[at + 1]
+        assert first & 0xF0 == 0x80, "every frame is final and has no extension"
+        assert length < 128, "no frame is masked"
+        at += 2
+        size = {126: 2, 127: 8}.get(length, 0)
+        if size:
+            length, at = int.from_bytes(data[at : at + size], "big"), at + size
+        assert at + length <= len(data), "every frame is whole"
+        frames.append(Sent(first & 0x0F, data[at : at + length]))
+        at += length
+    return frames
+
+
+def close_of(frame: Sent) -> tuple[int | None, str]:
+    """Code and text of a close frame."""
+    assert frame.opcode == CLOSE
+    return (int.from_bytes(frame.payload[:2], "big") if frame.payload else None), frame.payload[2:].decode()
