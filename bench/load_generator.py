@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .contenders import build_go, cache_folder
+from .contenders import GATEWAY_DIALECT, build_go, cache_folder
 
 HERE = Path(__file__).parent
 SPARE_PATIENCE_S = 60.0
@@ -117,10 +117,22 @@ class Flow:
 
 
 class Load(Conversation):
-    """The devices, and the publisher. Device n is called ``device-n``."""
+    """The devices, and the publisher. Device n is called ``device-n``.
 
-    def __init__(self, binary: Path, secret: str, port: int, bootstrap: str, topic: str, text_bytes: int) -> None:
-        super().__init__([str(binary)], secret)
+    :param dialect: how the server is spoken to, see bench/load/dialect.go
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        secret: str,
+        port: int,
+        bootstrap: str,
+        topic: str,
+        text_bytes: int,
+        dialect: str = GATEWAY_DIALECT,
+    ) -> None:
+        super().__init__([str(binary), dialect], secret)
         self._port, self._bootstrap, self._topic, self._text_bytes = port, bootstrap, topic, text_bytes
 
     def connect(self, first: int, count: int, at_once: int, patience_s: float) -> dict[str, Any]:

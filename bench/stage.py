@@ -104,10 +104,9 @@ class Stage:
                 )
             try:
                 _await_ready(run.port, process, log)
-                with Load(self.binary, secret, run.port, self.bootstrap, name, self.text_bytes) as load:
+                spoken = (self.bootstrap, name, self.text_bytes, contender.dialect)
+                with _explained(process, log), Load(self.binary, secret, run.port, *spoken) as load:
                     yield Trial(process.pid, load, self.cores)
-                    if process.poll() is not None:
-                        raise Unfinished(f"it ended: {_last_line(log)}")
             finally:
                 process.kill()
                 process.wait()
@@ -136,6 +135,19 @@ def staged(binary: Path, cores: Cores, text_bytes: int) -> Iterator[Stage]:
         kafka.start()
         stack.callback(kafka.kill)
         yield Stage(binary, kafka.bootstrap, Path(name), cores, text_bytes)
+
+
+@contextlib.contextmanager
+def _explained(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]:
+    """Raises Unfinished where the server has ended meanwhile, whatever else is wrong because of that."""
+    try:
+        yield
+    except Unfinished as why:
+        if process.poll() is not None:
+            raise Unfinished(f"{why}; it ended: {_last_line(log)}") from why
+        raise
+    if process.poll() is not None:
+        raise Unfinished(f"it ended: {_last_line(log)}")
 
 
 def _await_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -13,12 +13,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BUILD_PATIENCE_S = 600.0
+BUILD_PATIENCE_S = 1_800.0  # Centrifugo's thousand packages take two cores three minutes
+GATEWAY_DIALECT = "gateway"
+CENTRIFUGO_VERSION = "v6.9.1"
 
 
 class LeftOut(Exception):
@@ -48,12 +50,14 @@ class Contender:
     :ivar prepare: builds or installs what the command needs, and takes no time where that is done already; raises
         LeftOut where it can't
     :ivar command: the program and its arguments, one process; COCOA_JWT_SECRET is the caller's to set
+    :ivar dialect: how devices and publishers speak to it, see bench/load/dialect.go
     """
 
     name: str
     description: str
     prepare: Callable[[], None]
     command: Callable[[Run], list[str]]
+    dialect: str = GATEWAY_DIALECT
 
 
 def cache_folder() -> Path:
@@ -117,11 +121,29 @@ def _go(hub: str, description: str) -> Contender:
     return Contender(f"go_{hub}", description, _build_go_contender, lambda run: [str(_go_binary()), *own, *run.options])
 
 
-def _build(command: list[str], folder: Path) -> None:
+def _centrifugo_binary() -> Path:
+    return cache_folder() / f"centrifugo-{CENTRIFUGO_VERSION}" / "centrifugo"
+
+
+def _install_centrifugo() -> None:
+    if shutil.which("go") is None:
+        raise LeftOut("there is no go")
+    folder = _centrifugo_binary().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    module = f"github.com/centrifugal/centrifugo/v6@{CENTRIFUGO_VERSION}"
+    _build(["go", "install", "-trimpath", module], folder, {"GOBIN": str(folder)})
+
+
+def _centrifugo_command(run: Run) -> list[str]:
+    return [sys.executable, str(HERE / "centrifugo.py"), "--binary", str(_centrifugo_binary()), *run.options]
+
+
+def _build(command: list[str], folder: Path, environ: Mapping[str, str] | None = None) -> None:
     try:
         done = subprocess.run(
             command,
             cwd=folder,
+            env=os.environ | (environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -141,4 +163,7 @@ ALL = [
     Contender("node", "Node: ws, KafkaJS", _install_node, _node_command),
     _go("scan", "Go: echo, gorilla/websocket, a hub that scans its clients, segmentio/kafka-go"),
     _go("map", "Go: echo, gorilla/websocket, a hub with a map by device, franz-go"),
+    Contender(
+        "centrifugo", f"Go: Centrifugo {CENTRIFUGO_VERSION}", _install_centrifugo, _centrifugo_command, "centrifugo"
+    ),
 ]

@@ -26,7 +26,7 @@ import jwt
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from . import ALL, Contender, LeftOut, Run
+from . import ALL, GATEWAY_DIALECT, Contender, LeftOut, Run
 
 TOPIC = "transcription.results"
 PARTITIONS = 6
@@ -190,10 +190,11 @@ def check(contender: Contender, bootstrap: str, folder: Path) -> str:
 
 
 def chosen(names: tuple[str, ...]) -> list[Contender]:
-    unknown = set(names) - {contender.name for contender in ALL}
+    able = [contender for contender in ALL if contender.dialect == GATEWAY_DIALECT]
+    unknown = set(names) - {contender.name for contender in able}
     if unknown:
-        raise click.UsageError(f"no contender is called {', '.join(sorted(unknown))}")
-    return [contender for contender in ALL if not names or contender.name in names]
+        raise click.UsageError(f"no contender of this contract is called {', '.join(sorted(unknown))}")
+    return [contender for contender in able if not names or contender.name in names]
 
 
 @click.command(help=__doc__)

@@ -24,6 +24,7 @@ const (
 	away state = iota
 	connectingTCP
 	upgrading
+	joining // the upgrade is done, and the server has yet to let the device in
 	open
 )
 
@@ -36,17 +37,21 @@ type device struct {
 	began    time.Time // of this attempt
 	retryAt  time.Time // if it is away and is to come back
 	name     []byte    // as its messages must name it: "device_id":"..."
+	prefix   []byte    // with which its messages must begin
 	request  []byte
 	rest     []byte // the beginning of what has not come whole yet
 	sequence int64  // of its last message
 }
 
-func newDevice(index int, secret []byte, port int) *device {
+func newDevice(index int, secret []byte, port int, speaking dialect) *device {
 	id := deviceID(index)
-	request := fmt.Sprintf("GET /ws?token=%s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"+
+	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"+
 		"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-		mint(id, secret), port)
-	return &device{index: index, fd: -1, sequence: -1, name: []byte(`"device_id":"` + id + `"`), request: []byte(request)}
+		speaking.target(mint(id, secret)), port)
+	return &device{
+		index: index, fd: -1, sequence: -1, name: []byte(`"device_id":"` + id + `"`), prefix: speaking.prefix(id),
+		request: []byte(request),
+	}
 }
 
 func deviceID(index int) string { return "device-" + strconv.Itoa(index) }

@@ -19,6 +19,7 @@ const (
 // fleet is all devices. Its thread (run) owns them and everything else in it but commands.
 type fleet struct {
 	secret   []byte
+	dialect  dialect
 	epoll    int
 	wake     [2]int // a pipe: commands wait
 	commands chan func()
@@ -32,9 +33,9 @@ type fleet struct {
 	lastTick time.Time
 }
 
-func newFleet(secret []byte) (*fleet, error) {
+func newFleet(secret []byte, speaking dialect) (*fleet, error) {
 	f := &fleet{
-		secret: secret, commands: make(chan func(), 1), buffer: make([]byte, 1<<18),
+		secret: secret, dialect: speaking, commands: make(chan func(), 1), buffer: make([]byte, 1<<18),
 		events: make([]syscall.EpollEvent, 1024), heard: newHeard(),
 	}
 	var err error
@@ -132,12 +133,14 @@ func (f *fleet) read(d *device, data []byte) {
 			return
 		}
 		if whole {
-			d.state, data = open, data[answer.size:]
-			f.goal.onOpen(d, time.Now())
+			d.state, data = joining, data[answer.size:]
+			if !f.dialect.welcomes {
+				f.letIn(d, time.Now())
+			}
 		}
 	}
 	now := time.Now()
-	for d.state == open {
+	for d.state == joining || d.state == open {
 		opcode, payload, size, whole := readFrame(data)
 		if !whole {
 			break
@@ -150,10 +153,15 @@ func (f *fleet) read(d *device, data []byte) {
 	}
 }
 
+func (f *fleet) letIn(d *device, now time.Time) {
+	d.state = open
+	f.goal.onOpen(d, now)
+}
+
 func (f *fleet) frame(d *device, opcode byte, payload []byte, now time.Time) {
 	switch opcode {
 	case opText, opBinary:
-		f.heard.message(d, payload, now)
+		f.message(d, payload, now)
 	case opPing:
 		f.heard.ServerPings++
 		d.control(opPong, payload)
@@ -167,6 +175,20 @@ func (f *fleet) frame(d *device, opcode byte, payload []byte, now time.Time) {
 			reason = strconv.Itoa(int(binary.BigEndian.Uint16(payload)))
 		}
 		f.lose(d, reason)
+	}
+}
+
+func (f *fleet) message(d *device, payload []byte, now time.Time) {
+	kind := f.dialect.kind(payload)
+	switch {
+	case kind == heartbeat:
+		f.heard.ServerPings++
+	case kind == welcome && d.state == joining:
+		f.letIn(d, now)
+	case kind == publication && d.state == open:
+		f.heard.message(d, payload, now)
+	default:
+		f.heard.Strays++
 	}
 }
 
@@ -223,7 +245,7 @@ func (h *heard) message(d *device, payload []byte, now time.Time) {
 	} else {
 		h.Disorder++
 	}
-	if !bytes.Contains(payload, d.name) {
+	if !bytes.HasPrefix(payload, d.prefix) || !bytes.Contains(payload, d.name) {
 		h.Strays++
 	}
 }

@@ -46,6 +46,7 @@ type settled struct {
 type flow struct {
 	flowing
 	client   *kgo.Client
+	headers  func(deviceID string) []kgo.RecordHeader
 	text     string
 	began    time.Time
 	cpuS     float64
@@ -77,7 +78,10 @@ func (f *fleet) startFlow(spec flowing) any {
 	for i := range text {
 		text[i] = 'a' + byte(i%26)
 	}
-	it := &flow{flowing: spec, client: client, text: string(text), stop: make(chan struct{}), done: make(chan struct{})}
+	it := &flow{
+		flowing: spec, client: client, headers: f.dialect.headers, text: string(text),
+		stop: make(chan struct{}), done: make(chan struct{}),
+	}
 	f.do(func() { f.heard, f.flow = newHeard(), it })
 	it.began, it.cpuS = time.Now(), cpuSeconds()
 	go it.run()
@@ -189,7 +193,7 @@ func (it *flow) publish(id string) {
 	value = append(value, `,"sent_us":`...)
 	value = strconv.AppendInt(value, now.UnixMicro(), 10)
 	value = append(value, '}')
-	record := &kgo.Record{Key: []byte(id), Value: value, Timestamp: now}
+	record := &kgo.Record{Key: []byte(id), Value: value, Headers: it.headers(id), Timestamp: now}
 	it.client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
 		if err != nil {
 			it.failed.Add(1)

@@ -50,7 +50,7 @@ func (f *fleet) connect(c connecting) any {
 	g.answer = connected{Refused: map[string]int{}, Errors: map[string]int{}}
 	devices := f.devices[:len(f.devices):len(f.devices)] // a copy, from here on: the other thread reads
 	for index := len(devices); index < c.First+c.Count; index++ {
-		devices = append(devices, newDevice(index, f.secret, c.Port))
+		devices = append(devices, newDevice(index, f.secret, c.Port, f.dialect))
 	}
 	g.began = time.Now()
 	g.deadline = g.began.Add(time.Duration(c.WithinS * float64(time.Second)))

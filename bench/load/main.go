@@ -4,7 +4,8 @@
 // standard output. One thread owns all devices and waits for them with epoll: no goroutine, no timer and no buffer for
 // each, so that one core is enough to drive a server on another. The records are written by franz-go.
 //
-// With the argument "floor" it is the opposite side instead: a server that does nothing but send.
+// Its argument is the dialect that the server speaks. With "floor" in its place it is the opposite side instead: a server
+// that does nothing but send.
 package main
 
 import (
@@ -21,11 +22,18 @@ func main() {
 	log.SetFlags(0)
 	// Also on one core: the devices' thread waits in the kernel, and the publisher is not to wait for it.
 	runtime.GOMAXPROCS(4)
-	if len(os.Args) > 1 && os.Args[1] == "floor" {
+	if len(os.Args) < 2 {
+		log.Fatal("no dialect")
+	}
+	if os.Args[1] == "floor" {
 		serveFloor()
 		return
 	}
-	fleet, err := newFleet([]byte(os.Getenv("COCOA_JWT_SECRET")))
+	speaking, found := dialects[os.Args[1]]
+	if !found {
+		log.Fatalf("no dialect %q", os.Args[1])
+	}
+	fleet, err := newFleet([]byte(os.Getenv("COCOA_JWT_SECRET")), speaking)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -1,12 +1,15 @@
-"""The compiled devices, against a server that refuses one of them at first."""
+"""The compiled devices, against servers that refuse one of them at first."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import shutil
 import threading
 from collections.abc import Iterator
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
@@ -15,7 +18,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from bench.contenders import LeftOut
-from bench.load_generator import Load, Unfinished, build, message_bytes
+from bench.load_generator import Floor, Load, Unfinished, build, message_bytes
+from testing.ports import ReservedPort
 
 SECRET = "a secret of thirty-two bytes, or more"
 DEVICES = 20
@@ -66,9 +70,41 @@ class Server:
                 await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+class CentrifugoLike(Server):
+    """Closes device-1 once, after the upgrade; welcomes each that comes in, pings it and sends it one message.
+
+    device-2 gets one in another channel, and device-3 one before it is welcome.
+    """
+
+    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        return None
+
+    @staticmethod
+    def device(request: Request) -> str:
+        (text,) = parse_qs(urlsplit(request.path).query)["cf_connect"]
+        token = json.loads(text)["token"]
+        return str(jwt.decode(token, SECRET, algorithms=["HS256"], options={"require": ["exp"]})["device_id"])
+
+    async def serve_device(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        device_id = self.device(connection.request)
+        if device_id == "device-1" and not self.refused:
+            self.refused = True
+            await connection.close(3500, "invalid token")
+            return
+        channel = device_id if device_id != "device-2" else "device-3"
+        message = (
+            f'{{"channel":"#{channel}","pub":{{"data":{{"device_id":"{device_id}","text":"","seq":0,"sent_us":1}}}}}}'
+        )
+        if device_id == "device-3":
+            await connection.send(message)
+        for text in (f'{{"connect":{{"subs":{{"#{channel}":{{}}}}}}}}', "{}", message):
+            await connection.send(text)
+        await connection.wait_closed()
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=lambda: asyncio.run(server.run()))
     thread.start()
     assert server.started.wait(10)
@@ -77,12 +113,22 @@ def server() -> Iterator[Server]:
     thread.join(10)
 
 
-@pytest.fixture
-def load(server: Server) -> Iterator[Load]:
+@pytest.fixture(scope="module")
+def binary() -> Path:
     try:
-        binary = build()
+        return build()
     except LeftOut as why:
         pytest.skip(str(why))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running(Server()) as server:
+        yield server
+
+
+@pytest.fixture
+def load(server: Server, binary: Path) -> Iterator[Load]:
     with Load(binary, SECRET, server.port, "", "", 40) as load:
         yield load
 
@@ -118,6 +164,32 @@ def test_more_devices_than_vanish_or_dial_at_once(load: Load) -> None:
     assert load.vanish(10, many - 10) == many - 10
     assert load.vanish(0, many) == 10
     assert load.connect_all(many, many, 30)["in"] == many
+
+
+def test_devices_of_centrifugo_are_in_when_they_are_welcome(binary: Path) -> None:
+    with running(CentrifugoLike()) as server, Load(binary, SECRET, server.port, "", "", 40, "centrifugo") as load:
+        found = load.connect_all(DEVICES, 8, 20)
+        assert (found["in"], found["attempts"], found["errors"]) == (DEVICES, DEVICES + 1, {"3500": 1})
+        heard = load.heard(DEVICES, 5)
+        # Of the strays one was in another's channel, and one too early.
+        assert (heard["received"], heard["strays"], heard["disorder"], heard["closed"]) == (DEVICES, 2, 0, {})
+        assert heard["server_pings"] == DEVICES
+
+
+def test_a_dialect_that_does_not_exist_is_an_error(binary: Path) -> None:
+    with Load(binary, SECRET, 1, "", "", 40, "latin") as load, pytest.raises(Unfinished, match="process has ended"):
+        load.heard()
+
+
+def test_the_floor_starts_on_a_port_that_is_reserved(binary: Path) -> None:
+    with (
+        contextlib.closing(ReservedPort()) as reserved,
+        Floor(binary, reserved.number) as floor,
+        Load(binary, SECRET, reserved.number, "", "", 40) as load,
+    ):
+        load.connect_all(2, 2, 20)
+        floor.flood(4, 1, 0, 130)
+        assert load.heard(4, 5)["received"] == 4
 
 
 def test_a_command_that_does_not_exist_is_an_error(load: Load) -> None:
