@@ -82,6 +82,7 @@ setup(
         "cocoa_tornado.relay",
         "cocoa_tornado.routing",
         "cocoa_tornado.rules",
+        "cocoa_tornado.settings",
         "cocoa_tornado.speech",
         "cocoa_tornado.web",
         "cocoa_tornado_cli",

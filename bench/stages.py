@@ -141,7 +141,7 @@ def of_tree(tree: Path, contender: Contender) -> Contender:
     packages = f"import sys; sys.path.insert(0, {str(tree)!r}); import cli; sys.modules['cocoa_tornado_cli'] = cli"
     program = f"{packages}; from cocoa_tornado_cli.main import main; main()"
 
-    knows_clients = "kafka_client:" in (tree / "cocoa_tornado" / "settings.py").read_text()
+    knows_clients = any("kafka_client:" in path.read_text() for path in (tree / "cocoa_tornado").rglob("*settings.py"))
 
     def command(run: Run) -> list[str]:
         _, *options = contender.command(run)

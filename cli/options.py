@@ -19,9 +19,9 @@ import click
 
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.settings import TABLE
-from cocoa_tornado.settings_kinds import Flag, WrongValue
-from cocoa_tornado.settings_sources import CONFIG_VARIABLE, Loaded, load, read_secret
-from cocoa_tornado.settings_table import Setting
+from cocoa_tornado.settings.rows import Setting
+from cocoa_tornado.settings.sources import CONFIG_VARIABLE, Loaded, load, read_secret
+from cocoa_tornado.settings.types import Flag, WrongValue
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -99,7 +99,7 @@ def load_settings(
     *,
     with_keys: bool = True,
 ) -> Loaded:
-    """What :func:`cocoa_tornado.settings_sources.load` returns, its errors turned into an exit with status 2.
+    """What :func:`cocoa_tornado.settings.sources.load` returns, its errors turned into an exit with status 2.
 
     :param environ: the process's environment, if None
     :raises WrongSetting: a setting is wrong

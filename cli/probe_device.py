@@ -200,7 +200,8 @@ def probe_device(url: str, **options: object) -> None:
 def _with_environment(request: Request) -> Request:
     """The request, completed from the environment, and judged as a whole. Raises WrongUsage."""
     from cocoa_tornado.rules.identity import is_device_id
-    from cocoa_tornado.settings_kinds import TOPIC, WrongValue
+    from cocoa_tornado.settings.domain import Topic
+    from cocoa_tornado.settings.types import WrongValue, kind_of
 
     tokens = request.tokens
     if not tokens and not request.device_ids and os.environ.get("COCOA_PROBE_TOKEN"):
@@ -214,9 +215,9 @@ def _with_environment(request: Request) -> Request:
     if not all(request.device_ids):
         raise WrongUsage("--device-id may not be empty.")
     try:
-        TOPIC.from_text(request.results_topic)
+        kind_of(Topic).from_text(request.results_topic)
     except WrongValue as error:
-        raise WrongUsage(f"--results-topic: {error}; allowed: {TOPIC.allowed}") from error
+        raise WrongUsage(f"--results-topic: {error}; allowed: {kind_of(Topic).allowed}") from error
     for device_id in request.device_ids:
         if not is_device_id(device_id):
             raise WrongUsage(f"--device-id {quoted(device_id)}: an id is 1 to 128 bytes of UTF-8 in one line.")

@@ -21,7 +21,7 @@ from cocoa_tornado.logs_format import LogFormat
 from cocoa_tornado.logs_writer import can_write_now
 from cocoa_tornado.service import Gateway, run
 from cocoa_tornado.settings import Settings
-from cocoa_tornado.settings_sources import Loaded, check_files, check_named_files, load
+from cocoa_tornado.settings.sources import Loaded, check_files, check_named_files, load
 
 from .options import SettingsCommand, WrongSetting, load_settings, settings_options
 from .signals import ProcessSignals, waking

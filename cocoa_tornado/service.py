@@ -13,12 +13,12 @@ import math
 import ssl
 import time
 from collections.abc import Callable, Coroutine
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tornado.web import Application
 
+from .brokers.kafka_settings import CONFLUENT
 from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
 from .connection.audio_session import AudioIntake
@@ -37,6 +37,7 @@ from .identity.keys import Signer
 from .logs import lines_lost, set_level
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
+from .mailboxes.sqlite_url import sqlite_path
 from .metrics import GatewayCollector, MetricsPage
 from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
@@ -49,7 +50,6 @@ from .rules.audio import unsaid
 from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
-from .rules.mailbox_urls import sqlite_path
 from .rules.records import decode
 from .rules.worker_count import count_workers
 from .service_options import (
@@ -61,8 +61,8 @@ from .service_options import (
     slot_limits,
     speech_limits,
 )
-from .settings import SPEECH_AUTO, SPEECH_OFF, Settings
-from .settings_sources import changes, reloaded
+from .settings.sources import changes, reloaded
+from .settings.table import SPEECH_AUTO, SPEECH_OFF, Settings
 from .speech.engines import MIB, engine_of, missing_module, worker_bytes
 from .speech.machine import this_machine
 from .speech.pool import PoolOptions, WorkerPool
@@ -514,7 +514,7 @@ def kafka_client(settings: Settings) -> str | None:
         return None
     if settings.kafka_client != "auto":
         return settings.kafka_client
-    return "confluent" if find_spec("confluent_kafka") is not None else "kafka-python"
+    return "confluent" if CONFLUENT.missing() is None else "kafka-python"
 
 
 def make_broker(settings: Settings) -> Broker:

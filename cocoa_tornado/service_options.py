@@ -11,10 +11,9 @@ from .presence.rules import SlotLimits
 from .rules.box import BoxLimits
 from .rules.buffers import split
 from .rules.crowd import LOOPBACK
-from .rules.mailbox_urls import MAILBOX_OFF
 from .rules.rate import RateLimit
 from .rules.seen import WINDOW
-from .settings import Settings
+from .settings.table import MAILBOX_OFF, Settings
 from .transcriber import SpeechLimits
 from .web.audio_context import AudioLimits
 from .web.listener import ListenerOptions

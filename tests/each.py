@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from cocoa_tornado.settings_table import Setting
+from cocoa_tornado.settings.rows import Setting
 
 
 def assert_each(rows: Iterable[Setting], check: Callable[[Setting], None]) -> None:

@@ -13,8 +13,8 @@ import pytest
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.rules.durations import parse_duration_s
 from cocoa_tornado.settings import TABLE, Settings
-from cocoa_tornado.settings_kinds import Flag
-from cocoa_tornado.settings_sources import load
+from cocoa_tornado.settings.sources import load
+from cocoa_tornado.settings.types import Flag
 
 CONF = Path(__file__).parent.parent / "conf"
 DOCS = CONF.parent / "docs"

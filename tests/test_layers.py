@@ -20,15 +20,18 @@ PACKAGE = "cocoa_tornado"
 MAY_IMPORT: dict[str, set[str]] = {
     "plain_text": set(),
     "plain_files": set(),
+    "adapters": set(),
     "asking": set(),
     "errors": {"plain_text"},
     "routing.address": set(),
     "rules": {"routing.address", "errors", "plain_text"},
     "brokers.port": {"rules"},
+    # What an adapter says about itself to the settings: modules named *_settings and *_url.
+    "about adapters": {"settings.rows", "settings.domain", "settings.types", "adapters", "rules", "plain_text"},
     "brokers": {"asking", "brokers.port", "rules", "errors", "plain_text"},
     "identity": {"rules", "errors", "plain_files", "plain_text"},
     "speech.port": {"rules"},
-    "speech.engines": {"plain_text"},
+    "speech.engines": {"adapters", "plain_text"},
     "speech": {"speech.port", "speech.engines", "rules", "errors"},
     "relay.messages": {"rules"},
     "relay.port": {"relay.messages", "rules"},
@@ -39,7 +42,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "presence": {
         *("presence.port", "presence.rules", "presence.table", "relay.messages", "relay.port", "rules", "errors"),
     },
-    "settings": {"presence.rules", "speech.engines", "rules", "errors", "plain_files", "plain_text"},
+    "settings.types": {"adapters", "rules", "plain_text"},
+    "settings.domain": {"settings.types", "adapters", "rules", "plain_text"},
+    "settings.rows": {"settings.types", "settings.domain"},
+    "settings": {
+        *("about adapters", "settings.types", "settings.domain", "settings.rows"),
+        *("presence.rules", "speech.engines", "adapters", "rules", "errors", "plain_files", "plain_text"),
+    },
     "logs": set(),
     "hub": {"presence.port", "presence.rules", "rules"},
     "counters": set(),
@@ -108,6 +117,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "metrics",
         "logs",
         "brokers",
+        "about adapters",
         "brokers.port",
         "identity",
         "settings",
@@ -118,6 +128,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "asking",
         "service",
         "settings",
+        "settings.domain",
+        "settings.rows",
+        "settings.types",
         "identity",
         "probe",
         "logs",
@@ -159,6 +172,8 @@ PACKAGES = {"", "brokers", "connection", "identity", "mailboxes", "presence", "p
 
 
 def layer(module: str) -> str | None:
+    if "." in module and module.endswith(("_settings", "_url")):
+        return "about adapters"
     fitting = [name for name in MAY_IMPORT if module == name or module.startswith((f"{name}.", f"{name}_"))]
     return max(fitting, key=len) if fitting else None
 
@@ -323,7 +338,7 @@ def test_only_the_composition_root_names_an_adapter() -> None:
     def is_forbidden(module: str, imported: str) -> bool:
         return layer(module) != "service" and any(
             imported.startswith(f"{PACKAGE}.{port}.")
-            and not imported.endswith((".port", ".messages", ".rules"))
+            and not imported.endswith((".port", ".messages", ".rules", "_settings", "_url"))
             and not module.startswith(port)
             for port in ("brokers", "mailboxes", "presence", "relay")
         )

@@ -15,6 +15,7 @@ import pytest
 import websockets
 from tornado.ioloop import IOLoop
 
+from cocoa_tornado.brokers.kafka_settings import KafkaClient
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import BrokerState
 from cocoa_tornado.errors import InvalidToken, KeyMaterialError, ServiceError
@@ -24,7 +25,7 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.worker_count import Machine
 from cocoa_tornado.service import Gateway, kafka_client, make_engine
-from cocoa_tornado.settings import KafkaClient, Settings
+from cocoa_tornado.settings import Settings
 from testing.certificates import served_serial, write_certificate
 from testing.raw_device import CLOSE, TEXT
 from testing.waiting import eventually
@@ -292,7 +293,7 @@ async def test_the_start_says_nothing_of_kafka_with_the_embedded_broker(
 def test_librdkafka_is_taken_where_it_is_installed(
     installed: object, client: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.service.find_spec", lambda name: installed)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed)
     settings = Settings(broker="kafka://127.0.0.1:1")
     assert kafka_client(settings) == client
     assert kafka_client(dataclasses.replace(settings, kafka_client="kafka-python")) == "kafka-python"

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado import settings_kinds as kinds
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.identity import TokenPolicy
-from cocoa_tornado.settings import TABLE, Settings
-from cocoa_tornado.settings_checks import check
-from cocoa_tornado.settings_kinds import Kind, WrongValue
-from cocoa_tornado.settings_reference import reference
-from cocoa_tornado.settings_table import Setting
+from cocoa_tornado.settings import TABLE, Settings, domain
+from cocoa_tornado.settings import types as kinds
+from cocoa_tornado.settings.checks import check
+from cocoa_tornado.settings.reference import reference
+from cocoa_tornado.settings.rows import Setting
+from cocoa_tornado.settings.types import Kind, WrongValue
 
 from .each import assert_each
 
+DURATION = kinds.kind_of(domain.AnyDuration)
 ROWS = list(TABLE.values())
 PAGE = Path(__file__).parent.parent / "docs" / "settings.rst"
 
@@ -54,7 +55,7 @@ def test_the_three_names_of_a_setting_are_made_from_its_key() -> None:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*", row.key)
         assert row.environment == "COCOA_" + row.key.upper()
         assert row.option == "--" + row.key.replace("_", "-")
-        assert row.attribute == row.key + ("_s" if isinstance(row.kind, kinds.Duration) else "")
+        assert row.attribute == row.key + ("_s" if isinstance(row.kind, domain.Duration) else "")
 
     assert_each(ROWS, check_names)
 
@@ -200,6 +201,7 @@ WRONG = [
     ("kafka_results_topic", "a b"),
     ("kafka_results_topic", "a" * 250),
     ("kafka_group", ""),
+    ("kafka_group", "a\0"),
     ("kafka_sasl_username", "a\nb"),
     ("kafka_oauth_token_url", "identity.example"),
 ]
@@ -358,7 +360,7 @@ def test_a_typed_value_is_taken(key: str, value: object, result: object) -> None
 @example(1e-7)
 @example(0.6001)
 def test_a_duration_is_read_back_as_it_is_written(seconds: float) -> None:
-    kind = kinds.Duration()
+    kind = DURATION
     assert kind.from_text(kind.show(seconds)) == seconds
 
 
@@ -378,10 +380,10 @@ def test_a_duration_is_read_back_as_it_is_written(seconds: float) -> None:
     ],
 )
 def test_a_duration_is_written_as_a_person_would(seconds: float, text: str) -> None:
-    assert kinds.Duration().show(seconds) == text
+    assert DURATION.show(seconds) == text
 
 
 def test_the_reference_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), (
-        "python -m cocoa_tornado.settings_reference > docs/settings.rst"
+        "python -m cocoa_tornado.settings.reference > docs/settings.rst"
     )

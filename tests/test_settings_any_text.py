@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from cli.one_line import OneLineGroup
 from cli.options import SettingsCommand, load_settings, settings_options
-from cocoa_tornado import settings_kinds as kinds
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.settings import TABLE
-from cocoa_tornado.settings_kinds import Kind, WrongValue
-from cocoa_tornado.settings_sources import Loaded, check_files, load
-from cocoa_tornado.settings_table import Setting
+from cocoa_tornado.settings import types as kinds
+from cocoa_tornado.settings.rows import Setting
+from cocoa_tornado.settings.sources import Loaded, check_files, load
+from cocoa_tornado.settings.types import Kind, WrongValue
 
 from .any_text import MAX_WRONG_VALUE, any_text, argument, assert_done_or_plain_line, assert_plain_line, slips_in
 from .each import assert_each

@@ -7,7 +7,7 @@ import pytest
 
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.settings import Settings
-from cocoa_tornado.settings_checks import advice, check
+from cocoa_tornado.settings.checks import advice, check
 
 PASSWORD: dict[str, Any] = {
     "kafka_security_protocol": "SASL_SSL",

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 
 from cli.options import SettingsCommand, load_settings, settings_options
 from cocoa_tornado.settings import TABLE, Settings
-from cocoa_tornado.settings_kinds import Flag
-from cocoa_tornado.settings_sources import Loaded
+from cocoa_tornado.settings.sources import Loaded
+from cocoa_tornado.settings.types import Flag
 
 
 def run(*arguments: str, only: tuple[str, ...] | None = None) -> tuple[Result, list[Loaded]]:

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado import settings_kinds as kinds
 from cocoa_tornado.errors import SettingError
-from cocoa_tornado.settings import TABLE, Settings
-from cocoa_tornado.settings_checks import Warned
-from cocoa_tornado.settings_sources import (
+from cocoa_tornado.settings import TABLE, Settings, domain
+from cocoa_tornado.settings import types as kinds
+from cocoa_tornado.settings.checks import Warned
+from cocoa_tornado.settings.rows import Setting
+from cocoa_tornado.settings.sources import (
     MAX_FILE_BYTES,
     OTHER_VARIABLES,
     Loaded,
@@ -27,7 +28,6 @@ from cocoa_tornado.settings_sources import (
     load,
     reloaded,
 )
-from cocoa_tornado.settings_table import Setting
 
 from .each import assert_each
 
@@ -107,13 +107,13 @@ def sample(row: Setting) -> str | tuple[str, ...]:
         return str(next(word for word in reversed(kind.words) if word != row.default))
     if isinstance(kind, kinds.Flag):
         return "no"
+    if isinstance(kind, domain.Duration):
+        return "15s"
     if isinstance(kind, kinds.Whole | kinds.Number):
         return "2500"
-    if isinstance(kind, kinds.Duration):
-        return "15s"
-    if isinstance(kind, kinds.Size):
-        return str(max(1048577, kind.low + 1))
-    return "https://a" if isinstance(kind, kinds.Url) else "x"
+    if isinstance(kind, domain.Size):
+        return str(max(1048577, int(kind.bounds.ge or 0) + 1))
+    return "https://a" if isinstance(kind, domain.Url) else "x"
 
 
 def toml(row: Setting, value: str | tuple[str, ...]) -> str:
@@ -121,7 +121,8 @@ def toml(row: Setting, value: str | tuple[str, ...]) -> str:
         return f"{row.key} = {json.dumps(list(value))}"
     if isinstance(row.kind, kinds.Flag):
         return f"{row.key} = false"
-    return f"{row.key} = {value if isinstance(row.kind, kinds.Whole | kinds.Number) else json.dumps(value)}"
+    is_bare = isinstance(row.kind, kinds.Whole | kinds.Number) and not isinstance(row.kind, domain.Duration)
+    return f"{row.key} = {value if is_bare else json.dumps(value)}"
 
 
 def test_a_setting_has_the_same_value_by_each_of_its_three_names(write: Write) -> None:
@@ -631,7 +632,7 @@ def test_an_engine_that_is_not_installed_is_named_with_the_extra_that_brings_it(
 def test_a_kafka_client_that_is_not_installed_is_named_with_the_extra_that_brings_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.settings_sources.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SettingError, match=r"setting kafka_client \(environment COCOA_KAFKA_CLIENT\)") as caught:
         check_files(load(None, {"COCOA_KAFKA_CLIENT": "confluent"}, {}))
     assert "pip install 'cocoa-tornado[librdkafka]'" in str(caught.value)

@@ -13,32 +13,20 @@ Reading a URL is pure and imports nothing; ``loading.py`` imports the engines.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
+from ..adapters import Library, Scheme
 from ..plain_text import has_no_controls, quoted
 
 EngineKind = Literal["pocketsphinx", "whisper", "google"]
 
-OPTIONS: Final[Mapping[EngineKind, frozenset[str]]] = {
-    "pocketsphinx": frozenset({"dict", "lm"}),
-    "whisper": frozenset({"beam", "compute_type"}),
-    "google": frozenset({"project", "location", "language", "model", "recognizer", "endpoint"}),
-}
-"""What may stand behind the question mark of each engine's URL."""
 
-_MODULES: Final[Mapping[EngineKind, tuple[str, ...]]] = {
-    # PyAV decodes for every engine; pocketsphinx also brings the voice activity detector for audio over WebSocket.
-    "pocketsphinx": ("pocketsphinx", "av"),
-    "whisper": ("faster_whisper", "pocketsphinx", "av"),
-    "google": ("google.cloud.speech_v2", "pocketsphinx", "av"),
-}
-
-
+UNKNOWN_ENGINE: Final = "is not a speech engine of a kind that is known"
 MIB: Final = 1024 * 1024
 
 WORKER_BYTES: Final = 192 * MIB
@@ -62,17 +50,63 @@ class EngineUrl:
     """An engine and what its URL says about it.
 
     :ivar location: what stands between ``://`` and ``?``, unquoted: a model's name or folder; '' for the engine's own
-    :ivar options: what stands behind ``?``; only names from :data:`OPTIONS`
+    :ivar options: what stands behind ``?``; only names that the engine knows
     """
 
     kind: EngineKind
     location: str
     options: Mapping[str, str]
 
-    @property
-    def extra(self) -> str:
-        """The extra of this package that brings the engine."""
-        return "speech" if self.kind == "pocketsphinx" else self.kind
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """What is known of an engine before its library is loaded.
+
+    :ivar form: how its URL is written
+    :ivar options: what may stand behind the question mark
+    :ivar location_problem: what is wrong with a location, to follow on the URL in a sentence; "" if it is right
+    """
+
+    form: str
+    options: frozenset[str]
+    library: Library
+    location_problem: Callable[[str], str]
+
+
+# PyAV decodes for every engine; pocketsphinx also brings the voice activity detector for audio over WebSocket.
+ENGINES: Final[Mapping[EngineKind, Engine]] = {
+    "pocketsphinx": Engine(
+        form="pocketsphinx://",
+        options=frozenset({"dict", "lm"}),
+        library=Library(needed_by="pocketsphinx://", modules=("pocketsphinx", "av"), extra="speech", instead="none://"),
+        location_problem=lambda location: (
+            "names no absolute folder: pocketsphinx://, or pocketsphinx:///a/folder"
+            if location and not location.startswith("/")
+            else ""
+        ),
+    ),
+    "whisper": Engine(
+        form="whisper://<model name or folder>",
+        options=frozenset({"beam", "compute_type"}),
+        library=Library(
+            needed_by="whisper://", modules=("faster_whisper", "pocketsphinx", "av"), extra="whisper", instead="none://"
+        ),
+        location_problem=lambda location: "" if location else "names no model: whisper://base, or whisper:///a/folder",
+    ),
+    "google": Engine(
+        form="google://",
+        options=frozenset({"project", "location", "language", "model", "recognizer", "endpoint"}),
+        library=Library(
+            needed_by="google://",
+            modules=("google.cloud.speech_v2", "pocketsphinx", "av"),
+            extra="google",
+            instead="none://",
+        ),
+        location_problem=lambda location: (
+            "has a host or a path in it; google:// takes options only: google://?project=..." if location else ""
+        ),
+    ),
+}
 
 
 def engine_of(url: str) -> EngineUrl:
@@ -97,24 +131,19 @@ def engine_of(url: str) -> EngineUrl:
         raise ValueError("holds an escape that stands for a control character")
     if len(options) < len(pairs):
         raise ValueError("has an option twice")
-    unknown = sorted(options.keys() - OPTIONS[kind])
+    engine = ENGINES[kind]
+    unknown = sorted(options.keys() - engine.options)
     if unknown:
-        raise ValueError(f"has an option {quoted(unknown[0])}, which is not one of {', '.join(sorted(OPTIONS[kind]))}")
-    _check_location(kind, location)
+        raise ValueError(f"has an option {quoted(unknown[0])}, which is not one of {', '.join(sorted(engine.options))}")
+    problem = engine.location_problem(location)
+    if problem:
+        raise ValueError(problem)
     return EngineUrl(kind, location, options)
 
 
 def missing_module(engine: EngineUrl) -> str | None:
-    """The first of the engine's Python modules that is not installed here; None if all are. Imports none of them
-    (but the packages above a dotted name)."""
-    for name in _MODULES[engine.kind]:
-        try:
-            found = importlib.util.find_spec(name) is not None
-        except ModuleNotFoundError:
-            found = False
-        if not found:
-            return name
-    return None
+    """The first of the engine's Python modules that is not installed here; None if all are."""
+    return ENGINES[engine.kind].library.missing()
 
 
 def worker_bytes(engine: EngineUrl) -> int:
@@ -135,16 +164,40 @@ def worker_bytes(engine: EngineUrl) -> int:
 
 def _kind(url: str) -> EngineKind:
     scheme, separator, _ = url.partition("://")
-    for kind in OPTIONS:
+    for kind in ENGINES:
         if separator and scheme.lower() == kind:
             return kind
-    raise ValueError("is not a speech engine of a kind that is known")
+    raise ValueError(UNKNOWN_ENGINE)
 
 
-def _check_location(kind: EngineKind, location: str) -> None:
-    if kind == "whisper" and not location:
-        raise ValueError("names no model: whisper://base, or whisper:///a/folder")
-    if kind == "google" and location:
-        raise ValueError("has a host or a path in it; google:// takes options only: google://?project=...")
-    if kind == "pocketsphinx" and location and not location.startswith("/"):
-        raise ValueError("names no absolute folder: pocketsphinx://, or pocketsphinx:///a/folder")
+def _check(url: str) -> str:
+    engine_of(url)
+    return url
+
+
+def _folder(url: str) -> str:
+    location = engine_of(url).location
+    return location if location.startswith(("/", "./", "../")) else ""
+
+
+def _rebase(url: str, folder: Path) -> str:
+    scheme, _, rest = url.partition("://")
+    location, mark, options = rest.partition("?")
+    if not unquote(location).startswith(("./", "../")) or folder == Path():
+        return url
+    return f"{scheme}://{quote(str((folder / unquote(location)).absolute()))}{mark}{options}"
+
+
+SCHEMES: Final = tuple(
+    Scheme(
+        names=(kind,),
+        form=engine.form,
+        check=_check,
+        library=engine.library,
+        no_user="an engine's credentials never stand in its URL",
+        folder=_folder,
+        rebase=_rebase,
+    )
+    for kind, engine in ENGINES.items()
+)
+"""Of all engines. A relative folder can only stand in a URL of whisper, whose location may be one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import time
@@ -588,13 +589,8 @@ async def test_the_metrics_tell_of_streams_audio_and_workers(bench: Bench) -> No
 @pytest.mark.gen_test
 async def test_a_reload_changes_the_limits_for_new_uploads(bench: Bench) -> None:
     gateway = bench.harness.gateway
-    changed = type(gateway.settings)(
-        **{
-            **{name: getattr(gateway.settings, name) for name in gateway.settings.__slots__},
-            "audio_max_bytes": 1024,
-            "audio_max_duration_s": 5.0,
-            "audio_streams_per_device": 2,
-        }
+    changed = dataclasses.replace(
+        gateway.settings, audio_max_bytes=1024, audio_max_duration_s=5.0, audio_streams_per_device=2
     )
     await gateway.reload(changed)
     assert is_error(await bench.post(bytes(1025)), 413, "Audio too large")

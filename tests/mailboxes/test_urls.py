@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.mailbox_urls import check_mailbox_url, sqlite_path
+from cocoa_tornado.mailboxes.sqlite_url import sqlite_path
+from cocoa_tornado.settings import TABLE
+
+read = TABLE["mailbox"].kind.from_text
 
 
 @pytest.mark.parametrize(
@@ -28,12 +31,12 @@ from cocoa_tornado.rules.mailbox_urls import check_mailbox_url, sqlite_path
     ],
 )
 def test_a_url_of_a_mailbox_stays_as_it_is(url: str) -> None:
-    assert check_mailbox_url(url) == url
-    assert check_mailbox_url(check_mailbox_url(url)) == url
+    assert read(url) == url
+    assert read(read(url)) == url
 
 
 def test_a_scheme_may_be_written_in_capitals() -> None:
-    assert check_mailbox_url(" Memory:// ") == "memory://"
+    assert read(" Memory:// ") == "memory://"
 
 
 @pytest.mark.parametrize(
@@ -60,8 +63,8 @@ def test_a_scheme_may_be_written_in_capitals() -> None:
     ],
 )
 def test_anything_else_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^[a-z].*[^.]$"):
-        check_mailbox_url(url)
+    with pytest.raises(ValueError, match=r"^'.*': [a-z].*[^.]$"):
+        read(url)
 
 
 def test_three_slashes_are_relative_and_four_absolute() -> None:
@@ -74,9 +77,9 @@ def test_three_slashes_are_relative_and_four_absolute() -> None:
 def test_no_text_breaks_the_check(text: str) -> None:
     for url in (text, f"sqlite:///{text}", f"redis://{text}"):
         with contextlib.suppress(ValueError):
-            assert check_mailbox_url(check_mailbox_url(url))
+            assert read(read(url))
 
 
 def test_a_file_that_an_earlier_release_opened_may_have_any_blank_in_its_name() -> None:
     assert sqlite_path("sqlite:///a%E3%80%80b%C2%A0c.db") == "a\u3000b\xa0c.db"
-    assert check_mailbox_url("sqlite:///a\u3000b.db") == "sqlite:///a%E3%80%80b.db"
+    assert read("sqlite:///a\u3000b.db") == "sqlite:///a%E3%80%80b.db"

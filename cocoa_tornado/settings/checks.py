@@ -1,6 +1,6 @@
 """The rules between settings. Pure: no file is opened, no name resolved.
 
-That each value by itself is of its kind has been seen to before (``settings_kinds``).
+That each value by itself is of its kind has been seen to before (``types``).
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from .errors import SettingError
-from .plain_text import one_line
-from .rules.addresses import is_loopback
-from .rules.identity import ADMIN_AUDIENCE, MIN_SECRET_BYTES
-from .rules.sizes import format_size
-from .settings import TABLE, Settings, non_defaults
+from ..brokers.kafka_settings import faults as kafka_faults
+from ..errors import SettingError
+from ..plain_text import one_line
+from ..rules.addresses import is_loopback
+from ..rules.identity import ADMIN_AUDIENCE, MIN_SECRET_BYTES
+from ..rules.sizes import format_size
+from .rows import Fault, together
+from .table import TABLE, Settings, non_defaults
 
 DEFAULT: Final = "default"
 NEW_SECRET: Final = "openssl rand -base64 32"
@@ -23,17 +25,6 @@ ADVISED_API_SECRET_BYTES: Final = 16  # they are guessed online only, which the 
 _NO_SOURCES: Final[Mapping[str, str]] = MappingProxyType({})
 # The later, the more likely meant: the word that a source begins with.
 _PRECEDENCE: Final = (DEFAULT, "file", "environment", "option")
-
-
-class Fault(NamedTuple):
-    """A rule that does not hold.
-
-    :ivar keys: the settings in it; the one to blame first, if all come from the same source
-    """
-
-    keys: tuple[str, ...]
-    problem: str
-    allowed: str
 
 
 class Warned(NamedTuple):
@@ -126,16 +117,6 @@ def _keys(settings: Settings) -> Iterator[Fault]:
         )
 
 
-def _together(*keys: str) -> Callable[[Settings], Iterator[Fault]]:
-    def rule(settings: Settings) -> Iterator[Fault]:
-        given = [key for key in keys if getattr(settings, TABLE[key].attribute)]
-        missing = [key for key in keys if key not in given]
-        if given and missing:
-            yield Fault(tuple(given), f"{missing[0]} is missing", f"{' and '.join(keys)} together, or neither")
-
-    return rule
-
-
 def _order(settings: Settings) -> Iterator[Fault]:
     if settings.low_water >= settings.high_water:
         problem = f"{_written(settings, 'low_water')} is not below {_written(settings, 'high_water')}"
@@ -155,54 +136,6 @@ def _order(settings: Settings) -> Iterator[Fault]:
         yield Fault(("publish_queue_bytes", "max_message_bytes"), problem, "room for at least one message")
 
 
-def _topics(settings: Settings) -> Iterator[Fault]:
-    keys = ("kafka_results_topic", "kafka_messages_topic", "kafka_quarantine_topic")
-    names = {key: getattr(settings, key) for key in keys}
-    for position, key in enumerate(keys):
-        for other in keys[:position]:
-            if names[key] == names[other]:
-                yield Fault((key, other), f"{other} is {names[key]!r} too", "three different topics")
-
-
-def _tls_to_kafka(settings: Settings) -> Iterator[Fault]:
-    keys = ("kafka_ssl_ca", "kafka_ssl_cert", "kafka_ssl_key", "kafka_ssl_key_password")
-    given = [key for key in keys if getattr(settings, key)]
-    if given and "SSL" not in settings.kafka_security_protocol:
-        problem = f"it has no effect with kafka_security_protocol {settings.kafka_security_protocol}"
-        yield Fault((given[0],), problem, "kafka_security_protocol SSL or SASL_SSL")
-    if settings.kafka_ssl_key_password and not settings.kafka_ssl_key:
-        yield Fault(("kafka_ssl_key_password",), "kafka_ssl_key is missing", "both together, or neither")
-
-
-def _sasl(settings: Settings) -> Iterator[Fault]:
-    """Each mechanism has what it needs, and nothing is given that would silently have no effect."""
-    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
-    password = ("kafka_sasl_username", "kafka_sasl_password")
-    grant = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")
-    optional: tuple[str, ...] = ("kafka_oauth_scope",)
-    if protocol.startswith("SASL") and not mechanism:
-        allowed = TABLE["kafka_sasl_mechanism"].kind.allowed.removeprefix("nothing, ")
-        yield Fault(("kafka_sasl_mechanism", "kafka_security_protocol"), f"{protocol} needs a SASL mechanism", allowed)
-    if mechanism and not protocol.startswith("SASL"):
-        yield Fault(
-            ("kafka_sasl_mechanism", "kafka_security_protocol"),
-            f"{mechanism} has no effect with kafka_security_protocol {protocol}",
-            "kafka_security_protocol SASL_SSL or SASL_PLAINTEXT",
-        )
-    needed = () if not mechanism else grant if mechanism == "OAUTHBEARER" else password
-    for key in needed:
-        if not getattr(settings, key):
-            yield Fault(
-                ("kafka_sasl_mechanism",), f"{mechanism} needs {key}, which is not set", " and ".join(needed) + " set"
-            )
-    for key in (*password, *grant, *optional):
-        belongs = key in needed or (key in optional and needed == grant)
-        if getattr(settings, key) and not belongs:
-            users = "OAUTHBEARER" if "oauth" in key else "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"
-            now = mechanism or "no kafka_sasl_mechanism"
-            yield Fault((key,), f"it has no effect with {now}", f"kafka_sasl_mechanism {users}")
-
-
 def _credentials(settings: Settings) -> Iterator[Fault]:
     keys = [key for key, _ in settings.api_credentials]
     if len(set(keys)) < len(keys):
@@ -213,10 +146,7 @@ _KEY_RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (_develop
 _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     _audiences,
     _credentials,
-    _together("tls_cert", "tls_key"),
+    lambda settings: together(settings, "tls_cert", "tls_key"),
     _order,
-    _topics,
-    _together("kafka_ssl_cert", "kafka_ssl_key"),
-    _tls_to_kafka,
-    _sasl,
+    kafka_faults,
 )

@@ -16,19 +16,18 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from .errors import SettingError
-from .plain_files import NotText, check_file, read_file, text_of, without_line_end
-from .plain_text import one_line, strip_blanks
-from .rules.addresses import masked, without_user_info
-from .settings import SPEECH_AUTO, SPEECH_OFF, TABLE, Settings
-from .settings_checks import DEFAULT, KEY_SETTINGS, Warned, advice, check
-from .settings_kinds import FilePath, KeySource, ListOf, Secret, WrongValue
-from .settings_table import Setting
-from .speech.engines import engine_of, missing_module
+from ..errors import SettingError
+from ..plain_files import NotText, check_file, read_file, text_of, without_line_end
+from ..plain_text import one_line, strip_blanks
+from ..rules.addresses import masked, without_user_info
+from .checks import DEFAULT, KEY_SETTINGS, Warned, advice, check
+from .domain import SecretText
+from .rows import Setting
+from .table import TABLE, Settings
+from .types import ListOf, WrongValue, kind_of
 
 PREFIX: Final = "COCOA_"
 CONFIG_VARIABLE: Final = "COCOA_CONFIG"
@@ -128,7 +127,7 @@ def read_secret(value: str) -> str:
     :raises WrongValue: it is empty or blank, or the file cannot be used; the text shows no secret
     """
     text = _secret_file(value, Path())
-    secret = Secret().from_text(value if text is None else text)
+    secret: str = kind_of(SecretText).from_text(value if text is None else text)
     if not secret:
         raise WrongValue("it is empty")
     return secret
@@ -141,9 +140,16 @@ def check_files(loaded: Loaded) -> None:
     :raises SettingError: the first that is not
     """
     check_named_files(loaded)
-    _check_speech(loaded.settings.speech, loaded.sources["speech"])
-    _check_mailbox(loaded.settings.mailbox, loaded.sources["mailbox"])
-    _check_kafka_client(loaded.settings.kafka_client, loaded.sources["kafka_client"])
+    for row in TABLE.values():
+        value, source = getattr(loaded.settings, row.attribute), loaded.sources[row.key]
+        library, folder = row.kind.library(value), row.kind.folder(value)
+        missing = None if library is None else library.missing()
+        if library is not None and missing is not None:
+            problem = f"{library.needed_by} needs {missing}, which is not installed"
+            allowed = f"{library.instead}, or pip install 'cocoa-tornado[{library.extra}]'"
+            raise SettingError(row.key, source, problem, allowed)
+        if folder and not os.path.isdir(folder):
+            raise SettingError(row.key, source, f"there is no folder {_one_line(folder)}", "a model's folder")
 
 
 def check_named_files(loaded: Loaded) -> None:
@@ -154,36 +160,12 @@ def check_named_files(loaded: Loaded) -> None:
     :raises SettingError: the first that cannot
     """
     for row in TABLE.values():
-        for path in _input_files(row, getattr(loaded.settings, row.attribute)):
+        for path in row.kind.files(getattr(loaded.settings, row.attribute)):
             try:
                 check_file(path, MAX_NAMED_FILE_BYTES, utf16=row.is_list)
             except (OSError, ValueError) as error:
                 problem = f"cannot read {_one_line(masked(str(path)))}: {_reason(error)}"
                 raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
-
-
-def _check_mailbox(url: str, source: str) -> None:
-    if url.startswith(("redis://", "rediss://")) and find_spec("redis") is None:
-        problem = "redis:// needs redis, which is not installed"
-        raise SettingError("mailbox", source, problem, "sqlite:///path, or pip install 'cocoa-tornado[redis]'")
-
-
-def _check_kafka_client(client: str, source: str) -> None:
-    if client == "confluent" and find_spec("confluent_kafka") is None:
-        problem = "confluent needs confluent-kafka, which is not installed"
-        raise SettingError("kafka_client", source, problem, "kafka-python, or pip install 'cocoa-tornado[librdkafka]'")
-
-
-def _check_speech(url: str, source: str) -> None:
-    if url in (SPEECH_AUTO, SPEECH_OFF):
-        return
-    engine = engine_of(url)
-    missing = missing_module(engine)
-    if missing is not None:
-        problem = f"{engine.kind}:// needs {missing}, which is not installed"
-        raise SettingError("speech", source, problem, f"none://, or pip install 'cocoa-tornado[{engine.extra}]'")
-    if engine.location.startswith(("/", "./", "../")) and not os.path.isdir(engine.location):
-        raise SettingError("speech", source, f"there is no folder {_one_line(engine.location)}", "a model's folder")
 
 
 def changes(old: Settings, new: Settings) -> Changes:
@@ -205,13 +187,6 @@ def reloaded(old: Settings, new: Settings) -> Settings:
     settings = dataclasses.replace(old, **{row.attribute: getattr(new, row.attribute) for row in rows})
     check(settings)
     return settings
-
-
-def _input_files(row: Setting, value: Any) -> Iterator[Path]:
-    if isinstance(row.kind, FilePath) and row.key != "data_dir" and value is not None:
-        yield value
-    elif isinstance(row.kind, ListOf) and isinstance(row.kind.item, KeySource):
-        yield from (Path(item) for item in value if "://" not in item)
 
 
 def _config_path(config: Path | None, environ: Mapping[str, str]) -> tuple[Path | None, str]:
