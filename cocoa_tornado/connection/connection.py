@@ -28,6 +28,7 @@ from .outbox import OutboxLimits
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, TO_END, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 from .sockets import (
     all_is_acknowledged,
+    drop_room_for_writes,
     half_close,
     limit_kernel_buffer,
     may_have_unread,
@@ -227,6 +228,7 @@ class DeviceConnection:
         context.calendar.add(self, expires_at)
         self._expires_at = expires_at
         limit_kernel_buffer(self._stream)
+        drop_room_for_writes(self._stream)
         self._stream.set_close_callback(self._on_stream_closed)
         context.sockets.add(self)
         asyncio.get_running_loop().call_soon(self._read)
