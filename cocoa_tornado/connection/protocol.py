@@ -287,8 +287,9 @@ class DeviceProtocol:
         return 0 if reader is None or not reader.in_message else reader.held_bytes
 
     def pause(self, now: float) -> None:
-        """The client is not read from until :meth:`resume`."""
-        self.reading, self._paused_at = PAUSED, now
+        """The client is not read from until :meth:`resume`; nothing happens unless :attr:`may_pause`."""
+        if self.may_pause and self.reading is not PAUSED:
+            self.reading, self._paused_at = PAUSED, now
 
     def resume(self, now: float, limits: DeviceLimits) -> None:
         """Its pong may have waited in the socket, and what it has said meanwhile all comes at once."""

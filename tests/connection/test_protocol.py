@@ -443,6 +443,19 @@ def test_so_it_is_with_one_whose_connection_has_ended() -> None:
     assert not device.protocol.may_pause
 
 
+def test_a_pause_that_comes_too_late_changes_nothing() -> None:
+    """The shell decides to pause in one loop turn and does so in the next; in between the client may go."""
+    device = Device()
+    device.protocol.peer_has_gone(device.now, LIMITS)
+    device.protocol.pause(device.now)
+    assert not device.protocol.may_pause
+    assert not device.protocol.take_delay()
+    ended = Device()
+    ended.end()
+    ended.protocol.pause(ended.now)
+    assert not ended.protocol.take_delay()
+
+
 def test_while_it_is_not_read_from_its_kernels_acknowledgement_of_the_ping_is_its_sign_of_life() -> None:
     device = Device()
     device.protocol.pause(device.now)

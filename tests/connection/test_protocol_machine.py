@@ -93,8 +93,10 @@ class Connections(RuleBasedStateMachine):
 
     @rule()
     def there_is_no_room(self) -> None:
-        if self.protocol.may_pause and self.protocol.reading is not PAUSED:
-            self.protocol.pause(self.now)
+        has_gone = self.protocol.reading is TO_END
+        self.protocol.pause(self.now)
+        assert (self.protocol.reading is TO_END) == has_gone
+        assert self.protocol.may_pause or self.protocol.reading is not PAUSED or self.protocol.phase is not OPEN
 
     @rule()
     def there_is_room_again(self) -> None:
