@@ -147,7 +147,10 @@ class Housekeeping:
         if lag_s >= PAUSE_S:
             log.info("process was paused", extra={"seconds": round(lag_s, 1)})
         self._schedule()
-        now = self._clock()
+        self.look(self._clock())
+
+    def look(self, now: float) -> None:
+        """See to all that has become due."""
         turn = self._wheel.tick(now)
         for connection in turn.ping:
             connection.ping()

@@ -16,7 +16,6 @@ from tornado.iostream import IOStream, StreamClosedError
 from cocoa_tornado.connection.sockets import direct_write_works, drop_room_for_writes, write_at_once
 from cocoa_tornado.web.streams import HttpStream
 from testing.certificates import write_certificate
-from testing.raw_device import TEXT
 
 from .conftest import StartGateway
 
@@ -152,19 +151,9 @@ async def test_with_a_tornado_that_lets_itself_be_used_in_public_ways_only_its_s
     assert len(lines) == 2
 
 
-async def test_large_messages_to_a_slow_device_arrive_whole_and_in_order(start_gateway: StartGateway) -> None:
-    gateway = await start_gateway(outbox_max_bytes=64 * 1024 * 1024)
-    device = await gateway.raw("doll", receive_buffer=4096)
-    big = "x" * 100_000
-    for number in range(40):
-        await gateway.publish("doll", f"{number} {big if number % 3 else ''}")
-    for number in range(40):
-        received = await device.read_frame()
-        assert received.opcode == TEXT
-        assert json.loads(received.payload)["text"].split()[0] == str(number)
-
-
-async def test_the_same_over_tls(start_gateway: StartGateway, tmp_path: Path) -> None:
+async def test_large_messages_to_a_slow_device_arrive_whole_and_in_order_over_tls(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
     certificate = write_certificate(tmp_path)
     gateway = await start_gateway(outbox_max_bytes=64 * 1024 * 1024, tls_cert=certificate.cert, tls_key=certificate.key)
     trusting = ssl.create_default_context(cafile=str(certificate.cert))

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 
 import pytest
-from tornado.ioloop import IOLoop
 
+from cocoa_tornado.connection.feed import BoxFeed, Mail
+from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.rules.box import Box, BoxLimits
 from cocoa_tornado.rules.cursors import make_cursor
-from cocoa_tornado.service import Gateway
-from cocoa_tornado.settings import Settings
 from testing.waiting import eventually
 
-from ..harness import SECRET, Harness
+pytestmark = pytest.mark.gen_test
 
 
 class SlowMailbox(MemoryMailbox):
@@ -43,54 +42,60 @@ class SlowMailbox(MemoryMailbox):
         return await super().look(device_id)
 
 
-@pytest.fixture
-def mailbox() -> SlowMailbox:
-    return SlowMailbox()
+class Outlet:
+    """A connection that has nothing to write."""
+
+    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+        pass
+
+    def has_nothing_to_write(self) -> bool:
+        return True
+
+    def outbox_limits(self) -> OutboxLimits:
+        return OutboxLimits()
+
+    def who(self) -> dict[str, object]:
+        return {"device_id": "doll"}
 
 
-@pytest.fixture
-def gateway(io_loop: IOLoop, mailbox: SlowMailbox) -> Iterator[Harness]:
-    settings = Settings(port=0, jwt_secret=SECRET, speech="none://", drain_grace_s=5.0)
-    harness = Harness(Gateway(settings, mailbox=mailbox))
-    io_loop.run_sync(harness.gateway.start)
-    yield harness
-    io_loop.run_sync(harness.stop)
-
-
-async def acknowledge_and_leave(gateway: Harness, mailbox: SlowMailbox, number: int) -> None:
+async def acknowledge_and_leave(mailbox: SlowMailbox, number: int) -> Counters:
     """A device sends an acknowledgement, and is gone before the gateway has looked into its box."""
+    await mailbox.start()
     entries = [Entry("doll", b'{"type":"t","n":%d}' % at, 1, "results/0", at) for at in range(3)]
     await mailbox.append(entries)
     assert mailbox.key is not None
-    device = await gateway.connect("doll")
-    await device.send(json.dumps({"type": "ack", "cursor": make_cursor(mailbox.key, "doll", number)}))
-    await device.close()
-    await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
-    assert mailbox.looks_waiting == 1
+    counters = Counters()
+    feed = BoxFeed(Mail(mailbox, counters, lambda: 0.0), Outlet(), "doll", None)
+    feed.open()
+    assert feed.take_ack(json.dumps({"type": "ack", "cursor": make_cursor(mailbox.key, "doll", number)}))
+    feed.close()
+    await eventually(lambda: mailbox.looks_waiting == 1)
     mailbox.may_look.set()
     await eventually(lambda: mailbox.looks_waiting == 0)
+    return counters
 
 
-@pytest.mark.gen_test
-async def test_an_acknowledgement_counts_though_the_device_left_at_once(gateway: Harness, mailbox: SlowMailbox) -> None:
-    await acknowledge_and_leave(gateway, mailbox, 2)
+async def test_an_acknowledgement_counts_though_the_device_left_at_once() -> None:
+    mailbox = SlowMailbox()
+    await acknowledge_and_leave(mailbox, 2)
     await eventually(lambda: mailbox.counters.acknowledged == 2)
     assert mailbox.status().messages == 1
 
 
-@pytest.mark.gen_test
 @pytest.mark.logs("cocoa.device", "acknowledgement of an unknown cursor")
-async def test_one_beyond_the_end_of_the_box_still_counts_for_nothing(gateway: Harness, mailbox: SlowMailbox) -> None:
-    await acknowledge_and_leave(gateway, mailbox, 4)
-    await eventually(lambda: gateway.gateway.counters.bad_acks == 1)
+async def test_one_beyond_the_end_of_the_box_still_counts_for_nothing() -> None:
+    mailbox = SlowMailbox()
+    counters = await acknowledge_and_leave(mailbox, 4)
+    await eventually(lambda: counters.bad_acks == 1)
     assert mailbox.status().messages == 3
 
 
-@pytest.mark.gen_test
 async def test_an_acknowledgement_counts_though_the_mailbox_was_away_as_well(
-    gateway: Harness, mailbox: SlowMailbox
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("cocoa_tornado.connection.feed.RETRY_BASE_S", 0.01)
+    mailbox = SlowMailbox()
     mailbox.failures = 2
-    await acknowledge_and_leave(gateway, mailbox, 2)
+    await acknowledge_and_leave(mailbox, 2)
     await eventually(lambda: mailbox.counters.acknowledged == 2)
     assert (mailbox.failures, mailbox.status().messages) == (0, 1)
