@@ -83,7 +83,7 @@ class DeviceConnection:
     ) -> None:
         self._stream, self._context = stream, context
         self.identity, self.grant = identity, grant
-        self.protocol = DeviceProtocol(context.clock())
+        self.protocol = DeviceProtocol(context.clock(), context.unmask)
         self.outcome = ""
         self.flush_pending = False
         self.awaiting_pong = False

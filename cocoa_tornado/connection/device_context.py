@@ -15,6 +15,7 @@ from ..counters import Counters
 from ..hub import Hub
 from ..presence.port import Presence
 from ..rules.close_codes import CloseReason
+from ..rules.frames import Unmask
 from ..rules.identity import DeviceIdentity
 from ..rules.rate import LineBudget, RateLimit
 from .audio_session import AudioIntake
@@ -23,6 +24,7 @@ from .flusher import Flushed, Flusher
 from .intake import IntakeGate
 from .keepalive import ExpiryCalendar, PingWheel
 from .limits import DeviceLimits
+from .masks import fastest_unmask
 from .sockets import write_at_once
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)
@@ -88,6 +90,7 @@ class DeviceContext:
     :ivar audio: None while speech is off
     :ivar mail: None without a mailbox
     :ivar write_at_once: as the function of that name in ``sockets``
+    :ivar unmask: for the frames of clients
     """
 
     hub: Hub
@@ -105,5 +108,6 @@ class DeviceContext:
     audio: AudioIntake | None = None
     mail: Mail | None = None
     write_at_once: Callable[[IOStream, bytes], int] = write_at_once
+    unmask: Unmask = field(default_factory=fastest_unmask)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     sockets: OpenSockets = field(default_factory=OpenSockets)

@@ -56,7 +56,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from ..rules import frames
 from ..rules.close_codes import RATE_LIMITED, SLOW_CONSUMER, CloseReason
-from ..rules.frames import Binary, Close, FrameReader, Ping, Pong, Text
+from ..rules.frames import Binary, Close, FrameReader, Ping, Pong, Text, Unmask, xor_mask
 from ..rules.rate import RateBucket
 from .heartbeat import QUEUED, SENT, WRITING, Heartbeat
 from .limits import DeviceLimits
@@ -155,6 +155,7 @@ class DeviceProtocol:
 
     An idle connection has no reader, no rate bucket and no closing: they are made when they are first needed.
 
+    :param unmask: as for :class:`~cocoa_tornado.rules.frames.FrameReader`
     :ivar phase: only :meth:`lose` and the transitions of the table change it
     :ivar outbox: while the phase is OPEN, the shell may push to it directly
     :ivar closing: None while the phase is OPEN
@@ -165,6 +166,7 @@ class DeviceProtocol:
         "_pong",
         "_rate",
         "_reader",
+        "_unmask",
         "closing",
         "heartbeat",
         "outbox",
@@ -173,7 +175,8 @@ class DeviceProtocol:
         "write",
     )
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, unmask: Unmask = xor_mask) -> None:
+        self._unmask = unmask
         self.phase = OPEN
         self.reading = NORMAL
         self.outbox = Outbox()
@@ -331,7 +334,7 @@ class DeviceProtocol:
     def _read(self, data: bytes, now: float, limits: DeviceLimits) -> Sequence[Event]:
         reader = self._reader
         if reader is None:
-            reader = self._reader = FrameReader(limits.max_message_bytes)
+            reader = self._reader = FrameReader(limits.max_message_bytes, self._unmask)
         events: list[Event] = []
         found = reader.feed(data)
         # Small fragments make no event; each counts as a message, or a client could send any number of them.
