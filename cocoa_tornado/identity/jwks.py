@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable,
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from jwt.algorithms import ECAlgorithm, HMACAlgorithm, OKPAlgorithm, RSAAlgorithm
-from jwt.exceptions import InvalidKeyError
+from jwt import PyJWK
+from jwt.exceptions import PyJWTError
 
 from ..errors import IdentityError, KeyMaterialError
 from ..plain_files import is_utf16
@@ -37,6 +37,8 @@ from .keys import (
 )
 
 MAX_SET_KEYS: Final = 100
+# PyJWK guesses the algorithm by kind and curve, and then knows no Ed448. asymmetric_key judges what a key may verify.
+_ALGORITHM_OF: Final[Mapping[str, str]] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA", "oct": "HS256"}
 
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
 """Returns the document at a URL; raises KeyMaterialError where it can't, within a bounded time and size."""
@@ -166,22 +168,16 @@ def _key_of(entry: object, origin: str, *, remote: bool) -> VerificationKey:
 
 def _material_of(entry: Mapping[str, object], origin: str, kid: str | None, *, remote: bool) -> VerificationKey:
     # Only what makes the public key is handed on: a private half is neither needed nor kept.
-    public = {name: entry[name] for name in ("kty", "crv", "n", "e", "x", "y") if name in entry}
+    public = {name: entry[name] for name in ("kty", "crv", "n", "e", "x", "y", "k") if name in entry}
+    kind = entry.get("kty")
+    if not isinstance(kind, str) or kind not in _ALGORITHM_OF or (kind == "oct" and remote):
+        raise KeyMaterialError(f"{origin}: its kind is not used here")
     try:
-        match entry.get("kty"):
-            case "RSA":
-                return asymmetric_key(RSAAlgorithm.from_jwk(public), origin, kid)
-            case "EC":
-                return asymmetric_key(ECAlgorithm.from_jwk(public), origin, kid)
-            case "OKP":
-                return asymmetric_key(OKPAlgorithm.from_jwk(public), origin, kid)
-            case "oct" if not remote:
-                return secret_key(HMACAlgorithm.from_jwk({"kty": "oct", "k": entry["k"]}), origin, kid)
-            case _:
-                raise KeyMaterialError(f"{origin}: its kind is not used here")
+        material = PyJWK(public, _ALGORITHM_OF[kind]).key
     # What the parsers raise for members that are missing, mistyped or no key of that kind.
-    except (InvalidKeyError, ValueError, TypeError, KeyError) as error:
+    except (PyJWTError, ValueError, TypeError, KeyError) as error:
         raise KeyMaterialError(f"{origin}: cannot be parsed") from error
+    return secret_key(material, origin, kid) if kind == "oct" else asymmetric_key(material, origin, kid)
 
 
 def _is_url(location: str) -> bool:
