@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TypeAlias
 
 from tornado.iostream import IOStream, StreamClosedError
 
@@ -17,15 +16,14 @@ from ..presence.port import Health
 from ..presence.rules import Grant
 from ..rules.box import Place
 from ..rules.close_codes import NO_PONG, CloseReason
-from ..rules.frames import Binary, Pong, Text
+from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
-from .audio_session import AudioSession
 from .device_context import DeviceContext
 from .feed import BoxFeed
 from .inbound import Inbound
 from .outbox import OutboxLimits
-from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, TO_END, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
+from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 from .sockets import (
     all_is_acknowledged,
     drop_room_for_writes,
@@ -35,10 +33,6 @@ from .sockets import (
     peer_has_closed,
     write_mark,
 )
-from .uplink import Uplink
-
-Full: TypeAlias = "Uplink | AudioSession | DeviceConnection"
-"""What a connection waits for before it is read further; itself, where it is the intake of all that is full."""
 
 log = logging.getLogger("cocoa.device")
 
@@ -61,7 +55,6 @@ class DeviceConnection:
         "_inbound",
         "_stream",
         "_timer",
-        "_under_way",
         "_wants_interim",
         "awaiting_pong",
         "due_tick",
@@ -90,7 +83,6 @@ class DeviceConnection:
         self.due_tick = 0
         self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None  # at the protocol's deadline
-        self._under_way = 0  # bytes of an unfinished message that the intake counts
         self._inbound: Inbound | None = None
         self._holding: asyncio.Task[bytes] | None = None  # while it is not read from
         self._wants_interim = wants_interim
@@ -304,11 +296,6 @@ class DeviceConnection:
         self._count_lost(ending.outcome, dropped)
         if interim:
             count(context.counters.dropped, "interim", interim)
-        if self._under_way:
-            context.intake.under_way(-self._under_way)
-            self._under_way = 0
-        context.intake.wake(self)
-        context.intake.forget(self)
         if self._inbound is not None:
             self._inbound.close()
             self._inbound = None  # it refers to this connection: without it there is no reference cycle
@@ -400,8 +387,9 @@ class DeviceConnection:
             if done is not None:
                 self._take_in(done.result())
             coming: asyncio.Future[bytes]
-            if self._full() is not None:
-                coming = self._holding = asyncio.get_running_loop().create_task(self._hold_back())
+            inbound = self._inbound
+            if inbound is not None and inbound.full() is not None:
+                coming = self._holding = asyncio.get_running_loop().create_task(self._hold_back(inbound))
             else:
                 piece = self._stream.read_chunk_size = self._context.intake.piece_bytes
                 coming = asyncio.ensure_future(self._stream.read_bytes(piece, partial=True))
@@ -423,63 +411,31 @@ class DeviceConnection:
                 self._note_sign_of_life()
             else:
                 has_message = True
-                self._hear(event)
+                self._make_inbound().hear(event)
             if self.outcome:
                 return
-        if protocol.phase is OPEN:
-            self._count_under_way(has_message)
-            if protocol.has_to_send:
-                context.flusher.add(self)
-        elif protocol.phase is not phase:
-            self._carry_out()
-
-    def _hear(self, message: Text | Binary) -> None:
-        if self._inbound is None:
-            self._inbound = Inbound(self, self.identity, self._context, self._box, self._wants_interim)
-        if isinstance(message, Text):
-            self._inbound.text(message.text, last_words=self.protocol.reading is TO_END)
-        else:
-            self._inbound.binary(message.data)
-
-    def _count_under_way(self, has_ended: bool) -> None:
-        """Have the intake count what has arrived of a message that has not ended.
-
-        :param has_ended: another one has, just now
-        """
-        size = self.protocol.under_way_bytes
-        if not size and not self._under_way:
+        if protocol.phase is not OPEN:
+            if protocol.phase is not phase:
+                self._carry_out()
             return
-        intake, change, self._under_way = self._context.intake, size - self._under_way, size
-        intake.under_way(change)
-        if has_ended:
-            intake.end_turn(self)
+        under_way = protocol.under_way_bytes
+        if self._inbound is not None or under_way:
+            self._make_inbound().note_under_way(under_way, has_message)
+        if protocol.has_to_send:
+            context.flusher.add(self)
 
-    def _full(self) -> Full | None:
-        """What takes no more from the device for now."""
-        protocol = self.protocol
-        if not protocol.may_pause:
-            return None
-        held = 0
-        if self._inbound is not None:
-            full = self._inbound.full(protocol.heartbeat.challenged)
-            if full is not None:
-                return full
-            held = self._inbound.held_bytes
-        if not self._under_way and not held:  # the way of nearly every message
-            return None
-        return None if self._context.intake.may_read(self, self._under_way, held) else self
+    def _make_inbound(self) -> Inbound:
+        if self._inbound is None:
+            self._inbound = Inbound(self, self.protocol, self.identity, self._context, self._box, self._wants_interim)
+        return self._inbound
 
-    async def wait_for_room(self) -> None:
-        """In the intake of all. Return when something has changed, as for :class:`Uplink`."""
-        await self._context.intake.wait_for_room(self, self._under_way)
-
-    async def _hold_back(self) -> bytes:
+    async def _hold_back(self, inbound: Inbound) -> bytes:
         """Read no further until there is room again, the device has gone, or a challenge wants its pong. Nothing is
         read meanwhile, and so b"" is returned."""
         context = self._context
         self.protocol.pause(context.clock())
         context.flusher.watch(self)
-        while (full := self._full()) is not None:
+        while (full := inbound.full()) is not None:
             await full.wait_for_room()
         self.protocol.resume(context.clock(), context.limits)
         self._unwatch()
@@ -494,4 +450,3 @@ class DeviceConnection:
         """If it waits for room, it looks again at why."""
         if self._inbound is not None:
             self._inbound.wake()
-        self._context.intake.wake(self)

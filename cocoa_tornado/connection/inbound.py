@@ -6,15 +6,20 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ..errors import BrokerError, RecordTooLarge
 from ..rules.close_codes import TOO_BIG_FOR_BROKER, CloseReason
+from ..rules.frames import Binary, Text
 from ..rules.identity import DeviceIdentity
 from .audio_session import AudioSession, is_audio_end
 from .device_context import DeviceContext
 from .feed import BoxFeed
+from .protocol import TO_END, DeviceProtocol
 from .uplink import Uplink
+
+Full: TypeAlias = "Uplink | AudioSession | Inbound"
+"""What a connection waits for before it is read further: the last where it is the intake of all that is full."""
 
 log = logging.getLogger("cocoa.device")
 
@@ -28,54 +33,107 @@ class Speaker(Protocol):
 
 
 class Inbound:
-    """Of one connection. Made when the device first says something; one that says nothing has none."""
+    """Of one connection. Made when the device first says something; one that says nothing has none.
 
-    __slots__ = ("_audio", "_box", "_context", "_identity", "_speaker", "_uplink", "_wants_interim")
+    It also knows whether there is room for more: what the device says waits for the broker or the speech engine, each
+    within bounds, and the intake bounds what all devices of the process are saying.
+    """
+
+    __slots__ = (
+        "_audio",
+        "_box",
+        "_context",
+        "_identity",
+        "_protocol",
+        "_speaker",
+        "_under_way",
+        "_uplink",
+        "_wants_interim",
+    )
 
     def __init__(
         self,
         speaker: Speaker,
+        protocol: DeviceProtocol,
         identity: DeviceIdentity,
         context: DeviceContext,
         box: BoxFeed | None,
         wants_interim: bool,
     ) -> None:
-        self._speaker, self._identity, self._context = speaker, identity, context
+        self._speaker, self._protocol, self._identity, self._context = speaker, protocol, identity, context
         self._box, self._wants_interim = box, wants_interim
         self._uplink: Uplink | None = None
         self._audio: AudioSession | None = None
+        self._under_way = 0  # bytes of an unfinished message that the intake counts
 
-    def full(self, is_challenged: bool) -> Uplink | AudioSession | None:
+    # -- room
+
+    def full(self) -> Full | None:
         """What takes no more from the device for now."""
-        if self._uplink is not None and not self._uplink.has_room(is_challenged):
-            return self._uplink
+        if not self._protocol.may_pause:
+            return None
+        is_challenged, held = self._protocol.heartbeat.challenged, 0
+        if self._uplink is not None:
+            if not self._uplink.has_room(is_challenged):
+                return self._uplink
+            held = self._uplink.held_bytes
         if self._audio is not None and not self._audio.has_room(is_challenged):
             return self._audio
-        return None
+        if not self._under_way and not held:  # the way of nearly every message
+            return None
+        return None if self._context.intake.may_read(self, self._under_way, held) else self
 
-    @property
-    def held_bytes(self) -> int:
-        """Of text, that waits for the broker."""
-        return 0 if self._uplink is None else self._uplink.held_bytes
+    async def wait_for_room(self) -> None:
+        """In the intake of all. Return when something has changed, as for :class:`Uplink`."""
+        await self._context.intake.wait_for_room(self, self._under_way)
 
     def wake(self) -> None:
-        """Whoever waits for room looks again at why."""
+        """If the connection waits for room, it looks again at why."""
         for holding in (self._uplink, self._audio):
             if holding is not None:
                 holding.wake()
+        self._context.intake.wake(self)
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
+        """See ``intake.Sender``."""
+        self._speaker.end(reason, keep_queued)
 
     def close(self) -> None:
         """The connection is gone. What its parts still have to do, they do on their own."""
+        intake = self._context.intake
+        if self._under_way:
+            intake.under_way(-self._under_way)
+            self._under_way = 0
+        intake.wake(self)
+        intake.forget(self)
         for holding in (self._uplink, self._audio):
             if holding is not None:
                 holding.close()
         self._uplink = self._audio = None
 
-    def text(self, text: str, last_words: bool = False) -> None:
-        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance.
+    # -- what the device says
 
-        :param last_words: see :meth:`Uplink.offer`
+    def hear(self, message: Text | Binary) -> None:
+        """A whole message."""
+        if isinstance(message, Text):
+            self._text(message.text)
+        else:
+            self._binary(message.data)
+
+    def note_under_way(self, size: int, has_ended: bool) -> None:
+        """So much has arrived of a message that has not ended.
+
+        :param has_ended: another one has, just now
         """
+        if not size and not self._under_way:
+            return
+        intake, change, self._under_way = self._context.intake, size - self._under_way, size
+        intake.under_way(change)
+        if has_ended:
+            intake.end_turn(self)
+
+    def _text(self, text: str) -> None:
+        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
         if self._audio is not None and is_audio_end(text):
             self._audio.offer(None)
             return
@@ -92,9 +150,10 @@ class Inbound:
             "text": text,
             "timestamp": stamp.replace("+00:00", "Z"),
         }
-        self._uplink.offer(json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode(), last_words)
+        record = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+        self._uplink.offer(record, last_words=self._protocol.reading is TO_END)
 
-    def binary(self, data: bytes) -> None:
+    def _binary(self, data: bytes) -> None:
         if self._context.audio is not None:
             if self._audio is None:
                 self._audio = AudioSession(self._identity, self._context.audio, self._wants_interim)

@@ -332,6 +332,16 @@ def test_the_close_frame_waits_for_a_write_that_is_under_way() -> None:
     assert device.is_in(CLOSED)
 
 
+def test_the_socket_stays_open_until_it_has_taken_our_close_frame() -> None:
+    device = Device()
+    device.end()
+    device.is_blocked()
+    device.says(frame(CLOSE, code(1000)))
+    assert device.is_in(ANSWERED)
+    device.taken()
+    assert device.is_in(CLOSED)
+
+
 # -- pings, and pongs that may be late because of this side
 
 
@@ -435,6 +445,16 @@ def test_what_a_client_that_has_gone_has_said_is_read_to_its_end() -> None:
     device.protocol.resume(device.now, TIGHT)
     assert not device.protocol.may_pause
     assert device.says(frame(TEXT, b"last words")) == [Text("last words")]
+
+
+def test_one_that_goes_while_it_is_not_read_from_has_its_time_made_good() -> None:
+    device = Device(TIGHT)
+    device.says(frame(TEXT, b"x") * 20)
+    device.protocol.pause(device.now)
+    device.now += 10.0
+    device.protocol.peer_has_gone(device.now, TIGHT)
+    assert device.protocol.take_delay()
+    assert len(device.says(frame(TEXT, b"x") * 100)) == 100
 
 
 def test_so_it_is_with_one_whose_connection_has_ended() -> None:
@@ -618,6 +638,18 @@ def test_a_message_that_has_not_ended_is_counted_and_nothing_else_is() -> None:
     fresh = Device()
     fresh.says(frame(TEXT, b"whole") + frame(TEXT, b"part")[:3])
     assert fresh.protocol.under_way_bytes == 0
+
+
+def test_small_fragments_leave_nothing_behind() -> None:
+    device = Device(UNLIMITED)
+    device.says(frame(TEXT, b"x", fin=False))
+    tracemalloc.start()
+    try:
+        device.says(frame(0x0, fin=False) * 2000)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2000
 
 
 def test_an_idle_connection_takes_little_memory_also_when_it_has_answered_pings() -> None:

@@ -104,6 +104,7 @@ STREAMS = st.lists(st.one_of(DATA, DATA, CONTROL, FRAGMENTED, GARBAGE), max_size
 @example([frame(PONG) * (BURST + 1)], True)
 @example([frame(PONG) * (BURST + 1)], False)
 @example([frame(PONG)], True)
+@example([b"\x82\x86" + bytes(4), b"\x8a\x80mask", frame(TEXT, b"what looks like a pong is part of a message")], True)
 @example([frame(PONG), frame(TEXT, b"\xf0\x9f\x98"), frame(CLOSE)], True)
 def test_the_protocol_hears_what_the_reference_hears_however_the_bytes_are_cut(
     pieces: list[bytes], is_pinged: bool
