@@ -1,4 +1,4 @@
-"""The catalogue of close codes that the gateway sends; the README says what a device is to make of each.
+"""The catalogue of close codes that the gateway sends; docs/protocol.rst says what a device does about each.
 
 A close for an error in the protocol (1002, 1007, 1009) is not in it: it carries the code and the text of its own error,
 see ``rules/frames.py``.

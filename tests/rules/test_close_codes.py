@@ -1,4 +1,4 @@
-"""The catalogue of close codes, and the README's table of them."""
+"""The catalogue of close codes, and the table of them in docs/protocol.rst."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 from cocoa_tornado.rules import close_codes, frames
 from cocoa_tornado.rules.close_codes import CloseReason
 
-README = Path(__file__).parent.parent.parent / "README.rst"
+PROTOCOL = Path(__file__).parent.parent.parent / "docs" / "protocol.rst"
 CATALOGUE = [value for value in vars(close_codes).values() if isinstance(value, CloseReason)]
 
 
 def table() -> set[tuple[int, str]]:
     """Code and text of each row; a text in parentheses describes what the text would be."""
-    text = README.read_text(encoding="utf-8")
+    text = PROTOCOL.read_text(encoding="utf-8")
     rule = r"^=+ =+ =+\n"
     body = re.search(rf"{rule}code  text .*\n{rule}((?:.*\n)*?){rule}", text, re.MULTILINE)
     assert body is not None
     return {(int(line[:5]), line[6:37].strip()) for line in body[1].splitlines()}
 
 
-def test_the_readme_has_a_row_for_every_close_of_the_catalogue_and_for_no_other() -> None:
+def test_the_protocol_has_a_row_for_every_close_of_the_catalogue_and_for_no_other() -> None:
     rows = {(code, text) for code, text in table() if not text.startswith(("(", "message over"))}
     assert rows == {(reason.code, reason.text) for reason in CATALOGUE}
 
 
-def test_what_an_error_in_a_frame_is_answered_with_is_in_the_readme() -> None:
+def test_what_an_error_in_a_frame_is_answered_with_is_in_the_protocol() -> None:
     reader = frames.FrameReader(512 * 1024)
     reader.feed(b"\x82\xff" + (512 * 1024 + 1).to_bytes(8, "big"))
     assert reader.error is not None
