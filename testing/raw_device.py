@@ -44,20 +44,30 @@ class Frame:
         return int(struct.unpack("!H", self.payload[:2])[0])
 
 
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, rsv: int = 0) -> bytes:
-    """A client's frame, valid or not."""
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    bit = 0x80 if masked else 0
-    if len(payload) < 126:
-        head += bytes([bit | len(payload)])
-    elif len(payload) < 65536:
-        head += bytes([bit | 126]) + struct.pack("!H", len(payload))
-    else:
-        head += bytes([bit | 127]) + struct.pack("!Q", len(payload))
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    masked: bool = True,
+    rsv: int = 0,
+    length: bytes | None = None,
+) -> bytes:
+    """A client's frame, valid or not.
+
+    :param length: the length field as it is sent, without the mask bit, where it isn't the right one
+    """
+    size = len(payload)
+    if length is None:
+        length = (
+            bytes([size]) if size < 126 else struct.pack("!BH" if size < 65536 else "!BQ", 126 + (size > 65535), size)
+        )
+    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode, (0x80 if masked else 0) | length[0]]) + length[1:]
     if not masked:
         return head + payload
     mask = os.urandom(4)
-    return head + mask + bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+    repeated = (mask * (size // 4 + 1))[:size]
+    return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")).to_bytes(size, "big")
 
 
 @dataclass
