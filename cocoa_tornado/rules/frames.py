@@ -30,6 +30,8 @@ _PROTOCOL_ERROR, _INVALID_DATA, _TOO_BIG = 1002, 1007, 1009
 _NONE: Final[list[int]] = []
 """Shared by all readers, and never changed."""
 
+_SURROGATE_LEAD, _FIRST_OF_SURROGATE = b"\xed", b"\xa0"  # U+D800 to U+DFFF would be ED A0 80 to ED BF BF
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -225,12 +227,20 @@ class FrameReader:
         turn = len(piece) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]
         if self._opcode == _TEXT:
-            if self._check is None:
-                self._check = codecs.getincrementaldecoder("utf-8")()
-            try:
-                self._check.decode(piece)
-            except UnicodeDecodeError as error:
-                raise ProtocolError(_INVALID_DATA, "text is not UTF-8") from error
+            self._check_text(piece)
+
+    def _check_text(self, piece: bytes) -> None:
+        """Raise as soon as the text can't become UTF-8 any more, whatever may follow."""
+        if self._check is None:
+            self._check = codecs.getincrementaldecoder("utf-8")()
+        try:
+            self._check.decode(piece)
+        except UnicodeDecodeError as error:
+            raise ProtocolError(_INVALID_DATA, "text is not UTF-8") from error
+        # The decoder waits for the third byte of a surrogate, which its error handler "surrogatepass" would let pass.
+        waiting, _ = self._check.getstate()
+        if waiting[:1] == _SURROGATE_LEAD and waiting[1:] >= _FIRST_OF_SURROGATE:
+            raise ProtocolError(_INVALID_DATA, "text is not UTF-8")
 
     def _finish(self, payload: bytes | bytearray) -> Text | Binary:
         opcode = self._opcode

@@ -254,6 +254,32 @@ def test_text_that_can_not_become_utf8_is_refused_before_its_last_fragment() -> 
     )
 
 
+# What may follow in UTF-8 (RFC 3629, section 4): the first byte, the second, and how many there are in all.
+UTF8 = [
+    *((range(0xC2, 0xE0), range(0x80, 0xC0), 2), (range(0xE0, 0xE1), range(0xA0, 0xC0), 3)),
+    *((range(0xE1, 0xED), range(0x80, 0xC0), 3), (range(0xED, 0xEE), range(0x80, 0xA0), 3)),
+    *((range(0xEE, 0xF0), range(0x80, 0xC0), 3), (range(0xF0, 0xF1), range(0x90, 0xC0), 4)),
+    *((range(0xF1, 0xF4), range(0x80, 0xC0), 4), (range(0xF4, 0xF5), range(0x80, 0x90), 4)),
+]
+FIRSTS = range(0x80), *(first for first, _, _ in UTF8)
+BEGINNINGS = {
+    b"": FIRSTS,
+    **{bytes([octet]): (second,) for first, second, _ in UTF8 for octet in first},
+    **{bytes([first[0], second[-1]]): FIRSTS if size == 2 else (range(0x80, 0xC0),) for first, second, size in UTF8},
+    **{bytes([first[0], second[0], 0xBF]): (range(0x80, 0xC0),) for first, second, size in UTF8 if size == 4},
+}
+
+
+def test_text_is_refused_with_the_first_byte_that_can_not_be_right() -> None:
+    for beginning, may_follow in BEGINNINGS.items():
+        for octet in range(256):
+            reader, frame = FrameReader(LIMIT), client_frame(TEXT, beginning + bytes([octet, 0x41]))
+            reader.feed(frame[:-2])
+            assert reader.error is None, beginning.hex()
+            reader.feed(frame[-2:-1])
+            assert (reader.error is None) is any(octet in each for each in may_follow), (beginning.hex(), hex(octet))
+
+
 def test_a_fault_shows_nothing_of_what_the_client_sent() -> None:
     reader = FrameReader(LIMIT)
     reader.feed(client_frame(TEXT, b"secret\xff"))
