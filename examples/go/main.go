@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -57,7 +58,8 @@ type message struct {
 type device struct {
 	token     string
 	cursor    atomic.Pointer[string]
-	recording string        // until it has been spoken
+	recording []byte
+	spoken    atomic.Bool
 	comeBack  time.Duration // how long a draining gateway has asked this device to stay away
 }
 
@@ -124,7 +126,7 @@ func (d *device) connect() end {
 	fmt.Println("connected")
 	d.comeBack = 0
 	go d.acknowledge(ctx, conn)
-	if d.recording != "" {
+	if len(d.recording) > 0 && !d.spoken.Load() {
 		go d.speak(ctx, conn)
 	}
 	for {
@@ -178,19 +180,16 @@ func (d *device) acknowledge(ctx context.Context, conn *websocket.Conn) {
 // speak sends a recording in place of a microphone: 100 ms at a time, at the speed of speech. Its header, which goes
 // out first, tells the gateway the format; a microphone sends bare samples: 16 kHz, mono, signed 16-bit little-endian.
 func (d *device) speak(ctx context.Context, conn *websocket.Conn) {
-	audio, err := os.ReadFile(d.recording)
-	for len(audio) > 0 && err == nil {
-		piece := audio[:min(3200, len(audio))]
-		audio = audio[len(piece):]
-		err = conn.Write(ctx, websocket.MessageBinary, piece)
+	for piece := range slices.Chunk(d.recording, 3200) {
+		if conn.Write(ctx, websocket.MessageBinary, piece) != nil {
+			return // it is spoken on the next connection
+		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	if err == nil { // without this the gateway would wait for 0.8 s of silence
-		err = conn.Write(ctx, websocket.MessageText, []byte(`{"type":"audio_end"}`))
-	}
-	if err == nil {
-		fmt.Println("spoke:", d.recording)
-		d.recording = ""
+	// Without this the gateway would wait for 0.8 s of silence.
+	if conn.Write(ctx, websocket.MessageText, []byte(`{"type":"audio_end"}`)) == nil {
+		fmt.Println("spoke:", len(d.recording), "bytes")
+		d.spoken.Store(true)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"log"
 	"net/http"
 	"net/url"
 	"os"
@@ -71,7 +72,10 @@ func main() {
 	cursor := strings.TrimSpace(string(saved))
 	d.cursor.Store(&cursor)
 	if len(os.Args) > 1 {
-		d.recording = os.Args[1]
+		var err error
+		if d.recording, err = os.ReadFile(os.Args[1]); err != nil {
+			log.Fatal(err)
+		}
 	}
 	d.run()
 }

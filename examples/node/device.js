@@ -34,7 +34,7 @@ class End extends Error {
 
 let token = env.DEVICE_TOKEN ?? "";
 let cursor = fs.existsSync(CURSOR_FILE) ? fs.readFileSync(CURSOR_FILE, "utf8").trim() : "";
-let recording = process.argv[2]; // until it has been spoken
+let recording = process.argv[2] && fs.readFileSync(process.argv[2]); // until it has been spoken
 
 // Only for devices that can keep a secret; others get their tokens from your own backend.
 async function fetchToken() {
@@ -77,14 +77,13 @@ function handle(message) {
 // A recording in place of a microphone: 100 ms at a time, at the speed of speech. Its header, which goes out first,
 // tells the gateway the format; a microphone sends bare samples: 16 kHz, mono, signed 16-bit little-endian.
 async function speak(socket) {
-  const audio = fs.readFileSync(recording);
-  for (let at = 0; at < audio.length; at += 3200) {
+  for (let at = 0; at < recording.length; at += 3200) {
     if (socket.readyState !== WebSocket.OPEN) return;
-    socket.send(audio.subarray(at, at + 3200));
+    socket.send(recording.subarray(at, at + 3200));
     await sleep(100);
   }
   socket.send('{"type":"audio_end"}'); // without it the gateway would wait for 0.8 s of silence
-  console.log(`spoke: ${recording}`);
+  console.log(`spoke: ${recording.length} bytes`);
   recording = undefined;
 }
 

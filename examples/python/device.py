@@ -74,10 +74,10 @@ def fetch_token() -> str:
 
 
 class Device:
-    def __init__(self, recording: Path | None) -> None:
+    def __init__(self, recording: bytes) -> None:
         self.token = os.environ.get("DEVICE_TOKEN", "")
         self.cursor = CURSOR_FILE.read_text().strip() if CURSOR_FILE.exists() else ""
-        self.recording = recording  # None once it has been spoken
+        self.recording = recording  # empty once it has been spoken
         self.come_back_s = 0.0  # how long a draining gateway has asked this device to stay away
 
     async def run(self) -> None:
@@ -129,7 +129,7 @@ class Device:
             self.come_back_s = 0.0
             tasks = [asyncio.create_task(self.acknowledge(socket))]
             if self.recording:
-                tasks.append(asyncio.create_task(self.speak(socket, self.recording)))
+                tasks.append(asyncio.create_task(self.speak(socket)))
             try:
                 while True:
                     message = await socket.recv()
@@ -182,20 +182,26 @@ class Device:
                     last = self.cursor
                     await socket.send(json.dumps({"type": "ack", "cursor": last}))
 
-    async def speak(self, socket: ClientConnection, recording: Path) -> None:
+    async def speak(self, socket: ClientConnection) -> None:
         """A recording in place of a microphone: 100 ms at a time, at the speed of speech."""
-        with contextlib.suppress(ConnectionClosed), wave.open(str(recording)) as wav:
-            if (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) != (16000, 1, 2):
-                sys.exit(f"{recording} is not 16 kHz mono with 16 bits")
-            while samples := wav.readframes(1600):
-                await socket.send(samples)
+        with contextlib.suppress(ConnectionClosed):
+            for at in range(0, len(self.recording), 3200):
+                await socket.send(self.recording[at : at + 3200])
                 await asyncio.sleep(0.1)
             # Without it the gateway would wait for 0.8 s of silence.
             await socket.send('{"type":"audio_end"}')
-            self.recording = None
-            print(f"spoke: {recording.name}", flush=True)
+            print(f"spoke: {len(self.recording)} bytes", flush=True)
+            self.recording = b""
+
+
+def samples(path: str) -> bytes:
+    with wave.open(path) as wav:
+        if (wav.getframerate(), wav.getnchannels(), wav.getsampwidth()) != (16000, 1, 2):
+            sys.exit(f"{path} is not 16 kHz mono with 16 bits")
+        data: bytes = wav.readframes(wav.getnframes())
+        return data
 
 
 if __name__ == "__main__":
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(Device(Path(sys.argv[1]) if len(sys.argv) > 1 else None).run())
+        asyncio.run(Device(samples(sys.argv[1]) if len(sys.argv) > 1 else b"").run())

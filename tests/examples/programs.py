@@ -109,8 +109,9 @@ def python(script: str) -> Callable[[], list[str]]:
 def go(folder: str) -> Callable[[], list[str]]:
     def build() -> list[str]:
         binary = _cache() / f"{folder.replace('/', '-')}.bin"
-        # Each time: the compiler's own cache knows best what has changed.
-        _make(["go", "build", "-trimpath", "-o", str(binary), "."], EXAMPLES / folder)
+        with alone(binary.with_suffix(".lock")):
+            # Each time: the compiler's own cache knows best what has changed.
+            _make(["go", "build", "-trimpath", "-o", str(binary), "."], EXAMPLES / folder)
         return [str(binary)]
 
     return build

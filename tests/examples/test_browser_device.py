@@ -16,7 +16,7 @@ from testing.browser import CHROMIUM
 from testing.waiting import eventually
 
 from .programs import EXAMPLES, Running, start
-from .test_devices import CODES, SPEECH, acknowledged, end_connection, site
+from .test_devices import CODES, SPEECH, acknowledged, end_connection, pauses, site
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,6 +105,8 @@ async def test_a_page_gets_each_message_once_whatever_ends_its_connections(tmp_p
                 await gateway.publish("doll", f"after {code}")
                 assert (await page.prints("heard", count))[-1] == f"after {code}"
             await eventually(lambda: acknowledged(gateway) == 8)
+            assert all(pause >= 0.02 for pause in pauses(page, "409"))
+            assert all(0.3 <= pause <= 1.5 for pause in pauses(page, "4409"))
             assert len(page.all_of("heard")) == 8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def acknowledged(gateway: Harness) -> int:
     return mailbox.counters.acknowledged
 
 
+def pauses(program: Running, why: str) -> list[float]:
+    """The seconds that a program has said it would wait, each time that it was ended so."""
+    found = re.findall(rf"^ended: {why}, again in ([0-9.]+) s$", "\n".join(program.lines), re.MULTILINE)
+    assert found, f"never ended by {why}"
+    return [float(seconds) for seconds in found]
+
+
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 async def test_a_device_gets_each_message_once_whatever_ends_its_connections(device: Program, tmp_path: Path) -> None:
     cursor_file = tmp_path / "cursor"
@@ -90,6 +98,9 @@ async def test_a_device_gets_each_message_once_whatever_ends_its_connections(dev
                 await gateway.publish("doll", f"after {code}")
                 assert (await program.prints("heard", count))[-1] == f"after {code}"
             await eventually(lambda: acknowledged(gateway) == 8)
+            # Retry-After is a minimum, and after 4409 it is minutes: here a two-hundredth of them.
+            assert all(pause >= 0.02 for pause in pauses(program, "409"))
+            assert all(0.3 <= pause <= 1.5 for pause in pauses(program, "4409"))
             assert len(program.all_of("heard")) == 8
         # One for each 4401, and one to begin with: a token is kept as long as it is accepted.
         assert (await gateway.metrics())['cocoa_token_requests_total{outcome="issued"}'] == 2

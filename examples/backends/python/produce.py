@@ -23,8 +23,6 @@ def main(device: str, texts: list[str]) -> None:
         acks="all",  # the record survives the loss of a broker
         enable_idempotence=True,  # a retry neither repeats a record nor overtakes the one before it
         compression_type="gzip",
-        key_serializer=str.encode,
-        value_serializer=lambda value: json.dumps(value).encode(),
     )
     sent = []
     for text in texts:
@@ -38,7 +36,8 @@ def main(device: str, texts: list[str]) -> None:
         # The key keeps a device's records in one partition, and so in order. kafka-python hashes it with murmur2, like
         # the Java client; producers of one topic must agree on that (examples/README.rst).
         # Headers named cocoa.* may say more about delivery, in JSON; a gateway ignores those that it does not know.
-        sent.append(producer.send(TOPIC, key=device, value=value, headers=[("cocoa.ttl", b"3600")]))
+        headers = [("cocoa.ttl", b"3600")]
+        sent.append(producer.send(TOPIC, key=device.encode(), value=json.dumps(value).encode(), headers=headers))
     for future in sent:
         metadata = future.get(timeout=30)  # raises what went wrong; send() alone only puts the record in a queue
         print(f"sent: {metadata.partition} {metadata.offset}", flush=True)
