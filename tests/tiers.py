@@ -30,6 +30,7 @@ PURE: Final = (
     *(f"connection/test_{name}.py" for name in ("keepalive", "limits", "masks", "outbox")),
     *(f"connection/test_{name}.py" for name in ("protocol", "protocol_machine", "reference")),
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
+    "mailboxes/test_driver.py",
     *(
         f"probe/test_{name}.py"
         for name in ("between", "credentials", "judge", "judge_speech", "recording", "report", "target")

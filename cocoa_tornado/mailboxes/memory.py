@@ -45,62 +45,39 @@ class _Kept:
         self.touched_s = now
 
 
-class MemoryMailbox:
-    """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` that needs no service. READY from :meth:`start` on.
+class MemoryStore:
+    """Boxes in memory. Whatever it is asked to do is done when the call returns, and never fails.
 
     :param clock: Unix seconds
     """
 
-    def __init__(self, limits: BoxLimits, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, limits: BoxLimits, clock: Callable[[], float]) -> None:
         self._limits, self._clock = limits, clock
-        self._key = secrets.token_bytes(KEY_BYTES)
         self._kept: dict[str, _Kept] = {}
         self._seen: dict[str, SeenOffsets] = {}
         self._given = 0  # messages ever stored: no box has given a higher number
         self._messages = self._size_bytes = 0
-        self._state = MailboxState.OPENING
         self._sweeping: Iterator[str] = iter(())
-        self._counters = MailboxCounters()
-
-    def __repr__(self) -> str:
-        return f"<MemoryMailbox {self._messages} messages of {len(self._kept)} devices>"
+        self.counters = MailboxCounters()
 
     @property
-    def key(self) -> bytes | None:
-        return None if self._state is MailboxState.OPENING else self._key
+    def totals(self) -> tuple[int, int]:
+        """Messages, and the bytes of their payloads."""
+        return self._messages, self._size_bytes
 
-    @property
-    def era(self) -> int:
-        return 0
-
-    @property
-    def counters(self) -> MailboxCounters:
-        return self._counters
-
-    async def start(self) -> None:
-        self._state = MailboxState.READY
-
-    def status(self) -> MailboxStatus:
-        if self._state is MailboxState.READY:
-            detail = "in this process: messages survive the absence of their device, not the end of the gateway"
-            return MailboxStatus(self._state, detail, self._messages, self._size_bytes)
-        return MailboxStatus(self._state, self._state.value)
-
-    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
-        if self._state is MailboxState.CLOSED:
-            raise MailboxClosed("the mailbox is closed")
+    def append(self, entries: Sequence[Entry]) -> list[int | None]:
         fresh = judge([entries], self._take)
-        self._counters.duplicates += fresh.count(False)
-        return _done([self._store(entry) if new else None for entry, new in zip(entries, fresh, strict=True)])
+        self.counters.duplicates += fresh.count(False)
+        return [self._store(entry) if new else None for entry, new in zip(entries, fresh, strict=True)]
 
-    def look(self, device_id: str) -> asyncio.Future[Box]:
+    def look(self, device_id: str) -> Box:
         kept = self._kept.get(device_id)
-        return _done(Box.new(self._given) if kept is None else kept.box)
+        return Box.new(self._given) if kept is None else kept.box
 
-    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
+    def read(self, device_id: str, after: int, limits: PageLimits) -> Page:
         kept = self._kept.get(device_id)
         if kept is None:
-            return _done(Page((), self._given, self._given, self._given))
+            return Page((), self._given, self._given, self._given)
         self._expire(kept)
         messages: list[StoredMessage] = []
         size = 0
@@ -109,20 +86,20 @@ class MemoryMailbox:
             if messages and (len(messages) == limits.max_messages or size > limits.max_bytes):
                 break
             messages.append(message)
-        return _done(Page(messages, kept.box.gone, kept.box.last, kept.box.base, kept.box.acked or 0))
+        return Page(messages, kept.box.gone, kept.box.last, kept.box.base, kept.box.acked or 0)
 
-    def acknowledge(self, device_id: str, place: Place) -> None:
+    def acknowledge(self, device_id: str, number: int) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.acknowledge(place.number)
-            self._counters.acknowledged += self._trim(kept)
+            kept.box = kept.box.acknowledge(number)
+            self.counters.acknowledged += self._trim(kept)
 
-    def written(self, device_id: str, place: Place) -> None:
+    def written(self, device_id: str, number: int) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.write(place.number)
+            kept.box = kept.box.write(number)
 
-    async def sweep(self) -> int:
+    def sweep(self) -> int:
         now = self._clock()
         devices = list(islice(self._sweeping, SWEEP_BOXES))
         if not devices:
@@ -137,9 +114,6 @@ class MemoryMailbox:
                 if not kept.messages and now - kept.touched_s > patience_s:
                     del self._kept[device_id]
         return removed
-
-    async def close(self, timeout_s: float) -> None:
-        self._state = MailboxState.CLOSED
 
     def _take(self, source: str, records: Sequence[tuple[int, int]]) -> list[bool]:
         return self._seen.setdefault(source, SeenOffsets()).take(records)[0]
@@ -157,7 +131,7 @@ class MemoryMailbox:
         self._given += 1
         self._messages += 1
         self._size_bytes += size
-        self._counters.stored += 1
+        self.counters.stored += 1
         limits = self._limits
         while len(kept.messages) > limits.max_messages or (
             kept.size_bytes > limits.max_bytes and len(kept.messages) > 1
@@ -177,7 +151,7 @@ class MemoryMailbox:
     def _lose(self, kept: _Kept, up_to: int, reason: str) -> int:
         kept.box = kept.box.lose(up_to)
         lost = self._trim(kept)
-        self._counters.lost[reason] = self._counters.lost.get(reason, 0) + lost
+        self.counters.lose(reason, lost)
         return lost
 
     def _trim(self, kept: _Kept) -> int:
@@ -191,6 +165,66 @@ class MemoryMailbox:
             removed += 1
         self._messages -= removed
         return removed
+
+
+class MemoryMailbox:
+    """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` that needs no service. READY from :meth:`start` on.
+
+    It has no driver: a store that cannot fail, and is done at once, needs no queue, and a queue would cost each message
+    more than storing it.
+    """
+
+    def __init__(self, limits: BoxLimits, clock: Callable[[], float] = time.time) -> None:
+        self._store = MemoryStore(limits, clock)
+        self._key = secrets.token_bytes(KEY_BYTES)
+        self._state = MailboxState.OPENING
+
+    def __repr__(self) -> str:
+        return f"<MemoryMailbox {self._store.totals[0]} messages>"
+
+    @property
+    def key(self) -> bytes | None:
+        return None if self._state is MailboxState.OPENING else self._key
+
+    @property
+    def era(self) -> int:
+        return 0
+
+    @property
+    def counters(self) -> MailboxCounters:
+        return self._store.counters
+
+    async def start(self) -> None:
+        self._state = MailboxState.READY
+
+    def status(self) -> MailboxStatus:
+        if self._state is MailboxState.READY:
+            detail = "in this process: messages survive the absence of their device, not the end of the gateway"
+            return MailboxStatus(self._state, detail, *self._store.totals)
+        return MailboxStatus(self._state, self._state.value)
+
+    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
+        if self._state is MailboxState.CLOSED:
+            raise MailboxClosed("the mailbox is closed")
+        return _done(self._store.append(entries))
+
+    def look(self, device_id: str) -> asyncio.Future[Box]:
+        return _done(self._store.look(device_id))
+
+    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
+        return _done(self._store.read(device_id, after, limits))
+
+    def acknowledge(self, device_id: str, place: Place) -> None:
+        self._store.acknowledge(device_id, place.number)
+
+    def written(self, device_id: str, place: Place) -> None:
+        self._store.written(device_id, place.number)
+
+    async def sweep(self) -> int:
+        return self._store.sweep()
+
+    async def close(self, timeout_s: float) -> None:
+        self._state = MailboxState.CLOSED
 
 
 def _done(result: T) -> asyncio.Future[T]:

@@ -65,6 +65,10 @@ class MailboxCounters:
     lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
     failures: int = 0  # changes of state from READY to OPENING
 
+    def lose(self, reason: str, count: int) -> None:
+        if count:
+            self.lost[reason] = self.lost.get(reason, 0) + count
+
 
 class Mailbox(Protocol):
     """What the gateway asks of a mailbox. All methods are called on the IOLoop thread and none of them blocks.

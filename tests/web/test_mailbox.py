@@ -202,7 +202,7 @@ async def test_a_gap_is_told_once_to_firmware_that_knows_no_cursors(start_gatewa
     gateway = await start(start_gateway, mailbox_ttl_s=1.0)
     await gateway.publish("doll", "old")
     await stored(gateway, 1)
-    box_of(gateway)._clock = lambda: 4e9
+    box_of(gateway)._store._clock = lambda: 4e9
     device = await gateway.connect("doll")
     assert await hear(device) == {"type": "gap", "missed": 1}
     await leave(gateway, device)
@@ -356,7 +356,7 @@ async def test_a_device_that_goes_by_cursors_and_has_none_yet_is_sent_all_that_i
     device = await gateway.connect_with(f"{gateway.token()}&cursors=1")
     for text in ("one", "two"):
         await gateway.publish("doll", text)
-    await eventually(lambda: box_of(gateway)._kept["doll"].box.written == 2)  # to a socket, and no further
+    await eventually(lambda: box_of(gateway)._store._kept["doll"].box.written == 2)  # to a socket, and no further
     device.transport.abort()
     await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
     device = await gateway.connect_with(f"{gateway.token()}&cursors=1")
@@ -388,7 +388,7 @@ async def test_a_gap_is_told_once_to_a_device_that_acknowledges_though_nothing_i
     for text in ("two", "three"):
         await gateway.publish("doll", text)
     await stored(gateway, 3)
-    box_of(gateway)._clock = lambda: 4e9
+    box_of(gateway)._store._clock = lambda: 4e9
     device = await gateway.connect("doll")
     assert await hear(device) == {"type": "gap", "missed": 2}
     await leave(gateway, device)

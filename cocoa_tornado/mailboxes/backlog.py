@@ -1,0 +1,126 @@
+"""What waits to be stored, in its order; and what is stored together. Pure, of one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from ..rules.box import Mark, Marks, marked
+from .port import Entry
+
+
+class Call(NamedTuple):
+    """One call to append, not answered yet."""
+
+    entries: Sequence[Entry]
+    future: asyncio.Future[list[int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupLimits:
+    """Of what is stored together; a single call may be larger.
+
+    :ivar max_marks: devices whose marks go along
+    """
+
+    max_entries: int
+    max_bytes: int
+    max_marks: int
+
+
+@dataclass(slots=True)
+class Group:
+    """Calls and marks that are stored together.
+
+    :ivar id: never given twice. Under it the store keeps what it has answered, for a driver that did not hear it
+    """
+
+    calls: list[Call]
+    marks: dict[str, Marks]
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+class Backlog:
+    """Calls leave it in their order, group by group; a group stays until it is :meth:`stored`.
+
+    :ivar marks_due: marks are not to wait for a call any longer
+    """
+
+    def __init__(self, limits: GroupLimits) -> None:
+        self._limits = limits
+        self._calls: deque[Call] = deque()
+        self._marks: dict[str, Marks] = {}
+        self._group: Group | None = None
+        self.marks_due = False
+
+    def __repr__(self) -> str:
+        return f"<Backlog {len(self._calls)} calls, marks of {len(self._marks)} devices, {self._group}>"
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to store now."""
+        under_way = self._group is not None and (self._group.calls or self._group.marks)
+        return bool(self._calls or under_way or (self._marks and self.marks_due))
+
+    @property
+    def has_marks(self) -> bool:
+        return bool(self._marks or (self._group and self._group.marks))
+
+    def append(self, call: Call) -> None:
+        self._calls.append(call)
+
+    def mark(self, device_id: str, mark: Mark) -> None:
+        self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
+
+    def marks_of(self, device_id: str) -> Marks:
+        """What has been marked and may not be stored yet."""
+        waiting = self._marks.get(device_id, ())
+        return waiting if self._group is None else (*self._group.marks.get(device_id, ()), *waiting)
+
+    def group(self) -> Group:
+        """What to store now: the group that is not stored yet, with the marks that have come meanwhile, or the next."""
+        if self._group is None or not (self._group.calls or self._group.marks):
+            self._group = Group(self._next_calls(), {})
+        marks = self._group.marks
+        for device_id in list(islice(self._marks, max(0, self._limits.max_marks - len(marks)))):
+            for mark in self._marks.pop(device_id):
+                marks[device_id] = marked(marks.get(device_id, ()), mark)
+        self.marks_due = self.marks_due and bool(self._marks)
+        return self._group
+
+    def stored(self) -> None:
+        """The group is."""
+        self._group = None
+
+    def forget_marks(self) -> None:
+        """They were of another mailbox."""
+        self._marks.clear()
+        if self._group is not None:
+            self._group.marks.clear()
+
+    def give_up(self) -> list[Call]:
+        """The calls that nobody will carry out."""
+        calls = [*(self._group.calls if self._group else ()), *self._calls]
+        self._group = None
+        self._calls.clear()
+        return calls
+
+    def _next_calls(self) -> list[Call]:
+        taken: list[Call] = []
+        entries = size = 0
+        while self._calls:
+            call = self._calls[0]
+            entries, size = entries + len(call.entries), size + _size(call.entries)
+            if taken and (entries > self._limits.max_entries or size > self._limits.max_bytes):
+                break
+            taken.append(self._calls.popleft())
+        return taken
+
+
+def _size(entries: Iterable[Entry]) -> int:
+    return sum(len(entry.payload) for entry in entries)

@@ -1,0 +1,133 @@
+"""A store that does what a test tells it to: fails at any step, loses answers, hangs, turns into another one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from cocoa_tornado.errors import MailboxError, ServiceError
+from cocoa_tornado.mailboxes.backlog import Group
+from cocoa_tornado.mailboxes.memory import MemoryStore
+from cocoa_tornado.mailboxes.store import Answer, Look, Question, Read, StoreFault
+from cocoa_tornado.rules.box import Box, BoxLimits, Marks, with_marks
+from cocoa_tornado.rules.feed import Page
+
+
+class Fate(enum.Enum):
+    """Of one operation of the store."""
+
+    FINE = "fine"
+    AWAY = "away"
+    REFUSED = "refused"  # it may still be read
+    REOPEN = "reopen"
+    LOST = "lost"  # it is done, and its answer is not
+    BUG = "bug"
+    HANGS = "hangs"  # until `go_on`
+
+
+class FakeStore:
+    """The :class:`~cocoa_tornado.mailboxes.store.Store` of a test: boxes in memory, behind whatever it makes happen.
+
+    :ivar fates: of the operations to come, one each; FINE where there is none
+    :ivar asking_fates: of the answers to come
+    :ivar boxes: what is stored
+    :ivar steps: what was done, ``open``, ``commit``, ``sweep``, ``answer`` and ``close``
+    """
+
+    name, promise = "fake", "messages survive"
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.boxes = MemoryStore(BoxLimits(max_messages=1_000_000, ttl_s=1e9), clock)
+        self.key: bytes | None = None
+        self.era = 0
+        self.fates: deque[Fate] = deque()
+        self.asking_fates: deque[Fate] = deque()
+        self.steps: list[str] = []
+        self.go_on = asyncio.Event()
+        self.refusal: ServiceError | None = None
+        self.is_another = False
+        self._under_way: set[str] = set()
+        self._answered: tuple[str, list[list[int | None]]] = ("", [])
+
+    @contextlib.asynccontextmanager
+    async def _step(self, name: str) -> AsyncIterator[None]:
+        """One operation; it comes to its fate at another turn of the loop."""
+        lane = "ask" if name == "answer" else "store"
+        fates = self.asking_fates if name == "answer" else self.fates
+        assert lane not in self._under_way, f"{name} beside another operation"
+        self._under_way.add(lane)
+        self.steps.append(name)
+        fate = fates.popleft() if fates else Fate.FINE
+        try:
+            await asyncio.sleep(0.001)
+            match fate:
+                case Fate.AWAY:
+                    raise StoreFault("the store is away", away=True)
+                case Fate.REFUSED:
+                    raise StoreFault("the store is full")
+                case Fate.REOPEN:
+                    raise StoreFault("the store is another one", reopen=True)
+                case Fate.BUG:
+                    raise ZeroDivisionError
+                case Fate.HANGS:
+                    await self.go_on.wait()
+            yield
+            if fate is Fate.LOST:
+                raise StoreFault("no answer", away=True)
+        finally:
+            self._under_way.discard(lane)
+
+    async def open(self) -> bool:
+        async with self._step("open"):
+            if self.refusal is not None:
+                raise self.refusal
+            self.key = b"k" * 32
+            was_another, self.is_another = self.is_another, False
+            return was_another
+
+    async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
+        async with self._step("commit"):
+            for device_id, marks in group.marks.items():
+                for mark in marks:
+                    if mark.acked is not None:
+                        self.boxes.acknowledge(device_id, mark.acked)
+                    if mark.written is not None:
+                        self.boxes.written(device_id, mark.written)
+            if group.calls and self._answered[0] != group.id:
+                self._answered = (group.id, [self.boxes.append(call.entries) for call in group.calls])
+            return self._answered[1] if group.calls else []
+        raise AssertionError
+
+    async def sweep(self) -> int:
+        async with self._step("sweep"):
+            return self.boxes.sweep()
+        raise AssertionError
+
+    def answer(self, questions: Sequence[Question]) -> asyncio.Future[Sequence[Answer]]:
+        return asyncio.ensure_future(self._answer(questions))
+
+    async def _answer(self, questions: Sequence[Question]) -> list[Answer]:
+        async with self._step("answer"):
+            return [self._answer_to(question) for question in questions]
+        raise AssertionError
+
+    def _answer_to(self, question: Question) -> Answer:
+        if question.device_id == "unspeakable":
+            return MailboxError("no such name")
+        marks: Marks = question.marks
+        match question:
+            case Look(device_id):
+                return with_marks(self.boxes.look(device_id), marks)
+            case Read(device_id, _, after, limits):
+                page: Page = self.boxes.read(device_id, after, limits)
+                return page
+        raise AssertionError
+
+    async def close(self, timeout_s: float) -> None:
+        self.steps.append("close")
+
+    def box(self, device_id: str) -> Box:
+        return self.boxes.look(device_id)

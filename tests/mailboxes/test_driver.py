@@ -1,0 +1,627 @@
+"""What the driver promises for every store behind it, whatever fails and whenever it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
+from cocoa_tornado.mailboxes.backlog import GroupLimits
+from cocoa_tornado.mailboxes.driver import Driver
+from cocoa_tornado.mailboxes.port import MailboxState
+from cocoa_tornado.mailboxes.store import Ledger, Pace
+from cocoa_tornado.rules.box import Place
+from testing.virtual_time import VirtualTimeLoop
+
+from ..profiles import examples
+from .fake_store import FakeStore, Fate
+from .stands import ALL, Clock, entries, entry, payloads
+
+PACE = Pace(
+    retry_s=(0.1, 2.0),
+    patience_s=5.0,
+    hang="the store hangs: nothing was {done} for {patience_s:g} s",
+    start_waits=True,
+    questions=32,
+)
+LIMITS = GroupLimits(max_entries=20, max_bytes=10_000, max_marks=3)
+FAULTS = {"unavailable": "mailbox unavailable", "bug": "a fault of the gateway"}
+unavailable = pytest.mark.logs("cocoa.mailbox", FAULTS["unavailable"])
+bug = pytest.mark.logs("cocoa.mailbox", FAULTS["bug"])
+
+T = TypeVar("T")
+Scene = Callable[[Driver, FakeStore], Awaitable[None]]
+
+
+def made(store: FakeStore, pace: Pace = PACE) -> Driver:
+    return Driver(store, Ledger(store.boxes.counters), pace, LIMITS)
+
+
+def play(scene: Scene, *fates: Fate) -> FakeStore:
+    """A driver that is READY, and what happens to it, in virtual time."""
+
+    async def run() -> FakeStore:
+        store = FakeStore(Clock())
+        driver = made(store)
+        await driver.start()
+        store.fates.extend(fates)
+        await scene(driver, store)
+        await driver.close(1.0)
+        return store
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(run())
+
+
+@contextmanager
+def log_lines() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("cocoa.mailbox")
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel("INFO")
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+# -- storing
+
+
+@pytest.mark.parametrize(
+    "fate",
+    [
+        Fate.FINE,
+        Fate.REOPEN,
+        *(pytest.param(fate, marks=unavailable) for fate in (Fate.AWAY, Fate.REFUSED, Fate.LOST)),
+        pytest.param(Fate.BUG, marks=[unavailable, bug]),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 4])
+def test_calls_are_answered_in_order_with_their_numbers_whatever_fails(fate: Fate, times: int) -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        stored = [driver.append(entries(2 * n, 3)) for n in range(4)]
+        assert await asyncio.gather(*stored) == [[1, 2, 3], [None, 4, 5], [None, 6, 7], [None, 8, 9]]
+        assert driver.status().state is MailboxState.READY
+        assert driver.counters.stored == 9
+
+    play(scene, *[step for _ in range(times) for step in (fate, Fate.FINE)])
+
+
+def test_what_has_queued_up_is_stored_together_within_bounds() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        small = [driver.append([entry(n)]) for n in range(50)]
+        await asyncio.gather(*small)
+        assert store.steps.count("commit") == 3
+        large = [driver.append(entries(100 + 30 * n, 30)) for n in range(3)]
+        await asyncio.gather(*large)
+        assert store.steps.count("commit") == 6
+        await asyncio.gather(*(driver.append([entry(200 + n, payload=b"x" * 6_000)]) for n in range(3)))
+        assert store.steps.count("commit") == 9
+
+    play(scene)
+
+
+def test_a_mark_counts_at_once_and_is_stored_soon_by_itself() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append(entries(0, 5))
+        driver.acknowledge("doll", Place(2))
+        driver.written("doll", Place(4))
+        assert (await driver.look("doll")).acked == 2
+        assert store.box("doll").acked is None
+        await asyncio.sleep(0.6)
+        assert (store.box("doll").acked, store.box("doll").written) == (2, 4)
+
+    play(scene)
+
+
+def test_many_marks_are_stored_in_several_groups() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append([entry(n, f"d{n}") for n in range(8)])
+        for n in range(8):
+            driver.acknowledge(f"d{n}", Place(n + 1))
+        await asyncio.sleep(0.6)
+        assert [len(store.box(f"d{n}")) for n in range(8)] == [0] * 8
+        assert store.steps.count("commit") == 4
+
+    play(scene)
+
+
+@unavailable
+def test_a_mark_is_kept_while_its_group_fails_and_goes_with_what_came_later() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append(entries(0, 5))
+        store.fates.extend([Fate.REFUSED] * 4)
+        driver.acknowledge("doll", Place(1))
+        stored = driver.append(entries(5, 1))
+        await asyncio.sleep(0.02)
+        assert driver.status().state is MailboxState.OPENING
+        driver.acknowledge("doll", Place(3))
+        driver.acknowledge("doll", Place(2))
+        assert (await driver.look("doll")).acked == 3
+        assert await stored == [6]
+        assert store.box("doll").acked == 3
+
+    play(scene)
+
+
+@unavailable
+def test_a_store_that_takes_nothing_more_still_deletes() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append(entries(0, 5))
+        driver.acknowledge("doll", Place(4))
+        store.fates.append(Fate.REFUSED)
+        stored = driver.append(entries(5, 1))
+        await asyncio.sleep(0.0025)  # one attempt, and what makes room
+        assert (len(store.box("doll")), stored.done()) == (1, False)
+        assert await stored == [6]
+
+    play(scene)
+
+
+def test_marks_of_another_mailbox_never_reach_the_one_that_has_taken_its_place() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append(entries(0, 5))
+        driver.acknowledge("doll", Place(4))
+        store.is_another = True
+        store.fates.append(Fate.REOPEN)
+        await driver.append(entries(5, 1))
+        await asyncio.sleep(1.0)
+        assert store.box("doll").acked is None
+        assert store.boxes.counters.lost == {}
+
+    play(scene)
+
+
+# -- sweeping
+
+
+def test_a_sweep_is_asked_for_and_answered_once() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        assert [*await asyncio.gather(driver.sweep(), driver.sweep())] == [0, 0]
+        assert store.steps.count("sweep") == 1
+
+    play(scene)
+
+
+@unavailable
+def test_a_sweep_that_fails_is_owed_and_is_one_outage() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.REFUSED] * 6)
+        with pytest.raises(MailboxError, match="is full"):
+            await driver.sweep()
+        await asyncio.sleep(20.0)
+        assert driver.status().state is MailboxState.READY
+        assert driver.counters.failures == 1
+
+    play(scene)
+
+
+# -- asking
+
+
+def test_what_is_asked_in_one_turn_is_answered_together_and_one_that_is_wrong_fails_alone() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append(entries(0, 3))
+        look, wrong, read = driver.look("doll"), driver.look("unspeakable"), driver.read("doll", 1, ALL)
+        with pytest.raises(MailboxError, match="no such name"):
+            await wrong
+        assert await look == store.box("doll")
+        assert [message.payload for message in (await read).messages] == payloads([1, 2])
+        assert store.steps.count("answer") == 1
+        await asyncio.gather(*(driver.look("doll") for _ in range(40)))
+        assert store.steps.count("answer") == 3
+
+    play(scene)
+
+
+@unavailable
+def test_an_answer_that_does_not_come_is_not_waited_for_and_the_mailbox_is_down_until_it_does() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.asking_fates.append(Fate.HANGS)
+        hanging = driver.look("doll")
+        await asyncio.sleep(2.0)
+        late = driver.look("doll")
+        await asyncio.sleep(2.9)
+        assert driver.status().state is MailboxState.READY
+        with pytest.raises(MailboxError, match="no answer within 5 s"):
+            await hanging
+        # What can be done goes on, and does not hide it.
+        assert await driver.append(entries(0, 1)) == [1]
+        assert driver.status().detail == "the store hangs: nothing was read for 5 s"
+        assert not late.done()
+        with pytest.raises(MailboxError, match="no answer within 5 s"):
+            await late
+        store.go_on.set()
+        await asyncio.sleep(0.01)
+        assert driver.status().state is MailboxState.READY
+        assert (await driver.look("doll")).last == 1
+        assert driver.counters.failures == 1
+
+    play(scene)
+
+
+@unavailable
+def test_questions_fail_at_once_while_the_store_is_away_and_not_while_it_only_refuses() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.REFUSED, Fate.REFUSED])
+        store.asking_fates.extend([Fate.FINE, Fate.AWAY])
+        stored = driver.append(entries(0, 1))
+        await asyncio.sleep(0.0015)
+        assert driver.status().state is MailboxState.OPENING
+        assert (await driver.look("doll")).last == 0
+        with pytest.raises(MailboxError, match="is away"):
+            await driver.look("doll")
+        with pytest.raises(MailboxError, match="is away"):
+            await driver.look("doll")
+        with pytest.raises(MailboxError, match="is away"):
+            await driver.sweep()
+        assert driver.status().messages is None
+        assert await stored == [1]
+
+    play(scene)
+
+
+@unavailable
+def test_an_outage_that_only_a_question_meets_is_found_out_and_ends_by_itself() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.asking_fates.append(Fate.AWAY)
+        store.fates.append(Fate.AWAY)
+        asked = [driver.look("doll") for _ in range(50)]
+        for answer in asked:
+            with pytest.raises(MailboxError, match="is away"):
+                await answer
+        await asyncio.sleep(1.0)
+        assert driver.status().state is MailboxState.READY
+        assert store.steps.count("open") == 3
+
+    play(scene)
+
+
+# -- the state
+
+
+@unavailable
+def test_one_outage_is_one_line_and_one_failure() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        for n in range(2):
+            store.fates.extend([Fate.AWAY] * 8)
+            await driver.append(entries(n, 1))
+        assert driver.counters.failures == 2
+
+    with log_lines() as lines:
+        play(scene)
+    assert lines == ["mailbox ready", *["mailbox unavailable", "mailbox ready"] * 2]
+
+
+@unavailable
+def test_what_hangs_is_down_after_its_patience_and_up_when_it_goes_on() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.append(Fate.HANGS)
+        stored = driver.append(entries(0, 2))
+        await asyncio.sleep(4.9)
+        assert driver.status().state is MailboxState.READY
+        await asyncio.sleep(0.2)
+        assert driver.status().detail == "the store hangs: nothing was stored for 5 s"
+        await asyncio.sleep(3600.0)
+        assert store.steps.count("commit") == 1  # two at once would lose the order
+        store.go_on.set()
+        assert await stored == [1, 2]
+        assert driver.status().state is MailboxState.READY
+
+    with log_lines() as lines:
+        play(scene)
+    assert lines == ["mailbox ready", "mailbox unavailable", "mailbox ready"]
+
+
+@unavailable
+def test_the_delays_between_attempts_grow_and_have_a_bound() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.AWAY] * 200)
+        stored = driver.append(entries(0, 1))
+        await asyncio.sleep(100.0)
+        assert 50 < store.steps.count("open") + store.steps.count("commit") < 180  # 1 s apart in the middle
+        store.fates.clear()
+        await stored
+
+    play(scene)
+
+
+@unavailable
+@bug
+def test_a_fault_of_the_gateway_is_logged_once_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.BUG] * 5)
+        assert await driver.append(entries(0, 1)) == [1]
+
+    play(scene)
+    (record,) = [record for record in caplog.records if FAULTS["bug"] in record.message]
+    assert record.exc_info is not None
+
+
+def test_a_start_that_can_never_work_fails_and_lets_go_of_everything() -> None:
+    async def run() -> None:
+        store = FakeStore(Clock())
+        store.refusal = ServiceError("no mailbox")
+        driver = made(store)
+        with pytest.raises(ServiceError, match="no mailbox"):
+            await driver.start()
+        assert store.steps == ["open", "close"]
+        await driver.close(1.0)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run())
+
+
+@unavailable
+@pytest.mark.parametrize("fate", [Fate.HANGS, Fate.AWAY])
+def test_a_start_does_not_wait_for_a_store_that_is_away_or_hangs(fate: Fate) -> None:
+    async def run() -> None:
+        store = FakeStore(Clock())
+        store.fates.append(fate)
+        driver = made(store)
+        await driver.start()
+        assert driver.status().state is MailboxState.OPENING
+        assert driver.key is None
+        with pytest.raises(MailboxError):
+            await driver.look("doll")
+        # What is found out late is an outage: the gateway runs.
+        store.refusal = ServiceError("no mailbox")
+        store.go_on.set()
+        stored = driver.append(entries(0, 1))
+        await asyncio.sleep(10.0)
+        assert driver.status().detail == "no mailbox"
+        store.refusal = None
+        assert await stored == [1]
+        assert driver.counters.failures == 0
+        await driver.close(1.0)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run())
+
+
+# -- the end
+
+
+def test_a_close_stores_what_is_queued_marks_included() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        await driver.append(entries(0, 10))
+        driver.written("doll", Place(10))
+        stored = [driver.append(entries(10 * n, 10)) for n in range(1, 10)]
+        await asyncio.gather(driver.close(5.0), driver.close(5.0))
+        assert [future.result()[-1] for future in stored] == [10 * n for n in range(2, 11)]
+        assert store.box("doll").written == 10
+        with pytest.raises(MailboxClosed):
+            driver.append(entries(100, 1))
+        for refused in (driver.look("doll"), driver.sweep()):
+            with pytest.raises(MailboxClosed):
+                await refused
+        driver.written("doll", Place(11))
+        assert driver.status().state is MailboxState.CLOSED
+        assert store.steps.count("close") == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("fate", [pytest.param(fate, marks=unavailable) for fate in (Fate.AWAY, Fate.HANGS)])
+def test_a_close_takes_no_longer_than_it_may(fate: Fate) -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        loop = asyncio.get_running_loop()
+        store.fates.extend([fate] * 1_000)
+        stored = driver.append(entries(0, 1))
+        await asyncio.sleep(6.0)
+        store.asking_fates.append(Fate.HANGS)
+        asked = driver.look("doll")
+        begun = loop.time()
+        await driver.close(10.0)
+        assert 8.0 < loop.time() - begun <= 10.0
+        for future in (stored, asked):
+            with pytest.raises(MailboxError):
+                await future
+        assert isinstance(stored.exception(), MailboxClosed)
+
+    play(scene)
+
+
+@unavailable
+def test_a_close_makes_use_of_its_time() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.AWAY] * 40)
+        stored = driver.append(entries(0, 1))
+        await driver.close(10.0)
+        assert await stored == [1]
+
+    play(scene)
+
+
+def test_a_driver_that_was_never_started_can_be_closed() -> None:
+    async def run() -> None:
+        driver = made(FakeStore(Clock()))
+        stored = driver.append(entries(0, 1))
+        await driver.close(1.0)
+        with pytest.raises(MailboxClosed):
+            await stored
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run())
+
+
+# -- anything at any time
+
+
+class DriverMachine(RuleBasedStateMachine):
+    """Calls, failures at any step, lost answers, hangs, and a close at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(loop_factory=VirtualTimeLoop)
+        self.lines: list[str] = []
+        self._context = log_lines()
+        self.lines = self._context.__enter__()
+        self.store, self.driver = self._run(self._begin)
+        self.calls: list[asyncio.Future[list[int | None]]] = []
+        self.sizes: list[int] = []
+        self.questions: list[asyncio.Future[Any]] = []
+        self.acked = 0
+        self.offset = 0
+        self.is_closed = False
+
+    def _run(self, step: Callable[[], Awaitable[T]]) -> T:
+        async def run() -> T:
+            return await step()
+
+        return self.runner.run(run())
+
+    async def _begin(self) -> tuple[FakeStore, Driver]:
+        store = FakeStore(Clock())
+        driver = made(store)
+        await driver.start()
+        return store, driver
+
+    @rule(count=st.integers(0, 9), again=st.integers(0, 3))
+    def append(self, count: int, again: int) -> None:
+        first = max(0, self.offset - again)
+
+        async def call() -> None:
+            try:
+                self.calls.append(self.driver.append(entries(first, count + self.offset - first)))
+            except MailboxClosed:
+                assert self.is_closed
+                return
+            assert not self.is_closed
+            self.sizes.append(count)
+            self.offset += count
+
+        self._run(call)
+
+    @rule(number=st.integers(0, 40))
+    def acknowledge(self, number: int) -> None:
+        async def call() -> None:
+            self.driver.acknowledge("doll", Place(number))
+
+        if not self.is_closed:
+            # A device acknowledges what it was sent, which is stored.
+            number = min(number, self.store.box("doll").last)
+            self.acked = max(self.acked, number)
+            self._run(call)
+
+    @rule(page=st.booleans())
+    def ask(self, page: bool) -> None:
+        async def call() -> None:
+            self.questions.append(self.driver.read("doll", 0, ALL) if page else self.driver.look("doll"))
+
+        self._run(call)
+
+    @rule()
+    def sweep(self) -> None:
+        async def call() -> None:
+            self.questions.append(asyncio.ensure_future(self.driver.sweep()))
+            await asyncio.sleep(0)
+
+        self._run(call)
+
+    @rule(fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=5), asking=st.booleans())
+    def fail(self, fates: list[Fate], asking: bool) -> None:
+        (self.store.asking_fates if asking else self.store.fates).extend(fates)
+
+    @rule(seconds=st.sampled_from([0.0005, 0.002, 0.1, 0.7, 6.0]))
+    def wait(self, seconds: float) -> None:
+        self._run(lambda: asyncio.sleep(seconds))
+
+    @rule()
+    def go_on(self) -> None:
+        """What hangs does not hang any longer."""
+
+        async def call() -> None:
+            self.store.go_on.set()
+            await asyncio.sleep(0)
+            self.store.go_on.clear()
+
+        self._run(call)
+
+    @precondition(lambda self: not self.is_closed)
+    @rule(timeout_s=st.sampled_from([0.0, 0.003, 3.0]))
+    def close(self, timeout_s: float) -> None:
+        self.is_closed = True
+        self._run(lambda: self.driver.close(timeout_s))
+        assert self.driver.status().state is MailboxState.CLOSED
+        assert all(call.done() for call in self.calls)
+
+    @invariant()
+    def calls_are_answered_in_their_order_and_never_fail_while_it_is_open(self) -> None:
+        done = [call.done() and call.exception() is None for call in self.calls]
+        assert done == sorted(done, reverse=True)
+        for call in self.calls:
+            if call.done() and call.exception() is not None:
+                assert self.is_closed
+                assert isinstance(call.exception(), MailboxClosed)
+
+    @invariant()
+    def every_entry_has_its_number(self) -> None:
+        """Also where the answer to an attempt was lost."""
+        expected = 0
+        for call, fresh in zip(self.calls, self.sizes, strict=True):
+            if not call.done() or call.exception() is not None:
+                break
+            numbers = call.result()
+            assert numbers == [None] * (len(numbers) - fresh) + list(range(expected + 1, expected + fresh + 1))
+            expected += fresh
+        last = self.store.box("doll").last
+        assert last >= expected
+        # All entries of a call are stored, or none.
+        assert last in [sum(self.sizes[:count]) for count in range(len(self.sizes) + 1)]
+
+    @invariant()
+    def no_mark_is_stored_that_was_not_set(self) -> None:
+        assert (self.store.box("doll").acked or 0) <= self.acked
+
+    @invariant()
+    def the_log_has_one_line_for_each_change_of_state(self) -> None:
+        changes = [line for line in self.lines if line in ("mailbox ready", "mailbox unavailable")]
+        assert all(one != other for one, other in pairwise(changes))
+        assert changes.count("mailbox unavailable") == self.driver.counters.failures
+        state = self.driver.status().state
+        if state is not MailboxState.CLOSED:
+            assert (changes[-1] == "mailbox ready") == (state is MailboxState.READY)
+
+    def teardown(self) -> None:
+        try:
+            self._run(self._heal)
+        finally:
+            self._context.__exit__(None, None, None)
+            self.runner.close()
+
+    async def _heal(self) -> None:
+        """Once nothing fails any more, everything is stored and answered."""
+        self.store.fates.clear()
+        self.store.asking_fates.clear()
+        self.store.go_on.set()
+        await asyncio.sleep(20.0)
+        assert all(future.done() for future in (*self.calls, *self.questions))
+        for question in self.questions:
+            assert question.exception() is None or isinstance(question.exception(), MailboxError)
+        if not self.is_closed:
+            assert self.driver.status().state is MailboxState.READY
+            assert self.store.box("doll").last == self.offset
+            assert (self.store.box("doll").acked or 0) == self.acked
+            await self.driver.close(1.0)
+            self.is_closed = True
+        self.calls_are_answered_in_their_order_and_never_fail_while_it_is_open()
+        self.every_entry_has_its_number()
+
+
+@pytest.mark.logs("cocoa.mailbox", ".", optional=True)
+def test_no_sequence_of_events_loses_reorders_or_doubles_anything() -> None:
+    run_state_machine_as_test(DriverMachine, settings=examples(50, steps=40))
