@@ -58,7 +58,7 @@ class Driver:
         # Asking.
         self._questions: deque[_Asked] = deque()
         self._asked: Sequence[_Asked] = ()
-        self._answers: asyncio.Future[Sequence[Answer]] | None = None
+        self._answers: asyncio.Future[list[Answer]] | None = None
         self._patience: asyncio.TimerHandle | None = None
         # The beginning and the end.
         self._is_started = self._is_over = False
@@ -306,7 +306,7 @@ class Driver:
     def _late(self) -> MailboxError:
         return MailboxError(f"{self._store.name}: no answer within {self._pace.patience_s:g} s")
 
-    def _on_answers(self, asked: Sequence[_Asked], answers: asyncio.Future[Sequence[Answer]]) -> None:
+    def _on_answers(self, asked: Sequence[_Asked], answers: asyncio.Future[list[Answer]]) -> None:
         self._asked, self._answers = (), None
         if self._patience is not None:
             self._patience.cancel()
@@ -341,7 +341,7 @@ class Driver:
             return
         self._backoff.reset()
         self._is_fault_logged = False
-        self._note(self._availability.ready(self._store.promise))
+        self._note(self._availability.ready(f"{self._store.place}: {self._store.promise}"))
         self._tried.set()
 
     def _note(self, is_ready: bool) -> None:
@@ -367,6 +367,12 @@ class Driver:
         tasks = self._end()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._store.close(max(0.0, end_s - loop.time()))
+
+    def _give_up(self) -> None:
+        """End at once, without the store. The loop may have been closed before."""
+        if self._runner is None or not self._runner.get_loop().is_closed():
+            self._end()
+        self._availability.closed()
 
     def _end(self) -> list[Awaitable[Any]]:
         """Nothing happens from now on. Returns what is to be waited for."""

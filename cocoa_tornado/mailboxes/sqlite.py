@@ -1,7 +1,6 @@
 """The mailbox in a file: boxes in an SQLite database on this machine's disk, for one gateway.
 
-Two threads: ``cocoa-sqlite-writer`` stores (``sqlite_writer.py``), ``cocoa-sqlite-reader`` reads
-(``sqlite_reader.py``).
+Two threads: ``cocoa-sqlite-writer`` stores (``sqlite_file.py``), ``cocoa-sqlite-reader`` reads (``sqlite_reader.py``).
 The file is in write-ahead mode with ``synchronous = FULL``: what is stored is on the disk, as far as the disk tells.
 It does not shrink; what has been deleted makes room for what comes. It must not be on a network's file system.
 
@@ -13,30 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final
 
-from ..errors import MailboxClosed, MailboxError
-from ..rules.box import Box, BoxLimits, Mark, PageLimits, Place
-from ..rules.feed import Page
-from .port import Entry, MailboxCounters, MailboxStatus
-from .sqlite_availability import Availability
+from ..rules.box import BoxLimits
+from .backlog import Group, GroupLimits
+from .driver import Driver
+from .sqlite_file import SqliteFile
 from .sqlite_reader import Reader
-from .sqlite_rows import look, read
+from .sqlite_rows import Change
 from .sqlite_schema import MIGRATIONS, Migration
-from .sqlite_writer import Writer
+from .sqlite_thread import Worker
+from .store import Answer, Ledger, Pace, Question
 
-WATCH_S = 0.5
-"""How often it is looked whether the disk hangs."""
+PACE: Final = Pace(
+    retry_s=(0.1, 2.0),
+    patience_s=5.0,
+    hang="the disk hangs: nothing was {done} for {patience_s:g} s",
+    start_waits=True,
+    questions=32,  # their pages are all in memory at once, and the first waits for the last
+)
+LIMITS: Final = GroupLimits(max_entries=5_000, max_bytes=32 * 1024 * 1024, max_marks=5_000)
 
-T = TypeVar("T")
 
-
-class SqliteMailbox:
+class SqliteMailbox(Driver):
     """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` in a file. IOLoop thread only.
 
     Reads go on while the disk is full or another process has the file locked for writing.
@@ -52,104 +54,86 @@ class SqliteMailbox:
         limits: BoxLimits,
         clock: Callable[[], float] = time.time,
         migrations: Sequence[Migration] = MIGRATIONS,
+        pace: Pace = PACE,
     ) -> None:
+        ledger = Ledger()
         # A gateway that names the file by a link must meet the lock of one that does not.
-        self._path, self._limits, self._clock = Path(os.path.realpath(path)), limits, clock
-        self._counters = MailboxCounters()
-        self._availability = Availability(self._path, self._counters)
-        self._writer = Writer(self._path, limits, clock, self._availability, self._counters, migrations)
-        self._reader = Reader(self._path, lambda: self._writer.identity, self._availability)
-        self._closing: asyncio.Future[None] | None = None
-        self._watch: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        return f"<SqliteMailbox {self._path} {self._availability.state.value}>"
-
-    @property
-    def key(self) -> bytes | None:
-        return self._writer.key
-
-    @property
-    def era(self) -> int:
-        return self._writer.era
-
-    @property
-    def counters(self) -> MailboxCounters:
-        return self._counters
-
-    async def start(self) -> None:
-        self._look_for_a_hang()
-        try:
-            await self._writer.start()
-        except BaseException:
-            self._stop_watch()
-            raise
-        self._reader.start()
-
-    def _look_for_a_hang(self) -> None:
-        if self._closing is None:
-            self._writer.look_for_a_hang()
-            self._reader.look_for_a_hang()
-            self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._look_for_a_hang)
-
-    def _stop_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-
-    def status(self) -> MailboxStatus:
-        return self._availability.status()
-
-    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
-        if self._closing is not None:
-            raise MailboxClosed("the mailbox is closed")
-        return self._writer.append(entries)
-
-    def look(self, device_id: str) -> asyncio.Future[Box]:
-        marks = self._writer.marks_of(device_id)
-        return self._ask(partial(look, device_id=device_id, marks=marks))
-
-    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        marks, expired_at = self._writer.marks_of(device_id), self._clock() - self._limits.ttl_s
-        question = partial(read, device_id=device_id, after=after, limits=limits, expired_at=expired_at, marks=marks)
-        return self._ask(question)
-
-    def acknowledge(self, device_id: str, place: Place) -> None:
-        self._writer.mark(device_id, Mark(acked=place.number, era=place.era))
-
-    def written(self, device_id: str, place: Place) -> None:
-        self._writer.mark(device_id, Mark(written=place.number, era=place.era))
-
-    async def sweep(self) -> int:
-        if self._closing is not None:
-            raise MailboxClosed("the mailbox is closed")
-        return await self._writer.sweep()
-
-    def _ask(self, question: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
-        if self._closing is None and self._writer.identity is not None:
-            return self._reader.ask(question)
-        refused: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        refused.set_exception(MailboxClosed("the mailbox is closed") if self._closing else self._away())
-        refused.exception()  # whoever looks away has no need to know
-        return refused
-
-    def _away(self) -> MailboxError:
-        return MailboxError(self._availability.detail)
-
-    async def close(self, timeout_s: float) -> None:
-        if self._closing is None:
-            self._closing = asyncio.ensure_future(self._close(timeout_s))
-        await asyncio.shield(self._closing)
+        self._files = SqliteStore(Path(os.path.realpath(path)), limits, clock, ledger, migrations)
+        super().__init__(self._files, ledger, pace, LIMITS)
 
     def abandon(self) -> None:
         """End as if the process were killed: nothing that is queued is stored. Blocks until the threads are gone."""
-        self._reader.abandon()
-        self._writer.abandon()
-        self._availability.closed()
+        self._files.abandon()
+        self._give_up()
 
-    async def _close(self, timeout_s: float) -> None:
+
+class SqliteStore:
+    """The :class:`~cocoa_tornado.mailboxes.store.Store` in a file: its two threads."""
+
+    def __init__(
+        self,
+        path: Path,
+        limits: BoxLimits,
+        clock: Callable[[], float],
+        ledger: Ledger,
+        migrations: Sequence[Migration],
+    ) -> None:
+        self.name, self.place = str(path), f"SQLite in {path}"
+        self.promise = "stored messages survive the end of the gateway, and the loss of power"
+        self.key: bytes | None = None
+        self.era = 0
+        self._limits, self._clock, self._ledger = limits, clock, ledger
+        self._file = SqliteFile(path, limits, clock, migrations)
+        self._reader = Reader(path, lambda: self._file.identity)
+        self._writing = Worker("cocoa-sqlite-writer", self._file.close)
+        self._reading = Worker("cocoa-sqlite-reader", self._reader.close)
+
+    async def open(self) -> bool:
+        self._reading.start()
+        self._writing.start()
+        store = await self._writing.submit(self._file.probe)
+        self.key, self.era = store.key, store.history.era
+        self._ledger.set_totals(store.messages, store.size_bytes)
+        return False
+
+    async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
+        def store() -> Change:
+            with self._file.used() as rows:
+                return rows.store([call.entries for call in group.calls], group.marks, group.id)
+
+        change = await self._writing.submit(store)
+        self._note(change)
+        return change.results
+
+    async def sweep(self) -> int:
+        def sweep() -> Change:
+            with self._file.used() as rows:
+                return rows.sweep()
+
+        change = await self._writing.submit(sweep)
+        self._note(change)
+        return change.expired
+
+    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
+        expired_at = self._clock() - self._limits.ttl_s
+        return self._reading.submit(partial(self._reader.answers, questions, expired_at))
+
+    async def close(self, timeout_s: float) -> None:
         # The writer last: it is the one that can leave a tidy file.
-        self._stop_watch()
         begun = time.monotonic()
-        await self._reader.stop(min(1.0, timeout_s))
-        await self._writer.stop(max(0.0, timeout_s - (time.monotonic() - begun)))
-        self._availability.closed()
+        await self._reading.stop(min(1.0, timeout_s))
+        await self._writing.stop(max(0.0, timeout_s - (time.monotonic() - begun)))
+
+    def abandon(self) -> None:
+        self._reading.abandon()
+        self._writing.abandon()
+
+    def _note(self, change: Change) -> None:
+        counters = self._ledger.counters
+        counters.stored += change.stored
+        counters.duplicates += change.duplicates
+        counters.acknowledged += change.acknowledged
+        counters.lose("overflow", change.overflowed)
+        counters.lose("expired", change.expired)
+        self.era = change.era
+        self._ledger.set_totals(*change.totals)

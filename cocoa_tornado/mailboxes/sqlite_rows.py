@@ -45,9 +45,12 @@ class Change:
     """What a transaction has changed, to be believed when it is committed.
 
     :ivar results: of each call, the numbers of its entries
+    :ivar era: of the mailbox, and :ivar totals: its messages and their bytes, once it was committed
     """
 
     results: list[list[int | None]] = field(default_factory=list)
+    era: int = 0
+    totals: tuple[int, int] = (0, 0)
     messages: int = 0
     size_bytes: int = 0
     stored: int = 0
@@ -140,10 +143,12 @@ class Store:
         :param group: a name for all of this, which never comes again but for another try: one that has been stored
             after all, though it was told to have failed, is answered as it would have been
         """
-        now, change = self._clock(), Change()
-        answered = self._answered(calls, group) if calls and group else None
-        if answered is not None:
-            return answered
+        now = self._clock()
+        change = self._answered(calls, group) if calls and group else None
+        if change is None:
+            change = Change()
+        else:
+            calls = ()  # and its marks may have grown since
         with self._transaction():
             devices = {entry.device_id for entries in calls for entry in entries} | marks.keys()
             rows = {row.device_id: row for row in self._rows(devices)}
@@ -188,6 +193,11 @@ class Store:
         self._swept_id = swept_id
         self._believe(change)
         return change
+
+    def probe(self) -> None:
+        """Raise an error where nothing can be written now."""
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.execute("ROLLBACK")
 
     def close(self) -> None:
         self._database.close()
@@ -235,6 +245,7 @@ class Store:
     def _believe(self, change: Change) -> None:
         self.messages += change.messages
         self.size_bytes += change.size_bytes
+        change.era, change.totals = self.eras[-1], (self.messages, self.size_bytes)
 
     def _rows(self, devices: Iterable[str]) -> Iterator[_Row]:
         wanted = sorted(devices)
@@ -297,7 +308,7 @@ class Store:
                 messages.append((row.id, row.box.last, now, entry.timestamp_ms, entry.payload))
                 numbers.append(row.box.last)
             change.results.append(numbers)
-        change.stored = len(messages)
+        change.stored += len(messages)
         change.messages += len(messages)
         insert = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"
         self._database.executemany(insert, messages)

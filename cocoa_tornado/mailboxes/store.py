@@ -92,13 +92,14 @@ class Store(Protocol):
     beside them. They raise StoreFault; the driver takes any other exception for a fault of the gateway, logs it, and
     tries again all the same.
 
-    :ivar name: for the log
-    :ivar promise: what it survives; known once it is open
+    :ivar name: for the log, and :ivar place: for people, such as ``SQLite in /var/lib/box.db``
+    :ivar promise: what messages survive; known once it is open
     :ivar key: of the cursors; None before it was ever open
     :ivar era: of what is stored from now on
     """
 
     name: str
+    place: str
     promise: str
     key: bytes | None
     era: int
@@ -122,7 +123,7 @@ class Store(Protocol):
     async def sweep(self) -> int:
         """One small step, see ``Mailbox.sweep``."""
 
-    def answer(self, questions: Sequence[Question]) -> asyncio.Future[Sequence[Answer]]:
+    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
         """From one state of the store; what is wrong with one question is its answer, and fails no other."""
 
     async def close(self, timeout_s: float) -> None:

@@ -37,7 +37,7 @@ class FakeStore:
     :ivar steps: what was done, ``open``, ``commit``, ``sweep``, ``answer`` and ``close``
     """
 
-    name, promise = "fake", "messages survive"
+    name, place, promise = "fake", "a fake store", "messages survive"
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.boxes = MemoryStore(BoxLimits(max_messages=1_000_000, ttl_s=1e9), clock)
@@ -106,7 +106,7 @@ class FakeStore:
             return self.boxes.sweep()
         raise AssertionError
 
-    def answer(self, questions: Sequence[Question]) -> asyncio.Future[Sequence[Answer]]:
+    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
         return asyncio.ensure_future(self._answer(questions))
 
     async def _answer(self, questions: Sequence[Question]) -> list[Answer]:

@@ -16,18 +16,21 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
-from cocoa_tornado.mailboxes import sqlite_reader, sqlite_schema, sqlite_writer
+from cocoa_tornado.mailboxes import sqlite_schema
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
-from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
+from cocoa_tornado.mailboxes.sqlite import PACE, SqliteMailbox
+from cocoa_tornado.mailboxes.sqlite_reader import Reader
 from cocoa_tornado.mailboxes.sqlite_rows import Change, Store
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
+from cocoa_tornado.mailboxes.store import Answer
 from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Marks, PageLimits, Place
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
 
@@ -340,12 +343,12 @@ def test_where_sqlite_would_meet_it_the_inode_is_not_locked(tmp_path: Path, monk
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-async def test_a_refused_start_leaves_no_timer_behind(place: SqliteStand) -> None:
+async def test_a_refused_start_leaves_no_thread_behind(place: SqliteStand) -> None:
     mailbox, other = await place.open_file(), SqliteMailbox(place.path, BoxLimits())
+    before = threading.active_count()
     with pytest.raises(ServiceError):
         await other.start()
-    assert other._watch is not None
-    assert other._watch.cancelled()
+    assert threading.active_count() == before
     await mailbox.close(1.0)
 
 
@@ -550,27 +553,33 @@ async def test_a_start_does_not_hang_on_a_disk_that_hangs(freezer: Freezer) -> N
 async def test_whatever_hangs_is_down_until_it_goes_on(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    mailbox = await place.open_file()
-    monkeypatch.setattr(sqlite_writer, "HANGS_AFTER_S", 0.3)
-    monkeypatch.setattr(sqlite_reader, "HANGS_AFTER_S", 0.3)
-    goes_on, real = threading.Event(), Store.store
+    mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock, pace=replace(PACE, patience_s=0.3))
+    await mailbox.start()
+    goes_on, store, answers = threading.Event(), Store.store, Reader.answers
 
-    def hangs(self: Store, *args: object) -> Change:
+    def stores(self: Store, *args: object) -> Change:
         goes_on.wait(60.0)
-        return real(self, *args)  # type: ignore[arg-type]  # passed on as they came
+        return store(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
+    def reads(self: Reader, *args: object) -> list[Answer]:
+        goes_on.wait(60.0)
+        return answers(self, *args)  # type: ignore[arg-type]  # passed on as they came
+
+    waiting = None
     if part == "storing":
-        monkeypatch.setattr(Store, "store", hangs)
+        monkeypatch.setattr(Store, "store", stores)
         waiting = mailbox.append(entries(0, 1))
     else:
-        waiting = mailbox._ask(lambda database: [goes_on.wait(60.0)])
+        monkeypatch.setattr(Reader, "answers", reads)
+        with pytest.raises(MailboxError, match="no answer within"):
+            await mailbox.look("doll")
     await until(lambda: is_away(mailbox))
     assert "the disk hangs" in mailbox.status().detail
     if part == "reading":  # what can be done goes on, and does not hide it
         assert await mailbox.append(entries(0, 1)) == [1]
         assert "nothing was read" in mailbox.status().detail
     goes_on.set()
-    assert await waiting == [1]
+    assert waiting is None or await waiting == [1]
     await ready(mailbox)
     assert mailbox.counters.failures == 1
     await mailbox.close(5.0)
@@ -583,7 +592,6 @@ async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
     """The start has not waited for it."""
     path = tmp_path / "box.db"
     path.write_bytes(b"hello, world\n" * 50)
-    monkeypatch.setattr(sqlite_writer, "HANGS_AFTER_S", 0.1)
     goes_on, real = threading.Event(), sqlite_schema.take_lock
 
     def hangs(path: Path) -> int:
@@ -591,7 +599,7 @@ async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
         return real(path)
 
     monkeypatch.setattr(sqlite_schema, "take_lock", hangs)
-    mailbox = SqliteMailbox(path, BoxLimits())
+    mailbox = SqliteMailbox(path, BoxLimits(), pace=replace(PACE, patience_s=0.1))
     await mailbox.start()
     goes_on.set()
     await until(lambda: "is no SQLite database" in mailbox.status().detail)
@@ -797,22 +805,6 @@ async def test_a_mark_is_stored_soon(place: SqliteStand) -> None:
     await until(lambda: mailbox.status().messages == 3)
     assert time.monotonic() - begun > 0.3
     assert ask(place.path, "SELECT acked, gone FROM box") == [(2, 2)]
-    await mailbox.close(1.0)
-
-
-async def test_an_answer_that_does_not_come_is_not_waited_for(
-    place: SqliteStand, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_reader, "PATIENCE_S", 0.2)
-    mailbox = await place.open_file()
-    goes_on = threading.Event()
-    hanging = mailbox._ask(lambda database: goes_on.wait(60.0))
-    late = mailbox.look("doll")
-    for future in (hanging, late):
-        with pytest.raises(MailboxError, match="no answer within"):
-            await future
-    goes_on.set()
-    assert await mailbox.look("doll") == Box()
     await mailbox.close(1.0)
 
 
@@ -1099,4 +1091,4 @@ async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int)
 
 async def until_idle(mailbox: SqliteMailbox) -> None:
     """All marks are stored."""
-    await until(lambda: not mailbox._writer._marks and mailbox._writer._group is None)
+    await until(lambda: not mailbox._backlog.has_marks and mailbox._backlog._group is None)

@@ -1,0 +1,84 @@
+"""A thread that carries out one job after another, for SQLite, whose calls wait for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Its methods are the IOLoop thread's. A daemon thread: one that hangs on the disk holds up nobody's exit.
+
+    :param last: what the thread does at its end, however that comes
+    """
+
+    def __init__(self, name: str, last: Callable[[], None]) -> None:
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self._last = last
+        self._is_abandoned = False
+        self._ended: asyncio.Future[None] | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Idempotent."""
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+            self._thread.start()
+
+    def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """The future has what the job returns or raises. Cancelling it does not stop the job."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._jobs.put((job, future))
+        return future
+
+    async def stop(self, timeout_s: float) -> None:
+        """Wait for the end, for at most so long; a thread that hangs is left behind, and ends when it goes on."""
+        if self._ended is not None:
+            self._jobs.put(None)
+            await asyncio.wait([self._ended], timeout=timeout_s)
+            if self._ended.done():
+                self._thread.join()
+
+    def abandon(self) -> None:
+        """End as if the process were killed: jobs that have not begun are not done. Blocks."""
+        self._is_abandoned = True
+        self._jobs.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        assert self._ended is not None
+        loop = self._ended.get_loop()
+        while (work := self._jobs.get()) is not None and not self._is_abandoned:
+            job, future = work
+            try:
+                result, error = job(), None
+            except BaseException as problem:
+                result, error = None, problem
+            _on_loop(loop, future, result, error)
+            del work, job, future, result, error
+        self._last()
+        _on_loop(loop, self._ended, None, None)
+
+
+def _on_loop(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: object, error: BaseException | None
+) -> None:
+    # A loop that is closed has nobody left who waits.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(_settle, future, result, error)
+
+
+def _settle(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
