@@ -1,4 +1,4 @@
-"""One connection to Redis, opened when it is needed; and what its failures mean, in one line for people.
+"""A connection to Redis, and what its failures mean, in one line for people.
 
 Commands go out in one piece and their replies come back in one, so a page of boxes costs one round trip.
 """
@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from redis import asyncio as redis_asyncio
 from redis import exceptions as errors
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
-from ..errors import MailboxError
 from .redis_scripts import LOAD_ALL, Command
+from .store import StoreFault
 
 CONNECT_PATIENCE_S = 2.0
-REPLY_PATIENCE_S = 5.0
+REPLY_PATIENCE_S = 4.0
 NOT_ANSWERING: Final = "Redis does not answer"
 
 # What Redis says, by the word it begins with. Inside a script, versions before 7 put the script's name before it.
@@ -48,41 +50,43 @@ _FORBIDDEN_IN_SCRIPT: Final = re.compile("can't run this command|can't access at
 _AWAY: Final = frozenset({"LOADING", "NOAUTH", "WRONGPASS", "BUSY", "MASTERDOWN", "MOVED"})
 
 
-class RedisFault(MailboxError):
+class RedisFault(StoreFault):
     """Redis is away, or refuses.
 
-    :ivar away: nothing can be had from it, as far as one can tell; False: it may still be read
-    :ivar is_late: Redis has not what the gateway thinks: it has to look at the mailbox anew
     :ivar is_foreign: a key is of a wrong type
     """
 
-    def __init__(self, detail: str, *, away: bool = True, is_late: bool = False, is_foreign: bool = False) -> None:
-        self.away, self.is_late, self.is_foreign = away, is_late, is_foreign
-        super().__init__(detail)
+    def __init__(self, detail: str, *, away: bool = True, reopen: bool = False, is_foreign: bool = False) -> None:
+        self.is_foreign = is_foreign
+        super().__init__(detail, away=away, reopen=reopen)
+
+
+class _AnotherProcess(errors.RedisError):
+    """A connection has led to another Redis than the one before it."""
 
 
 class Link:
-    """A connection. Tasks use it in turn, and after every failure it is closed.
+    """A client with one connection, which tasks use in turn.
 
-    It is made anew unasked only where it leads to the same Redis process as before: another one may have lost the
-    latest of what this one knows, and has to be looked at first.
+    redis-py makes the connection anew where the server or a proxy has closed it. That is good only where it leads to
+    the same Redis process as before: another one may have lost the latest of what this one knows, and has to be looked
+    at first.
 
     :param url: ``redis://`` or ``rediss://``; ValueError if it is neither
-    :param patience_s: for an exchange, connecting included
     :ivar run: the process that it led to last; empty where Redis does not say; None if it is to be found out
     """
 
-    def __init__(self, url: str, patience_s: float) -> None:
-        self._pool = redis_asyncio.ConnectionPool.from_url(
+    def __init__(self, url: str) -> None:
+        self._client = redis_asyncio.Redis.from_url(
             url,
             protocol=2,
             client_name="cocoa",
             socket_connect_timeout=CONNECT_PATIENCE_S,
             socket_timeout=REPLY_PATIENCE_S,
             socket_keepalive=True,
+            retry=Retry(NoBackoff(), 1, supported_errors=(errors.ConnectionError,)),
+            redis_connect_func=self._on_connect,
         )
-        self._patience_s = patience_s
-        self._connection: Any = None
         self._turn = asyncio.Lock()
         self.run: bytes | None = None
 
@@ -94,71 +98,42 @@ class Link:
         :raises RedisFault: no replies were had
         """
         async with self._turn:
-            return await self._exchange(commands)
-
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        told = False
-        try:
-            async with asyncio.timeout(self._patience_s):
-                replies = await self._with_one_more_try(b"".join(map(packed, commands)), len(commands))
-            told = True
-            return [fault_of(reply) if isinstance(reply, errors.ResponseError) else reply for reply in replies]
-        except TimeoutError as error:
-            raise RedisFault(NOT_ANSWERING) from error
-        except (errors.RedisError, OSError) as error:
-            raise fault_of(error) from error
-        finally:
-            if not told:
-                await self.close(wait=False)
+            try:
+                replies = await self._send(commands)
+                if any(isinstance(reply, errors.NoScriptError) for reply in replies):
+                    await self._send(LOAD_ALL)
+                    replies = await self._send(commands)
+            except (errors.RedisError, OSError) as error:
+                raise fault_of(error) from error
+        return [fault_of(reply) if isinstance(reply, errors.ResponseError) else reply for reply in replies]
 
     async def begin_anew(self) -> None:
         """Close it, and let it lead wherever it does next."""
         async with self._turn:
-            await self.close(wait=False)
+            await self.close()
             self.run = None
 
-    async def close(self, *, wait: bool = True) -> None:
+    async def close(self) -> None:
         """Idempotent; never raises. It opens again when it is used again."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(errors.RedisError, OSError):  # it is gone, one way or the other
-                await connection.disconnect(nowait=not wait)
+        with contextlib.suppress(errors.RedisError, OSError):  # it is gone, one way or the other
+            await self._client.connection_pool.disconnect()
 
-    async def _with_one_more_try(self, request: bytes, count: int) -> list[Any]:
-        if self._connection is not None:
-            try:
-                return await self._talk(request, count)
-            except (errors.ConnectionError, OSError):
-                # Servers and proxies close what has been idle for long: that is no failure yet.
-                await self.close(wait=False)
-        await self._connect()
-        return await self._talk(request, count)
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        # A Script object of redis-py would ask before each pipeline whether Redis still has it: one more round trip.
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute(raise_on_error=False)
 
-    async def _connect(self) -> None:
-        self._connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await self._connection.connect()
-        (info,) = await self._ask(packed([b"INFO", b"server"]), 1)
+    async def _on_connect(self, connection: redis_asyncio.Connection) -> None:
+        await connection.on_connect()
+        await connection.send_command("INFO", "server", check_health=False)
+        info: Any = b""
+        with contextlib.suppress(errors.ResponseError):  # it may be forbidden
+            info = await connection.read_response()
         before, self.run = self.run, run_of(info)
         if before is not None and (before != self.run or not before):
-            raise RedisFault("Redis was restarted, or another one has taken its place")
-
-    async def _talk(self, request: bytes, count: int) -> list[Any]:
-        replies = await self._ask(request, count)
-        if any(isinstance(reply, errors.NoScriptError) for reply in replies):
-            await self._ask(b"".join(map(packed, LOAD_ALL)), len(LOAD_ALL))
-            replies = await self._ask(request, count)
-        return replies
-
-    async def _ask(self, request: bytes, count: int) -> list[Any]:
-        await self._connection.send_packed_command([request])
-        replies: list[Any] = []
-        for _ in range(count):
-            try:
-                replies.append(await self._connection.read_response())
-            except errors.ResponseError as refusal:
-                # An error reply is read as far as it goes, so that the others are not taken for its own.
-                replies.append(refusal)
-        return replies
+            raise _AnotherProcess("Redis was restarted, or another one has taken its place")
 
 
 def run_of(reply: Any) -> bytes:
@@ -167,15 +142,10 @@ def run_of(reply: Any) -> bytes:
     return next((line.removeprefix(b"run_id:") for line in lines if line.startswith(b"run_id:")), b"")
 
 
-def packed(command: Command) -> bytes:
-    """A command as it goes over the wire."""
-    parts = [b"*%d\r\n" % len(command)]
-    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in command]
-    return b"".join(parts)
-
-
 def fault_of(error: Exception) -> RedisFault:
     """What redis-py or the network says, in our words."""
+    if isinstance(error, _AnotherProcess):
+        return RedisFault(str(error))
     code = getattr(error, "status_code", None) or _CAUSE_OF_CLASS.get(type(error), "")
     found = _CAUSE.search(code) or _CAUSE.search(str(error))
     if _FORBIDDEN_IN_SCRIPT.search(str(error)) or (found is not None and found[1] == "NOPERM"):

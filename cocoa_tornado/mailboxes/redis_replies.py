@@ -55,9 +55,9 @@ def refusal_of(reply: Any) -> RedisFault | None:
         return reply
     match reply:
         case [b"replaced"]:
-            return RedisFault("Redis was emptied or replaced", away=False, is_late=True)
+            return RedisFault("Redis was emptied or replaced", away=False, reopen=True)
         case [b"era"]:
-            return RedisFault("another era of the mailbox has begun", away=False, is_late=True)
+            return RedisFault("another era of the mailbox has begun", away=False, reopen=True)
         case [b"foreign", key]:
             return RedisFault(f"{key_name(key)} holds something else", away=False, is_foreign=True)
     return None

@@ -85,7 +85,7 @@ async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forg
         mailbox.acknowledge("doll", Place(6, mailbox.era))
         assert (await mailbox.look("doll")).acked == 6
         await mailbox.append(entries(13, 1))
-        await eventually(lambda: not mailbox._marks)
+        await eventually(lambda: not mailbox._backlog.has_marks)
         box = await mailbox.look("doll")
         assert (box.acked, box.written, box.last) == (6, 5, 9)
         assert await contents(mailbox) == payloads([11, 12, 13])
@@ -159,7 +159,7 @@ async def test_one_follows_into_an_era_that_another_has_begun(forgetful: RedisSe
         assert number is not None
         assert one.era == two.era
         one.acknowledge("doll", Place(number, one.era))
-        await eventually(lambda: not one._marks)
+        await eventually(lambda: not one._backlog.has_marks)
         assert (await two.look("doll")).acked == number
 
 
