@@ -1,0 +1,77 @@
+"""Why a cursor names an epoch of the mailbox (rules/box.py), and not only a number that always grows.
+
+The rule that is not used: number a message with the time at which it is stored, and with more than the newest number of
+the mailbox where the clock stands still or goes back. No number comes twice after a backup is put back, so that nothing
+but the number would have to be remembered. Each history below breaks that; the last lines of each hold the rule that is
+used against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from cocoa_tornado.rules.box import Box, Place
+
+
+@dataclass
+class GrowingIds:
+    """One device's box, by the rule that is not used: the messages in it, by their numbers."""
+
+    messages: dict[int, str] = field(default_factory=dict)
+
+    def store(self, text: str, now: int) -> int:
+        number = max([now, *(newest + 1 for newest in self.messages)])
+        self.messages[number] = text
+        return number
+
+    def after(self, cursor: int) -> list[str]:
+        return [text for number, text in self.messages.items() if number > cursor]
+
+    def copy(self) -> GrowingIds:
+        return GrowingIds(dict(self.messages))
+
+
+def named(epoch: int, epochs: tuple[int, ...], box: Box) -> Box:
+    """The box once another epoch of its mailbox has begun."""
+    return replace(box, era=epoch, eras=epochs)
+
+
+def test_two_copies_that_go_on_give_different_numbers_and_a_cursor_of_one_skips_messages_of_the_other() -> None:
+    here = GrowingIds()
+    here.store("both", now=100)
+    there = here.copy()
+    here.store("only here", now=200)
+    cursor = there.store("only there", now=300)  # a device is sent "both" and "only there"
+    assert cursor not in here.messages
+    assert here.after(cursor) == []  # and loses "only here", which it has never had
+
+    ours = named(7, (0, 7), Box().append()).append()
+    theirs = Place(2, era=8)  # of an epoch that this copy has not begun: it stands for the beginning
+    number = ours.find(theirs)
+    assert number is not None
+    assert ours.start(number) == 0
+
+
+def test_a_clock_that_is_set_back_with_the_machine_gives_numbers_below_a_cursor_of_before() -> None:
+    """A virtual machine is put back to its snapshot, its clock with it, until it is set again."""
+    mailbox = GrowingIds()
+    mailbox.store("first", now=100)
+    backup = mailbox.copy()
+    cursor = mailbox.store("lost with the snapshot", now=500)
+    backup.store("stored after it", now=150)
+    assert backup.after(cursor) == []  # "stored after it" is skipped
+
+    box = named(7, (0, 7), Box().append()).append()
+    assert box.find(Place(2, era=0)) == 1
+    assert box.start(1) == 1  # the second message comes
+
+
+def test_numbers_with_holes_do_not_tell_how_many_messages_were_missed() -> None:
+    """Contract section 7: ``{"type":"gap","missed":N}``, from two numbers and without reading what is gone."""
+    mailbox = GrowingIds()
+    cursor = mailbox.store("read", now=100)
+    gone = [mailbox.store("expired", now) for now in (200, 900)]
+    assert gone[-1] - cursor != len(gone)
+
+    box = Box().append().append().append().lose(3)
+    assert box.gone - 1 == len(gone)
