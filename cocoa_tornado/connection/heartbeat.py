@@ -98,6 +98,6 @@ class Heartbeat:
         return challenged
 
     def take_delay(self) -> bool:
-        """Whether the pong may be late because of this side. What ended before counts once."""
+        """Whether the pong may be late because of this side. A delay that is over counts once."""
         delayed, self.delayed = self.delayed, False
         return delayed or self.state is not SENT

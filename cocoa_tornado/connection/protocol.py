@@ -43,6 +43,8 @@ Beside the phase, and independent of it:
 - ``heartbeat.state``: of the last ping: QUEUED, WRITING, SENT. With it two facts: ``challenged``, presence waits for a
   sign of life, which is a pong, a byte taken, or everything acknowledged by a client's kernel while PAUSED; and
   ``delayed``, the pong may be late because of this side.
+- Two limits of a connection in any phase are no deadline here, for one timer of the process sees to them:
+  :meth:`is_stuck`, and the time for a pong, which ``keepalive.py`` keeps.
 - Of the shell: ``awaiting_pong`` and ``due_tick`` belong to the wheel of ``keepalive.py``, ``flush_pending`` to
   ``flusher.py``.
 """
@@ -280,7 +282,7 @@ class DeviceProtocol:
 
     @property
     def may_pause(self) -> bool:
-        """Whether reading may wait for room. What a client has said that has gone is read to its end."""
+        """Whether reading may wait for room. Once the client has gone, all that it has said is read."""
         return self.phase is OPEN and self.reading is not TO_END
 
     @property
@@ -308,10 +310,10 @@ class DeviceProtocol:
         self.reading = TO_END
 
     def receive(self, data: bytes, now: float, limits: DeviceLimits) -> Sequence[Event]:
-        """Return what the client says, in order: how its bytes are cut into pieces makes no difference.
+        """Return what the client says, in order. How its bytes are cut into pieces makes no difference.
 
-        Where it breaks the protocol, sends too much, or closes, what came before that is returned; the phase is
-        another one then, and what comes later is not returned.
+        Where it breaks the protocol, sends too much, or closes, only what came before is returned, and the phase is no
+        longer OPEN.
         """
         if self.closing is not None:
             self._hear_out(self.closing, data, now, limits)
