@@ -329,16 +329,6 @@ def text_frame(payload: bytes) -> bytes:
     return _frame(_TEXT, payload)
 
 
-def binary_frame(payload: bytes) -> bytes:
-    """A whole binary message."""
-    return _frame(_BINARY, payload)
-
-
-def ping_frame(payload: bytes) -> bytes:
-    """A ping. Raises ValueError over ``MAX_CONTROL_BYTES``."""
-    return _control_frame(_PING, payload)
-
-
 def pong_frame(payload: bytes) -> bytes:
     """The answer to the ping with this payload. Raises ValueError over ``MAX_CONTROL_BYTES``."""
     return _control_frame(_PONG, payload)
