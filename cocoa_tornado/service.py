@@ -12,7 +12,7 @@ import logging
 import math
 import ssl
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ from .web.turns import loop_clock, new_event_loop
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
+FAILED_START_S = 1.0
 TOPICS = 3  # of the embedded broker: each has the same share
 
 log = logging.getLogger("cocoa.service")
@@ -113,7 +114,6 @@ class Gateway:
         self.broker = make_broker(settings) if broker is None else broker
         self.engine = make_engine(settings) if engine is None else engine
         self.mailbox = make_mailbox(settings) if mailbox is None else mailbox
-        self._sweeper = None if self.mailbox is None else Sweeper(self.mailbox)
         self.transcriber: Transcriber | None = None
         self._policy = settings.token_policy
         self._sources = key_sources(settings)
@@ -125,6 +125,9 @@ class Gateway:
         self._devices: DeviceContext | None = None
         self._revocation: Revocation | None = None
         self._web: WebContext | None = None
+        self._opened = contextlib.AsyncExitStack()
+        self._deadline = math.inf
+        self._connections_cut = 0
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
         self.port = 0
@@ -147,27 +150,11 @@ class Gateway:
         :raises ServiceError: the port cannot be had, or the mailbox can never be used
         """
         try:
-            await self.keys.start()
-            await self._open_mailbox()
-            self.presence.start(self.hub)
-            application = self._compose()
-            front = RequestFilter(application, self.settings.access_log, allowed_origins=self._allowed_origins)
-            self._adapt_to_tornado()
-            sockets = bind(self.settings.host, self.settings.port)
+            await self._open()
         except BaseException:
-            await self.keys.close()
-            await self._close_mailbox(1.0)
-            await self._leave(1.0)
+            self._deadline = self._clock() + FAILED_START_S
+            await self._opened.aclose()
             raise
-        self.port = sockets[0].getsockname()[1]
-        assert self._housekeeping is not None
-        self._housekeeping.start()
-        options = listener_options(self.settings)
-        self._listener = Listener(front, options, self._tls, self.counters, lambda: len(self.hub))
-        self._listener.start(sockets)
-        if self.engine is not None:
-            self.engine.start()
-        self.broker.start(self._sink, decode)
         speech = SPEECH_OFF if self.engine is None else speech_url(self.settings)
         extra = {"url": self.url, "broker": self.settings.broker, "speech": speech}
         client = kafka_client(self.settings)
@@ -175,10 +162,59 @@ class Gateway:
             extra["kafka_client"] = client
         log.info("listening", extra=extra)
 
-    async def _leave(self, timeout_s: float) -> None:
-        """Other servers may hold this one's devices from now on."""
-        await self.presence.close(timeout_s)
-        await self.relay.close(timeout_s)
+    async def _open(self) -> None:
+        """Open the parts, each after those that it needs while it closes. They are closed in reverse, however far the
+        start has come, so what ends a part is noted before the part is opened."""
+        opened = self._opened
+        application = self._compose()
+        self._adapt_to_tornado()
+        assert self._devices is not None
+        assert self._housekeeping is not None
+        assert self._revocation is not None
+        opened.callback(self._housekeeping.stop)
+        self._housekeeping.start()
+        opened.callback(self._revocation.stop)
+        opened.push_async_callback(self.keys.close)
+        await self.keys.start()
+        front = RequestFilter(application, self.settings.access_log, allowed_origins=self._allowed_origins)
+        options = listener_options(self.settings)
+        self._listener = listener = Listener(front, options, self._tls, self.counters, lambda: len(self.hub))
+        opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
+        # Once presence is closed, other servers may hold this one's devices.
+        opened.push_async_callback(self._within, self.relay.close)
+        opened.push_async_callback(self._within, self.presence.close)
+        self.presence.start(self.hub)
+        if self.mailbox is not None:
+            opened.push_async_callback(self._within, self.mailbox.close)
+            await self._open_mailbox(self.mailbox)
+        sockets = bind(self.settings.host, self.settings.port)
+        self.port = sockets[0].getsockname()[1]
+        opened.push_async_callback(self._within, self.broker.close)
+        # Half of what is left: to flush needs time as well.
+        opened.push_async_callback(self._in_time, self._devices.intake.settled, 0.5)
+        opened.callback(listener.stop)
+        listener.start(sockets)
+        opened.push_async_callback(self._close_devices)
+        opened.push_async_callback(self._in_time, self.broker.stop_consuming, 1.0)
+        if self.engine is not None:
+            self.engine.start()
+        if self.transcriber is not None:
+            opened.push_async_callback(self._within, self.transcriber.drain, SHARE_OF_GRACE_FOR_SPEECH)
+        self.broker.start(self._sink, decode)
+
+    def _left_s(self, share: float = 1.0) -> float:
+        """A share of the time until the gateway is to have stopped; never nothing at all."""
+        return max(0.1, (self._deadline - self._clock()) * share)
+
+    async def _within(self, close: Callable[[float], Awaitable[None]], share: float = 1.0) -> None:
+        """Close a part that keeps to a time limit by itself."""
+        await close(self._left_s(share))
+
+    async def _in_time(self, close: Callable[[], Awaitable[None]], share: float) -> None:
+        """Close a part, or give up when its share of the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._left_s(share)):
+                await close()
 
     def _adapt_to_tornado(self) -> None:
         assert self._devices is not None
@@ -188,21 +224,16 @@ class Gateway:
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
 
-    async def _open_mailbox(self) -> None:
-        if self.mailbox is None or self._sweeper is None:
-            return
-        await self.mailbox.start()
-        self._sweeper.start()
-        status = self.mailbox.status()
+    async def _open_mailbox(self, mailbox: Mailbox) -> None:
+        await mailbox.start()
+        sweeper = Sweeper(mailbox)
+        self._opened.callback(sweeper.stop)
+        sweeper.start()
+        status = mailbox.status()
         extra: dict[str, object] = {"mailbox": without_user_info(self.settings.mailbox), "promise": status.detail}
         if status.state is MailboxState.READY:
             extra |= {"messages": status.messages, "bytes": status.size_bytes}
         log.info("mailbox", extra=extra | {"state": status.state.value})
-
-    async def _close_mailbox(self, timeout_s: float) -> None:
-        if self.mailbox is not None and self._sweeper is not None:
-            self._sweeper.stop()
-            await self.mailbox.close(timeout_s)
 
     def _compose(self) -> Application:
         """The objects that live on the IOLoop, wired up."""
@@ -358,47 +389,22 @@ class Gateway:
         await asyncio.shield(self._stopping)
 
     async def _drain_and_stop(self) -> None:
-        end = self._clock() + self.settings.drain_grace_s
+        self._deadline = self._clock() + self.settings.drain_grace_s
         self.presence.drain()
         log.info("draining", extra={"connections": len(self.hub), "grace_s": self.settings.drain_grace_s})
         await asyncio.sleep(min(self.settings.drain_delay_s, self.settings.drain_grace_s))
-        if self.transcriber is not None:
-            await self.transcriber.drain(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_SPEECH))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.1, end - self._clock())):
-                await self.broker.stop_consuming()
-        late = await self._close_devices(max(0.1, (end - self._clock()) * SHARE_OF_GRACE_FOR_DEVICES))
-        if self._listener is not None:
-            self._listener.stop()
-        if self._devices is not None:
-            # Half of what is left: to flush needs time as well.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.1, (end - self._clock()) / 2)):
-                    await self._devices.intake.settled()
-        await self.broker.close(max(0.1, end - self._clock()))
-        await self._close_mailbox(max(0.1, end - self._clock()))
-        await self._leave(max(0.1, end - self._clock()))
-        if self._listener is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.1, end - self._clock())):
-                    await self._listener.close_connections()
-        await self.keys.close()
-        if self._revocation is not None:
-            self._revocation.stop()
-        if self._housekeeping is not None:
-            self._housekeeping.stop()
-        log.info("stopped", extra={"connections_cut": late})
+        await self._opened.aclose()
+        log.info("stopped", extra={"connections_cut": self._connections_cut})
 
-    async def _close_devices(self, timeout_s: float) -> int:
-        """1001 to every device, after what is queued for it; sockets that are still open at the end are cut. Returns
-        how many were."""
+    async def _close_devices(self) -> None:
+        """1001 to every device, after what is queued for it; sockets that are still open at the end are cut."""
         if self._devices is None:
-            return 0
+            return
         # The handshakes of this very turn have not registered yet.
         await asyncio.sleep(0)
         for client in self.hub:
             client.end(GOING_AWAY, keep_queued=True)
-        return await self._devices.sockets.cut_late(timeout_s)
+        self._connections_cut = await self._devices.sockets.cut_late(self._left_s(SHARE_OF_GRACE_FOR_DEVICES))
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

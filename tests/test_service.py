@@ -22,6 +22,8 @@ from cocoa_tornado.errors import InvalidToken, KeyMaterialError, ServiceError
 from cocoa_tornado.identity.http_fetch import HttpFetch
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.mailboxes.port import MailboxState
+from cocoa_tornado.presence.port import PresenceState
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.worker_count import Machine
 from cocoa_tornado.service import Gateway, kafka_client, make_engine
@@ -531,3 +533,41 @@ def test_the_log_says_how_many_speech_workers_there_are_and_why(
     (record,) = [record for record in caplog.records if record.getMessage() == line]
     assert (vars(record)["workers"], vars(record)["processors"]) == (workers, 4)
     assert engine.options.workers == workers
+
+
+def broken(*_: object, **__: object) -> None:
+    raise ServiceError("broken")
+
+
+@pytest.mark.parametrize("part", ["keys", "presence", "mailbox", "engine", "broker"])
+@pytest.mark.gen_test
+async def test_whichever_part_fails_to_open_all_that_were_opened_are_closed(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = asyncio.all_tasks()
+    gateway = Gateway(Settings(port=0, jwt_secret=SECRET, mailbox="memory://"))
+    monkeypatch.setattr(getattr(gateway, part), "start", broken)
+    with pytest.raises(ServiceError, match="broken"):
+        await gateway.start()
+    if gateway.port:
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", gateway.port)
+    if part not in ("keys", "presence"):
+        assert gateway.mailbox is not None
+        assert gateway.mailbox.status().state is MailboxState.CLOSED
+    if part != "keys":
+        assert gateway.presence.status().state is PresenceState.CLOSED
+    await eventually(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
+
+
+@pytest.mark.gen_test
+async def test_a_part_that_fails_to_close_keeps_no_other_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = Gateway(Settings(port=0, jwt_secret=SECRET, mailbox="memory://", speech="none://"))
+    monkeypatch.setattr(gateway.mailbox, "close", broken)
+    await gateway.start()
+    with pytest.raises(ServiceError, match="broken"):
+        await gateway.drain_and_stop()
+    assert gateway.broker.status().state is BrokerState.CLOSED
+    assert gateway.presence.status().state is PresenceState.CLOSED
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", gateway.port)
