@@ -220,5 +220,5 @@ class Connections(RuleBasedStateMachine):
         assert self.protocol.phase is CLOSED
 
 
-Connections.TestCase.settings = examples(200, steps=25)
+Connections.TestCase.settings = examples(100, steps=25)
 TestConnections = Connections.TestCase
