@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..errors import CocoaError, MailboxClosed, MailboxError, ServiceError
 from ..rules.backoff import Backoff
 from ..rules.box import Box, Mark, PageLimits, Place
 from ..rules.feed import Page
+from .asking import Asker, fail
 from .availability import Availability, Part
 from .backlog import Backlog, Call, Group, GroupLimits
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
-from .store import Answer, Ledger, Look, Pace, Question, Read, Store, StoreFault
+from .store import Ledger, Look, Pace, Question, Read, Store, StoreFault
 
 CLOSING_RETRY_S: Final = 0.1
 """Between the attempts of a close, which does not wait for a longer delay."""
@@ -31,12 +31,6 @@ FAREWELL_S: Final = 1.0
 """Of the time that a close has, for the store to let go of its files and connections."""
 
 log = logging.getLogger("cocoa.mailbox")
-
-
-class _Asked(NamedTuple):
-    question: Question
-    answer: asyncio.Future[Any]
-    due_s: float  # nobody waits any longer
 
 
 class Driver:
@@ -53,16 +47,11 @@ class Driver:
         self._in_doubt = True
         self._backoff = Backoff(base_s=pace.retry_s[0], cap_s=pace.retry_s[1])
         self._runner: asyncio.Task[None] | None = None
-        self._wake, self._tried, self._closes = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._wake, self._closes = asyncio.Event(), asyncio.Event()
         self._marks_timer: asyncio.TimerHandle | None = None
-        # Asking.
-        self._questions: deque[_Asked] = deque()
-        self._asked: Sequence[_Asked] = ()
-        self._answers: asyncio.Future[list[Answer]] | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._asker = Asker(store, pace, self._on_asked, partial(self._hangs, Part.READING))
         # The beginning and the end.
-        self._is_started = self._is_over = False
-        self._refusal: ServiceError | None = None
+        self._first: asyncio.Future[None] | None = None  # the first attempt to open it
         self._closed: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -81,14 +70,16 @@ class Driver:
         return self._ledger.counters
 
     async def start(self) -> None:
-        self._runner = asyncio.get_running_loop().create_task(self._run())
-        if self._pace.start_waits:
-            await self._tried.wait()
-        self._is_started = True
-        if self._refusal is not None:
+        loop = asyncio.get_running_loop()
+        self._first, self._runner = loop.create_future(), loop.create_task(self._run())
+        if not self._pace.start_waits:
+            self._first.set_result(None)
+        try:
+            await self._first
+        except ServiceError:
             await self._runner
             await self._store.close(FAREWELL_S)
-            raise self._refusal
+            raise
 
     def status(self) -> MailboxStatus:
         state, detail = self._availability.state, self._availability.detail
@@ -130,6 +121,10 @@ class Driver:
             self._closed = asyncio.ensure_future(self._close(timeout_s))
         await asyncio.shield(self._closed)
 
+    @property
+    def _is_over(self) -> bool:
+        return self._availability.state is MailboxState.CLOSED
+
     # -- storing
 
     def _refuse_if_closed(self) -> None:
@@ -156,9 +151,8 @@ class Driver:
             try:
                 await self._advance()
             except Exception as error:
-                if isinstance(error, ServiceError) and not self._is_started:
-                    self._refusal = error
-                    self._tried.set()
+                if isinstance(error, ServiceError) and self._first is not None and not self._first.done():
+                    self._first.set_exception(error)
                     return
                 if not self._is_over:
                     await self._recover_from(self._fault_of(error))
@@ -213,7 +207,7 @@ class Driver:
     def _hangs(self, part: Part) -> None:
         self._down(part, self._pace.hang.format(done=part.value, patience_s=self._pace.patience_s))
 
-    def _fault_of(self, error: Exception) -> StoreFault:
+    def _fault_of(self, error: BaseException) -> StoreFault:
         if isinstance(error, StoreFault):
             return error
         if isinstance(error, CocoaError):
@@ -232,7 +226,7 @@ class Driver:
             if not fault.away:
                 await self._make_room()
         for swept in self._sweeps:
-            _fail(swept, MailboxError(str(fault)))
+            fail(swept, MailboxError(str(fault)))
         self._sweeps.clear()
         if not fault.reopen and not self._is_over:
             await self._rest(self._backoff.next_s())
@@ -260,79 +254,22 @@ class Driver:
     # -- asking
 
     def _ask(self, question: Question) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        if self._closed is not None or self._is_over:
-            _fail(answer, MailboxClosed("the mailbox is closed"))
-        elif self._is_away or self._store.key is None:
-            _fail(answer, MailboxError(self._availability.detail))
-        else:
-            if not self._questions and self._answers is None:
-                # At the end of the turn of the loop: what is asked in one is answered together.
-                loop.call_soon(self._ask_next)
-            self._questions.append(_Asked(question, answer, loop.time() + self._pace.patience_s))
-        return answer
+        if self._closed is None and not self._is_over and not self._is_away and self._store.key is not None:
+            return self._asker.ask(question)
+        refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        is_closed = self._closed is not None or self._is_over
+        fail(refused, MailboxClosed("the mailbox is closed") if is_closed else MailboxError(self._availability.detail))
+        return refused
 
-    def _ask_next(self) -> None:
-        if self._is_over or self._answers is not None:
-            return
-        loop = asyncio.get_running_loop()
-        self._fail_late(loop.time())
-        asked: list[_Asked] = []
-        while self._questions and len(asked) < self._pace.questions:
-            one = self._questions.popleft()
-            if not one.answer.done():
-                asked.append(one)
-        if asked:
-            self._asked = asked
-            self._patience = loop.call_later(self._pace.patience_s, self._on_impatience)
-            self._answers = self._store.answer([question for question, _, _ in asked])
-            self._answers.add_done_callback(partial(self._on_answers, asked))
-
-    def _on_impatience(self) -> None:
-        """The answers that are being waited for hang."""
-        loop = asyncio.get_running_loop()
-        self._hangs(Part.READING)
-        for one in self._asked:
-            _fail(one.answer, self._late())
-        self._fail_late(loop.time())
-        next_s = self._questions[0].due_s if self._questions else loop.time() + self._pace.patience_s
-        self._patience = loop.call_at(next_s, self._on_impatience)
-
-    def _fail_late(self, now: float) -> None:
-        while self._questions and self._questions[0].due_s <= now:
-            _fail(self._questions.popleft().answer, self._late())
-
-    def _late(self) -> MailboxError:
-        return MailboxError(f"{self._store.name}: no answer within {self._pace.patience_s:g} s")
-
-    def _on_answers(self, asked: Sequence[_Asked], answers: asyncio.Future[list[Answer]]) -> None:
-        self._asked, self._answers = (), None
-        if self._patience is not None:
-            self._patience.cancel()
-        if self._is_over or answers.cancelled():
-            return  # a close fails what is left
+    def _on_asked(self, error: BaseException | None) -> None:
         self._note(self._availability.recovered(Part.READING))
-        error = answers.exception()
-        if error is None:
-            for one, answer in zip(asked, answers.result(), strict=True):
-                if isinstance(answer, MailboxError):
-                    _fail(one.answer, answer)
-                    self._in_doubt = self._in_doubt or (isinstance(answer, StoreFault) and answer.reopen)
-                elif not one.answer.done():
-                    one.answer.set_result(answer)
-        else:
-            fault = self._fault_of(error if isinstance(error, Exception) else RuntimeError(str(error)))
+        if error is not None:
+            fault = self._fault_of(error)
             self._in_doubt = True
             if not fault.reopen:
                 self._is_away = fault.away
                 self._down(Part.STORING, str(fault))
-            for one in (*asked, *self._questions):
-                _fail(one.answer, MailboxError(str(fault)))
-            self._questions.clear()
-        if self._in_doubt:
             self._wake.set()
-        self._ask_next()
 
     # -- the state
 
@@ -342,7 +279,12 @@ class Driver:
         self._backoff.reset()
         self._is_fault_logged = False
         self._note(self._availability.ready(f"{self._store.place}: {self._store.promise}"))
-        self._tried.set()
+        self._opened()
+
+    def _opened(self) -> None:
+        """The first attempt has come to its end, or hangs: a start waits no longer."""
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
 
     def _note(self, is_ready: bool) -> None:
         if is_ready:
@@ -352,7 +294,7 @@ class Driver:
         self.counters.failures += self._availability.state is MailboxState.READY
         if self._availability.down(part, cause):
             log.warning("mailbox unavailable", extra={"mailbox": self._store.name, "cause": cause})
-        self._tried.set()
+        self._opened()
 
     # -- the end
 
@@ -374,29 +316,19 @@ class Driver:
             self._end()
         self._availability.closed()
 
-    def _end(self) -> list[Awaitable[Any]]:
+    def _end(self) -> Sequence[Awaitable[Any]]:
         """Nothing happens from now on. Returns what is to be waited for."""
-        self._is_over = self._is_away = True
-        self._tried.set()
-        for timer in (self._marks_timer, self._patience):
-            if timer is not None:
-                timer.cancel()
-        ending: list[Awaitable[Any]] = []
-        for under_way in (self._runner, self._answers):
-            if under_way is not None:
-                under_way.cancel()
-                ending.append(under_way)
+        self._is_away = True
         self._availability.closed()
+        self._opened()
+        if self._marks_timer is not None:
+            self._marks_timer.cancel()
+        asking = self._asker.end(MailboxClosed("the mailbox is closed"))
+        ending = [future for future in (self._runner, asking) if future is not None]
+        if self._runner is not None:
+            self._runner.cancel()
         closed = MailboxClosed("the mailbox was closed before this was stored")
         waiting: list[asyncio.Future[Any]] = [call.future for call in self._backlog.give_up()]
         for future in (*waiting, *self._sweeps):
-            _fail(future, closed)
-        for one in (*self._asked, *self._questions):
-            _fail(one.answer, MailboxClosed("the mailbox is closed"))
+            fail(future, closed)
         return ending
-
-
-def _fail(future: asyncio.Future[Any], error: MailboxError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # whoever looks away has no need to know

@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import GroupLimits
@@ -212,7 +219,7 @@ def test_a_sweep_that_fails_is_owed_and_is_one_outage() -> None:
 # -- asking
 
 
-def test_what_is_asked_in_one_turn_is_answered_together_and_one_that_is_wrong_fails_alone() -> None:
+def test_what_is_asked_while_the_store_is_busy_is_answered_together_and_one_that_is_wrong_fails_alone() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 3))
         look, wrong, read = driver.look("doll"), driver.look("unspeakable"), driver.read("doll", 1, ALL)
@@ -220,9 +227,9 @@ def test_what_is_asked_in_one_turn_is_answered_together_and_one_that_is_wrong_fa
             await wrong
         assert await look == store.box("doll")
         assert [message.payload for message in (await read).messages] == payloads([1, 2])
-        assert store.steps.count("answer") == 1
+        assert store.steps.count("answer") == 2
         await asyncio.gather(*(driver.look("doll") for _ in range(40)))
-        assert store.steps.count("answer") == 3
+        assert store.steps.count("answer") == 5
 
     play(scene)
 
@@ -461,6 +468,11 @@ def test_a_driver_that_was_never_started_can_be_closed() -> None:
 # -- anything at any time
 
 
+WAITS = st.sampled_from([0.0, 0.0005, 0.002, 0.1, 0.7, 6.0])
+# What hangs stops all else, until it goes on.
+FATES = st.lists(st.sampled_from([*Fate, *[Fate.FINE, Fate.LOST, Fate.REFUSED] * 2]), max_size=3)
+
+
 class DriverMachine(RuleBasedStateMachine):
     """Calls, failures at any step, lost answers, hangs, and a close at any time."""
 
@@ -477,6 +489,7 @@ class DriverMachine(RuleBasedStateMachine):
         self.acked = 0
         self.offset = 0
         self.is_closed = False
+        self.steps_left = 0
 
     def _run(self, step: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -490,8 +503,13 @@ class DriverMachine(RuleBasedStateMachine):
         await driver.start()
         return store, driver
 
-    @rule(count=st.integers(0, 9), again=st.integers(0, 3))
-    def append(self, count: int, again: int) -> None:
+    @initialize(close_after=st.sampled_from([5, 20, 1_000]))
+    def live_for(self, close_after: int) -> None:
+        self.steps_left = close_after
+
+    @rule(count=st.integers(0, 9), again=st.integers(0, 3), fates=FATES, wait_s=WAITS)
+    def append(self, count: int, again: int, fates: list[Fate], wait_s: float) -> None:
+        self.store.fates.extend(fates)
         first = max(0, self.offset - again)
 
         async def call() -> None:
@@ -503,13 +521,15 @@ class DriverMachine(RuleBasedStateMachine):
             assert not self.is_closed
             self.sizes.append(count)
             self.offset += count
+            await asyncio.sleep(wait_s)
 
         self._run(call)
 
-    @rule(number=st.integers(0, 40))
-    def acknowledge(self, number: int) -> None:
+    @rule(number=st.integers(0, 40), wait_s=WAITS)
+    def acknowledge(self, number: int, wait_s: float) -> None:
         async def call() -> None:
             self.driver.acknowledge("doll", Place(number))
+            await asyncio.sleep(wait_s)
 
         if not self.is_closed:
             # A device acknowledges what it was sent, which is stored.
@@ -517,47 +537,49 @@ class DriverMachine(RuleBasedStateMachine):
             self.acked = max(self.acked, number)
             self._run(call)
 
-    @rule(page=st.booleans())
-    def ask(self, page: bool) -> None:
+    @rule(page=st.booleans(), fates=FATES, wait_s=WAITS)
+    def ask(self, page: bool, fates: list[Fate], wait_s: float) -> None:
+        self.store.asking_fates.extend(fates)
+
         async def call() -> None:
             self.questions.append(self.driver.read("doll", 0, ALL) if page else self.driver.look("doll"))
+            await asyncio.sleep(wait_s)
 
         self._run(call)
 
-    @rule()
-    def sweep(self) -> None:
+    @rule(fates=FATES, wait_s=WAITS)
+    def sweep(self, fates: list[Fate], wait_s: float) -> None:
+        self.store.fates.extend(fates)
+
         async def call() -> None:
             self.questions.append(asyncio.ensure_future(self.driver.sweep()))
-            await asyncio.sleep(0)
+            await asyncio.sleep(wait_s)
 
         self._run(call)
 
-    @rule(fates=st.lists(st.sampled_from(Fate), min_size=1, max_size=5), asking=st.booleans())
-    def fail(self, fates: list[Fate], asking: bool) -> None:
-        (self.store.asking_fates if asking else self.store.fates).extend(fates)
-
-    @rule(seconds=st.sampled_from([0.0005, 0.002, 0.1, 0.7, 6.0]))
-    def wait(self, seconds: float) -> None:
-        self._run(lambda: asyncio.sleep(seconds))
-
-    @rule()
-    def go_on(self) -> None:
+    @rule(wait_s=WAITS)
+    def go_on(self, wait_s: float) -> None:
         """What hangs does not hang any longer."""
 
         async def call() -> None:
             self.store.go_on.set()
             await asyncio.sleep(0)
             self.store.go_on.clear()
+            await asyncio.sleep(wait_s)
 
         self._run(call)
 
-    @precondition(lambda self: not self.is_closed)
+    @precondition(lambda self: self.steps_left <= 0 and not self.is_closed)
     @rule(timeout_s=st.sampled_from([0.0, 0.003, 3.0]))
     def close(self, timeout_s: float) -> None:
         self.is_closed = True
         self._run(lambda: self.driver.close(timeout_s))
         assert self.driver.status().state is MailboxState.CLOSED
         assert all(call.done() for call in self.calls)
+
+    @invariant()
+    def a_step_passes(self) -> None:
+        self.steps_left -= 1
 
     @invariant()
     def calls_are_answered_in_their_order_and_never_fail_while_it_is_open(self) -> None:
@@ -624,4 +646,4 @@ class DriverMachine(RuleBasedStateMachine):
 
 @pytest.mark.logs("cocoa.mailbox", ".", optional=True)
 def test_no_sequence_of_events_loses_reorders_or_doubles_anything() -> None:
-    run_state_machine_as_test(DriverMachine, settings=examples(50, steps=40))
+    run_state_machine_as_test(DriverMachine, settings=examples(60, steps=40))

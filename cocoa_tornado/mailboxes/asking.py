@@ -1,0 +1,118 @@
+"""Asks a store, beside what is stored: questions in their order, several together, none for longer than its time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..errors import MailboxError
+from .store import Answer, Pace, Question, Store, StoreFault
+
+
+class _Asked(NamedTuple):
+    question: Question
+    answer: asyncio.Future[Any]
+    due_s: float  # nobody waits any longer
+
+
+class Asker:
+    """IOLoop thread only. One batch of questions is with the store at a time.
+
+    :param on_end: called after each batch, before anything is answered: with what it failed with, with an answer that
+        calls for opening the store again, or with None
+    :param on_hang: called when a batch takes longer than the store's patience
+    """
+
+    def __init__(
+        self, store: Store, pace: Pace, on_end: Callable[[BaseException | None], None], on_hang: Callable[[], None]
+    ) -> None:
+        self._store, self._pace, self._on_end, self._on_hang = store, pace, on_end, on_hang
+        self._waiting: deque[_Asked] = deque()
+        self._asked: Sequence[_Asked] = ()
+        self._answers: asyncio.Future[list[Answer]] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    def ask(self, question: Question) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append(_Asked(question, answer, loop.time() + self._pace.patience_s))
+        if self._answers is None:
+            self._ask_next()
+        return answer
+
+    def end(self, error: MailboxError) -> asyncio.Future[Any] | None:
+        """Fail all that was asked. Returns what is under way and was cancelled, if anything."""
+        if self._patience is not None:
+            self._patience.cancel()
+        self._fail(error)
+        if self._answers is not None:
+            self._answers.cancel()
+        return self._answers
+
+    def _ask_next(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._fail_late(loop.time())
+        asked: list[_Asked] = []
+        while self._waiting and len(asked) < self._pace.questions:
+            one = self._waiting.popleft()
+            if not one.answer.done():
+                asked.append(one)
+        if asked:
+            self._asked = asked
+            self._patience = loop.call_later(self._pace.patience_s, self._on_impatience)
+            self._answers = self._store.answer([one.question for one in asked])
+            self._answers.add_done_callback(partial(self._on_answers, asked))
+
+    def _on_answers(self, asked: Sequence[_Asked], answers: asyncio.Future[list[Answer]]) -> None:
+        self._answers = None
+        if self._patience is not None:
+            self._patience.cancel()
+        if answers.cancelled():
+            return  # by the end
+        error = answers.exception()
+        if error is not None:
+            self._on_end(error)
+            self._fail(MailboxError(str(error) or repr(error)))
+        else:
+            results = answers.result()
+            faults = (answer for answer in results if isinstance(answer, StoreFault) and answer.reopen)
+            self._on_end(next(faults, None))
+            for one, answer in zip(asked, results, strict=True):
+                if isinstance(answer, MailboxError):
+                    fail(one.answer, answer)
+                elif not one.answer.done():
+                    one.answer.set_result(answer)
+        self._asked = ()
+        self._ask_next()
+
+    def _on_impatience(self) -> None:
+        """The answers that are being waited for hang."""
+        loop = asyncio.get_running_loop()
+        self._on_hang()
+        for one in self._asked:
+            fail(one.answer, self._late())
+        self._fail_late(loop.time())
+        next_s = self._waiting[0].due_s if self._waiting else loop.time() + self._pace.patience_s
+        self._patience = loop.call_at(next_s, self._on_impatience)
+
+    def _fail(self, error: MailboxError) -> None:
+        for one in (*self._asked, *self._waiting):
+            fail(one.answer, error)
+        self._asked = ()
+        self._waiting.clear()
+
+    def _fail_late(self, now: float) -> None:
+        while self._waiting and self._waiting[0].due_s <= now:
+            fail(self._waiting.popleft().answer, self._late())
+
+    def _late(self) -> MailboxError:
+        return MailboxError(f"{self._store.name}: no answer within {self._pace.patience_s:g} s")
+
+
+def fail(future: asyncio.Future[Any], error: MailboxError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # whoever looks away has no need to know
