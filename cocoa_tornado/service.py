@@ -524,7 +524,7 @@ def kafka_client(settings: Settings) -> str | None:
 
 
 def make_broker(settings: Settings) -> Broker:
-    if not settings.broker_servers:
+    if settings.has_embedded_broker:
         return MemoryBroker(
             high_water=settings.high_water,
             low_water=settings.low_water,

@@ -54,6 +54,7 @@ HttpPublish = Literal["auto", "on", "off"]
 LogFormat = Literal["auto", "text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 JwtAlgorithm = Literal["HS256", "HS384", "HS512", "RS256", "ES256", "EdDSA", "Ed25519", "Ed448"]
+EMBEDDED_BROKER: Final = "memory://"
 MAILBOX_OFF: Final = "none://"
 SPEECH_AUTO: Final = "auto"
 SPEECH_OFF: Final = "none://"
@@ -437,15 +438,20 @@ class Settings(KafkaSettings):
         return not self.jwt_secret and not self.jwt_key
 
     @property
+    def has_embedded_broker(self) -> bool:
+        """Whether records live in this process."""
+        return self.broker == EMBEDDED_BROKER
+
+    @property
     def broker_servers(self) -> tuple[str, ...]:
-        """``host:port`` of each Kafka server; empty with ``memory://``."""
-        return () if self.broker == "memory://" else kafka_servers(self.broker)
+        """``host:port`` of each Kafka server; empty with another broker."""
+        return kafka_servers(self.broker) if self.broker.lower().startswith("kafka://") else ()
 
     @property
     def buffers(self) -> dict[str, int]:
         """The bytes that each part may hold: its share of ``buffer_bytes``, unless it has a setting of its own."""
-        shares = buffers.split(self.buffer_bytes, embedded=not self.broker_servers)
-        return shares | {"publish": 2 * self.publish_bytes} if self.broker_servers else shares
+        shares = buffers.split(self.buffer_bytes, embedded=self.has_embedded_broker)
+        return shares if self.has_embedded_broker else shares | {"publish": 2 * self.publish_bytes}
 
     @property
     def publish_bytes(self) -> int:
@@ -472,7 +478,7 @@ class Settings(KafkaSettings):
     @property
     def publishes_over_http(self) -> bool:
         """Whether ``POST /api/v1/transcriptions`` is there."""
-        return self.http_publish == "on" or (self.http_publish == "auto" and not self.broker_servers)
+        return self.http_publish == "on" or (self.http_publish == "auto" and self.has_embedded_broker)
 
 
 TABLE: Final[Mapping[str, Setting]] = MappingProxyType(
