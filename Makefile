@@ -13,7 +13,7 @@
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make memory   what the gateway holds while the mailbox, or the broker, stands still. Needs Java, Maven and Redis
 #   make survive the gateway killed six times while messages flow, with each mailbox
-#   make bench   the gateway beside five others, for a few minutes; then what a mailbox adds. Needs Java, Maven and Go
+#   make bench   the gateway beside six others, for a few minutes; then what a mailbox adds. Needs Java, Maven and Go
 #   make bench-full   the same with up to 50,000 devices, memory, growth and storms: most of an hour
 
 PYTHON ?= python3

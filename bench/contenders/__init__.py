@@ -2,7 +2,8 @@
 
 Every contender is a program of its own. It takes ``--port --bootstrap --topic --group`` and the HS256 secret in
 COCOA_JWT_SECRET, prints "listening on PORT" when it accepts connections, and serves GET /ws?token=... and GET /ready.
-What it has to do is tried by ``python -m bench.contenders.check``.
+Centrifugo is a product instead, with a protocol of its own (``centrifugo.py``).
+What each has to do is tried by ``python -m bench.contenders.check``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every contender does what the bench asks of it: ``python -m bench.contenders.check [NAME ...]``.
 
 Each is started on an Apache Kafka of this run, with a group of its own. Exit status 1 if one does not do it, or if one
-that was named cannot run here.
+that was named cannot run here. Centrifugo has a protocol of its own: ``check_centrifugo.py``.
 """
 
 from __future__ import annotations
@@ -22,24 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-import jwt
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from . import ALL, GATEWAY_DIALECT, Contender, LeftOut, Run
+from .check_centrifugo import exercise as exercise_centrifugo
+from .tokens import token
 
 TOPIC = "transcription.results"
 PARTITIONS = 6
 EACH = 10
 PATIENCE_S = 60.0
 SILENCE_S = 0.3
-
-
-def token(secret: str, device_id: str, lifetime_s: float | None = 3600.0, algorithm: str = "HS256") -> str:
-    claims: dict[str, Any] = {"device_id": device_id, "user_id": 99, "device_version": "1.0.0"}
-    if lifetime_s is not None:
-        claims["exp"] = int(time.time() + lifetime_s)
-    return jwt.encode(claims, secret, algorithm)
 
 
 @contextlib.contextmanager
@@ -82,6 +76,8 @@ def is_ready(port: int) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != 503:
             raise AssertionError(f"/ready answers {error.code}") from error
+        return False
+    except urllib.error.URLError:  # Centrifugo cannot say when it listens
         return False
 
 
@@ -185,16 +181,15 @@ def check(contender: Contender, bootstrap: str, folder: Path) -> str:
     with contextlib.closing(ReservedPort()) as reserved:
         run = Run(reserved.number, bootstrap, TOPIC, f"check-{contender.name}-{secrets.token_hex(4)}")
         with started(contender, run, secret, folder / f"{contender.name}.log") as seconds:
-            asyncio.run(exercise(run, secret))
-    return f"ready after {seconds:.1f} s, {EACH} messages to each of two devices, in order; 401, 409 where due"
+            asyncio.run((exercise if contender.dialect == GATEWAY_DIALECT else exercise_centrifugo)(run, secret))
+    return f"ready after {seconds:.1f} s, {EACH} messages to each of two devices, in order; refusals where due"
 
 
 def chosen(names: tuple[str, ...]) -> list[Contender]:
-    able = [contender for contender in ALL if contender.dialect == GATEWAY_DIALECT]
-    unknown = set(names) - {contender.name for contender in able}
+    unknown = set(names) - {contender.name for contender in ALL}
     if unknown:
-        raise click.UsageError(f"no contender of this contract is called {', '.join(sorted(unknown))}")
-    return [contender for contender in able if not names or contender.name in names]
+        raise click.UsageError(f"no contender is called {', '.join(sorted(unknown))}")
+    return [contender for contender in ALL if not names or contender.name in names]
 
 
 @click.command(help=__doc__)

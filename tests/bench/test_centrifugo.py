@@ -34,3 +34,10 @@ def test_it_listens_where_it_is_told_and_verifies_with_the_secret() -> None:
 def test_it_logs_errors_only_and_has_neither_admin_page_nor_metrics() -> None:
     assert SETTINGS["log"] == {"level": "error"}
     assert SETTINGS.keys().isdisjoint({"admin", "prometheus", "swagger", "debug"})
+
+
+def test_devices_get_one_kind_of_ping_and_no_frame_with_several_messages() -> None:
+    interval, timeout = (SETTINGS["client"][name] for name in ("ping_interval", "pong_timeout"))
+    assert interval.startswith("-")
+    assert timeout.startswith("-")
+    assert "join_push_messages" not in SETTINGS["uni_websocket"]
