@@ -17,10 +17,11 @@ import click
 
 from cocoa_tornado.plain_text import quoted
 
-from .options import given_secret
+from .options import given_secret, load_settings
 
 if TYPE_CHECKING:
     from cocoa_tornado.probe.credentials import Device, Key
+    from cocoa_tornado.probe.delivery import KafkaPublisher
     from cocoa_tornado.probe.device import Message
     from cocoa_tornado.probe.recording import Recording
     from cocoa_tornado.probe.session import Session
@@ -50,7 +51,10 @@ class Request:
     output: str
     timeout_s: float
     broker: str | None
+    config: Path | None
     results_topic: str
+    required: tuple[str, ...]
+    strict: bool
     take_over: bool
     idle_s: float
     listen_s: float | None
@@ -123,8 +127,23 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     "Without it they are posted to the gateway, which takes them where its own broker is memory://.",
 )
 @click.option(
+    "--config",
+    type=_FILE,
+    metavar="FILE",
+    help="With --broker: a gateway's TOML file, whose kafka_* settings (TLS, SASL) are used to connect; also "
+    "COCOA_CONFIG. The environment's COCOA_KAFKA_... count in any case.",
+)
+@click.option(
     "--results-topic", default="transcription.results", show_default=True, metavar="TOPIC", help="With --broker."
 )
+@click.option(
+    "--require",
+    "required",
+    multiple=True,
+    metavar="CHECK",
+    help="Fail if this check is skipped, by its name in the report (delivery, order, isolation...); repeatable.",
+)
+@click.option("--strict", is_flag=True, help="Fail if any check is skipped.")
 @click.option(
     "--take-over",
     is_flag=True,
@@ -166,8 +185,8 @@ def probe_device(url: str, **options: object) -> None:
       cocoa probe-device wss://gateway.example/ws --token "$TOKEN"
     The same, with the key (all checks can be made) and the broker behind it:
       COCOA_JWT_SECRET=@secret.txt cocoa probe-device https://gateway.example --broker kafka://k1:9092
-    In CI:
-      cocoa probe-device ws://gateway:8080 --format junit > probe.xml
+    In CI, where delivery must have been checked:
+      cocoa probe-device ws://gateway:8080 --require delivery --require isolation --format junit > probe.xml
     Is speech recognised, how soon do the words come, and to whom?
       cocoa probe-device ws://127.0.0.1:8080/ws --audio hello.wav
     Does the load balancer keep idle connections?
@@ -185,7 +204,7 @@ def probe_device(url: str, **options: object) -> None:
     try:
         session = _make_session(request)
         if request.listen_s is None:
-            succeeded = asyncio.run(_check(session, request.output))
+            succeeded = asyncio.run(_check(session, request))
         else:
             asyncio.run(_listen(session, request.listen_s))
             succeeded = True
@@ -229,7 +248,7 @@ def _with_environment(request: Request) -> Request:
 
 
 def _make_session(request: Request) -> Session:
-    from cocoa_tornado.probe.delivery import HttpPublisher, KafkaPublisher, kafka_servers
+    from cocoa_tornado.probe.delivery import HttpPublisher, kafka_servers
     from cocoa_tornado.probe.run import needs_warning
     from cocoa_tornado.probe.session import Limits, Session
     from cocoa_tornado.probe.target import parse_target, tls_context
@@ -252,7 +271,7 @@ def _make_session(request: Request) -> Session:
     return Session(
         target,
         device,
-        KafkaPublisher(servers, request.results_topic, request.timeout_s) if servers else HttpPublisher(target),
+        _publisher(request, servers) if servers else HttpPublisher(target),
         Limits(timeout_s=request.timeout_s),
         other=other,
         key=key,
@@ -260,6 +279,15 @@ def _make_session(request: Request) -> Session:
         audio=_audio(request.audio),
         take_over=request.take_over,
     )
+
+
+def _publisher(request: Request, servers: list[str]) -> KafkaPublisher:
+    """To the brokers, as the gateway's own settings say that they are reached."""
+    from cocoa_tornado.probe.delivery import KafkaPublisher
+    from cocoa_tornado.service import kafka_security
+
+    settings = load_settings(request.config, {"broker": request.broker}, with_keys=False).settings
+    return KafkaPublisher(servers, request.results_topic, request.timeout_s, kafka_security(settings))
 
 
 def _key(request: Request) -> Key | None:
@@ -317,11 +345,17 @@ def _audio(path: Path | None) -> Recording | None:
 # --- Running -------------------------------------------------------------------------------------------------------
 
 
-async def _check(session: Session, output: str) -> bool:
+async def _check(session: Session, request: Request) -> bool:
     """Run the checks and print the report. Return True if none failed."""
     from cocoa_tornado.probe.report import json_document, junit_document, summary
-    from cocoa_tornado.probe.run import run
+    from cocoa_tornado.probe.run import checks_for, run
 
+    output, names = request.output, {check.name for check in checks_for(session)}
+    for name in request.required:
+        if name not in names:
+            raise WrongUsage(
+                f"--require {quoted(name)}: this run has no such check; it has {', '.join(sorted(names))}."
+            )
     bar = SpeechBar(session.audio.duration_s if session.audio else 0.0)
     session.on_progress = bar.show
 
@@ -331,7 +365,7 @@ async def _check(session: Session, output: str) -> bool:
             _print_outcome(outcome)
 
     try:
-        report: Report = await run(session, on_outcome)
+        report: Report = await run(session, on_outcome, names if request.strict else request.required)
     finally:
         bar.clear()
     if output == "json":  # UTF-8 in any locale: programs read it, and the XML says so

@@ -19,7 +19,9 @@ from cocoa_tornado.asking import ask
 from cocoa_tornado.errors import CocoaError, SettingError
 from cocoa_tornado.logs_format import LogFormat
 from cocoa_tornado.logs_writer import can_write_now
-from cocoa_tornado.service import Gateway, run
+from cocoa_tornado.plain_text import quoted
+from cocoa_tornado.rules.addresses import masked
+from cocoa_tornado.service import Gateway, check, run
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings.sources import Loaded, check_files, check_named_files, load
 
@@ -36,8 +38,14 @@ log = logging.getLogger("cocoa.service")
 
 @click.command(cls=SettingsCommand)
 @settings_options()
+@click.option(
+    "--check",
+    "only_check",
+    is_flag=True,
+    help="Read the settings, the keys and the certificates, say whether the gateway could start with them, and exit.",
+)
 @click.pass_context
-def serve(context: click.Context, /, config: Path | None, **options: object) -> None:
+def serve(context: click.Context, /, config: Path | None, only_check: bool, **options: object) -> None:
     """Take device connections, and deliver to each device what Kafka says to it.
 
     With no option, no service and no file it serves on 127.0.0.1:8080, with an embedded broker and a development
@@ -49,6 +57,7 @@ def serve(context: click.Context, /, config: Path | None, **options: object) -> 
       cocoa serve --port 0
       cocoa serve --broker kafka://kafka-1:9092,kafka-2:9092 --host 0.0.0.0 --jwt-key keys/public.pem
       cocoa serve --config conf/production.toml
+      cocoa serve --config conf/production.toml --check
 
     Every setting has three names: the option --ping-interval, the environment variable COCOA_PING_INTERVAL, and
     ping_interval in the file; the command line outranks the environment, which outranks the file. Signals: SIGTERM
@@ -66,6 +75,12 @@ def serve(context: click.Context, /, config: Path | None, **options: object) -> 
     for warning in loaded.warnings:
         log.warning(warning.event, extra=dict(warning.fields))
     try:
+        if only_check:
+            asyncio.run(check(settings))
+            click.echo(
+                f"the settings are valid: {settings.host}:{settings.port}, broker {quoted(masked(settings.broker))}"
+            )
+            return
         run(_serve(settings, config, options, signals))
     except CocoaError as error:
         raise click.ClickException(str(error)) from error

@@ -407,6 +407,19 @@ class Gateway:
         self._connections_cut = await self._devices.sockets.cut_late(self._left_s(SHARE_OF_GRACE_FOR_DEVICES))
 
 
+async def check(settings: Settings) -> None:
+    """Read what a gateway with these settings would read at its start, keys and certificates, and open nothing else: no
+    port, no broker, no mailbox.
+
+    :raises CocoaError: it would not start
+    """
+    gateway = Gateway(settings)
+    try:
+        await gateway.keys.start()
+    finally:
+        await gateway.keys.close()
+
+
 def run(main: Coroutine[Any, Any, None]) -> None:
     """As ``asyncio.run``, on an event loop that is made for thousands of devices at once."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -541,6 +554,13 @@ def make_broker(settings: Settings) -> Broker:
     from .brokers.kafka import KafkaBroker
 
     return KafkaBroker(kafka_options(settings))
+
+
+def kafka_security(settings: Settings) -> dict[str, object]:
+    """TLS and SASL, as keyword arguments of kafka-python's clients. BrokerError where a file cannot be used."""
+    from .brokers.kafka_clients import KafkaClients
+
+    return KafkaClients(kafka_options(settings)).security()
 
 
 def make_tls(settings: Settings) -> ssl.SSLContext | None:

@@ -410,24 +410,29 @@ class KafkaClients:
 
     def _common(self) -> dict[str, object]:
         options = self._options
-        common: dict[str, object] = {
+        return {
             "bootstrap_servers": list(options.bootstrap),
             "client_id": options.client_id,
-            "security_protocol": options.security_protocol,
             "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
             "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
             "proxy_url": DIRECT,
+            **self.security(),
         }
+
+    def security(self) -> dict[str, object]:
+        """TLS and SASL, as keyword arguments of kafka-python's clients."""
+        options = self._options
+        security: dict[str, object] = {"security_protocol": options.security_protocol}
         if self._tls is not None:
-            common |= {"ssl_context": self._tls, "ssl_check_hostname": options.check_hostname}
+            security |= {"ssl_context": self._tls, "ssl_check_hostname": options.check_hostname}
         if options.uses_sasl:
-            common["sasl_mechanism"] = options.sasl_mechanism
+            security["sasl_mechanism"] = options.sasl_mechanism
             if self.tokens is not None:
-                common["sasl_oauth_token_provider"] = self.tokens
+                security["sasl_oauth_token_provider"] = self.tokens
             else:
-                common["sasl_plain_username"] = options.sasl_username
-                common["sasl_plain_password"] = options.sasl_password
-        return common
+                security["sasl_plain_username"] = options.sasl_username
+                security["sasl_plain_password"] = options.sasl_password
+        return security
 
 
 def _largest_batch_bytes(admin: KafkaClient, topic: str) -> int | None:

@@ -59,13 +59,20 @@ class HttpPublisher:
 class KafkaPublisher:
     """Publishes to the topic itself, as a backend does. The client's calls block and run in a thread.
 
+    :param security: TLS and SASL, as keyword arguments of ``kafka.KafkaProducer``
     :param connect: makes a ``kafka.KafkaProducer`` of its keyword arguments; None for the real one
     """
 
     def __init__(
-        self, servers: list[str], topic: str, timeout_s: float, connect: Callable[..., Any] | None = None
+        self,
+        servers: list[str],
+        topic: str,
+        timeout_s: float,
+        security: Mapping[str, object] | None = None,
+        connect: Callable[..., Any] | None = None,
     ) -> None:
         self._servers, self._topic, self._timeout_s = servers, topic, timeout_s
+        self._security = security or {}
         self._connect = connect
         self._producer: Any = None  # kafka-python ships no types
         self._problem: str | None = None
@@ -101,6 +108,7 @@ class KafkaPublisher:
             max_block_ms=limit_ms,
             request_timeout_ms=limit_ms,
             delivery_timeout_ms=2 * limit_ms,
+            **self._security,
         )
 
 

@@ -81,7 +81,7 @@ def junit_document(report: Report) -> str:
             suite,
             "testcase",
             classname="cocoa.probe",
-            name=f"{outcome.name}: {outcome.title}",
+            name=outcome.name,  # a CI server keeps a test's history by its name, so it has no wording in it
             time=f"{outcome.duration_s:.3f}",
         )
         if outcome.status is Status.FAILED:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Container
+from dataclasses import dataclass, replace
 from typing import Final
 
 from . import checks_audio, checks_connection, checks_delivery, checks_http
@@ -126,8 +126,10 @@ def checks_for(session: Session) -> tuple[Check, ...]:
     return (*CHECKS[:behind], *AUDIO_CHECKS, *CHECKS[behind:])
 
 
-async def run(session: Session, on_outcome: Callable[[Outcome], None]) -> Report:
+async def run(session: Session, on_outcome: Callable[[Outcome], None], required: Container[str] = ()) -> Report:
     """Run all checks, one after the other; ``on_outcome`` is called as each ends.
+
+    :param required: names of checks that fail where they would be skipped
 
     Closes whatever the session has opened, however it ends.
 
@@ -139,6 +141,8 @@ async def run(session: Session, on_outcome: Callable[[Outcome], None]) -> Report
         await _preflight(session)
         for check in checks_for(session):
             outcome = await _outcome(check, session)
+            if outcome.status is Status.SKIPPED and check.name in required:
+                outcome = replace(outcome, status=Status.FAILED, detail=f"required, but skipped: {outcome.detail}")
             outcomes.append(outcome)
             on_outcome(outcome)
     finally:

@@ -14,7 +14,8 @@ from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
 from .plan import Message
 
-NOT_CONNECTED_LOG = RateLimit(per_s=10, burst=50)
+NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
+"""A fleet that is offline must not fill the log; who tries things out sees each line."""
 STORED_FAULT_LOG = RateLimit(per_s=1, burst=10)
 
 # Operators filter by these names, which are older than this module.
@@ -27,8 +28,8 @@ class LocalDelivery:
 
     A fault of the gateway costs the message that it happened to, and no other.
 
-    :param mailbox: None: what can't be sent is dropped, counted and logged, at most ten lines a second; the next line
-        says how many were left out
+    :param mailbox: None: what can't be sent is dropped, counted and logged: 50 lines at once, then one every ten
+        seconds, which says how many were left out
     """
 
     def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float], mailbox: Mailbox | None) -> None:

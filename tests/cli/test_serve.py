@@ -224,6 +224,19 @@ def test_with_no_option_but_the_port_it_serves_with_a_development_key_that_mint_
     assert minted.stdout.strip() not in served.log
 
 
+def test_check_says_whether_it_could_start_and_opens_nothing(tmp_path: Path) -> None:
+    good = run(
+        tmp_path, "serve", "--check", "--broker", "kafka://nobody.invalid:9092", COCOA_JWT_SECRET=SECRET, COCOA_PORT="1"
+    )
+    assert (good.returncode, good.stdout) == (
+        0,
+        "the settings are valid: 127.0.0.1:1, broker kafka://nobody.invalid:9092\n",
+    )
+    fails(run(tmp_path, "serve", "--check", "--jwt-key", "missing.pem"), 2, "missing.pem")
+    (tmp_path / "no.pem").write_text("no key", encoding="utf-8")
+    fails(run(tmp_path, "serve", "--check", "--jwt-key", str(tmp_path / "no.pem")), 1, "no.pem")
+
+
 def test_a_taken_port_is_one_line_and_status_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -78,6 +78,36 @@ def test_junit_is_an_xml_document_and_nothing_else() -> None:
     assert suite.get("tests") == str(len(CHECKS))
 
 
+def test_a_required_check_that_is_skipped_fails_the_run() -> None:
+    with running() as gateway:
+        url = f"127.0.0.1:{gateway.port}"
+        result = invoke(url, "--secret", SECRET, "--require", "delivery", "--require", "idle")
+        strict = invoke(url, "--secret", SECRET, "--strict")
+
+    assert result.exit_code == 1
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("\u2717")]
+    assert line.split()[1] == "idle"
+    assert "required, but skipped: " in line
+    assert strict.exit_code == 1
+    assert strict.stdout.splitlines()[-1].startswith("28 passed, 3 failed, 0 skipped in ")
+
+
+def test_a_required_check_that_the_run_does_not_have_is_wrong_usage() -> None:
+    result = invoke("127.0.0.1:1", "--secret", SECRET, "--require", "audio-words")
+
+    assert result.exit_code == 2
+    assert "--require 'audio-words': this run has no such check; it has alg-none, audio, " in result.stderr
+
+
+def test_brokers_are_reached_as_the_gateways_settings_say(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text('[kafka]\nsecurity_protocol = "SSL"\nssl_ca = "/none/ca.pem"\n', encoding="utf-8")
+    result = invoke("127.0.0.1:1", "--secret", SECRET, "--broker", "kafka://k1:9093", "--config", str(config))
+
+    assert result.exit_code == 1
+    assert "cannot use the CA file /none/ca.pem" in result.stderr
+
+
 def test_the_secret_may_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")  # as Windows' editors write it

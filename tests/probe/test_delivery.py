@@ -49,7 +49,7 @@ def test_a_record_is_keyed_by_its_device() -> None:
         return producers[-1]
 
     async def scenario() -> None:
-        publisher = KafkaPublisher(["k1:9092"], "results", 2.0, connect)
+        publisher = KafkaPublisher(["k1:9092"], "results", 2.0, connect=connect)
         assert await publisher.publish(DEVICE, b"1") is None
         assert await publisher.publish(DEVICE, b"2") is None
         await publisher.close()
@@ -62,6 +62,24 @@ def test_a_record_is_keyed_by_its_device() -> None:
     assert producer.closed
 
 
+def test_tls_and_sasl_are_passed_to_the_client() -> None:
+    producers: list[FakeProducer] = []
+
+    def connect(**settings: Any) -> FakeProducer:
+        producers.append(FakeProducer(**settings))
+        return producers[-1]
+
+    async def scenario() -> None:
+        security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN"}
+        publisher = KafkaPublisher(["k1:9092"], "results", 2.0, security, connect=connect)
+        assert await publisher.publish(DEVICE, b"1") is None
+        await publisher.close()
+
+    asyncio.run(scenario())
+    assert producers[0].settings["security_protocol"] == "SASL_SSL"
+    assert producers[0].settings["sasl_mechanism"] == "PLAIN"
+
+
 def test_a_broker_that_is_away_is_asked_only_once() -> None:
     calls = 0
 
@@ -71,7 +89,7 @@ def test_a_broker_that_is_away_is_asked_only_once() -> None:
         raise KafkaConnectionError("nobody there")
 
     async def scenario() -> list[str | None]:
-        publisher = KafkaPublisher(["k1:9092"], "results", 2.0, connect)
+        publisher = KafkaPublisher(["k1:9092"], "results", 2.0, connect=connect)
         problems = [await publisher.publish(DEVICE, b"1"), await publisher.publish(DEVICE, b"2")]
         await publisher.close()
         return problems
@@ -85,7 +103,7 @@ def test_a_broker_that_is_away_is_asked_only_once() -> None:
 
 def test_a_record_that_is_not_acknowledged_is_a_problem() -> None:
     async def scenario() -> str | None:
-        publisher = KafkaPublisher(["k"], "results", 2.0, lambda **settings: FakeProducer(KafkaTimeoutError("late")))
+        publisher = KafkaPublisher(["k"], "results", 2.0, connect=lambda **_: FakeProducer(KafkaTimeoutError("late")))
         return await publisher.publish(DEVICE, b"1")
 
     assert "late" in str(asyncio.run(scenario()))

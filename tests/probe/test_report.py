@@ -69,6 +69,7 @@ def test_the_junit_document_is_read_by_an_xml_parser() -> None:
         "skipped": "1",
     }
     assert [[child.tag for child in case] for case in cases] == [["system-out"], ["failure"], ["skipped"]]
+    assert [case.get("name") for case in cases] == [outcome.name for outcome in REPORT.outcomes]
     assert cases[1][0].get("message") == 'answered 200 <"&?>'
     assert next(iter(suite.iter("property"))).get("value") == "ws://host/ws"
 

@@ -1,0 +1,125 @@
+"""The README's commands do what it says, as they are printed: but for the port, which a test cannot rely on."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from testing.ports import ReservedPort
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+PATIENCE_S = 60.0
+COMMAND = re.compile(r"(make|python3|pip|cocoa|curl|openssl|COCOA_\w+=\S+|\.venv/bin/\w+) ")
+
+NOT_RUN = [
+    "make demo",  # tests/test_demo.py runs it
+    "make test",  # it would run this test
+    "python3 -m venv .venv",  # an installation, which .ci/run does in its own way; and so the next one
+    ".venv/bin/pip install '.[speech]'",
+    ".venv/bin/cocoa serve",  # it does not end, and listens on port 8080: tests/cli/test_serve.py
+    "pip install '.[all]'",
+    # What these name does not exist here: tests/test_conf.py and tests/probe/test_command.py
+    "COCOA_JWT_SECRET=@/run/secrets/jwt cocoa serve --config conf/production.toml --check",
+    "COCOA_JWT_SECRET=@/run/secrets/jwt cocoa serve --config conf/production.toml",
+    "cocoa probe-device wss://gateway.example/ws --device-id probe-1 --secret @secret.txt --broker kafka://kafka-1:9092"
+    " --require delivery",
+]
+
+
+def commands() -> list[str]:
+    """Each command of the literal blocks, its continuation lines joined, without its comment."""
+    found = []
+    for block in re.findall(r"::\n\n((?:(?: +.*)?\n)+)", README):
+        for line in re.sub(r"\\\n\s*", "", block).splitlines():
+            command = re.sub(r"\s+# .*", "", line).strip()
+            if COMMAND.match(f"{command} "):
+                found.append(command)
+    return found
+
+
+class Terminal:
+    """Where a reader types: a folder that looks like a checkout, and a home of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._environ = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "COCOA_JWT_SECRET": ""}
+        (folder / ".venv").symlink_to(sys.prefix)
+        for name in ("demo", "conf", "Makefile", "setup.py", "pyproject.toml"):
+            (folder / name).symlink_to(ROOT / name)
+
+    def run(self, command: str) -> str:
+        """Run a command to its end, which must be a good one, and return what it printed."""
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=self._folder,
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    @contextmanager
+    def running(self, command: str, ends_with: signal.Signals) -> Iterator[subprocess.Popen[str]]:
+        """A command that a signal ends, with status 0."""
+        with subprocess.Popen(
+            shlex.split(command),
+            cwd=self._folder,
+            env=self._environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                yield process
+                process.send_signal(ends_with)
+                assert process.wait(PATIENCE_S) == 0
+            finally:
+                process.kill()
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_what_is_not_run_stands_in_the_readme() -> None:
+    assert set(NOT_RUN) <= set(commands())
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_does_its_work(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    with closing(ReservedPort()) as reserved:
+        type_them_all(terminal, reserved.number)
+    assert "<testsuites>" in (tmp_path / "probe.xml").read_text(encoding="utf-8")
+    assert "PRIVATE KEY" in (tmp_path / "signing.pem").read_text(encoding="utf-8")
+
+
+def type_them_all(terminal: Terminal, port: int) -> None:
+    typed = [command.replace("127.0.0.1:8080", f"127.0.0.1:{port}") for command in commands()]
+    serve = f".venv/bin/cocoa serve --port {port}"
+    with terminal.running(serve, signal.SIGTERM) as gateway:
+        assert "listening on" in line_of(gateway)
+        listen = next(command for command in typed if "--listen 0" in command)
+        publish = next(command for command in typed if command.startswith("curl "))
+        with terminal.running(listen, signal.SIGINT) as device:
+            devices = f"curl -s http://127.0.0.1:{port}/metrics | grep '^cocoa_connections 1'"
+            terminal.run(f"for _ in $(seq 100); do {devices} && exit; sleep 0.1; done; exit 1")
+            terminal.run(publish)
+            assert line_of(device) == '{"type":"transcription","device_id":"doll-1","text":"Hello"}\n'
+        for command in typed:
+            if command not in NOT_RUN and command not in (listen, publish):
+                terminal.run(f"make --dry-run {command[5:]}" if command.startswith("make ") else command)
