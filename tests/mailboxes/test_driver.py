@@ -334,6 +334,24 @@ def test_what_hangs_is_down_after_its_patience_and_up_when_it_goes_on() -> None:
 
 
 @unavailable
+def test_a_store_that_a_question_has_met_away_is_not_ready_before_it_is_open_again() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.HANGS, Fate.AWAY])
+        store.asking_fates.append(Fate.AWAY)
+        stored = driver.append(entries(0, 1))
+        with pytest.raises(MailboxError, match="is away"):
+            await driver.look("doll")
+        store.go_on.set()
+        assert await stored == [1]
+        await asyncio.sleep(1.0)
+        assert driver.status().state is MailboxState.READY
+
+    with log_lines() as lines:
+        play(scene)
+    assert lines == ["mailbox ready", "mailbox unavailable", "mailbox ready"]
+
+
+@unavailable
 def test_the_delays_between_attempts_grow_and_have_a_bound() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         store.fates.extend([Fate.AWAY] * 200)
