@@ -164,6 +164,14 @@ class Hub:
             client.send(frame, timestamp_ms, interim_of)
         return len(clients)
 
+    def broadcast(self, payload: bytes) -> int:
+        """Queue a text message for every connection; returns how many. Never a fall-back of routing."""
+        clients = list(self)
+        frame = text_frame(payload)
+        for client in clients:
+            client.send(frame, 0)
+        return len(clients)
+
     # -- what presence asks for (presence.port.Incumbents)
 
     def challenge(self, grant: Grant) -> None:

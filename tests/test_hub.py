@@ -28,6 +28,13 @@ def test_a_message_for_a_stranger_goes_nowhere() -> None:
     assert one.sent == []
 
 
+def test_a_broadcast_reaches_everyone_once() -> None:
+    hub = Hub()
+    clients = [connect(hub, str(number)) for number in range(5)]
+    assert hub.broadcast(b"x") == 5
+    assert [client.sent for client in clients] == [[text_frame(b"x")]] * 5
+
+
 def test_of_a_devices_two_connections_a_close_removes_its_own() -> None:
     hub = Hub()
     first, second = connect(hub), connect(hub)
