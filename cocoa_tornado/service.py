@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from tornado.web import Application
-
 from .brokers.kafka_settings import CONFLUENT
 from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
@@ -166,7 +164,7 @@ class Gateway:
         """Open the parts, each after those that it needs while it closes. They are closed in reverse, however far the
         start has come, so what ends a part is noted before the part is opened."""
         opened = self._opened
-        application = self._compose()
+        front = self._compose()
         self._adapt_to_tornado()
         assert self._devices is not None
         assert self._housekeeping is not None
@@ -176,7 +174,6 @@ class Gateway:
         opened.callback(self._revocation.stop)
         opened.push_async_callback(self.keys.close)
         await self.keys.start()
-        front = RequestFilter(application, self.settings.access_log, allowed_origins=self._allowed_origins)
         options = listener_options(self.settings)
         self._listener = listener = Listener(front, options, self._tls, self.counters, lambda: len(self.hub))
         opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
@@ -235,7 +232,7 @@ class Gateway:
             extra |= {"messages": status.messages, "bytes": status.size_bytes}
         log.info("mailbox", extra=extra | {"state": status.state.value})
 
-    def _compose(self) -> Application:
+    def _compose(self) -> RequestFilter:
         """The objects that live on the IOLoop, wired up."""
         settings, loop = self.settings, asyncio.get_running_loop()
         flusher = Flusher(loop, self._wall_clock, self.counters.latency)
@@ -306,7 +303,8 @@ class Gateway:
             audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits(settings)),
             bodies=ByteBudget(settings.buffers["bodies"]),
         )
-        return make_application(self._web, settings.access_log)
+        application = make_application(self._web, settings.access_log)
+        return RequestFilter(application, self._web, settings.access_log)
 
     def buffers(self) -> dict[str, Use]:
         """What each part of ``buffer_bytes`` holds, and may hold."""
@@ -314,10 +312,6 @@ class Gateway:
         if self._web is not None:
             held |= {"bodies": self._web.bodies.taken, "uplink": self._web.devices.intake.rule.total}
         return {part: Use(held.get(part), limit) for part, limit in self.settings.buffers.items()}
-
-    def _allowed_origins(self) -> tuple[str, ...]:
-        """The setting as it is now: a reload changes it."""
-        return self.settings.allowed_origins
 
     def _make_transcriber(self, engine: SpeechEngine, arrivals: Arrivals) -> Transcriber:
         return Transcriber(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
 
 NOT_WEBSOCKET = "not_websocket"
 """The outcome of a request that asks for no upgrade at all."""
@@ -42,6 +44,26 @@ def check_upgrade(upgrade: str | None, connection: str | None, version: str | No
 def accept_value(key: str) -> str:
     """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key``."""
     return base64.b64encode(hashlib.sha1(key.strip().encode("latin-1") + GUID, usedforsecurity=False).digest()).decode()
+
+
+def switching_protocols(key: str, subprotocol: str | None, now: float) -> bytes:
+    """The answer to an upgrade: what follows it on the connection is WebSocket frames.
+
+    :param key: a ``Sec-WebSocket-Key`` that :func:`check_upgrade` has let pass
+    :param subprotocol: which one is selected; None: none
+    :param now: Unix seconds
+    """
+    selected = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol is not None else ""
+    return (
+        f"HTTP/1.1 101 Switching Protocols\r\nDate: {_http_date(int(now))}\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Accept: {accept_value(key)}\r\n{selected}\r\n"
+    ).encode("latin-1")
+
+
+@functools.lru_cache(maxsize=1)
+def _http_date(second: int) -> str:
+    """RFC 9110, 5.6.7. Thousands of handshakes share a second."""
+    return formatdate(second, usegmt=True)
 
 
 def _tokens(header: str | None) -> set[str]:

@@ -63,12 +63,6 @@ class Answer(HTTPConnection):
     def stream(self) -> IOStream:
         return self._connection.stream
 
-    @property
-    def is_too_late(self) -> bool:
-        """The connection's last answer has been given: this request, which came behind it, gets none."""
-        stream = self.stream
-        return isinstance(stream, HttpStream) and stream.is_ending
-
     def begin(self, start_line: RequestStartLine, headers: HTTPHeaders, body_bytes: int | None) -> None:
         """The head of the request has come."""
         self._is_head, self._request_headers, self.body_bytes = start_line.method == "HEAD", headers, body_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -13,6 +13,7 @@ from tornado.httputil import (
     HTTPInputError,
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
+    HTTPServerRequest,
     RequestStartLine,
     ResponseStartLine,
 )
@@ -23,7 +24,7 @@ from ..rules.request_head import MAX_QUERY_FIELDS, body_bytes
 from ..rules.targets import split_target
 from .answers import Answer
 from .audio_handler import AudioStreamHandler
-from .device_handler import DeviceHandler
+from .device_handler import DeviceHandler, upgrade_at_once
 from .handlers import (
     GatewayErrors,
     HealthHandler,
@@ -35,6 +36,7 @@ from .handlers import (
     shown_path,
 )
 from .publish_handler import PublishHandler
+from .streams import HttpStream
 from .token_handler import TokenHandler
 
 DEVICE_PATH = "/ws"
@@ -109,107 +111,124 @@ class RequestFilter(HTTPServerConnectionDelegate):
     (``answers.py``), and nothing is buffered or parsed as a form.
     """
 
-    def __init__(
-        self,
-        application: Application,
-        access_log: bool = True,
-        allowed_origins: Callable[[], Sequence[str]] = tuple,
-    ) -> None:
-        self._application, self._access_log, self._allowed_origins = application, access_log, allowed_origins
+    def __init__(self, application: Application, context: WebContext, access_log: bool = True) -> None:
+        self.application, self.context, self.access_log = application, context, access_log
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         assert isinstance(request_conn, HTTP1Connection)
-        answer = Answer(request_conn)
-        inner = self._application.start_request(server_conn, answer)
-        return _FilteredRequest(inner, answer, self._access_log, self._allowed_origins)
+        return _FilteredRequest(self, server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
-        self._application.on_close(server_conn)
+        self.application.on_close(server_conn)
 
 
 class _FilteredRequest(HTTPMessageDelegate):
-    """One request on its way to the application, which may hear no more of it: the request is refused, or its body is
-    of no use to its handler."""
+    """One request on its way to the application, which may hear no more of it: the request is refused, it was an
+    upgrade, or its body is of no use to its handler."""
 
-    def __init__(
-        self,
-        inner: HTTPMessageDelegate,
-        answer: Answer,
-        access_log: bool,
-        allowed_origins: Callable[[], Sequence[str]],
-    ) -> None:
-        self._inner, self._answer, self._access_log = inner, answer, access_log
-        self._allowed_origins = allowed_origins
-        self._is_heard = True
+    _answer: Answer | None = None
+    _inner: HTTPMessageDelegate | None = None
+
+    def __init__(self, front: RequestFilter, server_conn: object, connection: HTTP1Connection) -> None:
+        self._front, self._server_conn, self._connection = front, server_conn, connection
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        if self._answer.is_too_late:
-            self._is_heard = False
+        stream = self._connection.stream
+        if isinstance(stream, HttpStream) and stream.is_ending:
+            # The connection's last answer has been given: this request, which came behind it, gets none.
             return None
         target = split_target(start_line.path)
         start_line = start_line._replace(path=target.path)
         if target.host is not None and len(headers.get_list("Host")) == 1:
             # No Host, or two of them, are wrong in this form too.
             headers["Host"] = target.host
-        body = self._framing(headers)
-        self._answer.begin(start_line, headers, body)
-        path, _, query = start_line.path.partition("?")
-        if query.count("&") >= MAX_QUERY_FIELDS or (start_line.method == "GET" and path == DEVICE_PATH and body != 0):
-            # Behind a body, nobody could tell where the device's frames begin.
-            self._refuse(start_line, headers.get("Origin"))
+        body = _framing(headers)
+        request = self._read(start_line, headers, body)
+        if request is not None and self._is_upgraded(request):
             return None
-        try:
-            prepared = self._inner.headers_received(start_line, headers)
-        except HTTPInputError:
-            self._refuse(start_line, headers.get("Origin"))
+        self._answer = answer = Answer(self._connection)
+        answer.begin(start_line, headers, body)
+        if request is None:
+            self._refuse(answer, start_line, headers.get("Origin"))
             return None
+        request.connection = answer
+        prepared = self._dispatch(request, start_line, headers)
         if prepared is not None:
             return prepared
         # The handler reads no body, and begins at the end of the request.
         if "Content-Type" in headers:
             # Or Tornado would look for a form, though there is not a byte of one.
             del headers["Content-Type"]
-        if body == 0:
+        return None if body == 0 else self._begin_without_body(answer)
+
+    def _read(self, start_line: RequestStartLine, headers: HTTPHeaders, body: int | None) -> HTTPServerRequest | None:
+        """None: it is wrong in a way that no handler need hear of."""
+        path, _, query = start_line.path.partition("?")
+        if query.count("&") >= MAX_QUERY_FIELDS or (start_line.method == "GET" and path == DEVICE_PATH and body != 0):
+            # Behind a body, nobody could tell where the device's frames begin.
             return None
-        self._is_heard = False
-        self._inner.finish()
-        return self._answer.given()
+        try:
+            return HTTPServerRequest(
+                connection=self._connection,
+                server_connection=self._server_conn,
+                start_line=start_line,
+                headers=headers,
+            )
+        except HTTPInputError:
+            return None
+
+    def _is_upgraded(self, request: HTTPServerRequest) -> bool:
+        """The way of nearly every device: it has its connection before anything is made for an answer."""
+        is_device = request.path == DEVICE_PATH and request.method == "GET"
+        return is_device and upgrade_at_once(self._front.application, request, self._front.context)
+
+    def _dispatch(
+        self, request: HTTPServerRequest, start_line: RequestStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        self._inner = inner = self._front.application.find_handler(request)
+        return inner.headers_received(start_line, headers)
+
+    def _begin_without_body(self, answer: Answer) -> Awaitable[None]:
+        inner, self._inner = self._inner, None
+        assert inner is not None
+        inner.finish()
+        return answer.given()
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return self._inner.data_received(chunk) if self._is_heard else None
+        return None if self._inner is None else self._inner.data_received(chunk)
 
     def finish(self) -> None:
-        self._answer.request_ended()
-        if self._is_heard:
+        if self._answer is not None:
+            self._answer.request_ended()
+        if self._inner is not None:
             self._inner.finish()
 
     def on_connection_close(self) -> None:
-        if self._is_heard:
+        if self._inner is not None:
             self._inner.on_connection_close()
 
-    def _framing(self, headers: HTTPHeaders) -> int | None:
-        """How long the body is. What Tornado would find wrong with it later is found here, before any answer."""
-        try:
-            return body_bytes(headers.get_list("Content-Length"), headers.get_list("Transfer-Encoding"))
-        except ValueError as error:
-            self._is_heard = False
-            raise HTTPInputError(f"Invalid framing: {error}") from None
-
-    def _refuse(self, start_line: RequestStartLine, origin: str | None) -> None:
+    def _refuse(self, answer: Answer, start_line: RequestStartLine, origin: str | None) -> None:
         """400, and the end of the connection."""
-        self._is_heard = False
         reason = http.client.responses[400]
         body = compact({"message": reason}).encode()
         path = start_line.path.partition("?")[0]
-        headers = HTTPHeaders(cors_headers(path, start_line.method, origin, self._allowed_origins()))
+        headers = HTTPHeaders(cors_headers(path, start_line.method, origin, self._front.context.allowed_origins))
         headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
-        self._answer.close_afterwards()
-        self._answer.write_headers(ResponseStartLine("HTTP/1.1", 400, reason), headers, body)
-        self._answer.finish()
-        if self._access_log:
+        answer.close_afterwards()
+        answer.write_headers(ResponseStartLine("HTTP/1.1", 400, reason), headers, body)
+        answer.finish()
+        if self._front.access_log:
             # As log_request() does; who stands behind a proxy is not known yet.
             extra = {"method": start_line.method, "path": shown_path(path), "status": 400}
-            log.info("request", extra=extra | {"remote_ip": str(self._answer.context)})
+            log.info("request", extra=extra | {"remote_ip": str(answer.context)})
+
+
+def _framing(headers: HTTPHeaders) -> int | None:
+    """How long the body is. What Tornado would find wrong with it later is found here, before any answer."""
+    try:
+        return body_bytes(headers.get_list("Content-Length"), headers.get_list("Transfer-Encoding"))
+    except ValueError as error:
+        raise HTTPInputError(f"Invalid framing: {error}") from None

@@ -1,0 +1,161 @@
+"""Nearly every device is upgraded before its request is dispatched; whether it was, nobody can tell from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cocoa_tornado.connection.connection import DeviceConnection
+from cocoa_tornado.web import application
+from cocoa_tornado.web.device_handler import DeviceHandler
+from testing.raw_device import UPGRADE, RawDevice
+from testing.waiting import eventually
+
+from ..harness import Harness
+from ..profiles import examples
+from .conftest import StartGateway
+
+Request = tuple[str, str, str, dict[str, str | None]]
+"""Method, kind of token, rest of the query, header fields."""
+
+tokens = st.sampled_from(["good", "good", "good", "taken", "expired", "foreign", "", "x", "none"])
+queries = st.lists(
+    st.sampled_from(
+        ["interim=1", "interim=x", "cursors=1", "cursors=false", "cursors=%ff", "after=abc", "token=x", "a=b", "&" * 40]
+    ),
+    max_size=2,
+).map("&".join)
+values = ["", "x", "0", "1", "8", "websocket", "close, Upgrade", "http://localhost", "https://evil.example", "null"]
+changes: st.SearchStrategy[dict[str, str | None]] = st.dictionaries(
+    st.sampled_from([*UPGRADE, "Origin", "Host", "Content-Length", "Expect", "Sec-WebSocket-Protocol"]),
+    st.sampled_from([None, *values]),
+    max_size=2,
+)
+requests = st.tuples(st.sampled_from(["GET", "GET", "GET", "POST"]), tokens, queries, changes)
+
+
+class Lines(logging.Handler):
+    """What is said about requests and devices."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[dict[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = ("status", "outcome", "device_id", "device_version", "remote_ip", "method", "path")
+        self.lines.append({"event": record.getMessage()} | {name: getattr(record, name, None) for name in fields})
+
+
+@pytest.fixture
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler = Lines()
+    loggers = [logging.getLogger(name) for name in ("cocoa.access", "cocoa.device")]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+    yield handler
+    for logger in loggers:
+        logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def running(runner: asyncio.Runner, **settings: Any) -> Iterator[Harness]:
+    harness = runner.run(Harness.start(duplicate_policy="reject", **settings))
+    try:
+        yield harness
+    finally:
+        runner.run(harness.stop())
+
+
+def head(request: Request, found: dict[str, str], version: str) -> bytes:
+    method, kind, query, changed = request
+    arguments = "&".join(filter(None, [f"token={found[kind]}" if kind != "none" else "", query]))
+    fields = {"Host": "localhost"} | UPGRADE | changed
+    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    return "\r\n".join([f"{method} /ws?{arguments} HTTP/{version}", *lines, "", ""]).encode()
+
+
+async def answer(gateway: Harness, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Its status, header fields and body. The client is gone when this returns."""
+    device = await gateway.dial()
+    device.writer.write(request)
+    response = await device.read_response()
+    response.headers.pop("date", None)
+    await device.end()
+    await eventually(lambda: len(gateway.gateway.hub) == 1)
+    return response.status, response.headers, response.body
+
+
+def test_what_is_upgraded_at_once_is_what_the_handler_upgrades(
+    runner: asyncio.Runner, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(runner) as gateway:
+        found = {"good": gateway.token("doll"), "taken": gateway.token("taken"), "": "", "x": "x"}
+        found |= {"expired": gateway.token(lifetime_s=-60), "foreign": gateway.token(secret="s" * 32)}
+        runner.run(gateway.raw("taken"))
+        counted = gateway.gateway.counters.handshakes
+
+        def judged(request: bytes) -> object:
+            counted.clear()
+            lines.lines.clear()
+            said = runner.run(answer(gateway, request))
+            return said, dict(counted), [line for line in lines.lines if line["event"] != "device disconnected"]
+
+        @given(requests, st.sampled_from(["1.1", "1.1", "1.1", "1.0"]))
+        @example(("GET", "good", "", {}), "1.1")
+        @example(("GET", "good", "cursors=1&interim=true", {"Origin": "http://localhost"}), "1.1")
+        @example(("GET", "taken", "", {}), "1.1")
+        @examples(60)
+        def check(request: Request, version: str) -> None:
+            at_once = judged(head(request, found, version))
+            with monkeypatch.context() as without:
+                without.setattr(application, "upgrade_at_once", lambda *_: False)
+                assert judged(head(request, found, version)) == at_once
+
+        check()
+
+
+@pytest.mark.gen_test
+async def test_a_device_that_is_free_is_upgraded_before_its_request_is_dispatched(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatched: list[DeviceHandler] = []
+    monkeypatch.setattr(DeviceHandler, "prepare", dispatched.append)
+    assert (await gateway.raw("doll")).response.status == 101
+    bearer = {"Authorization": f"Bearer {gateway.token('other')}"}
+    assert (await gateway.http("GET", "/ws", UPGRADE | bearer)).status == 101
+    assert (dispatched, len(gateway.gateway.hub)) == ([], 2)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.logs("cocoa.http", "^handler failed$")
+@pytest.mark.gen_test
+async def test_where_an_upgrade_fails_the_slot_is_given_back_and_the_connection_closed(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    gateway = await start_gateway()
+
+    def fail(connection: DeviceConnection, expires_at: float) -> None:
+        raise RuntimeError("told to")
+
+    monkeypatch.setattr(DeviceConnection, "open", fail)
+    if not at_once:
+        monkeypatch.setattr(application, "upgrade_at_once", lambda *_: False)
+    device: RawDevice = await gateway.upgrade(gateway.token("doll"))
+    assert await device.read_to_end() == b""
+    presence = gateway.gateway.presence
+    await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)
+    assert "accepted" not in gateway.gateway.counters.handshakes
