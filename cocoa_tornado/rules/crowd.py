@@ -64,6 +64,10 @@ PATIENCE_S: Final = {
 }
 
 
+HEADLESS: Final = (Phase.IDLE, Phase.HURRIED, Phase.SLOW)
+"""In these the end of a request's headers is awaited, for ``header_timeout`` at most."""
+
+
 class Member(Protocol):
     """A connection, as the crowd sees it; compared by identity.
 
@@ -189,6 +193,21 @@ class Crowd(Generic[T]):
         """When :meth:`give_way` finds the next one, if nothing happens before; None: never."""
         heads = [(next(iter(members.values())), phase) for phase, members in self._phases.items() if members]
         return min((since + PATIENCE_S[phase] for since, phase in heads), default=None)
+
+    def late(self, timeout_s: float, now: float) -> list[T]:
+        """Those that have been without the end of a head for so long."""
+        found = []
+        for phase in HEADLESS:
+            for item, since in self._phases[phase].items():
+                if now - since < timeout_s:
+                    break
+                found.append(item)
+        return found
+
+    def next_late_at(self, timeout_s: float) -> float | None:
+        """When :meth:`late` finds the next one, if nothing happens before; None: never."""
+        heads = [next(iter(self._phases[phase].values())) for phase in HEADLESS if self._phases[phase]]
+        return min(heads) + timeout_s if heads else None
 
     def _move(self, item: T, phase: Phase, now: float) -> None:
         entry = self._entries[item]

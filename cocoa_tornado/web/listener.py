@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPConnection,
@@ -28,6 +28,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
+from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import ssl_wrap_socket
 
 from ..connection.sockets import write_mark
@@ -97,20 +98,17 @@ class Listener:
         self._crowd: Crowd[HttpStream] = Crowd(options.max_per_address)
         self._waiting: deque[tuple[socket.socket, Any]] = deque()
         self._marks: dict[HttpStream, tuple[int, int] | None] = {}
-        self._server = _Server(
-            delegate,
-            idle_connection_timeout=options.header_timeout_s,
-            body_timeout=options.body_timeout_s,
-            max_header_size=MAX_HEAD_BYTES,
-        )
+        # The listener itself sees to header_timeout, with one timer for all connections.
+        parameters = HTTP1ConnectionParameters(max_header_size=MAX_HEAD_BYTES, body_timeout=options.body_timeout_s)
+        self._server = _Server(delegate, self, parameters)
         self._lingering = Lingering()
-        self._server.listener = self
         self._sockets: list[socket.socket] = []
         self._is_reading = False
         self._retry: asyncio.TimerHandle | None = None
         self._relief: asyncio.TimerHandle | None = None
         self._next_turn: asyncio.Handle | None = None
         self._sweep: asyncio.TimerHandle | None = None
+        self._lateness: asyncio.TimerHandle | None = None
         self._lines = LineBudget(LINES)
         self._address_lines = LineBudget(LINES)
         self._obstacle: Obstacle | None = None
@@ -146,6 +144,9 @@ class Listener:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+        if self._lateness is not None:
+            self._lateness.cancel()
+            self._lateness = None
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
@@ -302,8 +303,11 @@ class Listener:
 
     def awaits(self, stream: HttpStream) -> None:
         """The connection's next request may come."""
+        now = self._loop.time()
         stream.needs_both_ways = False
-        stream.is_last_request = not self._crowd.awaits(stream, self._loop.time())
+        stream.is_last_request = not self._crowd.awaits(stream, now)
+        if self._lateness is None:
+            self._lateness = self._loop.call_at(now + self._options.header_timeout_s, self._close_the_late)
 
     def asks(self, stream: HttpStream) -> None:
         """The headers of a request have come."""
@@ -343,6 +347,17 @@ class Listener:
             extra["left_out"] = left_out
         log.warning(EVENTS[obstacle], extra=extra)
 
+    def _close_the_late(self) -> None:
+        """Close the connections whose next head is overdue. No timer runs while nobody owes one."""
+        self._lateness = None
+        now, timeout_s = self._loop.time(), self._options.header_timeout_s
+        for stream in self._crowd.late(timeout_s, now):
+            stream.close()
+        next_at = self._crowd.next_late_at(timeout_s)
+        if next_at is not None:
+            # A timer may fire a hair early; then it must not fire again at once.
+            self._lateness = self._loop.call_at(max(next_at, now + 0.01), self._close_the_late)
+
     def _cut_off_the_stuck(self) -> None:
         """Close the connections whose clients have taken no byte of the answer since the last time.
 
@@ -356,10 +371,39 @@ class Listener:
                 stream.close()
 
 
+class _Client:
+    """The context of a connection, as Tornado and the handlers know it: who is at its other end."""
+
+    __slots__ = ("address", "protocol", "remote_ip")
+
+    def __init__(self, stream: IOStream, address: Any) -> None:
+        self.address = address
+        self.remote_ip = address[0] if isinstance(address, tuple) else "0.0.0.0"
+        self.protocol = "https" if isinstance(stream, SSLIOStream) else "http"
+
+    def __str__(self) -> str:
+        return str(self.remote_ip)
+
+
 class _Server(HTTPServer):
     """Tornado's server, which tells the listener what becomes of a connection."""
 
-    listener: Listener
+    def initialize(  # type: ignore[override]  # Tornado's own way to make one
+        self, delegate: HTTPServerConnectionDelegate, listener: Listener, parameters: HTTP1ConnectionParameters
+    ) -> None:
+        super().initialize(delegate)
+        self._listener, self._parameters = listener, parameters
+        self._open: set[HTTP1ServerConnection] = set()
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        """As Tornado's, without a timer for each request."""
+        connection = HTTP1ServerConnection(stream, self._parameters, _Client(stream, address))
+        self._open.add(connection)
+        connection.start_serving(self)
+
+    async def close_all_connections(self) -> None:
+        while self._open:
+            await next(iter(self._open)).close()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         delegate = super().start_request(server_conn, request_conn)
@@ -367,13 +411,13 @@ class _Server(HTTPServer):
         stream = request_conn.stream
         if not isinstance(stream, HttpStream):
             return delegate
-        self.listener.awaits(stream)
-        return _WatchedRequest(delegate, stream, self.listener)
+        self._listener.awaits(stream)
+        return _WatchedRequest(delegate, stream, self._listener)
 
     def on_close(self, server_conn: object) -> None:
-        super().on_close(server_conn)
         assert isinstance(server_conn, HTTP1ServerConnection)
-        self.listener.ended(server_conn.stream)
+        self._open.remove(server_conn)
+        self._listener.ended(server_conn.stream)
 
 
 class _WatchedRequest(HTTPMessageDelegate):

@@ -206,3 +206,27 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
     # Everyone but those with a token is found in the end.
     left = {each for each in model if each not in told and not (each.has_upload and model[each][0] is Phase.REQUEST)}
     assert {each for each, _ in crowd.give_way(100, now + 100)} == left
+
+
+def test_who_owes_the_end_of_a_head_is_late_when_its_time_is_over_and_nobody_else_ever_is() -> None:
+    crowd = Crowd[Connection]()
+    assert crowd.next_late_at(10.0) is None
+    newcomer, resting, asking = slow(crowd, 2.0), idle(crowd, 1.0), slow(crowd, 0.0)
+    crowd.asks(asking, 0.0)
+    assert crowd.next_late_at(10.0) == 11.0
+    assert crowd.late(10.0, 10.9) == []
+    assert crowd.late(10.0, 11.0) == [resting]
+    assert crowd.late(10.0, 12.0) == [resting, newcomer]
+    assert crowd.late(10.0, 99.0) == [resting, newcomer]
+    crowd.leave(resting)
+    assert crowd.next_late_at(10.0) == 12.0
+    crowd.asks(newcomer, 5.0)
+    assert crowd.next_late_at(10.0) is None
+
+
+def test_who_had_to_be_quick_is_late_like_everybody() -> None:
+    crowd = Crowd[Connection]()
+    slow(crowd, 0.0)
+    crowd.give_way(1, 5.0)
+    hurried = slow(crowd, 5.0, in_reserve=True)
+    assert (crowd.next_late_at(10.0), crowd.late(10.0, 15.0)) == (15.0, [hurried])
