@@ -298,6 +298,57 @@ def test_no_header_payload_or_signature_raises_anything_but_an_identity_error(
     assert isinstance(_verdict(keys, token(SECRET.encode(), "HS256", payload)), dict | IdentityError)
 
 
+HEADERS = [
+    b'{"alg":"HS256","typ":"JWT"}',
+    b'{"alg": "HS256"}',
+    b'{"alg":"HS384"}',
+    b'{"alg":"HS512","kid":"one"}',
+    b'{"alg":"HS256","kid":"unknown"}',
+    b'{"alg":"HS256","alg":"HS256"}',
+    b'{"alg":"HS256","crit":["exp"]}',
+    b'{"alg":"none"}',
+]
+PAYLOADS = [PAYLOAD, b"{}", b'{"a":1,"a":2}', b"[]", b"\xff", b"", b'{"n":NaN}']
+SECRETS = [letter * 64 for letter in (b"a", b"b", b"c")]  # now, before, and another's
+
+
+@st.composite
+def hmac_tokens(draw: st.DrawFn) -> str:
+    """A token with a MAC, genuine or not, and perhaps damaged."""
+    header, payload = draw(st.sampled_from(HEADERS)), draw(st.sampled_from(PAYLOADS))
+    algorithm = draw(st.sampled_from(["HS256", "HS384", "HS512"]))
+    text = token(draw(st.sampled_from(SECRETS)), algorithm, payload, header=header)
+    at = draw(st.integers(0, len(text)))
+    letter = draw(st.sampled_from([*"AZaz09-_.=+/ \n\0", "\u00e9", "\u212a", "."]))
+    damages = [text, text[:at], text[:at] + letter + text[at:], text[:at] + letter + text[at + 1 :], text + text[at:]]
+    damaged: str = draw(st.sampled_from([text, text, text, *damages]))
+    return damaged
+
+
+@examples(80)
+@given(st.lists(hmac_tokens(), min_size=1, max_size=6))
+def test_what_was_verified_before_changes_no_verdict_and_every_mac_is_judged_as_pyjwt_does(texts: list[str]) -> None:
+    def fresh() -> KeyRing:
+        return KeyRing([secret_key(SECRETS[0], "now", "one"), secret_key(SECRETS[1], "before")], ALGORITHMS)
+
+    keys = fresh()
+    for header in HEADERS:
+        for algorithm in ("HS256", "HS384", "HS512"):
+            _verdict(keys, token(SECRETS[0], algorithm, PAYLOAD, header=header))
+    for text in texts:
+        verdict, again, first = _verdict(keys, text), _verdict(keys, text), _verdict(fresh(), text)
+        assert repr(verdict) == repr(again) == repr(first)
+        if not isinstance(verdict, IdentityError):
+            assert any(_pyjwt_claims(text, secret) == verdict for secret in SECRETS[:2])
+
+
+def _pyjwt_claims(text: str, secret: bytes) -> object:
+    try:
+        return jwt.decode(text, secret, ["HS256", "HS384", "HS512"], options={"verify_aud": False, "verify_exp": False})
+    except jwt.PyJWTError:
+        return None
+
+
 def _verdict(keys: KeyRing, text: str) -> object:
     try:
         return keys.verify(text)
