@@ -215,15 +215,17 @@ class DeviceConnection:
         """
         context = self._context
         context.presence.register(self.grant)
+        # First of all: should anything below fail, the caller closes the stream, and the reading side finds that out
+        # and takes everything back.
+        asyncio.get_running_loop().call_soon(self._read)
         context.hub.register(self)
         context.wheel.add(self, self.grant.generation.number)
-        context.calendar.add(self, expires_at)
         self._expires_at = expires_at
+        context.calendar.add(self, expires_at)
         limit_kernel_buffer(self._stream)
         drop_room_for_writes(self._stream)
         self._stream.set_close_callback(self._on_stream_closed)
         context.sockets.add(self)
-        asyncio.get_running_loop().call_soon(self._read)
         if self._box is not None:
             self._box.open()
 

@@ -10,6 +10,7 @@ import json
 import struct
 
 import pytest
+from tornado.iostream import IOStream
 
 from cocoa_tornado.connection.outbox import OutboxLimits
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
@@ -44,6 +45,25 @@ async def test_a_device_that_says_nothing_holds_no_task(stand: Stand) -> None:
         stand.send(f"doll-{number}", b"x")
         assert (await device.read_frame()).payload == b"x"
     assert asyncio.all_tasks() == before
+
+
+async def test_a_connection_that_cannot_be_opened_is_left_nowhere(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where epoll takes no more descriptors. The handshake closes the stream then."""
+
+    def fail(self: IOStream, callback: object) -> None:
+        self.close()
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IOStream, "set_close_callback", fail)
+        with pytest.raises(OSError, match="no space"):
+            await stand.connect()
+    await eventually(lambda: not stand.is_connected())
+    assert stand.presence.slots_taken == 0
+    assert "0 entries" in repr(stand.context.wheel)
+    await stand.raw()
 
 
 async def test_messages_reach_their_device_in_order_and_no_other(stand: Stand) -> None:
