@@ -73,14 +73,15 @@ class Heartbeat:
         self.state = WRITING
         return PING
 
-    def has_left(self, after_a_wait: bool) -> None:
-        """The write that it may be in has been taken by the socket.
+    def written(self, after_a_wait: bool) -> None:
+        """The socket has taken a write; the ping was in it, or is still queued.
 
         :param after_a_wait: and not at once, so the time for the pong begins only now
         """
+        if self.state is not SENT:
+            self.delayed |= after_a_wait  # a queued ping could not leave before either
         if self.state is WRITING:
             self.state = SENT
-            self.delayed |= after_a_wait
 
     # -- the answer
 

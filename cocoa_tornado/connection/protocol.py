@@ -60,7 +60,7 @@ from ..rules import frames
 from ..rules.close_codes import RATE_LIMITED, SLOW_CONSUMER, CloseReason
 from ..rules.frames import Binary, Close, FrameReader, Ping, Pong, Text, Unmask, xor_mask
 from ..rules.rate import RateBucket
-from .heartbeat import QUEUED, SENT, WRITING, Heartbeat
+from .heartbeat import QUEUED, SENT, Heartbeat
 from .limits import DeviceLimits
 from .outbox import Discarded, Outbox, Squeezed
 
@@ -223,8 +223,8 @@ class DeviceProtocol:
 
     def sent(self) -> None:
         """The socket has taken all of the last :meth:`data_to_send`. Unless the phase is OPEN, call :meth:`advance`."""
-        if self.heartbeat.state is WRITING:
-            self.heartbeat.has_left(after_a_wait=self.write is not None)
+        if self.heartbeat.state is not SENT:
+            self.heartbeat.written(after_a_wait=self.write is not None)
         if self.write is not None:
             self.write = None
             self.outbox.written()

@@ -381,6 +381,27 @@ def test_the_time_for_a_pong_begins_when_the_ping_has_left() -> None:
     assert not device.protocol.take_delay()  # and now it is too late
 
 
+def test_a_ping_that_waited_behind_a_write_is_late_though_the_socket_then_takes_it_at_once() -> None:
+    device = Device()
+    device.push(b"large")
+    device.is_blocked()
+    device.protocol.ping(device.now)
+    device.taken()
+    assert device.is_sent() == [(PING, b"")]
+    assert device.protocol.take_delay()
+    assert not device.protocol.take_delay()
+
+
+def test_a_challenge_during_the_write_of_a_ping_hides_no_delay() -> None:
+    device = Device()
+    device.protocol.ping(device.now)
+    assert device.is_blocked() == [(PING, b"")]
+    device.protocol.challenge(device.now)
+    device.taken()
+    assert device.is_sent() == [(PING, b"")]
+    assert device.protocol.take_delay()
+
+
 def test_a_device_that_is_not_read_from_has_more_time_and_once_more_when_it_is() -> None:
     device = Device()
     device.protocol.ping(device.now)
