@@ -84,8 +84,9 @@ class Backlog:
 
     def group(self) -> Group:
         """What to store now: the group that is not stored yet, with the marks that have come meanwhile, or the next."""
-        if self._group is None or not (self._group.calls or self._group.marks):
-            self._group = Group(self._next_calls(), {})
+        if self._group is None or not self._group.calls:
+            # Marks that are refused again and again must not keep the calls after them waiting.
+            self._group = Group(self._next_calls(), self._group.marks if self._group else {})
         marks = self._group.marks
         for device_id in list(islice(self._marks, max(0, self._limits.max_marks - len(marks)))):
             for mark in self._marks.pop(device_id):
@@ -96,6 +97,15 @@ class Backlog:
     def stored(self) -> None:
         """The group is."""
         self._group = None
+
+    def stored_without_marks(self) -> None:
+        """The calls of the group are; its marks wait again, before those that have come meanwhile."""
+        if self._group is not None:
+            waiting, self._marks = self._marks, self._group.marks
+            for device_id, marks in waiting.items():
+                for mark in marks:
+                    self.mark(device_id, mark)
+            self._group, self.marks_due = None, bool(self._marks)
 
     def forget_marks(self) -> None:
         """They were of another mailbox."""

@@ -118,6 +118,8 @@ class Driver:
 
     async def close(self, timeout_s: float) -> None:
         if self._closed is None:
+            # At once: from here on the runner ends as soon as nothing is due.
+            self._backlog.marks_due = self._backlog.has_marks
             self._closed = asyncio.ensure_future(self._close(timeout_s))
         await asyncio.shield(self._closed)
 
@@ -176,12 +178,16 @@ class Driver:
 
     async def _store_group(self) -> None:
         group = self._backlog.group()
-        with self._watched():
-            results = await self._store.commit(group)
+        try:
+            with self._watched():
+                results = await self._store.commit(group)
+        except StoreFault as fault:
+            if fault.results is not None:
+                self._backlog.stored_without_marks()
+                _answer(group.calls, fault.results)
+            raise
         self._backlog.stored()
-        for call, numbers in zip(group.calls, results, strict=True):
-            if not call.future.done():
-                call.future.set_result(list(numbers))
+        _answer(group.calls, results)
 
     async def _sweep(self) -> None:
         if self._sweep_owed:
@@ -262,7 +268,6 @@ class Driver:
         return refused
 
     def _on_asked(self, error: BaseException | None) -> None:
-        self._note(self._availability.recovered(Part.READING))
         if error is not None:
             fault = self._fault_of(error)
             self._in_doubt = True
@@ -270,6 +275,8 @@ class Driver:
                 self._is_away = fault.away
                 self._down(Part.STORING, str(fault))
             self._wake.set()
+        # After that: an answer that hangs and then fails is one outage, and no recovery between two.
+        self._note(self._availability.recovered(Part.READING))
 
     # -- the state
 
@@ -301,7 +308,6 @@ class Driver:
     async def _close(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
-        self._backlog.marks_due = self._backlog.has_marks
         self._wake.set()
         self._closes.set()
         if self._runner is not None and self._backlog.is_due:
@@ -332,3 +338,9 @@ class Driver:
         for future in (*waiting, *self._sweeps):
             fail(future, closed)
         return ending
+
+
+def _answer(calls: Sequence[Call], results: Sequence[Sequence[int | None]]) -> None:
+    for call, numbers in zip(calls, results, strict=True):
+        if not call.future.done():
+            call.future.set_result(list(numbers))

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+from ..errors import MailboxError
 from ..rules.addresses import without_user_info
 from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Marks
 from ..rules.cursors import KEY_BYTES
@@ -112,7 +113,10 @@ class RedisStore:
                 group.marks.clear()
                 self._note_marked(replies[:marking])
             if faults:
-                raise next((fault for fault in faults if not fault.reopen), faults[-1])
+                fault = next((fault for fault in faults if not fault.reopen), faults[-1])
+                if not is_empty and refusal_of(replies[-1]) is None and replies[-1][0] == b"stored":
+                    fault.results = self._note_stored(judged, replies[-1])
+                raise fault
             if is_empty:
                 return [[] for _ in group.calls]
             if replies[-1][0] != b"stale":
@@ -162,9 +166,13 @@ class RedisStore:
         fault = refusal_of(reply)
         if fault is not None:
             return fault
-        if isinstance(question, Look):
-            return box_of(reply, question.marks)
-        return page_of(reply, question.marks, max(question.after, self._acked(question.marks)))
+        try:
+            if isinstance(question, Look):
+                return box_of(reply, question.marks)
+            return page_of(reply, question.marks, max(question.after, self._acked(question.marks)))
+        except (ValueError, TypeError) as error:
+            # By another hand than ours. What is wrong with a box is wrong with no other.
+            return MailboxError(f"the box of {question.device_id!r} cannot be read: {error}")
 
     def _acked(self, marks: Marks) -> int:
         return max((mark.acked or 0 for mark in marks if mark.era == self.era), default=0)

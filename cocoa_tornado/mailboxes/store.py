@@ -24,10 +24,12 @@ class StoreFault(MailboxError):
     :ivar away: nothing can be had from it, as far as one can tell; False: it may still be read, and make room
     :ivar reopen: the store is not what the driver thinks it is (another epoch, another mailbox). Opening it again is
         all it takes, so this is no outage
+    :ivar results: of a commit whose calls were stored all the same, while its marks were refused: their numbers
     """
 
     def __init__(self, detail: str, *, away: bool = False, reopen: bool = False) -> None:
         self.away, self.reopen = away, reopen
+        self.results: Sequence[Sequence[int | None]] | None = None
         super().__init__(detail)
 
 
@@ -117,7 +119,8 @@ class Store(Protocol):
 
         The driver repeats a commit that has failed, the same calls under the same ``group.id``. One that was stored
         all the same is answered with the numbers that it got then. Marks may be stored although this raises, and where
-        they are the store empties ``group.marks``.
+        they are the store empties ``group.marks``. Where marks alone are refused, the fault has the ``results`` of the
+        calls: a mark that can never be stored must not keep messages waiting.
         """
 
     async def sweep(self) -> int:

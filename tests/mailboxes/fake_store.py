@@ -26,6 +26,7 @@ class Fate(enum.Enum):
     LOST = "lost"  # it is done, and its answer is not
     BUG = "bug"
     HANGS = "hangs"  # until `go_on`
+    HANGS_AND_FAILS = "hangs and fails"
 
 
 class FakeStore:
@@ -48,7 +49,7 @@ class FakeStore:
         self.steps: list[str] = []
         self.go_on = asyncio.Event()
         self.refusal: ServiceError | None = None
-        self.is_another = False
+        self.is_another = self.refuses_marks = False
         self._under_way: set[str] = set()
         self._answered: tuple[str, list[list[int | None]]] = ("", [])
 
@@ -74,6 +75,9 @@ class FakeStore:
                     raise ZeroDivisionError
                 case Fate.HANGS:
                     await self.go_on.wait()
+                case Fate.HANGS_AND_FAILS:
+                    await self.go_on.wait()
+                    raise StoreFault("no answer", away=True)
             yield
             if fate is Fate.LOST:
                 raise StoreFault("no answer", away=True)
@@ -90,7 +94,7 @@ class FakeStore:
 
     async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
         async with self._step("commit"):
-            for device_id, marks in group.marks.items():
+            for device_id, marks in () if self.refuses_marks else group.marks.items():
                 for mark in marks:
                     if mark.acked is not None:
                         self.boxes.acknowledge(device_id, mark.acked)
@@ -98,7 +102,12 @@ class FakeStore:
                         self.boxes.written(device_id, mark.written)
             if group.calls and self._answered[0] != group.id:
                 self._answered = (group.id, [self.boxes.append(call.entries) for call in group.calls])
-            return self._answered[1] if group.calls else []
+            results = self._answered[1] if group.calls else []
+            if self.refuses_marks and group.marks:
+                fault = StoreFault("the store refuses marks")
+                fault.results = results if group.calls else None
+                raise fault
+            return results
         raise AssertionError
 
     async def sweep(self) -> int:

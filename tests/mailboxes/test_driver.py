@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
-from cocoa_tornado.mailboxes.backlog import GroupLimits
+from cocoa_tornado.mailboxes.backlog import Group, GroupLimits
 from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.port import MailboxState
 from cocoa_tornado.mailboxes.store import Ledger, Pace
@@ -160,6 +160,26 @@ def test_a_mark_is_kept_while_its_group_fails_and_goes_with_what_came_later() ->
         assert (await driver.look("doll")).acked == 3
         assert await stored == [6]
         assert store.box("doll").acked == 3
+
+    play(scene)
+
+
+@unavailable
+def test_marks_that_are_refused_keep_no_message_from_being_stored() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.refuses_marks = True
+        await driver.append(entries(0, 1))
+        driver.written("doll", Place(1))
+        assert await asyncio.gather(*(driver.append(entries(n, 1)) for n in range(1, 4))) == [[2], [3], [4]]
+        await asyncio.sleep(20.0)
+        assert await driver.append(entries(4, 1)) == [5]
+        driver.written("doll", Place(5))
+        assert driver.status().state is MailboxState.OPENING
+        assert (await driver.look("doll")).written == 5
+        store.refuses_marks = False
+        await asyncio.sleep(20.0)
+        assert store.box("doll").written == 5
+        assert driver.status().state is MailboxState.READY
 
     play(scene)
 
@@ -334,6 +354,23 @@ def test_what_hangs_is_down_after_its_patience_and_up_when_it_goes_on() -> None:
 
 
 @unavailable
+def test_an_answer_that_hangs_and_then_fails_is_one_outage() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.asking_fates.append(Fate.HANGS_AND_FAILS)
+        with pytest.raises(MailboxError, match="no answer within 5 s"):
+            await driver.look("doll")
+        store.go_on.set()
+        await driver.append(entries(0, 1))
+        await asyncio.sleep(1.0)
+        assert driver.status().state is MailboxState.READY
+        assert driver.counters.failures == 1
+
+    with log_lines() as lines:
+        play(scene)
+    assert lines == ["mailbox ready", "mailbox unavailable", "mailbox ready"]
+
+
+@unavailable
 def test_a_store_that_a_question_has_met_away_is_not_ready_before_it_is_open_again() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         store.fates.extend([Fate.HANGS, Fate.AWAY])
@@ -436,6 +473,26 @@ def test_a_close_stores_what_is_queued_marks_included() -> None:
         driver.written("doll", Place(11))
         assert driver.status().state is MailboxState.CLOSED
         assert store.steps.count("close") == 1
+
+    play(scene)
+
+
+def test_a_close_stores_marks_though_the_last_group_has_just_been_stored() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        closing: list[asyncio.Task[None]] = []
+        commit = store.commit
+
+        async def commit_and_close(group: Group) -> Sequence[Sequence[int | None]]:
+            results = await commit(group)
+            driver.written("doll", Place(1))
+            closing.append(asyncio.ensure_future(driver.close(5.0)))
+            await asyncio.sleep(0)  # it is called, and the driver goes on before anything that it has begun
+            return results
+
+        store.commit = commit_and_close  # type: ignore[method-assign]
+        assert await driver.append(entries(0, 1)) == [1]
+        await closing[0]
+        assert store.box("doll").written == 1
 
     play(scene)
 

@@ -219,6 +219,27 @@ async def test_a_foreign_key_for_messages_is_a_gap_for_its_device_alone(
         assert [vars(record)["key"] for record in logged(caplog, "foreign key in mailbox")] == [key("m:doll")]
 
 
+@UNAVAILABLE
+async def test_a_box_with_foreign_values_keeps_no_other_device_from_being_stored_for_or_read(
+    shared: RedisServer,
+) -> None:
+    async with opened(shared.url) as mailbox:
+        await mailbox.append([entry(0), entry(1, "other")])
+        shared.command("HSET", key("b:doll"), "written", "mine")
+        unreadable, readable = mailbox.look("doll"), mailbox.look("other")
+        assert (await readable).last == 2
+        with pytest.raises(MailboxError):
+            await unreadable
+        assert mailbox.status().state is MailboxState.READY
+        mailbox.written("doll", Place(1, mailbox.era))
+        for offset in range(2, 5):
+            assert await mailbox.append([entry(offset, "other")]) == [offset + 1]
+        assert mailbox.counters.stored == 5
+        shared.command("HSET", key("b:doll"), "written", "0")
+        await eventually(lambda: shared.command("HGET", key("b:doll"), "written") == b"1")
+        await ready(mailbox)
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=FOREIGN) for name in ("due", f"seen:{SOURCE}")])
 async def test_a_foreign_key_of_any_other_name_costs_no_device_anything(
     shared: RedisServer, caplog: pytest.LogCaptureFixture, name: str
