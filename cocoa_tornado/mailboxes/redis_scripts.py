@@ -379,7 +379,7 @@ while most > 0 and count > 0 and gone < last do
   local chunk = try('XRANGE', stream, whole(gone + 1), '+', 'COUNT', count) or {}
   count = #chunk > 0 and 32 or 0
   for _, entry in ipairs(chunk) do
-    if tonumber(entry[2][4]) > expired then
+    if (tonumber(entry[2][4]) or 0) > expired then
       count = 0
       break
     end
@@ -430,7 +430,7 @@ for _, name in ipairs(names) do
     local oldest = try('XRANGE', stream, whole(gone + 1), '+', 'COUNT', 50) or {}
     if #oldest == 0 then gone, left = last, 0 end
     for _, entry in ipairs(oldest) do
-      local stored = tonumber(entry[2][4])
+      local stored = tonumber(entry[2][4]) or 0 -- another hand's entry has no time: it goes with what has expired
       if stored > expired then
         due = stored
         break

@@ -240,6 +240,17 @@ async def test_a_box_with_foreign_values_keeps_no_other_device_from_being_stored
         await ready(mailbox)
 
 
+async def test_a_foreign_entry_among_messages_keeps_no_sweep_from_its_work(shared: RedisServer) -> None:
+    async with opened(shared.url, clock := Clock()) as mailbox:
+        await mailbox.append([entry(0), entry(1, "other")])
+        shared.command("DEL", key("m:doll"))
+        shared.command("XADD", key("m:doll"), "1-0", "theirs", "mine")
+        clock.now += 2000
+        assert await mailbox.sweep() == 2
+        assert await contents(mailbox) == []
+        assert mailbox.counters.failures == 0
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=FOREIGN) for name in ("due", f"seen:{SOURCE}")])
 async def test_a_foreign_key_of_any_other_name_costs_no_device_anything(
     shared: RedisServer, caplog: pytest.LogCaptureFixture, name: str
