@@ -142,8 +142,12 @@ class RedisStore:
         return asyncio.ensure_future(self._answer(questions))
 
     async def close(self, timeout_s: float) -> None:
-        await self._storing.close()
-        await self._asking.close()
+        # Where Redis hangs, the end of a TLS connection does as well.
+        closing = [asyncio.ensure_future(link.close()) for link in (self._storing, self._asking)]
+        _, late = await asyncio.wait(closing, timeout=timeout_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
 
     # -- reading
 

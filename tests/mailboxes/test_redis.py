@@ -267,6 +267,22 @@ async def test_a_close_ends_though_the_client_library_turns_its_cancellation_int
     assert cancelled == 1
 
 
+async def test_a_close_waits_for_no_connection_longer_than_it_may(
+    shared: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Link.close
+
+    async def hang(self: Link) -> None:
+        await close(self)
+        await asyncio.Event().wait()  # such as for the other side's end of a TLS connection
+
+    async with opened(shared.url) as mailbox:
+        await ready(mailbox)
+        monkeypatch.setattr(Link, "close", hang)
+        async with asyncio.timeout(15.0):
+            await mailbox.close(0.1)
+
+
 # -- replies that are lost
 
 
