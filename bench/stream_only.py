@@ -14,6 +14,7 @@ if __name__ == "__main__":
     with (
         mock.patch("cocoa_tornado.service.direct_write_works", return_value=False),
         mock.patch("cocoa_tornado.service.write_progress_is_visible", return_value=False),
+        mock.patch("cocoa_tornado.service.writes_without_room_work", return_value=False),
         mock.patch("cocoa_tornado.connection.connection.write_mark", return_value=(0, 0)),
         mock.patch("cocoa_tornado.web.listener.write_mark", return_value=(0, 0)),
     ):

@@ -25,7 +25,13 @@ from .connection.feed import Mail
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
 from .connection.keepalive import ExpiryCalendar, PingWheel
-from .connection.sockets import direct_write_works, leave_to_stream, write_progress_is_visible
+from .connection.sockets import (
+    direct_write_works,
+    keep_room_for_writes,
+    leave_to_stream,
+    write_progress_is_visible,
+    writes_without_room_work,
+)
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
@@ -218,6 +224,9 @@ class Gateway:
         if not direct_write_works():
             self._devices.write_at_once = leave_to_stream
             log.warning("this Tornado does not let messages be written straight to the socket; all are buffered first")
+        if not writes_without_room_work():
+            self._devices.drop_room_for_writes = keep_room_for_writes
+            log.warning("this Tornado needs its own write queues; each connected device takes 1.4 KiB more")
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
 

@@ -26,7 +26,6 @@ from .outbox import OutboxLimits
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 from .sockets import (
     all_is_acknowledged,
-    drop_room_for_writes,
     half_close,
     limit_kernel_buffer,
     may_have_unread,
@@ -223,7 +222,7 @@ class DeviceConnection:
         self._expires_at = expires_at
         context.calendar.add(self, expires_at)
         limit_kernel_buffer(self._stream)
-        drop_room_for_writes(self._stream)
+        context.drop_room_for_writes(self._stream)
         self._stream.set_close_callback(self._on_stream_closed)
         context.sockets.add(self)
         if self._box is not None:

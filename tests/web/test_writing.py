@@ -13,7 +13,13 @@ import pytest
 import websockets
 from tornado.iostream import IOStream, StreamClosedError
 
-from cocoa_tornado.connection.sockets import direct_write_works, drop_room_for_writes, write_at_once
+from cocoa_tornado.connection.sockets import (
+    direct_write_works,
+    drop_room_for_writes,
+    keep_room_for_writes,
+    write_at_once,
+    writes_without_room_work,
+)
 from cocoa_tornado.web.streams import HttpStream
 from testing.certificates import write_certificate
 
@@ -126,14 +132,32 @@ async def test_whether_a_socket_can_be_written_to_directly_is_found_out_by_tryin
     assert not direct_write_works()
 
 
+async def test_whether_a_stream_writes_without_its_own_queues_is_found_out_by_trying(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert writes_without_room_work()
+    write = IOStream.write
+
+    def write_with_more_of_a_deque(self: IOStream, data: bytes) -> asyncio.Future[None]:
+        self._write_futures.extendleft([])
+        return write(self, data)
+
+    monkeypatch.setattr(IOStream, "write", write_with_more_of_a_deque)
+    assert not writes_without_room_work()
+
+
 @pytest.mark.logs("cocoa.service", "straight to the socket")
+@pytest.mark.logs("cocoa.service", "needs its own write queues")
 @pytest.mark.logs("cocoa.service", "write progress is not visible")
 async def test_with_a_tornado_that_lets_itself_be_used_in_public_ways_only_its_streams_write_and_it_is_said_once(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("cocoa_tornado.service.direct_write_works", lambda: False)
     monkeypatch.setattr("cocoa_tornado.service.write_progress_is_visible", lambda: False)
+    monkeypatch.setattr("cocoa_tornado.service.writes_without_room_work", lambda: False)
     gateway = await start_gateway()
+    assert gateway.gateway._devices is not None
+    assert gateway.gateway._devices.drop_room_for_writes is keep_room_for_writes
     device = await gateway.raw("doll")
     written: list[bytes] = []
     write = HttpStream.write
@@ -148,7 +172,7 @@ async def test_with_a_tornado_that_lets_itself_be_used_in_public_ways_only_its_s
         assert json.loads((await device.read_frame()).payload)["text"] == str(number)
     assert len(written) == 3
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(lines) == 2
+    assert len(lines) == 3
 
 
 async def test_large_messages_to_a_slow_device_arrive_whole_and_in_order_over_tls(
