@@ -39,9 +39,7 @@ LEAST_CALM_S = 6.0  # between two storms: some devices have to stay for longer t
 EMPTY_PATIENCE_S = 20.0
 OVERTIME_S = 180.0  # for starting, emptying and stopping, each of them bounded for itself too
 PARTITIONS = 6
-PATHS = ("direct", "stream", "tls")
-"""Straight to the socket where that takes it; through Tornado's stream alone, as where nothing more can be used of
-Tornado; over TLS."""
+PATHS = ("direct", "tls")
 
 # Quick to find out who has vanished, so that two minutes hold many of the gateway's own timeouts.
 GATEWAY_OPTIONS = [
@@ -215,14 +213,12 @@ async def _until_terminated(plan: Plan) -> Outcome:
 async def _serving(secret: str, options: list[str], path: str) -> AsyncIterator[GatewayProcess]:
     """A gateway that is dead afterwards, whatever happens."""
     with tempfile.TemporaryDirectory(prefix="cocoa-soak-") as name:
-        folder, program, trust = Path(name), [], None
+        folder, trust = Path(name), None
         if path == "tls":
             certificate = write_certificate(folder)
             options = [*options, "--tls-cert", str(certificate.cert), "--tls-key", str(certificate.key)]
             trust = certificate.client_context()
-        elif path == "stream":
-            program = [sys.executable, "-m", "bench.stream_only"]
-        gateway = GatewayProcess(folder, secret, options, pythonpath(), program, trust)
+        gateway = GatewayProcess(folder, secret, options, pythonpath(), trust=trust)
         await gateway.start()
         try:
             yield gateway

@@ -34,7 +34,7 @@ SPARE_S = 1.0  # of the flow, before and after what is sampled
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("decode", ("cocoa_tornado/rules/records.py", "cocoa_tornado/rules/identity.py", "msgspec/")),
-    ("write", ("write_at_once", "write_to_fd", "_write_rest", "tornado/iostream.py")),
+    ("write", ("cocoa_tornado/connection/device_socket.py", "tornado/iostream.py")),
     ("route, frame, queue", ("cocoa_tornado/routing/", "cocoa_tornado/hub.py")),
     ("route, frame, queue", ("cocoa_tornado/rules/frames.py", "cocoa_tornado/connection/", "cocoa_tornado/web/")),
     ("Kafka client", ("kafka/", "confluent_kafka/", "_consume", "crc32c")),

@@ -25,13 +25,6 @@ from .connection.feed import Mail
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
 from .connection.keepalive import ExpiryCalendar, PingWheel
-from .connection.sockets import (
-    direct_write_works,
-    keep_room_for_writes,
-    leave_to_stream,
-    write_progress_is_visible,
-    writes_without_room_work,
-)
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
@@ -78,6 +71,7 @@ from .web.audio_context import AudioContext
 from .web.handlers import WebContext
 from .web.listener import Listener, bind
 from .web.revocation import Revocation
+from .web.streams import write_progress_is_visible
 from .web.turns import loop_clock, new_event_loop
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
@@ -220,13 +214,6 @@ class Gateway:
                 await close()
 
     def _adapt_to_tornado(self) -> None:
-        assert self._devices is not None
-        if not direct_write_works():
-            self._devices.write_at_once = leave_to_stream
-            log.warning("this Tornado does not let messages be written straight to the socket; all are buffered first")
-        if not writes_without_room_work():
-            self._devices.drop_room_for_writes = keep_room_for_writes
-            log.warning("this Tornado needs its own write queues; each connected device takes 1.4 KiB more")
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
 

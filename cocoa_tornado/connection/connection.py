@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from tornado.iostream import IOStream, StreamClosedError
-
 from ..counters import count
 from ..presence.port import Health
 from ..presence.rules import Grant
@@ -20,18 +18,11 @@ from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
 from .device_context import DeviceContext
+from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
 from .outbox import OutboxLimits
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
-from .sockets import (
-    all_is_acknowledged,
-    half_close,
-    limit_kernel_buffer,
-    may_have_unread,
-    peer_has_closed,
-    write_mark,
-)
 
 log = logging.getLogger("cocoa.device")
 
@@ -52,7 +43,7 @@ class DeviceConnection:
         "_expires_at",
         "_holding",
         "_inbound",
-        "_stream",
+        "_socket",
         "_timer",
         "_wants_interim",
         "awaiting_pong",
@@ -66,14 +57,14 @@ class DeviceConnection:
 
     def __init__(
         self,
-        stream: IOStream,
+        socket: DeviceSocket,
         identity: DeviceIdentity,
         grant: Grant,
         context: DeviceContext,
         wants_interim: bool = False,
         after: Place | None = None,
     ) -> None:
-        self._stream, self._context = stream, context
+        self._socket, self._context = socket, context
         self.identity, self.grant = identity, grant
         self.protocol = DeviceProtocol(context.clock(), context.unmask)
         self.outcome = ""
@@ -83,7 +74,7 @@ class DeviceConnection:
         self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None  # at the protocol's deadline
         self._inbound: Inbound | None = None
-        self._holding: asyncio.Task[bytes] | None = None  # while it is not read from
+        self._holding: asyncio.Task[None] | None = None  # while it is not read from
         self._wants_interim = wants_interim
         self._box = None if context.mail is None else BoxFeed(context.mail, self, identity.device_id, after)
 
@@ -171,7 +162,7 @@ class DeviceConnection:
     def pong_may_be_late(self) -> bool:
         """See ``keepalive.Pinged``."""
         # After a pause of the process, or a long turn, its pong may lie in the socket.
-        return self.protocol.take_delay() or may_have_unread(self._stream)
+        return self.protocol.take_delay() or self._socket.may_have_unread
 
     def expire(self) -> None:
         """No pong came in time."""
@@ -189,14 +180,14 @@ class DeviceConnection:
     def _look_at_the_unread(self, now: float) -> None:
         """The device has said more than may be held, so neither its end nor its pong can be read."""
         protocol = self.protocol
-        if peer_has_closed(self._stream):
+        if self._socket.peer_has_closed:
             protocol.peer_has_gone(now, self._context.limits)
             self._wake()
-        elif protocol.heartbeat.challenged and all_is_acknowledged(self._stream) and protocol.all_acknowledged():
+        elif protocol.heartbeat.challenged and self._socket.all_is_acknowledged and protocol.all_acknowledged():
             self._context.presence.answered(self.grant)
 
     def _look_for_progress(self, now: float) -> bool:
-        if self.protocol.write is None or not self.protocol.progressed(write_mark(self._stream), now):
+        if self.protocol.write is None or not self.protocol.progressed(self._socket.write_mark, now):
             return False
         self._note_sign_of_life()
         return True
@@ -214,19 +205,18 @@ class DeviceConnection:
         """
         context = self._context
         context.presence.register(self.grant)
-        # First of all: should anything below fail, the caller closes the stream, and the reading side finds that out
-        # and takes everything back.
-        asyncio.get_running_loop().call_soon(self._read)
-        context.hub.register(self)
-        context.wheel.add(self, self.grant.generation.number)
-        self._expires_at = expires_at
-        context.calendar.add(self, expires_at)
-        limit_kernel_buffer(self._stream)
-        context.drop_room_for_writes(self._stream)
-        self._stream.set_close_callback(self._on_stream_closed)
-        context.sockets.add(self)
-        if self._box is not None:
-            self._box.open()
+        try:
+            context.hub.register(self)
+            context.wheel.add(self, self.grant.generation.number)
+            self._expires_at = expires_at
+            context.calendar.add(self, expires_at)
+            context.sockets.add(self)
+            self._socket.start_reading(self._on_readable)
+            if self._box is not None:
+                self._box.open()
+        except BaseException:
+            self.cut()
+            raise
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
         """Begin the closing handshake and free the slot at once. Nothing happens if it has begun already.
@@ -238,25 +228,19 @@ class DeviceConnection:
             self._carry_out()
 
     def cut(self) -> None:
-        """The connection is over, whatever state it is in, and its socket is closed. Idempotent.
-
-        It is in no reference cycle from then on, so that it is freed at once.
-        """
+        """Close the socket now, whatever state the connection is in. Idempotent."""
         self.protocol.lose(LOST)
         self._carry_out()
-        self._wake()
-        if self.protocol.write is None:  # else the box has yet to hear what the socket has taken
-            self._box = None
-        self._context.sockets.discard(self)
 
-    def abort(self) -> None:
-        """Close the socket without further ado; :meth:`_read` finds it closed and sees to the rest."""
+    def _close_socket(self) -> None:
+        """The end. It is in no reference cycle from then on, so that it is freed at once."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._context.flusher.forget(self)
-        if not self._stream.closed():
-            self._stream.close()
+        self._socket.close()
+        self._box = None
+        self._context.sockets.discard(self)
 
     def _carry_out(self) -> None:
         """Do what the protocol has decided since the last time."""
@@ -272,10 +256,10 @@ class DeviceConnection:
             self._leave(closing.ending)
         protocol.advance(now, self._context.limits)
         if protocol.phase is CLOSED:
-            self.abort()
+            self._close_socket()
             return
         if protocol.phase is LINGERING:
-            half_close(self._stream)
+            self._socket.half_close()
         if self._timer is not None:
             self._timer.cancel()
         if protocol.deadline is not None:
@@ -323,8 +307,8 @@ class DeviceConnection:
     def flush(self) -> None:
         """Write what is queued, all of it in one go, unless the socket is still busy with the last one."""
         self.flush_pending = False
-        protocol, stream = self.protocol, self._stream
-        if protocol.write is not None or stream.closed():
+        protocol, socket = self.protocol, self._socket
+        if protocol.write is not None:
             return
         data, stamps = protocol.data_to_send()
         if not data:
@@ -333,39 +317,30 @@ class DeviceConnection:
             self._context.flusher.stamps += stamps
             if self._box is not None:
                 self._box.taken()
-        taken = self._context.write_at_once(stream, data)
-        if taken == len(data):  # the way of nearly every message
+        if socket.write(data, self._on_sent):  # the way of nearly every message
             protocol.sent()
             if self._box is not None:
                 self._box.written()
             if protocol.closing is not None:
                 self._carry_out()
         else:
-            self._write_rest(data, taken, len(stamps))
-
-    def _write_rest(self, data: bytes, taken: int, messages: int) -> None:
-        """What the socket has not taken at once is for the stream to write, as soon as it can."""
-        try:
-            written = self._stream.write(data[taken:] if taken else data)
-        except StreamClosedError:
-            return
-        if written.done():
-            self._written(written)
-        else:
-            self.protocol.blocked(messages, len(data), write_mark(self._stream), self._context.clock())
+            protocol.blocked(len(stamps), len(data), socket.write_mark, self._context.clock())
             self._context.flusher.watch(self)
-            written.add_done_callback(self._written)
 
-    def _written(self, written: asyncio.Future[None]) -> None:
-        """The socket has taken everything, or has failed: then the reading side sees to the rest."""
-        self.protocol.sent()
+    def _on_sent(self) -> None:
+        """The socket has taken all of a write that it did not take at once, or has failed."""
+        protocol, context = self.protocol, self._context
+        protocol.sent()
         self._unwatch()
-        if not written.cancelled() and written.exception() is None:
-            if self._box is not None:
-                self._box.written()
-            self._carry_out()
-        if self._stream.closed() and not self.is_open:
-            self._box = None
+        if self._socket.has_failed:
+            # What the device has said before may not have been read yet; the end of the socket stands behind it.
+            protocol.peer_has_gone(context.clock(), context.limits)
+            self._wake()
+            self._on_readable()
+            return
+        if self._box is not None:
+            self._box.written()
+        self._carry_out()
 
     def _unwatch(self) -> None:
         if self.protocol.write is None and self.protocol.reading is not PAUSED:
@@ -373,35 +348,29 @@ class DeviceConnection:
 
     # -- reading
 
-    def _read(self, done: asyncio.Future[bytes] | None = None) -> None:
-        """Take in what has been read, and ask for more, until the socket is closed.
-
-        There is no task that waits for it: most devices say nothing most of the time. A future calls back in the next
-        loop turn at the soonest, so a device that sends without pause gives way to the others after each read.
-        """
-        self._holding = None
-        if done is not None and (done.cancelled() or isinstance(done.exception(), OSError)):
-            # Not raised: this frame would hold the future, which holds the error, which would hold this frame.
-            self.cut()
+    def _on_readable(self) -> None:
+        """Take in what has come: once in a turn of the loop, so that a device that sends without pause gives way to the
+        others."""
+        try:
+            data = self._socket.read(self._context.intake.piece_bytes)
+        except OSError:
+            data = b""
+        if not data:
+            if data is not None or self._socket.has_failed:
+                self.cut()
             return
         try:
-            if done is not None:
-                self._take_in(done.result())
-            coming: asyncio.Future[bytes]
+            self._take_in(data)
             inbound = self._inbound
             if inbound is not None and inbound.full() is not None:
-                coming = self._holding = asyncio.get_running_loop().create_task(self._hold_back(inbound))
-            else:
-                piece = self._stream.read_chunk_size = self._context.intake.piece_bytes
-                coming = asyncio.ensure_future(self._stream.read_bytes(piece, partial=True))
-            coming.add_done_callback(self._read)
-        except OSError as error:
-            # The stream is closed, or has just found out that it has to be: by what is no TLS, say.
-            self.cut()
-            error.__traceback__ = None  # which holds this frame, and the stream holds the error
+                self._hold_back(inbound)
         except Exception:
-            log.exception("connection failed", extra=self.who())
-            self.cut()
+            self._fail()
+
+    def _fail(self) -> None:
+        """To be called while an exception is handled."""
+        log.exception("connection failed", extra=self.who())
+        self.cut()
 
     def _take_in(self, data: bytes) -> None:
         protocol, context = self.protocol, self._context
@@ -430,22 +399,30 @@ class DeviceConnection:
             self._inbound = Inbound(self, self.protocol, self.identity, self._context, self._box, self._wants_interim)
         return self._inbound
 
-    async def _hold_back(self, inbound: Inbound) -> bytes:
-        """Read no further until there is room again, the device has gone, or a challenge wants its pong. Nothing is
-        read meanwhile, and so b"" is returned."""
+    def _hold_back(self, inbound: Inbound) -> None:
+        """Read no further until there is room again, the device has gone, or a challenge wants its pong."""
+        self._socket.stop_reading()
+        self.protocol.pause(self._context.clock())
+        self._context.flusher.watch(self)
+        self._holding = asyncio.get_running_loop().create_task(self._read_on_later(inbound))
+
+    async def _read_on_later(self, inbound: Inbound) -> None:
         context = self._context
-        self.protocol.pause(context.clock())
-        context.flusher.watch(self)
-        while (full := inbound.full()) is not None:
-            await full.wait_for_room()
+        try:
+            while (full := inbound.full()) is not None:
+                await full.wait_for_room()
+        except Exception:
+            self._fail()
+            return
+        except asyncio.CancelledError:
+            self.cut()
+            raise
+        finally:
+            self._holding = None
         self.protocol.resume(context.clock(), context.limits)
         self._unwatch()
-        return b""
-
-    def _on_stream_closed(self) -> None:
-        """Nothing more comes. What has come before may not be taken in yet; :meth:`_read` finds the end behind it."""
-        self.protocol.peer_has_gone(self._context.clock(), self._context.limits)
-        self._wake()
+        if not self._socket.is_closed:
+            self._socket.start_reading(self._on_readable)
 
     def _wake(self) -> None:
         """If it waits for room, it looks again at why."""

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tornado.iostream import IOStream
-
 from ..brokers.port import Broker
 from ..counters import Counters
 from ..hub import Hub
@@ -25,7 +23,6 @@ from .intake import IntakeGate
 from .keepalive import ExpiryCalendar, PingWheel
 from .limits import DeviceLimits
 from .masks import fastest_unmask
-from .sockets import drop_room_for_writes, write_at_once
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)
 
@@ -89,7 +86,6 @@ class DeviceContext:
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
     :ivar audio: None while speech is off
     :ivar mail: None without a mailbox
-    :ivar write_at_once: as the function of that name in ``sockets``; likewise ``drop_room_for_writes``
     :ivar unmask: for the frames of clients
     """
 
@@ -107,8 +103,6 @@ class DeviceContext:
     wall_clock: Callable[[], float]
     audio: AudioIntake | None = None
     mail: Mail | None = None
-    write_at_once: Callable[[IOStream, bytes], int] = write_at_once
-    drop_room_for_writes: Callable[[IOStream], None] = drop_room_for_writes
     unmask: Unmask = field(default_factory=fastest_unmask)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     sockets: OpenSockets = field(default_factory=OpenSockets)

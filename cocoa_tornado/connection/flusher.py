@@ -41,7 +41,7 @@ class Flushed(Pinged, Hashable, Protocol):
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
 
-    def abort(self) -> None: ...
+    def cut(self) -> None: ...
 
     def who(self) -> dict[str, object]: ...
 
@@ -83,7 +83,7 @@ class Flusher:
                 connection.flush()
             except Exception:
                 log.exception("write failed", extra=connection.who())
-                connection.abort()
+                connection.cut()
         if self.stamps:
             self._observe()
 

@@ -180,7 +180,7 @@ class AudioStreamHandler(EarlyAnswers):
     def _look_for_the_client(self) -> None:
         """While the device is held back nobody reads from it, so nobody would notice that it is gone."""
         connection = self.request.connection
-        if isinstance(connection, Answer) and has_been_reset(connection.stream):
+        if isinstance(connection, Answer) and (connection.stream.closed() or has_been_reset(connection.stream.socket)):
             self.on_connection_close()
         else:
             self.start_timer(self.now() + LOOK_EVERY_S, self._look_for_the_client)

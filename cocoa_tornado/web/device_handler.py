@@ -9,11 +9,12 @@ from typing import Any
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
-from tornado.iostream import IOStream
+from tornado.iostream import StreamClosedError
 from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
 from ..connection.connection import DeviceConnection
+from ..connection.device_socket import device_socket
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
@@ -204,26 +205,37 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         subprotocol: str | None,
         after: Place | None,
     ) -> None:
-        """Answer 101, take the stream, and let the connection run on its own. On any failure the slot is given back
-        and the stream closed.
+        """Answer 101, take the socket, and let the connection run on its own. On any failure the slot is given back and
+        the socket closed.
 
         :param after: the place of the cursor after which the device wants its messages
         """
         devices = self.context.devices
-        self.identity, self.conn = identity, grant.generation.number
         stream = self.detach()
+        assert isinstance(stream, HttpStream)
         try:
-            stream.set_nodelay(True)
-            self._answer_101(stream, subprotocol)
-            connection = DeviceConnection(stream, identity, grant, devices, handshake.wants_interim() is True, after)
-            connection.open(identity.expires_at + self.context.policy.leeway_s)
-        except BaseException:
-            devices.presence.release(grant)
+            sock, unread, unsent = stream.give_up_socket()
+        except StreamClosedError:
             stream.close()
-            raise
+            devices.presence.release(grant)
+            self._end("vanished")
+            return
         finally:
             # As Tornado does at the end of every other request: a reference cycle would wait for the collector.
             self.ui = None  # type: ignore[assignment]
+        self.identity, self.conn = identity, grant.generation.number
+        key = self.request.headers["Sec-WebSocket-Key"]
+        answer = switching_protocols(key, subprotocol, devices.wall_clock())
+        socket = device_socket(sock, unread, unsent + answer)
+        try:
+            self.set_status(101)
+            self.application.log_request(self)
+            connection = DeviceConnection(socket, identity, grant, devices, handshake.wants_interim() is True, after)
+            connection.open(identity.expires_at + self.context.policy.leeway_s)
+        except BaseException:
+            devices.presence.release(grant)
+            socket.close()
+            raise
         count(devices.counters.handshakes, "accepted")
         log.info(
             "device connected",
@@ -234,15 +246,6 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
                 "remote_ip": self.request.remote_ip,
             },
         )
-
-    def _answer_101(self, stream: IOStream, subprotocol: str | None) -> None:
-        key = self.request.headers["Sec-WebSocket-Key"]
-        answer = switching_protocols(key, subprotocol, self.context.devices.wall_clock())
-        taken = self.context.devices.write_at_once(stream, answer)
-        if taken < len(answer):
-            stream.write(answer[taken:])
-        self.set_status(101)
-        self.application.log_request(self)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, unless nobody is left to hear it."""
@@ -292,7 +295,7 @@ def upgrade_at_once(application: Application, request: HTTPServerRequest, contex
 def has_been_left(stream: HttpStream) -> bool:
     """Whether the client sends no more, so that it has no use for a WebSocket. From now on it must not close its side:
     one that does so while it waits for a challenge has vanished."""
-    if stream.has_ended or peer_has_closed(stream):
+    if stream.has_ended or peer_has_closed(stream.socket):
         return True
     stream.needs_both_ways = True
     return False

@@ -31,7 +31,6 @@ from tornado.httputil import (
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import ssl_wrap_socket
 
-from ..connection.sockets import write_mark
 from ..counters import Counters, count
 from ..errors import ServiceError
 from ..rules.accepting import Gate, Obstacle
@@ -365,7 +364,7 @@ class Listener:
         """
         self._sweep = self._loop.call_later(self._options.write_wait_s, self._cut_off_the_stuck)
         for stream, before in list(self._marks.items()):
-            mark = write_mark(stream) if stream.writing() and not stream.closed() else None
+            mark = stream.write_mark if stream.writing() and not stream.closed() else None
             self._marks[stream] = mark
             if mark is not None and mark == before:
                 stream.close()

@@ -16,6 +16,14 @@ of the connection, though all it means is that no further request comes. Here th
 for bytes that can no longer come. For that, :class:`HttpStream` overrides what ``BaseIOStream`` calls ``read_from_fd``
 (public), ``_handle_events`` and ``_maybe_add_error_listener``, and asks ``_find_read_pos``. Where another version has
 no such methods, such a client gets no answer.
+
+A slow client is known by two things that stand still: the bytes that the kernel has taken from the stream, and those
+that the client's own kernel has yet to acknowledge. ``IOStream`` keeps the first in ``_total_write_done_index``. Where
+another version does not, an answer counts as progress only when it has been written as a whole.
+
+After an upgrade the socket leaves its stream (:meth:`HttpStream.give_up_socket`), with what is in ``_read_buffer`` and
+``_write_buffer``. Where another version has no such attributes, the first is read in the public way, and a stream that
+is not done with an answer is closed.
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from typing import Any, Final, TypeVar
 from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
+from ..connection.sockets import unacknowledged_bytes
 from ..rules.chunks import MAX_LINE_BYTES, ChunkFraming
 from ..rules.request_head import HeadScan, HeadTooLarge
 from .lingering import Lingering
@@ -43,6 +52,7 @@ MAX_PLAIN_READS: Final = 16
 KNOWS_HALF_CLOSE: Final = all(
     hasattr(IOStream, name) for name in ("_handle_events", "_maybe_add_error_listener", "_find_read_pos")
 )
+READ_BUFFER, WRITE_BUFFER = "_read_buffer", "_write_buffer"
 
 T = TypeVar("T")
 
@@ -59,7 +69,7 @@ def refusal(status: int, message: str = "", *, has_body: bool = True) -> bytes:
 
 
 class HttpStream(IOStream):
-    """A connection in the clear. After an upgrade it is the device's, and does nothing of its own any more.
+    """A connection in the clear, until an upgrade.
 
     :ivar has_upload: as for ``rules.crowd.Member``
     :ivar has_ended: the other end has sent its last byte. It may still read
@@ -75,6 +85,7 @@ class HttpStream(IOStream):
     __slots__ = (
         "_chunks",
         "_is_head",
+        "_keeps_socket",
         "_scan",
         "has_ended",
         "has_upload",
@@ -86,7 +97,7 @@ class HttpStream(IOStream):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._chunks: ChunkFraming | None = None
-        self._is_head = False
+        self._is_head = self._keeps_socket = False
         self._scan: HeadScan | None = None
         self.has_upload = self.has_ended = self.needs_both_ways = self.is_last_request = self.is_ending = False
         self.lingering: Lingering | None = None
@@ -95,6 +106,44 @@ class HttpStream(IOStream):
     def end_after_answer(self) -> None:
         """The next :meth:`close` is the end of an answer that the client may not have heard yet."""
         self.is_ending = True
+
+    @property
+    def write_mark(self) -> tuple[int, int]:
+        """A value that changes whenever the other end has taken a byte."""
+        taken: int = getattr(self, "_total_write_done_index", 0)
+        return taken, unacknowledged_bytes(self.socket)
+
+    def give_up_socket(self) -> tuple[socket.socket, bytes, bytes]:
+        """Close the stream, but not its socket; returns that, what has been read from it, and what is yet to be sent.
+
+        :raises StreamClosedError: the client has gone
+        """
+        if self.closed():
+            raise StreamClosedError(self.error)
+        unread, unsent = self._find_unread(), self._find_unsent()
+        self._keeps_socket = True
+        self.close()
+        sock, self.socket = self.socket, None  # type: ignore[assignment]  # as Tornado's own close_fd leaves it
+        return sock, unread, unsent
+
+    def _find_unread(self) -> bytes:
+        buffer = getattr(self, READ_BUFFER, None)
+        if isinstance(buffer, bytearray):
+            return bytes(buffer)
+        there = super().read_bytes(self.read_chunk_size, partial=True)
+        return there.result() if isinstance(there, Future) and there.done() else b""
+
+    def _find_unsent(self) -> bytes:
+        if not self.writing():
+            return b""
+        buffer, unsent = getattr(self, WRITE_BUFFER, None), b""
+        if buffer is None:
+            raise StreamClosedError  # a client that does not read its answers, and pipelines an upgrade behind them
+        while len(buffer):
+            piece = buffer.peek(len(buffer))
+            unsent += piece
+            buffer.advance(len(piece))
+        return unsent
 
     def write(self, data: bytes | memoryview) -> Future[None]:
         """As Tornado's; its bare 400 becomes one with a body, unless an answer has been given."""
@@ -184,6 +233,8 @@ class HttpStream(IOStream):
 
     def close_fd(self) -> None:
         """As Tornado's, which calls it once, from :meth:`close`; perhaps in stages."""
+        if self._keeps_socket:
+            return
         if self.is_ending and self.lingering is not None and self.socket is not None and not self.writing():
             # Bare of its TLS, for what comes is not read by anybody.
             sock = socket.socket(fileno=self.socket.detach())
@@ -243,6 +294,17 @@ class HttpsStream(HttpStream, SSLIOStream):
                     break
         with contextlib.suppress(OSError):
             socket.socket.send(self.socket, refusal(400, PLAIN_HTTP))
+
+
+def write_progress_is_visible() -> bool:
+    """Whether Tornado's part of :attr:`HttpStream.write_mark` works; asked once at start. IOLoop thread."""
+    ours, theirs = socket.socketpair()
+    stream = IOStream(ours)
+    try:
+        return isinstance(getattr(stream, "_total_write_done_index", None), int)
+    finally:
+        stream.close()
+        theirs.close()
 
 
 class _Lazy:

@@ -10,7 +10,10 @@ def test_a_sample_belongs_to_the_innermost_function_that_is_of_a_stage() -> None
     assert stage_of(loop) == "event loop"
     assert stage_of([*loop, "run (cocoa_tornado/connection/flusher.py:53)"]) == "route, frame, queue"
     assert stage_of(["_poll (kafka/net/selector.py:5)", "select (selectors.py:468)"]) == "Kafka client"
-    write = ["flush (cocoa_tornado/connection/connection.py:290)", "write_at_once (cocoa_tornado/web/sockets.py:51)"]
+    write = [
+        "flush (cocoa_tornado/connection/connection.py:290)",
+        "write (cocoa_tornado/connection/device_socket.py:51)",
+    ]
     assert stage_of([*loop, *write]) == "write"
     assert stage_of(["_run (kafka_reading.py:1)", "somewhere (else.py:1)"]) == OTHER
 

@@ -8,11 +8,10 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from tornado.iostream import IOStream
-
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.connection.device_context import DeviceContext
+from cocoa_tornado.connection.device_socket import DeviceSocket
 from cocoa_tornado.connection.flusher import Flushed, Flusher, Housekeeping
 from cocoa_tornado.connection.intake import IntakeGate
 from cocoa_tornado.connection.keepalive import ExpiryCalendar, PingWheel
@@ -119,7 +118,7 @@ class Stand:
         ours, _ = await asyncio.get_running_loop().sock_accept(self._listener)
         grant = await self.presence.claim(device_id)
         identity = DeviceIdentity(device_id, 99, "1.0", (), math.inf)
-        connection = DeviceConnection(IOStream(ours), identity, grant, self.context)
+        connection = DeviceConnection(DeviceSocket(ours), identity, grant, self.context)
         connection.open(1e12)
         return connection, device
 

@@ -10,8 +10,8 @@ import json
 import struct
 
 import pytest
-from tornado.iostream import IOStream
 
+from cocoa_tornado.connection.device_socket import DeviceSocket
 from cocoa_tornado.connection.outbox import OutboxLimits
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
 from cocoa_tornado.rules.close_codes import GOING_AWAY
@@ -50,17 +50,17 @@ async def test_a_device_that_says_nothing_holds_no_task(stand: Stand) -> None:
 async def test_a_connection_that_cannot_be_opened_is_left_nowhere(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where epoll takes no more descriptors. The handshake closes the stream then."""
+    """As where epoll takes no more descriptors."""
 
-    def fail(self: IOStream, callback: object) -> None:
-        self.close()
+    def fail(self: DeviceSocket, callback: object) -> None:
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(IOStream, "set_close_callback", fail)
+        patch.setattr(DeviceSocket, "start_reading", fail)
         with pytest.raises(OSError, match="no space"):
             await stand.connect()
-    await eventually(lambda: not stand.is_connected())
+    assert not stand.is_connected()
+    assert not list(stand.context.sockets)
     assert stand.presence.slots_taken == 0
     assert "0 entries" in repr(stand.context.wheel)
     await stand.raw()

@@ -160,7 +160,6 @@ async def test_nor_is_anything_left_of_one_over_tls(start_gateway: StartGateway,
     await eventually(lambda: living() == before)
 
 
-@pytest.mark.logs("tornado.general", "^error on read: ")
 async def test_nor_of_one_whose_words_are_followed_by_what_is_no_tls(
     start_gateway: StartGateway, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

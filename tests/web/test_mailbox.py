@@ -265,13 +265,14 @@ async def test_what_a_socket_has_taken_in_the_turn_in_which_it_is_cut_counts_as_
         count += 1
         await stored(gateway, count)
         await asyncio.sleep(0.01)
-    stream, ours = connection._stream, device.writer.get_extra_info("socket").fileno()
+    socket, ours = connection._socket, device.writer.get_extra_info("socket").fileno()
     deadline = time.monotonic() + 10
-    while stream.writing() and time.monotonic() < deadline:  # all within this turn of the loop, which is the gateway's
+    # All within this turn of the loop, which is the gateway's.
+    while connection.protocol.write is not None and time.monotonic() < deadline:
         with contextlib.suppress(BlockingIOError):
             os.read(ours, 64 * 1024)
-        stream._handle_write()
-    assert not stream.writing()
+        socket._send_rest()
+    assert connection.protocol.write is None
     connection.cut()
     await asyncio.sleep(0)
     device.close()

@@ -1,0 +1,214 @@
+"""A device's socket after the upgrade: what is read from it, and what it has not taken yet. IOLoop thread only.
+
+The socket stands on asyncio's event loop by itself. Tornado's ``IOStream``, which it has until the upgrade, is made for
+protocols that wait for so many bytes, or for a delimiter: it reads ahead into a buffer, makes a future for each read,
+and tries the socket once more before it waits for it. That would cost an idle device more than all the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+
+from .sockets import half_close, peer_has_closed, tune_for_messages, unacknowledged_bytes, unread_bytes
+
+MOST_PER_WRITE = 128 * 1024
+"""What is given of a long write in one turn of the loop, once the socket has not taken it at once."""
+
+
+class DeviceSocket:
+    """A connected socket that does not block.
+
+    :param unread: what has been read from it already
+    :param unsent: what is to be written at once, before anything else
+    :ivar has_failed: a write has failed, and nothing more is written. What has come before may still be read
+    """
+
+    __slots__ = ("_loop", "_on_readable", "_on_sent", "_sock", "_taken_bytes", "_unread", "_unsent", "has_failed")
+
+    def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._unread = unread
+        self._unsent: memoryview | None = None
+        self._taken_bytes = 0  # of writes that were not taken at once
+        self._on_readable: Callable[[], None] | None = None  # while it is read from
+        self._on_sent: Callable[[], None] | None = None
+        self.has_failed = False
+        tune_for_messages(sock)
+        if unsent:
+            self.write(unsent)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.is_closed else f"{len(self._unsent or b'')} bytes to send"
+        return f"<{type(self).__name__} {state}>"
+
+    # -- reading
+
+    def start_reading(self, on_readable: Callable[[], None]) -> None:
+        """Have ``on_readable`` called, never from here, whenever :meth:`read` may return something."""
+        self._on_readable = on_readable
+        self._loop.add_reader(self._sock.fileno(), on_readable)
+        if self._has_buffered():
+            self._loop.call_soon(self._read_on)
+
+    def stop_reading(self) -> None:
+        """Leave what comes in the kernel, which keeps the other end from sending more than fits there."""
+        if self._on_readable is not None:
+            self._on_readable = None
+            self._loop.remove_reader(self._sock.fileno())
+
+    def read(self, size: int) -> bytes | None:
+        """What has come, about ``size`` bytes at most; b"" at the end; None where nothing is there. Raises OSError."""
+        if self._unread:
+            data, self._unread = self._unread, b""
+            return data
+        try:
+            return self._sock.recv(size)
+        except BlockingIOError:
+            return None
+
+    def _has_buffered(self) -> bool:
+        """Whether something can be read of which the event loop does not know."""
+        return bool(self._unread)
+
+    def _read_on(self) -> None:
+        if self._on_readable is not None:
+            self._on_readable()
+
+    # -- writing
+
+    def write(self, data: bytes, on_sent: Callable[[], None] | None = None) -> bool:
+        """Hand bytes to the socket; True if it has taken them all. Otherwise it takes the rest as soon as it can, and
+        ``on_sent`` is called, never from here, once it has, or has failed. Nothing may be written before that."""
+        if self._unsent is not None:  # it was given before the connection began
+            self._send_later(bytes(self._unsent) + data, on_sent)
+            return False
+        try:
+            taken = self._send(data)
+        except OSError:
+            self._fail(on_sent)
+            return False
+        if taken == len(data):
+            return True
+        self._send_later(data[taken:] if taken else data, on_sent)
+        return False
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def _send_later(self, data: bytes, on_sent: Callable[[], None] | None) -> None:
+        self._unsent, self._on_sent = memoryview(data), on_sent
+        self._loop.add_writer(self._sock.fileno(), self._send_rest)
+
+    def _send_rest(self) -> None:
+        assert self._unsent is not None
+        try:
+            taken = self._send(self._unsent[:MOST_PER_WRITE])
+        except OSError:
+            self._fail(self._stop_sending())
+            return
+        self._taken_bytes += taken
+        self._unsent = self._unsent[taken:]
+        if not self._unsent:
+            on_sent = self._stop_sending()
+            if on_sent is not None:
+                on_sent()
+
+    def _stop_sending(self) -> Callable[[], None] | None:
+        """Returns what was to be called in the end."""
+        if self._unsent is not None:
+            self._unsent = None
+            self._loop.remove_writer(self._sock.fileno())
+        on_sent, self._on_sent = self._on_sent, None
+        return on_sent
+
+    def _fail(self, on_sent: Callable[[], None] | None) -> None:
+        self.has_failed = True
+        if on_sent is not None:
+            self._loop.call_soon(on_sent)
+
+    # -- what can be told of it
+
+    @property
+    def is_closed(self) -> bool:
+        return self._sock.fileno() < 0
+
+    @property
+    def write_mark(self) -> tuple[int, int]:
+        """A value that changes whenever the other end has taken a byte of a write."""
+        return self._taken_bytes, unacknowledged_bytes(self._sock)
+
+    @property
+    def all_is_acknowledged(self) -> bool:
+        """Whether the other end's kernel has received all that was written; True where that can't be told."""
+        return self._unsent is None and not unacknowledged_bytes(self._sock)
+
+    @property
+    def may_have_unread(self) -> bool:
+        """Whether the other end has sent something that nobody has looked at. False where that can't be told."""
+        return self._has_buffered() or unread_bytes(self._sock) > 0
+
+    @property
+    def peer_has_closed(self) -> bool:
+        """Whether the other end has sent its last byte, though not all may be read yet. Only Linux shows it."""
+        return peer_has_closed(self._sock)
+
+    # -- the end
+
+    def half_close(self) -> None:
+        """Tell the other end that nothing more comes, and go on reading. Over TLS there is no such thing: it does
+        nothing."""
+        half_close(self._sock)
+
+    def close(self) -> None:
+        """Nothing is called any more. Idempotent."""
+        if self.is_closed:
+            return
+        self.stop_reading()
+        self._stop_sending()
+        self._unread = b""
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+
+class TlsDeviceSocket(DeviceSocket):
+    """The same over TLS, once its handshake is over."""
+
+    __slots__ = ()
+
+    _sock: ssl.SSLSocket
+
+    def read(self, size: int) -> bytes | None:
+        try:
+            data = super().read(size)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        if data and self._has_buffered():
+            # The rest of a record is in TLS already, and the kernel does not tell of it.
+            self._loop.call_soon(self._read_on)
+        return data
+
+    def _has_buffered(self) -> bool:
+        return bool(self._unread) or (not self.is_closed and self._sock.pending() > 0)
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            # OpenSSL refuses to go on with a shorter piece than the one that it could not write.
+            return super()._send(data[:MOST_PER_WRITE])
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def half_close(self) -> None: ...
+
+
+def device_socket(sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> DeviceSocket:
+    """For a socket with or without TLS."""
+    kind = TlsDeviceSocket if isinstance(sock, ssl.SSLSocket) else DeviceSocket
+    return kind(sock, unread, unsent)
