@@ -25,7 +25,10 @@ pytestmark = [
 
 @pytest.fixture
 def forgetful(own_redis: RedisServer) -> RedisServer:
-    """A Redis that keeps what it is told to SAVE, and nothing else."""
+    """A Redis that keeps what it is told to SAVE, and nothing else.
+
+    To be named before the gateway, which then ends first: one that ends without its Redis waits for it.
+    """
     own_redis.start(appendonly="no")
     return own_redis
 
@@ -60,7 +63,7 @@ def texts(heard: list[dict[str, str]]) -> str:
 
 
 async def test_a_connected_device_is_told_what_has_numbers_that_it_has_had(
-    start_gateway: StartGateway, forgetful: RedisServer
+    forgetful: RedisServer, start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, forgetful)
     device = await gateway.connect("doll")
@@ -85,7 +88,7 @@ async def test_a_connected_device_is_told_what_has_numbers_that_it_has_had(
 
 
 async def test_a_cursor_of_what_was_lost_skips_nothing_that_came_after(
-    start_gateway: StartGateway, forgetful: RedisServer
+    forgetful: RedisServer, start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, forgetful)
     device = await gateway.connect("doll")
@@ -108,7 +111,7 @@ async def test_a_cursor_of_what_was_lost_skips_nothing_that_came_after(
 
 @pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
 async def test_what_was_waiting_for_a_device_when_redis_was_emptied_is_a_gap(
-    start_gateway: StartGateway, forgetful: RedisServer
+    forgetful: RedisServer, start_gateway: StartGateway
 ) -> None:
     gateway = await start_gateway(mailbox=forgetful.url, mailbox_max_bytes=1 << 28)
     await eventually(lambda: is_ready(gateway))
@@ -137,7 +140,7 @@ async def test_what_was_waiting_for_a_device_when_redis_was_emptied_is_a_gap(
 
 @pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
 async def test_a_device_that_was_away_when_redis_was_emptied_is_sent_a_gap_if_anything_was_lost(
-    start_gateway: StartGateway, forgetful: RedisServer
+    forgetful: RedisServer, start_gateway: StartGateway
 ) -> None:
     gateway = await start(start_gateway, forgetful)
     device = await gateway.connect("doll")
@@ -174,7 +177,7 @@ async def test_a_device_that_was_away_when_redis_was_emptied_is_sent_a_gap_if_an
 
 @pytest.mark.parametrize("uses_cursors", [True, False])
 async def test_a_device_whose_box_was_evicted_is_sent_a_gap_first(
-    start_gateway: StartGateway, forgetful: RedisServer, uses_cursors: bool
+    forgetful: RedisServer, start_gateway: StartGateway, uses_cursors: bool
 ) -> None:
     gateway = await start(start_gateway, forgetful)
     device = await gateway.connect("doll")
