@@ -9,6 +9,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from operator import mul
 from pathlib import Path
 
 import av
@@ -137,8 +138,8 @@ def likeness(one: bytes, other: bytes) -> float:
     """The correlation of two recordings, sample by sample from their beginning: 1.0 for the same, 0.0 for noise."""
     length = min(len(one), len(other)) & ~1
     first, second = array("h", one[:length]), array("h", other[:length])
-    together = sum(a * b for a, b in zip(first, second, strict=True))
-    return together / math.sqrt(sum(a * a for a in first) * sum(b * b for b in second) or 1)
+    together = sum(map(mul, first, second))
+    return together / math.sqrt(sum(map(mul, first, first)) * sum(map(mul, second, second)) or 1)
 
 
 class Arriving:
