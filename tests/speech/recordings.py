@@ -138,8 +138,9 @@ def likeness(one: bytes, other: bytes) -> float:
     """The correlation of two recordings, sample by sample from their beginning: 1.0 for the same, 0.0 for noise."""
     length = min(len(one), len(other)) & ~1
     first, second = array("h", one[:length]), array("h", other[:length])
-    together = sum(map(mul, first, second))
-    return together / math.sqrt(sum(map(mul, first, first)) * sum(map(mul, second, second)) or 1)
+    together: int = sum(map(mul, first, second))
+    energies: int = sum(map(mul, first, first)) * sum(map(mul, second, second))
+    return together / math.sqrt(energies or 1)
 
 
 class Arriving:
