@@ -131,7 +131,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     type=_FILE,
     metavar="FILE",
     help="With --broker: a gateway's TOML file, whose kafka_* settings (TLS, SASL) are used to connect; also "
-    "COCOA_CONFIG. The environment's COCOA_KAFKA_... count in any case.",
+    "COCOA_CONFIG. Those in the environment count in any case.",
 )
 @click.option(
     "--results-topic", default="transcription.results", show_default=True, metavar="TOPIC", help="With --broker."

@@ -87,6 +87,9 @@ class DeviceSocket:
         if self._unsent is not None:  # it was given before the connection began
             self._send_later(bytes(self._unsent) + data, on_sent)
             return False
+        if self.has_failed:  # bytes are missing: what follows them would be no frame
+            self._fail(on_sent)
+            return False
         try:
             taken = self._send(data)
         except OSError:
@@ -199,11 +202,14 @@ class TlsDeviceSocket(DeviceSocket):
         return bool(self._unread) or (not self.is_closed and self._sock.pending() > 0)
 
     def _send(self, data: bytes | memoryview) -> int:
+        # In equal pieces: OpenSSL refuses to go on with a shorter piece than the one that it could not write.
+        rest = memoryview(data)
         try:
-            # OpenSSL refuses to go on with a shorter piece than the one that it could not write.
-            return super()._send(data[:MOST_PER_WRITE])
+            while rest and (taken := super()._send(rest[:MOST_PER_WRITE])):
+                rest = rest[taken:]
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
+            pass  # it goes on with the same piece later
+        return len(data) - len(rest)
 
     def half_close(self) -> None: ...
 

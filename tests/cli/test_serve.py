@@ -230,7 +230,7 @@ def test_check_says_whether_it_could_start_and_opens_nothing(tmp_path: Path) -> 
     )
     assert (good.returncode, good.stdout) == (
         0,
-        "the settings are valid: 127.0.0.1:1, broker kafka://nobody.invalid:9092\n",
+        "the settings are valid: 127.0.0.1:1, broker 'kafka://nobody.invalid:9092'\n",
     )
     fails(run(tmp_path, "serve", "--check", "--jwt-key", "missing.pem"), 2, "missing.pem")
     (tmp_path / "no.pem").write_text("no key", encoding="utf-8")

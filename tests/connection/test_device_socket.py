@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
 import ssl
 import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -206,6 +208,29 @@ async def test_what_a_socket_does_not_take_follows_in_order_and_then_it_is_said_
         assert near.write(b"and another", never)
         assert await far.receive(11) == b"and another"
         await eventually(lambda: near.all_is_acknowledged)
+
+
+async def test_a_burst_that_the_kernel_has_room_for_is_taken_at_once(pair: MakePair) -> None:
+    """Else it would count as waiting, and a device that reads would be too slow."""
+    async with pair(room=1 << 20) as (near, far):
+        burst = bytes(range(250)) * 800
+        assert near.write(burst, never)
+        assert await far.receive(len(burst)) == burst
+
+
+async def test_after_a_failure_nothing_is_written_behind_the_gap(
+    pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with pair() as (near, far):
+        said: list[str] = []
+        with monkeypatch.context() as broken:
+            broken.setattr(type(near), "_send", Mock(side_effect=OSError(errno.ENOBUFS, "no buffer space")))
+            assert not near.write(b"lost", lambda: said.append("failed"))
+        assert not near.write(b"behind it", lambda: said.append("failed too"))
+        await eventually(lambda: said == ["failed", "failed too"])
+        near.close()
+        with contextlib.suppress(OSError):
+            assert far.sock.recv(1 << 16) == b""
 
 
 async def test_of_a_long_write_the_kernel_takes_much_and_then_nothing(pair: MakePair) -> None:
