@@ -5,9 +5,9 @@
 #   make test    all but the slow tests, in about four minutes; on Apache Kafka where Java and Maven are, else on a
 #                stand-in, and on Redis where redis-server is
 #   make test-fast      the tests that start nothing, in half a minute: for every save
-#   make test-all       all tests: also those that break servers, load the machine or run Whisper
+#   make test-all       all tests but the nightly ones: also those that break servers, load the machine or run Whisper
 #   make test-lowest    all but the slow ones and Kafka's, on the lowest versions of the libraries that setup.py allows
-#   make test-nightly   all tests in random order, with ten times as many examples, and never the same ones
+#   make test-nightly   all tests, also the Go examples', in random order, with ten times as many examples, and never the same ones
 #   make check   formatting, lint, types, direction of imports
 #   make constraints    write conf/constraints.txt anew: the versions and hashes that deployments install
 #   make soak    300 devices that connect, vanish and return for two minutes
@@ -57,16 +57,16 @@ demo: $(VENV)/installed
 	$(BIN)/python -m demo
 
 test: $(VENV)/installed-test
-	$(PYTEST) $(PARALLEL) -m 'not slow' $(PYTEST_OPTIONS)
+	$(PYTEST) $(PARALLEL) -m 'not slow and not nightly' $(PYTEST_OPTIONS)
 
 test-fast: $(VENV)/installed-test
 	$(PYTEST) -n 2 -m pure $(PYTEST_OPTIONS)
 
 test-all: $(VENV)/installed-engines
-	$(PYTEST) $(PARALLEL) $(PYTEST_OPTIONS)
+	$(PYTEST) $(PARALLEL) -m 'not nightly' $(PYTEST_OPTIONS)
 
 test-lowest: $(LOWEST)/installed
-	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not kafka' $(PYTEST_OPTIONS)
+	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not nightly and not kafka' $(PYTEST_OPTIONS)
 
 test-nightly: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)

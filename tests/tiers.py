@@ -58,6 +58,7 @@ class Tiers:
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.addinivalue_line("markers", "pure: starts no process and opens no connection (tests/tiers.py)")
+        config.addinivalue_line("markers", "nightly: only in make test-nightly")
         config.addinivalue_line("markers", "slow: only in make test-all (tests/tiers.py)")
         sys.addaudithook(self._on_audit)
 

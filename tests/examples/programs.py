@@ -8,9 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,11 @@ class Program:
 
 def python(script: str) -> Callable[[], list[str]]:
     return lambda: [sys.executable, str(EXAMPLES / script)]
+
+
+def in_ci_or_nightly(programs: Sequence[Program]) -> list[Any]:
+    """The programs as parameters of a test. Go's are built at night only: on a clean machine that takes a minute."""
+    return [pytest.param(each, marks=pytest.mark.nightly) if each.name == "go" else each for each in programs]
 
 
 def go(folder: str) -> Callable[[], list[str]]:

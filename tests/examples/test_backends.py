@@ -17,7 +17,7 @@ from testing.kafka_admin import create_topic, read_all
 from testing.kafka_server import KafkaServer
 
 from ..harness import SECRET, Harness
-from .programs import Program, go, maven, node, python, start
+from .programs import Program, go, in_ci_or_nightly, maven, node, python, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.kafka, pytest.mark.apache, pytest.mark.gen_test(timeout=240)]
 
@@ -68,7 +68,7 @@ class Site:
         return {"KAFKA_BOOTSTRAP": self.bootstrap, "TOPIC": topic}
 
 
-@pytest.mark.parametrize("producer", PRODUCERS, ids=str)
+@pytest.mark.parametrize("producer", in_ci_or_nightly(PRODUCERS), ids=str)
 async def test_a_device_gets_what_a_backend_produces_in_order(producer: Program, kafka: KafkaServer) -> None:
     site = Site(kafka)
     command = producer.command()

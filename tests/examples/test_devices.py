@@ -15,7 +15,7 @@ from cocoa_tornado.rules.close_codes import CloseReason
 from testing.waiting import eventually
 
 from ..harness import Harness
-from .programs import ROOT, Program, Running, go, node, python, start
+from .programs import ROOT, Program, Running, go, in_ci_or_nightly, node, python, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.gen_test(timeout=120)]
 
@@ -80,7 +80,7 @@ def pauses(program: Running, why: str) -> list[float]:
     return [float(seconds) for seconds in found]
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("device", in_ci_or_nightly(DEVICES), ids=str)
 async def test_a_device_gets_each_message_once_whatever_ends_its_connections(device: Program, tmp_path: Path) -> None:
     cursor_file = tmp_path / "cursor"
     cursor_file.write_text("AAAAAAAAAAeYure9PRtfD2Qx")  # of another mailbox: 400
@@ -111,7 +111,7 @@ async def test_a_device_gets_each_message_once_whatever_ends_its_connections(dev
             assert program.all_of("missed") == ["2"]
 
 
-@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("device", in_ci_or_nightly(DEVICES), ids=str)
 async def test_a_device_hears_what_it_has_said(device: Program, tmp_path: Path) -> None:
     async with (
         site(speech="pocketsphinx://") as gateway,
