@@ -89,7 +89,7 @@ class Link:
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=self._on_connect,
         )
-        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
+        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py has no types here
         self._turn = asyncio.Lock()
         self.run: bytes | None = None
 

@@ -47,7 +47,7 @@ class LocalDelivery:
                 device_id, payload, timestamp_ms, _, interim_of = record
                 clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
                 if clients is None:
-                    self.not_connected(device_id)  # type: ignore[arg-type]
+                    self.not_connected(device_id)  # type: ignore[arg-type]  # likewise
                     continue
                 frame = text_frame(payload)
                 for client in clients:
