@@ -145,13 +145,14 @@ async def test_a_crowd_that_comes_and_goes_cannot_flood_the_log(
 @pytest.mark.gen_test
 async def test_a_client_that_takes_no_byte_of_its_answers_is_cut_off(start_gateway: StartGateway) -> None:
     gateway = await start_gateway(write_wait_s=0.2, header_timeout_s=60.0)
-    deaf = await gateway.dial(receive_buffer=4096)
+    unreading = await gateway.dial(receive_buffer=4096)
     request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     async def ask() -> None:
-        # In small portions, for what is left of them is answered even when the connection is gone.
-        while True:
-            deaf.writer.write(request * 4)
+        # In small portions, because requests that were read before the cut are still answered. The transport knows that
+        # the connection has ended before this task is cancelled.
+        while not unreading.writer.is_closing():
+            unreading.writer.write(request * 4)
             await asyncio.sleep(0.01)
 
     asking = asyncio.ensure_future(ask())
