@@ -58,8 +58,8 @@ class BoxFeed:
     A page is asked for when the socket has taken all of the last one, so a slow device holds up nobody, and a fast one
     waits for nothing but the mailbox. While the mailbox cannot be read, what is stored waits in it.
 
-    All numbers here are of one era of the mailbox. When another begins, the box is looked at again before anything more
-    is sent.
+    All numbers here belong to one epoch of the mailbox. When another begins, the feed looks at the box again before it
+    sends anything more.
 
     :param device_id: whose box it is
     :param after: the place of the cursor that the device has named, if it has
@@ -73,7 +73,7 @@ class BoxFeed:
         "_device_id",
         "_dropped",
         "_early",
-        "_era",
+        "_epoch",
         "_feed",
         "_gap",
         "_is_closed",
@@ -90,10 +90,10 @@ class BoxFeed:
     def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: Place | None) -> None:
         self._mail, self._outlet, self._device_id, self._after = mail, outlet, device_id, after
         self._feed = Feed()
-        self._era = 0
+        self._epoch = 0
         self._key: bytes | None = None  # of the mailbox that the numbers are of
-        self._begun: Box | None = None  # as it was when the era began, if that was not the mailbox's first
-        self._dropped: tuple[int, Place] | None = None  # position and last message of the feed that the era has ended
+        self._begun: Box | None = None  # as it was when the epoch began, if that was not the mailbox's first
+        self._dropped: tuple[int, Place] | None = None  # position and last message of the feed that the epoch has ended
         self._pushed = self._taken = self._marked = 0
         self._gap = 0  # up to here the device has been told that there is nothing any more
         self._acks = False  # it has acknowledged something, now or ever
@@ -124,7 +124,7 @@ class BoxFeed:
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         if self._is_closed:
             return
-        self._follow_era()
+        self._follow_epoch()
         if self._feed.stored(number):
             self._outlet.send(frame, timestamp_ms)
             self._pushed = number
@@ -137,7 +137,7 @@ class BoxFeed:
         if self._is_closed or key is None or not self._feed.is_live:
             count(self._mail.counters.dropped, "interim")
             return
-        cursor = make_cursor(key, self._device_id, self._feed.position, self._era)
+        cursor = make_cursor(key, self._device_id, self._feed.position, self._epoch)
         self._outlet.send(text_frame(with_cursor(payload, cursor)), timestamp_ms, interim_of)
 
     # -- what the connection tells
@@ -150,11 +150,11 @@ class BoxFeed:
         """The socket has taken it."""
         if self._taken > self._marked:
             self._marked = self._taken
-            self._mail.mailbox.written(self._device_id, Place(self._taken, self._era))
+            self._mail.mailbox.written(self._device_id, Place(self._taken, self._epoch))
         if 0 < self._gap <= self._taken:
             if self._acks:
                 # There is no cursor that the device could acknowledge it with, and once is enough.
-                self._mail.mailbox.acknowledge(self._device_id, Place(self._gap, self._era))
+                self._mail.mailbox.acknowledge(self._device_id, Place(self._gap, self._epoch))
             self._gap = 0
         self._read_on()
 
@@ -163,27 +163,27 @@ class BoxFeed:
         cursor = acknowledged_cursor(text)
         if cursor is None:
             return False
-        self._follow_era()
+        self._follow_epoch()
         key = self._mail.mailbox.key
         place = None if key is None else read_cursor(key, self._device_id, cursor)
         if place is None:
             self._refuse_ack()
         elif self._feed.opened:
             self._acknowledge(place)
-        elif self._early is None or self._early.era != place.era or self._early.number < place.number:
-            # Whether there is such a place is known once the box has been looked at. Of two eras, the last word counts.
+        elif self._early is None or self._early.epoch != place.epoch or self._early.number < place.number:
+            # The box says whether there is such a place. Of two epochs, the latest acknowledgement counts.
             self._early = place
         return True
 
     def _acknowledge(self, place: Place) -> None:
         number: int | None = place.number
-        if place.era != self._era:
+        if place.epoch != self._epoch:
             number = None if self._begun is None else self._begun.find(place)
         if number is None or not 0 <= number <= self._feed.last:
             self._refuse_ack()
             return
         self._acks = True
-        self._mail.mailbox.acknowledge(self._device_id, Place(number, self._era))
+        self._mail.mailbox.acknowledge(self._device_id, Place(number, self._epoch))
         self._feed.acknowledged(number)
 
     def _acknowledge_after_close(self, looked: asyncio.Future[Box]) -> None:
@@ -197,7 +197,7 @@ class BoxFeed:
         if number is None or number < 0:
             self._refuse_ack()
         else:
-            self._mail.mailbox.acknowledge(self._device_id, Place(number, box.era))
+            self._mail.mailbox.acknowledge(self._device_id, Place(number, box.epoch))
 
     def _refuse_ack(self) -> None:
         self._mail.counters.bad_acks += 1
@@ -217,7 +217,7 @@ class BoxFeed:
         if not self._is_answer(looked, self.open):
             return
         box = looked.result()
-        if box.era != self._era and self._feed.opened:
+        if box.epoch != self._epoch and self._feed.opened:
             self._drop_feed()
         if not self._feed.opened:
             self._begin(box)
@@ -234,28 +234,28 @@ class BoxFeed:
         self._read_on()
 
     def _begin(self, box: Box) -> None:
-        """The box has been looked at for the first time, or for the first time in its era."""
+        """The box has been looked at for the first time, or for the first time in its epoch."""
         key = self._mail.mailbox.key
         is_same = key == self._key
         self._pushed, self._taken, self._marked, self._gap = (
-            max(0, box.settled(Place(number, self._era))) if is_same else 0
+            max(0, box.settled(Place(number, self._epoch))) if is_same else 0
             for number in (self._pushed, self._taken, self._marked, self._gap)
         )
-        self._era, self._key = box.era, key
-        self._begun = box if box.era else None
+        self._epoch, self._key = box.epoch, key
+        self._begun = box if box.epoch else None
 
     def _drop_feed(self) -> None:
         """Its numbers mean nothing any more; the connection will go on from the place where it was."""
         if self._mail.mailbox.key == self._key:
-            self._after = Place(self._feed.position, self._era)
-            self._dropped = (self._feed.position, Place(self._feed.last, self._era))
+            self._after = Place(self._feed.position, self._epoch)
+            self._dropped = (self._feed.position, Place(self._feed.last, self._epoch))
         else:  # and neither does the place: it is another mailbox
             self._after, self._dropped = NO_CURSOR_YET, None
         self._feed = Feed()
 
     def _tell_lost(self, box: Box) -> None:
-        """What was known to be stored for the device, and did not survive the era, is missed. Of a device that was away
-        when everything was lost, nobody knows: that counts as one."""
+        """Count as missed what was stored for the device and did not survive the epoch. What a device missed that was
+        offline when everything was lost is unknown, and counts as one message."""
         dropped, self._dropped = self._dropped, None
         if dropped is not None:
             missed = box.lost(*dropped)
@@ -265,15 +265,15 @@ class BoxFeed:
             self._mail.counters.gaps += 1
             self._outlet.send(text_frame(gap_notice(missed)), 0)
 
-    def _follow_era(self) -> None:
-        if self._feed.opened and self._mail.mailbox.era != self._era:
+    def _follow_epoch(self) -> None:
+        if self._feed.opened and self._mail.mailbox.epoch != self._epoch:
             self._drop_feed()
             self.open()
 
     def _read_on(self) -> None:
         if self._is_closed:
             return
-        self._follow_era()
+        self._follow_epoch()
         if not self._feed.is_behind or self._waits or not self._outlet.has_nothing_to_write():
             return
         limits = page_limits(self._outlet.outbox_limits())
@@ -289,7 +289,7 @@ class BoxFeed:
             feed.failed()
         if not self._is_answer(page, self._read_on):
             return
-        if self._mail.mailbox.era == self._era:
+        if self._mail.mailbox.epoch == self._epoch:
             self._hand_over(feed.page(page.result()))
         else:
             feed.failed()
@@ -314,7 +314,7 @@ class BoxFeed:
         assert key is not None  # a page has been read
         try:
             return text_frame(
-                with_cursor(message.payload, make_cursor(key, self._device_id, message.number, self._era))
+                with_cursor(message.payload, make_cursor(key, self._device_id, message.number, self._epoch))
             )
         except Exception:
             # Whoever has written that into the mailbox, the messages behind it are not to suffer.

@@ -62,8 +62,8 @@ class Driver:
         return self._store.key
 
     @property
-    def era(self) -> int:
-        return self._store.era
+    def epoch(self) -> int:
+        return self._store.epoch
 
     @property
     def counters(self) -> MailboxCounters:
@@ -95,10 +95,10 @@ class Driver:
         return future
 
     def acknowledge(self, device_id: str, place: Place) -> None:
-        self._mark(device_id, Mark(acked=place.number, era=place.era))
+        self._mark(device_id, Mark(acked=place.number, epoch=place.epoch))
 
     def written(self, device_id: str, place: Place) -> None:
-        self._mark(device_id, Mark(written=place.number, era=place.era))
+        self._mark(device_id, Mark(written=place.number, epoch=place.epoch))
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._ask(Look(device_id, self._backlog.marks_of(device_id)))

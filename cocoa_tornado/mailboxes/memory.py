@@ -187,7 +187,7 @@ class MemoryMailbox:
         return None if self._state is MailboxState.OPENING else self._key
 
     @property
-    def era(self) -> int:
+    def epoch(self) -> int:
         return 0
 
     @property

@@ -83,9 +83,9 @@ class Mailbox(Protocol):
       them or none. Read again it is stored for nobody, also not for a device that it was not for the first time, as
       long as no more than ``rules.seen.WINDOW`` later offsets of its source were stored.
     - *Bound*: a box holds no more than ``BoxLimits`` says; the oldest go first, and are missed.
-    - *Eras*: where the latest of what was stored may be lost, by a crash, a backup put back or a copy that goes on by
-      itself, a new :attr:`era` begins before anything is stored again. Numbers are given twice in different eras only.
-      What is acknowledged or written is a place, with its era.
+    - *Epochs*: after an event that may have lost the latest messages (a crash, a restored backup, a copied file), a new
+      :attr:`epoch` begins before anything is stored. Within an epoch a box never gives a number twice. Acknowledgements
+      and written marks are places, which include the epoch.
     - *Expiry*: a message older than ``ttl_s`` is not handed out any more, and is removed in small steps soon after.
     - *Faults*: a mailbox that is slow, locked, full or gone is retried for ever. Appends wait in their order;
       reads fail with MailboxError in reasonable time; marks are kept until they can be stored. One that hangs is not
@@ -97,7 +97,7 @@ class Mailbox(Protocol):
         """What cursors are sealed with: kept in the mailbox, made with it. None before it was ever READY."""
 
     @property
-    def era(self) -> int:
+    def epoch(self) -> int:
         """Of what is stored from now on; 0 for ever where nothing that is stored is lost but with its key."""
 
     @property

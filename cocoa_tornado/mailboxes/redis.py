@@ -32,7 +32,7 @@ LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_ma
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
 FOREIGN_NAMED = 1_000
-ERAS_SINCE_S = 1_767_225_600  # 2026: eras are numbered by the second in which they begin, or above
+EPOCHS_SINCE_S = 1_767_225_600  # 2026: epochs are numbered by the second in which they begin, or above
 
 log = logging.getLogger("cocoa.mailbox")
 
@@ -56,7 +56,7 @@ class RedisStore:
         self.name, self.promise = without_user_info(url), ""
         self.place = f"Redis at {self.name}"
         self.key: bytes | None = None
-        self.era = 0
+        self.epoch = 0
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._storing, self._asking = Link(url), Link(url)
         self._gateway = secrets.token_hex(8).encode()
@@ -81,17 +81,17 @@ class RedisStore:
         if opened[0] == b"version":
             version = (opened[1] or b"?").decode(errors="replace")
             raise RedisFault(f"the mailbox in Redis is of version {version}, and this gateway knows {SCHEMA}")
-        _, key, _, given, era, messages, size_bytes, was, _ = opened
+        _, key, _, given, epoch, messages, size_bytes, was, _ = opened
         if key is None or len(key) != KEY_BYTES:
             raise RedisFault("the mailbox in Redis has no key of cursors, or a wrong one")
         await self._asking.exchange([[b"PING"]])
         before = self._ledger.messages or 0
-        self.key, self._given, self.era = key, int(given), int(era)
+        self.key, self._given, self.epoch = key, int(given), int(epoch)
         self._note_totals((messages, size_bytes))
         if was:
             # It was emptied and the mailbox made anew, or it has another mailbox, which is used from now on.
             lost = max(0, before - int(messages))
-            extra = {"mailbox": self.name, "era": self.era, "lost": lost}
+            extra = {"mailbox": self.name, "epoch": self.epoch, "lost": lost}
             log.error("mailbox was replaced" if was == b"replaced" else "mailbox was emptied", extra=extra)
             self._ledger.counters.lose("emptied", lost)
         self._note_promise(settings)
@@ -179,21 +179,21 @@ class RedisStore:
             return MailboxError(f"the box of {question.device_id!r} cannot be read: {error}")
 
     def _acked(self, marks: Marks) -> int:
-        return max((mark.acked or 0 for mark in marks if mark.era == self.era), default=0)
+        return max((mark.acked or 0 for mark in marks if mark.epoch == self.epoch), default=0)
 
     # -- storing
 
     def _stamp(self) -> bytes:
-        """What the scripts are made for: this mailbox, in this era."""
+        """What the scripts are made for: this mailbox, in this epoch."""
         assert self.key is not None
-        return b"%b:%d" % (self.key, self.era)
+        return b"%b:%d" % (self.key, self.epoch)
 
     def _open_command(self) -> Command:
-        era = b"" if self.key is None else b"%d" % self.era
-        least = b"%d" % max(0, self._clock() - ERAS_SINCE_S)
+        epoch = b"" if self.key is None else b"%d" % self.epoch
+        least = b"%d" % max(0, self._clock() - EPOCHS_SINCE_S)
         totals = (b"%d" % (self._ledger.messages or 0), b"%d" % (self._ledger.size_bytes or 0))
         known, new, run = self.key or b"", secrets.token_bytes(KEY_BYTES), self._storing.run or b""
-        return OPEN.call(known, new, b"%d" % SCHEMA, run, b"%d" % self._given, era, least, *totals)
+        return OPEN.call(known, new, b"%d" % SCHEMA, run, b"%d" % self._given, epoch, least, *totals)
 
     def _mark_commands(self, marks: dict[str, Marks]) -> Iterator[Command]:
         """The oldest of each device, then the next: a script that had two of one device would have to look at its box

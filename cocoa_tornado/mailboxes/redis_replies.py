@@ -15,11 +15,11 @@ def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
     """The box that the reading script has found, once the marks are stored."""
     if reply[0] == b"none":
         return Box.new(int(reply[1]), int(reply[2]), emptied=int(reply[3]))
-    _, base, last, gone, acked, written, cuts, era, emptied, *_ = reply
+    _, base, last, gone, acked, written, cuts, epoch, emptied, *_ = reply
     pairs = (cut.split(b":") for cut in (cuts or b"").split())
     found = tuple((int(begun), int(kept)) for begun, kept in pairs)
     acked_to = None if acked is None else int(acked)
-    box = Box(int(base), int(last), int(gone), acked_to, int(written), int(era), found, emptied=int(emptied))
+    box = Box(int(base), int(last), int(gone), acked_to, int(written), int(epoch), found, emptied=int(emptied))
     return with_marks(box, marks)
 
 
@@ -56,8 +56,8 @@ def refusal_of(reply: Any) -> RedisFault | None:
     match reply:
         case [b"replaced"]:
             return RedisFault("Redis was emptied or replaced", away=False, reopen=True)
-        case [b"era"]:
-            return RedisFault("another era of the mailbox has begun", away=False, reopen=True)
+        case [b"epoch"]:
+            return RedisFault("another epoch of the mailbox has begun", away=False, reopen=True)
         case [b"foreign", key]:
             return RedisFault(f"{key_name(key)} holds something else", away=False, is_foreign=True)
     return None

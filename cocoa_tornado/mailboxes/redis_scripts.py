@@ -4,10 +4,10 @@ All keys begin with ``cocoa:{box}:``, whose braces keep them in one slot of a cl
 
 =================  ======  ===================================================================================
 ``meta``           hash    ``key`` of the cursors, ``schema``, ``given`` (messages ever stored), ``messages``,
-                           ``bytes``, ``era`` (rules/box.py), ``run`` (the Redis process that it began in),
-                           ``emptied`` (the era that began when all messages were lost)
+                           ``bytes``, ``epoch`` (rules/box.py), ``run`` (the Redis process that it began in),
+                           ``emptied`` (the epoch that began when all messages were lost)
 ``b:<device>``     hash    the box: ``base last gone acked written``, ``bytes`` in it, ``touched`` (ms), ``cuts``
-                           (``<era>:<last>`` for each, oldest first)
+                           (``<epoch>:<last>`` for each, oldest first)
 ``m:<device>``     stream  its messages: ``<number>-0``: ``payload stored_ms timestamp_ms``; none while it is empty
 ``due``            zset    devices by the time (ms) before which nothing in their boxes was stored
 ``seen:<source>``  list    runs of rules/seen.py: id of the group, first offset (8 bytes), timestamps (8 bytes each)
@@ -43,15 +43,15 @@ local root = string.sub(meta, 1, -5)
 
 local function whole(number) return string.format('%.0f', number) end
 
--- given, messages, bytes, era, emptied. Where this is not the mailbox that the gateway knows, in its era: nothing, and
--- why.
+-- Returns given, messages, bytes, epoch, emptied; or nil and the reason, if this is not the mailbox and the epoch that
+-- the gateway knows.
 local function totals()
   local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes', 'era', 'emptied')
-  local key, era = found[1] or '', found[5] or '0'
-  if key .. ':' .. era == ARGV[1] then
-    return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(era), found[6] or '0'
+  local key, epoch = found[1] or '', found[5] or '0'
+  if key .. ':' .. epoch == ARGV[1] then
+    return tonumber(found[2]) or 0, tonumber(found[3]) or 0, tonumber(found[4]) or 0, tonumber(epoch), found[6] or '0'
   end
-  return nil, key ~= '' and string.sub(ARGV[1], 1, #key) == key and 'era' or 'replaced'
+  return nil, key ~= '' and string.sub(ARGV[1], 1, #key) == key and 'epoch' or 'replaced'
 end
 
 local function keep_totals(messages, bytes)
@@ -84,7 +84,7 @@ local function trim(stream, gone, last)
 end
 
 -- Make a box anew that another hand has removed, if there was one. Returns what was given by then.
-local function rebuild(name, given, era, now)
+local function rebuild(name, given, epoch, now)
   if not try('ZSCORE', root .. 'due', name) then return given, false end
   begin_although_full()
   local left = try('XRANGE', root .. 'm:' .. name, '-', '+') or {}
@@ -99,29 +99,29 @@ local function rebuild(name, given, era, now)
   redis.call('HSET', meta, 'given', whole(given))
   redis.call('HSET', root .. 'b:' .. name, 'base', whole(base), 'last', whole(last), 'gone', whole(gone),
     'written', whole(written), 'bytes', whole(bytes), 'touched', now)
-  -- Where the places of earlier eras end is not known any more: with what is gone.
-  if era > 0 then redis.call('HSET', root .. 'b:' .. name, 'cuts', whole(era) .. ':' .. whole(written)) end
+  -- Where the places of earlier epochs end is not known any more: with what is gone.
+  if epoch > 0 then redis.call('HSET', root .. 'b:' .. name, 'cuts', whole(epoch) .. ':' .. whole(written)) end
   return given, true
 end
 """
 
 _OPEN: Final = """
--- ARGV: the key that is known, or nothing; a key for a new mailbox; its schema; which Redis process this is, or nothing
--- where that can't be told; how many messages were stored, as far as the gateway knows; the era that it knows, if any;
--- the least number of a new one; messages in it and their bytes, as far as the gateway knows
+-- ARGV: the key that the gateway knows, or empty; a key for a new mailbox; its schema; the run id of this Redis, or
+-- empty if it is hidden; what the gateway knows: messages ever stored, epoch (or empty), lowest number for a new epoch,
+-- messages in the mailbox, their bytes
 local found, is_foreign = try('HMGET', meta, 'key', 'schema', 'messages', 'bytes', 'given', 'era', 'run')
 if is_foreign then return {'foreign', meta} end
 local boxes, was = try('ZCARD', root .. 'due') or 0, ''
 if not found[1] and not found[2] then
-  local key, given, era, messages, bytes = ARGV[2], '0', '0', '0', '0'
+  local key, given, epoch, messages, bytes = ARGV[2], '0', '0', '0', '0'
   if ARGV[1] ~= '' then
     -- The gateway has known it: its cursors stay good, and all numbers lie above those that were given before.
-    was, key, given, era = 'emptied', ARGV[1], ARGV[5], ARGV[6]
+    was, key, given, epoch = 'emptied', ARGV[1], ARGV[5], ARGV[6]
     if boxes > 0 then messages, bytes = ARGV[8], ARGV[9] end
   end
   redis.call('HSET', meta, 'key', key, 'schema', ARGV[3], 'given', given, 'messages', messages, 'bytes', bytes,
-    'era', era, 'run', ARGV[4])
-  found = {key, ARGV[3], messages, bytes, given, era, ARGV[4]}
+    'era', epoch, 'run', ARGV[4])
+  found = {key, ARGV[3], messages, bytes, given, epoch, ARGV[4]}
 elseif ARGV[1] ~= '' and found[1] ~= ARGV[1] then
   was = 'replaced'
 end
@@ -145,24 +145,26 @@ redis.call('ZRANGEBYSCORE', zset, '-inf', 1, 'LIMIT', 0, 1)
 redis.call('ZSCORE', zset, 'a')
 redis.call('ZREM', zset, 'a')
 redis.call('DEL', stream, hash, list, zset)
-local given, era, known = tonumber(found[5]) or 0, tonumber(found[6]) or 0, tonumber(ARGV[5])
+local given, epoch, known = tonumber(found[5]) or 0, tonumber(found[6]) or 0, tonumber(ARGV[5])
 if was ~= '' or given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARGV[4] == '' and ARGV[6] == '') then
-  -- An era must not be begun twice, though its beginning may be lost as well: so it is never the one that the gateway
+  -- An epoch must not be begun twice, though its beginning may be lost as well: so it is never the one that the gateway
   -- knows, nor, where the gateway is as new as this Redis, one that another second has had.
   -- Another process goes on from what was on the disk, or on a replica: the latest may not have been. The numbers of
   -- boxes that are made from now on are above all that was ever given, as far as anybody knows.
-  given, era = math.max(given, known), math.max(era + 1, (tonumber(ARGV[6]) or -1) + 1, tonumber(ARGV[7]))
-  redis.call('HSET', meta, 'given', whole(given), 'era', whole(era), 'run', ARGV[4])
-  if was == 'emptied' and boxes == 0 and tonumber(ARGV[8]) > 0 then redis.call('HSET', meta, 'emptied', whole(era)) end
+  given, epoch = math.max(given, known), math.max(epoch + 1, (tonumber(ARGV[6]) or -1) + 1, tonumber(ARGV[7]))
+  redis.call('HSET', meta, 'given', whole(given), 'era', whole(epoch), 'run', ARGV[4])
+  if was == 'emptied' and boxes == 0 and tonumber(ARGV[8]) > 0 then
+    redis.call('HSET', meta, 'emptied', whole(epoch))
+  end
 end
-return {'open', found[1], found[2], whole(given), whole(era), found[3], found[4], was, foreign}
+return {'open', found[1], found[2], whole(given), whole(epoch), found[3], found[4], was, foreign}
 """
 
 _APPEND: Final = """
--- ARGV: key and era, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
+-- ARGV: key and epoch, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
 -- numbers of sources, devices and entries; then the sources: name, version, anew (1/0), floor, number of runs, runs;
 -- the devices; the entries: place of its device, timestamp, payload
-local given, messages, bytes, era = totals()
+local given, messages, bytes, epoch = totals()
 if not given then return {messages} end
 local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost')
@@ -185,11 +187,11 @@ for i = 1, sources do
   at = at + 5 + tonumber(ARGV[at + 4])
 end
 
--- Note how far a box had come when an era began, with its first message in it. Of many, the oldest are made one: that
+-- Note how far a box had come when an epoch began, with its first message in it. Of many, the oldest are made one: that
 -- takes a place of long ago for an earlier one, and never for a later one.
-local function cut(key, cuts, era, last)
-  if era == 0 or (cuts and string.match(cuts, '(%d+):%d+$') == whole(era)) then return end
-  cuts = (cuts and cuts .. ' ' or '') .. whole(era) .. ':' .. whole(last)
+local function cut(key, cuts, epoch, last)
+  if epoch == 0 or (cuts and string.match(cuts, '(%d+):%d+$') == whole(epoch)) then return end
+  cuts = (cuts and cuts .. ' ' or '') .. whole(epoch) .. ':' .. whole(last)
   local _, count = string.gsub(cuts, ':', '')
   if count > 8 then
     cuts = string.gsub(cuts, '^%d+:(%d+) (%d+):(%d+)', function(one, later, other)
@@ -205,7 +207,7 @@ for i = 1, devices do
   boxes[i] = try('HMGET', root .. 'b:' .. name, 'last', 'gone', 'bytes', 'cuts') or {is_foreign = true}
   if not boxes[i][1] and not boxes[i].is_foreign then
     local is_rebuilt
-    given, is_rebuilt = rebuild(name, given, era, now)
+    given, is_rebuilt = rebuild(name, given, epoch, now)
     if is_rebuilt then boxes[i] = redis.call('HMGET', root .. 'b:' .. name, 'last', 'gone', 'bytes', 'cuts') end
   end
 end
@@ -229,7 +231,7 @@ for i = 1, entries do
       redis.call('HSET', root .. 'b:' .. name, 'base', whole(box.last), 'written', whole(box.last))
     end
     try('ZADD', root .. 'due', 'NX', now, name)
-    cut(root .. 'b:' .. name, box[4], era, box.last)
+    cut(root .. 'b:' .. name, box[4], epoch, box.last)
   end
   if box.is_foreign then
     numbers[i], refused = '-', refused + 1
@@ -301,16 +303,15 @@ return {'stored', told, whole(lost), whole(given), whole(messages), whole(bytes)
 """
 
 _MARK: Final = """
--- ARGV: key and era; then device, acknowledged, written, era of both, again and again; nothing where there is no such
--- mark
+-- ARGV: key and epoch; then for each mark: device, acknowledged, written (either may be empty), epoch of both
 local given, messages, bytes = totals()
 if not given then return {messages} end
 
 -- What a place stands for now: rules/box.py, Box.settled.
-local function settled(number, era, cuts, last)
+local function settled(number, epoch, cuts, last)
   number = math.min(tonumber(number), last)
   for later, kept in string.gmatch(cuts or '', '(%d+):(%d+)') do
-    if tonumber(later) > tonumber(era) then number = math.min(number, tonumber(kept)) end
+    if tonumber(later) > tonumber(epoch) then number = math.min(number, tonumber(kept)) end
   end
   return number
 end
@@ -354,23 +355,23 @@ return {'marked', removed, whole(messages), whole(bytes), foreign}
 """
 
 _READ: Final = """
--- ARGV: key and era, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has
+-- ARGV: key and epoch, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has
 -- expired, what has been acknowledged and is not stored yet, now (ms)
-local given, why, _, era, emptied = totals()
+local given, why, _, epoch, emptied = totals()
 if not given then return {why} end
 local fields = {'base', 'last', 'gone', 'acked', 'written', 'cuts'}
 local box, is_foreign = try('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
 if is_foreign then return {'foreign', root .. 'b:' .. ARGV[2]} end
 if not box[2] then
-  local _, is_rebuilt = rebuild(ARGV[2], given, era, ARGV[8])
-  if not is_rebuilt then return {'none', whole(given), whole(era), emptied} end
+  local _, is_rebuilt = rebuild(ARGV[2], given, epoch, ARGV[8])
+  if not is_rebuilt then return {'none', whole(given), whole(epoch), emptied} end
   box = redis.call('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
 end
 local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
 local most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
 local last = tonumber(box[2])
 local gone = math.max(tonumber(box[3]), math.min(tonumber(ARGV[7]), last))
-local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(era), emptied, foreign}
+local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(epoch), emptied, foreign}
 local head = #reply
 
 -- What has expired: as long as it is the oldest.
@@ -407,9 +408,9 @@ return reply
 """
 
 _SWEEP: Final = """
--- ARGV: key and era, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device
+-- ARGV: key and epoch, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device
 -- has still to be told of a gap, most boxes, most messages
-local given, messages, bytes, era = totals()
+local given, messages, bytes, epoch = totals()
 if not given then return {messages} end
 local now, expired, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local names = try('ZRANGEBYSCORE', root .. 'due', '-inf', ARGV[3], 'LIMIT', 0, ARGV[6]) or {}
@@ -421,7 +422,7 @@ for _, name in ipairs(names) do
   if is_foreign then
     box = {}
   elseif not box[1] then
-    given = rebuild(name, given, era, now)
+    given = rebuild(name, given, epoch, now)
     box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched', 'acked', 'written')
   end
   local last, gone, left = tonumber(box[1]) or 0, tonumber(box[2]) or 0, tonumber(box[3]) or 0

@@ -4,8 +4,8 @@ Two threads: ``cocoa-sqlite-writer`` stores (``sqlite_file.py``), ``cocoa-sqlite
 The file is in write-ahead mode with ``synchronous = FULL``: what is stored is on the disk, as far as the disk tells.
 It does not shrink; what has been deleted makes room for what comes. It must not be on a network's file system.
 
-Each start begins an era of the mailbox (``rules/box.py``): a file can't tell that it was restored from a backup, rolled
-back with its disk, or copied.
+Each start begins an epoch of the mailbox (``rules/box.py``): nothing in a file shows that it was restored from a
+backup, rolled back with its disk, or copied.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class SqliteStore:
         self.name, self.place = str(path), f"SQLite in {path}"
         self.promise = "stored messages survive the end of the gateway, and the loss of power"
         self.key: bytes | None = None
-        self.era = 0
+        self.epoch = 0
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._file = SqliteFile(path, limits, clock, migrations)
         self._reader = Reader(path, lambda: self._file.identity)
@@ -92,7 +92,7 @@ class SqliteStore:
         self._reading.start()
         self._writing.start()
         store = await self._writing.submit(self._file.probe)
-        self.key, self.era = store.key, store.history.era
+        self.key, self.epoch = store.key, store.history.epoch
         self._ledger.set_totals(store.messages, store.size_bytes)
         return False
 
@@ -135,5 +135,5 @@ class SqliteStore:
         counters.acknowledged += change.acknowledged
         counters.lose("overflow", change.overflowed)
         counters.lose("expired", change.expired)
-        self.era = change.era
+        self.epoch = change.epoch
         self._ledger.set_totals(*change.totals)

@@ -123,8 +123,8 @@ class SqliteFile:
         except BaseException:
             database.close()
             raise
-        if self._history is not None and self._history.era != store.history.era:
-            log.warning("mailbox was restored", extra={"mailbox": str(self._path), "era": store.history.era})
+        if self._history is not None and self._history.epoch != store.history.epoch:
+            log.warning("mailbox was restored", extra={"mailbox": str(self._path), "epoch": store.history.epoch})
         self._store, self._history, self.key, self.identity = store, store.history, store.key, identity
         return store
 

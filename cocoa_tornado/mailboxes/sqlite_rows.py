@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from ..rules.box import (
     FORGET_AFTER_S,
     FORGET_MISSED_AFTER_S,
-    KNOWN_ERAS,
+    KNOWN_EPOCHS,
     Box,
     BoxLimits,
     Marks,
@@ -25,7 +25,7 @@ from ..rules.box import (
     surplus,
     with_marks,
 )
-from ..rules.cursors import MAX_ERA
+from ..rules.cursors import MAX_EPOCH
 from ..rules.feed import Page
 from ..rules.seen import judge
 from .port import Entry
@@ -45,11 +45,11 @@ class Change:
     """What a transaction has changed, to be believed when it is committed.
 
     :ivar results: of each call, the numbers of its entries
-    :ivar era: of the mailbox, and :ivar totals: its messages and their bytes, once it was committed
+    :ivar epoch: of the mailbox, and :ivar totals: its messages and their bytes, once it was committed
     """
 
     results: list[list[int | None]] = field(default_factory=list)
-    era: int = 0
+    epoch: int = 0
     totals: tuple[int, int] = (0, 0)
     messages: int = 0
     size_bytes: int = 0
@@ -77,29 +77,29 @@ class _Row:
     def values(self) -> tuple[int, int, int | None, int, int, float, str, int]:
         """As the statement that updates it wants them."""
         box = self.box
-        cuts = " ".join(f"{era}:{last}" for era, last in box.cuts)
+        cuts = " ".join(f"{epoch}:{last}" for epoch, last in box.cuts)
         return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, cuts, self.id
 
 
 class History(NamedTuple):
     """How far a mailbox had come when it was last looked at.
 
-    :ivar era: of it; :ivar given: messages ever stored
+    :ivar epoch: of it; :ivar given: messages ever stored
     """
 
-    era: int
+    epoch: int
     given: int
 
 
 class Store:
     """The writer's connection. A method that raises has changed nothing, and may be called again.
 
-    It begins an era of the mailbox, with a random name, unless it goes on from ``known``: the file may be a copy, or
+    It begins an epoch of the mailbox, with a random name, unless it goes on from ``known``: the file may be a copy, or
     have been restored from one, and a cursor may name a message that some other copy has stored.
 
     :param known: what this process has seen of the mailbox before, if it has
     :ivar key: the cursors' key
-    :ivar eras: that the mailbox has had, as far as it knows, oldest first, ending with the current one
+    :ivar epochs: that the mailbox has had, as far as it knows, oldest first, ending with the current one
     :ivar messages: that are in the mailbox
     :ivar size_bytes: of their payloads together
     """
@@ -120,22 +120,22 @@ class Store:
             raise damaged("the table meta lacks what it must have")
         self.key: bytes = meta["key"]
         self._given: int = meta["given"]
-        self.eras = _eras_of(meta["eras"])
-        if known is None or self.eras[-1:] != (known.era,) or self._given < known.given:
-            self._begin_era()
+        self.epochs = _epochs_of(meta["eras"])
+        if known is None or self.epochs[-1:] != (known.epoch,) or self._given < known.given:
+            self._begin_epoch()
         totals = "SELECT coalesce(max(id), 0), coalesce(sum(last - gone), 0), coalesce(sum(bytes), 0) FROM box"
         self._last_id, self.messages, self.size_bytes = database.execute(totals).fetchone()
 
     @property
     def history(self) -> History:
-        return History(self.eras[-1], self._given)
+        return History(self.epochs[-1], self._given)
 
-    def _begin_era(self) -> None:
-        # The first era of a new file needs no name of its own: its key is as new.
-        eras = (*self.eras[1 - KNOWN_ERAS :], _new_era(self.eras)) if self.eras else (0,)
+    def _begin_epoch(self) -> None:
+        # The first epoch of a new file needs no name of its own: its key is as new.
+        epochs = (*self.epochs[1 - KNOWN_EPOCHS :], _new_epoch(self.epochs)) if self.epochs else (0,)
         with self._transaction():
-            self._database.execute("UPDATE meta SET value = ? WHERE key = 'eras'", (" ".join(map(str, eras)),))
-        self.eras = eras
+            self._database.execute("UPDATE meta SET value = ? WHERE key = 'eras'", (" ".join(map(str, epochs)),))
+        self.epochs = epochs
 
     def store(self, calls: Sequence[Sequence[Entry]], marks: Mapping[str, Marks], group: str = "") -> Change:
         """Carry out calls of append, all or none, and before them the marks.
@@ -173,7 +173,7 @@ class Store:
         expired: list[_Row] = []
         forgotten: list[int] = []
         for columns in boxes:
-            row = _row("", columns, self.eras)
+            row = _row("", columns, self.epochs)
             if len(row.box):
                 if change.expired == SWEEP_MESSAGES:
                     swept_id = row.id - 1
@@ -245,7 +245,7 @@ class Store:
     def _believe(self, change: Change) -> None:
         self.messages += change.messages
         self.size_bytes += change.size_bytes
-        change.era, change.totals = self.eras[-1], (self.messages, self.size_bytes)
+        change.epoch, change.totals = self.epochs[-1], (self.messages, self.size_bytes)
 
     def _rows(self, devices: Iterable[str]) -> Iterator[_Row]:
         wanted = sorted(devices)
@@ -256,7 +256,7 @@ class Store:
             places = ",".join("?" * size)
             query = f"SELECT {_COLUMNS}, device FROM box WHERE device IN ({places})"
             for columns in self._database.execute(query, chunk):
-                yield _row(columns[9], columns, self.eras)
+                yield _row(columns[9], columns, self.epochs)
 
     def _acknowledge(self, rows: Mapping[str, _Row], marks: Mapping[str, Marks], now: float, change: Change) -> None:
         emptier = []
@@ -298,7 +298,7 @@ class Store:
                 row = rows.get(entry.device_id)
                 if row is None:
                     self._last_id += 1
-                    box = Box.new(self._given, self.eras[-1], self.eras)
+                    box = Box.new(self._given, self.epochs[-1], self.epochs)
                     row = rows[entry.device_id] = _Row(self._last_id, entry.device_id, box, 0, now, True)
                 row.box = row.box.append()
                 row.size_bytes += len(entry.payload)
@@ -416,38 +416,38 @@ def _find(database: sqlite3.Connection, device_id: str) -> _Row | None:
     columns = database.execute(f"SELECT {_COLUMNS} FROM box WHERE device = ?", (device_id,)).fetchone()
     if columns is None:
         return None
-    ((eras,),) = database.execute("SELECT value FROM meta WHERE key = 'eras'")
-    return _row(device_id, columns, _eras_of(eras))
+    ((epochs,),) = database.execute("SELECT value FROM meta WHERE key = 'eras'")
+    return _row(device_id, columns, _epochs_of(epochs))
 
 
 def _new(database: sqlite3.Connection) -> Box:
     meta = dict(database.execute("SELECT key, value FROM meta WHERE key IN ('given', 'eras')"))
-    eras = _eras_of(meta["eras"])
-    return Box.new(int(meta["given"]), eras[-1], eras)
+    epochs = _epochs_of(meta["eras"])
+    return Box.new(int(meta["given"]), epochs[-1], epochs)
 
 
-def _row(device_id: str, columns: Sequence[Any], eras: tuple[int, ...]) -> _Row:
+def _row(device_id: str, columns: Sequence[Any], epochs: tuple[int, ...]) -> _Row:
     id_, base, last, gone, acked, written, size_bytes, touched_s, cuts = columns[:9]
-    box = Box(base, last, gone, acked, written, eras[-1], _cuts_of(cuts) if cuts else (), eras)
+    box = Box(base, last, gone, acked, written, epochs[-1], _cuts_of(cuts) if cuts else (), epochs)
     return _Row(id_, device_id, box, size_bytes, touched_s, False)
 
 
 def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
     try:
         pairs = (cut.split(":") for cut in text.split())
-        return tuple((int(era), int(last)) for era, last in pairs)
+        return tuple((int(epoch), int(last)) for epoch, last in pairs)
     except ValueError as error:
         raise damaged(f"a row of the table box is malformed: {error}") from error
 
 
-def _eras_of(text: str) -> tuple[int, ...]:
+def _epochs_of(text: str) -> tuple[int, ...]:
     try:
         return tuple(map(int, text.split()))
     except ValueError as error:
-        raise damaged(f"the eras in the table meta are malformed: {error}") from error
+        raise damaged(f"the epochs in the table meta are malformed: {error}") from error
 
 
-def _new_era(eras: Sequence[int]) -> int:
-    while (era := secrets.randbelow(MAX_ERA) + 1) in eras:
+def _new_epoch(epochs: Sequence[int]) -> int:
+    while (epoch := secrets.randbelow(MAX_EPOCH) + 1) in epochs:
         pass
-    return era
+    return epoch

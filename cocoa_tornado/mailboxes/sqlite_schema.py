@@ -61,13 +61,13 @@ def _create(database: sqlite3.Connection) -> None:
     database.executemany("INSERT INTO meta(key, value) VALUES (?, ?)", rows)
 
 
-def _add_eras(database: sqlite3.Connection) -> None:
-    # What is older has had one era, and its cursors bear the number 0.
+def _add_epochs(database: sqlite3.Connection) -> None:
+    # What is older has had one epoch, and its cursors bear the number 0.
     database.execute("INSERT OR IGNORE INTO meta(key, value) VALUES ('eras', '0')")
     database.execute("ALTER TABLE box ADD COLUMN cuts TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_eras)
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_epochs)
 """The one at index n makes version n + 1 of version n. Each runs in a transaction of its own."""
 
 

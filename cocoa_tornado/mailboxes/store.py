@@ -97,14 +97,14 @@ class Store(Protocol):
     :ivar name: for the log, and :ivar place: for people, such as ``SQLite in /var/lib/box.db``
     :ivar promise: what messages survive; known once it is open
     :ivar key: of the cursors; None before it was ever open
-    :ivar era: of what is stored from now on
+    :ivar epoch: of what is stored from now on
     """
 
     name: str
     place: str
     promise: str
     key: bytes | None
-    era: int
+    epoch: int
 
     async def open(self) -> bool:
         """Open it, for the first time or again; whether it is there now is for it to find out.

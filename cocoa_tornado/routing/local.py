@@ -137,7 +137,7 @@ class LocalDelivery:
         if not clients or key is None:
             self._counters.kept += 1
             return
-        cursor = make_cursor(key, device_id, number, self._mailbox.era)
+        cursor = make_cursor(key, device_id, number, self._mailbox.epoch)
         frame = text_frame(with_cursor(record.payload, cursor))
         for client in clients:
             client.stored(number, frame, record.timestamp_ms)

@@ -51,18 +51,18 @@ class StoredMessage(NamedTuple):
 class Place(NamedTuple):
     """A place in a device's box: behind the message with this number. It is what a cursor stands for.
 
-    :ivar era: of the mailbox when it gave the number, see :class:`Box`
+    :ivar epoch: of the mailbox when it gave the number, see :class:`Box`
     """
 
     number: int
-    era: int = 0
+    epoch: int = 0
 
 
 NO_CURSOR_YET: Final = Place(-1)
 """Where a device begins that goes by cursors: with what is kept."""
 
-KNOWN_ERAS: Final = 33
-"""Eras that a mailbox with named eras remembers: the current one, and the 32 before it."""
+KNOWN_EPOCHS: Final = 33
+"""Epochs that a mailbox with named epochs remembers: the current one, and the 32 before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class Box:
     """What is known of a box without reading its messages.
 
     A mailbox whose last writes can be lost, such as a Redis that was killed or a file restored from a backup, gives
-    numbers a second time. So it has eras: a new one begins whenever that may have happened. In it, a place of an
-    earlier era stands for no more than what was there when the era began.
+    numbers a second time. So it has epochs: a new one begins whenever that may have happened. In it, a place of an
+    earlier epoch stands for no more than what was there when the epoch began.
 
-    Eras are numbered in the order of their beginnings, or they have random names: where a file can be copied, two
-    copies may begin eras at the same time, and neither knows the other's. Then the mailbox lists those that it has
-    had. A place of any other era has a number that some copy gave to who knows what: it stands for the beginning.
+    Epochs are numbered in the order of their beginnings, or they have random names: where a file can be copied, two
+    copies may begin epochs at the same time, and neither knows the other's. Then the mailbox lists those that it has
+    had. A place of any other epoch has a number that some copy gave to who knows what: it stands for the beginning.
 
     :ivar base: its first message's number is at least ``base + 1``. A box that was removed and is made anew begins
         above all numbers that the old one gave, so that an old cursor is not taken for a place in the new box.
@@ -83,11 +83,11 @@ class Box:
     :ivar gone: no message up to this number is in the box any more
     :ivar acked: acknowledged up to here; None if this device has never acknowledged anything
     :ivar written: written to a socket of the device up to here
-    :ivar era: of the mailbox now
-    :ivar cuts: eras in which something was stored here, but for the first, and ``last`` as each of them found it
-    :ivar eras: that the mailbox has had, oldest first, ending with the current one, where they have random names;
+    :ivar epoch: of the mailbox now
+    :ivar cuts: epochs in which something was stored here, but for the first, and ``last`` as each of them found it
+    :ivar epochs: that the mailbox has had, oldest first, ending with the current one, where they have random names;
         empty where they are numbered in their order
-    :ivar emptied: the era that began when all messages of the mailbox were lost; 0: they never were
+    :ivar emptied: the epoch that began when all messages of the mailbox were lost; 0: they never were
     """
 
     base: int = 0
@@ -95,14 +95,14 @@ class Box:
     gone: int = 0
     acked: int | None = None
     written: int = 0
-    era: int = 0
+    epoch: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
-    eras: tuple[int, ...] = field(default=(), compare=False)
+    epochs: tuple[int, ...] = field(default=(), compare=False)
     emptied: int = field(default=0, compare=False)
 
     @classmethod
-    def new(cls, base: int, era: int = 0, eras: tuple[int, ...] = (), emptied: int = 0) -> Box:
-        return cls(base, base, base, None, base, era, eras=eras, emptied=emptied)
+    def new(cls, base: int, epoch: int = 0, epochs: tuple[int, ...] = (), emptied: int = 0) -> Box:
+        return cls(base, base, base, None, base, epoch, epochs=epochs, emptied=emptied)
 
     def __len__(self) -> int:
         """How many messages are in it."""
@@ -115,28 +115,28 @@ class Box:
 
     def find(self, place: Place) -> int | None:
         """The number that a place stands for now, see :meth:`settled`; None if it cannot be one of ours."""
-        is_future = not self.eras and place.era > self.era
-        is_beyond = is_future or (place.era == self.era and place.number > self.last)
+        is_future = not self.epochs and place.epoch > self.epoch
+        is_beyond = is_future or (place.epoch == self.epoch and place.number > self.last)
         return None if place.number < 0 or is_beyond else self.settled(place)
 
     def settled(self, place: Place) -> int:
         """The number that a place stands for now, which is never beyond the end; that of ``NO_CURSOR_YET`` if the
-        mailbox does not know its era."""
-        if self.eras and place.era not in self.eras:
+        mailbox does not know its epoch."""
+        if self.epochs and place.epoch not in self.epochs:
             return NO_CURSOR_YET.number
         number = min(place.number, self.last)
-        for era, last in self.cuts:
-            if self._is_later(era, place.era):
+        for epoch, last in self.cuts:
+            if self._is_later(epoch, place.epoch):
                 number = min(number, last)
         return number
 
-    def _is_later(self, era: int, other: int) -> bool:
-        if not self.eras:
-            return era > other
-        return era in self.eras and self.eras.index(era) > self.eras.index(other)
+    def _is_later(self, epoch: int, other: int) -> bool:
+        if not self.epochs:
+            return epoch > other
+        return epoch in self.epochs and self.epochs.index(epoch) > self.epochs.index(other)
 
     def lost(self, position: int, last: Place) -> int:
-        """How many messages from beyond ``position`` up to ``last`` have not survived the end of their era."""
+        """How many messages from beyond ``position`` up to ``last`` have not survived the end of their epoch."""
         kept = self.settled(last)
         # A box that was made anew begins above them all.
         return last.number - (max(position, kept) if kept > self.base else position)
@@ -146,7 +146,7 @@ class Box:
 
         Not if it is the highest number of all, nor if the device has acknowledged anything since.
         """
-        return place.era < self.emptied and 0 <= place.number < self.base and (self.acked or 0) <= self.base
+        return place.epoch < self.emptied and 0 <= place.number < self.base and (self.acked or 0) <= self.base
 
     def start(self, after: int | None) -> int:
         """The position that a connection begins at: what has a higher number is to be sent.
@@ -172,22 +172,22 @@ class Box:
         return self._with(self.last, self.gone, self.acked, max(self.written, min(number, self.last)))
 
     def append(self) -> Box:
-        """One message more; its number is ``last`` of what is returned. Where eras are named, the first message of each
-        but the mailbox's first leaves a cut."""
+        """Add a message; its number is ``last`` of the returned box. Where epochs have names, the first message of each
+        epoch but the mailbox's first leaves a cut."""
         box = self._with(self.last + 1, self.gone, self.acked, self.written)
-        is_cut = len(self.eras) < 2 or (self.cuts and self.cuts[-1][0] == self.era)
+        is_cut = len(self.epochs) < 2 or (self.cuts and self.cuts[-1][0] == self.epoch)
         if is_cut:
             return box
-        # A cut is needed for the known eras before it.
-        known = tuple(cut for cut in self.cuts if cut[0] in self.eras[1:])
-        return replace(box, cuts=(*known, (self.era, self.last)))
+        # A cut is needed for the known epochs before it.
+        known = tuple(cut for cut in self.cuts if cut[0] in self.epochs[1:])
+        return replace(box, cuts=(*known, (self.epoch, self.last)))
 
     def lose(self, up_to: int) -> Box:
         """Messages up to this number have expired or fallen out."""
         return self._with(self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
 
     def _with(self, last: int, gone: int, acked: int | None, written: int) -> Box:
-        return Box(self.base, last, gone, acked, written, self.era, self.cuts, self.eras, self.emptied)
+        return Box(self.base, last, gone, acked, written, self.epoch, self.cuts, self.epochs, self.emptied)
 
 
 class Mark(NamedTuple):
@@ -195,36 +195,36 @@ class Mark(NamedTuple):
 
     :ivar acked: the device has everything up to here; None: it has told nothing
     :ivar written: written to a socket of the device up to here
-    :ivar era: of both numbers
+    :ivar epoch: of both numbers
     """
 
     acked: int | None = None
     written: int | None = None
-    era: int = 0
+    epoch: int = 0
 
     def joined(self, other: Mark) -> Mark:
         """Both, in any order: marks never go back.
 
-        :param other: of the same era
+        :param other: of the same epoch
         """
-        return Mark(_later(self.acked, other.acked), _later(self.written, other.written), self.era)
+        return Mark(_later(self.acked, other.acked), _later(self.written, other.written), self.epoch)
 
     def on(self, box: Box) -> Box:
-        """The box once this is stored. A mark of an era that the mailbox does not know changes nothing."""
-        if self.acked is not None and (number := box.settled(Place(self.acked, self.era))) >= 0:
+        """The box once this is stored. A mark of an epoch that the mailbox does not know changes nothing."""
+        if self.acked is not None and (number := box.settled(Place(self.acked, self.epoch))) >= 0:
             box = box.acknowledge(number)
-        if self.written is not None and (number := box.settled(Place(self.written, self.era))) >= 0:
+        if self.written is not None and (number := box.settled(Place(self.written, self.epoch))) >= 0:
             box = box.write(number)
         return box
 
 
 Marks = tuple[Mark, ...]
-"""Of one device, each of another era, oldest first."""
+"""Of one device, each of another epoch, oldest first."""
 
 
 def marked(marks: Marks, mark: Mark) -> Marks:
     """One mark more."""
-    if marks and marks[-1].era == mark.era:
+    if marks and marks[-1].epoch == mark.epoch:
         return (*marks[:-1], marks[-1].joined(mark))
     return (*marks, mark)
 

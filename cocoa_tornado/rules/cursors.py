@@ -18,23 +18,23 @@ from .strict_json import read_json
 
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
-_ERA_BYTES: Final = 4
+_EPOCH_BYTES: Final = 4
 _NUMBER_BYTES: Final = 6
 _SEAL_BYTES: Final = 8
-_PLACE_BYTES: Final = _ERA_BYTES + _NUMBER_BYTES
+_PLACE_BYTES: Final = _EPOCH_BYTES + _NUMBER_BYTES
 _CURSOR_CHARS: Final = (_PLACE_BYTES + _SEAL_BYTES) // 3 * 4
 
-MAX_ERA: Final = 2 ** (8 * _ERA_BYTES) - 1
+MAX_EPOCH: Final = 2 ** (8 * _EPOCH_BYTES) - 1
 MAX_NUMBER: Final = 2 ** (8 * _NUMBER_BYTES) - 1
 
 
-def make_cursor(key: bytes, device_id: str, number: int, era: int = 0) -> str:
+def make_cursor(key: bytes, device_id: str, number: int, epoch: int = 0) -> str:
     """The cursor of one message: 24 characters that need no escaping in JSON or in a URL.
 
     :param key: ``KEY_BYTES`` bytes
-    :param number: of the message in its box; ``era``: of the mailbox
+    :param number: of the message in its box; ``epoch``: of the mailbox
     """
-    place = (era << 8 * _NUMBER_BYTES | number).to_bytes(_PLACE_BYTES, "big")
+    place = (epoch << 8 * _NUMBER_BYTES | number).to_bytes(_PLACE_BYTES, "big")
     return urlsafe_b64encode(place + _seal(key, device_id, place)).decode()
 
 
@@ -52,7 +52,7 @@ def read_cursor(key: bytes, device_id: str, cursor: str) -> Place | None:
     # One number has one cursor: a decoder that skips what it does not know would take others for the same.
     if urlsafe_b64encode(data) != cursor.encode():
         return None
-    return Place(int.from_bytes(place[_ERA_BYTES:], "big"), int.from_bytes(place[:_ERA_BYTES], "big"))
+    return Place(int.from_bytes(place[_EPOCH_BYTES:], "big"), int.from_bytes(place[:_EPOCH_BYTES], "big"))
 
 
 def with_cursor(payload: bytes, cursor: str) -> bytes:

@@ -43,7 +43,7 @@ class FakeStore:
     def __init__(self, clock: Callable[[], float]) -> None:
         self.boxes = MemoryStore(BoxLimits(max_messages=1_000_000, ttl_s=1e9), clock)
         self.key: bytes | None = None
-        self.era = 0
+        self.epoch = 0
         self.fates: deque[Fate] = deque()
         self.asking_fates: deque[Fate] = deque()
         self.steps: list[str] = []

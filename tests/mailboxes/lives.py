@@ -22,7 +22,7 @@ class Keeper(Protocol):
     """A place for one mailbox, which can be opened again and again.
 
     :ivar clock: the mailbox's
-    :ivar known: how many eras it remembers exactly
+    :ivar known: how many epochs it remembers exactly
     :ivar can_be_copied: whether a copy may go on beside it
     """
 
@@ -43,7 +43,7 @@ class Keeper(Protocol):
         """The last backup is used from now on, and what was used until now is the backup. No mailbox is open."""
 
     async def restart(self) -> None:
-        """Begin another era, with nothing lost. No mailbox is open."""
+        """Begin another epoch, with nothing lost. No mailbox is open."""
 
     async def clear(self) -> None:
         """Leave nothing behind."""

@@ -218,7 +218,7 @@ async def test_marks_survive_a_close(stand: Stand) -> None:
     mailbox.written("doll", Place(4))
     await mailbox.close(5.0)
     mailbox = await stand.open()
-    assert await mailbox.look("doll") == Box(base=0, last=5, gone=2, acked=2, written=4, era=mailbox.era)
+    assert await mailbox.look("doll") == Box(base=0, last=5, gone=2, acked=2, written=4, epoch=mailbox.epoch)
     assert await contents(mailbox) == payloads([2, 3, 4])
     await mailbox.close(1.0)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from cocoa_tornado.mailboxes.port import Mailbox
-from cocoa_tornado.mailboxes.redis import ERAS_SINCE_S
+from cocoa_tornado.mailboxes.redis import EPOCHS_SINCE_S
 from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits, Place
 
 from ..profiles import examples
@@ -157,14 +157,14 @@ class Machine(RuleBasedStateMachine):
     def acknowledge(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.acknowledge(device_id, Place(base + number, self.mailbox.era)))
+            self._mark(lambda: self.mailbox.acknowledge(device_id, Place(base + number, self.mailbox.epoch)))
             model.acked = max(model.acked or 0, min(number, len(model.messages)))
 
     @rule(device_id=DEVICES, number=st.integers(0, 15))
     def write(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.written(device_id, Place(base + number, self.mailbox.era)))
+            self._mark(lambda: self.mailbox.written(device_id, Place(base + number, self.mailbox.epoch)))
             model.written = max(model.written, min(number, len(model.messages)))
 
     def _mark(self, mark: Callable[[], None]) -> None:
@@ -276,7 +276,7 @@ class RestoredMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.keeper = type(self).make_keeper()
-        self.keeper.clock.now = ERAS_SINCE_S
+        self.keeper.clock.now = EPOCHS_SINCE_S
         self.mailbox: Mailbox = self.runner.run(self.keeper.open())
         self.life, self.backup = Life(), Life()
         self.cursors: dict[str, list[Cursor]] = {}
@@ -300,7 +300,7 @@ class RestoredMachine(RuleBasedStateMachine):
             assert number is not None
             stored = self.life.stored.setdefault(item.device_id, [])
             stored.append(item.payload)
-            place = Place(number, self.mailbox.era)
+            place = Place(number, self.mailbox.epoch)
             self.cursors.setdefault(item.device_id, []).append(Cursor(place, frozenset(stored)))
 
     @rule(device_id=DEVICES, at=st.integers(0, 100))
@@ -345,7 +345,7 @@ class RestoredMachine(RuleBasedStateMachine):
     def put_back(self) -> None:
         self.runner.run(self.mailbox.close(5.0))
         self.runner.run(self.keeper.put_back())
-        # Where eras are numbered by the clock, no two begin in the same second.
+        # Where epochs are numbered by the clock, no two begin in the same second.
         self.keeper.clock.now += 1
         self.life = self.backup.copy()
         self.mailbox = self.runner.run(self.keeper.open())

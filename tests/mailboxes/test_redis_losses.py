@@ -74,19 +74,19 @@ def payloads_of(turn: Turn) -> list[bytes]:
 
 
 @EMPTIED
-async def test_an_emptied_redis_is_used_again_in_another_era(
+async def test_an_emptied_redis_is_used_again_in_another_epoch(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
-        before, cursors_key = mailbox.era, mailbox.key
+        before, cursors_key = mailbox.epoch, mailbox.key
         await mailbox.append(entries(0, 5))
         own_redis.command("FLUSHALL")
         (number,) = await mailbox.append(entries(5, 1))
         assert number is not None
         assert number > 5
         assert (mailbox.key, mailbox.status().state) == (cursors_key, MailboxState.READY)
-        assert mailbox.era > before
+        assert mailbox.epoch > before
         assert payloads_of(await heard(mailbox, "doll", Place(3, before))) == payloads([5])
         assert mailbox.status().messages == 1
         assert mailbox.counters.lost == {"emptied": 5}
@@ -100,11 +100,11 @@ async def test_an_emptied_redis_is_used_again_in_another_era(
 async def test_one_that_was_idle_finds_out_with_the_next_sweep(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         own_redis.command("FLUSHALL")
         with pytest.raises(MailboxError, match="emptied or replaced"):
             await mailbox.sweep()
-        await eventually(lambda: mailbox.era > before)
+        await eventually(lambda: mailbox.epoch > before)
         assert await mailbox.sweep() == 0
         assert mailbox.status().state is MailboxState.READY
 
@@ -133,7 +133,7 @@ async def test_two_gateways_go_on_together_with_the_cursors_that_they_had(own_re
         own_redis.command("FLUSHALL")
         numbers = await one.append(entries(5, 1)) + await two.append(entries(6, 1))
         assert None not in numbers
-        assert (one.key, one.era) == (two.key, two.era)
+        assert (one.key, one.epoch) == (two.key, two.epoch)
         assert await contents(two) == payloads([5, 6])
         assert one.counters.lost == {"emptied": 5}
         assert two.counters.lost == {}
@@ -143,7 +143,7 @@ async def test_two_gateways_go_on_together_with_the_cursors_that_they_had(own_re
 async def test_another_mailbox_is_used_and_no_mark_of_the_one_before_reaches_it(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await mailbox.append(entries(0, 5))
         own_redis.command("FLUSHALL")
         async with opened(own_redis.url) as another:  # a gateway that has known nothing
@@ -151,10 +151,10 @@ async def test_another_mailbox_is_used_and_no_mark_of_the_one_before_reaches_it(
             mailbox.acknowledge("doll", Place(2, before))
             assert await mailbox.append(entries(20, 1)) == [4]
             assert mailbox.key == another.key
-            assert mailbox.era > before
+            assert mailbox.epoch > before
             assert await contents(mailbox) == payloads([10, 11, 12, 20])
             assert await another.append(entries(30, 1)) == [5]
-            assert another.era == mailbox.era
+            assert another.epoch == mailbox.epoch
 
 
 @EMPTIED
@@ -187,7 +187,7 @@ async def test_a_foreign_key_for_a_box_costs_its_device_alone_and_is_named(
             await mailbox.look("doll")
         assert await contents(mailbox, "other") == payloads([0, 2])
         for device_id, number in (("doll", 1), ("other", 1), ("third", 5)):
-            mailbox.acknowledge(device_id, Place(number, mailbox.era))
+            mailbox.acknowledge(device_id, Place(number, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 2)
         clock.now += 2000
         assert await mailbox.sweep() == 1
@@ -207,9 +207,9 @@ async def test_a_foreign_key_for_messages_is_a_gap_for_its_device_alone(
         await mailbox.append([*entries(0, 3), entry(3, "other")])
         shared.command("DEL", key("m:doll"))
         shared.command("LPUSH", key("m:doll"), "mine")
-        assert await heard(mailbox, "doll", Place(1, mailbox.era)) == Turn(2, [])
-        mailbox.acknowledge("doll", Place(1, mailbox.era))
-        mailbox.acknowledge("other", Place(4, mailbox.era))
+        assert await heard(mailbox, "doll", Place(1, mailbox.epoch)) == Turn(2, [])
+        mailbox.acknowledge("doll", Place(1, mailbox.epoch))
+        mailbox.acknowledge("other", Place(4, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 2)
         clock.now += 2000
         await mailbox.sweep()
@@ -231,7 +231,7 @@ async def test_a_box_with_foreign_values_keeps_no_other_device_from_being_stored
         with pytest.raises(MailboxError):
             await unreadable
         assert mailbox.status().state is MailboxState.READY
-        mailbox.written("doll", Place(1, mailbox.era))
+        mailbox.written("doll", Place(1, mailbox.epoch))
         for offset in range(2, 5):
             assert await mailbox.append([entry(offset, "other")]) == [offset + 1]
         assert mailbox.counters.stored == 5
@@ -263,7 +263,7 @@ async def test_a_foreign_key_of_any_other_name_costs_no_device_anything(
         numbers = [await mailbox.append([entry(n, "new" if n % 2 else "doll")]) for n in range(2, 8)]
         assert [None] not in numbers
         assert await contents(mailbox) == payloads([0, 1, 2, 4, 6])
-        mailbox.acknowledge("doll", Place(1, mailbox.era))
+        mailbox.acknowledge("doll", Place(1, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 1)
         await mailbox.sweep()
         assert mailbox.counters.failures == 0
@@ -286,11 +286,11 @@ async def test_a_foreign_key_where_a_start_tries_what_it_may_do_is_in_the_way_of
 async def test_a_box_that_was_evicted_is_made_anew_of_its_messages(shared: RedisServer) -> None:
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 5))
-        mailbox.acknowledge("doll", Place(1, mailbox.era))
+        mailbox.acknowledge("doll", Place(1, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 1)
         shared.command("DEL", key("b:doll"))
         assert payloads_of(await heard(mailbox, "doll", None)) == payloads([1, 2, 3, 4])
-        turn = await heard(mailbox, "doll", Place(3, mailbox.era))
+        turn = await heard(mailbox, "doll", Place(3, mailbox.epoch))
         assert (turn.missed, payloads_of(turn)) == (0, payloads([3, 4]))
         assert await mailbox.append(entries(5, 1)) == [6]
 
@@ -311,7 +311,7 @@ async def test_a_box_that_was_evicted_with_its_messages_is_a_gap(
             clock.now += FORGET_AFTER_S + 1500
             await mailbox.sweep()
         box = await mailbox.look("doll")
-        number = None if after is None else after if after < 0 else box.find(Place(after, mailbox.era))
+        number = None if after is None else after if after < 0 else box.find(Place(after, mailbox.epoch))
         feed = Feed()
         feed.open(box.start(number), box.last)
         assert feed.is_behind
@@ -319,7 +319,7 @@ async def test_a_box_that_was_evicted_with_its_messages_is_a_gap(
         assert turn.missed == 1
         assert payloads_of(turn) == (payloads([6, 7]) if first == "append" else [])
         # Once it is told, it is told no more.
-        mailbox.written("doll", Place(feed.position, mailbox.era))
+        mailbox.written("doll", Place(feed.position, mailbox.epoch))
         assert (await heard(mailbox, "doll", None)).missed == 0
 
 
@@ -338,7 +338,7 @@ async def test_whatever_keys_are_evicted_no_device_loses_a_message_without_a_gap
             assert number is not None
             sent[device_id].append(n)
             if dice.random() < 0.3:
-                cursors[device_id] = Place(number, mailbox.era)
+                cursors[device_id] = Place(number, mailbox.epoch)
                 sent[device_id].clear()
         for device_id in devices:
             for name in ("b", "m"):

@@ -715,7 +715,7 @@ async def test_a_backup_moved_into_its_place_is_not_written_to_before_a_restart(
     place: SqliteStand, tmp_path: Path
 ) -> None:
     mailbox = await place.open_file()
-    era = mailbox.era
+    epoch = mailbox.epoch
     await mailbox.append(entries(0, 3))
     with contextlib.closing(sqlite3.connect(place.path)) as database:
         database.execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
@@ -728,19 +728,19 @@ async def test_a_backup_moved_into_its_place_is_not_written_to_before_a_restart(
     with pytest.raises(MailboxClosed):
         await stored
     mailbox = await place.open_file()
-    assert mailbox.era != era
+    assert mailbox.epoch != epoch
     assert await mailbox.append(entries(6, 2)) == [4, 5]
-    assert (await mailbox.look("doll")).find(Place(6, era)) == 3
+    assert (await mailbox.look("doll")).find(Place(6, epoch)) == 3
     await mailbox.close(1.0)
 
 
 @away
 @pytest.mark.logs("cocoa.mailbox", "mailbox was restored")
-async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_era(
+async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_epoch(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailbox = await place.open_file()
-    before = mailbox.era
+    before = mailbox.epoch
     await mailbox.append(entries(0, 5))
     real, is_broken = Store.store, True
 
@@ -760,7 +760,7 @@ async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_
     monkeypatch.setattr(Store, "store", fails)
     mailbox.acknowledge("doll", Place(5, before))
     assert await mailbox.append(entries(5, 2)) == [4, 5]
-    assert mailbox.era != before
+    assert mailbox.epoch != before
     box = await mailbox.look("doll")
     assert (box.acked, box.last, box.find(Place(5, before))) == (3, 5, 3)
     await mailbox.close(1.0)
@@ -1060,7 +1060,7 @@ async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int)
                 box = await model.look(device_id)
                 number = dice.randint(box.base, box.last)
                 for each in (model, mailbox):
-                    getattr(each, what)(device_id, Place(number, each.era))
+                    getattr(each, what)(device_id, Place(number, each.epoch))
             case "sweep":
                 # Both look at all of these boxes, this one at once and that one every other time.
                 await mailbox.append([])

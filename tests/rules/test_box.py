@@ -51,8 +51,8 @@ def test_a_cursor_beyond_the_end_is_not_known() -> None:
     assert FIVE.find(Place(-1)) is None
 
 
-def test_a_place_of_an_earlier_era_stands_for_what_was_left_when_the_next_began() -> None:
-    box = Box(last=90, era=3, cuts=((1, 40), (3, 60)))
+def test_a_place_of_an_earlier_epoch_stands_for_what_was_left_when_the_next_began() -> None:
+    box = Box(last=90, epoch=3, cuts=((1, 40), (3, 60)))
     assert [box.find(Place(number)) for number in (30, 50, 80)] == [30, 40, 40]
     assert [box.find(Place(number, 1)) for number in (50, 80)] == [50, 60]
     assert [box.find(Place(number, 2)) for number in (50, 80)] == [50, 60]
@@ -60,36 +60,36 @@ def test_a_place_of_an_earlier_era_stands_for_what_was_left_when_the_next_began(
     assert box.find(Place(1, 4)) is None
 
 
-def test_of_named_eras_the_list_says_which_came_first() -> None:
-    box = Box(last=90, era=3, cuts=((7, 40), (3, 60)), eras=(0, 7, 5, 3))
+def test_of_named_epochs_the_list_says_which_came_first() -> None:
+    box = Box(last=90, epoch=3, cuts=((7, 40), (3, 60)), epochs=(0, 7, 5, 3))
     assert [box.find(Place(number)) for number in (30, 50, 80)] == [30, 40, 40]
     assert [box.find(Place(number, 7)) for number in (50, 80)] == [50, 60]
     assert [box.find(Place(number, 5)) for number in (50, 80)] == [50, 60]
     assert [box.find(Place(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
 
 
-def test_a_place_of_an_era_that_the_mailbox_does_not_know_is_the_beginning_and_deletes_nothing() -> None:
-    box = Box(last=90, gone=10, written=50, era=3, cuts=((3, 60),), eras=(7, 3))
-    assert [box.find(Place(70, era)) for era in (0, 2, 9)] == [NO_CURSOR_YET.number] * 3
+def test_a_place_of_an_epoch_that_the_mailbox_does_not_know_is_the_beginning_and_deletes_nothing() -> None:
+    box = Box(last=90, gone=10, written=50, epoch=3, cuts=((3, 60),), epochs=(7, 3))
+    assert [box.find(Place(70, epoch)) for epoch in (0, 2, 9)] == [NO_CURSOR_YET.number] * 3
     assert box.start(box.find(Place(70, 9))) == 10
-    assert Mark(acked=70, written=80, era=9).on(box) == box
+    assert Mark(acked=70, written=80, epoch=9).on(box) == box
 
 
-def test_the_first_message_of_a_named_era_leaves_a_cut_and_no_other_does() -> None:
-    box = Box.new(5, era=0, eras=(0,)).append()
+def test_the_first_message_of_a_named_epoch_leaves_a_cut_and_no_other_does() -> None:
+    box = Box.new(5, epoch=0, epochs=(0,)).append()
     assert box.cuts == ()
-    later = replace(box, era=7, eras=(0, 7)).append()
+    later = replace(box, epoch=7, epochs=(0, 7)).append()
     assert (later.last, later.cuts) == (7, ((7, 6),))
     assert later.append().cuts == ((7, 6),)
-    # Of eras that are not known any more, and the oldest that is, no cut is needed.
-    assert replace(later, era=9, eras=(7, 8, 9)).append().cuts == ((9, 7),)
+    # Of epochs that are not known any more, and the oldest that is, no cut is needed.
+    assert replace(later, epoch=9, epochs=(7, 8, 9)).append().cuts == ((9, 7),)
 
 
-def test_what_has_not_survived_the_end_of_an_era_is_counted() -> None:
-    box = Box(last=9, era=3, cuts=((3, 6),), eras=(0, 3))
+def test_what_has_not_survived_the_end_of_an_epoch_is_counted() -> None:
+    box = Box(last=9, epoch=3, cuts=((3, 6),), epochs=(0, 3))
     assert [box.lost(position, Place(8)) for position in (4, 6, 7, 8)] == [2, 2, 1, 0]
     assert Box.new(20, 3, (0, 3)).lost(5, Place(8)) == 3
-    assert Box(last=9, era=3).lost(5, Place(8, 2)) == 0
+    assert Box(last=9, epoch=3).lost(5, Place(8, 2)) == 0
 
 
 def test_a_place_of_before_all_was_lost_may_have_lost_messages_unless_it_is_the_highest() -> None:
@@ -100,16 +100,16 @@ def test_a_place_of_before_all_was_lost_may_have_lost_messages_unless_it_is_the_
     assert not box.append().acknowledge(21).may_have_lost(Place(3, 3))
 
 
-def test_marks_of_one_era_are_joined_and_those_of_several_kept_in_their_order() -> None:
+def test_marks_of_one_epoch_are_joined_and_those_of_several_kept_in_their_order() -> None:
     marks: Marks = ()
-    for mark in (Mark(acked=3), Mark(written=5), Mark(acked=2), Mark(acked=4, era=7)):
+    for mark in (Mark(acked=3), Mark(written=5), Mark(acked=2), Mark(acked=4, epoch=7)):
         marks = marked(marks, mark)
     assert marks == (Mark(3, 5), Mark(4, None, 7))
-    assert with_marks(Box(last=9, era=7, eras=(0, 7)), marks) == Box(0, 9, 4, 4, 5, 7)
+    assert with_marks(Box(last=9, epoch=7, epochs=(0, 7)), marks) == Box(0, 9, 4, 4, 5, 7)
 
 
-def test_a_place_of_an_earlier_era_is_known_though_its_message_is_lost() -> None:
-    assert Box(last=5, era=1).find(Place(9)) == 5
+def test_a_place_of_an_earlier_epoch_is_known_though_its_message_is_lost() -> None:
+    assert Box(last=5, epoch=1).find(Place(9)) == 5
 
 
 def test_one_that_has_no_cursor_yet_begins_with_what_is_kept_and_is_not_told_of_what_it_was_written() -> None:
@@ -119,10 +119,10 @@ def test_one_that_has_no_cursor_yet_begins_with_what_is_kept_and_is_not_told_of_
     assert FIVE.acknowledge(4).start(NO_CURSOR_YET.number) == 4
 
 
-def test_marks_of_an_earlier_era_delete_nothing_that_is_new() -> None:
-    box = Box(last=90, era=1, cuts=((1, 40),))
+def test_marks_of_an_earlier_epoch_delete_nothing_that_is_new() -> None:
+    box = Box(last=90, epoch=1, cuts=((1, 40),))
     assert Mark(acked=80, written=85).on(box) == Box(0, 90, 40, 40, 40, 1, ((1, 40),))
-    assert Mark(acked=80, written=85, era=1).on(box).gone == 80
+    assert Mark(acked=80, written=85, epoch=1).on(box).gone == 80
 
 
 def test_a_gap_is_owed_until_it_is_written_or_acknowledged() -> None:

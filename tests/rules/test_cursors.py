@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.rules.box import Place
 from cocoa_tornado.rules.cursors import (
-    MAX_ERA,
+    MAX_EPOCH,
     MAX_NUMBER,
     acknowledged_cursor,
     gap_notice,
@@ -26,10 +26,10 @@ DEVICES = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable(
 NUMBERS = st.integers(0, MAX_NUMBER)
 
 
-@given(DEVICES, NUMBERS, st.integers(0, MAX_ERA))
-def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int, era: int) -> None:
-    cursor = make_cursor(KEY, device, number, era)
-    assert read_cursor(KEY, device, cursor) == Place(number, era)
+@given(DEVICES, NUMBERS, st.integers(0, MAX_EPOCH))
+def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int, epoch: int) -> None:
+    cursor = make_cursor(KEY, device, number, epoch)
+    assert read_cursor(KEY, device, cursor) == Place(number, epoch)
     assert read_cursor(KEY, device + "x", cursor) is None
     assert read_cursor(OTHER_KEY, device, cursor) is None
 

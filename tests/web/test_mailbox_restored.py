@@ -93,7 +93,7 @@ async def test_a_cursor_that_the_restored_mailbox_cannot_know_gets_everything_th
     async with gateway_on(path) as gateway:
         await say(gateway, "abc")
         back_up(path)
-    async with gateway_on(path) as gateway:  # another era, which the backup does not know
+    async with gateway_on(path) as gateway:  # another epoch, which the backup does not know
         await say(gateway, "defgh")
         device = await gateway.connect("doll")
         cursor = (await hear(device, 8))[-1]["cursor"]

@@ -42,25 +42,25 @@ async def opened(keeper: Keeper) -> AsyncIterator[Mailbox]:
         await mailbox.close(5.0)
 
 
-async def test_a_backup_put_back_begins_another_era_and_a_newer_cursor_skips_nothing(keeper: Keeper) -> None:
+async def test_a_backup_put_back_begins_another_epoch_and_a_newer_cursor_skips_nothing(keeper: Keeper) -> None:
     async with opened(keeper) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         assert await mailbox.append(entries(0, 5)) == [1, 2, 3, 4, 5]
         await keeper.back_up()
         assert await mailbox.append(entries(5, 5)) == [6, 7, 8, 9, 10]
     await keeper.put_back()
     async with opened(keeper) as mailbox:
-        assert mailbox.era != before
+        assert mailbox.epoch != before
         assert await mailbox.append(entries(10, 3)) == [6, 7, 8]
         box = await mailbox.look("doll")
         assert [box.find(Place(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
-        assert [box.find(Place(number, mailbox.era)) for number in (7, 8, 9)] == [7, 8, None]
+        assert [box.find(Place(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
         assert await contents(mailbox, after=5) == payloads([10, 11, 12])
 
 
 async def test_an_acknowledgement_from_before_deletes_nothing_that_came_after(keeper: Keeper) -> None:
     async with opened(keeper) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await mailbox.append(entries(0, 5))
         await keeper.back_up()
         await mailbox.append(entries(5, 5))
@@ -73,23 +73,23 @@ async def test_an_acknowledgement_from_before_deletes_nothing_that_came_after(ke
         assert (box.acked, box.gone, box.written) == (5, 5, 5)
         await mailbox.append(entries(13, 1))  # the marks are stored with it
         assert await contents(mailbox) == payloads([10, 11, 12, 13])
-        mailbox.acknowledge("doll", Place(7, mailbox.era))
+        mailbox.acknowledge("doll", Place(7, mailbox.epoch))
         assert (await mailbox.look("doll")).acked == 7
 
 
 async def test_a_cursor_of_a_life_that_the_backup_does_not_know_skips_nothing(keeper: Keeper) -> None:
-    """A backup is put back twice: nothing of the mailbox that was used in between is in it, its era included."""
+    """A backup is put back twice: nothing of the mailbox that was used in between is in it, its epoch included."""
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(0, 5))
         await keeper.back_up()
     await keeper.put_back()
     async with opened(keeper) as mailbox:
-        lost = mailbox.era
+        lost = mailbox.epoch
         assert await mailbox.append(entries(5, 4)) == [6, 7, 8, 9]
     await keeper.put_back()
-    keeper.clock.now += 10**8  # where eras are numbered by the clock
+    keeper.clock.now += 10**8  # where epochs are numbered by the clock
     async with opened(keeper) as mailbox:
-        assert mailbox.era != lost
+        assert mailbox.epoch != lost
         assert await mailbox.append(entries(10, 5)) == [6, 7, 8, 9, 10]
         box = await mailbox.look("doll")
         number = box.find(Place(8, lost))
@@ -104,7 +104,7 @@ async def test_a_box_that_the_backup_does_not_have_is_made_anew_and_an_old_curso
     keeper: Keeper,
 ) -> None:
     async with opened(keeper) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await mailbox.append(entries(0, 5, "other"))
         await keeper.back_up()
         await mailbox.append(entries(5, 4))
@@ -119,13 +119,13 @@ async def test_a_box_that_the_backup_does_not_have_is_made_anew_and_an_old_curso
         assert box.start(found) == number - 1
 
 
-async def test_cursors_of_as_many_eras_as_are_remembered_are_exact(keeper: Keeper) -> None:
+async def test_cursors_of_as_many_epochs_as_are_remembered_are_exact(keeper: Keeper) -> None:
     places = []
     for turn in range(keeper.known):
         async with opened(keeper) as mailbox:
             number = (await mailbox.append(entries(turn, 1)))[0]
             assert number == turn + 1
-            places.append(Place(number, mailbox.era))
+            places.append(Place(number, mailbox.epoch))
         await keeper.restart()
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(keeper.known, 1))
@@ -133,13 +133,13 @@ async def test_cursors_of_as_many_eras_as_are_remembered_are_exact(keeper: Keepe
         assert [box.find(place) for place in places] == [place.number for place in places]
 
 
-async def test_cursors_of_more_eras_than_are_remembered_skip_nothing(keeper: Keeper) -> None:
+async def test_cursors_of_more_epochs_than_are_remembered_skip_nothing(keeper: Keeper) -> None:
     places = []
     for turn in range(keeper.known + 4):
         async with opened(keeper) as mailbox:
             number = (await mailbox.append(entries(turn, 1)))[0]
             assert number is not None
-            places.append(Place(number, mailbox.era))
+            places.append(Place(number, mailbox.epoch))
         await keeper.restart()
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(len(places), 1))
@@ -160,10 +160,10 @@ async def test_two_copies_that_go_on_do_not_take_each_others_cursors_for_their_o
     second = SqliteKeeper(tmp_path / "second" / "box.db")
     async with opened(first) as one, opened(second) as two:
         assert one.key == two.key
-        assert one.era != two.era
+        assert one.epoch != two.epoch
         await one.append(entries(100, 4))
         await two.append(entries(200, 3))
-        theirs = Place(8, two.era)
+        theirs = Place(8, two.epoch)
         box = await one.look("doll")
         found = box.find(theirs)
         assert found == NO_CURSOR_YET.number
@@ -171,20 +171,20 @@ async def test_two_copies_that_go_on_do_not_take_each_others_cursors_for_their_o
         one.acknowledge("doll", theirs)
         await one.append(entries(104, 1))
         assert await contents(one) == payloads([*range(5), *range(100, 105)])
-    async with opened(first) as one:  # and the one that has begun an era since knows it no better
+    async with opened(first) as one:  # and the one that has begun an epoch since knows it no better
         box = await one.look("doll")
         assert box.find(theirs) == NO_CURSOR_YET.number
 
 
-async def test_an_empty_backup_put_back_begins_another_era(tmp_path: Path) -> None:
+async def test_an_empty_backup_put_back_begins_another_epoch(tmp_path: Path) -> None:
     keeper = SqliteKeeper(tmp_path / "box.db")
     async with opened(keeper) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await keeper.back_up()
         await mailbox.append(entries(0, 5))
     await keeper.put_back()
     async with opened(keeper) as mailbox:
-        assert mailbox.era != before
+        assert mailbox.epoch != before
         await mailbox.append(entries(5, 3))
         box = await mailbox.look("doll")
         assert box.find(Place(5, before)) == 0

@@ -50,19 +50,19 @@ async def opened(url: str) -> AsyncIterator[RedisMailbox]:
 
 @UNAVAILABLE
 @MAY_LOSE
-async def test_numbers_that_are_given_again_belong_to_another_era(forgetful: RedisServer) -> None:
+async def test_numbers_that_are_given_again_belong_to_another_epoch(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         assert await mailbox.append(entries(0, 5)) == [1, 2, 3, 4, 5]
         forgetful.command("SAVE")
         assert await mailbox.append(entries(5, 5)) == [6, 7, 8, 9, 10]
         await lose_the_end(forgetful)
         assert await mailbox.append(entries(10, 3)) == [6, 7, 8]
         await ready(mailbox)
-        assert mailbox.era > before
+        assert mailbox.epoch > before
         box = await mailbox.look("doll")
         assert [box.find(Place(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
-        assert [box.find(Place(number, mailbox.era)) for number in (7, 8, 9)] == [7, 8, None]
+        assert [box.find(Place(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
         assert await contents(mailbox) == payloads([0, 1, 2, 3, 4, 10, 11, 12])
 
 
@@ -70,7 +70,7 @@ async def test_numbers_that_are_given_again_belong_to_another_era(forgetful: Red
 @MAY_LOSE
 async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await mailbox.append(entries(0, 5))
         forgetful.command("SAVE")
         await mailbox.append(entries(5, 5))
@@ -82,7 +82,7 @@ async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forg
         assert await stored == [6, 7, 8]
         await ready(mailbox)
         mailbox.acknowledge("doll", Place(8, before))  # a device that has only now come to it
-        mailbox.acknowledge("doll", Place(6, mailbox.era))
+        mailbox.acknowledge("doll", Place(6, mailbox.epoch))
         assert (await mailbox.look("doll")).acked == 6
         await mailbox.append(entries(13, 1))
         await eventually(lambda: not mailbox._backlog.has_marks)
@@ -92,9 +92,9 @@ async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forg
 
 
 @MAY_LOSE
-async def test_a_gateway_that_was_restarted_with_it_begins_an_era_too(forgetful: RedisServer) -> None:
+async def test_a_gateway_that_was_restarted_with_it_begins_an_epoch_too(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await mailbox.append(entries(0, 5))
         forgetful.command("SAVE")
         await mailbox.append(entries(5, 5))
@@ -109,7 +109,7 @@ async def test_a_gateway_that_was_restarted_with_it_begins_an_era_too(forgetful:
 @MAY_LOSE
 async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as reader, opened(forgetful.url) as writer:
-        before = reader.era
+        before = reader.epoch
         await writer.append(entries(0, 5))
         await reader.look("doll")
         forgetful.command("SAVE")
@@ -117,8 +117,8 @@ async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(f
         await lose_the_end(forgetful)
         await asyncio.sleep(0.2)  # the end of the connections is known
         assert await writer.append(entries(10, 1)) == [6]
-        assert writer.era > before
-        while reader.era == before:
+        assert writer.epoch > before
+        while reader.epoch == before:
             with contextlib.suppress(Exception):
                 await reader.look("doll")
             await asyncio.sleep(0.05)
@@ -128,26 +128,26 @@ async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(f
 
 @UNAVAILABLE
 @MAY_LOSE
-async def test_what_is_lost_twice_has_an_era_of_its_own_each_time(forgetful: RedisServer) -> None:
+async def test_what_is_lost_twice_has_an_epoch_of_its_own_each_time(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
-        first = mailbox.era
+        first = mailbox.epoch
         await mailbox.append(entries(0, 5))
         forgetful.command("SAVE")
         await mailbox.append(entries(5, 5))
         await lose_the_end(forgetful)
         assert await mailbox.append(entries(10, 3)) == [6, 7, 8]
-        second = mailbox.era
-        await lose_the_end(forgetful)  # and with it, that there was a second era
+        second = mailbox.epoch
+        await lose_the_end(forgetful)  # and with it, that there was a second epoch
         assert await mailbox.append(entries(13, 4)) == [6, 7, 8, 9]
         await ready(mailbox)
-        assert first < second < mailbox.era
+        assert first < second < mailbox.epoch
         box = await mailbox.look("doll")
-        assert [box.find(Place(8, era)) for era in (first, second, mailbox.era)] == [5, 5, 8]
+        assert [box.find(Place(8, epoch)) for epoch in (first, second, mailbox.epoch)] == [5, 5, 8]
 
 
 @UNAVAILABLE
 @MAY_LOSE
-async def test_one_follows_into_an_era_that_another_has_begun(forgetful: RedisServer) -> None:
+async def test_one_follows_into_an_epoch_that_another_has_begun(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as one, opened(forgetful.url) as two:
         await one.append(entries(0, 5))
         forgetful.command("SAVE")
@@ -157,8 +157,8 @@ async def test_one_follows_into_an_era_that_another_has_begun(forgetful: RedisSe
         await two.append(entries(11, 1))
         (number,) = await one.append(entries(12, 1))
         assert number is not None
-        assert one.era == two.era
-        one.acknowledge("doll", Place(number, one.era))
+        assert one.epoch == two.epoch
+        one.acknowledge("doll", Place(number, one.epoch))
         await eventually(lambda: not one._backlog.has_marks)
         assert (await two.look("doll")).acked == number
 
@@ -167,7 +167,7 @@ async def test_one_follows_into_an_era_that_another_has_begun(forgetful: RedisSe
 @MAY_LOSE
 async def test_a_box_that_is_lost_as_a_whole_is_made_anew_above_all_that_was_given(forgetful: RedisServer) -> None:
     async with opened(forgetful.url) as mailbox:
-        before = mailbox.era
+        before = mailbox.epoch
         await mailbox.append(entries(0, 5, "other"))
         forgetful.command("SAVE")
         await mailbox.append(entries(5, 4))
@@ -179,20 +179,20 @@ async def test_a_box_that_is_lost_as_a_whole_is_made_anew_above_all_that_was_giv
 
 
 @UNAVAILABLE
-async def test_an_era_begins_with_every_restart_and_old_places_stay_good(own_redis: RedisServer) -> None:
+async def test_an_epoch_begins_with_every_restart_and_old_places_stay_good(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
         places = []
         for turn in range(12):
             number = (await mailbox.append(entries(turn, 1)))[0]
             assert number is not None
-            places.append(Place(number, mailbox.era))
+            places.append(Place(number, mailbox.epoch))
             await asyncio.to_thread(own_redis.stop)
             await asyncio.to_thread(own_redis.start)
         await mailbox.append(entries(12, 1))
         box = await mailbox.look("doll")
         assert len(box.cuts) == 8
-        assert box.era >= places[0].era + 12
+        assert box.epoch >= places[0].epoch + 12
         # The latest are exact; of long ago they are never beyond what they were.
         assert [box.find(place) for place in places[-7:]] == [place.number for place in places[-7:]]
         assert all((box.find(place) or 0) <= place.number for place in places)
