@@ -513,8 +513,8 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
 
 def make_presence(settings: Settings, relay: Relay, clock: Callable[[], float]) -> Presence:
     """Presence, not started."""
-    # A later process has a greater era, so that no generation is given twice.
-    return LocalPresence(slot_limits(settings), relay, clock, LocalStore(era=int(time.time() * 1000)))
+    # A later process has a greater term, so that no generation is given twice.
+    return LocalPresence(slot_limits(settings), relay, clock, LocalStore(term=int(time.time() * 1000)))
 
 
 def kafka_client(settings: Settings) -> str | None:

@@ -12,7 +12,7 @@ import logging
 from ..counters import count
 from ..presence.port import Health
 from ..presence.rules import Grant
-from ..rules.box import Place
+from ..rules.box import Position
 from ..rules.close_codes import NO_PONG, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
@@ -62,7 +62,7 @@ class DeviceConnection:
         grant: Grant,
         context: DeviceContext,
         wants_interim: bool = False,
-        after: Place | None = None,
+        after: Position | None = None,
     ) -> None:
         self._socket, self._context = socket, context
         self.identity, self.grant = identity, grant

@@ -16,7 +16,7 @@ from ..counters import Counters, count
 from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
 from ..rules.backoff import Backoff
-from ..rules.box import NO_CURSOR_YET, Box, PageLimits, Place, StoredMessage
+from ..rules.box import NO_CURSOR_YET, Box, PageLimits, Position, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
 from ..rules.feed import Feed, Page, Turn
 from ..rules.frames import text_frame
@@ -87,17 +87,19 @@ class BoxFeed:
         "_waits",
     )
 
-    def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: Place | None) -> None:
+    def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: Position | None) -> None:
         self._mail, self._outlet, self._device_id, self._after = mail, outlet, device_id, after
         self._feed = Feed()
         self._epoch = 0
         self._key: bytes | None = None  # of the mailbox that the numbers are of
         self._begun: Box | None = None  # as it was when the epoch began, if that was not the mailbox's first
-        self._dropped: tuple[int, Place] | None = None  # position and last message of the feed that the epoch has ended
+        self._dropped: tuple[int, Position] | None = (
+            None  # position and last message of the feed that the epoch has ended
+        )
         self._pushed = self._taken = self._marked = 0
         self._gap = 0  # up to here the device has been told that there is nothing any more
         self._acks = False  # it has acknowledged something, now or ever
-        self._early: Place | None = None  # acknowledged before the box was looked at
+        self._early: Position | None = None  # acknowledged before the box was looked at
         self._is_closed = self._waits = self._look_once_more = False
         self._backoff: Backoff | None = None
 
@@ -150,11 +152,11 @@ class BoxFeed:
         """The socket has taken it."""
         if self._taken > self._marked:
             self._marked = self._taken
-            self._mail.mailbox.written(self._device_id, Place(self._taken, self._epoch))
+            self._mail.mailbox.written(self._device_id, Position(self._taken, self._epoch))
         if 0 < self._gap <= self._taken:
             if self._acks:
                 # There is no cursor that the device could acknowledge it with, and once is enough.
-                self._mail.mailbox.acknowledge(self._device_id, Place(self._gap, self._epoch))
+                self._mail.mailbox.acknowledge(self._device_id, Position(self._gap, self._epoch))
             self._gap = 0
         self._read_on()
 
@@ -165,25 +167,25 @@ class BoxFeed:
             return False
         self._follow_epoch()
         key = self._mail.mailbox.key
-        place = None if key is None else read_cursor(key, self._device_id, cursor)
-        if place is None:
+        position = None if key is None else read_cursor(key, self._device_id, cursor)
+        if position is None:
             self._refuse_ack()
         elif self._feed.opened:
-            self._acknowledge(place)
-        elif self._early is None or self._early.epoch != place.epoch or self._early.number < place.number:
+            self._acknowledge(position)
+        elif self._early is None or self._early.epoch != position.epoch or self._early.number < position.number:
             # The box says whether there is such a place. Of two epochs, the latest acknowledgement counts.
-            self._early = place
+            self._early = position
         return True
 
-    def _acknowledge(self, place: Place) -> None:
-        number: int | None = place.number
-        if place.epoch != self._epoch:
-            number = None if self._begun is None else self._begun.find(place)
+    def _acknowledge(self, position: Position) -> None:
+        number: int | None = position.number
+        if position.epoch != self._epoch:
+            number = None if self._begun is None else self._begun.find(position)
         if number is None or not 0 <= number <= self._feed.last:
             self._refuse_ack()
             return
         self._acks = True
-        self._mail.mailbox.acknowledge(self._device_id, Place(number, self._epoch))
+        self._mail.mailbox.acknowledge(self._device_id, Position(number, self._epoch))
         self._feed.acknowledged(number)
 
     def _acknowledge_after_close(self, looked: asyncio.Future[Box]) -> None:
@@ -197,7 +199,7 @@ class BoxFeed:
         if number is None or number < 0:
             self._refuse_ack()
         else:
-            self._mail.mailbox.acknowledge(self._device_id, Place(number, box.epoch))
+            self._mail.mailbox.acknowledge(self._device_id, Position(number, box.epoch))
 
     def _refuse_ack(self) -> None:
         self._mail.counters.bad_acks += 1
@@ -238,7 +240,7 @@ class BoxFeed:
         key = self._mail.mailbox.key
         is_same = key == self._key
         self._pushed, self._taken, self._marked, self._gap = (
-            max(0, box.settled(Place(number, self._epoch))) if is_same else 0
+            max(0, box.settled(Position(number, self._epoch))) if is_same else 0
             for number in (self._pushed, self._taken, self._marked, self._gap)
         )
         self._epoch, self._key = box.epoch, key
@@ -247,8 +249,8 @@ class BoxFeed:
     def _drop_feed(self) -> None:
         """Its numbers mean nothing any more; the connection will go on from the place where it was."""
         if self._mail.mailbox.key == self._key:
-            self._after = Place(self._feed.position, self._epoch)
-            self._dropped = (self._feed.position, Place(self._feed.last, self._epoch))
+            self._after = Position(self._feed.position, self._epoch)
+            self._dropped = (self._feed.position, Position(self._feed.last, self._epoch))
         else:  # and neither does the place: it is another mailbox
             self._after, self._dropped = NO_CURSOR_YET, None
         self._feed = Feed()

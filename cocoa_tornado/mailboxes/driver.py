@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ..errors import CocoaError, MailboxClosed, MailboxError, ServiceError
 from ..rules.backoff import Backoff
-from ..rules.box import Box, Mark, PageLimits, Place
+from ..rules.box import Box, Mark, PageLimits, Position
 from ..rules.feed import Page
 from .asking import Asker, fail
 from .availability import Availability, Part
@@ -94,11 +94,11 @@ class Driver:
         self._wake.set()
         return future
 
-    def acknowledge(self, device_id: str, place: Place) -> None:
-        self._mark(device_id, Mark(acked=place.number, epoch=place.epoch))
+    def acknowledge(self, device_id: str, position: Position) -> None:
+        self._mark(device_id, Mark(acked=position.number, epoch=position.epoch))
 
-    def written(self, device_id: str, place: Place) -> None:
-        self._mark(device_id, Mark(written=place.number, epoch=place.epoch))
+    def written(self, device_id: str, position: Position) -> None:
+        self._mark(device_id, Mark(written=position.number, epoch=position.epoch))
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._ask(Look(device_id, self._backlog.marks_of(device_id)))

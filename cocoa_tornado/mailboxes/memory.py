@@ -19,7 +19,7 @@ from ..rules.box import (
     Box,
     BoxLimits,
     PageLimits,
-    Place,
+    Position,
     StoredMessage,
 )
 from ..rules.cursors import KEY_BYTES
@@ -214,11 +214,11 @@ class MemoryMailbox:
     def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
         return _done(self._store.read(device_id, after, limits))
 
-    def acknowledge(self, device_id: str, place: Place) -> None:
-        self._store.acknowledge(device_id, place.number)
+    def acknowledge(self, device_id: str, position: Position) -> None:
+        self._store.acknowledge(device_id, position.number)
 
-    def written(self, device_id: str, place: Place) -> None:
-        self._store.written(device_id, place.number)
+    def written(self, device_id: str, position: Position) -> None:
+        self._store.written(device_id, position.number)
 
     async def sweep(self) -> int:
         return self._store.sweep()

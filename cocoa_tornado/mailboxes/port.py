@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ..rules.box import Box, PageLimits, Place
+from ..rules.box import Box, PageLimits, Position
 from ..rules.feed import Page
 
 
@@ -129,11 +129,11 @@ class Mailbox(Protocol):
     def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
         """The messages that come after the number ``after``, as far as ``limits`` go; fails likewise."""
 
-    def acknowledge(self, device_id: str, place: Place) -> None:
-        """The device has everything up to ``place``: it may be deleted. Stored soon (within a second), not at once."""
+    def acknowledge(self, device_id: str, position: Position) -> None:
+        """The device has everything up to ``position``: it may be deleted. Stored within a second, not at once."""
 
-    def written(self, device_id: str, place: Place) -> None:
-        """Everything up to ``place`` was written to a socket of the device. Stored soon, likewise."""
+    def written(self, device_id: str, position: Position) -> None:
+        """Everything up to ``position`` was written to a socket of the device. Stored soon, likewise."""
 
     async def sweep(self) -> int:
         """One small step of removing what has expired, and boxes that are forgotten; returns how many messages.

@@ -42,11 +42,11 @@ log = logging.getLogger("cocoa.presence")
 class LocalStore:
     """The table, and who uses it. Of one gateway, or shared by gateways of one process and one IOLoop.
 
-    :param era: as for :class:`Table`; a process takes the time of its start
+    :param term: as for :class:`Table`; a process takes the time of its start
     """
 
-    def __init__(self, era: int = 0) -> None:
-        self.table = Table(era)
+    def __init__(self, term: int = 0) -> None:
+        self.table = Table(term)
         self.members: dict[str, LocalPresence] = {}
 
     def __repr__(self) -> str:

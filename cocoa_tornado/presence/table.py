@@ -11,11 +11,11 @@ from .rules import Grant, Lease
 class Table:
     """Grants of all devices, by device; those of a device in the order of their generations.
 
-    :param era: of the generations; no table of the same deployment had it before
+    :param term: of the generations; no table of the same deployment had it before
     """
 
-    def __init__(self, era: int = 0) -> None:
-        self._era, self._number = era, 0
+    def __init__(self, term: int = 0) -> None:
+        self._term, self._number = term, 0
         self._devices: dict[str, tuple[Grant, ...]] = {}
         self._leases: dict[str, Lease] = {}
 
@@ -53,7 +53,7 @@ class Table:
         if len(grants) >= per_device:
             return [grant.claim for grant in grants]
         self._number += 1
-        granted = Grant(device_id, claim, Generation(self._era, self._number), lease)
+        granted = Grant(device_id, claim, Generation(self._term, self._number), lease)
         self._devices[device_id] = (*grants, granted)
         return granted
 

@@ -1,7 +1,7 @@
-"""The names under which servers refer to what they hold, or try to hold. Pure.
+"""How servers name what they hold or claim. Pure.
 
-A *server* is named by its epoch: one incarnation of it, drawn at random and never used again. A server that starts
-again, or that has been fenced, has another epoch.
+A *server* is named by its epoch: one incarnation, drawn at random and never reused. A server that restarts, or that was
+fenced, gets a new epoch.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 
 class Claim(NamedTuple):
-    """One newcomer's attempt to hold a device; once granted, it names the grant as well.
+    """One attempt of a new connection to hold a device. Once granted, it names the grant too.
 
-    The server chooses the number, so that it can withdraw a claim whose answer it has never seen. A number that was
-    released is never claimed again.
+    The server chooses the number, so it can withdraw a claim without having seen the answer. A number that was released
+    is never claimed again.
 
-    :ivar server: the epoch of the server
-    :ivar number: grows with every newcomer of this epoch
+    :ivar server: the server's epoch
+    :ivar number: grows with every claim of this epoch
     """
 
     server: str
@@ -27,11 +27,11 @@ class Claim(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """Which of a device's admissions this is: a later one compares as greater. Never given twice.
+    """The number of an admission. A later one compares greater, and none is given twice.
 
-    :ivar era: begins anew, and higher, whenever the store may have lost its counter
+    :ivar term: grows whenever the store may have lost its counter
     :ivar number: grows with every admission of any device
     """
 
-    era: int
+    term: int
     number: int

@@ -1,7 +1,7 @@
-"""Cursors: a place in one device's box, in a form that only this mailbox can read, and the messages that carry them.
+"""Cursors: opaque, signed positions in a device's box, and the messages that carry them (contract section 7). Pure.
 
-Contract section 7. A cursor is a message's place in its box with a seal over device and place, made with a key that the
-mailbox keeps. Another device's, another mailbox's and a made-up one fail alike. Pure.
+A cursor is a message's position in its box and a MAC over device and position. The mailbox keeps the key. Another
+device's cursor, another mailbox's and a forged one all fail the same check.
 """
 
 from __future__ import annotations
@@ -13,52 +13,53 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from hashlib import blake2b
 from typing import Final
 
-from .box import Place
+from .box import Position
 from .strict_json import read_json
 
 KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
 _EPOCH_BYTES: Final = 4
 _NUMBER_BYTES: Final = 6
-_SEAL_BYTES: Final = 8
-_PLACE_BYTES: Final = _EPOCH_BYTES + _NUMBER_BYTES
-_CURSOR_CHARS: Final = (_PLACE_BYTES + _SEAL_BYTES) // 3 * 4
+_MAC_BYTES: Final = 8
+_POSITION_BYTES: Final = _EPOCH_BYTES + _NUMBER_BYTES
+_CURSOR_CHARS: Final = (_POSITION_BYTES + _MAC_BYTES) // 3 * 4
 
 MAX_EPOCH: Final = 2 ** (8 * _EPOCH_BYTES) - 1
 MAX_NUMBER: Final = 2 ** (8 * _NUMBER_BYTES) - 1
 
 
 def make_cursor(key: bytes, device_id: str, number: int, epoch: int = 0) -> str:
-    """The cursor of one message: 24 characters that need no escaping in JSON or in a URL.
+    """Return the cursor of one message: 24 characters that need no escaping in JSON or in a URL.
 
     :param key: ``KEY_BYTES`` bytes
-    :param number: of the message in its box; ``epoch``: of the mailbox
+    :param number: the message's number in its box
+    :param epoch: the mailbox's epoch
     """
-    place = (epoch << 8 * _NUMBER_BYTES | number).to_bytes(_PLACE_BYTES, "big")
-    return urlsafe_b64encode(place + _seal(key, device_id, place)).decode()
+    position = (epoch << 8 * _NUMBER_BYTES | number).to_bytes(_POSITION_BYTES, "big")
+    return urlsafe_b64encode(position + _mac(key, device_id, position)).decode()
 
 
-def read_cursor(key: bytes, device_id: str, cursor: str) -> Place | None:
-    """The place that the cursor stands for; None where it is none of this device's in this mailbox."""
+def read_cursor(key: bytes, device_id: str, cursor: str) -> Position | None:
+    """Return the position that the cursor stands for; None if the cursor is not this device's in this mailbox."""
     if len(cursor) != _CURSOR_CHARS:
         return None
     try:
         data = urlsafe_b64decode(cursor.encode("ascii"))
     except (binascii.Error, UnicodeEncodeError):
         return None
-    place, seal = data[:_PLACE_BYTES], data[_PLACE_BYTES:]
-    if not hmac.compare_digest(seal, _seal(key, device_id, place)):
+    position, mac = data[:_POSITION_BYTES], data[_POSITION_BYTES:]
+    if not hmac.compare_digest(mac, _mac(key, device_id, position)):
         return None
-    # One number has one cursor: a decoder that skips what it does not know would take others for the same.
+    # A number has exactly one cursor, but a base64 decoder that ignores stray bits or characters accepts variants.
     if urlsafe_b64encode(data) != cursor.encode():
         return None
-    return Place(int.from_bytes(place[_EPOCH_BYTES:], "big"), int.from_bytes(place[:_EPOCH_BYTES], "big"))
+    return Position(int.from_bytes(position[_EPOCH_BYTES:], "big"), int.from_bytes(position[:_EPOCH_BYTES], "big"))
 
 
 def with_cursor(payload: bytes, cursor: str) -> bytes:
-    """A message with its cursor as its last field. A ``cursor`` of the record itself is replaced.
+    """Add the cursor as the message's last field. A ``cursor`` field of the record itself is replaced.
 
-    :param payload: a message of contract section 3: a compact JSON object that is not empty
+    :param payload: a message as in contract section 3: a compact JSON object that is not empty
     """
     if b'"cursor":' in payload:
         payload = _without_cursor(payload)
@@ -66,12 +67,12 @@ def with_cursor(payload: bytes, cursor: str) -> bytes:
 
 
 def gap_notice(missed: int) -> bytes:
-    """What a device is told first where messages have expired or fallen out."""
+    """The message that a device gets first when messages have expired or overflowed."""
     return b'{"type":"gap","missed":%d}' % missed
 
 
 def acknowledged_cursor(text: str) -> str | None:
-    """The cursor of ``{"type":"ack","cursor":"..."}``; None where the text is an ordinary message."""
+    """The cursor of ``{"type":"ack","cursor":"..."}``; None if the text is an ordinary message."""
     if len(text) > MAX_ACK_CHARS or '"ack"' not in text:
         return None
     try:
@@ -84,12 +85,12 @@ def acknowledged_cursor(text: str) -> str | None:
     return cursor if isinstance(cursor, str) else None
 
 
-def _seal(key: bytes, device_id: str, place: bytes) -> bytes:
-    return blake2b(place + device_id.encode(), digest_size=_SEAL_BYTES, key=key).digest()
+def _mac(key: bytes, device_id: str, position: bytes) -> bytes:
+    return blake2b(position + device_id.encode(), digest_size=_MAC_BYTES, key=key).digest()
 
 
 def _without_cursor(payload: bytes) -> bytes:
-    decoder = json.JSONDecoder(parse_int=str, parse_float=str)  # only where a value ends is asked for
+    decoder = json.JSONDecoder(parse_int=str, parse_float=str)  # values are only skipped, so don't convert numbers
     text = payload.decode()
     kept, at = [], 1
     while text[at] != "}":

@@ -20,7 +20,7 @@ from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
 from ..presence.port import Refused
 from ..presence.rules import Grant
-from ..rules.box import Place
+from ..rules.box import Position
 from ..rules.cursors import read_cursor
 from ..rules.handshake import NOT_WEBSOCKET, Refusal, switching_protocols
 from ..rules.identity import DeviceIdentity
@@ -128,7 +128,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         if "Upgrade" not in self.request.headers:
             super()._set_cors_headers()
 
-    async def _find_place(self, handshake: Handshake, identity: DeviceIdentity) -> Place | Refusal | None:
+    async def _find_place(self, handshake: Handshake, identity: DeviceIdentity) -> Position | Refusal | None:
         """Of the cursor that the device has named, if it is one of its own."""
         cursors = handshake.cursors()
         if not cursors:
@@ -203,7 +203,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         identity: DeviceIdentity,
         grant: Grant,
         subprotocol: str | None,
-        after: Place | None,
+        after: Position | None,
     ) -> None:
         """Answer 101, take the socket, and let the connection run on its own. On any failure the slot is given back and
         the socket closed.

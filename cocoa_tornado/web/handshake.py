@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tornado.httputil import HTTPServerRequest
 
-from ..rules.box import NO_CURSOR_YET, Place
+from ..rules.box import NO_CURSOR_YET, Position
 from ..rules.handshake import Refusal, check_upgrade
 from ..rules.identity import FoundToken, find_token
 from ..rules.origins import origin_allowed
@@ -67,7 +67,7 @@ class Handshake:
         """What it says after which message it wants to go on; more than one is one too many."""
         return self._arguments("after")
 
-    def place_without_cursor(self) -> Place | None:
+    def place_without_cursor(self) -> Position | None:
         """Where a device begins that names no cursor. One that goes by cursors and has none yet begins where its box
         does: that something was written to a socket does not count for it."""
         return NO_CURSOR_YET if self.uses_cursors() else None

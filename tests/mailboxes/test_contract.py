@@ -8,7 +8,7 @@ import pytest
 
 from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.mailboxes.port import Entry, MailboxState
-from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, PageLimits, Place
+from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, PageLimits, Position
 from cocoa_tornado.rules.cursors import KEY_BYTES
 from cocoa_tornado.rules.seen import WINDOW
 
@@ -90,7 +90,7 @@ async def test_a_record_is_stored_once(stand: Stand) -> None:
 async def test_a_record_is_stored_once_though_its_message_is_gone(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append(entries(0, 3))
-    mailbox.acknowledge("doll", Place(3))
+    mailbox.acknowledge("doll", Position(3))
     assert await mailbox.append(entries(0, 3)) == [None, None, None]
     assert await contents(mailbox) == []
     await mailbox.close(1.0)
@@ -214,8 +214,8 @@ async def test_marks_survive_a_close(stand: Stand) -> None:
         pytest.skip("this mailbox is lost with its process, and says so")
     mailbox = await stand.open()
     await mailbox.append(entries(0, 5))
-    mailbox.acknowledge("doll", Place(2))
-    mailbox.written("doll", Place(4))
+    mailbox.acknowledge("doll", Position(2))
+    mailbox.written("doll", Position(4))
     await mailbox.close(5.0)
     mailbox = await stand.open()
     assert await mailbox.look("doll") == Box(base=0, last=5, gone=2, acked=2, written=4, epoch=mailbox.epoch)
@@ -227,9 +227,9 @@ async def test_a_mark_counts_at_once(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append(entries(0, 5))
     assert await mailbox.look("doll") == Box(base=0, last=5, gone=0, acked=None, written=0)
-    mailbox.written("doll", Place(3))
+    mailbox.written("doll", Position(3))
     assert (await mailbox.look("doll")).written == 3
-    mailbox.acknowledge("doll", Place(2))
+    mailbox.acknowledge("doll", Position(2))
     box = await mailbox.look("doll")
     assert (box.acked, box.gone, box.written) == (2, 2, 3)
     assert numbers(await mailbox.read("doll", 2, ALL)) == [3, 4, 5]
@@ -240,8 +240,8 @@ async def test_a_mark_never_goes_back_nor_beyond_what_there_is(stand: Stand) -> 
     mailbox = await stand.open()
     await mailbox.append(entries(0, 5))
     for number in (4, 1, 99, 3):
-        mailbox.acknowledge("doll", Place(number))
-        mailbox.written("doll", Place(number))
+        mailbox.acknowledge("doll", Position(number))
+        mailbox.written("doll", Position(number))
     box = await mailbox.look("doll")
     assert (box.acked, box.written, box.gone) == (5, 5, 5)
     assert await mailbox.append(entries(5, 1)) == [6]
@@ -252,7 +252,7 @@ async def test_a_mark_never_goes_back_nor_beyond_what_there_is(stand: Stand) -> 
 async def test_what_is_acknowledged_is_deleted(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append(entries(0, 5))
-    mailbox.acknowledge("doll", Place(4))
+    mailbox.acknowledge("doll", Position(4))
     await mailbox.append(entries(5, 1))  # whose commit carries the mark along, if nothing has before
     await mailbox.look("doll")
     assert (mailbox.status().messages, mailbox.counters.acknowledged) == (2, 4)
@@ -261,8 +261,8 @@ async def test_what_is_acknowledged_is_deleted(stand: Stand) -> None:
 
 async def test_marks_of_a_device_without_a_box_are_nothing(stand: Stand) -> None:
     mailbox = await stand.open()
-    mailbox.acknowledge("nobody", Place(3))
-    mailbox.written("nobody", Place(3))
+    mailbox.acknowledge("nobody", Position(3))
+    mailbox.written("nobody", Position(3))
     assert await mailbox.look("nobody") == Box()
     assert await mailbox.append([entry(0, "nobody")]) == [1]
     await mailbox.close(1.0)
@@ -337,9 +337,9 @@ async def test_a_clock_that_is_set_back_loses_nothing(stand: Stand) -> None:
 async def test_a_box_is_not_forgotten_while_its_device_has_to_be_told_of_a_gap(stand: Stand) -> None:
     mailbox = await stand.open(BoxLimits(ttl_s=100))
     await mailbox.append(entries(0, 3))
-    mailbox.acknowledge("doll", Place(1))
+    mailbox.acknowledge("doll", Position(1))
     await mailbox.append(entries(3, 2, "other"))
-    mailbox.written("other", Place((await mailbox.look("other")).last))
+    mailbox.written("other", Position((await mailbox.look("other")).last))
     await mailbox.append(entries(5, 1, "third"))  # the marks before it are stored with it
     for _ in range(10):
         stand.clock.now += FORGET_AFTER_S / 9
@@ -358,7 +358,7 @@ async def test_a_box_is_not_forgotten_while_its_device_has_to_be_told_of_a_gap(s
 async def test_a_box_that_is_forgotten_and_made_anew_gives_only_new_numbers(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append(entries(0, 5))
-    mailbox.acknowledge("doll", Place(5))
+    mailbox.acknowledge("doll", Position(5))
     await mailbox.append([entry(5, "other")])
     stand.clock.now += FORGET_AFTER_S + 100
     for _ in range(5):

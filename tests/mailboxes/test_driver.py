@@ -25,7 +25,7 @@ from cocoa_tornado.mailboxes.backlog import Group, GroupLimits
 from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.port import MailboxState
 from cocoa_tornado.mailboxes.store import Ledger, Pace
-from cocoa_tornado.rules.box import Place
+from cocoa_tornado.rules.box import Position
 from testing.virtual_time import VirtualTimeLoop
 
 from ..profiles import examples
@@ -124,8 +124,8 @@ def test_what_has_queued_up_is_stored_together_within_bounds() -> None:
 def test_a_mark_counts_at_once_and_is_stored_soon_by_itself() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 5))
-        driver.acknowledge("doll", Place(2))
-        driver.written("doll", Place(4))
+        driver.acknowledge("doll", Position(2))
+        driver.written("doll", Position(4))
         assert (await driver.look("doll")).acked == 2
         assert store.box("doll").acked is None
         await asyncio.sleep(0.6)
@@ -138,7 +138,7 @@ def test_many_marks_are_stored_in_several_groups() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append([entry(n, f"d{n}") for n in range(8)])
         for n in range(8):
-            driver.acknowledge(f"d{n}", Place(n + 1))
+            driver.acknowledge(f"d{n}", Position(n + 1))
         await asyncio.sleep(0.6)
         assert [len(store.box(f"d{n}")) for n in range(8)] == [0] * 8
         assert store.steps.count("commit") == 4
@@ -151,12 +151,12 @@ def test_a_mark_is_kept_while_its_group_fails_and_goes_with_what_came_later() ->
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 5))
         store.fates.extend([Fate.REFUSED] * 4)
-        driver.acknowledge("doll", Place(1))
+        driver.acknowledge("doll", Position(1))
         stored = driver.append(entries(5, 1))
         await asyncio.sleep(0.02)
         assert driver.status().state is MailboxState.OPENING
-        driver.acknowledge("doll", Place(3))
-        driver.acknowledge("doll", Place(2))
+        driver.acknowledge("doll", Position(3))
+        driver.acknowledge("doll", Position(2))
         assert (await driver.look("doll")).acked == 3
         assert await stored == [6]
         assert store.box("doll").acked == 3
@@ -169,11 +169,11 @@ def test_marks_that_are_refused_keep_no_message_from_being_stored() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         store.refuses_marks = True
         await driver.append(entries(0, 1))
-        driver.written("doll", Place(1))
+        driver.written("doll", Position(1))
         assert await asyncio.gather(*(driver.append(entries(n, 1)) for n in range(1, 4))) == [[2], [3], [4]]
         await asyncio.sleep(20.0)
         assert await driver.append(entries(4, 1)) == [5]
-        driver.written("doll", Place(5))
+        driver.written("doll", Position(5))
         assert driver.status().state is MailboxState.OPENING
         assert (await driver.look("doll")).written == 5
         store.refuses_marks = False
@@ -188,7 +188,7 @@ def test_marks_that_are_refused_keep_no_message_from_being_stored() -> None:
 def test_a_store_that_takes_nothing_more_still_deletes() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 5))
-        driver.acknowledge("doll", Place(4))
+        driver.acknowledge("doll", Position(4))
         store.fates.append(Fate.REFUSED)
         stored = driver.append(entries(5, 1))
         await asyncio.sleep(0.0025)  # one attempt, and what makes room
@@ -201,7 +201,7 @@ def test_a_store_that_takes_nothing_more_still_deletes() -> None:
 def test_marks_of_another_mailbox_never_reach_the_one_that_has_taken_its_place() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 5))
-        driver.acknowledge("doll", Place(4))
+        driver.acknowledge("doll", Position(4))
         store.is_another = True
         store.fates.append(Fate.REOPEN)
         await driver.append(entries(5, 1))
@@ -460,7 +460,7 @@ def test_a_start_does_not_wait_for_a_store_that_is_away_or_hangs(fate: Fate) -> 
 def test_a_close_stores_what_is_queued_marks_included() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 10))
-        driver.written("doll", Place(10))
+        driver.written("doll", Position(10))
         stored = [driver.append(entries(10 * n, 10)) for n in range(1, 10)]
         await asyncio.gather(driver.close(5.0), driver.close(5.0))
         assert [future.result()[-1] for future in stored] == [10 * n for n in range(2, 11)]
@@ -470,7 +470,7 @@ def test_a_close_stores_what_is_queued_marks_included() -> None:
         for refused in (driver.look("doll"), driver.sweep()):
             with pytest.raises(MailboxClosed):
                 await refused
-        driver.written("doll", Place(11))
+        driver.written("doll", Position(11))
         assert driver.status().state is MailboxState.CLOSED
         assert store.steps.count("close") == 1
 
@@ -484,7 +484,7 @@ def test_a_close_stores_marks_though_the_last_group_has_just_been_stored() -> No
 
         async def commit_and_close(group: Group) -> Sequence[Sequence[int | None]]:
             results = await commit(group)
-            driver.written("doll", Place(1))
+            driver.written("doll", Position(1))
             closing.append(asyncio.ensure_future(driver.close(5.0)))
             await asyncio.sleep(0)  # it is called, and the driver goes on before anything that it has begun
             return results
@@ -603,7 +603,7 @@ class DriverMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 40), wait_s=WAITS)
     def acknowledge(self, number: int, wait_s: float) -> None:
         async def call() -> None:
-            self.driver.acknowledge("doll", Place(number))
+            self.driver.acknowledge("doll", Position(number))
             await asyncio.sleep(wait_s)
 
         if not self.is_closed:

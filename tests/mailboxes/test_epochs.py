@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cocoa_tornado.mailboxes.port import Mailbox
-from cocoa_tornado.rules.box import NO_CURSOR_YET, Place
+from cocoa_tornado.rules.box import NO_CURSOR_YET, Position
 
 from .lives import Keeper, RedisKeeper, SqliteKeeper
 from .stands import contents, entries, payloads
@@ -53,8 +53,8 @@ async def test_a_backup_put_back_begins_another_epoch_and_a_newer_cursor_skips_n
         assert mailbox.epoch != before
         assert await mailbox.append(entries(10, 3)) == [6, 7, 8]
         box = await mailbox.look("doll")
-        assert [box.find(Place(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
-        assert [box.find(Place(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
+        assert [box.find(Position(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
+        assert [box.find(Position(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
         assert await contents(mailbox, after=5) == payloads([10, 11, 12])
 
 
@@ -67,13 +67,13 @@ async def test_an_acknowledgement_from_before_deletes_nothing_that_came_after(ke
     await keeper.put_back()
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(10, 3))
-        mailbox.acknowledge("doll", Place(9, before))
-        mailbox.written("doll", Place(9, before))
+        mailbox.acknowledge("doll", Position(9, before))
+        mailbox.written("doll", Position(9, before))
         box = await mailbox.look("doll")
         assert (box.acked, box.gone, box.written) == (5, 5, 5)
         await mailbox.append(entries(13, 1))  # the marks are stored with it
         assert await contents(mailbox) == payloads([10, 11, 12, 13])
-        mailbox.acknowledge("doll", Place(7, mailbox.epoch))
+        mailbox.acknowledge("doll", Position(7, mailbox.epoch))
         assert (await mailbox.look("doll")).acked == 7
 
 
@@ -92,10 +92,10 @@ async def test_a_cursor_of_a_life_that_the_backup_does_not_know_skips_nothing(ke
         assert mailbox.epoch != lost
         assert await mailbox.append(entries(10, 5)) == [6, 7, 8, 9, 10]
         box = await mailbox.look("doll")
-        number = box.find(Place(8, lost))
+        number = box.find(Position(8, lost))
         assert number is not None
         assert box.start(number) <= 5
-        mailbox.acknowledge("doll", Place(9, lost))
+        mailbox.acknowledge("doll", Position(9, lost))
         await mailbox.append(entries(15, 1))
         assert (await contents(mailbox))[-6:] == payloads(range(10, 16))
 
@@ -108,7 +108,7 @@ async def test_a_box_that_the_backup_does_not_have_is_made_anew_and_an_old_curso
         await mailbox.append(entries(0, 5, "other"))
         await keeper.back_up()
         await mailbox.append(entries(5, 4))
-        cursor = Place((await mailbox.look("doll")).last, before)
+        cursor = Position((await mailbox.look("doll")).last, before)
     await keeper.put_back()
     async with opened(keeper) as mailbox:
         (number,) = await mailbox.append(entries(9, 1))
@@ -125,7 +125,7 @@ async def test_cursors_of_as_many_epochs_as_are_remembered_are_exact(keeper: Kee
         async with opened(keeper) as mailbox:
             number = (await mailbox.append(entries(turn, 1)))[0]
             assert number == turn + 1
-            places.append(Place(number, mailbox.epoch))
+            places.append(Position(number, mailbox.epoch))
         await keeper.restart()
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(keeper.known, 1))
@@ -139,7 +139,7 @@ async def test_cursors_of_more_epochs_than_are_remembered_skip_nothing(keeper: K
         async with opened(keeper) as mailbox:
             number = (await mailbox.append(entries(turn, 1)))[0]
             assert number is not None
-            places.append(Place(number, mailbox.epoch))
+            places.append(Position(number, mailbox.epoch))
         await keeper.restart()
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(len(places), 1))
@@ -163,7 +163,7 @@ async def test_two_copies_that_go_on_do_not_take_each_others_cursors_for_their_o
         assert one.epoch != two.epoch
         await one.append(entries(100, 4))
         await two.append(entries(200, 3))
-        theirs = Place(8, two.epoch)
+        theirs = Position(8, two.epoch)
         box = await one.look("doll")
         found = box.find(theirs)
         assert found == NO_CURSOR_YET.number
@@ -187,4 +187,4 @@ async def test_an_empty_backup_put_back_begins_another_epoch(tmp_path: Path) -> 
         assert mailbox.epoch != before
         await mailbox.append(entries(5, 3))
         box = await mailbox.look("doll")
-        assert box.find(Place(5, before)) == 0
+        assert box.find(Position(5, before)) == 0

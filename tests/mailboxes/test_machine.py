@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from cocoa_tornado.mailboxes.port import Mailbox
 from cocoa_tornado.mailboxes.redis import EPOCHS_SINCE_S
-from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits, Place
+from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits, Position
 
 from ..profiles import examples
 from .lives import Keeper, RedisKeeper, SqliteKeeper
@@ -157,14 +157,14 @@ class Machine(RuleBasedStateMachine):
     def acknowledge(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.acknowledge(device_id, Place(base + number, self.mailbox.epoch)))
+            self._mark(lambda: self.mailbox.acknowledge(device_id, Position(base + number, self.mailbox.epoch)))
             model.acked = max(model.acked or 0, min(number, len(model.messages)))
 
     @rule(device_id=DEVICES, number=st.integers(0, 15))
     def write(self, device_id: str, number: int) -> None:
         if device_id in self.boxes and self.boxes[device_id].messages:
             model, base = self.boxes[device_id], self.base(device_id)
-            self._mark(lambda: self.mailbox.written(device_id, Place(base + number, self.mailbox.epoch)))
+            self._mark(lambda: self.mailbox.written(device_id, Position(base + number, self.mailbox.epoch)))
             model.written = max(model.written, min(number, len(model.messages)))
 
     def _mark(self, mark: Callable[[], None]) -> None:
@@ -247,7 +247,7 @@ def make_stand(request: pytest.FixtureRequest) -> Iterator[Callable[[], Stand]]:
 class Cursor:
     """A place that a device was given, and what it has had then."""
 
-    place: Place
+    place: Position
     had: frozenset[bytes]
 
 
@@ -300,7 +300,7 @@ class RestoredMachine(RuleBasedStateMachine):
             assert number is not None
             stored = self.life.stored.setdefault(item.device_id, [])
             stored.append(item.payload)
-            place = Place(number, self.mailbox.epoch)
+            place = Position(number, self.mailbox.epoch)
             self.cursors.setdefault(item.device_id, []).append(Cursor(place, frozenset(stored)))
 
     @rule(device_id=DEVICES, at=st.integers(0, 100))
@@ -329,7 +329,7 @@ class RestoredMachine(RuleBasedStateMachine):
             expected = [payload for payload in self.life.stored.get(device_id, []) if payload not in cursor.had | done]
             assert [payload for payload in messages if payload in expected] == expected
 
-    async def _after(self, device_id: str, place: Place) -> list[bytes]:
+    async def _after(self, device_id: str, place: Position) -> list[bytes]:
         box = await self.mailbox.look(device_id)
         number = box.find(place)
         assert number is not None

@@ -19,7 +19,7 @@ from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.mailboxes.redis_link import Link, RedisFault, fault_of
 from cocoa_tornado.mailboxes.redis_scripts import Command
-from cocoa_tornado.rules.box import BoxLimits, PageLimits, Place
+from cocoa_tornado.rules.box import BoxLimits, PageLimits, Position
 from cocoa_tornado.rules.feed import Page
 from testing.redis_server import RedisServer
 
@@ -125,11 +125,11 @@ async def test_everything_is_there_after_a_restart(own_redis: RedisServer, caplo
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
         await mailbox.append(entries(0, 5))
-        mailbox.acknowledge("doll", Place(1))
+        mailbox.acknowledge("doll", Position(1))
         await mailbox.append(entries(5, 1))
         own_redis.stop()
         pending = [mailbox.append(entries(6, 2)), mailbox.append(entries(8, 2))]
-        mailbox.acknowledge("doll", Place(2))
+        mailbox.acknowledge("doll", Position(2))
         assert "no connection to Redis" in await down(mailbox)
         with pytest.raises(MailboxError, match="no connection"):
             await mailbox.look("doll")
@@ -219,7 +219,7 @@ async def test_scripts_that_redis_has_forgotten_are_loaded_again(shared: RedisSe
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 2))
         shared.command("SCRIPT", "FLUSH")
-        mailbox.acknowledge("doll", Place(1))
+        mailbox.acknowledge("doll", Position(1))
         assert await mailbox.append(entries(2, 1)) == [3]
         shared.command("SCRIPT", "FLUSH")
         assert await contents(mailbox) == payloads([1, 2])
@@ -314,9 +314,9 @@ async def test_a_mark_whose_answer_was_lost_is_kept_until_it_is_stored(shared: R
     async with Proxy(shared) as proxy, opened(proxy.url) as mailbox:
         await mailbox.append(entries(0, 5))
         proxy.losing = 1
-        mailbox.acknowledge("doll", Place(3))
+        mailbox.acknowledge("doll", Position(3))
         await until(lambda: proxy.lost == 1)
-        mailbox.acknowledge("doll", Place(4))
+        mailbox.acknowledge("doll", Position(4))
         assert await contents(mailbox) == payloads([4])
     async with opened(shared.url) as mailbox:
         assert (await mailbox.look("doll")).acked == 4
@@ -335,7 +335,7 @@ async def test_a_redis_without_memory_stores_nothing_and_still_deletes(own_redis
         pending = mailbox.append(entries(500, 3))
         assert "no memory left" in await down(mailbox)
         assert len(await contents(mailbox, "d1")) == 10
-        mailbox.acknowledge("d1", Place(1_000_000))
+        mailbox.acknowledge("d1", Position(1_000_000))
         await until(lambda: mailbox.counters.acknowledged == 10)
         clock.now += 101
         assert await mailbox.sweep() == 190
@@ -469,7 +469,7 @@ async def test_two_gateways_share_a_partition(shared: RedisServer) -> None:
         assert await one.append(entries(0, 4)) == [1, 2, 3, 4]
         assert await two.append(entries(2, 4)) == [None, None, 5, 6]
         assert await one.append(entries(4, 4)) == [None, None, 7, 8]
-        two.acknowledge("doll", Place(2))
+        two.acknowledge("doll", Position(2))
         assert await two.append(entries(6, 3)) == [None, None, 9]
         assert await contents(one) == payloads(range(2, 9))
         assert (await one.look("doll")).acked == 2
@@ -511,9 +511,9 @@ async def test_a_device_may_have_any_name(shared: RedisServer) -> None:
 async def test_an_empty_box_costs_no_stream(shared: RedisServer) -> None:
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 5))
-        mailbox.acknowledge("doll", Place(5))
+        mailbox.acknowledge("doll", Position(5))
         await mailbox.append(entries(5, 1))
-        mailbox.acknowledge("doll", Place(6))
+        mailbox.acknowledge("doll", Position(6))
         await until(lambda: mailbox.counters.acknowledged == 6)
         assert shared.command("EXISTS", "cocoa:{box}:m:doll") == 0
 
@@ -555,7 +555,7 @@ async def _same(model: MemoryMailbox, mailbox: RedisMailbox, clock: Clock, dice:
         case 3:
             number = dice.randrange((await model.look(device)).last + 3)
             for box in (model, mailbox):
-                (box.acknowledge if number % 2 else box.written)(device, Place(number))
+                (box.acknowledge if number % 2 else box.written)(device, Position(number))
         case 4:
             limits = PageLimits(dice.randrange(1, 20), dice.randrange(1, 300))
             after = dice.randrange((await model.look(device)).last + 2)

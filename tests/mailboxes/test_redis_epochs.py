@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cocoa_tornado.mailboxes.redis import RedisMailbox
-from cocoa_tornado.rules.box import BoxLimits, Place
+from cocoa_tornado.rules.box import BoxLimits, Position
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
@@ -61,8 +61,8 @@ async def test_numbers_that_are_given_again_belong_to_another_epoch(forgetful: R
         await ready(mailbox)
         assert mailbox.epoch > before
         box = await mailbox.look("doll")
-        assert [box.find(Place(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
-        assert [box.find(Place(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
+        assert [box.find(Position(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
+        assert [box.find(Position(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
         assert await contents(mailbox) == payloads([0, 1, 2, 3, 4, 10, 11, 12])
 
 
@@ -75,14 +75,14 @@ async def test_what_was_acknowledged_before_deletes_nothing_that_came_after(forg
         forgetful.command("SAVE")
         await mailbox.append(entries(5, 5))
         forgetful.kill()
-        mailbox.acknowledge("doll", Place(9, before))
-        mailbox.written("doll", Place(10, before))
+        mailbox.acknowledge("doll", Position(9, before))
+        mailbox.written("doll", Position(10, before))
         stored = mailbox.append(entries(10, 3))
         await asyncio.to_thread(forgetful.start)
         assert await stored == [6, 7, 8]
         await ready(mailbox)
-        mailbox.acknowledge("doll", Place(8, before))  # a device that has only now come to it
-        mailbox.acknowledge("doll", Place(6, mailbox.epoch))
+        mailbox.acknowledge("doll", Position(8, before))  # a device that has only now come to it
+        mailbox.acknowledge("doll", Position(6, mailbox.epoch))
         assert (await mailbox.look("doll")).acked == 6
         await mailbox.append(entries(13, 1))
         await eventually(lambda: not mailbox._backlog.has_marks)
@@ -102,7 +102,7 @@ async def test_a_gateway_that_was_restarted_with_it_begins_an_epoch_too(forgetfu
     async with opened(forgetful.url) as mailbox:
         await mailbox.append(entries(10, 9))
         box = await mailbox.look("doll")
-        assert (box.last, box.find(Place(10, before))) == (14, 5)
+        assert (box.last, box.find(Position(10, before))) == (14, 5)
 
 
 @UNAVAILABLE
@@ -123,7 +123,7 @@ async def test_one_that_was_idle_meanwhile_finds_out_before_it_stores_or_reads(f
                 await reader.look("doll")
             await asyncio.sleep(0.05)
         await ready(reader)
-        assert (await reader.look("doll")).find(Place(10, before)) == 5
+        assert (await reader.look("doll")).find(Position(10, before)) == 5
 
 
 @UNAVAILABLE
@@ -142,7 +142,7 @@ async def test_what_is_lost_twice_has_an_epoch_of_its_own_each_time(forgetful: R
         await ready(mailbox)
         assert first < second < mailbox.epoch
         box = await mailbox.look("doll")
-        assert [box.find(Place(8, epoch)) for epoch in (first, second, mailbox.epoch)] == [5, 5, 8]
+        assert [box.find(Position(8, epoch)) for epoch in (first, second, mailbox.epoch)] == [5, 5, 8]
 
 
 @UNAVAILABLE
@@ -158,7 +158,7 @@ async def test_one_follows_into_an_epoch_that_another_has_begun(forgetful: Redis
         (number,) = await one.append(entries(12, 1))
         assert number is not None
         assert one.epoch == two.epoch
-        one.acknowledge("doll", Place(number, one.epoch))
+        one.acknowledge("doll", Position(number, one.epoch))
         await eventually(lambda: not one._backlog.has_marks)
         assert (await two.look("doll")).acked == number
 
@@ -175,7 +175,7 @@ async def test_a_box_that_is_lost_as_a_whole_is_made_anew_above_all_that_was_giv
         (number,) = await mailbox.append(entries(9, 1))
         box = await mailbox.look("doll")
         assert number == 10
-        assert box.start(box.find(Place(9, before))) == 9
+        assert box.start(box.find(Position(9, before))) == 9
 
 
 @UNAVAILABLE
@@ -186,7 +186,7 @@ async def test_an_epoch_begins_with_every_restart_and_old_places_stay_good(own_r
         for turn in range(12):
             number = (await mailbox.append(entries(turn, 1)))[0]
             assert number is not None
-            places.append(Place(number, mailbox.epoch))
+            places.append(Position(number, mailbox.epoch))
             await asyncio.to_thread(own_redis.stop)
             await asyncio.to_thread(own_redis.start)
         await mailbox.append(entries(12, 1))

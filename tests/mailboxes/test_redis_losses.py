@@ -13,7 +13,7 @@ import pytest
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.port import Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
-from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Place
+from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Position
 from cocoa_tornado.rules.feed import Feed, Turn
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
@@ -54,7 +54,7 @@ def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecor
     return [record for record in caplog.records if record.getMessage() == text]
 
 
-async def heard(mailbox: Mailbox, device_id: str, after: Place | None) -> Turn:
+async def heard(mailbox: Mailbox, device_id: str, after: Position | None) -> Turn:
     """What a device that connects is sent first."""
     box = await mailbox.look(device_id)
     number = None
@@ -87,11 +87,11 @@ async def test_an_emptied_redis_is_used_again_in_another_epoch(
         assert number > 5
         assert (mailbox.key, mailbox.status().state) == (cursors_key, MailboxState.READY)
         assert mailbox.epoch > before
-        assert payloads_of(await heard(mailbox, "doll", Place(3, before))) == payloads([5])
+        assert payloads_of(await heard(mailbox, "doll", Position(3, before))) == payloads([5])
         assert mailbox.status().messages == 1
         assert mailbox.counters.lost == {"emptied": 5}
         assert [vars(record)["lost"] for record in logged(caplog, "mailbox was emptied")] == [5]
-        mailbox.acknowledge("doll", Place(5, before))
+        mailbox.acknowledge("doll", Position(5, before))
         await mailbox.append(entries(6, 1))
         assert await contents(mailbox) == payloads([5, 6])
 
@@ -148,7 +148,7 @@ async def test_another_mailbox_is_used_and_no_mark_of_the_one_before_reaches_it(
         own_redis.command("FLUSHALL")
         async with opened(own_redis.url) as another:  # a gateway that has known nothing
             assert await another.append(entries(10, 3)) == [1, 2, 3]
-            mailbox.acknowledge("doll", Place(2, before))
+            mailbox.acknowledge("doll", Position(2, before))
             assert await mailbox.append(entries(20, 1)) == [4]
             assert mailbox.key == another.key
             assert mailbox.epoch > before
@@ -187,7 +187,7 @@ async def test_a_foreign_key_for_a_box_costs_its_device_alone_and_is_named(
             await mailbox.look("doll")
         assert await contents(mailbox, "other") == payloads([0, 2])
         for device_id, number in (("doll", 1), ("other", 1), ("third", 5)):
-            mailbox.acknowledge(device_id, Place(number, mailbox.epoch))
+            mailbox.acknowledge(device_id, Position(number, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 2)
         clock.now += 2000
         assert await mailbox.sweep() == 1
@@ -207,9 +207,9 @@ async def test_a_foreign_key_for_messages_is_a_gap_for_its_device_alone(
         await mailbox.append([*entries(0, 3), entry(3, "other")])
         shared.command("DEL", key("m:doll"))
         shared.command("LPUSH", key("m:doll"), "mine")
-        assert await heard(mailbox, "doll", Place(1, mailbox.epoch)) == Turn(2, [])
-        mailbox.acknowledge("doll", Place(1, mailbox.epoch))
-        mailbox.acknowledge("other", Place(4, mailbox.epoch))
+        assert await heard(mailbox, "doll", Position(1, mailbox.epoch)) == Turn(2, [])
+        mailbox.acknowledge("doll", Position(1, mailbox.epoch))
+        mailbox.acknowledge("other", Position(4, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 2)
         clock.now += 2000
         await mailbox.sweep()
@@ -231,7 +231,7 @@ async def test_a_box_with_foreign_values_keeps_no_other_device_from_being_stored
         with pytest.raises(MailboxError):
             await unreadable
         assert mailbox.status().state is MailboxState.READY
-        mailbox.written("doll", Place(1, mailbox.epoch))
+        mailbox.written("doll", Position(1, mailbox.epoch))
         for offset in range(2, 5):
             assert await mailbox.append([entry(offset, "other")]) == [offset + 1]
         assert mailbox.counters.stored == 5
@@ -263,7 +263,7 @@ async def test_a_foreign_key_of_any_other_name_costs_no_device_anything(
         numbers = [await mailbox.append([entry(n, "new" if n % 2 else "doll")]) for n in range(2, 8)]
         assert [None] not in numbers
         assert await contents(mailbox) == payloads([0, 1, 2, 4, 6])
-        mailbox.acknowledge("doll", Place(1, mailbox.epoch))
+        mailbox.acknowledge("doll", Position(1, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 1)
         await mailbox.sweep()
         assert mailbox.counters.failures == 0
@@ -286,11 +286,11 @@ async def test_a_foreign_key_where_a_start_tries_what_it_may_do_is_in_the_way_of
 async def test_a_box_that_was_evicted_is_made_anew_of_its_messages(shared: RedisServer) -> None:
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 5))
-        mailbox.acknowledge("doll", Place(1, mailbox.epoch))
+        mailbox.acknowledge("doll", Position(1, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 1)
         shared.command("DEL", key("b:doll"))
         assert payloads_of(await heard(mailbox, "doll", None)) == payloads([1, 2, 3, 4])
-        turn = await heard(mailbox, "doll", Place(3, mailbox.epoch))
+        turn = await heard(mailbox, "doll", Position(3, mailbox.epoch))
         assert (turn.missed, payloads_of(turn)) == (0, payloads([3, 4]))
         assert await mailbox.append(entries(5, 1)) == [6]
 
@@ -311,7 +311,7 @@ async def test_a_box_that_was_evicted_with_its_messages_is_a_gap(
             clock.now += FORGET_AFTER_S + 1500
             await mailbox.sweep()
         box = await mailbox.look("doll")
-        number = None if after is None else after if after < 0 else box.find(Place(after, mailbox.epoch))
+        number = None if after is None else after if after < 0 else box.find(Position(after, mailbox.epoch))
         feed = Feed()
         feed.open(box.start(number), box.last)
         assert feed.is_behind
@@ -319,7 +319,7 @@ async def test_a_box_that_was_evicted_with_its_messages_is_a_gap(
         assert turn.missed == 1
         assert payloads_of(turn) == (payloads([6, 7]) if first == "append" else [])
         # Once it is told, it is told no more.
-        mailbox.written("doll", Place(feed.position, mailbox.epoch))
+        mailbox.written("doll", Position(feed.position, mailbox.epoch))
         assert (await heard(mailbox, "doll", None)).missed == 0
 
 
@@ -329,7 +329,7 @@ async def test_whatever_keys_are_evicted_no_device_loses_a_message_without_a_gap
 ) -> None:
     dice = random.Random(seed)
     devices = [f"d{n}" for n in range(6)]
-    cursors: dict[str, Place] = {}
+    cursors: dict[str, Position] = {}
     sent: dict[str, list[int]] = {device_id: [] for device_id in devices}
     async with opened(shared.url) as mailbox:
         for n in range(60):
@@ -338,7 +338,7 @@ async def test_whatever_keys_are_evicted_no_device_loses_a_message_without_a_gap
             assert number is not None
             sent[device_id].append(n)
             if dice.random() < 0.3:
-                cursors[device_id] = Place(number, mailbox.epoch)
+                cursors[device_id] = Position(number, mailbox.epoch)
                 sent[device_id].clear()
         for device_id in devices:
             for name in ("b", "m"):

@@ -31,7 +31,7 @@ from cocoa_tornado.mailboxes.sqlite_rows import Change, Store
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
 from cocoa_tornado.mailboxes.store import Answer
-from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Marks, PageLimits, Place
+from cocoa_tornado.rules.box import FORGET_AFTER_S, Box, BoxLimits, Marks, PageLimits, Position
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
 
 from .sqlite_stand import SqliteStand
@@ -417,7 +417,7 @@ async def test_a_file_that_is_locked_is_waited_for_and_still_read(place: SqliteS
         assert str(place.path) in detail
         assert "locked by another process" in detail
         assert mailbox.status().messages == 3
-        mailbox.acknowledge("doll", Place(2))
+        mailbox.acknowledge("doll", Position(2))
         assert (await mailbox.look("doll")).acked == 2
         assert await contents(mailbox) == payloads([2])
         place.clock.now += 10**9  # something to sweep
@@ -462,7 +462,7 @@ async def test_a_file_that_is_locked_at_the_start_is_waited_for(place: SqliteSta
         assert mailbox.key is None
         with pytest.raises(MailboxError, match="locked"):
             await mailbox.look("doll")
-        mailbox.acknowledge("doll", Place(100))
+        mailbox.acknowledge("doll", Position(100))
         stored = mailbox.append(entries(499, 2))
     assert await stored == [None, 501]
     await ready(mailbox)
@@ -485,7 +485,7 @@ async def test_a_full_disk_is_waited_for_and_still_read(small_disk: Path) -> Non
     await until(lambda: is_away(mailbox))
     assert "the disk is full" in mailbox.status().detail
     assert len(await contents(mailbox)) == 50 + sum(future.done() for future in waiting)
-    mailbox.written("doll", Place(50))
+    mailbox.written("doll", Position(50))
     assert (await mailbox.look("doll")).written == 50
     ballast.unlink()
     assert await asyncio.gather(*waiting) == [[n + 1] for n in range(50, 60)]
@@ -730,7 +730,7 @@ async def test_a_backup_moved_into_its_place_is_not_written_to_before_a_restart(
     mailbox = await place.open_file()
     assert mailbox.epoch != epoch
     assert await mailbox.append(entries(6, 2)) == [4, 5]
-    assert (await mailbox.look("doll")).find(Place(6, epoch)) == 3
+    assert (await mailbox.look("doll")).find(Position(6, epoch)) == 3
     await mailbox.close(1.0)
 
 
@@ -758,11 +758,11 @@ async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_
         return real(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
     monkeypatch.setattr(Store, "store", fails)
-    mailbox.acknowledge("doll", Place(5, before))
+    mailbox.acknowledge("doll", Position(5, before))
     assert await mailbox.append(entries(5, 2)) == [4, 5]
     assert mailbox.epoch != before
     box = await mailbox.look("doll")
-    assert (box.acked, box.last, box.find(Place(5, before))) == (3, 5, 3)
+    assert (box.acked, box.last, box.find(Position(5, before))) == (3, 5, 3)
     await mailbox.close(1.0)
 
 
@@ -785,10 +785,10 @@ async def test_a_mark_that_waits_counts(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 5))
     with locked(place.path):
-        mailbox.acknowledge("doll", Place(2))
+        mailbox.acknowledge("doll", Position(2))
         await until(lambda: is_away(mailbox))
-        mailbox.acknowledge("doll", Place(1))
-        mailbox.written("doll", Place(4))
+        mailbox.acknowledge("doll", Position(1))
+        mailbox.written("doll", Position(4))
         assert await mailbox.look("doll") == Box(0, 5, 2, 2, 4)
         assert numbers(await mailbox.read("doll", 0, ALL)) == [3, 4, 5]
     await ready(mailbox)
@@ -801,7 +801,7 @@ async def test_a_mark_is_stored_soon(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 5))
     begun = time.monotonic()
-    mailbox.acknowledge("doll", Place(2))
+    mailbox.acknowledge("doll", Position(2))
     await until(lambda: mailbox.status().messages == 3)
     assert time.monotonic() - begun > 0.3
     assert ask(place.path, "SELECT acked, gone FROM box") == [(2, 2)]
@@ -907,13 +907,13 @@ async def test_the_threads_end_with_the_mailbox(place: SqliteStand) -> None:
         await mailbox.look("doll")
     with pytest.raises(MailboxClosed):
         await mailbox.sweep()
-    mailbox.written("doll", Place(3))
+    mailbox.written("doll", Position(3))
 
 
 async def test_close_stores_what_is_queued(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     waiting = [mailbox.append(entries(1_000 * n, 1_000)) for n in range(10)]
-    mailbox.written("doll", Place(10))
+    mailbox.written("doll", Position(10))
     await mailbox.close(20.0)
     assert [future.result()[-1] for future in waiting] == [1_000 * n for n in range(1, 11)]
 
@@ -1060,7 +1060,7 @@ async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int)
                 box = await model.look(device_id)
                 number = dice.randint(box.base, box.last)
                 for each in (model, mailbox):
-                    getattr(each, what)(device_id, Place(number, each.epoch))
+                    getattr(each, what)(device_id, Position(number, each.epoch))
             case "sweep":
                 # Both look at all of these boxes, this one at once and that one every other time.
                 await mailbox.append([])

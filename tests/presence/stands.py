@@ -101,7 +101,7 @@ class PresenceStand(Protocol):
 
 class LocalStand:
     def __init__(self) -> None:
-        self._store, self._exchange = LocalStore(era=1), Exchange()
+        self._store, self._exchange = LocalStore(term=1), Exchange()
         self._servers: list[Server] = []
 
     async def open(self, count: int = 1, **limits: object) -> list[Server]:

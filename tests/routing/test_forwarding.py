@@ -69,7 +69,7 @@ class Stand:
     """Servers A and B."""
 
     def __init__(self, mailbox: Mailbox | None = None, limits: RelayLimits | None = None) -> None:
-        self.store, self.exchange = LocalStore(era=1), Exchange(limits)
+        self.store, self.exchange = LocalStore(term=1), Exchange(limits)
         self.a, self.b = (Server(self.store, self.exchange, mailbox) for _ in range(2))
         self.done: list[int] = []
 

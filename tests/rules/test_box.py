@@ -13,7 +13,7 @@ from cocoa_tornado.rules.box import (
     BoxLimits,
     Mark,
     Marks,
-    Place,
+    Position,
     marked,
     surplus,
     with_marks,
@@ -42,36 +42,36 @@ def test_what_was_acknowledged_is_not_asked_for_again() -> None:
 
 def test_a_cursor_of_a_box_that_was_removed_is_the_beginning_of_the_new_one() -> None:
     assert Box.new(40).start(3) == 40
-    assert Box.new(40).find(Place(3)) == 3
+    assert Box.new(40).find(Position(3)) == 3
 
 
 def test_a_cursor_beyond_the_end_is_not_known() -> None:
-    assert FIVE.find(Place(5)) == 5
-    assert FIVE.find(Place(6)) is None
-    assert FIVE.find(Place(-1)) is None
+    assert FIVE.find(Position(5)) == 5
+    assert FIVE.find(Position(6)) is None
+    assert FIVE.find(Position(-1)) is None
 
 
 def test_a_place_of_an_earlier_epoch_stands_for_what_was_left_when_the_next_began() -> None:
     box = Box(last=90, epoch=3, cuts=((1, 40), (3, 60)))
-    assert [box.find(Place(number)) for number in (30, 50, 80)] == [30, 40, 40]
-    assert [box.find(Place(number, 1)) for number in (50, 80)] == [50, 60]
-    assert [box.find(Place(number, 2)) for number in (50, 80)] == [50, 60]
-    assert [box.find(Place(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
-    assert box.find(Place(1, 4)) is None
+    assert [box.find(Position(number)) for number in (30, 50, 80)] == [30, 40, 40]
+    assert [box.find(Position(number, 1)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Position(number, 2)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Position(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
+    assert box.find(Position(1, 4)) is None
 
 
 def test_of_named_epochs_the_list_says_which_came_first() -> None:
     box = Box(last=90, epoch=3, cuts=((7, 40), (3, 60)), epochs=(0, 7, 5, 3))
-    assert [box.find(Place(number)) for number in (30, 50, 80)] == [30, 40, 40]
-    assert [box.find(Place(number, 7)) for number in (50, 80)] == [50, 60]
-    assert [box.find(Place(number, 5)) for number in (50, 80)] == [50, 60]
-    assert [box.find(Place(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
+    assert [box.find(Position(number)) for number in (30, 50, 80)] == [30, 40, 40]
+    assert [box.find(Position(number, 7)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Position(number, 5)) for number in (50, 80)] == [50, 60]
+    assert [box.find(Position(number, 3)) for number in (80, 90, 91)] == [80, 90, None]
 
 
 def test_a_place_of_an_epoch_that_the_mailbox_does_not_know_is_the_beginning_and_deletes_nothing() -> None:
     box = Box(last=90, gone=10, written=50, epoch=3, cuts=((3, 60),), epochs=(7, 3))
-    assert [box.find(Place(70, epoch)) for epoch in (0, 2, 9)] == [NO_CURSOR_YET.number] * 3
-    assert box.start(box.find(Place(70, 9))) == 10
+    assert [box.find(Position(70, epoch)) for epoch in (0, 2, 9)] == [NO_CURSOR_YET.number] * 3
+    assert box.start(box.find(Position(70, 9))) == 10
     assert Mark(acked=70, written=80, epoch=9).on(box) == box
 
 
@@ -87,17 +87,17 @@ def test_the_first_message_of_a_named_epoch_leaves_a_cut_and_no_other_does() -> 
 
 def test_what_has_not_survived_the_end_of_an_epoch_is_counted() -> None:
     box = Box(last=9, epoch=3, cuts=((3, 6),), epochs=(0, 3))
-    assert [box.lost(position, Place(8)) for position in (4, 6, 7, 8)] == [2, 2, 1, 0]
-    assert Box.new(20, 3, (0, 3)).lost(5, Place(8)) == 3
-    assert Box(last=9, epoch=3).lost(5, Place(8, 2)) == 0
+    assert [box.lost(position, Position(8)) for position in (4, 6, 7, 8)] == [2, 2, 1, 0]
+    assert Box.new(20, 3, (0, 3)).lost(5, Position(8)) == 3
+    assert Box(last=9, epoch=3).lost(5, Position(8, 2)) == 0
 
 
 def test_a_place_of_before_all_was_lost_may_have_lost_messages_unless_it_is_the_highest() -> None:
     box = Box.new(20, 7, emptied=7)
-    assert [box.may_have_lost(Place(number, 3)) for number in (-1, 0, 19, 20)] == [False, True, True, False]
-    assert not box.append().may_have_lost(Place(21, 7))
-    assert not Box.new(20, 7).may_have_lost(Place(3, 3))
-    assert not box.append().acknowledge(21).may_have_lost(Place(3, 3))
+    assert [box.may_have_lost(Position(number, 3)) for number in (-1, 0, 19, 20)] == [False, True, True, False]
+    assert not box.append().may_have_lost(Position(21, 7))
+    assert not Box.new(20, 7).may_have_lost(Position(3, 3))
+    assert not box.append().acknowledge(21).may_have_lost(Position(3, 3))
 
 
 def test_marks_of_one_epoch_are_joined_and_those_of_several_kept_in_their_order() -> None:
@@ -109,7 +109,7 @@ def test_marks_of_one_epoch_are_joined_and_those_of_several_kept_in_their_order(
 
 
 def test_a_place_of_an_earlier_epoch_is_known_though_its_message_is_lost() -> None:
-    assert Box(last=5, epoch=1).find(Place(9)) == 5
+    assert Box(last=5, epoch=1).find(Position(9)) == 5
 
 
 def test_one_that_has_no_cursor_yet_begins_with_what_is_kept_and_is_not_told_of_what_it_was_written() -> None:

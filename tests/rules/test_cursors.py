@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.box import Place
+from cocoa_tornado.rules.box import Position
 from cocoa_tornado.rules.cursors import (
     MAX_EPOCH,
     MAX_NUMBER,
@@ -29,7 +29,7 @@ NUMBERS = st.integers(0, MAX_NUMBER)
 @given(DEVICES, NUMBERS, st.integers(0, MAX_EPOCH))
 def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int, epoch: int) -> None:
     cursor = make_cursor(KEY, device, number, epoch)
-    assert read_cursor(KEY, device, cursor) == Place(number, epoch)
+    assert read_cursor(KEY, device, cursor) == Position(number, epoch)
     assert read_cursor(KEY, device + "x", cursor) is None
     assert read_cursor(OTHER_KEY, device, cursor) is None
 
@@ -44,7 +44,7 @@ def test_a_cursor_needs_no_escaping() -> None:
 def test_a_cursor_that_was_tampered_with_is_unknown(number: int, at: int, character: str) -> None:
     cursor = make_cursor(KEY, "doll", number)
     forged = cursor[:at] + character + cursor[at + 1 :]
-    assert read_cursor(KEY, "doll", forged) == (Place(number) if forged == cursor else None)
+    assert read_cursor(KEY, "doll", forged) == (Position(number) if forged == cursor else None)
 
 
 @given(st.text(max_size=40))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cocoa_tornado.rules.box import Box, Place
+from cocoa_tornado.rules.box import Box, Position
 
 
 @dataclass
@@ -46,7 +46,7 @@ def test_two_copies_that_go_on_give_different_numbers_and_a_cursor_of_one_skips_
     assert here.after(cursor) == []  # and loses "only here", which it has never had
 
     ours = named(7, (0, 7), Box().append()).append()
-    theirs = Place(2, epoch=8)  # of an epoch that this copy has not begun: it stands for the beginning
+    theirs = Position(2, epoch=8)  # of an epoch that this copy has not begun: it stands for the beginning
     number = ours.find(theirs)
     assert number is not None
     assert ours.start(number) == 0
@@ -62,7 +62,7 @@ def test_a_clock_that_is_set_back_with_the_machine_gives_numbers_below_a_cursor_
     assert backup.after(cursor) == []  # "stored after it" is skipped
 
     box = named(7, (0, 7), Box().append()).append()
-    assert box.find(Place(2, epoch=0)) == 1
+    assert box.find(Position(2, epoch=0)) == 1
     assert box.start(1) == 1  # the second message comes
 
 
