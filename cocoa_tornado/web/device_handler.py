@@ -14,7 +14,7 @@ from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
 from ..connection.connection import DeviceConnection
-from ..connection.device_socket import device_socket
+from ..connection.device_socket import DeviceSocket, device_socket
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
@@ -211,31 +211,25 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         :param after: the place of the cursor after which the device wants its messages
         """
         devices = self.context.devices
-        stream = self.detach()
-        assert isinstance(stream, HttpStream)
+        socket: DeviceSocket | None = None
         try:
-            sock, unread, unsent = stream.give_up_socket()
-        except StreamClosedError:
-            stream.close()
-            devices.presence.release(grant)
-            self._end("vanished")
-            return
-        finally:
-            # As Tornado does at the end of every other request: a reference cycle would wait for the collector.
-            self.ui = None  # type: ignore[assignment]
-        self.identity, self.conn = identity, grant.generation.number
-        key = self.request.headers["Sec-WebSocket-Key"]
-        answer = switching_protocols(key, subprotocol, devices.wall_clock())
-        socket = device_socket(sock, unread, unsent + answer)
-        try:
+            socket = self._take_socket(subprotocol)
+            self.identity, self.conn = identity, grant.generation.number
             self.set_status(101)
             self.application.log_request(self)
             connection = DeviceConnection(socket, identity, grant, devices, handshake.wants_interim() is True, after)
             connection.open(identity.expires_at + self.context.policy.leeway_s)
-        except BaseException:
+        except BaseException as error:
             devices.presence.release(grant)
-            socket.close()
+            if socket is not None:
+                socket.close()
+            elif isinstance(error, StreamClosedError):
+                self._end("vanished")
+                return
             raise
+        finally:
+            # As Tornado does at the end of every other request: a reference cycle would wait for the collector.
+            self.ui = None  # type: ignore[assignment]
         count(devices.counters.handshakes, "accepted")
         log.info(
             "device connected",
@@ -246,6 +240,26 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
                 "remote_ip": self.request.remote_ip,
             },
         )
+
+    def _take_socket(self, subprotocol: str | None) -> DeviceSocket:
+        """Take the socket from Tornado and send the 101 on it. On any failure the socket is closed.
+
+        :raises StreamClosedError: the client has gone
+        """
+        stream = self.detach()
+        assert isinstance(stream, HttpStream)
+        try:
+            key = self.request.headers["Sec-WebSocket-Key"]
+            answer = switching_protocols(key, subprotocol, self.context.devices.wall_clock())
+            sock, unread, unsent = stream.give_up_socket()
+        except BaseException:
+            stream.close()
+            raise
+        try:
+            return device_socket(sock, unread, unsent + answer)
+        except BaseException:
+            sock.close()
+            raise
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, unless nobody is left to hear it."""

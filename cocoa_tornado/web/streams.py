@@ -121,6 +121,8 @@ class HttpStream(IOStream):
         if self.closed():
             raise StreamClosedError(self.error)
         unread, unsent = self._find_unread(), self._find_unsent()
+        if self.closed():  # to look for what is unread may have found the end
+            raise StreamClosedError(self.error)
         self._keeps_socket = True
         self.close()
         sock, self.socket = self.socket, None  # type: ignore[assignment]  # as Tornado's own close_fd leaves it

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.web import application
 from cocoa_tornado.web.device_handler import DeviceHandler
-from testing.raw_device import UPGRADE, RawDevice
+from cocoa_tornado.web.streams import HttpStream
+from testing.raw_device import UPGRADE
 from testing.waiting import eventually
 
 from ..harness import Harness
@@ -140,22 +140,57 @@ async def test_a_device_that_is_free_is_upgraded_before_its_request_is_dispatche
     assert (dispatched, len(gateway.gateway.hub)) == ([], 2)
 
 
+async def ask_until_the_end(gateway: Harness) -> None:
+    """A handshake. Returns when the gateway has closed the connection, whatever it has sent before."""
+    device = await gateway.dial()
+    device.writer.write(head(("GET", "good", "", {}), {"good": gateway.token("doll")}, "1.1"))
+    await device.read_to_end()
+
+
 @pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "web.device_handler.switching_protocols",
+        "web.streams.HttpStream.give_up_socket",
+        "web.device_handler.device_socket",
+        "web.device_handler.DeviceConnection.open",
+    ],
+)
 @pytest.mark.logs("cocoa.http", "^handler failed$")
 @pytest.mark.gen_test
 async def test_where_an_upgrade_fails_the_slot_is_given_back_and_the_connection_closed(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, step: str, at_once: bool
+) -> None:
+    gateway = await start_gateway()
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("planned")
+
+    monkeypatch.setattr(f"cocoa_tornado.{step}", fail)
+    if not at_once:
+        monkeypatch.setattr(application, "upgrade_at_once", lambda *_: False)
+    await ask_until_the_end(gateway)
+    presence = gateway.gateway.presence
+    await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)
+    assert "accepted" not in gateway.gateway.counters.handshakes
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.gen_test
+async def test_so_is_it_where_the_client_turns_out_to_have_gone(
     start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     gateway = await start_gateway()
 
-    def fail(connection: DeviceConnection, expires_at: float) -> None:
-        raise RuntimeError("told to")
+    def find_end(stream: HttpStream) -> bytes:
+        stream.close()
+        return b""
 
-    monkeypatch.setattr(DeviceConnection, "open", fail)
+    monkeypatch.setattr(HttpStream, "_find_unread", find_end)
     if not at_once:
         monkeypatch.setattr(application, "upgrade_at_once", lambda *_: False)
-    device: RawDevice = await gateway.upgrade(gateway.token("doll"))
-    assert await device.read_to_end() == b""
-    presence = gateway.gateway.presence
+    await ask_until_the_end(gateway)
+    presence, handshakes = gateway.gateway.presence, gateway.gateway.counters.handshakes
     await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)
-    assert "accepted" not in gateway.gateway.counters.handshakes
+    assert handshakes == {"vanished": 1}

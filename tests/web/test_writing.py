@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import websockets
-from tornado.iostream import StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 
 from cocoa_tornado.web.streams import HttpStream
 from testing.certificates import write_certificate
@@ -73,6 +73,26 @@ async def test_a_stream_that_is_closed_has_no_socket_to_give() -> None:
     ours, theirs = socket.socketpair()
     stream = HttpStream(ours)
     stream.close()
+    with pytest.raises(StreamClosedError):
+        stream.give_up_socket()
+    theirs.close()
+
+
+async def test_nor_has_one_that_finds_its_end_while_it_looks_for_what_is_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a Tornado that reads as far as it can."""
+
+    def read_bytes(stream: IOStream, num_bytes: int, partial: bool = False) -> asyncio.Future[bytes]:
+        there: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        stream.close()
+        there.set_result(b" and more")
+        return there
+
+    monkeypatch.setattr("cocoa_tornado.web.streams.READ_BUFFER", "_elsewhere")
+    monkeypatch.setattr(IOStream, "read_bytes", read_bytes)
+    ours, theirs = socket.socketpair()
+    stream = HttpStream(ours)
     with pytest.raises(StreamClosedError):
         stream.give_up_socket()
     theirs.close()
