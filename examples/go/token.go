@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// fetchToken is only for devices that can keep a secret; others get their tokens from your own backend.
+// fetchToken is for devices that can keep a secret. Others get their tokens from your own backend.
 func (d *device) fetchToken() (e end, failed bool) {
 	at, err := url.Parse(strings.Replace(address, "ws", "http", 1))
 	if err != nil {
@@ -28,7 +28,7 @@ func (d *device) fetchToken() (e end, failed bool) {
 	request.Header.Set("X-API-Key", apiKey)
 	request.Header.Set("X-API-Secret", env("API_SECRET", ""))
 	request.Header.Set("Content-Type", "application/json")
-	client := http.Client{Timeout: 10 * time.Second}
+	client := http.Client{Timeout: patience}
 	response, err := client.Do(request)
 	if err != nil {
 		return end{why: 1006}, true
@@ -36,11 +36,11 @@ func (d *device) fetchToken() (e end, failed bool) {
 	defer response.Body.Close()
 	if response.StatusCode != 200 {
 		fmt.Println("no token:", response.StatusCode)
-		// 401: wrong credentials. 404: the gateway has none configured. Neither heals in a second.
+		// 401: wrong credentials. 404: the gateway has no credentials configured. An early retry cannot succeed.
 		if response.StatusCode == 401 {
 			return end{why: 404}, true
 		}
-		return end{response.StatusCode, retryAfter(response)}, true
+		return end{why: response.StatusCode, minimum: retryAfter(response)}, true
 	}
 	var answer struct {
 		Token string `json:"token"`

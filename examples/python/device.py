@@ -1,6 +1,8 @@
-"""A device: prints what it hears, speaks a WAV file, and reconnects after anything.   python device.py [FILE.wav]
+"""A device: prints the messages it receives, streams a WAV file, and reconnects whatever ends its connection.
 
-Needs Python 3.11 and the package websockets. The environment says where and who: examples/README.rst.
+    python device.py [FILE.wav]
+
+Needs Python 3.11 and the package websockets. Its settings are environment variables: see examples/README.rst.
 """
 
 from __future__ import annotations
@@ -27,21 +29,24 @@ URL = os.environ.get("GATEWAY_URL", "ws://127.0.0.1:8080/ws")
 API_KEY, API_SECRET = os.environ.get("API_KEY", ""), os.environ.get("API_SECRET", "")
 DEVICE_ID = os.environ.get("DEVICE_ID", "doll-1")
 CURSOR_FILE = Path(os.environ.get("CURSOR_FILE", "cursor.txt"))
-SCALE = float(os.environ.get("WAIT_SCALE", "1"))  # shortens all waits, to try things out
+SCALE = float(os.environ.get("WAIT_SCALE", "1"))  # shortens all waits, for experiments
 
 BASE_S, CAP_S = 1.0, 60.0
 SLOW_S = (60.0, 300.0)
 STABLE_S = 60.0
-# Trying again soon will not help: the firmware, the other holder of the id or the gateway must change first. The device
-# keeps trying all the same, for nobody else would ever bring it back.
+# The largest message accepted. A record has at most 1 MiB with Kafka's defaults. A smaller limit would end the
+# connection, and with cursors the gateway would send the same message again after each reconnect.
+LARGEST_BYTES = 2 * 1024 * 1024
+# An early retry cannot succeed: the firmware, the configuration, or another holder of this device id must change first.
+# But never give up: only the device itself can reconnect.
 SLOW = {400, 403, 404, 426, 1002, 1007, 4409}
 NEW_TOKEN = {401, 4401}
 
 
 def wait_s(why: int, attempt: int, minimum_s: float = 0.0) -> float:
-    """Seconds until the next attempt. Full jitter: a fleet that lost one server must not return in one moment.
+    """Seconds until the next attempt, with full jitter: a fleet that lost its server must not return all at once.
 
-    What the gateway asks for (Retry-After) is a minimum, and the jitter comes on top: all were told the same number.
+    Retry-After is a minimum, and the jitter comes on top, because every device was given the same number.
     """
     low, high = SLOW_S if why in SLOW else (0.0, min(CAP_S, BASE_S * 2 ** min(attempt, 16)))
     return (minimum_s + random.uniform(low, high)) * SCALE
@@ -49,10 +54,14 @@ def wait_s(why: int, attempt: int, minimum_s: float = 0.0) -> float:
 
 @dataclass(frozen=True)
 class End:
-    """Why a connection ended, or never began: a close code or an HTTP status. 1006: nobody said why."""
+    """Why a connection ended or was refused: a close code or an HTTP status. 1006 means that no reason is known.
+
+    minimum_s: before the next attempt; lasted_s: of the connection, 0 if there was none
+    """
 
     why: int
     minimum_s: float = 0.0
+    lasted_s: float = 0.0
 
 
 def retry_after_s(headers: Any) -> float:
@@ -61,7 +70,7 @@ def retry_after_s(headers: Any) -> float:
 
 
 def fetch_token() -> str:
-    """Raises HTTPError. Only for devices that can keep a secret; others get their tokens from your own backend."""
+    """For devices that can keep a secret. Others get their tokens from your own backend. Raises HTTPError."""
     parts = urlsplit(URL)
     scheme = "https" if parts.scheme == "wss" else "http"
     request = urllib.request.Request(
@@ -77,16 +86,15 @@ class Device:
     def __init__(self, recording: bytes) -> None:
         self.token = os.environ.get("DEVICE_TOKEN", "")
         self.cursor = CURSOR_FILE.read_text().strip() if CURSOR_FILE.exists() else ""
-        self.recording = recording  # empty once it has been spoken
-        self.come_back_s = 0.0  # how long a draining gateway has asked this device to stay away
+        self.recording = recording  # empty once it has been sent
+        self.come_back_s = 0.0  # the delay that a draining gateway has asked for
 
     async def run(self) -> None:
         attempt = 0
         while True:
-            since = time.monotonic()
             end = await self.connect_once()
-            # One that is accepted and closed at once goes on backing off; only a connection that lasted starts anew.
-            if time.monotonic() - since > STABLE_S * SCALE:
+            # Only a connection that lasted resets the backoff, not one that is accepted and closed at once.
+            if end.lasted_s > STABLE_S * SCALE:
                 attempt = 0
             pause = wait_s(end.why, attempt, end.minimum_s)
             print(f"ended: {end.why}, again in {pause:.2f} s", flush=True)
@@ -101,31 +109,37 @@ class Device:
         except urllib.error.HTTPError as error:
             with error:
                 print(f"no token: {error.code}", flush=True)
-                # 401: wrong credentials. 404: the gateway has none configured. Neither heals in a second.
+                # 401: wrong credentials. 404: the gateway has no credentials configured. An early retry cannot succeed.
                 return End(404 if error.code == 401 else error.code, retry_after_s(error.headers))
         except InvalidStatus as error:
             response = error.response
             if response.status_code == 400 and b"Unknown cursor" in response.body:
-                # Of another device or mailbox. Without it comes everything that is kept: some of it perhaps again.
+                # It belongs to another device or mailbox. Without it, some messages may arrive a second time.
                 self.save("")
                 return End(1006)
             end = End(response.status_code, retry_after_s(response.headers))
         except (OSError, InvalidHandshake, TimeoutError):
             return End(1006)
         if end.why in NEW_TOKEN and API_KEY:
-            self.token = ""  # after the wait: when a key is removed a whole fleet needs new ones
+            self.token = ""  # fetch a new one, after the wait: when a key is removed, a whole fleet needs new tokens
         return end
 
     async def talk(self) -> End:
-        # ?cursors=1 says "I go by cursors and have none yet": everything that is kept for this device comes.
+        # ?cursors=1: this device uses cursors and has none yet. The gateway sends everything that it keeps for it.
         position = {"after": self.cursor} if self.cursor else {"cursors": "1"}
         query = urlencode(position | {"interim": "true"})
         headers = {"Authorization": f"Bearer {self.token}"}
-        # The library answers the gateway's pings. Its own find a dead network sooner than TCP would.
+        # The library answers the gateway's pings. Its own pings detect a dead network sooner than TCP would.
         async with connect(
-            f"{URL}?{query}", additional_headers=headers, ping_interval=30, ping_timeout=30, compression=None
+            f"{URL}?{query}",
+            additional_headers=headers,
+            ping_interval=30,
+            ping_timeout=30,
+            max_size=LARGEST_BYTES,
+            compression=None,
         ) as socket:
             print("connected", flush=True)
+            opened = time.monotonic()
             self.come_back_s = 0.0
             tasks = [asyncio.create_task(self.acknowledge(socket))]
             if self.recording:
@@ -136,7 +150,8 @@ class Device:
                     if isinstance(message, str):
                         self.handle(json.loads(message))
             except ConnectionClosed as closed:
-                return End(closed.rcvd.code if closed.rcvd else 1006, self.come_back_s)
+                why = closed.rcvd.code if closed.rcvd else 1006
+                return End(why, self.come_back_s, time.monotonic() - opened)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -145,7 +160,7 @@ class Device:
     def handle(self, message: dict[str, Any]) -> None:
         match message.get("type"):
             case "transcription" if message.get("final") is False:
-                # A hypothesis carries the cursor of the message before it: nothing to save.
+                # The cursor of a partial result is that of the message before it.
                 print(f"perhaps: {message.get('text')}", flush=True)
                 return
             case "transcription" if message.get("success") is False:
@@ -157,13 +172,13 @@ class Device:
             case "reconnect":
                 self.come_back_s = message.get("after_ms", 0) / 1000
             case _:
-                pass  # newer gateways may send what this program does not know
+                pass  # newer gateways may send other types
         if "cursor" in message:
-            # After the message has been dealt with: a crash in between repeats it, and the other order would lose it.
+            # After processing: a crash in between repeats the message, and the other order would lose it.
             self.save(message["cursor"])
 
     def save(self, cursor: str) -> None:
-        """Whole or not at all, even if the power fails."""
+        """Write the cursor atomically, even if the power fails."""
         self.cursor = cursor
         unfinished = CURSOR_FILE.with_suffix(".new")
         with unfinished.open("w") as file:
@@ -173,7 +188,10 @@ class Device:
         unfinished.replace(CURSOR_FILE)
 
     async def acknowledge(self, socket: ClientConnection) -> None:
-        """Once a second at most. A cursor covers all before it, and must be safe here before the gateway may delete."""
+        """At most once a second. A cursor covers all messages before it.
+
+        It is saved first, because the gateway then deletes those messages.
+        """
         last = ""
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -183,12 +201,12 @@ class Device:
                     await socket.send(json.dumps({"type": "ack", "cursor": last}))
 
     async def speak(self, socket: ClientConnection) -> None:
-        """A recording in place of a microphone: 100 ms at a time, at the speed of speech."""
+        """Send a recording in place of a microphone's samples, 100 ms at a time, in real time."""
         with contextlib.suppress(ConnectionClosed):
             for at in range(0, len(self.recording), 3200):
                 await socket.send(self.recording[at : at + 3200])
                 await asyncio.sleep(0.1)
-            # Without it the gateway would wait for 0.8 s of silence.
+            # Ends the utterance now instead of after 0.8 s of silence.
             await socket.send('{"type":"audio_end"}')
             print(f"spoke: {len(self.recording)} bytes", flush=True)
             self.recording = b""

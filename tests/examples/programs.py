@@ -21,6 +21,7 @@ from testing.waiting import eventually
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 _BUILD_PATIENCE_S = 300.0
+_MAX_LINE_BYTES = 2 * 1024 * 1024
 # What a user's own build leaves in an example's folder.
 _MADE = frozenset({"node_modules", "package-lock.json", "target"})
 
@@ -76,6 +77,7 @@ async def start(command: list[str], environment: dict[str, str], kind: type[Runn
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        limit=_MAX_LINE_BYTES,
     )
     return kind(process)
 

@@ -1,5 +1,10 @@
-// A device: prints what it hears, speaks while its button is pressed, and reconnects after anything.
-// ESP32 boards 3.0 or later; the libraries WebSockets (Links2004) 2.7.3 or later and ArduinoJson 7.
+// A device: prints the messages it receives, streams the microphone while its button is pressed, and reconnects
+// whatever ends its connection. ESP32 boards 3.0 or later; the libraries WebSockets (Links2004) 2.7.3 or later and
+// ArduinoJson 7.
+//
+// The WebSockets library ends the connection at a message over 15 KiB. Because this device uses cursors, the gateway
+// would send the same message again after each reconnect, until it expires. If your backend sends longer messages,
+// raise WEBSOCKETS_MAX_DATA_SIZE in the library's src/WebSockets.h.
 
 #include <ArduinoJson.h>
 #include <ESP_I2S.h>
@@ -14,7 +19,7 @@ const char *WIFI_NAME = "home", *WIFI_PASSWORD = "secret";
 const char *HOST = "192.168.1.10";
 const uint16_t PORT = 8080;
 const char *DEVICE_ID = "doll-1";
-// Of this device alone in production: one secret in all images is no secret for long.
+// In production each device needs its own: a secret that all images share soon leaks.
 const char *API_KEY = "backend", *API_SECRET = "a secret";
 const int PIN_CLOCK = 14, PIN_WORD = 15, PIN_DATA = 32, PIN_BUTTON = 0; // an INMP441, and the button BOOT
 
@@ -25,11 +30,11 @@ String token, cursor, acknowledged;
 bool waiting = true, connected = false, speaking = false;
 uint32_t since = 0, pauseMs = 0;  // of the wait
 uint32_t opened = 0, lastAck = 0;
-uint32_t comeBack = 0;  // milliseconds that a draining gateway has asked this device to stay away
+uint32_t comeBack = 0;  // the delay in milliseconds that a draining gateway has asked for
 unsigned attempt = 0;
 
-// After the message has been dealt with: a crash in between repeats it, and the other order would lose it. The flash
-// spreads its wear; a device that hears a lot saves less often, and then hears a little twice after a crash.
+// Called after processing: a crash in between repeats the message, and the other order would lose it. The flash levels
+// its wear. A device with many messages should save less often; after a crash it then gets some messages twice.
 void save(const String &newest) {
   cursor = newest;
   storage.putString("cursor", cursor);
@@ -48,7 +53,7 @@ void handle(uint8_t *payload, size_t length) {
     Serial.printf("missed: %d\n", message["missed"] | 0);
   } else if (type == "reconnect") {
     comeBack = message["after_ms"] | 0;
-  }  // newer gateways may send what this sketch does not know
+  }  // ignore other types: newer gateways may send some
   String newest = message["cursor"] | "";
   if (newest.length() > 0) {
     save(newest);
@@ -57,11 +62,14 @@ void handle(uint8_t *payload, size_t length) {
 
 void ended(int why) {
   if (why == 401) {
-    token = "";  // fetched after the wait: when a key is removed a whole fleet needs new ones
+    token = "";  // fetch a new one, after the wait: when a key is removed, a whole fleet needs new tokens
   } else if (why == 400 && cursor.length() > 0) {
-    save("");  // of another device or mailbox. Without it comes everything that is kept: some of it perhaps again
+    // Most likely the cursor belongs to another device or mailbox; the library hides the body, which would say so.
+    // Without a cursor, some messages may arrive a second time.
+    save("");
+    why = 1006;
   }
-  // One that is accepted and closed at once goes on backing off; only a connection that lasted starts anew.
+  // Only a connection that lasted resets the backoff, not one that is accepted and closed at once.
   if (connected && millis() - opened > STABLE_MS) {
     attempt = 0;
   }
@@ -73,9 +81,9 @@ void ended(int why) {
   connected = speaking = false;
 }
 
-// The library answers pings. It hides the close code: 1006 stands for all of them, and what the code would have said
-// shows at the next attempt, to which the gateway answers 401 (a new token is needed) or 409 (another connection is
-// there). After 1002 and 1007 the growing pauses are all that protects the gateway.
+// The library answers pings. It hides the close code, so 1006 stands for every code. The answer to the next attempt
+// says what to do: 401 (get a new token) or 409 (another connection has this device id). After 1002 and 1007 only the
+// growing delays protect the gateway.
 void onEvent(WStype_t type, uint8_t *payload, size_t length) {
   if (type == WStype_CONNECTED) {
     Serial.println("connected");
@@ -99,7 +107,7 @@ int fetchToken() {
   int status = http.POST(String("{\"device_id\":\"") + DEVICE_ID + "\"}");
   if (status != 200) {
     http.end();
-    return status <= 0 ? 1006 : status == 401 ? 404 : status;  // wrong credentials do not heal in a second
+    return status <= 0 ? 1006 : status == 401 ? 404 : status;  // wrong credentials: an early retry cannot succeed
   }
   JsonDocument answer;
   deserializeJson(answer, http.getString());
@@ -114,20 +122,20 @@ void connectOnce() {
     ended(why);
     return;
   }
-  // cursors=1 says "I go by cursors and have none yet": everything that is kept for this device comes.
+  // cursors=1: this device uses cursors and has none yet. The gateway sends everything that it keeps for the device.
   String url = cursor.length() > 0 ? "/ws?after=" + cursor : String("/ws?cursors=1");
-  webSocket.begin(HOST, PORT, url.c_str(), "");  // in production beginSslWithCA
+  webSocket.begin(HOST, PORT, url.c_str(), "");  // in production use beginSslWithCA
   webSocket.setAuthorization(("Bearer " + token).c_str());
-  webSocket.setExtraHeaders("");  // by default it sends "Origin: file://", of which firmware has no need
-  webSocket.enableHeartbeat(30000, 30000, 2);  // finds a dead network sooner than TCP would
+  webSocket.setExtraHeaders("");  // the default is "Origin: file://", which firmware does not need
+  webSocket.enableHeartbeat(30000, 30000, 2);  // detects a dead network sooner than TCP would
   opened = millis();
   waiting = false;
   webSocket.setReconnectInterval(0);
   webSocket.loop();  // one attempt
-  webSocket.setReconnectInterval(0xffffffff);  // the library's own would come at a fixed interval, whatever the reason
+  webSocket.setReconnectInterval(0xffffffff);  // no automatic reconnects: their interval is fixed
 }
 
-// 100 ms at a time, signed 16-bit little-endian: what the gateway expects unasked.
+// 100 ms at a time, signed 16-bit little-endian: the gateway's default format.
 void speak() {
   static uint8_t samples[3200];
   bool pressed = digitalRead(PIN_BUTTON) == LOW;
@@ -135,7 +143,7 @@ void speak() {
     size_t length = microphone.readBytes((char *)samples, sizeof samples);
     webSocket.sendBIN(samples, length);
   } else if (speaking) {
-    webSocket.sendTXT("{\"type\":\"audio_end\"}");  // without it the gateway would wait for 0.8 s of silence
+    webSocket.sendTXT("{\"type\":\"audio_end\"}");  // ends the utterance now instead of after 0.8 s of silence
   }
   speaking = pressed;
 }
@@ -163,8 +171,8 @@ void loop() {
     return;
   }
   speak();
-  // Once a second at most. A cursor covers all before it, and must be safe here before the gateway may delete. It is of
-  // letters, digits, - and _: nothing to escape.
+  // At most once a second. A cursor covers all messages before it. It is saved first, because the gateway then deletes
+  // those messages. It consists of letters, digits, - and _, so nothing needs escaping.
   if (cursor != acknowledged && millis() - lastAck >= 1000) {
     lastAck = millis();
     acknowledged = cursor;

@@ -1,4 +1,4 @@
-// Send texts to a device, as a backend does.
+// Sends texts to a device, as a backend does.
 //
 //	go run . DEVICE TEXT...
 package main
@@ -17,7 +17,7 @@ import (
 
 type result struct {
 	SessionID string    `json:"session_id"`
-	DeviceID  string    `json:"device_id"` // decides who gets it
+	DeviceID  string    `json:"device_id"` // the recipient
 	Text      string    `json:"text"`
 	Timestamp time.Time `json:"timestamp"`
 	Success   bool      `json:"success"`
@@ -28,14 +28,14 @@ func main() {
 		log.Fatal("usage: produce DEVICE TEXT...")
 	}
 	device, texts := os.Args[1], os.Args[2:]
-	// One client for the life of the process: it batches, and its idempotence, which is on by default (a retry neither
-	// repeats a record nor overtakes the one before it), lasts as long as it does.
+	// Use one client for the life of the process: it batches, and its idempotence, which is on by default (a retry
+	// neither repeats a record nor overtakes the one before it), lasts only as long as it does.
 	client, err := kgo.NewClient(
 		kgo.SeedBrokers(strings.Split(env("KAFKA_BOOTSTRAP", "127.0.0.1:9092"), ",")...),
 		kgo.DefaultProduceTopic(env("TOPIC", "transcription.results")),
 		kgo.RequiredAcks(kgo.AllISRAcks()), // the record survives the loss of a broker
-		// murmur2, like the Java client. It is the default, and stands here because producers of one topic must agree on
-		// it (examples/README.rst).
+		// murmur2, like the Java client. This is the default; it is explicit here because all producers of a topic must
+		// use the same hash (examples/README.rst).
 		kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerBatchCompression(kgo.Lz4Compression()),
 		kgo.RecordDeliveryTimeout(30*time.Second),
@@ -51,13 +51,13 @@ func main() {
 			log.Fatal(err)
 		}
 		records = append(records, &kgo.Record{
-			Key:   []byte(device), // keeps a device's records in one partition, and so in order
+			Key:   []byte(device), // keeps a device's records in one partition, and therefore in order
 			Value: value,
-			// Headers named cocoa.* may say more about delivery, in JSON; a gateway ignores those that it does not know.
+			// Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
 			Headers: []kgo.RecordHeader{{Key: "cocoa.ttl", Value: []byte("3600")}},
 		})
 	}
-	// ProduceSync waits for the acknowledgements; a server would use Produce and its callback.
+	// ProduceSync waits for the acknowledgements. A server would use Produce with a callback.
 	for _, sent := range client.ProduceSync(context.Background(), records...) {
 		if sent.Err != nil {
 			log.Fatal(sent.Err)

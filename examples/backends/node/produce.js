@@ -1,4 +1,6 @@
-// Send texts to a device, as a backend does.   node produce.js DEVICE TEXT...
+// Sends texts to a device, as a backend does.
+//
+//     node produce.js DEVICE TEXT...
 
 import { CompressionTypes, Kafka, Partitioners, logLevel } from "kafkajs";
 
@@ -10,28 +12,28 @@ if (!texts.length) {
 const brokers = (process.env.KAFKA_BOOTSTRAP ?? "127.0.0.1:9092").split(",");
 const topic = process.env.TOPIC ?? "transcription.results";
 
-// One producer for the life of the process: its idempotence lasts as long as it does.
+// Use one producer for the life of the process: its idempotence lasts only as long as it does.
 const producer = new Kafka({ clientId: "example", brokers, logLevel: logLevel.ERROR }).producer({
   idempotent: true, // a retry neither repeats a record nor overtakes the one before it
-  maxInFlightRequests: 1, // with more, KafkaJS does not keep the order
-  // murmur2, like the Java client. Not LegacyPartitioner, which sends some keys elsewhere: producers of one topic must
-  // agree on this (examples/README.rst).
+  maxInFlightRequests: 1, // KafkaJS does not preserve the order with more
+  // murmur2, like the Java client. Not LegacyPartitioner, which maps some keys to other partitions: all producers of a
+  // topic must use the same hash (examples/README.rst).
   createPartitioner: Partitioners.DefaultPartitioner,
 });
 await producer.connect();
 const messages = texts.map((text) => ({
-  key: device, // keeps a device's records in one partition, and so in order
+  key: device, // keeps a device's records in one partition, and therefore in order
   value: JSON.stringify({
     session_id: "example",
-    device_id: device, // decides who gets it
+    device_id: device, // the recipient
     text,
     timestamp: new Date().toISOString(),
     success: true,
   }),
-  // Headers named cocoa.* may say more about delivery, in JSON; a gateway ignores those that it does not know.
+  // Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
   headers: { "cocoa.ttl": "3600" },
 }));
-// acks -1 is all: the records survive the loss of a broker. It rejects with what went wrong.
+// acks -1 means all: the records survive the loss of a broker. send rejects with the error, if any.
 const sent = await producer.send({ topic, messages, acks: -1, compression: CompressionTypes.GZIP });
 for (const { partition, baseOffset } of sent) {
   texts.forEach((_, index) => console.log(`sent: ${partition} ${Number(baseOffset) + index}`));

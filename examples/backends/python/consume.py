@@ -1,7 +1,9 @@
-"""Print what devices say: the text messages that they send to the gateway.   python consume.py [GROUP]
+"""Print the text messages that devices send to the gateway.
 
-Needs Python 3.11 and the package kafka-python 2.1 or later. The key of a record is the device id, so that a device's
-messages lie in one partition, in order. The value is {"device_id":...,"user_id":...,"text":...,"timestamp":...}.
+    python consume.py [GROUP]
+
+Needs Python 3.11 and the package kafka-python 2.1 or later. The key of a record is the device id, so a device's messages
+are in one partition, in order. The value is {"device_id":...,"user_id":...,"text":...,"timestamp":...}.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ def main(group: str) -> None:
     consumer = KafkaConsumer(
         TOPIC,
         bootstrap_servers=BOOTSTRAP,
-        group_id=group,  # processes of one group share the partitions
-        auto_offset_reset="earliest",  # a new group begins with all that is kept, not with what comes from now on
+        group_id=group,  # the processes of one group share the partitions
+        auto_offset_reset="earliest",  # a new group begins at the oldest record, not at the next one
         enable_auto_commit=False,
     )
     try:
@@ -30,8 +32,8 @@ def main(group: str) -> None:
                 for record in records:
                     said = json.loads(record.value)
                     print(f"{said['device_id']}: {said['text']}", flush=True)
-            # After the work: a crash repeats the last records, and none is lost. What must not be done twice is made
-            # idempotent by (partition, offset).
+            # Commit after the work: a crash repeats the last records and loses none. If your work must not be done
+            # twice, make it idempotent by (partition, offset).
             consumer.commit()
     except KeyboardInterrupt:
         pass

@@ -1,4 +1,6 @@
-"""Send texts to a device, as a backend does.   python produce.py DEVICE TEXT...
+"""Send texts to a device, as a backend does.
+
+    python produce.py DEVICE TEXT...
 
 Needs Python 3.11 and the package kafka-python 2.1 or later.
 """
@@ -17,7 +19,7 @@ TOPIC = os.environ.get("TOPIC", "transcription.results")
 
 
 def main(device: str, texts: list[str]) -> None:
-    # One producer for the life of the process: it batches, and its idempotence lasts as long as it does.
+    # Use one producer for the life of the process: it batches, and its idempotence lasts only as long as it does.
     producer = KafkaProducer(
         bootstrap_servers=BOOTSTRAP,
         acks="all",  # the record survives the loss of a broker
@@ -28,18 +30,18 @@ def main(device: str, texts: list[str]) -> None:
     for text in texts:
         value = {
             "session_id": "example",
-            "device_id": device,  # decides who gets it
+            "device_id": device,  # the recipient
             "text": text,
-            "timestamp": datetime.now(UTC).isoformat(),
+            "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "success": True,
         }
-        # The key keeps a device's records in one partition, and so in order. kafka-python hashes it with murmur2, like
-        # the Java client; producers of one topic must agree on that (examples/README.rst).
-        # Headers named cocoa.* may say more about delivery, in JSON; a gateway ignores those that it does not know.
+        # The key keeps a device's records in one partition, and therefore in order. kafka-python hashes it with murmur2,
+        # like the Java client. All producers of a topic must use the same hash (examples/README.rst).
+        # Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
         headers = [("cocoa.ttl", b"3600")]
         sent.append(producer.send(TOPIC, key=device.encode(), value=json.dumps(value).encode(), headers=headers))
     for future in sent:
-        metadata = future.get(timeout=30)  # raises what went wrong; send() alone only puts the record in a queue
+        metadata = future.get(timeout=30)  # raises the error, if any; send() only queues the record
         print(f"sent: {metadata.partition} {metadata.offset}", flush=True)
     producer.close()
 

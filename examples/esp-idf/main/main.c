@@ -1,5 +1,5 @@
-// A device: logs what it hears, speaks while its button is pressed, and reconnects after anything.
-// ESP-IDF 5.1 or later.
+// A device: logs the messages it receives, streams the microphone while its button is pressed, and reconnects whatever
+// ends its connection. ESP-IDF 5.1 or later.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +19,8 @@
 #include "protocol_examples_common.h"
 #include "reconnect.h"
 
-// The longest message that this device takes. The gateway sends each in one frame, of at most 1 MiB with the topic's
-// default limit, and this device's backend sends short ones. Longer ones are skipped.
+// The longest message that this device accepts; it skips longer ones. The gateway sends each message in one frame, and
+// with the topic's default limit that can be 1 MiB.
 #define MESSAGE_MAX 8192
 #define CURSOR_MAX 64
 
@@ -29,9 +29,10 @@ QueueHandle_t events;
 static esp_websocket_client_handle_t client;
 static nvs_handle_t storage;
 static char token[2048], cursor[CURSOR_MAX], acknowledged[CURSOR_MAX];
-static uint32_t come_back_ms; // how long a draining gateway has asked this device to stay away
+static uint32_t come_back_ms; // the delay that a draining gateway has asked for
+static TickType_t opened;     // when the last connection was accepted
 
-// In the client's own task. It has answered pings before this is called, and ends a connection whose network is dead.
+// Runs in the client's own task, which answers pings and ends a connection whose network is dead.
 static void on_websocket(void *arg, esp_event_base_t base, int32_t id, void *event_data)
 {
     static int why;
@@ -55,7 +56,7 @@ static void on_websocket(void *arg, esp_event_base_t base, int32_t id, void *eve
         if (data->op_code == 0x8 && data->data_len >= 2) {
             why = (uint8_t)data->data_ptr[0] << 8 | (uint8_t)data->data_ptr[1];
         } else if (data->op_code == 0x1 && data->payload_len <= MESSAGE_MAX) {
-            // A message that is longer than the client's buffer comes in pieces.
+            // A message longer than the client's buffer arrives in pieces.
             memcpy(buffer + data->payload_offset, data->data_ptr, data->data_len);
             if (data->payload_offset + data->data_len == data->payload_len) {
                 buffer[data->payload_len] = 0;
@@ -65,7 +66,7 @@ static void on_websocket(void *arg, esp_event_base_t base, int32_t id, void *eve
             }
         }
         break;
-    case WEBSOCKET_EVENT_FINISH: // once, however it ended
+    case WEBSOCKET_EVENT_FINISH: // once for each connection, however it ended
         event.kind = ENDED;
         event.why = why;
         xQueueSend(events, &event, portMAX_DELAY);
@@ -73,8 +74,8 @@ static void on_websocket(void *arg, esp_event_base_t base, int32_t id, void *eve
     }
 }
 
-// NVS writes whole or not at all, and spreads its wear. A device that hears a lot saves less often: what came since the
-// last save then comes again after a crash.
+// NVS writes atomically and levels its wear. A device with many messages should save less often; after a crash it then
+// gets those since the last save again.
 static void save(const char *newest)
 {
     snprintf(cursor, sizeof cursor, "%s", newest);
@@ -101,15 +102,15 @@ static void handle(const cJSON *message)
         ESP_LOGW(TAG, "missed: %d", (int)cJSON_GetNumberValue(cJSON_GetObjectItem(message, "missed")));
     } else if (strcmp(type, "reconnect") == 0) {
         come_back_ms = (uint32_t)cJSON_GetNumberValue(cJSON_GetObjectItem(message, "after_ms"));
-    } // newer gateways may send what this firmware does not know
+    } // ignore other types: newer gateways may send some
     if (newest != NULL) {
-        save(newest); // after the message has been dealt with: the other order would lose it in a crash
+        save(newest); // after processing: the other order would lose the message in a crash
     }
 }
 
 static void acknowledge(void)
 {
-    char ack[CURSOR_MAX + 32]; // a cursor is of letters, digits, - and _: nothing to escape
+    char ack[CURSOR_MAX + 32]; // letters, digits, - and _: nothing to escape
     int length = snprintf(ack, sizeof ack, "{\"type\":\"ack\",\"cursor\":\"%s\"}", cursor);
     if (strcmp(cursor, acknowledged) != 0
         && esp_websocket_client_send_text(client, ack, length, pdMS_TO_TICKS(1000)) > 0) {
@@ -121,14 +122,14 @@ static void acknowledge(void)
 static int talk(void)
 {
     static char url[256], headers[sizeof token + 32];
-    // cursors=1 says "I go by cursors and have none yet": everything that is kept for this device comes.
+    // cursors=1: this device uses cursors and has none yet. The gateway sends everything that it keeps for the device.
     snprintf(url, sizeof url, WS_URL "?%s%s", cursor[0] ? "after=" : "cursors=1", cursor);
     snprintf(headers, sizeof headers, "Authorization: Bearer %s\r\n", token);
     const esp_websocket_client_config_t config = {
         .uri = url,
         .headers = headers,
         .crt_bundle_attach = esp_crt_bundle_attach,
-        .disable_auto_reconnect = true, // its interval is fixed, and the same for every reason
+        .disable_auto_reconnect = true, // its interval is fixed
         .ping_interval_sec = 30,
         .pingpong_timeout_sec = 75,
         .buffer_size = 4096,
@@ -146,6 +147,7 @@ static int talk(void)
         } else if (event.kind == CONNECTED) {
             ESP_LOGI(TAG, "connected");
             connected = true;
+            opened = xTaskGetTickCount();
             acknowledged[0] = 0;
         } else if (event.kind == MESSAGE && event.data != NULL) {
             cJSON *message = cJSON_Parse(event.data);
@@ -153,12 +155,13 @@ static int talk(void)
             cJSON_Delete(message);
         } else if (event.kind == AUDIO && event.data != NULL && connected) {
             esp_websocket_client_send_bin(client, event.data, event.length, pdMS_TO_TICKS(1000));
-        } else if (event.kind == AUDIO_END && connected) { // without it the gateway would wait for 0.8 s of silence
+        } else if (event.kind == AUDIO_END && connected) { // ends the utterance now, not after 0.8 s of silence
             static const char end[] = "{\"type\":\"audio_end\"}";
             esp_websocket_client_send_text(client, end, sizeof end - 1, pdMS_TO_TICKS(1000));
         }
         free(event.data);
-        // Once a second at most. A cursor covers all before it, and must be safe here before the gateway may delete.
+        // At most once a second. A cursor covers all messages before it. It is saved first, because the gateway then
+        // deletes those messages.
         if (connected && xTaskGetTickCount() - last >= pdMS_TO_TICKS(1000)) {
             last = xTaskGetTickCount();
             acknowledge();
@@ -176,25 +179,28 @@ void app_main(void)
     }
     ESP_ERROR_CHECK(esp_netif_init());
     ESP_ERROR_CHECK(esp_event_loop_create_default());
-    ESP_ERROR_CHECK(example_connect()); // Wi-Fi as menuconfig has it
+    ESP_ERROR_CHECK(example_connect()); // the Wi-Fi of menuconfig
     events = xQueueCreate(32, sizeof(event_t));
     start_microphone();
     for (unsigned attempt = 0;; attempt++) {
-        TickType_t since = xTaskGetTickCount();
         come_back_ms = 0;
+        opened = 0;
         int why = token[0] ? 0 : fetch_token(token, sizeof token);
         if (why == 0) {
             why = talk();
             if (why == 401 || why == 4401) {
-                token[0] = 0; // fetched after the wait: when a key is removed a whole fleet needs new ones
-            } else if (why == 400) {
-                save(""); // of another device or mailbox. Without it comes all that is kept: some of it perhaps again
+                token[0] = 0; // fetch a new one, after the wait: when a key is removed, a whole fleet needs new tokens
+            } else if (why == 400 && cursor[0]) {
+                // Most likely the cursor belongs to another device or mailbox; the client hides the body, which would
+                // say so. Without a cursor, some messages may arrive a second time.
+                save("");
+                why = 1006;
             }
         } else if (why == 401) {
-            why = 404; // wrong credentials do not heal in a second
+            why = 404; // wrong credentials: an early retry cannot succeed
         }
-        // One that is accepted and closed at once goes on backing off; only a connection that lasted starts anew.
-        if (xTaskGetTickCount() - since > pdMS_TO_TICKS(STABLE_MS)) {
+        // Only a connection that lasted resets the backoff, not one that is accepted and closed at once.
+        if (opened && xTaskGetTickCount() - opened > pdMS_TO_TICKS(STABLE_MS)) {
             attempt = 0;
         }
         uint32_t pause_ms = wait_ms(why, attempt, come_back_ms, esp_random());

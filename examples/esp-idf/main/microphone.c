@@ -6,14 +6,14 @@
 #include "driver/i2s_std.h"
 #include "freertos/task.h"
 
-// An INMP441 or the like, and the button that most boards call BOOT.
+// An INMP441 or a similar microphone, and the button that most boards call BOOT.
 #define PIN_CLOCK GPIO_NUM_14
 #define PIN_WORD GPIO_NUM_15
 #define PIN_DATA GPIO_NUM_32
 #define PIN_BUTTON GPIO_NUM_0
 
 #define SAMPLE_RATE 16000
-#define PIECE (SAMPLE_RATE / 10) // 100 ms, of signed 16-bit little-endian samples: what the gateway expects unasked
+#define PIECE (SAMPLE_RATE / 10) // 100 ms, of signed 16-bit little-endian samples: the gateway's default format
 
 static i2s_chan_handle_t microphone;
 
@@ -31,7 +31,7 @@ static void record(void *arg)
         if (pressed && (event.data = malloc(length)) != NULL) {
             memcpy(event.data, samples, length);
         }
-        // A full queue means a slow network: what would be late is dropped. The last event waits for its place.
+        // A full queue means a slow network: drop audio that would be late. The last event waits for room in the queue.
         if ((pressed || speaking) && xQueueSend(events, &event, pressed ? 0 : portMAX_DELAY) != pdTRUE) {
             free(event.data);
         }

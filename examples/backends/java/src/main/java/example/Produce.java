@@ -24,37 +24,37 @@ public final class Produce {
       System.err.println("usage: Produce DEVICE TEXT...");
       System.exit(2);
     }
-    // The client's own partitioner hashes the key with murmur2: leave partitioner.class alone, for the producers of one
-    // topic must agree on it (examples/README.rst).
+    // The default partitioner hashes the key with murmur2. Do not set partitioner.class: all producers of a topic must use
+    // the same hash (examples/README.rst).
     Map<String, Object> settings =
         Map.of(
             ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, env("KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
             ProducerConfig.ACKS_CONFIG, "all", // the record survives the loss of a broker
-            // A retry neither repeats a record nor overtakes the one before it. It is the default, unless another
-            // setting contradicts it: then the client would do without and not say so.
+            // A retry neither repeats a record nor overtakes the one before it. This is the default, but the client
+            // silently turns it off if another setting conflicts with it, unless it is set explicitly.
             ProducerConfig.ENABLE_IDEMPOTENCE_CONFIG, true,
             ProducerConfig.COMPRESSION_TYPE_CONFIG, "lz4",
             ProducerConfig.KEY_SERIALIZER_CLASS_CONFIG, StringSerializer.class,
             ProducerConfig.VALUE_SERIALIZER_CLASS_CONFIG, StringSerializer.class);
     String device = arguments[0];
-    // One producer for the life of the process: it batches, is safe for threads, and its idempotence lasts as long.
+    // Use one producer for the life of the process: it batches, is thread-safe, and its idempotence lasts only as long.
     try (KafkaProducer<String, String> producer = new KafkaProducer<>(settings)) {
       List<Future<RecordMetadata>> sent = new ArrayList<>();
       for (String text : Arrays.asList(arguments).subList(1, arguments.length)) {
-        // The key keeps a device's records in one partition, and so in order.
+        // The key keeps a device's records in one partition, and therefore in order.
         ProducerRecord<String, String> record = new ProducerRecord<>(TOPIC, device, value(device, text));
-        // Headers named cocoa.* may say more about delivery, in JSON; a gateway ignores those that it does not know.
+        // Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
         record.headers().add("cocoa.ttl", "3600".getBytes(UTF_8));
         sent.add(producer.send(record));
       }
       for (Future<RecordMetadata> future : sent) {
-        RecordMetadata metadata = future.get(); // throws what went wrong; send() alone only puts it in a queue
+        RecordMetadata metadata = future.get(); // throws the error, if any; send() only queues the record
         System.out.println("sent: " + metadata.partition() + " " + metadata.offset());
       }
     }
   }
 
-  /** The device_id in the value decides who gets it. A program of your own would use its JSON library here. */
+  /** The record's value. Its device_id is the recipient. Use a JSON library in a program of your own. */
   private static String value(String device, String text) {
     return String.format(
         "{\"session_id\":\"example\",\"device_id\":%s,\"text\":%s,\"timestamp\":\"%s\",\"success\":true}",
