@@ -1,6 +1,6 @@
 """The composition root: makes one gateway out of settings, and carries it through its life.
 
-The only module that names concrete adapters. ``Gateway`` is one whole gateway in one process, with nothing global: a
+``service_parts.py`` makes the parts. ``Gateway`` is one whole gateway in one process, with nothing global: a
 test may run two side by side.
 """
 
@@ -10,16 +10,11 @@ import asyncio
 import contextlib
 import logging
 import math
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
-from .brokers.kafka_settings import CONFLUENT
-from .brokers.memory import MemoryBroker
 from .brokers.port import Batch, Broker
-from .connection.audio_session import AudioIntake
 from .connection.device_context import DeviceContext
 from .connection.feed import Mail
 from .connection.flusher import Flushed, Flusher, Housekeeping
@@ -28,41 +23,40 @@ from .connection.keepalive import ExpiryCalendar, PingWheel
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
-from .identity.devkey import development_secret
-from .identity.jwks import KeyOptions, KeySources, KeyStore, default_signer
-from .identity.keys import Signer
+from .identity.jwks import KeyStore
+from .live import Live
 from .logs import lines_lost, set_level
-from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox, MailboxState
-from .mailboxes.sqlite_url import sqlite_path
 from .metrics import GatewayCollector, MetricsPage
-from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
 from .relay.memory import MemoryRelay
 from .relay.port import Relay
 from .routing.arrivals import Arrivals
 from .routing.router import Router
-from .rules.addresses import is_loopback, without_user_info
-from .rules.audio import unsaid
+from .rules.addresses import without_user_info
 from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
 from .rules.records import decode
-from .rules.worker_count import count_workers
+from .rules.upload import AudioLimits
+from .service_live import snapshot, successor
 from .service_options import (
-    audio_limits,
-    box_limits,
-    device_limits,
-    kafka_options,
     listener_options,
-    slot_limits,
-    speech_limits,
+)
+from .service_parts import (
+    audio_intake,
+    kafka_client,
+    key_sources,
+    key_store,
+    make_broker,
+    make_engine,
+    make_mailbox,
+    make_presence,
+    speech_url,
 )
 from .settings.sources import changes, reloaded
-from .settings.table import SPEECH_AUTO, SPEECH_OFF, Settings
-from .speech.engines import MIB, engine_of, missing_module, worker_bytes
-from .speech.machine import this_machine
-from .speech.pool import PoolOptions, WorkerPool
+from .settings.table import SPEECH_OFF, Settings
+from .speech.pool import WorkerPool
 from .speech.port import SpeechEngine
 from .sweeper import Sweeper
 from .transcriber import Transcriber
@@ -102,22 +96,19 @@ class Gateway:
         relay: Relay | None = None,
     ) -> None:
         self.settings = settings
+        sources = key_sources(settings)
+        self.live = Live(snapshot(settings, sources, key_store(settings, sources)))
         self._clock = loop_clock()
         self._wall_clock = time.time
         self.counters = Counters()
         self.hub = Hub()
         self.relay = MemoryRelay() if relay is None else relay
-        self.presence = make_presence(settings, self.relay, self._clock) if presence is None else presence
-        self.presence.limits = slot_limits(settings)
+        self.presence = make_presence(self.relay, self._clock) if presence is None else presence
+        self.presence.limits = lambda: self.live.now.slots
         self.broker = make_broker(settings) if broker is None else broker
         self.engine = make_engine(settings) if engine is None else engine
         self.mailbox = make_mailbox(settings) if mailbox is None else mailbox
         self.transcriber: Transcriber | None = None
-        self._policy = settings.token_policy
-        self._sources = key_sources(settings)
-        options = KeyOptions(settings.jwt_algorithms, settings.jwks_refresh_s, weak_secrets=is_loopback(settings.host))
-        self.keys = KeyStore(self._sources, self._policy, options)
-        self._tls = make_tls(settings)
         self._listener: Listener | None = None
         self._housekeeping: Housekeeping | None = None
         self._devices: DeviceContext | None = None
@@ -134,9 +125,14 @@ class Gateway:
         return f"<Gateway {self.url} {self.hub!r}>"
 
     @property
+    def keys(self) -> KeyStore:
+        """Those in force."""
+        return self.live.now.keys
+
+    @property
     def url(self) -> str:
         """Where it listens: ``http://127.0.0.1:8080``."""
-        scheme, host = ("https" if self._tls else "http"), self.settings.host
+        scheme, host = ("https" if self.live.now.tls else "http"), self.settings.host
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     async def start(self) -> None:
@@ -172,10 +168,10 @@ class Gateway:
         opened.callback(self._housekeeping.stop)
         self._housekeeping.start()
         opened.callback(self._revocation.stop)
-        opened.push_async_callback(self.keys.close)
+        opened.push_async_callback(self._close_keys)
         await self.keys.start()
-        options = listener_options(self.settings)
-        self._listener = listener = Listener(front, options, self._tls, self.counters, lambda: len(self.hub))
+        options, live = listener_options(self.settings), self.live
+        self._listener = listener = Listener(front, options, lambda: live.now.tls, self.counters, lambda: len(self.hub))
         opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
         # Once presence is closed, other servers may hold this one's devices.
         opened.push_async_callback(self._within, self.relay.close)
@@ -217,6 +213,11 @@ class Gateway:
         if not write_progress_is_visible():
             log.warning("write progress is not visible with this Tornado; large writes must end within the write wait")
 
+    async def _close_keys(self) -> None:
+        # A reload under way would begin to read URLs afterwards.
+        async with self._reloading:
+            await self.keys.close()
+
     async def _open_mailbox(self, mailbox: Mailbox) -> None:
         await mailbox.start()
         sweeper = Sweeper(mailbox)
@@ -230,7 +231,7 @@ class Gateway:
 
     def _compose(self) -> RequestFilter:
         """The objects that live on the IOLoop, wired up."""
-        settings, loop = self.settings, asyncio.get_running_loop()
+        settings, live, loop = self.settings, self.live, asyncio.get_running_loop()
         flusher = Flusher(loop, self._wall_clock, self.counters.latency)
         arrivals: Arrivals | None = None
         if self.engine is not None:
@@ -247,6 +248,10 @@ class Gateway:
         )
         wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
         calendar = ExpiryCalendar[Flushed]()
+
+        def audio_limits() -> AudioLimits:
+            return live.now.audio
+
         self._devices = DeviceContext(
             hub=self.hub,
             presence=self.presence,
@@ -255,15 +260,15 @@ class Gateway:
             flusher=flusher,
             wheel=wheel,
             calendar=calendar,
-            limits=device_limits(settings),
+            limits=lambda: live.now.devices,
             messages_topic=settings.kafka_messages_topic,
             clock=self._clock,
             wall_clock=self._wall_clock,
-            audio=None if self.transcriber is None else audio_intake(self.transcriber, settings),
+            audio=None if self.transcriber is None else audio_intake(self.transcriber, settings, audio_limits),
             mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
             intake=IntakeGate(settings.buffers["uplink"], self._clock, lambda: len(self.hub)),
         )
-        self._revocation = Revocation(self.keys, self._devices.sockets)
+        self._revocation = Revocation(live, self._devices.sockets)
         self.keys.on_distrust = self._revocation.start
         self._housekeeping = Housekeeping(
             wheel, calendar, flusher, self.counters, self._clock, self._wall_clock, self._devices.intake
@@ -284,19 +289,16 @@ class Gateway:
             self.buffers,
         )
         self._web = WebContext(
+            live=live,
             broker=self.broker,
-            keys=self.keys,
             devices=self._devices,
             metrics=MetricsPage(collector),
             results_topic=settings.kafka_results_topic,
             http_publish=settings.publishes_over_http,
-            allowed_origins=settings.allowed_origins,
             trusted_proxies=settings.trusted_proxies,
             retry_after_s=math.ceil(settings.retry_after_s),
-            credentials=dict(settings.api_credentials),
-            policy=self._policy,
-            signer=make_signer(settings, self._sources),
-            audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits(settings)),
+            policy=settings.token_policy,
+            audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits),
             bodies=ByteBudget(settings.buffers["bodies"]),
         )
         application = make_application(self._web, settings.access_log)
@@ -315,7 +317,7 @@ class Gateway:
             self.broker,
             arrivals,
             self.counters.speech,
-            speech_limits(self.settings),
+            lambda: self.live.now.speech,
             results_topic=self.settings.kafka_results_topic,
             clock=self._clock,
             wall_clock=self._wall_clock,
@@ -335,35 +337,17 @@ class Gateway:
             await self._reload(settings)
 
     async def _reload(self, settings: Settings) -> None:
-        assert self._web is not None
-        assert self._devices is not None
+        before = self.live.now
         applied, ignored = changes(self.settings, settings)
         try:
             settings = reloaded(self.settings, settings)
-            sources = key_sources(settings)
-            signer = make_signer(settings, sources)
-            # A certificate that is refused must not leave new keys behind, nor the other way round: a trial now, and
-            # once more when the keys have been read, which may take seconds.
-            make_tls(settings)
-            tls = self._tls
-            await self.keys.reload(sources, (lambda: None) if tls is None else (lambda: reload_tls(tls, settings)))
+            new = await successor(before, settings)
         except (SettingError, KeyMaterialError, ServiceError) as error:
             log.error("reload refused", extra={"error": str(error)})
             return
-        self._web.signer = signer
-        self._web.credentials = dict(settings.api_credentials)
-        self._web.allowed_origins = settings.allowed_origins
-        self._devices.limits = device_limits(settings)
-        if self._web.audio is not None:
-            self._web.audio.limits = audio_limits(settings)
-            self._web.audio.transcriber.limits = speech_limits(settings)
-        if self._devices.audio is not None:
-            limits = audio_limits(settings)
-            self._devices.audio.idle_timeout_s = limits.idle_timeout_s
-            self._devices.audio.utterance_timeout_s = limits.upload_timeout_s
-        self.presence.limits = slot_limits(settings)
+        self.live.now, self.settings = new, settings
         set_level(settings.log_level)
-        self.settings = settings
+        await new.keys.succeed(before.keys)
         log.info("reloaded", extra={"applied": ",".join(applied) or "nothing new", "needs_restart": ",".join(ignored)})
 
     async def drain_and_stop(self) -> None:
@@ -414,165 +398,3 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """As ``asyncio.run``, on an event loop that is made for thousands of devices at once."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(main)
-
-
-def audio_intake(transcriber: Transcriber, settings: Settings) -> AudioIntake:
-    """What becomes of binary messages."""
-    # It loads the voice activity detector, which a gateway without speech need not have.
-    from .speech.segmenter import Segmenter
-
-    limits = audio_limits(settings)
-    return AudioIntake(
-        transcriber, unsaid(settings.raw_audio), Segmenter, limits.idle_timeout_s, limits.upload_timeout_s
-    )
-
-
-def key_sources(settings: Settings) -> KeySources:
-    """The keys that verify tokens; the development key where none is configured, announced loudly."""
-    if not settings.uses_development_key:
-        current = (settings.jwt_secret,) if settings.jwt_secret else ()
-        return KeySources(secrets=(*current, *settings.jwt_previous_secrets), locations=settings.jwt_key)
-    key = development_secret(settings.data_dir)
-    log.warning(
-        "DEVELOPMENT KEY IN USE: anyone who can read it can be any device",
-        extra={"path": str(key.path), "new": key.created, "instead": "set COCOA_JWT_SECRET or COCOA_JWT_KEY"},
-    )
-    return KeySources(secrets=(key.secret, *settings.jwt_previous_secrets))
-
-
-def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
-    """What the token endpoint signs with; None where it is off, or only public keys are configured."""
-    if not settings.api_credentials:
-        return None
-    if settings.jwt_signing_key is not None:
-        return Signer.from_file(settings.jwt_signing_key).preferring(settings.jwt_algorithms)
-    if not settings.jwt_secret and not settings.uses_development_key:
-        # Previous secrets verify and never sign.
-        sources = KeySources(locations=sources.locations)
-    return default_signer(sources, settings.jwt_algorithms)
-
-
-def speech_url(settings: Settings) -> str:
-    """The engine: what ``auto`` means is decided here, by what is installed."""
-    if settings.speech != SPEECH_AUTO:
-        return settings.speech
-    embedded = "pocketsphinx://"
-    return embedded if missing_module(engine_of(embedded)) is None else SPEECH_OFF
-
-
-def make_engine(settings: Settings) -> WorkerPool | None:
-    """The engine's pool of workers, not started; None where speech is off."""
-    url = speech_url(settings)
-    if url == SPEECH_OFF:
-        return None
-    return WorkerPool(
-        PoolOptions(
-            url=url,
-            language=settings.speech_language,
-            workers=_count_workers(settings, url),
-            queue=settings.speech_queue,
-            stall_s=settings.speech_stall_s,
-        )
-    )
-
-
-def _count_workers(settings: Settings, url: str) -> int:
-    """How many workers there are to be, and the log says why."""
-    machine, size = this_machine(), worker_bytes(engine_of(url))
-    count = count_workers(settings.speech_workers, machine, size)
-    extra = {
-        "workers": count.workers,
-        "limit": count.limit,
-        "processors": machine.processors,
-        "memory_mib": None if machine.memory_bytes is None else machine.memory_bytes // MIB,
-        "worker_mib": size // MIB,
-    }
-    if count.exceeds_memory:
-        log.warning("speech workers exceed memory", extra={**extra, "fitting": count.fitting})
-    else:
-        log.info("speech workers counted", extra=extra)
-    return count.workers
-
-
-def make_mailbox(settings: Settings) -> Mailbox | None:
-    """The mailbox, not started; None without one."""
-    scheme = settings.mailbox.partition("://")[0]
-    limits = box_limits(settings)
-    if scheme == "memory":
-        return MemoryMailbox(limits)
-    if scheme == "sqlite":
-        from .mailboxes.sqlite import SqliteMailbox
-
-        return SqliteMailbox(Path(sqlite_path(settings.mailbox)), limits)
-    if scheme in ("redis", "rediss"):
-        from .mailboxes.redis import RedisMailbox
-
-        return RedisMailbox(settings.mailbox, limits)
-    return None
-
-
-def make_presence(settings: Settings, relay: Relay, clock: Callable[[], float]) -> Presence:
-    """Presence, not started."""
-    # A later process has a greater term, so that no generation is given twice.
-    return LocalPresence(slot_limits(settings), relay, clock, LocalStore(term=int(time.time() * 1000)))
-
-
-def kafka_client(settings: Settings) -> str | None:
-    """The library that Kafka is read with; None with the embedded broker."""
-    if not settings.broker_servers:
-        return None
-    if settings.kafka_client != "auto":
-        return settings.kafka_client
-    return "confluent" if CONFLUENT.missing() is None else "kafka-python"
-
-
-def make_broker(settings: Settings) -> Broker:
-    if settings.has_embedded_broker:
-        return MemoryBroker(
-            high_water=settings.high_water,
-            low_water=settings.low_water,
-            high_water_bytes=settings.buffers["handoff"],
-            retained_bytes=settings.buffers["log"] // TOPICS,
-            results_topic=settings.kafka_results_topic,
-            quarantine_topic=settings.kafka_quarantine_topic,
-        )
-    # One of the two is there for certain, and each is slow to import: the embedded broker needs neither.
-    if kafka_client(settings) == "confluent":
-        from .brokers.confluent import ConfluentBroker
-
-        return ConfluentBroker(kafka_options(settings))
-    from .brokers.kafka import KafkaBroker
-
-    return KafkaBroker(kafka_options(settings))
-
-
-def kafka_security(settings: Settings) -> dict[str, object]:
-    """TLS and SASL, as keyword arguments of kafka-python's clients. BrokerError where a file cannot be used."""
-    from .brokers.kafka_clients import KafkaClients
-
-    return KafkaClients(kafka_options(settings)).security()
-
-
-def make_tls(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    # A renegotiation costs the client nothing and us a handshake. OpenSSL 3 refuses it by itself, 1.1.1 does not.
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    reload_tls(context, settings)
-    return context
-
-
-def reload_tls(context: ssl.SSLContext, settings: Settings) -> None:
-    """Read the certificate again; new connections get it. A pair that does not fit changes nothing."""
-    if settings.tls_cert is None:
-        return
-    try:
-        # A trial first: a context that has loaded half of a bad pair would fail every handshake. Without a password of
-        # ours, OpenSSL would stop and ask the terminal for that of an encrypted key.
-        trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        trial.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except (OSError, ssl.SSLError) as error:
-        problem = error.strerror or type(error).__name__
-        raise ServiceError(f"certificate {settings.tls_cert} and key {settings.tls_key}: {problem}") from error

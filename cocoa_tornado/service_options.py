@@ -13,9 +13,9 @@ from .rules.buffers import split
 from .rules.crowd import LOOPBACK
 from .rules.rate import RateLimit
 from .rules.seen import WINDOW
+from .rules.upload import AudioLimits
 from .settings.table import MAILBOX_OFF, Settings
 from .transcriber import SpeechLimits
-from .web.audio_context import AudioLimits
 from .web.listener import ListenerOptions
 
 PRESENCE_LOCAL = "local://"

@@ -54,7 +54,7 @@ class SpeechLimits:
 class Transcriber:
     """Opens utterances, within limits, and knows those that are open.
 
-    :ivar limits: may be replaced at any time; open utterances keep theirs
+    :ivar limits: returns those in force, which a reload may change; open utterances keep theirs
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Transcriber:
         broker: Broker,
         arrivals: Arrivals,
         counters: SpeechCounters,
-        limits: SpeechLimits,
+        limits: Callable[[], SpeechLimits],
         *,
         results_topic: str,
         clock: Callable[[], float],
@@ -126,7 +126,7 @@ class Transcriber:
                 silent.yield_place()
             utterance = Utterance(self, speaker, interim, tells_errors, on_cut, on_yield)
             on_interim = utterance.on_hypothesis if interim else None
-            utterance.stream = self._engine.open(audio_format, self.limits.max_audio_s, on_interim)
+            utterance.stream = self._engine.open(audio_format, self.limits().max_audio_s, on_interim)
         except SpeechError as error:
             count(self.counters.streams, "busy" if isinstance(error, SpeechBusy) else "failed")
             if isinstance(error, EngineFailed):
@@ -138,7 +138,7 @@ class Transcriber:
 
     def _room_for(self, device_id: str) -> list[Utterance]:
         """Those that must yield to a new one of the device's, whose place is theirs."""
-        limits = self.limits
+        limits = self.limits()
         if self._draining:
             raise SpeechBusy("the gateway is draining")
         streams = [utterance for utterance in self._open.get(device_id, ()) if not utterance.has_yielded]

@@ -75,7 +75,7 @@ class Harness:
         relay = None if neighbors is None else MemoryRelay(neighbors.exchange)
         presence = None
         if neighbors is not None and relay is not None:
-            presence = LocalPresence(SlotLimits(), relay, loop_clock(), neighbors.store)
+            presence = LocalPresence(SlotLimits, relay, loop_clock(), neighbors.store)
         gateway = Gateway(Settings(**(defaults | settings)), broker, engine, shared_mailbox, presence, relay)
         await gateway.start()
         return cls(gateway)

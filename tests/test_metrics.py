@@ -27,7 +27,7 @@ class Page:
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.presence = LocalPresence(SlotLimits(), MemoryRelay(), lambda: 0.0)
+        self.presence = LocalPresence(SlotLimits, MemoryRelay(), lambda: 0.0)
         self.counters = Counters()
         self.broker = BrokerCounters()
         self.status = BrokerStatus(BrokerState.READY, "", lag=3)

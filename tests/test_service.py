@@ -26,7 +26,8 @@ from cocoa_tornado.mailboxes.port import MailboxState
 from cocoa_tornado.presence.port import PresenceState
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.worker_count import Machine
-from cocoa_tornado.service import Gateway, kafka_client, make_engine
+from cocoa_tornado.service import Gateway
+from cocoa_tornado.service_parts import kafka_client, make_engine
 from cocoa_tornado.settings import Settings
 from testing.certificates import served_serial, write_certificate
 from testing.raw_device import CLOSE, TEXT
@@ -255,7 +256,86 @@ async def test_after_a_change_of_secrets_old_tokens_pass_only_with_the_previous_
 async def test_of_reloads_in_quick_succession_the_last_one_counts(running: Running) -> None:
     gateway = await running.start()
     await asyncio.gather(*(reload(gateway, max_connections=number) for number in (9, 8, 7)))
-    assert gateway.gateway.settings.max_connections == gateway.gateway.presence.limits.total == 7
+    assert gateway.gateway.settings.max_connections == gateway.gateway.presence.limits().total == 7
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["key_sources", "make_signer", "make_tls", "device_limits", "slot_limits", "speech_limits", "audio_limits"],
+)
+@pytest.mark.gen_test
+async def test_a_reload_that_fails_halfway_changes_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(part)
+
+    gateway = await running.start()
+    service = gateway.gateway
+    before = (service.live.now, service.settings)
+    monkeypatch.setattr(f"cocoa_tornado.service_live.{part}", fail)
+    with pytest.raises(RuntimeError, match=part):
+        await reload(gateway, jwt_secret=NEW_SECRET, max_connections=1, inbound_rate=1.0)
+    assert (service.live.now, service.settings) == before
+    assert (await gateway.upgrade(gateway.token())).response.status == 101
+
+
+def serve_keys_slowly(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Have every URL of keys answer once the event is set."""
+    may_answer = asyncio.Event()
+
+    async def fetch(self: HttpFetch, url: str) -> bytes:
+        await may_answer.wait()
+        return jwks(jwk("EC"))
+
+    monkeypatch.setattr(HttpFetch, "__call__", fetch)
+    return may_answer
+
+
+@pytest.mark.gen_test
+async def test_a_reload_that_is_cancelled_while_it_reads_keys_changes_nothing(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await running.start()
+    before = gateway.gateway.live.now
+    may_answer = serve_keys_slowly(monkeypatch)
+    reloading = asyncio.ensure_future(reload(gateway, jwt_key=("https://issuer.example/jwks",), max_connections=1))
+    await asyncio.wait({reloading}, timeout=0)
+    reloading.cancel()
+    await asyncio.wait({reloading})
+    may_answer.set()
+    assert gateway.gateway.live.now is before
+
+
+@pytest.mark.gen_test
+async def test_nobody_ever_sees_a_part_of_a_reload(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the URL that is dropped takes its time to end, which is after the reload has taken effect."""
+    serve_keys_slowly(monkeypatch).set()
+    old = {"api_credentials": (("key", "old"),), "allowed_origins": ("https://old.example",), "max_connections": 9}
+    new = {"api_credentials": (("key", "new"),), "allowed_origins": ("https://new.example",), "max_connections": 8}
+    gateway = await running.start(jwt_key=("https://issuer.example/jwks",), **old)
+    web, token = gateway.gateway._web, es256_token("doll")
+    assert web is not None
+    seen = []
+
+    def look() -> tuple[object, ...]:
+        now = web.live.now
+        try:
+            verifies_old = now.keys.identify_now(token, time.time()) is not None
+        except InvalidToken:
+            verifies_old = False
+        origins, limits = now.allowed_origins, gateway.gateway.presence.limits()
+        return verifies_old, now.credentials["key"], origins, limits.total, web.devices.limits().inbound.per_s
+
+    reloading = asyncio.ensure_future(reload(gateway, jwt_key=(), inbound_rate=7.0, **new))
+    while not reloading.done():
+        seen.append(look())
+        await asyncio.sleep(0)
+    seen.append(look())
+    assert list(dict.fromkeys(seen)) == [
+        (True, "old", ("https://old.example",), 9, 100.0),
+        (False, "new", ("https://new.example",), 8, 7.0),
+    ]
 
 
 # -- what its start says
@@ -344,9 +424,8 @@ async def test_a_reload_that_is_refused_changes_nothing_and_says_so_once(
         assert serial == certificate.serial, "a new certificate came with a refused reload"
 
 
-@pytest.mark.logs("cocoa.service", "^reload refused$")
 @pytest.mark.gen_test
-async def test_a_certificate_that_breaks_while_keys_are_read_leaves_no_new_keys_behind(
+async def test_a_certificate_that_breaks_while_keys_are_read_is_served_as_it_was_read(
     running: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     async def fetch(self: HttpFetch, url: str) -> bytes:
@@ -356,10 +435,10 @@ async def test_a_certificate_that_breaks_while_keys_are_read_leaves_no_new_keys_
     monkeypatch.setattr(HttpFetch, "__call__", fetch)
     certificate = write_certificate(tmp_path)
     gateway = await running.start(tls_cert=certificate.cert, tls_key=certificate.key)
+    certificate = write_certificate(tmp_path)
     await reload(gateway, jwt_key=("https://issuer.example/jwks",))
-    with pytest.raises(InvalidToken):
-        await gateway.gateway.keys.identify(es256_token("doll"), time.time())
-    assert gateway.gateway.keys.status() == (True, "1 key (HS256)")
+    assert await gateway.gateway.keys.identify(es256_token("doll"), time.time())
+    assert await asyncio.to_thread(served_serial, gateway.port) == certificate.serial
 
 
 @pytest.mark.gen_test
@@ -493,17 +572,10 @@ async def test_a_start_that_fails_leaves_nothing_running(io_loop: IOLoop) -> Non
     await eventually(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
 
 
-@pytest.mark.gen_test
-async def test_a_signing_key_that_cannot_be_read_is_an_error_before_the_port_is_taken(
-    tmp_path: Path, io_loop: IOLoop
-) -> None:
-    settings = Settings(
-        port=0, jwt_secret=SECRET, api_credentials=(("key", "secret"),), jwt_signing_key=tmp_path / "missing.pem"
-    )
-    gateway = Gateway(settings)
+def test_a_signing_key_that_cannot_be_read_is_an_error_before_anything_is_opened(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
     with pytest.raises(KeyMaterialError, match=r"missing\.pem"):
-        await gateway.start()
-    assert gateway.port == 0
+        Gateway(Settings(jwt_secret=SECRET, api_credentials=(("key", "secret"),), jwt_signing_key=missing))
 
 
 @pytest.mark.parametrize(
@@ -526,7 +598,7 @@ def test_the_log_says_how_many_speech_workers_there_are_and_why(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("cocoa_tornado.service.this_machine", lambda: machine)
+    monkeypatch.setattr("cocoa_tornado.service_parts.this_machine", lambda: machine)
     caplog.set_level(logging.INFO, "cocoa.service")
     engine = make_engine(Settings(speech="pocketsphinx://", speech_workers=setting))
     assert engine is not None

@@ -79,7 +79,7 @@ class Bench:
     def __init__(self, limits: SpeechLimits | None = None) -> None:
         self.engine, self.broker, self.counters = ScriptedEngine(), SlowBroker(), SpeechCounters()
         self.batches: list[Batch] = []
-        self.now = 100.0
+        self.now, self.limits = 100.0, limits or SpeechLimits()
         self.arrivals = Arrivals(lambda: self.now)
         self.broker.start(self._route, decode)
         self.transcriber = Transcriber(
@@ -87,7 +87,7 @@ class Bench:
             self.broker,
             self.arrivals,
             self.counters,
-            limits or SpeechLimits(),
+            lambda: self.limits,
             results_topic=TOPIC,
             clock=lambda: self.now,
             wall_clock=lambda: NOON,
@@ -268,7 +268,7 @@ async def test_there_are_so_many_streams_in_all() -> None:
     bench.open("b")
     with pytest.raises(SpeechBusy):
         bench.open("c")
-    bench.transcriber.limits = SpeechLimits(streams=3)
+    bench.limits = SpeechLimits(streams=3)
     bench.open("c")
 
 

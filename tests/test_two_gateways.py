@@ -25,8 +25,8 @@ Two = tuple[Harness, Harness]
 def shorten_challenges(*harnesses: Harness) -> None:
     """For tests in which somebody stays silent."""
     for harness in harnesses:
-        presence = harness.gateway.presence
-        presence.limits = dataclasses.replace(presence.limits, challenge_s=0.3)
+        live = harness.gateway.live
+        live.now = dataclasses.replace(live.now, slots=dataclasses.replace(live.now.slots, challenge_s=0.3))
 
 
 async def test_a_duplicate_at_the_other_gateway_is_refused_while_the_device_answers(two_gateways: Two) -> None:

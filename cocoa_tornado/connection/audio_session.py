@@ -15,7 +15,7 @@ from ..rules.audio import AudioFormat
 from ..rules.endpointing import End, Segment
 from ..rules.identity import DeviceIdentity
 from ..rules.strict_json import read_json
-from ..rules.upload import UploadClock
+from ..rules.upload import AudioLimits, UploadClock
 from ..transcriber import Transcriber, Utterance
 
 HELD_BYTES = 256 * 1024
@@ -46,21 +46,19 @@ class Segmenter(Protocol):
         """What is left of the stream. Raises AudioNotDecodable."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class AudioIntake:
-    """What the connections need where speech is on. A reload replaces the two times.
+    """What the connections need where speech is on.
 
     :ivar raw: what binary messages are, unless they begin with a WAV header
     :ivar make_segmenter: from a format and the longest utterance in seconds
-    :ivar idle_timeout_s: an utterance to which nothing is added for so long is over
-    :ivar utterance_timeout_s: so is one that takes longer, not counting the time in which the device is held back
+    :ivar limits: returns those in force, which a reload may change; here they hold for each utterance
     """
 
     transcriber: Transcriber
     raw: AudioFormat
     make_segmenter: Callable[[AudioFormat, float], Segmenter]
-    idle_timeout_s: float = 30.0
-    utterance_timeout_s: float = 150.0
+    limits: Callable[[], AudioLimits]
 
 
 def is_audio_end(text: str) -> bool:
@@ -198,7 +196,7 @@ class AudioSession:
             if segmenter is not None and not was_broken:
                 await self._hear(segmenter, segmenter.end())
         elif not self._is_broken:
-            max_s = self._intake.transcriber.limits.max_audio_s
+            max_s = self._intake.transcriber.limits().max_audio_s
             if self._segmenter is None:
                 self._segmenter = self._intake.make_segmenter(self._intake.raw, max_s)
             for start in range(0, len(audio), SLICE_BYTES):
@@ -236,7 +234,8 @@ class AudioSession:
             self._utterance = self._begin(segmenter.out_format)
             if segmenter.has_eight_bits:
                 self._intake.transcriber.note_eight_bits(self._device.device_id, segmenter.out_format.rate_hz)
-            self._clock = UploadClock(self._now(), self._intake.idle_timeout_s, self._intake.utterance_timeout_s)
+            limits = self._intake.limits()
+            self._clock = UploadClock(self._now(), limits.idle_timeout_s, limits.upload_timeout_s)
         await self._utterance.feed(samples)
 
     def _begin(self, audio_format: AudioFormat) -> Utterance:

@@ -100,7 +100,7 @@ class DeviceConnection:
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return
-        if not protocol.outbox.push(frame, timestamp_ms, self._context.limits.outbox, interim_of):
+        if not protocol.outbox.push(frame, timestamp_ms, self._context.limits().outbox, interim_of):
             self._send_to_full_outbox(frame, timestamp_ms, interim_of)
         elif not self.flush_pending:
             self._context.flusher.add(self)
@@ -110,10 +110,10 @@ class DeviceConnection:
         if protocol.write is None:
             # One batch may hold more for a device than may wait for it, and the socket has not been asked yet.
             self.flush()
-            if protocol.outbox.push(frame, timestamp_ms, context.limits.outbox, interim_of):
+            if protocol.outbox.push(frame, timestamp_ms, context.limits().outbox, interim_of):
                 context.flusher.add(self)
                 return
-        squeezed = protocol.squeeze_in(frame, timestamp_ms, interim_of, context.clock(), context.limits)
+        squeezed = protocol.squeeze_in(frame, timestamp_ms, interim_of, context.clock(), context.limits())
         if squeezed.dropped:
             count(context.counters.dropped, "interim", squeezed.dropped)
         if not (squeezed.queued or interim_of):
@@ -150,7 +150,7 @@ class DeviceConnection:
         return self.protocol.write is None and not self.protocol.outbox.has_queued
 
     def outbox_limits(self) -> OutboxLimits:
-        return self._context.limits.outbox
+        return self._context.limits().outbox
 
     # -- what the wheel, the calendar and the housekeeping ask for
 
@@ -173,7 +173,7 @@ class DeviceConnection:
         protocol = self.protocol
         if protocol.reading is PAUSED:
             self._look_at_the_unread(now)
-        if not self._look_for_progress(now) and protocol.is_stuck(now, self._context.limits):
+        if not self._look_for_progress(now) and protocol.is_stuck(now, self._context.limits()):
             protocol.lose(WRITE_TIMEOUT)
             self._carry_out()
 
@@ -181,7 +181,7 @@ class DeviceConnection:
         """The device has said more than may be held, so neither its end nor its pong can be read."""
         protocol = self.protocol
         if self._socket.peer_has_closed:
-            protocol.peer_has_gone(now, self._context.limits)
+            protocol.peer_has_gone(now, self._context.limits())
             self._wake()
         elif protocol.heartbeat.challenged and self._socket.all_is_acknowledged and protocol.all_acknowledged():
             self._context.presence.answered(self.grant)
@@ -224,7 +224,7 @@ class DeviceConnection:
         :param keep_queued: write what is queued before the close frame, instead of dropping it
         """
         if self.protocol.phase is OPEN:
-            self.protocol.end(reason, self._context.clock(), self._context.limits, keep_queued)
+            self.protocol.end(reason, self._context.clock(), self._context.limits(), keep_queued)
             self._carry_out()
 
     def cut(self) -> None:
@@ -254,7 +254,7 @@ class DeviceConnection:
         protocol, now = self.protocol, self._context.clock()
         if not self.outcome:
             self._leave(closing.ending)
-        protocol.advance(now, self._context.limits)
+        protocol.advance(now, self._context.limits())
         if protocol.phase is CLOSED:
             self._close_socket()
             return
@@ -334,7 +334,7 @@ class DeviceConnection:
         self._unwatch()
         if self._socket.has_failed:
             # What the device has said before may not have been read yet; the end of the socket stands behind it.
-            protocol.peer_has_gone(context.clock(), context.limits)
+            protocol.peer_has_gone(context.clock(), context.limits())
             self._wake()
             self._on_readable()
             return
@@ -375,7 +375,7 @@ class DeviceConnection:
     def _take_in(self, data: bytes) -> None:
         protocol, context = self.protocol, self._context
         phase, has_message = protocol.phase, False
-        for event in protocol.receive(data, context.clock(), context.limits):
+        for event in protocol.receive(data, context.clock(), context.limits()):
             if isinstance(event, Pong):
                 self.awaiting_pong = False
                 self._note_sign_of_life()
@@ -419,7 +419,7 @@ class DeviceConnection:
             raise
         finally:
             self._holding = None
-        self.protocol.resume(context.clock(), context.limits)
+        self.protocol.resume(context.clock(), context.limits())
         self._unwatch()
         if not self._socket.is_closed:
             self._socket.start_reading(self._on_readable)

@@ -84,6 +84,7 @@ class DeviceContext:
     """What every connection of a process shares. Made by the composition root; IOLoop thread only.
 
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
+    :ivar limits: returns those in force, which a reload may change
     :ivar audio: None while speech is off
     :ivar mail: None without a mailbox
     :ivar unmask: for the frames of clients
@@ -96,7 +97,7 @@ class DeviceContext:
     flusher: Flusher
     wheel: PingWheel[Flushed]
     calendar: ExpiryCalendar[Flushed]
-    limits: DeviceLimits
+    limits: Callable[[], DeviceLimits]
     messages_topic: str
     intake: IntakeGate
     clock: Callable[[], float]

@@ -10,7 +10,7 @@ from .outbox import OutboxLimits
 
 @dataclass(frozen=True, slots=True)
 class DeviceLimits:
-    """The limits of every connection. Replaced as a whole on a reload.
+    """The limits of every connection.
 
     :ivar write_wait_s: for a socket that takes no byte, and for the client's part of the closing handshake
     :ivar inbound: what a client may send, in messages and control frames

@@ -195,8 +195,8 @@ class JwksSource:
     A key that one reading lacks verifies no more tokens, but keeps its trust until another reading, ``min_interval_s``
     later or more, lacks it too: during a rotation the replicas of a CDN may answer with the old set once more.
 
-    :param on_change: called on the IOLoop after ``keys`` or ``missing`` has changed
     :param clock: monotonic seconds
+    :ivar on_change: called on the IOLoop after ``keys`` or ``missing`` has changed
     :ivar keys: the last good set; empty before the first
     :ivar loaded: there has been a good set
     :ivar problem: why the last attempt failed; ``""`` where it did not
@@ -216,7 +216,8 @@ class JwksSource:
         self.keys: tuple[VerificationKey, ...] = ()
         self.loaded = False
         self.problem = "not read yet"
-        self._fetch, self._on_change, self._clock = fetch, on_change, clock
+        self.on_change = on_change
+        self._fetch, self._clock = fetch, clock
         self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
         self._document: bytes | None = None  # not b"", which a server may send
         self._missing: dict[Hashable, tuple[VerificationKey, float]] = {}  # and since when, by the monotonic clock
@@ -327,7 +328,7 @@ class JwksSource:
             self._pause_changed.set()
         self._document, self.keys = document, keys
         if changed or self._missing != before:
-            self._on_change()
+            self.on_change()
 
     def _missing_from(self, keys: tuple[VerificationKey, ...]) -> dict[Hashable, tuple[VerificationKey, float]]:
         now = self._clock()
@@ -351,7 +352,8 @@ def _name_of(key: VerificationKey) -> Hashable:
 class KeyStore:
     """All keys of the gateway, and the question that they answer: which device does this token stand for?
 
-    Lives on the IOLoop. Nothing is read before :meth:`start`.
+    Lives on the IOLoop. Nothing is read before :meth:`start`. Where the keys are never changes: a reload makes a
+    :meth:`successor`, which takes over at once or not at all.
 
     :param fetch: how to read a URL
     :param clock: monotonic seconds, for the pace of reading URLs
@@ -376,38 +378,40 @@ class KeyStore:
         self._remote: dict[str, JwksSource] = {}
         self._ring = self._ring_of(())
         self._trusted: frozenset[Proof] = frozenset()
+        self._successor: KeyStore | None = None
         self.on_distrust: Callable[[], None] = lambda: None
-        self._swapping = asyncio.Lock()
 
     async def start(self) -> None:
         """Read all keys once. A URL that fails does not fail the start: :meth:`status` says so, and it is retried.
 
         :raises KeyMaterialError: there is no key at all to read, or a secret or a file cannot be used
         """
-        await self.reload(self._sources)
+        await self._read({})
+        self._judge(self._trusted)
+        self._follow()
 
-    async def reload(self, sources: KeySources, before_swap: Callable[[], None] = lambda: None) -> None:
-        """Read everything again and swap to it in one step; URLs that stay keep their keys meanwhile.
+    async def successor(self, sources: KeySources) -> KeyStore:
+        """Return a store of other sources that has read them all; URLs that stay keep their keys. It is to
+        :meth:`succeed` this one, which knows nothing of it until then.
 
-        :param before_swap: called when everything is read; where it raises, nothing is swapped
-        :raises KeyMaterialError: as for :meth:`start`; nothing has changed then
+        :raises KeyMaterialError: as for :meth:`start`
         """
-        async with self._swapping:
-            local = _local_keys(sources, weak_secrets=self._options.weak_secrets)
-            if not sources.urls and not self._ring_of(local).keys:
-                allowed = ", ".join(self._options.algorithms)
-                raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
-            remote = {url: self._remote.get(url) or self._source_of(url) for url in sources.urls}
-            await asyncio.gather(*(source.refresh() for source in remote.values()))
-            before_swap()
-            dropped = [source for url, source in self._remote.items() if url not in remote]
-            self._sources, self._local, self._remote = sources, local, remote
-            for source in remote.values():
-                source.confirm_missing()  # a reload is the operator's word: what is gone is gone at once
-            self._rebuild()
-            for source in remote.values():
-                source.keep_fresh()
-            await asyncio.gather(*(source.close() for source in dropped))
+        store = KeyStore(sources, self.policy, self._options, fetch=self._fetch, clock=self._clock)
+        await store._read(self._remote)
+        store._judge(self._trusted)
+        return store
+
+    async def succeed(self, before: KeyStore) -> None:
+        """Take over from the store whose :meth:`successor` this is. All but the end of the URLs that are gone happens
+        before the first suspension."""
+        self.on_distrust, before._successor = before.on_distrust, self
+        for source in self._remote.values():
+            source.confirm_missing()  # a reload is the operator's word: what is gone is gone at once
+        self._trusted = before._trusted
+        self._rebuild()
+        self._follow()
+        dropped = [source for url, source in before._remote.items() if url not in self._remote]
+        await asyncio.gather(*(source.close() for source in dropped))
 
     def identify_now(self, token: str, now: float) -> DeviceIdentity | None:
         """Return the device where that can be said at once; None where :meth:`identify` might find a newer key.
@@ -433,7 +437,10 @@ class KeyStore:
         if identity is not None:
             return identity
         await asyncio.gather(*(source.refresh() for source in self._remote.values() if source.may_refresh()))
-        verified = self._ring.examine(token)
+        store = self
+        while store._successor is not None:
+            store = store._successor  # reloaded meanwhile: only that one hears what has been read
+        verified = store._ring.examine(token)
         return check_claims(verified.claims, self.policy, now, verified.proof)
 
     def still_trusts(self, identity: DeviceIdentity) -> bool:
@@ -452,28 +459,48 @@ class KeyStore:
 
     async def close(self) -> None:
         """Stop reading URLs. The keys that are known go on verifying."""
-        async with self._swapping:
-            await asyncio.gather(*(source.close() for source in self._remote.values()))
+        await asyncio.gather(*(source.close() for source in self._remote.values()))
+
+    async def _read(self, known: Mapping[str, JwksSource]) -> None:
+        """Read everything, URLs that are known already through their own sources."""
+        local = _local_keys(self._sources, weak_secrets=self._options.weak_secrets)
+        if not self._sources.urls and not self._ring_of(local).keys:
+            allowed = ", ".join(self._options.algorithms)
+            raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
+        remote = {url: known.get(url) or self._source_of(url) for url in self._sources.urls}
+        await asyncio.gather(*(source.refresh() for source in remote.values()))
+        self._local, self._remote = local, remote
+
+    def _follow(self) -> None:
+        """From now on, hear of every change of a URL."""
+        for source in self._remote.values():
+            source.on_change = self._rebuild
+            source.keep_fresh()
 
     def _source_of(self, url: str) -> JwksSource:
         return JwksSource(
             url,
             self._fetch,
-            self._rebuild,
+            lambda: None,
             refresh_s=self._options.refresh_s,
             min_interval_s=self._options.min_interval_s,
             clock=self._clock,
         )
 
     def _rebuild(self) -> None:
+        before = self._trusted
+        self._judge(before)
+        if before - self._trusted:
+            self.on_distrust()
+
+    def _judge(self, before: frozenset[Proof]) -> None:
+        """Which keys verify, and which of those that were trusted before still are."""
         remote = (key for source in self._remote.values() for key in source.keys)
         self._ring = self._ring_of((*self._local, *remote))
         missing = (key for source in self._remote.values() for key in source.missing)
-        before, self._trusted = self._trusted, self._ring.proofs | self._ring_of(missing).proofs
+        self._trusted = self._ring.proofs | self._ring_of(missing).proofs
         if not all(source.loaded for source in self._remote.values()):
             self._trusted |= {proof for proof in before if proof[1] not in SECRET_ALGORITHMS}
-        if before - self._trusted:
-            self.on_distrust()
 
     def _ring_of(self, keys: Iterable[VerificationKey]) -> KeyRing:
         return KeyRing(keys, self._options.algorithms, self.policy.max_token_bytes)

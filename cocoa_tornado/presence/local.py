@@ -70,7 +70,11 @@ class LocalPresence:
     """
 
     def __init__(
-        self, limits: SlotLimits, relay: Relay, clock: Callable[[], float], store: LocalStore | None = None
+        self,
+        limits: Callable[[], SlotLimits],
+        relay: Relay,
+        clock: Callable[[], float],
+        store: LocalStore | None = None,
     ) -> None:
         self._store = LocalStore() if store is None else store
         self._relay, self._clock = relay, clock
@@ -89,11 +93,11 @@ class LocalPresence:
         return f"<LocalPresence {self._slots!r}, {self.status().state.value}>"
 
     @property
-    def limits(self) -> SlotLimits:
+    def limits(self) -> Callable[[], SlotLimits]:
         return self._slots.limits
 
     @limits.setter
-    def limits(self, limits: SlotLimits) -> None:
+    def limits(self, limits: Callable[[], SlotLimits]) -> None:
         self._slots.limits = limits
 
     @property
@@ -142,7 +146,7 @@ class LocalPresence:
         claim = self._slots.claim_free(device_id)
         if claim is None:
             return None
-        answer = self._store.table.claim(device_id, claim, self._slots.limits.per_device)
+        answer = self._store.table.claim(device_id, claim, self._slots.limits().per_device)
         if not isinstance(answer, Grant):
             return None
         self._slots.reserve(answer)
@@ -173,7 +177,7 @@ class LocalPresence:
         if not self._lease.is_valid(self._clock()):
             return self._without_lease()
         obstacle = self._slots.obstacle(device_id)
-        if obstacle is None and len(self._store.table.grants(device_id)) >= self.limits.per_device:
+        if obstacle is None and len(self._store.table.grants(device_id)) >= self.limits().per_device:
             return "device"
         return obstacle
 
@@ -296,7 +300,7 @@ class LocalPresence:
         return ()
 
     def _acquire(self, device_id: str, claim: Claim) -> Actions:
-        answer = self._store.table.claim(device_id, claim, self.limits.per_device)
+        answer = self._store.table.claim(device_id, claim, self.limits().per_device)
         if isinstance(answer, Grant):
             return self._slots.granted(answer, self._clock())
         return self._slots.held(device_id, claim, answer, self._clock())

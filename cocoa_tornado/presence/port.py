@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -117,11 +117,11 @@ class Presence(Protocol):
     """
 
     @property
-    def limits(self) -> SlotLimits:
-        """May be replaced at any time; who is in stays in."""
+    def limits(self) -> Callable[[], SlotLimits]:
+        """Returns those in force, which a reload may change; a device that is in stays in."""
 
     @limits.setter
-    def limits(self, limits: SlotLimits) -> None: ...
+    def limits(self, limits: Callable[[], SlotLimits]) -> None: ...
 
     @property
     def lease(self) -> Lease:

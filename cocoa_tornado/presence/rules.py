@@ -18,7 +18,7 @@ answer is outstanding.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -237,12 +237,13 @@ class _Device:
 class Slots:
     """The slots of one server, and the newcomers that wait. Not thread-safe; every call is O(slots of a device).
 
-    Each method returns what is to be done. ``limits`` may be replaced at any time; who is in stays in.
+    Each method returns what is to be done.
 
     :param server: its epoch
+    :param limits: returns those in force; a device that is in stays in
     """
 
-    def __init__(self, server: str, limits: SlotLimits) -> None:
+    def __init__(self, server: str, limits: Callable[[], SlotLimits]) -> None:
         self.server = server
         self.limits = limits
         self.draining = False
@@ -271,13 +272,13 @@ class Slots:
         """Why a newcomer would not be admitted at once, as far as this server knows without the store."""
         if self.draining:
             return "draining"
-        if self.taken(device_id) >= self.limits.per_device:
+        if self.taken(device_id) >= self.limits().per_device:
             return "device"
         return "full" if self._is_full else None
 
     @property
     def _is_full(self) -> bool:
-        return 0 < self.limits.total <= self._taken
+        return 0 < self.limits().total <= self._taken
 
     # -- a device that nobody else is after
 
@@ -345,7 +346,7 @@ class Slots:
 
     def _may_challenge(self, device_id: str) -> bool:
         """Not those who got their slot this very moment: they are alive."""
-        return self.limits.policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
+        return self.limits().policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
 
     def granted(self, grant: Grant, now: float) -> Actions:
         """The store has given the device to a claim. Where nobody waits for it any more, or there is no slot in all, it
@@ -533,17 +534,17 @@ class Slots:
         if not line.waiting:
             self._close_line(device_id, device)
             return
-        is_full_here = len(device.slots) >= self.limits.per_device
+        is_full_here = len(device.slots) >= self.limits().per_device
         if line.may_be_free and not is_full_here:
             line.may_be_free, line.asking = False, line.waiting[0]
             todo.append(Acquire(device_id, line.asking))
             return
         holders = [slot.grant.claim for slot in device.slots] if is_full_here else line.holders
         unasked = [claim for claim in holders if claim not in line.answers and not _is_reserved(device, claim)]
-        if unasked and self.limits.policy == "challenge" and line.rounds < MAX_ROUNDS:
+        if unasked and self.limits().policy == "challenge" and line.rounds < MAX_ROUNDS:
             self._begin_round(device_id, device, line, unasked, now, todo)
         elif unasked:
-            self._refuse_all(device_id, device, "device" if self.limits.policy == "reject" else "presence", now, todo)
+            self._refuse_all(device_id, device, "device" if self.limits().policy == "reject" else "presence", now, todo)
         elif all(line.answers.get(claim, True) for claim in holders):
             self._refuse_all(device_id, device, "device", now, todo)
         elif line.is_late:
@@ -559,7 +560,7 @@ class Slots:
         line.answers.update(dict.fromkeys(holders, False))
         self._challenge(own, line.name, now, todo)
         if others:
-            line.deadline = now + self.limits.challenge_s + ANSWER_PATIENCE_S
+            line.deadline = now + self.limits().challenge_s + ANSWER_PATIENCE_S
             todo += [Send(claim.server, Challenge(device_id, claim, line.name)) for claim in others]
             todo.append(Wake(device_id, line.deadline))
 
@@ -606,10 +607,10 @@ class Slots:
         for slot in slots:
             slot.challengers = (*slot.challengers, challenger)
             if slot.is_held and slot.deadline is None:
-                slot.deadline = now + self.limits.challenge_s
+                slot.deadline = now + self.limits().challenge_s
                 asked.append(slot.grant)
         if asked:
-            todo += [Ping(tuple(asked)), Wake(asked[0].device_id, now + self.limits.challenge_s)]
+            todo += [Ping(tuple(asked)), Wake(asked[0].device_id, now + self.limits().challenge_s)]
 
     def _hear(self, device_id: str, slot: _Slot, now: float, todo: Actions) -> None:
         challengers, slot.challengers, slot.deadline = slot.challengers, (), None

@@ -5,7 +5,10 @@ Times in which the gateway itself holds the device back do not count. Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
+
+from .audio import AudioFormat
 
 Lateness = Literal["idle", "slow"]
 
@@ -16,6 +19,22 @@ SLOW: Final = "slow"
 SILENT_S: Final = 2.0
 """A stream that has sent nothing for so long gives its place to a new one of its device: as long as a connection may
 leave a challenge unanswered. A device that was switched off and on again sends the second, and nothing of the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLimits:
+    """What every upload, and every utterance over a WebSocket, may take.
+
+    :ivar raw: what samples are where the Content-Type leaves it open
+    :ivar max_bytes: of a body
+    :ivar idle_timeout_s: without a byte
+    :ivar upload_timeout_s: in all, not counting the time in which the device is held back
+    """
+
+    raw: AudioFormat
+    max_bytes: int
+    idle_timeout_s: float
+    upload_timeout_s: float
 
 
 class Room(NamedTuple):

@@ -215,7 +215,9 @@ class _FilteredRequest(HTTPMessageDelegate):
         reason = http.client.responses[400]
         body = compact({"message": reason}).encode()
         path = start_line.path.partition("?")[0]
-        headers = HTTPHeaders(cors_headers(path, start_line.method, origin, self._front.context.allowed_origins))
+        headers = HTTPHeaders(
+            cors_headers(path, start_line.method, origin, self._front.context.live.now.allowed_origins)
+        )
         headers["Content-Type"], headers["Content-Length"] = "application/json", str(len(body))
         answer.close_afterwards()
         answer.write_headers(ResponseStartLine("HTTP/1.1", 400, reason), headers, body)

@@ -60,7 +60,7 @@ class AudioStreamHandler(EarlyAnswers):
 
     def _admit(self, audio: AudioContext, identity: DeviceIdentity) -> None:
         headers = self.request.headers
-        audio_format = format_of(headers.get("Content-Type"), audio.limits.raw)
+        audio_format = format_of(headers.get("Content-Type"), audio.limits().raw)
         interim = flag(self.request.query_arguments.get("interim", ()))
         if audio_format is None:
             self.refuse(400, "Unsupported audio type")
@@ -68,7 +68,7 @@ class AudioStreamHandler(EarlyAnswers):
             self.refuse(400, "Unsupported content encoding")
         elif interim is None:
             self.refuse(400, "Invalid interim")
-        elif (self.body_bytes or 0) > audio.limits.max_bytes:
+        elif (self.body_bytes or 0) > audio.limits().max_bytes:
             count(audio.transcriber.counters.streams, "too_large")
             self.refuse(413, "Audio too large")
         else:
@@ -89,17 +89,18 @@ class AudioStreamHandler(EarlyAnswers):
         except SpeechError as error:
             self._refuse_speech(error)
         else:
+            limits = audio.limits()
             self._utterance, self.session_id = utterance, utterance.session_id
             self._head = UploadHead(
                 audio_format,
                 self.body_bytes,
-                max_bytes=audio.limits.max_bytes,
-                max_audio_s=audio.transcriber.limits.max_audio_s,
+                max_bytes=limits.max_bytes,
+                max_audio_s=audio.transcriber.limits().max_audio_s,
             )
             if self.http_stream is not None:
                 self.http_stream.has_upload = True
             self.begin_body()
-            self._clock = UploadClock(self.now(), audio.limits.idle_timeout_s, audio.limits.upload_timeout_s)
+            self._clock = UploadClock(self.now(), limits.idle_timeout_s, limits.upload_timeout_s)
             self._wait()
 
     async def receive(self, chunk: bytes) -> None:
@@ -110,7 +111,7 @@ class AudioStreamHandler(EarlyAnswers):
         self.stop_timer()
         self._clock.received(self.now())
         self._received += len(chunk)
-        if self._received > audio.limits.max_bytes:
+        if self._received > audio.limits().max_bytes:
             utterance.cancel("too_large")
             self.refuse(413, "Audio too large")
             return

@@ -70,7 +70,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             return
         try:
             found = handshake.find_token()
-            identity = await self.context.keys.identify(found.token, self.context.devices.wall_clock())
+            identity = await self.context.live.now.keys.identify(found.token, self.context.devices.wall_clock())
         except IdentityError as error:
             headers = {"WWW-Authenticate": "Bearer"}
             self._refuse(Refusal(401, error.message, error.reason, headers))
@@ -193,7 +193,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             return handshake.unavailable("draining")
         if not grant.lease.is_valid(self.context.devices.clock()):
             return handshake.unavailable("presence")
-        if not self.context.keys.still_trusts(identity):
+        if not self.context.live.now.keys.still_trusts(identity):
             return Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"})
         return None
 
@@ -286,7 +286,7 @@ def upgrade_at_once(application: Application, request: HTTPServerRequest, contex
         return False
     try:
         found = handshake.find_token()
-        identity = context.keys.identify_now(found.token, devices.wall_clock())
+        identity = context.live.now.keys.identify_now(found.token, devices.wall_clock())
     except IdentityError:
         return False
     if identity is None or handshake.check_origin_and_query() is not None or handshake.cursors():

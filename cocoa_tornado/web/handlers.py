@@ -16,7 +16,7 @@ from tornado.web import Finish, HTTPError, RequestHandler, stream_request_body
 from ..brokers.port import Broker, BrokerState, QuarantineState
 from ..counters import count
 from ..errors import IdentityError
-from ..identity.keys import Signer
+from ..live import Live
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
 from ..rules.byte_budget import ByteBudget
@@ -30,7 +30,6 @@ from .streams import HttpStream
 
 if TYPE_CHECKING:
     from ..connection.device_context import DeviceContext
-    from ..identity.jwks import KeyStore
     from .audio_context import AudioContext
 
 SERVICE = "audio-streaming"
@@ -47,31 +46,26 @@ eighth of them takes a few milliseconds."""
 log = logging.getLogger("cocoa.http")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class WebContext:
     """What the handlers share. Made by the composition root, handed over through ``initialize``; IOLoop thread only.
 
-    A reload replaces ``allowed_origins``, ``credentials`` and ``signer``; all else stays for good.
-
-    :ivar credentials: API secrets by key, for the token endpoint
+    :ivar live: what a reload changes; all else stays for good
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
     :ivar audio: None while speech is off
     :ivar bodies: what all bodies that are read whole may hold together
     :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
+    live: Live
     broker: Broker
-    keys: KeyStore
     devices: DeviceContext
     metrics: MetricsPage
     results_topic: str
     http_publish: bool
-    allowed_origins: Sequence[str] = ()
     trusted_proxies: Sequence[Network] = ()
     retry_after_s: int = 5
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     policy: TokenPolicy = field(default_factory=TokenPolicy)
-    signer: Signer | None = field(default=None, repr=False)
     audio: AudioContext | None = None
     bodies: ByteBudget = field(default_factory=lambda: ByteBudget(MAX_BODIES_BYTES))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
@@ -180,7 +174,7 @@ class GatewayErrors(RequestHandler):
 
     def _set_cors_headers(self) -> None:
         """Say which web pages may read the answer."""
-        request, allowed = self.request, self.context.allowed_origins
+        request, allowed = self.request, self.context.live.now.allowed_origins
         headers = cors_headers(request.path, request.method or "", request.headers.get("Origin"), allowed)
         for name, value in headers.items():
             self.set_header(name, value)
@@ -212,7 +206,7 @@ class GatewayErrors(RequestHandler):
         """The device behind the Bearer token; answers 401 and returns None where there is none."""
         try:
             found = find_token((), self.request.headers.get("Authorization"), None)
-            return await self.context.keys.identify(found.token, self.context.devices.wall_clock())
+            return await self.context.live.now.keys.identify(found.token, self.context.devices.wall_clock())
         except IdentityError as error:
             self.refuse(401, error.message, {"WWW-Authenticate": "Bearer"})
             return None
@@ -328,7 +322,7 @@ class ReadyHandler(NoStore):
     def _parts(self) -> dict[str, dict[str, object]]:
         """One entry a part. What is off is ready; the details are in the log, for this page is open to anyone."""
         broker = self.context.broker.status()
-        keys_ok, _ = self.context.keys.status()
+        keys_ok, _ = self.context.live.now.keys.status()
         return {
             "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
             "quarantine": {

@@ -47,7 +47,7 @@ class Handshake:
 
     def check_origin_and_query(self) -> Refusal | None:
         origin = self._request.headers.get("Origin")
-        if not origin_allowed(origin, self._request.host, self._context.allowed_origins):
+        if not origin_allowed(origin, self._request.host, self._context.live.now.allowed_origins):
             return Refusal(403, "Origin not allowed", "origin")
         if self.wants_interim() is None:
             return Refusal(400, "Invalid interim", "interim")

@@ -80,7 +80,7 @@ class Listener:
     IOLoop thread only.
 
     :param delegate: what answers requests
-    :param tls: None: in the clear
+    :param tls: returns the context of new connections; None: in the clear
     :param devices: how many connections are a device's, for the log
     """
 
@@ -88,7 +88,7 @@ class Listener:
         self,
         delegate: HTTPServerConnectionDelegate,
         options: ListenerOptions,
-        tls: ssl.SSLContext | None,
+        tls: Callable[[], ssl.SSLContext | None],
         counters: Counters,
         devices: Callable[[], int],
     ) -> None:
@@ -264,11 +264,12 @@ class Listener:
             return
         try:
             connection.setblocking(False)
-            if self._tls is None:
+            tls = self._tls()
+            if tls is None:
                 stream = HttpStream(connection, max_buffer_size=MAX_BUFFER_BYTES)
             else:
                 # Fails where the client has vanished already, as a port scan's does.
-                connection = ssl_wrap_socket(connection, self._tls, server_side=True, do_handshake_on_connect=False)
+                connection = ssl_wrap_socket(connection, tls, server_side=True, do_handshake_on_connect=False)
                 stream = HttpsStream(connection, max_buffer_size=MAX_BUFFER_BYTES)
         except OSError as error:
             log.debug("connection lost before it began", extra={"error": error.strerror or type(error).__name__})

@@ -65,7 +65,7 @@ class PublishHandler(ReadsBody):
     def _is_over_its_rate(self, device_id: str, size: int) -> bool:
         """Counts the record, or answers 429."""
         devices, publishing = self.context.devices, self.context.publishing
-        limit, now = devices.limits.inbound, devices.clock()
+        limit, now = devices.limits().inbound, devices.clock()
         messages = max(1, math.ceil(size / BYTES_PER_MESSAGE))
         wait_s = publishing.wait_s(device_id, limit, now, messages)
         if wait_s:

@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from ..connection.device_context import OpenSockets
-from ..identity.jwks import KeyStore
+from ..live import Live
 from ..rules.close_codes import KEY_REMOVED
 
 WORK_PER_TURN: Final = 1_000
@@ -25,8 +25,8 @@ class Revocation:
     What is queued for such a device is not sent any more; with a mailbox it stays in the box.
     """
 
-    def __init__(self, keys: KeyStore, sockets: OpenSockets) -> None:
-        self._keys, self._sockets = keys, sockets
+    def __init__(self, live: Live, sockets: OpenSockets) -> None:
+        self._live, self._sockets = live, sockets
         self._again = False
         self._task: asyncio.Task[None] | None = None
 
@@ -49,7 +49,7 @@ class Revocation:
             for connection in self._sockets:
                 work += 1
                 # A key may come back meanwhile, so each is judged in its turn.
-                if connection.is_open and not self._keys.still_trusts(connection.identity):
+                if connection.is_open and not self._live.now.keys.still_trusts(connection.identity):
                     connection.end(KEY_REMOVED)
                     closed += 1
                     work += WORK_OF_A_CLOSE

@@ -38,7 +38,7 @@ class TokenHandler(ReadsBody):
 
     async def judge(self) -> None:
         context = self.context
-        if not context.credentials or context.signer is None:
+        if not context.live.now.credentials or context.live.now.signer is None:
             self.refuse(404, "Not Found")
             return
         client, now = client_of(self.request.remote_ip or ""), context.devices.clock()
@@ -76,7 +76,8 @@ class TokenHandler(ReadsBody):
     def _issue(self, key: str) -> tuple[str, int, str]:
         """The outcome for the counter; the status; the token, or what to tell the caller."""
         context = self.context
-        if context.signer is None:
+        signer = context.live.now.signer
+        if signer is None:
             # A reload has taken it away while the body came.
             return "invalid", 404, "Not Found"
         now = context.devices.wall_clock()
@@ -88,7 +89,7 @@ class TokenHandler(ReadsBody):
             return "invalid", 400, f"Invalid {error.reason}"
         except ValueError as error:
             return "invalid", 400, str(error)
-        token = context.signer.sign(claims)
+        token = signer.sign(claims)
         if len(token) > context.policy.max_token_bytes:
             return "invalid", 400, "Token too long"
         return "issued", 200, token
@@ -101,7 +102,7 @@ class TokenHandler(ReadsBody):
         # Tornado reads headers as Latin-1, which keeps every byte; people configure text, and clients send UTF-8.
         given = "\0".join(self.request.headers.get(name, "") for name in ("X-API-Key", "X-API-Secret"))
         sent = given.encode("latin-1", "replace")
-        pairs = self.context.credentials.items()
+        pairs = self.context.live.now.credentials.items()
         matching = [key for key, secret in pairs if hmac.compare_digest(sent, f"{key}\0{secret}".encode())]
         return matching[0] if matching else None
 

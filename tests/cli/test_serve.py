@@ -33,6 +33,8 @@ from cocoa_tornado.settings import TABLE
 from testing.certificates import Certificate, served_serial, write_certificate
 from testing.raw_device import KEY, PING, PONG, frame
 
+from ..identity.material import public_pem
+
 COCOA = str(Path(sys.executable).parent / "cocoa")
 PATIENCE_S = 30.0
 SECRET = "a secret of thirty-two bytes, or more"
@@ -235,6 +237,9 @@ def test_check_says_whether_it_could_start_and_opens_nothing(tmp_path: Path) -> 
     fails(run(tmp_path, "serve", "--check", "--jwt-key", "missing.pem"), 2, "missing.pem")
     (tmp_path / "no.pem").write_text("no key", encoding="utf-8")
     fails(run(tmp_path, "serve", "--check", "--jwt-key", str(tmp_path / "no.pem")), 1, "no.pem")
+    (tmp_path / "good.pem").write_bytes(public_pem("EC"))
+    keys = ("--jwt-key", str(tmp_path / "good.pem"), "--jwt-signing-key", str(tmp_path / "no.pem"))
+    fails(run(tmp_path, "serve", "--check", *keys, COCOA_API_CREDENTIALS="key:secret"), 1, "no.pem")
 
 
 def test_a_taken_port_is_one_line_and_status_1(tmp_path: Path) -> None:

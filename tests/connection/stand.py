@@ -78,8 +78,8 @@ class Stand:
         self.now = 1000.0
         self.broker = MemoryBroker() if broker is None else broker
         self.counters, self.hub = Counters(), Hub()
-        loop = asyncio.get_running_loop()
-        self.presence = LocalPresence(SlotLimits(), MemoryRelay(), loop.time)
+        loop, made = asyncio.get_running_loop(), DeviceLimits(**limits)
+        self.presence = LocalPresence(SlotLimits, MemoryRelay(), loop.time)
         self.flusher = Flusher(loop, lambda: 0.0)
         self.context = DeviceContext(
             hub=self.hub,
@@ -89,7 +89,7 @@ class Stand:
             flusher=self.flusher,
             wheel=PingWheel[Flushed](PING_INTERVAL_S, PING_INTERVAL_S, self.now),
             calendar=ExpiryCalendar[Flushed](),
-            limits=DeviceLimits(**limits),
+            limits=lambda: made,
             messages_topic=MESSAGES,
             intake=IntakeGate(intake_bytes, lambda: self.now, lambda: len(self.hub)),
             clock=lambda: self.now,

@@ -99,6 +99,13 @@ async def store_of(
         await store.close()
 
 
+async def reloaded(store: KeyStore, sources: KeySources) -> KeyStore:
+    """The store that a reload leaves in force."""
+    new = await store.successor(sources)
+    await new.succeed(store)
+    return new
+
+
 def events(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "cocoa.identity"]
 
@@ -255,7 +262,7 @@ def test_a_start_whose_keys_serve_no_allowed_algorithm_fails() -> None:
 def test_a_reload_swaps_the_keys(tmp_path: Path) -> None:
     async def test() -> None:
         async with store_of(Issuer(b""), KeySources((SECRET,))) as store:
-            await store.reload(KeySources(("n" * 32,)))
+            store = await reloaded(store, KeySources(("n" * 32,)))
             with pytest.raises(InvalidToken):
                 store.identify_now(device_token("secret", "HS256"), NOW)
             assert store.identify_now(Signer.from_secret("n" * 32).sign(json.loads(CLAIMS)), NOW)
@@ -267,8 +274,42 @@ def test_a_reload_that_fails_changes_nothing() -> None:
     async def test() -> None:
         async with store_of(Issuer(b""), KeySources((SECRET,))) as store:
             with pytest.raises(KeyMaterialError):
-                await store.reload(KeySources(("n" * 32,), ("no/such/file",)))
+                await store.successor(KeySources(("n" * 32,), ("no/such/file",)))
             assert store.identify_now(device_token("secret", "HS256"), NOW)
+
+    run(test())
+
+
+def test_a_successor_changes_nothing_until_it_takes_over() -> None:
+    async def test() -> None:
+        issuer = Issuer(jwks(jwk("EC", kid="a")))
+        async with store_of(issuer, KeySources((SECRET,))) as store:
+            distrust = Distrust(store)
+            device = await store.identify(device_token("secret", "HS256"), NOW)
+            new = await store.successor(KeySources((), (URL,)))
+            assert store.still_trusts(device)
+            with pytest.raises(InvalidToken):
+                store.identify_now(device_token("EC", "ES256", kid="a"), NOW)
+            assert new.identify_now(device_token("EC", "ES256", kid="a"), NOW)
+            assert distrust.times == 0
+            await new.succeed(store)
+            assert (new.still_trusts(device), distrust.times) == (False, 1)
+            await new.close()
+
+    run(test())
+
+
+def test_a_token_that_waits_for_a_url_during_a_reload_is_judged_by_the_new_keys() -> None:
+    async def test() -> None:
+        issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()
+        async with store_of(issuer, clock=clock) as store:
+            new = await store.successor(KeySources((SECRET,), (URL,)))
+            issuer.document = jwks(jwk("EC", kid="a"), jwk("EC'", kid="b"))
+            clock.now_s += 10
+            waiting = asyncio.ensure_future(store.identify(device_token("EC'", "ES256", kid="b"), NOW))
+            await asyncio.sleep(0)
+            await new.succeed(store)
+            assert await waiting
 
     run(test())
 
@@ -297,13 +338,13 @@ def test_a_device_is_trusted_for_as_long_as_the_key_that_vouched_for_it(tmp_path
             by_secret = await store.identify(device_token("secret", "HS256"), NOW)
             by_file = await store.identify(device_token("EC", "ES256"), NOW)
             for sources in (KeySources(("n" * 32, SECRET), (str(path),)), KeySources((SECRET,), (str(path),))):
-                await store.reload(sources)
+                store = await reloaded(store, sources)
                 assert store.still_trusts(by_secret)
             assert distrust.times == 1, "the secret that came and went again"
-            await store.reload(KeySources(("n" * 32,), (str(path),)))
+            store = await reloaded(store, KeySources(("n" * 32,), (str(path),)))
             assert (store.still_trusts(by_secret), store.still_trusts(by_file)) == (False, True)
             path.write_bytes(public_pem("EC'"))
-            await store.reload(KeySources(("n" * 32,), (str(path),)))
+            store = await reloaded(store, KeySources(("n" * 32,), (str(path),)))
             assert not store.still_trusts(by_file)
             assert distrust.times == 3
 
@@ -357,7 +398,7 @@ def test_a_key_that_is_missing_after_a_reload_vouches_for_nobody_at_once() -> No
             distrust = Distrust(store)
             device = await store.identify(device_token("EC", "ES256", kid="a"), NOW)
             issuer.document = jwks(jwk("EC'", kid="b"))
-            await store.reload(KeySources(locations=(URL,)))
+            store = await reloaded(store, KeySources(locations=(URL,)))
             assert not store.still_trusts(device)
             assert distrust.times == 1
 
@@ -431,13 +472,14 @@ def test_while_the_new_url_of_the_keys_is_away_only_secrets_lose_their_trust() -
         async with store_of(fetch, KeySources((SECRET,), (URL,)), options) as store:
             by_url = await store.identify(device_token("EC", "ES256"), NOW)
             by_secret = await store.identify(device_token("secret", "HS256"), NOW)
-            await store.reload(KeySources((), (f"{URL}/new",)))
+            store = await reloaded(store, KeySources((), (f"{URL}/new",)))
             assert (store.still_trusts(by_url), store.still_trusts(by_secret)) == (True, False)
             distrust = Distrust(store)
             documents[f"{URL}/new"] = jwks(jwk("EC'"))
             while not distrust.times:
                 await asyncio.sleep(0)
             assert not store.still_trusts(by_url)
+            await store.close()
 
     run(test())
 
@@ -450,7 +492,7 @@ def test_a_key_bound_to_another_algorithm_no_longer_vouches(tmp_path: Path) -> N
         async with store_of(Issuer(b""), KeySources((), (str(path),))) as store:
             device = await store.identify(device_token("secret", "HS256"), NOW)
             path.write_bytes(jwks({"kty": "oct", "k": part(SECRET.encode()), "alg": "HS512"}, jwk("EC")))
-            await store.reload(KeySources((), (str(path),)))
+            store = await reloaded(store, KeySources((), (str(path),)))
             assert not store.still_trusts(device)
 
     run(test())
@@ -473,7 +515,7 @@ def test_a_short_secret_is_refused_wherever_it_stands_unless_the_options_allow_i
         strict = KeyStore(KeySources((SECRET,)), TokenPolicy(), KeyOptions(weak_secrets=False))
         await strict.start()
         with pytest.raises(KeyMaterialError):
-            await strict.reload(KeySources(("s" * 31,)))
+            await strict.successor(KeySources(("s" * 31,)))
         assert strict.identify_now(device_token("secret", "HS256"), NOW)
 
     run(test())
@@ -645,9 +687,9 @@ def test_a_reload_reads_urls_at_once_and_drops_those_that_are_gone() -> None:
         issuer = Issuer(jwks(jwk("EC")))
         async with store_of(issuer, KeySources((SECRET,), (URL,))) as store:
             issuer.document = jwks(jwk("EC'"))
-            await store.reload(KeySources((SECRET,), (URL,)))
+            store = await reloaded(store, KeySources((SECRET,), (URL,)))
             assert store.identify_now(device_token("EC'", "ES256"), NOW)
-            await store.reload(KeySources((SECRET,)))
+            store = await reloaded(store, KeySources((SECRET,)))
             with pytest.raises(InvalidToken):
                 store.identify_now(device_token("EC'", "ES256"), NOW)
             assert issuer.reads == 2

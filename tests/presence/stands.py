@@ -107,7 +107,7 @@ class LocalStand:
     async def open(self, count: int = 1, **limits: object) -> list[Server]:
         made = SlotLimits(**({"challenge_s": 600.0} | limits))  # type: ignore[arg-type]  # keywords of a test
         for _ in range(count):
-            presence = LocalPresence(made, MemoryRelay(self._exchange), time.monotonic, self._store)
+            presence = LocalPresence(lambda: made, MemoryRelay(self._exchange), time.monotonic, self._store)
             self._servers.append(Server(presence))
         return self._servers[-count:]
 

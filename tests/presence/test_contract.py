@@ -312,10 +312,10 @@ async def test_limits_may_be_replaced_and_who_is_in_stays_in(stand: PresenceStan
     (a,) = await stand.open(per_device=2)
     await a.connections.connect()
     await a.connections.connect()
-    a.presence.limits = SlotLimits(per_device=1, challenge_s=600.0)
+    a.presence.limits = lambda: SlotLimits(per_device=1, challenge_s=600.0)
     assert await reason_of(a.waiting()) == "device"
     assert a.presence.slots_taken == 2
-    a.presence.limits = SlotLimits(per_device=3)
+    a.presence.limits = lambda: SlotLimits(per_device=3)
     await a.connections.connect()
     assert a.presence.slots_taken == 3
 

@@ -52,13 +52,13 @@ def test_only_a_device_that_nobody_else_is_after_is_claimed_without_a_request() 
     assert last is not None
     slots.reserve(Grant("other", last, Generation(0, 2), Lease("a")))
     assert slots.claim_free("one too many") is None
-    slots.limits = SlotLimits()
+    slots.limits = SlotLimits
     slots.draining = True
     assert slots.claim_free("late") is None
 
 
 def test_no_two_claims_have_the_same_name_whichever_way_they_were_made() -> None:
-    slots = Slots("a", SlotLimits())
+    slots = Slots("a", SlotLimits)
     claims = [slots.claim_free("x"), slots.request("x", 0.0)[0], slots.claim_free("y"), slots.request("z", 0.0)[0]]
     assert len(set(claims)) == 4
 
@@ -70,7 +70,7 @@ def test_a_slot_is_freed_without_a_release_only_where_nobody_waits_for_that() ->
     second = here.connect()
     assert not slots.free("doll", incumbent.claim), "the device stays, with its other slot"
     here.release(second)
-    here.limits = slots.limits = SlotLimits()
+    here.limits = SlotLimits()
     newcomer = here.request()
     assert not slots.free("doll", incumbent.claim), "a newcomer waits"
     here.release(incumbent)
@@ -438,7 +438,7 @@ def test_a_full_server_gives_back_what_another_has_let_go_for_it() -> None:
 
 def test_a_challenge_that_overtakes_the_stores_answer_waits_for_the_newcomer_it_names() -> None:
     """The challenger has been told of a grant that its own server has not heard of: it must not be given away."""
-    slots = Slots("a", SlotLimits())
+    slots = Slots("a", SlotLimits)
     claim, _ = slots.request("doll", 0.0)  # the store's answer is under way
     challenge = Challenge("doll", claim, Claim("b", 1))
     assert slots.challenged(challenge, 0.1) == []
@@ -449,7 +449,7 @@ def test_a_challenge_that_overtakes_the_stores_answer_waits_for_the_newcomer_it_
 
 
 def test_a_grant_that_nobody_waits_for_any_more_is_given_back() -> None:
-    slots = Slots("a", SlotLimits())
+    slots = Slots("a", SlotLimits)
     claim, _ = slots.request("doll", 0.0)
     assert slots.withdraw("doll", claim, 0.1) == []
     grant = Grant("doll", claim, Generation(0, 1), World().table._leases["a"])
@@ -458,7 +458,7 @@ def test_a_grant_that_nobody_waits_for_any_more_is_given_back() -> None:
 
 
 def test_where_the_store_does_not_answer_the_newcomer_is_refused_and_the_next_one_asks() -> None:
-    slots = Slots("a", SlotLimits())
+    slots = Slots("a", SlotLimits)
     first, _ = slots.request("doll", 0.0)
     second, _ = slots.request("doll", 0.1)
     assert slots.undecided("doll", first, 1.0) == [

@@ -56,7 +56,7 @@ class World:
         self.table = Table()
         self.asked: dict[str, deque[Acquire | Release]] = {name: deque() for name in self.names}
         self.replies: dict[str, deque[tuple[Acquire, Grant | Sequence[Claim]]]] = {name: deque() for name in self.names}
-        self.servers = {name: Slots(name, self.limits) for name in self.names}
+        self.servers = {name: Slots(name, lambda: self.limits) for name in self.names}
         for name in self.names:
             self.table.join(Lease(name))
 

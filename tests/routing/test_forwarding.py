@@ -53,7 +53,7 @@ class Server:
 
     def __post_init__(self) -> None:
         self.relay = MemoryRelay(self.exchange)
-        self.presence = LocalPresence(SlotLimits(), self.relay, lambda: 0.0, self.store)
+        self.presence = LocalPresence(SlotLimits, self.relay, lambda: 0.0, self.store)
         self.router = Router(self.hub, self.counters, lambda: 0.0, self.presence, self.relay, mailbox=self.mailbox)
         self.presence.start(self.hub)
 

@@ -92,7 +92,7 @@ def test_in_any_order_of_answers_messages_keep_theirs(steps: list[list[str | Dev
 async def _play(steps: list[list[str | Devices] | int], has_mailbox: bool) -> None:
     pending, hub, counters = Pending(), Hub(), Counters()
     relay, box = LateRelay(), LateMailbox(BoxLimits())
-    presence = LatePresence(SlotLimits(), relay, lambda: 0.0)
+    presence = LatePresence(SlotLimits, relay, lambda: 0.0)
     presence.pending = relay.pending = box.pending = pending
     relay.sent = []
     await box.start()

@@ -59,7 +59,7 @@ class Stand:
         self.arrivals = Arrivals(lambda: 0.0)
         self.mailbox = mailbox
         relay = MemoryRelay()
-        presence = LocalPresence(SlotLimits(), relay, lambda: 0.0)
+        presence = LocalPresence(SlotLimits, relay, lambda: 0.0)
         presence.start(self.hub)
         self.router = Router(
             self.hub, self.counters, lambda: 0.0, presence, relay, mailbox=mailbox, arrivals=self.arrivals

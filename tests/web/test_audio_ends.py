@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from cocoa_tornado.connection.audio_session import AudioIntake
 from cocoa_tornado.errors import EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from testing.raw_device import BINARY, TEXT
@@ -122,7 +121,7 @@ async def test_a_long_message_gives_way_to_others(start_gateway: StartGateway) -
         def end(self) -> Any:
             return iter(())
 
-    devices.audio = AudioIntake(devices.audio.transcriber, AudioFormat(), lambda *_: Counting())
+    devices.audio = replace(devices.audio, raw=AudioFormat(), make_segmenter=lambda *_: Counting())
     device = await gateway.connect("doll")
     await device.send(bytes(512 * 1024))
     await eventually(lambda: sum(turns) == 512 * 1024)

@@ -204,7 +204,8 @@ async def test_raw_samples_that_are_too_long_are_413_before_a_worker_hears_them(
 async def test_a_wav_that_is_too_long_is_413_before_a_worker_hears_it(bench: Bench) -> None:
     transcriber = bench.harness.gateway.transcriber
     assert transcriber is not None
-    transcriber.limits = replace(transcriber.limits, max_audio_s=30.0)  # the header claims 31 s
+    limits = replace(transcriber.limits(), max_audio_s=30.0)  # the header claims 31 s
+    transcriber.limits = lambda: limits
     upload = await bench.stream()
     upload.chunk(_wav(1_000_000))
     assert is_error(await upload.answer(), 413, "Audio too long")

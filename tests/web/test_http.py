@@ -547,7 +547,7 @@ async def test_two_gateways_in_one_process_share_nothing(start_gateway: StartGat
     assert b"for the second" in (await second.read_frame()).payload
     assert (await one.metrics())["cocoa_messages_unknown_device_total"] == 1
     assert (await two.metrics())["cocoa_messages_unknown_device_total"] == 0
-    assert one.gateway.presence.limits == SlotLimits()
+    assert one.gateway.presence.limits() == SlotLimits()
     await one.gateway.drain_and_stop()
     assert len(two.gateway.hub) == 1
     assert (await two.http("GET", "/api/v1/ready")).status == 200

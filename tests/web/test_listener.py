@@ -312,7 +312,7 @@ async def listening(**options: Any) -> AsyncIterator[tuple[Listener, Any, list[s
             served.append(self.request.connection.context.address[1])  # type: ignore[union-attr]
 
     listener = Listener(
-        Application([("/api/v1/health", Health)]), ListenerOptions(**options), None, Counters(), lambda: 0
+        Application([("/api/v1/health", Health)]), ListenerOptions(**options), lambda: None, Counters(), lambda: 0
     )
     sockets = bind("127.0.0.1", 0)
     listener.start(sockets)
@@ -416,7 +416,7 @@ def test_all_addresses_of_a_host_share_the_port_that_was_picked() -> None:
 
 @pytest.mark.gen_test
 async def test_a_stopped_listener_takes_nobody_and_may_be_stopped_again() -> None:
-    listener = Listener(Application(), ListenerOptions(), None, Counters(), lambda: 0)
+    listener = Listener(Application(), ListenerOptions(), lambda: None, Counters(), lambda: 0)
     sockets = bind("127.0.0.1", 0)
     address = sockets[0].getsockname()
     listener.start(sockets)

@@ -6,12 +6,13 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from cocoa_tornado.connection.device_context import OpenSockets
-from cocoa_tornado.identity.jwks import KeyStore
+from cocoa_tornado.live import Live
 from cocoa_tornado.rules.close_codes import KEY_REMOVED, CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.web.revocation import WORK_OF_A_CLOSE, WORK_PER_TURN, Revocation
@@ -98,7 +99,7 @@ def revocation(keys: Keys, connections: list[Connection]) -> Revocation:
     sockets = OpenSockets()
     for connection in connections:
         sockets.add(cast(Any, connection))
-    return Revocation(cast(KeyStore, keys), sockets)
+    return Revocation(cast(Live, SimpleNamespace(now=SimpleNamespace(keys=keys))), sockets)
 
 
 def closed(connections: list[Connection]) -> int:

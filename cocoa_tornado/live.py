@@ -1,0 +1,50 @@
+"""What a reload changes, as one value: it is replaced whole, in one assignment, or not at all."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .connection.limits import DeviceLimits
+from .identity.jwks import KeyStore
+from .identity.keys import Signer
+from .presence.rules import SlotLimits
+from .rules.upload import AudioLimits
+from .transcriber import SpeechLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is in force between two reloads.
+
+    :ivar keys: verify tokens; keys of URLs change within the store, without a reload
+    :ivar signer: what the token endpoint signs with; None: it is off, or there are only public keys
+    :ivar credentials: API secrets by key, for the token endpoint
+    :ivar tls: for new connections; None: in the clear
+    """
+
+    keys: KeyStore
+    signer: Signer | None = field(repr=False)
+    credentials: Mapping[str, str] = field(repr=False)
+    allowed_origins: Sequence[str]
+    tls: ssl.SSLContext | None
+    devices: DeviceLimits
+    slots: SlotLimits
+    speech: SpeechLimits
+    audio: AudioLimits
+
+
+class Live:
+    """The snapshot in force, read as ``live.now`` whenever it is needed. Only the composition root replaces it.
+
+    Parts that need a single field are given a function that returns it.
+    """
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: Snapshot) -> None:
+        self.now = now
+
+    def __repr__(self) -> str:
+        return f"<Live {self.now!r}>"
