@@ -2,8 +2,8 @@
 
     python consume.py [GROUP]
 
-Needs Python 3.11 and the package kafka-python 2.1 or later. The key of a record is the device id, so a device's messages
-are in one partition, in order. The value is {"device_id":...,"user_id":...,"text":...,"timestamp":...}.
+Needs Python 3.11 and the package kafka-python 2.1 or later. The key of a record is the device id, so a device's
+messages are in one partition, in order. The value is {"device_id":...,"user_id":...,"text":...,"timestamp":...}.
 """
 
 from __future__ import annotations

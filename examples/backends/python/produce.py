@@ -35,8 +35,8 @@ def main(device: str, texts: list[str]) -> None:
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "success": True,
         }
-        # The key keeps a device's records in one partition, and therefore in order. kafka-python hashes it with murmur2,
-        # like the Java client. All producers of a topic must use the same hash (examples/README.rst).
+        # The key keeps a device's records in one partition, and therefore in order. kafka-python hashes it with
+        # murmur2, like the Java client. All producers of a topic must use the same hash (examples/README.rst).
         # Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
         headers = [("cocoa.ttl", b"3600")]
         sent.append(producer.send(TOPIC, key=device.encode(), value=json.dumps(value).encode(), headers=headers))

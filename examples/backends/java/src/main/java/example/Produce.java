@@ -24,8 +24,8 @@ public final class Produce {
       System.err.println("usage: Produce DEVICE TEXT...");
       System.exit(2);
     }
-    // The default partitioner hashes the key with murmur2. Do not set partitioner.class: all producers of a topic must use
-    // the same hash (examples/README.rst).
+    // The default partitioner hashes the key with murmur2. Do not set partitioner.class: all producers of a topic must
+    // use the same hash (examples/README.rst).
     Map<String, Object> settings =
         Map.of(
             ProducerConfig.BOOTSTRAP_SERVERS_CONFIG, env("KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
@@ -37,7 +37,7 @@ public final class Produce {
             ProducerConfig.KEY_SERIALIZER_CLASS_CONFIG, StringSerializer.class,
             ProducerConfig.VALUE_SERIALIZER_CLASS_CONFIG, StringSerializer.class);
     String device = arguments[0];
-    // Use one producer for the life of the process: it batches, is thread-safe, and its idempotence lasts only as long.
+    // Use one producer for the life of the process: it batches, is thread-safe, and is idempotent only within its life.
     try (KafkaProducer<String, String> producer = new KafkaProducer<>(settings)) {
       List<Future<RecordMetadata>> sent = new ArrayList<>();
       for (String text : Arrays.asList(arguments).subList(1, arguments.length)) {
