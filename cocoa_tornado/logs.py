@@ -109,18 +109,18 @@ class StrangersLines(logging.Filter):
 class _Kind:
     """Lines that begin alike, in this minute."""
 
-    __slots__ = ("_left_out", "_lines", "_since")
+    __slots__ = ("_lines", "_since", "_suppressed")
 
     def __init__(self, since: float) -> None:
-        self._since, self._lines, self._left_out = since, 0, 0
+        self._since, self._lines, self._suppressed = since, 0, 0
 
     def has_room(self, record: logging.LogRecord) -> bool:
         if record.created - self._since >= 60:
             self._since, self._lines = record.created, 0
         self._lines += 1
         if self._lines > LINES_A_MINUTE:
-            self._left_out += 1
+            self._suppressed += 1
             return False
-        if self._left_out:
-            record.left_out, self._left_out = self._left_out, 0
+        if self._suppressed:
+            record.suppressed, self._suppressed = self._suppressed, 0
         return True

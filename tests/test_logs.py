@@ -223,7 +223,7 @@ def test_colours_are_for_terminals_only() -> None:
             assert ("\x1b[" in written) is on_terminal
 
 
-def test_what_strangers_send_cannot_flood_the_log_and_the_next_minute_says_how_much_was_left_out() -> None:
+def test_what_strangers_send_cannot_flood_the_log_and_the_next_minute_says_how_much_was_suppressed() -> None:
     stream = configured("json")
     general = logging.getLogger("tornado.general")
     for number in range(25):
@@ -235,10 +235,10 @@ def test_what_strangers_send_cannot_flood_the_log_and_the_next_minute_says_how_m
     logging.getLogger().handle(record)
     lines = objects(stream)
     assert [line["event"][:9] for line in lines] == ["SSL Error"] * 10 + ["Malformed", "ours are ", "SSL Error"]
-    assert lines[-1]["left_out"] == 15
+    assert lines[-1]["suppressed"] == 15
 
 
-def test_errors_of_tornado_are_never_left_out() -> None:
+def test_errors_of_tornado_are_never_suppressed() -> None:
     stream = configured("json")
     for _ in range(25):
         logging.getLogger("tornado.general").error("Uncaught exception")

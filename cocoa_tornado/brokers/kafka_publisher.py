@@ -217,9 +217,9 @@ class Publisher:
                 log.debug("producer not available", extra={"detail": describe(error)})
                 self._pause(self._reconnect.next_s())
             except Exception:
-                left_out = self._failed_lines.take(time.monotonic())
-                if left_out is not None:
-                    log.exception("publisher failed, goes on", extra={"left_out": left_out})
+                suppressed = self._failed_lines.take(time.monotonic())
+                if suppressed is not None:
+                    log.exception("publisher failed, goes on", extra={"suppressed": suppressed})
                 self._recycle()
                 self._pause(self._reconnect.next_s())
         if self._producer is not None:
@@ -349,10 +349,10 @@ class Publisher:
             self._producer_number += 1
         if self._producer is None:
             return
-        left_out = self._replaced_lines.take(time.monotonic())
-        if left_out is not None:
+        suppressed = self._replaced_lines.take(time.monotonic())
+        if suppressed is not None:
             detail = describe(cause) if cause else "it was stuck"
-            log.info("producer replaced", extra={"detail": detail, "left_out": left_out})
+            log.info("producer replaced", extra={"detail": detail, "suppressed": suppressed})
         producer, self._producer = self._producer, None
         close_producer(producer, 0.0)
         with self._changed:
@@ -375,9 +375,9 @@ class Publisher:
             # What was asked for may have been changed since the refusal, so both count.
             lane.limit = refused if limit is None or limit > refused else limit
             lane.limit_until = time.monotonic() + LIMIT_LIFE_S
-        left_out = self._limit_lines.take(time.monotonic())
-        if left_out is not None:
-            extra = {"topic": topic, "bytes": size, "limit_bytes": lane.limit, "left_out": left_out}
+        suppressed = self._limit_lines.take(time.monotonic())
+        if suppressed is not None:
+            extra = {"topic": topic, "bytes": size, "limit_bytes": lane.limit, "suppressed": suppressed}
             log.warning("a record was too large for its topic", extra=extra)
 
     def _pause(self, delay_s: float) -> None:

@@ -200,7 +200,7 @@ class Quarantine:
                 "detail": line.detail,
             }
             log.warning(
-                "records lost to quarantine", extra=extra | ({"left_out": line.left_out} if line.left_out else {})
+                "records lost to quarantine", extra=extra | ({"suppressed": line.suppressed} if line.suppressed else {})
             )
 
     def _submit(self, copy: _Copy, now: float) -> None:
@@ -218,10 +218,10 @@ class Quarantine:
         copy.span.done_one()
         counts = self._counters.quarantined
         counts[copy.reason] = counts.get(copy.reason, 0) + 1
-        left_out = self._lines.take(self._clock())
-        if left_out is not None:
+        suppressed = self._lines.take(self._clock())
+        if suppressed is not None:
             extra = {"reason": copy.reason, "origin": f"{copy.topic}/{copy.partition}@{copy.offset}"}
-            log.info("record set aside", extra=extra | ({"left_out": left_out} if left_out else {}))
+            log.info("record set aside", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
 
     def _count_lost(self, cause: Cause) -> None:
         counts = self._counters.quarantine_lost

@@ -343,9 +343,9 @@ class Reading(ABC, Generic[P]):
     def _count_unreadable(self, origin: str, records: int, detail: str) -> None:
         counts = self._counters.quarantined
         counts["unreadable"] = counts.get("unreadable", 0) + records
-        left_out = self._skipped_lines.take(time.monotonic())
-        if left_out is not None:
-            extra = {"origin": origin, "error": detail, "left_out": left_out}
+        suppressed = self._skipped_lines.take(time.monotonic())
+        if suppressed is not None:
+            extra = {"origin": origin, "error": detail, "suppressed": suppressed}
             log.warning("records cannot be read, skipped", extra=extra)
 
     # -- the thread, or the library's while this one is blocked: the books

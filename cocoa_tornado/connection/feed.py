@@ -203,9 +203,9 @@ class BoxFeed:
 
     def _refuse_ack(self) -> None:
         self._mail.counters.bad_acks += 1
-        left_out = self._mail.bad_ack_lines.take(self._mail.clock())
-        if left_out is not None:
-            extra: dict[str, object] = {"left_out": left_out} if left_out else {}
+        suppressed = self._mail.bad_ack_lines.take(self._mail.clock())
+        if suppressed is not None:
+            extra: dict[str, object] = {"suppressed": suppressed} if suppressed else {}
             log.warning("acknowledgement of an unknown cursor ignored", extra=self._outlet.who() | extra)
 
     # -- what the mailbox answers

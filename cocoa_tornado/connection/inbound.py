@@ -186,6 +186,6 @@ class Inbound:
 
     def _warn(self, event: str, extra: dict[str, object]) -> None:
         """One line, within the bound that all connections share: a broker that refuses, refuses them all."""
-        left_out = self._context.uplink_lines.take(self._context.clock())
-        if left_out is not None:
-            log.warning(event, extra=self._speaker.who() | extra | ({"left_out": left_out} if left_out else {}))
+        suppressed = self._context.uplink_lines.take(self._context.clock())
+        if suppressed is not None:
+            log.warning(event, extra=self._speaker.who() | extra | ({"suppressed": suppressed} if suppressed else {}))

@@ -81,12 +81,12 @@ class LocalDelivery:
         self._counters.unknown_device += 1
         if self._mailbox is not None:
             return  # only a hypothesis is dropped then
-        left_out = self._lines.take(self._clock())
-        if left_out is None:
+        suppressed = self._lines.take(self._clock())
+        if suppressed is None:
             return
         extra: dict[str, object] = {"device_id": device_id}
-        if left_out:
-            extra["left_out"] = left_out
+        if suppressed:
+            extra["suppressed"] = suppressed
         log.info("device not connected, message dropped", extra=extra)
 
     def take(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:

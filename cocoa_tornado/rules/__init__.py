@@ -1,4 +1,4 @@
-"""Decisions, apart from I/O: plain synchronous code that takes ``now`` as an argument and returns values.
+"""The decisions, without I/O: plain synchronous code that takes ``now`` as an argument and returns values.
 
-Nothing in this package imports a loop, a socket, a thread or a client library of a server.
+Nothing in this package imports an event loop, a socket, a thread or a server's client library.
 """

@@ -1,6 +1,6 @@
-"""Hosts, ports and URLs as settings name them: what is well formed, and what only this machine can reach. Pure.
+"""Hosts, ports and URLs in settings: which are well formed, and which only this machine can reach. Pure.
 
-Nothing here asks a name server.
+Nothing here resolves a name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DEFAULT_KAFKA_PORT: Final = 9092
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# RFC 6874, section 2. ip_address() takes any characters after the percent sign, line ends and escapes among them.
+# RFC 6874, section 2. ip_address() accepts any characters after the percent sign, even line ends and escapes.
 _ZONE: Final = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _AUTHORITY: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
 _USER_INFO: Final = re.compile(r"(?<=//)[^/?#]*@")
@@ -25,7 +25,7 @@ _NO_PORT: Final = re.compile(r"(?<=//)([^/?#@:\[\]]*):(?![0-9]*(?:[/?#,]|\Z))[^/
 
 
 def is_host(text: str) -> bool:
-    """True for an IP address (without brackets) or something that can be a host name."""
+    """True for an IP address (without brackets) or a possible host name."""
     _, has_zone, zone = text.partition("%")
     if has_zone and not _ZONE.fullmatch(zone):
         return False
@@ -38,24 +38,24 @@ def is_host(text: str) -> bool:
 
 
 def is_authority(text: str) -> bool:
-    """True for ``host`` or ``host:port``; an IPv6 address stands in brackets."""
+    """True for ``host`` or ``host:port``; an IPv6 address is in brackets."""
     return _host_and_port(text, 0) is not None
 
 
 def is_web_url(text: str) -> bool:
-    """True for an http or https URL with a host that a name server can be asked for, and no blank in it."""
+    """True for an http or https URL without blanks whose host can be resolved."""
     if not text.isprintable() or " " in text:
         return False
     try:
         parts = urlsplit(text)
-        # Asking for the port is what makes urlsplit check it.
+        # urlsplit validates the port only when it is read.
         return parts.scheme in ("http", "https") and parts.port != 0 and _is_resolvable(parts.hostname or "")
     except ValueError:
         return False
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach what listens on ``host``. A name is believed only if it is ``localhost``."""
+    """True if only this machine can reach what listens on ``host``. The only name that counts is ``localhost``."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -65,7 +65,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_every_address(host: str) -> bool:
-    """True if ``host`` means all addresses of this machine, of IPv4 and of IPv6: ``::`` in any spelling, or nothing.
+    """True if ``host`` means all IPv4 and IPv6 addresses of this machine: ``::`` in any spelling, or an empty string.
 
     >>> is_every_address("::"), is_every_address("0:0::0"), is_every_address("0.0.0.0"), is_every_address("::1")
     (True, True, False, False)
@@ -78,12 +78,12 @@ def is_every_address(host: str) -> bool:
 
 
 def kafka_servers(url: str) -> tuple[str, ...]:
-    """Each ``host:port`` of ``kafka://host:port[,host:port...]``, with the default port where none is given.
+    """Return each ``host:port`` of ``kafka://host:port[,host:port...]``, with the default port where none is given.
 
     >>> kafka_servers("kafka://one,[::1]:9093")
     ('one:9092', '[::1]:9093')
 
-    :raises ValueError: ``url`` is no such URL; the text follows on the URL in a sentence
+    :raises ValueError: ``url`` is not such a URL; the message completes a sentence that begins with the URL
     """
     scheme, separator, rest = url.partition("://")
     if scheme.lower() != "kafka" or not separator:
@@ -95,21 +95,22 @@ def kafka_servers(url: str) -> tuple[str, ...]:
 
 
 def without_user_info(text: str) -> str:
-    """The URLs in ``text`` with ``***`` in place of ``user:password``."""
+    """Replace ``user:password`` in every URL in ``text`` with ``***``."""
     return _USER_INFO.sub("***@", text)
 
 
 def masked(text: str) -> str:
-    """``text`` that may be meant as a URL, for a message that it is none.
+    """Mask secrets in ``text`` that may be meant as a URL, for an error message that says it is not one.
 
-    Everything up to the last ``@`` is replaced by ``***``: a password with a slash in it, or after a missing one, is
-    what makes many URLs invalid. A port that is not a number is replaced too: it may be a password without its ``@``.
+    Everything up to the last ``@`` is replaced with ``***``: many URLs are invalid because of a slash in the password
+    or a missing slash before it. A port that is not a number is replaced too, as it may be a password without its
+    ``@``.
     """
     return _NO_PORT.sub(r"\1:***", without_user_info(_PERHAPS_USER_INFO.sub(r"\1***@", text)))
 
 
 def _is_resolvable(name: str) -> bool:
-    """True for a host, in any script. Raises UnicodeError, a ValueError, for a name that IDNA cannot spell."""
+    """True for a host name in any script. Raises UnicodeError, a ValueError, for a name that IDNA cannot encode."""
     # The codec takes quadratic time, so check the length first.
     return len(name) <= 253 and is_host(name if name.isascii() else name.encode("idna").decode("ascii"))
 

@@ -1,6 +1,6 @@
-"""What audio a device says it sends, and what its first bytes say: Content-Types, containers, byte order.
+"""Which audio a device declares, and what its first bytes show: Content-Types, containers, byte order.
 
-Nothing here decodes anything; the patterns of containers are in :mod:`.magic`. Pure, and safe on any thread.
+Nothing here decodes anything; the container patterns are in :mod:`.magic`. Pure and thread-safe.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from ..errors import AudioNotDecodable
 from .magic import MOST_NEEDED_BYTES, Container, Foreign, identify
 
 Encoding: TypeAlias = Literal["s16le", "s16be", "l16", "u8", "mulaw", "alaw"]
-"""``l16`` is 16-bit audio in a byte order that the samples tell: RFC 2586 says big-endian, and the field sends
-little-endian under the same name."""
+"""``l16`` is 16-bit audio whose byte order is detected from the samples: RFC 2586 says big-endian, but devices in the
+field send little-endian under that name."""
 
 MIN_RATE_HZ: Final = 4_000
 MAX_RATE_HZ: Final = 192_000
 MAX_CHANNELS: Final = 8
 EIGHT_BIT_RATE_HZ: Final = 8_000
-"""Of samples that turn out to have 8 bits, where nothing else tells: what firmware in the field records."""
+"""The rate of samples that turn out to have 8 bits, if nothing else gives it: what firmware in the field records."""
 
 SETTLED_BYTES: Final = 6_400
-"""With so many bytes :func:`settle` has always decided. It seldom takes more than 512."""
+""":func:`settle` always decides with this many bytes. It seldom needs more than 512."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """What a stream is made of.
+    """The format of a stream.
 
-    A container describes its samples itself. There ``encoding``, ``rate_hz`` and ``channels`` say how the bytes are to
-    be read should there be no container at all: firmware exists that sends raw samples as ``audio/wav``.
+    A container describes its own samples. For one, ``encoding``, ``rate_hz`` and ``channels`` apply only if the bytes
+    turn out to have no container: some firmware sends raw samples as ``audio/wav``.
 
     :ivar encoding: of raw samples
     :ivar rate_hz: of raw samples, 4,000 to 192,000
     :ivar channels: of raw samples, interleaved, 1 to 8
-    :ivar eight_bit_rate_hz: nobody has said what raw samples are, and ``encoding`` is the setting's guess: where they
-        plainly are unsigned 8-bit samples they are read as such, at this rate. 0: the encoding is certain
-    :raises ValueError: a field is outside its bounds
+    :ivar eight_bit_rate_hz: nonzero if the sender did not declare the encoding and ``encoding`` is the configured
+        default. Samples that are clearly unsigned 8-bit are then read as such, at this rate
+    :raises ValueError: a field is out of bounds
     """
 
     container: Container = "raw"
@@ -74,23 +74,24 @@ class AudioFormat:
 
     @property
     def bytes_per_second(self) -> int:
-        """How fast raw samples of this format arrive when they arrive at the speed of speech."""
+        """The data rate of raw samples in this format, in real time."""
         return self.frame_bytes * self.rate_hz
 
 
 def format_of(content_type: str | None, default_raw: AudioFormat) -> AudioFormat | None:
-    """Return what a Content-Type promises; None where it is absent, malformed, or nothing that we decode.
+    """Return the format that a Content-Type declares; None if it is absent, malformed, or not one that is decoded.
 
-    Raw types are ``audio/L16`` (big-endian by RFC 2586, judged by its samples unless ``endianness=little-endian`` or
-    ``big-endian`` says it), ``audio/L8``, ``audio/basic``, ``audio/PCMU`` and ``audio/PCMA`` with their usual other
-    names; the parameters ``rate`` (or ``samplerate``) and ``channels`` count. ``audio/pcm``, ``audio/raw``,
-    ``application/octet-stream`` and a literal ``audio/*`` say no more than "audio", so ``default_raw`` tells the rest.
-    A compressed type that no decoder of ours takes (``audio/speex``) is None: read as raw it would be noise.
+    Raw types are ``audio/L16`` (big-endian by RFC 2586, but detected from the samples unless
+    ``endianness=little-endian`` or ``big-endian`` is given), ``audio/L8``, ``audio/basic``, ``audio/PCMU`` and
+    ``audio/PCMA`` with their usual other names. The parameters ``rate`` (or ``samplerate``) and ``channels`` apply.
+    ``audio/pcm``, ``audio/raw``, ``application/octet-stream`` and a literal ``audio/*`` mean only "audio", so
+    ``default_raw`` applies. A compressed type without a decoder (``audio/speex``) is None: read as raw samples it would
+    be noise.
 
-    Parameters are read as senders write them: values with a slash need no quotes, blanks around "=" don't matter, nor
-    do parameters that mean nothing here.
+    Parameters are parsed leniently: values with a slash need no quotes, and blanks around "=" and unknown parameters
+    are ignored.
 
-    :param default_raw: how raw samples are read where the type leaves it open
+    :param default_raw: the format of raw samples where the type does not define it
     """
     parsed = _parse(content_type or "")
     if parsed is None:
@@ -110,21 +111,22 @@ def format_of(content_type: str | None, default_raw: AudioFormat) -> AudioFormat
 
 
 def unsaid(default_raw: AudioFormat) -> AudioFormat:
-    """The format of raw samples of which their sender says nothing: as configured, unless they plainly have 8 bits."""
+    """Return the format of raw samples that their sender did not describe: the default, unless they clearly have 8
+    bits."""
     return replace(default_raw, eight_bit_rate_hz=EIGHT_BIT_RATE_HZ if default_raw.sample_bytes == 2 else 0)
 
 
 def settle(declared: AudioFormat, head: bytes, *, complete: bool = False) -> AudioFormat | None:
-    """Return what a stream is, now that its first bytes are known; None: they don't tell yet.
+    """Return the format of a stream from its first bytes; None if more bytes are needed.
 
-    What the bytes say counts for more than the Content-Type: what begins like a known container is one, whatever it was
-    called. A ``wav`` without such a beginning is raw samples; any other container stays what it was declared to be, and
-    is the decoder's to refuse. Raw samples of which nobody has said what they are may turn out to have 8 bits. What is
-    settled may be settled again.
+    The bytes outrank the Content-Type: what begins like a known container is that container, whatever its declared
+    type. A ``wav`` without such a beginning is raw samples. Any other container keeps its declared type, and the
+    decoder refuses it if it is wrong. Undeclared raw samples may turn out to have 8 bits. A settled format may be
+    settled again.
 
     :param head: the stream from its first byte; :data:`SETTLED_BYTES` always suffice
-    :param complete: there is nothing after ``head``
-    :raises AudioNotDecodable: it begins like something else that is known, a picture for example; it says which
+    :param complete: nothing comes after ``head``
+    :raises AudioNotDecodable: the bytes begin like another known format, such as a picture; the message names it
     """
     found = identify(head[:MOST_NEEDED_BYTES], complete=complete)
     if found is None:
@@ -145,25 +147,25 @@ def settle(declared: AudioFormat, head: bytes, *, complete: bool = False) -> Aud
 
 
 def look_again_at(known_bytes: int) -> int:
-    """How many bytes of a stream have to be there before its beginning is looked at again: a quarter more.
+    """How many bytes to collect before looking at the beginning of a stream again: a quarter more.
 
-    A look costs up to a millisecond. With every byte of a stream that comes byte by byte, that would be seconds.
+    A look costs up to a millisecond. Looking at every byte of a stream that arrives byte by byte would take seconds.
 
-    :param known_bytes: that were there at the last look, and did not tell
+    :param known_bytes: the bytes that were there at the last look, and were too few
     """
     return known_bytes + known_bytes // 4 + 1
 
 
 def has_eight_bits(samples: bytes, *, complete: bool = False) -> bool | None:
-    """Judge whether samples that are said to have 16 bits plainly are unsigned ones of 8; None: too few tell yet.
+    """Judge whether samples declared as 16-bit clearly are unsigned 8-bit; None: too few samples to tell.
 
-    These lie around 128, nearly all within a half of their range, and so do the bytes at even and at odd places alike.
-    As samples of 16 bits they would be a roar that never comes near zero: of such samples one byte says how loud they
-    are, and lies around zero, and the other one is evenly distributed but for silence and clipping. Pairs of 0 or of
-    255 are silence, and tell nothing.
+    Unsigned 8-bit samples are centered on 128, nearly all within half of their range, at even and odd offsets alike.
+    Read as 16-bit they would be noise that never comes near zero. In true 16-bit samples, one byte of each pair carries
+    the level and is centered on zero, and the other is evenly distributed, except in silence and clipping. Pairs of 0
+    or of 255 are silence and are ignored.
 
     :param samples: from the first one on; at most :data:`SETTLED_BYTES` count
-    :param complete: there are no more samples: judge by what is there
+    :param complete: there are no more samples: decide with these
     """
     head = samples[:SETTLED_BYTES]
     telling = b"".join(_TELLING_PAIRS(head))[:JUDGED_BYTES]
@@ -177,16 +179,15 @@ def _share_near_128(octets: bytes) -> float:
 
 
 def byte_order(samples: bytes, channels: int = 1, *, complete: bool = False) -> Literal["s16le", "s16be"] | None:
-    """Judge in which order 16-bit samples have their bytes; None: fewer than 200 of them tell anything yet.
+    """Detect the byte order of 16-bit samples; None: fewer than 200 usable samples so far.
 
-    Speech changes little from one sample to the next, and with its bytes swapped it is a roar. So the reading wins
-    whose samples differ less from their neighbours. Where one of the two bytes is zero throughout, the samples are
-    either of 8 bits, moved up, or all below 256; then the other byte tells, by whether it is smoother with a sign or
-    without. Ties and silence are big-endian, as the RFC has it. Samples whose two bytes are the same, zero and -1 among
-    them, tell nothing.
+    Speech changes little from one sample to the next; with its bytes swapped it is noise. So the order with the smaller
+    differences between neighbors wins. If one of the two bytes is always zero, the samples are 8-bit ones shifted up,
+    or all below 256; then the other byte decides, by whether it is smoother read as signed or as unsigned. Ties and
+    silence are big-endian, as in the RFC. Samples whose two bytes are equal, such as zero and -1, are ignored.
 
-    :param samples: from the first one on; an odd byte at the end is left out
-    :param complete: there are no more samples: judge by what is there
+    :param samples: from the first one on; an odd byte at the end is ignored
+    :param complete: there are no more samples: decide with these
     """
     whole = samples[: len(samples) & ~1]
     firsts, seconds = whole[0::2], whole[1::2]
@@ -207,12 +208,12 @@ def _has_sign(octets: bytes, channels: int) -> bool:
 
 
 def _roughness(samples: array[int], channels: int) -> int:
-    """The way that a wave travels up and down, channel by channel."""
+    """The total variation of the signal, channel by channel."""
     return sum(abs(after - before) for before, after in zip(samples, samples[channels:], strict=False))
 
 
 def _base(media_type: str, parameters: Mapping[str, str], default_raw: AudioFormat) -> AudioFormat | None:
-    """What a media type means before its ``rate`` and ``channels`` are applied."""
+    """The format of a media type, before ``rate`` and ``channels`` are applied."""
     container = _CONTAINERS.get(media_type)
     if container is not None:
         codecs = {codec.strip().lower() for codec in parameters.get("codecs", "opus").split(",")}
@@ -237,11 +238,11 @@ def _base(media_type: str, parameters: Mapping[str, str], default_raw: AudioForm
 
 
 def _parse(content_type: str) -> tuple[str, dict[str, str]] | None:
-    """The type and its parameters, names in lower case; None where it is no type.
+    """Return the type and its parameters, names in lower case; None if it is malformed.
 
-    Stricter senders keep to RFC 9110 section 8.3.1. From the others a value is taken without quotes that needs some,
-    and blanks around "=". A parameter without a value, or with an empty one, says nothing, unless it is one that counts
-    here: that, or one given twice with different values, is a mistake that is better answered.
+    Accepts more than RFC 9110 section 8.3.1: values that lack their quotes, and blanks around "=". A parameter without
+    a value, or with an empty one, is ignored, unless it is one that is used here: that, or one given twice with
+    different values, is an error.
     """
     match = _TYPE(content_type.strip(_BLANK))
     if match is None:
@@ -262,18 +263,18 @@ def _parse(content_type: str) -> tuple[str, dict[str, str]] | None:
 
 
 def _number(text: str) -> int:
-    """A small decimal number; -1, which no bounds allow, for anything else."""
+    """A small decimal number; -1, which is out of all bounds, for anything else."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else -1
 
 
 JUDGED_SAMPLES: Final = 200
-"""So many samples whose bytes differ tell their order."""
+"""Samples with two different bytes that are needed to detect the byte order."""
 
 JUDGED_BYTES: Final = 512
-"""So many bytes that are no silence tell whether samples have 8 bits: 64 ms at 8 kHz."""
+"""Bytes other than silence that are needed to detect 8-bit samples: 64 ms at 8 kHz."""
 
 LEAST_JUDGED_BYTES: Final = 128
-"""Of a stream that is shorter than that."""
+"""The same for a stream that is shorter."""
 
 _CONTAINERS: Final[Mapping[str, Container]] = {
     "audio/wav": "wav",
@@ -312,7 +313,7 @@ _CONTAINERS: Final[Mapping[str, Container]] = {
     "audio/amr-wb": "amr",
 }
 _LINEAR: Final[Mapping[str, Encoding]] = {"audio/l16": "l16", "audio/x-l16": "l16", "audio/l8": "u8"}
-# The types of telephony imply 8 kHz and one channel (RFC 2046, RFC 3551).
+# Telephony types imply 8 kHz and one channel (RFC 2046, RFC 3551).
 _TELEPHONE: Final[Mapping[str, Encoding]] = {
     "audio/basic": "mulaw",
     "audio/pcmu": "mulaw",
@@ -337,7 +338,7 @@ _COUNTING: Final = frozenset({"rate", "channels", "endianness"})
 _BLANK: Final = " \t"
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _STRING: Final = r'"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~])*"'
-# What stands between semicolons that are in no string. Control characters fit nowhere.
+# The text between semicolons outside of strings. Control characters are allowed nowhere.
 _PART: Final = rf'(?:{_STRING}|[^";\x00-\x08\x0a-\x1f\x7f])*'
 _TYPE = re.compile(rf"(?P<type>{_TOKEN}/{_TOKEN})[ \t]*(?P<parameters>(?:;{_PART})*)").fullmatch
 _PARTS = re.compile(rf";({_PART})").findall

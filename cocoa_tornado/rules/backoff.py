@@ -1,7 +1,7 @@
-"""How long to wait before trying again: exponential, with full jitter, bounded.
+"""How long to wait before a retry: exponential backoff with full jitter, capped.
 
-Full jitter (any delay between nothing and the ceiling, evenly) spreads a fleet of clients that lost the same server
-over the whole interval, so that its return is not answered by a stampede.
+Full jitter (a uniform delay between zero and the ceiling) spreads the clients of a failed server over the whole
+interval, so its return does not cause a stampede.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """The delays of one thing that is being retried.
+    """The delays of one operation that is retried.
 
     :ivar attempt: failures since the last :meth:`reset`
 
@@ -31,16 +31,16 @@ class Backoff:
         self.attempt = 0
 
     def ceiling_s(self) -> float:
-        """The longest that :meth:`next_s` may return now."""
-        # 2.0**1024 overflows; past 64 doublings every sensible base has met its cap.
+        """The longest delay that :meth:`next_s` can return now."""
+        # 2.0**1024 overflows; after 64 doublings every sensible base has reached its cap.
         return min(self._cap_s, self._base_s * 2.0 ** min(self.attempt, 64))
 
     def next_s(self) -> float:
-        """Count one more failure and return the seconds to wait: between 0 and the ceiling, evenly."""
+        """Count a failure and return the delay in seconds: uniform between 0 and the ceiling."""
         delay_s = self._uniform(0.0, self.ceiling_s())
         self.attempt += 1
         return delay_s
 
     def reset(self) -> None:
-        """It worked: the next failure starts at ``base_s`` again."""
+        """Record a success: the next failure starts at ``base_s`` again."""
         self.attempt = 0

@@ -1,7 +1,7 @@
-"""How the memory for messages is shared out among the parts that hold them: a budget, and a fixed share for each. Pure.
+"""How the memory budget for messages is divided: a fixed share for each part. Pure.
 
-A part that has used up its share makes those wait that it takes from, back to Kafka's log or a device's socket. No part
-borrows from another, so none can starve another, and no two can wait for each other.
+A part that has used up its share applies backpressure to its source, back to Kafka's log or a device's socket. No part
+borrows from another, so none can starve another, and there are no deadlocks between them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Final, NamedTuple
 DEFAULT_BYTES: Final = 128 * 1024 * 1024
 
 MIN_BYTES: Final = 32 * 1024 * 1024
-"""Every part can hold the largest of what it takes: a batch of 6 MiB, a message of 512 KiB and what becomes of it."""
+"""Every part can hold the largest item that it takes: a batch of 6 MiB, or a message of 512 KiB and its record."""
 
 WHOLE: Final = 16
-"""What the shares are parts of."""
+"""The denominator of the shares."""
 
 
 class Share(NamedTuple):
-    """Of one part.
+    """The share of one part, in sixteenths.
 
-    :ivar of_kafka: in sixteenths, where the broker is Kafka
-    :ivar of_memory: the same with the embedded broker
+    :ivar of_kafka: if the broker is Kafka
+    :ivar of_memory: with the embedded broker
     """
 
     of_kafka: int
@@ -34,21 +34,21 @@ SHARES: Final[Mapping[str, Share]] = MappingProxyType(
     {
         "handoff": Share(3, 3),  # records handed over and not done: being routed, or waiting for the mailbox
         "fetch": Share(2, 0),  # what the Kafka client has fetched ahead, from each broker
-        "batch": Share(3, 0),  # one batch, decompressed
+        "batch": Share(3, 0),  # one decompressed batch
         "publish": Share(4, 0),  # records that the broker has not acknowledged yet
         "log": Share(0, 9),  # the topics of the embedded broker
-        "uplink": Share(2, 2),  # messages of devices: on their way in, and waiting for the publish queue
-        "bodies": Share(2, 2),  # of requests
+        "uplink": Share(2, 2),  # messages from devices: arriving, or waiting for the publish queue
+        "bodies": Share(2, 2),  # request bodies
     }
 )
-"""Every part, with its share of ``buffer_bytes``."""
+"""Every part and its share of ``buffer_bytes``."""
 
 
 class Use(NamedTuple):
-    """Of one part's share.
+    """How much of its share a part uses.
 
-    :ivar held: bytes that it holds now; None where that can't be told
-    :ivar limit: bytes that it may hold
+    :ivar held: bytes in use; None if unknown
+    :ivar limit: bytes in the share
     """
 
     held: int | None
@@ -56,7 +56,7 @@ class Use(NamedTuple):
 
 
 def split(total: int, *, embedded: bool) -> dict[str, int]:
-    """The bytes of each part that there is.
+    """Return the bytes of each part that exists.
 
     :param embedded: the broker is the embedded one
     """

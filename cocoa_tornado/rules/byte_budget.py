@@ -1,10 +1,10 @@
-"""A bound on bytes that many hold together. Pure."""
+"""A byte limit that several owners share. Pure."""
 
 from __future__ import annotations
 
 
 class ByteBudget:
-    """Whoever wants to hold bytes takes them from here first, and gives them back."""
+    """Take bytes before you hold them, and give them back afterwards."""
 
     __slots__ = ("limit", "taken")
 
@@ -15,7 +15,7 @@ class ByteBudget:
         return f"<ByteBudget {self.taken} of {self.limit} taken>"
 
     def take(self, count: int) -> bool:
-        """False, and nothing is taken, where that would be more than there is."""
+        """Return False, and take nothing, if the limit would be exceeded."""
         if self.taken + count > self.limit:
             return False
         self.taken += count

@@ -1,12 +1,12 @@
-"""What a Linux control group leaves a process: processor time, memory, and how often memory ran out. Pure.
+"""What a Linux control group allows a process: CPU time, memory, and how often memory ran out. Pure.
 
-Every function takes ``read``, which returns a file's text, or None where there is no such file. Both versions of
-control groups are read, and the mixture in which each controller has a version of its own::
+Every function takes ``read``, which returns a file's text, or None if there is no such file. Both cgroup versions are
+supported, and hybrid systems where each controller uses one of them::
 
     /proc/self/cgroup       4:memory:/pod/box (version 1)    0::/pod/box (version 2)
     /proc/self/mountinfo    where the hierarchy is mounted, and which part of it is visible there
 
-A group is bound by its own limits and by those of every group around it: the lowest counts.
+A group is subject to its own limits and to those of all its ancestors: the lowest applies.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Final
 Read = Callable[[str], str | None]
 
 UNLIMITED_BYTES: Final = 1 << 60
-"""Version 1 has no word for "no limit": it shows the largest multiple of a page."""
+"""Version 1 has no value for "unlimited": it shows the largest multiple of a page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
     """:ivar version: 1 or 2
-    :ivar folders: that of the process's own group, then those around it, as far as they are visible
+    :ivar folders: of the process's own group, then of its ancestors, as far as they are visible
     """
 
     version: int
@@ -33,20 +33,20 @@ class Hierarchy:
 
 
 def hierarchy_of(controller: str, read: Read) -> Hierarchy | None:
-    """Where the files of a controller (``cpu``, ``memory``) are; None where there is none."""
+    """Where the files of a controller (``cpu``, ``memory``) are; None if there are none."""
     groups = dict(_groups(read("/proc/self/cgroup") or ""))
     for version, controllers, root, mount_point in _mounts(read("/proc/self/mountinfo") or ""):
         name = "" if version == 2 else controller
         if name not in groups or (version == 1 and controller not in controllers):
             continue
-        if version == 2 and controller in groups:  # the controller is with version 1
+        if version == 2 and controller in groups:  # on a hybrid system the controller belongs to version 1
             continue
         return Hierarchy(version, tuple(_folders(groups[name], root, mount_point)))
     return None
 
 
 def cpu_quota(read: Read) -> float | None:
-    """Processors' worth of time that the process may use; None: no quota."""
+    """The number of CPUs that the process may use, as a float; None: no quota."""
     found = hierarchy_of("cpu", read)
     if found is None:
         return None
@@ -55,21 +55,21 @@ def cpu_quota(read: Read) -> float | None:
 
 
 def memory_limit(read: Read) -> int | None:
-    """Bytes that the process and those in its group may use together: no more than the machine has. None: unknown."""
+    """Bytes that the group's processes may use together, at most the machine's memory; None: unknown."""
     limits = [_total_memory(read)]
     found = hierarchy_of("memory", read)
     if found is not None:
-        # What is above memory.high is slowed down until nothing moves, so it counts like memory.max.
+        # Above memory.high the kernel throttles the group to a standstill, so it counts like memory.max.
         names = ("memory.max", "memory.high") if found.version == 2 else ("memory.limit_in_bytes",)
         limits += [_bytes(read(f"{folder}/{name}")) for folder in found.folders for name in names]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def oom_kills(read: Read) -> int:
-    """How often the kernel has killed a process of this group for want of memory; only a rise means anything.
+    """How many processes of this group the kernel has killed for lack of memory. Only an increase is meaningful.
 
-    Where the group doesn't count (the root group of version 2), the whole machine's count stands in for it; a kernel
-    before 4.13 counts how often the limit was hit.
+    If the group has no counter (the root group of version 2), the whole machine's count is used; before Linux 4.13, the
+    number of times that the limit was hit.
     """
     found = hierarchy_of("memory", read)
     own = found.folders[0] if found is not None else ""
@@ -86,7 +86,7 @@ def oom_kills(read: Read) -> int:
 
 
 def _groups(text: str) -> Iterator[tuple[str, str]]:
-    """Controllers with their groups; the name '' is version 2."""
+    """Each controller and its group; the name '' is version 2."""
     for line in text.splitlines():
         number, _, rest = line.partition(":")
         controllers, separator, path = rest.partition(":")
@@ -95,7 +95,7 @@ def _groups(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _mounts(text: str) -> Iterator[tuple[int, tuple[str, ...], str, str]]:
-    """Version, controllers, the part that is visible, and where. See proc_pid_mountinfo(5)."""
+    """Version, controllers, visible part, and mount point. See proc_pid_mountinfo(5)."""
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
@@ -105,8 +105,8 @@ def _mounts(text: str) -> Iterator[tuple[int, tuple[str, ...], str, str]]:
 
 
 def _folders(group: str, root: str, mount_point: str) -> Iterator[str]:
-    """The group's folder and those around it, up to the mount point."""
-    # Where only a part is visible that the group is not in (a container without a namespace), the mount point is it.
+    """The group's folder and its ancestors' folders, up to the mount point."""
+    # If the group is outside the visible part (a container without a namespace), use the mount point.
     is_visible = f"{group}/".startswith(f"{root.rstrip('/')}/") and ".." not in group.split("/")
     parts = [part for part in group[len(root.rstrip("/")) :].split("/") if part] if is_visible else []
     for count in range(len(parts), -1, -1):
@@ -135,7 +135,7 @@ def _total_memory(read: Read) -> int | None:
 
 
 def _named(name: str, text: str | None) -> int | None:
-    """The number behind a name, of those that stand one a line."""
+    """The number after a name, in a file with one name and number per line."""
     found = re.search(rf"^{name} (\d+)$", text or "", re.MULTILINE)
     return int(found[1]) if found else None
 

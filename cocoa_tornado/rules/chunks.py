@@ -1,7 +1,7 @@
-"""What stands around the chunks of a request's body: RFC 9112, 7.1. Pure.
+"""The framing of a chunked request body: RFC 9112, 7.1. Pure.
 
-A recipient ignores chunk extensions that it does not know (7.1.1), and may discard trailer fields (7.1.2); the gateway
-knows none of either. Both are bytes that no limit of a body counts, so they have one of their own.
+A recipient ignores chunk extensions that it does not know (7.1.1) and may discard trailer fields (7.1.2); the gateway
+knows none of them. No limit on the body counts these bytes, so they have a limit of their own.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ import re
 from typing import Final
 
 MAX_LINE_BYTES: Final = 1024
-"""Of a chunk-size line or of a trailer field. A signature of 64 hex digits in an extension is common."""
+"""The longest chunk-size line or trailer field. An extension with a signature of 64 hex digits is common."""
 
 MAX_IGNORED_BYTES: Final = 16 * 1024
-"""Of extensions and trailer fields together, beyond one byte for each byte of data: as much as the head may have."""
+"""Extensions and trailer fields together, beyond one byte per byte of data: the same limit as for the request head."""
 
-# A lone CR or LF inside of a line would end it for another recipient, and make two requests of one. What is between
-# the semicolons matters to nobody.
+# A bare CR or LF inside a line would end the line for another recipient, and so split one request into two.
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*\r\n")
 
 
 class ChunkFraming:
-    """The lines of one chunked body, in their order. Each method raises ValueError for a line that is none.
+    """The lines of one chunked body, in order. Each method raises ValueError for an invalid line.
 
     :ivar is_at_last: the chunk of size 0 has been read; only trailer fields and an empty line follow
     """
@@ -34,7 +33,7 @@ class ChunkFraming:
         self.is_at_last = False
 
     def size_line(self, line: bytes) -> bytes:
-        """The line before a chunk, without its extensions: hexadecimal digits and CR LF."""
+        """Return the line before a chunk, without its extensions: hexadecimal digits and CR LF."""
         match = _SIZE.fullmatch(line)
         if match is None:
             raise ValueError("invalid chunk size")
@@ -45,7 +44,7 @@ class ChunkFraming:
         return digits + b"\r\n"
 
     def ends_with(self, line: bytes) -> bool:
-        """A line behind the last chunk: True for the empty one, which ends the body, False for a trailer field."""
+        """Read a line after the last chunk: True for the empty line that ends the body, False for a trailer field."""
         if line == b"\r\n":
             return True
         if _TRAILER.fullmatch(line) is None:

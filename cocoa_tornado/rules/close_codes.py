@@ -1,7 +1,6 @@
-"""The catalogue of close codes that the gateway sends; docs/protocol.rst says what a device does about each.
+"""The close codes that the gateway sends; docs/protocol.rst says how a device reacts to each.
 
-A close for an error in the protocol (1002, 1007, 1009) is not in it: it carries the code and the text of its own error,
-see ``rules/frames.py``.
+Protocol errors (1002, 1007, 1009) are not here: each carries its own code and text, see ``rules/frames.py``.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 
 class CloseReason(NamedTuple):
-    """What goes out in a close frame.
+    """The content of a close frame.
 
     :ivar outcome: one word for the log
     """

@@ -1,7 +1,7 @@
-"""Cross-origin resource sharing: which web pages may read an answer, and send what needs a preflight. Pure.
+"""Cross-origin resource sharing: which web pages may read a response or send a preflighted request. Pure.
 
-A token or a secret stands in a header that only the page itself can set: nothing is ever granted to cookies or to other
-credentials that a browser adds, so no page can act for somebody who merely visits it.
+Tokens and secrets are in headers that only the page itself can set. Cookies and other ambient credentials never grant
+anything, so no page can act on behalf of a visitor.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ REQUEST_HEADERS: Final = "Authorization, Content-Type, X-API-Key, X-API-Secret"
 EXPOSED_HEADERS: Final = "Retry-After, WWW-Authenticate"
 
 MAX_AGE_S: Final = 600
-"""How long a browser remembers a preflight. An origin that is taken off the list may send for so long at most; it can't
-read the answers any more."""
+"""How long a browser caches a preflight. An origin removed from the list can go on sending for this long at most; it
+can't read the responses any more."""
 
 ROUTES: Final = {
     "/ws": "GET, OPTIONS",
@@ -24,25 +24,25 @@ ROUTES: Final = {
     "/api/v1/audio/stream": "POST, OPTIONS",
     "/api/v1/transcriptions": "POST, OPTIONS",
 }
-"""Those that web pages may use, and their methods. No page may read health, readiness or metrics."""
+"""The routes that web pages may use, and their methods. No page may read health, readiness or metrics."""
 
 
 def cors_headers(path: str, method: str, origin: str | None, allowed: Sequence[str]) -> dict[str, str]:
-    """What an answer on this path says about other origins; empty on a path that is none of :data:`ROUTES`.
+    """Return the CORS headers of a response; empty for a path that is not in :data:`ROUTES`.
 
-    An http or https origin in the allow-list is echoed. Never ``*``, even where the list says so: then any such origin
-    is echoed. Never ``null``, whatever the list says: it is the origin of no page in particular.
+    An http or https origin in the allow-list is echoed. The result is never ``*``: if the list contains it, any such
+    origin is echoed. It is never ``null``, which does not identify a page, even if the list contains it.
 
-    :param method: the request's; OPTIONS asks what may be sent
-    :param origin: the header Origin
+    :param method: the request's method; OPTIONS is a preflight
+    :param origin: the ``Origin`` header
     """
     methods = ROUTES.get(path)
     if methods is None:
         return {}
-    # Always, or a cache would give one origin the answer to another.
+    # Always, or a cache could serve one origin's response to another.
     headers = {"Vary": "Origin"}
     page = None if origin is None else read_origin(origin)
-    # With a path or without a scheme it is no page's.
+    # An origin with a path, or without a scheme, is not a web page's.
     if origin is None or page is None or page.scheme not in WEB or page.path or not is_listed(page, allowed):
         return headers
     headers["Access-Control-Allow-Origin"] = origin.strip(" \t")

@@ -1,7 +1,7 @@
-"""Decompress what is compressed in a Kafka batch, and stop where it gets too long. Pure, but for the codecs' libraries.
+"""Decompress Kafka batches with a limit on the output size. Pure, apart from the codec libraries.
 
-A few kilobytes can stand for gigabytes, and the decoders that come with a client library produce them all. These ones
-never produce more than one byte over the limit, and of snappy, which says at its beginning how long it will be, none.
+A few kilobytes can expand to gigabytes, and the decoders in client libraries produce all of them. These stop one byte
+past the limit; for snappy, which states its length up front, they stop before the first byte.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-GZIP_WINDOW: Final = 31  # zlib's name for the format with a gzip header
+GZIP_WINDOW: Final = 31  # zlib's value for the format with a gzip header
 MOST_MEMBERS: Final = 1024
-"""Streams of gzip in a batch, of which a producer writes one. Each costs a copy of all that is behind it."""
+"""gzip members in a batch; a producer writes one. Each costs a copy of everything after it."""
 
 PIECE_BYTES: Final = 256 * 1024
 XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
 XERIAL_HEADER_BYTES: Final = 16
 XERIAL_LEAST_BLOCK_BYTES: Final = 1024
-"""The shortest that the Java library lets blocks be set to, but for the last one. Each costs some microseconds."""
+"""The smallest block size that the Java library allows, except for the last block. Each block costs microseconds."""
 
 
 class Oversized(ValueError):
-    """Decompressed, it would be longer than the limit."""
+    """The decompressed data would exceed the limit."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"decompresses to more than {limit} bytes")
@@ -36,7 +36,7 @@ class NoCodec(Exception):
 
 
 def gunzip(data: bytes | memoryview, limit: int) -> bytes:
-    """Raises Oversized; zlib.error and EOFError for what is not gzip, or not all of it."""
+    """Raises Oversized; zlib.error or EOFError for data that is not gzip, or is truncated."""
     found: list[bytes] = []
     left = limit
     rest = bytes(data)
@@ -55,8 +55,9 @@ def gunzip(data: bytes | memoryview, limit: int) -> bytes:
 
 
 def unsnap(data: bytes | memoryview, limit: int) -> bytes:
-    """Raw snappy, and that in blocks, as the Java library writes it. Raises Oversized, and ValueError for what is
-    neither."""
+    """Decompress raw snappy, or the block format of the Java library.
+
+    Raises Oversized; ValueError for anything else."""
     whole = bytes(data)
     if not (whole.startswith(XERIAL_MAGIC) and len(whole) >= XERIAL_HEADER_BYTES):
         return _unsnap_block(whole, limit, limit)
@@ -87,13 +88,13 @@ def _unsnap_block(block: bytes, left: int, limit: int) -> bytes:
         raise Oversized(limit)
     try:
         plain: bytes = snappy.decompress(block)
-    except Exception as error:  # each version of the library has classes of its own
+    except Exception as error:  # the exception class depends on the library's version
         raise ValueError(f"snappy: {error}") from error
     return plain
 
 
 def _snappy_size(block: bytes) -> int:
-    """What the block's preamble says: 32 bits, seven in each byte, the lowest first."""
+    """The length in the block's preamble: a varint of 32 bits, least significant group first."""
     size = 0
     for at, byte in enumerate(block[:5]):
         size |= (byte & 0x7F) << 7 * at
@@ -103,7 +104,7 @@ def _snappy_size(block: bytes) -> int:
 
 
 def unlz4(data: bytes | memoryview, limit: int) -> bytes:
-    """One LZ4 frame. Raises Oversized, and ValueError for what is none, or not all of one."""
+    """Decompress one LZ4 frame. Raises Oversized; ValueError for invalid or truncated data."""
     try:
         import lz4.frame
     except ImportError as error:
@@ -112,7 +113,7 @@ def unlz4(data: bytes | memoryview, limit: int) -> bytes:
     found, left, rest = [], limit, bytes(data)
     try:
         while not decoder.eof:
-            # The library allocates all that it may return.
+            # The library allocates max_length up front.
             piece = decoder.decompress(rest, max_length=min(PIECE_BYTES, left + 1))
             rest = b""
             found.append(piece)
@@ -127,7 +128,7 @@ def unlz4(data: bytes | memoryview, limit: int) -> bytes:
 
 
 def unzstd(data: bytes | memoryview, limit: int) -> bytes:
-    """Zstandard frames, one after another. Raises Oversized, and ValueError for what is none."""
+    """Decompress concatenated Zstandard frames. Raises Oversized; ValueError for invalid data."""
     try:
         import zstandard
     except ImportError as error:
@@ -148,4 +149,4 @@ def unzstd(data: bytes | memoryview, limit: int) -> bytes:
 Decoder = Callable[[Any, int], bytes]
 
 DECODERS: Final[Mapping[int, Decoder]] = MappingProxyType({1: gunzip, 2: unsnap, 3: unlz4, 4: unzstd})
-"""By the number that stands in a batch's attributes."""
+"""By the codec number in a batch's attributes."""

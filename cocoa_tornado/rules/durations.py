@@ -8,23 +8,23 @@ from typing import Final
 
 from ..plain_text import quoted, strip_blanks
 
-# Milliseconds are divided, not multiplied by 0.001, which no float is: 9ms is 0.009 and not 0.009000000000000001.
+# Divide milliseconds instead of multiplying by 0.001, which is not exact: 9ms is 0.009, not 0.009000000000000001.
 _UNIT_S: Final = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PER_S: Final = {"ms": 1000.0}
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _PLAIN: Final = re.compile(_NUMBER)
-# The largest unit first, each at most once; "m" must not swallow the beginning of "ms".
+# Largest unit first, each at most once; "m" must not match the beginning of "ms".
 _UNITS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit}(?![a-z]))?" for unit in (*_UNIT_S, *_PER_S)))
 
 
 def parse_duration_s(text: str, *, negative: bool = False) -> float:
     """Return the seconds that ``text`` stands for.
 
-    Numbers carry the units ``d``, ``h``, ``m``, ``s`` and ``ms``, the largest first and each at most once, with no
-    blank between; a number without a unit is seconds.
+    The units are ``d``, ``h``, ``m``, ``s`` and ``ms``, largest first, each at most once, without blanks between them.
+    A number without a unit is in seconds.
 
-    :param negative: a leading ``-`` is allowed (and then ``-0s`` is plain zero)
-    :raises ValueError: anything else; the text is one line that says what is allowed
+    :param negative: allow a leading ``-`` (``-0s`` is plain zero)
+    :raises ValueError: for anything else; the message is one line with the allowed forms
     """
     stripped = strip_blanks(text)
     minus = negative and stripped.startswith("-")

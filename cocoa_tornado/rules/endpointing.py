@@ -1,4 +1,4 @@
-"""Where an utterance begins and ends, judged from frames that are speech or are not. Pure."""
+"""Detects where an utterance begins and ends, from frames classified as speech or not. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 LEAD_FRAMES: Final = 10
-"""Frames before the beginning that belong to it: the judgement comes late, and first sounds are soft."""
+"""Frames before the detected beginning that belong to the utterance: detection lags, and first sounds are soft."""
 
 BEGIN_FRAMES: Final = 5
-"""So many speech frames among the last ``LEAD_FRAMES`` are a beginning; a click is fewer."""
+"""This many speech frames among the last ``LEAD_FRAMES`` begin an utterance; a click has fewer."""
 
 END_FRAMES: Final = 27
-"""So many frames in a row without speech are an end: 0.8 s of 30 ms frames, more than a pause between two words."""
+"""This many consecutive frames without speech end it: 0.8 s of 30 ms frames, longer than a pause between words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """More of an utterance: of a new one, if none is under way.
+    """More audio of an utterance; the first after an :class:`End` begins a new one.
 
     :ivar samples: raw, signed 16-bit, little-endian, mono
     """
@@ -29,7 +29,7 @@ class Speech:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The utterance is over."""
+    """The utterance has ended."""
 
 
 Segment: TypeAlias = Speech | End
@@ -38,16 +38,16 @@ Segment: TypeAlias = Speech | End
 class Turn(enum.Enum):
     """What a frame means."""
 
-    NOTHING = "nothing"  # nobody speaks; the frame is kept as lead-in
-    BEGIN = "begin"  # somebody speaks: take the lead-in, which this frame is the last of
-    SPEECH = "speech"  # it goes on
-    END = "end"  # this frame was the last one
+    NOTHING = "nothing"  # no utterance; the frame is kept as lead-in
+    BEGIN = "begin"  # an utterance begins: take the lead-in, which ends with this frame
+    SPEECH = "speech"  # the utterance continues
+    END = "end"  # this was its last frame
 
 
 class Endpointer:
     """Follows one stream, frame by frame.
 
-    :ivar speaking: inside of an utterance
+    :ivar speaking: inside an utterance
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Endpointer:
         self._silent = 0
 
     def turn(self, frame: bytes, is_speech: bool) -> Turn:
-        """Judge the next frame."""
+        """Classify the next frame."""
         if self.speaking:
             self._silent = 0 if is_speech else self._silent + 1
             if self._silent < END_FRAMES:
@@ -72,7 +72,7 @@ class Endpointer:
         return Turn.BEGIN
 
     def take_lead(self) -> bytes:
-        """The frames before the beginning, and the one that began it."""
+        """Return the frames before the beginning, and the one that began the utterance."""
         lead = b"".join(self._lead)
         self._lead.clear()
         self._heard.clear()

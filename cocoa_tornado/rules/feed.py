@@ -1,8 +1,8 @@
-"""How far one connection has come with its device's box: what is sent at once, and what is read from the box. Pure.
+"""How far a connection has read its device's box: what is sent directly, and what is read from the box. Pure.
 
-What is stored while a connection is up goes to it at once, if it is the next in line. If it is not (the box is still
-being read, or was not asked yet, or has lost messages), it waits its turn in the box, where it is safe. So a device
-gets its messages in the order of their numbers, whatever comes from where.
+A message that is stored while a connection is up is sent directly if it is the next in order. Otherwise (the box is
+still being read, was not opened yet, or has lost messages) it stays in the box and is read from there. So a device
+receives its messages in the order of their numbers, whichever way each takes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from .box import StoredMessage
 
 
 class Page(NamedTuple):
-    """A piece of a box.
+    """A contiguous part of a box.
 
-    :ivar messages: in the order of their numbers, with none left out between them
+    :ivar messages: in the order of their numbers, without gaps
     :ivar gone: no message up to this number is in the box any more
     :ivar last: the highest number that the box has given
-    :ivar base: the number that its first message came after; what is below was in another box
-    :ivar acked: acknowledged up to here, on whatever connection: gone, and not missed
+    :ivar base: the box's first number minus one; anything below belonged to another box
+    :ivar acked: acknowledged up to this number, on any connection: gone, but not missed
     """
 
     messages: Sequence[StoredMessage]
@@ -31,7 +31,7 @@ class Page(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What is to be sent now.
+    """What to send now.
 
     :ivar missed: messages lost before the first of these; 0: none
     """
@@ -43,11 +43,11 @@ class Turn(NamedTuple):
 class Feed:
     """One connection's position in its device's box.
 
-    :ivar position: the number of the last message that was handed to the connection's outbox, or that the device has
-        otherwise done with
-    :ivar last: the highest number known to be in the box, or to have been
-    :ivar opened: whether the position is known
-    :ivar reading: whether a page was asked for and has not come
+    :ivar position: the number of the last message that was passed to the connection's outbox, or was acknowledged or
+        missed
+    :ivar last: the highest number known to have been given
+    :ivar opened: the position is known
+    :ivar reading: a page was requested and has not arrived
     """
 
     __slots__ = ("_stored_since", "last", "opened", "position", "reading")
@@ -62,12 +62,12 @@ class Feed:
 
     @property
     def is_live(self) -> bool:
-        """True if the connection has been handed all that is stored."""
+        """True if everything stored has been passed to the connection."""
         return self.opened and not self.reading and self.position >= self.last
 
     @property
     def is_behind(self) -> bool:
-        """True if a page is to be asked for, as soon as there is room for one."""
+        """True if a page is to be requested once there is room for one."""
         return self.opened and not self.reading and self.position < self.last
 
     def open(self, position: int, last: int) -> None:
@@ -75,10 +75,10 @@ class Feed:
         self.opened = True
         self.position = max(self.position, position)
         self.last = max(self.last, last, self.position)
-        self._stored_since = self.last  # a page that is under way may know less
+        self._stored_since = self.last  # a page already requested may be older than this
 
     def stored(self, number: int) -> bool:
-        """A message has been stored. True: send it now. False: it will come from the box."""
+        """A message was stored. True: send it now. False: it will be read from the box."""
         in_line = self.is_live and number == self.position + 1
         self.last = max(self.last, number)
         self._stored_since = self.last
@@ -87,21 +87,21 @@ class Feed:
         return in_line
 
     def read(self) -> int:
-        """A page is asked for; returns the number that it is to begin after."""
+        """A page is requested; return the number after which it begins."""
         self.reading, self._stored_since = True, 0
         return self.position
 
     def failed(self) -> None:
-        """The page could not be had."""
+        """The page could not be read."""
         self.reading = False
 
     def page(self, page: Page) -> Turn:
-        """The page has come. What the device has acknowledged meanwhile is not sent any more."""
+        """The page has arrived. Messages acknowledged in the meantime are not sent again."""
         self.reading = False
         missed = max(0, page.gone - max(self.position, page.base, page.acked))
         messages = [message for message in page.messages if message.number > self.position]
         self.position = max(self.position, page.gone, messages[-1].number if messages else 0)
-        # Not what was thought to be there before: a box that has lost its end would be read again for ever.
+        # Not max(self.last, ...): a box that has lost its end would be read again indefinitely.
         self.last = max(page.last, self.position, self._stored_since)
         return Turn(missed, messages)
 

@@ -1,7 +1,7 @@
-"""The server's side of RFC 6455 frames: bytes to events and back. No socket, no loop, no clock.
+"""RFC 6455 frames on the server's side: bytes to events and back. No socket, no loop, no clock.
 
-:class:`FrameReader` turns what a client sent into messages and control frames; the builders make what the server
-sends. The handshake, answering a ping and closing the socket are done elsewhere. No extension is ever negotiated.
+:class:`FrameReader` parses what a client sent into messages and control frames; the builders create what the server
+sends. The handshake, pongs and closing the socket are handled elsewhere. No extension is ever negotiated.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ _MASKED, _LENGTH_BITS = 0x80, 0x7F
 _LENGTH_IN_16_BITS, _LENGTH_IN_64_BITS = 126, 127
 
 SMALL_FRAGMENT_BYTES: Final = 126
-"""A fragment below this has the short header, and may cost more to read than it carries."""
+"""A shorter fragment has the short header, and may cost more to parse than it carries."""
 
 _PROTOCOL_ERROR, _INVALID_DATA, _TOO_BIG = 1002, 1007, 1009
 
 _NONE: Final[list[int]] = []
-"""Shared by all readers, and never changed."""
+"""Shared by all readers, and never modified."""
 
 _SURROGATE_LEAD, _FIRST_OF_SURROGATE = b"\xed", b"\xa0"  # U+D800 to U+DFFF would be ED A0 80 to ED BF BF
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A whole text message."""
+    """A complete text message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A whole binary message."""
+    """A complete binary message."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """To be answered with a pong of the same data."""
+    """A ping. Answer with a pong that has the same data."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """The answer to a ping, or a sign of life that nobody asked for."""
+    """A pong, solicited or not."""
 
     data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """The client closes; nothing comes after it.
+    """The client's close frame; nothing comes after it.
 
-    :ivar code: None where the client gave none
+    :ivar code: None if the client gave none
     """
 
     code: int | None
@@ -84,19 +84,19 @@ def xor_mask(mask: bytes, data: bytes) -> bytes:
 
 
 class FrameReader:
-    """Reads the frames of one client, in whatever pieces they arrive.
+    """Parses the frames of one client, in pieces of any size.
 
-    How a stream is cut into pieces never changes the events, nor the fault. Between messages a reader holds no buffer;
-    within one it holds at most ``max_message_bytes`` of it, however many fragments the client makes, and the cost of a
-    piece does not grow with what came before.
+    How the stream is split never changes the events or the error. Between messages a reader holds no buffer. Within a
+    message it holds at most ``max_message_bytes``, whatever the number of fragments, and the cost of a piece does not
+    grow with what came before.
 
-    :param max_message_bytes: payload of the largest message, over all its fragments; a larger one is refused as soon as
-        a header announces it
-    :param unmask: ``unmask(mask, data)``, where there is a faster one than :func:`xor_mask`
-    :ivar error: what the client did wrong and the close code to answer with, or None; set by :meth:`feed`
-    :ivar small_fragments: frames that ended no message and carried next to nothing: they make no event, and a client
-        could send any number of them. For each of the last :meth:`feed`, how many of its events came before. The owner
-        may set it back to an empty list
+    :param max_message_bytes: the largest message, over all its fragments; a larger one is refused as soon as a header
+        announces it
+    :param unmask: ``unmask(mask, data)``, if there is a faster one than :func:`xor_mask`
+    :ivar error: the client's protocol error, with the close code to answer with, or None; set by :meth:`feed`
+    :ivar small_fragments: one entry for each tiny fragment in the last :meth:`feed` that ended no message: the number
+        of events before it. Such fragments cause no event, so a client could send any number of them. The owner may set
+        this back to an empty list
     """
 
     __slots__ = (
@@ -121,28 +121,28 @@ class FrameReader:
         self._unmask = unmask
         self._dead = False
         self._tail = b""  # the beginning of a header or of a control frame
-        # The data frame under way: bytes to come, the mask turned to the next of them, and whether it is the last one.
+        # The current data frame: bytes still missing, the mask rotated to the next of them, and the FIN bit.
         self._left, self._mask, self._final = 0, b"", False
-        # The message under way: _TEXT or _BINARY (else _CONTINUATION), what has come of it, and the check of a text.
+        # The current message: _TEXT or _BINARY (else _CONTINUATION), its data so far, and the UTF-8 check of a text.
         self._opcode = _CONTINUATION
         self._message: bytearray | None = None
         self._check: codecs.IncrementalDecoder | None = None
 
     @property
     def held_bytes(self) -> int:
-        """What it holds of a message, or of a frame, that is not all there."""
+        """Bytes held of an incomplete message or frame."""
         return len(self._tail) + (len(self._message) if self._message is not None else 0)
 
     @property
     def in_message(self) -> bool:
-        """True while a message is under way."""
+        """True while a message is incomplete."""
         return self._message is not None or bool(self._left)
 
     def feed(self, data: bytes) -> list[Event]:
         """Return the events that these bytes complete, in order. Never raises.
 
-        Where the client breaks the protocol, the events before the fault are returned and :attr:`error` is set, so
-        look at it after the events. From then on, and after a :class:`Close`, whatever comes is ignored.
+        On a protocol error, :attr:`error` is set and the events before it are returned, so check it after handling
+        them. From then on, and after a :class:`Close`, all input is ignored.
         """
         events: list[Event] = []
         self.small_fragments = _NONE
@@ -153,7 +153,7 @@ class FrameReader:
         try:
             self._read(data, events)
         except ProtocolError as fault:
-            # A new one: the one caught holds on to the client's data through its cause and traceback.
+            # A new exception: the caught one keeps the client's data alive through its cause and traceback.
             self.error = ProtocolError(fault.close_code, fault.reason)
             self._die()
         return events
@@ -182,7 +182,7 @@ class FrameReader:
                 return
 
     def _judge(self, header: _Header) -> None:
-        """Raise where a data frame may not stand here, or is too big. Changes nothing."""
+        """Raise if a data frame is not allowed here, or is too big. Changes nothing."""
         if header.opcode >= _CLOSE:
             return
         if header.opcode == _CONTINUATION:
@@ -206,12 +206,12 @@ class FrameReader:
             self.small_fragments = [events_before]
 
     def _take(self, data: bytes, at: int, events: list[Event]) -> int:
-        """Take what has come of the data frame under way; return where the next frame starts."""
+        """Consume the payload of the current data frame; return where the next frame starts."""
         end = min(at + self._left, len(data))
         piece = self._unmask(self._mask, data[at:end])
         self._left -= end - at
         whole = self._final and not self._left
-        if whole and self._message is None:  # nearly always: one frame, all there
+        if whole and self._message is None:  # nearly always: a message in one frame and one piece
             events.append(self._finish(piece))
             return end
         if piece:
@@ -230,14 +230,14 @@ class FrameReader:
             self._check_text(piece)
 
     def _check_text(self, piece: bytes) -> None:
-        """Raise as soon as the text can't become UTF-8 any more, whatever may follow."""
+        """Raise as soon as no continuation can make the text valid UTF-8."""
         if self._check is None:
             self._check = codecs.getincrementaldecoder("utf-8")()
         try:
             self._check.decode(piece)
         except UnicodeDecodeError as error:
             raise ProtocolError(_INVALID_DATA, "text is not UTF-8") from error
-        # The decoder waits for the third byte of a surrogate, which its error handler "surrogatepass" would let pass.
+        # The decoder waits for the third byte of a surrogate, which its "surrogatepass" handler would accept.
         waiting, _ = self._check.getstate()
         if waiting[:1] == _SURROGATE_LEAD and waiting[1:] >= _FIRST_OF_SURROGATE:
             raise ProtocolError(_INVALID_DATA, "text is not UTF-8")
@@ -257,14 +257,14 @@ class _Header(NamedTuple):
     opcode: int
     final: bool
     length: int
-    start: int  # of the payload, in the data that was parsed; the mask stands right before it
-    needed: int  # where the data must reach before the frame can be begun: a control frame is taken whole
+    start: int  # offset of the payload in the parsed data; the mask is right before it
+    needed: int  # offset up to which data is needed to begin the frame; a control frame is taken whole
 
 
 def _parse_header(data: bytes, at: int) -> _Header | None:
-    """Parse the header that starts at ``at``, the mask not included; None if it is not all there yet.
+    """Parse the header at ``at``, without the mask; None if it is incomplete.
 
-    Raises as soon as it can't be right.
+    Raises as soon as it can't be valid.
     """
     if len(data) - at < 2:
         return None
@@ -299,13 +299,13 @@ def _control(opcode: int, payload: bytes) -> Ping | Pong | Close:
     if not payload:
         return Close(None, "")
     code = int.from_bytes(payload[:2], "big")
-    if not may_be_sent(code):  # nor may the single byte of half a code, which is less than 256
+    if not may_be_sent(code):  # a single payload byte is below 256, so invalid too
         raise ProtocolError(_PROTOCOL_ERROR, "close code is not valid")
     return Close(code, _utf8(payload[2:], "close reason"))
 
 
 def may_be_sent(code: int) -> bool:
-    """True for a close code that may stand in a frame; 1005, 1006 and 1015, for example, only stand for its absence."""
+    """True for a close code that is allowed in a frame. 1005, 1006 and 1015, for example, are not."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
@@ -321,9 +321,9 @@ PING: Final = bytes((_FINAL | _PING, 0))
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A whole text message; the payload must be UTF-8 and is not checked."""
+    """A complete text message. The payload must be UTF-8 and is not checked."""
     size = len(payload)
-    # Most messages are of this size, and each passes here.
+    # The hot path: most messages are in this range.
     if _LENGTH_IN_16_BITS <= size < 0x10000:
         return _TEXT_HEADS[size >> 8] + _OCTETS[size & 0xFF] + payload
     return _frame(_TEXT, payload)
@@ -335,7 +335,7 @@ def pong_frame(payload: bytes) -> bytes:
 
 
 def close_frame(code: int | None, reason: str = "") -> bytes:
-    """A close. The reason is cut at ``MAX_REASON_BYTES``, between characters; without a code there is none.
+    """A close frame. The reason is truncated to ``MAX_REASON_BYTES`` between characters; without a code it is dropped.
 
     Raises ValueError for a code that may not be sent.
     """
@@ -354,7 +354,7 @@ def _control_frame(opcode: int, payload: bytes) -> bytes:
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
-    """One unmasked frame, its length in the fewest bytes."""
+    """One unmasked frame, with the shortest length encoding."""
     size = len(payload)
     if size < _LENGTH_IN_16_BITS:
         return bytes((_FINAL | opcode, size)) + payload
@@ -363,6 +363,6 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     return struct.pack("!BBQ", _FINAL | opcode, _LENGTH_IN_64_BITS, size) + payload
 
 
-# The first three bytes of a text frame with a length of 16 bits, by the length's upper half.
+# The first three bytes of a text frame with a 16-bit length, by the length's upper byte.
 _TEXT_HEADS: Final = tuple(struct.pack("!BBB", _FINAL | _TEXT, _LENGTH_IN_16_BITS, upper) for upper in range(256))
 _OCTETS: Final = tuple(bytes((octet,)) for octet in range(256))

@@ -1,6 +1,6 @@
-"""The hand-off from a broker to the IOLoop: how much may be under way, and which offsets are safe to commit.
+"""The hand-off from a broker to the IOLoop: how much may be in flight, and which offsets can be committed.
 
-Nothing here knows a thread: the adapter that owns an object calls it from one thread at a time.
+Not thread-safe: the adapter that owns an object calls it from one thread at a time.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from .records import Record
 NO_BOUND: Final = 2**63 - 1
 
 RECORD_BYTES: Final = 256
-"""What a record costs in memory beside its bytes: the objects that it is made of, rounded up."""
+"""Memory that a record takes beside its bytes: its objects, rounded up."""
 
 
 def size_of(records: Iterable[Record]) -> int:
-    """What records hold in memory, in bytes."""
+    """The memory that records take, in bytes."""
     return sum([len(record[1]) + RECORD_BYTES for record in records])
 
 
 def pause_s(pace_s: float, handed_over_at: float, now: float) -> float:
-    """How long to let records gather before they are asked for: where they flow, each turn of two threads is for
-    several of them then. One that comes alone waits for nothing.
+    """How long to let records accumulate before the next batch, so that at a high rate each switch between the two
+    threads carries several. A record that comes alone does not wait.
 
-    :param pace_s: at least so long is between two batches
-    :param handed_over_at: when the last batch was, by the same clock as ``now``
+    :param pace_s: the least time between two batches
+    :param handed_over_at: when the last batch was handed over, by the same clock as ``now``
     """
     return max(0.0, min(pace_s, handed_over_at + pace_s - now))
 
 
 class WaterMarks:
-    """Counts what is handed over and not done, in records and in bytes, and says when to pause and when to go on.
+    """Counts records in flight (handed over and not done) and their bytes; decides when to pause and resume.
 
-    One record may be larger than ``high_bytes``: it is handed over all the same, and the pause lasts until it is done.
+    A record larger than ``high_bytes`` is still handed over; the pause lasts until it is done.
 
     :param low_bytes: by default a quarter of ``high_bytes``
-    :ivar in_flight: records handed over and not done
-    :ivar in_flight_bytes: what they hold
-    :ivar paused: True from reaching a high mark until both counts are below their low marks
+    :ivar in_flight: records in flight
+    :ivar in_flight_bytes: the memory that they take
+    :ivar paused: from reaching a high mark until both counts are below their low marks
     """
 
     __slots__ = ("_high", "_high_bytes", "_low", "_low_bytes", "in_flight", "in_flight_bytes", "paused")
@@ -56,7 +56,7 @@ class WaterMarks:
         self.paused = False
 
     def take(self, records: int, size: int = 0) -> bool:
-        """``records`` of ``size`` bytes in all are handed over. True if that reached a high mark, so: pause now."""
+        """Hand over ``records`` of ``size`` bytes in all. True if a high mark was reached: pause now."""
         self.in_flight += records
         self.in_flight_bytes += size
         if self.paused or (self.in_flight < self._high and self.in_flight_bytes < self._high_bytes):
@@ -65,7 +65,7 @@ class WaterMarks:
         return True
 
     def release(self, records: int, size: int = 0) -> bool:
-        """``records`` are done. True if that fell below the low marks after a pause, so: go on now."""
+        """``records`` are done. True if the counts fell below the low marks after a pause: resume now."""
         if records > self.in_flight or size > self.in_flight_bytes:
             left = f"only {self.in_flight} in flight ({self.in_flight_bytes} bytes)"
             raise ValueError(f"{records} records ({size} bytes) done, but {left}")
@@ -81,7 +81,7 @@ class Span:
     """A run of offsets of one partition that was read together.
 
     :ivar end: the offset after the last one
-    :ivar pending: parts of it (a batch, a quarantined record) that are not done yet
+    :ivar pending: its parts (a batch, a quarantined record) that are not done yet
     """
 
     __slots__ = ("end", "pending")
@@ -90,12 +90,12 @@ class Span:
         self.end, self.pending = end, pending
 
     def done_one(self) -> None:
-        """One part is done. A span that its ledger has forgotten may still be told so; nothing comes of it."""
+        """One part is done. Has no effect on a span that its ledger has dropped."""
         self.pending -= 1
 
 
 class OffsetLedger:
-    """What of one partition is read, done and committed: only an unbroken run of done offsets may be committed.
+    """Tracks what of one partition is read, done and committed. Only an unbroken run of done offsets can be committed.
 
     :ivar position: the next offset to read
     :ivar done: every offset below it is done
@@ -109,19 +109,19 @@ class OffsetLedger:
         self._spans: deque[Span] = deque()
 
     def read(self, end: int, pending: int) -> Span:
-        """Offsets up to, but without, ``end`` were read; ``pending`` parts of them are to be done."""
+        """Record that offsets below ``end`` were read, with ``pending`` parts to be done."""
         span = Span(end, pending)
         self._spans.append(span)
         self.position = end
         return span
 
     def skip_to(self, position: int) -> None:
-        """Nothing more is to be had below ``position``: control records, or what the log has lost. Never goes back."""
+        """Skip offsets below ``position``: control records, or what the log has lost. Never goes back."""
         if position > self.position:
             self.read(position, 0)
 
     def settle(self) -> int:
-        """Move :attr:`done` over the spans that are complete, in order; returns it."""
+        """Move :attr:`done` past the completed spans, in order, and return it."""
         spans = self._spans
         while spans and spans[0].pending <= 0:
             self.done = spans.popleft().end
@@ -134,15 +134,15 @@ class OffsetLedger:
 
     @property
     def idle(self) -> bool:
-        """True if nothing that was read is under way."""
+        """True if everything that was read is done."""
         self.settle()
         return not self._spans
 
     def to_commit(self) -> int | None:
-        """The offset to commit now, or None where the broker already holds it."""
+        """The offset to commit now, or None if the broker already holds it."""
         done = self.settle()
         return done if done > self.committed else None
 
     def note_committed(self, offset: int) -> None:
-        """The broker acknowledged ``offset``. Acknowledgements may come late; the highest counts."""
+        """The broker acknowledged ``offset``. Acknowledgements may be late; the highest counts."""
         self.committed = max(self.committed, offset)

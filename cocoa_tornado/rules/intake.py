@@ -1,13 +1,13 @@
-"""How much of what devices say the process holds, and whose socket may be read further. Pure.
+"""How many bytes from devices the process holds, and which sockets may be read on. Pure.
 
-Two amounts, each with its own bound, so that neither can keep the other from shrinking: messages *under way*, of which
-a part has arrived, and messages *held*, which are complete and wait for the broker.
+Two amounts, each with its own bound, so that neither blocks the other: messages *under way*, which have arrived in
+part, and messages *held*, which are complete and wait for the broker.
 
-- While ``held`` is at its bound, only a device that has nothing here is read, a piece at a time: so its pongs, its
-  acknowledgements and its close are heard.
-- While ``under_way`` is at its bound, short messages pass, and a long one must still be able to end, or nothing would
-  ever change. So a few devices at a time have a turn, in the order in which they came to wait. A device that does not
-  end its message within its turn gives up its connection: it holds what others wait for.
+- While ``held`` is at its bound, only a device that has nothing here is read, one piece at a time. Pongs,
+  acknowledgements and close frames still get through.
+- While ``under_way`` is at its bound, short messages pass, and long ones must still be able to end, or there would be a
+  deadlock. So a few devices at a time get a turn, in the order in which they began to wait. A device that does not end
+  its message within its turn loses its connection, because it holds what others wait for.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ TURN_S: Final = 30.0
 LARGEST_PIECE: Final = 16 * 1024
 LEAST_PIECE: Final = 4 * 1024
 
-H = TypeVar("H")  # is hashed
+H = TypeVar("H")  # hashable
 
 
 def piece_bytes(budget: int, connections: int) -> int:
-    """What is read from a socket at a time: of all of them together no more than the budget, unless pieces would get so
+    """The size of one read from a socket: reads of all connections together fit the budget, but a read is never so
     small that an ordinary message takes several."""
     return max(LEAST_PIECE, min(LARGEST_PIECE, budget // max(1, connections)))
 
 
 class Intake(Generic[H]):
-    """Counts bytes. Who they are of, the connections know themselves.
+    """Counts bytes. Each connection knows its own share.
 
     :param limit: half of it for each amount
-    :ivar under_way: bytes of messages of which a part has arrived
+    :ivar under_way: bytes of messages that have arrived in part
     :ivar held: bytes of complete messages that wait for the broker
     """
 
@@ -54,13 +54,14 @@ class Intake(Generic[H]):
 
     @property
     def is_full(self) -> bool:
-        """No more may be held."""
+        """True if no more may be held."""
         return self.held >= self.bound
 
     def may_read(self, who: H, under_way: int, held: int, now: float) -> bool:
-        """Whether to read on. Takes a turn for it where that is what it needs and one is free.
+        """True if this connection may read on. Takes a turn for it if it needs one and one is free.
 
-        :param under_way: bytes of its own; :param held: likewise
+        :param under_way: its own bytes under way
+        :param held: its own bytes held
         """
         if not under_way and not held:
             return True
@@ -75,22 +76,22 @@ class Intake(Generic[H]):
         return True
 
     def wait(self, who: H, under_way: int) -> None:
-        """It may not read on, and wants to. It has so much under way."""
+        """The connection may not read on, and waits with this many bytes under way."""
         waiting = self._waiting if under_way <= LEAST_PIECE else self._waiting_for_turn
         waiting[who] = None
 
     def end_turn(self, who: H) -> None:
-        """Its message is complete."""
+        """The connection's message is complete."""
         self._turns.pop(who, None)
 
     def forget(self, who: H) -> None:
-        """It is gone, or waits no more."""
+        """The connection is gone, or no longer waits."""
         self._waiting.pop(who, None)
         self._waiting_for_turn.pop(who, None)
         self._turns.pop(who, None)
 
     def next_to_wake(self) -> list[H]:
-        """Those that may go on now, in the order of waiting, and no more than there is room for."""
+        """The connections that may resume now, in order of waiting, as many as there is room for."""
         if self.is_full:
             return []
         places = (self.bound - self.held) // LARGEST_PIECE + 1
@@ -99,7 +100,7 @@ class Intake(Generic[H]):
         return _first(self._waiting, places) + _first(self._waiting_for_turn, turns)
 
     def late(self, now: float) -> list[H]:
-        """Those whose turn is over, each once; their messages have not ended."""
+        """The connections whose turn has expired with their message incomplete, each once."""
         late = [who for who, until in self._turns.items() if until <= now]
         for who in late:
             del self._turns[who]
@@ -107,7 +108,7 @@ class Intake(Generic[H]):
 
 
 def _first(waiting: dict[H, None], count: int) -> list[H]:
-    """Take so many, at most, out of the queue."""
+    """Remove up to ``count`` from the front of the queue."""
     found = list(islice(waiting, count))
     for who in found:
         del waiting[who]

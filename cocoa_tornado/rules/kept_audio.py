@@ -1,8 +1,8 @@
 """One stream's audio on its way to a worker. Pure.
 
-While the stream may lose its worker, all of its audio is kept: another worker then begins at the beginning, and comes
-to the same words. What all streams keep has a common bound. A stream that finds no room there keeps nothing but what
-its worker has not been sent yet, and has a worker until its end.
+While a stream may lose its worker, all of its audio is kept, so that another worker can start from the beginning and
+arrive at the same words. All streams share one byte limit for this. A stream that finds no room there keeps only what
+its worker has not been sent yet, and keeps its worker until it ends.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Final
 from .byte_budget import ByteBudget
 
 HELD_BYTES: Final = 256 * 1024
-"""What a stream may have before it that no worker was ever sent; then its device is held back."""
+"""Audio that a stream may hold before any worker was sent it; then its device gets backpressure."""
 
 LEAST_TO_GO_ON: Final = 8 * 1024
-"""A stream that has lost its worker wants another one when it has so much more, and half as much again as it had, or
-when it ends. So workers hear at most four times its audio, however it comes."""
+"""A stream that has lost its worker gets another one when it has this much more and 1.5 times what it had, or when it
+ends. So workers process at most four times its audio, however it arrives."""
 
 
 class KeptAudio:
     """Positions are bytes from the beginning of the stream.
 
-    :ivar sent: how far its worker has been sent
-    :ivar farthest: how far any worker has been sent
-    :ivar repeated: how far its worker hears what another one has heard before
-    :ivar is_whole: all of it is here, so that it can be sent again
+    :ivar sent: sent to its worker up to here
+    :ivar farthest: sent to any worker up to here
+    :ivar repeated: up to here, its worker repeats what another has processed before
+    :ivar is_whole: all of it is here, so it can be sent again
     """
 
     __slots__ = ("_budget", "_charged", "_data", "_start", "farthest", "is_whole", "repeated", "sent")
@@ -40,17 +40,17 @@ class KeptAudio:
         return f"<KeptAudio {self._start}..{self.end}, sent {self.sent}>"
 
     def __len__(self) -> int:
-        """Bytes that are here."""
+        """Bytes held."""
         return len(self._data)
 
     @property
     def end(self) -> int:
-        """How much has come."""
+        """Bytes received."""
         return self._start + len(self._data)
 
     @property
     def unsent(self) -> int:
-        """What its worker is still to be sent."""
+        """Bytes that its worker was not sent yet."""
         return self.end - self.sent
 
     @property
@@ -59,11 +59,11 @@ class KeptAudio:
 
     @property
     def has_enough(self) -> bool:
-        """It is worth a worker."""
+        """True if the stream has enough audio to be assigned a worker."""
         return self._fresh >= self._enough or not self.is_whole
 
     def add(self, data: memoryview) -> int:
-        """Take as much as there is room for; returns how much that is."""
+        """Take as many bytes as there is room for, and return that number."""
         piece = data[: max(0, self._room)]
         if self.is_whole:
             if self._budget.take(len(piece)):
@@ -83,17 +83,17 @@ class KeptAudio:
         return piece
 
     def rewind(self) -> None:
-        """The worker is gone; the next one begins at the beginning. Only for what is whole."""
+        """The worker is gone; the next one starts from the beginning. Only while :attr:`is_whole`."""
         assert self.is_whole
         self.sent, self.repeated = 0, self.farthest
 
     def stop_keeping(self) -> None:
-        """It will not be sent again: keep no more than what is unsent."""
+        """It will not be sent again: keep only what is unsent."""
         self.is_whole = False
         self._drop_sent()
 
     def clear(self) -> None:
-        """The stream is over."""
+        """The stream has ended."""
         self.stop_keeping()
         self._drop(len(self._data))
 
@@ -107,7 +107,7 @@ class KeptAudio:
 
     @property
     def _room(self) -> int:
-        # Without its whole audio it waits for a worker as it is: there is nothing to collect for.
+        # Without its whole audio it waits for a worker with what it has: collecting more gains nothing.
         return (max(HELD_BYTES, self._enough) if self.is_whole else HELD_BYTES) - self._fresh
 
     def _drop_sent(self) -> None:
@@ -117,7 +117,7 @@ class KeptAudio:
     def _drop(self, count: int) -> None:
         del self._data[:count]
         self._start += count
-        # What came after it was no longer kept was never charged, and goes last.
+        # Bytes added after keeping stopped were never charged, and leave last.
         given_back = min(count, self._charged)
         self._charged -= given_back
         self._budget.give_back(given_back)

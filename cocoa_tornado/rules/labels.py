@@ -1,8 +1,8 @@
-"""Every value that a label of a counter may have. Pure.
+"""Every value that a counter's label may have. Pure.
 
-A counter that appears only when it is first counted has no rate before that, and an alert on it misses the first fault.
-So ``/metrics`` shows all of these from the start, as 0. What is counted and not listed here fails the tests
-(``tests/harness.py``); ``/metrics`` shows it all the same. Topics are known from the settings.
+A counter that first appears when it is incremented has no rate before that, and an alert on it misses the first
+failure. So ``/metrics`` exports all of these from the start, as 0. A label that is counted but not listed here fails
+the tests (``tests/harness.py``), and is exported all the same. Topics come from the settings.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _TOKEN_REASONS: Final = (
 )
 
 CLOSE_CODES: Final = (
-    "lost",  # none was exchanged
+    "lost",  # no close code was exchanged
     *("1000", "1001", "1002", "1003", "1005", "1007", "1008", "1009", "1011", "1012", "1013", "4401", "4409"),
-    "other",  # a device could make up thousands
+    "other",  # a device could invent thousands of codes
 )
 
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -37,7 +37,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_connections_closed": CLOSE_CODES,
     "cocoa_messages_dropped": (
         *("overflow", "interim", "fault"),
-        # Waiting for a connection that ended, by how it ended.
+        # Queued for a connection that ended, by how it ended.
         *(
             "drain",
             "no_pong",
@@ -63,4 +63,4 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
         *("busy", "unpublished", "drained", "replaced"),
     ),
 }
-"""By family. ``duplicate`` of a handshake is the device's second connection, or a claim that stands twice."""
+"""By metric family. ``duplicate`` of a handshake is a second connection of the device, or a claim that occurs twice."""

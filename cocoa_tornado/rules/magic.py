@@ -1,7 +1,7 @@
-"""What a stream is by its first bytes: the containers that are decoded, and what people send by mistake.
+"""Identifies a stream by its first bytes: the containers that are decoded, and formats that people send by mistake.
 
-Raw samples may begin with any bytes, so every pattern here is one that samples don't have: long enough, or confirmed by
-what must stand further on. Pure, and safe on any thread.
+Raw samples may begin with any bytes, so every pattern here is one that samples don't have: it is long, or confirmed by
+something further on. Pure and thread-safe.
 """
 
 from __future__ import annotations
@@ -12,31 +12,30 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 Container: TypeAlias = Literal["raw", "wav", "ogg", "flac", "mp3", "webm", "mp4", "caf", "aiff", "au", "aac", "amr"]
-"""``webm`` is any Matroska, ``mp4`` any of its relatives (M4A, 3GP, QuickTime), ``aac`` is ADTS."""
+"""``webm`` is any Matroska, ``mp4`` any of its family (M4A, 3GP, QuickTime), ``aac`` is ADTS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Something known that is not decoded.
+    """A known format that is not decoded.
 
-    :ivar name: with its article, for people: "a PNG picture"
+    :ivar name: for people, with its article: "a PNG picture"
     """
 
     name: str
 
 
 MOST_NEEDED_BYTES: Final = 2_056
-"""With so many bytes :func:`identify` has always decided. Mostly 12 suffice."""
+""":func:`identify` always decides with this many bytes; usually 12 suffice."""
 
 
 def identify(head: bytes, *, complete: bool = False) -> Container | Foreign | None:
-    """Return what begins like that; ``raw`` where nothing known does; None while the bytes don't tell yet.
+    """Return the format that begins like this; ``raw`` if none does; None if more bytes are needed.
 
-    What was returned once is returned for every longer head too. ``mp3`` by its ID3 tag may be a FLAC or an ADTS
-    stream with such a tag.
+    A longer head never changes the result. ``mp3`` found by its ID3 tag may be a FLAC or ADTS stream with such a tag.
 
     :param head: the stream from its first byte
-    :param complete: there is nothing after ``head``
+    :param complete: nothing comes after ``head``
     """
     for found, judge in _JUDGES:
         verdict = judge(head)
@@ -48,7 +47,7 @@ def identify(head: bytes, *, complete: bool = False) -> Container | Foreign | No
 
 
 def _pattern(pattern: bytes) -> Callable[[bytes], bool | None]:
-    """Judge by a beginning, in which "?" stands for any byte. None: too few bytes, all of which fit."""
+    """Match a beginning, where "?" is any byte. None: a prefix matches and more bytes are needed."""
 
     def judge(head: bytes) -> bool | None:
         if head and head[0] != pattern[0]:  # nearly always
@@ -61,7 +60,7 @@ def _pattern(pattern: bytes) -> Callable[[bytes], bool | None]:
 
 
 def _is_id3(head: bytes) -> bool | None:
-    """The letters, a version that exists, and a size of four bytes below 128: three letters alone are samples too."""
+    """The letters, an existing version, and a size of four bytes below 128: the letters alone occur in samples."""
     begins = _pattern(b"ID3")(head)
     if not begins:
         return begins
@@ -71,18 +70,18 @@ def _is_id3(head: bytes) -> bool | None:
 
 
 def _is_mp3(head: bytes) -> bool | None:
-    """Two frames of MPEG layer III, one right behind the other: one header alone is samples too."""
+    """Two consecutive frames of MPEG layer III: a single header occurs in samples."""
     return _two_frames(head, 3, _mp3_frame_bytes, b"\xff\xfe\x0c")
 
 
 def _is_adts(head: bytes) -> bool | None:
-    """Two frames of ADTS, one right behind the other. Only of the low complexity profile: all devices write that one,
-    and the others begin like quiet big-endian samples."""
+    """Two consecutive ADTS frames, of the low complexity profile only: all devices write that one, and the others begin
+    like quiet big-endian samples."""
     return _two_frames(head, 6, _adts_frame_bytes, b"\xff\xff\xff\xf0")
 
 
 def _two_frames(head: bytes, header_bytes: int, frame_bytes: Callable[[bytes], int], constant: bytes) -> bool | None:
-    """Judge by a frame's header and the next one's, which have the bits of ``constant`` in common."""
+    """Match a frame's header and the next one's, which agree in the bits of ``constant``."""
     if not head:
         return None
     if head[0] != 0xFF or (len(head) > 1 and head[1] < 0xE0):
@@ -99,7 +98,7 @@ def _two_frames(head: bytes, header_bytes: int, frame_bytes: Callable[[bytes], i
 
 
 def _mp3_frame_bytes(head: bytes) -> int:
-    """Length of the frame of layer III that begins here; 0: none does."""
+    """Length of the layer III frame that begins here; 0: there is none."""
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     bit_rate, sample_rate = head[2] >> 4, head[2] >> 2 & 3
     if version == 1 or layer != 1 or bit_rate in (0, 15) or sample_rate == 3:
@@ -111,7 +110,7 @@ def _mp3_frame_bytes(head: bytes) -> int:
 
 
 def _adts_frame_bytes(head: bytes) -> int:
-    """Length of the ADTS frame that begins here; 0: none does, or a longer one than two channels need."""
+    """Length of the ADTS frame that begins here; 0: there is none, or it is longer than two channels need."""
     if head[1] & 0xF6 != 0xF0 or head[2] >> 6 != _AAC_LC or head[2] >> 2 & 0xF > 12:
         return 0
     size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
@@ -119,7 +118,7 @@ def _adts_frame_bytes(head: bytes) -> int:
 
 
 def _text(head: bytes, complete: bool) -> Container | Foreign | None:
-    """Name text that was sent in place of audio, by its first 64 bytes. Any other text may be samples as well."""
+    """Identify text that was sent instead of audio, by its first 64 bytes. Any other text may be samples."""
     start = head[:_JUDGED_TEXT]
     if not _IS_PRINTABLE(start):
         return "raw"
@@ -132,7 +131,7 @@ def _text(head: bytes, complete: bool) -> Container | Foreign | None:
 
 
 def _is_base64(start: bytes) -> bool:
-    """Letters of both cases and digits, many different ones, and nothing else but line ends."""
+    """Upper and lower case letters and digits, many different ones, and otherwise only line ends."""
     kinds = (rb"[A-Z]", rb"[a-z]", rb"[0-9+/_-]")
     return _IS_BASE64(start) is not None and all(re.search(kind, start) for kind in kinds) and len(set(start)) >= 16
 
@@ -222,7 +221,7 @@ _MP4: Final[tuple[tuple[Container, bytes], ...]] = (
     ("mp4", b"\0\0??ftyp"),
     *(("mp4", b"\0???" + box) for box in (b"moov", b"mdat", b"wide", b"free", b"skip")),
 )
-# The order matters where one pattern is part of another.
+# The order matters: some patterns contain others.
 _JUDGES: Final[tuple[tuple[Container | Foreign, Callable[[bytes], bool | None]], ...]] = (
     *((container, _pattern(pattern)) for container, pattern in _DECODED),
     *((Foreign(name), _pattern(pattern)) for name, pattern in _FOREIGN),

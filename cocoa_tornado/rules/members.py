@@ -9,9 +9,9 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Members(Generic[K]):
-    """Devices by what they belong to, in the order in which they were added. Every call is O(1).
+    """Devices by user or group, in the order in which they were added. Every call is O(1).
 
-    Most users have one device, and a dict for each would be 200 bytes: a single device stands by itself.
+    Most users have one device, and a dict for each would take 200 bytes, so a single device is stored directly.
     """
 
     __slots__ = ("_devices",)
@@ -23,11 +23,11 @@ class Members(Generic[K]):
         return f"<Members of {len(self._devices)}>"
 
     def __len__(self) -> int:
-        """Users or groups that have a device."""
+        """The number of users or groups that have a device."""
         return len(self._devices)
 
     def add(self, key: K, device_id: str) -> None:
-        """Nothing happens where the device is there already."""
+        """Has no effect if the device is already there."""
         devices = self._devices.get(key)
         if devices is None:
             self._devices[key] = device_id
@@ -37,7 +37,7 @@ class Members(Generic[K]):
             self._devices[key] = {devices: None, device_id: None}
 
     def remove(self, key: K, device_id: str) -> None:
-        """Nothing happens where the device is not there."""
+        """Has no effect if the device is not there."""
         devices = self._devices.get(key)
         if isinstance(devices, dict):
             devices.pop(device_id, None)
@@ -47,6 +47,6 @@ class Members(Generic[K]):
             del self._devices[key]
 
     def of(self, key: K) -> Collection[str]:
-        """A view, which changes with what is added and removed."""
+        """A view, which reflects later changes."""
         devices = self._devices.get(key, ())
         return (devices,) if isinstance(devices, str) else devices.keys() if devices else ()

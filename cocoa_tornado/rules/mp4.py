@@ -1,21 +1,21 @@
-"""How an MP4 is laid out: whether it can be decoded while it arrives. Pure; nothing here decodes anything."""
+"""The layout of an MP4: whether it can be decoded while it arrives. Pure; nothing here decodes anything."""
 
 from __future__ import annotations
 
 from typing import Final
 
 LONGEST_HEAD_BYTES: Final = 64 * 1024
-"""The index of a fragmented MP4 is some hundred bytes long; one that has not been seen by then is a recording's."""
+"""The index of a fragmented MP4 takes some hundred bytes. If it is not within this many, the file is not fragmented."""
 
 
 def is_fragmented(head: bytes, *, complete: bool = False) -> bool | None:
-    """Judge whether an MP4 comes in fragments, each with an index of its own, as live recorders write it; None: the
-    bytes don't tell yet.
+    """Return whether an MP4 is fragmented, with an index in each fragment, as live recorders write it; None if more
+    bytes are needed.
 
-    Of any other the index (``moov``) is needed first, and recorders write it last.
+    Any other MP4 needs its index (``moov``) first, and recorders write it last.
 
     :param head: the stream from its first byte; :data:`LONGEST_HEAD_BYTES` always suffice
-    :param complete: there is nothing after ``head``
+    :param complete: nothing comes after ``head``
     """
     start, end = 0, min(len(head), LONGEST_HEAD_BYTES)
     while start + 8 <= end:
@@ -31,7 +31,7 @@ def is_fragmented(head: bytes, *, complete: bool = False) -> bool | None:
 
 
 def _holds(head: bytes, start: int, end: int, wanted: bytes) -> bool:
-    """Whether a box that begins between the two places is of the kind wanted."""
+    """Whether one of the boxes between the two offsets is of the wanted kind."""
     while start + 8 <= end:
         size, kind = _box(head, start)
         if kind == wanted:
@@ -43,5 +43,5 @@ def _holds(head: bytes, start: int, end: int, wanted: bytes) -> bool:
 
 
 def _box(head: bytes, start: int) -> tuple[int, bytes]:
-    """Its length, and what it is."""
+    """Return the box's size and kind."""
     return int.from_bytes(head[start : start + 4], "big"), head[start + 4 : start + 8]

@@ -1,12 +1,12 @@
-"""Remembers what has been said already. Pure."""
+"""Deduplicates log lines. Pure."""
 
 from __future__ import annotations
 
 
 class Once:
-    """The keys that were seen, the newest of them: one that was forgotten is a new one.
+    """The most recently seen keys. A key that was forgotten counts as new.
 
-    :param most: keys that are remembered
+    :param most: keys to remember
     """
 
     def __init__(self, most: int) -> None:
@@ -14,7 +14,7 @@ class Once:
         self._seen: dict[str, None] = {}
 
     def is_first(self, key: str) -> bool:
-        """Whether the key is a new one. It is no longer."""
+        """Return True the first time, and remember the key."""
         is_new = key not in self._seen
         self._seen.pop(key, None)
         self._seen[key] = None

@@ -1,4 +1,4 @@
-"""What an Origin is, which ones may open a WebSocket, and who the client behind a proxy is. Pure."""
+"""Which origins may open a WebSocket, and the address of the client behind a proxy. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Network = IPv4Network | IPv6Network
 
 ANY: Final = "*"
 NULL: Final = "null"
-"""What browsers send for a page without an origin of its own: sandboxed frames, ``data:`` URLs, local files."""
+"""Sent by browsers for a page without an origin of its own: sandboxed frames, ``data:`` URLs, local files."""
 
 WEB: Final = ("http", "https")
 
-# Stricter than a URL: a user name, a backslash or a query in an Origin is nobody's, and readers differ on its host.
+# Stricter than a URL: parsers disagree on the host if there is a user name, a backslash or a query.
 _ORIGIN: Final = re.compile(
     r"(?:(?P<scheme>[a-z][a-z0-9+.-]*)://)?"
     r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._~-]*)"
@@ -28,11 +28,11 @@ _ORIGIN: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """An Origin, or an entry of the allow-list, in lower case. Without a final slash; :func:`read_origin` makes it.
+    """An origin, or an entry of the allow-list, in lower case and without a final slash; see :func:`read_origin`.
 
-    :ivar scheme: "" where there is none, as some firmware sends it
-    :ivar host: without brackets and without a final dot; "" only where the scheme is not a web page's (``file://``)
-    :ivar path: as firmware sends it, and no browser does; "" if there is none
+    :ivar scheme: "" if there is none, as some firmware sends it
+    :ivar host: without brackets and final dot; "" only if the scheme is not a web page's (``file://``)
+    :ivar path: sent by some firmware, but no browser; "" if there is none
     """
 
     scheme: str
@@ -42,7 +42,7 @@ class Origin:
 
 
 def read_origin(text: str) -> Origin | None:
-    """None where it can't be parsed: a comma (two headers, joined), a blank inside, a user name, no host."""
+    """Return None if it can't be parsed: a comma (two joined headers), a blank inside, a user name, no host."""
     found = _ORIGIN.fullmatch(text.strip(" \t").lower())
     if found is None:
         return None
@@ -66,13 +66,13 @@ def host_name(authority: str) -> str:
 
 
 def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> bool:
-    """Contract section 2, for ``/ws`` alone, where a page without a token gets nothing. Cases, in order:
+    """Return whether an origin may use ``/ws``, where a page without a token gets nothing (contract section 2).
 
-    no Origin passes; ``null`` only if it is listed; what can't be parsed never does; what begins with http or https is
-    a web page's, and is judged by the server's own host name (whatever scheme and port) and the allow-list, as is an
-    Origin without a scheme; any other scheme passes: firmware, packaged apps and browser extensions send those.
+    The cases, in order: no Origin is allowed; ``null`` only if listed; an unparsable one never. An Origin that begins
+    with http or https, or has no scheme, is allowed if its host is the server's own (with any scheme and port) or it is
+    listed. Any other scheme is allowed: firmware, packaged apps and browser extensions send those.
 
-    :param host: the header ``Host``
+    :param host: the ``Host`` header
     :param allowed: see :func:`is_listed`
     """
     if origin is None:
@@ -88,14 +88,15 @@ def origin_allowed(origin: str | None, host: str, allowed: Sequence[str]) -> boo
 
 
 def is_listed(origin: Origin, allowed: Sequence[str]) -> bool:
-    """Whether an entry of the allow-list means this origin, which is not ``null``. An entry is ``*`` (any), a full
-    origin (``https://app.example``, compared whole, with its path if it has one), all below a domain
-    (``https://*.example``), or a host name (any scheme and port)."""
+    """Return whether an entry of the allow-list matches this origin, which is not ``null``.
+
+    An entry is ``*`` (any), a full origin (``https://app.example``, compared whole, with its path if it has one), a
+    wildcard (``https://*.example``, all subdomains), or a host name (any scheme and port)."""
     return any(entry == ANY or _entry_matches(entry, origin) for entry in allowed if entry != NULL)
 
 
 def split_entry(entry: str) -> tuple[str, str]:
-    """Scheme and the rest; "" where it has none."""
+    """Return the scheme, or "" if there is none, and the rest."""
     scheme, separator, rest = entry.partition("://")
     return (scheme, rest) if separator else ("", entry)
 
@@ -112,10 +113,10 @@ def _entry_matches(entry: str, origin: Origin) -> bool:
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
-    """Who the client is: the last address in ``X-Forwarded-For`` that is not a proxy of ours.
+    """Return the client's address: the last one in ``X-Forwarded-For`` that is not a trusted proxy.
 
-    The header counts only where ``peer``, the other end of the TCP connection, is a trusted proxy; what stands left
-    of the first untrusted address was written by a stranger.
+    The header counts only if ``peer``, the other end of the TCP connection, is a trusted proxy. Anything left of the
+    first untrusted address can be forged.
     """
     if not forwarded_for or not is_trusted(peer, trusted):
         return peer
@@ -133,7 +134,7 @@ def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Netwo
 
 
 def is_trusted(address: str, trusted: Sequence[Network]) -> bool:
-    """True if an IP address lies in one of the networks; False for anything that is no IP address."""
+    """True if an IP address is in one of the networks; False for anything else."""
     try:
         ip = ip_address(address)
     except ValueError:

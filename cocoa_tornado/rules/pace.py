@@ -1,20 +1,20 @@
-"""Whether a stream's audio keeps up with the time that a worker gives it. Pure."""
+"""Whether a stream's audio keeps up with its worker. Pure."""
 
 from __future__ import annotations
 
 from typing import Final
 
 BEHIND_S: Final = 2.0
-"""A stream is behind once its worker has waited for so long without the audio to show for it. Packets that are late
-take less, and so do pages of Ogg, which hold a second each."""
+"""A stream is behind once its worker has waited this long without receiving audio for that time. Late packets take
+less, and so do Ogg pages, which contain a second each."""
 
 
 class Pace:
-    """One stream's, from the moment it gets a worker. ``now`` is monotonic seconds.
+    """The pace of one stream, from the moment it gets a worker. ``now`` is monotonic seconds.
 
-    What counts is the time in which the worker waits for audio, less the audio that comes: a device that speaks makes
-    up for each pause between two packets with the next packet. One that sends a byte now and then doesn't, nor does one
-    that sends a tenth of a second each second. Audio that came early is no credit.
+    The lag is the time that the worker waits for audio, minus the duration of the audio that arrives. A device that
+    speaks makes up for each pause between packets with its next packet. A device that sends a byte now and then, or a
+    tenth of a second per second, does not. Audio that arrives early earns no credit.
     """
 
     __slots__ = ("_at", "_audio_s", "_lag_s", "_waited_s")
@@ -26,12 +26,12 @@ class Pace:
         return f"<Pace {self._lag_s:.3f} s behind at {self._at:.3f}>"
 
     def heard(self, now: float, audio_s: float, waited_s: float) -> None:
-        """The worker says how much audio it has decoded and how long it has waited, both since it has the stream."""
+        """Record how much audio the worker has decoded and how long it has waited, both since it got the stream."""
         lag_s = self._lag_s + (waited_s - self._waited_s) - (audio_s - self._audio_s)
         self._at, self._lag_s, self._audio_s, self._waited_s = now, max(0.0, lag_s), audio_s, waited_s
 
     def behind_at(self, *, is_waiting: bool) -> float | None:
-        """When the stream is behind if nothing more is heard; None: not before that.
+        """When the stream will be behind if no more audio arrives; None: not while this lasts.
 
         :param is_waiting: the worker has nothing left to do
         """

@@ -1,10 +1,9 @@
-"""The copies of rejected records that the quarantine topic has not acknowledged yet: which to send, which to give up,
-and when reading has to wait. Pure.
+"""Copies of rejected records on their way to the quarantine topic: which to send or give up, and when to pause. Pure.
 
-A record that cannot be decoded is copied to the quarantine topic, and no offset from its own on is committed before the
-copy is acknowledged. A topic that takes nothing must not stop the stream, though: a copy is given up after
-:data:`PATIENCE_S`, and earlier where more is held back than :class:`Bounds` allows. As long as the topic takes copies
-nothing is given up for a bound; reading waits instead.
+A record that cannot be decoded is copied to the quarantine topic. Offsets from the record's own on are committed only
+after the copy is acknowledged. A topic that takes nothing must not stop the stream, though, so a copy is given up after
+:data:`PATIENCE_S`, or earlier if more is held back than :class:`Bounds` allows. While the topic takes copies, none is
+given up because of a bound; reading pauses instead.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from typing import Generic, TypeVar
 
 from .backoff import Backoff
 
-PATIENCE_S = 60.0  # for a copy to be acknowledged, counted while the brokers answer
-STALL_S = 10.0  # copies are under way and none has been acknowledged for so long: the topic takes none
-POSTPONED_S = 0.5  # until a copy is sent again for which the publish queue had no room
-TOO_LARGE_S = 10.0  # until one that is too large is sent again: somebody may have changed the topic's limit
-LOST_LINES_S = 1.0  # between two accounts of what was lost: while copies are refused, every poll may lose some
-MAX_LOST_LINES = 25  # in one account: they name every offset of 1,000 copies, however scattered
-LINE_RUNS = 40  # of offsets, in one line
-MAX_STEP_S = 1.0  # of the clock, between two steps: a process that stood still has not been refused anything
+PATIENCE_S = 60.0  # for a copy to be acknowledged; runs only while the brokers answer
+STALL_S = 10.0  # without an acknowledgement while copies are under way: the topic takes none
+POSTPONED_S = 0.5  # before resending a copy for which the publish queue had no room
+TOO_LARGE_S = 10.0  # before resending one that is too large: the topic's limit may have been raised
+LOST_LINES_S = 1.0  # between two reports of lost records: while copies are refused, every poll may lose some
+MAX_LOST_LINES = 25  # in one report: enough for every offset of 1,000 copies, however scattered
+LINE_RUNS = 40  # runs of offsets in one line
+MAX_STEP_S = 1.0  # that the clock advances in one step: a suspended process was not refused anything
 
 C = TypeVar("C", bound=Hashable)
 
@@ -33,17 +32,18 @@ class Cause(enum.Enum):
 
     MISSING = "missing"  # there is no such topic
     REFUSED = "refused"  # the brokers refuse the copy: an ACL, a policy
-    TOO_LARGE = "too_large"  # the topic takes no record even of the copy's headers alone
-    UNANSWERED = "unanswered"  # no acknowledgement came: too few replicas, say
-    FULL = "full"  # given up early, for more was held back than there is room for
+    TOO_LARGE = "too_large"  # the topic does not even take a record with the copy's headers alone
+    UNANSWERED = "unanswered"  # no acknowledgement came: too few replicas, for example
+    FULL = "full"  # given up early, because too much was held back
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What may be held back.
+    """How much may be held back.
 
-    :ivar records: copies; :ivar size_bytes: of their keys, values and headers
-    :ivar offsets: of one partition, from a copy's own to the next to be read: after a crash, so many are read again
+    :ivar records: number of copies
+    :ivar size_bytes: of their keys, values and headers
+    :ivar offsets: of one partition, from a copy's own to the next to be read: this many are read again after a crash
     """
 
     records: int = 1_000
@@ -55,8 +55,8 @@ class Bounds:
 class Step(Generic[C]):
     """What to do now.
 
-    :ivar send: hand these to the publisher; from here on they are under way
-    :ivar recall: take these back from the publisher, where it has not sent them, and say so (:meth:`Copies.recalled`)
+    :ivar send: pass these to the publisher; they are under way from then on
+    :ivar recall: take these back from the publisher if it has not sent them, and call :meth:`Copies.recalled`
     :ivar lose: these are given up: their offsets may be committed
     :ivar must_wait: read nothing now
     """
@@ -77,10 +77,10 @@ class _Held:
 
 
 class Copies(Generic[C]):
-    """Holds every copy from :meth:`take` until it is acknowledged, given up or forgotten. Used by one thread at a time.
+    """Holds each copy from :meth:`take` until it is acknowledged, given up or forgotten. Not thread-safe.
 
-    While the topic takes copies, each is sent at once. Once it is known to take none, one at a time is sent, with
-    backoff: each refusal costs the publisher a producer. While a look at the topic says that it is in vain, none is.
+    While the topic takes copies, each is sent at once. Once it takes none, one at a time is sent, with backoff, because
+    each refusal costs the publisher a producer. If a check of the topic shows that sending is useless, none is sent.
 
     :param backoff: between two attempts while the topic takes no copies
     """
@@ -89,13 +89,13 @@ class Copies(Generic[C]):
         self._bounds = bounds
         self._backoff = backoff or Backoff(base_s=0.5, cap_s=10.0)
         self._held: dict[C, _Held] = {}  # oldest first
-        self._under_way: dict[C, float] = {}  # since when, by the clock below; oldest first
+        self._under_way: dict[C, float] = {}  # when each was sent, by the clock below; oldest first
         self._bytes = 0
         self._clock = 0.0  # seconds in which the brokers answered
         self._stepped_at: float | None = None
         self._acknowledged_at = 0.0
-        self._verdict: Cause | None = None  # of the latest look at the topic
-        self._failure: Cause | None = None  # what has become of copies since the latest acknowledgement
+        self._verdict: Cause | None = None  # of the last check of the topic
+        self._failure: Cause | None = None  # of copies since the last acknowledgement
         self._probe_at = float("-inf")
         self._waiting = False
 
@@ -111,16 +111,16 @@ class Copies(Generic[C]):
 
     @property
     def failing(self) -> Cause | None:
-        """Why the topic takes no copies; None while it does, or nothing speaks against it."""
+        """Why the topic takes no copies; None if it does, or no reason is known."""
         return self._verdict or self._failure
 
     def take(self, copy: C, *, partition: int, offset: int, size: int) -> None:
-        """Hold one more; the next step sends it, if that makes sense."""
+        """Hold one more; the next step sends it if the topic may take it."""
         self._held[copy] = _Held(partition, offset, size, self._clock)
         self._bytes += size
 
     def acknowledged(self, copy: C) -> bool:
-        """The topic has it. False if it is not held any more."""
+        """The topic has the copy. Return False if it is not held any more."""
         if copy not in self._held:
             return False
         self._drop(copy)
@@ -130,7 +130,7 @@ class Copies(Generic[C]):
         return True
 
     def refused(self, copy: C, cause: Cause, now: float) -> None:
-        """The topic did not take it. TOO_LARGE is about this copy alone, any other cause about all of them."""
+        """The topic did not take the copy. TOO_LARGE concerns this copy alone, any other cause all of them."""
         if copy not in self._held:
             return
         self._under_way.pop(copy, None)
@@ -143,16 +143,16 @@ class Copies(Generic[C]):
         self._probe_at = now + self._backoff.next_s()
 
     def postponed(self, copy: C, now: float) -> None:
-        """The publisher had no room for it, which says nothing of the topic."""
+        """The publisher had no room for the copy, which says nothing about the topic."""
         if self._under_way.pop(copy, None) is not None:
             self._held[copy].not_before = now + POSTPONED_S
 
     def recalled(self, copy: C) -> None:
-        """The publisher has not sent it, and does not have it any more."""
+        """The publisher has not sent the copy, and does not hold it any more."""
         self._under_way.pop(copy, None)
 
     def judge(self, verdict: Cause | None) -> None:
-        """A look at the topic has found why it takes no copies, or nothing that speaks against it."""
+        """A check of the topic has found why it takes no copies, or None."""
         self._verdict = verdict
         if verdict is not None:
             return
@@ -161,7 +161,7 @@ class Copies(Generic[C]):
             self._failure = None
 
     def forget(self) -> list[C]:
-        """The partitions are not ours any more; returns what was held."""
+        """The partitions were revoked; return what was held."""
         held = list(self._held)
         self._held.clear()
         self._under_way.clear()
@@ -169,9 +169,9 @@ class Copies(Generic[C]):
         return held
 
     def step(self, now: float, *, brokers_answer: bool, positions: Mapping[int, int]) -> Step[C]:
-        """What to do at ``now``; to be called often.
+        """Decide what to do at ``now``; call it often.
 
-        :param brokers_answer: whether they do; else the copies' time stands still
+        :param brokers_answer: False stops the copies' clock
         :param positions: the next offset to read, by partition
         """
         elapsed_s = 0.0 if self._stepped_at is None else now - self._stepped_at
@@ -201,7 +201,7 @@ class Copies(Generic[C]):
             if self._clock - held.taken_at > PATIENCE_S:
                 lost.append((copy, failing or held.cause or Cause.UNANSWERED))
             elif failing is None:
-                break  # the others are younger, and no bound counts
+                break  # the others are younger, and no bound is exceeded
             elif (
                 len(self._held) > bounds.records
                 or self._bytes > bounds.size_bytes
@@ -226,7 +226,7 @@ class Copies(Generic[C]):
         return tuple(due)
 
     def _must_wait(self) -> bool:
-        """From a bound until half of it; a topic that takes no copies keeps nobody waiting."""
+        """True from reaching a bound until half of it; never while the topic takes no copies."""
         bounds = self._bounds
         share = 0.5 if self._waiting else 1.0
         is_full = len(self._held) >= share * bounds.records or self._bytes >= share * bounds.size_bytes
@@ -240,11 +240,11 @@ class Copies(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class LostLine:
-    """A line of the log about records of one partition that were given up.
+    """A log line about records of one partition that were given up.
 
     :ivar offsets: ascending runs for people, such as ``5,7-9``
-    :ivar records: that it tells of
-    :ivar left_out: records that were lost as well, and whose offsets no line names
+    :ivar records: that the line covers
+    :ivar suppressed: further lost records whose offsets no line has
     """
 
     topic: str
@@ -253,12 +253,12 @@ class LostLine:
     offsets: str
     records: int
     detail: str
-    left_out: int = 0
+    suppressed: int = 0
 
 
 class Losses:
-    """What was given up and not told yet. Told at most every :data:`LOST_LINES_S`, so that a stranger who writes bad
-    records fills no disk; nothing waits longer than that."""
+    """Records that were given up and not logged yet. They are logged every :data:`LOST_LINES_S` at most, so that a
+    producer of invalid records fills no disk; none waits longer than that."""
 
     def __init__(self) -> None:
         self._offsets: dict[tuple[str, int, Cause], list[int]] = {}
@@ -271,7 +271,7 @@ class Losses:
         self._details.setdefault(key, detail)
 
     def lines(self, now: float, *, at_once: bool = False) -> list[LostLine]:
-        """What is to be logged now.
+        """The lines to log now.
 
         :param at_once: there may be no later call
         """
@@ -279,7 +279,7 @@ class Losses:
             return []
         self._tell_at = now + LOST_LINES_S
         lines: list[LostLine] = []
-        left_out = 0
+        suppressed = 0
         for key, offsets in self._offsets.items():
             found = runs(offsets)
             for at in range(0, len(found), LINE_RUNS):
@@ -288,15 +288,15 @@ class Losses:
                 if len(lines) < MAX_LOST_LINES:
                     lines.append(LostLine(*key, _shown(part), records, self._details[key]))
                 else:
-                    left_out += records
-        if left_out:
-            lines[-1] = replace(lines[-1], left_out=left_out)
+                    suppressed += records
+        if suppressed:
+            lines[-1] = replace(lines[-1], suppressed=suppressed)
         self._offsets, self._details = {}, {}
         return lines
 
 
 def runs(offsets: Iterable[int]) -> list[tuple[int, int]]:
-    """The first and the last of each run of offsets that follow each other."""
+    """The first and last offset of each run of consecutive offsets."""
     found: list[tuple[int, int]] = []
     for offset in sorted(set(offsets)):
         if found and offset == found[-1][1] + 1:

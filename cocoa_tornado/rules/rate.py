@@ -1,4 +1,4 @@
-"""Token buckets, one or one for each of many clients, and a bound on log lines. Pure: the caller brings the time."""
+"""Token buckets, single or one for each client, and a limit on log lines. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """:ivar per_s: events a second in the long run, 0 for no limit; :ivar burst: events at once after a rest."""
+    """:ivar per_s: sustained events per second, 0 for no limit; :ivar burst: events at once after a rest."""
 
     per_s: float
     burst: int
 
 
 class RateBucket:
-    """How much of a limit is left. Starts full; two floats, for there is one per connection."""
+    """How much of a limit is left. Starts full. Two floats, because there is one for each connection."""
 
     __slots__ = ("_at", "_left")
 
@@ -24,7 +24,7 @@ class RateBucket:
         self._at = 0.0
 
     def take(self, limit: RateLimit, now: float, events: int = 1) -> bool:
-        """So many events at ``now`` (seconds, monotonic); False if that is too many: none of them counts then."""
+        """Take ``events`` at ``now`` (monotonic seconds); False if that is too many, and then none is taken."""
         if limit.per_s <= 0:
             return True
         if self._left < 0:
@@ -39,38 +39,38 @@ class RateBucket:
         return True
 
     def credit(self, limit: RateLimit, seconds: float) -> None:
-        """Let the events of so many seconds come late: on top of the burst, and once."""
+        """Allow the events of ``seconds`` to arrive late: a one-time addition to the burst."""
         if self._left >= 0:
             self._left += seconds * limit.per_s
 
 
 class LineBudget:
-    """How many lines of one kind may be logged, where strangers or a fault could ask for any number of them."""
+    """Limits log lines of one kind that a client or a fault could cause in any number."""
 
-    __slots__ = ("_bucket", "_left_out", "_limit")
+    __slots__ = ("_bucket", "_limit", "_suppressed")
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
         self._bucket = RateBucket()
-        self._left_out = 0
+        self._suppressed = 0
 
     def take(self, now: float) -> int | None:
-        """None: leave this line out. A number: log it, and say that so many were left out before it."""
+        """Return None to suppress this line. Return a number to log it: how many were suppressed before it."""
         if not self._bucket.take(self._limit, now):
-            self._left_out += 1
+            self._suppressed += 1
             return None
-        left_out, self._left_out = self._left_out, 0
-        return left_out
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
 
 
 class Allowances:
-    """How much of a limit is left to each of many clients, in bounded memory. No client pays for another.
+    """How much of a limit each of many clients has left, in bounded memory. No client pays for another.
 
-    An allowance that is whole again takes no memory. Beyond ``max_clients`` the least used ones are forgotten first, so
-    that nobody who has used up his own gets it back by sending others: as long as there are fewer than ``max_clients``
-    of those. The price of more is that some are counted too low, never that somebody is refused for what others did.
+    A full allowance takes no memory. Beyond ``max_clients`` the least used allowances are forgotten first. So a client
+    that has used up its own can't get it back by making others spend, as long as fewer than ``max_clients`` have. With
+    more than that, some are counted too low, but no client is ever refused because of others.
 
-    :param max_clients: the most that are remembered
+    :param max_clients: how many are remembered
     """
 
     __slots__ = ("_exhausted", "_max_clients", "_whole_at")
@@ -78,23 +78,23 @@ class Allowances:
     def __init__(self, max_clients: int) -> None:
         self._max_clients = max_clients
         self._whole_at: dict[str, float] = {}
-        self._exhausted: set[str] = set()  # those that have had nothing left since their allowance was whole
+        self._exhausted: set[str] = set()  # clients that ran out since their allowance was last full
 
     def __len__(self) -> int:
         return len(self._whole_at)
 
     def wait_s(self, client: str, limit: RateLimit, now: float, events: int = 1) -> float:
-        """How long until the client may have so many events, at most a burst of them; 0: now. Changes nothing."""
+        """Seconds until the client may have ``events`` (at most a burst); 0: now. Changes nothing."""
         if limit.per_s <= 0:
             return 0.0
         used = max(0.0, self._whole_at.get(client, now) - now) * limit.per_s
         lacking = used + min(events, limit.burst) - limit.burst
-        # A rounding error is no reason to wait.
+        # Don't wait because of a rounding error.
         return lacking / limit.per_s if lacking > 1e-6 else 0.0
 
     def spend(self, client: str, limit: RateLimit, now: float, events: int = 1) -> bool:
-        """Count so many events, at most a burst of them, whatever is left. True if that has left nothing for another,
-        for the first time since the allowance was whole: worth a line in the log."""
+        """Count ``events`` (at most a burst), whatever is left. Return True if that used up the allowance for the first
+        time since it was full: worth a log line."""
         if limit.per_s <= 0:
             return False
         whole_at = self._whole_at.get(client, now)
@@ -109,7 +109,7 @@ class Allowances:
         return True
 
     def _forget(self, now: float) -> None:
-        """All that are whole again; if those are few, an eighth in all, so that the next call is a long way off."""
+        """Drop all full allowances; if those are few, an eighth in all, so that the next call is far off."""
         surplus = len(self._whole_at) - self._max_clients * 7 // 8
         least_used = sorted(self._whole_at, key=self._whole_at.__getitem__)[:surplus]
         for client in least_used:
@@ -119,7 +119,7 @@ class Allowances:
 
 
 def client_of(address: str) -> str:
-    """Whom an IP address stands for: an IPv6 client has a whole /64 to itself, an IPv4 client one address.
+    """Return the client that an IP address stands for: an IPv6 client owns a /64, an IPv4 client one address.
 
     >>> client_of("2001:db8::1:2"), client_of("::ffff:192.0.2.1"), client_of("")
     ('2001:db8::/64', '192.0.2.1', '')

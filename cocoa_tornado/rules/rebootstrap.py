@@ -1,27 +1,28 @@
-"""When a client of a cluster asks its bootstrap addresses again: no broker that it knows can be reached. Pure.
+"""When a cluster client returns to its bootstrap addresses: when it can't reach any broker that it knows. Pure.
 
-The brokers may have moved, all of them: what a client knows of them came from themselves, and only the bootstrap
-addresses are the operator's.
+All brokers may have moved. What the client knows about them came from the brokers themselves; only the bootstrap
+addresses come from the operator.
 """
 
 from __future__ import annotations
 
-UNREACHABLE_S = 5.0  # a broker that restarts takes some seconds too, and comes back where it was
+UNREACHABLE_S = 5.0  # a restarting broker takes some seconds too, and comes back at the same address
 
 
 class Reachability:
-    """What the looks at one client's connections come to. One thread."""
+    """Whether one client can reach its cluster. Not thread-safe."""
 
     __slots__ = ("_since",)
 
     def __init__(self) -> None:
-        self._since: float | None = None  # no known broker has been reached
+        self._since: float | None = None  # since when no known broker was reachable; None: one is
 
     def look(self, now: float, *, reached: bool, tried: bool) -> bool:
-        """True if it is time to ask the bootstrap addresses; again after as long, while nothing changes.
+        """Return True if it is time to use the bootstrap addresses, and again after the same interval if nothing
+        changes.
 
         :param reached: there is a connection to a known broker
-        :param tried: there was an attempt to have one; a client without work needs none
+        :param tried: a connection was attempted; an idle client needs none
         """
         if reached or not tried:
             self._since = None

@@ -1,8 +1,8 @@
-"""From a record's bytes to the bytes a device gets, or to the reason why not.
+"""Decode a record into the bytes that a device receives, or into the reason for rejecting it.
 
-The values below are what crosses from a broker's thread to the IOLoop. :func:`decode` is the hot path of the
-gateway, so it has two ways to the same bytes: flat records without a backslash are checked and made compact by msgspec;
-all others are read name by name. Which way was taken can't be seen from outside.
+The values below cross from a broker's thread to the IOLoop. :func:`decode` is the gateway's hot path, so it has a fast
+path: msgspec checks and compacts flat records without a backslash. All others are read name by name. The result does
+not depend on the path.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ MAX_NESTING: Final = 64
 
 REASONS: Final = frozenset(
     {
-        "empty",  # no value at all: a tombstone
+        "empty",  # no value: a tombstone
         "too_large",  # longer than max_bytes
         "not_utf8",
-        "too_deep",  # more than MAX_NESTING objects and arrays inside each other
+        "too_deep",  # more than MAX_NESTING nested objects and arrays
         "not_json",  # RFC 8259 only: no NaN, no byte order mark, nothing after the value
         "not_object",
-        "duplicate_device",  # two device_id: parsers differ on which one counts
-        "no_device",  # device_id is absent, mistyped, empty, too long, or holds control characters
-        "not_unicode",  # an escape names half a surrogate pair, which no text message can carry
+        "duplicate_device",  # device_id occurs twice: parsers differ on which one counts
+        "no_device",  # device_id is absent, mistyped, empty, too long, or has control characters
+        "not_unicode",  # an escaped lone surrogate, which a text message cannot carry
     }
 )
-"""Every ``Rejected.reason``, in the order of judgement: a record that fails on two counts is named by the first."""
+"""Every ``Rejected.reason``, in the order of checking: a record with two faults is rejected for the first."""
 
 
 class Record(NamedTuple):
@@ -40,10 +40,10 @@ class Record(NamedTuple):
 
     :ivar address: from the record's value, never from its key; a ``str`` is the id of one device
     :ivar payload: the UTF-8 text message of contract section 3: compact JSON, ``type`` first
-    :ivar timestamp_ms: the record's own timestamp, Unix milliseconds; 0 if it has none
-    :ivar key_agrees: False where the record has a key which is neither the device_id nor the value's ``session_id``
-        (the key that older producers send)
-    :ivar interim_of: of a hypothesis (``"final":false``) the record's ``session_id``; '' for everything else
+    :ivar timestamp_ms: the record's timestamp, Unix milliseconds; 0 if it has none
+    :ivar key_agrees: False if the record has a key that is neither its device_id nor its ``session_id`` (which older
+        producers use as the key)
+    :ivar interim_of: the ``session_id`` of an interim (``"final":false``); '' for everything else
     """
 
     address: Address
@@ -54,7 +54,7 @@ class Record(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """A record that cannot be decoded, or names no device.
+    """A record that cannot be decoded, or has no recipient.
 
     :ivar reason: one of ``REASONS``; a metric label and the quarantine header
     """
@@ -66,15 +66,15 @@ Decoded: TypeAlias = Record | Rejected
 
 
 def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> Decoded:
-    """Decide what a record of the results topic means. Pure, safe on any thread, and never raises.
+    """Decode a record of the results topic. Pure, thread-safe, and never raises.
 
-    The payload holds the record's fields in the record's order after ``"type":"transcription"``. It has no blank
-    between tokens and escapes only what JSON requires; numbers keep their spelling. A ``type`` of the record itself
-    is dropped, one in a nested object is kept. Where any other name repeats, the last value stands in the place of
-    the first, as common parsers read it. What is dropped is not judged.
+    The payload has the record's fields in the record's order after ``"type":"transcription"``. It has no blank between
+    tokens and escapes only what JSON requires; numbers keep their spelling. The record's own ``type`` is dropped, one
+    in a nested object is kept. If any other name repeats, its last value takes the first one's position, as in common
+    parsers. Dropped fields are not validated.
 
-    :param timestamp_ms: the record's own timestamp; a negative one, as Kafka has it, means none
-    :param max_bytes: the longest value that is looked at
+    :param timestamp_ms: the record's timestamp; negative means none, as in Kafka
+    :param max_bytes: the longest value that is decoded
     """
     if not value:
         return Rejected("empty")
@@ -87,28 +87,28 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
             if isinstance(found, Rejected):
                 return found
             message = found
-    except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never gets there
+    except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never does
         return Rejected("too_deep")
     device_id, session_id, final, payload = message
     agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
     interim_of = session_id if final is False and isinstance(session_id, str) else ""
-    # What Record(...) does, without the function of Python's that a NamedTuple has for it.
+    # Like Record(...), without the Python function that a NamedTuple has for it.
     return _NEW(Record, (device_id, payload, timestamp_ms if timestamp_ms > 0 else 0, agrees, interim_of))
 
 
 _Message: TypeAlias = tuple[str, object, object, bytes]
-"""device_id, session_id and final (whatever they are), payload."""
+"""device_id, session_id and final (of any type), payload."""
 
 
 class _TwoDevices(dict[str, object]):
-    """An object in which ``device_id`` stands more than once. Harmless unless it is the record itself."""
+    """An object in which ``device_id`` occurs more than once. Invalid only if it is the record itself."""
 
 
 def _read_plain(value: bytes) -> _Message | None:
-    """Read a flat record without escapes; None where the record needs the careful way, or is wrong.
+    """Read a flat record without escapes; None if the record needs the slow path, or is invalid.
 
-    With no backslash about, every ``":`` of compact JSON ends a name or is the start of a string. So if there are as
-    many as the record has different names, none repeats.
+    Without backslashes, every ``":`` in compact JSON ends a name or is the beginning of a string. So if there are as
+    many as the record has different names, no name repeats.
     """
     if value.find(_BACKSLASH) >= 0:
         return None
@@ -124,7 +124,7 @@ def _read_plain(value: bytes) -> _Message | None:
 
 
 def _read_careful(value: bytes) -> _Message | Rejected:
-    """Read any record, and say what is wrong with it."""
+    """Read any record, or return why it is invalid."""
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
@@ -151,7 +151,7 @@ def _read_careful(value: bytes) -> _Message | Rejected:
 
 
 def _is_too_deep(text: str) -> bool:
-    """True if arrays and objects stand more than MAX_NESTING deep. Linear in time, whatever the text."""
+    """True if arrays and objects are nested more than MAX_NESTING deep. Linear in time for any text."""
     if text.count("{") + text.count("[") <= MAX_NESTING:
         return False
     depth = 0
@@ -177,17 +177,18 @@ def _refuse_constant(spelling: str) -> object:
     raise ValueError(f"{spelling} is not JSON")
 
 
-# Compiled once, and constant: none of them remembers anything from one record to the next.
-# A string may lack its closing quote: a match from each later quote would cost the square of the length.
+# Compiled once and stateless.
+# A string may lack its closing quote. Without possessive matching, retrying at each later quote would take quadratic
+# time.
 _STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*+"?|[{}\[\]]', re.DOTALL).finditer
 _COMPACT = msgspec.json.format
 _HEAD: Final = b'{"type":"transcription",'
-_BACKSLASH: Final = ord("\\")  # a number: to look for one takes half the time that bytes take
+_BACKSLASH: Final = ord("\\")  # an int: searching for one takes half the time of searching for bytes
 _NEW = tuple.__new__
 _Scalar: TypeAlias = str | int | float | bool | None
 _FLAT = msgspec.json.Decoder(dict[str, _Scalar | list[_Scalar]]).decode
 _ENCODE = msgspec.json.Encoder().encode
-# Raw carries a number's digits through unread: 1.0 stays 1.0, and 1e400 is nobody's infinity.
+# Raw passes a number's digits through unparsed: 1.0 stays 1.0, and 1e400 does not become infinity.
 _PARSE = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=msgspec.Raw, parse_float=msgspec.Raw, parse_constant=_refuse_constant
 ).decode

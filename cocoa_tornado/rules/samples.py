@@ -1,4 +1,4 @@
-"""Raw samples of any of the encodings in the field, as 16-bit little-endian mono. Pure, and in C where it counts."""
+"""Converts raw samples of any supported encoding to 16-bit little-endian mono. Pure; the loops are in C."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SAMPLE_BYTES: Final[Mapping[str, int]] = {
 
 
 def to_s16le_mono(data: bytes, encoding: Encoding, channels: int) -> bytes:
-    """Convert whole frames: a sample of every channel each. Channels are mixed equally.
+    """Convert whole frames (one sample of every channel). Channels are mixed equally.
 
-    :param data: its length is a multiple of the frame's
+    :param data: its length is a multiple of the frame length
     """
     if encoding == "s16le" and channels == 1:
         return data
@@ -40,14 +40,14 @@ def sample_bytes(encoding: Encoding) -> int:
 
 
 def _samples(data: bytes, encoding: Encoding) -> array[int]:
-    """In the machine's own byte order."""
+    """Convert to the machine's byte order."""
     if encoding in ("u8", "mulaw", "alaw"):
         low, high = _tables(encoding)
         return _native(data.translate(low), data.translate(high))
     if encoding[0] == "f":
         return _from_floats(data, encoding)
     size = sample_bytes(encoding)
-    # The two most significant bytes; what is below them is less than speech is recognised by.
+    # The two most significant bytes; speech recognition does not need the others.
     if encoding.endswith("le"):
         return _native(data[size - 2 :: size], data[size - 1 :: size])
     return _native(data[1::size], data[0::size])
@@ -67,7 +67,7 @@ def _from_floats(data: bytes, encoding: Encoding) -> array[int]:
 
 
 def _from_float(value: float) -> int:
-    """1.0 is the loudest that there is; what is no number is silence."""
+    """Clip to -1.0 and 1.0; NaN becomes silence."""
     if -1.0 < value < 1.0:
         return int(value * 32767)
     return 32767 if value >= 1.0 else -32767 if value <= -1.0 else 0
@@ -75,7 +75,7 @@ def _from_float(value: float) -> int:
 
 @cache
 def _tables(encoding: Encoding) -> tuple[bytes, bytes]:
-    """The low and the high byte of what each byte stands for. Constant."""
+    """The low and the high byte for each input byte. Cached, constant."""
     decode = {"u8": lambda byte: (byte - 128) << 8, "mulaw": _from_mulaw, "alaw": _from_alaw}[encoding]
     values = [decode(byte) & 0xFFFF for byte in range(256)]
     return bytes(value & 0xFF for value in values), bytes(value >> 8 for value in values)

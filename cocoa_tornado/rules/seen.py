@@ -1,9 +1,9 @@
-"""Which records of the broker have been stored already: the memory that makes appending to a mailbox idempotent. Pure.
+"""Which of the broker's records are stored already: the memory that makes appending to a mailbox idempotent. Pure.
 
-A broker hands a record over again after a crash, or when a partition changes hands: everything from the committed
-offset on. Offsets alone don't tell such a copy from a new record: a topic that was made anew begins at 0 again, and a
-partition that has lost its end gives the same offsets to other records. So each offset is remembered with its record's
-timestamp, and only the last ``WINDOW`` of them; the broker's adapter keeps fewer than that uncommitted.
+After a crash or a rebalance, a broker redelivers everything from the committed offset on. Offsets alone don't identify
+a redelivered record: a recreated topic begins at 0 again, and a partition that has lost its end gives the same offsets
+to other records. So each offset is remembered with its record's timestamp, for the last ``WINDOW`` offsets. The
+broker's adapter keeps fewer than that uncommitted.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 WINDOW: Final = 65_536
-"""Offsets of one source that are remembered. What lies further back is new: the topic was wound back."""
+"""Offsets of one source that are remembered. Anything older counts as new: the offset was reset to it."""
 
 MAX_HOLE: Final = 1_024
-"""Offsets that are missing inside a run. Beyond that, a new run begins."""
+"""Offsets that may be missing inside a run. A larger hole begins a new run."""
 
 LONG_RUN: Final = 4_096
-"""Stamps of a run that is not made longer by joining others to it."""
+"""A run of this many stamps is not extended by joining others to it."""
 
 HOLE: Final = -1
-"""In place of a timestamp: nothing was stored from this offset."""
+"""Instead of a timestamp: nothing was stored from this offset."""
 
 
 class Run(NamedTuple):
@@ -42,12 +42,12 @@ class Run(NamedTuple):
         return self.first + len(self.stamps)
 
     def to_bytes(self) -> bytes:
-        """As a mailbox keeps it: little-endian whatever the machine."""
+        """The stored form: little-endian on every machine."""
         return _little_endian(self.stamps).tobytes()
 
     @classmethod
     def from_bytes(cls, first: int, data: bytes) -> Run:
-        """Raises ValueError where the data were not made by :meth:`to_bytes`."""
+        """Raises ValueError if the data is not from :meth:`to_bytes`."""
         stamps = array("q")
         stamps.frombytes(data)
         return cls(first, _little_endian(stamps))
@@ -55,9 +55,9 @@ class Run(NamedTuple):
 
 @dataclass(slots=True)
 class Remembered:
-    """What is to be written down of one source after a batch.
+    """What to store about one source after a batch.
 
-    :ivar anew: forget all that is written down of this source first
+    :ivar anew: first delete everything stored about this source
     :ivar runs: runs to add
     :ivar floor: runs that end at or before this offset are not needed any more
     """
@@ -68,15 +68,15 @@ class Remembered:
 
 
 class SeenOffsets:
-    """One source (a partition of a topic): what was stored of it lately. Not thread-safe.
+    """What was stored recently of one source (a partition of a topic). Not thread-safe.
 
-    :param runs: what is written down, in the order of the offsets
+    :param runs: the stored runs, in the order of the offsets
     """
 
     __slots__ = ("_runs",)
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
-        # Copies: the last run grows in place.
+        # Copies, because the last run grows in place.
         self._runs = sorted((Run(run.first, run.stamps[:]) for run in runs), key=_first)
 
     def __repr__(self) -> str:
@@ -88,14 +88,14 @@ class SeenOffsets:
         return self._runs[-1].end if self._runs else 0
 
     def runs(self) -> list[Run]:
-        """All that is remembered, in the order of the offsets."""
+        """All remembered runs, in the order of the offsets."""
         return [Run(run.first, run.stamps[:]) for run in self._runs]
 
     def take(self, records: Sequence[tuple[int, int]]) -> tuple[list[bool], Remembered]:
         """Judge ``(offset, timestamp_ms)`` of records about to be stored, in the order of the partition.
 
-        Returns for each whether it is new, and what to write down with them. All of them count as stored from now on:
-        where storing fails, the same call must not be made again on this object; make it from the runs anew.
+        Returns for each whether it is new, and what to store with them. From then on all of them count as stored. If
+        storing fails, discard this object and repeat the call on one made from the stored runs.
         """
         fresh: list[bool] = []
         remembered = Remembered()
@@ -110,11 +110,11 @@ class SeenOffsets:
                 remembered.anew = True
                 added.clear()
                 if known is None and offset >= end - WINDOW:
-                    # It was no message when it was read before, and is one now.
+                    # This offset held no message when it was first read, and does now.
                     self._fill(offset, stamp)
                     fresh.append(True)
                     continue
-                # The log is not what it was, or was wound back beyond what is remembered.
+                # The log has changed, or the offset was reset beyond what is remembered.
                 self._cut(offset)
             fresh.append(True)
             self._add(offset, stamp, added)
@@ -143,7 +143,7 @@ class SeenOffsets:
         added.append(run)
 
     def _join(self) -> None:
-        """Many short runs take more room than one, and are as many as there were calls."""
+        """Join short runs, of which there is one for each call; one long run takes less room."""
         while len(self._runs) > 1:
             before, last = self._runs[-2:]
             missing = last.first - before.end
@@ -171,13 +171,13 @@ class SeenOffsets:
         self._runs[at] = Run(run.first, stamps)
 
     def _cut(self, offset: int) -> None:
-        """Forget ``offset`` and all behind it."""
+        """Forget ``offset`` and everything after it."""
         kept = [Run(run.first, run.stamps[: max(0, offset - run.first)]) for run in self._runs]
         self._runs = [run for run in kept if run.stamps]
 
 
 class Recorded(Protocol):
-    """One message to be stored, and the record that it was made from."""
+    """A message to be stored, and its source record."""
 
     @property
     def device_id(self) -> str: ...
@@ -195,11 +195,11 @@ class Recorded(Protocol):
 def judge(
     calls: Iterable[Sequence[Recorded]], take: Callable[[str, Sequence[tuple[int, int]]], Sequence[bool]]
 ) -> list[bool]:
-    """For each entry of each call whether it is to be stored: once for its record, then once for each of its devices.
+    """Return for each entry of each call whether to store it: once for its record and device.
 
-    Of one source, neighboring entries of a call that have the same offset and timestamp are one record. It is judged as
-    a whole: new, and then each of its devices gets it once, or known, and then none does, whichever devices it is for
-    this time. In another call it is the record read again.
+    Neighboring entries of a call with the same source, offset and timestamp are one record. It is judged as a whole: if
+    it is new, each of its devices gets it once; if it is known, none does, whichever devices it names this time. In
+    another call, the same offset and timestamp mean the record read again.
 
     :param take: judges the records of one source, as :meth:`SeenOffsets.take` does; called once for each source
     """
@@ -207,7 +207,7 @@ def judge(
     places: list[tuple[str, int]] = []
     repeats: list[int] = []
     for entries in calls:
-        devices_of: dict[str, set[str]] = {}  # of the newest record of each source
+        devices_of: dict[str, set[str]] = {}  # of the latest record of each source
         for entry in entries:
             source, record = entry.source, (entry.offset, entry.timestamp_ms)
             of_source = records.get(source)

@@ -23,10 +23,10 @@ _SIZE: Final = re.compile(r"([0-9]{1,18})([a-z]*)", re.ASCII | re.IGNORECASE)
 def parse_size_bytes(text: str) -> int:
     """Return the bytes that ``text`` stands for.
 
-    A whole number with ``KiB``, ``MiB`` or ``GiB`` (1024), ``kB``, ``MB`` or ``GB`` (1000), ``B`` or no unit (bytes);
-    upper and lower case are the same. A bare ``K`` or ``M`` means 1000 to some and 1024 to others, so it is refused.
+    A whole number with ``KiB``, ``MiB`` or ``GiB`` (1024), ``kB``, ``MB`` or ``GB`` (1000), ``B`` or no unit (bytes),
+    in upper or lower case. A bare ``K`` or ``M`` is ambiguous and refused.
 
-    :raises ValueError: anything else; the text is one line that says what is allowed
+    :raises ValueError: for anything else; the message is one line with the allowed forms
     """
     match = _SIZE.fullmatch(strip_blanks(text))
     unit_bytes = _UNIT_BYTES.get(match[2].lower()) if match else None
@@ -36,7 +36,7 @@ def parse_size_bytes(text: str) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """The shortest exact spelling that :func:`parse_size_bytes` reads back; ``size_bytes`` is not negative.
+    """Return the shortest exact spelling that :func:`parse_size_bytes` reads back; ``size_bytes`` is not negative.
 
     >>> format_size(524288), format_size(1500), format_size(0)
     ('512KiB', '1500', '0')

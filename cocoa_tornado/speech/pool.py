@@ -346,9 +346,9 @@ class WorkerPool:
         self._replan()
 
     def on_line(self, worker: int, line: str) -> None:
-        left_out = self._lines.take(self._now())
-        if left_out is not None:
-            log.warning("worker says", extra={"worker": worker, "line": line, "left_out": left_out})
+        suppressed = self._lines.take(self._now())
+        if suppressed is not None:
+            log.warning("worker says", extra={"worker": worker, "line": line, "suppressed": suppressed})
 
     def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
         process = self._processes.pop(worker)
@@ -484,9 +484,9 @@ class WorkerPool:
 
     def _note_loss(self, worker: int, reason: str, how: str) -> None:
         self.counters.lost[reason] = self.counters.lost.get(reason, 0) + 1
-        left_out = self._lines.take(self._now())
-        if left_out is not None:
-            extra = {"worker": worker, "reason": reason, "how": how, "left_out": left_out}
+        suppressed = self._lines.take(self._now())
+        if suppressed is not None:
+            extra = {"worker": worker, "reason": reason, "how": how, "suppressed": suppressed}
             log.warning("worker lost", extra=extra)
 
     def _log_change(self) -> None:

@@ -291,11 +291,11 @@ class Listener:
             # Some of its connections were uploads by now, which do not count.
             return True
         count(self._counters.http_connections_shed, "address")
-        left_out = self._address_lines.take(self._loop.time())
-        if left_out is not None:
+        suppressed = self._address_lines.take(self._loop.time())
+        if suppressed is not None:
             extra: dict[str, object] = {"remote_ip": source, "most": self._options.max_per_address}
             log.warning(
-                "too many connections of one address", extra=extra | ({"left_out": left_out} if left_out else {})
+                "too many connections of one address", extra=extra | ({"suppressed": suppressed} if suppressed else {})
             )
         return False
 
@@ -337,14 +337,14 @@ class Listener:
                 log.info("accepting connections again", extra=extra)
             return
         count(self._counters.accept_pauses, obstacle.value)
-        left_out = self._lines.take(self._loop.time())
-        if left_out is None:
+        suppressed = self._lines.take(self._loop.time())
+        if suppressed is None:
             return
         self._has_warned = True
         if obstacle is Obstacle.DESCRIPTORS:
             extra["max_open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if left_out:
-            extra["left_out"] = left_out
+        if suppressed:
+            extra["suppressed"] = suppressed
         log.warning(EVENTS[obstacle], extra=extra)
 
     def _close_the_late(self) -> None:

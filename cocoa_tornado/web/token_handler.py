@@ -68,9 +68,9 @@ class TokenHandler(ReadsBody):
 
     def _log_burst(self, client: str, now: float) -> None:
         """One line until the client has been quiet for a minute; not many more for any number of clients."""
-        left_out = self.context.guess_lines.take(now)
-        if left_out is not None:
-            extra: dict[str, object] = {"remote_ip": client} | ({"left_out": left_out} if left_out else {})
+        suppressed = self.context.guess_lines.take(now)
+        if suppressed is not None:
+            extra: dict[str, object] = {"remote_ip": client} | ({"suppressed": suppressed} if suppressed else {})
             log.warning("too many wrong credentials", extra=extra)
 
     def _issue(self, key: str) -> tuple[str, int, str]:

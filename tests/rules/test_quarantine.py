@@ -233,14 +233,14 @@ def test_every_offset_that_may_be_held_back_is_named() -> None:
     lost(losses, *offsets)
     lines = losses.lines(0.0)
     assert ",".join(line.offsets for line in lines) == ",".join(map(str, offsets))
-    assert [line.left_out for line in lines] == [0] * MAX_LOST_LINES
+    assert [line.suppressed for line in lines] == [0] * MAX_LOST_LINES
 
 
 def test_beyond_that_the_last_line_says_how_many_it_leaves_out() -> None:
     losses = Losses()
     lost(losses, *range(0, 2 * (LINE_RUNS * MAX_LOST_LINES + 7), 2))
     lines = losses.lines(0.0)
-    assert (len(lines), lines[-1].left_out) == (MAX_LOST_LINES, 7)
+    assert (len(lines), lines[-1].suppressed) == (MAX_LOST_LINES, 7)
 
 
 def test_nothing_is_left_untold_at_the_end() -> None:

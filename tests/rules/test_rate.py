@@ -44,7 +44,7 @@ def test_several_events_are_taken_together_or_not_at_all() -> None:
     assert bucket.take(limit, 0.0, 2)
 
 
-def test_a_line_within_the_budget_says_how_many_were_left_out_before_it() -> None:
+def test_a_line_within_the_budget_says_how_many_were_suppressed_before_it() -> None:
     budget = LineBudget(RateLimit(per_s=1, burst=2))
     assert [budget.take(0.0) for _ in range(5)] == [0, 0, None, None, None]
     assert [budget.take(1.0), budget.take(1.0)] == [3, None]
