@@ -20,7 +20,7 @@ from .routing.arrivals import Arrivals
 from .rules import transcripts
 from .rules.audio import AudioFormat
 from .rules.once import Once
-from .rules.transcripts import Speaker
+from .rules.transcripts import SpeechSession
 from .rules.upload import make_room
 from .speech.port import SpeechEngine, SpeechState, SpeechStatus, SpeechStream, Transcript
 
@@ -119,12 +119,12 @@ class Transcriber:
             nothing is published
         :raises EngineFailed: no worker can be started; the device is told so by a record
         """
-        speaker = Speaker(secrets.token_hex(16), user_id, device_id)
+        session = SpeechSession(secrets.token_hex(16), user_id, device_id)
         try:
             for silent in self._room_for(device_id):
                 log.info("audio stream yields", extra=silent.extra())
                 silent.yield_place()
-            utterance = Utterance(self, speaker, interim, tells_errors, on_cut, on_yield)
+            utterance = Utterance(self, session, interim, tells_errors, on_cut, on_yield)
             on_interim = utterance.on_hypothesis if interim else None
             utterance.stream = self._engine.open(audio_format, self.limits().max_audio_s, on_interim)
         except SpeechError as error:
@@ -161,14 +161,14 @@ class Transcriber:
 
     def report(self, device_id: str, user_id: int | str, error: str) -> None:
         """Publish that an utterance came to nothing, and don't wait for it; dropped if the broker takes nothing now."""
-        speaker = Speaker(secrets.token_hex(16), user_id, device_id)
-        self.tell(speaker, transcripts.failure_record(speaker, error, self.wall_clock()))
+        session = SpeechSession(secrets.token_hex(16), user_id, device_id)
+        self.tell(session, transcripts.failure_record(session, error, self.wall_clock()))
 
-    def tell(self, speaker: Speaker, record: bytes) -> None:
+    def tell(self, session: SpeechSession, record: bytes) -> None:
         """Publish a record and don't wait for it. A drain does, for a while."""
-        future = self.offer(speaker, record)
+        future = self.offer(session, record)
         if future is not None:
-            self._arrivals.expect(speaker.device_id, transcripts.message_of(record), lambda: None)
+            self._arrivals.expect(session.device_id, transcripts.message_of(record), lambda: None)
             self._reports.add(future)
             future.add_done_callback(self._reported)
 
@@ -197,7 +197,9 @@ class Transcriber:
             return False
         return True
 
-    async def publish(self, speaker: Speaker, record: bytes, on_arrival: Callable[[], None] | None = None) -> None:
+    async def publish(
+        self, session: SpeechSession, record: bytes, on_arrival: Callable[[], None] | None = None
+    ) -> None:
         """Publish a record; return when the broker has acknowledged it.
 
         :param on_arrival: called if this process gets it back and has routed it
@@ -206,30 +208,30 @@ class Transcriber:
         """
         message = transcripts.message_of(record)
         if on_arrival is not None:
-            self._arrivals.expect(speaker.device_id, message, on_arrival)
+            self._arrivals.expect(session.device_id, message, on_arrival)
         try:
             async with asyncio.timeout(PUBLISH_WAIT_S):
                 await self._broker.writable()
-                await asyncio.shield(self._broker.publish(self._topic, speaker.device_id, record))
+                await asyncio.shield(self._broker.publish(self._topic, session.device_id, record))
         except BaseException as error:
-            self._arrivals.forget(speaker.device_id, message)
+            self._arrivals.forget(session.device_id, message)
             if isinstance(error, TimeoutError):
                 raise BrokerError(f"not acknowledged within {PUBLISH_WAIT_S:.0f} s") from error
             raise
 
-    def offer(self, speaker: Speaker, record: bytes) -> asyncio.Future[None] | None:
+    def offer(self, session: SpeechSession, record: bytes) -> asyncio.Future[None] | None:
         """Publish a record that may as well be lost; None if the broker takes nothing now."""
         try:
-            return self._broker.publish(self._topic, speaker.device_id, record) if self._broker.can_write() else None
+            return self._broker.publish(self._topic, session.device_id, record) if self._broker.can_write() else None
         except BrokerError:
             return None
 
     def ended(self, utterance: Utterance) -> None:
         """The utterance's place is free again."""
-        of_device = self._open.get(utterance.speaker.device_id, set())
+        of_device = self._open.get(utterance.session.device_id, set())
         of_device.discard(utterance)
         if not of_device:
-            self._open.pop(utterance.speaker.device_id, None)
+            self._open.pop(utterance.session.device_id, None)
         if not self._open:
             self._idle.set()
 
@@ -251,13 +253,13 @@ class Utterance:
     def __init__(
         self,
         transcriber: Transcriber,
-        speaker: Speaker,
+        session: SpeechSession,
         interim: bool,
         tells_errors: bool,
         on_cut: Callable[[], None] | None,
         on_yield: Callable[[], None] | None,
     ) -> None:
-        self.speaker = speaker
+        self.session = session
         self._transcriber, self._counters = transcriber, transcriber.counters
         self._interim, self._tells_errors, self._on_cut = interim, tells_errors, on_cut
         self._on_yield = on_yield
@@ -269,12 +271,12 @@ class Utterance:
         self._has_hypotheses = False
 
     def __repr__(self) -> str:
-        return f"<Utterance {self.session_id} of {self.speaker.device_id!r}>"
+        return f"<Utterance {self.session_id} of {self.session.device_id!r}>"
 
     @property
     def session_id(self) -> str:
         """32 hexadecimal digits."""
-        return self.speaker.session_id
+        return self.session.session_id
 
     async def feed(self, data: bytes) -> None:
         """Audio as it came from the device. Suspends while the engine is behind.
@@ -354,7 +356,7 @@ class Utterance:
         if wanted and not self._ending:
             now = self._transcriber.wall_clock()
             self._transcriber.tell(
-                self.speaker, transcripts.failure_record(self.speaker, error, now, final=self._final)
+                self.session, transcripts.failure_record(self.session, error, now, final=self._final)
             )
 
     def on_hypothesis(self, text: str) -> None:
@@ -365,8 +367,8 @@ class Utterance:
             self._next = text
             return
         now = self._transcriber.wall_clock()
-        record = transcripts.transcript_record(self.speaker, text, now, final=False)
-        self._in_flight = self._transcriber.offer(self.speaker, record)
+        record = transcripts.transcript_record(self.session, text, now, final=False)
+        self._in_flight = self._transcriber.offer(self.session, record)
         if self._in_flight is not None:
             self._has_hypotheses = True
             self._counters.hypotheses += 1
@@ -391,9 +393,9 @@ class Utterance:
         # From here on no hypothesis is published: the one in flight comes before, in the order of the calls.
         self._ending = True
         record = transcripts.transcript_record(
-            self.speaker, transcript.text, self._transcriber.wall_clock(), final=self._final
+            self.session, transcript.text, self._transcriber.wall_clock(), final=self._final
         )
-        await self._transcriber.publish(self.speaker, record, lambda: delivery.observe(clock() - end_of_audio))
+        await self._transcriber.publish(self.session, record, lambda: delivery.observe(clock() - end_of_audio))
 
     @property
     def _final(self) -> bool | None:
@@ -411,8 +413,8 @@ class Utterance:
         try:
             if isinstance(error, EngineFailed) or self._tells_errors or self._has_hypotheses:
                 now = self._transcriber.wall_clock()
-                record = transcripts.failure_record(self.speaker, text, now, final=self._final)
-                await self._transcriber.publish(self.speaker, record, lambda: None)
+                record = transcripts.failure_record(self.session, text, now, final=self._final)
+                await self._transcriber.publish(self.session, record, lambda: None)
         except BrokerError as broker_error:
             log.error("transcript not published", extra={**self.extra(), "error": str(broker_error)})
         finally:
@@ -447,7 +449,7 @@ class Utterance:
 
     def extra(self) -> dict[str, object]:
         """Fields of a log line about it."""
-        return {"device_id": self.speaker.device_id, "session_id": self.session_id}
+        return {"device_id": self.session.device_id, "session_id": self.session_id}
 
 
 def _told(error: SpeechError) -> tuple[str, str]:

@@ -66,9 +66,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     if which_broker() == "apache":
         return
-    suppressed = [item for item in items if item.get_closest_marker("apache")]
-    if suppressed:
-        config.hook.pytest_deselected(items=suppressed)
+    left_out = [item for item in items if item.get_closest_marker("apache")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("apache")]
 
 

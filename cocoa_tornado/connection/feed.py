@@ -18,7 +18,7 @@ from ..mailboxes.port import Mailbox
 from ..rules.backoff import Backoff
 from ..rules.box import NO_CURSOR_YET, Box, PageLimits, Position, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
-from ..rules.feed import Feed, Page, Turn
+from ..rules.feed import Delivery, Feed, Page
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from .outbox import OutboxLimits
@@ -297,19 +297,19 @@ class BoxFeed:
             feed.failed()
         self._read_on()
 
-    def _hand_over(self, turn: Turn) -> None:
-        if turn.missed:
+    def _hand_over(self, delivery: Delivery) -> None:
+        if delivery.missed:
             self._mail.counters.gaps += 1
-            self._outlet.send(text_frame(gap_notice(turn.missed)), 0)
-            self._pushed = turn.messages[0].number - 1 if turn.messages else self._feed.position
-            self._gap = 0 if turn.messages else self._pushed
-        for message in turn.messages:
+            self._outlet.send(text_frame(gap_notice(delivery.missed)), 0)
+            self._pushed = delivery.messages[0].number - 1 if delivery.messages else self._feed.position
+            self._gap = 0 if delivery.messages else self._pushed
+        for message in delivery.messages:
             frame = self._frame(message)
             if frame is not None:
                 # No timestamp: how long a message lay in the box says nothing about this gateway's haste.
                 self._outlet.send(frame, 0)
             self._pushed = message.number
-        self._mail.counters.caught_up += len(turn.messages)
+        self._mail.counters.caught_up += len(delivery.messages)
 
     def _frame(self, message: StoredMessage) -> bytes | None:
         key = self._mail.mailbox.key

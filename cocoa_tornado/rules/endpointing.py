@@ -35,7 +35,7 @@ class End:
 Segment: TypeAlias = Speech | End
 
 
-class Turn(enum.Enum):
+class FrameVerdict(enum.Enum):
     """What a frame means."""
 
     NOTHING = "nothing"  # no utterance; the frame is kept as lead-in
@@ -56,20 +56,20 @@ class Endpointer:
         self._heard: deque[bool] = deque(maxlen=LEAD_FRAMES)
         self._silent = 0
 
-    def turn(self, frame: bytes, is_speech: bool) -> Turn:
+    def judge(self, frame: bytes, is_speech: bool) -> FrameVerdict:
         """Classify the next frame."""
         if self.speaking:
             self._silent = 0 if is_speech else self._silent + 1
             if self._silent < END_FRAMES:
-                return Turn.SPEECH
+                return FrameVerdict.SPEECH
             self.stop()
-            return Turn.END
+            return FrameVerdict.END
         self._lead.append(frame)
         self._heard.append(is_speech)
         if sum(self._heard) < BEGIN_FRAMES:
-            return Turn.NOTHING
+            return FrameVerdict.NOTHING
         self.speaking, self._silent = True, 0
-        return Turn.BEGIN
+        return FrameVerdict.BEGIN
 
     def take_lead(self) -> bytes:
         """Return the frames before the beginning, and the one that began the utterance."""

@@ -30,7 +30,7 @@ class Page(NamedTuple):
     acked: int = 0
 
 
-class Turn(NamedTuple):
+class Delivery(NamedTuple):
     """What to send now.
 
     :ivar missed: messages lost before the first of these; 0: none
@@ -95,7 +95,7 @@ class Feed:
         """The page could not be read."""
         self.reading = False
 
-    def page(self, page: Page) -> Turn:
+    def page(self, page: Page) -> Delivery:
         """The page has arrived. Messages acknowledged in the meantime are not sent again."""
         self.reading = False
         missed = max(0, page.gone - max(self.position, page.base, page.acked))
@@ -103,7 +103,7 @@ class Feed:
         self.position = max(self.position, page.gone, messages[-1].number if messages else 0)
         # Not max(self.last, ...): a box that has lost its end would be read again indefinitely.
         self.last = max(page.last, self.position, self._stored_since)
-        return Turn(missed, messages)
+        return Delivery(missed, messages)
 
     def acknowledged(self, number: int) -> None:
         """The device has everything up to ``number``."""

@@ -1,7 +1,7 @@
-"""Who gets which speech worker, who waits, who is refused, and what a silent worker means. Pure; the pool does it.
+"""Scheduling of speech workers: who gets one, who waits, who is refused, and when a worker is stuck. Pure.
 
-The pool tells a :class:`Roster` what happened (a stream arrived, a worker is ready, a frame came) and then asks
-:meth:`Roster.plan` what is to be done. Nothing else decides anything. The life of a worker::
+The pool reports events to a :class:`Roster` (a stream arrived, a worker is ready, a frame came), and then carries out
+what :meth:`Roster.plan` returns. All decisions are made here. The life of a worker::
 
     loading --ready--> idle --assigned--> busy --settled--> idle
        |                |                  |
@@ -10,11 +10,11 @@ The pool tells a :class:`Roster` what happened (a stream arrived, a worker is re
                         |
                       dying --gone--> (another is loaded in its place)
 
-Workers are for audio that is there. A stream that is behind (``pace.py``) while others wait with theirs is *parked*: it
-gives its worker back, and waits for one again when it has enough audio, or has ended. So is a stream that has not
-begun, where it would keep others out of the queue. Parked streams have no place in the queue.
+Workers are for audio that is available. A stream that is behind (``pace.py``) while others wait with theirs is
+*parked*: it gives its worker back, and waits for one again when it has enough audio or has ended. A stream that has not
+begun is parked too if it would keep others out of the queue. Parked streams take no room in the queue.
 
-Streams and workers are numbers that the pool gives and never gives twice.
+The pool numbers streams and workers, and never reuses a number.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from .pace import Pace
 from .upload import SILENT_S
 
 HOPELESS_AFTER: Final = 3
-"""So many workers in a row that died before they were of use, and nobody waits for the next one."""
+"""After this many workers in a row have died before finishing a stream, waiting streams are given up."""
 
 MEMORY_PAUSE_S: Final = 60.0
 LONGEST_MEMORY_PAUSE_S: Final = 3600.0
-"""After a worker was killed for want of memory the others go on without it for so long, and twice as long each time."""
+"""The longest time without a replacement for a worker killed for lack of memory. The time doubles with each such
+kill."""
 
 MEMORY_TRIAL_S: Final = 600.0
-"""Once all workers have got on together for so long, the next pause is a short one again."""
+"""Once all workers have run together for this long, the next pause is a short one again."""
 
 MOST_PARKED: Final = 256
-"""Streams that may be parked, or wait again after that, beyond the queue. Each may hold 256 KiB that nobody has heard
-(``kept_audio.py``), so this bounds the memory, and how long streams wait that come back together."""
+"""Streams that may be parked, or wait again after that, beyond the queue. Each may hold 256 KiB that no worker has seen
+(``kept_audio.py``), so this bounds the memory, and how long streams wait that resume together."""
 
 SHORTEST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
@@ -50,9 +51,9 @@ LONGEST_RETRY_S: Final = 60.0
 class PoolLimits:
     """:ivar workers: processes, at least 1
     :ivar queue: streams that may wait for one
-    :ivar stall_s: a worker that has something to do and shows no progress for so long is stuck
+    :ivar stall_s: a worker that has work and shows no progress for this long is stuck
     :ivar load_s: the same for a worker that loads its model
-    :ivar parked: streams without a worker, beyond the queue, from which on newcomers are refused
+    :ivar parked: streams without a worker, beyond the queue; at this number new streams are refused
     """
 
     workers: int
@@ -63,17 +64,17 @@ class PoolLimits:
 
 
 class Phase(enum.Enum):
-    """Where a worker is; see the top of this module."""
+    """The state of a worker; see the top of this module."""
 
     LOADING = "loading"
     IDLE = "idle"
     BUSY = "busy"
-    DRAINING = "draining"  # its stream has left; it says so itself when it is free
-    DYING = "dying"  # to be killed, or killed, and not gone yet
+    DRAINING = "draining"  # its stream has left; the worker will report that it is free
+    DYING = "dying"  # to be killed, or killed and not reaped yet
 
 
 class Admission(enum.Enum):
-    """What becomes of a stream that arrives."""
+    """What happens to a stream that arrives."""
 
     WAITS = "waits"  # the next plan may assign it at once
     BUSY = "busy"  # the queue is full, or too many are parked
@@ -82,7 +83,7 @@ class Admission(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """The stream is the worker's from now on."""
+    """The stream belongs to the worker from now on."""
 
     worker: int
     stream: int
@@ -90,7 +91,7 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class TakeBack:
-    """The stream is parked. The worker is to be told with CANCEL."""
+    """The stream is parked. Send the worker CANCEL."""
 
     worker: int
     stream: int
@@ -98,9 +99,9 @@ class TakeBack:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """The worker is beyond help.
+    """Kill the worker.
 
-    :ivar stream: what it was working for, which is lost; None if nothing
+    :ivar stream: the stream that is lost with it; None if it had none
     :ivar reason: ``stuck`` or ``slow`` (to load); a metric label
     """
 
@@ -111,11 +112,11 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done, all of it, in this order.
+    """Everything to do now, in this order.
 
-    :ivar given_up: streams that waited for workers which don't come up
+    :ivar given_up: streams that waited while no worker could be started
     :ivar load: start one more worker
-    :ivar again_at: ask for the next plan by then, if nothing happens before; None: no need
+    :ivar again_at: ask for the next plan by then if nothing happens before; None: no need
     """
 
     kill: tuple[Kill, ...] = ()
@@ -130,15 +131,15 @@ class Plan:
 class _Worker:
     number: int
     phase: Phase
-    since: float | None  # since when it owes us a sign of life; None: it owes nothing
+    since: float | None  # since when it owes a sign of progress; None: it owes nothing
     stream: int | None = None
     assigned_at: float = 0.0
     sent: int = 0
     consumed: int = 0
     pace: Pace | None = None  # of its stream
-    is_waiting: bool = True  # for audio, as it said last
-    ended: bool = False  # END or CANCEL is with it
-    used: bool = False  # it has brought a stream to its end
+    is_waiting: bool = True  # for audio, by its last report
+    ended: bool = False  # END or CANCEL was sent
+    used: bool = False  # it has finished a stream
 
     def owes(self) -> bool:
         return self.phase is Phase.LOADING or self.ended or self.sent > self.consumed
@@ -146,15 +147,15 @@ class _Worker:
 
 @dataclass(slots=True)
 class Roster:
-    """All workers and all streams that wait for one. ``now`` is in seconds, monotonic.
+    """All workers, and all streams that wait for one. ``now`` is monotonic seconds.
 
-    Held at any time: a worker has at most one stream, a stream at most one worker; at most ``workers`` processes exist,
-    those that are being killed among them, and at most one of them is loading; streams get their workers in the order
-    in which they came, or came back; no more than ``queue`` of them wait once the plan is carried out and the workers
-    that it frees are free, not counting those that were parked before; a newcomer finds no more than ``queue`` and
-    ``parked`` of them without a worker.
+    Invariants: a worker has at most one stream, and a stream at most one worker. At most ``workers`` processes exist,
+    including those being killed, and at most one of them is loading. Streams get workers in the order in which they
+    arrived or resumed. Once the plan is carried out and the workers that it frees are free, at most ``queue`` streams
+    wait, not counting resumed ones. A new stream is accepted only if at most ``queue`` and ``parked`` streams are
+    without a worker.
 
-    :ivar early_deaths: workers that ended without having brought a stream to its end, since the last time that one did
+    :ivar early_deaths: workers that ended without finishing a stream, since one last did
     """
 
     limits: PoolLimits
@@ -162,22 +163,22 @@ class Roster:
     early_deaths: int = 0
     _workers: dict[int, _Worker] = field(default_factory=dict)
     _waiting: deque[int] = field(default_factory=deque)
-    _silent: dict[int, float] = field(default_factory=dict)  # of those, without audio yet, and since when
+    _silent: dict[int, float] = field(default_factory=dict)  # waiting streams without audio yet, and since when
     _parked: set[int] = field(default_factory=set)
-    _pinned: set[int] = field(default_factory=set)  # streams at work that can't be parked
+    _pinned: set[int] = field(default_factory=set)  # streams with a worker that can't be parked
     _load_not_before: float = 0.0
-    _fitting: int = 0  # workers that the memory holds, as far as one knows
-    _fewer_until: float = float("-inf")  # and no more of them are tried before this time
+    _fitting: int = 0  # workers that fit in memory, as far as is known
+    _fewer_until: float = float("-inf")  # no more than that are started before this time
     _memory_pause: Backoff = field(
         default_factory=lambda: Backoff(base_s=MEMORY_PAUSE_S, cap_s=LONGEST_MEMORY_PAUSE_S, uniform=max)
     )
-    _mean_s: float = 5.0  # how long a worker has a stream, smoothed
+    _mean_s: float = 5.0  # how long a stream has its worker, smoothed
 
-    # What the pool asks
+    # Queries
 
     @property
     def ready(self) -> int:
-        """Workers that have their model and are not being killed."""
+        """Workers that have loaded their model and are not being killed."""
         return sum(worker.phase not in (Phase.LOADING, Phase.DYING) for worker in self._workers.values())
 
     @property
@@ -194,29 +195,29 @@ class Roster:
 
     @property
     def hopeless(self) -> bool:
-        """No worker is ready, and the last few never came to it."""
+        """True if no worker is ready, and the last few died before becoming ready."""
         return self.early_deaths >= HOPELESS_AFTER and self.ready == 0
 
     def is_parked(self, stream: int) -> bool:
         return stream in self._parked
 
     def phase_of(self, worker: int) -> Phase | None:
-        """None: there is no such worker, or no more."""
+        """Return None if there is no such worker, or no longer."""
         known = self._workers.get(worker)
         return known.phase if known else None
 
     def retry_after_s(self) -> float:
-        """When somebody who was refused may find a place: once as many streams as wait have been worked off."""
+        """When a refused stream may find room: after as many streams as wait now have finished."""
         turns = (len(self._waiting) + 1) / self.limits.workers
         return min(LONGEST_RETRY_S, max(SHORTEST_RETRY_S, turns * self._mean_s))
 
-    # What happened
+    # Events
 
     def arrive(self, stream: int, now: float, *, is_silent: bool = False) -> Admission:
         """A stream wants a worker.
 
-        :param is_silent: not before :meth:`has_audio`; until then it holds a place in the queue and no more, and where
-            the queue is full not even that for longer than two seconds
+        :param is_silent: it gets none before :meth:`has_audio`. Until then it only takes room in the queue, and if the
+            queue is full, for two seconds at most
         """
         if self.hopeless:
             return Admission.HOPELESS
@@ -232,8 +233,8 @@ class Roster:
         return Admission.WAITS
 
     def has_audio(self, stream: int) -> bool:
-        """A silent stream has begun, or a parked one has enough audio, or has ended. False: it waits for a worker
-        already, or has one."""
+        """A silent stream has begun, or a parked one has enough audio, or has ended. Return False if it already waits
+        or has a worker."""
         if stream in self._parked:
             self._parked.discard(stream)
             self._waiting.append(stream)
@@ -241,11 +242,11 @@ class Roster:
         return self._silent.pop(stream, None) is not None
 
     def pin(self, stream: int) -> None:
-        """The stream's audio is not kept: from now on it must not lose its worker."""
+        """The stream's audio is not kept any more, so it must not lose its worker."""
         self._pinned.add(stream)
 
     def leave(self, stream: int) -> int | None:
-        """A stream is over for its owner. The worker that has it, if one does, is to be told with CANCEL."""
+        """The stream's owner is done with it. If a worker has the stream, return the worker: send it CANCEL."""
         self._parked.discard(stream)
         self._pinned.discard(stream)
         for worker in self._workers.values():
@@ -261,17 +262,17 @@ class Roster:
         return None
 
     def loading(self, worker: int, now: float) -> None:
-        """A process has been started, as the plan said."""
+        """A process was started, as planned."""
         self._workers[worker] = _Worker(worker, Phase.LOADING, now)
 
     def came_up(self, worker: int) -> None:
-        """READY came."""
+        """READY was received."""
         known = self._workers.get(worker)
         if known is not None and known.phase is Phase.LOADING:
             known.phase, known.since = Phase.IDLE, None
 
     def sent(self, worker: int, audio_bytes: int, now: float, *, ended: bool = False) -> None:
-        """Audio, or END or CANCEL, is on its way to the worker."""
+        """Audio, END or CANCEL was sent to the worker."""
         known = self._workers[worker]
         owed = known.owes()
         known.sent += audio_bytes
@@ -280,7 +281,7 @@ class Roster:
             known.since = now
 
     def heard(self, worker: int, now: float) -> None:
-        """A sign of life from a worker at work: that it goes on."""
+        """The worker, which has a stream, showed that it is alive."""
         known = self._workers.get(worker)
         if known is not None and known.phase in (Phase.BUSY, Phase.DRAINING):
             known.since = now if known.owes() else None
@@ -295,10 +296,10 @@ class Roster:
         *,
         is_waiting: bool = True,
     ) -> None:
-        """A sign of life that says how far the worker has come: bytes of audio consumed, seconds of audio decoded, and
-        seconds in which it waited for audio, all since it has its stream.
+        """The worker reported its progress since it got its stream: bytes of audio consumed, seconds of audio decoded,
+        and seconds that it waited for audio.
 
-        :param is_waiting: it waits for more; otherwise it works on what it has consumed
+        :param is_waiting: it waits for more audio; otherwise it works on what it has consumed
         """
         known = self._workers.get(worker)
         if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
@@ -310,16 +311,16 @@ class Roster:
         self.heard(worker, now)
 
     def consumed(self, worker: int) -> int:
-        """Bytes of audio of its stream that the worker has consumed."""
+        """Bytes of its stream's audio that the worker has consumed."""
         return self._workers[worker].consumed
 
     def unconsumed(self, worker: int) -> int:
-        """Bytes of audio that the worker was sent and has not consumed."""
+        """Bytes of audio sent to the worker and not consumed yet."""
         known = self._workers[worker]
         return known.sent - known.consumed
 
     def settled(self, worker: int, now: float) -> None:
-        """DONE or FAILED came: the worker is free."""
+        """DONE or FAILED was received: the worker is free."""
         known = self._workers.get(worker)
         if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
             return
@@ -331,7 +332,7 @@ class Roster:
         self.backoff.reset()
 
     def condemn(self, worker: int) -> int | None:
-        """The worker broke the protocol and will be killed. Returns the stream that is lost with it, if any."""
+        """The worker violated the protocol and will be killed. Return the stream that is lost with it, if any."""
         known = self._workers.get(worker)
         if known is None:
             return None
@@ -342,17 +343,17 @@ class Roster:
         return lost
 
     def gone(self, worker: int, now: float, *, out_of_memory: bool = False) -> int | None:
-        """The process has ended, or could not be started. Returns the stream that is lost with it, if any.
+        """The process has ended, or could not be started. Return the stream that is lost with it, if any.
 
-        :param out_of_memory: it was killed for want of memory, which may well kill any other that takes its place, or
-            one that is at work
+        :param out_of_memory: it was killed for lack of memory, which may happen to its replacement or to another worker
+            too
         """
         known = self._workers.pop(worker, None)
         if known is None:
             return None
         if known.stream is not None:
             self._pinned.discard(known.stream)
-        # Where the next one may do no better, don't spin.
+        # Don't respawn in a tight loop: the next one may fail too.
         self.early_deaths += not known.used
         if out_of_memory:
             if now - self._fewer_until > MEMORY_TRIAL_S:
@@ -363,12 +364,12 @@ class Roster:
             self._load_not_before = now + self.backoff.next_s()
         return known.stream
 
-    # What is to be done
+    # The decision
 
     def plan(self, now: float, *, judge: bool = True) -> Plan:
-        """Decide, and take it as done.
+        """Decide what to do, and assume that it is done.
 
-        :param judge: whether workers that are overdue are condemned now
+        :param judge: condemn overdue workers now
         """
         kill = tuple(self._condemn_overdue(now)) if judge else ()
         given_up: tuple[int, ...] = ()
@@ -388,7 +389,7 @@ class Roster:
         return Plan(kill, given_up, assign, take_back, load, min(times, default=None))
 
     def _load_at(self) -> float | None:
-        """When one more worker may be loaded; None: not before something happens."""
+        """When one more worker may be started; None: not until something happens."""
         workers = self._workers.values()
         if len(workers) >= self.limits.workers or any(worker.phase is Phase.LOADING for worker in workers):
             return None
@@ -422,18 +423,18 @@ class Roster:
         return assigned
 
     def _unserved(self) -> int:
-        """Streams that wait with their audio, and for which no worker is about to be free."""
+        """Waiting streams that have audio, and for which no worker is about to become free."""
         free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
         return len(self._waiting) - len(self._silent) - free
 
     def _behind_at(self, worker: _Worker) -> float | None:
-        """When its stream may be parked, if nothing comes before."""
+        """When the worker's stream may be parked if nothing happens before."""
         if worker.phase is not Phase.BUSY or worker.ended or worker.pace is None or worker.stream in self._pinned:
             return None
         return worker.pace.behind_at(is_waiting=worker.is_waiting and not worker.owes())
 
     def _take_back(self, now: float) -> list[TakeBack]:
-        """As many workers as are wanted, from those streams first that have been behind for longest."""
+        """Take as many workers as are wanted from the streams that have been behind longest."""
         behind = [(at, worker) for worker in self._workers.values() if (at := self._behind_at(worker)) is not None]
         behind = sorted((pair for pair in behind if pair[0] <= now), key=lambda pair: pair[0])
         taken = []

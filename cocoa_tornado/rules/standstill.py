@@ -1,7 +1,7 @@
-"""When the end of what may be read stands still though the log goes on: a transaction that nobody ends. Pure.
+"""Detects a last stable offset that stands still while the log grows: a transaction that is never ended. Pure.
 
-A consumer that reads what is committed (``read_committed``) reads up to the last stable offset: the first offset of the
-oldest transaction that is still open. Every record behind it waits, those of other producers too.
+A ``read_committed`` consumer reads up to the last stable offset: the first offset of the oldest open transaction. Every
+record behind it waits, including those of other producers.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 
 class Ends(NamedTuple):
-    """Where a partition ends.
+    """The ends of a partition.
 
-    :ivar stable: the last stable offset: what stands before it may be read
-    :ivar high: the high water mark: what stands before it is there
+    :ivar stable: the last stable offset: records before it can be read
+    :ivar high: the high watermark: records before it exist
     """
 
     stable: int
@@ -21,11 +21,11 @@ class Ends(NamedTuple):
 
 
 class Standstill(NamedTuple):
-    """News of a partition whose last stable offset stands still, or has stood still until now.
+    """A partition's last stable offset has come to a standstill, or moves again.
 
     :ivar over: it moves again
-    :ivar ends: where the partition ended while it stood still
-    :ivar seconds: for so long, as far as it was watched
+    :ivar ends: the partition's ends during the standstill
+    :ivar seconds: its duration, as far as it was observed
     """
 
     over: bool
@@ -34,9 +34,9 @@ class Standstill(NamedTuple):
 
 
 class StandstillWatch:
-    """One partition.
+    """Watches one partition.
 
-    :param patience_s: a stable offset counts as standing still after so long
+    :param patience_s: how long the stable offset must be unchanged to count as a standstill
     """
 
     __slots__ = ("_ends", "_patience_s", "_since", "_told")
@@ -48,7 +48,7 @@ class StandstillWatch:
         self._told = False
 
     def judge(self, ends: Ends, now: float) -> Standstill | None:
-        """What is news about that: once that it stands still, and once, after that, that it moves again."""
+        """Return a standstill once when it begins, and once when it is over; otherwise None."""
         before, self._ends = self._ends, ends
         if before is not None and ends.stable == before.stable < before.high and ends.high >= before.high:
             if self._told or now - self._since < self._patience_s:

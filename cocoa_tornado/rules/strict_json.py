@@ -1,4 +1,4 @@
-"""JSON from strangers: read in only one way, or not at all. Pure."""
+"""Strict parsing of JSON from untrusted senders: unambiguous, or an error. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Final
 
 
 class NamedTwice(ValueError):
-    """An object names a member twice, at whatever depth: which of the two counts depends on who reads it."""
+    """An object, at any depth, has two members of one name: parsers differ on which one counts."""
 
 
 def read_json(data: str | bytes) -> object:
-    """The value. UTF-8; RFC 8259 only: no NaN, no byte order mark.
+    """Return the value of a UTF-8 document. RFC 8259 only: no NaN, no byte order mark.
 
-    :raises NamedTwice: a kind of ValueError
-    :raises ValueError: it is no JSON, or nested deeper than Python reads
+    :raises NamedTwice: a subclass of ValueError
+    :raises ValueError: it is not JSON, or nested deeper than Python can parse
     """
     try:
         return _DECODE(data if isinstance(data, str) else data.decode("utf-8"))

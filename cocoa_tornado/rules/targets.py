@@ -8,23 +8,23 @@ from typing import Final, NamedTuple
 _ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 
 
-class Target(NamedTuple):
-    """:ivar path: path and query, as most clients send them: ``/ws?token=...``
-    :ivar host: what counts instead of the Host header; None: the header
+class RequestTarget(NamedTuple):
+    """:ivar path: path and query, the form that most clients send: ``/ws?token=...``
+    :ivar host: overrides the Host header; None: the header counts
     """
 
     path: str
     host: str | None = None
 
 
-def split_target(target: str) -> Target:
-    """Take a target in absolute form (``http://host:8080/ws``) apart; any other is returned as it is.
+def split_target(target: str) -> RequestTarget:
+    """Split a target in absolute form (``http://host:8080/ws``); return any other unchanged.
 
-    Clients send it to proxies, and every server must understand it. Nothing is checked here: a host that is none is
-    refused like a Host header that is none.
+    Clients send the absolute form to proxies, and every server must accept it. Nothing is validated here: an invalid
+    host is refused like an invalid Host header.
     """
     absolute = _ABSOLUTE.match(target)
     if absolute is None:
-        return Target(target)
+        return RequestTarget(target)
     host, path = absolute[1], absolute[2]
-    return Target(path if path.startswith("/") else f"/{path}", host)
+    return RequestTarget(path if path.startswith("/") else f"/{path}", host)

@@ -1,8 +1,8 @@
-"""Which log the name of a topic stands for. Pure.
+"""Distinguishes a topic from an earlier one of the same name. Pure.
 
-A topic that is deleted and created again has the same name and begins at offset 0 again: nothing that is known of the
-old log's offsets holds in the new one. The brokers give each topic an id that is never used again. It is written beside
-each committed offset, so that whoever reads the offset later knows which log it belongs to.
+A topic that is deleted and created again has the same name and begins at offset 0 again, so nothing known about the old
+log's offsets applies. The brokers give each topic an id that is never reused. It is stored with each committed offset,
+so that a later reader of the offset knows to which log it belongs.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from typing import Final, NamedTuple, TypeAlias
 from .records import Record
 
 REMEMBERED: Final = 65_536
-"""Records that are remembered until the topic's id is known to be the same; beyond that, the oldest are forgotten."""
+"""Records to remember until the topic's id is confirmed; beyond that, the oldest are forgotten."""
 
-_MARK = re.compile(r"cocoa-log=([^\s;]+)( first)?;")  # what follows is not ours
+_MARK = re.compile(r"cocoa-log=([^\s;]+)( first)?;")  # other programs' text may follow
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What a topic's name stands for between its creation and its deletion.
+    """The log of a topic, from its creation to its deletion.
 
-    :ivar id: the topic's id; None where the brokers have not told it
-    :ivar first: no earlier log of this name is known to have been read by the group
+    :ivar id: the topic's id; None if the brokers have not sent it
+    :ivar first: as far as is known, the group has read no earlier log of this name
     """
 
     id: str | None
     first: bool = True
 
     def source(self, topic: str, partition: int) -> str:
-        """The name of a partition for what remembers its offsets. The first log has the plain one, and so have those
-        that were read before logs were told apart."""
+        """Return the name under which a partition's offsets are remembered. The first log has the plain name, as do
+        those read by releases that did not distinguish logs."""
         name = topic if self.first or self.id is None else f"{topic}@{self.id}"
         return f"{name}/{partition}"
 
     def mark(self) -> str:
-        """To be written beside an offset that is committed."""
+        """Return the metadata to commit with an offset."""
         if self.id is None:
             return ""
         return f"cocoa-log={self.id}{' first' if self.first else ''};"
 
 
 def read_mark(text: str | None) -> Log | None:
-    """What :meth:`Log.mark` has written; None for what others write."""
+    """Parse what :meth:`Log.mark` has written; None for anything else."""
     found = _MARK.match(text or "")
     return Log(found[1], found[2] is not None) if found else None
 
 
 class Committed(NamedTuple):
-    """What a group has committed for a partition.
+    """A group's committed offset of a partition.
 
-    :ivar log: the log that the offset belongs to; None where that was not written down: by a release that did not, or
-        by a tool that resets offsets
+    :ivar log: the log to which the offset belongs; None if it was committed without a mark: by an older release, or by
+        a tool that resets offsets
     """
 
     offset: int
@@ -63,28 +63,28 @@ class Committed(NamedTuple):
 
 
 class Recent:
-    """What was handed over since the topic's id was last known to be the same.
+    """What was handed over since the topic's id was last confirmed.
 
-    If the id turns out to be another one, some of it may have been of the new log already, which is now read from its
-    first record: those records are known again by offset, timestamp and content.
+    If the id turns out to have changed, part of it may already have come from the new log, which is then read from its
+    first record. Such records are recognized by offset, timestamp and content.
 
-    :ivar records: that are remembered
+    :ivar records: how many are remembered
     """
 
     def __init__(self) -> None:
         self._runs: deque[_Run] = deque()
         self.records = 0
-        self._asked = 0  # runs that were noted when the id was asked for
+        self._asked = 0  # runs that were noted when the id was requested
 
     def note(self, offsets: Sequence[int], records: Sequence[Record], sources: Sequence[tuple[str, int]]) -> None:
-        """A batch is handed over, described like :class:`~cocoa_tornado.brokers.port.Batch`."""
+        """A batch is handed over; see :class:`~cocoa_tornado.brokers.port.Batch`."""
         self._runs.append(_Run(tuple(offsets), [_fingerprint(record) for record in records], tuple(sources)))
         self.records += len(records)
         while len(self._runs) > 1 and self.records > REMEMBERED:
             self._drop_oldest()
 
     def ask(self) -> None:
-        """The topic's id is asked for: the answer says nothing about what is handed over from now on."""
+        """The topic's id is requested. The answer does not cover what is handed over from now on."""
         self._asked = len(self._runs)
 
     def confirm(self) -> None:
@@ -94,7 +94,7 @@ class Recent:
         self._asked = 0
 
     def repeats(self) -> Repeats:
-        """What is not confirmed."""
+        """Return what is not confirmed."""
         known = set()
         for run in self._runs:
             known |= set(_keys(run.offsets, run.fingerprints, run.sources))
@@ -106,7 +106,7 @@ class Recent:
 
 
 class Repeats:
-    """Records that were handed over already, though the log is now read from its first record."""
+    """Records that were already handed over, and come again because the new log is read from its first record."""
 
     def __init__(self, known: set[_Key]) -> None:
         self._known = known
@@ -115,13 +115,13 @@ class Repeats:
             self._ends[partition] = max(self._ends.get(partition, 0), offset + 1)
 
     def __bool__(self) -> bool:
-        """False once all of them have been passed."""
+        """False once all of them are behind."""
         return bool(self._ends)
 
     def without(
         self, records: Sequence[Record], offsets: Sequence[int], sources: Sequence[tuple[str, int]]
     ) -> tuple[list[Record], list[int], list[tuple[str, int]]]:
-        """A batch, described like :class:`~cocoa_tornado.brokers.port.Batch`, without those among them."""
+        """Return a batch without these records; see :class:`~cocoa_tornado.brokers.port.Batch`."""
         keys = list(_keys(offsets, [_fingerprint(record) for record in records], sources))
         kept = [at for at, key in enumerate(keys) if key not in self._known]
         counts = Counter(keys[at][0] for at in kept)

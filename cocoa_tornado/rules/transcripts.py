@@ -1,4 +1,4 @@
-"""The records that speech makes, as the results topic has them. Pure."""
+"""Builds the records that speech recognition publishes to the results topic. Pure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MESSAGE_HEAD: Final = b'{"type":"transcription",'
 
 
 @dataclass(frozen=True, slots=True)
-class Speaker:
-    """Whose utterance a record is about.
+class SpeechSession:
+    """The utterance of which a record contains the transcript.
 
     :ivar session_id: 32 hexadecimal digits, one for each utterance
-    :ivar user_id: as the token has it
+    :ivar user_id: as in the token
     """
 
     session_id: str
@@ -30,34 +30,34 @@ class Speaker:
     device_id: str
 
 
-def transcript_record(speaker: Speaker, text: str, unix_s: float, *, final: bool | None = None) -> bytes:
-    """What was said.
+def transcript_record(session: SpeechSession, text: str, unix_s: float, *, final: bool | None = None) -> bytes:
+    """The record of a transcript.
 
-    :param final: False: a hypothesis; True: what the hypotheses have led to; None: there were none to tell it from
+    :param final: False: an interim; True: the final result after interims; None: interims are not used
     """
-    return _record(speaker, text, unix_s, final, {"success": True})
+    return _record(session, text, unix_s, final, {"success": True})
 
 
-def failure_record(speaker: Speaker, error: str, unix_s: float, *, final: bool | None = None) -> bytes:
-    """Why there are no words.
+def failure_record(session: SpeechSession, error: str, unix_s: float, *, final: bool | None = None) -> bytes:
+    """The record of a failed utterance.
 
-    :param error: for the device, and for whoever reads its log
-    :param final: True where hypotheses may have come before, None otherwise
+    :param error: for the device, and for readers of its log
+    :param final: True if interims may have come before, None otherwise
     """
-    return _record(speaker, "", unix_s, final, {"success": False, "error": error})
+    return _record(session, "", unix_s, final, {"success": False, "error": error})
 
 
 def message_of(record: bytes) -> bytes:
-    """The text message that a device gets for one of these records (contract section 3)."""
+    """The text message that a device receives for such a record (contract section 3)."""
     return MESSAGE_HEAD + record[1:]
 
 
-def _record(speaker: Speaker, text: str, unix_s: float, final: bool | None, outcome: dict[str, object]) -> bytes:
+def _record(session: SpeechSession, text: str, unix_s: float, final: bool | None, outcome: dict[str, object]) -> bytes:
     stamp = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     fields: dict[str, object] = {
-        "session_id": speaker.session_id,
-        "user_id": speaker.user_id,
-        "device_id": speaker.device_id,
+        "session_id": session.session_id,
+        "user_id": session.user_id,
+        "device_id": session.device_id,
         "text": text,
         "timestamp": stamp,
     }

@@ -1,5 +1,5 @@
-"""How long an upload may take: without a byte, and in all; and when it gives its place to another one of its device.
-Times in which the gateway itself holds the device back do not count. Pure.
+"""How long an upload may take, between two bytes and in all, and when it yields to another of the same device.
+Time in which the gateway itself applies backpressure does not count. Pure.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SLOW: Final = "slow"
 
 
 SILENT_S: Final = 2.0
-"""A stream that has sent nothing for so long gives its place to a new one of its device: as long as a connection may
-leave a challenge unanswered. A device that was switched off and on again sends the second, and nothing of the first."""
+"""A stream that has sent nothing for this long yields to a new one of its device: as long as a connection has to answer
+a challenge. A device that was power-cycled sends the second stream, and nothing of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Room(NamedTuple):
     """Whether a device may have one more stream.
 
     :ivar yielding: the streams that end in its favor, by index
-    :ivar retry_after_s: None: there is room; else when there may be some, if nothing happens before
+    :ivar retry_after_s: None: there is room; otherwise seconds until there may be
     """
 
     yielding: tuple[int, ...]
@@ -49,11 +49,11 @@ class Room(NamedTuple):
 
 
 def make_room(silent_since: Sequence[float | None], limit: int, now: float, retry_after_s: float) -> Room:
-    """Decide for a device that opens a stream.
+    """Decide whether a device may open a stream.
 
-    :param silent_since: of each stream that it has, since when it has sent nothing; None: nobody waits for it
-    :param limit: streams that it may have
-    :param retry_after_s: where no stream is silent
+    :param silent_since: for each of its streams, since when it has sent nothing; None: it is not expected to send
+    :param limit: streams that a device may have
+    :param retry_after_s: the result's value if no stream is silent
     """
     excess = len(silent_since) - limit + 1
     if excess <= 0:
@@ -67,7 +67,7 @@ def make_room(silent_since: Sequence[float | None], limit: int, now: float, retr
 
 class Deadline(NamedTuple):
     """:ivar at: monotonic seconds
-    :ivar reason: ``idle``: nothing came for too long; ``slow``: it takes too long in all
+    :ivar reason: ``idle``: nothing received for too long; ``slow``: too long in all
     """
 
     at: float
@@ -75,10 +75,10 @@ class Deadline(NamedTuple):
 
 
 class UploadClock:
-    """One upload's clock; begins with nothing received, waiting for the device.
+    """The deadlines of one upload. Starts with nothing received, waiting for the device.
 
-    :param idle_s: so long may nothing come
-    :param total_s: so long may the device take in all
+    :param idle_s: longest time without a byte
+    :param total_s: longest total time spent waiting for the device
     """
 
     __slots__ = ("_end", "_held_since", "_idle_s", "_idle_since")
@@ -92,16 +92,16 @@ class UploadClock:
 
     @property
     def deadline(self) -> Deadline:
-        """When the device is too late, if nothing comes before."""
+        """When the device is too late if nothing arrives before."""
         idle_end = self._idle_since + self._idle_s
         return Deadline(idle_end, IDLE) if idle_end <= self._end else Deadline(self._end, SLOW)
 
     def received(self, now: float) -> None:
-        """Bytes came; until :meth:`waits` it is not the device that anybody waits for."""
+        """Bytes were received; until :meth:`waits` the gateway is not waiting for the device."""
         self._held_since = now
 
     def waits(self, now: float) -> None:
-        """The next bytes may come."""
+        """The gateway waits for the next bytes."""
         if self._held_since is not None:
             self._end += now - self._held_since
             self._held_since = None

@@ -1,4 +1,4 @@
-"""The first bytes of an upload: what it is, and whether it is too long, as far as they tell. Pure."""
+"""The first bytes of an upload: what format it has, and whether it is too long, as far as they show. Pure."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from .audio import SETTLED_BYTES, AudioFormat, look_again_at, settle
 from .wav import WavLayout, read_wav_header
 
 MOST_BYTES: Final = max(SETTLED_BYTES, 8 * 1024)
-"""So much of an upload is looked at. A WAV whose samples begin later is judged by the decoder alone."""
+"""How much of an upload is examined. If a WAV's samples begin later, only the decoder judges it."""
 
 SLACK_S: Final = 0.01
 """What the decoder may round away."""
 
 
 class UploadHead:
-    """Collects the beginning of an upload until nothing more is to be learned of it.
+    """Collects the beginning of an upload until it shows nothing more.
 
-    The length of raw samples follows from the Content-Length; that of a WAV from its header too. A WAV's claim counts
-    only where it is no more than an upload may have: writers of streams leave a large number there.
+    The duration of raw samples follows from the Content-Length; that of a WAV from its header too. A WAV's data length
+    counts only if it is within the upload limit: streaming writers put a large number there.
 
-    :ivar settled: what the upload is; None until that is known, and where nobody will know before its end
+    :ivar settled: the upload's format; None while it is unknown, which it may remain until the end
     :ivar is_known: nothing more is to be learned
-    :ivar has_eight_bits: its samples plainly have 8 bits, though nobody has said so
+    :ivar has_eight_bits: the samples clearly have 8 bits, although that was not declared
     """
 
     def __init__(self, declared: AudioFormat, body_bytes: int | None, *, max_bytes: int, max_audio_s: float) -> None:
         """
-        :param body_bytes: by the Content-Length; None: unknown
-        :param max_bytes: of an upload
+        :param body_bytes: the Content-Length; None: unknown
+        :param max_bytes: the limit on an upload
         """
         self.settled: AudioFormat | None = None
         self.is_known = self.has_eight_bits = False
@@ -40,10 +40,10 @@ class UploadHead:
         self._next_look_bytes = 1
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes.
+        """Add the next bytes.
 
-        :raises AudioNotDecodable: it is something known that is not decoded, or a WAV that can't be
-        :raises AudioTooLong: it will have more than the longest audio
+        :raises AudioNotDecodable: it is a known format that is not decoded, or an invalid WAV
+        :raises AudioTooLong: it will exceed the longest audio
         """
         if self.is_known:
             return
@@ -70,7 +70,7 @@ class UploadHead:
             self._head = b""
 
     def _wav_layout(self) -> tuple[WavLayout, int] | None:
-        """What its header says, and where its samples begin; None: not all of the header is there."""
+        """Return the header's content and the offset of the samples; None if the header is incomplete."""
         header: Generator[int, bytes, WavLayout] = read_wav_header()
         at, wanted = 0, next(header)
         try:

@@ -1,7 +1,7 @@
-"""The header of a WAV: where its samples begin, how many there are, and what they are.
+"""The header of a WAV: where its samples begin, how many there are, and their format.
 
-FFmpeg's own reader of WAV wants 64 KiB before it says anything, which is two seconds of speech; this one needs the
-header. The samples are still FFmpeg's to decode. Nothing here reads a file: the caller hands in the bytes asked for.
+FFmpeg's own WAV reader needs 64 KiB before it returns anything, which is two seconds of speech; this one needs only the
+header. FFmpeg still decodes the samples. Nothing here reads a file: the caller passes in the requested bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _Order: TypeAlias = Literal["little", "big"]
 
 
 class WavLayout(NamedTuple):
-    """What stands behind a WAV's header.
+    """The content of a WAV header.
 
-    :ivar encoding: ``u8``, ``mulaw``, ``alaw``, or ``s`` or ``f`` with its bits and ``le`` or ``be``: ``s24le``
+    :ivar encoding: ``u8``, ``mulaw``, ``alaw``, or ``s`` or ``f`` with bits and byte order: ``s24le``
     :ivar frame_bytes: length of one sample of every channel
-    :ivar data_bytes: of samples; None: all that follows
+    :ivar data_bytes: length of the samples; None: all that follows
     """
 
     encoding: str
@@ -31,13 +31,13 @@ class WavLayout(NamedTuple):
 
 
 def read_wav_header() -> Generator[int, bytes, WavLayout]:
-    """Read a header: yields how many bytes it wants next, is sent them, and returns at the first sample.
+    """Read a header: yield the number of bytes wanted, receive them, and return at the first sample.
 
-    Sent fewer than it wanted, it takes the stream to have ended. Chunks that it doesn't know are passed over, whatever
-    their length, 4 KiB at a time. A data length of zero, of all ones, or of more than there is, is what streaming
-    writers leave behind: then all that follows is samples.
+    If fewer bytes are sent than wanted, the stream has ended. Unknown chunks of any length are skipped, 4 KiB at a
+    time. Streaming writers leave a data length of zero, of all ones, or more than there is: then everything that
+    follows is samples.
 
-    :raises AudioNotDecodable: not a WAV, or none of PCM, float, mu-law and A-law, 1 to 8 channels, 4 to 192 kHz
+    :raises AudioNotDecodable: not a WAV, or not PCM, float, mu-law or A-law with 1 to 8 channels at 4 to 192 kHz
     """
     head = yield 12
     if head[:4] not in RIFF_NAMES or head[8:] != b"WAVE":
@@ -46,12 +46,12 @@ def read_wav_header() -> Generator[int, bytes, WavLayout]:
 
 
 def read_next_wav(last: WavLayout) -> Generator[int, bytes, WavLayout | None]:
-    """Find the WAV that follows another one, from right behind the samples of that, and read its header.
+    """Find another WAV behind one whose samples have ended, and read its header.
 
-    It may follow at once, or behind further chunks (a list of titles, for example), which are passed over. The byte
-    that pads an odd number of samples may be absent.
+    It may follow directly, or after other chunks (metadata, for example), which are skipped. The padding byte after an
+    odd number of sample bytes may be missing.
 
-    :returns: the layout of the next, at its first sample; None: the stream has ended without one
+    :returns: the layout of the next WAV, at its first sample; None: the stream ended without one
     :raises AudioNotDecodable: as :func:`read_wav_header`
     """
     order: _Order = "big" if last.encoding.endswith("be") else "little"
@@ -71,7 +71,7 @@ def read_next_wav(last: WavLayout) -> Generator[int, bytes, WavLayout | None]:
 
 
 def _read_chunks(order: _Order) -> Generator[int, bytes, WavLayout]:
-    """From behind RIFF and WAVE to the first sample."""
+    """Read from after RIFF and WAVE to the first sample."""
     long_data_bytes = 0
     layout: WavLayout | None = None
     while True:
@@ -126,19 +126,19 @@ def _layout(body: bytes, order: _Order) -> WavLayout:
 
 
 def _sample_bytes(channels: int, block: int, bits: int) -> int:
-    """Bits are left-aligned in whole bytes (12 bits take two), and the block may give them more room than they need."""
+    """Bits are left-aligned in whole bytes (12 bits take two), and the block size may allow more bytes than needed."""
     needed = (bits + 7) // 8
     room, rest = divmod(block, channels)
     return room if not rest and needed < room <= 4 else needed
 
 
 RIFF_NAMES: Final = (b"RIFF", b"RIFX", b"RF64", b"BW64")
-"""What a WAV begins with. BW64 is what the broadcasters' standard has made of RF64."""
+"""The first bytes of a WAV. BW64 is the broadcasters' successor of RF64."""
 
 _LONGEST_READ: Final = 4096
 _ALL_ONES: Final = 0xFFFFFFFF
 _EXTENSIBLE: Final = 0xFFFE
-# What follows the format tag in the GUIDs of WAVE_FORMAT_EXTENSIBLE.
+# The bytes after the format tag in the GUIDs of WAVE_FORMAT_EXTENSIBLE.
 _GUID_TAIL: Final[Mapping[_Order, bytes]] = {
     "little": bytes.fromhex("0000 1000 8000 00aa 0038 9b71"),
     "big": bytes.fromhex("0000 0010 8000 00aa 0038 9b71"),

@@ -1,4 +1,4 @@
-"""How many speech workers a machine, or a container's share of it, can feed and hold. Pure."""
+"""How many speech workers a machine or container has the CPUs and the memory for. Pure."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 GATEWAY_BYTES: Final = 256 * 1024 * 1024
-"""Memory that the gateway itself may need beside its workers: thousands of devices, and audio that is kept."""
+"""Memory for the gateway itself, beside its workers: thousands of devices, and kept audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this process may use.
+    """The resources of this process.
 
-    :ivar cores: that it may run on
-    :ivar quota: processors' worth of time; None: no quota
-    :ivar memory_bytes: of it and its workers together; None: unknown
+    :ivar cores: CPUs that it may run on
+    :ivar quota: CPUs' worth of time; None: no quota
+    :ivar memory_bytes: for it and its workers together; None: unknown
     """
 
     cores: int
@@ -24,7 +24,7 @@ class Machine:
 
     @property
     def processors(self) -> int:
-        """Processors that can be kept busy, at least 1."""
+        """CPUs that can be kept busy, at least 1."""
         if self.quota is None:
             return max(1, self.cores)
         return max(1, min(self.cores, int(self.quota + 0.5)))
@@ -33,8 +33,8 @@ class Machine:
 @dataclass(frozen=True, slots=True)
 class WorkerCount:
     """:ivar workers: processes to start, at least 1
-    :ivar limit: what bounds them; ``minimum``: neither processors nor memory suffice for one and the gateway
-    :ivar fitting: as many as the memory can hold; None: unknown
+    :ivar limit: the limiting resource; ``minimum``: CPUs or memory do not even suffice for one worker and the gateway
+    :ivar fitting: how many fit in memory; None: unknown
     """
 
     workers: int
@@ -47,11 +47,11 @@ class WorkerCount:
 
 
 def count_workers(setting: int, machine: Machine, worker_bytes: int) -> WorkerCount:
-    """How many to start.
+    """How many workers to start.
 
-    :param setting: an explicit number wins; 0: as many as there are processors, less one for the gateway's event loop,
-        and no more than the memory can hold
-    :param worker_bytes: of one at work
+    :param setting: a nonzero number is used as is; 0: one per CPU, minus one for the gateway's event loop, and no more
+        than fit in memory
+    :param worker_bytes: memory of one busy worker
     """
     fitting = None
     if machine.memory_bytes is not None:

@@ -14,7 +14,7 @@ from pocketsphinx import Vad
 
 from ..errors import AudioNotDecodable
 from ..rules.audio import AudioFormat, byte_order, look_again_at, settle
-from ..rules.endpointing import End, Endpointer, Segment, Speech, Turn
+from ..rules.endpointing import End, Endpointer, FrameVerdict, Segment, Speech
 from ..rules.samples import Encoding, sample_bytes, to_s16le_mono
 from ..rules.wav import RIFF_NAMES, WavLayout, read_next_wav, read_wav_header
 
@@ -144,13 +144,13 @@ class Segmenter:
 
     def _frame(self, frame: bytes) -> Iterator[Segment]:
         assert self._detector is not None
-        turn = self._endpointer.turn(frame, self._detector.is_speech(frame))
-        if turn is Turn.NOTHING:
+        verdict = self._endpointer.judge(frame, self._detector.is_speech(frame))
+        if verdict is FrameVerdict.NOTHING:
             return
-        speech = self._endpointer.take_lead() if turn is Turn.BEGIN else frame
-        self._spoken_bytes = len(speech) + (0 if turn is Turn.BEGIN else self._spoken_bytes)
+        speech = self._endpointer.take_lead() if verdict is FrameVerdict.BEGIN else frame
+        self._spoken_bytes = len(speech) + (0 if verdict is FrameVerdict.BEGIN else self._spoken_bytes)
         yield Speech(speech)
-        if turn is Turn.END:
+        if verdict is FrameVerdict.END:
             yield End()
         elif self._spoken_bytes + len(frame) > self.max_utterance_s * 2 * self._rate_hz:
             self._spoken_bytes = 0

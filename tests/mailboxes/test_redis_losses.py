@@ -14,7 +14,7 @@ from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.port import Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Position
-from cocoa_tornado.rules.feed import Feed, Turn
+from cocoa_tornado.rules.feed import Delivery, Feed
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
@@ -54,7 +54,7 @@ def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecor
     return [record for record in caplog.records if record.getMessage() == text]
 
 
-async def heard(mailbox: Mailbox, device_id: str, after: Position | None) -> Turn:
+async def heard(mailbox: Mailbox, device_id: str, after: Position | None) -> Delivery:
     """What a device that connects is sent first."""
     box = await mailbox.look(device_id)
     number = None
@@ -63,11 +63,11 @@ async def heard(mailbox: Mailbox, device_id: str, after: Position | None) -> Tur
         assert number is not None
     feed = Feed()
     feed.open(box.start(number), box.last)
-    return feed.page(await mailbox.read(device_id, feed.read(), ALL)) if feed.is_behind else Turn(0, ())
+    return feed.page(await mailbox.read(device_id, feed.read(), ALL)) if feed.is_behind else Delivery(0, ())
 
 
-def payloads_of(turn: Turn) -> list[bytes]:
-    return [message.payload for message in turn.messages]
+def payloads_of(delivery: Delivery) -> list[bytes]:
+    return [message.payload for message in delivery.messages]
 
 
 # -- it comes back empty
@@ -207,7 +207,7 @@ async def test_a_foreign_key_for_messages_is_a_gap_for_its_device_alone(
         await mailbox.append([*entries(0, 3), entry(3, "other")])
         shared.command("DEL", key("m:doll"))
         shared.command("LPUSH", key("m:doll"), "mine")
-        assert await heard(mailbox, "doll", Position(1, mailbox.epoch)) == Turn(2, [])
+        assert await heard(mailbox, "doll", Position(1, mailbox.epoch)) == Delivery(2, [])
         mailbox.acknowledge("doll", Position(1, mailbox.epoch))
         mailbox.acknowledge("other", Position(4, mailbox.epoch))
         await eventually(lambda: mailbox.counters.acknowledged == 2)

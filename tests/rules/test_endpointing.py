@@ -5,40 +5,40 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.endpointing import BEGIN_FRAMES, END_FRAMES, LEAD_FRAMES, Endpointer, Turn
+from cocoa_tornado.rules.endpointing import BEGIN_FRAMES, END_FRAMES, LEAD_FRAMES, Endpointer, FrameVerdict
 
 
-def turns(heard: str) -> list[Turn]:
+def turns(heard: str) -> list[FrameVerdict]:
     """One letter a frame: ``s`` for speech."""
     endpointer = Endpointer()
-    return [endpointer.turn(letter.encode(), letter == "s") for letter in heard]
+    return [endpointer.judge(letter.encode(), letter == "s") for letter in heard]
 
 
 def test_a_click_is_no_beginning() -> None:
-    assert set(turns("." * 20 + "s" * (BEGIN_FRAMES - 1) + "." * 20)) == {Turn.NOTHING}
+    assert set(turns("." * 20 + "s" * (BEGIN_FRAMES - 1) + "." * 20)) == {FrameVerdict.NOTHING}
 
 
 def test_an_utterance_begins_with_what_came_just_before_it() -> None:
     endpointer = Endpointer()
     frames = [b"%d" % number for number in range(20)]
-    seen = [endpointer.turn(frame, number >= 10) for number, frame in enumerate(frames)]
-    begin = seen.index(Turn.BEGIN)
+    seen = [endpointer.judge(frame, number >= 10) for number, frame in enumerate(frames)]
+    begin = seen.index(FrameVerdict.BEGIN)
     assert begin == 10 + BEGIN_FRAMES - 1
     endpointer = Endpointer()
     for number in range(begin + 1):
-        endpointer.turn(frames[number], number >= 10)
+        endpointer.judge(frames[number], number >= 10)
     assert endpointer.take_lead() == b"".join(frames[begin + 1 - LEAD_FRAMES : begin + 1])
 
 
 def test_a_pause_between_two_words_is_no_end_and_silence_is() -> None:
     heard = "s" * 10 + "." * (END_FRAMES - 1) + "s" * 5 + "." * END_FRAMES + "."
     seen = turns(heard)
-    assert seen.count(Turn.BEGIN) == 1
-    assert seen.index(Turn.END) == len(heard) - 2
-    assert seen[-1] is Turn.NOTHING
+    assert seen.count(FrameVerdict.BEGIN) == 1
+    assert seen.index(FrameVerdict.END) == len(heard) - 2
+    assert seen[-1] is FrameVerdict.NOTHING
 
 
 @given(st.text("s.", max_size=300))
 def test_beginnings_and_ends_take_turns(heard: str) -> None:
-    marks = [turn for turn in turns(heard) if turn in (Turn.BEGIN, Turn.END)]
-    assert marks == [Turn.BEGIN, Turn.END] * (len(marks) // 2) + [Turn.BEGIN] * (len(marks) % 2)
+    marks = [verdict for verdict in turns(heard) if verdict in (FrameVerdict.BEGIN, FrameVerdict.END)]
+    assert marks == [FrameVerdict.BEGIN, FrameVerdict.END] * (len(marks) // 2) + [FrameVerdict.BEGIN] * (len(marks) % 2)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.rules.records import Record, decode
-from cocoa_tornado.rules.transcripts import Speaker, failure_record, message_of, transcript_record
+from cocoa_tornado.rules.transcripts import SpeechSession, failure_record, message_of, transcript_record
 
-SPEAKER = Speaker("ab" * 16, 99, "12312")
+SESSION = SpeechSession("ab" * 16, 99, "12312")
 START = b'{"session_id":"abababababababababababababababab","user_id":99,"device_id":"12312",'
 
 
@@ -24,18 +24,18 @@ START = b'{"session_id":"abababababababababababababababab","user_id":99,"device_
     ],
 )
 def test_a_transcript_is_compact_and_says_whether_it_is_final(final: bool | None, tail: bytes) -> None:
-    record = transcript_record(SPEAKER, "Hello", 1_705_314_600.0, final=final)
+    record = transcript_record(SESSION, "Hello", 1_705_314_600.0, final=final)
     assert record == START + b'"text":"Hello","timestamp":"2024-01-15T10:30:00.000Z",' + tail
 
 
 def test_a_failure_has_an_error_and_no_text() -> None:
-    record = failure_record(SPEAKER, "speech recognition failed", 1_705_314_600.0, final=True)
+    record = failure_record(SESSION, "speech recognition failed", 1_705_314_600.0, final=True)
     tail = b'"final":true,"success":false,"error":"speech recognition failed"}'
     assert record == START + b'"text":"","timestamp":"2024-01-15T10:30:00.000Z",' + tail
 
 
 def test_only_what_json_requires_is_escaped() -> None:
-    assert '"text":"żółw \\"a\\"",'.encode() in transcript_record(SPEAKER, 'żółw "a"', 0.0)
+    assert '"text":"żółw \\"a\\"",'.encode() in transcript_record(SESSION, 'żółw "a"', 0.0)
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
@@ -43,7 +43,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
 
 @given(text, text.filter(lambda name: name.isprintable() and 0 < len(name.encode()) <= 128), st.integers() | text)
 def test_a_record_comes_back_as_the_message_that_is_expected(words: str, device_id: str, user_id: int | str) -> None:
-    record = transcript_record(Speaker("ab" * 16, user_id, device_id), words, 1_705_314_600.0)
+    record = transcript_record(SpeechSession("ab" * 16, user_id, device_id), words, 1_705_314_600.0)
     decoded = decode(device_id.encode(), record, 0)
     assert isinstance(decoded, Record)
     assert decoded.address == device_id
