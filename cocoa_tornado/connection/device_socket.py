@@ -51,7 +51,7 @@ class DeviceSocket:
     def start_reading(self, on_readable: Callable[[], None]) -> None:
         """Have ``on_readable`` called, never from here, whenever :meth:`read` may return something."""
         self._on_readable = on_readable
-        self._loop.add_reader(self._sock.fileno(), on_readable)
+        self._watch_reading()
         if self._has_buffered():
             self._loop.call_soon(self._read_on)
 
@@ -59,17 +59,29 @@ class DeviceSocket:
         """Leave what comes in the kernel, which keeps the other end from sending more than fits there."""
         if self._on_readable is not None:
             self._on_readable = None
+            self._watch_reading()
+
+    def _watch_reading(self) -> None:
+        """Have the event loop watch for data, or no longer."""
+        if self._on_readable is not None:
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+        else:
             self._loop.remove_reader(self._sock.fileno())
 
     def read(self, size: int) -> bytes | None:
-        """What has come, about ``size`` bytes at most; b"" at the end; None where nothing is there. Raises OSError."""
+        """Data that has come, ``size`` bytes at most; b"" at the end; None if there is none now. Raises OSError."""
         if self._unread:
-            data, self._unread = self._unread, b""
-            return data
+            return self._take_unread(size)
         try:
             return self._sock.recv(size)
         except BlockingIOError:
             return None
+
+    def _take_unread(self, size: int) -> bytes:
+        data, self._unread = self._unread[:size], self._unread[size:]
+        if self._has_buffered():
+            self._loop.call_soon(self._read_on)
+        return data
 
     def _has_buffered(self) -> bool:
         """Whether something can be read of which the event loop does not know."""
@@ -108,7 +120,14 @@ class DeviceSocket:
 
     def _send_later(self, data: bytes, on_sent: Callable[[], None] | None) -> None:
         self._unsent, self._on_sent = memoryview(data), on_sent
-        self._loop.add_writer(self._sock.fileno(), self._send_rest)
+        self._watch_writing()
+
+    def _watch_writing(self) -> None:
+        """Have the event loop watch for room, or no longer."""
+        if self._unsent is not None:
+            self._loop.add_writer(self._sock.fileno(), self._send_rest)
+        else:
+            self._loop.remove_writer(self._sock.fileno())
 
     def _send_rest(self) -> None:
         assert self._unsent is not None
@@ -128,7 +147,7 @@ class DeviceSocket:
         """Returns what was to be called in the end."""
         if self._unsent is not None:
             self._unsent = None
-            self._loop.remove_writer(self._sock.fileno())
+            self._watch_writing()
         on_sent, self._on_sent = self._on_sent, None
         return on_sent
 
@@ -182,19 +201,34 @@ class DeviceSocket:
 
 
 class TlsDeviceSocket(DeviceSocket):
-    """The same over TLS, once its handshake is over."""
+    """The same over TLS, once its handshake is over.
 
-    __slots__ = ()
+    TLS may have to write before it can read on (the answer to a key update), and to read before it can write on (a
+    renegotiation). Then the loop watches for that direction only: the other one is ready, and the loop would spin.
+    """
+
+    __slots__ = ("_read_waits_for_room", "_write_waits_for_data")
 
     _sock: ssl.SSLSocket
 
+    def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> None:
+        self._read_waits_for_room = self._write_waits_for_data = False
+        super().__init__(sock, unread, unsent)
+
     def read(self, size: int) -> bytes | None:
+        if self._unread:
+            return self._take_unread(size)
         try:
-            data = super().read(size)
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            data = self._sock.recv(size)
+        except ssl.SSLWantReadError:
+            self._let_read_wait(for_room=False)
             return None
+        except ssl.SSLWantWriteError:
+            self._let_read_wait(for_room=True)
+            return None
+        self._let_read_wait(for_room=False)
         if data and self._has_buffered():
-            # The rest of a record is in TLS already, and the kernel does not tell of it.
+            # The kernel does not report the rest of a record, which is in TLS already.
             self._loop.call_soon(self._read_on)
         return data
 
@@ -203,13 +237,51 @@ class TlsDeviceSocket(DeviceSocket):
 
     def _send(self, data: bytes | memoryview) -> int:
         # In equal pieces: OpenSSL refuses to go on with a shorter piece than the one that it could not write.
-        rest = memoryview(data)
+        rest, waits_for_data = memoryview(data), False
         try:
-            while rest and (taken := super()._send(rest[:MOST_PER_WRITE])):
+            while rest and (taken := self._sock.send(rest[:MOST_PER_WRITE])):
                 rest = rest[taken:]
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass  # it goes on with the same piece later
+        except ssl.SSLWantReadError:
+            waits_for_data = True  # it goes on with the same piece then
+        except (ssl.SSLWantWriteError, BlockingIOError):
+            pass
+        if waits_for_data is not self._write_waits_for_data:
+            self._write_waits_for_data = waits_for_data
+            self._watch()
         return len(data) - len(rest)
+
+    # -- which direction to watch
+
+    def _let_read_wait(self, *, for_room: bool) -> None:
+        if for_room is not self._read_waits_for_room:
+            self._read_waits_for_room = for_room
+            self._watch()
+
+    def _watch(self) -> None:
+        """Watch for data and for room as far as reading and writing wait for them."""
+        fd, reads, writes = self._sock.fileno(), self._on_readable is not None, self._unsent is not None
+        if (reads and not self._read_waits_for_room) or (writes and self._write_waits_for_data):
+            self._loop.add_reader(fd, self._on_data)
+        else:
+            self._loop.remove_reader(fd)
+        if (writes and not self._write_waits_for_data) or (reads and self._read_waits_for_room):
+            self._loop.add_writer(fd, self._on_room)
+        else:
+            self._loop.remove_writer(fd)
+
+    _watch_reading = _watch_writing = _watch
+
+    def _on_data(self) -> None:
+        if self._unsent is not None and self._write_waits_for_data:
+            self._send_rest()
+        if not self._read_waits_for_room:
+            self._read_on()
+
+    def _on_room(self) -> None:
+        if self._unsent is not None and not self._write_waits_for_data:
+            self._send_rest()
+        if self._read_waits_for_room:
+            self._read_on()
 
     def half_close(self) -> None: ...
 

@@ -103,12 +103,16 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> MakePair:
     return make
 
 
+over_tls = pytest.mark.parametrize("pair", ["tls"], indirect=True)
+
+
 class Reader:
     """Reads pieces of so many bytes, one each time it is called."""
 
     def __init__(self, near: DeviceSocket, size: int = 1 << 16) -> None:
         self._near, self._size = near, size
         self.calls, self.read, self.has_ended = 0, b"", False
+        self.sizes: list[int] = []
         near.start_reading(self)
 
     def __call__(self) -> None:
@@ -121,6 +125,7 @@ class Reader:
             self.has_ended = True
             self._near.stop_reading()
         self.read += data or b""
+        self.sizes.append(len(data or b""))
 
     async def has(self, data: bytes) -> None:
         await eventually(lambda: len(self.read) >= len(data))
@@ -162,6 +167,14 @@ async def test_what_was_read_before_the_upgrade_comes_first(pair: MakePair) -> N
         await reader.has(b"first, ")
         await far.send(b"then")
         await reader.has(b"first, then")
+
+
+async def test_of_what_was_read_before_the_upgrade_no_more_is_read_at_a_time_than_asked_for(pair: MakePair) -> None:
+    async with pair(unread=LONG[:250]) as (near, far):
+        await far.send(LONG[250:300])
+        reader = Reader(near, 100)
+        await reader.has(LONG[:300])
+        assert max(reader.sizes) == 100
 
 
 async def test_what_comes_while_nobody_reads_stays_where_it_is(pair: MakePair) -> None:
@@ -276,6 +289,95 @@ async def test_a_long_write_that_fails_on_its_way_is_said(pair: MakePair) -> Non
         await eventually(lambda: bool(said))
         assert near.has_failed
         assert said == ["failed"]
+
+
+# -- directions of TLS
+
+
+class Renegotiating:
+    """A method of a TLS socket that waits for the other direction until it is let go on."""
+
+    def __init__(self, tls: DeviceSocket, method: str, waits_for: type[ssl.SSLError]) -> None:
+        self._method, self._waits_for = getattr(tls._sock, method), waits_for
+        self.waits, self.calls = True, 0
+        setattr(tls._sock, method, self)
+
+    def __call__(self, data: bytes) -> object:
+        self.calls += 1
+        if self.waits:
+            raise self._waits_for
+        return self._method(data)
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+@over_tls
+async def test_a_read_that_waits_for_room_is_not_tried_again_before_there_is_room(pair: MakePair) -> None:
+    async with pair() as (near, far):
+        reader, sent = Reader(near), Mock()
+        assert not near.write(LONG, sent)
+        reading = Renegotiating(near, "recv", ssl.SSLWantWriteError)
+        await far.send(b"hello")
+        await eventually(lambda: reading.calls == 1)
+        await turns()
+        assert reading.calls == 1
+        reading.waits = False
+        assert await far.receive(len(LONG)) == LONG
+        await reader.has(b"hello")
+        await eventually(lambda: sent.called)
+        await far.send(b", and more")
+        await reader.has(b"hello, and more")
+
+
+@over_tls
+async def test_a_read_that_waits_for_room_goes_on_though_nothing_is_written(pair: MakePair) -> None:
+    async with pair() as (near, far):
+        reader = Reader(near)
+        reading = Renegotiating(near, "recv", ssl.SSLWantWriteError)
+        await far.send(b"hello")
+        await eventually(lambda: reading.calls > 0)
+        reading.waits = False
+        await reader.has(b"hello")
+
+
+@over_tls
+async def test_a_read_that_waits_for_room_may_be_stopped_and_begun_again(pair: MakePair) -> None:
+    async with pair() as (near, far):
+        near.write(LONG)
+        reading = Renegotiating(near, "recv", ssl.SSLWantWriteError)
+        await far.send(b"hello")
+        assert near.read(10) is None
+        near.start_reading(never)
+        near.stop_reading()
+        await turns()
+        reading.waits = False
+        reader = Reader(near)
+        await far.receive(len(LONG))
+        await reader.has(b"hello")
+
+
+@over_tls
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_write_that_waits_for_data_is_not_tried_again_before_there_is_some(pair: MakePair, reads: bool) -> None:
+    async with pair() as (near, far):
+        reader, sent = Reader(near), Mock()
+        if not reads:
+            near.stop_reading()
+        writing = Renegotiating(near, "send", ssl.SSLWantReadError)
+        assert not near.write(b"hello", sent)
+        await turns()
+        assert writing.calls == 1
+        writing.waits = False
+        await far.send(b"what it waits for")
+        assert await far.receive(5) == b"hello"
+        await eventually(lambda: sent.called)
+        assert near.write(b"and another", never)
+        if not reads:
+            near.start_reading(reader)
+        await reader.has(b"what it waits for")
 
 
 # -- the end
