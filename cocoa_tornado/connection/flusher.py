@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
 from ..counters import Counters, Histogram
@@ -104,9 +104,10 @@ class Flusher:
 
     forget = unwatch
 
-    def check_sockets(self, now: float) -> None:
-        for connection in list(self._watched):
-            connection.check_socket(now)
+    @property
+    def watched(self) -> list[Flushed]:
+        """A snapshot of the connections under :meth:`watch`."""
+        return list(self._watched)
 
 
 class Housekeeping:
@@ -150,13 +151,20 @@ class Housekeeping:
         self.look(self._clock())
 
     def look(self, now: float) -> None:
-        """See to all that has become due."""
-        turn = self._wheel.tick(now)
-        for connection in turn.ping:
-            connection.ping()
-        for connection in turn.expired:
-            connection.expire()
-        for connection in self._calendar.due(self._wall_clock()):
-            connection.end(TOKEN_EXPIRED, keep_queued=True)
-        self._flusher.check_sockets(now)
+        """Do all that has become due. A connection that fails is cut, and the others get what is due to them."""
+        due = self._wheel.tick(now)
+        self._each(due.ping, lambda connection: connection.ping())
+        self._each(due.expired, lambda connection: connection.expire())
+        expired = self._calendar.due(self._wall_clock())
+        self._each(expired, lambda connection: connection.end(TOKEN_EXPIRED, keep_queued=True))
+        self._each(self._flusher.watched, lambda connection: connection.check_socket(now))
         self._intake.end_late_turns()
+
+    @staticmethod
+    def _each(connections: Iterable[Flushed], act: Callable[[Flushed], None]) -> None:
+        for connection in connections:
+            try:
+                act(connection)
+            except Exception:
+                log.exception("connection failed", extra=connection.who())
+                connection.cut()

@@ -1,0 +1,76 @@
+"""The process's one timer: what is due to one connection does not depend on another."""
+
+from __future__ import annotations
+
+from unittest.mock import Mock
+
+import pytest
+
+from cocoa_tornado.connection.flusher import Flushed, Flusher, Housekeeping
+from cocoa_tornado.connection.intake import IntakeGate
+from cocoa_tornado.connection.keepalive import ExpiryCalendar, PingWheel
+from cocoa_tornado.counters import Counters
+from cocoa_tornado.rules.close_codes import CloseReason
+
+
+class Connection:
+    """Notes what is done to it, and fails in one step."""
+
+    def __init__(self, fails_to: str = "") -> None:
+        self.fails_to, self.done = fails_to, ""
+        self.awaiting_pong = self.flush_pending = False
+        self.due_tick = 0
+
+    def _do(self, step: str) -> None:
+        if step == self.fails_to:
+            raise RuntimeError("planned")
+        self.done = step
+
+    def ping(self) -> None:
+        self._do("ping")
+
+    def expire(self) -> None:
+        self._do("expire")
+
+    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
+        self._do("end")
+
+    def check_socket(self, now: float) -> None:
+        self._do("check_socket")
+
+    def flush(self) -> None:
+        self._do("flush")
+
+    def cut(self) -> None:
+        self.done = "cut"
+
+    def pong_may_be_late(self) -> bool:
+        return False
+
+    def who(self) -> dict[str, object]:
+        return {"device_id": self.fails_to}
+
+
+@pytest.mark.logs("cocoa.web", "^connection failed$")
+@pytest.mark.parametrize("step", ["ping", "expire", "end", "check_socket"])
+def test_a_connection_that_fails_is_cut_and_the_others_get_what_is_due(step: str) -> None:
+    loop, now = Mock(), 0.0
+    wheel, calendar = PingWheel[Flushed](30.0, 30.0, now), ExpiryCalendar[Flushed]()
+    flusher, counters = Flusher(loop, lambda: now), Counters()
+    intake = IntakeGate(1000, lambda: now, lambda: 0)
+    housekeeping = Housekeeping(wheel, calendar, flusher, counters, lambda: now, lambda: now, intake)
+    before, failing, after, at_another_step = (Connection(), Connection(step), Connection(), Connection())
+    for connection in (before, failing, after):
+        if step in ("ping", "expire"):
+            wheel.add(connection, 1)
+        elif step == "end":
+            calendar.add(connection, 50.0)
+        else:
+            flusher.watch(connection)
+    if step == "expire":
+        housekeeping.look(30.0)
+    flusher.watch(at_another_step)
+    now = 61.0
+    housekeeping.look(now)
+    assert [connection.done for connection in (before, failing, after)] == [step, "cut", step]
+    assert at_another_step.done == "check_socket"
