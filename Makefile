@@ -66,7 +66,7 @@ test-all: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -m 'not nightly' $(PYTEST_OPTIONS)
 
 test-lowest: $(LOWEST)/installed
-	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not nightly and not kafka' $(PYTEST_OPTIONS)
+	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not nightly and not kafka' --hypothesis-profile=lowest $(PYTEST_OPTIONS)
 
 test-nightly: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
