@@ -60,13 +60,16 @@ from .speech.pool import WorkerPool
 from .speech.port import SpeechEngine
 from .sweeper import Sweeper
 from .transcriber import Transcriber
+from .web.access_log import AccessLog
 from .web.application import RequestFilter, make_application
 from .web.audio_context import AudioContext
 from .web.handlers import WebContext
-from .web.listener import Listener, bind
+from .web.listener import Listener
+from .web.listening_sockets import bind
 from .web.revocation import Revocation
 from .web.streams import write_progress_is_visible
 from .web.turns import loop_clock, new_event_loop
+from .web.upgrading import Upgrader
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -160,7 +163,7 @@ class Gateway:
         """Open the parts, each after those that it needs while it closes. They are closed in reverse, however far the
         start has come, so what ends a part is noted before the part is opened."""
         opened = self._opened
-        front = self._compose()
+        front, upgrader = self._compose()
         self._adapt_to_tornado()
         assert self._devices is not None
         assert self._housekeeping is not None
@@ -171,7 +174,9 @@ class Gateway:
         opened.push_async_callback(self._close_keys)
         await self.keys.start()
         options, live = listener_options(self.settings), self.live
-        self._listener = listener = Listener(front, options, lambda: live.now.tls, self.counters, lambda: len(self.hub))
+        self._listener = listener = Listener(
+            front, options, lambda: live.now.tls, self.counters, lambda: len(self.hub), upgrader.try_at_once
+        )
         opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
         # Once presence is closed, other servers may hold this one's devices.
         opened.push_async_callback(self._within, self.relay.close)
@@ -229,7 +234,7 @@ class Gateway:
             extra |= {"messages": status.messages, "bytes": status.size_bytes}
         log.info("mailbox", extra=extra | {"state": status.state.value})
 
-    def _compose(self) -> RequestFilter:
+    def _compose(self) -> tuple[RequestFilter, Upgrader]:
         """The objects that live on the IOLoop, wired up."""
         settings, live, loop = self.settings, self.live, asyncio.get_running_loop()
         flusher = Flusher(loop, self._wall_clock, self.counters.latency)
@@ -301,8 +306,10 @@ class Gateway:
             audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits),
             bodies=ByteBudget(settings.buffers["bodies"]),
         )
-        application = make_application(self._web, settings.access_log)
-        return RequestFilter(application, self._web, settings.access_log)
+        access_log = AccessLog(settings.access_log)
+        upgrader = Upgrader(self._web, access_log)
+        application = make_application(self._web, upgrader, access_log)
+        return RequestFilter(application, self._web, access_log), upgrader
 
     def buffers(self) -> dict[str, Use]:
         """What each part of ``buffer_bytes`` holds, and may hold."""

@@ -80,8 +80,9 @@ class Member(Protocol):
 T = TypeVar("T", bound=Member)
 
 
-@dataclass(slots=True)
-class _Entry:
+@dataclass(slots=True, eq=False)
+class _Entry(Generic[T]):
+    item: T
     address: str
     entered_at: float
     phase: Phase | None = None
@@ -100,10 +101,10 @@ class Crowd(Generic[T]):
 
     def __init__(self, max_per_address: int = 0) -> None:
         self._max_per_address = max_per_address
-        self._entries: dict[T, _Entry] = {}
+        self._entries: dict[T, _Entry[T]] = {}
         # In each phase the one that has been in it longest comes first.
-        self._phases: dict[Phase, dict[T, float]] = {phase: {} for phase in Phase}
-        self._addresses: dict[str, dict[T, None]] = {}
+        self._phases: dict[Phase, dict[_Entry[T], float]] = {phase: {} for phase in Phase}
+        self._addresses: dict[str, dict[_Entry[T], None]] = {}
         self._yielding = 0
         self._alarm_until = -math.inf
 
@@ -129,9 +130,15 @@ class Crowd(Generic[T]):
 
         :param address: as :func:`address_of` says; ``""``: it counts for none
         """
-        self._entries[item] = _Entry(address, now)
-        self._count(item, address)
-        self._move(item, Phase.HURRIED if in_reserve and now < self._alarm_until else Phase.SLOW, now)
+        entry = self._entries[item] = _Entry(item, address, now)
+        self._count(entry)
+        self._move(entry, Phase.HURRIED if in_reserve and now < self._alarm_until else Phase.SLOW, now)
+
+    def replace(self, item: T, other: T) -> None:
+        """The connection is represented by another object from now on. Nothing else changes."""
+        entry = self._entries.pop(item)
+        entry.item = other
+        self._entries[other] = entry
 
     def awaits(self, item: T, now: float) -> bool:
         """The next request may come. False if it has to be the connection's last."""
@@ -142,52 +149,52 @@ class Crowd(Generic[T]):
         if entry.requests > 1:
             if item.has_upload:
                 item.has_upload = False
-                self._count(item, entry.address)
-            self._move(item, Phase.IDLE, now)
+                self._count(entry)
+            self._move(entry, Phase.IDLE, now)
         return entry.requests < MAX_REQUESTS and now - entry.entered_at < MAX_AGE_S
 
     def asks(self, item: T, now: float) -> None:
         """The headers of a request have come."""
-        if item in self._entries:
-            self._move(item, Phase.REQUEST, now)
+        entry = self._entries.get(item)
+        if entry is not None:
+            self._move(entry, Phase.REQUEST, now)
 
     def leave(self, item: T) -> None:
         """It is closed, or a device's. Idempotent."""
-        entry = self._entries.get(item)
+        entry = self._entries.pop(item, None)
         if entry is not None:
-            self._withdraw(item)
-            del self._entries[item]
+            self._withdraw(entry)
             self._yielding -= entry.yields
 
     def give_way(self, count: int, now: float) -> list[tuple[T, Phase]]:
         """At most so many connections to be closed now, with what each was doing; none is named twice."""
         found: list[tuple[T, Phase]] = []
         for phase, members in self._phases.items():
-            while len(found) < count and (item := self._first(members)) is not None:
-                if now - members[item] < PATIENCE_S[phase]:
+            while len(found) < count and (entry := self._first(members)) is not None:
+                if now - members[entry] < PATIENCE_S[phase]:
                     break
-                self._yield(item)
-                found.append((item, phase))
+                self._yield(entry)
+                found.append((entry.item, phase))
                 if phase is not Phase.IDLE:
                     self._alarm_until = now + ALARM_S
         return found
 
     def give_way_at(self, address: str, now: float) -> tuple[T, Phase] | None:
         """Likewise, for another connection of the same address: the first of its oldest whose time is over."""
-        for item in list(islice(self._addresses.get(address, ()), LOOKED_AT)):
-            phase = self._entries[item].phase
-            if item.has_upload:
-                self._withdraw(item)
-            elif phase is not None and now - self._phases[phase][item] >= PATIENCE_S[phase]:
-                self._yield(item)
-                return item, phase
+        for entry in list(islice(self._addresses.get(address, ()), LOOKED_AT)):
+            phase = entry.phase
+            if entry.item.has_upload:
+                self._withdraw(entry)
+            elif phase is not None and now - self._phases[phase][entry] >= PATIENCE_S[phase]:
+                self._yield(entry)
+                return entry.item, phase
         return None
 
-    def _first(self, members: Mapping[T, object]) -> T | None:
+    def _first(self, members: Mapping[_Entry[T], object]) -> _Entry[T] | None:
         """The first that may have to give way."""
-        while (item := next(iter(members), None)) is not None and item.has_upload:
-            self._withdraw(item)
-        return item
+        while (entry := next(iter(members), None)) is not None and entry.item.has_upload:
+            self._withdraw(entry)
+        return entry
 
     def next_at(self) -> float | None:
         """When :meth:`give_way` finds the next one, if nothing happens before; None: never."""
@@ -198,10 +205,10 @@ class Crowd(Generic[T]):
         """Those that have been without the end of a head for so long."""
         found = []
         for phase in HEADLESS:
-            for item, since in self._phases[phase].items():
+            for entry, since in self._phases[phase].items():
                 if now - since < timeout_s:
                     break
-                found.append(item)
+                found.append(entry.item)
         return found
 
     def next_late_at(self, timeout_s: float) -> float | None:
@@ -209,33 +216,31 @@ class Crowd(Generic[T]):
         heads = [next(iter(self._phases[phase].values())) for phase in HEADLESS if self._phases[phase]]
         return min(heads) + timeout_s if heads else None
 
-    def _move(self, item: T, phase: Phase, now: float) -> None:
-        entry = self._entries[item]
+    def _move(self, entry: _Entry[T], phase: Phase, now: float) -> None:
         if entry.yields:
             return
         if entry.phase is not None:
-            del self._phases[entry.phase][item]
+            del self._phases[entry.phase][entry]
         entry.phase = phase
-        self._phases[phase][item] = now
+        self._phases[phase][entry] = now
 
-    def _count(self, item: T, address: str) -> None:
-        if address:
-            self._addresses.setdefault(address, {})[item] = None
+    def _count(self, entry: _Entry[T]) -> None:
+        if entry.address:
+            self._addresses.setdefault(entry.address, {})[entry] = None
 
-    def _yield(self, item: T) -> None:
-        self._withdraw(item)
-        self._entries[item].yields = True
+    def _yield(self, entry: _Entry[T]) -> None:
+        self._withdraw(entry)
+        entry.yields = True
         self._yielding += 1
 
-    def _withdraw(self, item: T) -> None:
+    def _withdraw(self, entry: _Entry[T]) -> None:
         """It is in no phase from here on, and counts for no address."""
-        entry = self._entries[item]
         if entry.phase is not None:
-            del self._phases[entry.phase][item]
+            del self._phases[entry.phase][entry]
             entry.phase = None
         members = self._addresses.get(entry.address)
         if members is not None:
-            members.pop(item, None)
+            members.pop(entry, None)
             if not members:
                 del self._addresses[entry.address]
 

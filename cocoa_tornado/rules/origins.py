@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 Network = IPv4Network | IPv6Network
@@ -110,6 +110,38 @@ def _entry_matches(entry: str, origin: Origin) -> bool:
     if listed is None:
         return False
     return listed == origin or (not scheme and not listed.path and listed.host == origin.host)
+
+
+class Caller(NamedTuple):
+    """Who sends a request, and what it asked for.
+
+    :ivar ip: the client's address
+    :ivar host: which host it has asked for
+    :ivar scheme: by which it has asked; None: as the connection shows
+    """
+
+    ip: str
+    host: str
+    scheme: str | None = None
+
+
+def find_caller(peer: str, host: str, headers: Mapping[str, str], trusted: Sequence[Network]) -> Caller:
+    """Who has sent a request. Where the peer is a trusted proxy, that is the client that it names.
+
+    :param peer: the other end of the TCP connection
+    :param host: the header ``Host``
+    :param headers: looked up by names in lower case
+    """
+    if not trusted or not is_trusted(peer, trusted):
+        return Caller(peer, host)
+    client = client_address(peer, headers.get("x-forwarded-for"), trusted)
+    scheme, forwarded_host = _last(headers.get("x-forwarded-proto")).lower(), _last(headers.get("x-forwarded-host"))
+    return Caller(client, forwarded_host or host, scheme if scheme in WEB else None)
+
+
+def _last(header: str | None) -> str:
+    """What the nearest proxy has said."""
+    return (header or "").split(",")[-1].strip()
 
 
 def client_address(peer: str, forwarded_for: str | None, trusted: Sequence[Network]) -> str:

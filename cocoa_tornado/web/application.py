@@ -1,9 +1,8 @@
-"""The routes, the access log, and the answers to requests that never reach a handler."""
+"""The routes, and the answers to requests that never reach a handler."""
 
 from __future__ import annotations
 
 import http.client
-import logging
 from collections.abc import Awaitable
 
 from tornado.http1connection import HTTP1Connection
@@ -17,40 +16,36 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.web import Application, RequestHandler
+from tornado.web import Application
 
 from ..rules.cors import cors_headers
 from ..rules.request_head import MAX_QUERY_FIELDS, body_bytes
 from ..rules.targets import split_target
+from ..rules.upgrade_request import DEVICE_PATH
+from .access_log import AccessLog
 from .answers import Answer
 from .audio_handler import AudioStreamHandler
-from .device_handler import DeviceHandler, upgrade_at_once
+from .device_handler import DeviceHandler
 from .handlers import (
-    GatewayErrors,
     HealthHandler,
     MetricsHandler,
     NotFoundHandler,
     ReadyHandler,
     WebContext,
     compact,
-    shown_path,
 )
 from .publish_handler import PublishHandler
 from .streams import HttpStream
 from .token_handler import TokenHandler
-
-DEVICE_PATH = "/ws"
-QUIET_PATHS = frozenset(["/api/v1/health", "/api/v1/ready", "/metrics"])
-
-log = logging.getLogger("cocoa.access")
+from .upgrading import Upgrader
 
 
-def make_application(context: WebContext, access_log: bool = True) -> Application:
+def make_application(context: WebContext, upgrader: Upgrader, access_log: AccessLog) -> Application:
     """The Tornado application of one gateway; two of them in one process share nothing."""
     shared = {"context": context}
     return Application(
         [
-            (DEVICE_PATH, DeviceHandler, shared),
+            (DEVICE_PATH, DeviceHandler, shared | {"upgrader": upgrader}),
             (r"/api/v1/auth/token", TokenHandler, shared),
             (r"/api/v1/audio/stream", AudioStreamHandler, shared),
             (r"/api/v1/transcriptions", PublishHandler, shared),
@@ -60,42 +55,8 @@ def make_application(context: WebContext, access_log: bool = True) -> Applicatio
         ],
         default_handler_class=NotFoundHandler,
         default_handler_args=shared,
-        log_function=log_request if access_log else _silent,
+        log_function=access_log.add_handled,
     )
-
-
-def log_request(handler: RequestHandler) -> None:
-    """One line a request. The path alone: the query may hold a token."""
-    request, status = handler.request, handler.get_status()
-    is_quiet = isinstance(handler, GatewayErrors) and handler.is_quiet
-    if is_quiet or (status < 400 and request.path in QUIET_PATHS):
-        level = logging.DEBUG
-    else:
-        level = logging.INFO if status < 500 or status in (501, 503) else logging.ERROR
-    extra: dict[str, object] = {
-        "method": request.method,
-        "path": shown_path(request.path),
-        "status": status,
-        "ms": round(1000 * request.request_time(), 1),
-        "remote_ip": request.remote_ip,
-    }
-    if isinstance(handler, DeviceHandler):
-        if handler.identity is not None:
-            extra["device_id"] = handler.identity.device_id
-        if handler.conn is not None:
-            extra["conn"] = handler.conn
-        if handler.outcome:
-            extra["outcome"] = handler.outcome
-    elif isinstance(handler, AudioStreamHandler):
-        if handler.device_id:
-            extra["device_id"] = handler.device_id
-        if handler.session_id:
-            extra["session_id"] = handler.session_id
-    log.log(level, "request", extra=extra)
-
-
-def _silent(handler: RequestHandler) -> None:
-    """Access log off."""
 
 
 class RequestFilter(HTTPServerConnectionDelegate):
@@ -111,7 +72,7 @@ class RequestFilter(HTTPServerConnectionDelegate):
     (``answers.py``), and nothing is buffered or parsed as a form.
     """
 
-    def __init__(self, application: Application, context: WebContext, access_log: bool = True) -> None:
+    def __init__(self, application: Application, context: WebContext, access_log: AccessLog) -> None:
         self.application, self.context, self.access_log = application, context, access_log
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -123,8 +84,8 @@ class RequestFilter(HTTPServerConnectionDelegate):
 
 
 class _FilteredRequest(HTTPMessageDelegate):
-    """One request on its way to the application, which may hear no more of it: the request is refused, it was an
-    upgrade, or its body is of no use to its handler."""
+    """One request on its way to the application, which may hear no more of it: the request is refused, or its body is
+    of no use to its handler."""
 
     _answer: Answer | None = None
     _inner: HTTPMessageDelegate | None = None
@@ -147,8 +108,6 @@ class _FilteredRequest(HTTPMessageDelegate):
             headers["Host"] = target.host
         body = _framing(headers)
         request = self._read(start_line, headers, body)
-        if request is not None and self._is_upgraded(request):
-            return None
         self._answer = answer = Answer(self._connection)
         answer.begin(start_line, headers, body)
         if request is None:
@@ -179,11 +138,6 @@ class _FilteredRequest(HTTPMessageDelegate):
             )
         except HTTPInputError:
             return None
-
-    def _is_upgraded(self, request: HTTPServerRequest) -> bool:
-        """The way of nearly every device: it has its connection before anything is made for an answer."""
-        is_device = request.path == DEVICE_PATH and request.method == "GET"
-        return is_device and upgrade_at_once(self._front.application, request, self._front.context)
 
     def _dispatch(
         self, request: HTTPServerRequest, start_line: RequestStartLine, headers: HTTPHeaders
@@ -222,10 +176,9 @@ class _FilteredRequest(HTTPMessageDelegate):
         answer.close_afterwards()
         answer.write_headers(ResponseStartLine("HTTP/1.1", 400, reason), headers, body)
         answer.finish()
-        if self._front.access_log:
-            # As log_request() does; who stands behind a proxy is not known yet.
-            extra = {"method": start_line.method, "path": shown_path(path), "status": 400}
-            log.info("request", extra=extra | {"remote_ip": str(answer.context)})
+        # Who stands behind a proxy is not known yet.
+        extra = {"remote_ip": str(answer.context)}
+        self._front.access_log.add(start_line.method, path, 400, extra)
 
 
 def _framing(headers: HTTPHeaders) -> int | None:

@@ -163,6 +163,10 @@ class AudioStreamHandler(EarlyAnswers):
         body = {"success": True, "message": "Audio processed successfully", "session_id": self.session_id}
         self.answer(200, {**body, "text": transcript.text})
 
+    def log_fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {"device_id": self.device_id, "session_id": self.session_id}
+        return {name: value for name, value in fields.items() if value}
+
     def on_connection_close(self) -> None:
         if self.is_in_body and not self.is_answered:
             self.is_in_body = False

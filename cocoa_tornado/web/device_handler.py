@@ -1,20 +1,13 @@
-"""``GET /ws``: everything that is decided before the upgrade, and the upgrade itself."""
+"""``GET /ws``: every handshake that Tornado parses, up to the upgrade."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
-from tornado.web import Application
 from tornado.websocket import WebSocketHandler
 
-from ..connection.connection import DeviceConnection
-from ..connection.device_socket import DeviceSocket, device_socket
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
@@ -22,13 +15,13 @@ from ..presence.port import Refused
 from ..presence.rules import Grant
 from ..rules.box import Position
 from ..rules.cursors import read_cursor
-from ..rules.handshake import NOT_WEBSOCKET, Refusal, switching_protocols
+from ..rules.handshake import NOT_WEBSOCKET, Refusal
 from ..rules.identity import DeviceIdentity
+from ..rules.upgrade_request import UpgradeRequest
 from .handlers import GatewayErrors, WebContext
 from .handshake import Handshake
 from .streams import HttpStream
-
-log = logging.getLogger("cocoa.device")
+from .upgrading import Admission, Upgrader
 
 
 class DeviceHandler(GatewayErrors, WebSocketHandler):
@@ -39,8 +32,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     A plain GET is judged in the same order and changes nothing: where nothing else is wrong it is a 426. A web page
     asks that way why its WebSocket was refused, which browsers keep from it.
 
-    Nearly every device is upgraded by :func:`upgrade_at_once` before the request is dispatched; :meth:`get` is for
-    those that are refused, or that have to wait.
+    Nearly every device is upgraded by ``upgrading.py`` before there is a request; this is for those that are refused,
+    that have to wait, that speak TLS, or whose request needs a parser.
 
     After the upgrade the connection is a :class:`~cocoa_tornado.connection.connection.DeviceConnection`, and neither
     this handler nor its request is kept: there may be a hundred thousand of them.
@@ -59,8 +52,18 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     _is_plain = False
     _admission: asyncio.Task[Grant] | None = None
 
+    def initialize(self, context: WebContext, upgrader: Upgrader) -> None:  # type: ignore[override]  # one more
+        super().initialize(context)
+        self.upgrader = upgrader
+
+    def log_fields(self) -> dict[str, object]:
+        who: dict[str, object] = {} if self.identity is None else {"device_id": self.identity.device_id}
+        return who | ({"outcome": self.outcome} if self.outcome else {})
+
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        handshake = Handshake(self.request, self.context)
+        asked = self.request
+        request = UpgradeRequest(asked.query_arguments, asked.headers, asked.host, asked.version)
+        handshake = Handshake(request, asked.remote_ip or "", self.context)
         self._is_plain = handshake.form is not None and handshake.form.outcome == NOT_WEBSOCKET
         refusal = None if self._is_plain else handshake.form
         if refusal is None and self.context.devices.presence.draining:
@@ -92,7 +95,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             return
         grant = await self._claim(handshake, identity)
         if grant is not None:
-            self.upgrade(handshake, identity, grant, found.subprotocol, after)
+            self._upgrade(Admission(handshake, found, identity, grant, after))
 
     def _is_closed_by_client(self) -> bool:
         """Whether nobody is left who could use a WebSocket. Nobody is challenged for such a client."""
@@ -197,69 +200,26 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
             return Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"})
         return None
 
-    def upgrade(
-        self,
-        handshake: Handshake,
-        identity: DeviceIdentity,
-        grant: Grant,
-        subprotocol: str | None,
-        after: Position | None,
-    ) -> None:
-        """Answer 101, take the socket, and let the connection run on its own. On any failure the slot is given back and
-        the socket closed.
-
-        :param after: the place of the cursor after which the device wants its messages
-        """
-        devices = self.context.devices
-        socket: DeviceSocket | None = None
-        try:
-            socket = self._take_socket(subprotocol)
-            self.identity, self.conn = identity, grant.generation.number
-            self.set_status(101)
-            self.application.log_request(self)
-            connection = DeviceConnection(socket, identity, grant, devices, handshake.wants_interim() is True, after)
-            connection.open(identity.expires_at + self.context.policy.leeway_s)
-        except BaseException as error:
-            devices.presence.release(grant)
-            if socket is not None:
-                socket.close()
-            elif isinstance(error, StreamClosedError):
-                self._end("vanished")
-                return
-            raise
-        finally:
-            # As Tornado does at the end of every other request: a reference cycle would wait for the collector.
-            self.ui = None  # type: ignore[assignment]
-        count(devices.counters.handshakes, "accepted")
-        log.info(
-            "device connected",
-            extra={
-                "device_id": identity.device_id,
-                "conn": self.conn,
-                "device_version": identity.device_version,
-                "remote_ip": self.request.remote_ip,
-            },
-        )
-
-    def _take_socket(self, subprotocol: str | None) -> DeviceSocket:
-        """Take the socket from Tornado and send the 101 on it. On any failure the socket is closed.
-
-        :raises StreamClosedError: the client has gone
-        """
+    def _upgrade(self, admission: Admission) -> None:
+        """Take the socket from its stream, and upgrade it. On any failure the slot is given back and the socket
+        closed."""
         stream = self.detach()
         assert isinstance(stream, HttpStream)
         try:
-            key = self.request.headers["Sec-WebSocket-Key"]
-            answer = switching_protocols(key, subprotocol, self.context.devices.wall_clock())
             sock, unread, unsent = stream.give_up_socket()
-        except BaseException:
+        except BaseException as error:
+            self.context.devices.presence.release(admission.grant)
             stream.close()
-            raise
-        try:
-            return device_socket(sock, unread, unsent + answer)
-        except BaseException:
-            sock.close()
-            raise
+            if not isinstance(error, StreamClosedError):
+                raise
+            self._end("vanished")
+            return
+        finally:
+            # As Tornado does at the end of every other request: a reference cycle would wait for the collector.
+            self.ui = None  # type: ignore[assignment]
+        self.conn = admission.grant.generation.number
+        began_at = self.context.devices.wall_clock() - self.request.request_time()
+        self.upgrader.start(sock, unread, unsent, admission, began_at)
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer, unless nobody is left to hear it."""
@@ -271,39 +231,6 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         self.outcome = outcome
         # A page that asks for the reason of a refusal must not make it two.
         count(self.context.devices.counters.handshakes, NOT_WEBSOCKET if self._is_plain else outcome)
-
-
-def upgrade_at_once(application: Application, request: HTTPServerRequest, context: WebContext) -> bool:
-    """Upgrade a GET of ``/ws`` without a body, if that can be decided now and nothing stands against it. Call it as
-    soon as the headers are there, as Tornado wants for whoever takes the stream.
-
-    :returns: False: nothing has been done, and the request goes to :meth:`DeviceHandler.get`, which judges alike
-    """
-    devices, handshake = context.devices, Handshake(request, context)
-    connection = request.connection
-    assert isinstance(connection, HTTP1Connection)
-    if handshake.form is not None or devices.presence.draining:
-        return False
-    try:
-        found = handshake.find_token()
-        identity = context.live.now.keys.identify_now(found.token, devices.wall_clock())
-    except IdentityError:
-        return False
-    if identity is None or handshake.check_origin_and_query() is not None or handshake.cursors():
-        return False
-    stream = connection.stream
-    if stream.closed() or not isinstance(stream, HttpStream) or has_been_left(stream):
-        return False
-    grant = devices.presence.try_claim(identity.device_id)
-    if grant is None:
-        return False
-    handler = DeviceHandler(application, request, context=context)
-    try:
-        handler.look_behind_the_proxy()
-        handler.upgrade(handshake, identity, grant, found.subprotocol, handshake.place_without_cursor())
-    except Exception:
-        handler.log_exception(*sys.exc_info())
-    return True
 
 
 def has_been_left(stream: HttpStream) -> bool:

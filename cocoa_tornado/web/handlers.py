@@ -22,7 +22,7 @@ from ..metrics import MetricsPage
 from ..rules.byte_budget import ByteBudget
 from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
-from ..rules.origins import Network, client_address, is_trusted
+from ..rules.origins import Network, find_caller
 from ..rules.rate import Allowances, LineBudget, RateLimit
 from ..speech.port import SpeechState
 from .answers import Answer
@@ -140,20 +140,19 @@ class GatewayErrors(RequestHandler):
         stream = connection.stream if isinstance(connection, Answer) else None
         return stream if isinstance(stream, HttpStream) else None
 
+    def log_fields(self) -> dict[str, object]:
+        """What the access log says of this request beyond what it says of every one."""
+        return {}
+
     def compute_etag(self) -> None:
         """No answer has an ETag: each is of its moment."""
 
     def look_behind_the_proxy(self) -> None:
         """Where the peer is a trusted proxy, whom it speaks for counts."""
-        peer = self.request.remote_ip or ""
-        trusted = self.context.trusted_proxies
-        if trusted and is_trusted(peer, trusted):
-            self.request.remote_ip = client_address(peer, self.request.headers.get("X-Forwarded-For"), trusted)
-            scheme = self.request.headers.get("X-Forwarded-Proto", "").split(",")[-1].strip().lower()
-            if scheme in ("http", "https"):
-                self.request.protocol = scheme
-            host = self.request.headers.get("X-Forwarded-Host", "").split(",")[-1].strip()
-            self.request.host = host or self.request.host
+        request = self.request
+        caller = find_caller(request.remote_ip or "", request.host, request.headers, self.context.trusted_proxies)
+        request.remote_ip, request.host = caller.ip, caller.host
+        request.protocol = caller.scheme or request.protocol
 
     def answer(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         """Finish with a compact JSON body."""

@@ -1,15 +1,14 @@
-"""What a request for an upgrade asks for. Everything here is decided at once, answers nothing and changes nothing."""
+"""What a request for an upgrade asks for. Nothing here waits, answers, or changes anything."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tornado.httputil import HTTPServerRequest
-
 from ..rules.box import NO_CURSOR_YET, Position
 from ..rules.handshake import Refusal, check_upgrade
 from ..rules.identity import FoundToken, find_token
 from ..rules.origins import origin_allowed
+from ..rules.upgrade_request import UpgradeRequest
 from .handlers import WebContext, flag
 
 UNAVAILABLE = {
@@ -23,30 +22,36 @@ UNAVAILABLE = {
 class Handshake:
     """One request for an upgrade, read step by step in the order of the answers (``device_handler.py``).
 
+    :param remote_ip: the client's address, behind trusted proxies too
     :ivar form: why the request is not in the form of an upgrade; None: it is
     """
 
-    __slots__ = ("_context", "_request", "form")
+    __slots__ = ("_context", "_request", "form", "remote_ip")
 
-    def __init__(self, request: HTTPServerRequest, context: WebContext) -> None:
-        self._request, self._context = request, context
+    def __init__(self, request: UpgradeRequest, remote_ip: str, context: WebContext) -> None:
+        self._request, self.remote_ip, self._context = request, remote_ip, context
         headers = request.headers
         self.form = check_upgrade(
             # RFC 9110, 7.8: in an HTTP/1.0 request the field means nothing.
-            None if request.version == "HTTP/1.0" else headers.get("Upgrade"),
-            headers.get("Connection"),
-            headers.get("Sec-WebSocket-Version"),
-            headers.get("Sec-WebSocket-Key"),
+            None if request.version == "HTTP/1.0" else headers.get("upgrade"),
+            headers.get("connection"),
+            headers.get("sec-websocket-version"),
+            headers.get("sec-websocket-key"),
         )
+
+    @property
+    def key(self) -> str:
+        """``Sec-WebSocket-Key``, once the form is right."""
+        return self._request.headers["sec-websocket-key"]
 
     def find_token(self) -> FoundToken:
         """:raises IdentityError: there is none, or there are several"""
         headers = self._request.headers
         query = [value.decode("utf-8", "replace") for value in self._arguments("token")]
-        return find_token(query, headers.get("Authorization"), headers.get("Sec-WebSocket-Protocol"))
+        return find_token(query, headers.get("authorization"), headers.get("sec-websocket-protocol"))
 
     def check_origin_and_query(self) -> Refusal | None:
-        origin = self._request.headers.get("Origin")
+        origin = self._request.headers.get("origin")
         if not origin_allowed(origin, self._request.host, self._context.live.now.allowed_origins):
             return Refusal(403, "Origin not allowed", "origin")
         if self.wants_interim() is None:
@@ -56,20 +61,20 @@ class Handshake:
         return None
 
     def wants_interim(self) -> bool | None:
-        """Whether the device asks for growing hypotheses of what it says; None: it can't be told."""
+        """Whether the device asks for growing hypotheses of what it says; None: the value is neither true nor false."""
         return flag(self._arguments("interim"))
 
     def uses_cursors(self) -> bool | None:
-        """Whether the device says that it goes by cursors, though it may have none yet; None: it can't be told."""
+        """Whether the device says that it uses cursors, though it may have none yet; None: as above."""
         return flag(self._arguments("cursors"))
 
     def cursors(self) -> Sequence[bytes]:
-        """What it says after which message it wants to go on; more than one is one too many."""
+        """The cursors after which it wants its messages; more than one is an error."""
         return self._arguments("after")
 
     def place_without_cursor(self) -> Position | None:
-        """Where a device begins that names no cursor. One that goes by cursors and has none yet begins where its box
-        does: that something was written to a socket does not count for it."""
+        """Where a device begins that names no cursor. One that uses cursors and has none yet begins where its box does:
+        for it a message does not count as received because it was written to a socket."""
         return NO_CURSOR_YET if self.uses_cursors() else None
 
     def unavailable(self, outcome: str) -> Refusal:
@@ -81,7 +86,7 @@ class Handshake:
         return Refusal(409, "Device already connected", "duplicate", self._retry_after())
 
     def _arguments(self, name: str) -> Sequence[bytes]:
-        return self._request.query_arguments.get(name, ())
+        return self._request.arguments.get(name, ())
 
     def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(self._context.retry_after_s)}

@@ -1,49 +1,37 @@
-"""Accepts connections and hands them to Tornado's HTTP server, within bounds.
+"""Accepts connections, within bounds, upgrades devices at once, and hands all others to Tornado's HTTP server.
 
-Tornado's own accepting goes on trying when the process is out of file descriptors: the event loop then does nothing
-else, and each attempt is a traceback in the log. Here ``rules/accepting.py`` decides; what is said and done about it
-is here. HTTP itself is Tornado's.
+Tornado's own accepting continues to try when the process is out of file descriptors: the event loop then does nothing
+else, and each attempt is a traceback in the log. Here ``rules/accepting.py`` decides, and this module carries it out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
-from tornado.httpserver import HTTPServer
-from tornado.httputil import (
-    HTTPConnection,
-    HTTPHeaders,
-    HTTPMessageDelegate,
-    HTTPServerConnectionDelegate,
-    RequestStartLine,
-    ResponseStartLine,
-)
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.http1connection import HTTP1ConnectionParameters
+from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.netutil import ssl_wrap_socket
 
 from ..counters import Counters, count
-from ..errors import ServiceError
 from ..rules.accepting import Gate, Obstacle
-from ..rules.addresses import is_every_address
 from ..rules.crowd import LOOPBACK, RESERVE_SHARE, Crowd, address_of
 from ..rules.origins import Network
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.request_head import MAX_HEAD_BYTES
+from .http_server import WatchedServer
 from .lingering import Lingering
+from .newcomer import Newcomer
 from .streams import HttpsStream, HttpStream
 
 MAX_BUFFER_BYTES = 16 * 1024 * 1024
-LISTEN_BACKLOG = 65_535  # as long as the kernel allows
 LINES = RateLimit(per_s=1 / 30, burst=10)
 
 EVENTS = {
@@ -54,6 +42,9 @@ EVENTS = {
 }
 
 log = logging.getLogger("cocoa.listener")
+
+TryUpgrade = Callable[[socket.socket, bytes, str], bool]
+"""``Upgrader.try_at_once``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +73,7 @@ class Listener:
     :param delegate: what answers requests
     :param tls: returns the context of new connections; None: in the clear
     :param devices: how many connections are a device's, for the log
+    :param try_upgrade: is asked first, where there is no TLS, once the first bytes are there
     """
 
     def __init__(
@@ -91,15 +83,18 @@ class Listener:
         tls: Callable[[], ssl.SSLContext | None],
         counters: Counters,
         devices: Callable[[], int],
+        try_upgrade: TryUpgrade = lambda sock, received, peer: False,
     ) -> None:
         self._options, self._tls, self._counters, self._devices = options, tls, counters, devices
         self._gate = Gate(options.max_pending)
-        self._crowd: Crowd[HttpStream] = Crowd(options.max_per_address)
+        self._try_upgrade = try_upgrade
+        self._crowd: Crowd[HttpStream | Newcomer] = Crowd(options.max_per_address)
+        self._newcomers: set[Newcomer] = set()
         self._waiting: deque[tuple[socket.socket, Any]] = deque()
         self._marks: dict[HttpStream, tuple[int, int] | None] = {}
         # The listener itself sees to header_timeout, with one timer for all connections.
         parameters = HTTP1ConnectionParameters(max_header_size=MAX_HEAD_BYTES, body_timeout=options.body_timeout_s)
-        self._server = _Server(delegate, self, parameters)
+        self._server = WatchedServer(delegate, self, parameters)
         self._lingering = Lingering()
         self._sockets: list[socket.socket] = []
         self._is_reading = False
@@ -156,6 +151,9 @@ class Listener:
             connection, _ = self._leave_the_queue()
             connection.close()
             self._gate.ended()
+        for newcomer in list(self._newcomers):
+            newcomer.close()
+            self._gone(newcomer)
         self._lingering.close()
         await self._server.close_all_connections()
 
@@ -189,7 +187,7 @@ class Listener:
             self._close(stream, phase.value)
         return self._crowd.yielding
 
-    def _close(self, stream: HttpStream, reason: str) -> None:
+    def _close(self, stream: HttpStream | Newcomer, reason: str) -> None:
         """In favor of others. That it has ended is heard in a later turn."""
         count(self._counters.http_connections_shed, reason)
         stream.close()
@@ -255,31 +253,83 @@ class Listener:
         return self._waiting.popleft()
 
     def _serve(self, connection: socket.socket, address: Any) -> None:
-        """Hand an accepted connection to the HTTP server, which says by :meth:`ended` that it is done with it."""
-        source = address_of(address[0], self._options.unlimited) if isinstance(address, tuple) else ""
+        """Find out who an accepted connection is: a device, or a client of the HTTP server."""
+        newcomer = Newcomer(connection, address)
         # Only where places are getting scarce: a fleet behind one NAT may come back all at once.
-        if self._gate.is_near_full and not self._crowd.admits(source) and not self._make_room_at(source):
+        if self._gate.is_near_full and not self._has_room_at(self._source(newcomer)):
             connection.close()
             self._gate.ended()
             return
         try:
             connection.setblocking(False)
             tls = self._tls()
-            if tls is None:
-                stream = HttpStream(connection, max_buffer_size=MAX_BUFFER_BYTES)
-            else:
+            if tls is not None:
                 # Fails where the client has vanished already, as a port scan's does.
                 connection = ssl_wrap_socket(connection, tls, server_side=True, do_handshake_on_connect=False)
-                stream = HttpsStream(connection, max_buffer_size=MAX_BUFFER_BYTES)
+                self._enter(stream := HttpsStream(connection, max_buffer_size=MAX_BUFFER_BYTES), newcomer)
+                self._serve_http(stream, address)
+                return
         except OSError as error:
             log.debug("connection lost before it began", extra={"error": error.strerror or type(error).__name__})
             connection.close()
             self._gate.ended()
             return
+        if not self._listen_to(newcomer):
+            self._enter(newcomer, newcomer)
+            self._newcomers.add(newcomer)
+            newcomer.wait(self._on_first_bytes, self._on_closed)
+            self._watch_the_late()
+
+    def _listen_to(self, newcomer: Newcomer) -> bool:
+        """False: it has said nothing yet. Otherwise it is one no longer."""
+        received = newcomer.peek()
+        if received is None:
+            return False
+        sock = newcomer.leave()
+        if not received:
+            sock.close()
+        elif not self._try_upgrade(sock, received, newcomer.peer):
+            stream = HttpStream(sock, max_buffer_size=MAX_BUFFER_BYTES)
+            if newcomer in self._newcomers:
+                self._newcomers.remove(newcomer)
+                self._crowd.replace(newcomer, stream)
+            else:
+                self._enter(stream, newcomer)
+            self._serve_http(stream, newcomer.address)
+            return True
+        self._gone(newcomer)
+        return True
+
+    def _on_first_bytes(self, newcomer: Newcomer) -> None:
+        if newcomer in self._newcomers:
+            self._listen_to(newcomer)
+            self._follow_if_room()
+
+    def _on_closed(self, newcomer: Newcomer) -> None:
+        if newcomer in self._newcomers:
+            self._gone(newcomer)
+            self._follow_if_room()
+
+    def _gone(self, newcomer: Newcomer) -> None:
+        """It is closed, or a device's."""
+        self._newcomers.discard(newcomer)
+        self._crowd.leave(newcomer)
+        self._gate.ended()
+
+    def _enter(self, member: HttpStream | Newcomer, newcomer: Newcomer) -> None:
+        self._crowd.enter(member, self._source(newcomer), self._loop.time(), in_reserve=self._gate.excess > 0)
+
+    def _source(self, newcomer: Newcomer) -> str:
+        return address_of(newcomer.peer, self._options.unlimited)
+
+    def _serve_http(self, stream: HttpStream, address: Any) -> None:
+        """The HTTP server says by :meth:`ended` that it is done with it."""
         stream.lingering = self._lingering
         self._marks[stream] = None
-        self._crowd.enter(stream, source, self._loop.time(), in_reserve=self._gate.excess > 0)
         self._server.handle_stream(stream, address)
+
+    def _has_room_at(self, source: str) -> bool:
+        return self._crowd.admits(source) or self._make_room_at(source)
 
     def _make_room_at(self, source: str) -> bool:
         """Close the oldest connection of an address that has as many as it may, if it has had its time."""
@@ -306,8 +356,7 @@ class Listener:
         now = self._loop.time()
         stream.needs_both_ways = False
         stream.is_last_request = not self._crowd.awaits(stream, now)
-        if self._lateness is None:
-            self._lateness = self._loop.call_at(now + self._options.header_timeout_s, self._close_the_late)
+        self._watch_the_late()
 
     def asks(self, stream: HttpStream) -> None:
         """The headers of a request have come."""
@@ -315,12 +364,15 @@ class Listener:
         if self._gate.is_near_full:
             stream.is_last_request = True
 
-    def ended(self, stream: object) -> None:
+    def ended(self, stream: HttpStream) -> None:
         """It is closed, or a device's."""
-        if isinstance(stream, HttpStream):
-            del self._marks[stream]
-            self._crowd.leave(stream)
+        del self._marks[stream]
+        self._crowd.leave(stream)
         self._gate.ended()
+        self._follow_if_room()
+
+    def _follow_if_room(self) -> None:
+        """A connection has ended, and another may be waiting for its place."""
         if self._sockets and (not self._is_reading or self._gate.is_near_full):
             self._follow()
 
@@ -347,6 +399,11 @@ class Listener:
             extra["suppressed"] = suppressed
         log.warning(EVENTS[obstacle], extra=extra)
 
+    def _watch_the_late(self) -> None:
+        if self._lateness is None:
+            at = self._loop.time() + self._options.header_timeout_s
+            self._lateness = self._loop.call_at(at, self._close_the_late)
+
     def _close_the_late(self) -> None:
         """Close the connections whose next head is overdue. No timer runs while nobody owes one."""
         self._lateness = None
@@ -369,133 +426,3 @@ class Listener:
             self._marks[stream] = mark
             if mark is not None and mark == before:
                 stream.close()
-
-
-class _Client:
-    """The context of a connection, as Tornado and the handlers know it: who is at its other end."""
-
-    __slots__ = ("address", "protocol", "remote_ip")
-
-    def __init__(self, stream: IOStream, address: Any) -> None:
-        self.address = address
-        self.remote_ip = address[0] if isinstance(address, tuple) else "0.0.0.0"
-        self.protocol = "https" if isinstance(stream, SSLIOStream) else "http"
-
-    def __str__(self) -> str:
-        return str(self.remote_ip)
-
-
-class _Server(HTTPServer):
-    """Tornado's server, which tells the listener what becomes of a connection."""
-
-    def initialize(  # type: ignore[override]  # Tornado's own way to make one
-        self, delegate: HTTPServerConnectionDelegate, listener: Listener, parameters: HTTP1ConnectionParameters
-    ) -> None:
-        super().initialize(delegate)
-        self._listener, self._parameters = listener, parameters
-        self._open: set[HTTP1ServerConnection] = set()
-
-    def handle_stream(self, stream: IOStream, address: Any) -> None:
-        """As Tornado's, without a timer for each request."""
-        connection = HTTP1ServerConnection(stream, self._parameters, _Client(stream, address))
-        self._open.add(connection)
-        connection.start_serving(self)
-
-    async def close_all_connections(self) -> None:
-        while self._open:
-            await next(iter(self._open)).close()
-
-    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        delegate = super().start_request(server_conn, request_conn)
-        assert isinstance(request_conn, HTTP1Connection)
-        stream = request_conn.stream
-        if not isinstance(stream, HttpStream):
-            return delegate
-        self._listener.awaits(stream)
-        return _WatchedRequest(delegate, stream, self._listener)
-
-    def on_close(self, server_conn: object) -> None:
-        assert isinstance(server_conn, HTTP1ServerConnection)
-        self._open.remove(server_conn)
-        self._listener.ended(server_conn.stream)
-
-
-class _WatchedRequest(HTTPMessageDelegate):
-    """A request, whose headers the listener hears of."""
-
-    def __init__(self, inner: HTTPMessageDelegate, stream: HttpStream, listener: Listener) -> None:
-        self._inner, self._stream, self._listener = inner, stream, listener
-
-    def headers_received(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
-    ) -> Awaitable[None] | None:
-        self._listener.asks(self._stream)
-        return self._inner.headers_received(start_line, headers)
-
-    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        return self._inner.data_received(chunk)
-
-    def finish(self) -> None:
-        self._inner.finish()
-
-    def on_connection_close(self) -> None:
-        self._inner.on_connection_close()
-
-
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets, all on one port: one for each address of the host. ``::`` means all addresses, of IPv4 too.
-
-    :raises ServiceError: one line; none of the addresses is kept then
-    """
-    sockets: list[socket.socket] = []
-    try:
-        for family, address in _addresses(host, port):
-            # With port 0, the first address chooses for all.
-            chosen = sockets[0].getsockname()[1] if sockets else port
-            sock = _listening(family, (address[0], chosen, *address[2:]), host)
-            if sock is not None:
-                sockets.append(sock)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise ServiceError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    if not sockets:
-        raise ServiceError(f"cannot listen on {host} port {port}: no address")
-    return sockets
-
-
-def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Family and address, each once; IPv4 first."""
-    # Without a host, getaddrinfo names the addresses that stand for all, of both kinds.
-    name = None if is_every_address(host) else host
-    found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, _, _, _, address in sorted(dict.fromkeys(found), key=lambda entry: entry[0]):
-        yield family, address
-
-
-def _listening(family: int, address: tuple[Any, ...], host: str) -> socket.socket | None:
-    """None where this machine cannot do IPv6, though the host has an address of that kind."""
-    try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT:
-            return None
-        raise
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # An IPv4 client is the business of the IPv4 socket, on every platform.
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.setblocking(False)
-        sock.bind(address)
-        sock.listen(LISTEN_BACKLOG)
-    except OSError as error:
-        sock.close()
-        if (
-            error.errno == errno.EADDRNOTAVAIL
-            and family == socket.AF_INET6
-            and (host == "localhost" or is_every_address(host))
-        ):
-            return None
-        raise
-    return sock

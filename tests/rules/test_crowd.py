@@ -96,6 +96,19 @@ def test_what_is_being_closed_is_named_once_and_counted_until_it_has_left() -> N
     assert (crowd.yielding, len(crowd)) == (0, 0)
 
 
+def test_a_connection_that_becomes_another_object_keeps_its_turn_and_its_address() -> None:
+    crowd = Crowd[Connection](1)
+    newcomer, stream = slow(crowd, 0.0, "192.0.2.1"), Connection()
+    slow(crowd, 1.0)
+    crowd.replace(newcomer, stream)
+    crowd.leave(newcomer)
+    assert not crowd.admits("192.0.2.1")
+    assert crowd.late(10.0, 10.0) == [stream]
+    assert crowd.give_way(1, 5.0) == [(stream, Phase.SLOW)]
+    crowd.leave(stream)
+    assert (len(crowd), crowd.yielding) == (1, 0)
+
+
 def test_an_address_has_its_limit_and_no_address_has_none() -> None:
     crowd = Crowd[Connection](2)
     for address in ("192.0.2.1", "192.0.2.1", "", "", ""):

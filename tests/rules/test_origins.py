@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.origins import client_address, host_name, origin_allowed, read_origin
+from cocoa_tornado.rules.origins import (
+    Caller,
+    client_address,
+    find_caller,
+    host_name,
+    origin_allowed,
+    read_origin,
+)
 
 from ..profiles import examples
 
@@ -208,3 +215,22 @@ PROXIES = [ip_network("10.0.0.0/8"), ip_network("::1/128")]
 )
 def test_forwarded_addresses_count_only_from_a_trusted_proxy(peer: str, header: str | None, client: str) -> None:
     assert client_address(peer, header, PROXIES) == client
+
+
+FORWARDED = {
+    "x-forwarded-for": "192.0.2.1, 192.0.2.2",
+    "x-forwarded-proto": "http, HTTPS",
+    "x-forwarded-host": "a.example, b.example ",
+}
+
+
+def test_what_a_trusted_proxy_says_of_the_client_counts() -> None:
+    trusted = [ip_network("10.0.0.0/8")]
+    assert find_caller("10.0.0.1", HOST, FORWARDED, trusted) == Caller("192.0.2.2", "b.example", "https")
+    assert find_caller("10.0.0.1", HOST, {}, trusted) == Caller("10.0.0.1", HOST)
+    assert find_caller("10.0.0.1", HOST, {"x-forwarded-proto": "ws"}, trusted) == Caller("10.0.0.1", HOST)
+
+
+def test_what_anybody_else_says_does_not() -> None:
+    assert find_caller("192.0.2.9", HOST, FORWARDED, [ip_network("10.0.0.0/8")]) == Caller("192.0.2.9", HOST)
+    assert find_caller("10.0.0.1", HOST, FORWARDED, ()) == Caller("10.0.0.1", HOST)

@@ -15,7 +15,7 @@ import pytest
 
 from cocoa_tornado.rules import crowd as rules
 from cocoa_tornado.rules.crowd import PATIENCE_S
-from cocoa_tornado.web.listener import bind
+from cocoa_tornado.web.listening_sockets import bind
 from testing.certificates import write_certificate
 from testing.raw_device import PING, PONG, UPGRADE, RawDevice
 from testing.waiting import eventually

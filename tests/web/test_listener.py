@@ -17,7 +17,8 @@ from tornado.web import Application, RequestHandler
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import ServiceError
 from cocoa_tornado.rules.accepting import SERVED_PER_TURN
-from cocoa_tornado.web.listener import Listener, ListenerOptions, bind
+from cocoa_tornado.web.listener import Listener, ListenerOptions
+from cocoa_tornado.web.listening_sockets import bind
 from testing.certificates import write_certificate
 from testing.raw_device import TEXT, UPGRADE, RawDevice
 from testing.waiting import eventually

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado.web import application
+from cocoa_tornado.web import upgrading
 from cocoa_tornado.web.device_handler import DeviceHandler
+from cocoa_tornado.web.newcomer import Newcomer
 from cocoa_tornado.web.streams import HttpStream
-from testing.raw_device import UPGRADE
+from testing.raw_device import PING, PONG, TEXT, UPGRADE, frame
 from testing.waiting import eventually
 
 from ..harness import Harness
@@ -122,7 +123,7 @@ def test_what_is_upgraded_at_once_is_what_the_handler_upgrades(
         def check(request: Request, version: str) -> None:
             at_once = judged(head(request, found, version))
             with monkeypatch.context() as without:
-                without.setattr(application, "upgrade_at_once", lambda *_: False)
+                without.setattr(upgrading, "recognize", lambda _: None)
                 assert judged(head(request, found, version)) == at_once
 
         check()
@@ -140,6 +141,36 @@ async def test_a_device_that_is_free_is_upgraded_before_its_request_is_dispatche
     assert (dispatched, len(gateway.gateway.hub)) == ([], 2)
 
 
+@pytest.mark.parametrize("cut", [-1, 0, 3, 99], ids=["in the head", "behind the head", "in a frame", "nowhere"])
+@pytest.mark.gen_test
+async def test_frames_right_behind_the_head_reach_the_connection_however_both_are_cut(
+    gateway: Harness, cut: int
+) -> None:
+    request = head(("GET", "good", "", {}), {"good": gateway.token("doll")}, "1.1")
+    sent = request + frame(TEXT, b"hello") + frame(PING, b"!")
+    device = await gateway.dial()
+    device.writer.write(sent[: len(request) + cut])
+    await eventually(lambda: len(gateway.gateway.hub) == (cut >= 0))
+    device.writer.write(sent[len(request) + cut :])
+    assert (await device.read_response()).status == 101
+    assert (await device.read_until(PONG)).payload == b"!"
+    assert gateway.gateway.counters.handshakes == {"accepted": 1}
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_closes_or_resets_before_it_says_anything_leaves_nothing_behind(gateway: Harness) -> None:
+    for reset in (False, True):
+        silent = await gateway.dial()
+        await eventually(lambda: gateway.gateway.http_connections == 1)
+        if reset:
+            silent.reset()
+        else:
+            silent.writer.write_eof()
+            assert await silent.read_to_end() == b""
+        await eventually(lambda: gateway.gateway.http_connections == 0)
+    assert gateway.gateway.counters.handshakes == {}
+
+
 async def ask_until_the_end(gateway: Harness) -> None:
     """A handshake. Returns when the gateway has closed the connection, whatever it has sent before."""
     device = await gateway.dial()
@@ -147,14 +178,14 @@ async def ask_until_the_end(gateway: Harness) -> None:
     await device.read_to_end()
 
 
-@pytest.mark.parametrize("at_once", [True, False])
+UPGRADE_STEPS = [f"web.upgrading.{step}" for step in ("switching_protocols", "device_socket", "DeviceConnection.open")]
+
+
 @pytest.mark.parametrize(
-    "step",
+    ("step", "at_once"),
     [
-        "web.device_handler.switching_protocols",
-        "web.streams.HttpStream.give_up_socket",
-        "web.device_handler.device_socket",
-        "web.device_handler.DeviceConnection.open",
+        *((step, True) for step in UPGRADE_STEPS),
+        *((step, False) for step in ("web.streams.HttpStream.give_up_socket", *UPGRADE_STEPS)),
     ],
 )
 @pytest.mark.logs("cocoa.http", "^handler failed$")
@@ -169,7 +200,7 @@ async def test_where_an_upgrade_fails_the_slot_is_given_back_and_the_connection_
 
     monkeypatch.setattr(f"cocoa_tornado.{step}", fail)
     if not at_once:
-        monkeypatch.setattr(application, "upgrade_at_once", lambda *_: False)
+        monkeypatch.setattr(upgrading, "recognize", lambda _: None)
     await ask_until_the_end(gateway)
     presence = gateway.gateway.presence
     await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)
@@ -187,9 +218,18 @@ async def test_so_is_it_where_the_client_turns_out_to_have_gone(
         stream.close()
         return b""
 
-    monkeypatch.setattr(HttpStream, "_find_unread", find_end)
-    if not at_once:
-        monkeypatch.setattr(application, "upgrade_at_once", lambda *_: False)
+    def peek_and_lose(newcomer: Newcomer) -> bytes | None:
+        received = peek(newcomer)
+        if received is not None:
+            newcomer.sock.recv(len(received))
+        return received
+
+    peek = Newcomer.peek
+    if at_once:
+        monkeypatch.setattr(Newcomer, "peek", peek_and_lose)
+    else:
+        monkeypatch.setattr(HttpStream, "_find_unread", find_end)
+        monkeypatch.setattr(upgrading, "recognize", lambda _: None)
     await ask_until_the_end(gateway)
     presence, handshakes = gateway.gateway.presence, gateway.gateway.counters.handshakes
     await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)

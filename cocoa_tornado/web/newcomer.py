@@ -1,0 +1,64 @@
+"""A connection that has been accepted and has not said anything yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from ..rules.request_head import MAX_HEAD_BYTES
+
+
+class Newcomer:
+    """A bare socket on the event loop, until its first bytes are there. They are looked at and stay in the kernel, so
+    that whoever gets the socket reads it from its beginning. IOLoop thread only.
+
+    A member of the crowd (``rules/crowd.py``) while it waits.
+
+    :ivar address: of the other end, as ``accept`` returns it
+    """
+
+    __slots__ = ("_on_end", "address", "has_upload", "sock")
+
+    def __init__(self, sock: socket.socket, address: Any) -> None:
+        self.sock, self.address = sock, address
+        self.has_upload = False
+        self._on_end: Callable[[Newcomer], None] | None = None
+
+    @property
+    def peer(self) -> str:
+        """The IP address of the other end; ``""`` where there is none."""
+        return str(self.address[0]) if isinstance(self.address, tuple) else ""
+
+    def peek(self) -> bytes | None:
+        """What has been received so far, at most ``MAX_HEAD_BYTES``; ``b""`` at the end, or if the connection is lost;
+        None where nothing is there yet."""
+        try:
+            return self.sock.recv(MAX_HEAD_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def wait(self, on_readable: Callable[[Newcomer], None], on_end: Callable[[Newcomer], None]) -> None:
+        """Have ``on_readable`` called as soon as :meth:`peek` returns something, again and again until :meth:`leave`;
+        or ``on_end`` if it was closed before, never from here nor from :meth:`close`."""
+        self._on_end = on_end
+        asyncio.get_running_loop().add_reader(self.sock.fileno(), on_readable, self)
+
+    def leave(self) -> socket.socket:
+        """Stop waiting; returns the socket."""
+        if self._on_end is not None:
+            self._on_end = None
+            asyncio.get_running_loop().remove_reader(self.sock.fileno())
+        return self.sock
+
+    def close(self) -> None:
+        """Idempotent."""
+        on_end = self._on_end
+        with contextlib.suppress(OSError):
+            self.leave().close()
+        if on_end is not None:
+            asyncio.get_running_loop().call_soon(on_end, self)
