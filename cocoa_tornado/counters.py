@@ -1,6 +1,6 @@
-"""What the gateway counts, in plain integers. Counting imports no library; ``metrics.py`` makes Prometheus text of it.
+"""The gateway's counters, as plain integers. Counting needs no library; ``metrics.py`` exports them to Prometheus.
 
-No label ever holds a device id, a user or any part of a token. The IOLoop thread owns everything here.
+No label contains a device id, a user or any part of a token. IOLoop thread only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ REAL_TIME_BOUNDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 5.0)
 
 
 class Histogram:
-    """Counts by upper bound (seconds). One observation is a bisection and two additions."""
+    """Counts observations by upper bound (seconds). An observation costs a bisection and two additions."""
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -33,7 +33,7 @@ class Histogram:
         return self._sum
 
     def cumulative(self) -> list[tuple[str, float]]:
-        """By upper bound, as text, how many observations were at most that; the last is ``+Inf``, so all of them."""
+        """Pairs of upper bound (as text) and number of observations up to it; the last bound is ``+Inf``."""
         total, found = 0, []
         for bound, observed in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += observed
@@ -43,11 +43,11 @@ class Histogram:
 
 @dataclass(slots=True)
 class SpeechCounters:
-    """What the transcriber counts."""
+    """Counters of the transcriber."""
 
     streams: dict[str, int] = field(default_factory=dict)  # by outcome
     hypotheses: int = 0  # published
-    audio_s: float = 0.0  # recognised
+    audio_s: float = 0.0  # recognized
     real_time_factor: Histogram = field(default_factory=lambda: Histogram(REAL_TIME_BOUNDS))
     queue: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
     delivery: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))
@@ -55,25 +55,25 @@ class SpeechCounters:
 
 @dataclass(slots=True)
 class Counters:
-    """What the web layer and the router count."""
+    """Counters of the web layer and the router."""
 
     handshakes: dict[str, int] = field(default_factory=dict)  # by outcome
-    closed: dict[str, int] = field(default_factory=dict)  # by close code, or "lost" where none was exchanged
+    closed: dict[str, int] = field(default_factory=dict)  # by close code; "lost" if none was exchanged
     routed: int = 0
     unknown_device: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
     kept: int = 0  # stored for a device that was not connected
-    caught_up: int = 0  # sent out of a box
+    caught_up: int = 0  # sent from a box
     left_in_box: int = 0  # queued for a connection that ended, and still in the box
-    gaps: int = 0  # devices told that they have missed messages
+    gaps: int = 0  # gap notices sent
     bad_acks: int = 0
     outbox_overflows: int = 0
     device_messages: int = 0
     device_messages_dropped: int = 0
     audio_ignored: int = 0
-    token_requests: dict[str, int] = field(default_factory=dict)  # of the token endpoint, by outcome
+    token_requests: dict[str, int] = field(default_factory=dict)  # to the token endpoint, by outcome
     accept_pauses: dict[str, int] = field(default_factory=dict)  # by obstacle (rules/accepting.py)
-    bodies_refused: dict[str, int] = field(default_factory=dict)  # of requests, by reason
+    bodies_refused: dict[str, int] = field(default_factory=dict)  # request bodies, by reason
     http_connections_shed: dict[str, int] = field(default_factory=dict)  # in favor of others (rules/crowd.py)
     latency: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
@@ -81,5 +81,6 @@ class Counters:
 
 
 def count(counter: dict[str, int], label: str, amount: int = 1) -> None:
-    """Add to a labelled counter. Labels come from a fixed set (``rules/labels.py``): a counter can't grow unbounded."""
+    """Increment a labelled counter. Labels come from a fixed set (``rules/labels.py``), so counters can't grow
+    unbounded."""
     counter[label] = counter.get(label, 0) + amount

@@ -1,4 +1,4 @@
-"""The Prometheus text of what the gateway counts (``counters.py``): prometheus-client reads it when somebody asks."""
+"""Exports the counters (``counters.py``) as Prometheus text. prometheus-client reads them on each scrape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .speech.port import SpeechStatus
 
 
 class GatewayCollector(Collector):
-    """Reads the counters of hub, broker and web layer at the moment of a scrape."""
+    """Reads the counters of the hub, the broker and the web layer on each scrape."""
 
     def __init__(
         self,
@@ -64,26 +64,28 @@ class GatewayCollector(Collector):
         yield GaugeMetricFamily("cocoa_connections", "Device connections now", value=len(hub))
         pending = self._http_connections()
         yield GaugeMetricFamily("cocoa_http_connections", "Connections that are not a device's", value=pending)
-        yield _by("cocoa_accept_pauses", "Times that newcomers had to wait", "reason", counters.accept_pauses)
-        yield _by("cocoa_bodies_refused", "Bodies of requests refused", "reason", counters.bodies_refused)
+        yield _by("cocoa_accept_pauses", "Times that new connections had to wait", "reason", counters.accept_pauses)
+        yield _by("cocoa_bodies_refused", "Request bodies refused", "reason", counters.bodies_refused)
         shed = counters.http_connections_shed
         yield _by("cocoa_http_connections_shed", "Connections closed in favor of others", "reason", shed)
         yield GaugeMetricFamily("cocoa_slots_taken", "Slots held or reserved now", value=presence.slots_taken)
         yield _by("cocoa_handshakes", "WebSocket handshakes", "outcome", counters.handshakes)
-        yield _by("cocoa_token_requests", "Requests of the token endpoint", "outcome", counters.token_requests)
+        yield _by("cocoa_token_requests", "Requests to the token endpoint", "outcome", counters.token_requests)
         yield _by("cocoa_connections_closed", "Connections ended, by close code", "code", counters.closed)
-        yield _total("cocoa_duplicate_challenges", "Incumbents challenged by a newcomer", presence.counters.challenges)
-        yield _total("cocoa_duplicate_evictions", "Silent incumbents evicted (4409)", presence.counters.evictions)
+        yield _total("cocoa_duplicate_challenges", "Connections challenged by a new one", presence.counters.challenges)
+        yield _total(
+            "cocoa_duplicate_evictions", "Unresponsive connections evicted (4409)", presence.counters.evictions
+        )
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
-        yield _by("cocoa_messages_dropped", "Messages dropped before the socket took them", "reason", counters.dropped)
+        yield _by("cocoa_messages_dropped", "Messages dropped before they were written", "reason", counters.dropped)
         yield _total("cocoa_outbox_overflows", "Connections closed as slow consumers (1013)", counters.outbox_overflows)
         yield _total("cocoa_device_messages", "Text messages from devices", counters.device_messages)
         dropped = counters.device_messages_dropped
         yield _total("cocoa_device_messages_dropped", "Text messages from devices, dropped unpublished", dropped)
         yield _total("cocoa_audio_messages_ignored", "Binary messages while speech is off", counters.audio_ignored)
         yield _histogram("cocoa_delivery_latency_seconds", "From record timestamp to socket write", counters.latency)
-        yield _total("cocoa_log_lines_lost", "Log lines that standard error did not take", self._log_lines_lost())
+        yield _total("cocoa_log_lines_lost", "Log lines that could not be written", self._log_lines_lost())
         yield _histogram("cocoa_loop_lag_seconds", "How late the event loop runs its timers", counters.loop_lag)
 
     def _broker_side(self) -> Iterator[Metric]:
@@ -94,16 +96,18 @@ class GatewayCollector(Collector):
             yield GaugeMetricFamily("cocoa_consumer_lag_records", "Records not yet handed over", value=status.lag)
         yield _total("cocoa_records_consumed", "Records read from the results topic", broker.consumed)
         yield _total("cocoa_records_key_mismatch", "Records whose key and value disagree", broker.key_mismatch)
-        yield _by("cocoa_records_quarantined", "Records set aside", "reason", broker.quarantined)
+        yield _by("cocoa_records_quarantined", "Records quarantined", "reason", broker.quarantined)
         takes_copies = 0.0 if status.quarantine is QuarantineState.UNAVAILABLE else 1.0
-        yield GaugeMetricFamily("cocoa_quarantine_ready", "0 while no record can be set aside", value=takes_copies)
-        lost = "Records that were rejected and could not be set aside"
+        yield GaugeMetricFamily("cocoa_quarantine_ready", "0 while no record can be quarantined", value=takes_copies)
+        lost = "Rejected records that could not be quarantined"
         yield _by("cocoa_quarantine_lost", lost, "cause", broker.quarantine_lost)
         yield _by(
             "cocoa_records_published", "Records acknowledged by the broker", "topic", broker.published, self._topics
         )
-        yield _by("cocoa_publish_errors", "Records given up", "topic", broker.publish_errors, self._topics)
-        yield _total("cocoa_broker_reconnects", "Times that the broker went away", broker.reconnects)
+        yield _by(
+            "cocoa_publish_errors", "Records that could not be published", "topic", broker.publish_errors, self._topics
+        )
+        yield _total("cocoa_broker_reconnects", "Times that the broker became unavailable", broker.reconnects)
         yield _total("cocoa_consumer_pauses", "Times that the high water mark paused the partitions", broker.pauses)
 
     def _mailbox_side(self, mailbox: Mailbox) -> Iterator[Metric]:
@@ -113,43 +117,43 @@ class GatewayCollector(Collector):
         if status.messages is not None:
             yield GaugeMetricFamily("cocoa_mailbox_messages", "Messages in the mailbox", value=status.messages)
         if status.size_bytes is not None:
-            yield GaugeMetricFamily("cocoa_mailbox_bytes", "Their payloads together", value=status.size_bytes)
+            yield GaugeMetricFamily(
+                "cocoa_mailbox_bytes", "Size of the payloads in the mailbox", value=status.size_bytes
+            )
         yield _total("cocoa_mailbox_stored", "Messages stored", box.stored)
-        yield _total("cocoa_mailbox_duplicates", "Records that had been stored before", box.duplicates)
-        yield _total("cocoa_mailbox_acknowledged", "Messages deleted because their device has them", box.acknowledged)
+        yield _total("cocoa_mailbox_duplicates", "Records read again that were already stored", box.duplicates)
+        yield _total("cocoa_mailbox_acknowledged", "Messages deleted after an acknowledgement", box.acknowledged)
         yield _by("cocoa_mailbox_lost", "Messages deleted unacknowledged", "reason", box.lost)
-        yield _total("cocoa_mailbox_failures", "Times that the mailbox went away", box.failures)
+        yield _total("cocoa_mailbox_failures", "Times that the mailbox became unavailable", box.failures)
         yield _total("cocoa_messages_kept", "Messages stored for a device that was not connected", counters.kept)
-        yield _total("cocoa_messages_caught_up", "Messages sent out of a box", counters.caught_up)
+        yield _total("cocoa_messages_caught_up", "Messages sent from a box", counters.caught_up)
         left = "Messages queued for a connection that ended, which stay in the box"
         yield _total("cocoa_messages_left_in_box", left, counters.left_in_box)
-        yield _total("cocoa_gaps_told", "Devices told that they have missed messages", counters.gaps)
+        yield _total("cocoa_gaps_told", "Gap notices sent to devices", counters.gaps)
         yield _total("cocoa_unknown_acks", "Acknowledgements of a cursor that is not the device's", counters.bad_acks)
 
     def _speech_side(self, status: SpeechStatus) -> Iterator[Metric]:
         speech = self._counters.speech
         yield GaugeMetricFamily("cocoa_speech_workers", "Speech workers with their model loaded", value=status.workers)
-        yield GaugeMetricFamily("cocoa_speech_workers_busy", "Speech workers at work on a stream", value=status.busy)
+        yield GaugeMetricFamily("cocoa_speech_workers_busy", "Speech workers with a stream", value=status.busy)
         yield GaugeMetricFamily("cocoa_speech_queued", "Audio streams that wait for a worker", value=status.queued)
-        yield GaugeMetricFamily("cocoa_speech_parked", "Audio streams that are behind, without a worker", status.parked)
-        kept = "Bytes of audio kept for a worker that may have to hear it again"
+        yield GaugeMetricFamily("cocoa_speech_parked", "Audio streams that are parked, without a worker", status.parked)
+        kept = "Bytes of audio kept in case another worker must process it"
         yield GaugeMetricFamily("cocoa_speech_kept_bytes", kept, value=status.kept_bytes)
         yield _total("cocoa_speech_taken_back", "Times that a stream lost its worker to others", status.taken_back)
         yield _by("cocoa_speech_workers_lost", "Speech workers that had to be replaced", "reason", self._workers_lost)
         yield _by("cocoa_speech_streams", "Audio streams ended, by outcome", "outcome", speech.streams)
         yield _total("cocoa_speech_hypotheses", "Interim transcripts published", speech.hypotheses)
-        yield CounterMetricFamily("cocoa_speech_audio_seconds", "Audio recognised", value=speech.audio_s)
-        factor = "Processor time of decoding and recognition over the length of the audio"
+        yield CounterMetricFamily("cocoa_speech_audio_seconds", "Audio recognized", value=speech.audio_s)
+        factor = "CPU time of decoding and recognition divided by the duration of the audio"
         yield _histogram("cocoa_speech_real_time_factor", factor, speech.real_time_factor)
         yield _histogram("cocoa_speech_queue_seconds", "Time that an audio stream waited for a worker", speech.queue)
-        delivery = (
-            "From the last byte of audio to the device's outbox, through the broker, where that is in this process"
-        )
+        delivery = "From the last byte of audio, through the broker, to the device's outbox, if that is in this process"
         yield _histogram("cocoa_speech_delivery_seconds", delivery, speech.delivery)
 
 
 class MetricsPage:
-    """The body of ``GET /metrics``. Each has a registry of its own: two gateways in one process don't meet."""
+    """The body of ``GET /metrics``. Each instance has its own registry, so two gateways in one process don't mix."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -192,12 +196,12 @@ def _buffers(uses: Mapping[str, Use]) -> Iterator[Metric]:
 def _by(
     name: str, text: str, label: str, values: Mapping[str, int], known: Iterable[str] | None = None
 ) -> CounterMetricFamily:
-    """By one label. All values that it is known to have are there from the start.
+    """A counter by one label. All known label values are exported from the start.
 
-    :param known: instead of those in ``rules/labels.py``
+    :param known: label values that replace those in ``rules/labels.py``
     """
     family = CounterMetricFamily(name, text, labels=[label])
-    # ``values`` is copied first: the broker's threads may add a label while this is read.
+    # Copy ``values`` first: the broker's threads may add a label meanwhile.
     for key, value in sorted((dict.fromkeys(LABELS[name] if known is None else known, 0) | dict(values)).items()):
         family.add_metric([key], value)
     return family

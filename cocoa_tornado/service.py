@@ -31,7 +31,7 @@ from .metrics import GatewayCollector, MetricsPage
 from .presence.port import Presence
 from .relay.memory import MemoryRelay
 from .relay.port import Relay
-from .routing.arrivals import Arrivals
+from .routing.round_trips import RoundTrips
 from .routing.router import Router
 from .rules.addresses import without_user_info
 from .rules.buffers import Use
@@ -238,10 +238,10 @@ class Gateway:
         """The objects that live on the IOLoop, wired up."""
         settings, live, loop = self.settings, self.live, asyncio.get_running_loop()
         flusher = Flusher(loop, self._wall_clock, self.counters.latency)
-        arrivals: Arrivals | None = None
+        round_trips: RoundTrips | None = None
         if self.engine is not None:
-            arrivals = Arrivals(self._clock)
-            self.transcriber = self._make_transcriber(self.engine, arrivals)
+            round_trips = RoundTrips(self._clock)
+            self.transcriber = self._make_transcriber(self.engine, round_trips)
         self._sink: Callable[[Batch], None] = Router(
             self.hub,
             self.counters,
@@ -249,7 +249,7 @@ class Gateway:
             self.presence,
             self.relay,
             mailbox=self.mailbox,
-            arrivals=arrivals,
+            round_trips=round_trips,
         )
         wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
         calendar = ExpiryCalendar[Flushed]()
@@ -318,11 +318,11 @@ class Gateway:
             held |= {"bodies": self._web.bodies.taken, "uplink": self._web.devices.intake.rule.total}
         return {part: Use(held.get(part), limit) for part, limit in self.settings.buffers.items()}
 
-    def _make_transcriber(self, engine: SpeechEngine, arrivals: Arrivals) -> Transcriber:
+    def _make_transcriber(self, engine: SpeechEngine, round_trips: RoundTrips) -> Transcriber:
         return Transcriber(
             engine,
             self.broker,
-            arrivals,
+            round_trips,
             self.counters.speech,
             lambda: self.live.now.speech,
             results_topic=self.settings.kafka_results_topic,

@@ -1,4 +1,4 @@
-"""Has the mailbox remove what has expired, a little at a time. IOLoop thread only."""
+"""Removes expired messages from the mailbox, in small steps. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .mailboxes.port import Mailbox
 
 PAUSE_S = 1.0
 BUSY_PAUSE_S = 0.05
-"""Between two steps when the last one found something: a box full of old messages must not crowd out the new ones."""
+"""The pause after a step that removed something: removing many old messages must not delay new ones."""
 
 log = logging.getLogger("cocoa.mailbox")
 
 
 class Sweeper:
-    """Calls :meth:`Mailbox.sweep` again and again, from :meth:`start` to :meth:`stop`."""
+    """Calls :meth:`Mailbox.sweep` repeatedly, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
@@ -36,7 +36,7 @@ class Sweeper:
             try:
                 removed = await self._mailbox.sweep()
             except MailboxError:
-                pass  # it has said so itself
+                pass  # the mailbox has logged it
             except Exception:
                 log.exception("sweep failed")
             await asyncio.sleep(BUSY_PAUSE_S if removed else PAUSE_S)

@@ -1,7 +1,7 @@
-"""From audio to records: makes one utterance of each stream, and publishes what comes of it. IOLoop thread only.
+"""From audio to records: turns each audio stream into an utterance, and publishes the result. IOLoop thread only.
 
-Where the audio comes from (a POST, or binary WebSocket messages) is of no interest here; what recognises it is behind
-the speech port, and who gets the words is the broker's and the router's affair, as for any other record.
+The audio's origin (a POST, or binary WebSocket messages) does not matter here. Recognition is behind the speech port,
+and the broker and the router deliver the result like any other record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from .brokers.port import Broker
 from .counters import SpeechCounters, count
 from .errors import AudioNotDecodable, AudioTooLong, BrokerError, EngineFailed, SpeechBusy, SpeechError
-from .routing.arrivals import Arrivals
+from .routing.round_trips import RoundTrips
 from .rules import transcripts
 from .rules.audio import AudioFormat
 from .rules.once import Once
@@ -25,25 +25,25 @@ from .rules.upload import make_room
 from .speech.port import SpeechEngine, SpeechState, SpeechStatus, SpeechStream, Transcript
 
 PUBLISH_WAIT_S: Final = 10.0
-"""How long the words wait for a broker that is away. Then whoever sent the audio is told, and may send it again."""
+"""How long a transcript waits for an unavailable broker. After that the sender gets an error and may retry."""
 
-ARRIVAL_WAIT_S: Final = 2.0
-"""How long a drain waits for published words to come back from the broker."""
+ROUND_TRIP_WAIT_S: Final = 2.0
+"""How long a drain waits for published transcripts to come back from the broker."""
 
 RETRY_AFTER_S: Final = 5.0
-"""When a device that speaks already may try again; nobody knows when it ends."""
+"""Retry-After for a device that already has a stream, whose end is unknown."""
 
 NOTED_DEVICES: Final = 10_000
-"""Devices of which is remembered that a line about their samples has been logged."""
+"""Devices remembered as having had a log line about their samples."""
 
 log = logging.getLogger("cocoa.transcriber")
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechLimits:
-    """:ivar streams_per_device: at a time, POST and WebSocket together
-    :ivar streams: at a time, in all; 0: as many as the engine takes
-    :ivar max_audio_s: of one utterance
+    """:ivar streams_per_device: concurrent streams, POST and WebSocket together
+    :ivar streams: concurrent streams in all; 0: as many as the engine takes
+    :ivar max_audio_s: length of one utterance
     """
 
     streams_per_device: int = 1
@@ -61,7 +61,7 @@ class Transcriber:
         self,
         engine: SpeechEngine,
         broker: Broker,
-        arrivals: Arrivals,
+        round_trips: RoundTrips,
         counters: SpeechCounters,
         limits: Callable[[], SpeechLimits],
         *,
@@ -72,7 +72,7 @@ class Transcriber:
         self.limits = limits
         self.counters = counters
         self.clock, self.wall_clock = clock, wall_clock
-        self._engine, self._broker, self._arrivals, self._topic = engine, broker, arrivals, results_topic
+        self._engine, self._broker, self._round_trips, self._topic = engine, broker, round_trips, results_topic
         self._open: dict[str, set[Utterance]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,7 +84,7 @@ class Transcriber:
         return f"<Transcriber {len(self)} open>"
 
     def __len__(self) -> int:
-        """Utterances that are open, in all."""
+        """The number of open utterances."""
         return sum(map(len, self._open.values()))
 
     @property
@@ -92,7 +92,7 @@ class Transcriber:
         return self._draining
 
     def status(self) -> SpeechStatus:
-        """Of the engine."""
+        """The engine's status."""
         return self._engine.status()
 
     def open(
@@ -102,29 +102,30 @@ class Transcriber:
         audio_format: AudioFormat,
         *,
         interim: bool = False,
-        tells_errors: bool = False,
+        reports_errors: bool = False,
         on_cut: Callable[[], None] | None = None,
         on_yield: Callable[[], None] | None = None,
     ) -> Utterance:
-        """A new utterance, which must be ended with :meth:`Utterance.finish` or :meth:`Utterance.cancel`.
+        """Open an utterance, which must be ended with :meth:`Utterance.finish` or :meth:`Utterance.cancel`.
 
-        Where the device has as many as it may have, one that has been silent for two seconds yields to it.
+        If the device has as many as allowed, one that has been silent for two seconds yields to it.
 
-        :param interim: publish growing hypotheses too
-        :param tells_errors: publish a record for every error that ends the utterance (for whom no HTTP status tells)
-        :param on_cut: called if a drain ends it before its time; what awaits it then sees EngineFailed
-        :param on_yield: called if this one, being silent, yields to a newer one of its device: its place is gone, and
-            it must be ended now, with the words it has or without; None: it never does
-        :raises SpeechBusy: the device has its share already, all streams are taken, or the gateway is draining;
+        :param interim: also publish interims
+        :param reports_errors: publish a record for every error that ends the utterance (for senders that get no HTTP
+            status)
+        :param on_cut: called if a drain cuts it off; pending calls then raise EngineFailed
+        :param on_yield: called if this utterance, being silent, yields to a newer one of its device. It must then be
+            ended at once, with or without a transcript. None: it never yields
+        :raises SpeechBusy: the device has as many as allowed, all streams are taken, or the gateway is draining;
             nothing is published
-        :raises EngineFailed: no worker can be started; the device is told so by a record
+        :raises EngineFailed: no worker can be started; a failure record is published
         """
         session = SpeechSession(secrets.token_hex(16), user_id, device_id)
         try:
             for silent in self._room_for(device_id):
-                log.info("audio stream yields", extra=silent.extra())
+                log.info("audio stream replaced", extra=silent.extra())
                 silent.yield_place()
-            utterance = Utterance(self, session, interim, tells_errors, on_cut, on_yield)
+            utterance = Utterance(self, session, interim, reports_errors, on_cut, on_yield)
             on_interim = utterance.on_hypothesis if interim else None
             utterance.stream = self._engine.open(audio_format, self.limits().max_audio_s, on_interim)
         except SpeechError as error:
@@ -137,7 +138,7 @@ class Transcriber:
         return utterance
 
     def _room_for(self, device_id: str) -> list[Utterance]:
-        """Those that must yield to a new one of the device's, whose place is theirs."""
+        """Return the utterances that must yield to a new one of the device."""
         limits = self.limits()
         if self._draining:
             raise SpeechBusy("the gateway is draining")
@@ -155,20 +156,20 @@ class Transcriber:
         return yielding
 
     def note_eight_bits(self, device_id: str, rate_hz: int) -> None:
-        """Log, once for each device, that its samples are taken for unsigned ones of 8 bits, by what they look like."""
+        """Log, once for each device, that its samples were detected as unsigned 8-bit."""
         if self._eight_bit_devices.is_first(device_id):
             log.info("samples have 8 bits", extra={"device_id": device_id, "encoding": "u8", "rate_hz": rate_hz})
 
     def report(self, device_id: str, user_id: int | str, error: str) -> None:
-        """Publish that an utterance came to nothing, and don't wait for it; dropped if the broker takes nothing now."""
+        """Publish a failure record without waiting; drop it if the broker takes nothing now."""
         session = SpeechSession(secrets.token_hex(16), user_id, device_id)
-        self.tell(session, transcripts.failure_record(session, error, self.wall_clock()))
+        self.publish_soon(session, transcripts.failure_record(session, error, self.wall_clock()))
 
-    def tell(self, session: SpeechSession, record: bytes) -> None:
-        """Publish a record and don't wait for it. A drain does, for a while."""
+    def publish_soon(self, session: SpeechSession, record: bytes) -> None:
+        """Publish a record without waiting. A drain waits for it, with a timeout."""
         future = self.offer(session, record)
         if future is not None:
-            self._arrivals.expect(session.device_id, transcripts.message_of(record), lambda: None)
+            self._round_trips.expect(session.device_id, transcripts.message_of(record), lambda: None)
             self._reports.add(future)
             future.add_done_callback(self._reported)
 
@@ -177,17 +178,17 @@ class Transcriber:
         _retrieve(future)
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new utterance, and let those that are open come to their end; after ``timeout_s`` cut them off. Then
-        end the engine, and wait, for at most two seconds, for the words to come back and be routed."""
+        """Accept no new utterances, let the open ones finish, and cut them off after ``timeout_s``. Then end the
+        engine, and wait up to two seconds for the published transcripts to come back and be routed."""
         self._draining = True
         if not await self._all_ended(timeout_s):
             log.warning("audio streams cut off", extra={"streams": len(self)})
             for utterance in [utterance for of_device in self._open.values() for utterance in of_device]:
                 utterance.cut()
-            # The others have their words already, and publish them.
-            await self._all_ended(ARRIVAL_WAIT_S)
+            # Utterances that are being published already are not cut; wait for them.
+            await self._all_ended(ROUND_TRIP_WAIT_S)
         await self._engine.close()
-        await self._arrivals.settled(ARRIVAL_WAIT_S)
+        await self._round_trips.settled(ROUND_TRIP_WAIT_S)
 
     async def _all_ended(self, timeout_s: float) -> bool:
         try:
@@ -197,37 +198,34 @@ class Transcriber:
             return False
         return True
 
-    async def publish(
-        self, session: SpeechSession, record: bytes, on_arrival: Callable[[], None] | None = None
-    ) -> None:
-        """Publish a record; return when the broker has acknowledged it.
+    async def publish(self, session: SpeechSession, record: bytes, on_routed: Callable[[], None] | None = None) -> None:
+        """Publish a record and wait for the broker's acknowledgement.
 
-        :param on_arrival: called if this process gets it back and has routed it
-        :raises BrokerError: it refused, or did not acknowledge in time. In the latter case the record may still be
-            published later.
+        :param on_routed: called if this process reads the record back and has routed it
+        :raises BrokerError: refused, or not acknowledged in time. In the latter case it may still be published later.
         """
         message = transcripts.message_of(record)
-        if on_arrival is not None:
-            self._arrivals.expect(session.device_id, message, on_arrival)
+        if on_routed is not None:
+            self._round_trips.expect(session.device_id, message, on_routed)
         try:
             async with asyncio.timeout(PUBLISH_WAIT_S):
                 await self._broker.writable()
                 await asyncio.shield(self._broker.publish(self._topic, session.device_id, record))
         except BaseException as error:
-            self._arrivals.forget(session.device_id, message)
+            self._round_trips.forget(session.device_id, message)
             if isinstance(error, TimeoutError):
                 raise BrokerError(f"not acknowledged within {PUBLISH_WAIT_S:.0f} s") from error
             raise
 
     def offer(self, session: SpeechSession, record: bytes) -> asyncio.Future[None] | None:
-        """Publish a record that may as well be lost; None if the broker takes nothing now."""
+        """Publish a record that may be lost; return None if the broker takes nothing now."""
         try:
             return self._broker.publish(self._topic, session.device_id, record) if self._broker.can_write() else None
         except BrokerError:
             return None
 
     def ended(self, utterance: Utterance) -> None:
-        """The utterance's place is free again."""
+        """Release the utterance's slot."""
         of_device = self._open.get(utterance.session.device_id, set())
         of_device.discard(utterance)
         if not of_device:
@@ -237,15 +235,15 @@ class Transcriber:
 
 
 class Utterance:
-    """One stream of audio on its way to being a record. Made by :meth:`Transcriber.open`.
+    """One audio stream, until its record is published. Created by :meth:`Transcriber.open`.
 
-    One coroutine at a time calls :meth:`feed` and :meth:`finish`; after the first error, or :meth:`cancel`, there is
-    nothing more to do. Whoever cancels a coroutine that awaits one of them calls :meth:`cancel` too; it is harmless at
-    any time.
+    Call :meth:`feed` and :meth:`finish` from one coroutine at a time. After the first error, or :meth:`cancel`, nothing
+    is left to do. If you cancel a coroutine that awaits one of them, call :meth:`cancel` too, which is harmless at any
+    time.
 
-    :ivar silent_since: since when the device has sent nothing, on the transcriber's clock; None while it is not waited
-        for, and for one that never yields
-    :ivar has_yielded: its place belongs to another one
+    :ivar silent_since: when the device last sent audio, on the transcriber's clock; None while the gateway is not
+        waiting for it, and for an utterance that never yields
+    :ivar has_yielded: its slot has passed to another utterance
     """
 
     stream: SpeechStream
@@ -255,13 +253,13 @@ class Utterance:
         transcriber: Transcriber,
         session: SpeechSession,
         interim: bool,
-        tells_errors: bool,
+        reports_errors: bool,
         on_cut: Callable[[], None] | None,
         on_yield: Callable[[], None] | None,
     ) -> None:
         self.session = session
         self._transcriber, self._counters = transcriber, transcriber.counters
-        self._interim, self._tells_errors, self._on_cut = interim, tells_errors, on_cut
+        self._interim, self._reports_errors, self._on_cut = interim, reports_errors, on_cut
         self._on_yield = on_yield
         self._has_audio = self._ended = self._ending = self.has_yielded = False
         self.silent_since: float | None = None
@@ -279,11 +277,11 @@ class Utterance:
         return self.session.session_id
 
     async def feed(self, data: bytes) -> None:
-        """Audio as it came from the device. Suspends while the engine is behind.
+        """Add audio as received from the device. Suspends while the engine is behind.
 
-        :raises AudioNotDecodable: it is not what it was said to be
-        :raises AudioTooLong: more than an utterance may have
-        :raises EngineFailed: the engine failed; the device has been told by a record
+        :raises AudioNotDecodable: it is not in the declared format
+        :raises AudioTooLong: longer than an utterance may be
+        :raises EngineFailed: the engine failed; a failure record was published
         """
         if not data:
             return
@@ -300,9 +298,9 @@ class Utterance:
             self.silent_since = self._transcriber.clock()
 
     async def finish(self) -> Transcript:
-        """There is no more audio: wait for the words, and until the broker has acknowledged their record.
+        """End the audio, wait for the transcript, and wait until the broker has acknowledged its record.
 
-        :raises BrokerError: the words are in nobody's hands; see :meth:`Transcriber.publish`
+        :raises BrokerError: the transcript is lost; see :meth:`Transcriber.publish`
         :raises SpeechError: as :meth:`feed`
         """
         end_of_audio, self.silent_since = self._transcriber.clock(), None
@@ -324,43 +322,43 @@ class Utterance:
         return transcript
 
     def cancel(self, outcome: str = "vanished") -> None:
-        """Nobody waits for the words any more: none are published from now on. A device that has had hypotheses is told
-        that there is no more to come. Never raises; harmless after the end.
+        """Abandon the utterance: no transcript is published from now on. If interims were published, a failure record
+        follows, so that the device expects no more. Never raises; harmless after the end.
 
-        :param outcome: why, in one word of a fixed set: a metric label
+        :param outcome: the reason, from a fixed set: a metric label
         """
         if not self._ended:
             self.stream.cancel()
-            self._tell_the_end(transcripts.DROPPED, self._has_hypotheses)
+            self._report_end(transcripts.DROPPED, self._has_hypotheses)
             self._end(outcome)
             log.info("audio stream dropped", extra={**self.extra(), "outcome": outcome})
 
     def yield_place(self) -> None:
-        """A newer one of the device's has the place; whoever feeds this one ends it."""
+        """Give the slot to a newer utterance of the device; the feeding coroutine then ends this one."""
         on_yield, self.silent_since = self._on_yield, None
         if on_yield is not None:
             self.has_yielded = True
             on_yield()
 
     def cut(self) -> None:
-        """The gateway goes away. An utterance whose record is being published goes on all the same."""
+        """Cut the utterance off, because the gateway stops. Has no effect while its record is being published."""
         if not self._ending:
             on_cut = self._on_cut
             self.stream.cancel()
-            self._tell_the_end(transcripts.DRAINING, self._tells_errors or self._has_hypotheses)
+            self._report_end(transcripts.DRAINING, self._reports_errors or self._has_hypotheses)
             self._end("drained")
             if on_cut is not None:
                 on_cut()
 
-    def _tell_the_end(self, error: str, wanted: bool) -> None:
+    def _report_end(self, error: str, wanted: bool) -> None:
         if wanted and not self._ending:
             now = self._transcriber.wall_clock()
-            self._transcriber.tell(
+            self._transcriber.publish_soon(
                 self.session, transcripts.failure_record(self.session, error, now, final=self._final)
             )
 
     def on_hypothesis(self, text: str) -> None:
-        """A hypothesis of the engine. One is on its way to the broker at a time, and one waits, the newest."""
+        """Publish an interim. One is in flight to the broker at a time, and only the newest waits behind it."""
         if self._ending or self._ended:
             return
         if self._in_flight is not None:
@@ -384,13 +382,13 @@ class Utterance:
     async def _recognized(self) -> Transcript:
         if self._has_audio:
             return await self.stream.finish()
-        # There is nothing to recognise, and no reason to wait for a worker.
+        # There is nothing to recognize, so don't wait for a worker.
         self.stream.cancel()
         return Transcript("", 0.0, 0.0, 0.0)
 
     async def _publish(self, transcript: Transcript, end_of_audio: float) -> None:
         clock, delivery = self._transcriber.clock, self._counters.delivery
-        # From here on no hypothesis is published: the one in flight comes before, in the order of the calls.
+        # No interim is published from here on; the one in flight precedes the record, in call order.
         self._ending = True
         record = transcripts.transcript_record(
             self.session, transcript.text, self._transcriber.wall_clock(), final=self._final
@@ -402,16 +400,17 @@ class Utterance:
         return True if self._interim else None
 
     async def _fail(self, error: SpeechError) -> None:
-        """End it, and tell the device where nothing else does, or where it waits for the end of hypotheses."""
+        """End the utterance, and publish a failure record if the device learns of it no other way, or has had
+        interims."""
         if self._ended:
             return
         self._ending = True
         self.stream.cancel()
-        outcome, text = _told(error)
+        outcome, text = _outcome_of(error)
         level = logging.ERROR if isinstance(error, EngineFailed) else logging.INFO
         log.log(level, "audio stream failed", extra={**self.extra(), "outcome": outcome, "error": str(error)})
         try:
-            if isinstance(error, EngineFailed) or self._tells_errors or self._has_hypotheses:
+            if isinstance(error, EngineFailed) or self._reports_errors or self._has_hypotheses:
                 now = self._transcriber.wall_clock()
                 record = transcripts.failure_record(self.session, text, now, final=self._final)
                 await self._transcriber.publish(self.session, record, lambda: None)
@@ -425,7 +424,7 @@ class Utterance:
             self._ended = self._ending = True
             self._next = None
             self._on_cut = self._on_yield = (
-                None  # which may know of whoever has this one: no circle is left for the collector
+                None  # they may reference the owner of this utterance: break the reference cycle
             )
             count(self._counters.streams, outcome)
             self._transcriber.ended(self)
@@ -448,12 +447,12 @@ class Utterance:
         )
 
     def extra(self) -> dict[str, object]:
-        """Fields of a log line about it."""
+        """Log fields that identify the utterance."""
         return {"device_id": self.session.device_id, "session_id": self.session_id}
 
 
-def _told(error: SpeechError) -> tuple[str, str]:
-    """What is counted, and what the device is told."""
+def _outcome_of(error: SpeechError) -> tuple[str, str]:
+    """Return the metric label and the error text for the device."""
     if isinstance(error, AudioNotDecodable):
         return "not_decodable", transcripts.NOT_DECODABLE
     if isinstance(error, AudioTooLong):
@@ -462,6 +461,6 @@ def _told(error: SpeechError) -> tuple[str, str]:
 
 
 def _retrieve(future: asyncio.Future[None]) -> None:
-    """Or asyncio would complain that nobody has asked how it went."""
+    """Retrieve the exception, so that asyncio does not log that it was never retrieved."""
     if not future.cancelled():
         future.exception()

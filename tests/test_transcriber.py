@@ -19,7 +19,7 @@ from cocoa_tornado.errors import (
     SpeechBusy,
     SpeechError,
 )
-from cocoa_tornado.routing.arrivals import Arrivals
+from cocoa_tornado.routing.round_trips import RoundTrips
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.records import decode
 from cocoa_tornado.speech.port import SpeechState
@@ -34,7 +34,7 @@ NOON = 1_705_314_600.25
 
 
 class SlowBroker(MemoryBroker):
-    """Acknowledges when it is told to.
+    """Acknowledges on demand.
 
     :ivar held: what was published and is not acknowledged, oldest first
     """
@@ -55,7 +55,7 @@ class SlowBroker(MemoryBroker):
 
     def publish(self, topic: str, key: str, value: bytes, headers: Any = None) -> asyncio.Future[None]:
         if self.refuses:
-            raise BrokerError("it was told to refuse")
+            raise BrokerError("refused on purpose")
         if not self.holds:
             return super().publish(topic, key, value, headers)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -80,12 +80,12 @@ class Bench:
         self.engine, self.broker, self.counters = ScriptedEngine(), SlowBroker(), SpeechCounters()
         self.batches: list[Batch] = []
         self.now, self.limits = 100.0, limits or SpeechLimits()
-        self.arrivals = Arrivals(lambda: self.now)
+        self.round_trips = RoundTrips(lambda: self.now)
         self.broker.start(self._route, decode)
         self.transcriber = Transcriber(
             self.engine,
             self.broker,
-            self.arrivals,
+            self.round_trips,
             self.counters,
             lambda: self.limits,
             results_topic=TOPIC,
@@ -95,7 +95,7 @@ class Bench:
 
     def _route(self, batch: Batch) -> None:
         self.batches.append(batch)
-        self.arrivals.routed(batch.records)
+        self.round_trips.routed(batch.records)
 
     def open(self, device_id: str = "doll", **options: Any) -> Utterance:
         return self.transcriber.open(device_id, 99, RAW, **options)
@@ -297,7 +297,7 @@ async def test_the_longest_audio_is_the_engines_to_judge() -> None:
 @pytest.mark.logs("cocoa.transcriber", "audio stream failed")
 @pytest.mark.parametrize("when", ["feed", "finish"])
 @pytest.mark.gen_test
-async def test_a_failed_engine_is_told_to_the_device_and_raised(when: str) -> None:
+async def test_a_failed_engine_is_reported_to_the_device_and_raised(when: str) -> None:
     bench = Bench()
     utterance = bench.open()
     await utterance.feed(b"words")
@@ -320,13 +320,13 @@ async def test_a_failed_engine_is_told_to_the_device_and_raised(when: str) -> No
     ],
 )
 @pytest.mark.gen_test
-async def test_wrong_audio_is_told_to_the_device_only_where_nothing_else_tells_it(
+async def test_undecodable_audio_is_reported_to_the_device_only_without_an_http_status(
     error: SpeechError, outcome: str, text: str
 ) -> None:
     bench = Bench()
     cases: tuple[tuple[dict[str, Any], list[tuple[str, bool, bool | None]]], ...] = (
         ({}, []),
-        ({"tells_errors": True}, [("", False, None)]),
+        ({"reports_errors": True}, [("", False, None)]),
         ({"interim": True}, [("words", True, False), ("", False, True)]),
     )
     for options, records in cases:
@@ -351,7 +351,7 @@ async def test_words_that_the_broker_refuses_are_raised_counted_and_logged() -> 
     bench.broker.refuses = True
     with pytest.raises(BrokerError):
         await utterance.finish()
-    assert (len(bench.transcriber), len(bench.arrivals), bench.counters.streams) == (0, 0, {"unpublished": 1})
+    assert (len(bench.transcriber), len(bench.round_trips), bench.counters.streams) == (0, 0, {"unpublished": 1})
 
 
 @pytest.mark.logs("cocoa.transcriber", "transcript not published")
@@ -381,7 +381,7 @@ async def test_a_failed_engine_without_a_broker_is_still_a_failed_engine() -> No
 
 
 @pytest.mark.gen_test
-async def test_an_engine_that_cannot_start_is_told_at_once() -> None:
+async def test_an_engine_that_cannot_start_is_reported_at_once() -> None:
     bench = Bench()
     bench.engine.state = SpeechState.FAILED
     with pytest.raises(EngineFailed):
@@ -441,7 +441,7 @@ async def test_an_utterance_counts_its_audio_its_waiting_and_its_work() -> None:
     await asyncio.sleep(0)
     bench.now = 101.5
     await finishing
-    await eventually(lambda: not len(bench.arrivals))
+    await eventually(lambda: not len(bench.round_trips))
     counters = bench.counters
     assert (counters.streams, counters.audio_s) == ({"transcribed": 1}, 1.0)
     assert counters.queue.total == 0.25
@@ -518,7 +518,7 @@ async def test_a_silent_stream_yields_to_a_new_one_of_its_device_and_no_other_do
 
 
 @pytest.mark.gen_test
-async def test_a_stream_that_nobody_waits_for_yields_to_no_other() -> None:
+async def test_a_stream_that_is_not_expected_to_send_never_yields() -> None:
     bench = Bench()
     held_back = bench.open(on_yield=lambda: pytest.fail("yielded"))
     bench.engine.takes.clear()
@@ -540,7 +540,7 @@ async def test_a_stream_that_nobody_waits_for_yields_to_no_other() -> None:
 
 
 @pytest.mark.gen_test
-async def test_no_stream_yields_for_one_that_is_refused_all_the_same() -> None:
+async def test_no_stream_yields_to_one_that_is_refused_anyway() -> None:
     bench = Bench(SpeechLimits(streams_per_device=2, streams=2))
     streams = [bench.open(name, on_yield=lambda: pytest.fail("yielded")) for name in ("doll", "bear")]
     bench.now += 60.0

@@ -246,7 +246,7 @@ class AudioSession:
                 device.user_id,
                 audio_format,
                 interim=self._interim,
-                tells_errors=True,
+                reports_errors=True,
                 on_yield=self._end_early,
             )
         except SpeechBusy:

@@ -1,1 +1,1 @@
-"""Between the servers of a deployment: the port, and memory:// behind it."""
+"""Messages between the servers of a deployment: the port, and memory:// behind it."""

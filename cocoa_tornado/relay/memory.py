@@ -1,4 +1,4 @@
-"""``memory://``: between gateways of one process, and lost with it. A gateway on its own has an exchange for itself."""
+"""``memory://``: between gateways of one process, without persistence. A single gateway has its own exchange."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ log = logging.getLogger("cocoa.relay")
 
 
 class Exchange:
-    """Where the relays of one process find each other. All of them belong to one IOLoop.
+    """Connects the relays of one process, all of which belong to one IOLoop.
 
-    :ivar loses: for tests: ``loses(sender, receiver, message)`` says which messages get lost on their way
+    :ivar loses: for tests: ``loses(sender, receiver, message)`` decides which messages get lost in transit
     """
 
     def __init__(self, limits: RelayLimits | None = None) -> None:
@@ -30,7 +30,7 @@ class Exchange:
 
 
 class MemoryRelay:
-    """The :class:`~cocoa_tornado.relay.port.Relay` that needs no service."""
+    """A :class:`~cocoa_tornado.relay.port.Relay` that needs no service."""
 
     def __init__(self, exchange: Exchange | None = None) -> None:
         self._exchange = Exchange() if exchange is None else exchange
@@ -89,7 +89,7 @@ class MemoryRelay:
         self._messages = self._bytes = 0
 
     def _send(self, server: str, message: RelayMessage) -> Fate:
-        """Cases, in order: this end has no address; nobody has that one; it has no room; it has."""
+        """Cases, in order: this end has not joined; no such server; its inbox is full; sent."""
         if not self._server:
             return Fate.CLOSED
         receiver = self._exchange.servers.get(server)
@@ -117,7 +117,7 @@ class MemoryRelay:
         address = self._server
         for sender, message in arrived:
             if self._server != address:
-                return  # a handler has ended it, and with it all that came for it
+                return  # a handler has ended this address, and its inbox with it
             received = self._counters.received
             received[message.kind] = received.get(message.kind, 0) + message.count
             handler = self._handlers.get(type(message))

@@ -1,4 +1,4 @@
-"""What the servers of a deployment send each other: frozen values, so that an adapter adds only transport. Pure."""
+"""The messages between the servers of a deployment: frozen values, so that an adapter adds only transport. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ..rules.claims import Claim, Generation
 from ..rules.close_codes import CloseReason
 
 ENVELOPE_BYTES = 64
-"""What a message counts for beside its strings and payloads."""
+"""What a message counts for in addition to its strings and payloads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardedMessage:
-    """One message for a device that the receiving server holds, as the router there would have made it from the record.
+    """One message for a device that the receiving server holds, as that server's router would have made it.
 
-    :ivar payload: UTF-8, as the device is to read it
+    :ivar payload: UTF-8, as the device receives it
     :ivar timestamp_ms: of its record, Unix milliseconds; 0: unknown
-    :ivar source: the partition that its record comes from, such as ``transcription.results/3``
+    :ivar source: the partition of its record, such as ``transcription.results/3``
     :ivar offset: of its record in that partition
-    :ivar interim_of: the session that it is a hypothesis of; '' for everything else
+    :ivar interim_of: the session of an interim; '' for everything else
     """
 
     device_id: str
@@ -54,7 +54,7 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """Devices of the receiving server whose boxes have something new. To lose one costs haste and no message."""
+    """Devices of the receiving server with new messages in their boxes. If one is lost, messages are only late."""
 
     kind: ClassVar[str] = "wake_up"
     device_ids: tuple[str, ...]
@@ -88,7 +88,7 @@ class Challenge(_Small):
     """Asks the holder's server whether its connection is alive. It always answers, with an :class:`Answer`.
 
     :ivar holder: the claim under which the receiving server holds the device, or is about to
-    :ivar challenger: the claim that the sender cannot have granted meanwhile
+    :ivar challenger: the claim that the sender cannot have granted until then
     """
 
     kind: ClassVar[str] = "challenge"
@@ -100,8 +100,8 @@ class Challenge(_Small):
 class Answer(_Small):
     """Answers a :class:`Challenge`.
 
-    ``alive``: the connection has given a sign of life since the challenge. ``gone``: the sender does not hold the
-    device under that claim any more, and the challenger may claim again; that it will be granted is not promised.
+    ``alive``: the connection has shown a sign of life since the challenge. ``gone``: the sender does not hold the
+    device under that claim any more. The challenger may claim again, but is not guaranteed the grant.
     """
 
     kind: ClassVar[str] = "answer"
@@ -114,7 +114,7 @@ class Answer(_Small):
 class Eviction(_Small):
     """Asks the holder's server to end one connection, and no other of its device.
 
-    :ivar generation: of the grant; a server that holds no such grant does nothing
+    :ivar generation: of the grant; a server that does not hold that grant does nothing
     """
 
     kind: ClassVar[str] = "eviction"

@@ -1,1 +1,1 @@
-"""The road of a message from a broker's batch to the devices: whom a record addresses, where it goes, what is done."""
+"""From a broker's batch to the devices: which devices a record addresses, where its messages go, when it is done."""

@@ -14,10 +14,10 @@ from .receipt import Receipt
 
 
 class Forwarding:
-    """Sends other servers the messages for devices that they hold, and takes theirs.
+    """Forwards messages to the servers that hold their devices, and takes theirs.
 
-    Each part is a leg of its batch, which ends when the relay says what became of it. What it did not accept is dropped
-    and counted: the device's server has ended, or can't be reached. With a mailbox that costs hypotheses only.
+    Each forward is a leg of its batch, which ends when the relay reports the message's fate. Messages that were not
+    accepted are dropped and counted: the server has ended or is unreachable. With a mailbox that costs interims only.
     """
 
     def __init__(self, relay: Relay, local: LocalDelivery, counters: Counters) -> None:
@@ -27,7 +27,7 @@ class Forwarding:
 
     @property
     def me(self) -> str:
-        """What presence knows this server by."""
+        """This server's name in presence."""
         return self._relay.server
 
     def forward(self, batch: Batch, server: str, messages: Sequence[Message], receipt: Receipt) -> None:
@@ -46,7 +46,8 @@ class Forwarding:
         self._send(server, Forward(tuple(forwarded)), then)
 
     def wake_up(self, server: str, messages: Sequence[Message], receipt: Receipt) -> None:
-        """Tell the server that holds these devices that there is something in their boxes. To lose that costs haste."""
+        """Notify the server that holds these devices of new messages in their boxes. A lost notification only
+        delays."""
         ended = receipt.leg()
         device_ids = dict.fromkeys(device_id for _, device_id in messages)
         self._send(server, WakeUp(tuple(device_ids)), lambda _: ended())

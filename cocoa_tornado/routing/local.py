@@ -1,4 +1,4 @@
-"""What is done with messages for devices that are connected to this server. IOLoop thread only."""
+"""Sends messages to the devices that are connected to this server. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ from ..rules.records import Record
 from .plan import Message
 
 NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
-"""A fleet that is offline must not fill the log; who tries things out sees each line."""
+"""A fleet that is offline must not fill the log, but each of the first lines shows."""
 STORED_FAULT_LOG = RateLimit(per_s=1, burst=10)
 
-# Operators filter by these names, which are older than this module.
-log = logging.getLogger("cocoa.bridge")
-log_of_stored = logging.getLogger("cocoa.mailroom")
+log = logging.getLogger("cocoa.router")
 
 
 class LocalDelivery:
-    """Fills the outboxes of this server's connections, and counts what became of each message.
+    """Fills the outboxes of this server's connections, and counts each message's outcome.
 
-    A fault of the gateway costs the message that it happened to, and no other.
+    An internal error costs only the message that it happened to.
 
-    :param mailbox: None: what can't be sent is dropped, counted and logged: 50 lines at once, then one every ten
-        seconds, which says how many were left out
+    :param mailbox: None: messages that can't be sent are dropped, counted and logged: 50 lines at once, then one every
+        ten seconds with the number of suppressed ones
     """
 
     def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float], mailbox: Mailbox | None) -> None:
@@ -40,7 +38,7 @@ class LocalDelivery:
     # -- without a mailbox
 
     def send_each(self, records: Iterable[Record]) -> None:
-        """Send records of which each is for one device. One that is not connected here is connected to no server."""
+        """Send records that are for one device each. A device that is not connected here is connected to no server."""
         connected, routed = self._connected, 0
         for record in records:
             try:
@@ -54,7 +52,7 @@ class LocalDelivery:
                     client.send(frame, timestamp_ms, interim_of)
                 routed += 1
             except Exception:
-                self._failed(str(record[0]), log, "message could not be routed, dropped")
+                self._failed(str(record[0]), "dropped")
         self._counters.routed += routed
 
     def send(self, records: Sequence[Record], messages: Iterable[Message]) -> None:
@@ -66,31 +64,31 @@ class LocalDelivery:
                 if at != framed:  # a record for many devices is framed once
                     frame, framed = text_frame(payload), at
                 clients = connected.get(device_id)
-                if clients is None:  # an earlier message of this very batch was too much for it
+                if clients is None:  # an earlier message of this batch has overflowed its outbox
                     self.not_connected(device_id)
                     continue
                 for client in clients:
                     client.send(frame, timestamp_ms, interim_of)
                 routed += 1
             except Exception:
-                self._failed(device_id, log, "message could not be routed, dropped")
+                self._failed(device_id, "dropped")
         self._counters.routed += routed
 
     def not_connected(self, device_id: str) -> None:
-        """No server holds this device: its message is dropped."""
+        """No server holds this device: drop the message."""
         self._counters.unknown_device += 1
         if self._mailbox is not None:
-            return  # only a hypothesis is dropped then
+            return  # only interims are dropped then
         suppressed = self._lines.take(self._clock())
         if suppressed is None:
             return
-        extra: dict[str, object] = {"device_id": device_id}
+        extra: dict[str, object] = {"device_id": device_id, "reason": "not connected"}
         if suppressed:
             extra["suppressed"] = suppressed
-        log.info("device not connected, message dropped", extra=extra)
+        log.info("message dropped", extra=extra)
 
     def take(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
-        """A message that another server has read."""
+        """Route a message that another server has read and forwarded."""
         try:
             if self._mailbox is not None:
                 self._suggest(device_id, payload, timestamp_ms, interim_of)
@@ -99,15 +97,15 @@ class LocalDelivery:
             else:
                 self.not_connected(device_id)
         except Exception:
-            self._failed(device_id, log, "message could not be routed, dropped")
+            self._failed(device_id, "dropped")
 
     # -- with a mailbox
 
     def send_stored(self, device_id: str, record: Record, number: int | None) -> None:
-        """Send a message once it is stored.
+        """Send a message that is stored.
 
-        :param number: in the device's box; None: it had been stored before, and it is not known whether it was sent, so
-            its connections look into the box. None for a hypothesis as well, which is not stored
+        :param number: in the device's box. None: the record was stored earlier, and may not have been sent, so the
+            connections look into the box. None also for an interim, which is not stored
         """
         try:
             if record.interim_of:
@@ -117,17 +115,17 @@ class LocalDelivery:
             else:
                 self._send_numbered(device_id, record, number)
         except Exception:
-            self._failed(device_id, log_of_stored, "message could not be routed, it stays in the box")
+            self._failed(device_id, "kept")
 
     def wake(self, device_id: str) -> None:
-        """Another server has stored something for this device."""
+        """Another server has stored a message for this device."""
         try:
             self.look_again(device_id)
         except Exception:
-            self._failed(device_id, log_of_stored, "message could not be routed, it stays in the box")
+            self._failed(device_id, "kept")
 
     def look_again(self, device_id: str) -> None:
-        """Have the device's connections look into its box."""
+        """Make the device's connections look into its box."""
         for client in self._hub.clients_of(device_id):
             client.look_again()
 
@@ -150,7 +148,7 @@ class LocalDelivery:
         for client in clients:
             client.suggest(payload, timestamp_ms, interim_of)
 
-    def _failed(self, device_id: str, logger: logging.Logger, event: str) -> None:
+    def _failed(self, device_id: str, outcome: str) -> None:
         count(self._counters.dropped, "fault")
         if self._lines.take(self._clock()) is not None:
-            logger.exception(event, extra={"device_id": device_id})
+            log.exception("routing failed", extra={"device_id": device_id, "outcome": outcome})

@@ -1,7 +1,7 @@
-"""Where the messages of a batch go: the routing decision. Pure, and total: every message has a place in the plan.
+"""Where the messages of a batch go. Pure, and total: every message is in the plan.
 
-A *message* is one record for one device: a record that addresses many devices is many messages. It points at its record
-by the record's place in the batch, so it costs no copy, and two records that are alike stay apart.
+A *message* is one record for one device: a record that addresses many devices is many messages. It refers to its record
+by the record's index in the batch, so it costs no copy, and equal records stay distinct.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from ..rules.records import Record
 from .address import Directory, recipients
 
 Message: TypeAlias = tuple[int, str]
-"""The place of its record in the batch, and its device."""
+"""The index of the record in the batch, and the device."""
 
 
 class Plan(NamedTuple):
-    """What is to be done with each message. Everywhere the messages stand in the order of their records.
+    """What to do with each message. All sequences are in the order of the records.
 
     :ivar local: for devices that are connected to this server
     :ivar forward: for devices that other servers hold, by server
-    :ivar store: for the mailbox, before anything else is done with them. These are in one of the others too
-    :ivar nobody: for devices that no server holds
+    :ivar store: to be stored in the mailbox first. Each of them is in one of the others too
+    :ivar unheld: for devices that no server holds
     """
 
     local: Sequence[Message] = ()
     forward: Mapping[str, Sequence[Message]] = MappingProxyType({})
     store: Sequence[Message] = ()
-    nobody: Sequence[Message] = ()
+    unheld: Sequence[Message] = ()
 
 
 def away_of(records: Sequence[Record], here: Container[str]) -> list[str] | None:
-    """The devices of these records that are not connected to this server, one for each record of theirs; None where a
-    record addresses anything but one device.
+    """Return the devices that are not connected to this server, one for each record; None if a record addresses
+    anything but one device.
 
-    Nearly every batch is only for single devices that are here, and needs no :func:`plan`: this finds out at a fifth of
-    the price.
+    Nearly every batch is only for single devices that are here and needs no :func:`plan`. This detects that in a fifth
+    of the time.
     """
-    # An address of several devices is no key of a table of devices, so it is never in ``here``.
+    # An address of several devices is never a key of ``here``.
     away = [record[0] for record in records if record[0] not in here]
     if away and not all(type(address) is str for address in away):
         return None
@@ -47,14 +47,14 @@ def away_of(records: Sequence[Record], here: Container[str]) -> list[str] | None
 
 
 def messages_of(records: Sequence[Record], directory: Directory) -> list[Message]:
-    """Each record once for each device that it addresses, in the order of the records.
+    """Expand each record into one message for each device that it addresses, in the order of the records.
 
-    A record that addresses nobody, such as one for a group without members, is no message.
+    A record that addresses no device, such as one for a group without members, yields no message.
     """
     messages: list[Message] = []
     for at, record in enumerate(records):
         address = record[0]
-        if type(address) is str:  # nearly all of them, and nothing compares faster
+        if type(address) is str:  # nearly always, and the fastest comparison
             messages.append((at, address))
         else:
             messages.extend([(at, device_id) for device_id in recipients(address, directory)])
@@ -62,9 +62,9 @@ def messages_of(records: Sequence[Record], directory: Directory) -> list[Message
 
 
 def to_store(records: Sequence[Record], messages: Iterable[Message]) -> list[Message]:
-    """What a mailbox keeps of these messages: all but hypotheses, which are worth nothing later.
+    """Return the messages that a mailbox stores: all but interims, which are worthless later.
 
-    It depends on no device being connected, so it is known before it is known where the messages go.
+    This does not depend on which devices are connected.
     """
     return [message for message in messages if not records[message[0]].interim_of]
 
@@ -77,45 +77,45 @@ def plan(
     *,
     has_mailbox: bool,
 ) -> Plan:
-    """Decide where each message goes. With a mailbox this is decided once they are stored: devices come and go
-    meanwhile, and whoever has come looked into its box perhaps too early to find them.
+    """Decide where each message goes. With a mailbox, decide once they are stored: a device that connects in the
+    meantime may have looked into its box too early to find them.
 
-    :param messages: what :func:`messages_of` has made of the records
+    :param messages: from :func:`messages_of`
     :param here: the devices that are connected to this server
-    :param holders: by device, the other servers that hold it; those of devices that are here are not looked at
+    :param holders: by device, the other servers that hold it; ignored for devices that are here
     """
-    # The cases of a message, in their order; a device that is not in ``holders`` is held by no other server:
+    # The cases of a message, in order; a device that is not in ``holders`` is held by no other server:
     #   1. its device is here                    -> local, whatever others say: this server's own table is the latest
-    #   2. other servers hold it                 -> forward, to each of them: more than one only where a device may have
+    #   2. other servers hold it                 -> forward, to each of them: more than one only if a device may have
     #                                               several connections
-    #   3. nobody holds it                       -> nobody
-    # And besides, in each of these cases:
-    #   a. there is a mailbox, and it is no hypothesis -> store
+    #   3. no server holds it                    -> unheld
+    # And in addition, in each of these cases:
+    #   a. there is a mailbox, and it is no interim -> store
     store = tuple(to_store(records, messages)) if has_mailbox else ()
-    local, nobody = [], []
+    local, unheld = [], []
     forward: dict[str, list[Message]] = {}
     for message in messages:
         device_id = message[1]
         if device_id in here:
             local.append(message)
         elif not (servers := holders.get(device_id)):
-            nobody.append(message)
+            unheld.append(message)
         else:
             for server in dict.fromkeys(servers):
                 forward.setdefault(server, []).append(message)
     if not forward:
-        return Plan(tuple(local), store=store, nobody=tuple(nobody))
+        return Plan(tuple(local), store=store, unheld=tuple(unheld))
     by_server = {server: tuple(of_server) for server, of_server in forward.items()}
-    return Plan(tuple(local), MappingProxyType(by_server), store, tuple(nobody))
+    return Plan(tuple(local), MappingProxyType(by_server), store, tuple(unheld))
 
 
-def stale_hypotheses(
+def stale_interims(
     records: Sequence[Record], messages: Sequence[Message], numbers: Mapping[Message, int | None]
 ) -> frozenset[Message]:
-    """The hypotheses that a message of the same device comes after which had been stored before: they are read a second
-    time, and their device knows better by now.
+    """The interims that precede a message which was stored earlier. The batch is being read again, and the device
+    already has newer results.
 
-    :param numbers: of what is stored, in its device's box; None: stored before
+    :param numbers: of the stored messages, in their devices' boxes; None: stored earlier
     """
     stale, known_later = set(), set()
     for message in reversed(messages):

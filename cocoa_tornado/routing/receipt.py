@@ -1,4 +1,4 @@
-"""When a batch is done: its legs, counted. Pure."""
+"""Counts the legs of a batch, to know when it is done. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable
 class Receipt:
     """Counts the legs of one batch: routing it here, storing it, forwarding it to each of the other servers.
 
-    ``done`` is called once, at the moment when the last leg that has begun ends, and never again. So whoever begins
-    legs holds one of its own until it has begun them all. A batch of which a leg never ends is never done: the broker
-    keeps it, and hands it over again.
+    ``done`` is called exactly once, when the last leg in progress ends. So a caller that begins several legs holds one
+    of its own until it has begun them all. If a leg never ends, the batch is never done: the broker redelivers it.
     """
 
     __slots__ = ("_done", "_under_way")
@@ -23,9 +22,9 @@ class Receipt:
         return "<Receipt done>" if self._done is None else f"<Receipt {self._under_way} legs under way>"
 
     def leg(self) -> Callable[[], None]:
-        """Begin a leg; what is returned ends it, and ends nothing when it is called again.
+        """Begin a leg and return the function that ends it, which is idempotent.
 
-        :raises RuntimeError: the batch is done, so that nothing can be waited for any more
+        :raises RuntimeError: the batch is already done
         """
         if self._done is None:
             raise RuntimeError("a leg of a batch that is done")

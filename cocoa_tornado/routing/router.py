@@ -1,4 +1,4 @@
-"""Carries plans out: the only consumer of a broker's batches, with and without a mailbox. IOLoop thread only."""
+"""Routes batches: the only consumer of a broker's batches, with and without a mailbox. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..hub import Hub
 from ..mailboxes.port import Entry, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
-from .arrivals import Arrivals
 from .forwarding import Forwarding
 from .local import LocalDelivery
-from .plan import Message, Plan, away_of, messages_of, plan, stale_hypotheses, to_store
+from .plan import Message, Plan, away_of, messages_of, plan, stale_interims, to_store
 from .receipt import Receipt
+from .round_trips import RoundTrips
 
 Holders: TypeAlias = "asyncio.Future[Mapping[str, Sequence[Holder]]]"
 
@@ -26,12 +26,12 @@ Holders: TypeAlias = "asyncio.Future[Mapping[str, Sequence[Holder]]]"
 class _InFlight:
     """A batch that is not done.
 
-    :ivar messages: settled when the batch came, whoever joins a group meanwhile
+    :ivar messages: determined when the batch arrived; devices that join a group later are not in it
     :ivar routing: ends the leg that is held until all others have begun
-    :ivar stored: the numbers of what the mailbox keeps of it; None without a mailbox
-    :ivar is_stored: whether they are known, or it is given up
-    :ivar is_given_up: the mailbox was closed before it was stored: the broker keeps it
-    :ivar holders: of the devices that were not here once it was stored; None where all were
+    :ivar stored: the numbers of the messages that the mailbox stores; None without a mailbox
+    :ivar is_stored: those numbers are known, or storing was given up
+    :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
+    :ivar holders: of the devices that were not here once it was stored; None if all were
     """
 
     __slots__ = ("batch", "holders", "is_given_up", "is_stored", "messages", "receipt", "routing", "stored")
@@ -46,7 +46,7 @@ class _InFlight:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all is known that its plan needs."""
+        """True if everything that its plan needs is known."""
         return self.is_stored and (self.holders is None or self.holders.done())
 
 
@@ -54,18 +54,18 @@ class Router:
     """Routes each batch to the devices, in the order of the batches and of the records in them.
 
     A message for a device that is not connected goes to no other device; without a mailbox it is dropped. With a
-    mailbox, each batch is stored first, and then the devices that are connected are sent it. A hypothesis is worth
-    nothing later and is not stored; it waits for its batch, so that it neither overtakes a message nor is overtaken. Of
-    a record that had been stored before it is not known whether it was sent: its devices look into their boxes.
+    mailbox, each batch is stored first and then sent to the connected devices. An interim is not stored, because it is
+    worthless later; it waits for its batch, so it never changes order with other messages. A record that was stored
+    earlier may not have been sent, so its devices look into their boxes.
 
-    What is for a device that another server holds goes there through the relay: the message itself, or, with a mailbox,
-    word that there is something in the box. This server's own table is asked first, and presence for the others only.
+    A message for a device that another server holds goes there through the relay: the message itself or, with a
+    mailbox, a notification. This server's own table is asked first, and presence only about the other devices.
 
-    A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it
-    is stored, it is routed here, and the relay has said what became of each other server's part.
+    A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it is stored,
+    it is routed here, and the relay has reported the fate of each other server's part.
 
-    :param mailbox: None: what can't be sent now is dropped
-    :param arrivals: is shown the records of each batch once they are routed
+    :param mailbox: None: messages that can't be sent now are dropped
+    :param round_trips: receives the records of each batch once they are routed
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Router:
         relay: Relay,
         *,
         mailbox: Mailbox | None = None,
-        arrivals: Arrivals | None = None,
+        round_trips: RoundTrips | None = None,
     ) -> None:
         self._hub, self._counters, self._presence = hub, counters, presence
-        self._mailbox, self._arrivals = mailbox, arrivals
+        self._mailbox, self._round_trips = mailbox, round_trips
         self._connected = hub.connected
         self._local = LocalDelivery(hub, counters, clock, mailbox)
         self._forwarding = Forwarding(relay, self._local, counters)
@@ -97,13 +97,13 @@ class Router:
         try:
             flight.stored = self._mailbox.append(_entries(flight))
         except MailboxClosed:
-            return  # the gateway is stopping: the broker keeps what is not done
+            return  # the gateway is stopping: the broker redelivers what is not done
         self._in_flight.append(flight)
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
 
     def _route(self, batch: Batch) -> None:
-        """Without a mailbox: nothing is to be waited for, unless other servers are to be asked."""
+        """Route without a mailbox: at once, unless presence must be asked about other servers."""
         holders = None
         if not self._in_flight:
             away = away_of(batch.records, self._connected)
@@ -112,7 +112,7 @@ class Router:
             if away is not None and (holders is None or (holders.done() and not holders.result())):
                 self._local.send_each(batch.records)
                 batch.done()
-                self._note_arrivals(batch)
+                self._note_round_trips(batch)
                 return
         flight = _InFlight(batch, messages_of(batch.records, self._hub))
         self._in_flight.append(flight)
@@ -126,13 +126,13 @@ class Router:
             flight.is_stored = flight.is_given_up = True
         else:
             storing()
-            self._find_holders(flight)  # now, though other batches may be before it
+            self._find_holders(flight)  # now, even if earlier batches are still waiting
         self._go_on()
 
     def _find_holders(self, flight: _InFlight, asked: Holders | None = None) -> None:
-        """It is stored, or there is nothing to store: ask who holds the devices that are not here.
+        """The batch is stored, or need not be: look up the holders of the devices that are not here.
 
-        :param asked: for all of them, already
+        :param asked: the lookup, if it was already started for all of them
         """
         flight.is_stored, connected = True, self._connected
         if asked is None:
@@ -142,11 +142,11 @@ class Router:
             asked.add_done_callback(lambda _: self._go_on())
 
     def _ask(self, away: Sequence[str]) -> Holders | None:
-        """Who holds these devices; None: there are none."""
+        """Look up the holders of these devices; None if there are no devices."""
         return self._presence.holders(list(dict.fromkeys(away))) if away else None
 
     def _go_on(self) -> None:
-        """Route what is ready, up to the first batch that is not: batches never overtake each other."""
+        """Route the ready batches, up to the first that is not ready: batches never overtake each other."""
         while self._in_flight and self._in_flight[0].is_ready:
             flight = self._in_flight.popleft()
             if not flight.is_given_up:
@@ -157,17 +157,17 @@ class Router:
         routes = plan(records, flight.messages, self._connected, elsewhere, has_mailbox=flight.stored is not None)
         if flight.stored is None:
             self._local.send(records, routes.local)
-            for _, device_id in routes.nobody:
+            for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
             for server, part in routes.forward.items():
                 self._forwarding.forward(flight.batch, server, part, flight.receipt)
         else:
             self._carry_out_stored(flight, routes, dict(zip(routes.store, flight.stored.result(), strict=True)))
         flight.routing()
-        self._note_arrivals(flight.batch)
+        self._note_round_trips(flight.batch)
 
     def _elsewhere(self, flight: _InFlight) -> dict[str, list[str]]:
-        """The other servers that hold devices of a batch, by device."""
+        """The other servers that hold devices of the batch, by device."""
         if flight.holders is None:
             return {}
         me = self._forwarding.me
@@ -178,7 +178,7 @@ class Router:
 
     def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Message, int | None]) -> None:
         records = flight.batch.records
-        stale = stale_hypotheses(records, flight.messages, numbers) if None in numbers.values() else frozenset()
+        stale = stale_interims(records, flight.messages, numbers) if None in numbers.values() else frozenset()
         looked: set[str] = set()
         for message in routes.local:
             at, device_id = message
@@ -189,26 +189,26 @@ class Router:
                 looked.add(device_id)
             if message not in stale:
                 self._local.send_stored(device_id, records[at], number)
-        for message in routes.nobody:
+        for message in routes.unheld:
             if message not in numbers:
                 self._counters.unknown_device += message not in stale
             elif numbers[message] is not None:
                 self._counters.kept += 1
         for server, part in routes.forward.items():
             waking = [message for message in part if message in numbers]
-            hypotheses = [message for message in part if message not in numbers and message not in stale]
+            interims = [message for message in part if message not in numbers and message not in stale]
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
-            if hypotheses:
-                self._forwarding.forward(flight.batch, server, hypotheses, flight.receipt)
+            if interims:
+                self._forwarding.forward(flight.batch, server, interims, flight.receipt)
 
-    def _note_arrivals(self, batch: Batch) -> None:
-        if self._arrivals is not None:
-            self._arrivals.routed(batch.records)
+    def _note_round_trips(self, batch: Batch) -> None:
+        if self._round_trips is not None:
+            self._round_trips.routed(batch.records)
 
 
 def _entries(flight: _InFlight) -> list[Entry]:
-    """What of a batch is to be stored: the messages of a record one after the other, as the mailbox wants them."""
+    """The entries of a batch to store, a record's messages together, as the mailbox requires."""
     records, origins = flight.batch.records, flight.batch.origins()
     return [
         Entry(device_id, records[at].payload, records[at].timestamp_ms, *origins[at])

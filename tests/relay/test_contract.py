@@ -102,7 +102,9 @@ async def test_a_server_that_has_ended_is_reported_and_its_inbox_ends_with_it(st
     assert await b.send("a", forward(3)) is Fate.CLOSED
 
 
-async def test_who_joins_again_under_another_epoch_is_not_reached_under_the_old_one(stand: RelayStand) -> None:
+async def test_a_server_that_joins_again_under_another_epoch_is_not_reached_under_the_old_one(
+    stand: RelayStand,
+) -> None:
     a, b = await stand.open(2)
     a.join("a")
     b.join("b1")
@@ -159,7 +161,7 @@ async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> N
 
 
 @pytest.mark.logs("cocoa.relay", "relay message failed")
-async def test_a_handler_that_fails_keeps_nothing_from_the_others(stand: RelayStand) -> None:
+async def test_a_failing_handler_does_not_affect_the_others(stand: RelayStand) -> None:
     a, b = await stand.open(2)
     a.join("a")
     b.join("b")
@@ -174,7 +176,7 @@ async def test_a_handler_that_fails_keeps_nothing_from_the_others(stand: RelaySt
     await eventually(lambda: len(inbox.arrived) == 2)
 
 
-async def test_a_kind_that_nobody_handles_is_dropped(stand: RelayStand) -> None:
+async def test_a_message_without_a_handler_is_dropped(stand: RelayStand) -> None:
     a, b = await stand.open(2)
     a.join("a")
     b.join("b")

@@ -24,7 +24,7 @@ def test_user_99_and_user_99_in_quotes_are_two() -> None:
     assert len({User(99), User("99")}) == 2
 
 
-def test_whoever_has_no_devices_is_nobody() -> None:
+def test_a_user_or_group_without_devices_has_no_recipients() -> None:
     assert recipients(User(5), TABLE) == recipients(Group("none"), TABLE) == recipients(Devices(()), TABLE) == ()
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.gen_test(timeout=60)
 
 @dataclass(eq=False)
 class Connection(FakeClient):
-    """A device that counts how often it is told to look into its box."""
+    """A device that counts how often it is made to look into its box."""
 
     looks: int = 0
 
@@ -132,15 +132,15 @@ async def test_a_device_that_left_while_its_message_was_under_way_is_not_connect
 ) -> None:
     stand = Stand()
     client = await stand.b.connect("doll")
-    with caplog.at_level(logging.INFO, "cocoa.bridge"):
+    with caplog.at_level(logging.INFO, "cocoa.router"):
         stand.read_at_a(text(0))
         stand.b.hub.unregister(client)
         await eventually(lambda: stand.b.counters.unknown_device == 1)
-    assert [record.getMessage() for record in caplog.records] == ["device not connected, message dropped"]
+    assert [record.getMessage() for record in caplog.records] == ["message dropped"]
     assert (stand.done, stand.a.counters.unknown_device, client.sent) == ([1], 0, [])
 
 
-async def test_messages_for_a_server_that_has_ended_are_for_nobody_and_the_batch_is_done() -> None:
+async def test_messages_for_a_server_that_has_ended_are_dropped_and_the_batch_is_done() -> None:
     stand = Stand()
     await stand.b.connect("doll")
     await stand.b.relay.close(1.0)
@@ -159,7 +159,7 @@ async def test_messages_for_which_an_inbox_has_no_room_are_dropped_counted_and_d
     await eventually(lambda: client.texts == ["0", "1", "3"])
 
 
-async def test_with_a_mailbox_the_holders_server_is_woken_and_sent_hypotheses_only() -> None:
+async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_interims_only() -> None:
     stand = await with_mailbox()
     here, there = await stand.a.connect("here"), await stand.b.connect("there")
     batch = text(0, "there"), text(1, "here"), text(2, "there"), text(3, "there", "s"), text(4, "away")
@@ -169,13 +169,13 @@ async def test_with_a_mailbox_the_holders_server_is_woken_and_sent_hypotheses_on
     assert (here.texts, there.texts, stand.done) == (["1"], ["3"], [1])
     assert stand.b.relay.counters.received == {"wake_up": 1, "forward": 1}
     assert stand.a.counters.kept == 1
-    stand.read_at_a(*batch[:3])  # once more: stored before, so whether it was told of is unknown
+    stand.read_at_a(*batch[:3])  # once more: stored before, so it may not have been notified
     await eventually(lambda: there.looks == 2)
     assert here.looks == 1
 
 
-@pytest.mark.logs("cocoa.mailroom", "message could not be routed, it stays in the box")
-async def test_a_fault_in_waking_a_device_costs_the_others_nothing() -> None:
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_in_waking_a_device_does_not_affect_the_others() -> None:
     stand = await with_mailbox()
     broken, doll = await stand.b.connect("broken"), await stand.b.connect("doll")
 

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.routing.address import Devices, Group
-from cocoa_tornado.routing.plan import Plan, away_of, messages_of, plan, stale_hypotheses, to_store
+from cocoa_tornado.routing.plan import Plan, away_of, messages_of, plan, stale_interims, to_store
 from cocoa_tornado.rules.records import Record
 
 from ..profiles import examples
@@ -24,7 +24,7 @@ def test_a_message_goes_to_the_server_that_holds_its_device() -> None:
     found = [record("a"), record("b"), record("c")]
     messages = messages_of(found, GROUPS)
     assert plan(found, messages, {"a"}, {"b": ["x"]}, has_mailbox=False) == Plan(
-        local=((0, "a"),), forward={"x": ((1, "b"),)}, nobody=((2, "c"),)
+        local=((0, "a"),), forward={"x": ((1, "b"),)}, unheld=((2, "c"),)
     )
 
 
@@ -45,7 +45,7 @@ def test_each_server_of_a_device_with_several_connections_gets_its_message_once(
     assert where == Plan(forward={"x": ((0, "a"),), "y": ((0, "a"),)})
 
 
-def test_a_record_that_addresses_nobody_is_no_message() -> None:
+def test_a_record_without_recipients_yields_no_message() -> None:
     found = [record(Group("empty")), record(Devices(()))]
     assert messages_of(found, GROUPS) == []
     assert plan(found, [], set(DEVICES), {}, has_mailbox=True) == Plan()
@@ -54,7 +54,7 @@ def test_a_record_that_addresses_nobody_is_no_message() -> None:
 def test_a_plan_cannot_be_changed() -> None:
     found = [record("a"), record("b")]
     where = plan(found, messages_of(found, GROUPS), (), {"a": ["x"]}, has_mailbox=True)
-    for part in (where.forward["x"], where.store, where.nobody):
+    for part in (where.forward["x"], where.store, where.unheld):
         assert isinstance(part, tuple)
     assert not hasattr(where.forward, "__setitem__")
     assert not hasattr(where, "__dict__")
@@ -68,14 +68,14 @@ def test_every_message_is_in_one_place_and_no_other(
 ) -> None:
     messages = messages_of(batch, table)
     where = plan(batch, messages, here, holders, has_mailbox=has_mailbox)
-    places = Counter([*where.local, *where.nobody])
+    places = Counter([*where.local, *where.unheld])
     places.update({message for of_server in where.forward.values() for message in of_server})
     assert places == Counter(messages)
     assert set(where.local) == {message for message in messages if message[1] in here}
     for server, of_server in where.forward.items():
         assert of_server
         assert all(device_id not in here and server in holders[device_id] for _, device_id in of_server)
-    assert all(not holders.get(device_id) for _, device_id in where.nobody)
+    assert all(not holders.get(device_id) for _, device_id in where.unheld)
 
 
 @examples(200)
@@ -84,7 +84,7 @@ def test_the_messages_of_a_device_stay_in_the_order_of_their_records(
     batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]], has_mailbox: bool
 ) -> None:
     where = plan(batch, messages_of(batch, table), here, holders, has_mailbox=has_mailbox)
-    for part in (where.local, where.store, where.nobody, *where.forward.values()):
+    for part in (where.local, where.store, where.unheld, *where.forward.values()):
         assert [at for at, _ in part] == sorted(at for at, _ in part)
         for device_id in DEVICES:
             of_device = [at for at, found in part if found == device_id]
@@ -92,7 +92,7 @@ def test_the_messages_of_a_device_stay_in_the_order_of_their_records(
 
 
 @given(batches, tables, here_sets, holder_tables)
-def test_all_but_hypotheses_is_stored_and_without_a_mailbox_nothing(
+def test_all_but_interims_are_stored_and_nothing_without_a_mailbox(
     batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]]
 ) -> None:
     messages = messages_of(batch, table)
@@ -119,30 +119,28 @@ def test_a_batch_for_single_devices_needs_no_plan(batch: list[Record], table: Ta
     else:
         messages = [(at, item.address) for at, item in enumerate(batch)]
         assert [message for message in messages if message[1] in here] == list(where.local)
-        assert [message for message in messages if message[1] not in here] == list(where.nobody)
-        assert away == [device_id for _, device_id in where.nobody]
+        assert [message for message in messages if message[1] not in here] == list(where.unheld)
+        assert away == [device_id for _, device_id in where.unheld]
 
 
 def hypothesis(device_id: str) -> Record:
     return record(device_id, interim_of="s")
 
 
-def test_a_hypothesis_is_stale_if_a_message_behind_it_had_been_stored_before() -> None:
+def test_an_interim_is_stale_if_a_later_message_was_stored_earlier() -> None:
     batch = [hypothesis("a"), hypothesis("b"), record("a"), hypothesis("a"), record("b"), hypothesis("b")]
     messages = messages_of(batch, Table())
     stored = to_store(batch, messages)
-    assert stale_hypotheses(batch, messages, dict(zip(stored, [None, 7], strict=True))) == {(0, "a")}
-    assert stale_hypotheses(batch, messages, dict.fromkeys(stored)) == {(0, "a"), (1, "b")}
-    assert stale_hypotheses(batch, messages, dict(zip(stored, [6, 7], strict=True))) == set()
+    assert stale_interims(batch, messages, dict(zip(stored, [None, 7], strict=True))) == {(0, "a")}
+    assert stale_interims(batch, messages, dict.fromkeys(stored)) == {(0, "a"), (1, "b")}
+    assert stale_interims(batch, messages, dict(zip(stored, [6, 7], strict=True))) == set()
 
 
 @given(batches, tables, st.data())
-def test_no_message_and_no_newer_hypothesis_is_ever_stale(
-    batch: list[Record], table: Table, data: st.DataObject
-) -> None:
+def test_no_message_and_no_newer_interim_is_ever_stale(batch: list[Record], table: Table, data: st.DataObject) -> None:
     messages = messages_of(batch, table)
     numbers = {message: data.draw(st.sampled_from([1, None])) for message in to_store(batch, messages)}
-    stale = stale_hypotheses(batch, messages, numbers)
+    stale = stale_interims(batch, messages, numbers)
     for at, message in enumerate(messages):
         later = [other for other in messages[at + 1 :] if other[1] == message[1]]
         is_known_later = any(other in numbers and numbers[other] is None for other in later)

@@ -18,7 +18,7 @@ from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.routing.address import Address, Devices
-from cocoa_tornado.routing.arrivals import Arrivals
+from cocoa_tornado.routing.round_trips import RoundTrips
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Record
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.gen_test(timeout=30)
 
 
 class SlowMailbox(MemoryMailbox):
-    """Stores what it is given when it is told to, in any order. Its futures are done with what the real one says."""
+    """Stores entries on demand, in any order. Its futures have the same results as the real one's."""
 
     def __init__(self) -> None:
         super().__init__(BoxLimits())
@@ -56,13 +56,13 @@ class Stand:
     def __init__(self, mailbox: MemoryMailbox | None = None) -> None:
         self.hub = Hub()
         self.counters = Counters()
-        self.arrivals = Arrivals(lambda: 0.0)
+        self.round_trips = RoundTrips(lambda: 0.0)
         self.mailbox = mailbox
         relay = MemoryRelay()
         presence = LocalPresence(SlotLimits, relay, lambda: 0.0)
         presence.start(self.hub)
         self.router = Router(
-            self.hub, self.counters, lambda: 0.0, presence, relay, mailbox=mailbox, arrivals=self.arrivals
+            self.hub, self.counters, lambda: 0.0, presence, relay, mailbox=mailbox, round_trips=self.round_trips
         )
         self.done: list[str] = []
         self.offset = 0
@@ -109,7 +109,7 @@ async def test_a_record_for_several_devices_reaches_each_of_them_and_no_other() 
 async def test_unknown_devices_are_counted_each_and_logged_within_bounds(caplog: pytest.LogCaptureFixture) -> None:
     stand = Stand()
     client = connect(stand.hub)
-    with caplog.at_level(logging.INFO, "cocoa.bridge"):
+    with caplog.at_level(logging.INFO, "cocoa.router"):
         stand.router(stand.batch(*(text(number, f"stranger-{number}") for number in range(1000)), text(1)))
     assert texts(client) == ["1"]
     assert (stand.counters.unknown_device, stand.counters.routed, stand.done) == (1000, 1, [""])
@@ -128,8 +128,8 @@ async def test_a_device_that_leaves_within_a_batch_is_not_connected_for_the_rest
     assert (stand.counters.routed, stand.counters.unknown_device, stand.done) == (1, 2, [""])
 
 
-@pytest.mark.logs("cocoa.bridge", "message could not be routed")
-async def test_a_fault_costs_its_own_message_and_the_batch_is_done_all_the_same() -> None:
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_costs_its_own_message_and_the_batch_is_still_done() -> None:
     stand = Stand()
     client = connect(stand.hub)
     # A payload that is no bytes stands for any mistake of ours.
@@ -139,14 +139,14 @@ async def test_a_fault_costs_its_own_message_and_the_batch_is_done_all_the_same(
     assert (stand.done, stand.counters.routed, stand.counters.dropped) == ([""], 2, {"fault": 1})
 
 
-async def test_what_is_expected_has_arrived_once_it_is_routed_with_and_without_a_mailbox() -> None:
+async def test_an_expected_record_has_come_back_once_it_is_routed_with_and_without_a_mailbox() -> None:
     for stand in (Stand(), await Stand(SlowMailbox()).open()):
-        stand.arrivals.expect("doll", b"{1,}", lambda: None)
+        stand.round_trips.expect("doll", b"{1,}", lambda: None)
         stand.router(stand.batch(text(0), text(1)))
         if isinstance(stand.mailbox, SlowMailbox):
-            assert len(stand.arrivals) == 1
+            assert len(stand.round_trips) == 1
             await stand.mailbox.store()
-        assert len(stand.arrivals) == 0
+        assert len(stand.round_trips) == 0
 
 
 async def test_with_a_mailbox_nothing_is_sent_before_it_is_stored() -> None:
@@ -223,7 +223,7 @@ async def test_a_record_that_is_read_again_has_its_devices_look_into_their_boxes
     assert (stand.counters.kept, stand.counters.routed, mailbox.counters.duplicates) == (1, 3, 4)
 
 
-async def test_a_hypothesis_that_is_read_again_is_not_sent_again_once_its_message_is_stored() -> None:
+async def test_an_interim_that_is_read_again_is_not_sent_again_once_its_message_is_stored() -> None:
     mailbox = MemoryMailbox(BoxLimits())
     stand = await Stand(mailbox).open()
     client = connect(stand.hub)
@@ -236,8 +236,8 @@ async def test_a_hypothesis_that_is_read_again_is_not_sent_again_once_its_messag
     assert stand.counters.unknown_device == 2
 
 
-@pytest.mark.logs("cocoa.mailroom", "message could not be routed, it stays in the box")
-async def test_a_fault_with_a_mailbox_costs_its_message_the_haste_and_nothing_else() -> None:
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_with_a_mailbox_only_delays_its_message() -> None:
     mailbox = MemoryMailbox(BoxLimits())
     stand = await Stand(mailbox).open()
     bear, doll = connect(stand.hub, "bear"), connect(stand.hub)

@@ -1,5 +1,6 @@
-"""Watches what is routed for records of our own: how long they took, and whether all of them have come. IOLoop thread
-only.
+"""Follows the gateway's own records through the broker: how long each took, and whether all came back.
+
+IOLoop thread only.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from ..rules.records import Record
 
 MAX_EXPECTED: Final = 10_000
 PATIENCE_S: Final = 60.0
-"""What has not come by then has gone to another server, or nowhere."""
+"""A record that has not come back by then has gone to another server, or is lost."""
 
 
-class Arrivals:
-    """The last step of the router: of what it has routed, what is expected counts as arrived.
+class RoundTrips:
+    """Compares what the router has routed with the expected records.
 
-    While nothing is expected it costs one comparison a batch, and else one look-up a record.
+    Costs one comparison per batch while nothing is expected, otherwise one lookup per record.
 
     :param clock: monotonic seconds
     """
@@ -30,14 +31,14 @@ class Arrivals:
         self._waiters: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
-        return f"<Arrivals {self._count} expected>"
+        return f"<RoundTrips {self._count} expected>"
 
     def __len__(self) -> int:
-        """How many are expected."""
+        """The number of expected records."""
         return self._count
 
     def routed(self, records: Sequence[Record]) -> None:
-        """These have been routed. What is expected is for one device: a record for several is none of ours."""
+        """These records have been routed. Only records for one device can be expected ones."""
         if self._expected:
             for record in records:
                 address = record.address
@@ -46,23 +47,23 @@ class Arrivals:
                     if found is not None:
                         found()
 
-    def expect(self, device_id: str, payload: bytes, on_arrival: Callable[[], None]) -> None:
-        """Watch for one message; ``on_arrival`` is called once it has been routed, if ever.
+    def expect(self, device_id: str, payload: bytes, on_routed: Callable[[], None]) -> None:
+        """Expect a message; ``on_routed`` is called once it has been routed, if ever.
 
-        At most ``MAX_EXPECTED``, each for ``PATIENCE_S``: beyond that, nobody is told.
+        At most ``MAX_EXPECTED`` are followed, for ``PATIENCE_S`` each; there is no callback for others.
         """
         if self._count >= MAX_EXPECTED:
             self._forget_the_old()
         if self._count < MAX_EXPECTED and payload not in self._expected.get(device_id, {}):
-            self._expected.setdefault(device_id, {})[payload] = (self._clock() + PATIENCE_S, on_arrival)
+            self._expected.setdefault(device_id, {})[payload] = (self._clock() + PATIENCE_S, on_routed)
             self._count += 1
 
     def forget(self, device_id: str, payload: bytes) -> None:
-        """It does not come: it could not be published."""
+        """Stop expecting a message: it could not be published."""
         self._remove(device_id, payload)
 
     async def settled(self, timeout_s: float) -> bool:
-        """Return True once nothing is expected any more; False where that takes longer."""
+        """Return True as soon as nothing is expected any more; False after ``timeout_s``."""
         self._forget_the_old()
         if not self._expected:
             return True
