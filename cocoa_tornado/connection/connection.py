@@ -161,8 +161,14 @@ class DeviceConnection:
 
     def pong_may_be_late(self) -> bool:
         """See ``keepalive.Pinged``."""
+        protocol, socket = self.protocol, self._socket
         # After a pause of the process, or a long turn, its pong may lie in the socket.
-        return self.protocol.take_delay() or self._socket.may_have_unread
+        may_be_late = protocol.pong_may_be_late(
+            has_unread=socket.may_have_unread, is_acknowledged=socket.all_is_acknowledged, now=self._context.clock()
+        )
+        if protocol.has_to_send:
+            self._context.flusher.add(self)
+        return may_be_late
 
     def expire(self) -> None:
         """No pong came in time."""

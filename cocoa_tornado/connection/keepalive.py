@@ -26,9 +26,11 @@ class Pinged(Protocol):
     due_tick: int
 
     def pong_may_be_late(self) -> bool:
-        """Asked when a pong is overdue: whether that may be this side's doing, or the pong may have come. Since the
-        ping was asked for, or since this was last asked, the gateway did not read from the connection, or the ping
-        waited for the socket; or something that has not been looked at yet lies in the socket."""
+        """Asked when a pong is overdue: whether it may have come, or may be late because of this side.
+
+        Something unread lies in the socket; or, since the ping was requested or since this was last asked, the ping
+        waited for the socket, or the gateway did not read from the connection. A connection that is still not read
+        from may be late only while its client's kernel acknowledges pings."""
 
 
 T = TypeVar("T", bound=Pinged)

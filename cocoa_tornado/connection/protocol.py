@@ -43,8 +43,8 @@ Beside the phase, and independent of it:
 - ``heartbeat.state``: of the last ping: QUEUED, WRITING, SENT. With it two facts: ``challenged``, presence waits for a
   sign of life, which is a pong, a byte taken, or everything acknowledged by a client's kernel while PAUSED; and
   ``delayed``, the pong may be late because of this side.
-- Two limits of a connection in any phase are no deadline here, for one timer of the process sees to them:
-  :meth:`is_stuck`, and the time for a pong, which ``keepalive.py`` keeps.
+- Two limits of a connection in any phase are no deadline here, because one timer of the process checks them:
+  :meth:`is_stuck`, and the time for a pong, which ``keepalive.py`` measures. :meth:`pong_may_be_late` extends it.
 - Of the shell: ``awaiting_pong`` and ``due_tick`` belong to the wheel of ``keepalive.py``, ``flush_pending`` to
   ``flusher.py``.
 """
@@ -273,10 +273,22 @@ class DeviceProtocol:
         if self.phase is OPEN:
             self.heartbeat.challenge(now)
 
-    def take_delay(self) -> bool:
-        """Whether an overdue pong may be late because of this side; see ``keepalive.Pinged``."""
-        delayed = self.heartbeat.take_delay()
-        return delayed or self.reading is PAUSED
+    def pong_may_be_late(self, *, has_unread: bool, is_acknowledged: bool, now: float) -> bool:
+        """Whether a pong that is overdue may have come, or may be late because of this side; see ``keepalive.Pinged``.
+
+        While PAUSED, the pong can't be read. Instead the client's kernel has to acknowledge what was written, and gets
+        another ping to acknowledge: a client that has vanished while PAUSED is not kept until the kernel gives up.
+
+        :param has_unread: something lies in the socket that has not been read
+        :param is_acknowledged: the client's kernel has acknowledged all that was written
+        """
+        if self.heartbeat.take_delay():
+            return True
+        if self.reading is not PAUSED:
+            return has_unread
+        if is_acknowledged:
+            self.ping(now)
+        return is_acknowledged
 
     # -- receiving
 

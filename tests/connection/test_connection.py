@@ -320,6 +320,25 @@ async def test_a_broker_that_is_away_holds_the_device_back_and_loses_nothing(mak
     assert not stand.is_connected()
 
 
+@pytest.mark.parametrize("has_vanished", [False, True])
+async def test_a_device_that_is_held_back_stays_as_long_as_its_kernel_acknowledges_pings(
+    make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch, has_vanished: bool
+) -> None:
+    broker = FullBroker()
+    stand = await make_stand(broker)
+    connection, device = await stand.connect()
+    await pause(stand, broker, device)
+    device.send(TEXT, b"not read yet")
+    if has_vanished:
+        monkeypatch.setattr("cocoa_tornado.connection.device_socket.unacknowledged_bytes", lambda sock: 2)
+    for _ in range(6):
+        stand.pass_time(PING_INTERVAL_S)
+        await stand.rest()
+        await eventually(lambda: has_vanished or connection._socket.all_is_acknowledged)
+    assert stand.is_connected() is not has_vanished
+    broker.room.set()
+
+
 async def test_a_device_that_is_held_back_answers_a_challenge_by_its_kernel(make_stand: MakeStand) -> None:
     broker = FullBroker()
     stand = await make_stand(broker)

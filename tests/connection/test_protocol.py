@@ -84,6 +84,10 @@ class Device:
         if self.protocol.deadline is not None and self.now >= self.protocol.deadline:
             self.protocol.on_deadline()
 
+    def may_be_late(self, *, has_unread: bool = False, is_acknowledged: bool = True) -> bool:
+        """Its pong is overdue."""
+        return self.protocol.pong_may_be_late(has_unread=has_unread, is_acknowledged=is_acknowledged, now=self.now)
+
     @property
     def phase(self) -> Phase:
         return self.protocol.phase
@@ -364,7 +368,7 @@ def test_a_device_that_could_answer_has_no_more_time() -> None:
     device = Device()
     device.protocol.ping(device.now)
     device.is_sent()
-    assert not device.protocol.take_delay()
+    assert not device.may_be_late()
 
 
 def test_the_time_for_a_pong_begins_when_the_ping_has_left() -> None:
@@ -372,13 +376,13 @@ def test_the_time_for_a_pong_begins_when_the_ping_has_left() -> None:
     device.push(b"large")
     device.is_blocked()
     device.protocol.ping(device.now)
-    assert device.protocol.take_delay()  # it waits for the socket
+    assert device.may_be_late()  # it waits for the socket
     device.taken()
     device.is_blocked()
-    assert device.protocol.take_delay()  # it is in a write that the socket has not taken
+    assert device.may_be_late()  # it is in a write that the socket has not taken
     device.taken()
-    assert device.protocol.take_delay()  # it has left since this was last asked
-    assert not device.protocol.take_delay()  # and now it is too late
+    assert device.may_be_late()  # it has left since this was last asked
+    assert not device.may_be_late()  # and now it is too late
 
 
 def test_a_ping_that_waited_behind_a_write_is_late_though_the_socket_then_takes_it_at_once() -> None:
@@ -388,8 +392,8 @@ def test_a_ping_that_waited_behind_a_write_is_late_though_the_socket_then_takes_
     device.protocol.ping(device.now)
     device.taken()
     assert device.is_sent() == [(PING, b"")]
-    assert device.protocol.take_delay()
-    assert not device.protocol.take_delay()
+    assert device.may_be_late()
+    assert not device.may_be_late()
 
 
 def test_a_challenge_during_the_write_of_a_ping_hides_no_delay() -> None:
@@ -399,7 +403,7 @@ def test_a_challenge_during_the_write_of_a_ping_hides_no_delay() -> None:
     device.protocol.challenge(device.now)
     device.taken()
     assert device.is_sent() == [(PING, b"")]
-    assert device.protocol.take_delay()
+    assert device.may_be_late()
 
 
 def test_a_device_that_is_not_read_from_has_more_time_and_once_more_when_it_is() -> None:
@@ -407,11 +411,47 @@ def test_a_device_that_is_not_read_from_has_more_time_and_once_more_when_it_is()
     device.protocol.ping(device.now)
     device.is_sent()
     device.protocol.pause(device.now)
-    assert device.protocol.take_delay()
-    assert device.protocol.take_delay()
+    for _ in range(3):
+        assert device.may_be_late()
+        assert device.is_sent() == [(PING, b"")]
     device.protocol.resume(device.now, LIMITS)
-    assert device.protocol.take_delay()
-    assert not device.protocol.take_delay()
+    assert device.may_be_late()
+    assert not device.may_be_late()
+
+
+@pytest.mark.parametrize("has_unread", [True, False])
+def test_a_device_that_vanishes_while_it_is_not_read_from_does_not_acknowledge_the_next_ping(has_unread: bool) -> None:
+    """What it said before lies in the socket, and says nothing about its being alive."""
+    device = Device()
+    device.protocol.ping(device.now)
+    device.is_sent()
+    device.protocol.pause(device.now)
+    assert device.may_be_late(has_unread=has_unread, is_acknowledged=True)
+    assert device.is_sent() == [(PING, b"")]
+    assert not device.may_be_late(has_unread=has_unread, is_acknowledged=False)
+    assert not device.protocol.has_to_send
+
+
+def test_a_ping_that_waits_behind_a_write_need_not_be_acknowledged_while_the_device_is_not_read_from() -> None:
+    device = Device()
+    device.protocol.pause(device.now)
+    device.push(b"large")
+    device.is_blocked()
+    device.protocol.ping(device.now)
+    assert device.may_be_late(is_acknowledged=False)
+    device.taken()
+    device.is_sent()
+    assert device.may_be_late(is_acknowledged=False)  # it has left since this was last asked
+    assert not device.may_be_late(is_acknowledged=False)
+
+
+def test_what_lies_unread_in_the_socket_of_a_device_that_is_read_from_may_be_its_pong() -> None:
+    device = Device()
+    device.protocol.ping(device.now)
+    device.is_sent()
+    assert device.may_be_late(has_unread=True, is_acknowledged=False)
+    assert not device.may_be_late(is_acknowledged=False)
+    assert not device.protocol.has_to_send
 
 
 @pytest.mark.parametrize("what", ["pong", "ping"])
@@ -424,7 +464,7 @@ def test_a_delay_counts_no_longer_after_a_pong_nor_for_the_next_ping(what: str) 
     else:
         device.protocol.ping(device.now)
         device.is_sent()
-    assert not device.protocol.take_delay()
+    assert not device.may_be_late()
 
 
 def test_a_challenge_beside_a_ping_of_the_keepalive_keeps_its_delay() -> None:
@@ -434,7 +474,7 @@ def test_a_challenge_beside_a_ping_of_the_keepalive_keeps_its_delay() -> None:
     device.taken()
     device.protocol.challenge(device.now)
     device.is_sent()
-    assert device.protocol.take_delay()
+    assert device.may_be_late()
 
 
 def test_a_pong_answers_a_challenge_once() -> None:
@@ -474,7 +514,7 @@ def test_one_that_goes_while_it_is_not_read_from_has_its_time_made_good() -> Non
     device.protocol.pause(device.now)
     device.now += 10.0
     device.protocol.peer_has_gone(device.now, TIGHT)
-    assert device.protocol.take_delay()
+    assert device.may_be_late()
     assert len(device.says(frame(TEXT, b"x") * 100)) == 100
 
 
@@ -490,11 +530,11 @@ def test_a_pause_that_comes_too_late_changes_nothing() -> None:
     device.protocol.peer_has_gone(device.now, LIMITS)
     device.protocol.pause(device.now)
     assert not device.protocol.may_pause
-    assert not device.protocol.take_delay()
+    assert not device.may_be_late()
     ended = Device()
     ended.end()
     ended.protocol.pause(ended.now)
-    assert not ended.protocol.take_delay()
+    assert not ended.may_be_late()
 
 
 def test_while_it_is_not_read_from_its_kernels_acknowledgement_of_the_ping_is_its_sign_of_life() -> None:
