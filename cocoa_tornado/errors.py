@@ -22,7 +22,7 @@
     |-- MailboxError        the mailbox does not answer, or cannot
     |   |-- MailboxClosed   append after close
     |   `-- StoreFault      what its store could not do, in mailboxes/store.py
-    |       `-- RedisFault  the same of Redis, in mailboxes/redis_link.py
+    |       `-- RedisFault  the same of Redis, in mailboxes/redis_connection.py
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
 Errors of other libraries are translated where they enter, in the adapter, with ``raise ... from``.

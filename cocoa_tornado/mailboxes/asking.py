@@ -1,4 +1,4 @@
-"""Asks a store, beside what is stored: questions in their order, several together, none for longer than its time."""
+"""Queries to a store, concurrent with its commits: in order, in batches, each with a deadline."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .store import Answer, Pace, Question, Store, StoreFault
 class _Asked(NamedTuple):
     question: Question
     answer: asyncio.Future[Any]
-    due_s: float  # nobody waits any longer
+    due_s: float  # the deadline, by the loop's clock
 
 
 class Asker:
-    """IOLoop thread only. One batch of questions is with the store at a time.
+    """Sends questions to the store, one batch at a time. IOLoop thread only.
 
-    :param on_end: called after each batch, before anything is answered: with what it failed with, with an answer that
-        calls for opening the store again, or with None
-    :param on_hang: called when a batch takes longer than the store's patience
+    :param on_end: called after each batch, before its futures are resolved: with the batch's error, else with an answer
+        that requires reopening the store, else with None
+    :param on_hang: called when a batch takes longer than ``Pace.patience_s``
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Asker:
         return answer
 
     def end(self, error: MailboxError) -> asyncio.Future[Any] | None:
-        """Fail all that was asked. Returns what is under way and was cancelled, if anything."""
+        """Fail all questions. Returns the batch in progress, cancelled, if there is one."""
         if self._patience is not None:
             self._patience.cancel()
         self._fail(error)
@@ -71,7 +71,7 @@ class Asker:
         if self._patience is not None:
             self._patience.cancel()
         if answers.cancelled():
-            return  # by the end
+            return  # by end()
         error = answers.exception()
         if error is not None:
             self._on_end(error)
@@ -89,7 +89,7 @@ class Asker:
         self._ask_next()
 
     def _on_impatience(self) -> None:
-        """The answers that are being waited for hang."""
+        """The current batch has taken too long: fail its questions, and those whose deadline has passed."""
         loop = asyncio.get_running_loop()
         self._on_hang()
         for one in self._asked:
@@ -115,4 +115,4 @@ class Asker:
 def fail(future: asyncio.Future[Any], error: MailboxError) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # whoever looks away has no need to know
+        future.exception()  # retrieved, so that asyncio logs nothing if the caller has gone

@@ -1,4 +1,4 @@
-"""What waits to be stored, in its order; and what is stored together. Pure, of one thread."""
+"""The queue of calls and marks to store, and the groups in which they are stored. Pure; not thread-safe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .port import Entry
 
 
 class Call(NamedTuple):
-    """One call to append, not answered yet."""
+    """One pending call of append."""
 
     entries: Sequence[Entry]
     future: asyncio.Future[list[int | None]]
@@ -23,9 +23,9 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
-    """Of what is stored together; a single call may be larger.
+    """The limits of a group. A single call may exceed them.
 
-    :ivar max_marks: devices whose marks go along
+    :ivar max_marks: the largest number of devices whose marks are stored with a group
     """
 
     max_entries: int
@@ -37,7 +37,7 @@ class GroupLimits:
 class Group:
     """Calls and marks that are stored together.
 
-    :ivar id: never given twice. Under it the store keeps what it has answered, for a driver that did not hear it
+    :ivar id: unique. The store keeps its reply under this id, in case the driver misses the reply
     """
 
     calls: list[Call]
@@ -46,9 +46,9 @@ class Group:
 
 
 class Backlog:
-    """Calls leave it in their order, group by group; a group stays until it is :meth:`stored`.
+    """Calls leave in order, group by group. A group stays current until :meth:`stored`.
 
-    :ivar marks_due: marks are not to wait for a call any longer
+    :ivar marks_due: marks wait for no further call
     """
 
     def __init__(self, limits: GroupLimits) -> None:
@@ -78,14 +78,14 @@ class Backlog:
         self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
 
     def marks_of(self, device_id: str) -> Marks:
-        """What has been marked and may not be stored yet."""
+        """The marks of a device that may not be stored yet."""
         waiting = self._marks.get(device_id, ())
         return waiting if self._group is None else (*self._group.marks.get(device_id, ()), *waiting)
 
     def group(self) -> Group:
-        """What to store now: the group that is not stored yet, with the marks that have come meanwhile, or the next."""
+        """The group to store now: the current one, with the marks added since, or the next."""
         if self._group is None or not self._group.calls:
-            # Marks that are refused again and again must not keep the calls after them waiting.
+            # Marks that are refused repeatedly must not block later calls.
             self._group = Group(self._next_calls(), self._group.marks if self._group else {})
         marks = self._group.marks
         for device_id in list(islice(self._marks, max(0, self._limits.max_marks - len(marks)))):
@@ -95,11 +95,11 @@ class Backlog:
         return self._group
 
     def stored(self) -> None:
-        """The group is."""
+        """The current group has been stored."""
         self._group = None
 
     def stored_without_marks(self) -> None:
-        """The calls of the group are; its marks wait again, before those that have come meanwhile."""
+        """The calls of the current group have been stored. Its marks are queued again, before newer ones."""
         if self._group is not None:
             waiting, self._marks = self._marks, self._group.marks
             for device_id, marks in waiting.items():
@@ -108,13 +108,13 @@ class Backlog:
             self._group, self.marks_due = None, bool(self._marks)
 
     def forget_marks(self) -> None:
-        """They were of another mailbox."""
+        """Discard all marks: they belong to another mailbox."""
         self._marks.clear()
         if self._group is not None:
             self._group.marks.clear()
 
     def give_up(self) -> list[Call]:
-        """The calls that nobody will carry out."""
+        """Remove and return all calls that have not been stored."""
         calls = [*(self._group.calls if self._group else ()), *self._calls]
         self._group = None
         self._calls.clear()

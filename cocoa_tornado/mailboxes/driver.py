@@ -1,8 +1,8 @@
-"""Drives a store: the queue, the group commit, the marks, the retries and the state of every mailbox that can fail.
+"""The queue, group commit, marks, retries and state of every mailbox that can fail.
 
-One task opens the store and stores group after group; questions are answered beside it. What has queued up while a
-group was stored goes into the next one. A group that failed is tried again, the same calls in the same order, until it
-is stored or the mailbox is closed.
+One task opens the store and stores one group after another; questions run concurrently. Calls that arrive while a group
+is being stored form the next group. A group that fails is retried, with the same calls in the same order, until it is
+stored or the mailbox closes.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..rules.backoff import Backoff
 from ..rules.box import Box, Mark, PageLimits, Position
 from ..rules.feed import Page
 from .asking import Asker, fail
-from .availability import Availability, Part
 from .backlog import Backlog, Call, Group, GroupLimits
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
+from .readiness import Part, Readiness
 from .store import Ledger, Look, Pace, Question, Read, Store, StoreFault
 
 CLOSING_RETRY_S: Final = 0.1
-"""Between the attempts of a close, which does not wait for a longer delay."""
+"""The longest delay between attempts while the mailbox closes."""
 
 FAREWELL_S: Final = 1.0
-"""Of the time that a close has, for the store to let go of its files and connections."""
+"""The part of a close's timeout that is reserved for the store to release its files and connections."""
 
 log = logging.getLogger("cocoa.mailbox")
 
 
 class Driver:
-    """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` that a store makes. IOLoop thread only."""
+    """A :class:`~cocoa_tornado.mailboxes.port.Mailbox` on top of a store. IOLoop thread only."""
 
     def __init__(self, store: Store, ledger: Ledger, pace: Pace, limits: GroupLimits) -> None:
         self._store, self._ledger, self._pace = store, ledger, pace
-        self._availability = Availability()
+        self._readiness = Readiness()
         self._is_away = True
         # Storing.
         self._backlog = Backlog(limits)
@@ -55,7 +55,7 @@ class Driver:
         self._closed: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._store.name} {self._availability.state.value}>"
+        return f"<{type(self).__name__} {self._store.name} {self._readiness.state.value}>"
 
     @property
     def key(self) -> bytes | None:
@@ -82,7 +82,7 @@ class Driver:
             raise
 
     def status(self) -> MailboxStatus:
-        state, detail = self._availability.state, self._availability.detail
+        state, detail = self._readiness.state, self._readiness.detail
         if self._is_away:
             return MailboxStatus(state, detail)
         return MailboxStatus(state, detail, self._ledger.messages, self._ledger.size_bytes)
@@ -109,7 +109,7 @@ class Driver:
     async def sweep(self) -> int:
         self._refuse_if_closed()
         if self._is_away:
-            raise MailboxError(self._availability.detail)
+            raise MailboxError(self._readiness.detail)
         swept: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._sweeps.append(swept)
         self._sweep_owed = True
@@ -118,14 +118,14 @@ class Driver:
 
     async def close(self, timeout_s: float) -> None:
         if self._closed is None:
-            # At once: from here on the runner ends as soon as nothing is due.
+            # Before the task starts: from here on the runner ends as soon as nothing is due.
             self._backlog.marks_due = self._backlog.has_marks
             self._closed = asyncio.ensure_future(self._close(timeout_s))
         await asyncio.shield(self._closed)
 
     @property
     def _is_over(self) -> bool:
-        return self._availability.state is MailboxState.CLOSED
+        return self._readiness.state is MailboxState.CLOSED
 
     # -- storing
 
@@ -148,7 +148,7 @@ class Driver:
         self._wake.set()
 
     async def _run(self) -> None:
-        # A cancellation alone does not end it reliably: a client library may turn it into an error of its own.
+        # Cancellation alone does not end this task reliably: a client library may turn it into an error of its own.
         while not self._is_over and (self._closed is None or self._backlog.is_due):
             try:
                 await self._advance()
@@ -160,14 +160,14 @@ class Driver:
                     await self._recover_from(self._fault_of(error))
 
     async def _advance(self) -> None:
-        """One step: open the store where that is in doubt, then store what is due, or wait for it."""
+        """One step: reopen the store if it is in doubt, store what is due, sweep, then wait for more."""
         if self._in_doubt:
             self._in_doubt = False
             with self._watched():
                 if await self._store.open():
                     self._backlog.forget_marks()
             self._is_away = False
-        # Where there is work, it says first whether it can be done.
+        # If a group is due, storing it decides whether the mailbox is ready.
         if self._backlog.is_due:
             await self._store_group()
         await self._sweep()
@@ -193,17 +193,18 @@ class Driver:
         if self._sweep_owed:
             with self._watched():
                 removed = await self._store.sweep()
-            # One that fails is owed, or a mailbox that can do everything else would come and go with each.
+            # A sweep that fails is retried by the runner. Left to the next call, a mailbox that fails only its sweeps
+            # would alternate between READY and OPENING.
             self._sweep_owed = False
             sweeps, self._sweeps = self._sweeps, []
             for swept in sweeps:
                 if not swept.done():
                     swept.set_result(removed)
-                    removed = 0  # all who asked are answered, but what was removed is counted once
+                    removed = 0  # every caller gets a result, but only the first gets the count
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Whatever may hang. It is waited for all the same, for two attempts at once would lose the order."""
+        """Report the body as hanging if it takes too long, but wait for it: parallel attempts would lose the order."""
         timer = asyncio.get_running_loop().call_later(self._pace.patience_s, self._hangs, Part.STORING)
         try:
             yield
@@ -218,10 +219,10 @@ class Driver:
             return error
         if isinstance(error, CocoaError):
             return StoreFault(str(error))
-        # Ours, not the store's: what is waiting must not wait for a restart.
+        # A bug in the gateway. It retries, so that queued messages need no restart.
         if not self._is_fault_logged:
             self._is_fault_logged = True
-            log.error("mailbox failed, a fault of the gateway", exc_info=error)
+            log.error("mailbox internal error", exc_info=error)
         return StoreFault(f"{type(error).__name__}: {error}")
 
     async def _recover_from(self, fault: StoreFault) -> None:
@@ -238,7 +239,7 @@ class Driver:
             await self._rest(self._backoff.next_s())
 
     async def _make_room(self) -> None:
-        """Where the store takes nothing more, it may still delete."""
+        """A store that accepts no messages may still delete: store acknowledgements, and sweep."""
         try:
             if self._backlog.has_marks and self._store.key is not None:
                 group = self._backlog.group()
@@ -264,7 +265,7 @@ class Driver:
             return self._asker.ask(question)
         refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         is_closed = self._closed is not None or self._is_over
-        fail(refused, MailboxClosed("the mailbox is closed") if is_closed else MailboxError(self._availability.detail))
+        fail(refused, MailboxClosed("the mailbox is closed") if is_closed else MailboxError(self._readiness.detail))
         return refused
 
     def _on_asked(self, error: BaseException | None) -> None:
@@ -275,8 +276,8 @@ class Driver:
                 self._is_away = fault.away
                 self._down(Part.STORING, str(fault))
             self._wake.set()
-        # After that: an answer that hangs and then fails is one outage, and no recovery between two.
-        self._note(self._availability.recovered(Part.READING))
+        # After the fault is recorded: a batch that hangs and then fails is one outage, not two with a recovery between.
+        self._note(self._readiness.recovered(Part.READING))
 
     # -- the state
 
@@ -285,11 +286,11 @@ class Driver:
             return
         self._backoff.reset()
         self._is_fault_logged = False
-        self._note(self._availability.ready(f"{self._store.place}: {self._store.promise}"))
+        self._note(self._readiness.ready(f"{self._store.location}: {self._store.promise}"))
         self._opened()
 
     def _opened(self) -> None:
-        """The first attempt has come to its end, or hangs: a start waits no longer."""
+        """The first attempt to open the store has ended or hangs: release a waiting start."""
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
 
@@ -298,8 +299,8 @@ class Driver:
             log.info("mailbox ready", extra={"mailbox": self._store.name, "promise": self._store.promise})
 
     def _down(self, part: Part, cause: str) -> None:
-        self.counters.failures += self._availability.state is MailboxState.READY
-        if self._availability.down(part, cause):
+        self.counters.failures += self._readiness.state is MailboxState.READY
+        if self._readiness.down(part, cause):
             log.warning("mailbox unavailable", extra={"mailbox": self._store.name, "cause": cause})
         self._opened()
 
@@ -317,15 +318,15 @@ class Driver:
         await self._store.close(max(0.0, end_s - loop.time()))
 
     def _give_up(self) -> None:
-        """End at once, without the store. The loop may have been closed before."""
+        """End immediately, without the store. The loop may already be closed."""
         if self._runner is None or not self._runner.get_loop().is_closed():
             self._end()
-        self._availability.closed()
+        self._readiness.closed()
 
     def _end(self) -> Sequence[Awaitable[Any]]:
-        """Nothing happens from now on. Returns what is to be waited for."""
+        """Stop everything and fail all pending calls. Returns what the caller must wait for."""
         self._is_away = True
-        self._availability.closed()
+        self._readiness.closed()
         self._opened()
         if self._marks_timer is not None:
             self._marks_timer.cancel()

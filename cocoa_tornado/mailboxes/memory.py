@@ -1,5 +1,5 @@
-"""The embedded mailbox: boxes in this process, lost with it. For development, and for fleets whose devices come and go
-but whose messages are not worth a disk.
+"""The embedded mailbox: boxes in this process, lost when it ends. For development, and for fleets whose messages need
+to survive a device's absence but not a restart.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class _Kept:
-    """A box and its messages; ``times`` has when each was stored, Unix seconds."""
+    """A box and its messages. ``times`` holds when each was stored, in Unix seconds."""
 
     __slots__ = ("box", "messages", "size_bytes", "times", "touched_s")
 
@@ -46,7 +46,7 @@ class _Kept:
 
 
 class MemoryStore:
-    """Boxes in memory. Whatever it is asked to do is done when the call returns, and never fails.
+    """Boxes in memory. Every method completes before it returns, and never fails.
 
     :param clock: Unix seconds
     """
@@ -55,14 +55,14 @@ class MemoryStore:
         self._limits, self._clock = limits, clock
         self._kept: dict[str, _Kept] = {}
         self._seen: dict[str, SeenOffsets] = {}
-        self._given = 0  # messages ever stored: no box has given a higher number
+        self._given = 0  # messages ever stored: no box has assigned a higher number
         self._messages = self._size_bytes = 0
         self._sweeping: Iterator[str] = iter(())
         self.counters = MailboxCounters()
 
     @property
     def totals(self) -> tuple[int, int]:
-        """Messages, and the bytes of their payloads."""
+        """The number of messages, and the total size of their payloads in bytes."""
         return self._messages, self._size_bytes
 
     def append(self, entries: Sequence[Entry]) -> list[int | None]:
@@ -155,7 +155,7 @@ class MemoryStore:
         return lost
 
     def _trim(self, kept: _Kept) -> int:
-        """Remove what the box has no more; returns how many."""
+        """Delete the messages that are no longer in the box; return their number."""
         removed = 0
         while kept.messages and kept.messages[0].number <= kept.box.gone:
             size = len(kept.messages.popleft().payload)
@@ -170,8 +170,8 @@ class MemoryStore:
 class MemoryMailbox:
     """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` that needs no service. READY from :meth:`start` on.
 
-    It has no driver: a store that cannot fail, and is done at once, needs no queue, and a queue would cost each message
-    more than storing it.
+    It has no driver: a store that completes immediately and cannot fail needs no queue, and a queue would cost more per
+    message than storing it.
     """
 
     def __init__(self, limits: BoxLimits, clock: Callable[[], float] = time.time) -> None:
@@ -199,7 +199,7 @@ class MemoryMailbox:
 
     def status(self) -> MailboxStatus:
         if self._state is MailboxState.READY:
-            detail = "in this process: messages survive the absence of their device, not the end of the gateway"
+            detail = "in this process: messages survive their device's absence, but not the end of the gateway"
             return MailboxStatus(self._state, detail, *self._store.totals)
         return MailboxStatus(self._state, self._state.value)
 

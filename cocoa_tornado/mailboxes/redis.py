@@ -1,9 +1,9 @@
-"""The mailbox in Redis, 6.2 or newer: one stream for each device. For fleets that several gateways share, or that have
-a Redis anyway.
+"""The mailbox in Redis 6.2 or later, with one stream per device. For fleets that share several gateways, or that run
+Redis anyway.
 
-Two connections: one stores, group after group; the other answers what is asked. What they carry is in
-``redis_scripts.py``. Any number of gateways may use one Redis: each script makes sure that what it was made from is
-still true, and is made anew where it is not.
+It uses two connections: one stores groups, the other answers questions. The scripts are in ``redis_scripts.py``. Any
+number of gateways may share one Redis: each script checks that the data its arguments were computed from is unchanged,
+and the gateway recomputes them if it is not.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Marks
 from ..rules.cursors import KEY_BYTES
 from .backlog import Group, GroupLimits
 from .driver import Driver
+from .redis_connection import NOT_ANSWERING, RedisConnection, RedisFault
 from .redis_group import UNDELIVERABLE, Judged, Source, device_key, seen_key, source_of
-from .redis_link import NOT_ANSWERING, Link, RedisFault
 from .redis_replies import box_of, foreign_keys, key_name, mark_arguments, page_of, promise_of, refusal_of
 from .redis_scripts import MARK, OPEN, READ, SCHEMA, SWEEP, Command
 from .store import Answer, Ledger, Look, Pace, Question
@@ -32,7 +32,7 @@ LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_ma
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
 FOREIGN_NAMED = 1_000
-EPOCHS_SINCE_S = 1_767_225_600  # 2026: epochs are numbered by the second in which they begin, or above
+EPOCHS_SINCE_S = 1_767_225_600  # 2026: an epoch's number is at least the second in which it begins, from here
 
 log = logging.getLogger("cocoa.mailbox")
 
@@ -54,16 +54,16 @@ class RedisStore:
 
     def __init__(self, url: str, limits: BoxLimits, clock: Callable[[], float], ledger: Ledger) -> None:
         self.name, self.promise = without_user_info(url), ""
-        self.place = f"Redis at {self.name}"
+        self.location = f"Redis at {self.name}"
         self.key: bytes | None = None
         self.epoch = 0
         self._limits, self._clock, self._ledger = limits, clock, ledger
-        self._storing, self._asking = Link(url), Link(url)
+        self._storing, self._asking = RedisConnection(url), RedisConnection(url)
         self._gateway = secrets.token_hex(8).encode()
-        self._given = 0  # messages ever stored, as far as this gateway knows
+        self._given = 0  # messages ever stored, to this gateway's knowledge
         self._sources: dict[str, Source] = {}
         self._judged: Judged | None = None
-        self._foreign: set[bytes] = set()  # keys of a wrong type that the log has named
+        self._foreign: set[bytes] = set()  # keys of a wrong type that have been logged
         self._cautions: tuple[str, ...] = ()
 
     async def open(self) -> bool:
@@ -80,19 +80,19 @@ class RedisStore:
             raise fault
         if opened[0] == b"version":
             version = (opened[1] or b"?").decode(errors="replace")
-            raise RedisFault(f"the mailbox in Redis is of version {version}, and this gateway knows {SCHEMA}")
+            raise RedisFault(f"the mailbox in Redis has version {version}; this gateway supports {SCHEMA}")
         _, key, _, given, epoch, messages, size_bytes, was, _ = opened
         if key is None or len(key) != KEY_BYTES:
-            raise RedisFault("the mailbox in Redis has no key of cursors, or a wrong one")
+            raise RedisFault("the mailbox in Redis has no cursor key, or an invalid one")
         await self._asking.exchange([[b"PING"]])
         before = self._ledger.messages or 0
         self.key, self._given, self.epoch = key, int(given), int(epoch)
         self._note_totals((messages, size_bytes))
         if was:
-            # It was emptied and the mailbox made anew, or it has another mailbox, which is used from now on.
+            # Redis was emptied and the mailbox recreated, or it holds another mailbox, which is used from now on.
             lost = max(0, before - int(messages))
             extra = {"mailbox": self.name, "epoch": self.epoch, "lost": lost}
-            log.error("mailbox was replaced" if was == b"replaced" else "mailbox was emptied", extra=extra)
+            log.error("mailbox replaced" if was == b"replaced" else "mailbox emptied", extra=extra)
             self._ledger.counters.lose("emptied", lost)
         self._note_promise(settings)
         return bool(was == b"replaced")
@@ -121,7 +121,7 @@ class RedisStore:
                 return [[] for _ in group.calls]
             if replies[-1][0] != b"stale":
                 return self._note_stored(judged, replies[-1])
-            # Another gateway has stored of the same sources, or Redis has lost its latest.
+            # Another gateway has stored records of the same sources, or Redis has lost its latest writes.
             self._forget(group)
 
     async def sweep(self) -> int:
@@ -142,7 +142,7 @@ class RedisStore:
         return asyncio.ensure_future(self._answer(questions))
 
     async def close(self, timeout_s: float) -> None:
-        # Where Redis hangs, the end of a TLS connection does as well.
+        # If Redis hangs, closing a TLS connection hangs too.
         closing = [asyncio.ensure_future(link.close()) for link in (self._storing, self._asking)]
         _, late = await asyncio.wait(closing, timeout=timeout_s)
         for task in late:
@@ -175,7 +175,7 @@ class RedisStore:
                 return box_of(reply, question.marks)
             return page_of(reply, question.marks, max(question.after, self._acked(question.marks)))
         except (ValueError, TypeError) as error:
-            # By another hand than ours. What is wrong with a box is wrong with no other.
+            # Another program wrote to the box. Other boxes are unaffected.
             return MailboxError(f"the box of {question.device_id!r} cannot be read: {error}")
 
     def _acked(self, marks: Marks) -> int:
@@ -184,7 +184,7 @@ class RedisStore:
     # -- storing
 
     def _stamp(self) -> bytes:
-        """What the scripts are made for: this mailbox, in this epoch."""
+        """The mailbox and epoch that a script's arguments were computed for."""
         assert self.key is not None
         return b"%b:%d" % (self.key, self.epoch)
 
@@ -196,14 +196,14 @@ class RedisStore:
         return OPEN.call(known, new, b"%d" % SCHEMA, run, b"%d" % self._given, epoch, least, *totals)
 
     def _mark_commands(self, marks: dict[str, Marks]) -> Iterator[Command]:
-        """The oldest of each device, then the next: a script that had two of one device would have to look at its box
-        twice."""
+        """One command per round, each with at most one mark per device, oldest first: a script with two marks of a
+        device would have to read its box twice."""
         for at in range(max(map(len, marks.values()), default=0)):
             some = {device_id: of_device[at] for device_id, of_device in marks.items() if at < len(of_device)}
             yield MARK.call(self._stamp(), *mark_arguments(some))
 
     async def _judge(self, group: Group) -> Judged:
-        """What is new of it; the same as before where it is tried again."""
+        """Decide which entries are new. A retry gets the same result."""
         if self._judged is None or self._judged.group_id != group.id.encode():
             await self._load([name for name in _sources_of(group) if name not in self._sources])
             try:
@@ -214,20 +214,20 @@ class RedisStore:
         return self._judged
 
     def _forget(self, group: Group) -> None:
-        """What is known of its sources has changed, and nothing was stored."""
+        """The group's sources have changed and nothing was stored: judge and load them again."""
         self._judged = None
         for name in _sources_of(group):
             self._sources.pop(name, None)
 
     async def _load(self, names: Sequence[str]) -> None:
-        """What is written down of these sources; a few at a time, for there is a lot to read."""
+        """Load the stored offsets of these sources, a few at a time, as each is large."""
         for start in range(0, len(names), SOURCES_AT_ONCE):
             some = names[start : start + SOURCES_AT_ONCE]
             replies = await self._storing.exchange([[b"LRANGE", seen_key(name), b"0", b"-1"] for name in some])
             for name, reply in zip(some, replies, strict=True):
                 fault = refusal_of(reply)
                 if fault is not None and fault.is_foreign:
-                    # It is remembered here alone, and as long as the gateway runs.
+                    # Remember this source in memory only, until the gateway stops.
                     self._name_foreign([b"foreign", seen_key(name)])
                     reply = []
                 elif fault is not None:
@@ -235,10 +235,10 @@ class RedisStore:
                 try:
                     self._sources[name] = source_of(reply)
                 except ValueError as error:
-                    raise RedisFault(f"what was stored of {name} cannot be read: {error}", away=False) from error
+                    raise RedisFault(f"the stored offsets of {name} cannot be read: {error}", away=False) from error
                 await asyncio.sleep(0)
 
-    # -- what Redis says
+    # -- results
 
     def _note_stored(self, judged: Judged, reply: list[Any]) -> Sequence[Sequence[int | None]]:
         _, numbers, lost, given, messages, size_bytes, _ = reply
@@ -273,7 +273,7 @@ class RedisStore:
                 self._foreign.clear()
             if key not in self._foreign:
                 self._foreign.add(key)
-                log.warning("foreign key in mailbox", extra={"mailbox": self.name, "key": key_name(key)})
+                log.warning("unexpected key type", extra={"mailbox": self.name, "key": key_name(key)})
 
 
 def _sources_of(group: Group) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""What one script stores of a group, and what is known of the sources of its records. Awaits nothing."""
+"""The arguments of the script that stores a group, and the remembered offsets of its sources. No I/O."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .backlog import Group
 from .redis_scripts import APPEND, GROUP_ID_BYTES, PREFIX, Command
 
 MOST_RUNS: Final = 256
-"""Of a source that are written down; beyond that they are joined and written down anew."""
+"""The largest number of stored runs of a source; beyond it, they are joined and stored again."""
 
 UNDELIVERABLE: Final = b"-"
-"""In place of the number of a message whose device has a foreign key for a box."""
+"""Replaces the number of a message whose box is a key of a wrong type."""
 
 _FIRST: Final = struct.Struct("<q")
 _REMEMBER_MS: Final = b"%d" % int(FORGET_AFTER_S * 1000)
 
 
 class Source(NamedTuple):
-    """What was stored of a partition lately.
+    """The offsets of a partition that were stored recently.
 
-    :ivar version: the group that was stored last of it; empty if there was none. Whoever has judged by another one has
-        judged by what is not true any more.
-    :ivar runs: that are written down
+    :ivar version: the id of the group that last stored records of this partition; empty if there was none. A decision
+        based on another version is stale.
+    :ivar runs: the number of stored runs
     """
 
     seen: SeenOffsets
@@ -35,12 +35,12 @@ class Source(NamedTuple):
 
 
 class Judged:
-    """What is new of a group, by what is known of its sources; and the arguments of the script that stores it.
+    """The decision which entries of a group are new, and the arguments of the script that stores them.
 
-    It changes ``sources``, which hold all of its own: it must not be judged by them again.
+    Creating it adds the group's records to ``sources``, so a group must not be judged by the same sources twice.
 
-    :ivar group_id: under it Redis keeps what it has answered, for a gateway that did not hear it
-    :ivar fresh: for each entry whether it is new
+    :ivar group_id: Redis keeps its reply under this id, in case the gateway misses the reply
+    :ivar fresh: for each entry, whether it is new
     """
 
     def __init__(self, group: Group, sources: dict[str, Source], gateway: bytes, limits: BoxLimits) -> None:
@@ -52,11 +52,11 @@ class Judged:
         self._arguments = self._made(gateway, limits)
 
     def command(self, key: bytes, now_ms: int) -> Command:
-        """What stores it, now: however long it was under way, its messages expire from then on."""
+        """The command that stores the group. The messages' time to live begins at ``now_ms``."""
         return APPEND.call(key, b"%d" % now_ms, *self._arguments)
 
     def settle(self, numbers: bytes) -> list[list[int | None]]:
-        """It is stored: note what the versions of its sources are now. Returns the numbers of each call."""
+        """The group was stored: update the versions of its sources. Returns the numbers of each call."""
         for name, remembered in self._remembered.items():
             if remembered.runs:
                 source = self._sources[name]
@@ -70,30 +70,30 @@ class Judged:
         source = self._sources[name]
         fresh, remembered = source.seen.take(records)
         if source.runs + len(remembered.runs) > MOST_RUNS and remembered.runs:
-            # To read many short ones back takes long.
+            # Many short runs are slow to load.
             remembered.anew, remembered.runs = True, source.seen.runs()
         self._remembered[name] = remembered
         return fresh
 
     def _made(self, gateway: bytes, limits: BoxLimits) -> list[bytes]:
-        places: dict[str, int] = {}
+        indexes: dict[str, int] = {}
         stored: list[bytes] = []
         entries = (entry for call in self._calls for entry in call)
         for entry, fresh in zip(entries, self.fresh, strict=True):
             if fresh:
-                place = places.setdefault(entry.device_id, len(places) + 1)
-                stored += (b"%d" % place, b"%d" % entry.timestamp_ms, entry.payload)
+                index = indexes.setdefault(entry.device_id, len(indexes) + 1)
+                stored += (b"%d" % index, b"%d" % entry.timestamp_ms, entry.payload)
         head = [gateway, self.group_id, b"%d" % limits.max_messages, b"%d" % limits.max_bytes, _REMEMBER_MS]
-        head += [b"%d" % count for count in (len(self._remembered), len(places), len(stored) // 3)]
+        head += [b"%d" % count for count in (len(self._remembered), len(indexes), len(stored) // 3)]
         for name, remembered in self._remembered.items():
             runs = [self.group_id + _FIRST.pack(run.first) + run.to_bytes() for run in remembered.runs]
             head += [name.encode(), self._sources[name].version, b"%d" % remembered.anew, b"%d" % remembered.floor]
             head += [b"%d" % len(runs), *runs]
-        return head + [device_key(device_id) for device_id in places] + stored
+        return head + [device_key(device_id) for device_id in indexes] + stored
 
 
 def device_key(device_id: str) -> bytes:
-    """A device's id as a part of a key. Any text can be one, even what is no valid UTF-8."""
+    """A device id as part of a key. The id may be any text, even if UTF-8 cannot encode it."""
     return device_id.encode("utf-8", "surrogatepass")
 
 
@@ -102,7 +102,10 @@ def seen_key(source: str) -> bytes:
 
 
 def source_of(runs: Iterable[bytes]) -> Source:
-    """A source as it is written down, oldest run first. ValueError where that was not our hand."""
+    """Decode a source from its stored runs, oldest first.
+
+    :raises ValueError: another program wrote them
+    """
     version = b""
     joined: list[Run] = []
     count = 0
@@ -113,7 +116,7 @@ def source_of(runs: Iterable[bytes]) -> Source:
         version = data[:GROUP_ID_BYTES]
         run = Run.from_bytes(_FIRST.unpack_from(data, GROUP_ID_BYTES)[0], data[GROUP_ID_BYTES + _FIRST.size :])
         if joined and joined[-1].end == run.first:
-            joined[-1].stamps.extend(run.stamps)  # written down by batches, however small
+            joined[-1].stamps.extend(run.stamps)  # each batch stored a run of its own
         else:
             joined.append(run)
     return Source(SeenOffsets(joined), version, count)

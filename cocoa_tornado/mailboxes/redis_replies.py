@@ -1,4 +1,4 @@
-"""What Redis' replies mean, and the marks that are to be written down. Awaits nothing."""
+"""Decodes the replies of Redis, and encodes marks. No I/O."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from ..rules.box import Box, Mark, StoredMessage, with_marks
 from ..rules.feed import Page
+from .redis_connection import RedisFault
 from .redis_group import device_key
-from .redis_link import RedisFault
 
 
 def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
-    """The box that the reading script has found, once the marks are stored."""
+    """The box in a reply of the reading script, with ``marks`` applied."""
     if reply[0] == b"none":
         return Box.new(int(reply[1]), int(reply[2]), emptied=int(reply[3]))
     _, base, last, gone, acked, written, cuts, epoch, emptied, *_ = reply
@@ -24,9 +24,9 @@ def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
 
 
 def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
-    """What was read after the number ``start``.
+    """The messages after the number ``start``.
 
-    :param marks: set before that was asked, and perhaps not stored yet
+    :param marks: the marks set before the question, which may not be stored yet
     """
     box = box_of(reply, marks)
     if reply[0] == b"none":
@@ -35,14 +35,14 @@ def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
         StoredMessage(number, payload, int(timestamp_ms))
         for number, timestamp_ms, payload in zip(reply[10::3], reply[11::3], reply[12::3], strict=True)
     ]
-    # Where another hand than ours has taken messages out, they are missed and not waited for.
+    # Messages that another program has deleted count as missed; the feed must not wait for them.
     first = messages[0].number if messages else box.last + 1
     gone = first - 1 if first > max(start, box.gone) + 1 else box.gone
     return Page(messages, gone, box.last, box.base, box.acked or 0)
 
 
 def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
-    """As the script that stores them wants them."""
+    """The arguments of the script that stores marks."""
     arguments = []
     for device_id, mark in marks.items():
         arguments += [device_key(device_id), *(b"" if number is None else b"%d" % number for number in mark)]
@@ -50,7 +50,7 @@ def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
 
 
 def refusal_of(reply: Any) -> RedisFault | None:
-    """The fault that a reply is, if it is one."""
+    """The fault that a reply stands for; None if it is no fault."""
     if isinstance(reply, RedisFault):
         return reply
     match reply:
@@ -59,17 +59,17 @@ def refusal_of(reply: Any) -> RedisFault | None:
         case [b"epoch"]:
             return RedisFault("another epoch of the mailbox has begun", away=False, reopen=True)
         case [b"foreign", key]:
-            return RedisFault(f"{key_name(key)} holds something else", away=False, is_foreign=True)
+            return RedisFault(f"{key_name(key)} has another type", away=False, is_foreign=True)
     return None
 
 
 def key_name(key: bytes) -> str:
-    """A key of Redis' for people."""
+    """A Redis key as printable text."""
     return key.decode("utf-8", "backslashreplace")
 
 
 def foreign_keys(reply: Any) -> list[bytes]:
-    """The keys of a wrong type that a script has met."""
+    """The keys of a wrong type that a script found."""
     match reply:
         case [b"foreign", key]:
             return [key]
@@ -81,15 +81,15 @@ def foreign_keys(reply: Any) -> list[bytes]:
 
 
 def promise_of(settings: list[Any]) -> tuple[str, tuple[str, ...]]:
-    """What messages survive, and what is to be cautioned against, by the values of three of Redis' settings."""
+    """What messages survive, and warnings, according to the values of three Redis settings."""
     if any(isinstance(reply, RedisFault) or len(reply) != 2 for reply in settings):
-        return "messages survive the gateway, and Redis as far as it is told to keep them", ()
+        return "messages survive the gateway, and Redis as far as it persists them", ()
     policy, appendonly, appendfsync = (reply[1].decode() for reply in settings)
     cautions = []
     if policy != "noeviction":
-        cautions.append(f"maxmemory-policy is {policy}: Redis may throw messages away; set it to noeviction")
+        cautions.append(f"maxmemory-policy is {policy}: Redis may evict messages; set it to noeviction")
     if appendonly != "yes":
         cautions.append("messages survive the gateway, but not Redis; set appendonly to yes")
         return "messages survive the gateway, but not Redis", tuple(cautions)
-    tail = "" if appendfsync == "always" else ", but the last seconds not a power cut"
+    tail = "" if appendfsync == "always" else ", except for the last seconds before a power cut"
     return f"messages survive the gateway and Redis{tail}", tuple(cautions)

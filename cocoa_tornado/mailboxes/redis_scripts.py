@@ -1,28 +1,28 @@
-"""What the mailbox keeps in Redis, and the Lua that changes it. Nothing here speaks to anybody.
+"""The mailbox's keys in Redis, and the Lua scripts that change them. No I/O.
 
 All keys begin with ``cocoa:{box}:``, whose braces keep them in one slot of a cluster:
 
 =================  ======  ===================================================================================
-``meta``           hash    ``key`` of the cursors, ``schema``, ``given`` (messages ever stored), ``messages``,
-                           ``bytes``, ``epoch`` (rules/box.py), ``run`` (the Redis process that it began in),
-                           ``emptied`` (the epoch that began when all messages were lost)
+``meta``           hash    ``key`` (for cursors), ``schema``, ``given`` (messages ever stored), ``messages``,
+                           ``bytes``, ``era`` (the epoch, rules/box.py), ``run`` (the run id of the Redis process in
+                           which it began), ``emptied`` (the epoch that began when all messages were lost)
 ``b:<device>``     hash    the box: ``base last gone acked written``, ``bytes`` in it, ``touched`` (ms), ``cuts``
                            (``<epoch>:<last>`` for each, oldest first)
 ``m:<device>``     stream  its messages: ``<number>-0``: ``payload stored_ms timestamp_ms``; none while it is empty
-``due``            zset    devices by the time (ms) before which nothing in their boxes was stored
+``due``            zset    devices, by a time (ms) no later than that of the oldest message in their boxes
 ``seen:<source>``  list    runs of rules/seen.py: id of the group, first offset (8 bytes), timestamps (8 bytes each)
-``answer:<id>``    hash    the last group of one gateway, and what was answered
+``answer:<id>``    hash    the last group of one gateway, and the reply to it
 =================  ======  ===================================================================================
 
-A script runs as a whole or not at all, with two exceptions that shape all of these: an error in the middle leaves what
-was written before it, and a script is refused for want of memory at its first write only. So each reads first whatever
-might be of a wrong type. The one that stores begins with a write that is refused when memory is used up; those that
-make room begin with one that is not.
+A script is atomic, with two exceptions that shape all of these: an error in the middle keeps the writes before it, and
+Redis rejects a script for lack of memory at its first write only. So each script first reads every key that might have
+a wrong type. The script that stores begins with a write that Redis rejects when memory is full; the scripts that delete
+begin with one that Redis accepts.
 
-Others may write to these keys, and a Redis that is full may evict them. A key of a wrong type costs the one device, or
-the memory of one source, that it belongs to; the replies name it. A box that is gone while its device is in ``due`` was
-not removed by us: it is made anew of its stream, or, where that is gone too, with one message missed, whose number is
-all that is known of what was lost.
+Other programs may write to these keys, and Redis may evict them. A key of a wrong type affects only its device, or the
+remembered offsets of its source; the replies name it. If a box is missing while its device is in ``due``, something
+else removed it. The script rebuilds it from its stream. If the stream is gone too, the new box counts one message as
+missed, since nothing is known about the lost ones.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ local function keep_totals(messages, bytes)
   redis.call('HSET', meta, 'messages', whole(math.max(0, messages)), 'bytes', whole(math.max(0, bytes)))
 end
 
--- The reply of a command; or nil, and true, where its key is of a wrong type, which is noted.
+-- Returns the reply of a command; or nil and true if its key has a wrong type, which is recorded.
 local foreign, is_noted = {}, {}
 local function try(command, key, ...)
   local reply = redis.pcall(command, key, ...)
@@ -71,10 +71,10 @@ end
 
 local function number_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
 
--- Make room although there is none: whatever follows a write that is not refused is not refused either.
+-- A write that Redis accepts although memory is full; after it, Redis accepts every write of the script.
 local function begin_although_full() redis.call('DEL', root .. 'probe') end
 
--- Remove from a stream what its box has no more.
+-- Delete the messages of a stream that are no longer in its box.
 local function trim(stream, gone, last)
   if gone >= last then
     redis.call('DEL', stream)
@@ -83,7 +83,7 @@ local function trim(stream, gone, last)
   end
 end
 
--- Make a box anew that another hand has removed, if there was one. Returns what was given by then.
+-- Rebuild a box that something else removed, if there was one. Returns the new value of given, and whether it did.
 local function rebuild(name, given, epoch, now)
   if not try('ZSCORE', root .. 'due', name) then return given, false end
   begin_although_full()
@@ -99,7 +99,7 @@ local function rebuild(name, given, epoch, now)
   redis.call('HSET', meta, 'given', whole(given))
   redis.call('HSET', root .. 'b:' .. name, 'base', whole(base), 'last', whole(last), 'gone', whole(gone),
     'written', whole(written), 'bytes', whole(bytes), 'touched', now)
-  -- Where the places of earlier epochs end is not known any more: with what is gone.
+  -- The cuts of earlier epochs are lost: limit their positions to the messages that are gone.
   if epoch > 0 then redis.call('HSET', root .. 'b:' .. name, 'cuts', whole(epoch) .. ':' .. whole(written)) end
   return given, true
 end
@@ -115,7 +115,7 @@ local boxes, was = try('ZCARD', root .. 'due') or 0, ''
 if not found[1] and not found[2] then
   local key, given, epoch, messages, bytes = ARGV[2], '0', '0', '0', '0'
   if ARGV[1] ~= '' then
-    -- The gateway has known it: its cursors stay good, and all numbers lie above those that were given before.
+    -- The gateway knows this mailbox: its cursors stay valid, and new numbers lie above all earlier ones.
     was, key, given, epoch = 'emptied', ARGV[1], ARGV[5], ARGV[6]
     if boxes > 0 then messages, bytes = ARGV[8], ARGV[9] end
   end
@@ -126,8 +126,8 @@ elseif ARGV[1] ~= '' and found[1] ~= ARGV[1] then
   was = 'replaced'
 end
 if found[2] ~= ARGV[3] then return {'version', found[2]} end
--- Everything that the other scripts will do, so that what is forbidden shows now and not in the middle of a group.
--- Whatever is left of an attempt that was cut short is in the way of none.
+-- Call every command of the other scripts, so that a missing permission shows now and not in the middle of a group.
+-- Leftovers of an interrupted attempt are deleted first.
 local stream, hash, list, zset = root .. 'probe:m', root .. 'probe:b', root .. 'probe:seen', root .. 'probe:due'
 redis.call('DEL', stream, hash, list, zset)
 redis.call('XADD', stream, '*', 'payload', '')
@@ -147,10 +147,10 @@ redis.call('ZREM', zset, 'a')
 redis.call('DEL', stream, hash, list, zset)
 local given, epoch, known = tonumber(found[5]) or 0, tonumber(found[6]) or 0, tonumber(ARGV[5])
 if was ~= '' or given < known or (ARGV[4] ~= '' and found[7] ~= ARGV[4]) or (ARGV[4] == '' and ARGV[6] == '') then
-  -- An epoch must not be begun twice, though its beginning may be lost as well: so it is never the one that the gateway
-  -- knows, nor, where the gateway is as new as this Redis, one that another second has had.
-  -- Another process goes on from what was on the disk, or on a replica: the latest may not have been. The numbers of
-  -- boxes that are made from now on are above all that was ever given, as far as anybody knows.
+  -- No epoch may begin twice, although the record of its beginning may be lost. So a new epoch's number is above the
+  -- one that the gateway knows and at least the current second.
+  -- Another process continues from its disk or as a promoted replica, and may lack the latest writes. The numbers of
+  -- new boxes are therefore above every number known to be assigned.
   given, epoch = math.max(given, known), math.max(epoch + 1, (tonumber(ARGV[6]) or -1) + 1, tonumber(ARGV[7]))
   redis.call('HSET', meta, 'given', whole(given), 'era', whole(epoch), 'run', ARGV[4])
   if was == 'emptied' and boxes == 0 and tonumber(ARGV[8]) > 0 then
@@ -161,9 +161,9 @@ return {'open', found[1], found[2], whole(given), whole(epoch), found[3], found[
 """
 
 _APPEND: Final = """
--- ARGV: key and epoch, now (ms), gateway, group, most messages, most bytes, ms to remember sources for,
--- numbers of sources, devices and entries; then the sources: name, version, anew (1/0), floor, number of runs, runs;
--- the devices; the entries: place of its device, timestamp, payload
+-- ARGV: key and epoch, now (ms), gateway, group, maximum messages, maximum bytes, ms to remember sources for,
+-- counts of sources, devices and entries; then the sources: name, version, replace (1/0), floor, count of runs, runs;
+-- the devices; the entries: index of its device, timestamp, payload
 local given, messages, bytes, epoch = totals()
 if not given then return {messages} end
 local answer_key = root .. 'answer:' .. ARGV[3]
@@ -176,7 +176,7 @@ local now, group = ARGV[2], ARGV[4]
 local max_messages, max_bytes, remember_ms = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 local sources, devices, entries = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 
--- What the gateway has judged by must be what is written down.
+-- The gateway's decision is valid only if its sources have not changed.
 local at, runs_at = 11, {}
 for i = 1, sources do
   local newest, is_foreign = try('LINDEX', root .. 'seen:' .. ARGV[at], -1)
@@ -187,8 +187,8 @@ for i = 1, sources do
   at = at + 5 + tonumber(ARGV[at + 4])
 end
 
--- Note how far a box had come when an epoch began, with its first message in it. Of many, the oldest are made one: that
--- takes a place of long ago for an earlier one, and never for a later one.
+-- With a box's first message of an epoch, record its last number before it. Beyond 8 cuts the two oldest are merged:
+-- an old position may then resolve to an earlier one, never to a later one.
 local function cut(key, cuts, epoch, last)
   if epoch == 0 or (cuts and string.match(cuts, '(%d+):%d+$') == whole(epoch)) then return end
   cuts = (cuts and cuts .. ' ' or '') .. whole(epoch) .. ':' .. whole(last)
@@ -212,15 +212,15 @@ for i = 1, devices do
   end
 end
 
--- The first write: one that is refused when memory is used up.
+-- The first write: Redis rejects it if memory is full.
 redis.call('HSET', answer_key, 'group', '')
 
 local numbers, lost, freed, added, refused = {}, 0, 0, 0, 0
 at = names_at + devices + 1
 for i = 1, entries do
-  local place = tonumber(ARGV[at])
-  local name = ARGV[names_at + place]
-  local box, stream = boxes[place], root .. 'm:' .. name
+  local index = tonumber(ARGV[at])
+  local name = ARGV[names_at + index]
+  local box, stream = boxes[index], root .. 'm:' .. name
   if not box.stream and not box.is_foreign then
     box.stream = stream
     if box[1] then
@@ -241,7 +241,7 @@ for i = 1, entries do
     local id = number .. '-0'
     local stored = redis.pcall('XADD', stream, id, 'payload', payload, 'stored_ms', now, 'timestamp_ms', ARGV[at + 1])
     if type(stored) == 'table' and stored.err then
-      -- The stream is not what the box says, by another hand than ours. It must not keep what is new from being stored.
+      -- Something else changed the stream, so that it contradicts the box. New messages must be stored all the same.
       if string.find(stored.err, 'WRONGTYPE', 1, true) then foreign[#foreign + 1] = stream end
       redis.call('DEL', stream)
       lost, freed = lost + box.last - box.gone, freed + box.bytes
@@ -296,10 +296,10 @@ if entries > 0 then
   given, messages, bytes = given + entries, messages + entries - refused - lost, bytes + added - freed
   keep_totals(messages, bytes)
 end
-local told = table.concat(numbers, ' ')
-redis.call('HSET', answer_key, 'group', group, 'numbers', told, 'lost', whole(lost))
+local joined = table.concat(numbers, ' ')
+redis.call('HSET', answer_key, 'group', group, 'numbers', joined, 'lost', whole(lost))
 redis.call('EXPIRE', answer_key, 86400)
-return {'stored', told, whole(lost), whole(given), whole(messages), whole(bytes), foreign}
+return {'stored', joined, whole(lost), whole(given), whole(messages), whole(bytes), foreign}
 """
 
 _MARK: Final = """
@@ -307,7 +307,7 @@ _MARK: Final = """
 local given, messages, bytes = totals()
 if not given then return {messages} end
 
--- What a place stands for now: rules/box.py, Box.settled.
+-- The current number of a position, as in rules/box.py, Box.settled.
 local function settled(number, epoch, cuts, last)
   number = math.min(tonumber(number), last)
   for later, kept in string.gmatch(cuts or '', '(%d+):(%d+)') do
@@ -355,8 +355,8 @@ return {'marked', removed, whole(messages), whole(bytes), foreign}
 """
 
 _READ: Final = """
--- ARGV: key and epoch, device, after, most messages (0: the box only), most bytes, what was stored up to then (ms) has
--- expired, what has been acknowledged and is not stored yet, now (ms)
+-- ARGV: key and epoch, device, after, maximum messages (0: the box only), maximum bytes, the time (ms) up to which
+-- messages have expired, the number acknowledged but not stored yet, now (ms)
 local given, why, _, epoch, emptied = totals()
 if not given then return {why} end
 local fields = {'base', 'last', 'gone', 'acked', 'written', 'cuts'}
@@ -374,7 +374,7 @@ local gone = math.max(tonumber(box[3]), math.min(tonumber(ARGV[7]), last))
 local reply = {'box', box[1], box[2], '', box[4], box[5], box[6], whole(epoch), emptied, foreign}
 local head = #reply
 
--- What has expired: as long as it is the oldest.
+-- Skip the oldest messages while they have expired.
 local count = 1
 while most > 0 and count > 0 and gone < last do
   local chunk = try('XRANGE', stream, whole(gone + 1), '+', 'COUNT', count) or {}
@@ -408,8 +408,8 @@ return reply
 """
 
 _SWEEP: Final = """
--- ARGV: key and epoch, now (ms), expired up to (ms), forgotten if not touched since (ms), and the same where the device
--- has still to be told of a gap, most boxes, most messages
+-- ARGV: key and epoch, now (ms), the time (ms) up to which messages have expired, the time (ms) since which an empty
+-- box is kept, the same for a box with a gap to report, maximum boxes, maximum messages
 local given, messages, bytes, epoch = totals()
 if not given then return {messages} end
 local now, expired, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
@@ -431,7 +431,7 @@ for _, name in ipairs(names) do
     local oldest = try('XRANGE', stream, whole(gone + 1), '+', 'COUNT', 50) or {}
     if #oldest == 0 then gone, left = last, 0 end
     for _, entry in ipairs(oldest) do
-      local stored = tonumber(entry[2][4]) or 0 -- another hand's entry has no time: it goes with what has expired
+      local stored = tonumber(entry[2][4]) or 0 -- an entry of another program has no time: treat it as expired
       if stored > expired then
         due = stored
         break
@@ -460,7 +460,7 @@ return {'swept', removed, whole(messages), whole(bytes), foreign}
 
 
 class Script:
-    """One of the scripts. It is called by its digest; Redis forgets all of them when it is restarted."""
+    """A script, called by its digest. Redis forgets all scripts when it restarts."""
 
     def __init__(self, body: str) -> None:
         self.text = (_PRELUDE + body).encode()

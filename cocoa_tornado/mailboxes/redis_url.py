@@ -1,4 +1,4 @@
-"""The URL of the Redis mailbox. Pure: nothing is opened here, no name resolved."""
+"""The URL of the Redis mailbox. Pure: opens no connection and resolves no name."""
 
 from __future__ import annotations
 

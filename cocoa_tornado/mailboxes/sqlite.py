@@ -1,8 +1,9 @@
-"""The mailbox in a file: boxes in an SQLite database on this machine's disk, for one gateway.
+"""The mailbox in a file: an SQLite database on a local disk, for one gateway.
 
-Two threads: ``cocoa-sqlite-writer`` stores (``sqlite_file.py``), ``cocoa-sqlite-reader`` reads (``sqlite_reader.py``).
-The file is in write-ahead mode with ``synchronous = FULL``: what is stored is on the disk, as far as the disk tells.
-It does not shrink; what has been deleted makes room for what comes. It must not be on a network's file system.
+It has two threads: ``cocoa-sqlite-writer`` stores (``sqlite_file.py``), ``cocoa-sqlite-reader`` reads
+(``sqlite_reader.py``). The file uses write-ahead logging with ``synchronous = FULL``: a commit returns once the disk
+reports that it is durable. The file never shrinks; deleted messages leave room for new ones. It must not be on a
+network file system.
 
 Each start begins an epoch of the mailbox (``rules/box.py``): nothing in a file shows that it was restored from a
 backup, rolled back with its disk, or copied.
@@ -33,7 +34,7 @@ PACE: Final = Pace(
     patience_s=5.0,
     hang="the disk hangs: nothing was {done} for {patience_s:g} s",
     start_waits=True,
-    questions=32,  # their pages are all in memory at once, and the first waits for the last
+    questions=32,  # all pages of a batch are in memory at once, and are returned together
 )
 LIMITS: Final = GroupLimits(max_entries=5_000, max_bytes=32 * 1024 * 1024, max_marks=5_000)
 
@@ -41,11 +42,11 @@ LIMITS: Final = GroupLimits(max_entries=5_000, max_bytes=32 * 1024 * 1024, max_m
 class SqliteMailbox(Driver):
     """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` in a file. IOLoop thread only.
 
-    Reads go on while the disk is full or another process has the file locked for writing.
+    Reads work while the disk is full or another process holds the write lock.
 
-    :param path: of the database; its folder must be there. Beside it stand, with its name, ``-wal``, ``-shm`` and
-        ``.lock``, which keeps a second gateway away
-    :param clock: Unix seconds; called on the writer's thread and on the IOLoop's
+    :param path: the database file, in an existing folder. SQLite adds files with the suffixes ``-wal`` and ``-shm``; a
+        ``.lock`` file excludes a second gateway
+    :param clock: Unix seconds; called on the writer's and on the IOLoop's thread
     """
 
     def __init__(
@@ -57,18 +58,18 @@ class SqliteMailbox(Driver):
         pace: Pace = PACE,
     ) -> None:
         ledger = Ledger()
-        # A gateway that names the file by a link must meet the lock of one that does not.
+        # All gateways that use the file, under its own name or a symbolic link's, must contend for one lock file.
         self._files = SqliteStore(Path(os.path.realpath(path)), limits, clock, ledger, migrations)
         super().__init__(self._files, ledger, pace, LIMITS)
 
     def abandon(self) -> None:
-        """End as if the process were killed: nothing that is queued is stored. Blocks until the threads are gone."""
+        """End as if the process were killed: store nothing that is queued. Blocks until the threads have ended."""
         self._files.abandon()
         self._give_up()
 
 
 class SqliteStore:
-    """The :class:`~cocoa_tornado.mailboxes.store.Store` in a file: its two threads."""
+    """The :class:`~cocoa_tornado.mailboxes.store.Store` in a file. Runs its jobs on the two threads."""
 
     def __init__(
         self,
@@ -78,8 +79,8 @@ class SqliteStore:
         ledger: Ledger,
         migrations: Sequence[Migration],
     ) -> None:
-        self.name, self.place = str(path), f"SQLite in {path}"
-        self.promise = "stored messages survive the end of the gateway, and the loss of power"
+        self.name, self.location = str(path), f"SQLite in {path}"
+        self.promise = "stored messages survive the end of the gateway and a power failure"
         self.key: bytes | None = None
         self.epoch = 0
         self._limits, self._clock, self._ledger = limits, clock, ledger
@@ -119,7 +120,7 @@ class SqliteStore:
         return self._reading.submit(partial(self._reader.answers, questions, expired_at))
 
     async def close(self, timeout_s: float) -> None:
-        # The writer last: it is the one that can leave a tidy file.
+        # The writer last, as its close checkpoints the log.
         begun = time.monotonic()
         await self._reading.stop(min(1.0, timeout_s))
         await self._writing.stop(max(0.0, timeout_s - (time.monotonic() - begun)))

@@ -1,6 +1,7 @@
-"""The SQLite mailbox's writing connection: to the file that still has its name, in the hands of one gateway.
+"""The SQLite mailbox's write connection. It makes sure that its file has not been replaced, and that no other gateway
+uses it.
 
-For the writer's thread only. What fails raises StoreFault, in words for people.
+Writer thread only. Failures raise StoreFault, with a message for operators.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from ..errors import CocoaError, MailboxError, ServiceError
 from ..rules.box import BoxLimits
 from . import sqlite_schema
-from .sqlite_rows import History, Store
+from .sqlite_rows import History, Rows
 from .sqlite_schema import FileIdentity, Migration
 from .store import StoreFault
 
@@ -23,8 +24,10 @@ log = logging.getLogger("cocoa.mailbox")
 
 
 class SqliteFile:
-    """:ivar key: the cursors' key, from the first opening on
-    :ivar identity: of the files that are open; None until they are. Any thread may read it
+    """The database file and its locks.
+
+    :ivar key: the MAC key of the cursors; None until the file was first opened
+    :ivar identity: the identity of the open files; None until they are open. Any thread may read it
     """
 
     def __init__(
@@ -33,26 +36,26 @@ class SqliteFile:
         self._path, self._limits, self._clock, self._migrations = path, limits, clock, migrations
         self.key: bytes | None = None
         self.identity: FileIdentity | None = None
-        self._store: Store | None = None
+        self._store: Rows | None = None
         self._history: History | None = None
         self._lock: int | None = None
         self._inode_lock = sqlite_schema.InodeLock()
         self._is_in_doubt = False
 
     @contextlib.contextmanager
-    def used(self) -> Iterator[Store]:
-        """The rows, to be read and written; opened where they are not, or are not what has the name now.
+    def used(self) -> Iterator[Rows]:
+        """The rows of the open database. Opens the file first if it is not open, or if its log was replaced.
 
-        :raises ServiceError: the file was not open before, and is not fit to be opened
-        :raises StoreFault: it cannot be used now
+        :raises ServiceError: the file was never open and can never be opened
+        :raises StoreFault: the file cannot be used now
         """
         try:
             store = self._made_sure()
             if self._is_in_doubt:
-                # A commit that failed may be in the log all the same, and not on the disk. What would be found stored
-                # now must not be called safe before it is.
+                # A failed commit may be in the log without being durable. Until a checkpoint succeeds, rows that are
+                # found there must not be reported as stored.
                 if not store.checkpoint():
-                    raise MailboxError("somebody is reading its log")
+                    raise MailboxError("another process is reading its log")
                 self._is_in_doubt = False
             yield store
         except (ServiceError, StoreFault):
@@ -64,14 +67,14 @@ class SqliteFile:
             cause = str(error) if isinstance(error, CocoaError) else sqlite_schema.cause_of(error)
             raise StoreFault(cause if str(self._path) in cause else f"{self._path}: {cause}") from error
 
-    def probe(self) -> Store:
-        """Open it, and make sure that it can be written to: another process may have it locked."""
+    def probe(self) -> Rows:
+        """Open the file and check that it is writable; another process may hold its lock."""
         with self.used() as store:
             store.probe()
             return store
 
     def close(self) -> None:
-        """Leave a tidy file, where it is still ours."""
+        """Close the database, with a checkpoint if the file still has its name, and release the locks."""
         if self._store is not None and self.identity is not None:
             with contextlib.suppress(MailboxError, OSError):
                 self._find(self.identity)
@@ -81,26 +84,27 @@ class SqliteFile:
             self._lock = None
         self._inode_lock.release()
 
-    def _made_sure(self) -> Store:
-        """What is written to a file that has lost its name is written to nowhere.
+    def _made_sure(self) -> Rows:
+        """The rows, after checking that the path still names the open files. Writes to a file that was moved or
+        replaced would be lost.
 
-        The connection stays open meanwhile: another file can't come by the same inode then, and the log stays whole.
+        The connection stays open if the check fails: so no other file can get the same inode, and the log stays intact.
         """
         if self._store is None or self.identity is None:
             return self._open()
         self._keep_lock()
         if self._find(self.identity).log != self.identity.log:
-            # Someone has removed the log, of which this connection still has all there was.
+            # Something removed the log; this connection still has its contents.
             if not self._store.checkpoint():
                 raise MailboxError("its -wal file is gone")
             self._close_store()
             return self._open()
         return self._store
 
-    def _open(self) -> Store:
+    def _open(self) -> Rows:
         """Open the file, for the first time or again.
 
-        :raises ServiceError: it is not fit to be opened
+        :raises ServiceError: it can never be opened
         """
         if self._lock is None:
             self._lock = sqlite_schema.take_lock(self._path)
@@ -112,7 +116,7 @@ class SqliteFile:
             self._find(self.identity)
         database = sqlite_schema.open_writer(self._path, self._migrations)
         try:
-            store = Store(database, self._limits, self._clock, self._history)
+            store = Rows(database, self._limits, self._clock, self._history)
             identity = FileIdentity.of(self._path)
             if self.key is not None and self.key != store.key:
                 raise MailboxError("another mailbox is in its place")
@@ -124,12 +128,12 @@ class SqliteFile:
             database.close()
             raise
         if self._history is not None and self._history.epoch != store.history.epoch:
-            log.warning("mailbox was restored", extra={"mailbox": str(self._path), "epoch": store.history.epoch})
+            log.warning("mailbox restored", extra={"mailbox": str(self._path), "epoch": store.history.epoch})
         self._store, self._history, self.key, self.identity = store, store.history, store.key, identity
         return store
 
     def _keep_lock(self) -> None:
-        """Whoever tidies up lock files lets a second gateway in."""
+        """Take the lock again if its file was removed, as a second gateway could lock a new file."""
         if self._lock is None or sqlite_schema.has_its_name(self._lock, self._path):
             return
         try:
@@ -151,10 +155,10 @@ class SqliteFile:
         return found
 
     def _empty_log(self) -> None:
-        """Bring what is in the log into the database, wherever that is now.
+        """Checkpoint the log into the database, wherever that file is now.
 
-        SQLite leaves the log of a database that has lost its name, and the next start would take it for that of the
-        file that has the name then.
+        SQLite does not delete the log of a database that was moved. The next start would apply it to the file that has
+        the name then.
         """
         if self._store is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -163,7 +167,7 @@ class SqliteFile:
     def _close_store(self) -> None:
         if self._store is not None:
             self._history = self._store.history
-            # What cannot be closed properly is closed all the same.
+            # An error in close() still closes the connection.
             with contextlib.suppress(sqlite3.Error):
                 self._store.close()
             self._store = None

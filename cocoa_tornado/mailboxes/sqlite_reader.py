@@ -1,6 +1,6 @@
-"""What reads the SQLite mailbox, on a connection of its own: neither it nor the writer waits for the other.
+"""The SQLite mailbox's read connection. Reads and writes do not block each other.
 
-For the reader's thread only.
+Reader thread only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from .store import Answer, Look, Question
 
 
 class Reader:
-    """:param open_files: the files that the writer has open; None while it has none"""
+    """Answers questions from the files that the writer has open.
+
+    :param open_files: returns their identity; None while the writer has none open
+    """
 
     def __init__(self, path: Path, open_files: Callable[[], FileIdentity | None]) -> None:
         self._path, self._open_files = path, open_files
@@ -26,9 +29,9 @@ class Reader:
         self._identity: FileIdentity | None = None
 
     def answers(self, questions: Sequence[Question], expired_at: float) -> list[Answer]:
-        """From one snapshot.
+        """Answer all questions from one snapshot.
 
-        :param expired_at: what was stored up to then is not handed out any more
+        :param expired_at: messages stored up to this time (Unix seconds) have expired and are not returned
         """
         answers: list[Answer] = []
         try:
@@ -60,7 +63,7 @@ class Reader:
         except sqlite3.Error:
             raise
         except Exception as error:
-            # What is wrong with a question is wrong with no other.
+            # The error concerns this question only.
             return self._failure(error)
 
     def _failure(self, error: Exception) -> MailboxError:
@@ -70,7 +73,8 @@ class Reader:
         return failure
 
     def _opened(self) -> sqlite3.Connection:
-        """The connection, to the same files as the writer's, which still have their names."""
+        """The connection, opened again if the path names other files. Raises unless the path names the writer's
+        database."""
         writers = self._open_files()
         try:
             found = FileIdentity.of(self._path)

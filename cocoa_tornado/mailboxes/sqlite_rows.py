@@ -1,6 +1,6 @@
-"""Boxes and messages as rows of the SQLite mailbox: what one transaction does. No threads here, and no waiting.
+"""Boxes and messages as rows of the SQLite mailbox. Each operation is one transaction; none uses threads.
 
-:class:`Store` is the writer's side, :func:`look` and :func:`read` are the reader's. All of them raise sqlite3.Error.
+:class:`Rows` is for the writer, :func:`look` and :func:`read` are for the reader. All of them raise sqlite3.Error.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ SWEEP_BOXES: Final = 1_000
 SWEEP_MESSAGES: Final = 1_000
 
 _COLUMNS: Final = "id, base, last, gone, acked, written, bytes, touched, cuts"
-_ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few different texts: SQLite needs to understand each only once
+_ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few distinct statements, so that SQLite's statement cache holds them
 _OLDEST_READ: Final = 16
 
 
 @dataclass(slots=True)
 class Change:
-    """What a transaction has changed, to be believed when it is committed.
+    """The effects of a transaction, valid once it is committed.
 
-    :ivar results: of each call, the numbers of its entries
-    :ivar epoch: of the mailbox, and :ivar totals: its messages and their bytes, once it was committed
+    :ivar results: for each call, the numbers of its entries
+    :ivar epoch: the mailbox's epoch after the commit
+    :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
     """
 
     results: list[list[int | None]] = field(default_factory=list)
@@ -65,7 +66,7 @@ class Change:
 
 
 class _Row:
-    """A row of the table box, as this transaction leaves it."""
+    """A row of the table ``box``, with the changes of this transaction."""
 
     __slots__ = ("box", "changed", "device_id", "id", "is_new", "size_bytes", "touched_s")
 
@@ -75,33 +76,33 @@ class _Row:
         self.changed = is_new
 
     def values(self) -> tuple[int, int, int | None, int, int, float, str, int]:
-        """As the statement that updates it wants them."""
+        """The arguments of the UPDATE statement."""
         box = self.box
         cuts = " ".join(f"{epoch}:{last}" for epoch, last in box.cuts)
         return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, cuts, self.id
 
 
 class History(NamedTuple):
-    """How far a mailbox had come when it was last looked at.
+    """The state of a mailbox when it was last seen.
 
-    :ivar epoch: of it; :ivar given: messages ever stored
+    :ivar given: messages ever stored
     """
 
     epoch: int
     given: int
 
 
-class Store:
-    """The writer's connection. A method that raises has changed nothing, and may be called again.
+class Rows:
+    """The writer's connection. A method that raises has changed nothing and may be called again.
 
-    It begins an epoch of the mailbox, with a random name, unless it goes on from ``known``: the file may be a copy, or
-    have been restored from one, and a cursor may name a message that some other copy has stored.
+    Unless the file continues from ``known``, a new epoch with a random number begins: the file may be a copy or a
+    restored backup, so a cursor may name a message that another copy stored.
 
-    :param known: what this process has seen of the mailbox before, if it has
-    :ivar key: the cursors' key
-    :ivar epochs: that the mailbox has had, as far as it knows, oldest first, ending with the current one
-    :ivar messages: that are in the mailbox
-    :ivar size_bytes: of their payloads together
+    :param known: the state that this process last saw, if any
+    :ivar key: the MAC key of the cursors
+    :ivar epochs: the epochs that the mailbox remembers, oldest first; the last one is current
+    :ivar messages: the number of stored messages
+    :ivar size_bytes: the total size of their payloads
     """
 
     def __init__(
@@ -131,24 +132,24 @@ class Store:
         return History(self.epochs[-1], self._given)
 
     def _begin_epoch(self) -> None:
-        # The first epoch of a new file needs no name of its own: its key is as new.
+        # The first epoch of a new file needs no random number, as its key is random.
         epochs = (*self.epochs[1 - KNOWN_EPOCHS :], _new_epoch(self.epochs)) if self.epochs else (0,)
         with self._transaction():
             self._database.execute("UPDATE meta SET value = ? WHERE key = 'eras'", (" ".join(map(str, epochs)),))
         self.epochs = epochs
 
     def store(self, calls: Sequence[Sequence[Entry]], marks: Mapping[str, Marks], group: str = "") -> Change:
-        """Carry out calls of append, all or none, and before them the marks.
+        """Apply the marks, then the calls of append, in one transaction.
 
-        :param group: a name for all of this, which never comes again but for another try: one that has been stored
-            after all, though it was told to have failed, is answered as it would have been
+        :param group: the unique id of this request. If an attempt raised although its transaction was committed, a
+            retry with the same id returns its results and stores nothing twice
         """
         now = self._clock()
         change = self._answered(calls, group) if calls and group else None
         if change is None:
             change = Change()
         else:
-            calls = ()  # and its marks may have grown since
+            calls = ()  # but the marks may include newer ones
         with self._transaction():
             devices = {entry.device_id for entries in calls for entry in entries} | marks.keys()
             rows = {row.device_id: row for row in self._rows(devices)}
@@ -163,9 +164,9 @@ class Store:
         return change
 
     def sweep(self) -> Change:
-        """Remove what has expired in the next boxes, and those of them that are forgotten; start over at the end."""
+        """Delete the expired messages of the next boxes, and unused boxes. Starts over after the last box."""
         now, change = self._clock(), Change()
-        # Nobody else writes: what is read before the transaction is still so in it.
+        # There is no other writer, so rows that are read before the transaction do not change until it begins.
         boxes = self._database.execute(
             f"SELECT {_COLUMNS} FROM box WHERE id > ? ORDER BY id LIMIT ?", (self._swept_id, SWEEP_BOXES)
         ).fetchall()
@@ -195,7 +196,7 @@ class Store:
         return change
 
     def probe(self) -> None:
-        """Raise an error where nothing can be written now."""
+        """Raise if the database is not writable now."""
         self._database.execute("BEGIN IMMEDIATE")
         self._database.execute("ROLLBACK")
 
@@ -203,7 +204,7 @@ class Store:
         self._database.close()
 
     def checkpoint(self) -> bool:
-        """Bring everything from the log into the database; False if a reader was in the way."""
+        """Checkpoint the log into the database. Returns False if a reader prevented it."""
         (busy, _, _) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
@@ -236,7 +237,7 @@ class Store:
         except BaseException:
             self._given, self._last_id = given, last_id
             self._seen.forget()
-            # A failure may have rolled back already; and what cannot be rolled back now is, with the connection.
+            # SQLite may have rolled back already. If the rollback fails, closing the connection rolls back.
             with contextlib.suppress(sqlite3.Error):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
@@ -253,8 +254,8 @@ class Store:
             chunk: list[str | None] = list(wanted[start : start + _ASKED_TOGETHER[-1]])
             size = next(size for size in _ASKED_TOGETHER if size >= len(chunk))
             chunk += [None] * (size - len(chunk))
-            places = ",".join("?" * size)
-            query = f"SELECT {_COLUMNS}, device FROM box WHERE device IN ({places})"
+            marks = ",".join("?" * size)
+            query = f"SELECT {_COLUMNS}, device FROM box WHERE device IN ({marks})"
             for columns in self._database.execute(query, chunk):
                 yield _row(columns[9], columns, self.epochs)
 
@@ -278,7 +279,7 @@ class Store:
         self._delete(emptier)
 
     def _size(self, row: _Row, gone: int) -> int:
-        """The bytes of what has left the box since ``gone``."""
+        """The total size of the messages that have left the box since ``gone``."""
         if not len(row.box):
             return row.size_bytes
         query = "SELECT coalesce(sum(length(payload)), 0) FROM message WHERE box = ? AND number > ? AND number <= ?"
@@ -326,9 +327,9 @@ class Store:
         self._delete(emptier)
 
     def _lose_oldest(self, row: _Row) -> int:
-        """Make the box as small as it must be; returns the bytes that have left it.
+        """Drop the oldest messages until the box is within its limits; return the bytes freed.
 
-        Only as many of the oldest are looked at as it takes: for those, the limits are what the others leave of them.
+        It reads the sizes of as few messages as possible: the oldest ones, against what the others leave of the limits.
         """
         box, limits = row.box, self._limits
         looked_at = max(0, len(box) - limits.max_messages) + _OLDEST_READ
@@ -379,7 +380,7 @@ class Store:
 
 
 def look(database: sqlite3.Connection, device_id: str, marks: Marks) -> Box:
-    """A device's box, the marks included; a new one if there is none."""
+    """A device's box with ``marks`` applied; a new one if there is none."""
     found = _find(database, device_id)
     return _new(database) if found is None else with_marks(found.box, marks)
 
@@ -387,7 +388,7 @@ def look(database: sqlite3.Connection, device_id: str, marks: Marks) -> Box:
 def read(
     database: sqlite3.Connection, device_id: str, after: int, limits: PageLimits, expired_at: float, marks: Marks
 ) -> Page:
-    """Messages behind ``after`` of those that were stored later than ``expired_at``, the marks included."""
+    """The messages above ``after`` that were stored later than ``expired_at``, with ``marks`` applied."""
     found = _find(database, device_id)
     if found is None:
         box = _new(database)

@@ -1,7 +1,7 @@
-"""The SQLite mailbox's file: its tables and their versions, opening it, and refusing what is not ours.
+"""The SQLite mailbox's file: its tables and migrations, its locks, opening it, and rejecting other files.
 
-Nothing here knows of boxes or threads. What can never be opened raises ServiceError and is left as it was; what may
-work later raises an error of sqlite3 or OSError.
+A file that can never be opened raises ServiceError and is left unchanged. Errors that may pass raise sqlite3.Error or
+OSError.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..rules.cursors import KEY_BYTES
 
 APPLICATION_ID: Final = 0x434F4341  # "COCA", in the file's header
 BUSY_TIMEOUT_S: Final = 0.25
-"""How long to wait for another process's lock before saying so."""
+"""How long to wait for another process's lock."""
 
 CHECKED_BYTES: Final = 256 * 1024 * 1024
-"""Up to this size, all of a file is checked when it is opened (half a second); beyond it, only what is read then."""
+"""Files up to this size are checked completely when they are opened, which takes half a second."""
 
 _MAGIC: Final = b"SQLite format 3\0"
 _USER_VERSION_AT, _APPLICATION_ID_AT, _HEADER_BYTES = 60, 68, 100
@@ -38,8 +38,8 @@ _HOPELESS_ERRNOS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, err
 
 Migration = Callable[[sqlite3.Connection], None]
 
-# A message is found by its box and number through an index, and lies where there was room. Kept in the order of the
-# index (WITHOUT ROWID), each message of a batch would dirty a page of its own, large payloads many.
+# Messages are rowid tables with an index on box and number. WITHOUT ROWID would store them in index order, so that
+# each message of a batch dirties a page of its own, and a large payload several.
 _TABLES: Final = (
     "CREATE TABLE meta(key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
     "CREATE TABLE box(id INTEGER PRIMARY KEY, device TEXT NOT NULL UNIQUE, base INTEGER NOT NULL,"
@@ -62,17 +62,17 @@ def _create(database: sqlite3.Connection) -> None:
 
 
 def _add_epochs(database: sqlite3.Connection) -> None:
-    # What is older has had one epoch, and its cursors bear the number 0.
+    # Older files have had one epoch, and their cursors carry its number, 0.
     database.execute("INSERT OR IGNORE INTO meta(key, value) VALUES ('eras', '0')")
     database.execute("ALTER TABLE box ADD COLUMN cuts TEXT NOT NULL DEFAULT ''")
 
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_epochs)
-"""The one at index n makes version n + 1 of version n. Each runs in a transaction of its own."""
+"""The migration at index n upgrades version n to n + 1. Each runs in a transaction of its own."""
 
 
 class FileIdentity(NamedTuple):
-    """Which files a connection has open, as (device, inode): not those that have their names now, perhaps."""
+    """The files that a connection has open, as (device, inode). Their paths may name other files by now."""
 
     database: tuple[int, int]
     log: tuple[int, int] | None
@@ -89,12 +89,12 @@ class FileIdentity(NamedTuple):
 
 
 def take_lock(path: Path) -> int:
-    """Keep other gateways away from the mailbox until the descriptor that is returned is closed, or this process ends.
+    """Lock the mailbox against other gateways until the returned descriptor is closed or this process ends.
 
-    :raises ServiceError: another has it, or the folder is not there or not writable
+    :raises ServiceError: another gateway holds the lock, or the folder is missing or not writable
     """
     if not path.parent.is_dir():
-        raise ServiceError(f"mailbox {path}: there is no folder {path.parent}; make it first")
+        raise ServiceError(f"mailbox {path}: folder {path.parent} does not exist; create it first")
     try:
         descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -112,10 +112,9 @@ def take_lock(path: Path) -> int:
 
 
 class InodeLock:
-    """The same for the database's inode: a hard link, or a bind mount, gives it a second name with another lock file.
+    """A lock on the database's inode, which a hard link or a bind mount can give a second name with another lock file.
 
-    Only on Linux. Elsewhere (BSD, macOS) ``flock`` and the locks that SQLite takes are of one kind, so that this one
-    would keep out the connections of its own process.
+    On Linux only. On BSD and macOS ``flock`` conflicts with SQLite's own locks, so it would block this process.
     """
 
     def __init__(self) -> None:
@@ -123,18 +122,17 @@ class InodeLock:
         self._is_held = False
 
     def take(self, path: Path) -> None:
-        """Lock what has the name now. May be tried again after a failure; no connection may be open.
+        """Lock the file at ``path``. No connection to it may be open. May be called again after a failure.
 
-        POSIX drops the locks that a process has on a file when any of its descriptors of the file is closed, and it may
-        be this process that has the file open by its other name. So where the lock is refused the descriptor stays
-        open, and the next try is made with it.
+        POSIX drops all locks of a process on a file when it closes any descriptor of that file, and this process may
+        have the file open under its other name. So a failed call keeps its descriptor open for the next one.
 
-        :raises ServiceError: another gateway has it, or it is no regular file
+        :raises ServiceError: another gateway holds the lock, or it is not a regular file
         :raises FileNotFoundError: there is no database
         """
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
-            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
             raise ServiceError(f"mailbox {path}: is {kind}")
         if sys.platform != "linux":
             return
@@ -144,7 +142,7 @@ class InodeLock:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            problem = "is in use by another gateway, which has another name for it; each needs a file of its own"
+            problem = "is in use by another gateway, under another name; each needs a file of its own"
             raise ServiceError(f"mailbox {path}: {problem}") from None
         except FileNotFoundError:
             raise
@@ -154,7 +152,7 @@ class InodeLock:
         self._is_held = True
 
     def release(self) -> None:
-        """Idempotent. To be called once the connections to the database are closed."""
+        """Idempotent. Call it after the connections to the database are closed."""
         if self._is_held:
             self._close()
 
@@ -165,7 +163,7 @@ class InodeLock:
 
 
 def has_its_name(lock: int, path: Path) -> bool:
-    """Whether the lock is still that of the file with its name."""
+    """Whether the lock file at its path is still the one that is locked."""
     try:
         there = os.stat(f"{path}.lock")
     except FileNotFoundError:
@@ -175,10 +173,10 @@ def has_its_name(lock: int, path: Path) -> bool:
 
 
 def check_header(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Refuse what SQLite had better not touch at all. No connection of this process may be open to the file: POSIX
-    drops its locks when any descriptor of the file is closed.
+    """Reject a file that is not a mailbox before SQLite opens it. This process must have no connection to the file:
+    POSIX drops its locks when any descriptor of the file is closed.
 
-    :raises ServiceError: it is no database, or not ours
+    :raises ServiceError: the file is not a database, or belongs to another application or a newer version
     """
     try:
         with open(path, "rb") as file:
@@ -191,17 +189,17 @@ def check_header(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> No
     if not header:
         return
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        raise ServiceError(f"mailbox {path}: is no SQLite database; name another file")
+        raise ServiceError(f"mailbox {path}: is not an SQLite database; choose another file")
     (version,) = struct.unpack_from(">I", header, _USER_VERSION_AT)
     (application_id,) = struct.unpack_from(">I", header, _APPLICATION_ID_AT)
     _refuse_foreign(path, application_id, version, len(migrations))
 
 
 def open_writer(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> sqlite3.Connection:
-    """The one connection that may write, for the thread that calls this. The tables are there, in their newest version.
+    """Open the write connection, for the calling thread, and migrate the tables to the newest version.
 
-    :raises ServiceError: it is not ours, of a newer version, or damaged
-    :raises sqlite3.Error: it cannot be had now
+    :raises ServiceError: the database belongs to another application or a newer version, or is damaged
+    :raises sqlite3.Error: it cannot be opened now
     """
     is_new = path.stat().st_size == 0
     database = _connect(path, "rw")
@@ -218,14 +216,14 @@ def open_writer(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> sql
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can only read, for the thread that calls this."""
+    """Open a read-only connection, for the calling thread."""
     database = _connect(path, "ro")
     database.execute("PRAGMA query_only = ON")
     return database
 
 
 def cause_of(error: BaseException) -> str:
-    """One line for people, to stand behind the path."""
+    """The cause in words that follow the path in a message, on one line."""
     code = primary_code(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "is locked by another process"
@@ -243,25 +241,25 @@ def cause_of(error: BaseException) -> str:
 
 
 def primary_code(error: BaseException) -> int | None:
-    """SQLite's result code, such as ``sqlite3.SQLITE_FULL``; None if the error is none of SQLite's."""
+    """SQLite's primary result code, such as ``sqlite3.SQLITE_FULL``; None for other errors."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
 def damaged(problem: str) -> sqlite3.DatabaseError:
-    """The error that SQLite would raise if it knew what the rows mean."""
+    """An SQLITE_CORRUPT error, for rows whose contents are malformed."""
     error = sqlite3.DatabaseError(problem)
     error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
     return error
 
 
 def is_passing(error: sqlite3.Error) -> bool:
-    """True where the connection is as good as before."""
+    """Whether the connection is still usable after ``error``."""
     return primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
 
 
 def refuse_if_hopeless(path: Path, error: sqlite3.Error | OSError) -> None:
-    """Raise ServiceError where waiting will not help."""
+    """Raise ServiceError if retrying cannot help."""
     hopeless = error.errno in _HOPELESS_ERRNOS if isinstance(error, OSError) else primary_code(error) in _HOPELESS
     if hopeless:
         raise ServiceError(f"mailbox {path}: {cause_of(error)}") from error
@@ -269,16 +267,16 @@ def refuse_if_hopeless(path: Path, error: sqlite3.Error | OSError) -> None:
 
 def _refuse_foreign(path: Path, application_id: int, version: int, newest: int) -> None:
     if application_id != APPLICATION_ID:
-        raise ServiceError(f"mailbox {path}: is a database of another application; name another file")
+        raise ServiceError(f"mailbox {path}: is a database of another application; choose another file")
     if version > newest:
         raise ServiceError(
-            f"mailbox {path}: was made by a newer version of this gateway (its tables are version {version}, known is"
-            f" {newest}); use that, or name another file"
+            f"mailbox {path}: was created by a newer version of this gateway (table version {version}; this one"
+            f" supports {newest}); use that version, or choose another file"
         )
 
 
 def make_file(path: Path) -> None:
-    """An empty file, if there is none, that only this user can read: SQLite gives its other files the same mode."""
+    """Create an empty file with mode 0600, unless the file exists. SQLite gives its other files the same mode."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
@@ -294,10 +292,10 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Migration], is_new: bool) -> None:
-    # Before anything else is read: once a commit is in the log, it survives the loss of power.
+    # Before anything else is read: from here on, a commit survives a power failure.
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA cache_size = -16000")
-    # Another process may have it: better now than at the first message.
+    # Fails if another process holds the write lock: better now than at the first message.
     database.execute("BEGIN IMMEDIATE")
     database.execute("ROLLBACK")
     version = _pragma(database, "user_version")
@@ -305,16 +303,16 @@ def _prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Migr
         _refuse_foreign(path, _pragma(database, "application_id"), version, len(migrations))
         if path.stat().st_size <= CHECKED_BYTES:
             _check(database, path)
-    # A new file's first version is made before the log is: so the header tells ours from others' files ever after.
+    # The first migration of a new file runs before the log exists, so that the file's header always identifies it.
     for number, migrate in enumerate(migrations[version:], version + 1):
         _migrate(database, migrate, number)
     (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        raise ServiceError(f"mailbox {path}: its file system is not fit for it (no shared memory); name another place")
+        raise ServiceError(f"mailbox {path}: its file system is unsuitable (no shared memory); choose another folder")
     database.execute("PRAGMA wal_autocheckpoint = 4000")
     database.execute("PRAGMA journal_size_limit = 67108864")
     if is_new:
-        # A file of a new name, and its folder's entry for the log, that are there after the loss of power too.
+        # Make the directory entries of the new file and its log durable.
         _sync_folder(path.parent)
 
 
@@ -327,7 +325,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         line = " ".join(str(verdict).split())
-        raise ServiceError(f"mailbox {path}: is damaged ({line}); restore it, or move it away to begin anew")
+        raise ServiceError(f"mailbox {path}: is damaged ({line}); restore it, or move it away to start empty")
 
 
 def _migrate(database: sqlite3.Connection, migrate: Migration, number: int) -> None:

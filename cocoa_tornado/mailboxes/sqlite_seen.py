@@ -1,6 +1,7 @@
-"""Which records were stored before, as rows of the SQLite mailbox. The writer's thread only, inside its transactions.
+"""The offsets of stored records, as rows of the SQLite mailbox. Writer thread only, inside its transactions.
 
-The judging is ``rules/seen.py``; here its runs are written down, read back, and put together where they are many.
+``rules/seen.py`` decides which records are new. This module stores and loads its runs, and merges them when there are
+many.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from ..rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, Run, SeenOffsets
 from .sqlite_schema import damaged
 
 MANY_RUNS: Final = 512
-"""Rows of one source, new since they were last put together, at which they are again."""
+"""The runs of a source are merged after this many new rows."""
 
 LONG_RUN: Final = 4_096
-"""Stamps in a row that nothing more is put to, so that it needs no rewriting."""
+"""A row with this many timestamps is not extended, so that it need not be rewritten."""
 
 TOUCH_S: Final = 3_600.0
-"""How exactly it is known when a source was last used."""
+"""The precision of a source's time of last use."""
 
 _INSERT: Final = "INSERT OR REPLACE INTO seen(source, first, stamps) VALUES (?, ?, ?)"
 
@@ -36,7 +37,7 @@ class _Source:
 
 
 class SeenRows:
-    """All sources. After a transaction that failed, call :meth:`forget`: what was judged in it counts for nothing."""
+    """The offsets of all sources. Call :meth:`forget` after a failed transaction, whose decisions are void."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -46,7 +47,7 @@ class SeenRows:
         self._sources.clear()
 
     def take(self, name: str, records: Sequence[tuple[int, int]], now: float) -> list[bool]:
-        """Judge ``(offset, timestamp_ms)`` of one source, in their order; those that are new are written down."""
+        """Decide which ``(offset, timestamp_ms)`` of a source are new, in order, and store those."""
         source = self._sources.get(name)
         if source is None:
             source = self._sources[name] = self._load(name, now)
@@ -58,7 +59,7 @@ class SeenRows:
         return fresh
 
     def sweep(self, untouched_since: float, limit: int) -> None:
-        """Remove at most ``limit`` rows of a source that has not been used since then, and the source with the last."""
+        """Delete up to ``limit`` rows of one source unused since then; delete the source with its last row."""
         found = self._database.execute(
             "SELECT id, name FROM source WHERE touched < ? LIMIT 1", (untouched_since,)
         ).fetchone()
@@ -105,7 +106,7 @@ class SeenRows:
             self._tidy(source, remembered.floor)
 
     def _tidy(self, source: _Source, floor: int) -> None:
-        """Remove the rows that nobody will ask for, and make few of many."""
+        """Delete the rows below ``floor``, which are never asked for again, and merge the others."""
         before = self._runs(source.id)
         after = put_together(run for run in before if run.end > floor)
         kept = {(run.first, len(run.stamps)) for run in before} & {(run.first, len(run.stamps)) for run in after}
@@ -118,7 +119,7 @@ class SeenRows:
 
 
 def put_together(runs: Iterable[Run]) -> list[Run]:
-    """The same in fewer runs: no run stays short that has another close behind it.
+    """Merge short runs with the runs close behind them.
 
     :param runs: in the order of their offsets
     """

@@ -1,4 +1,4 @@
-"""A thread that carries out one job after another, for SQLite, whose calls wait for the disk."""
+"""A thread that runs one job after another, for SQLite, whose calls block on the disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Its methods are the IOLoop thread's. A daemon thread: one that hangs on the disk holds up nobody's exit.
+    """Call its methods on the IOLoop thread. It is a daemon thread, so a disk that hangs does not block the exit.
 
-    :param last: what the thread does at its end, however that comes
+    :param last: runs on the thread when it ends, for whatever reason
     """
 
     def __init__(self, name: str, last: Callable[[], None]) -> None:
@@ -32,13 +32,14 @@ class Worker:
             self._thread.start()
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """The future has what the job returns or raises. Cancelling it does not stop the job."""
+        """Run a job; the future gets its result or exception. Cancelling the future does not stop the job."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put((job, future))
         return future
 
     async def stop(self, timeout_s: float) -> None:
-        """Wait for the end, for at most so long; a thread that hangs is left behind, and ends when it goes on."""
+        """End the thread after the queued jobs, and wait for it. A thread that hangs longer than ``timeout_s`` is left
+        to end by itself."""
         if self._ended is not None:
             self._jobs.put(None)
             await asyncio.wait([self._ended], timeout=timeout_s)
@@ -46,7 +47,7 @@ class Worker:
                 self._thread.join()
 
     def abandon(self) -> None:
-        """End as if the process were killed: jobs that have not begun are not done. Blocks."""
+        """End as if the process were killed, without starting queued jobs. Blocks until the thread has ended."""
         self._is_abandoned = True
         self._jobs.put(None)
         if self._thread.ident is not None:
@@ -70,7 +71,7 @@ class Worker:
 def _on_loop(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], result: object, error: BaseException | None
 ) -> None:
-    # A loop that is closed has nobody left who waits.
+    # RuntimeError: the loop is closed, so nothing waits for the future.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(_settle, future, result, error)
 

@@ -1,4 +1,4 @@
-"""The URL of the SQLite mailbox. Pure: nothing is opened here."""
+"""The URL of the SQLite mailbox. Pure: opens no file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ..plain_text import has_no_controls
 
 
 def sqlite_path(url: str) -> str:
-    """The path in ``sqlite:///relative/path`` or ``sqlite:////absolute/path``; ValueError if there is none."""
+    """The path in ``sqlite:///relative/path`` or ``sqlite:////absolute/path``.
+
+    :raises ValueError: the URL has no valid path
+    """
     _, _, rest = url.partition("://")
     if not rest.startswith("/"):
         raise ValueError("a path of sqlite begins after three slashes; an absolute one has four")

@@ -1,7 +1,7 @@
-"""What a mailbox's technology has to do behind the driver (``driver.py``): open, commit, sweep, answer, close.
+"""The interface between the driver (``driver.py``) and a storage technology: open, commit, sweep, answer, close.
 
-A store has no queue, no state and no retry of its own. It does one thing at a time when the driver asks, and either it
-is done or it raises; what comes next is the driver's decision.
+A store has no queue, no state machine and no retries of its own. The driver calls one operation at a time; it succeeds
+or raises, and the driver decides what happens next.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .port import MailboxCounters
 
 
 class StoreFault(MailboxError):
-    """The store could not do what it was asked to. The driver tries again.
+    """An operation of the store failed. The driver retries.
 
-    :ivar away: nothing can be had from it, as far as one can tell; False: it may still be read, and make room
-    :ivar reopen: the store is not what the driver thinks it is (another epoch, another mailbox). Opening it again is
-        all it takes, so this is no outage
-    :ivar results: of a commit whose calls were stored all the same, while its marks were refused: their numbers
+    :ivar away: the store is unreachable; False: it may still be read, and may still delete
+    :ivar reopen: the store has changed (another epoch, another mailbox). The driver opens it again; this is not an
+        outage
+    :ivar results: the numbers of a commit whose calls were stored although its marks were refused; else None
     """
 
     def __init__(self, detail: str, *, away: bool = False, reopen: bool = False) -> None:
@@ -34,14 +34,17 @@ class StoreFault(MailboxError):
 
 
 class Look(NamedTuple):
-    """:ivar marks: that were set before this was asked, and may not be stored yet"""
+    """Ask for the state of a box.
+
+    :ivar marks: the marks set before this question, which may not be stored yet
+    """
 
     device_id: str
     marks: Marks
 
 
 class Read(NamedTuple):
-    """:ivar marks: likewise"""
+    """Ask for a page of messages. ``marks`` as in :class:`Look`."""
 
     device_id: str
     marks: Marks
@@ -55,9 +58,10 @@ Answer = Box | Page | MailboxError
 
 @dataclass(slots=True)
 class Ledger:
-    """What a store counts. On the IOLoop only, as soon as the store knows it.
+    """The counters and totals of a store, updated on the IOLoop thread only.
 
-    :ivar messages: that are in the mailbox, and :ivar size_bytes: of their payloads; None until it was first open
+    :ivar messages: the number of stored messages; None until the store was first opened
+    :ivar size_bytes: the total size of their payloads; None likewise
     """
 
     counters: MailboxCounters = field(default_factory=MailboxCounters)
@@ -70,13 +74,14 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How patient the driver is with a store.
+    """The driver's timeouts and batch sizes for a store.
 
-    :ivar retry_s: the ceiling of the first delay, and of the last
-    :ivar patience_s: what has not come back after this hangs: the mailbox is not READY, and a question fails
-    :ivar hang: the cause then, with ``{done}`` for what was not done
-    :ivar start_waits: whether a start waits for the first attempt to open the store
-    :ivar marks_after_s: how long a mark may wait for a group to go along with
+    :ivar retry_s: the upper bounds of the first and of the last retry delay
+    :ivar patience_s: an operation that takes longer hangs: the mailbox leaves READY, and a question fails
+    :ivar hang: the cause that is then reported; ``{done}`` and ``{patience_s}`` are filled in
+    :ivar start_waits: whether :meth:`Driver.start` waits for the first attempt to open the store
+    :ivar questions: the largest number of questions in a batch
+    :ivar marks_after_s: how long a mark may wait for a group to be stored with
     """
 
     retry_s: tuple[float, float]
@@ -88,46 +93,48 @@ class Pace:
 
 
 class Store(Protocol):
-    """Behind the driver. IOLoop thread only; whatever threads it needs are its own.
+    """The storage behind a driver. Its methods run on the IOLoop thread; it may run threads of its own.
 
-    :meth:`open`, :meth:`commit` and :meth:`sweep` are called one at a time; :meth:`answer` one at a time as well, but
-    beside them. They raise StoreFault; the driver takes any other exception for a fault of the gateway, logs it, and
-    tries again all the same.
+    The driver makes one call of :meth:`open`, :meth:`commit` or :meth:`sweep` at a time, and one call of :meth:`answer`
+    concurrently with them. They raise StoreFault. The driver treats any other exception as a bug: it logs the traceback
+    and retries.
 
-    :ivar name: for the log, and :ivar place: for people, such as ``SQLite in /var/lib/box.db``
-    :ivar promise: what messages survive; known once it is open
-    :ivar key: of the cursors; None before it was ever open
-    :ivar epoch: of what is stored from now on
+    :ivar name: the store in log lines
+    :ivar location: the store in messages for people, such as ``SQLite in /var/lib/box.db``
+    :ivar promise: what messages survive; known once the store is open
+    :ivar key: the MAC key of the cursors; None until the store was first opened
+    :ivar epoch: the epoch of the messages stored from now on
     """
 
     name: str
-    place: str
+    location: str
     promise: str
     key: bytes | None
     epoch: int
 
     async def open(self) -> bool:
-        """Open it, for the first time or again; whether it is there now is for it to find out.
+        """Open the store, for the first time or again, and check that it works.
 
-        Returns True where it is another mailbox than before: what devices have acknowledged there says nothing here.
+        Returns True if it is not the mailbox that was open before. The driver then discards all marks.
 
-        :raises ServiceError: it can never be used
+        :raises ServiceError: the store can never be used
         """
 
     async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
-        """Store a group's marks, then its calls: all of them or none. The numbers of each call.
+        """Store a group's marks, then its calls, all or none. Return the numbers of each call.
 
-        The driver repeats a commit that has failed, the same calls under the same ``group.id``. One that was stored
-        all the same is answered with the numbers that it got then. Marks may be stored although this raises, and where
-        they are the store empties ``group.marks``. Where marks alone are refused, the fault has the ``results`` of the
-        calls: a mark that can never be stored must not keep messages waiting.
+        The driver retries a failed commit with the same calls and the same ``group.id``. If the failed commit was
+        stored after all, the retry returns the numbers assigned then. Marks may be stored although the commit raises;
+        the store then clears ``group.marks``. If only the marks were refused, ``StoreFault.results`` has the numbers of
+        the calls: a mark that can never be stored must not block messages.
         """
 
     async def sweep(self) -> int:
-        """One small step, see ``Mailbox.sweep``."""
+        """Delete some expired messages, see ``Mailbox.sweep``."""
 
     def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
-        """From one state of the store; what is wrong with one question is its answer, and fails no other."""
+        """Answer all questions from one snapshot. The error of one question is its answer; the others are
+        unaffected."""
 
     async def close(self, timeout_s: float) -> None:
-        """Let go of everything. Never raises; a second call does nothing. Commits may still be under way."""
+        """Release all resources within ``timeout_s``, even during a commit. Never raises; idempotent."""

@@ -38,7 +38,7 @@ class FakeStore:
     :ivar steps: what was done, ``open``, ``commit``, ``sweep``, ``answer`` and ``close``
     """
 
-    name, place, promise = "fake", "a fake store", "messages survive"
+    name, location, promise = "fake", "a fake store", "messages survive"
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.boxes = MemoryStore(BoxLimits(max_messages=1_000_000, ttl_s=1e9), clock)

@@ -40,7 +40,7 @@ PACE = Pace(
     questions=32,
 )
 LIMITS = GroupLimits(max_entries=20, max_bytes=10_000, max_marks=3)
-FAULTS = {"unavailable": "mailbox unavailable", "bug": "a fault of the gateway"}
+FAULTS = {"unavailable": "mailbox unavailable", "bug": "mailbox internal error"}
 unavailable = pytest.mark.logs("cocoa.mailbox", FAULTS["unavailable"])
 bug = pytest.mark.logs("cocoa.mailbox", FAULTS["bug"])
 

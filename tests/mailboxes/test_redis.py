@@ -17,7 +17,7 @@ from cocoa_tornado.errors import MailboxClosed, MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
-from cocoa_tornado.mailboxes.redis_link import Link, RedisFault, fault_of
+from cocoa_tornado.mailboxes.redis_connection import RedisConnection, RedisFault, fault_of
 from cocoa_tornado.mailboxes.redis_scripts import Command
 from cocoa_tornado.rules.box import BoxLimits, PageLimits, Position
 from cocoa_tornado.rules.feed import Page
@@ -244,9 +244,9 @@ async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisSe
 async def test_a_close_ends_though_the_client_library_turns_its_cancellation_into_an_error(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exchange, cancelled = Link.exchange, 0
+    exchange, cancelled = RedisConnection.exchange, 0
 
-    async def swallow(self: Link, commands: Sequence[Command]) -> list[Any]:
+    async def swallow(self: RedisConnection, commands: Sequence[Command]) -> list[Any]:
         nonlocal cancelled
         try:
             return await exchange(self, commands)
@@ -256,7 +256,7 @@ async def test_a_close_ends_though_the_client_library_turns_its_cancellation_int
 
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
-        monkeypatch.setattr(Link, "exchange", swallow)
+        monkeypatch.setattr(RedisConnection, "exchange", swallow)
         own_redis.pause()
         pending = mailbox.append(entries(0, 1))
         await asyncio.sleep(0.1)  # the exchange is under way
@@ -270,15 +270,15 @@ async def test_a_close_ends_though_the_client_library_turns_its_cancellation_int
 async def test_a_close_waits_for_no_connection_longer_than_it_may(
     shared: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = Link.close
+    close = RedisConnection.close
 
-    async def hang(self: Link) -> None:
+    async def hang(self: RedisConnection) -> None:
         await close(self)
         await asyncio.Event().wait()  # such as for the other side's end of a TLS connection
 
     async with opened(shared.url) as mailbox:
         await ready(mailbox)
-        monkeypatch.setattr(Link, "close", hang)
+        monkeypatch.setattr(RedisConnection, "close", hang)
         async with asyncio.timeout(15.0):
             await mailbox.close(0.1)
 
@@ -370,7 +370,7 @@ async def test_a_wrong_password_is_said_and_never_shown(
     url = f"redis://:second-secret@127.0.0.1:{own_redis.port}/0"
     async with started(url) as mailbox:
         await until(lambda: bool(lines(caplog, "unavailable")))
-        assert mailbox.status().detail == "Redis does not know this user and password"
+        assert mailbox.status().detail == "Redis rejects this user and password"
         own_redis.command("CONFIG", "SET", "requirepass", "second-secret")
         await ready(mailbox)
         assert await mailbox.append(entries(0, 1)) == [1]
@@ -383,7 +383,7 @@ async def test_a_wrong_password_is_said_and_never_shown(
 async def test_no_password_where_one_is_wanted(own_redis: RedisServer) -> None:
     own_redis.start(requirepass="secret")
     async with started(own_redis.url) as mailbox:
-        await until(lambda: "wants a password" in mailbox.status().detail)
+        await until(lambda: "requires a password" in mailbox.status().detail)
 
 
 @UNAVAILABLE
@@ -391,7 +391,7 @@ async def test_what_a_user_may_not_do_is_said_before_anything_is_stored(own_redi
     own_redis.start()
     own_redis.command("ACL", "SETUSER", "gate", "on", ">word", "~cocoa:*", "+@all", "-xtrim")
     async with started(f"redis://gate:word@127.0.0.1:{own_redis.port}/0") as mailbox:
-        await until(lambda: "does not allow" in mailbox.status().detail)
+        await until(lambda: "lacks a permission" in mailbox.status().detail)
         own_redis.command("ACL", "SETUSER", "gate", "+xtrim")
         await ready(mailbox)
 
@@ -405,11 +405,11 @@ async def test_a_mailbox_of_another_version_is_left_alone(shared: RedisServer) -
 
 
 @UNAVAILABLE
-@pytest.mark.logs("cocoa.mailbox", "foreign key in mailbox")
+@pytest.mark.logs("cocoa.mailbox", "unexpected key type")
 async def test_keys_that_are_something_else_are_left_alone(shared: RedisServer) -> None:
     shared.command("SET", "cocoa:{box}:meta", "mine")
     async with started(shared.url) as mailbox:
-        await until(lambda: "cocoa:{box}:meta holds something else" in mailbox.status().detail)
+        await until(lambda: "cocoa:{box}:meta has another type" in mailbox.status().detail)
     assert shared.command("GET", "cocoa:{box}:meta") == b"mine"
 
 
@@ -418,8 +418,8 @@ async def test_keys_that_are_something_else_are_left_alone(shared: RedisServer) 
     [
         (ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), "to its disk", False),
         (ResponseError("Error running script (call to f_1): @user_script:1: -OOM command"), "no memory left", False),
-        (ResponseError("ACL failure in script: this user has no permissions"), "does not allow", False),
-        (ResponseError("something else"), "Redis refuses: something else", False),
+        (ResponseError("ACL failure in script: this user has no permissions"), "lacks a permission", False),
+        (ResponseError("something else"), "Redis rejects a command: something else", False),
         (ResponseError("BUSY Redis is busy running a script."), "busy", True),
         (BusyLoadingError("LOADING Redis is loading the dataset in memory"), "is loading", True),
         (ConnectionRefusedError(111, "Connection refused"), "no connection", True),
@@ -436,7 +436,10 @@ def test_errors_are_told_in_our_words(error: Exception, detail: str, away: bool)
 
 async def test_it_says_what_messages_survive(shared: RedisServer) -> None:
     async with opened(shared.url) as mailbox:
-        assert "messages survive the gateway and Redis, but the last seconds not a power cut" in mailbox.status().detail
+        assert (
+            "messages survive the gateway and Redis, except for the last seconds before a power cut"
+            in mailbox.status().detail
+        )
 
 
 @pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages")
@@ -456,7 +459,7 @@ async def test_where_settings_may_not_be_asked_for_nothing_is_said(own_redis: Re
     own_redis.start(appendonly="no", maxmemory_policy="allkeys-lru")
     own_redis.command("ACL", "SETUSER", "gate", "on", ">word", "~cocoa:*", "+@all", "-config")
     async with opened(f"redis://gate:word@127.0.0.1:{own_redis.port}/0") as mailbox:
-        assert "as far as it is told to" in mailbox.status().detail
+        assert "as far as it persists them" in mailbox.status().detail
         assert await mailbox.append(entries(0, 1)) == [1]
 
 
@@ -487,7 +490,7 @@ async def test_what_redis_has_lost_is_stored_again(shared: RedisServer) -> None:
         assert await mailbox.append(entries(0, 5)) == [None, None, 5, 6, 7]
 
 
-@pytest.mark.logs("cocoa.mailbox", "foreign key in mailbox")
+@pytest.mark.logs("cocoa.mailbox", "unexpected key type")
 async def test_a_stream_that_somebody_has_deleted_is_missed_and_not_waited_for(shared: RedisServer) -> None:
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 5))

@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=90)]
 
 UNAVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox unavailable")
 MAY_LOSE = pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages")
-EMPTIED = pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
-FOREIGN = pytest.mark.logs("cocoa.mailbox", "foreign key in mailbox")
+EMPTIED = pytest.mark.logs("cocoa.mailbox", "mailbox emptied")
+FOREIGN = pytest.mark.logs("cocoa.mailbox", "unexpected key type")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_an_emptied_redis_is_used_again_in_another_epoch(
         assert payloads_of(await heard(mailbox, "doll", Position(3, before))) == payloads([5])
         assert mailbox.status().messages == 1
         assert mailbox.counters.lost == {"emptied": 5}
-        assert [vars(record)["lost"] for record in logged(caplog, "mailbox was emptied")] == [5]
+        assert [vars(record)["lost"] for record in logged(caplog, "mailbox emptied")] == [5]
         mailbox.acknowledge("doll", Position(5, before))
         await mailbox.append(entries(6, 1))
         assert await contents(mailbox) == payloads([5, 6])
@@ -139,7 +139,7 @@ async def test_two_gateways_go_on_together_with_the_cursors_that_they_had(own_re
         assert two.counters.lost == {}
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox was replaced")
+@pytest.mark.logs("cocoa.mailbox", "mailbox replaced")
 async def test_another_mailbox_is_used_and_no_mark_of_the_one_before_reaches_it(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
@@ -183,7 +183,7 @@ async def test_a_foreign_key_for_a_box_costs_its_device_alone_and_is_named(
         assert mailbox.status().state is MailboxState.READY
         assert mailbox.counters.lost == {"foreign_key": 2}
         assert (mailbox.counters.stored, mailbox.status().messages) == (3, 3)
-        with pytest.raises(MailboxError, match="b:doll holds something else"):
+        with pytest.raises(MailboxError, match="b:doll has another type"):
             await mailbox.look("doll")
         assert await contents(mailbox, "other") == payloads([0, 2])
         for device_id, number in (("doll", 1), ("other", 1), ("third", 5)):
@@ -191,7 +191,7 @@ async def test_a_foreign_key_for_a_box_costs_its_device_alone_and_is_named(
         await eventually(lambda: mailbox.counters.acknowledged == 2)
         clock.now += 2000
         assert await mailbox.sweep() == 1
-        assert [vars(record)["key"] for record in logged(caplog, "foreign key in mailbox")] == [key("b:doll")]
+        assert [vars(record)["key"] for record in logged(caplog, "unexpected key type")] == [key("b:doll")]
         assert mailbox.counters.failures == 0
         assert shared.command("GET", key("b:doll")) == b"mine"
         shared.command("DEL", key("b:doll"))
@@ -216,7 +216,7 @@ async def test_a_foreign_key_for_messages_is_a_gap_for_its_device_alone(
         assert await mailbox.append(entries(4, 1)) == [4]
         assert await contents(mailbox) == payloads([4])
         assert mailbox.counters.failures == 0
-        assert [vars(record)["key"] for record in logged(caplog, "foreign key in mailbox")] == [key("m:doll")]
+        assert [vars(record)["key"] for record in logged(caplog, "unexpected key type")] == [key("m:doll")]
 
 
 @UNAVAILABLE
@@ -268,7 +268,7 @@ async def test_a_foreign_key_of_any_other_name_costs_no_device_anything(
         await mailbox.sweep()
         assert mailbox.counters.failures == 0
         assert shared.command("GET", key(name)) == b"mine"
-        assert [vars(record)["key"] for record in logged(caplog, "foreign key in mailbox")] == [key(name)]
+        assert [vars(record)["key"] for record in logged(caplog, "unexpected key type")] == [key(name)]
 
 
 @pytest.mark.parametrize("name", ["m", "b", "seen", "due"])

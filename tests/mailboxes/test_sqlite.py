@@ -27,7 +27,7 @@ from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.sqlite import PACE, SqliteMailbox
 from cocoa_tornado.mailboxes.sqlite_reader import Reader
-from cocoa_tornado.mailboxes.sqlite_rows import Change, Store
+from cocoa_tornado.mailboxes.sqlite_rows import Change, Rows
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
 from cocoa_tornado.mailboxes.store import Answer
@@ -163,7 +163,7 @@ async def test_an_odd_name_is_a_name(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    assert "there is no folder" in await refused(tmp_path / "none" / "box.db")
+    assert "does not exist" in await refused(tmp_path / "none" / "box.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,7 +171,7 @@ async def test_a_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 async def test_what_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "box.db"
     path.write_bytes(content)
-    assert "is no SQLite database" in await refused(path)
+    assert "is not an SQLite database" in await refused(path)
     assert path.read_bytes() == content
     assert leftovers(path) == []
 
@@ -298,7 +298,7 @@ async def test_a_hard_link_does_not_get_past_the_lock(place: SqliteStand, tmp_pa
     link = tmp_path / "elsewhere" / "other.db"
     link.parent.mkdir()
     link.hardlink_to(place.path)
-    assert "in use by another gateway, which has another name for it" in await refused(link)
+    assert "in use by another gateway, under another name" in await refused(link)
     assert await mailbox.append(entries(1, 1)) == [2]
     await mailbox.close(1.0)
     await used(link)
@@ -354,7 +354,7 @@ async def test_a_refused_start_leaves_no_thread_behind(place: SqliteStand) -> No
 
 async def test_a_pipe_in_its_place_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "box.db")
-    assert "no regular file" in await refused(tmp_path / "box.db")
+    assert "not a regular file" in await refused(tmp_path / "box.db")
 
 
 CHILD = """
@@ -555,9 +555,9 @@ async def test_whatever_hangs_is_down_until_it_goes_on(
 ) -> None:
     mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock, pace=replace(PACE, patience_s=0.3))
     await mailbox.start()
-    goes_on, store, answers = threading.Event(), Store.store, Reader.answers
+    goes_on, store, answers = threading.Event(), Rows.store, Reader.answers
 
-    def stores(self: Store, *args: object) -> Change:
+    def stores(self: Rows, *args: object) -> Change:
         goes_on.wait(60.0)
         return store(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
@@ -567,7 +567,7 @@ async def test_whatever_hangs_is_down_until_it_goes_on(
 
     waiting = None
     if part == "storing":
-        monkeypatch.setattr(Store, "store", stores)
+        monkeypatch.setattr(Rows, "store", stores)
         waiting = mailbox.append(entries(0, 1))
     else:
         monkeypatch.setattr(Reader, "answers", reads)
@@ -602,7 +602,7 @@ async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
     mailbox = SqliteMailbox(path, BoxLimits(), pace=replace(PACE, patience_s=0.1))
     await mailbox.start()
     goes_on.set()
-    await until(lambda: "is no SQLite database" in mailbox.status().detail)
+    await until(lambda: "is not an SQLite database" in mailbox.status().detail)
     assert is_away(mailbox)
     await mailbox.close(5.0)
     assert path.read_bytes() == b"hello, world\n" * 50
@@ -624,9 +624,9 @@ async def test_whatever_fails_is_done_again_in_order(
 ) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 2))
-    real, failures = Store._write, 0
+    real, failures = Rows._write, 0
 
-    def fails(self: Store, *args: object) -> None:
+    def fails(self: Rows, *args: object) -> None:
         nonlocal failures
         if failures < 3:
             failures += 1
@@ -635,7 +635,7 @@ async def test_whatever_fails_is_done_again_in_order(
             raise error
         real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "_write", fails)
+    monkeypatch.setattr(Rows, "_write", fails)
     details = []
     waiting = [mailbox.append(entries(2 * n, 3)) for n in range(1, 6)]
     while not all(future.done() for future in waiting):
@@ -655,15 +655,15 @@ async def test_whatever_fails_is_done_again_in_order(
 
 
 @away
-@pytest.mark.logs("cocoa.mailbox", "a fault of the gateway")
+@pytest.mark.logs("cocoa.mailbox", "mailbox internal error")
 async def test_a_fault_of_ours_stops_nothing_for_good(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
     mailbox = await place.open_file()
 
-    def fails(self: Store, *args: object) -> Change:
+    def fails(self: Rows, *args: object) -> Change:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "store", fails)
+        patch.setattr(Rows, "store", fails)
         stored = mailbox.append(entries(0, 1))
         await until(lambda: is_away(mailbox))
     assert await stored == [1]
@@ -735,16 +735,16 @@ async def test_a_backup_moved_into_its_place_is_not_written_to_before_a_restart(
 
 
 @away
-@pytest.mark.logs("cocoa.mailbox", "mailbox was restored")
+@pytest.mark.logs("cocoa.mailbox", "mailbox restored")
 async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_epoch(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mailbox = await place.open_file()
     before = mailbox.epoch
     await mailbox.append(entries(0, 5))
-    real, is_broken = Store.store, True
+    real, is_broken = Rows.store, True
 
-    def fails(self: Store, *args: object) -> Change:
+    def fails(self: Rows, *args: object) -> Change:
         nonlocal is_broken
         if is_broken:
             is_broken = False
@@ -757,7 +757,7 @@ async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_
             raise error
         return real(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
-    monkeypatch.setattr(Store, "store", fails)
+    monkeypatch.setattr(Rows, "store", fails)
     mailbox.acknowledge("doll", Position(5, before))
     assert await mailbox.append(entries(5, 2)) == [4, 5]
     assert mailbox.epoch != before
@@ -813,13 +813,13 @@ async def test_a_mark_is_stored_soon(place: SqliteStand) -> None:
 
 async def test_what_has_queued_up_is_one_transaction(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
     mailbox = await place.open_file()
-    real, transactions = Store.store, []
+    real, transactions = Rows.store, []
 
-    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
+    def counted(self: Rows, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
         transactions.append(len(calls))
         return real(self, calls, marks, group)
 
-    monkeypatch.setattr(Store, "store", counted)
+    monkeypatch.setattr(Rows, "store", counted)
     waiting = [mailbox.append([entry(n)]) for n in range(2_000)]
     assert await asyncio.gather(*waiting) == [[n + 1] for n in range(2_000)]
     assert sum(transactions) == 2_000
@@ -829,13 +829,13 @@ async def test_what_has_queued_up_is_one_transaction(place: SqliteStand, monkeyp
 
 async def test_a_transaction_has_a_bound(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
     mailbox = await place.open_file()
-    real, transactions = Store.store, []
+    real, transactions = Rows.store, []
 
-    def counted(self: Store, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
+    def counted(self: Rows, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
         transactions.append(sum(map(len, calls)))
         return real(self, calls, marks, group)
 
-    monkeypatch.setattr(Store, "store", counted)
+    monkeypatch.setattr(Rows, "store", counted)
     waiting = [mailbox.append(entries(600 * n, 600)) for n in range(30)]
     await asyncio.gather(*waiting)
     assert max(transactions) <= 5_000
@@ -848,9 +848,9 @@ async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_i
 ) -> None:
     """The log has the transaction, and fsync has failed: SQLite finds it stored when it opens the file again."""
     mailbox = await place.open_file()
-    real, steps = Store.store, list[str]()
+    real, steps = Rows.store, list[str]()
 
-    def fails_late(self: Store, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
+    def fails_late(self: Rows, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
         change = real(self, calls, marks, group)
         steps.append("stored")
         if len(steps) == 1:
@@ -859,12 +859,12 @@ async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_i
             raise error
         return change
 
-    def checkpoint(self: Store) -> bool:
+    def checkpoint(self: Rows) -> bool:
         steps.append("checkpoint")
         return steps.count("checkpoint") > 1
 
-    monkeypatch.setattr(Store, "store", fails_late)
-    monkeypatch.setattr(Store, "checkpoint", checkpoint)
+    monkeypatch.setattr(Rows, "store", fails_late)
+    monkeypatch.setattr(Rows, "checkpoint", checkpoint)
     assert await mailbox.append(entries(0, 3)) == [1, 2, 3]
     assert steps == ["stored", "checkpoint", "checkpoint", "stored"]
     assert await contents(mailbox) == payloads(range(3))
@@ -966,13 +966,13 @@ def test_a_loop_that_is_gone_is_no_trouble(place: SqliteStand) -> None:
 async def test_a_large_write_does_not_delay_reads(place: SqliteStand, monkeypatch: pytest.MonkeyPatch) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 5))
-    real, goes_on = Store._write, threading.Event()
+    real, goes_on = Rows._write, threading.Event()
 
-    def slow(self: Store, *args: object) -> None:
+    def slow(self: Rows, *args: object) -> None:
         goes_on.wait(60.0)
         real(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "_write", slow)
+    monkeypatch.setattr(Rows, "_write", slow)
     stored = mailbox.append(entries(5, 1))
     async with asyncio.timeout(20.0):
         assert await contents(mailbox) == payloads(range(5))

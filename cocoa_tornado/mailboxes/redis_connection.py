@@ -1,6 +1,6 @@
-"""A connection to Redis, and what its failures mean, in one line for people.
+"""A connection to Redis, and its errors as one line for operators.
 
-Commands go out in one piece and their replies come back in one, so a page of boxes costs one round trip.
+All commands of an exchange are sent together, so a batch of boxes costs one round trip.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ CONNECT_PATIENCE_S = 2.0
 REPLY_PATIENCE_S = 4.0
 NOT_ANSWERING: Final = "Redis does not answer"
 
-# What Redis says, by the word it begins with. Inside a script, versions before 7 put the script's name before it.
+# Causes by the first word of Redis' error reply. Versions before 7 put the script's name before it.
 _CAUSES: Final = {
     "OOM": "Redis has no memory left (maxmemory)",
-    "READONLY": "this Redis is a replica, which only reads",
+    "READONLY": "this Redis is a read-only replica",
     "MISCONF": "Redis cannot write to its disk",
-    "WRONGTYPE": "a key of the mailbox holds something else",
+    "WRONGTYPE": "a key of the mailbox has another type",
     "LOADING": "Redis is loading its data",
-    "NOAUTH": "Redis wants a password",
-    "WRONGPASS": "Redis does not know this user and password",
-    "NOPERM": "Redis does not allow this user what a mailbox needs",
-    "BUSY": "Redis is busy with somebody's script",
-    "MASTERDOWN": "this Redis is a replica, and its master is away",
-    "NOREPLICAS": "Redis has fewer replicas than it is told to have",
-    "MOVED": "this Redis is one node of a cluster, which a mailbox cannot use",
+    "NOAUTH": "Redis requires a password",
+    "WRONGPASS": "Redis rejects this user and password",
+    "NOPERM": "the Redis user lacks a permission that the mailbox needs",
+    "BUSY": "Redis is busy running a script",
+    "MASTERDOWN": "this Redis is a replica, and its master is down",
+    "NOREPLICAS": "Redis has fewer replicas than min-replicas-to-write",
+    "MOVED": "this Redis is a cluster node, which a mailbox cannot use",
 }
 _CAUSE: Final = re.compile(rf"\b({'|'.join(_CAUSES)})\b")
-# Older versions of redis-py do not tell the word.
+# Older versions of redis-py strip the word.
 _CAUSE_OF_CLASS: Final[dict[type, str]] = {
     errors.OutOfMemoryError: "OOM",
     errors.ReadOnlyError: "READONLY",
@@ -51,9 +51,9 @@ _AWAY: Final = frozenset({"LOADING", "NOAUTH", "WRONGPASS", "BUSY", "MASTERDOWN"
 
 
 class RedisFault(StoreFault):
-    """Redis is away, or refuses.
+    """Redis is unreachable, or rejects a command.
 
-    :ivar is_foreign: a key is of a wrong type
+    :ivar is_foreign: a key has a wrong type
     """
 
     def __init__(self, detail: str, *, away: bool = True, reopen: bool = False, is_foreign: bool = False) -> None:
@@ -62,19 +62,19 @@ class RedisFault(StoreFault):
 
 
 class _AnotherProcess(errors.RedisError):
-    """A connection has led to another Redis than the one before it."""
+    """A reconnection has reached another Redis process."""
 
 
-class Link:
-    """A connection, which tasks use in turn.
+class RedisConnection:
+    """A connection to Redis, used by one task at a time.
 
-    redis-py makes it, and makes it anew where the server or a proxy has closed it. That is good only where it leads to
-    the same Redis process as before: another one may have lost the latest of what this one knows, and has to be looked
-    at first. Its pipelines are not used: with them a message costs the gateway half as much again (they pack each
-    argument in Python, and have four layers for each exchange).
+    redis-py opens it, and reopens it once when the server or a proxy has closed it. If the new connection reaches
+    another Redis process, the exchange fails: that process may have lost the latest writes, so the store must be opened
+    again. redis-py's pipelines are not used: they make a message cost half as much CPU time again, because they pack
+    each argument in Python and run four layers per exchange.
 
-    :param url: ``redis://`` or ``rediss://``; ValueError if it is neither
-    :ivar run: the process that it led to last; empty where Redis does not say; None if it is to be found out
+    :param url: ``redis://`` or ``rediss://``; any other scheme raises ValueError
+    :ivar run: the run id of the current Redis process; empty if Redis hides it; None before the first connection
     """
 
     def __init__(self, url: str) -> None:
@@ -94,11 +94,11 @@ class Link:
         self.run: bytes | None = None
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The reply to each of the commands, a :class:`RedisFault` in the place of one that was refused.
+        """Send commands and return their replies; the reply to a rejected command is a :class:`RedisFault`.
 
-        They may be carried out more than once, or although this fails: they must not mind.
+        The commands must be idempotent: they may run more than once, and may run although this raises.
 
-        :raises RedisFault: no replies were had
+        :raises RedisFault: there are no replies
         """
         async with self._turn:
             try:
@@ -111,14 +111,14 @@ class Link:
         return [fault_of(reply) if isinstance(reply, errors.ResponseError) else reply for reply in replies]
 
     async def begin_anew(self) -> None:
-        """Close it, and let it lead wherever it does next."""
+        """Close the connection; the next one may reach any Redis process."""
         async with self._turn:
             await self.close()
             self.run = None
 
     async def close(self) -> None:
-        """Idempotent; never raises. It opens again when it is used again."""
-        with contextlib.suppress(errors.RedisError, OSError):  # it is gone, one way or the other
+        """Idempotent; never raises. The next exchange opens it again."""
+        with contextlib.suppress(errors.RedisError, OSError):  # it is closed either way
             await self._connection.disconnect()
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
@@ -128,13 +128,13 @@ class Link:
         )
 
     async def _ask(self, request: bytes, count: int) -> list[Any]:
-        await self._connection.send_packed_command([request])  # which connects, if need be
+        await self._connection.send_packed_command([request])  # connects if necessary
         replies: list[Any] = []
         for _ in range(count):
             try:
                 replies.append(await self._connection.read_response())
             except errors.ResponseError as refusal:
-                # An error reply is read as far as it goes, so that the others are not taken for its own.
+                # Go on reading, so that later replies match their commands.
                 replies.append(refusal)
         return replies
 
@@ -142,28 +142,28 @@ class Link:
         await connection.on_connect()
         await connection.send_command("INFO", "server", check_health=False)
         info: Any = b""
-        with contextlib.suppress(errors.ResponseError):  # it may be forbidden
+        with contextlib.suppress(errors.ResponseError):  # INFO may be forbidden
             info = await connection.read_response()
         before, self.run = self.run, run_of(info)
         if before is not None and (before != self.run or not before):
-            raise _AnotherProcess("Redis was restarted, or another one has taken its place")
+            raise _AnotherProcess("Redis was restarted or replaced")
 
 
 def run_of(reply: Any) -> bytes:
-    """Which process a Redis is, by what INFO says of it; empty where it does not say."""
+    """The run id of a Redis process in its reply to INFO; empty if the reply lacks it."""
     lines = reply.splitlines() if isinstance(reply, bytes) else ()
     return next((line.removeprefix(b"run_id:") for line in lines if line.startswith(b"run_id:")), b"")
 
 
 def packed(command: Command) -> bytes:
-    """A command as it goes over the wire."""
+    """Encode a command for the wire (RESP)."""
     parts = [b"*%d\r\n" % len(command)]
     parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in command]
     return b"".join(parts)
 
 
 def fault_of(error: Exception) -> RedisFault:
-    """What redis-py or the network says, in our words."""
+    """Translate an error of redis-py or the network."""
     if isinstance(error, _AnotherProcess):
         return RedisFault(str(error))
     code = getattr(error, "status_code", None) or _CAUSE_OF_CLASS.get(type(error), "")
@@ -178,4 +178,4 @@ def fault_of(error: Exception) -> RedisFault:
         return RedisFault(_CAUSES["NOAUTH" if "required" in str(error) else "WRONGPASS"])
     if isinstance(error, (errors.ConnectionError, OSError)):
         return RedisFault(f"no connection to Redis: {error}")
-    return RedisFault(f"Redis refuses: {error}", away=False)
+    return RedisFault(f"Redis rejects a command: {error}", away=False)

@@ -1,4 +1,4 @@
-"""Whether a mailbox can do its part, and when the log has to say so. Pure."""
+"""Decides whether a mailbox is READY, and which changes of state are logged. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from .port import MailboxState
 
 
 class Part(enum.Enum):
-    """What can fail by itself."""
+    """The operations that fail independently."""
 
     STORING = "stored"
     READING = "read"
 
 
-class Availability:
-    """READY is a mailbox that was opened, while neither of its parts is down.
+class Readiness:
+    """A mailbox is READY once it was opened, while neither part is down.
 
-    :ivar detail: one line for people: what it promises, or the latest cause
+    :ivar detail: one line for operators: the mailbox's promise, or the latest cause
     """
 
     def __init__(self) -> None:
@@ -28,15 +28,15 @@ class Availability:
         self._is_logged = False
 
     def __repr__(self) -> str:
-        return f"<Availability {self.state.value}: {self.detail}>"
+        return f"<Readiness {self.state.value}: {self.detail}>"
 
     def ready(self, promise: str) -> bool:
-        """Something was stored, or could be. True: the mailbox is READY since now."""
+        """The store accepts messages. Returns True if the mailbox has just become READY."""
         self._promise = promise
         return self.recovered(Part.STORING)
 
     def recovered(self, part: Part) -> bool:
-        """The part can do its work. True: the mailbox is READY since now."""
+        """The part works again. Returns True if the mailbox has just become READY."""
         self._causes.pop(part, None)
         if self.state is not MailboxState.OPENING or self._promise is None:
             return False
@@ -47,7 +47,7 @@ class Availability:
         return True
 
     def down(self, part: Part, cause: str) -> bool:
-        """The part cannot do its work now. True: the log has not said so since the mailbox was READY last."""
+        """The part has failed. Returns True if this is the first failure to log since the mailbox was READY."""
         if self.state is MailboxState.CLOSED:
             return False
         self.state, self.detail = MailboxState.OPENING, cause

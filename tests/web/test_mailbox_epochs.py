@@ -109,7 +109,7 @@ async def test_a_cursor_of_what_was_lost_skips_nothing_that_came_after(
     assert texts(await hear(device, 6)) == "ijklmn"
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
+@pytest.mark.logs("cocoa.mailbox", "mailbox emptied")
 async def test_what_was_waiting_for_a_device_when_redis_was_emptied_is_a_gap(
     forgetful: RedisServer, start_gateway: StartGateway
 ) -> None:
@@ -138,7 +138,7 @@ async def test_what_was_waiting_for_a_device_when_redis_was_emptied_is_a_gap(
     assert texts(await hear(device, 1)) == "z"
 
 
-@pytest.mark.logs("cocoa.mailbox", "mailbox was emptied")
+@pytest.mark.logs("cocoa.mailbox", "mailbox emptied")
 async def test_a_device_that_was_away_when_redis_was_emptied_is_sent_a_gap_if_anything_was_lost(
     forgetful: RedisServer, start_gateway: StartGateway
 ) -> None:
