@@ -38,7 +38,7 @@ _MORE: Final = "..."
 
 # Every attribute of a record that did not come in ``extra``. taskName is Python 3.12's.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_OURS: Final = frozenset({"timestamp", "level", "logger", "event", "exception", "fields_left_out"})
+_OURS: Final = frozenset({"timestamp", "level", "logger", "event", "exception", "fields_dropped"})
 
 # What cut text may end with of something secret that is too short to be known by its length.
 _CUT_BEARER: Final = re.compile(r"([Bb]earer )\S*$")
@@ -237,8 +237,8 @@ def _fitting(parts: list[str], joined: Callable[[list[str]], str]) -> str:
         if size <= room:
             room -= size
             kept.append(part)
-    left_out = len(parts) - len(kept)
-    return joined([*kept, f'"fields_left_out":{left_out}' if joined is _json_line else f"fields_left_out={left_out}"])
+    dropped = len(parts) - len(kept)
+    return joined([*kept, f'"fields_dropped":{dropped}' if joined is _json_line else f"fields_dropped={dropped}"])
 
 
 def _cut_to_bytes(line: str) -> str:
