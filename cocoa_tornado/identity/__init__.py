@@ -1,6 +1,6 @@
-"""Keys: which tokens are genuine, and how new ones are signed.
+"""Keys: verifying and signing tokens.
 
-``keys`` verifies and signs, ``jwks`` keeps sets of keys fresh and is what the web layer talks to (``KeyStore``),
-``devkey`` makes the development key, ``minting`` makes tokens. What a genuine token must say is a rule and lives in
+``keys`` verifies and signs. ``jwks`` keeps key sets fresh and has the interface for the web layer (``KeyStore``).
+``devkey`` creates the development key, and ``minting`` creates tokens. The rules for the claims of a token are in
 ``cocoa_tornado.rules.identity``.
 """

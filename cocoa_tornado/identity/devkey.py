@@ -1,6 +1,7 @@
-"""The development key: an HMAC secret of this machine's user, made on first use, so that nothing must be configured.
+"""The development key: a per-user HMAC secret, created on first use, so that development needs no configuration.
 
-``cocoa serve`` and ``cocoa mint-token`` share it. It is for development only: whoever may read it may be any device.
+``cocoa serve`` and ``cocoa mint-token`` share it. It is not for production: a user who can read it can impersonate any
+device.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _MAX_FILE_BYTES: Final = 4096
 class DevelopmentKey:
     """The development key of this user.
 
-    :ivar created: it was made just now
+    :ivar created: whether this call created it
     """
 
     secret: str = field(repr=False)
@@ -38,12 +39,13 @@ class DevelopmentKey:
 
 
 def development_secret(data_dir: Path | None = None) -> DevelopmentKey:
-    """Return the development key, after making it where there is none.
+    """Return the development key, creating it if it does not exist.
 
-    Processes that race get the same key: it appears in its place whole or not at all, and once.
+    Concurrent processes get the same key: the file is created atomically.
 
-    :param data_dir: the folder that holds it; None is ``user_data_dir()``. Made where it is missing, for its user only
-    :raises KeyMaterialError: it can't be made or read, it belongs to or may be read by others, or it is damaged
+    :param data_dir: the folder of the key file; None for ``user_data_dir()``. Created with mode 0700 if missing
+    :raises KeyMaterialError: the key can't be created or read, belongs to another user, is accessible to others, or is
+        damaged
     """
     path = (data_dir or user_data_dir()) / FILE_NAME
     created = False
@@ -53,18 +55,18 @@ def development_secret(data_dir: Path | None = None) -> DevelopmentKey:
         secret = _read(path)
     except OSError as error:
         raise KeyMaterialError(
-            f"development key {path}: {error.strerror}; give another data directory (COCOA_DATA_DIR), {_WAY_OUT}"
+            f"development key {path}: {error.strerror}; choose another data directory (COCOA_DATA_DIR), {_WAY_OUT}"
         ) from error
     return DevelopmentKey(secret, path, created)
 
 
 def user_data_dir(environ: Mapping[str, str] | None = None, platform: str = sys.platform) -> Path:
-    """Return the folder for this program's data in the user's home; nothing is created.
+    """Return this program's data folder in the user's home, without creating it.
 
-    That is ``cocoa-tornado`` in ``$XDG_DATA_HOME``, by default ``~/.local/share``; on macOS in
+    This is ``cocoa-tornado`` in ``$XDG_DATA_HOME``, by default ``~/.local/share``; on macOS, in
     ``~/Library/Application Support``.
 
-    :param environ: instead of this process's environment
+    :param environ: replaces the process's environment
     :raises KeyMaterialError: the user has no home directory
     """
     # The XDG specification: a relative path is invalid and must be ignored.
@@ -75,14 +77,14 @@ def user_data_dir(environ: Mapping[str, str] | None = None, platform: str = sys.
         home = Path.home()
     except RuntimeError as error:
         raise KeyMaterialError(
-            f"development key: there is no home directory; give a data directory (COCOA_DATA_DIR), {_WAY_OUT}"
+            f"development key: there is no home directory; set a data directory (COCOA_DATA_DIR), {_WAY_OUT}"
         ) from error
     inside = Path("Library", "Application Support") if platform == "darwin" else Path(".local", "share")
     return home / inside / "cocoa-tornado"
 
 
 def _create(path: Path) -> bool:
-    """Put a new key at ``path`` in one step; return False where another process was first."""
+    """Create a new key at ``path`` atomically; return False if another process was faster."""
     _make_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -102,9 +104,9 @@ def _create(path: Path) -> bool:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder and those above it that are missing, all for their user only.
+    """Create the folder and its missing parents, all with mode 0700.
 
-    ``Path.mkdir(parents=True)`` leaves the mode of those above to the umask.
+    ``Path.mkdir(parents=True)`` creates the parents with the default mode.
     """
     for one in (*reversed(folder.parents), folder):
         if not os.path.isdir(one):
@@ -119,17 +121,17 @@ def _read(path: Path) -> str:
     secret = data.decode("ascii", "replace").strip()
     if not _SECRET.fullmatch(secret):
         state = "damaged" if secret else "empty"
-        raise KeyMaterialError(f"development key {path}: is {state}; delete it, and the next start makes a new one")
+        raise KeyMaterialError(f"development key {path}: is {state}; delete it, and the next start creates a new one")
     return secret
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
-    """A symbolic link may lead to the key: what counts is whose the file is, and who may use it."""
+    """Check owner and mode of the opened file, which a symbolic link may have led to."""
     if os.name != "posix":
         return
     if status.st_uid != os.geteuid():
-        problem = f"belongs to another user (uid {status.st_uid}), who can be any device; delete it, {_WAY_OUT}"
+        problem = f"belongs to another user (uid {status.st_uid}), who may impersonate devices; delete it, {_WAY_OUT}"
         raise KeyMaterialError(f"development key {path}: {problem}")
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         mode = stat.S_IMODE(status.st_mode)
-        raise KeyMaterialError(f"development key {path}: others may use it (mode {mode:04o}); run: chmod 600 {path}")
+        raise KeyMaterialError(f"development key {path}: is open to others (mode {mode:04o}); run: chmod 600 {path}")

@@ -1,4 +1,4 @@
-"""Reads one document over HTTP, from a server that may answer anything."""
+"""Fetches one document over HTTP from an untrusted server."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_PROBLEM: Final = 200
 
 
 class HttpFetch:
-    """Fetches over HTTP on the IOLoop: within ``timeout_s``, at most ``max_bytes``.
+    """Fetches over HTTP on the IOLoop, within ``timeout_s`` and at most ``max_bytes``.
 
-    Redirects are not followed: the URL is what the operator trusts. Certificates are verified. Whatever the server
-    answers, the outcome is a body or a KeyMaterialError of one short line.
+    It verifies certificates, and follows no redirects, because the operator trusts the URL only. Any response yields a
+    body or a KeyMaterialError of one short line.
     """
 
     __slots__ = ("_max_bytes", "_timeout_s")
@@ -39,14 +39,14 @@ class HttpFetch:
                 connect_timeout=self._timeout_s,
                 request_timeout=self._timeout_s,
                 follow_redirects=False,
-                decompress_response=False,  # so that max_bytes bounds what is held
+                decompress_response=False,  # so that max_bytes bounds the memory
                 headers={"Accept": "application/jwk-set+json, application/json"},
             )
-            # Where we are cancelled, Tornado's future runs on to its timeout: it logs an error if it is cancelled, and
-            # asyncio logs a failure that is never retrieved.
+            # If this task is cancelled, Tornado's future runs until its timeout: Tornado logs an error for a cancelled
+            # one, and asyncio logs an exception that is never retrieved.
             answer.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             response = await asyncio.shield(answer)
-        # Any: Tornado's client passes on any error that its parsers raise.
+        # Any exception: Tornado's client does not wrap the errors of its parsers.
         except Exception as error:
             raise KeyMaterialError(f"{shown_url(url)}: {_problem(error)}") from error
         finally:
@@ -55,7 +55,7 @@ class HttpFetch:
 
 
 def shown_url(url: str) -> str:
-    """Return the URL without what may be secret in it: user, password, query and fragment."""
+    """Return the URL without its possibly secret parts: user, password, query and fragment."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -67,7 +67,7 @@ def _problem(error: Exception) -> str:
     if isinstance(error, UnsatisfiableReadError):
         return f"its headers are larger than {MAX_HEADER_BYTES >> 10} KiB"
     if isinstance(error, HTTPError):
-        # 599 is Tornado's own, and its message too; with any other status the message is the server's.
+        # Tornado itself raises 599, with a message of its own; other messages come from the server.
         problem = f"HTTP {error.code}" if error.code != 599 else error.message or "no answer"
     else:
         problem = getattr(error, "strerror", None) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Sets of keys that change while the gateway runs: JWKS documents, files and URLs, and the store over all of them.
+"""Key sets that change while the gateway runs: JWKS documents, key files, key URLs, and the store of all keys.
 
-:class:`KeyStore` is what the web layer holds: it turns a token into a device, and never makes the IOLoop wait where
-the key is already known. :class:`JwksSource` keeps the keys of one URL fresh. Everything here runs on the IOLoop.
+The web layer uses :class:`KeyStore`, which maps a token to a device without I/O if the key is known.
+:class:`JwksSource` keeps the keys of one URL fresh. All of this runs on the IOLoop thread.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from .keys import (
 )
 
 MAX_SET_KEYS: Final = 100
-# PyJWK guesses the algorithm by kind and curve, and then knows no Ed448. asymmetric_key judges what a key may verify.
+# PyJWK derives the algorithm from kind and curve, without Ed448. asymmetric_key decides what a key may verify.
 _ALGORITHM_OF: Final[Mapping[str, str]] = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA", "oct": "HS256"}
 
 Fetch: TypeAlias = Callable[[str], Awaitable[bytes]]
-"""Returns the document at a URL; raises KeyMaterialError where it can't, within a bounded time and size."""
+"""Returns the document at a URL, within a bounded time and size, or raises KeyMaterialError."""
 
 _log = logging.getLogger("cocoa.identity")
 
 
 @dataclass(frozen=True, slots=True)
 class KeySources:
-    """Where the keys are.
+    """The secrets, and the locations of keys.
 
     :ivar secrets: HMAC secrets; the first one signs, all of them verify
     :ivar locations: paths of PEM or JWKS files, and http(s) URLs of JWKS documents
@@ -59,23 +59,23 @@ class KeySources:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The locations that are URLs, each once."""
+        """The URLs among the locations, without duplicates."""
         return tuple(dict.fromkeys(location for location in self.locations if _is_url(location)))
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The locations that are files, each once."""
+        """The files among the locations, without duplicates."""
         return tuple(dict.fromkeys(location for location in self.locations if not _is_url(location)))
 
 
 @dataclass(frozen=True, slots=True)
 class KeyOptions:
-    """How keys are used and kept fresh.
+    """How keys are used and refreshed.
 
-    :ivar algorithms: what tokens may be signed with
-    :ivar refresh_s: how often a URL is read again, within 10 %
-    :ivar min_interval_s: how long after one reading an unknown key may cause the next
-    :ivar weak_secrets: HMAC secrets under 32 bytes are accepted, with a warning
+    :ivar algorithms: the accepted signature algorithms
+    :ivar refresh_s: the interval between two reads of a URL, varied by 10 %
+    :ivar min_interval_s: the minimum interval if an unknown key causes the read
+    :ivar weak_secrets: accept HMAC secrets under 32 bytes, with a warning
     """
 
     algorithms: tuple[str, ...] = DEFAULT_ALGORITHMS
@@ -88,13 +88,13 @@ class KeyOptions:
 
 
 def parse_jwks(data: bytes, origin: str, *, remote: bool) -> tuple[VerificationKey, ...]:
-    """Return the keys of a JWKS document, or of a single JWK, that can verify.
+    """Return the verification keys of a JWKS document or a single JWK.
 
-    Keys that cannot (for encryption, of other kinds, too small, contradictory) are skipped, with one log line for all
-    of them; so are those beyond the first 100. Private halves are not read.
+    Unusable keys (for encryption, of other types, too small, contradictory) and keys beyond the first 100 are skipped,
+    with one log line for all of them. Private members are not read.
 
-    :param remote: the document came over the network, where an HMAC secret has no business: it is skipped too
-    :raises KeyMaterialError: it is not a JWKS, or nothing in it can be used
+    :param remote: the document came over the network; HMAC secrets are then skipped too, as they must not be published
+    :raises KeyMaterialError: it is not a JWKS, or has no usable key
     """
     try:
         document = json.loads(data)
@@ -103,7 +103,7 @@ def parse_jwks(data: bytes, origin: str, *, remote: bool) -> tuple[VerificationK
         raise KeyMaterialError(f"{origin}: {problem}") from error
     entries = document.get("keys", [document] if "kty" in document else None) if isinstance(document, dict) else None
     if not isinstance(entries, list):
-        raise KeyMaterialError(f"{origin}: is not a JWKS document: it has no array `keys`")
+        raise KeyMaterialError(f"{origin}: is not a JWKS document: it has no `keys` array")
     keys: list[VerificationKey] = []
     skipped: list[str] = []
     for position, entry in enumerate(entries[:MAX_SET_KEYS]):
@@ -114,16 +114,16 @@ def parse_jwks(data: bytes, origin: str, *, remote: bool) -> tuple[VerificationK
     if len(entries) > MAX_SET_KEYS:
         skipped.append(f"all beyond the first {MAX_SET_KEYS}")
     if not keys:
-        raise KeyMaterialError(f"{origin}: holds no key that can be used ({'; '.join(skipped) or 'it is empty'})"[:500])
+        raise KeyMaterialError(f"{origin}: has no usable key ({'; '.join(skipped) or 'it is empty'})"[:500])
     if skipped:
         _log.warning("jwks keys skipped", extra={"origin": origin, "skipped": "; ".join(skipped)[:500]})
     return tuple(keys)
 
 
 def keys_from_file(path: str) -> tuple[VerificationKey, ...]:
-    """Return the keys of a PEM or JWKS file; its content decides which it is.
+    """Return the keys of a PEM or JWKS file; the content decides the format.
 
-    :raises KeyMaterialError: it cannot be read, or holds no key that can be used
+    :raises KeyMaterialError: the file cannot be read, or has no usable key
     """
     data, origin = read_key_file(path), f"key file {path}"
     if b"-----BEGIN" in data and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
@@ -132,10 +132,10 @@ def keys_from_file(path: str) -> tuple[VerificationKey, ...]:
 
 
 def default_signer(sources: KeySources, algorithms: Collection[str] = DEFAULT_ALGORITHMS) -> Signer | None:
-    """Return the signer for new tokens: the first secret, else the first private PEM among the files, else None.
+    """Return the signer for new tokens: the first secret, else the first private key among the files, else None.
 
-    :param algorithms: what may be signed with; a secret takes the first HMAC algorithm among them
-    :raises KeyMaterialError: a file cannot be read, or a private key in it cannot be used
+    :param algorithms: the allowed algorithms; a secret uses the first HMAC algorithm of them
+    :raises KeyMaterialError: a file cannot be read, or its private key is unusable
     """
     for_secrets = [name for name in SECRET_ALGORITHMS if name in algorithms]
     if sources.secrets and for_secrets:
@@ -152,7 +152,7 @@ def _key_of(entry: object, origin: str, *, remote: bool) -> VerificationKey:
     kid, operations, algorithm = entry.get("kid"), entry.get("key_ops"), entry.get("alg")
     if kid is not None and not isinstance(kid, str):
         raise KeyMaterialError(f"{origin}: kid is not a string")
-    # "sign" is the private half's operation; the public half of such a key verifies what it signs.
+    # A key whose operation is "sign" is private; its public half verifies its signatures.
     if entry.get("use", "sig") != "sig" or (
         isinstance(operations, list) and "verify" not in operations and "sign" not in operations
     ):
@@ -161,20 +161,20 @@ def _key_of(entry: object, origin: str, *, remote: bool) -> VerificationKey:
     if algorithm is None:
         return key
     if algorithm not in key.algorithms:
-        raise KeyMaterialError(f"{origin}: alg is not one for its kind")
-    # Of the Edwards curves one algorithm has two names, and either stands for both.
+        raise KeyMaterialError(f"{origin}: alg does not match its kty")
+    # An algorithm on an Edwards curve has two names; a key with either name verifies both.
     return VerificationKey((algorithm,), key.material, kid) if key.is_secret else key
 
 
 def _material_of(entry: Mapping[str, object], origin: str, kid: str | None, *, remote: bool) -> VerificationKey:
-    # Only what makes the public key is handed on: a private half is neither needed nor kept.
+    # Only the public members: the private ones are neither needed nor kept.
     public = {name: entry[name] for name in ("kty", "crv", "n", "e", "x", "y", "k") if name in entry}
     kind = entry.get("kty")
     if not isinstance(kind, str) or kind not in _ALGORITHM_OF or (kind == "oct" and remote):
-        raise KeyMaterialError(f"{origin}: its kind is not used here")
+        raise KeyMaterialError(f"{origin}: its kty is not supported")
     try:
         material = PyJWK(public, _ALGORITHM_OF[kind]).key
-    # What the parsers raise for members that are missing, mistyped or no key of that kind.
+    # The parsers raise these for members that are missing, mistyped or invalid.
     except (PyJWTError, ValueError, TypeError, KeyError) as error:
         raise KeyMaterialError(f"{origin}: cannot be parsed") from error
     return secret_key(material, origin, kid) if kind == "oct" else asymmetric_key(material, origin, kid)
@@ -188,18 +188,19 @@ def _is_url(location: str) -> bool:
 
 
 class JwksSource:
-    """The keys of one URL, kept fresh; what was read last stays good while the URL fails.
+    """The keys of one URL, refreshed in the background. While the URL fails, the last valid keys stay in use.
 
-    The log has one line for each change of state (read, changed, failing, back), none for each attempt.
+    Changes of state (available, changed, unavailable) are logged once; attempts are not logged.
 
-    A key that one reading lacks verifies no more tokens, but keeps its trust until another reading, ``min_interval_s``
-    later or more, lacks it too: during a rotation the replicas of a CDN may answer with the old set once more.
+    A key that disappears from the URL verifies no more tokens. The connections that it authenticated stay open until
+    another read, at least ``min_interval_s`` later, lacks it too: during a rotation, replicas of a CDN may serve the
+    old set again.
 
     :param clock: monotonic seconds
     :ivar on_change: called on the IOLoop after ``keys`` or ``missing`` has changed
-    :ivar keys: the last good set; empty before the first
-    :ivar loaded: there has been a good set
-    :ivar problem: why the last attempt failed; ``""`` where it did not
+    :ivar keys: the last valid set; empty before the first
+    :ivar loaded: whether any read has succeeded
+    :ivar problem: why the last attempt failed; ``""`` if it succeeded
     """
 
     def __init__(
@@ -219,8 +220,8 @@ class JwksSource:
         self.on_change = on_change
         self._fetch, self._clock = fetch, clock
         self._refresh_s, self._min_interval_s = refresh_s, min_interval_s
-        self._document: bytes | None = None  # not b"", which a server may send
-        self._missing: dict[Hashable, tuple[VerificationKey, float]] = {}  # and since when, by the monotonic clock
+        self._document: bytes | None = None  # None, as b"" is a possible response
+        self._missing: dict[Hashable, tuple[VerificationKey, float]] = {}  # with the time since when
         self._pause_changed = asyncio.Event()
         self._failures = 0
         self._closed = False
@@ -233,20 +234,21 @@ class JwksSource:
 
     @property
     def missing(self) -> tuple[VerificationKey, ...]:
-        """Keys that the latest reading lacks and that no other one has confirmed to be gone."""
+        """The keys that the latest read lacks, not yet confirmed by a second read."""
         return tuple(key for key, _ in self._missing.values())
 
     def confirm_missing(self) -> None:
-        """The latest reading is final: what it lacks is gone. Calls nothing."""
+        """Take the missing keys as removed. Does not call ``on_change``."""
         self._missing.clear()
 
     def keep_fresh(self) -> None:
-        """Go on reading in the background until :meth:`close`; the first time after one pause."""
+        """Refresh in the background until :meth:`close`; the first read comes after one pause."""
         if self._keeper is None and not self._closed:
             self._keeper = asyncio.create_task(self._keep_fresh(), name=f"jwks {shown_url(self.url)}")
 
     def may_refresh(self) -> bool:
-        """Say whether an unknown key is worth a :meth:`refresh` now: one is under way, or the last one is long ago."""
+        """Whether an unknown key justifies a :meth:`refresh` now: a read is in progress, or the last one was at least
+        ``min_interval_s`` ago."""
         if self._closed:
             return False
         if self._reading is not None or self._begun_at is None:
@@ -254,7 +256,7 @@ class JwksSource:
         return self._clock() - self._begun_at >= self._min_interval_s
 
     async def refresh(self) -> None:
-        """Read the URL, or wait for the reading under way; never fails. Callers may be cancelled freely."""
+        """Read the URL, or wait for the read in progress. Never fails. Cancelling a caller does not cancel the read."""
         if self._closed:
             return
         if self._reading is None:
@@ -264,7 +266,7 @@ class JwksSource:
         await asyncio.wait({self._reading})
 
     async def close(self) -> None:
-        """Stop for good; the keys stay as they are."""
+        """Stop refreshing; the keys remain."""
         self._closed = True
         tasks = {task for task in (self._keeper, self._reading) if task is not None}
         for task in tasks:
@@ -275,7 +277,7 @@ class JwksSource:
     async def _keep_fresh(self) -> None:
         while True:
             self._pause_changed.clear()
-            # Never less than the whole interval: the reading that confirms a missing key would come too early for it.
+            # Not shorter than the interval while keys are missing, or the next read would be too early to confirm them.
             pause_s = self.pause_s() * random.uniform(1.0 if self._missing else 0.9, 1.1)
             try:
                 async with asyncio.timeout(pause_s):
@@ -284,8 +286,8 @@ class JwksSource:
                 await self.refresh()
 
     def pause_s(self) -> float:
-        """The pause before the next reading: shorter while keys are missing and at first after a failure, never longer
-        than ``refresh_s``."""
+        """The pause before the next read, at most ``refresh_s``: shorter while keys are missing, and after a failure,
+        from where it grows exponentially."""
         if not self._failures:
             return min(self._refresh_s, self._min_interval_s) if self._missing else self._refresh_s
         return min(self._refresh_s, self._min_interval_s * 2.0 ** min(self._failures - 1, 20))
@@ -302,8 +304,8 @@ class JwksSource:
         except KeyMaterialError as error:
             self._failed(str(error))
         except Exception as error:
-            # A fault of ours must not end the refreshing: the next attempt may meet another document.
-            _log.exception("jwks reading broke", extra={"url": shown_url(self.url)})
+            # A bug must not end the refreshing: the next attempt may read another document.
+            _log.exception("jwks read failed", extra={"url": shown_url(self.url)})
             self._failed(f"{shown_url(self.url)}: {type(error).__name__}")
         else:
             self._succeeded(document, keys)
@@ -324,7 +326,7 @@ class JwksSource:
         before = self._missing
         self._missing = self._missing_from(keys)
         if self._missing and not before:
-            # A token with an unknown key may have caused this reading, in the middle of a long pause.
+            # A token with an unknown key may have caused this read, in the middle of a long pause.
             self._pause_changed.set()
         self._document, self.keys = document, keys
         if changed or self._missing != before:
@@ -342,7 +344,7 @@ class JwksSource:
 
 
 def _name_of(key: VerificationKey) -> Hashable:
-    """The same for two readings of one key; its ``kid`` is no part of it."""
+    """The identity of a key, equal for two reads of it. The ``kid`` is not part of it."""
     return key.digest(), key.algorithms
 
 
@@ -350,14 +352,15 @@ def _name_of(key: VerificationKey) -> Hashable:
 
 
 class KeyStore:
-    """All keys of the gateway, and the question that they answer: which device does this token stand for?
+    """All keys of the gateway. Identifies the device that a token stands for.
 
-    Lives on the IOLoop. Nothing is read before :meth:`start`. Where the keys are never changes: a reload makes a
-    :meth:`successor`, which takes over at once or not at all.
+    IOLoop thread only. Nothing is read before :meth:`start`. The sources of a store never change: a reload creates a
+    :meth:`successor`, which replaces the store in one step.
 
-    :param fetch: how to read a URL
-    :param clock: monotonic seconds, for the pace of reading URLs
-    :ivar on_distrust: called when keys are gone: devices of which :meth:`still_trusts` now says False must be closed
+    :param fetch: reads a URL
+    :param clock: monotonic seconds, for the intervals between reads
+    :ivar on_distrust: called when keys were removed; connections for which :meth:`still_trusts` is now False must be
+        closed
     """
 
     def __init__(
@@ -382,17 +385,17 @@ class KeyStore:
         self.on_distrust: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        """Read all keys once. A URL that fails does not fail the start: :meth:`status` says so, and it is retried.
+        """Read all keys once. A URL that fails does not fail the start: :meth:`status` reports it, and it is retried.
 
-        :raises KeyMaterialError: there is no key at all to read, or a secret or a file cannot be used
+        :raises KeyMaterialError: no key is configured, or a secret or a file is unusable
         """
         await self._read({})
         self._judge(self._trusted)
         self._follow()
 
     async def successor(self, sources: KeySources) -> KeyStore:
-        """Return a store of other sources that has read them all; URLs that stay keep their keys. It is to
-        :meth:`succeed` this one, which knows nothing of it until then.
+        """Return a new store that has read ``sources``. URLs that stay configured keep their keys. This store is
+        unchanged until the new one calls :meth:`succeed`.
 
         :raises KeyMaterialError: as for :meth:`start`
         """
@@ -402,11 +405,11 @@ class KeyStore:
         return store
 
     async def succeed(self, before: KeyStore) -> None:
-        """Take over from the store whose :meth:`successor` this is. All but the end of the URLs that are gone happens
-        before the first suspension."""
+        """Replace the store that created this one with :meth:`successor`. The replacement happens before the first
+        suspension; only then are the sources of removed URLs closed."""
         self.on_distrust, before._successor = before.on_distrust, self
         for source in self._remote.values():
-            source.confirm_missing()  # a reload is the operator's word: what is gone is gone at once
+            source.confirm_missing()  # the operator asked for it: no second read is needed
         self._trusted = before._trusted
         self._rebuild()
         self._follow()
@@ -414,10 +417,10 @@ class KeyStore:
         await asyncio.gather(*(source.close() for source in dropped))
 
     def identify_now(self, token: str, now: float) -> DeviceIdentity | None:
-        """Return the device where that can be said at once; None where :meth:`identify` might find a newer key.
+        """Return the device without I/O; None if :meth:`identify` might find a newer key.
 
         :param now: Unix seconds
-        :raises IdentityError: the token is refused
+        :raises IdentityError: the token is rejected
         """
         try:
             verified = self._ring.examine(token)
@@ -428,10 +431,10 @@ class KeyStore:
         return check_claims(verified.claims, self.policy, now, verified.proof)
 
     async def identify(self, token: str, now: float) -> DeviceIdentity:
-        """Return the device that the token stands for; suspends only to look for a key that is not known yet.
+        """Return the device that the token stands for. Suspends only to fetch an unknown key.
 
         :param now: Unix seconds
-        :raises IdentityError: the token is refused
+        :raises IdentityError: the token is rejected
         """
         identity = self.identify_now(token, now)
         if identity is not None:
@@ -444,35 +447,36 @@ class KeyStore:
         return check_claims(verified.claims, self.policy, now, verified.proof)
 
     def still_trusts(self, identity: DeviceIdentity) -> bool:
-        """Whether the key that vouched for a device may still do so.
+        """Whether the key that verified a device's token is still trusted.
 
-        While a URL that is configured has never been read, public keys that are gone keep their trust: that URL may be
-        the new place of the very same keys. Secrets never come from a URL, and lose it at once.
+        Until every configured URL has been read once, removed public keys remain trusted: such a URL may serve the same
+        keys. Removed secrets lose trust at once, as they never come from a URL.
         """
         return identity.proof in self._trusted
 
     def status(self) -> tuple[bool, str]:
-        """Return whether every source has been read, and one line for people. A URL failing later is still True."""
+        """Return whether every source has been read once, and one line for operators. A later failure of a URL does not
+        make it False."""
         problems = [source.problem for source in self._remote.values() if source.problem]
         ready = bool(self._ring.keys) and all(source.loaded for source in self._remote.values())
         return ready, "; ".join([self._ring.describe(), *problems])
 
     async def close(self) -> None:
-        """Stop reading URLs. The keys that are known go on verifying."""
+        """Stop refreshing URLs. The known keys remain usable."""
         await asyncio.gather(*(source.close() for source in self._remote.values()))
 
     async def _read(self, known: Mapping[str, JwksSource]) -> None:
-        """Read everything, URLs that are known already through their own sources."""
+        """Read all sources; a known URL uses its existing :class:`JwksSource`."""
         local = _local_keys(self._sources, weak_secrets=self._options.weak_secrets)
         if not self._sources.urls and not self._ring_of(local).keys:
             allowed = ", ".join(self._options.algorithms)
-            raise KeyMaterialError(f"no key that is configured serves any of the algorithms allowed ({allowed})")
+            raise KeyMaterialError(f"no configured key fits any of the allowed algorithms ({allowed})")
         remote = {url: known.get(url) or self._source_of(url) for url in self._sources.urls}
         await asyncio.gather(*(source.refresh() for source in remote.values()))
         self._local, self._remote = local, remote
 
     def _follow(self) -> None:
-        """From now on, hear of every change of a URL."""
+        """Subscribe to the changes of all URLs, and refresh them."""
         for source in self._remote.values():
             source.on_change = self._rebuild
             source.keep_fresh()
@@ -513,6 +517,6 @@ def _local_keys(sources: KeySources, *, weak_secrets: bool) -> tuple[Verificatio
     keys += [(f"key file {path}", key) for path in sources.files for key in keys_from_file(path)]
     for origin, key in keys:
         if isinstance(key.material, bytes) and len(key.material) < MIN_SECRET_BYTES and not weak_secrets:
-            problem = f"holds an HMAC secret of {len(key.material)} bytes; off loopback it needs {MIN_SECRET_BYTES}"
+            problem = f"has an HMAC secret of {len(key.material)} bytes; off loopback it needs {MIN_SECRET_BYTES}"
             raise KeyMaterialError(f"{origin}: {problem} or more (RFC 7518, 3.2)")
     return tuple(key for _, key in keys)

@@ -1,10 +1,10 @@
-"""Keys, and the two things they do: verify a compact JWS (:class:`KeyRing`) and sign one (:class:`Signer`).
+"""Keys: verifying compact JWS (:class:`KeyRing`) and signing them (:class:`Signer`).
 
-A key's kind decides its algorithms when the key is loaded, never the token's header: a secret verifies HMAC and
-nothing else, an RSA key RS256, a P-256 key ES256, an Ed25519 or Ed448 key EdDSA, which RFC 9864 also calls by the
-curve. The signatures themselves are PyJWT's and cryptography's work; the splitting of the token is done here, because
-it is stricter than JOSE libraries are: one spelling per signature, no name twice in an object. What the claims must say
-is ``cocoa_tornado.rules.identity``.
+A key's type determines its algorithms when the key is loaded; the token's header never does. A secret verifies HMAC
+only, an RSA key RS256, a P-256 key ES256, an Ed25519 or Ed448 key EdDSA, which RFC 9864 also names after the curve.
+PyJWT and cryptography compute the signatures. The token is parsed here, more strictly than JOSE libraries do: each
+signature has one valid encoding, and a JSON object must not repeat a name. The rules for claims are in
+``cocoa_tornado.rules.identity``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EDDSA: Final = "EdDSA"
 EDWARDS_ALGORITHMS: Final = ("Ed25519", "Ed448")
 """RFC 9864 names each curve by itself. ``EdDSA`` is RFC 8037's name for both of them."""
 UNKNOWN_KEY: Final = "unknown_key"
-"""The reason of a token whose asymmetric key we don't have: a newer key set may hold it."""
+"""The reason for rejecting a token whose asymmetric key is unknown. A newer key set may have it."""
 
 MAX_FILE_BYTES: Final = 1 << 20
 _MAX_TRIED_KEYS: Final = 16
@@ -59,8 +59,8 @@ _HASHES: Final = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 PublicKey: TypeAlias = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 PrivateKey: TypeAlias = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
 Proof: TypeAlias = tuple[bytes, str]
-"""A key's digest and an algorithm: what has vouched for a token. Two readings of one key make equal proofs."""
-_UNSUPPORTED: Final = "key of an unsupported kind; use RSA, EC P-256, Ed25519 or Ed448"
+"""The digest of the key that verified a token, and the algorithm. Equal for two reads of one key."""
+_UNSUPPORTED: Final = "unsupported key type; use RSA, EC P-256, Ed25519 or Ed448"
 
 _log = logging.getLogger("cocoa.identity")
 _IMPLEMENTATIONS: Final[Mapping[str, Algorithm]] = {
@@ -78,9 +78,9 @@ _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1----
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A key that verifies, parsed once.
+    """A parsed verification key.
 
-    :ivar algorithms: the only algorithms it is ever used for
+    :ivar algorithms: the only algorithms that it is used for
     :ivar kid: its id in a key set, or None
     """
 
@@ -93,7 +93,7 @@ class VerificationKey:
         return isinstance(self.material, bytes)
 
     def digest(self) -> bytes:
-        """What tells this key from every other; of a secret it shows nothing. Its ``kid`` is no part of the key."""
+        """A hash that identifies the key, without its ``kid``. It reveals nothing about a secret."""
         if isinstance(self.material, bytes):
             return hashlib.sha256(b"secret:" + self.material).digest()
         public = self.material.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -106,11 +106,10 @@ class VerificationKey:
 def secret_key(secret: str | bytes, origin: str, kid: str | None = None) -> VerificationKey:
     """Return the key for an HMAC secret.
 
-    Warns once, here, where the secret is shorter than its hash (32 bytes). Whether it is accepted all the same depends
-    on where the gateway listens, which is ``KeyStore``'s affair.
+    Logs a warning if the secret is shorter than the hash (32 bytes). ``KeyStore`` decides whether it is accepted.
 
-    :param origin: what to call it in errors and the log: a setting or a file, never the secret
-    :raises KeyMaterialError: it is empty, or is a PEM, a JWK or another key in disguise, which anyone may know
+    :param origin: the setting or file that the secret came from, for errors and the log
+    :raises KeyMaterialError: the secret is empty, or is a PEM, a JWK or another key, which may be public
     """
     checked = _checked_secret(secret, origin)
     if len(checked) < MIN_SECRET_BYTES:
@@ -120,11 +119,11 @@ def secret_key(secret: str | bytes, origin: str, kid: str | None = None) -> Veri
 
 
 def keys_from_pem(data: bytes, origin: str) -> tuple[VerificationKey, ...]:
-    """Return the keys of all PEM blocks in ``data``; of a private key or a certificate, its public half.
+    """Return the public keys of all PEM blocks in ``data``, including private keys and certificates.
 
-    A certificate is a container here: neither its dates nor its issuer are judged.
+    The dates and the issuer of a certificate are not checked.
 
-    :raises KeyMaterialError: a block cannot be used, or there is none
+    :raises KeyMaterialError: a block is unusable, or there is none
     """
     keys = []
     for label, block in _pem_blocks(data):
@@ -134,14 +133,14 @@ def keys_from_pem(data: bytes, origin: str) -> tuple[VerificationKey, ...]:
             public = _public_key(label, block, origin)
         keys.append(asymmetric_key(public, origin))
     if not keys:
-        raise KeyMaterialError(f"{origin}: holds no PEM key")
+        raise KeyMaterialError(f"{origin}: has no PEM key")
     return tuple(keys)
 
 
 def asymmetric_key(public: object, origin: str, kid: str | None = None) -> VerificationKey:
     """Return the key for a public key of the ``cryptography`` library.
 
-    :raises KeyMaterialError: its kind, curve or size is not one that we use
+    :raises KeyMaterialError: its type, curve or size is unsupported
     """
     if isinstance(public, RSAPublicKey):
         if public.key_size < _MIN_RSA_BITS:
@@ -161,7 +160,7 @@ def asymmetric_key(public: object, origin: str, kid: str | None = None) -> Verif
 def read_key_file(path: Path | str) -> bytes:
     """Return the bytes of a key file.
 
-    :raises KeyMaterialError: it cannot be read, is no regular file, or is over 1 MiB and therefore no key file
+    :raises KeyMaterialError: it cannot be read, is not a regular file, or is larger than 1 MiB
     """
     try:
         data = read_file(path, MAX_FILE_BYTES)
@@ -177,7 +176,7 @@ def _checked_secret(secret: str | bytes, origin: str) -> bytes:
     if not secret:
         raise KeyMaterialError(f"{origin}: is empty")
     try:
-        # A secret from the environment may be any bytes; os.environ spells those outside UTF-8 as surrogates.
+        # A secret in the environment may be any bytes; os.environ represents bytes outside UTF-8 as surrogates.
         raw = secret.encode("utf-8", "surrogateescape") if isinstance(secret, str) else secret
         if b"-----BEGIN" in raw or _is_jwk(raw):
             raise InvalidKeyError("a PEM or a JWK is not a secret")
@@ -185,7 +184,7 @@ def _checked_secret(secret: str | bytes, origin: str) -> bytes:
     except UnicodeEncodeError:
         raise KeyMaterialError(f"{origin}: the secret is not text") from None  # the cause would show the secret
     except InvalidKeyError as error:
-        problem = "is a public or private key, which never serves as an HMAC secret"
+        problem = "is a public or private key, which must not be used as an HMAC secret"
         raise KeyMaterialError(f"{origin}: {problem}") from error
 
 
@@ -212,7 +211,7 @@ def _private_key(block: bytes, origin: str) -> PrivateKey:
             f"{origin}: the private key is encrypted; decrypt it first: openssl pkey -in KEY -out PLAIN-KEY"
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyMaterialError(f"{origin}: holds a private key that cannot be parsed") from error
+        raise KeyMaterialError(f"{origin}: has a private key that cannot be parsed") from error
     if not isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey):
         raise KeyMaterialError(f"{origin}: {_UNSUPPORTED}")
     return key
@@ -225,22 +224,22 @@ def _public_key(label: str, block: bytes, origin: str) -> object:
         if label.endswith("PUBLIC KEY"):
             return load_pem_public_key(block)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise KeyMaterialError(f"{origin}: holds a {label.lower()} that cannot be parsed") from error
-    raise KeyMaterialError(f"{origin}: holds a {label.lower()}, which is not a key; a PUBLIC KEY is needed")
+        raise KeyMaterialError(f"{origin}: has a {label.lower()} that cannot be parsed") from error
+    raise KeyMaterialError(f"{origin}: has a {label.lower()}, which is not a key; a PUBLIC KEY is required")
 
 
 # --- Verifying -----------------------------------------------------------------------------------------------------
 
 
 class Verified(NamedTuple):
-    """The claims of a genuine token, and what has vouched for it."""
+    """The claims of a verified token, and the proof that verified it."""
 
     claims: Mapping[str, object]
     proof: Proof
 
 
 class _Known(NamedTuple):
-    """The secret that has verified a token with a certain header."""
+    """The secret that verified a token with a certain header."""
 
     secret: bytes
     hash_name: str
@@ -248,17 +247,17 @@ class _Known(NamedTuple):
 
 
 class KeyRing:
-    """An immutable set of keys; to change it, make another and swap.
+    """An immutable set of keys.
 
-    The tokens of one issuer have one header. Once a token with it was verified by a secret, the next is looked at with
-    that secret first: its MAC is compared before anything is decoded. What does not verify so is examined in full, so
-    that the verdict is the same.
+    All tokens of an issuer usually have the same header. Once a secret has verified a token with some header, the next
+    token with that header is checked against that secret first, before anything is decoded. If the MAC does not match,
+    the token is examined in full, so the result is the same.
 
-    An Edwards key verifies ``EdDSA`` and the name of its curve alike, whichever of the two is allowed: they are one
-    algorithm. ``EdDSA`` allows both curves.
+    An Edwards key verifies both ``EdDSA`` and the name of its curve if either is allowed, as they are one algorithm.
+    ``EdDSA`` allows both curves.
 
-    :param algorithms: tokens of all other algorithms are refused, whatever keys there are
-    :ivar proofs: what vouches for tokens
+    :param algorithms: tokens with other algorithms are rejected, whatever keys there are
+    :ivar proofs: the proofs that this set can give
     """
 
     __slots__ = ("_by_algorithm", "_known", "_max_token_bytes", "keys", "proofs")
@@ -287,7 +286,7 @@ class KeyRing:
         return f"<KeyRing {self.describe()}>"
 
     def describe(self) -> str:
-        """Return one line for people: how many keys, for which algorithms."""
+        """Return one line for operators: the number of keys, and their algorithms."""
         names = [name for name, keys in self._by_algorithm.items() if keys]
         return f"{len(self.keys)} {'key' if len(self.keys) == 1 else 'keys'} ({', '.join(names) or 'none'})"
 
@@ -296,20 +295,21 @@ class KeyRing:
         return self.examine(token).claims
 
     def examine(self, token: str) -> Verified:
-        """Return the claims of a token that one of the keys has signed; what they say is not judged.
+        """Verify a token's signature and return its claims, unchecked.
 
-        A ``kid`` selects its key; keys without one are tried too, at most 16 keys for a token.
+        A ``kid`` selects the key with that id, else the keys without an id are tried; without a ``kid`` all keys are
+        tried. At most 16 keys are tried per token.
 
         :raises InvalidToken: ``too_long``, ``malformed``, ``algorithm``, ``critical``, ``unknown_key``, ``signature``,
-            or ``duplicate``: its header names a member twice
-        :raises InvalidClaims: ``duplicate``: it is genuine, but names a claim twice
+            or ``duplicate`` for a header that repeats a name
+        :raises InvalidClaims: ``duplicate``: the signature is valid, but a claim is repeated
         """
         if len(token) > self._max_token_bytes:
             raise InvalidToken("too_long")
         return self._examine_known(token) or self._examine_in_full(token)
 
     def _examine_known(self, token: str) -> Verified | None:
-        """None: it may be genuine all the same."""
+        """Verify with the secret known for the token's header. None means undecided."""
         try:
             message, _, signature = token.encode("ascii").rpartition(b".")
             header, _, payload = message.partition(b".")
@@ -333,7 +333,7 @@ class KeyRing:
             raise InvalidToken("malformed")
         key, proof = self._check_signature(signed, algorithm, kid)
         if isinstance(key.material, bytes) and len(self._known) < _MAX_KNOWN_HEADERS:
-            # Only who has the secret can bring one about.
+            # Only an owner of the secret can add an entry.
             header_part = signed.message.partition(b".")[0]
             self._known[header_part] = _Known(key.material, _HASHES[algorithm], proof)
         return Verified(_json_object(signed.payload, InvalidClaims), proof)
@@ -344,8 +344,8 @@ class KeyRing:
         if keys is None or not (keys or asymmetric):
             raise InvalidToken("algorithm")
         named = [entry for entry in keys if entry[0].kid == kid]
-        # Cases: named by its kid; no kid in the token: any key may be it; a kid that no key of ours has: it can only
-        # be a key that was loaded without an id (a PEM or a secret).
+        # Cases: the kid names a key; no kid in the token, so any key may fit; an unknown kid, so only keys that were
+        # loaded without an id (a PEM or a secret) may fit.
         known = named and kid is not None
         candidates = named if known else [entry for entry in keys if kid is None or entry[0].kid is None]
         implementation = _IMPLEMENTATIONS[algorithm]
@@ -374,14 +374,14 @@ def _split(token: str) -> _Signed:
 
 def _decode_part(part: bytes) -> bytes:
     raw = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
-    # The decoder passes over foreign characters and the last character's spare bits. Only one spelling is right.
+    # The decoder ignores foreign characters and the unused bits of the last character. Accept one encoding only.
     if not raw or base64.urlsafe_b64encode(raw).rstrip(b"=") != part:
         raise binascii.Error("not base64url")
     return raw
 
 
 class _DuplicateNameError(ValueError):
-    """A name stands twice in one JSON object: which one counts depends on who reads it."""
+    """A JSON object repeats a name; parsers disagree about which member counts."""
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -416,8 +416,8 @@ def _json_object(data: bytes, on_duplicate: type[IdentityError]) -> dict[str, ob
 class Signer:
     """Signs claims with one key and one algorithm.
 
-    :param others: algorithms that the key signs as well
-    :ivar algorithm: what stands in the header of its tokens
+    :param others: further algorithms that the key supports
+    :ivar algorithm: the ``alg`` in the header of its tokens
     """
 
     __slots__ = ("_header", "_key", "algorithm", "others")
@@ -437,29 +437,29 @@ class Signer:
         :raises KeyMaterialError: see :func:`secret_key`; or the algorithm is not one of HS256, HS384, HS512
         """
         if algorithm not in SECRET_ALGORITHMS:
-            raise KeyMaterialError(f"{origin}: a secret signs {', '.join(SECRET_ALGORITHMS)}, not {algorithm}")
+            raise KeyMaterialError(f"{origin}: a secret supports {', '.join(SECRET_ALGORITHMS)}, not {algorithm}")
         return cls(_checked_secret(secret, origin), algorithm)
 
     @classmethod
     def from_pem(cls, data: bytes, origin: str) -> Signer:
-        """Return a signer with the first private key in a PEM; the key's kind decides the algorithm.
+        """Return a signer with the first private key in a PEM; the key's type determines the algorithm.
 
-        :raises KeyMaterialError: there is no private key, or not one that we use
+        :raises KeyMaterialError: there is no private key, or an unsupported one
         """
         for label, block in _pem_blocks(data):
             if label.endswith("PRIVATE KEY"):
                 private = _private_key(block, origin)
                 first, *others = asymmetric_key(private.public_key(), origin).algorithms
                 return cls(private, first, others)
-        raise KeyMaterialError(f"{origin}: holds no PEM private key")
+        raise KeyMaterialError(f"{origin}: has no PEM private key")
 
     @classmethod
     def from_file(cls, path: Path | str) -> Signer:
-        """:meth:`from_pem` for a file."""
+        """Return :meth:`from_pem` of a file."""
         return cls.from_pem(read_key_file(path), f"key file {path}")
 
     def preferring(self, algorithms: Collection[str]) -> Signer:
-        """Return this signer, or one of the same key whose algorithm is among ``algorithms``, where there is one."""
+        """Return a signer with the same key and an algorithm among ``algorithms``; this one if none fits."""
         fitting = [name for name in (self.algorithm, *self.others) if name in algorithms]
         if not fitting or fitting[0] == self.algorithm:
             return self
@@ -473,7 +473,7 @@ class Signer:
 
 
 def compact_json(value: object) -> bytes:
-    """Return JSON without blanks and with no more escapes than it needs; lone surrogates stay escaped."""
+    """Return JSON without whitespace and with only the required escapes; lone surrogates stay escaped."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     try:
         return text.encode("utf-8")

@@ -13,12 +13,12 @@ from .keys import Signer
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a new token is to say.
+    """The contents of a new token.
 
-    Nothing is checked: testers need tokens that a gateway refuses.
+    Nothing is validated: testers need tokens that a gateway rejects.
 
-    :ivar lifetime_s: seconds until it expires, negative for one that already has; None is the policy's
-    :ivar extra_claims: put in last, over the claims of the same name
+    :ivar lifetime_s: seconds until the token expires; negative for an expired token; None for the policy's lifetime
+    :ivar extra_claims: added last; they override claims of the same name
     """
 
     device_id: str
@@ -30,10 +30,10 @@ class TokenRequest:
 
 
 def token_claims(request: TokenRequest, policy: TokenPolicy, now: float) -> dict[str, object]:
-    """Return the claims of a new token, in the order in which they are signed.
+    """Return the claims of a new token, in the order of signing.
 
-    Times are whole seconds where the lifetime is, else milliseconds; ``jti`` is random. ``exp`` counts from ``iat``,
-    so that no token lives longer than its lifetime.
+    Times are whole seconds if the lifetime is whole, else they have millisecond precision. ``jti`` is random. ``exp``
+    is ``iat`` plus the lifetime, rounded down, so no token outlives its lifetime.
 
     :param now: Unix seconds
     """
@@ -57,7 +57,7 @@ def token_claims(request: TokenRequest, policy: TokenPolicy, now: float) -> dict
 
 
 def mint(request: TokenRequest, signer: Signer, policy: TokenPolicy, now: float) -> str:
-    """Return a new token, signed.
+    """Return a new signed token.
 
     :param now: Unix seconds
     """

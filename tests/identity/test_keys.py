@@ -384,8 +384,8 @@ def test_the_key_of_a_certificate_is_read() -> None:
 @pytest.mark.parametrize(
     ("pem", "problem"),
     [
-        (b"", "holds no PEM key"),
-        (b"-----BEGIN PUBLIC KEY-----\nabc\n", "holds no PEM key"),
+        (b"", "has no PEM key"),
+        (b"-----BEGIN PUBLIC KEY-----\nabc\n", "has no PEM key"),
         (b"-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----\n", "cannot be parsed"),
         (b"-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n", "cannot be parsed"),
         (b"-----BEGIN CERTIFICATE-----\nabc\n-----END CERTIFICATE-----\n", "cannot be parsed"),
@@ -417,7 +417,7 @@ def test_a_pem_that_cannot_be_used_is_named_and_never_shown(pem: bytes, problem:
     ],
 )
 def test_a_key_given_as_a_secret_is_refused_when_it_is_loaded(secret: str | bytes) -> None:
-    with pytest.raises(KeyMaterialError, match="never serves as an HMAC secret") as caught:
+    with pytest.raises(KeyMaterialError, match="must not be used as an HMAC secret") as caught:
         secret_key(secret, "jwt secret")
     assert "AQAB" not in str(caught.value)
 
