@@ -1,7 +1,7 @@
-"""What an adapter says about itself before it is imported: its URL scheme, and the library and extra that it needs.
+"""Descriptions of adapters that need no import of the adapter: the URL scheme, the required library and its extra.
 
-Each adapter has a :class:`Scheme` in a light module of its own, which imports no optional library. The settings list
-the schemes of a port; the composition root imports the adapter that one of them names.
+Each adapter defines a :class:`Scheme` in a separate module that imports no optional library. The settings list the
+schemes of a port, and the composition root imports the adapter that the URL selects.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Library:
-    """What is not part of a plain installation.
+    """A library that a plain installation lacks.
 
-    :ivar needed_by: the value of a setting, or its scheme, for a message
-    :ivar modules: must all be importable
+    :ivar needed_by: the setting's value, or its scheme, that needs the library; for messages
+    :ivar modules: the modules that must be importable
     :ivar extra: the extra of this package that installs them
-    :ivar instead: a value of the same setting that does without
-    :ivar name: for messages, where it is not the missing module's
+    :ivar instead: a value of the same setting that works without them
+    :ivar name: the library's name in messages; empty for the name of the missing module
     """
 
     needed_by: str
@@ -30,8 +30,7 @@ class Library:
     name: str = ""
 
     def missing(self) -> str | None:
-        """What is not installed, by name; None if everything is. Imports nothing but the packages above a dotted
-        name."""
+        """The name of a missing library; None if everything is installed. Imports only the parents of dotted names."""
         return next((self.name or module for module in self.modules if not _is_installed(module)), None)
 
 
@@ -39,13 +38,13 @@ class Library:
 class Scheme:
     """The URLs of one adapter.
 
-    :ivar names: the scheme, and its variants: ``("redis", "rediss")``
-    :ivar form: how such a URL is written, for messages and the reference; empty: it is not mentioned
-    :ivar check: returns the URL in its usual spelling. Pure; raises ValueError with what is wrong, to follow on the URL
-        in a sentence, and with no password in it
-    :ivar no_user: why the URL holds no user and no password; empty: it may
-    :ivar folder: the folder that the URL names and that must exist; "" for none
-    :ivar rebase: the URL with a relative path in it taken from a folder
+    :ivar names: the scheme and its variants: ``("redis", "rediss")``
+    :ivar form: the syntax of the URL, for messages and the reference; empty to omit it there
+    :ivar check: returns the normalized URL. Pure. Raises ValueError with a text that follows the URL in a message and
+        contains no password
+    :ivar no_user: why the URL must not contain a user or password; empty if it may
+    :ivar folder: returns the folder that the URL names and that must exist; "" for none
+    :ivar rebase: returns the URL with its relative path resolved against a folder
     """
 
     names: tuple[str, ...]
@@ -58,9 +57,9 @@ class Scheme:
 
 
 def bare(name: str, refusal: str) -> Scheme:
-    """The scheme of an adapter whose URL is ``name://`` and nothing more.
+    """The scheme of an adapter whose only URL is ``name://``.
 
-    :param refusal: what :attr:`Scheme.check` says about a longer one
+    :param refusal: the error text of :attr:`Scheme.check` for any other URL
     """
 
     def check(url: str) -> str:

@@ -1,31 +1,31 @@
-"""The one tree of errors; the data rides on the exception.
+"""All errors of this package. Exceptions carry their data as attributes.
 
 ::
 
     CocoaError
-    |-- SettingError        a setting is wrong: which one, where it came from, what is allowed
+    |-- SettingError        a setting is invalid: its key, source and allowed values
     |-- IdentityError       a token does not identify a device (401)
     |   |-- MissingToken
     |   |-- InvalidToken
     |   `-- InvalidClaims
     |-- KeyMaterialError    a key file, PEM or JWKS cannot be used
     |-- ProtocolError       a WebSocket frame breaks RFC 6455: the close code to answer with
-    |-- BrokerError         the broker refused, or is away
+    |-- BrokerError         the broker rejected a record, or is unreachable
     |   |-- BrokerClosed    publish after close
-    |   `-- RecordTooLarge  the topic does not take records of this size
-    |-- ProbeError          probe-device cannot begin, in probe/verdicts.py
+    |   `-- RecordTooLarge  the record exceeds the topic's limit
+    |-- ProbeError          probe-device cannot start, in probe/verdicts.py
     |-- SpeechError         speech could not be turned into text
-    |   |-- SpeechBusy      every worker is taken and the queue is full (429)
-    |   |-- AudioNotDecodable  it is not the audio it was said to be (400)
-    |   |-- AudioTooLong    more than a stream may have (413)
-    |   `-- EngineFailed    the engine failed; the stream is lost, the engine goes on (502)
-    |-- MailboxError        the mailbox does not answer, or cannot
+    |   |-- SpeechBusy      all workers are busy and the queue is full (429)
+    |   |-- AudioNotDecodable  the audio does not match its declared type (400)
+    |   |-- AudioTooLong    the audio exceeds a stream's limit (413)
+    |   `-- EngineFailed    the engine failed; only this stream is lost (502)
+    |-- MailboxError        the mailbox is unavailable
     |   |-- MailboxClosed   append after close
-    |   `-- StoreFault      what its store could not do, in mailboxes/store.py
-    |       `-- RedisFault  the same of Redis, in mailboxes/redis_connection.py
+    |   `-- StoreFault      an operation of a store failed, in mailboxes/store.py
+    |       `-- RedisFault  an operation in Redis failed, in mailboxes/redis_connection.py
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
-Errors of other libraries are translated where they enter, in the adapter, with ``raise ... from``.
+Adapters translate the errors of other libraries with ``raise ... from``.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from .plain_text import one_line
 
 
 class CocoaError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base class of all errors of this package."""
 
 
 class SettingError(CocoaError):
-    """A setting is wrong. ``str()`` is one printable line of bounded length for any value.
+    """A setting is invalid. ``str()`` is one printable line of bounded length for any value.
 
     :ivar name: the setting's key, as in a configuration file
-    :ivar source: where the value came from, as a person would say it: ``environment COCOA_PORT``
-    :ivar allowed: what would have been right
+    :ivar source: the source of the value, such as ``environment COCOA_PORT``
+    :ivar allowed: the allowed values
     """
 
     def __init__(self, name: str, source: str, problem: str, allowed: str = "") -> None:
@@ -55,8 +55,8 @@ class SettingError(CocoaError):
 class IdentityError(CocoaError):
     """A token does not identify a device.
 
-    :ivar message: the body of the 401, exactly as the contract gives it
-    :ivar reason: one word for a metric label and the log; never holds any part of the token
+    :ivar message: the message of the 401, exactly as in the contract
+    :ivar reason: one word for a metric label and the log, without any part of the token
     """
 
     message = "Invalid JWT token"
@@ -73,19 +73,19 @@ class MissingToken(IdentityError):
 
 
 class InvalidToken(IdentityError):
-    """The token is malformed, not signed by a key of ours, expired, or not valid yet."""
+    """The token is malformed, not signed by a known key, expired, or not valid yet."""
 
     message = "Invalid JWT token"
 
 
 class InvalidClaims(IdentityError):
-    """The token is genuine, but a claim is missing, mistyped or not meant for this service."""
+    """The signature is valid, but a claim is missing, mistyped or meant for another service."""
 
     message = "Invalid JWT claims"
 
 
 class KeyMaterialError(CocoaError):
-    """A key file, PEM or JWKS cannot be used. ``str()`` names the file or URL and never the key."""
+    """A key file, PEM or JWKS cannot be used. ``str()`` names the file or URL, never the key."""
 
 
 class ProtocolError(CocoaError):
@@ -100,27 +100,27 @@ class ProtocolError(CocoaError):
 
 
 class BrokerError(CocoaError):
-    """The broker refused a record, or can't be reached."""
+    """The broker rejected a record, or is unreachable."""
 
 
 class BrokerClosed(BrokerError):
-    """The broker adapter has been closed: nothing more is published."""
+    """The broker adapter is closed and publishes nothing more."""
 
 
 class RecordTooLarge(BrokerError):
-    """The broker does not take a record of this size. Whoever produced it must send less at a time."""
+    """The record exceeds the broker's size limit; its producer must send smaller ones."""
 
 
 class MailboxError(CocoaError):
-    """The mailbox does not answer, or cannot do what it was asked for now. ``str()`` is one line for people."""
+    """The mailbox is unavailable, or an operation failed. ``str()`` is one line for operators."""
 
 
 class MailboxClosed(MailboxError):
-    """The mailbox has been closed: nothing more is stored."""
+    """The mailbox is closed and stores nothing more."""
 
 
 class ServiceError(CocoaError):
-    """The gateway cannot start; ``str()`` is one line that says why and what to do."""
+    """The gateway cannot start. ``str()`` is one line with the cause and the remedy."""
 
 
 class SpeechError(CocoaError):
@@ -128,9 +128,9 @@ class SpeechError(CocoaError):
 
 
 class SpeechBusy(SpeechError):
-    """Every worker has a stream and the queue is full, or the device has its share already (429).
+    """All workers are busy and the queue is full, or the device has reached its limit of streams (429).
 
-    :ivar retry_after_s: when it is worth trying again, as far as one can tell
+    :ivar retry_after_s: an estimate of when a retry may succeed
     """
 
     def __init__(self, message: str = "no worker is free", retry_after_s: float = 5.0) -> None:
@@ -139,12 +139,12 @@ class SpeechBusy(SpeechError):
 
 
 class AudioNotDecodable(SpeechError):
-    """The audio is not what it was said to be, or nothing that can be decoded (400)."""
+    """The audio does not match its declared type, or cannot be decoded (400)."""
 
 
 class AudioTooLong(SpeechError):
-    """More audio than a stream may have (413)."""
+    """The audio exceeds a stream's limit (413)."""
 
 
 class EngineFailed(SpeechError):
-    """The speech engine failed: the stream is lost, the engine goes on (502)."""
+    """The speech engine failed. Only this stream is lost; the engine continues (502)."""

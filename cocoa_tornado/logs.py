@@ -1,7 +1,7 @@
-"""Logging: key=value for people, JSON for machines, and never a token.
+"""Logging: key=value text for people, JSON for machines, and never a token.
 
-Code logs through the standard library with the data in ``extra``; Tornado's and kafka-python's own lines come out in
-the same form (``logs_format``). The process's log goes through a queue and a thread (``logs_writer``).
+Code logs through the standard library, with the data in ``extra``. The lines of libraries get the same form
+(``logs_format``). A queue and a thread write them (``logs_writer``).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from .logs_writer import LineStream, QueuedHandler
 LINES_A_MINUTE: Final = 10
 
 MAX_MALFORMED: Final = 100
-"""Characters kept of what Tornado says about a malformed message: its own phrase, and little of the message."""
+"""Characters kept of Tornado's line about a malformed message: its own words, and little of the message."""
 
 log = logging.getLogger("cocoa.log")
 
 
 def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -> None:
-    """Route every logger of the process to one stream. Called once, by the command line.
+    """Route every logger of the process to one stream. The command line calls it once.
 
-    Without ``stream``, lines go to standard error without making anybody wait, and so does whatever else would be
-    printed there: warnings, exceptions that nobody caught, and what libraries print.
+    Without ``stream``, lines go to standard error without blocking. So does everything else that is printed there:
+    warnings, uncaught exceptions, and the output of libraries.
 
     :param level: ``debug``, ``info``, ``warning`` or ``error``
-    :param stream: written to at once, by whoever logs; for tests
+    :param stream: written synchronously by the logging thread; for tests
     """
     handler = _take_over_standard_error() if stream is None else logging.StreamHandler(stream)
     colors = os.isatty(2) if stream is None else stream.isatty()
     handler.setFormatter(make_formatter(log_format, colors))
-    handler.addFilter(StrangersLines())
+    handler.addFilter(TornadoLines())
     logging.getLogger().handlers[:] = [handler]
     set_level(level)
 
@@ -45,18 +45,18 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
 def set_level(level: str) -> None:
     root = logging.getLogger()
     root.setLevel(level.upper())
-    # asyncio's debug lines and Tornado's access log (ours takes its place) are noise at any level.
+    # asyncio's debug lines and Tornado's access log, which ours replaces, are noise at any level.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
 
 
 def lines_lost() -> int:
-    """Lines that standard error did not take, since the start."""
+    """The number of lines lost since the start, because standard error did not accept them."""
     return sum(handler.writer.lost for handler in logging.getLogger().handlers if isinstance(handler, QueuedHandler))
 
 
 def _take_over_standard_error() -> QueuedHandler:
-    # Python has no sys.stderr where the process was started without one.
+    # sys.stderr is None if the process was started without standard error.
     handler = QueuedHandler(None if sys.stderr is None else 2)
     sys.stderr = LineStream(handler.writer)
     logging.captureWarnings(True)
@@ -83,11 +83,11 @@ def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
     log.error("exception ignored", extra={"detail": args.err_msg, "object": repr(args.object)}, exc_info=exc_info)
 
 
-class StrangersLines(logging.Filter):
-    """What Tornado says of what strangers send: without the data, and at most ten lines a minute of a kind.
+class TornadoLines(logging.Filter):
+    """Tornado's lines about invalid input: without the input, and at most ten lines per minute of each kind.
 
-    Anybody may speak plain HTTP to a TLS port, or half of a header, as often as he likes. The first line of the next
-    minute says how many were left out.
+    Any client can send plain HTTP to a TLS port, or half a header, at any rate. The first line of the next minute has
+    the number of suppressed lines (``suppressed``).
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class StrangersLines(logging.Filter):
             return True
         text, _, _ = record.getMessage().partition("\n")
         if text.startswith("Malformed HTTP message"):
-            # It goes on with the header in question, which may be the one that held the token, quoted or not.
+            # The rest is the malformed header, which may contain a token, quoted or not.
             text = re.split(r"['\"]", text, maxsplit=1)[0].rstrip(" :")
             record.msg, record.args = text[:MAX_MALFORMED], None
         kind = self._kinds.setdefault(text[:9], _Kind(record.created))
@@ -107,7 +107,7 @@ class StrangersLines(logging.Filter):
 
 
 class _Kind:
-    """Lines that begin alike, in this minute."""
+    """The lines of this minute with the same beginning."""
 
     __slots__ = ("_lines", "_since", "_suppressed")
 

@@ -1,8 +1,8 @@
-"""One log record as one line: key=value for people, JSON for machines.
+"""Formats a log record as one line: key=value text for people, JSON for machines.
 
-Whatever a record holds, the line is valid UTF-8 of at most ``MAX_LINE_BYTES`` and has no control or format character,
-no line separator and no token; only a traceback in the text form takes more lines, and those are indented. Values come
-from strangers: a header, a claim of a token, the message of an exception.
+For any record, the line is valid UTF-8 of at most ``MAX_LINE_BYTES``, without control or format characters, line
+separators and tokens. Only a traceback in the text format takes several lines, which are indented. Values may come from
+untrusted clients: a header, a claim of a token, the message of an exception.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .logs_redaction import redact
 LogFormat = Literal["text", "json"]
 
 MAX_FIELD: Final = 1_000
-"""Characters of a value as it is written, escapes included. Our own are shorter; a stranger's may be of any length."""
+"""The largest number of characters of a formatted value, escapes included. Only untrusted values are longer."""
 
 MAX_TRACEBACK: Final = 12_000
-"""Characters, before escapes at most double them. Of a longer one the middle is dropped: the end says what happened,
-the beginning where."""
+"""The largest number of characters of a traceback; escapes may at most double it. The middle of a longer one is
+dropped: its end shows what happened, its beginning where."""
 
 MAX_LINE_BYTES: Final = 64 * 1024
 
@@ -36,11 +36,11 @@ _BRACKETS: Final[dict[type, tuple[str, str]]] = {list: ("[", "]"), tuple: ("(", 
 _encode_string: Final = JSONEncoder(ensure_ascii=False).encode
 _MORE: Final = "..."
 
-# Every attribute of a record that did not come in ``extra``. taskName is Python 3.12's.
+# All attributes of a record that do not come from ``extra``. Python 3.12 added taskName.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _OURS: Final = frozenset({"timestamp", "level", "logger", "event", "exception", "fields_dropped"})
 
-# What cut text may end with of something secret that is too short to be known by its length.
+# The end of truncated text may be the beginning of a secret, too short to be recognized by its length.
 _CUT_BEARER: Final = re.compile(r"([Bb]earer )\S*$")
 # A value that needs no quotes in the text form.
 _PLAIN: Final = re.compile(r"[^\s=\"'\\]+")
@@ -51,10 +51,10 @@ _RED: Final = "\x1b[31m"
 
 
 class JsonFormatter(logging.Formatter):
-    """One compact object a line.
+    """One compact JSON object per line.
 
-    Parsed, a text value is what was logged, cut at its bound; a lone surrogate, which JSON parsers refuse, is written
-    out as in a Python literal.
+    A parsed text value equals the logged text, truncated at its bound. Lone surrogates, which JSON parsers reject, are
+    escaped as in a Python literal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """``TIME [level] event [logger] key=value ...``. A value with blanks, quotes or escapes stands in quotes."""
+    """``TIME [level] event [logger] key=value ...``. A value with whitespace, quotes or escapes is quoted."""
 
     def __init__(self, colors: bool = False) -> None:
         super().__init__()
@@ -90,19 +90,19 @@ class TextFormatter(logging.Formatter):
         line = _fitting([head, *pairs], " ".join)
         exception = _exception(record)
         if exception:
-            # No line but the first begins at the margin: what an exception says can't pass for a line of the log.
+            # Indented, so that the text of an exception can't imitate a log line.
             lines = _escaped(_middle_dropped(exception), 2 * MAX_TRACEBACK, keep="\n").split("\n")
             line = _cut_to_bytes("\n    ".join([line, *lines]))
         return line
 
 
 def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:
-    """A formatter for any record; what is in ``extra`` becomes keys of the line."""
+    """Return a formatter; the fields in ``extra`` become keys of the line."""
     return JsonFormatter() if log_format == "json" else TextFormatter(colors)
 
 
 def json_value(value: object, depth: int = 0) -> str:
-    """JSON of at most ``MAX_FIELD`` characters (quotes aside): a longer array or object becomes its own text, cut."""
+    """JSON of at most ``MAX_FIELD`` characters without quotes. A longer array or object becomes a truncated string."""
     if isinstance(value, str):
         return json_text(value)
     if value is None:
@@ -130,7 +130,7 @@ def _json_array(value: list[object] | tuple[object, ...], depth: int) -> str:
 
 
 def _not_much_longer(pieces: Iterable[str]) -> Iterator[str]:
-    """The pieces, or enough of them to be over the bound: the rest of a long list need not be looked at."""
+    """The pieces until they exceed the bound, so that the rest of a long list is not formatted."""
     room = MAX_FIELD
     for piece in pieces:
         yield piece
@@ -174,7 +174,7 @@ def _json_char(char: str) -> str:
 
 
 def text_value(value: object) -> str:
-    """A value of the text form, in quotes where it has to be. At most ``MAX_FIELD`` characters and a pair of quotes."""
+    """A value in the text format, quoted if necessary: at most ``MAX_FIELD`` characters and two quotes."""
     if not isinstance(value, str):
         return json_value(value) if isinstance(value, dict | list | tuple) else _plain_or_quoted(_repr(value))
     return _plain_or_quoted(redacted(value))
@@ -190,7 +190,8 @@ def _plain_or_quoted(text: str) -> str:
 
 
 def text_escaped(text: str) -> str:
-    """At most ``MAX_FIELD`` characters, no quotes around them; what is not shown is written as in a Python literal."""
+    """At most ``MAX_FIELD`` characters, unquoted; characters that :func:`is_shown` rejects are escaped as in a Python
+    literal."""
     return _escaped(redacted(text), MAX_FIELD)
 
 
@@ -202,32 +203,32 @@ def _escaped(text: str, limit: int, keep: str = "") -> str:
 
 
 def is_shown(char: str) -> bool:
-    """Letters, marks, signs and blanks of any script; no controls, format characters (those that turn the direction of
-    the text among them), line separators, surrogates, or characters that Unicode does not assign."""
+    """Whether a character is a letter, mark, sign or space of any script: no control or format character (such as
+    bidirectional marks), no line separator, no surrogate, and no unassigned character."""
     return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
 def redacted(text: str) -> str:
-    """At most ``MAX_FIELD`` characters of the text, without tokens. Looks at no more of it than that."""
+    """The first ``MAX_FIELD`` characters of ``text``, without tokens. Does not scan the rest."""
     if len(text) > MAX_FIELD:
         text = _CUT_BEARER.sub(r"\1[token]", redact(text[: MAX_FIELD - len(_MORE)]))
         return text[: MAX_FIELD - len(_MORE)] + _MORE
     text = redact(text)
-    # What takes the place of a token may be longer than the token.
+    # The replacement may be longer than the token.
     return text if len(text) <= MAX_FIELD else text[: MAX_FIELD - len(_MORE)] + _MORE
 
 
 def _middle_dropped(text: str) -> str:
-    """A traceback without tokens, of at most ``MAX_TRACEBACK`` characters."""
+    """A traceback without tokens, truncated in the middle to ``MAX_TRACEBACK`` characters."""
     text = redact(text)
     if len(text) <= MAX_TRACEBACK:
         return text
     part = (MAX_TRACEBACK - 100) // 2
-    return f"{text[:part]}\n... {len(text) - 2 * part} characters left out ...\n{text[-part:]}"
+    return f"{text[:part]}\n... {len(text) - 2 * part} characters dropped ...\n{text[-part:]}"
 
 
 def _fitting(parts: list[str], joined: Callable[[list[str]], str]) -> str:
-    """The line. Parts that don't fit any more are left out, and counted."""
+    """The line, without the parts that exceed ``MAX_LINE_BYTES``; ``fields_dropped`` counts those."""
     line = joined(parts)
     if len(line) * 4 <= MAX_LINE_BYTES or len(line.encode("utf-8", "replace")) <= MAX_LINE_BYTES:
         return line
@@ -257,7 +258,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 def _event(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except Exception:  # arguments that don't go with the message: a fault of the caller, and no reason to log nothing
+    except Exception:  # the arguments don't fit the message: log both rather than nothing
         return f"{_repr(record.msg)} {_repr(record.args)}"
 
 
@@ -277,10 +278,10 @@ def _exception(record: logging.LogRecord) -> str:
 
 
 def _repr(value: object) -> str:
-    """As ``repr``, cut at ``MAX_FIELD``: of a long or deep container no more is looked at than is shown."""
+    """``repr(value)``, truncated at ``MAX_FIELD``. Only the shown part of a long or deep container is formatted."""
     try:
         return redacted("".join(_not_much_longer(_repr_pieces(value, 0))))
-    except Exception as error:  # whatever a stranger's object, or an integer of 5,000 digits, raises
+    except Exception as error:  # a foreign __repr__, or an integer of 5,000 digits, may raise anything
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 

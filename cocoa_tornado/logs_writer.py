@@ -1,6 +1,6 @@
-"""Log lines on their way to a file descriptor: a bounded queue, and a thread that writes.
+"""Writes log lines to a file descriptor: a bounded queue, and a thread.
 
-A thread that logs never waits for the log's reader: a pipe that is not emptied, a full disk, a terminal that is held.
+Logging never blocks on the log's reader: a pipe that nothing reads, a full disk, a suspended terminal.
 """
 
 from __future__ import annotations
@@ -18,27 +18,26 @@ from typing import Final
 from .logs_redaction import redact
 
 MAX_QUEUED_BYTES: Final = 4 * 1024 * 1024
-"""Some 15,000 lines: more than a second of a busy gateway. Enough for a collector that starts anew."""
+"""About 15,000 lines, more than a second of a busy gateway: enough for a collector to restart."""
 
 FLUSH_S: Final = 1.0
-"""How long the end of the process may wait for the log's reader."""
+"""How long the exit of the process may wait for the log's reader."""
 
 RETRY_S: Final = 1.0
-"""Between two attempts to write where writing fails: the disk may have room again, the pipe a reader."""
+"""The delay between attempts when writing fails: the disk may have space again, the pipe a reader."""
 
 _BATCH_BYTES: Final = 64 * 1024
 _RESUME_BYTES: Final = MAX_QUEUED_BYTES // 2
 
 
 class LineWriter:
-    """Writes lines in the order in which they came. Any thread may call any method; none but :meth:`flush` waits.
+    """Writes lines in order. Thread-safe; only :meth:`flush` blocks.
 
-    When ``MAX_QUEUED_BYTES`` wait, lines are lost and counted until half of them are written; a line in their place
-    says how many they were. A lock that its own thread may take again: a collection of garbage, or a signal, may log in
-    the middle of anything.
+    When ``MAX_QUEUED_BYTES`` are queued, further lines are lost until half of them are written. A line in their place
+    has their number. The lock is reentrant, because a signal handler or a finalizer may log at any point.
 
-    :param fd: duplicated, so that nobody else can close it. None: there is nothing to write to, every line is lost
-    :param lost_line: makes that line
+    :param fd: duplicated, so that other code cannot close it. None loses every line
+    :param lost_line: makes the line about lost lines
     :ivar lost: lines lost since the start
     """
 
@@ -48,14 +47,14 @@ class LineWriter:
         self._lost_line = lost_line
         self._lock = threading.RLock()
         self._queue: SimpleQueue[bytes | threading.Event] = SimpleQueue()
-        self._put_bytes = self._written_bytes = 0  # ever; the second belongs to the thread
-        self._reported = 0  # of the lost
+        self._put_bytes = self._written_bytes = 0  # in total; only the thread writes the second
+        self._reported = 0  # lost lines that have been reported
         self._is_closed = False
         if self._fd is not None:
             threading.Thread(target=self._run, args=(self._fd,), name="log-writer", daemon=True).start()
 
     def put(self, line: bytes) -> None:
-        """:param line: with its line end"""
+        """Queue a line, which includes its line end."""
         with self._lock:
             if self._is_closed:
                 self._write_if_possible(line)
@@ -69,7 +68,7 @@ class LineWriter:
             self._enqueue(line)
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until what was put so far is written. False: it is not, within the time."""
+        """Wait until the lines queued so far are written. Returns False after ``timeout_s``."""
         if self._fd is None or self._is_closed:
             return True
         done = threading.Event()
@@ -77,7 +76,7 @@ class LineWriter:
         return done.wait(timeout_s)
 
     def close(self) -> None:
-        """At the end of the process, when its threads may be gone: write from now on what can be written at once."""
+        """At process exit, when threads may have ended: from now on, write synchronously, and only without blocking."""
         self._is_closed = True
         self._queue.put(threading.Event())  # the thread ends
 
@@ -112,7 +111,7 @@ class LineWriter:
                 done.set()
 
     def _write(self, fd: int, data: bytes) -> None:
-        """Write it all, however long it takes; but not beyond the end."""
+        """Write everything, retrying until :meth:`close`."""
         view = memoryview(data)
         while len(view):
             try:
@@ -121,13 +120,13 @@ class LineWriter:
                 if self._is_closed:
                     return
                 if isinstance(error, BlockingIOError):
-                    # Somebody who shares the pipe has made it non-blocking.
+                    # Another process that shares the pipe has made it non-blocking.
                     wait_writable(fd, RETRY_S)
                 else:
                     time.sleep(RETRY_S)
 
     def _batch(self) -> tuple[list[bytes], threading.Event | None]:
-        """Wait for a line, and take what has come by then; or who waits for it all to be written."""
+        """Wait for a line; return the queued lines, and the event of a :meth:`flush` after them, if any."""
         lines: list[bytes] = []
         size = 0
         item = self._queue.get()
@@ -144,13 +143,13 @@ class LineWriter:
 
 
 class QueuedHandler(logging.Handler):
-    """Formats where a record is made, so that nothing in it can change any more, and leaves the writing to a thread.
+    """Formats a record in the logging thread, so that its values can't change, and queues the line for writing.
 
-    To format takes tens of microseconds; in a thread it would take the same time from the event loop, for Python runs
-    one thread at a time, and hold it up for longer at a stretch.
+    Formatting takes tens of microseconds. In another thread it would take the same time from the event loop, as only
+    one thread holds the GIL, and in longer stretches.
 
-    Takes no lock of its own. A thread that holds the writer's lock may run a finalizer that logs: it would wait for the
-    handler's lock, and the thread that holds that one for the writer's.
+    The handler has no lock of its own: a thread with the writer's lock may run a finalizer that logs, and would then
+    wait for the handler's lock, whose owner waits for the writer's.
     """
 
     def __init__(self, fd: int | None) -> None:
@@ -158,7 +157,7 @@ class QueuedHandler(logging.Handler):
         self.writer = LineWriter(fd, self._lost_line)
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """As the base class does, without the handler's lock: formatters keep no state, and the writer has a lock."""
+        """Like the base class, without the handler's lock: formatters are stateless, and the writer has a lock."""
         kept = self.filter(record)
         if kept:  # since Python 3.12 a filter may return another record
             self.emit(kept if isinstance(kept, logging.LogRecord) else record)
@@ -184,7 +183,7 @@ class QueuedHandler(logging.Handler):
 
 
 class LineStream(io.TextIOBase):
-    """Stands in for ``sys.stderr``: what Python itself and libraries print goes the way of the log's lines."""
+    """Replaces ``sys.stderr``, so that the output of Python and of libraries goes through the log's queue."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
@@ -222,7 +221,7 @@ def encoded(line: str) -> bytes:
 
 
 def can_write_now(fd: int) -> bool:
-    """A write of a few hundred bytes would not wait. True of a descriptor whose write fails at once."""
+    """Whether a write of a few hundred bytes would not block. True if it would fail immediately."""
     return wait_writable(fd, 0)
 
 

@@ -1,7 +1,6 @@
-"""Reading the small files that people write: secrets, keys, settings. Bounded in size and in time, whatever the path
-names.
+"""Reads small files that people write: secrets, keys, settings. Bounded in size and time, whatever the path names.
 
-One of the lowest modules: everything may import it.
+It is at the bottom of the layers: any module may import it.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from pathlib import Path
 from typing import Final
 
 STREAM_PATIENCE_S: Final = 10.0
-"""How long a pipe may keep its reader waiting in all: long enough for a password manager's command to start."""
+"""The total time to wait for a pipe: long enough for a password manager's command to start."""
 _CHUNK: Final = 64 * 1024
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_PROBE: Final = 64  # so many bytes show whether a text without a byte order mark is UTF-16
+_PROBE: Final = 64  # enough bytes to recognize UTF-16 without a byte order mark
 
 
 class NotText(ValueError):
-    """Bytes that are not text in UTF-8. ``str()`` follows on the file's name in a sentence."""
+    """The data is not UTF-8 text. ``str()`` completes a sentence that begins with the file's name."""
 
 
 def open_file(path: Path | str) -> io.FileIO:
-    """Open a regular file for reading, and nothing else; never waits.
+    """Open a regular file for reading. Never blocks.
 
-    :raises OSError: it cannot be opened, or is a directory, a pipe, a socket or a device; its ``strerror`` says so
-    :raises ValueError: the path has a NUL in it
+    :raises OSError: it cannot be opened, or is a directory, a pipe, a socket or a device; see its ``strerror``
+    :raises ValueError: the path contains a NUL character
     """
     file = _open(path)
     mode = os.fstat(file.fileno()).st_mode
@@ -42,14 +41,14 @@ def open_file(path: Path | str) -> io.FileIO:
 
 
 def read_file(path: Path | str, limit: int, *, streams: bool = False, patience_s: float = STREAM_PATIENCE_S) -> bytes:
-    """Return what is in a file; of a larger one its first ``limit + 1`` bytes.
+    """Return the contents of a file; of a larger one, the first ``limit + 1`` bytes.
 
-    The open never waits: neither for a pipe's writer, nor for a device.
+    Opening never blocks, neither on a pipe without a writer nor on a device.
 
-    :param streams: a pipe or a character device is read too, to its end: ``/dev/stdin``, a shell's ``<(command)``
-    :raises OSError: it cannot be read, is no file of an allowed kind, or is a stream that has not ended in time; its
-        ``strerror`` says so
-    :raises ValueError: the path has a NUL in it
+    :param streams: also read pipes and character devices to their end: ``/dev/stdin``, a shell's ``<(command)``
+    :raises OSError: it cannot be read, has another file type, or is a stream that did not end in time; see its
+        ``strerror``
+    :raises ValueError: the path contains a NUL character
     """
     with _open(path) if streams else open_file(path) as file:
         mode = os.fstat(file.fileno()).st_mode
@@ -60,12 +59,11 @@ def read_file(path: Path | str, limit: int, *, streams: bool = False, patience_s
 
 
 def check_file(path: Path | str, limit: int, *, utf16: bool = False) -> None:
-    """Return if ``path`` is a regular file that can be read, of at most ``limit`` bytes.
+    """Check that ``path`` is a readable regular file of at most ``limit`` bytes.
 
-    :param utf16: it may be text in UTF-16
-
+    :param utf16: accept text in UTF-16
     :raises OSError: it is not
-    :raises ValueError: the path has a NUL in it
+    :raises ValueError: the path contains a NUL character
     """
     with open_file(path) as file:
         if os.fstat(file.fileno()).st_size > limit:
@@ -75,9 +73,9 @@ def check_file(path: Path | str, limit: int, *, utf16: bool = False) -> None:
 
 
 def text_of(data: bytes) -> str:
-    """Return UTF-8 as text, without the byte order mark that some editors put before it.
+    """Decode UTF-8, without the byte order mark that some editors add.
 
-    :raises NotText: it is something else
+    :raises NotText: the data is not UTF-8
     """
     if is_utf16(data):
         raise NotText("is text in UTF-16, not UTF-8; save it as UTF-8")
@@ -88,12 +86,12 @@ def text_of(data: bytes) -> str:
 
 
 def without_line_end(text: str) -> str:
-    """Return ``text`` without the one line end that editors and ``echo`` put behind it."""
+    """Return ``text`` without the one line end that editors and ``echo`` add."""
     return text.removesuffix("\r\n") if text.endswith("\r\n") else text.removesuffix("\n")
 
 
 def is_utf16(data: bytes) -> bool:
-    """Whether ``data`` looks like UTF-16: it begins with its byte order mark, or each second byte is zero."""
+    """Whether ``data`` looks like UTF-16: it begins with a byte order mark, or every other byte is zero."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return True
     even, odd = data[:_PROBE:2], data[1:_PROBE:2]
@@ -101,7 +99,7 @@ def is_utf16(data: bytes) -> bool:
 
 
 def _open(path: Path | str) -> io.FileIO:
-    # The path is checked by open() itself: os.open() would take a NUL for its end on some systems.
+    # open() checks the path; os.open() would truncate it at a NUL on some systems.
     return open(path, "rb", buffering=0, opener=lambda name, _: os.open(name, _FLAGS))
 
 
@@ -115,7 +113,7 @@ def _read_regular(descriptor: int, limit: int) -> bytes:
 def _read_stream(descriptor: int, limit: int, deadline: float, *, ends_at_nothing: bool) -> bytes:
     """Read until the end, ``limit + 1`` bytes, or the deadline.
 
-    A pipe whose writer has not come yet reads as if it had ended: nothing counts as its end only after something.
+    A pipe without a writer yet reads as if it had ended, so an empty read is the end only after some data.
     """
     data = b""
     poll = select.poll()
@@ -133,9 +131,9 @@ def _read_stream(descriptor: int, limit: int, deadline: float, *, ends_at_nothin
         left_s = deadline - time.monotonic()
         events = poll.poll(max(0.0, left_s) * 1000)
         if chunk is not None and events and events[0][1] & select.POLLHUP and not events[0][1] & select.POLLIN:
-            break  # a writer came, and went without a word
+            break  # a writer opened the pipe and closed it without writing
         if not events:
-            raise TimeoutError(errno.ETIMEDOUT, "has not come to its end in time")
+            raise TimeoutError(errno.ETIMEDOUT, "did not end in time")
     return data
 
 

@@ -79,7 +79,7 @@ def test_a_pipe_without_end_is_read_up_to_the_limit(pipe: Path, writer: int) -> 
 
 
 def test_a_pipe_that_nobody_writes_to_or_that_does_not_end_is_given_up(pipe: Path) -> None:
-    with pytest.raises(TimeoutError, match="has not come to its end in time"):
+    with pytest.raises(TimeoutError, match="did not end in time"):
         read_file(pipe, LIMIT, streams=True, patience_s=0.05)
     reader, writer = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), os.open(pipe, os.O_WRONLY)
     for written in (b"", b"half"):

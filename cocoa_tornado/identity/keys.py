@@ -114,7 +114,7 @@ def secret_key(secret: str | bytes, origin: str, kid: str | None = None) -> Veri
     checked = _checked_secret(secret, origin)
     if len(checked) < MIN_SECRET_BYTES:
         extra = {"origin": origin, "bytes": len(checked), "advised_bytes": MIN_SECRET_BYTES}
-        _log.warning("jwt secret is short", extra=extra)
+        _log.warning("weak jwt secret", extra=extra)
     return VerificationKey(SECRET_ALGORITHMS, checked, kid)
 
 

@@ -39,7 +39,7 @@ def test_a_short_secret_is_refused_on_a_network_with_status_2(tmp_path: Path) ->
 
 def test_a_short_secret_serves_on_loopback_with_a_warning(tmp_path: Path) -> None:
     with serving(tmp_path, "--jwt-secret", "short") as served:
-        assert "jwt secret is short" in served.log
+        assert "weak jwt secret" in served.log
         with served.device(token(secret="short")):
             pass
 
@@ -75,7 +75,7 @@ def test_a_stop_does_not_wait_for_a_reload_that_reads_a_pipe(monkeypatch: pytest
     def load(*_: object) -> NoReturn:
         reading.set()
         goes_on.wait(2 * PATIENCE_S)
-        raise SettingError("jwt_secret", "file", "has not come to its end in time", "a secret")
+        raise SettingError("jwt_secret", "file", "did not end in time", "a secret")
 
     async def serve_and_stop() -> None:
         hang_up = asyncio.Event()

@@ -501,7 +501,7 @@ def test_a_key_bound_to_another_algorithm_no_longer_vouches(tmp_path: Path) -> N
 # --- Weak secrets --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.logs("cocoa.identity", "^jwt secret is short$")
+@pytest.mark.logs("cocoa.identity", "^weak jwt secret$")
 def test_a_short_secret_is_refused_wherever_it_stands_unless_the_options_allow_it(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_bytes(jwks({"kty": "oct", "k": part(b"s" * 31)}))

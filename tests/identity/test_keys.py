@@ -433,7 +433,7 @@ def test_a_secret_of_any_bytes_may_come_from_the_environment() -> None:
     assert KeyRing([secret_key(raw.decode("utf-8", "surrogateescape"), "test")]).verify(token(raw, "HS256"))
 
 
-@pytest.mark.logs("cocoa.identity", "^jwt secret is short$")
+@pytest.mark.logs("cocoa.identity", "^weak jwt secret$")
 def test_a_short_secret_warns_once_when_loaded_and_never_for_a_token(caplog: pytest.LogCaptureFixture) -> None:
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
@@ -441,7 +441,7 @@ def test_a_short_secret_warns_once_when_loaded_and_never_for_a_token(caplog: pyt
         text = Signer.from_secret("short").sign({"device_id": "d"})
         for _ in range(3):
             keys.verify(text)
-    assert [record.getMessage() for record in caplog.records] == ["jwt secret is short"]
+    assert [record.getMessage() for record in caplog.records] == ["weak jwt secret"]
     assert "short" not in str(caplog.records[0].__dict__["origin"])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
-from cocoa_tornado.logs import StrangersLines
+from cocoa_tornado.logs import TornadoLines
 from cocoa_tornado.logs_format import make_formatter
 from testing.certificates import write_certificate
 from testing.raw_device import TEXT, UPGRADE, RawDevice
@@ -44,7 +44,7 @@ def log_text() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(make_formatter("text"))
-    handler.addFilter(StrangersLines())
+    handler.addFilter(TornadoLines())
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
