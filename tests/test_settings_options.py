@@ -94,7 +94,7 @@ def test_the_help_has_every_option_once_under_the_heading_of_its_section() -> No
 
 def test_the_help_shows_defaults_and_that_an_option_may_be_repeated() -> None:
     text = " ".join(run("--help")[0].output.split())
-    assert "Port to listen on; 0 picks a free one and prints it. [default: 8080]" in text
+    assert "Port to listen on; 0 picks a free port and prints it. [default: 8080]" in text
     assert "[default: HS256,RS256,ES256,EdDSA; repeatable]" in text
     assert "--access-log / --no-access-log" in text
 

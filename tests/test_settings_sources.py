@@ -210,7 +210,7 @@ def test_tables_join_with_an_underscore(write: Write) -> None:
 def test_a_key_and_a_table_that_make_one_name_are_refused(write: Write) -> None:
     error = refused(write("kafka_group = 'a'\n[kafka]\ngroup = 'b'"))
     assert error.name == "kafka_group"
-    assert "given twice" in error.problem
+    assert "set twice" in error.problem
 
 
 def test_only_the_winning_value_is_judged() -> None:
@@ -643,7 +643,7 @@ def test_a_kafka_client_that_is_not_installed_is_named_with_the_extra_that_bring
 def test_a_models_folder_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     check_files(load(None, {}, {"speech": f"pocketsphinx://{tmp_path}/model"}))
-    with pytest.raises(SettingError, match=r"setting speech \(option --speech\): there is no folder .*/absent"):
+    with pytest.raises(SettingError, match=r"setting speech \(option --speech\): folder .*/absent does not exist"):
         check_files(load(None, {}, {"speech": f"pocketsphinx://{tmp_path}/absent"}))
 
 

@@ -12,7 +12,7 @@ from ..rules.addresses import is_host
 
 def _check(url: str) -> str:
     if not has_no_controls(url):
-        raise ValueError("it holds a character that no URL has")
+        raise ValueError("it contains a character that is invalid in URLs")
     try:
         parts = urlsplit(url)
         # Asking for the port is what makes urlsplit check it.
@@ -23,9 +23,9 @@ def _check(url: str) -> str:
         raise ValueError("host or port cannot be read")
     database = parts.path.removeprefix("/")
     if database and not (database.isascii() and database.isdigit() and len(database) < 6):
-        raise ValueError("after the host only the number of a database may stand")
+        raise ValueError("only a database number may follow the host")
     if parts.query or parts.fragment:
-        raise ValueError("options in the URL are not known")
+        raise ValueError("options in the URL are not supported")
     scheme, _, rest = url.partition("://")
     return f"{scheme.lower()}://{rest}"
 

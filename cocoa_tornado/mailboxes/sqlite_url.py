@@ -17,20 +17,20 @@ def sqlite_path(url: str) -> str:
     """
     _, _, rest = url.partition("://")
     if not rest.startswith("/"):
-        raise ValueError("a path of sqlite begins after three slashes; an absolute one has four")
+        raise ValueError("a relative path follows three slashes, an absolute path four")
     path = unquote(rest[1:])
     if not path or path.endswith("/"):
         raise ValueError("it names no file")
     if "?" in rest or "#" in rest:
-        raise ValueError("what stands in it cannot be part of a path; write it as %3F, %23")
+        raise ValueError("write ? and # in its path as %3F and %23")
     if not has_no_controls(path):
-        raise ValueError("its path holds a control character")
+        raise ValueError("its path contains a control character")
     return path
 
 
 def _check(url: str) -> str:
     if not has_no_controls(url):
-        raise ValueError("it holds a character that no URL has")
+        raise ValueError("it contains a character that is invalid in URLs")
     return f"sqlite:///{quote(sqlite_path(url))}"
 
 

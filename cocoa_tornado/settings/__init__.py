@@ -1,4 +1,4 @@
-"""The settings: their table, the types of their values, where the values come from, and the rules between them."""
+"""The settings: their table, the types of their values, their sources, and the rules between them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    # Adapters define their settings with this package's types, and the table is made of those: it is imported when it
-    # is asked for, so that an adapter's settings can be imported first.
+    # Lazy, because of a cycle: adapters define their settings with the types of this package, and the table includes
+    # those settings.
     if name in ("TABLE", "Settings"):
         from . import table
 

@@ -1,6 +1,6 @@
-"""The rules between settings. Pure: no file is opened, no name resolved.
+"""The rules between settings. Pure: opens no file and resolves no name.
 
-That each value by itself is of its kind has been seen to before (``types``).
+Each value by itself has been validated before (``types``).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ NEW_SECRET: Final = "openssl rand -base64 32"
 KEY_SETTINGS: Final = frozenset({"jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key"})
 ADVISED_API_SECRET_BYTES: Final = 16  # they are guessed online only, which the endpoint's rate limit slows down
 _NO_SOURCES: Final[Mapping[str, str]] = MappingProxyType({})
-# The later, the more likely meant: the word that a source begins with.
+# The first words of sources, by precedence: the later the source, the more likely the value is the wrong one.
 _PRECEDENCE: Final = (DEFAULT, "file", "environment", "option")
 
 
 class Warned(NamedTuple):
-    """What is allowed but unwise, or of no effect: an event for the log, with its fields. No field shows a secret."""
+    """A log line about a setting that is allowed but insecure or ineffective. Its fields contain no secret."""
 
     event: str
     fields: Mapping[str, str]
 
 
 def check(settings: Settings, sources: Mapping[str, str] = _NO_SOURCES, *, with_keys: bool = True) -> None:
-    """Return if the settings go together.
+    """Check the rules between settings.
 
-    :param sources: where each key's value came from, for the message; what is missing is given in the code
-    :param with_keys: False where nothing is to be signed or verified with the keys in the settings
-    :raises SettingError: the first rule that does not hold
+    :param sources: the source of each key's value, for the message; values without one come from code
+    :param with_keys: False for a caller that neither signs nor verifies with the keys in the settings
+    :raises SettingError: the first violated rule
     """
     for rule in (*_KEY_RULES, *_RULES) if with_keys else _RULES:
         for fault in rule(settings):
@@ -48,7 +48,7 @@ def check(settings: Settings, sources: Mapping[str, str] = _NO_SOURCES, *, with_
 
 def _error(settings: Settings, fault: Fault, sources: Mapping[str, str]) -> SettingError:
     given = {row.key for row in non_defaults(settings)}
-    source_of = {key: sources.get(key, "in the code" if key in given else DEFAULT) for key in fault.keys}
+    source_of = {key: sources.get(key, "code" if key in given else DEFAULT) for key in fault.keys}
 
     def weight(key: str) -> int:
         word = source_of[key].partition(" ")[0]
@@ -68,13 +68,13 @@ def _development_key(settings: Settings) -> Iterator[Fault]:
     if settings.uses_development_key and not is_loopback(settings.host):
         yield Fault(
             ("host",),
-            f"{settings.host} is not a loopback address, and the development key must not guard a network",
-            "127.0.0.1, ::1, localhost; or any address once jwt_secret or jwt_key is set",
+            f"{settings.host} is not a loopback address; the development key is for loopback only",
+            "127.0.0.1, ::1, localhost; or any address if jwt_secret or jwt_key is set",
         )
 
 
 def _short_secrets(settings: Settings) -> Iterator[Fault]:
-    """An HMAC secret can be guessed offline from any one token, so a short one must not guard a network."""
+    """An HMAC secret can be guessed offline from a single token, so a short one is for loopback only."""
     if is_loopback(settings.host):
         return
     current = [("jwt_secret", settings.jwt_secret)] if settings.jwt_secret else []
@@ -82,17 +82,17 @@ def _short_secrets(settings: Settings) -> Iterator[Fault]:
         size = len(secret.encode("utf-8", "surrogateescape"))
         if size < MIN_SECRET_BYTES:
             problem = f"it is {size} bytes long, too short for a gateway that listens on {settings.host}"
-            allowed = f"{MIN_SECRET_BYTES} bytes or more (RFC 7518, 3.2); {NEW_SECRET} makes one"
+            allowed = f"{MIN_SECRET_BYTES} bytes or more (RFC 7518, 3.2), for example from {NEW_SECRET}"
             yield Fault((key,), problem, allowed)
 
 
 def advice(settings: Settings) -> Iterator[Warned]:
-    """What is allowed but unwise."""
+    """Warnings about settings that are allowed but insecure."""
     short = [key for key, secret in settings.api_credentials if len(secret.encode()) < ADVISED_API_SECRET_BYTES]
     if short and not is_loopback(settings.host):
         names = one_line(", ".join(short))
         detail = f"secrets under {ADVISED_API_SECRET_BYTES} bytes can be guessed"
-        yield Warned("api secrets are short", {"settings": "api_credentials", "keys": names, "detail": detail})
+        yield Warned("weak api secrets", {"settings": "api_credentials", "keys": names, "detail": detail})
 
 
 def _audiences(settings: Settings) -> Iterator[Fault]:
@@ -103,7 +103,7 @@ def _audiences(settings: Settings) -> Iterator[Fault]:
 def _keys(settings: Settings) -> Iterator[Fault]:
     with_secret = [name for name in settings.jwt_algorithms if name.startswith("HS")]
     if not settings.jwt_algorithms:
-        yield Fault(("jwt_algorithms",), "no algorithm is left", TABLE["jwt_algorithms"].kind.allowed)
+        yield Fault(("jwt_algorithms",), "it is empty", TABLE["jwt_algorithms"].kind.allowed)
     if not with_secret and (settings.jwt_secret or settings.uses_development_key):
         key = "jwt_secret" if settings.jwt_secret else "the development key"
         yield Fault(("jwt_algorithms",), f"none of them works with {key}", "at least one of HS256, HS384, HS512")
@@ -112,8 +112,8 @@ def _keys(settings: Settings) -> Iterator[Fault]:
     if settings.jwt_signing_key and not settings.jwt_key:
         yield Fault(
             ("jwt_signing_key",),
-            "the tokens it signs would be refused, for jwt_key is not set",
-            "jwt_key with its public half, which may be the same file",
+            "the gateway would reject the tokens it signs, as jwt_key is not set",
+            "jwt_key with its public key; it may be the same file",
         )
 
 
@@ -129,7 +129,7 @@ def _order(settings: Settings) -> Iterator[Fault]:
         yield Fault(("jwt_max_lifetime", "jwt_lifetime"), problem, "jwt_lifetime <= jwt_max_lifetime")
     if settings.drain_delay_s > settings.drain_grace_s:
         problem = f"{_written(settings, 'drain_delay')} is longer than {_written(settings, 'drain_grace')}"
-        yield Fault(("drain_delay", "drain_grace"), problem, "drain_delay <= drain_grace, of which it is a part")
+        yield Fault(("drain_delay", "drain_grace"), problem, "drain_delay <= drain_grace, which includes it")
     if settings.publish_bytes < settings.max_message_bytes:
         queue = f"publish_queue_bytes {format_size(settings.publish_bytes)}"
         problem = f"{queue} is below {_written(settings, 'max_message_bytes')}"

@@ -1,7 +1,6 @@
-"""The types of the domain's own: durations, sizes, secrets, paths, URLs and what else msgspec has no notation for.
+"""The types that msgspec cannot express: durations, sizes, secrets, paths, URLs and more.
 
-Each reads a text as far as msgspec does not judge it, and shows a value again. At the end, types that several settings
-have.
+Each parses text as far as msgspec does not, and formats values. Types that several settings share are at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from ..rules.origins import ANY, NULL, WEB, Network, read_origin, split_entry
 from ..rules.sizes import format_size, parse_size_bytes
 from .types import Kind, Number, WrongValue, decimal_text, shown
 
-# Also of a URL whose slashes are wrong. It is not taken for a path, which messages show as it is.
+# Also matches URLs with wrong slashes: taken for paths, their passwords would appear in messages.
 _WEB_SCHEME: Final = re.compile(r"\s*https?:", re.IGNORECASE)
 
 
@@ -45,12 +44,12 @@ class Duration(Number):
             raise WrongValue(f"{shown(text)} is not a duration") from None
 
     def show(self, value: float) -> str:
-        # A day is more readily read as 24h, several of them as days.
+        # One day is 24h; two and more are days.
         for unit, unit_s, least_s in (("d", 86400, 172800), ("h", 3600, 3600), ("m", 60, 60)):
             if value >= least_s and value % unit_s == 0:
                 return f"{value // unit_s:.0f}{unit}"
         if value and value < 1:
-            # Rounded to what a person would write, which not every value is read back from.
+            # The rounded text is readable, but does not parse back to every value.
             milliseconds = f"{decimal_text(float(f'{value * 1000:.15g}'))}ms"
             if _is_duration_of(milliseconds, value):
                 return milliseconds
@@ -82,7 +81,7 @@ class Size(Kind[int]):
 
 
 class Secret(Kind[str]):
-    """A secret, kept to the byte."""
+    """A secret, without any normalization."""
 
     metavar = "SECRET"
     allowed = "a secret, or @FILE to read it from a file"
@@ -95,7 +94,7 @@ class Secret(Kind[str]):
 
 
 class Credential(Kind[tuple[str, str]]):
-    """``key:secret``, cut at the first colon."""
+    """``key:secret``, split at the first colon."""
 
     metavar = "KEY:SECRET"
     allowed = "key:secret, or @FILE with one of them per line"
@@ -105,9 +104,9 @@ class Credential(Kind[tuple[str, str]]):
         key, colon, secret = text.partition(":")
         if not colon or not key or not secret:
             raise WrongValue("it has no key, no colon or no secret")
-        # They arrive in HTTP headers, which carry neither; text beyond ASCII is sent as UTF-8.
+        # They are sent in HTTP headers, which can carry neither; non-ASCII text is sent as UTF-8.
         if not text.isprintable() or text != text.strip():
-            raise WrongValue("it has blanks at its ends, or characters that an HTTP header cannot carry")
+            raise WrongValue("it begins or ends with whitespace, or has characters that an HTTP header cannot carry")
         return key, secret
 
     def show(self, value: tuple[str, str]) -> str:
@@ -118,7 +117,7 @@ class Credential(Kind[tuple[str, str]]):
 
 
 class FilePath(Kind[Path | None]):
-    """A path; ``~`` is the user's home folder, nothing is None."""
+    """A path. ``~`` is the user's home folder; an empty text is None."""
 
     metavar = "PATH"
     allowed = "a path"
@@ -137,14 +136,14 @@ class FilePath(Kind[Path | None]):
 
 
 class FolderPath(FilePath):
-    """The path of a folder that is made where it is missing."""
+    """The path of a folder, which is created if it does not exist."""
 
     def files(self, value: Path | None) -> Iterable[Path]:
         return ()
 
 
 class KeySource(Kind[str]):
-    """Where a key is: a path (as text, so that it can stand beside URLs) or an http(s) URL."""
+    """The location of a key: a path (as text, like URLs) or an http(s) URL."""
 
     metavar = "PATH|URL"
     allowed = "the path of a PEM or JWKS file, or the URL of a JWKS that begins with https:// or http://"
@@ -174,7 +173,7 @@ class KeySource(Kind[str]):
 
 
 class Url(Kind[str]):
-    """An http or https URL, or nothing."""
+    """An http or https URL, or an empty text."""
 
     metavar = "URL"
     allowed = "a URL that begins with https:// or http://"
@@ -186,7 +185,7 @@ class Url(Kind[str]):
 
 
 class Host(Kind[str]):
-    """An address or a host name to listen on. An IPv6 address may stand in brackets, which are dropped."""
+    """An address or a host name to listen on. Brackets around an IPv6 address are removed."""
 
     metavar = "HOST"
     allowed = "an IP address or a host name, without a port"
@@ -200,11 +199,11 @@ class Host(Kind[str]):
 
 
 class AdapterUrl(Kind[str]):
-    """The URL of an adapter of one port, which its scheme names. Whether what it names is there is not looked at.
+    """The URL of an adapter of one port, selected by its scheme. It is not checked whether the target exists.
 
-    :param words: what may stand in place of a URL
-    :param unknown: what is said about a URL with another scheme
-    :param colon: stands between a URL and what is wrong with it
+    :param words: words that are accepted instead of a URL
+    :param unknown: the error text for a URL with an unknown scheme
+    :param colon: separates the URL from the error text
     """
 
     metavar = "URL"
@@ -228,7 +227,7 @@ class AdapterUrl(Kind[str]):
             if scheme is None:
                 raise ValueError(self.unknown)
             if scheme.no_user and "@" in url.partition("?")[0]:
-                raise WrongValue(f"it holds a user; {scheme.no_user}")
+                raise WrongValue(f"it contains a user; {scheme.no_user}")
             return scheme.check(url)
         except WrongValue:
             raise
@@ -257,7 +256,7 @@ class AdapterUrl(Kind[str]):
 
 
 class OriginEntry(Kind[str]):
-    """What may stand in a list of origins."""
+    """An entry of a list of origins."""
 
     metavar = "ORIGIN"
     allowed = "*, null, https://app.example, https://*.example, app.example, https://app.example/path, file://"
@@ -269,7 +268,7 @@ class OriginEntry(Kind[str]):
         scheme, rest = split_entry(entry)
         rest = rest.removeprefix("*.")
         origin = read_origin(f"{scheme}://{rest}" if scheme else rest)
-        # What other schemes call a host need not be one: app://.
+        # The authority of other schemes need not be a host: app://.
         is_web_page = scheme.lower() in ("", *WEB)
         if origin is None or (is_web_page and not is_authority(rest.partition("/")[0])):
             raise WrongValue(f"{shown(text)} is not an origin")
@@ -278,13 +277,13 @@ class OriginEntry(Kind[str]):
 
 
 class NetworkEntry(Kind[Network]):
-    """An IP address, which is a network of one, or a network."""
+    """A network. A single IP address is a network with one address."""
 
     metavar = "NETWORK"
     allowed = "an IP address or a network, such as 10.0.0.7, 10.0.0.0/8, fd00::/8"
 
     def _judge(self, value: object, given: object) -> Network:
-        # Not msgspec's to judge, which takes no union of two types that it does not know.
+        # msgspec supports no union of two custom types.
         entry = strip_blanks(str(value))
         try:
             if not is_host(entry.partition("/")[0]):
@@ -310,7 +309,7 @@ Topic = Annotated[
 YEAR_S: Final = 366 * 86_400
 AnyDuration = Annotated[float, Meta(ge=0, le=YEAR_S), Duration]
 Timeout = Annotated[float, Meta(ge=0.01, le=YEAR_S), Duration]
-"""From 10 ms, so that it can be waited for."""
+"""At least 10 ms, so that timers can implement it."""
 Rate = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="a number, 0 or more"), Number]
 OptionalFile = Annotated[Path | None, FilePath]
 SecretText = Annotated[str, Secret]
@@ -325,7 +324,7 @@ def _is_duration_of(text: str, seconds: float) -> bool:
 
 
 def _as_path(text: str) -> str:
-    """A path such that it is read as one, and not as a home folder (``~x``), a key (``{x``) or a URL (``http:x``)."""
+    """Format a path so that it is not parsed as a home folder (``~x``), a key (``{x``) or a URL (``http:x``)."""
     return f"./{text}" if re.match(r"~|\s*\{", text) or _WEB_SCHEME.match(text) else text
 
 
@@ -335,4 +334,4 @@ def _path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise WrongValue(f"{shown(text)} names a home folder that is not known") from None
+        raise WrongValue(f"{shown(text)} names an unknown home folder") from None

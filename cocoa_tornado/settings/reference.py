@@ -2,7 +2,7 @@
 
     python -m cocoa_tornado.settings.reference > docs/settings.rst
 
-A test fails where the page is not what this module writes.
+A test fails if the page is out of date.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ _INTRODUCTION: Final = """\
 Settings
 ========
 
-.. This page is made from the table in cocoa_tornado/settings/table.py. Change that, and write it anew with
+.. This page is generated from the table in cocoa_tornado/settings/table.py. Edit the table, then run
    python -m cocoa_tornado.settings.reference > docs/settings.rst
 
-Every setting has a key, an environment variable and an option, all made from one name: ``duplicate_challenge``,
-``COCOA_DUPLICATE_CHALLENGE``, ``--duplicate-challenge``. The gateway starts with none of them set.
+Every setting has a key, an environment variable and an option with the same name: ``duplicate_challenge``,
+``COCOA_DUPLICATE_CHALLENGE``, ``--duplicate-challenge``. All of them are optional.
 
-Sources, lowest to highest: the defaults below; a TOML file, named with ``--config`` or ``COCOA_CONFIG``; the
-environment; the command line. A wrong value or an unknown name is one line on standard error that names the setting,
-its source and what is allowed, and exit status 2. Only the source that wins is judged, so a wrong value can be
-overridden.
+Sources, lowest to highest precedence: the defaults below; a TOML file given with ``--config`` or ``COCOA_CONFIG``; the
+environment; the command line. An invalid value or an unknown name ends the command with exit status 2 and one line on
+standard error, which names the setting, its source and the allowed values. Only the value with the highest precedence
+is validated, so an invalid one can be overridden.
 
 In a TOML file
-    Tables join with ``_``: ``group`` in the table ``[kafka]`` is ``kafka_group``. Giving both is an error, and so is a
-    key that is no setting. A relative path is taken from the file's own folder.
+    Table names are prefixes: ``group`` in the table ``[kafka]`` is ``kafka_group``. Setting both is an error, and so is
+    an unknown key. Relative paths are relative to the file's folder.
 
 In the environment
-    An empty variable counts as absent. A list is separated by commas, or a JSON array: ``a,b`` or ``["a","b"]``; the
-    array is for values that hold a comma. A variable that begins with ``COCOA_`` and is no setting is ignored with a
-    warning, for Kubernetes adds such variables by itself (``COCOA_GATEWAY_SERVICE_HOST``); one that looks like a
-    misspelt setting is an error. A Kubernetes service that is itself called ``cocoa`` would set ``COCOA_PORT``: call
-    it something else, or set ``enableServiceLinks: false``.
+    An empty variable counts as unset. A list is separated by commas (``a,b``) or, for values that contain commas, a
+    JSON array (``["a","b"]``). A variable that begins with ``COCOA_`` but names no setting is ignored with a warning,
+    because Kubernetes adds such variables (``COCOA_GATEWAY_SERVICE_HOST``); one that looks like a misspelled setting is
+    an error. A Kubernetes service named ``cocoa`` would set ``COCOA_PORT``: choose another name, or set
+    ``enableServiceLinks: false``.
 
 On the command line
-    An option for a list is given once per item; ``--allowed-origins ""`` is an empty list. ``--access-log`` and
-    ``--no-access-log`` are yes and no.
+    Repeat an option to give a list; ``--allowed-origins ""`` is an empty list. ``--access-log`` and
+    ``--no-access-log`` mean yes and no.
 
 Durations
     ``250ms``, ``2s``, ``1h30m``, ``7d``, or a number of seconds.
@@ -56,20 +56,19 @@ Yes or no
     ``true``, ``yes``, ``on``, ``1``; ``false``, ``no``, ``off``, ``0``. In TOML, ``true`` and ``false``.
 
 Secrets
-    Any of them may be given as ``@FILE``: the value is what the file holds, without the newline at its end. For a list
-    of secrets, the file has one per line. Command lines are seen by every user of the machine, so prefer the
-    environment or a file. A secret that itself begins with ``@`` must be put into a file. No message, log line or
-    ``repr`` shows a secret.
+    ``@FILE`` reads a secret from a file, without the newline at its end. For a list of secrets, the file has one per
+    line. Every user of the machine can see command lines, so prefer the environment or a file. A secret that begins
+    with ``@`` must be in a file. No message, log line or ``repr`` shows a secret.
 
 Reloading
-    On SIGHUP the sources are read again. What is marked *reloadable* changes without a restart, for connections that
-    exist as far as it can and for new ones in any case; any other change waits for a restart, and the log says so. The
-    files that settings name (keys, certificates, ``@FILE``) are read again even if their names are the same.
+    On SIGHUP the gateway reads all sources again. Settings marked *reloadable* change without a restart, for new
+    connections and as far as possible for existing ones. The log names other changed settings, which need a restart.
+    Files named by settings (keys, certificates, ``@FILE``) are read again even if the setting is unchanged.
 """
 
 
 def reference() -> str:
-    """The page, as reStructuredText that ends in one newline."""
+    """Return the page as reStructuredText, ending in one newline."""
     return "\n".join(_lines())
 
 
@@ -107,7 +106,7 @@ def _wrapped(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain text, with what reStructuredText would take for markup made harmless."""
+    """Escape plain text for reStructuredText."""
     return text.replace("\\", "\\\\").replace("*", "\\*").replace("_ ", "\\_ ")
 
 

@@ -1,4 +1,4 @@
-"""What a row of the table of settings is. The rows are the fields of ``Settings`` and of the adapters' settings."""
+"""The rows of the table of settings, which are the fields of ``Settings`` and of the adapters' settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 class Setting:
     """One row of the table.
 
-    :ivar key: the name in a file, from which the other two are made
-    :ivar attribute: the name in ``Settings``: the key, with ``_s`` added where the value is seconds
-    :ivar default: of the kind's own type
-    :ivar reloadable: a reload (SIGHUP) applies a change of it without a restart
+    :ivar key: the name in a file, from which the names of the variable and the option derive
+    :ivar attribute: the name in ``Settings``: the key, with the suffix ``_s`` for seconds
+    :ivar default: a value of the kind's type
     :ivar summary: one line for the command's help
-    :ivar more: what the reference adds to it
+    :ivar more: further text for the reference
+    :ivar reloadable: whether a reload (SIGHUP) applies a change without a restart
     """
 
     key: str
@@ -36,7 +36,7 @@ class Setting:
 
     @property
     def secret(self) -> bool:
-        """True if no message, repr or help shows its value, and ``@FILE`` reads it from a file."""
+        """Whether messages, reprs and help hide its value, and ``@FILE`` reads it from a file."""
         return self.kind.is_secret
 
     @property
@@ -51,19 +51,19 @@ class Setting:
 
     @property
     def is_list(self) -> bool:
-        """True if it holds several values."""
+        """Whether the setting is a list."""
         return isinstance(self.kind, ListOf)
 
     @property
     def default_text(self) -> str:
-        """The default as a person would write it; '' if there is none."""
+        """The default in the notation of its kind; '' if there is none."""
         return "" if self.secret else self.kind.show(self.default)
 
 
 class Fault(NamedTuple):
-    """A rule between settings that does not hold.
+    """A violated rule between settings.
 
-    :ivar keys: the settings in it; the one to blame first, if all come from the same source
+    :ivar keys: the settings that the rule compares; the first is reported if all have the same source
     """
 
     keys: tuple[str, ...]
@@ -72,14 +72,14 @@ class Fault(NamedTuple):
 
 
 def row(section: str, default: T, summary: str, more: str = "", *, reloadable: bool = False) -> T:
-    """A field of a dataclass with its row of the table; the type checker sees the default's type."""
+    """A dataclass field with its row of the table. For the type checker, it has the type of the default."""
     columns = {"section": section, "summary": summary, "more": more, "reloadable": reloadable}
     field: T = dataclasses.field(default=default, metadata=columns)
     return field
 
 
 def rows_of(settings: type[Any], sections: Sequence[str]) -> Iterator[Setting]:
-    """The rows of a dataclass whose fields are all made by :func:`row`, section by section, in their order."""
+    """The rows of a dataclass, all of whose fields :func:`row` has made, in the order of ``sections``."""
     annotations = get_type_hints(settings, include_extras=True)
     for field in sorted(dataclasses.fields(settings), key=lambda field: sections.index(field.metadata["section"])):
         kind = kind_of(annotations[field.name])
@@ -88,7 +88,7 @@ def rows_of(settings: type[Any], sections: Sequence[str]) -> Iterator[Setting]:
 
 
 def together(settings: object, *keys: str) -> Iterator[Fault]:
-    """A fault if some of ``keys``, which are attributes too, are given and others are not."""
+    """Yield a fault if some of ``keys`` are set and others are not. Keys must be attribute names too."""
     given = [key for key in keys if getattr(settings, key)]
     missing = [key for key in keys if key not in given]
     if given and missing:

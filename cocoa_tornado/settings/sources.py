@@ -1,9 +1,9 @@
-"""Where settings come from: the defaults, a TOML file, the environment and the command line, lowest to highest.
+"""The sources of settings: defaults, a TOML file, the environment and the command line, lowest to highest precedence.
 
-Also what a second reading of them, a reload, may change.
+Also which settings a reload may change.
 
-Every way to be wrong ends in one :class:`~cocoa_tornado.errors.SettingError` of one line that names the setting, its
-source and what is allowed, and never shows a secret.
+Every problem raises a :class:`~cocoa_tornado.errors.SettingError` of one line, which names the setting, its source and
+the allowed values, and never shows a secret.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from .types import ListOf, WrongValue, kind_of
 PREFIX: Final = "COCOA_"
 CONFIG_VARIABLE: Final = "COCOA_CONFIG"
 OTHER_VARIABLES: Final = frozenset({CONFIG_VARIABLE, "COCOA_PROBE_TOKEN"})
-"""What a command reads from the environment and is no setting."""
+"""Variables that commands read but that are not settings."""
 MAX_FILE_BYTES: Final = 1024 * 1024
 MAX_SECRET_BYTES: Final = 64 * 1024
 MAX_NAMED_FILE_BYTES: Final = 16 * 1024 * 1024
-"""Of a key or a certificate. The largest bundles of certificates have a megabyte."""
+"""The largest key or certificate file. The largest certificate bundles have about a megabyte."""
 MAX_TABLES: Final = 16
-_BETTER_PLACES: Final = "use the environment, or a file (for a setting that is a secret itself: @FILE)"
-# Long enough for any real path, and short enough to leave room for the rest of the problem.
+_BETTER_PLACES: Final = "use the environment or a file (@FILE for a setting that is a secret)"
+# Long enough for any real path, and short enough for the rest of the message.
 _MAX_NAME: Final = 200
 
-# What Kubernetes and Docker put into the environment for a service called cocoa or cocoa-anything.
+# Variables that Kubernetes and Docker set for a service named cocoa or cocoa-anything.
 _SERVICE_LINK: Final = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _SERVICE_LINK_VALUE: Final = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and how they came about.
+    """Settings and their origins.
 
-    :ivar warnings: for the log
-    :ivar sources: of each key: ``default``, ``file conf/x.toml``, ``environment COCOA_PORT`` or ``option --port``
-    :ivar config: the file that was read, if any
+    :ivar warnings: warnings to log
+    :ivar sources: for each key, ``default``, ``file conf/x.toml``, ``environment COCOA_PORT`` or ``option --port``
+    :ivar config: the TOML file, if any
     """
 
     settings: Settings
@@ -63,10 +63,10 @@ class Loaded:
 
 
 class Changes(NamedTuple):
-    """Keys whose values differ between two Settings, in the table's order.
+    """The keys whose values differ between two Settings, in the table's order.
 
-    :ivar applied: a reload applies them
-    :ivar ignored: they need a restart
+    :ivar applied: those that a reload applies
+    :ivar ignored: those that need a restart
     """
 
     applied: tuple[str, ...]
@@ -75,10 +75,10 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _Given:
-    """One setting's value as a source has it; has no repr, for it may be a secret.
+    """A setting's value in a source. It has no repr, as it may be a secret.
 
-    :ivar typed: a value of TOML or of a program, not a text to parse
-    :ivar folder: what a relative path in it is relative to
+    :ivar typed: whether it is a typed value (of TOML or code) rather than text to parse
+    :ivar folder: the folder that a relative path in it is relative to
     """
 
     setting: Setting
@@ -91,15 +91,15 @@ class _Given:
 def load(
     config: Path | None, environ: Mapping[str, str], options: Mapping[str, object], *, with_keys: bool = True
 ) -> Loaded:
-    """Merge the sources, judge each value and all of them together.
+    """Merge the sources and validate the settings.
 
-    Only the highest source of a setting is judged, so that a wrong value can be overridden; an unknown name is an
-    error wherever it stands.
+    Only the value with the highest precedence is validated, so an invalid one can be overridden. An unknown name is an
+    error in any source.
 
-    :param config: the TOML file; None: the one that ``COCOA_CONFIG`` names, if any
-    :param environ: the environment; an empty variable counts as absent
-    :param options: by key; text or typed values; None and () count as absent
-    :param with_keys: False for a caller that has a key of its own: the gateway's keys are neither read nor judged
+    :param config: the TOML file; None for the one that ``COCOA_CONFIG`` names, if any
+    :param environ: the environment; an empty variable counts as unset
+    :param options: text or typed values by key; None and () count as unset
+    :param with_keys: False for a caller with a key of its own: the gateway's keys are neither read nor validated
     :raises SettingError: see the module
     """
     path, path_source = _config_path(config, environ)
@@ -121,10 +121,10 @@ def load(
 
 
 def read_secret(value: str) -> str:
-    """Return a secret that was given outside of the settings, as a setting would have it: ``value`` itself, or what is
-    in the file that ``@FILE`` names.
+    """Return a secret that is not a setting, by the same rules: ``value`` itself, or the contents of the file for
+    ``@FILE``.
 
-    :raises WrongValue: it is empty or blank, or the file cannot be used; the text shows no secret
+    :raises WrongValue: the secret is empty or blank, or the file is unusable; the message shows no secret
     """
     text = _secret_file(value, Path())
     secret: str = kind_of(SecretText).from_text(value if text is None else text)
@@ -134,10 +134,10 @@ def read_secret(value: str) -> str:
 
 
 def check_files(loaded: Loaded) -> None:
-    """Return if everything that a setting names is there: files that can be read, and the libraries and the model of a
-    speech engine. ``load`` itself opens only ``@`` files.
+    """Check that everything that settings name exists: files, libraries, and the model of a speech engine. ``load``
+    opens ``@`` files only.
 
-    :raises SettingError: the first that is not
+    :raises SettingError: the first problem
     """
     check_named_files(loaded)
     for row in TABLE.values():
@@ -149,15 +149,15 @@ def check_files(loaded: Loaded) -> None:
             allowed = f"{library.instead}, or pip install 'cocoa-tornado[{library.extra}]'"
             raise SettingError(row.key, source, problem, allowed)
         if folder and not os.path.isdir(folder):
-            raise SettingError(row.key, source, f"there is no folder {_one_line(folder)}", "a model's folder")
+            raise SettingError(row.key, source, f"folder {_one_line(folder)} does not exist", "a model's folder")
 
 
 def check_named_files(loaded: Loaded) -> None:
-    """Return if every file that a setting names is one that can be read: keys and certificates.
+    """Check that every file that settings name (keys, certificates) is readable.
 
-    Libraries that open them by themselves would wait for a pipe's writer, and say little about what is wrong.
+    The libraries that open these files would block on a pipe, and report little about problems.
 
-    :raises SettingError: the first that cannot
+    :raises SettingError: the first unreadable file
     """
     for row in TABLE.values():
         for path in row.kind.files(getattr(loaded.settings, row.attribute)):
@@ -165,11 +165,11 @@ def check_named_files(loaded: Loaded) -> None:
                 check_file(path, MAX_NAMED_FILE_BYTES, utf16=row.is_list)
             except (OSError, ValueError) as error:
                 problem = f"cannot read {_one_line(masked(str(path)))}: {_reason(error)}"
-                raise SettingError(row.key, loaded.sources[row.key], problem, "a file that can be read") from error
+                raise SettingError(row.key, loaded.sources[row.key], problem, "a readable file") from error
 
 
 def changes(old: Settings, new: Settings) -> Changes:
-    """What a reload from ``old`` to ``new`` would change, and what it would leave as it is."""
+    """The settings that a reload from ``old`` to ``new`` applies, and those that it ignores."""
     differ = [row for row in TABLE.values() if getattr(old, row.attribute) != getattr(new, row.attribute)]
     return Changes(
         applied=tuple(row.key for row in differ if row.reloadable),
@@ -178,10 +178,10 @@ def changes(old: Settings, new: Settings) -> Changes:
 
 
 def reloaded(old: Settings, new: Settings) -> Settings:
-    """What is in force after a reload: ``old``, with the reloadable settings of ``new``.
+    """The settings after a reload: ``old`` with the reloadable settings of ``new``.
 
-    :raises SettingError: they break a rule together that each keeps by itself, such as a secret taken away while
-        the gateway listens on a network
+    :raises SettingError: the combination violates a rule, for example because a secret was removed while the gateway
+        listens on a network
     """
     rows = (row for row in TABLE.values() if row.reloadable)
     settings = dataclasses.replace(old, **{row.attribute: getattr(new, row.attribute) for row in rows})
@@ -210,7 +210,7 @@ def _read_toml(path: Path, path_source: str) -> dict[str, object]:
     try:
         data = read_file(path, MAX_FILE_BYTES, streams=True)
     except (OSError, ValueError) as error:
-        # ValueError: a path with a NUL in it.
+        # ValueError: the path contains a NUL character.
         raise SettingError(
             "config", path_source, f"cannot read {_one_line(str(path))}: {_reason(error)}", "a TOML file"
         ) from error
@@ -224,7 +224,7 @@ def _read_toml(path: Path, path_source: str) -> dict[str, object]:
         subject = "it" if lines is None else f"line {lines + 1}"
         raise SettingError("config", source, f"{subject} {error}", "a TOML file") from error
     except RecursionError as error:
-        raise SettingError("config", source, "it is nested too deep", "a TOML file") from error
+        raise SettingError("config", source, "it is nested too deeply", "a TOML file") from error
     except ValueError as error:
         raise SettingError("config", source, f"not TOML: {_one_line(str(error))}", "a TOML file") from error
 
@@ -235,13 +235,11 @@ def _flat(table: Mapping[str, object], above: tuple[str, ...], source: str) -> d
     for name, value in table.items():
         names = (*above, name)
         if len(names) > MAX_TABLES:
-            raise SettingError("config", source, "its tables are nested too deep", "a TOML file")
+            raise SettingError("config", source, "its tables are nested too deeply", "a TOML file")
         leaves = _flat(value, names, source) if isinstance(value, dict) else {"_".join(names): value}
         for key, leaf in leaves.items():
             if key in flat:
-                problem = (
-                    f"it is given twice, as a key and in a table that make the same name ({_one_line('.'.join(names))})"
-                )
+                problem = f"it is set twice, as a key and in a table ({_one_line('.'.join(names))})"
                 raise SettingError(key, source, problem, "one of the two")
             flat[key] = leaf
     return flat
@@ -272,16 +270,16 @@ def _json_array(text: str, setting: Setting, source: str) -> list[object]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        # The decoder's own error holds the whole text, which may be a secret.
+        # The decoder's error contains the text, which may be a secret.
         value = None
     if not isinstance(value, list):
-        problem = "it begins with [ and is not a JSON array"
+        problem = "it begins with [ but is not a JSON array"
         raise SettingError(setting.key, source, problem, 'a,b or ["a","b"]') from None
     return value
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The ``COCOA_`` variables that nothing reads. Raises where one of them looks like a slip of the pen."""
+    """The ``COCOA_`` variables that nothing reads. Raises SettingError if one looks like a misspelled setting."""
     known = {row.environment.removeprefix(PREFIX): row for row in TABLE.values()}
     unknown = []
     for name in sorted(environ):
@@ -304,7 +302,7 @@ def _from_options(options: Mapping[str, object]) -> Iterator[_Given]:
         if value is None or value == () or value == []:
             continue
         setting = TABLE[key]
-        # The one way to say "none of them" against a lower source: --allowed-origins ""
+        # An empty item overrides a lower source with an empty list: --allowed-origins ""
         items = [item for item in value if item != ""] if isinstance(value, tuple | list) else value
         texts = items if isinstance(items, list) else [items]
         typed = not all(isinstance(item, str) for item in texts)
@@ -312,7 +310,7 @@ def _from_options(options: Mapping[str, object]) -> Iterator[_Given]:
 
 
 def _on_the_command_line(given: Iterable[_Given]) -> Iterator[Warned]:
-    """One for all secrets that stand there as themselves: as settings of their own, or as passwords in URLs."""
+    """One warning for all secrets on the command line: settings that are secrets, and passwords in URLs."""
     keys = []
     for item in given:
         texts = item.value if isinstance(item.value, list) else [item.value]
@@ -342,9 +340,7 @@ def _value(given: _Given) -> object:
 
 def _problem(given: _Given, error: WrongValue) -> str:
     if given.setting.key == "port" and isinstance(given.value, str) and _SERVICE_LINK_VALUE.fullmatch(given.value):
-        return (
-            f"{error}; Kubernetes sets it for a service called cocoa, so rename that or set enableServiceLinks: false"
-        )
+        return f"{error}; Kubernetes sets it for a service named cocoa; rename that, or set enableServiceLinks: false"
     return str(error)
 
 
@@ -358,7 +354,7 @@ def _allowed(given: _Given) -> str:
 
 
 def _with_files_read(given: _Given) -> Any:
-    """The value of a secret setting, each ``@FILE`` in it replaced by what the file holds."""
+    """The value of a secret setting, with each ``@FILE`` replaced by the file's contents."""
     if isinstance(given.value, list):
         items: list[object] = []
         for item in given.value:
@@ -370,10 +366,10 @@ def _with_files_read(given: _Given) -> Any:
 
 
 def _secret_file(value: object, folder: Path) -> str | None:
-    """What the file holds, without one newline at its end; None if ``value`` names no file."""
+    """The contents of the file, without a newline at the end; None if ``value`` names no file."""
     if not isinstance(value, str) or not value.startswith("@"):
         return None
-    # A secret that happens to begin with @ must not be shown either; a path that begins like this is none.
+    # Show only a path that cannot be a secret beginning with @.
     name = f" {_one_line(value[1:])}" if value.startswith(("@/", "@./", "@../", "@~/")) else ""
     try:
         data = read_file(folder / Path(value[1:]).expanduser(), MAX_SECRET_BYTES, streams=True)
@@ -402,7 +398,7 @@ def _reason(error: Exception) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines as an editor shows them; ``str.splitlines`` would also cut at separators that a secret may hold."""
+    """Split at newlines only; ``str.splitlines`` also splits at separators that a secret may contain."""
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 

@@ -1,12 +1,12 @@
-"""Every setting of the gateway: its name, type, default and meaning, in one table that is also the frozen value.
+"""Every setting of the gateway, with name, type, default and description: the fields of one frozen dataclass.
 
-The option, the environment variable, the key in a file, the command's help and docs/settings.rst are all made from
-:data:`TABLE`; what a row has is in ``rows``, what its type can be in ``types``. An adapter's own settings, and the URL
-that chooses it, stand with the adapter.
+Options, environment variables, keys in files, the command's help and docs/settings.rst all derive from :data:`TABLE`.
+``rows`` defines a row, and ``types`` the types of values. An adapter's own settings, and the scheme of its URL, are
+defined beside the adapter.
 """
 
 # ruff: noqa: RUF009
-# row() is dataclasses.field() with the table's columns; it makes no default that two objects could share.
+# row() is dataclasses.field() with the table's columns; all defaults are immutable.
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SPEECH_OFF: Final = "none://"
 
 LISTEN: Final = "Listening"
 IDENTITY: Final = "Identity"
-ACCESS: Final = "Who may call"
+ACCESS: Final = "Access"
 CONNECTIONS: Final = "Connections"
 BROKER: Final = "Broker"
 SPEECH: Final = "Speech"
@@ -74,13 +74,13 @@ def _later(url: str) -> str:
     raise ValueError("is not available in this version")
 
 
-_UNKNOWN_BROKER: Final = "is not a broker of a kind that is known"
+_UNKNOWN_BROKER: Final = "is not a supported broker"
 BROKERS: Final = AdapterUrl(bare("memory", _UNKNOWN_BROKER), KAFKA_URL, unknown=_UNKNOWN_BROKER)
 MAILBOXES: Final = AdapterUrl(
-    *(bare(name, f"nothing stands after {name}://") for name in ("none", "memory")),
+    *(bare(name, f"nothing may follow {name}://") for name in ("none", "memory")),
     SQLITE,
     REDIS,
-    unknown="it is not a mailbox",
+    unknown="it is not a supported mailbox",
     colon=":",
 )
 PRESENCE: Final = AdapterUrl(
@@ -93,176 +93,175 @@ ENGINES: Final = AdapterUrl(bare("none", UNKNOWN_ENGINE), *ENGINE_SCHEMES, unkno
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Settings(KafkaSettings):
-    """All settings, typed and frozen. Durations are seconds (``_s``), sizes are bytes.
+    """All settings, typed and frozen. Durations are in seconds (``_s``), sizes in bytes.
 
-    Made by :func:`cocoa_tornado.settings.sources.load`, or directly where a program knows what it wants; then
-    :func:`cocoa_tornado.settings.checks.check` says whether the values go together. An adapter that has settings of its
-    own adds them as another base. (Bases of dataclasses can be combined; those of a ``msgspec.Struct`` cannot.)
+    :func:`cocoa_tornado.settings.sources.load` creates it. Code may also create it directly, and should then call
+    :func:`cocoa_tornado.settings.checks.check`. An adapter adds its own settings as a base class. (A dataclass, because
+    a ``msgspec.Struct`` cannot combine several bases.)
     """
 
     # Listening
     host: Annotated[str, Host] = row(
         LISTEN,
         "127.0.0.1",
-        "Address to listen on; ``::`` for all addresses, of IPv4 and IPv6.",
-        "``0.0.0.0`` means all addresses of IPv4. With the development key only loopback is served; any other address "
+        "Address to listen on; ``::`` for all addresses, IPv4 and IPv6.",
+        "``0.0.0.0`` means all IPv4 addresses. The development key works on loopback addresses only; any other address "
         "needs ``jwt_secret`` or ``jwt_key``.",
     )
     port: Annotated[int, Meta(ge=0, le=65535)] = row(
-        LISTEN, 8080, "Port to listen on; 0 picks a free one and prints it."
+        LISTEN, 8080, "Port to listen on; 0 picks a free port and prints it."
     )
     tls_cert: OptionalFile = row(
-        LISTEN, None, "Certificate chain (PEM) to serve wss:// and https:// with.", "Given together with ``tls_key``."
+        LISTEN, None, "Certificate chain (PEM) for wss:// and https://.", "Requires ``tls_key``."
     )
     tls_key: OptionalFile = row(LISTEN, None, "Private key (PEM) of the certificate.")
-    header_timeout_s: Timeout = row(LISTEN, 10.0, "How long a client may take to send a request's headers.")
-    body_timeout_s: Timeout = row(LISTEN, 30.0, "How long a client may take to send a request's body.")
+    header_timeout_s: Timeout = row(LISTEN, 10.0, "Time limit for receiving a request's headers.")
+    body_timeout_s: Timeout = row(LISTEN, 30.0, "Time limit for receiving a request's body.")
     max_pending_connections: Annotated[int, Meta(ge=1, le=10_000_000)] = row(
         LISTEN,
         4096,
-        "Connections that are not a device's (yet), above which newcomers wait in the kernel's queue.",
-        "A connection counts from when it is accepted until it is a device's or closed. Near the bound, idle and slow "
-        "connections give way to newcomers.",
+        "Most open connections that have not become a device's; more wait in the kernel's queue.",
+        "A connection counts from its acceptance until it becomes a device's or closes. Near the limit, the gateway "
+        "closes idle and slow connections to accept new ones.",
     )
     max_connections_per_address: Annotated[int, Meta(ge=0, le=10_000_000)] = row(
         LISTEN,
         1024,
-        "Of ``max_pending_connections``, those of one address once three quarters are taken; 0 for no limit.",
-        "Devices that are connected don't count. An IPv6 client counts for its network (/64). There is no limit for "
-        "``trusted_proxies`` and this machine itself.",
+        "Most of ``max_pending_connections`` for one address once three quarters are used; 0: no limit.",
+        "Connected devices don't count. All addresses of an IPv6 /64 network count as one. ``trusted_proxies`` and "
+        "this machine itself have no limit.",
     )
     trusted_proxies: tuple[Annotated[Network, NetworkEntry], ...] = row(
         LISTEN,
         (),
-        "A proxy whose X-Forwarded-For and X-Forwarded-Proto are believed.",
-        "An IP address or a network. From any other peer the headers are ignored.",
+        "Proxy whose X-Forwarded-For and X-Forwarded-Proto headers are trusted.",
+        "An IP address or a network. The headers of all other clients are ignored.",
     )
 
     # Identity
     jwt_secret: SecretText = row(
         IDENTITY,
         "",
-        "Secret that device tokens are signed with (HS256); better in the environment.",
-        "32 bytes or more. With neither this nor ``jwt_key``, a development key is used, which is made on first use, "
-        "kept in ``data_dir``, and accepted on loopback only.",
+        "Secret for signing device tokens (HS256); better set in the environment.",
+        "32 bytes or more. Without this and ``jwt_key``, the gateway uses a development key, which it creates on first "
+        "use in ``data_dir``, and which works on loopback addresses only.",
         reloadable=True,
     )
     jwt_previous_secrets: tuple[SecretText, ...] = row(
-        IDENTITY, (), "Secret that still verifies tokens but signs none (for a change of secrets).", reloadable=True
+        IDENTITY, (), "Secret that verifies tokens but signs none, for rotation.", reloadable=True
     )
     jwt_key: tuple[Annotated[str, KeySource], ...] = row(
         IDENTITY,
         (),
-        "PEM or JWKS file, or URL of a JWKS, whose keys verify tokens.",
-        "A reload reads the files again, whether their names have changed or not.",
+        "PEM or JWKS file, or URL of a JWKS, with keys that verify tokens.",
+        "A reload reads the files again, even if the setting is unchanged.",
         reloadable=True,
     )
     jwt_signing_key: OptionalFile = row(
         IDENTITY,
         None,
-        "Private key (PEM) that the token endpoint signs with, in place of jwt_secret.",
-        "Its public half must stand in ``jwt_key``, or the gateway would refuse the tokens it signs.",
+        "Private key (PEM) with which the token endpoint signs, instead of jwt_secret.",
+        "``jwt_key`` must include its public key, or the gateway would reject the tokens it signs.",
         reloadable=True,
     )
     jwt_algorithms: tuple[JwtAlgorithm, ...] = row(
         IDENTITY,
         ("HS256", "RS256", "ES256", "EdDSA"),
-        "Algorithm that a token may be signed with.",
-        "Each goes with its own kind of key only: HS with ``jwt_secret``, RS256 with RSA, ES256 with P-256, Ed25519 "
-        "and Ed448 with their curves. EdDSA is the older name of both, and a token may use either.",
+        "Accepted signature algorithm of tokens.",
+        "Each requires its type of key: HS256, HS384 and HS512 ``jwt_secret``, RS256 an RSA key, ES256 a P-256 key, "
+        "Ed25519 and Ed448 a key on that curve. EdDSA is the older name for both curves; tokens may use either name.",
     )
     jwt_issuer: Line = row(
-        IDENTITY, "cocoa-fruit-agentic", "Issuer (iss) that a token must name, if it names one; empty: any."
+        IDENTITY, "cocoa-fruit-agentic", "Required issuer (iss) of tokens that have one; empty: any."
     )
-    jwt_subject: Line = row(
-        IDENTITY, "audio-streaming", "Subject (sub) that a token must name, if it names one; empty: any."
-    )
+    jwt_subject: Line = row(IDENTITY, "audio-streaming", "Required subject (sub) of tokens that have one; empty: any.")
     jwt_audience: Line = row(
         IDENTITY,
         "",
-        "Audience (aud) that a token must name.",
-        "Where it is empty, a token that names an audience is refused, as RFC 7519 asks.",
+        "Required audience (aud) of tokens.",
+        "If it is empty, tokens with an audience are rejected, as RFC 7519 requires.",
     )
     jwt_leeway_s: Annotated[float, Meta(ge=0, le=3600), Duration] = row(
-        IDENTITY, 10.0, "How far the clocks of issuer and gateway may differ."
+        IDENTITY, 10.0, "Allowed difference between the clocks of issuer and gateway."
     )
     jwt_lifetime_s: Annotated[float, Meta(ge=1, le=YEAR_S), Duration] = row(
-        IDENTITY, 86400.0, "Life of a token that the token endpoint makes."
+        IDENTITY, 86400.0, "Lifetime of tokens from the token endpoint."
     )
     jwt_max_lifetime_s: Annotated[float, Meta(ge=0, le=36525 * 86400), Duration] = row(
         IDENTITY,
         0.0,
-        "Longest lifetime of a token that is accepted; 0: any.",
-        "From ``iat`` to ``exp``, or from now where a token has no ``iat``. Off by default, because some fleets have "
-        "tokens of many years; where yours has none, a limit bounds what a leaked token is good for. Not shorter than "
+        "Longest accepted lifetime of a token; 0: any.",
+        "Measured from ``iat`` to ``exp``, or from now if a token has no ``iat``. Off by default, because some fleets "
+        "use tokens that live for years; in other fleets, a limit reduces the risk of a leaked token. Not shorter than "
         "``jwt_lifetime``.",
     )
     jwks_refresh_s: Annotated[float, Meta(ge=1, le=YEAR_S), Duration] = row(
         IDENTITY,
         300.0,
-        "How often a JWKS is fetched anew.",
-        "An unknown key id fetches it sooner. If it cannot be fetched, the last good keys stay.",
+        "Interval between fetches of a JWKS.",
+        "An unknown key id causes an earlier fetch. While fetches fail, the last valid keys stay in use.",
     )
     data_dir: Annotated[Path | None, FolderPath] = row(
         IDENTITY,
         None,
-        "Folder for what the gateway keeps: the development key.",
+        "Folder for the gateway's own data: the development key.",
         "Empty: the user's data directory, such as ``~/.local/share/cocoa-tornado``.",
     )
 
-    # Who may call
+    # Access
     api_credentials: tuple[Annotated[tuple[str, str], Credential], ...] = row(
         ACCESS,
         (),
-        "X-API-Key and X-API-Secret that the token endpoint takes, as key:secret.",
-        "With none, the token endpoint answers 404.",
+        "X-API-Key and X-API-Secret for the token endpoint, as key:secret.",
+        "Without any, the token endpoint answers 404.",
         reloadable=True,
     )
     allowed_origins: tuple[Annotated[str, OriginEntry], ...] = row(
         ACCESS,
         (),
-        "Web page that may open a WebSocket, besides the server's own, and read answers; * is any.",
-        "A full origin (``https://app.example``), all below a domain (``https://*.example``), or a host name whatever "
-        "its scheme and port. Clients that send no Origin, or one of another scheme than http and https, need no "
-        "entry; firmware that sends a web page's, perhaps with a path, needs it whole. Pages of these origins, and of "
-        "no other, may also read the answers of ``/ws``, the token endpoint, audio and transcriptions (CORS).",
+        "Origin of web pages that may connect and read responses, besides the server's own; * for any.",
+        "A full origin (``https://app.example``), all subdomains (``https://*.example``), or a host name, for any "
+        "scheme and port. Clients without an Origin header, or with an Origin of another scheme than http and https, "
+        "need no entry. Firmware that sends the Origin of a web page, perhaps with a path, needs an entry with the "
+        "same text. Only pages of these origins may read responses of ``/ws``, the token endpoint, audio and "
+        "transcriptions (CORS).",
         reloadable=True,
     )
     http_publish: HttpPublish = row(
         ACCESS,
         "auto",
-        "Devices may post records for themselves over HTTP; auto: with memory:// only.",
-        "``POST /api/v1/transcriptions``, with which ``cocoa probe-device`` tries a delivery without the broker.",
+        "Whether devices may publish records for themselves over HTTP; auto: with memory:// only.",
+        "``cocoa probe-device`` uses ``POST /api/v1/transcriptions`` to test delivery without access to the broker.",
     )
 
     # Connections
     connections_per_device: Annotated[int, Meta(ge=1, le=1000)] = row(
-        CONNECTIONS, 1, "Connections that a device may hold at a time.", reloadable=True
+        CONNECTIONS, 1, "Connections per device.", reloadable=True
     )
     max_connections: Annotated[int, Meta(ge=0, le=10_000_000)] = row(
-        CONNECTIONS, 0, "Connections in all, above which 503 is answered; 0: no limit of its own.", reloadable=True
+        CONNECTIONS, 0, "Total connections, above which new ones get a 503; 0: no limit.", reloadable=True
     )
     duplicate_policy: DuplicatePolicy = row(
         CONNECTIONS,
         "challenge",
-        "What a connection too many does: challenge pings the old one first, reject is 409.",
-        "An old connection that does not answer the ping in time is closed (4409) and the new one admitted, so that a "
-        "dead network does not lock a device out.",
+        "Handling of a connection over the limit: challenge pings the old one first, reject answers 409.",
+        "If the old connection does not answer the ping in time, it is closed (4409) and the new one admitted, so that "
+        "a dead connection does not lock a device out.",
     )
     duplicate_challenge_s: Annotated[float, Meta(ge=0.01, le=60), Duration] = row(
-        CONNECTIONS, 2.0, "How long a challenged connection has to answer."
+        CONNECTIONS, 2.0, "Time limit for the answer of a challenged connection."
     )
     retry_after_s: Annotated[float, Meta(ge=0, le=86400), Duration] = row(
-        CONNECTIONS, 5.0, "Retry-After of a 409 or 503, in whole seconds, rounded up."
+        CONNECTIONS, 5.0, "Retry-After of a 409 or 503, rounded up to whole seconds."
     )
-    ping_interval_s: Timeout = row(CONNECTIONS, 30.0, "How often the server pings a connection.")
+    ping_interval_s: Timeout = row(CONNECTIONS, 30.0, "Interval between the server's pings of a connection.")
     ping_timeout_s: Timeout = row(
         CONNECTIONS,
         30.0,
-        "How long it waits for the pong before it closes the connection.",
+        "Time limit for the pong before the server closes the connection.",
         "Not longer than ``ping_interval``.",
     )
-    write_wait_s: Timeout = row(CONNECTIONS, 10.0, "How long a socket may take no byte before it is closed.")
+    write_wait_s: Timeout = row(CONNECTIONS, 10.0, "Time after which a socket that accepts no byte is closed.")
     max_message_bytes: Annotated[int, Meta(ge=1, le=2**31), Size] = row(
         CONNECTIONS,
         512 * 1024,
@@ -273,61 +272,61 @@ class Settings(KafkaSettings):
         CONNECTIONS, 256, "Messages that may wait for a slow device before it is closed (1013).", reloadable=True
     )
     outbox_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
-        CONNECTIONS, 1024 * 1024, "Bytes that may wait for a slow device, likewise.", reloadable=True
+        CONNECTIONS, 1024 * 1024, "Bytes that may wait for a slow device before it is closed (1013).", reloadable=True
     )
     inbound_rate: Rate = row(
-        CONNECTIONS, 100.0, "Messages a second that a device may send in the long run; 0: no limit.", reloadable=True
+        CONNECTIONS, 100.0, "Messages per second that a device may send on average; 0: no limit.", reloadable=True
     )
-    inbound_burst: Count = row(CONNECTIONS, 200, "Messages that it may send at once after a rest.", reloadable=True)
+    inbound_burst: Count = row(CONNECTIONS, 200, "Messages that a device may send in one burst.", reloadable=True)
 
     # Broker
     broker: Annotated[str, BROKERS] = row(
         BROKER,
         "memory://",
-        "Where records come from and go to.",
-        "``memory://`` lives in this process and is for trying out. ``kafka://`` takes several servers with commas "
-        "between; the port is 9092 if it is left out, and an IPv6 address stands in brackets.",
+        "Broker of the records.",
+        "``memory://`` is part of this process, for development. ``kafka://`` accepts several servers, separated by "
+        "commas; the default port is 9092, and IPv6 addresses are written in brackets.",
     )
     mailbox: Annotated[str, MAILBOXES] = row(
         BROKER,
         "none://",
-        "Where messages for offline devices are kept; none://: they are not.",
-        "With one, each message is stored before it is sent, bears a cursor, and is kept until its device has it. "
-        "``memory://`` is lost with the gateway. ``sqlite:///relative/path`` or ``sqlite:////absolute/path`` is one "
-        "file for one gateway. ``redis://host:port/db`` needs the extra ``redis``, and may stand on another machine.",
+        "Storage of messages for offline devices; none:// drops them.",
+        "With a mailbox, each message is stored before it is sent, has a cursor, and is kept until its device has it. "
+        "``memory://`` loses its messages when the gateway stops. ``sqlite:///relative/path`` or "
+        "``sqlite:////absolute/path`` is a file for one gateway. ``redis://host:port/db`` needs the extra ``redis``.",
     )
     mailbox_ttl_s: Annotated[float, Meta(ge=1, le=366 * 86400), Duration] = row(
-        BROKER, 86_400.0, "How long a message is kept for its device."
+        BROKER, 86_400.0, "Time for which a message is kept for its device."
     )
     mailbox_max_messages: Count = row(
-        BROKER, 1_000, "Messages kept for one device; beyond it the oldest are dropped, and the device told how many."
+        BROKER, 1_000, "Messages kept per device; more drop the oldest, and the device gets their number."
     )
     mailbox_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
-        BROKER, 4 * 1024 * 1024, "Bytes of messages kept for one device, likewise."
+        BROKER, 4 * 1024 * 1024, "Bytes of messages kept per device; more drop the oldest likewise."
     )
     presence: Annotated[str, PRESENCE] = row(
-        BROKER, "local://", "Who knows which server holds a device; only local:// in this version."
+        BROKER, "local://", "Registry of the servers that hold devices; only local:// in this version."
     )
     high_water: Annotated[int, Meta(ge=2, le=10_000_000)] = row(
-        BROKER, 10_000, "Records in flight between broker and devices, above which reading pauses."
+        BROKER, 10_000, "Records in flight between broker and devices at which reading pauses."
     )
     low_water: Annotated[int, Meta(ge=1, le=10_000_000)] = row(
-        BROKER, 2_000, "Records in flight, below which it goes on.", "Smaller than ``high_water``."
+        BROKER, 2_000, "Records in flight at which reading resumes.", "Smaller than ``high_water``."
     )
     buffer_bytes: Annotated[int, Meta(ge=buffers.MIN_BYTES, le=2**31), Size] = row(
         BROKER,
         buffers.DEFAULT_BYTES,
-        "Memory for messages on their way, in all; each part that holds some has a fixed share.",
-        "A part that has used up its share makes those wait that it takes from. docs/operations.rst lists the parts "
+        "Total memory for messages in flight, of which each part has a fixed share.",
+        "A part that has used up its share applies backpressure to its sources. docs/operations.rst lists the parts "
         "and their shares.",
     )
     publish_queue_records: Annotated[int, Meta(ge=1, le=10_000_000)] = row(
-        BROKER, 10_000, "Records that may wait to be published; above it, devices are read more slowly."
+        BROKER, 10_000, "Records that may wait to be published before devices are read more slowly."
     )
     publish_queue_bytes: Annotated[int, Meta(ge=0, le=2**31), Size] = row(
         BROKER,
         0,
-        "Bytes that may wait to be published, likewise; 0: an eighth of ``buffer_bytes``.",
+        "Bytes that may wait to be published, likewise; 0 for an eighth of ``buffer_bytes``.",
         "Not smaller than ``max_message_bytes``.",
     )
 
@@ -335,22 +334,22 @@ class Settings(KafkaSettings):
     speech: Annotated[str, ENGINES] = row(
         SPEECH,
         SPEECH_AUTO,
-        "What turns speech into text; auto: pocketsphinx:// where it is installed, else none://.",
-        "``none://`` turns it off. ``pocketsphinx://`` comes with a model (English); "
-        "``pocketsphinx:///folder?dict=FILE`` is another. ``whisper://`` is followed by the name of a model, such as "
-        "``base``, or its folder. ``google://`` is Google Cloud Speech, with the ordinary credentials of Google's "
-        "libraries. Each needs an extra of the package: ``speech``, ``whisper``, ``google``.",
+        "Speech recognition engine; auto: pocketsphinx:// if it is installed, else none://.",
+        "``none://`` turns speech off. ``pocketsphinx://`` has an English model; ``pocketsphinx:///folder?dict=FILE`` "
+        "uses another. ``whisper://`` is followed by the name of a model, such as ``base``, or by its folder. "
+        "``google://`` is Google Cloud Speech, with the default credentials of Google's libraries. Each engine needs "
+        "an extra of the package: ``speech``, ``whisper``, ``google``.",
     )
     speech_workers: Annotated[int, Meta(ge=0, le=1024)] = row(
         SPEECH,
         0,
-        "Processes that recognise speech, one stream at a time each; 0: as many as the machine can serve.",
-        "In a container, as many as its limits allow: one less than there are processors (cores by affinity, or the "
-        "CPU quota of the control group, rounded), no more than the memory holds beside the gateway, and at least one. "
-        "Each holds the engine's model in memory.",
+        "Speech recognition processes, each with one stream at a time; 0 chooses by CPU and memory.",
+        "The choice is one less than the number of processors (CPU affinity, or the rounded CPU quota of the control "
+        "group), limited by the memory left beside the gateway (in a container, by its limit), and at least one. Each "
+        "process has the engine's model in memory.",
     )
     speech_queue: Annotated[int, Meta(ge=0, le=100_000)] = row(
-        SPEECH, 16, "Streams that may wait for a worker; one more is refused with 429."
+        SPEECH, 16, "Streams that may wait for a worker; more are rejected with 429."
     )
     speech_language: Annotated[
         str,
@@ -361,47 +360,50 @@ class Settings(KafkaSettings):
     ] = row(
         SPEECH,
         "",
-        "Language that is spoken; empty: what the engine takes by itself.",
-        "Whisper then guesses it for each utterance, pocketsphinx has that of its model, Google takes en-US.",
+        "Spoken language; empty: the engine's default.",
+        "By default, Whisper detects the language of each utterance, pocketsphinx uses that of its model, and Google "
+        "uses en-US.",
     )
     speech_stall_s: Annotated[float, Meta(ge=0.1, le=3600), Duration] = row(
-        SPEECH, 30.0, "A worker that makes no progress for so long is replaced; its stream has failed (502)."
+        SPEECH, 30.0, "Time without progress after which a worker is replaced and its stream fails (502)."
     )
     audio_encoding: Encoding = row(
         SPEECH,
         "s16le",
-        "Raw samples that a device sends without saying more; l16 judges the byte order by the samples.",
-        "Over the WebSocket, and in a POST whose Content-Type does not say it.",
+        "Format of raw samples without a declared format; l16 detects the byte order.",
+        "For audio over the WebSocket, and for a POST whose Content-Type does not declare it.",
     )
     audio_rate: Annotated[int, Meta(ge=MIN_RATE_HZ, le=MAX_RATE_HZ)] = row(
-        SPEECH, 16_000, "Their sample rate, in hertz."
+        SPEECH, 16_000, "Sample rate of raw samples, in hertz."
     )
-    audio_channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)] = row(SPEECH, 1, "Their channels, interleaved.")
+    audio_channels: Annotated[int, Meta(ge=1, le=MAX_CHANNELS)] = row(
+        SPEECH, 1, "Number of interleaved channels of raw samples."
+    )
     audio_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
-        SPEECH, 10 * 1024 * 1024, "Largest body of an audio upload; a larger one is refused with 413.", reloadable=True
+        SPEECH, 10 * 1024 * 1024, "Largest body of an audio upload; a larger one is rejected with 413.", reloadable=True
     )
     audio_max_duration_s: Annotated[float, Meta(ge=0.1, le=3600), Duration] = row(
         SPEECH,
         60.0,
-        "Longest audio of one stream; more is refused with 413.",
-        "Over the WebSocket the words so far are published, and another utterance begins.",
+        "Longest audio of one stream; more is rejected with 413.",
+        "Over the WebSocket, the words so far are published, and a new utterance begins.",
         reloadable=True,
     )
     audio_idle_timeout_s: Annotated[float, Meta(ge=0.05, le=3600), Duration] = row(
         SPEECH,
         30.0,
-        "An upload from which no byte comes for so long ends with 408.",
-        "It ends so too when it takes longer than twice ``audio_max_duration`` and this together, not counting the "
-        "time in which the gateway itself holds the device back.",
+        "Time without a byte after which an upload ends with 408.",
+        "An upload also ends with 408 if it takes longer than twice ``audio_max_duration`` plus this time, not "
+        "counting the time in which the gateway applies backpressure.",
         reloadable=True,
     )
     audio_streams_per_device: Annotated[int, Meta(ge=1, le=1000)] = row(
-        SPEECH, 1, "Audio streams that a device may have at a time; 429 above.", reloadable=True
+        SPEECH, 1, "Concurrent audio streams per device; more are rejected with 429.", reloadable=True
     )
     audio_streams: Annotated[int, Meta(ge=0, le=1_000_000)] = row(
         SPEECH,
         0,
-        "Audio streams in all, above which 429 is answered; 0: as many as workers and queue take.",
+        "Total concurrent audio streams; more are rejected with 429; 0: workers plus queue.",
         reloadable=True,
     )
 
@@ -409,7 +411,7 @@ class Settings(KafkaSettings):
     drain_grace_s: Annotated[float, Meta(ge=0, le=3600), Duration] = row(
         DRAIN,
         25.0,
-        "Time in all to hand devices over and stop after SIGTERM.",
+        "Total time to drain and stop after SIGTERM.",
         "Keep it below the time after which the supervisor kills the process: systemd's ``TimeoutStopSec``, "
         "Kubernetes' ``terminationGracePeriodSeconds``.",
     )
@@ -417,29 +419,29 @@ class Settings(KafkaSettings):
         DRAIN,
         0.0,
         "Time from ready=503 to the first closed connection.",
-        "Time for a load balancer to notice; part of ``drain_grace``.",
+        "It lets load balancers notice, and is part of ``drain_grace``.",
     )
 
     # Logging
     log_format: LogFormat = row(
-        LOGGING, "text", "Form of the log on standard error; auto: text on a terminal, else json."
+        LOGGING, "text", "Format of the log on standard error; auto: text on a terminal, else json."
     )
-    log_level: LogLevel = row(LOGGING, "info", "Least level that is logged.", reloadable=True)
-    access_log: bool = row(LOGGING, True, "One line for each HTTP request; never holds a token.")
+    log_level: LogLevel = row(LOGGING, "info", "Lowest level that is logged.", reloadable=True)
+    access_log: bool = row(LOGGING, True, "Log one line per HTTP request, never with a token.")
 
     def __repr__(self) -> str:
-        """What differs from the defaults; secrets hidden."""
+        """The settings that differ from the defaults, with secrets hidden."""
         shown = (_shown(setting, getattr(self, setting.attribute)) for setting in non_defaults(self))
         return f"Settings({', '.join(shown)})"
 
     @property
     def uses_development_key(self) -> bool:
-        """True if neither a secret nor a key is configured."""
+        """Whether neither a secret nor a key is configured."""
         return not self.jwt_secret and not self.jwt_key
 
     @property
     def has_embedded_broker(self) -> bool:
-        """Whether records live in this process."""
+        """Whether the broker is part of this process."""
         return self.broker == EMBEDDED_BROKER
 
     @property
@@ -449,18 +451,18 @@ class Settings(KafkaSettings):
 
     @property
     def buffers(self) -> dict[str, int]:
-        """The bytes that each part may hold: its share of ``buffer_bytes``, unless it has a setting of its own."""
+        """The limit of each part, in bytes: its share of ``buffer_bytes``, unless it has a setting of its own."""
         shares = buffers.split(self.buffer_bytes, embedded=self.has_embedded_broker)
         return shares if self.has_embedded_broker else shares | {"publish": 2 * self.publish_bytes}
 
     @property
     def publish_bytes(self) -> int:
-        """Bytes that may wait to be published before devices are read more slowly; twice as many are the most."""
+        """Bytes that may wait to be published before devices are read more slowly; the hard limit is twice as much."""
         return self.publish_queue_bytes or buffers.split(self.buffer_bytes, embedded=False)["publish"] // 2
 
     @property
     def token_policy(self) -> TokenPolicy:
-        """What a token must say to be taken, and how long one that is made here lives."""
+        """The required claims of a token, and the lifetime of new ones."""
         return TokenPolicy(
             issuer=self.jwt_issuer,
             subject=self.jwt_subject,
@@ -472,12 +474,12 @@ class Settings(KafkaSettings):
 
     @property
     def raw_audio(self) -> AudioFormat:
-        """What a device's samples are where nothing says more."""
+        """The format of raw samples without a declared format."""
         return AudioFormat("raw", self.audio_encoding, self.audio_rate, self.audio_channels)
 
     @property
     def publishes_over_http(self) -> bool:
-        """Whether ``POST /api/v1/transcriptions`` is there."""
+        """Whether ``POST /api/v1/transcriptions`` is enabled."""
         return self.http_publish == "on" or (self.http_publish == "auto" and self.has_embedded_broker)
 
 
@@ -488,7 +490,7 @@ TABLE: Final[Mapping[str, Setting]] = MappingProxyType(
 
 
 def non_defaults(settings: Settings) -> tuple[Setting, ...]:
-    """The rows whose values in ``settings`` are not the defaults."""
+    """The rows of the settings that differ from their defaults."""
     return tuple(row for row in TABLE.values() if getattr(settings, row.attribute) != row.default)
 
 

@@ -1,12 +1,12 @@
-"""What the value of a setting can be: numbers, words, lists, and how each is read, judged and shown.
+"""The types of settings: numbers, words and lists, and how their values are parsed, validated and formatted.
 
-A type is an annotation that msgspec understands, bounds and patterns included, and by which it judges a value:
-``Annotated[int, Meta(ge=0, le=65535)]``. A type that msgspec has no notation for, such as a duration, names the class
-that reads and shows it: ``Annotated[float, Meta(ge=1), Duration]``; those are in ``domain``. :func:`kind_of` makes a
-:class:`Kind` of either.
+A type is an annotation by which msgspec validates a value, including bounds and patterns:
+``Annotated[int, Meta(ge=0, le=65535)]``. A type that msgspec cannot express, such as a duration, names the class that
+parses and formats it: ``Annotated[float, Meta(ge=1), Duration]``. These classes are in ``domain``. :func:`kind_of`
+makes a :class:`Kind` of either.
 
-A value is judged by itself: no file is opened, no name is resolved. Where it came from, and whether two settings go
-together, is decided in ``sources`` and ``checks``.
+Values are validated one by one, without opening files or resolving names. ``sources`` determines the source of a value,
+and ``checks`` validates settings together.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..rules.addresses import masked
 T = TypeVar("T")
 V = TypeVar("V")
 
-# More digits than this are shown in hexadecimal: int() and str() refuse decimal numbers of thousands of digits, which
-# TOML's 0x can make all the same.
+# Larger numbers are shown in hexadecimal: str() rejects numbers of thousands of decimal digits, which TOML's 0x
+# notation can produce.
 _MAX_DECIMAL_BITS: Final = 192
 _TYPE_WORDS: Final = {
     bool: "a boolean",
@@ -46,9 +46,9 @@ _FLAG_WORDS: Final = {
 
 
 class WrongValue(ValueError):
-    """A value is not of its kind.
+    """A value is invalid for its kind.
 
-    ``str()`` says what is wrong in one short and printable line; what is allowed stands in the kind.
+    ``str()`` is the problem in one short, printable line. ``Kind.allowed`` has the allowed values.
     """
 
     def __init__(self, problem: str) -> None:
@@ -56,7 +56,7 @@ class WrongValue(ValueError):
 
 
 def shown(value: object) -> str:
-    """``value`` in a message: one short line, without the password of a URL."""
+    """``value`` for a message: one short line, without the password of a URL."""
     if isinstance(value, str):
         return quoted(masked(value))
     if isinstance(value, int) and value.bit_length() > _MAX_DECIMAL_BITS:
@@ -65,7 +65,7 @@ def shown(value: object) -> str:
 
 
 def decimal_text(value: float) -> str:
-    """``value``, which is finite, in plain digits without an exponent; ``float()`` reads exactly it back.
+    """A finite ``value`` in digits without an exponent. ``float()`` parses the text to exactly the same value.
 
     >>> decimal_text(1e-7), decimal_text(30.0), decimal_text(1e18)
     ('0.0000001', '30', '1000000000000000000')
@@ -74,16 +74,15 @@ def decimal_text(value: float) -> str:
 
 
 class Kind(Generic[T]):
-    """A type of value, with its bounds. By itself text, of which msgspec judges length and pattern.
+    """A type of values, with its bounds. The base class is for text, whose length and pattern msgspec validates.
 
-    Any text, and any value of a type that TOML or JSON has, is a value of the kind or a :class:`WrongValue`; nothing
-    else is raised. A value that was read is one that can be written: :meth:`show` gives the text of it, which
-    :meth:`from_text` reads back as an equal value.
+    Parsing any text, or any value of a TOML or JSON type, returns a value of the kind or raises :class:`WrongValue`,
+    and nothing else. :meth:`show` formats a value such that :meth:`from_text` returns an equal one.
 
-    :cvar metavar: the word for a value in a command's help
-    :cvar takes: the types of TOML that are read
-    :cvar refusal: what is said about a value that msgspec refuses
-    :cvar is_secret: no message shows a value
+    :cvar metavar: the placeholder of a value in a command's help
+    :cvar takes: the accepted TOML types
+    :cvar refusal: the error text for a value that msgspec rejects
+    :cvar is_secret: whether messages hide values
     """
 
     metavar: str = "TEXT"
@@ -91,7 +90,7 @@ class Kind(Generic[T]):
     refusal: str = "is not allowed"
     is_secret: bool = False
     allowed: str = ""
-    """What is allowed, for a message and the reference."""
+    """The allowed values, for messages and the reference."""
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
@@ -107,13 +106,13 @@ class Kind(Generic[T]):
         return self.allowed
 
     def from_text(self, text: str) -> T:
-        """Read an option's or an environment variable's text. Raises :class:`WrongValue`."""
+        """Parse the text of an option or an environment variable. Raises :class:`WrongValue`."""
         if not is_encodable(text):
             raise WrongValue("it is not UTF-8")
         return self._judge(self._parse(text), text)
 
     def from_value(self, value: object) -> T:
-        """Read a typed value, such as TOML has. Raises :class:`WrongValue`."""
+        """Convert a typed value, such as one of TOML. Raises :class:`WrongValue`."""
         if isinstance(value, str) and str in self.takes:
             return self.from_text(value)
         if type(value) not in self.takes:
@@ -123,11 +122,11 @@ class Kind(Generic[T]):
         return self._judge(value, value)
 
     def _parse(self, text: str) -> object:
-        """Read text that is known to be UTF-8, as far as msgspec does not. Raises :class:`WrongValue`, nothing else."""
+        """Convert valid UTF-8 text to a value for msgspec. Raises :class:`WrongValue` only."""
         return text
 
     def _judge(self, value: object, given: object) -> T:
-        # msgspec's own reading of text (strict=False) would take 8080.0 and 1e3 for whole numbers, and no "yes".
+        # With strict=False msgspec would parse text itself, but accept 8080.0 and 1e3 as integers, and reject "yes".
         try:
             result: T = msgspec.convert(value, self.annotation, dec_hook=_as_it_is)
         except msgspec.ValidationError:
@@ -135,23 +134,23 @@ class Kind(Generic[T]):
         return result
 
     def show(self, value: T) -> str:
-        """``value`` as :meth:`from_text` would read it back."""
+        """Format ``value`` so that :meth:`from_text` parses it to an equal value."""
         return str(value)
 
     def relative_to(self, value: T, folder: Path) -> T:
-        """``value`` with the relative path in it, if it is one, taken from ``folder``. Raises :class:`WrongValue`."""
+        """Resolve a relative path in ``value`` against ``folder``. Raises :class:`WrongValue`."""
         return value
 
     def files(self, value: T) -> Iterable[Path]:
-        """The files that ``value`` names, which must be there."""
+        """The files that ``value`` names and that must exist."""
         return ()
 
     def folder(self, value: T) -> str:
-        """The folder that ``value`` names, which must be there; "" for none."""
+        """The folder that ``value`` names and that must exist; "" for none."""
         return ""
 
     def library(self, value: T) -> Library | None:
-        """The library that ``value`` needs beside those of a plain installation."""
+        """The library that ``value`` needs and a plain installation lacks, if any."""
         return None
 
 
@@ -170,7 +169,7 @@ class Whole(Kind[int]):
 
     def _parse(self, text: str) -> object:
         digits = strip_blanks(text)
-        # 18 digits are more than any setting takes, and few enough for int().
+        # No setting accepts more than 18 digits, and int() accepts 18.
         if not re.fullmatch(r"-?[0-9]{1,18}", digits):
             raise WrongValue(f"{shown(text)} is not a whole number")
         return int(digits)
@@ -180,7 +179,7 @@ class Whole(Kind[int]):
 
 
 class WholeOrDefault(Whole):
-    """A whole number, or -1 for somebody else's default."""
+    """A whole number, or -1 for the default of another program."""
 
     def _describe(self) -> str:
         return f"{super()._describe()}, or -1"
@@ -203,7 +202,7 @@ class Number(Kind[float]):
         return float(digits)
 
     def _judge(self, value: object, given: object) -> float:
-        # The zero that is added makes 0.0 of -0.0, which would be written with its sign.
+        # Adding zero turns -0.0 into 0.0, which is formatted without a sign.
         return super()._judge(value, given) + 0.0
 
     def show(self, value: float) -> str:
@@ -226,9 +225,9 @@ class Flag(Kind[bool]):
 
 
 class Choice(Kind[str]):
-    """One of a few words; upper and lower case are the same.
+    """One of a few words, case-insensitive.
 
-    Beside ``Literal``, the annotation may have a mapping from words to the libraries that they need.
+    The annotation is a ``Literal``, and may have a mapping from words to the libraries that they need.
     """
 
     refusal = "is not one of them"
@@ -255,7 +254,7 @@ class Choice(Kind[str]):
 
 
 class ListOf(Kind[tuple[T, ...]]):
-    """Several values of one kind, in order. A text is one item; what :meth:`show` writes for several is for people."""
+    """A list of values of one kind. :meth:`from_text` parses one item; :meth:`show` is for messages."""
 
     def __init__(self, item: Kind[T]) -> None:
         self.item = item
@@ -268,13 +267,13 @@ class ListOf(Kind[tuple[T, ...]]):
         return self.from_texts([text])
 
     def from_value(self, value: object) -> tuple[T, ...]:
-        """``value`` is a list of items, each of them text."""
+        """Convert a list of items."""
         if not isinstance(value, list):
             raise WrongValue(f"it is {_TYPE_WORDS.get(type(value), 'a date or a time')}, not an array")
         return tuple(self.item.from_value(_not_empty(item)) for item in value)
 
     def from_texts(self, texts: Sequence[str]) -> tuple[T, ...]:
-        """Read each of ``texts`` as one item."""
+        """Parse each of ``texts`` as one item."""
         return tuple(self.item.from_text(_not_empty(text)) for text in texts)
 
     def show(self, value: tuple[T, ...]) -> str:
@@ -292,7 +291,7 @@ _BY_TYPE: Final[Mapping[Any, type[Kind[Any]]]] = {int: Whole, float: Number, boo
 
 
 def kind_of(annotation: Any) -> Kind[Any]:
-    """The kind of value that a setting annotated like this has."""
+    """The kind for a setting's annotation."""
     bare, *notes = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     for note in notes:
         if isinstance(note, Kind):
