@@ -2,6 +2,7 @@
 #
 #   make run     the gateway on its embedded parts, a token, and the line to try it with
 #   make demo    two devices speak at the same time, and each gets its own words
+#   make kafka   a Kafka on port 9092 (KAFKA_PORT), empty at each start, until Ctrl-C: the one of the tests
 #   make test    all but the slow tests, in about four minutes; on Apache Kafka where Java and Maven are, else on a
 #                stand-in, and on Redis where redis-server is
 #   make test-fast      the tests that start nothing, in half a minute: for every save
@@ -18,11 +19,12 @@
 
 PYTHON ?= python3
 PORT ?= 8080
+KAFKA_PORT ?= 9092
 VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# uv reads neither pip's variables nor its files: tell it of the index and the CA that pip uses. Its own variables win.
+# uv reads neither pip's variables nor its files: pass on the index and the CA that pip uses. Its own variables win.
 PIP_SETTING = $(BIN)/python -m pip --disable-pip-version-check config get
 UV = index="$${PIP_INDEX_URL:-$$($(PIP_SETTING) global.index-url 2>/dev/null)}"; \
   ca="$${PIP_CERT:-$$($(PIP_SETTING) global.cert 2>/dev/null)}"; \
@@ -39,7 +41,7 @@ PARALLEL := -n auto --no-loadscope-reorder
 # Of what `make constraints` raises: everything, or with UPGRADE='--upgrade-package tornado' one library alone.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo test test-fast test-all test-lowest test-nightly check constraints format soak memory survive bench bench-full clean
+.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly check constraints format soak memory survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -49,12 +51,15 @@ run: $(VENV)/installed
 	printf '\n  Or be the device doll-1, and say something to it from a third one:\n    %s\n' \
 	  '$(BIN)/cocoa probe-device ws://$(URL)/ws --device-id doll-1 --listen 0'; \
 	printf '    %s\n      %s\n      %s\n\n' 'curl http://$(URL)/api/v1/transcriptions \' \
-	  '-H "Authorization: Bearer $$('$(BIN)'/cocoa mint-token --device-id doll-1 2>/dev/null)" \' \
+	  '-H "Authorization: Bearer $$('$(BIN)'/cocoa mint-token --device-id doll-1)" \' \
 	  "-d '{\"device_id\":\"doll-1\",\"text\":\"Hello\"}'"
 	@exec $(BIN)/cocoa serve --port $(PORT)
 
 demo: $(VENV)/installed
 	$(BIN)/python -m demo
+
+kafka: $(VENV)/installed-test
+	@exec $(BIN)/python -m testing.kafka_server $(KAFKA_PORT)
 
 test: $(VENV)/installed-test
 	$(PYTEST) $(PARALLEL) -m 'not slow and not nightly' $(PYTEST_OPTIONS)
@@ -110,8 +115,9 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: setup.py pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[speech]' || \
-	  { echo 'Without a speech engine, then: not every machine has one ready-made.' >&2; $(PIP) --editable .; }
+	@echo 'Installing the gateway into $(VENV): about a minute.'
+	@$(PIP) --editable '.[speech]' || \
+	  { echo 'There is no prebuilt speech engine for this machine: continuing without speech.' >&2; $(PIP) --editable .; }
 	@touch $@
 
 $(VENV)/installed-test: setup.py pyproject.toml | $(VENV)/bin/python

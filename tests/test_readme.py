@@ -30,10 +30,15 @@ NOT_RUN = [
     ".venv/bin/cocoa serve",  # it does not end, and listens on port 8080: tests/cli/test_serve.py
     "pip install '.[all]'",
     # What these name does not exist here: tests/test_conf.py and tests/probe/test_command.py
-    "COCOA_JWT_SECRET=@/run/secrets/jwt cocoa serve --config conf/production.toml --check",
-    "COCOA_JWT_SECRET=@/run/secrets/jwt cocoa serve --config conf/production.toml",
-    "cocoa probe-device wss://gateway.example/ws --device-id probe-1 --secret @secret.txt --broker kafka://kafka-1:9092"
-    " --require delivery",
+    "COCOA_JWT_SECRET=@/run/secrets/jwt cocoa serve --config /etc/cocoa-gateway/production.toml --check",
+    "COCOA_JWT_SECRET=@/run/secrets/jwt cocoa serve --config /etc/cocoa-gateway/production.toml",
+    ".venv/bin/cocoa probe-device wss://gateway.example/ws --device-id probe-1 --secret @secret.txt"
+    " --broker kafka://kafka-1:9092 --require delivery",
+]
+ON_KAFKA = [
+    "make kafka",
+    ".venv/bin/cocoa serve --broker kafka://127.0.0.1:9092",
+    ".venv/bin/python examples/backends/python/produce.py doll-1 Hello",
 ]
 
 
@@ -51,11 +56,14 @@ def commands() -> list[str]:
 class Terminal:
     """Where a reader types: a folder that looks like a checkout, and a home of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environ: str) -> None:
         self._folder = folder
-        self._environ = os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "COCOA_JWT_SECRET": ""}
+        # The tests' Kafka is installed in the cache, once for all.
+        cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CACHE_HOME": cache, "COCOA_JWT_SECRET": ""}
+        self._environ = os.environ | home | environ
         (folder / ".venv").symlink_to(sys.prefix)
-        for name in ("demo", "conf", "Makefile", "setup.py", "pyproject.toml"):
+        for name in ("demo", "conf", "examples", "testing", "Makefile", "setup.py", "pyproject.toml"):
             (folder / name).symlink_to(ROOT / name)
 
     def run(self, command: str) -> str:
@@ -71,6 +79,10 @@ class Terminal:
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def wait_until(self, command: str) -> None:
+        """Return once the command succeeds."""
+        self.run(f"for _ in $(seq 300); do {command} && exit; sleep 0.1; done; exit 1")
 
     @contextmanager
     def running(self, command: str, ends_with: signal.Signals) -> Iterator[subprocess.Popen[str]]:
@@ -93,13 +105,22 @@ class Terminal:
                 process.kill()
 
 
+@contextmanager
+def listening(terminal: Terminal, address: str) -> Iterator[subprocess.Popen[str]]:
+    """The device that prints what it receives, connected."""
+    command = next(command for command in commands() if "--listen 0" in command)
+    with terminal.running(command.replace("127.0.0.1:8080", address), signal.SIGINT) as device:
+        terminal.wait_until(f"curl -s http://{address}/metrics | grep '^cocoa_connections 1'")
+        yield device
+
+
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline()
 
 
 def test_what_is_not_run_stands_in_the_readme() -> None:
-    assert set(NOT_RUN) <= set(commands())
+    assert {*NOT_RUN, *ON_KAFKA} <= set(commands())
 
 
 @pytest.mark.slow
@@ -116,13 +137,31 @@ def type_them_all(terminal: Terminal, port: int) -> None:
     serve = f".venv/bin/cocoa serve --port {port}"
     with terminal.running(serve, signal.SIGTERM) as gateway:
         assert "listening on" in line_of(gateway)
-        listen = next(command for command in typed if "--listen 0" in command)
         publish = next(command for command in typed if command.startswith("curl "))
-        with terminal.running(listen, signal.SIGINT) as device:
-            devices = f"curl -s http://127.0.0.1:{port}/metrics | grep '^cocoa_connections 1'"
-            terminal.run(f"for _ in $(seq 100); do {devices} && exit; sleep 0.1; done; exit 1")
-            terminal.run(publish)
+        with listening(terminal, f"127.0.0.1:{port}") as device:
+            assert terminal.run(publish) == '{"success":true}'
             assert line_of(device) == '{"type":"transcription","device_id":"doll-1","text":"Hello"}\n'
         for command in typed:
-            if command not in NOT_RUN and command not in (listen, publish):
+            if command not in {*NOT_RUN, *ON_KAFKA, publish} and "--listen 0" not in command:
                 terminal.run(f"make --dry-run {command[5:]}" if command.startswith("make ") else command)
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_the_commands_with_kafka_bring_a_record_to_a_device(tmp_path: Path) -> None:
+    with closing(ReservedPort()) as of_kafka, closing(ReservedPort()) as of_gateway:
+        address = f"127.0.0.1:{of_gateway.number}"
+        terminal = Terminal(tmp_path, KAFKA_BOOTSTRAP=f"127.0.0.1:{of_kafka.number}", COCOA_SPEECH="none://")
+        make_kafka, serve, produce = ON_KAFKA
+        # Only the recipe: make would install what the tests need.
+        recipe = terminal.run(f"{make_kafka.replace('make', 'make --dry-run')} KAFKA_PORT={of_kafka.number}")
+        kafka = recipe.splitlines()[-1].removeprefix("exec ")
+        serve = f"{serve.replace('127.0.0.1:9092', f'127.0.0.1:{of_kafka.number}')} --port {of_gateway.number}"
+        with terminal.running(kafka, signal.SIGINT) as broker:
+            assert f" on 127.0.0.1:{of_kafka.number}" in line_of(broker)
+            with terminal.running(serve, signal.SIGTERM) as gateway:
+                assert "listening on" in line_of(gateway)
+                terminal.wait_until(f"curl -sf http://{address}/api/v1/ready")
+                with listening(terminal, address) as device:
+                    assert re.fullmatch(r"sent: \d+ 0\n", terminal.run(produce))
+                    assert '"device_id":"doll-1","text":"Hello"' in line_of(device)

@@ -30,7 +30,7 @@ const (
 	stable           = time.Minute
 	silence          = 75 * time.Second // the gateway pings every 30 s: after two missing pings the network is dead
 	patience         = 10 * time.Second // for the handshake, and for a token
-	// The largest message accepted. A record has at most 1 MiB with Kafka's defaults. The library's own limit, 32 KiB,
+	// The largest message accepted. The gateway rejects records over 1 MiB. The library's own limit, 32 KiB,
 	// would end the connection, and with cursors the gateway would send the same message again after each reconnect.
 	largest = 2 << 20
 )

@@ -34,7 +34,7 @@ SCALE = float(os.environ.get("WAIT_SCALE", "1"))  # shortens all waits, for expe
 BASE_S, CAP_S = 1.0, 60.0
 SLOW_S = (60.0, 300.0)
 STABLE_S = 60.0
-# The largest message accepted. A record has at most 1 MiB with Kafka's defaults. A smaller limit would end the
+# The largest message accepted. The gateway rejects records over 1 MiB. A smaller limit would end the
 # connection, and with cursors the gateway would send the same message again after each reconnect.
 LARGEST_BYTES = 2 * 1024 * 1024
 # An early retry cannot succeed: the firmware, the configuration, or another holder of this device id must change first.

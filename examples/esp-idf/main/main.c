@@ -19,8 +19,8 @@
 #include "protocol_examples_common.h"
 #include "reconnect.h"
 
-// The longest message that this device accepts; it skips longer ones. The gateway sends each message in one frame, and
-// with the topic's default limit that can be 1 MiB.
+// The longest message that this device accepts; it skips longer ones. The gateway sends each message in one frame, of up
+// to 1 MiB.
 #define MESSAGE_MAX 8192
 #define CURSOR_MAX 64
 
