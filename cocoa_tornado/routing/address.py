@@ -1,7 +1,8 @@
 """Whom a record addresses. Pure, and imports nothing of the gateway, so that records can hold an address.
 
 Nearly every record is for one device. Its address is the device id itself, a plain ``str``, which costs nothing to make
-and is found in a table of devices as it is. The other addresses are values that no table of devices has as a key.
+and is found in a table of devices as it is. The other addresses are values that no table of devices has as a key. Those
+that do not list their devices can exclude some.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class User:
     """Every device of a user. 99 and ``"99"`` are two users, as they are in tokens."""
 
     user_id: int | str
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +32,14 @@ class Group:
     """Every device of a group."""
 
     name: str
+    excluded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Everyone:
     """Every device."""
+
+    excluded: frozenset[str] = frozenset()
 
 
 Address: TypeAlias = str | Devices | User | Group | Everyone
@@ -64,13 +69,14 @@ def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
     if isinstance(address, Devices):
         return _each_once(address.device_ids)
     if isinstance(address, User):
-        return _each_once(directory.devices_of_user(address.user_id))
+        return _each_once(directory.devices_of_user(address.user_id), address.excluded)
     if isinstance(address, Group):
-        return _each_once(directory.devices_of_group(address.name))
+        return _each_once(directory.devices_of_group(address.name), address.excluded)
     if isinstance(address, Everyone):
-        return _each_once(directory.devices())
+        return _each_once(directory.devices(), address.excluded)
     assert_never(address)  # and above all: nothing unforeseen goes to everyone
 
 
-def _each_once(device_ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(device_ids))
+def _each_once(device_ids: Iterable[str], excluded: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    found = dict.fromkeys(device_ids)
+    return tuple([device_id for device_id in found if device_id not in excluded] if excluded else found)

@@ -35,7 +35,7 @@ class Forwarding:
         records, origins = batch.records, batch.origins()
         forwarded = []
         for at, device_id in messages:
-            _, payload, timestamp_ms, _, interim_of = records[at]
+            _, payload, timestamp_ms, _, interim_of, _ = records[at]
             forwarded.append(ForwardedMessage(device_id, payload, timestamp_ms, *origins[at], interim_of))
         ended = receipt.leg()
 

@@ -42,7 +42,7 @@ class LocalDelivery:
         connected, routed = self._connected, 0
         for record in records:
             try:
-                device_id, payload, timestamp_ms, _, interim_of = record
+                device_id, payload, timestamp_ms, _, interim_of, _ = record
                 clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
                 if clients is None:
                     self.not_connected(device_id)  # type: ignore[arg-type]  # likewise
@@ -60,7 +60,7 @@ class LocalDelivery:
         connected, routed, framed, frame = self._connected, 0, -1, b""
         for at, device_id in messages:
             try:
-                _, payload, timestamp_ms, _, interim_of = records[at]
+                _, payload, timestamp_ms, _, interim_of, _ = records[at]
                 if at != framed:  # a record for many devices is framed once
                     frame, framed = text_frame(payload), at
                 clients = connected.get(device_id)

@@ -135,17 +135,13 @@ def check_claims(
         raise InvalidClaims("device_id")
     if not _is_text(version):
         raise InvalidClaims("device_version")
-    if not _is_user_id(user_id):
+    if not is_user_id(user_id):
         raise InvalidClaims("user_id")
     return DeviceIdentity(device_id, user_id, version, _groups(claims), expires_at, proof)
 
 
 def is_device_id(value: object) -> TypeGuard[str]:
     """Say whether ``value`` may name a device: 1 to 128 bytes of UTF-8 without control characters."""
-    return _is_name(value)
-
-
-def _is_name(value: object) -> TypeGuard[str]:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME_BYTES:
         return False
     if value.isascii():
@@ -156,6 +152,16 @@ def _is_name(value: object) -> TypeGuard[str]:
         return len(value.encode("utf-8")) <= MAX_NAME_BYTES
     except UnicodeEncodeError:  # a lone surrogate
         return False
+
+
+def is_group(value: object) -> TypeGuard[str]:
+    """Say whether ``value`` may name a group: a name like a device's."""
+    return is_device_id(value)
+
+
+def is_user_id(value: object) -> TypeGuard[int | str]:
+    """Say whether ``value`` may name a user: an integer, or a string that can be sent as UTF-8."""
+    return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _check_times(claims: Mapping[str, object], policy: TokenPolicy, now: float) -> float:
@@ -210,13 +216,9 @@ def _check_audience(claims: Mapping[str, object], expected: str) -> None:
 
 def _groups(claims: Mapping[str, object]) -> tuple[str, ...]:
     groups = claims.get("groups", [])
-    if not isinstance(groups, list) or len(groups) > MAX_GROUPS or not all(map(_is_name, groups)):
+    if not isinstance(groups, list) or len(groups) > MAX_GROUPS or not all(map(is_group, groups)):
         raise InvalidClaims("groups")
     return tuple(groups)
-
-
-def _is_user_id(value: object) -> TypeGuard[int | str]:
-    return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _is_text(value: object) -> TypeGuard[str]:

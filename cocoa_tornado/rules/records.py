@@ -7,17 +7,18 @@ not depend on the path.
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from ..routing.address import Address
+from .addressing import FIELDS, Headers, InvalidField, Options, fields_in_headers, read_fields, take_fields
 from .identity import is_device_id
+from .lossless_json import Repeating, is_too_deep, parse
 
 MAX_RECORD_BYTES: Final = 1024 * 1024
-MAX_NESTING: Final = 64
 
 REASONS: Final = frozenset(
     {
@@ -28,7 +29,8 @@ REASONS: Final = frozenset(
         "not_json",  # RFC 8259 only: no NaN, no byte order mark, nothing after the value
         "not_object",
         "duplicate_device",  # device_id occurs twice: parsers differ on which one counts
-        "no_device",  # device_id is absent, mistyped, empty, too long, or has control characters
+        *FIELDS,  # the field of this name is invalid, in the value or in a header (rules/addressing.py)
+        "no_device",  # no to, and device_id is absent, mistyped, empty, too long, or has control characters
         "not_unicode",  # an escaped lone surrogate, which a text message cannot carry
     }
 )
@@ -38,12 +40,13 @@ REASONS: Final = frozenset(
 class Record(NamedTuple):
     """A record that can be routed: one offset of its partition, and one message for each device that it addresses.
 
-    :ivar address: from the record's value, never from its key; a ``str`` is the id of one device
+    :ivar address: from the record's value or its headers, never from its key; a ``str`` is the id of one device
     :ivar payload: the UTF-8 text message of contract section 3: compact JSON, ``type`` first
     :ivar timestamp_ms: the record's timestamp, Unix milliseconds; 0 if it has none
-    :ivar key_agrees: False if the record has a key that is neither its device_id nor its ``session_id`` (which older
-        producers use as the key)
+    :ivar key_agrees: False if the record is for one device and has a key that is neither that device's id nor the
+        record's ``session_id`` (which older producers use as the key)
     :ivar interim_of: the ``session_id`` of an interim (``"final":false``); '' for everything else
+    :ivar options: how to deliver it; None for nearly all records
     """
 
     address: Address
@@ -51,10 +54,11 @@ class Record(NamedTuple):
     timestamp_ms: int
     key_agrees: bool = True
     interim_of: str = ""
+    options: Options | None = None
 
 
 class Rejected(NamedTuple):
-    """A record that cannot be decoded, or has no recipient.
+    """A record that cannot be decoded, has no recipient, or has an invalid field.
 
     :ivar reason: one of ``REASONS``; a metric label and the quarantine header
     """
@@ -65,15 +69,24 @@ class Rejected(NamedTuple):
 Decoded: TypeAlias = Record | Rejected
 
 
-def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_bytes: int = MAX_RECORD_BYTES) -> Decoded:
+def decode(
+    key: bytes | None,
+    value: bytes | None,
+    timestamp_ms: int,
+    headers: Headers = (),
+    *,
+    max_bytes: int = MAX_RECORD_BYTES,
+) -> Decoded:
     """Decode a record of the results topic. Pure, thread-safe, and never raises.
 
     The payload has the record's fields in the record's order after ``"type":"transcription"``. It has no blank between
     tokens and escapes only what JSON requires; numbers keep their spelling. The record's own ``type`` is dropped, one
-    in a nested object is kept. If any other name repeats, its last value takes the first one's position, as in common
-    parsers. Dropped fields are not validated.
+    in a nested object is kept. The fields that say how to deliver the record (``rules/addressing.py``) are dropped too,
+    except ``id``. If any other name repeats, its last value takes the first one's position, as in common parsers.
+    Dropped fields are validated only if they count.
 
     :param timestamp_ms: the record's timestamp; negative means none, as in Kafka
+    :param headers: the record's headers in their order
     :param max_bytes: the longest value that is decoded
     """
     if not value:
@@ -81,114 +94,116 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, *, max_byt
     if len(value) > max_bytes:
         return Rejected("too_large")
     try:
-        message = _read_plain(value)
-        if message is None:
-            found = _read_careful(value)
-            if isinstance(found, Rejected):
-                return found
-            message = found
+        given = fields_in_headers(headers) if headers else None
+        if not given and value.find(_BACKSLASH) < 0:
+            plain = _decode_plain(key, value, timestamp_ms)
+            if plain is not None:
+                return plain
+        return _decode_any(key, value, timestamp_ms, given or {})
     except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never does
         return Rejected("too_deep")
-    device_id, session_id, final, payload = message
-    agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
-    interim_of = session_id if final is False and isinstance(session_id, str) else ""
-    # Like Record(...), without the Python function that a NamedTuple has for it.
-    return _NEW(Record, (device_id, payload, timestamp_ms if timestamp_ms > 0 else 0, agrees, interim_of))
 
 
-_Message: TypeAlias = tuple[str, object, object, bytes]
-"""device_id, session_id and final (of any type), payload."""
+def has_address(value: bytes) -> bool:
+    """True if a record's value has ``to`` or ``except``, valid or not. ``null`` counts as absent."""
+    if not _MAY_HAVE_ADDRESS(value):
+        return False
+    record = _parse_object(value)
+    if isinstance(record, Rejected):
+        return False
+    pairs = record.pairs if isinstance(record, Repeating) else record.items()
+    return any(name in ("to", "except") and found is not None for name, found in pairs)
 
 
-class _TwoDevices(dict[str, object]):
-    """An object in which ``device_id`` occurs more than once. Invalid only if it is the record itself."""
-
-
-def _read_plain(value: bytes) -> _Message | None:
-    """Read a flat record without escapes; None if the record needs the slow path, or is invalid.
+def _decode_plain(key: bytes | None, value: bytes, timestamp_ms: int) -> Record | None:
+    """Decode a flat record without escapes for one device; None if the record needs the slow path, or is invalid.
 
     Without backslashes, every ``":`` in compact JSON ends a name or is the beginning of a string. So if there are as
     many as the record has different names, no name repeats.
     """
-    if value.find(_BACKSLASH) >= 0:
-        return None
     try:
         compact = _COMPACT(value, indent=-1)
         fields = _FLAT(compact)
         device_id = fields["device_id"]
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
         return None
-    if compact.count(b'":') != len(fields) or "type" in fields or not is_device_id(device_id):
+    if compact.count(b'":') != len(fields) or not is_device_id(device_id):
         return None
-    return device_id, fields.get("session_id"), fields.get("final"), _HEAD + compact[1:]
+    # "type" and all of FIELDS. Single look-ups take less time than an intersection of sets.
+    if "type" in fields or "to" in fields or "except" in fields or "priority" in fields:
+        return None
+    if "ttl" in fields or "collapse_key" in fields or "id" in fields:
+        return None
+    session_id = fields.get("session_id")
+    agrees = key is None or key == device_id.encode() or (isinstance(session_id, str) and key == session_id.encode())
+    interim_of = session_id if fields.get("final") is False and isinstance(session_id, str) else ""
+    # Like Record(...), without the Python function that a NamedTuple has for it.
+    timestamp_ms = timestamp_ms if timestamp_ms > 0 else 0
+    return _NEW(Record, (device_id, compact.replace(b"{", _HEAD, 1), timestamp_ms, agrees, interim_of, None))
 
 
-def _read_careful(value: bytes) -> _Message | Rejected:
-    """Read any record, or return why it is invalid."""
+def _decode_any(key: bytes | None, value: bytes, timestamp_ms: int, from_headers: Mapping[str, object]) -> Decoded:
+    """Decode any record, or return why it is invalid."""
+    record = _parse_object(value)
+    if isinstance(record, Rejected):
+        return record
+    if isinstance(record, Repeating) and len(record.values_of("device_id")) > 1:
+        return Rejected("duplicate_device")
+    address: Address | None = None
+    options: Options | None = None
+    if from_headers or not _FIELDS.isdisjoint(record):
+        try:
+            address, options = read_fields(take_fields(record, from_headers))
+        except InvalidField as invalid:
+            return Rejected(invalid.field)
+        if options is not None and options.id is not None:
+            record.setdefault("id", options.id)
+    if address is None:
+        device_id = record.get("device_id")
+        if not is_device_id(device_id):
+            return Rejected("no_device")
+        address = device_id
+    record.pop("type", None)
+    try:
+        payload = _ENCODE(record).replace(b"{", _HEAD, 1) if record else _EMPTY
+    except UnicodeEncodeError:
+        return Rejected("not_unicode")
+    session_id = record.get("session_id")
+    agrees = (
+        key is None
+        or not isinstance(address, str)
+        or key == address.encode()
+        or (isinstance(session_id, str) and key == session_id.encode())
+    )
+    interim_of = session_id if record.get("final") is False and isinstance(session_id, str) else ""
+    timestamp_ms = timestamp_ms if timestamp_ms > 0 else 0
+    return _NEW(Record, (address, payload, timestamp_ms, agrees, interim_of, options))
+
+
+def _parse_object(value: bytes) -> dict[str, object] | Rejected:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return Rejected("not_utf8")
-    if _is_too_deep(text):
+    if is_too_deep(text):
         return Rejected("too_deep")
     try:
-        record = _PARSE(text)
+        record = parse(text)
     except ValueError:
         return Rejected("not_json")
     if not isinstance(record, dict):
         return Rejected("not_object")
-    if isinstance(record, _TwoDevices):
-        return Rejected("duplicate_device")
-    device_id = record.get("device_id")
-    if not is_device_id(device_id):
-        return Rejected("no_device")
-    record.pop("type", None)
-    try:
-        payload = _ENCODE({"type": "transcription", **record})
-    except UnicodeEncodeError:
-        return Rejected("not_unicode")
-    return device_id, record.get("session_id"), record.get("final"), payload
-
-
-def _is_too_deep(text: str) -> bool:
-    """True if arrays and objects are nested more than MAX_NESTING deep. Linear in time for any text."""
-    if text.count("{") + text.count("[") <= MAX_NESTING:
-        return False
-    depth = 0
-    for token in _STRINGS_AND_BRACKETS(text):
-        first = token[0][0]
-        if first in "{[":
-            depth += 1
-            if depth > MAX_NESTING:
-                return True
-        elif first in "}]":
-            depth -= 1
-    return False
-
-
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs) and sum(name == "device_id" for name, _ in pairs) > 1:
-        return _TwoDevices(fields)
-    return fields
-
-
-def _refuse_constant(spelling: str) -> object:
-    raise ValueError(f"{spelling} is not JSON")
+    return record
 
 
 # Compiled once and stateless.
-# A string may lack its closing quote. Without possessive matching, retrying at each later quote would take quadratic
-# time.
-_STRINGS_AND_BRACKETS = re.compile(r'"(?:[^"\\]+|\\.)*+"?|[{}\[\]]', re.DOTALL).finditer
 _COMPACT = msgspec.json.format
+_FIELDS: Final = frozenset(FIELDS)
 _HEAD: Final = b'{"type":"transcription",'
+_EMPTY: Final = b'{"type":"transcription"}'
 _BACKSLASH: Final = ord("\\")  # an int: searching for one takes half the time of searching for bytes
+_MAY_HAVE_ADDRESS = re.compile(rb'[\\]|"to"|"except"').search
 _NEW = tuple.__new__
 _Scalar: TypeAlias = str | int | float | bool | None
 _FLAT = msgspec.json.Decoder(dict[str, _Scalar | list[_Scalar]]).decode
 _ENCODE = msgspec.json.Encoder().encode
-# Raw passes a number's digits through unparsed: 1.0 stays 1.0, and 1e400 does not become infinity.
-_PARSE = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=msgspec.Raw, parse_float=msgspec.Raw, parse_constant=_refuse_constant
-).decode

@@ -9,7 +9,7 @@ from typing import Final
 from ..brokers.port import BrokerState
 from ..errors import BrokerError
 from ..rules.identity import DeviceIdentity
-from ..rules.records import Record, decode
+from ..rules.records import Record, decode, has_address
 from .handlers import ReadsBody
 
 PATIENCE_S = 10.0
@@ -25,6 +25,12 @@ PROBLEMS: Final = {
     "not_json": "The record is not JSON",
     "not_object": "The record is not a JSON object",
     "duplicate_device": "The record names device_id twice",
+    "to": "The record has an invalid to",
+    "except": "The record has an invalid except",
+    "priority": "The record has an invalid priority",
+    "ttl": "The record has an invalid ttl",
+    "collapse_key": "The record has an invalid collapse_key",
+    "id": "The record has two ids",
     "no_device": "The record has no valid device_id",
     "not_unicode": "The record holds half a surrogate pair",
 }
@@ -33,9 +39,11 @@ PROBLEMS: Final = {
 
 class PublishHandler(ReadsBody):
     """For trying things out, and for ``probe-device``; on by default only with the embedded broker. The body is the
-    value of a record; the token says for which device, and no other may be named.
+    value of a record; the token says for which device, and no other may be named. The record has no headers, whatever
+    the request has: nothing but its body reaches the broker.
 
-    The order of the answers: 404 (off), 401, 413, 429, 400, 403, 503. The device's inbound rate holds here too.
+    The order of the answers: 404 (off), 401, 413, 429, 403 for ``to`` or ``except``, 400, 403 for another device, 503.
+    The device's inbound rate holds here too.
     """
 
     # It is decoded on the event loop, twice with the embedded broker: 64 KiB of brackets take ten milliseconds, and a
@@ -53,6 +61,9 @@ class PublishHandler(ReadsBody):
         assert self._identity is not None
         body, device_id = self.body(), self._identity.device_id
         if self._is_over_its_rate(device_id, len(body)):
+            return
+        if has_address(body):
+            self.refuse(403, "Devices can't address others")
             return
         decoded = decode(None, body, 0)
         if not isinstance(decoded, Record):

@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.rules import records
-from cocoa_tornado.rules.records import REASONS, Record, Rejected, decode
+from cocoa_tornado.rules.addressing import FIELDS
+from cocoa_tornado.rules.records import REASONS, Record, Rejected, decode, has_address
 
 from ..profiles import examples
 
@@ -29,8 +30,8 @@ def payload_of(value: bytes) -> str:
     return decoded.payload.decode()
 
 
-def reason_for(value: bytes | None, **options: int) -> str:
-    decoded = decode(None, value, 0, **options)
+def reason_for(value: bytes | None, max_bytes: int = records.MAX_RECORD_BYTES) -> str:
+    decoded = decode(None, value, 0, max_bytes=max_bytes)
     assert isinstance(decoded, Rejected), decoded
     assert decoded.reason in REASONS
     return decoded.reason
@@ -376,6 +377,47 @@ def test_threads_may_share_it() -> None:
     assert answers == [{expected}] * 4
 
 
+# -- whether it is addressed
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"to":{"group":"red"}',
+        '"to":{"device":"d"}',
+        '"to":5',
+        '"except":[]',
+        '"to":null,"to":5',
+        '"t\\u006f":{"all":true}',
+        '"device_id":"e","ttl":-1,"to":{}',
+        '"t":"\\ud800","except":""',
+    ],
+)
+def test_a_value_that_holds_to_or_except_has_an_address_valid_or_not(fields: str) -> None:
+    assert has_address(f'{{"device_id":"d",{fields}}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"device_id":"d"}',
+        b'{"device_id":"d","to":null,"except":null}',
+        b'{"device_id":"d","to":null,"to":null}',
+        b'{"device_id":"d","text":"to","o":{"to":1,"except":2}}',
+        b'{"device_id":"d","text":"\\"to\\":1"}',
+        b'{"device_id":"d","TO":1}',
+        b'["to"]',
+        b'"to"',
+        b'{"to":1',
+        b'\xff"to"',
+        b'{"to":' + b"[" * 70 + b"]" * 70 + b"}",
+        b"",
+    ],
+)
+def test_any_other_value_has_none(value: bytes) -> None:
+    assert not has_address(value)
+
+
 # -- any record, in any spelling, against an oracle that shares no code
 
 
@@ -403,7 +445,9 @@ IDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_si
 
 @st.composite
 def records_with_a_device(draw: st.DrawFn) -> Object:
-    others = draw(st.lists(st.tuples(NAMES.filter(lambda name: name != "device_id"), VALUES), max_size=6))
+    others = draw(
+        st.lists(st.tuples(NAMES.filter(lambda name: name not in {"device_id", *FIELDS}), VALUES), max_size=6)
+    )
     at = draw(st.integers(0, len(others)))
     return Object([*others[:at], ("device_id", draw(IDS)), *others[at:]])
 
@@ -466,9 +510,8 @@ def test_any_spelling_of_a_record_gives_the_one_right_message(record: Object, ra
     device_id = dict(record.pairs)["device_id"]
     expected = Record(device_id, expected_text(Object(fields)).encode(), 7, True)
     assert decode(device_id.encode(), text.encode(), 7)[:4] == expected[:4]
-    careful = records._read_careful(text.encode())
-    assert not isinstance(careful, Rejected)
-    assert (careful[0], careful[3]) == (device_id, expected.payload)
+    careful = records._decode_any(device_id.encode(), text.encode(), 7, {})
+    assert careful[:4] == expected[:4]
 
 
 TOKENS = [
@@ -484,9 +527,15 @@ NEARLY = SOUP.map(lambda soup: f'{{"device_id":"d",{soup}}}')
 @example('{"device_id":"d","t":":"}')
 @example('{"device_id":"d","o":{"a":1}}')
 @example('{"device_id":"d","a":1,"a":2}')
+@example('{"device_id":"d","to":null}')
+@example('{"device_id":"d","except":null}')
+@example('{"device_id":"d","priority":null}')
+@example('{"device_id":"d","ttl":1}')
+@example('{"device_id":"d","collapse_key":"k"}')
+@example('{"device_id":"d","id":"i"}')
 def test_the_two_ways_agree_wherever_the_quick_one_has_an_answer(text: str) -> None:
-    quick = records._read_plain(text.encode())
-    assert quick is None or quick == records._read_careful(text.encode())
+    quick = records._decode_plain(None, text.encode(), 0)
+    assert quick is None or quick == records._decode_any(None, text.encode(), 0, {})
 
 
 def test_the_quick_way_is_the_way_of_ordinary_records() -> None:
@@ -495,7 +544,7 @@ def test_the_quick_way_is_the_way_of_ordinary_records() -> None:
         json.dumps(json.loads(CANONICAL)),
         '{"device_id":"d","text":"你好","words":["a"]}',
     ):
-        assert records._read_plain(text.encode()) is not None
+        assert records._decode_plain(None, text.encode(), 0) is not None
 
 
 NOT_JSON = object()
