@@ -1,9 +1,9 @@
-"""How many examples hypothesis tries: ``ci`` the same ones each time, ``lowest`` a quarter of them, ``nightly`` ten times
-as many and different ones.
+"""How many examples hypothesis tries: ``ci`` the same ones each time, ``lowest`` a quarter of them, ``nightly`` different
+ones and ten times as many.
 
-``ci`` is the default; ``pytest --hypothesis-profile=nightly`` takes another one. CI runs ``ci`` on the newest libraries,
-so its run on the lowest ones only has to show that the tests pass there at all. An example that fails at night becomes an
-explicit ``@example`` of its test, so that CI tries it from then on.
+``ci`` is the default; ``pytest --hypothesis-profile=nightly`` selects another one. CI runs ``ci`` on the newest
+libraries, so its run on the lowest ones only shows that the tests pass there at all. An example that fails at night
+becomes an explicit ``@example`` of its test, so that CI tries it from then on.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def register() -> None:
 
 
 def examples(count: int, *, steps: int = 50) -> settings:
-    """So many examples in CI, of so many steps where a state machine is run; as many more or fewer as the profile says."""
+    """Settings for ``count`` examples in CI, scaled by the profile; a state machine runs ``steps`` steps in each."""
     return settings(max_examples=max(1, count * settings().max_examples // _CI_EXAMPLES), stateful_step_count=steps)

@@ -53,7 +53,7 @@ class Endpointer:
     def __init__(self) -> None:
         self.speaking = False
         self._lead: deque[bytes] = deque(maxlen=LEAD_FRAMES)
-        self._heard: deque[bool] = deque(maxlen=LEAD_FRAMES)
+        self._is_speech: deque[bool] = deque(maxlen=LEAD_FRAMES)
         self._silent = 0
 
     def judge(self, frame: bytes, is_speech: bool) -> FrameVerdict:
@@ -65,8 +65,8 @@ class Endpointer:
             self.stop()
             return FrameVerdict.END
         self._lead.append(frame)
-        self._heard.append(is_speech)
-        if sum(self._heard) < BEGIN_FRAMES:
+        self._is_speech.append(is_speech)
+        if sum(self._is_speech) < BEGIN_FRAMES:
             return FrameVerdict.NOTHING
         self.speaking, self._silent = True, 0
         return FrameVerdict.BEGIN
@@ -75,11 +75,11 @@ class Endpointer:
         """Return the frames before the beginning, and the one that began the utterance."""
         lead = b"".join(self._lead)
         self._lead.clear()
-        self._heard.clear()
+        self._is_speech.clear()
         return lead
 
     def stop(self) -> None:
         """End the utterance here, if there is one."""
         self.speaking = False
         self._lead.clear()
-        self._heard.clear()
+        self._is_speech.clear()

@@ -25,7 +25,7 @@ class Pace:
     def __repr__(self) -> str:
         return f"<Pace {self._lag_s:.3f} s behind at {self._at:.3f}>"
 
-    def heard(self, now: float, audio_s: float, waited_s: float) -> None:
+    def report(self, now: float, audio_s: float, waited_s: float) -> None:
         """Record how much audio the worker has decoded and how long it has waited, both since it got the stream."""
         lag_s = self._lag_s + (waited_s - self._waited_s) - (audio_s - self._audio_s)
         self._at, self._lag_s, self._audio_s, self._waited_s = now, max(0.0, lag_s), audio_s, waited_s

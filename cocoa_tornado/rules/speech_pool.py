@@ -280,7 +280,7 @@ class Roster:
         if known.owes() and not owed:
             known.since = now
 
-    def heard(self, worker: int, now: float) -> None:
+    def alive(self, worker: int, now: float) -> None:
         """The worker, which has a stream, showed that it is alive."""
         known = self._workers.get(worker)
         if known is not None and known.phase in (Phase.BUSY, Phase.DRAINING):
@@ -306,9 +306,9 @@ class Roster:
             return
         known.consumed = max(known.consumed, min(consumed, known.sent))
         if known.pace is not None:
-            known.pace.heard(now, audio_s, waited_s)
+            known.pace.report(now, audio_s, waited_s)
         known.is_waiting = is_waiting
-        self.heard(worker, now)
+        self.alive(worker, now)
 
     def consumed(self, worker: int) -> int:
         """Bytes of its stream's audio that the worker has consumed."""

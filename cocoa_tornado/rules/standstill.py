@@ -39,22 +39,22 @@ class StandstillWatch:
     :param patience_s: how long the stable offset must be unchanged to count as a standstill
     """
 
-    __slots__ = ("_ends", "_patience_s", "_since", "_told")
+    __slots__ = ("_ends", "_patience_s", "_reported", "_since")
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._ends: Ends | None = None
         self._since = 0.0
-        self._told = False
+        self._reported = False
 
     def judge(self, ends: Ends, now: float) -> Standstill | None:
         """Return a standstill once when it begins, and once when it is over; otherwise None."""
         before, self._ends = self._ends, ends
         if before is not None and ends.stable == before.stable < before.high and ends.high >= before.high:
-            if self._told or now - self._since < self._patience_s:
+            if self._reported or now - self._since < self._patience_s:
                 return None
-            self._told = True
+            self._reported = True
             return Standstill(False, ends, now - self._since)
         since, self._since = self._since, now
-        told, self._told = self._told, False
-        return Standstill(True, before, now - since) if told and before is not None else None
+        reported, self._reported = self._reported, False
+        return Standstill(True, before, now - since) if reported and before is not None else None

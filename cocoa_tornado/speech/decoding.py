@@ -1,9 +1,9 @@
-"""From any audio that a device sends to what recognizers take: 16 kHz, mono, signed 16-bit little-endian.
+"""Decodes any supported audio to what recognizers take: 16 kHz, mono, signed 16-bit little-endian.
 
-Runs in a worker process: it blocks for bytes, and it hands strangers' bytes to C code. FFmpeg (through PyAV) decodes,
-mixes and resamples; it is told which container to expect, never asked to guess, may use only the few demuxers and
-decoders named here, takes no more than 128 MiB for a stream, and opens no file, whatever a container refers to. Raw
-samples and WAV need no demuxer, and so there is nothing between a piece of audio and its recognition.
+Runs in a worker process, because it blocks for input and passes untrusted bytes to C code. FFmpeg (through PyAV)
+decodes, mixes and resamples. It never guesses the container, may use only the demuxers and decoders listed here,
+allocates at most 128 MiB per stream, and opens no file or address, whatever a container refers to. Raw samples and WAV
+need no demuxer, so they are recognized without delay.
 """
 
 from __future__ import annotations
@@ -38,32 +38,31 @@ _Frames: TypeAlias = Generator[AudioFrame, None, None]
 
 
 class Readable(Protocol):
-    """Where a stream's bytes come from."""
+    """The source of a stream's bytes."""
 
     def read(self, max_bytes: int, /) -> bytes:
-        """Wait for bytes and return those that are there, at least one and at most ``max_bytes``; b'' at the end."""
+        """Wait for bytes and return those available, at least one and at most ``max_bytes``; b'' at the end."""
 
 
 def decode(audio_format: AudioFormat, source: Readable, max_audio_s: float) -> Generator[bytes, None, None]:
-    """Decode a stream while it arrives: yields pieces of whole samples, each as soon as the input allows.
+    """Decode a stream while it arrives; yield pieces of whole samples, each as soon as the input allows.
 
-    The format is settled by the first bytes (:func:`~cocoa_tornado.rules.audio.settle`) before anything else. Raw and
-    WAV come out as they come in; Ogg, WebM, MP3, AAC and fragmented MP4 a page or a few frames behind; FLAC ten frames
-    behind, for its parser wants to be sure. Other MP4s, CAF and AIFF may say only at their end what they hold: they are
-    kept in memory until then, 64 MiB at most. Of all others no more than a few seconds are in memory.
+    The first bytes decide the format (:func:`~cocoa_tornado.rules.audio.settle`). Raw samples and WAV are decoded
+    without delay; Ogg, WebM, MP3, AAC and fragmented MP4 lag a page or a few frames; FLAC lags ten frames, because of
+    its parser. Other MP4s, CAF and AIFF may have their index at the end, so they are kept in memory until then, 64 MiB
+    at most. Of all others only a few seconds are in memory.
 
-    Of several streams in a container the first audio stream that can be decoded is heard; pictures, video and others
-    are skipped. All channels are mixed, each as loud as the others. The input is read to its end. What follows a WAV's
-    samples is not audio, unless it is another WAV.
+    The first audio stream in a container that can be decoded is used; pictures, video and other streams are skipped.
+    All channels are mixed equally. The input is read to its end. Data after a WAV's samples is not audio, unless it is
+    another WAV.
 
-    A stream that breaks after audio has come of it was cut short or damaged on its way: damaged packets are passed
-    over, and what could be decoded is used. Only if nothing could be is the stream refused. What ``source.read``
-    raises comes through as it is.
+    In a stream that is truncated or damaged, damaged packets are skipped and the rest is used. The stream is refused
+    only if nothing could be decoded. Exceptions from ``source.read`` are passed on unchanged.
 
-    :param max_audio_s: the most audio that is decoded
-    :raises AudioNotDecodable: not a single sample came of it: another format, damaged from the start, or empty. Its
-        text is one for whoever sent it
-    :raises AudioTooLong: there is more than ``max_audio_s``, as soon as that much has been yielded
+    :param max_audio_s: the most audio to decode
+    :raises AudioNotDecodable: no sample could be decoded: an unsupported format, damaged from the start, or empty. The
+        message is for the sender
+    :raises AudioTooLong: there is more than ``max_audio_s``; raised once that much has been yielded
     """
     stream = _Input(source)
     left_bytes = 2 * math.ceil(max_audio_s * SAMPLE_RATE_HZ)
@@ -95,10 +94,10 @@ def decode(audio_format: AudioFormat, source: Readable, max_audio_s: float) -> G
 
 
 class _Input:
-    """The bytes of one stream, some of which may have been looked at and put back.
+    """The bytes of one stream. Some may be examined and put back.
 
-    FFmpeg calls :meth:`read` from C, where an exception would be an I/O error among others: so a failure of the
-    source looks like the end of the stream to FFmpeg, and is raised by whoever asks next in Python.
+    FFmpeg calls :meth:`read` from C, where an exception is just an I/O error. So FFmpeg sees a failure of the source as
+    the end of the stream, and the next call from Python raises it.
     """
 
     def __init__(self, source: Readable) -> None:
@@ -108,7 +107,7 @@ class _Input:
         self._failure: BaseException | None = None
 
     def read(self, max_bytes: int) -> bytes:
-        """At least one byte and never more than ``max_bytes``, which PyAV copies into a buffer of just that size."""
+        """Return at least one byte and at most ``max_bytes``, the size of the buffer that PyAV copies them into."""
         if not self._ahead and not self._ended:
             try:
                 self._ahead = self._source.read(max_bytes)
@@ -119,7 +118,7 @@ class _Input:
         return piece
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes; fewer only at the end of the stream."""
+        """Return ``count`` bytes; fewer only at the end of the stream."""
         pieces = bytearray()
         while len(pieces) < count and (piece := self.read(count - len(pieces))):
             pieces += piece
@@ -151,7 +150,7 @@ def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
 
 
 def _more(stream: _Input, head: bytes) -> tuple[bytes, bool]:
-    """A stream's beginning with so much more of it that it is worth another look; and whether that is all of it."""
+    """Return the head extended enough for another look, and whether that is the whole stream."""
     longer = bytearray(head)
     while len(longer) < look_again_at(len(head)):
         piece = stream.read(_READ_BYTES)
@@ -162,7 +161,7 @@ def _more(stream: _Input, head: bytes) -> tuple[bytes, bool]:
 
 
 def _wavs(stream: _Input) -> _Frames:
-    """A WAV, and those that follow it."""
+    """Decode a WAV, and any that follow it."""
     layout: WavLayout | None = _read(read_wav_header(), stream)
     while layout is not None:
         pieces = _whole_samples(stream, layout.frame_bytes, layout.data_bytes)
@@ -184,9 +183,9 @@ def _read(header: Generator[int, bytes, _Layout], stream: _Input) -> _Layout:
 
 
 def _whole_samples(stream: _Input, frame_bytes: int, data_bytes: int | None) -> Iterator[bytes]:
-    """Cut the stream where samples end; what is left of half a sample at the end is dropped.
+    """Cut the stream at sample boundaries; a partial sample at the end is dropped.
 
-    :param data_bytes: read no more than that; None: all there is
+    :param data_bytes: read at most this many; None: everything
     """
     held = b""
     left_bytes = math.inf if data_bytes is None else data_bytes
@@ -200,7 +199,7 @@ def _whole_samples(stream: _Input, frame_bytes: int, data_bytes: int | None) -> 
 
 
 def _little_endian(pieces: Iterator[bytes], channels: int) -> Iterator[bytes]:
-    """16-bit samples in the order that they turn out to have, turned around where need be."""
+    """Detect the byte order of 16-bit samples, and swap the bytes if necessary."""
     held = b""
     order: Literal["s16le", "s16be"] | None = None
     for piece in pieces:
@@ -209,7 +208,7 @@ def _little_endian(pieces: Iterator[bytes], channels: int) -> Iterator[bytes]:
             continue
         held += piece
         order = byte_order(held, channels)
-        # Near silence may go on for long, and a stream may not stand still for it: that much is judged for itself.
+        # Near silence may last long without showing the order; don't hold it back, judge each piece by itself.
         if order is not None or len(held) >= _HELD_BYTES or held[0::2] == held[1::2]:
             yield _in_order(held, channels)
             held = b""
@@ -238,11 +237,11 @@ def _pcm(encoding: str, rate_hz: int, channels: int, pieces: Iterator[bytes]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Demuxer:
-    """What FFmpeg is asked to do with a container.
+    """How FFmpeg reads a container.
 
-    :ivar title: of the container, for people
-    :ivar name: FFmpeg's
-    :ivar decoders: those that may be used, in FFmpeg's names
+    :ivar title: the container's name, for people
+    :ivar name: FFmpeg's name
+    :ivar decoders: the allowed decoders, by FFmpeg's names
     """
 
     title: str
@@ -265,7 +264,7 @@ def _demuxed(demuxer: _Demuxer, stream: _Input) -> _Frames:
                     **_AT_ONCE,
                     **_FEW_STREAMS,
                 },
-                metadata_errors="replace",  # nobody reads the tags, and they may hold anything
+                metadata_errors="replace",  # tags are not used, and may contain anything
                 buffer_size=_READ_BYTES,
                 io_open=_open_nothing,
             )
@@ -274,24 +273,24 @@ def _demuxed(demuxer: _Demuxer, stream: _Input) -> _Frames:
         raise AudioNotDecodable(f"it does not begin like {demuxer.title}") from error
     with container:
         track = _first_audible(container, demuxer)
-        track.codec_context.thread_count = 1  # threads would decode ahead, and be late with the result
+        track.codec_context.thread_count = 1  # threads decode ahead, which delays the result
         packets = container.demux(track)
         while True:
             try:
                 with budget.spending():
                     packet = next(packets)
-            except (StopIteration, *_FAILED):  # broken beyond repair: what came until here is used
+            except (StopIteration, *_FAILED):  # broken beyond repair: use what was decoded
                 return
             try:
                 with budget.spending():
                     decoded = packet.decode()
-            except _FAILED:  # this packet is damaged, or a part of it was lost: the next may be whole
+            except _FAILED:  # this packet is damaged or incomplete; the next may be intact
                 continue
             yield from decoded
 
 
 def _first_audible(container: InputContainer, demuxer: _Demuxer) -> AudioStream:
-    """The first audio stream that can be decoded. Packets of the others are dropped as they are read."""
+    """The first audio stream that can be decoded. Packets of other streams are discarded."""
     tracks = [track for track in container.streams.audio if _codec_of(track) in demuxer.decoders]
     if not tracks:
         others = sorted({_codec_of(track) or "unknown" for track in container.streams.audio})
@@ -307,12 +306,12 @@ def _first_audible(container: InputContainer, demuxer: _Demuxer) -> AudioStream:
 
 
 def _codec_of(track: AudioStream) -> str:
-    """The decoder's name; '' where FFmpeg has none."""
+    """The decoder's name; '' if FFmpeg has none."""
     return track.codec_context.codec.name if track.codec_context is not None else ""
 
 
 def _is_kept(demuxer: _Demuxer, stream: _Input) -> bool:
-    """Whether what the container holds may be told only at its end."""
+    """True if the container's index may be at its end."""
     if demuxer.name not in _INDEXED:
         return False
     if demuxer.name != "mp4":
@@ -332,13 +331,13 @@ def _seekable(stream: _Input) -> BytesIO:
 
 
 def _open_nothing(*_arguments: Any) -> NoReturn:
-    """Called where a container refers to another file or address."""
+    """Called when a container refers to another file or address."""
     raise av.PermissionError(EPERM, "a container refers to something outside of itself")
 
 
 def _no_longer_than(max_audio_s: float, frames: Iterator[AudioFrame]) -> Iterator[AudioFrame]:
-    """What comes of a frame may be less than went into it; what was decoded counts too. The last second is the mixer's
-    to judge, for it knows the sample."""
+    """Limit the audio by what was decoded, because mixing may yield less than that. The last second is left to the
+    mixer, which is exact to the sample."""
     left_s = max_audio_s + 1.0
     for frame in frames:
         left_s -= frame.samples / max(1, frame.sample_rate)
@@ -348,7 +347,7 @@ def _no_longer_than(max_audio_s: float, frames: Iterator[AudioFrame]) -> Iterato
 
 
 def _mixed(frames: Iterator[AudioFrame]) -> Iterator[bytes]:
-    """Mix and resample. A stream may change its rate and channels on the way, as chained Ogg does."""
+    """Mix and resample. The rate and the channels may change within a stream, as in chained Ogg."""
     mixer: _Mixer | None = None
     changes = 0
     for frame in frames:
@@ -365,9 +364,9 @@ def _mixed(frames: Iterator[AudioFrame]) -> Iterator[bytes]:
 
 
 class _Mixer:
-    """Frames of one kind in, pieces of what recognizers take out.
+    """Converts frames of one kind to what recognizers take.
 
-    :ivar made_of: sample format, channel layout and rate of the frames that it takes
+    :ivar made_of: sample format, channel layout and rate of the input frames
     """
 
     def __init__(self, like: AudioFrame) -> None:
@@ -376,7 +375,7 @@ class _Mixer:
             raise AudioNotDecodable(f"{channels} channels at {rate_hz} Hz")
         self.made_of = _made_of(like)
         self._graph = av.filter.Graph()
-        # Every channel counts the same: a downmix by layout would drop a microphone that it takes for a subwoofer.
+        # Weight all channels equally: a downmix by layout would drop a microphone mistaken for a subwoofer.
         shares = "+".join(f"{1 / channels:.6f}*c{channel}" for channel in range(channels))
         self._graph.link_nodes(
             self._graph.add(
@@ -392,18 +391,18 @@ class _Mixer:
         ).configure()
 
     def mix(self, frame: AudioFrame | None) -> Iterator[bytes]:
-        """The samples that are known now; None: no frame follows, so what the resampler holds back comes out."""
+        """Return the samples available now; None: no frame follows, so flush the resampler."""
         if frame is not None:
-            frame.pts = None  # samples follow each other, whatever their time stamps say
+            frame.pts = None  # samples are contiguous, whatever their time stamps
         self._graph.push(frame)
         while True:
             try:
                 mixed = self._graph.pull()
-            except (av.BlockingIOError, av.EOFError):  # it wants more input; it has had the last
+            except (av.BlockingIOError, av.EOFError):  # it needs more input, or is drained
                 return
             assert isinstance(mixed, AudioFrame)
             if mixed.samples:
-                samples = bytes(mixed.planes[0])[: 2 * mixed.samples]  # the rest of a plane is padding
+                samples = bytes(mixed.planes[0])[: 2 * mixed.samples]  # the rest of the plane is padding
                 yield _turned(samples) if sys.byteorder == "big" else samples
 
 
@@ -414,18 +413,18 @@ def _made_of(frame: AudioFrame) -> tuple[str, str, int]:
 _FAILED: Final = (av.FFmpegError, MemoryError)
 _READ_BYTES: Final = 4096
 _HELD_BYTES: Final = BYTES_PER_SECOND // 5
-"""So much audio is held back at most while its byte order is unknown."""
-# The streams' parameters are in their first packet: don't read on in search of better knowledge.
+"""The most audio that is held back while its byte order is unknown."""
+# The stream parameters are in the first packet: don't probe further.
 _AT_ONCE: Final = {"probesize": "32"}
-# FFmpeg makes a decoder for every stream that a container announces, and a few bytes announce one of many megabytes.
+# FFmpeg creates a decoder for every announced stream, and a few bytes can announce one that takes many megabytes.
 # A video has a handful: picture, sound, subtitles, chapters, a cover.
 _FEW_STREAMS: Final = {"max_streams": "8"}
 _MOST_CHANGES: Final = 100
-"""Of rate or layout within a stream. A change is expensive, and takes hardly any bytes."""
+"""Changes of rate or layout within a stream. A change is expensive and takes hardly any input."""
 _MOST_KEPT_BYTES: Final = 64 << 20
 _MOST_DEMUXER_BYTES: Final = 128 << 20
-"""What a container may make FFmpeg take. Some kilobytes can announce an index of gigabytes; a cover of the size of the
-largest upload is copied a few times."""
+"""Memory that FFmpeg may take for a container. Some kilobytes can announce an index of gigabytes; a cover as large as
+the largest upload is copied a few times."""
 
 _PCM: Final = (
     *("pcm_u8", "pcm_s8", "pcm_mulaw", "pcm_alaw"),

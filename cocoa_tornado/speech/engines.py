@@ -1,6 +1,6 @@
-"""Which speech engine a URL names.
+"""Speech engines by URL.
 
-Reading a URL is pure and imports nothing; ``loading.py`` imports the engines.
+Parsing a URL is pure and imports nothing; ``loading.py`` imports the engines.
 
 ::
 
@@ -30,7 +30,7 @@ UNKNOWN_ENGINE: Final = "is not a speech engine of a kind that is known"
 MIB: Final = 1024 * 1024
 
 WORKER_BYTES: Final = 192 * MIB
-"""Memory of a worker with pocketsphinx at work, 140 MiB, or with Google, and some more for the decoders."""
+"""Memory of a busy worker with pocketsphinx (140 MiB) or Google, plus some for the decoders."""
 
 WHISPER_MODEL_BYTES: Final[Mapping[str, int]] = {
     "distil-large": 1520 * MIB,
@@ -42,15 +42,15 @@ WHISPER_MODEL_BYTES: Final[Mapping[str, int]] = {
     "base": 145 * MIB,
     "tiny": 75 * MIB,
 }
-"""Size of ``model.bin`` by a word of the model's name; the first that fits counts. Other names count as ``medium``."""
+"""Size of ``model.bin`` by a part of the model's name; the first match counts. Other names count as ``medium``."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineUrl:
-    """An engine and what its URL says about it.
+    """An engine, and the parameters in its URL.
 
-    :ivar location: what stands between ``://`` and ``?``, unquoted: a model's name or folder; '' for the engine's own
-    :ivar options: what stands behind ``?``; only names that the engine knows
+    :ivar location: the unquoted part between ``://`` and ``?``: a model's name or folder; '' for the engine's default
+    :ivar options: the part after ``?``; only names that the engine knows
     """
 
     kind: EngineKind
@@ -62,9 +62,9 @@ class EngineUrl:
 class Engine:
     """What is known of an engine before its library is loaded.
 
-    :ivar form: how its URL is written
-    :ivar options: what may stand behind the question mark
-    :ivar location_problem: what is wrong with a location, to follow on the URL in a sentence; "" if it is right
+    :ivar form: the form of its URL
+    :ivar options: the names allowed after the question mark
+    :ivar location_problem: what is wrong with a location, to complete a sentence that begins with the URL; "" if valid
     """
 
     form: str
@@ -73,7 +73,7 @@ class Engine:
     location_problem: Callable[[str], str]
 
 
-# PyAV decodes for every engine; pocketsphinx also brings the voice activity detector for audio over WebSocket.
+# PyAV decodes for every engine; pocketsphinx also provides the voice activity detector for audio over WebSocket.
 ENGINES: Final[Mapping[EngineKind, Engine]] = {
     "pocketsphinx": Engine(
         form="pocketsphinx://",
@@ -110,12 +110,12 @@ ENGINES: Final[Mapping[EngineKind, Engine]] = {
 
 
 def engine_of(url: str) -> EngineUrl:
-    """Read a URL; see the top of this module.
+    """Parse an engine's URL; see the top of this module.
 
     >>> engine_of("whisper://base").location
     'base'
 
-    :raises ValueError: it is no such URL; the text follows on the URL in a sentence
+    :raises ValueError: not such a URL; the message completes a sentence that begins with the URL
     """
     kind = _kind(url)
     if not url.isprintable() or "#" in url:
@@ -142,14 +142,14 @@ def engine_of(url: str) -> EngineUrl:
 
 
 def missing_module(engine: EngineUrl) -> str | None:
-    """The first of the engine's Python modules that is not installed here; None if all are."""
+    """The first of the engine's Python modules that is not installed; None if all are."""
     return ENGINES[engine.kind].library.missing()
 
 
 def worker_bytes(engine: EngineUrl) -> int:
-    """Memory of one worker at work, roughly, and rather too much than too little.
+    """A rough estimate of a busy worker's memory, rather high than low.
 
-    Whisper's ``base``, with a file of 145 MiB, takes 250 MiB idle and 500 MiB at work.
+    Whisper's ``base``, a file of 145 MiB, takes 250 MiB idle and 500 MiB busy.
     """
     if engine.kind != "whisper":
         return WORKER_BYTES
@@ -200,4 +200,4 @@ SCHEMES: Final = tuple(
     )
     for kind, engine in ENGINES.items()
 )
-"""Of all engines. A relative folder can only stand in a URL of whisper, whose location may be one."""
+"""Options of all engines. Only whisper's URL can contain a relative folder."""

@@ -1,12 +1,12 @@
 """Google Cloud Speech-to-Text v2, over its streaming gRPC call. Runs in a worker process.
 
-The service has limits of its own, and they are kept here: a request holds at most 25 KB of audio, and a stream lasts at
-most five minutes and ends by itself when no audio comes. So one utterance may take several calls, one after the other,
-and its text is theirs, joined. A word that is spoken just when one call gives way to the next may suffer. A model for
-single utterances (``short``) ends the stream after the first: what it has not heard by then is sent again in another.
+The service's limits are handled here: a request has at most 25 KB of audio, and a stream lasts at most five minutes and
+ends if no audio arrives. So one utterance may take several consecutive calls, whose texts are joined. A word spoken at
+the transition between two calls may suffer. A model for single utterances (``short``) ends the stream after the first
+one; audio that it has not processed by then is sent again in another call.
 
-Three threads meet in a :class:`_Call`: the worker's own, which brings audio; gRPC's, which asks for the next request;
-and one that reads the answers. They share nothing but the call's fields, under its one condition.
+Three threads share a :class:`_Call`: the worker's, which adds audio; gRPC's, which requests data to send; and one that
+reads the answers. They share only the call's fields, under its condition.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .engines import EngineUrl
 from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
-# The service refuses more than 25,600 bytes, and its reference speaks of 15 KB: this is below both.
+# The service refuses more than 25,600 bytes, and its reference mentions 15 KB: this is below both.
 MOST_BYTES_PER_REQUEST: Final = 12_800
-# Less than 0.1 s at a time is more requests than words; it waits for more, or for the end.
+# At less than 0.1 s per request there would be more requests than words, so wait for more, or for the end.
 FEWEST_BYTES_PER_REQUEST: Final = 3_200
-# What may wait for the network: about eight seconds of audio. Then accept() blocks.
+# Audio that may wait for the network: about eight seconds. Then accept() blocks.
 BUFFER_BYTES: Final = 256 * 1024
-# Only a service that ends every stream as soon as it begins needs more of them for one utterance.
+# More calls for one utterance are needed only if the service ends every stream right after it begins.
 MOST_CALLS: Final = 64
 
 END_OF_SINGLE_UTTERANCE: Final = speech_v2.StreamingRecognizeResponse.SpeechEventType.END_OF_SINGLE_UTTERANCE
@@ -45,11 +45,11 @@ END_OF_SINGLE_UTTERANCE: Final = speech_v2.StreamingRecognizeResponse.SpeechEven
 
 @dataclass(frozen=True, slots=True)
 class GoogleLimits:
-    """How long things may last. The defaults suit the service; tests have less patience.
+    """Time limits. The defaults suit the service; tests use shorter ones.
 
-    :ivar stream_s: a stream that has been open, or has carried audio, for so long is followed by another
-    :ivar pause_s: a stream that gets no audio for so long is ended; another begins when audio comes again
-    :ivar stall_s: so long may the service take no audio, or say nothing while it owes an answer
+    :ivar stream_s: a stream that was open, or carried audio, for this long is followed by another
+    :ivar pause_s: a stream without audio for this long is ended; another begins with the next audio
+    :ivar stall_s: how long the service may take no audio, or owe an answer
     """
 
     stream_s: float = 290.0
@@ -58,19 +58,19 @@ class GoogleLimits:
 
 
 class GoogleRecognizer:
-    """A :class:`~.recognizer.Recognizer`. One channel for its life; it connects with the first utterance.
+    """A :class:`~.recognizer.Recognizer` with one channel, connected with the first utterance.
 
-    Options of the URL, none of them required:
+    Options of the URL, all optional:
 
-    - ``project``: else the one of the credentials
-    - ``location``: else ``global``; it decides the endpoint too
-    - ``language``: a BCP 47 tag, or several with commas between; else the setting's; else en-US
-    - ``model``: else ``long``
-    - ``recognizer``: the id of one that exists in the project, whose own language and model then hold where none is
-      said; else ``_``, the service's implicit one
-    - ``endpoint``: host or host:port; else Google's own. A loopback address is spoken to without TLS or credentials
+    - ``project``: defaults to the credentials' project
+    - ``location``: defaults to ``global``; also determines the endpoint
+    - ``language``: a BCP 47 tag, or several separated by commas; defaults to the setting, or else en-US
+    - ``model``: defaults to ``long``
+    - ``recognizer``: the id of an existing one in the project, whose language and model then are the defaults; defaults
+      to ``_``, the service's implicit recognizer
+    - ``endpoint``: host or host:port; defaults to Google's. A loopback address is used without TLS and credentials
 
-    :param language: used where the URL names none
+    :param language: used if the URL has none
     :raises EngineFailed: no credentials, or no project
     """
 
@@ -101,17 +101,17 @@ class GoogleRecognizer:
         self._on_interim, self._told, self._is_alive = on_interim, "", alive
 
     def accept(self, samples: bytes) -> None:
-        """:raises EngineFailed: the service refused, failed, or takes nothing any more"""
+        """:raises EngineFailed: the service refused, failed, or takes no audio any more"""
         for call in self._calls:
             call.check()
         self._send(samples)
-        self._tell()
+        self._report_interim()
 
     def finish(self) -> str:
-        """:raises EngineFailed: the service refused, failed, or owes an answer for too long"""
+        """:raises EngineFailed: the service refused, failed, or owed an answer for too long"""
         try:
             over = 0
-            while over < len(self._calls):  # which may become more
+            while over < len(self._calls):  # calls may be added meanwhile
                 self._finish(self._calls[over])
                 over += 1
             return self._text()
@@ -119,7 +119,7 @@ class GoogleRecognizer:
             self._cancel()
 
     def close(self) -> None:
-        """End the channel. Nothing may be recognised afterwards."""
+        """Close the channel. Nothing can be recognized afterwards."""
         self._cancel()
         self._transport.close()
 
@@ -140,7 +140,7 @@ class GoogleRecognizer:
         if is_last:
             call.end()
         while not call.wait():
-            self._tell()
+            self._report_interim()
             self._is_alive()
         if is_last:
             self._send(call.left_over())
@@ -152,10 +152,10 @@ class GoogleRecognizer:
         return _Call(self._transport, first, self._limits, self._clock)
 
     def _text(self, *, with_interim: bool = False) -> str:
-        # A blank where two results meet, also in scripts that write none: the service doesn't say which they are.
+        # Join results with a blank, even in scripts that use none: the service does not name the script.
         return " ".join(" ".join(call.text(with_interim=with_interim) for call in self._calls).split())
 
-    def _tell(self) -> None:
+    def _report_interim(self) -> None:
         if self._on_interim is None:
             return
         hypothesis = self._text(with_interim=True)
@@ -170,30 +170,30 @@ class GoogleRecognizer:
 
 
 class _Call:
-    """One streaming call. All methods belong to the worker's thread, but those that say otherwise."""
+    """One streaming call. Methods run in the worker's thread unless they say otherwise."""
 
     def __init__(self, transport: Any, first: Any, limits: GoogleLimits, clock: Callable[[], float]) -> None:
         self._limits, self._clock = limits, clock
         self._changed = threading.Condition()
         self._first = first
-        self._audio = bytearray()  # not yet asked for by gRPC
+        self._audio = bytearray()  # not yet requested by gRPC
         self._taken_bytes = self._settled_bytes = 0
-        self._unsettled = bytearray()  # between the two; as long as the stream, at most: 9 MB
+        self._unsettled = bytearray()  # between the two; at most as long as the stream: 9 MB
         self._ended = False  # no more audio will come
-        self._told_so = False  # and the service knows
-        self._one_only = False  # the service hears one utterance, and has heard it
+        self._end_sent = False  # and the service was notified
+        self._one_only = False  # the service recognizes one utterance, which is over
         self._done = False  # no more answers will come
         self._failure: grpc.RpcError | None = None
         self._settled: list[str] = []
         self._interim = ""
         self._opened = self._alive = clock()
-        # By its end the service has long closed the stream itself; this is for a connection that nobody ends.
+        # The service closes a stream long before this; it is for a connection that never ends.
         deadline_s = limits.stream_s + limits.stall_s + 10
         self._rpc: Any = transport.streaming_recognize(self._requests(), timeout=deadline_s)
         threading.Thread(target=self._read, name="google-answers", daemon=True).start()
 
     def send(self, piece: bytes) -> bool:
-        """Take audio; block while too much of it waits. False: this call takes none any more, open another.
+        """Add audio; block while too much of it waits. Return False if the call takes no more: open another.
 
         :raises EngineFailed: the service has taken nothing for too long
         """
@@ -211,18 +211,18 @@ class _Call:
             return True
 
     def left_over(self) -> bytes:
-        """What the service has not heard of a call that it ended itself; nothing where it heard all, or goes on."""
+        """Return the audio that the service did not process before ending the call; nothing if it processed all."""
         with self._changed:
-            if not self._done or (self._told_so and not self._one_only):
+            if not self._done or (self._end_sent and not self._one_only):
                 return b""
-            # A stream that ended without a word has heard silence: that needs no second hearing.
+            # A stream that ended without a word contained silence, which need not be sent again.
             rest = bytes((self._unsettled if self._settled or self._one_only else b"") + self._audio)
             self._unsettled.clear()
             self._audio.clear()
             return rest
 
     def end(self) -> None:
-        """There is no more audio: the service is to say what it still owes."""
+        """End the audio; the service then returns what it still owes."""
         with self._changed:
             if not self._ended:
                 self._ended = True
@@ -230,9 +230,9 @@ class _Call:
                 self._changed.notify_all()
 
     def wait(self) -> bool:
-        """Wait for something to change, a second at most. True: the call is over, and all went well.
+        """Wait for a change, for a second at most. Return True if the call has ended successfully.
 
-        :raises EngineFailed: it is over, and did not; or nothing has come for too long
+        :raises EngineFailed: it has failed, or nothing was received for too long
         """
         with self._changed:
             if not self._done:
@@ -250,7 +250,7 @@ class _Call:
             return " ".join([*self._settled, self._interim] if with_interim and not self._done else self._settled)
 
     def cancel(self) -> None:
-        """Nobody wants the answer any more. Harmless once the call is over."""
+        """Cancel the call: the answer is not needed. Harmless once the call is over."""
         with self._changed:
             self._ended = self._done = True
             self._audio.clear()
@@ -258,7 +258,7 @@ class _Call:
         self._rpc.cancel()
 
     def _wait_for_life(self, complaint: str) -> None:
-        """Wait for a notice, a second at most, and not for ever in all; the condition is held."""
+        """Wait for a notification, a second at most, and ``stall_s`` in all. Call with the condition held."""
         patience_s = self._alive + self._limits.stall_s - self._clock()
         if patience_s <= 0:
             self._rpc.cancel()
@@ -266,13 +266,14 @@ class _Call:
         self._changed.wait(min(patience_s, 1.0))
 
     def _requests(self) -> Iterator[Any]:
-        """What the service is to be told. Runs in gRPC's thread, which ends with it."""
+        """Generate the requests. Runs in gRPC's thread, which ends with it."""
         yield self._first
         while piece := self._next_piece():
             yield speech_v2.StreamingRecognizeRequest(audio=piece)
 
     def _next_piece(self) -> bytes:
-        """Audio for one request, once there is enough; b'': no more in this call. Runs in gRPC's thread."""
+        """Return audio for one request, once there is enough; b'': the call's audio has ended. Runs in gRPC's
+        thread."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._ended or self._done or len(self._audio) >= FEWEST_BYTES_PER_REQUEST,
@@ -285,13 +286,13 @@ class _Call:
             self._unsettled += piece
             self._taken_bytes += len(piece)
             if not piece:
-                self._ended = self._told_so = True
+                self._ended = self._end_sent = True
             self._alive = self._clock()
             self._changed.notify_all()
             return piece
 
     def _read(self) -> None:
-        """Take the answers as they come. Runs in a thread of its own, which ends with the call."""
+        """Receive the answers. Runs in its own thread, which ends with the call."""
         failure: grpc.RpcError | None = None
         try:
             for answer in self._rpc:
@@ -314,7 +315,7 @@ class _Call:
                     self._settle(result.result_end_offset.total_seconds())
                 else:
                     interim.append(words)
-            if answer.results:  # and not an event
+            if answer.results:  # not an event
                 self._interim = " ".join(interim)
             if answer.speech_event_type == END_OF_SINGLE_UTTERANCE:
                 self._one_only = True
@@ -323,14 +324,14 @@ class _Call:
             self._changed.notify_all()
 
     def _settle(self, end_s: float) -> None:
-        """The stream is heard up to there; 0: the service doesn't say, and has heard all that it has taken."""
+        """The stream is processed up to ``end_s``; 0: unknown, and all the audio taken so far is processed."""
         end = 2 * round(end_s * SAMPLE_RATE_HZ) or self._taken_bytes
         del self._unsettled[: max(0, end - self._settled_bytes)]
         self._settled_bytes = self._taken_bytes - len(self._unsettled)
 
 
 def _config(options: Mapping[str, str], language: str) -> Any:
-    """What the service is told of the audio and of the language. A recogniser of one's own keeps what isn't said."""
+    """Build the configuration. With an existing recognizer, only what the URL sets is overridden."""
     implicit = options.get("recognizer", "_") == "_"
     languages = [tag for tag in (part.strip() for part in options.get("language", language).split(",")) if tag]
     return speech_v2.RecognitionConfig(
@@ -345,10 +346,10 @@ def _config(options: Mapping[str, str], language: str) -> Any:
 
 
 def _connect(options: Mapping[str, str]) -> tuple[Any, str]:
-    """The transport, and the project.
+    """Return the transport and the project.
 
-    The transport's own method is called, not the client's: that one gives its call away only with the first answer, and
-    until then nobody could cancel it.
+    Call the transport's method instead of the client's: the latter returns the call only with the first answer, and
+    until then it could not be cancelled.
     """
     host, location = options.get("endpoint", ""), options.get("location", "global")
     if host and _is_loopback(host):
@@ -359,7 +360,7 @@ def _connect(options: Mapping[str, str]) -> tuple[Any, str]:
         credentials, own_project = google.auth.default(scopes=SCOPES)
         client = speech_v2.SpeechClient(credentials=credentials, client_options=ClientOptions(api_endpoint=host))
     except google.auth.exceptions.GoogleAuthError as error:
-        # Its text may go on for lines, and quotes what it has read.
+        # The text may have several lines and quote the credentials file.
         raise EngineFailed(
             "no Google credentials: set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login"
         ) from error
@@ -386,7 +387,7 @@ _MEANING: Final = {
 
 
 def _in_words(error: grpc.RpcError) -> str:
-    """One line. The server's own words are added only where they cannot be about the credentials."""
+    """One line. The server's text is included only if it cannot be about the credentials."""
     code = error.code()
     if "Getting metadata from plugin failed" in (error.details() or ""):
         return "the Google credentials cannot be refreshed"

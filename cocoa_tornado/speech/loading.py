@@ -1,4 +1,4 @@
-"""From an engine's URL to a recognizer: imports the engine's library, and loads its model. For worker processes."""
+"""Creates a recognizer from an engine's URL: imports the library and loads the model. For worker processes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from .recognizer import Recognizer
 
 
 def make_recognizer(engine: EngineUrl, *, language: str, workers: int) -> Recognizer:
-    """Import the engine's library and load its model. Takes seconds, blocks, and is for worker processes.
+    """Import the engine's library and load its model. Blocks for seconds, so only for worker processes.
 
-    :param language: a BCP 47 tag, or '' for what the engine takes by itself
-    :param workers: processes of this kind on this machine, which share its processors
+    :param language: a BCP 47 tag; '' for the engine's default
+    :param workers: processes of this kind on this machine, which share its CPUs
     :raises EngineFailed: the model or its library cannot be used; ``str()`` is one line
     """
     if engine.kind == "whisper":

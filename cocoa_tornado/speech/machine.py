@@ -1,4 +1,4 @@
-"""Reads what this process may use of the machine; ``rules/cgroups.py`` knows what the files mean. Any thread."""
+"""Reads this process's resource limits; ``rules/cgroups.py`` parses the files. Thread-safe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..rules.worker_count import Machine
 
 
 def read_file(path: str) -> str | None:
-    """A file of the kernel's; None where there is none, or none that may be read."""
+    """Read a kernel file; None if it does not exist or is not readable."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -18,11 +18,11 @@ def read_file(path: str) -> str | None:
 
 
 def this_machine() -> Machine:
-    """As it is now: limits of containers may change while they run."""
+    """The current limits: those of a container may change while it runs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(cores, cpu_quota(read_file), memory_limit(read_file))
 
 
 def count_oom_kills() -> int:
-    """So far, in this process's control group; 0 where nobody counts."""
+    """OOM kills so far in this process's control group; 0 if there is no counter."""
     return oom_kills(read_file)

@@ -1,4 +1,4 @@
-"""How much memory a library may take while it works on a stranger's bytes. Linux; elsewhere there is no such bound."""
+"""Limits the memory of a library while it processes untrusted bytes. Linux only; elsewhere there is no limit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _DATA_FIELD = 5  # pages of data and stack
 
 
 class MemoryBudget:
-    """What all calls within :meth:`spending` may take together, beyond what the process has. A call that wants more is
-    denied it (malloc returns nothing), as by the limit that the whole process has.
+    """Limits what all calls within :meth:`spending` may allocate together, beyond what the process has. A call that
+    wants more gets no memory (malloc returns NULL), as under a limit on the process.
 
-    The limit is the process's, so what other threads take meanwhile counts too, for as long as the call lasts.
+    The limit applies to the process, so memory that other threads take during the call counts too.
 
-    :param max_bytes: of one stream
+    :param max_bytes: per stream
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -26,7 +26,7 @@ class MemoryBudget:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """What the calls in here take and don't give back counts against the budget."""
+        """Count what the calls in this block allocate and don't free."""
         if sys.platform != "linux":
             yield
             return

@@ -1,8 +1,8 @@
-"""PocketSphinx, embedded: a recognizer that comes with its model. Runs in a worker process.
+"""PocketSphinx, embedded: a recognizer with a bundled model. Runs in a worker process.
 
-Only what sounds like speech is decoded, stretch by stretch: a detector that comes with the library judges frames of
-30 ms, and a stretch of speech begins and ends where enough of them agree. So silence costs next to nothing and gives no
-words, and words said long before are settled when the last one is spoken.
+Only speech is decoded, stretch by stretch: the detector that comes with the library classifies frames of 30 ms, and a
+stretch begins and ends when enough of them agree. So silence costs almost nothing and yields no words, and early words
+are final long before the last one is spoken.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ FRAME_S: Final = 0.03
 FRAME_BYTES: Final = int(FRAME_S * BYTES_PER_SECOND)
 
 WINDOW_FRAMES: Final = 10
-"""A stretch of speech begins when the detector hears it in :data:`BEGIN_FRAMES` of the last so many frames."""
+"""A stretch begins when :data:`BEGIN_FRAMES` of this many frames are speech."""
 BEGIN_FRAMES: Final = 6
 LEAD_FRAMES: Final = 20
-"""What is decoded with a stretch from before its beginning was noticed: words often begin softly."""
+"""Frames before the detected beginning that are decoded too: words often begin softly."""
 END_FRAMES: Final = 15
-"""So many frames without speech end a stretch. Pauses within a sentence are shorter."""
+"""This many frames without speech end a stretch. Pauses within a sentence are shorter."""
 
 HYPOTHESIS_FRAMES: Final = 10
-"""How often the decoder is asked what it has so far."""
+"""How often the decoder is asked for an interim, in frames."""
 
 LONGEST_WORD_FRAMES: Final = 150
 STEADY_PER_FRAME: Final = -0.6
-"""Acoustic fit of steady noise, the decimal logarithm per frame of 10 ms; words of speech have about -1.2."""
+"""Acoustic score of steady noise, as the decimal logarithm per frame of 10 ms; spoken words have about -1.2."""
 
 
 class PocketsphinxRecognizer:
-    """English by default; another language by another model.
+    """English by default; other languages need another model.
 
     :ivar detail: one line: the engine, its model and language
     """
 
     def __init__(self, engine: EngineUrl, *, language: str = "") -> None:
-        """Loads the model: half a second, 100 MB.
+        """Load the model: half a second, 100 MB.
 
-        :raises EngineFailed: a file of the model is missing or damaged, or the language is not the model's
+        :raises EngineFailed: a file of the model is missing or damaged, or the model is for another language
         """
         if not engine.location and language and language.lower().split("-")[0] != "en":
             raise EngineFailed(f"the model that comes with pocketsphinx knows English, not {language!r}")
@@ -61,13 +61,13 @@ class PocketsphinxRecognizer:
         if self._speaking:
             self._decoder.end_utt()
         self._forget()
-        # What it has learnt of the last speaker's voice, room and microphone is not to colour the next one's words.
+        # Reset the adaptation to the previous speaker's voice, room and microphone.
         self._decoder.reinit_feat()
         self._on_interim = on_interim
 
     def accept(self, samples: bytes) -> None:
         self._unread += samples
-        # The same pieces however the audio came: what is heard depends on them a little.
+        # Use the same frame boundaries however the audio arrives: the result depends on them a little.
         whole = len(self._unread) - len(self._unread) % FRAME_BYTES
         for start in range(0, whole, FRAME_BYTES):
             self._frame(bytes(self._unread[start : start + FRAME_BYTES]))
@@ -86,7 +86,7 @@ class PocketsphinxRecognizer:
         self._detector = Vad(Vad.MEDIUM_STRICT, SAMPLE_RATE_HZ, FRAME_S)
         self._unread = bytearray()
         self._recent: deque[bytes] = deque(maxlen=LEAD_FRAMES)
-        self._heard: deque[bool] = deque(maxlen=WINDOW_FRAMES)
+        self._is_speech: deque[bool] = deque(maxlen=WINDOW_FRAMES)
         self._speaking = False
         self._silent_frames = self._frames_unasked = 0
         self._settled: list[str] = []
@@ -101,8 +101,8 @@ class PocketsphinxRecognizer:
                 self._end_stretch()
             return
         self._recent.append(frame)
-        self._heard.append(is_speech)
-        if sum(self._heard) >= BEGIN_FRAMES:
+        self._is_speech.append(is_speech)
+        if sum(self._is_speech) >= BEGIN_FRAMES:
             self._begin_stretch()
 
     def _begin_stretch(self) -> None:
@@ -111,7 +111,7 @@ class PocketsphinxRecognizer:
         for frame in self._recent:
             self._decode(frame)
         self._recent.clear()
-        self._heard.clear()
+        self._is_speech.clear()
 
     def _decode(self, frame: bytes) -> None:
         try:
@@ -121,7 +121,7 @@ class PocketsphinxRecognizer:
         self._frames_unasked += 1
         if self._on_interim is not None and self._frames_unasked >= HYPOTHESIS_FRAMES:
             self._frames_unasked = 0
-            self._tell(self._text(self._hypothesis()))
+            self._report_interim(self._text(self._hypothesis()))
 
     def _end_stretch(self) -> None:
         try:
@@ -142,22 +142,22 @@ class PocketsphinxRecognizer:
     def _text(self, unsettled: str = "") -> str:
         return " ".join(filter(None, [*self._settled, unsettled]))
 
-    def _tell(self, text: str) -> None:
+    def _report_interim(self, text: str) -> None:
         if self._on_interim is not None and text and text != self._told:
             self._told = text
             self._on_interim(text)
 
 
 def _is_word(segment: Any) -> bool:
-    """Not a filler such as ``<sil>`` or ``[NOISE]``, nor something that lasts longer than a word does."""
+    """True unless it is a filler such as ``<sil>`` or ``[NOISE]``, or lasts longer than any word."""
     return segment.word[0] not in "<[+" and _frames(segment) <= LONGEST_WORD_FRAMES
 
 
 def _is_steady(words: Sequence[Any]) -> bool:
     """True for noise: a fan, an engine, a tap.
 
-    In speech the sounds come and go, and no sound of the model fits all of a word's frames. A sound that just goes on
-    is fitted by one that is stretched, all too well. Known only at the end of a stretch.
+    In speech, sounds change, and no sound of the model fits all frames of a word. Steady noise is fitted too well by
+    one stretched sound. Known only at the end of a stretch.
     """
     fits = [math.log10(max(segment.ascore, sys.float_info.min)) for segment in words]
     return sum(fits) > STEADY_PER_FRAME * sum(map(_frames, words))
@@ -175,8 +175,8 @@ def _load(engine: EngineUrl) -> Decoder:
         if not os.path.exists(path):
             raise EngineFailed(f"pocketsphinx: there is no {path}")
     try:
-        # No second pass over a stretch when it is over: the last words come sooner, and on recordings with known words
-        # it did no good. The search for the best path then weighs the language as the first pass does.
+        # No second pass at the end of a stretch: the last words come sooner, and on recordings with known words it
+        # improved nothing. The best-path search then weighs the language as the first pass does.
         return Decoder(samprate=float(SAMPLE_RATE_HZ), loglevel="FATAL", fwdflat=False, bestpathlw=6.5, **files)
     except (RuntimeError, ValueError) as error:
         raise EngineFailed(f"pocketsphinx cannot use the model: {error}") from error

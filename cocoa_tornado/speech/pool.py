@@ -1,7 +1,7 @@
 """The pool of worker processes: the speech port over ``python -m cocoa_tornado.speech.worker``. IOLoop thread only.
 
-Nothing is decided here: :mod:`cocoa_tornado.rules.speech_pool` says who gets which worker and which worker must go.
-Here processes are started and killed, and streams are told.
+:mod:`cocoa_tornado.rules.speech_pool` makes the decisions: who gets which worker, and which worker is killed. This
+module starts and kills processes and passes data between them and the streams.
 """
 
 from __future__ import annotations
@@ -28,29 +28,29 @@ from .process import WorkerProcess, start_worker
 from .wire import Kind
 
 KEPT_BYTES: Final = 64 * 1024 * 1024
-"""Audio of all streams that is kept so that another worker can hear it. A stream beyond that keeps its worker."""
+"""Audio of all streams that is kept in case another worker must process it. A stream beyond that keeps its worker."""
 
 RETRY_BASE_S: Final = 1.0
-READING_S = 0.05  # from a timer to its judgement: time to read what has come
-GONE_S = 10.0  # for killed processes to be gone
+READING_S = 0.05  # between a timer and its decision: time to read what has arrived
+GONE_S = 10.0  # for killed processes to exit
 RETRY_CAP_S: Final = 60.0
 
 WORKER_LINES: Final = RateLimit(per_s=1.0, burst=20)
-"""Lines of all workers together that are passed on to the log."""
+"""Limit on the workers' lines, all workers together, that are passed on to the log."""
 
 log = logging.getLogger("cocoa.speech")
 
 
 @dataclass(frozen=True, slots=True)
 class PoolOptions:
-    """:ivar url: the engine, as :func:`cocoa_tornado.speech.engines.engine_of` reads it
-    :ivar language: a language tag; '' for what the engine takes by itself
+    """:ivar url: the engine, see :func:`cocoa_tornado.speech.engines.engine_of`
+    :ivar language: a language tag; '' for the engine's default
     :ivar workers: processes; each holds the model
     :ivar queue: streams that may wait for one
-    :ivar stall_s: a worker that has something to do and makes no progress for so long is replaced
-    :ivar load_s: the same for one that loads its model, which may have to be fetched first
-    :ivar command: starts a worker; None for the one of this package
-    :ivar kept_bytes: audio of all streams together that is kept in case that they lose their worker
+    :ivar stall_s: a worker that has work and makes no progress for this long is replaced
+    :ivar load_s: the same for one that loads its model, which may include a download
+    :ivar command: starts a worker; None for this package's
+    :ivar kept_bytes: audio of all streams together that is kept in case they lose their workers
     """
 
     url: str
@@ -63,10 +63,10 @@ class PoolOptions:
     kept_bytes: int = KEPT_BYTES
 
     def worker_command(self) -> tuple[str, ...]:
-        """What starts a worker."""
+        """The command that starts a worker."""
         if self.command is not None:
             return self.command
-        # -P: what lies in the folder where the gateway was started is not to be taken for a library of the worker's.
+        # -P: don't let files in the current folder shadow the worker's libraries.
         module = ("-P", "-m", "cocoa_tornado.speech.worker")
         return (sys.executable, *module, self.url, "--language", self.language, "--workers", str(self.workers))
 
@@ -75,8 +75,8 @@ class PoolOptions:
 class PoolCounters:
     """:ivar started: processes
     :ivar taken_back: times that a stream lost its worker to others
-    :ivar lost: processes that ended by themselves or had to be killed, by reason: ``crashed``, ``out_of_memory``
-        (killed by the kernel), ``stuck``, ``slow`` (to load), ``nonsense``
+    :ivar lost: processes that exited or had to be killed, by reason: ``crashed``, ``out_of_memory`` (killed by the
+        kernel), ``stuck``, ``slow`` (to load), ``nonsense``
     """
 
     started: int = 0
@@ -85,9 +85,9 @@ class PoolCounters:
 
 
 class PooledStream:
-    """One stream; made by :meth:`WorkerPool.open`.
+    """One stream; created by :meth:`WorkerPool.open`.
 
-    :ivar worker: the number of the worker that has it; None while it waits, and when it is over
+    :ivar worker: the number of its worker; None while it waits, and when it is over
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class PooledStream:
             self._pool.dismiss(self)
 
     def settle(self, result: Transcript | SpeechError) -> None:
-        """The stream is over. The first result counts."""
+        """End the stream. The first result counts."""
         if self._result is None:
             self._result = result
             self.kept.clear()
@@ -151,11 +151,11 @@ class PooledStream:
         try:
             self._on_interim(text)
         except Exception:
-            # A fault of ours must not cost the worker's other frames.
-            log.exception("hypothesis lost")
+            # An error in the gateway must not lose the worker's other frames.
+            log.exception("interim callback failed")
 
     def wake(self) -> None:
-        """Let those who wait look again."""
+        """Wake the coroutines that wait for a change."""
         self._changed.set()
         self._changed.clear()
 
@@ -164,38 +164,38 @@ class PooledStream:
 
     def _raise_if_lost(self) -> None:
         if isinstance(self._result, SpeechError):
-            # A new one each time: an exception collects the traceback of everybody who raises it.
+            # Raise a new exception each time, because each raise extends the traceback.
             raise type(self._result)(str(self._result))
 
 
 class WorkerPool:
-    """A :class:`~cocoa_tornado.speech.port.SpeechEngine`; also the overseer of its processes."""
+    """A :class:`~cocoa_tornado.speech.port.SpeechEngine` that also oversees its processes."""
 
     def __init__(self, options: PoolOptions, count_oom_kills: Callable[[], int] = count_oom_kills) -> None:
-        """:param count_oom_kills: how many processes of this control group the kernel has killed for want of memory"""
+        """:param count_oom_kills: how many processes of this control group the kernel has killed for lack of memory"""
         self.counters = PoolCounters()
         self.options = options
         self.kept = ByteBudget(options.kept_bytes)
         self._count_oom_kills = count_oom_kills
-        self._oom_kills = count_oom_kills()  # of them, explained or before this pool
+        self._oom_kills = count_oom_kills()  # already attributed, or from before this pool
         self._command = options.worker_command()
         self._roster = Roster(
             PoolLimits(options.workers, options.queue, options.stall_s, options.load_s),
             Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S),
         )
         self._numbers = 0
-        self._waiting: dict[int, PooledStream] = {}  # by stream: those without a worker, parked ones among them
+        self._waiting: dict[int, PooledStream] = {}  # by stream: those without a worker, including parked ones
         self._at_work: dict[int, PooledStream] = {}  # by worker
         self._processes: dict[int, WorkerProcess] = {}
         self._killed: set[int] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._is_reading = False  # a timer has fired, and what workers have said meanwhile is being read
+        self._is_reading = False  # a timer has fired, and frames that have arrived meanwhile are being read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._ready_detail = ""
-        self._trouble = ""  # what kept the last worker that did not come up
-        self._explained: set[int] = set()  # workers that said themselves what keeps them from working
+        self._trouble = ""  # why the last worker that failed to start did so
+        self._explained: set[int] = set()  # workers that reported themselves why they can't work
         self._logged = SpeechState.LOADING
         self._lines = LineBudget(WORKER_LINES)
 
@@ -222,7 +222,7 @@ class WorkerPool:
         )
 
     def worker_pids(self) -> tuple[int, ...]:
-        """Processes that live."""
+        """Live processes."""
         return tuple(process.pid for process in self._processes.values() if process.pid is not None)
 
     def open(
@@ -252,7 +252,7 @@ class WorkerPool:
             stream.settle(EngineFailed("the speech engine was closed"))
         self._waiting.clear()
         self._at_work.clear()
-        # A process that is just being started becomes one of those below first.
+        # A process that is just being started first becomes one of those below.
         while self._starting:
             await asyncio.wait(self._starting)
         processes = list(self._processes.values())
@@ -263,10 +263,10 @@ class WorkerPool:
                 for process in processes:
                     await process.gone.wait()
 
-    # What streams ask
+    # Called by streams
 
     def pump(self, stream: PooledStream) -> None:
-        """Send what the stream holds, as far as its worker keeps up; have it wait for one where that is worth it."""
+        """Send what the stream holds, as far as its worker keeps up; queue it for a worker if it has enough."""
         number = stream.worker
         if number is None:
             if stream.number in self._waiting and (stream.finishing or stream.kept.has_enough):
@@ -305,7 +305,7 @@ class WorkerPool:
             self._roster.sent(number, 0, self._now(), ended=True)
         self._replan()
 
-    # What the processes say
+    # Called by processes
 
     def on_frame(self, worker: int, frame: wire.Frame) -> None:
         if frame.kind is Kind.READY:
@@ -329,15 +329,15 @@ class WorkerPool:
             if self._roster.queued:
                 self._replan()
         elif frame.kind is Kind.INTERIM:
-            self._roster.heard(worker, self._now())
+            self._roster.alive(worker, self._now())
             stream = self._at_work.get(worker)
-            # Of what another worker has heard before, the device has had its hypotheses.
+            # The device has already had the interims of audio that this worker repeats.
             if stream is not None and self._roster.consumed(worker) >= stream.kept.repeated:
                 stream.hypothesis(frame.payload.decode("utf-8", "replace"))
         else:
             self._on_result(worker, frame)
 
-    def on_nonsense(self, worker: int, error: EngineFailed) -> None:
+    def on_invalid(self, worker: int, error: EngineFailed) -> None:
         if self._roster.phase_of(worker) is Phase.LOADING:
             self._trouble = str(error)
         self._roster.condemn(worker)
@@ -348,7 +348,7 @@ class WorkerPool:
     def on_line(self, worker: int, line: str) -> None:
         suppressed = self._lines.take(self._now())
         if suppressed is not None:
-            log.warning("worker says", extra={"worker": worker, "line": line, "suppressed": suppressed})
+            log.warning("worker output", extra={"worker": worker, "line": line, "suppressed": suppressed})
 
     def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
         process = self._processes.pop(worker)
@@ -366,11 +366,11 @@ class WorkerPool:
         self._explained.discard(worker)
         self._roster.gone(worker, self._now(), out_of_memory=out_of_memory)
         self._lose(worker, EngineFailed(f"the speech worker crashed: {how}"))
-        log.debug("worker gone", extra={"worker": worker, "pid": process.pid})
+        log.debug("worker exited", extra={"worker": worker, "pid": process.pid})
         self._replan()
 
     def _is_oom_kill(self) -> bool:
-        """Whether the kernel says that it has killed a process that is not explained yet. One kill explains one."""
+        """True if the kernel reports a kill that no lost process has been attributed to. Attributes one."""
         if self._count_oom_kills() <= self._oom_kills:
             return False
         self._oom_kills += 1
@@ -378,7 +378,7 @@ class WorkerPool:
 
     def _on_result(self, worker: int, frame: wire.Frame) -> None:
         if self._roster.phase_of(worker) not in (Phase.BUSY, Phase.DRAINING):
-            raise EngineFailed(f"the worker spoke nonsense: {frame.kind.name} of nothing")
+            raise EngineFailed(f"invalid frame from the worker: {frame.kind.name} of nothing")
         result: wire.Done | wire.Failed
         result = wire.message_of(frame, wire.Done) if frame.kind is Kind.DONE else wire.message_of(frame, wire.Failed)
         stream = self._at_work.pop(worker, None)
@@ -391,9 +391,7 @@ class WorkerPool:
     # Carrying out the plan
 
     def _replan(self, *, judge: bool = False) -> None:
-        """:param judge: whether workers that are silent for too long are condemned; only when all that has come from
-        them is read
-        """
+        """:param judge: condemn workers that are overdue; only when everything they have sent was read"""
         if self._closed or self._loop is None:
             return
         load = True
@@ -463,11 +461,11 @@ class WorkerPool:
         task.add_done_callback(self._starting.discard)
 
     async def _start_process(self, number: int) -> None:
-        # Known from the first moment: its frames may come before starting it has returned.
+        # Register it first: its frames may arrive before start_worker returns.
         process = self._processes[number] = WorkerProcess(number, self)
         try:
             await start_worker(process, self._command)
-        except (OSError, RuntimeError) as error:  # no such program; no thread to wait for it with
+        except (OSError, RuntimeError) as error:  # no such program, or no thread to wait for the process
             del self._processes[number]
             self._trouble = f"a worker can't be started: {error}"
             self._note_loss(number, "crashed", str(error))
@@ -512,7 +510,7 @@ class WorkerPool:
         return self._trouble or f"loading {self.options.url}"
 
     def _arm(self, at: float) -> None:
-        """See to it that there is a plan at ``at``, or before."""
+        """Make sure that there is a plan by ``at``."""
         if self._loop is None or self._closed or self._is_reading:
             return
         if self._timer is not None and self._timer.when() <= at:
@@ -522,7 +520,7 @@ class WorkerPool:
         self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
-        """Something is due. Where the loop itself was held up, what workers have said meanwhile is read first."""
+        """A deadline has passed. If the loop was blocked, first read what workers have sent meanwhile."""
         assert self._loop is not None
         self._timer, self._is_reading = self._loop.call_later(READING_S, self._judge), True
 

@@ -1,7 +1,6 @@
-"""The speech port: audio in, words out. What the gateway asks of whatever recognises speech.
+"""The speech port: audio in, text out.
 
-Recognition happens elsewhere, in worker processes: nothing here holds the IOLoop. All methods belong to the IOLoop
-thread.
+Recognition happens in worker processes, so nothing here blocks the IOLoop. IOLoop thread only.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from ..rules.audio import AudioFormat
 
 
 class SpeechState(enum.Enum):
-    """What an engine can do right now."""
+    """The state of an engine."""
 
-    LOADING = "loading"  # no worker has its model yet
+    LOADING = "loading"  # no worker has loaded its model yet
     READY = "ready"
-    FAILED = "failed"  # workers end before they are ready; they are started again, ever more slowly
+    FAILED = "failed"  # workers exit before they are ready; they are restarted with backoff
     CLOSED = "closed"
 
 
@@ -27,11 +26,13 @@ class SpeechState(enum.Enum):
 class SpeechStatus:
     """A snapshot; cheap.
 
-    :ivar detail: one line for people: the engine and its model, or what keeps it from working
-    :ivar workers: processes that have their model; :ivar busy: of them, at work; :ivar queued: streams that wait
-    :ivar parked: streams that are behind, and have given their worker back
-    :ivar kept_bytes: audio of all streams that is kept in case that they lose their worker
-    :ivar taken_back: how often one did, so far
+    :ivar detail: one line for people: the engine and its model, or why it does not work
+    :ivar workers: processes that have loaded their model
+    :ivar busy: workers that have a stream
+    :ivar queued: streams that wait for a worker
+    :ivar parked: streams that were behind and have lost their worker
+    :ivar kept_bytes: audio of all streams that is kept in case they lose their workers
+    :ivar taken_back: times that a stream has lost its worker
     """
 
     state: SpeechState
@@ -46,12 +47,12 @@ class SpeechStatus:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said.
+    """The result of a stream.
 
-    :ivar text: empty where there was no speech
-    :ivar audio_s: length of the audio, decoded
+    :ivar text: empty if there was no speech
+    :ivar audio_s: duration of the decoded audio
     :ivar queue_s: time that the stream waited for a worker
-    :ivar busy_s: processor time that decoding and recognition took in the worker
+    :ivar busy_s: CPU time for decoding and recognition
     """
 
     text: str
@@ -61,53 +62,53 @@ class Transcript:
 
 
 class SpeechStream(Protocol):
-    """One utterance on its way through an engine. Ends with :meth:`finish` or :meth:`cancel`, one of which must be
-    called; both may be called in any state, and again."""
+    """One utterance in an engine. Call :meth:`finish` or :meth:`cancel` to end it; both may be called in any state, and
+    repeatedly."""
 
     async def feed(self, data: bytes) -> None:
-        """Bytes as they came from the device. Suspends while the engine is behind: then nothing more is read from the
-        device. Recognition starts with the first of them.
+        """Add bytes as received from the device. Suspends while the engine is behind, as backpressure for the device.
+        Recognition starts with the first bytes.
 
-        :raises AudioNotDecodable: these bytes are not what the format says
+        :raises AudioNotDecodable: the bytes are not in the declared format
         :raises AudioTooLong: more than the stream's ``max_audio_s``
         :raises EngineFailed: the worker crashed or got stuck; the stream is lost, the engine goes on
         """
 
     async def finish(self) -> Transcript:
-        """There is no more audio; wait for the words. Raises what :meth:`feed` does."""
+        """End the audio and wait for the transcript. Raises like :meth:`feed`."""
 
     def cancel(self) -> None:
-        """Nobody waits for the words any more: free the worker, or the place in the queue. Never raises."""
+        """Abandon the stream: free the worker, or the room in the queue. Never raises."""
 
 
 class SpeechEngine(Protocol):
-    """Guarantees of every adapter (the contract suite holds them):
+    """Guarantees of every adapter (tested by the contract suite):
 
-    - *Isolation*: the words of a stream come from its own audio and no other's, however many run at once.
-    - *Streaming*: work begins with the first bytes; what all streams together hold in memory is bounded.
-    - *Bound*: at most ``workers`` streams at a time and ``queue`` waiting; one more raises SpeechBusy at once. So does
-      one more where too many have given their workers back.
-    - *Audio that is there*: a stream that is behind the time by two seconds, while others wait with their audio, gives
-      its worker to them and does not count as waiting. When it has more audio, or ends, it is heard from its beginning:
-      the words are the same, and no hypothesis goes back behind those that were told.
-    - *Failure*: a worker that crashes, or makes no progress for the stall time, costs its stream and nobody else's, and
-      is replaced.
+    - *Isolation*: a stream's text comes from its own audio only, however many streams run at once.
+    - *Streaming*: work begins with the first bytes; the memory of all streams together is bounded.
+    - *Bound*: at most ``workers`` streams run and ``queue`` wait; another raises SpeechBusy at once. It also does if
+      too many streams are parked.
+    - *Available audio*: a stream that is two seconds behind, while others wait with their audio, loses its worker to
+      them and does not count as waiting. When it has more audio, or ends, it is processed from its beginning: the
+      transcript is the same, and no interim is older than those already published.
+    - *Failure*: a worker that crashes, or makes no progress for the stall time, costs only its own stream, and is
+      replaced.
     """
 
     def start(self) -> None:
-        """Begin to load. Returns at once."""
+        """Start loading. Returns at once."""
 
     def status(self) -> SpeechStatus: ...
 
     def open(
         self, audio_format: AudioFormat, max_audio_s: float, on_interim: Callable[[str], None] | None = None
     ) -> SpeechStream:
-        """A new stream, which may wait for a worker while it takes its first bytes.
+        """Open a stream, which may wait for a worker while it takes its first bytes.
 
-        Where no worker has come up for a while, or after :meth:`close`, the stream is a lost one: whatever it is asked
-        raises EngineFailed.
+        If no worker could be started for a while, or after :meth:`close`, the stream is lost: its methods raise
+        EngineFailed.
 
-        :param on_interim: called with each growing hypothesis, on the IOLoop, never after the stream has ended
+        :param on_interim: called with each interim, on the IOLoop, never after the stream has ended
         :raises SpeechBusy: the queue is full
         """
 

@@ -1,4 +1,4 @@
-"""One worker process as the IOLoop sees it: started, spoken to in frames, and gone."""
+"""One worker process on the IOLoop: starting it, exchanging frames, and its exit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import EngineFailed
 from . import wire
 
 LAST_WORDS_S: Final = 1.0
-"""How long after a process's end its pipes may stay open: a process of its own that it left behind may hold them."""
+"""How long the pipes may stay open after the process's exit: a subprocess that it left behind may hold them."""
 
 MAX_LINE_BYTES: Final = 1024
 
@@ -23,24 +23,24 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 
 
 class Overseer(Protocol):
-    """Who is told what a worker does. Called on the IOLoop."""
+    """Receives a worker's events. Called on the IOLoop."""
 
     def on_frame(self, worker: int, frame: wire.Frame) -> None: ...
 
-    def on_nonsense(self, worker: int, error: EngineFailed) -> None:
-        """What the worker says is no frame; nothing more of it will be heard."""
+    def on_invalid(self, worker: int, error: EngineFailed) -> None:
+        """The worker has sent something that is not a frame. No further frames are delivered."""
 
     def on_line(self, worker: int, line: str) -> None:
-        """A line that it wrote to standard error."""
+        """The worker has written a line to standard error."""
 
     def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
-        """The process has ended and everything it said has been heard. The last call."""
+        """The process has exited and all of its output was delivered. The last call."""
 
 
 class WorkerProcess(asyncio.SubprocessProtocol):
     """A worker, once :func:`start_worker` has started it.
 
-    :ivar gone: set when the process has ended, was waited for, and its pipes are closed
+    :ivar gone: set when the process has exited and was reaped, and its pipes are closed
     """
 
     def __init__(self, number: int, overseer: Overseer) -> None:
@@ -49,7 +49,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         self._overseer = overseer
         self._transport: asyncio.SubprocessTransport | None = None
         self._stdin: asyncio.WriteTransport | None = None
-        self._frames: wire.FrameReader | None = wire.FrameReader(wire.FROM_WORKER)
+        self._frames: wire.PipeReader | None = wire.PipeReader(wire.FROM_WORKER)
         self._line = b""
         self._farewell: asyncio.TimerHandle | None = None
 
@@ -61,7 +61,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
         return self._transport.get_pid() if self._transport else None
 
     def write(self, data: bytes) -> None:
-        """Send a frame. Never waits: the pool bounds what is under way. Nothing happens where the worker is gone."""
+        """Send a frame. Never waits: the pool bounds what is in flight. Has no effect if the worker is gone."""
         if self._stdin is not None and not self._stdin.is_closing():
             self._stdin.write(data)
 
@@ -72,7 +72,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
             with contextlib.suppress(ProcessLookupError):
                 self._transport.kill()
 
-    # asyncio calls these
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
@@ -87,7 +87,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
                     self._overseer.on_frame(self.number, frame)
             except EngineFailed as error:
                 self._frames = None
-                self._overseer.on_nonsense(self.number, error)
+                self._overseer.on_invalid(self.number, error)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         if fd == STDERR and self._line:
@@ -120,7 +120,7 @@ class WorkerProcess(asyncio.SubprocessProtocol):
 
 
 async def start_worker(process: WorkerProcess, command: Sequence[str]) -> None:
-    """Start ``process``; may return after its first frames have come.
+    """Start ``process``. Its first frames may arrive before this returns.
 
     :raises OSError: it can't be started
     """
@@ -131,20 +131,20 @@ async def start_worker(process: WorkerProcess, command: Sequence[str]) -> None:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=worker_environment(os.environ),
-        # Ctrl-C in a terminal is for the gateway, which ends its workers itself.
+        # Ctrl-C in a terminal is for the gateway, which ends its workers.
         start_new_session=True,
     )
 
 
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The gateway's environment, without its own settings and with the way to this package.
+    """The gateway's environment without its settings, and with the path of this package.
 
-    A worker runs large C libraries on what strangers send; the keys that sign tokens are none of its business.
+    A worker runs large C libraries on untrusted bytes and must not have the keys that sign tokens.
     """
     kept = {name: value for name, value in environment.items() if not name.upper().startswith("COCOA_")}
     here = Path(__file__).resolve().parents[2]
-    # Where the package is installed the worker finds it by itself; named first, what is installed beside it would come
-    # before the standard library.
+    # An installed package is found without this. Naming its folder first would put the other installed packages before
+    # the standard library.
     if here not in {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}:
         kept["PYTHONPATH"] = os.pathsep.join([str(here), *filter(None, [kept.get("PYTHONPATH")])])
     return kept

@@ -1,4 +1,4 @@
-"""What a worker process asks of a speech engine. Everything here runs in the worker: it may block, and it may crash."""
+"""The interface of a speech engine in a worker process, where it may block or crash."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ BYTES_PER_SECOND = 2 * SAMPLE_RATE_HZ
 
 
 def nothing() -> None:
-    """For whom nobody waits."""
+    """A callback that does nothing."""
 
 
 class Recognizer(Protocol):
-    """One engine with its model loaded; made once per process and used for one utterance after another.
+    """One engine with its model loaded, created once per process and used for one utterance after another.
 
-    Calls come in the order ``begin``, any number of ``accept``, ``finish``; or ``begin`` again at any time, which drops
-    what was under way. Errors of the engine's library leave as EngineFailed.
+    The order of calls is ``begin``, any number of ``accept``, ``finish``. ``begin`` may be called at any time, and
+    drops the current utterance. Errors of the engine's library are raised as EngineFailed.
 
     :ivar detail: one line: the engine, its model and language
     """
@@ -25,15 +25,15 @@ class Recognizer(Protocol):
     detail: str
 
     def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
-        """A new utterance.
+        """Begin an utterance.
 
-        :param on_interim: to be called with each hypothesis that differs from the last one, from within the calls below
-        :param alive: to be called now and then where one of them takes its time, so that it is not taken for stuck. It
-            may raise what is no Exception, to end the utterance there
+        :param on_interim: call it with each interim that differs from the last one, from within the methods below
+        :param alive: call it now and then in a long method, so that the worker does not count as stuck. It may raise a
+            BaseException to end the utterance
         """
 
     def accept(self, samples: bytes) -> None:
-        """Audio, 16 kHz, mono, signed 16-bit little-endian, whole samples, of any length, as it becomes known."""
+        """Add audio: 16 kHz, mono, signed 16-bit little-endian, whole samples, any length."""
 
     def finish(self) -> str:
-        """The words of the utterance, without blanks around them; '' where there was no speech."""
+        """Return the text of the utterance, stripped; '' if there was no speech."""

@@ -1,7 +1,7 @@
-"""Cuts a device's stream of samples into utterances, by voice activity. Runs in the gateway's own process.
+"""Splits a device's stream of samples into utterances, by voice activity. Runs in the gateway's process.
 
-Whether a frame is speech is for the detector that comes with pocketsphinx (that of WebRTC, some 5 us for a frame of
-30 ms); what follows from it is in ``rules/endpointing.py``.
+The detector that comes with pocketsphinx (WebRTC's, about 5 us for a frame of 30 ms) classifies the frames;
+``rules/endpointing.py`` decides on utterances.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FRAME_S: Final = 0.03
 MAX_HEADER_BYTES: Final = 64 * 1024
 
 JUDGED_BYTES: Final = 2048
-"""Samples that do not show their byte order in so many bytes are silence, or nearly."""
+"""Samples that do not show their byte order within this many bytes are silence, or nearly."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 6_000, 48_000
-"""What the detector knows. Faster samples are thinned out for it, slower ones doubled; the engine gets them all."""
+"""The detector's range. Faster samples are decimated for it, slower ones doubled; the engine gets the originals."""
 
 
 class Detector:
-    """Tells frames of speech from others. Made for one rate; frames are s16le mono.
+    """Classifies frames as speech or not. Created for one rate; frames are s16le mono.
 
     :ivar frame_bytes: length of a frame
     """
@@ -54,12 +54,12 @@ class Detector:
 class Segmenter:
     """One device's stream, from one ``audio_end`` to the next.
 
-    The stream is raw samples in the format given, or begins with a WAV header that says what they are and how many.
-    Behind the last of those only another WAV is heard: one that follows in the stream, as in an upload, or begins with
-    the bytes of a call of :meth:`feed`.
+    The stream is raw samples in the given format, or begins with a WAV header that describes and counts them. After
+    those, only another WAV counts: one that follows in the stream, as in an upload, or begins with the first bytes of a
+    :meth:`feed`.
 
-    :ivar max_utterance_s: a longer utterance is ended, and a new one begun
-    :ivar has_eight_bits: the samples were taken for unsigned ones of 8 bits by what they look like
+    :ivar max_utterance_s: a longer utterance is split
+    :ivar has_eight_bits: the samples were detected as unsigned 8-bit
     """
 
     def __init__(self, audio_format: AudioFormat, max_utterance_s: float) -> None:
@@ -73,11 +73,11 @@ class Segmenter:
         self._begin(None, is_behind_a_wav=False)
 
     def _begin(self, header: Generator[int, bytes, WavLayout | None] | None, *, is_behind_a_wav: bool) -> None:
-        self._is_behind_a_wav = is_behind_a_wav  # and no other one has begun for certain
+        self._is_behind_a_wav = is_behind_a_wav  # and no other has begun for certain
         self._header = header
         self._wanted = 0 if header is None else next(header)
         self._header_bytes = 0
-        self._next_look_bytes = 1  # that tell, perhaps, what the stream is
+        self._next_look_bytes = 1  # how many bytes to collect before identifying the stream
         self._encoding: Encoding | None = None
         self._layout: WavLayout | None = None
         self._left_bytes: int | None = None  # of a WAV's samples; None: all that follows
@@ -86,14 +86,13 @@ class Segmenter:
 
     @property
     def out_format(self) -> AudioFormat:
-        """What the samples of a :class:`Speech` are; known once there is one."""
+        """The format of a :class:`Speech`'s samples; known once there is one."""
         return AudioFormat("raw", "s16le", self._rate_hz, 1)
 
     def feed(self, data: bytes) -> Iterator[Segment]:
-        """What these bytes bring.
+        """Return the segments that these bytes complete.
 
-        :raises AudioNotDecodable: a WAV header that is none, or something else that is known and no samples; nothing
-            more is read
+        :raises AudioNotDecodable: an invalid WAV header, or another known format than samples; nothing more is read
         """
         if self._is_behind_a_wav and data.startswith(RIFF_NAMES):
             self._unread = b""
@@ -104,18 +103,18 @@ class Segmenter:
             if self._left_bytes != 0:
                 return
             yield from self._stop()
-            assert self._layout is not None  # or there were no end to the samples
+            assert self._layout is not None  # otherwise the samples would have no end
             self._unread = self._behind
             self._begin(read_next_wav(self._layout), is_behind_a_wav=True)
 
     def end(self) -> Iterator[Segment]:
-        """The stream is over: what is left of it."""
+        """The stream has ended: return what is left of it."""
         if not self._is_behind_a_wav and self._unread and self._settle(complete=True):
             yield from self._frames()
         yield from self._stop()
 
     def _stop(self) -> Iterator[Segment]:
-        """The samples are over: end the utterance."""
+        """The samples have ended: end the utterance."""
         if self._endpointer.speaking:
             if self._detector is not None and (rest := self._whole_samples()):
                 yield Speech(rest)
@@ -123,14 +122,14 @@ class Segmenter:
             yield End()
 
     def _frames(self) -> Iterator[Segment]:
-        assert self._detector is not None  # _settle made it
+        assert self._detector is not None  # created by _settle
         if self._left_bytes == 0:
             return
         size = self._detector.frame_bytes
         in_bytes = size // 2 * self._sample_bytes
         whole = len(self._unread) if self._left_bytes is None else min(len(self._unread), self._left_bytes)
         if self._left_bytes is not None and whole == self._left_bytes:
-            # The last of a WAV's samples: what does not fill a frame is for _stop().
+            # The last of a WAV's samples: _stop() handles a partial frame.
             self._unread, self._behind = self._unread[:whole], self._unread[whole:]
         taken = whole - whole % in_bytes
         frames = self._converted(self._unread[:taken])
@@ -157,7 +156,7 @@ class Segmenter:
             yield End()
 
     def _settle(self, *, complete: bool) -> bool:
-        """Whether it is known what the samples are."""
+        """True if the format of the samples is known."""
         if self._detector is not None:
             return True
         if self._header is None and not self._identify(complete=complete):
@@ -168,7 +167,7 @@ class Segmenter:
                     raise AudioNotDecodable("the WAV's header does not end")
                 return False
         elif self._encoding is None:
-            # Not with every message, however short: to judge takes its time.
+            # Not for every short message, because detection takes time.
             if not complete and len(self._unread) < 2 * JUDGED_BYTES:
                 return False
             self._encoding = byte_order(self._unread, self._channels, complete=complete)
@@ -179,7 +178,7 @@ class Segmenter:
         return True
 
     def _identify(self, *, complete: bool) -> bool:
-        """Whether it is known if these are samples, or a WAV's header comes first."""
+        """True if it is known whether the stream is raw samples or begins with a WAV header."""
         if not complete and len(self._unread) < self._next_look_bytes:
             return False
         found = settle(self._format, self._unread, complete=complete)
@@ -197,12 +196,12 @@ class Segmenter:
         return True
 
     def _forget_silence(self) -> None:
-        """Of samples in an unknown order only the newest are kept, to be judged again with those that follow."""
+        """While the byte order is unknown, keep only the newest samples, to be judged with those that follow."""
         size = self._format.frame_bytes
         self._unread = self._unread[(len(self._unread) - JUDGED_BYTES) // size * size :]
 
     def _take_header(self) -> bool:
-        """Read a WAV's header off the stream, from where the last call came to; False if it is not all there yet."""
+        """Parse a WAV header incrementally; False if it is incomplete."""
         if self._header is None:
             self._header = read_wav_header()
             self._wanted = next(self._header)
@@ -225,7 +224,7 @@ class Segmenter:
 
     @property
     def _sample_bytes(self) -> int:
-        """Of one sample of every channel."""
+        """The length of one sample of every channel."""
         return self._channels * sample_bytes(cast(Encoding, self._encoding))
 
     def _whole_samples(self) -> bytes:

@@ -1,11 +1,11 @@
-"""Whisper, through faster-whisper, on the processor. Runs in a worker process.
+"""Whisper, through faster-whisper, on the CPU. Runs in a worker process.
 
-Whisper hears windows of 30 seconds and not a stream. So audio is kept until the end and recognised then, except that a
-long utterance is taken from its beginning at a pause whenever nearly a window has come together. Hypotheses on the way
-are passes of their own over what is kept, and are made only while there is nothing better to do.
+Whisper processes windows of 30 seconds, not a stream. So audio is kept and recognized at the end, except that the
+beginning of a long utterance is recognized whenever nearly a window has accumulated, up to a pause. Interims are extra
+passes over the kept audio, made only when there is time.
 
-It also invents words where nobody speaks. A voice activity detector (Silero's, which comes with faster-whisper) leaves
-it nothing but speech, and no speech is no words.
+Whisper also invents words in silence. A voice activity detector (Silero's, which comes with faster-whisper) removes
+everything but speech, so without speech there are no words.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from .engines import EngineUrl
 from .machine import this_machine
 from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
-# As long as the pauses between sentences, and no longer: each is a chance to take a long utterance apart.
+# As long as the pauses between sentences: each is an opportunity to split a long utterance.
 LEAST_PAUSE_MS: Final = 500
-# A click is shorter, and a word isn't.
+# A click is shorter, and a word longer.
 LEAST_SPEECH_MS: Final = 100
-# Whisper's window is 30 s; looking for a pause begins before it is full.
+# Whisper's window is 30 s; start looking for a pause before it is full.
 NEARLY_A_WINDOW_S: Final = 24.0
 INTERIM_EVERY_S: Final = 1.5
-# A guess at the language is kept for the hypotheses of an utterance once it is this sure.
+# A detected language with at least this probability is kept for the interims of an utterance.
 SURE: Final = 0.8
-# Tries when the first result looks wrong (repeats itself, or is unlikely): each may take as long as the first.
+# Retries when the first result looks wrong (repetitive or improbable): each may take as long as the first.
 TEMPERATURES: Final = (0.0, 0.4, 0.8)
 MOST_BEAMS: Final = 10
 
@@ -44,7 +44,7 @@ Audio = NDArray[np.float32]
 
 
 class Speech(NamedTuple):
-    """A stretch in which somebody speaks, with a little silence around it; in samples."""
+    """A stretch of speech, with a little silence around it; in samples."""
 
     start: int
     end: int
@@ -52,60 +52,60 @@ class Speech(NamedTuple):
 
 @dataclass(slots=True)
 class InterimPace:
-    """When a pass for a hypothesis may be made, so that it never holds up the result.
+    """When to make a pass for an interim, so that it does not delay the result.
 
-    Whoever brings audio had to wait for it, or not. While it must be waited for, at least half of the time, there is
-    time for a pass; when it comes faster than speech, or has piled up, there isn't. So the result is held up by the one
-    pass, at most, that was under way when the last audio came. ``now`` is in seconds, of any clock that goes on.
+    There is time for a pass while at least half of the time is spent waiting for audio. There is none if audio arrives
+    faster than speech, or has accumulated. So the result is delayed by at most the one pass that was running when the
+    last audio came. ``now`` is in seconds, of any monotonic clock.
     """
 
     every_s: float = INTERIM_EVERY_S
-    _since: float | None = None  # when the call before this one returned
-    _heard_s: float = 0.0  # audio, since the last pass
-    _waited_s: float = 0.0  # for audio, since the last pass
+    _since: float | None = None  # when the previous call returned
+    _audio_s: float = 0.0  # audio received since the last pass
+    _waited_s: float = 0.0  # time waited for audio since the last pass
 
-    def heard(self, audio_s: float, now: float) -> bool:
-        """Audio has come; is it time for a pass? Then call :meth:`passed` after it."""
+    def received(self, audio_s: float, now: float) -> bool:
+        """Audio has arrived; return True if it is time for a pass. Call :meth:`passed` after it."""
         if self._since is not None:
             self._waited_s += now - self._since
         self._since = now
-        self._heard_s += audio_s
-        return self._heard_s >= self.every_s and self._waited_s >= self._heard_s / 2
+        self._audio_s += audio_s
+        return self._audio_s >= self.every_s and self._waited_s >= self._audio_s / 2
 
     def passed(self, now: float) -> None:
-        """A pass, or any other work, is over."""
-        self._since, self._heard_s, self._waited_s = now, 0.0, 0.0
+        """A pass, or other work, is finished."""
+        self._since, self._audio_s, self._waited_s = now, 0.0, 0.0
 
 
-def last_pause(speech: Sequence[Speech], heard: int) -> int | None:
-    """Where to cut: the middle of the last pause, in samples; None: there is none.
+def last_pause(speech: Sequence[Speech], length: int) -> int | None:
+    """Where to split: the middle of the last pause, in samples; None: there is no pause.
 
-    :param speech: in order; a pause lies wherever one ends
-    :param heard: samples in all; silence behind the last of ``speech`` is a pause too, and belongs to what is cut off
+    :param speech: in order; each is followed by a pause
+    :param length: of the audio in samples; silence after the last of ``speech`` is also a pause, and is cut off with it
     """
-    if not speech or speech[-1].end < heard:
-        return heard
+    if not speech or speech[-1].end < length:
+        return length
     if len(speech) == 1:
         return None
     return (speech[-2].end + speech[-1].start) // 2
 
 
 def threads_each(processors: int, workers: int) -> int:
-    """Threads for one of ``workers`` processes that share a machine: together no more than it has processors."""
+    """Threads for each of ``workers`` processes on a machine: together no more than it has CPUs."""
     return max(1, processors // max(1, workers))
 
 
 class WhisperRecognizer:
-    """A :class:`~.recognizer.Recognizer`. Holds the model: with ``base``, 0.25 GB idle and 0.5 GB at work.
+    """A :class:`~.recognizer.Recognizer`. Holds the model: with ``base``, 0.25 GB idle and 0.5 GB busy.
 
-    The URL's location is a folder with a converted model, or the name of one (``base``, ``small.en``, ``owner/name``),
-    which faster-whisper then fetches and keeps as it always does. Its options: ``beam`` (1..10, else 5) for the result;
-    ``compute_type`` as CTranslate2 names it, else ``int8``.
+    The URL's location is a folder with a converted model, or a name (``base``, ``small.en``, ``owner/name``), which
+    faster-whisper downloads to its usual cache. The options: ``beam`` (1..10, default 5) for the result;
+    ``compute_type`` as in CTranslate2, default ``int8``.
 
-    :param language: a BCP 47 tag, of which the first part counts; '' finds it out for each utterance, and for each part
-        of one that is longer than a window
+    :param language: a BCP 47 tag, of which the first part is used; '' detects the language of each utterance, and of
+        each part of a long one
     :param workers: processes that share this machine
-    :raises EngineFailed: the model cannot be had, or doesn't know the language, or an option is wrong
+    :raises EngineFailed: the model is unavailable or lacks the language, or an option is invalid
     """
 
     detail: str
@@ -125,26 +125,26 @@ class WhisperRecognizer:
         self._language = language.partition("-")[0].lower()
         if self._language and self._language not in self._model.supported_languages:
             raise EngineFailed(f"whisper model {engine.location} does not know the language {language!r}")
-        _speech_in(np.zeros(SAMPLE_RATE_HZ, np.float32))  # loads the detector's model
+        _speech_in(np.zeros(SAMPLE_RATE_HZ, np.float32))  # load the detector's model
         spoken = self._language or "any language"
         self.detail = f"whisper, model {engine.location}, {compute_type}, {spoken}"
         self.begin(None)
 
     def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
         self._on_interim, self._told, self._alive = on_interim, "", alive
-        self._kept = bytearray()  # not yet recognised for good
-        self._looked = 0  # bytes of it, when the last look for a pause was
-        self._texts: list[str] = []  # of what was
+        self._kept = bytearray()  # no final result yet
+        self._looked = 0  # length of _kept at the last search for a pause
+        self._texts: list[str] = []  # final results
         self._guess: str | None = None
         self._pace = InterimPace()
 
     def accept(self, samples: bytes) -> None:
         """:raises EngineFailed: the model failed"""
         self._kept += samples
-        due = self._pace.heard(len(samples) / BYTES_PER_SECOND, self._clock())
+        due = self._pace.received(len(samples) / BYTES_PER_SECOND, self._clock())
         worked = self._settle_beginning()
         if due and self._on_interim is not None:
-            self._tell(self._on_interim)
+            self._report_interim(self._on_interim)
             worked = True
         if worked:
             self._pace.passed(self._clock())
@@ -158,7 +158,7 @@ class WhisperRecognizer:
         return text
 
     def _settle_beginning(self) -> bool:
-        """Recognise for good what lies before the last pause, once nearly a window is kept. False: nothing was done."""
+        """Recognize everything before the last pause, once nearly a window is kept. False: nothing was done."""
         if len(self._kept) < max(NEARLY_A_WINDOW_S * BYTES_PER_SECOND, self._looked + BYTES_PER_SECOND):
             return False
         self._looked = len(self._kept)
@@ -182,7 +182,7 @@ class WhisperRecognizer:
         )
         self._texts.append(text)
 
-    def _tell(self, on_interim: Callable[[str], None]) -> None:
+    def _report_interim(self, on_interim: Callable[[str], None]) -> None:
         audio = _samples(self._kept)
         text, sure_of = self._transcribe(
             audio,
@@ -199,21 +199,21 @@ class WhisperRecognizer:
             on_interim(hypothesis)
 
     def _transcribe(self, audio: Audio, speech: Sequence[Speech], **how: Any) -> tuple[str, str | None]:
-        """The words in these stretches, and the language if that is beyond doubt."""
+        """Return the text of these stretches, and the language if it is certain."""
         if not speech:
             return "", None
         spoken = np.concatenate([audio[stretch.start : stretch.end] for stretch in speech])
         with _translated("whisper failed"):
             segments, info = self._model.transcribe(
                 spoken,
-                # What was said before is no hint worth its risk: whisper gets stuck in it, and repeats it.
+                # Don't condition on earlier text: whisper gets stuck in it and repeats it.
                 condition_on_previous_text=False,
-                # Far more than anybody says in the time, in any language: where it makes words up, it goes on and on.
+                # Far more than anyone can say in that time, in any language: a hallucination goes on and on.
                 max_new_tokens=min(400, 32 + 25 * len(spoken) // SAMPLE_RATE_HZ),
                 **how,
             )
             texts = []
-            for segment in segments:  # each of them is worked out when it is asked for
+            for segment in segments:  # a generator: each segment is computed on demand
                 texts.append(segment.text.strip())
                 self._alive()
             text = " ".join(texts).strip()
@@ -249,11 +249,11 @@ def _speech_in(audio: Audio) -> list[Speech]:
 
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Errors of the libraries leave as EngineFailed, in one line."""
+    """Translate the libraries' errors to EngineFailed, in one line."""
     try:
         yield
     except EngineFailed:
         raise
-    except Exception as error:  # they raise whatever comes to hand: RuntimeError, ValueError, those of the model hub
+    except Exception as error:  # they raise all kinds: RuntimeError, ValueError, the model hub's own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise EngineFailed(f"{what}: {reason[:300]}") from error

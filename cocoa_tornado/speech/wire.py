@@ -1,18 +1,18 @@
-"""What the gateway and a worker process say to each other over the worker's pipes. Pure: bytes in, frames out.
+"""The protocol between the gateway and a worker process, over the worker's pipes. Pure: bytes in, frames out.
 
 A frame is its payload's length (4 bytes, big-endian), its kind (1 byte) and the payload. An utterance::
 
     gateway                    worker
                         READY  once, when the model is loaded (or FAILED, and the process ends)
     BEGIN
-    AUDIO ...        PROGRESS  ... how far it has come with the AUDIO, and how long it has waited for it
-                      INTERIM  ... where they were asked for
+    AUDIO ...        PROGRESS  ... how much AUDIO it has consumed, and how long it has waited for more
+                      INTERIM  ... if requested
     END, or CANCEL
-                DONE or FAILED exactly one for every BEGIN, whatever went wrong, and whenever
+                DONE or FAILED exactly one for every BEGIN, whatever goes wrong, and whenever
 
-FAILED may come before END; what follows of that utterance is skipped by the worker. The gateway sends the next BEGIN
-only after DONE or FAILED, and never has more than :data:`WINDOW_BYTES` of audio sent and not consumed. So a CANCEL is
-never stuck behind audio, and neither side ever holds more than that.
+FAILED may come before END; the worker then skips the rest of that utterance. The gateway sends the next BEGIN only
+after DONE or FAILED, and never has more than :data:`WINDOW_BYTES` of audio in flight. So a CANCEL is never stuck behind
+audio, and neither side ever holds more than that.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ..errors import EngineFailed
 from ..rules.audio import AudioFormat
 
 MAX_PAYLOAD_BYTES: Final = 64 * 1024
-"""The largest payload either way. Texts are far smaller; a worker gone mad makes the gateway hold this much, once."""
+"""The largest payload in either direction. Texts are far smaller; a broken worker costs the gateway this much, once."""
 
 MAX_AUDIO_BYTES: Final = 16 * 1024
-"""Audio in one frame. Small, so that the worker begins with the first of it."""
+"""Audio in one frame. Small, so that the worker can start with the first of it."""
 
 WINDOW_BYTES: Final = 64 * 1024
 
@@ -44,14 +44,14 @@ Message = TypeVar("Message")
 
 
 class Kind(enum.IntEnum):
-    """The kinds below 16 go to the worker, the others come from it."""
+    """Kinds below 16 go to the worker, the others come from it."""
 
     BEGIN = 1  # JSON: Begin
-    AUDIO = 2  # as it came from the device
+    AUDIO = 2  # as received from the device
     END = 3
     CANCEL = 4
     READY = 16  # JSON: Ready
-    PROGRESS = 17  # Progress: three numbers of 8 bytes, big-endian, and a byte that is 0 or 1
+    PROGRESS = 17  # Progress: three big-endian integers of 8 bytes, and a byte that is 0 or 1
     INTERIM = 18  # UTF-8
     DONE = 19  # JSON: Done
     FAILED = 20  # JSON: Failed
@@ -71,7 +71,7 @@ class Frame:
 class Begin:
     """An utterance begins.
 
-    :ivar format: what the audio was said to be; its first bytes may say otherwise
+    :ivar format: the declared format; the first bytes may contradict it
     """
 
     format: AudioFormat
@@ -88,12 +88,12 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Of this utterance, since BEGIN.
+    """Progress of this utterance since BEGIN.
 
     :ivar consumed: bytes of AUDIO
-    :ivar audio_s: length of the audio decoded
-    :ivar waited_s: time in which there was nothing to do for want of AUDIO
-    :ivar is_waiting: there is nothing to do now
+    :ivar audio_s: duration of the decoded audio
+    :ivar waited_s: time spent idle for lack of AUDIO
+    :ivar is_waiting: the worker is idle now
     """
 
     consumed: int
@@ -104,7 +104,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """:ivar audio_s: length of the audio, decoded; :ivar busy_s: processor time that the utterance took."""
+    """:ivar audio_s: duration of the decoded audio; :ivar busy_s: CPU time for the utterance."""
 
     text: str
     audio_s: float
@@ -120,9 +120,9 @@ class Failed:
 
 
 def frame(kind: Kind, payload: bytes = b"") -> bytes:
-    """The bytes of a frame.
+    """Encode a frame.
 
-    :raises ValueError: the payload is larger than a frame may be
+    :raises ValueError: the payload exceeds ``MAX_PAYLOAD_BYTES``
     """
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"a payload of {len(payload)} bytes; a frame takes {MAX_PAYLOAD_BYTES}")
@@ -140,31 +140,31 @@ def progress_frame(progress: Progress) -> bytes:
 
 
 def progress_of(progress: Frame) -> Progress:
-    """What a PROGRESS frame says.
+    """Decode a PROGRESS frame.
 
-    :raises EngineFailed: something else
+    :raises EngineFailed: it is malformed
     """
     if len(progress.payload) != _PROGRESS.size:
-        raise EngineFailed("the worker spoke nonsense: progress without its numbers")
+        raise EngineFailed("invalid frame from the worker: progress without its numbers")
     consumed, audio_s, waited_s, is_waiting = _PROGRESS.unpack(progress.payload)
     if not (0 <= audio_s < inf and 0 <= waited_s < inf):
-        raise EngineFailed("the worker spoke nonsense: progress of no length")
+        raise EngineFailed("invalid frame from the worker: progress of no length")
     return Progress(consumed, audio_s, waited_s, is_waiting)
 
 
 def message_of(of: Frame, kind: type[Message]) -> Message:
-    """The JSON in a frame.
+    """Decode the JSON in a frame.
 
-    :raises EngineFailed: it is something else
+    :raises EngineFailed: it is malformed
     """
     try:
         return msgspec.json.decode(of.payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise EngineFailed(f"the worker spoke nonsense: {of.kind.name} is no {kind.__name__}") from error
+        raise EngineFailed(f"invalid frame from the worker: {of.kind.name} is no {kind.__name__}") from error
 
 
-class FrameReader:
-    """Cuts a stream of bytes into frames. Holds at most one unfinished frame."""
+class PipeReader:
+    """Splits a byte stream into frames. Holds at most one incomplete frame."""
 
     __slots__ = ("_allowed", "_buffer")
 
@@ -173,9 +173,9 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that ``data`` completes, in order. To be iterated to its end.
+        """Yield the frames that ``data`` completes, in order. Iterate to the end.
 
-        :raises EngineFailed: these are no frames, or none that may come from there; the stream is lost
+        :raises EngineFailed: not a frame, or of a kind that this side may not send; the stream is lost
         """
         buffer = self._buffer
         buffer += data
@@ -183,16 +183,16 @@ class FrameReader:
         try:
             while len(buffer) - start >= _HEADER.size:
                 length, number = _HEADER.unpack_from(buffer, start)
-                # Judged before the payload is there: nothing is collected for a frame that will not do.
+                # Check the header before the payload arrives, so that nothing is buffered for an invalid frame.
                 if number not in self._allowed or length > MAX_PAYLOAD_BYTES:
-                    said = bytes(buffer[start : start + 40])
+                    head = bytes(buffer[start : start + 40])
                     start = len(buffer)
-                    raise EngineFailed(f"the worker spoke nonsense: {said!r}")
+                    raise EngineFailed(f"invalid frame from the worker: {head!r}")
                 begin, end = start + _HEADER.size, start + _HEADER.size + length
                 if len(buffer) < end:
                     break
                 start = end
                 yield Frame(Kind(number), bytes(buffer[begin:end]))
         finally:
-            # Also where it is not iterated to its end: no frame comes twice.
+            # Even if not iterated to the end: no frame is yielded twice.
             del buffer[:start]

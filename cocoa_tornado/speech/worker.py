@@ -1,7 +1,7 @@
-"""A worker process: decodes and recognises one utterance after another, in a process of its own.
+"""A worker process: decodes and recognizes one utterance after another.
 
-``python -m cocoa_tornado.speech.worker URL [--language TAG] [--workers N]``; the gateway starts it. Frames
-(``wire.py``) come in on standard input and go out on standard output.
+The gateway starts it as ``python -m cocoa_tornado.speech.worker URL [--language TAG] [--workers N]``. Frames
+(``wire.py``) arrive on standard input and leave on standard output.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ from .wire import Kind
 NICE: Final = 10
 
 MOST_FAILURES: Final = 3
-"""So many utterances in a row that the engine has failed, and it is taken for broken."""
+"""After this many utterances in a row in which the engine failed, it counts as broken."""
 
 MEMORY_TO_WORK_WITH: Final = 1 << 30
 
 OOM_SCORE: Final = 500
-"""Added to what the kernel goes by when it must kill a process for want of memory: half of the limit's bytes. A gateway
+"""Added to the kernel's score for choosing a process to kill when memory runs out: half of the limit's bytes. A gateway
 with many devices may well be larger than a worker."""
 
 PROGRESS_S: Final = 0.25
 PROGRESS_BYTES: Final = wire.WINDOW_BYTES // 4
-"""The gateway is told of progress once so many bytes are consumed, or a quarter of a second later."""
+"""Progress is reported once this many bytes are consumed, or a quarter of a second later."""
 
 MAX_QUEUED_BYTES: Final = 2 * wire.WINDOW_BYTES
-"""More than the gateway ever has under way; the thread reads no further until some of it is used."""
+"""More than the gateway ever has in flight. The thread reads no further until some of it is used."""
 
 _LINUX_PR_SET_PDEATHSIG: Final = 1
 
 
 class Cancelled(BaseException):
-    """The utterance at hand was cancelled. No error: whoever translates those of a library must let it pass."""
+    """The current utterance was cancelled. Not an Exception, so that code which translates library errors ignores
+    it."""
 
 
 class Inbox:
-    """What came from the gateway and is not used yet. Filled by its own thread, emptied by the main thread."""
+    """Frames from the gateway that are not used yet. Filled by its own thread, emptied by the main thread."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -66,7 +67,7 @@ class Inbox:
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def take(self, timeout_s: float | None = None) -> wire.Frame | None:
-        """The next frame; None if none came in time."""
+        """Return the next frame; None if none arrived in time."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._frames, timeout_s):
                 return None
@@ -76,7 +77,7 @@ class Inbox:
             return frame
 
     def check_cancelled(self) -> None:
-        """:raises Cancelled: the utterance at hand was cancelled"""
+        """:raises Cancelled: the current utterance was cancelled"""
         with self._changed:
             if self._frames and self._frames[0].kind is Kind.CANCEL:
                 self._frames.popleft()
@@ -85,7 +86,7 @@ class Inbox:
     def _read(self) -> None:
         status = 1
         try:
-            reader = wire.FrameReader(wire.TO_WORKER)
+            reader = wire.PipeReader(wire.TO_WORKER)
             with suppress(OSError, EngineFailed):
                 while data := os.read(self._fd, wire.WINDOW_BYTES):
                     for frame in reader.feed(data):
@@ -94,15 +95,15 @@ class Inbox:
         except Exception:
             traceback.print_exc()
         finally:
-            # Nobody is left to hear anything, and the main thread may be in C code for seconds to come. Nor is there
-            # where this fails for want of memory, all of which a container may have taken: the main thread would wait
-            # indefinitely for audio that nobody reads, and for a CANCEL.
+            # The gateway is gone, and the main thread may be in C code for seconds to come. Exit also if this fails for
+            # lack of memory, which in a container may be used up entirely: the main thread would wait indefinitely for
+            # audio that is never read, and for a CANCEL.
             os._exit(status)
 
     def _put(self, frame: wire.Frame) -> None:
         with self._changed:
             if frame.kind is Kind.CANCEL:
-                # The gateway begins no utterance before the last one has settled: all of this is of the one cancelled.
+                # The gateway begins no utterance before the last one has settled: these belong to the cancelled one.
                 begun = [queued for queued in self._frames if queued.kind is Kind.BEGIN]
                 self._frames = deque(begun)
                 self._queued_bytes = sum(len(queued.payload) for queued in begun)
@@ -113,7 +114,7 @@ class Inbox:
 
 
 class Outbox:
-    """What goes to the gateway. A gateway that doesn't read is one that is gone, or about to be."""
+    """Frames to the gateway. A gateway that does not read is gone, or about to be."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -125,9 +126,9 @@ class Outbox:
 
 
 class AudioSource:
-    """The bytes of one utterance, for the decoder to read; tells the gateway how far it has come.
+    """The bytes of one utterance, for the decoder to read. Reports progress to the gateway.
 
-    :ivar decoded_bytes: of samples; whoever decodes keeps it up to date
+    :ivar decoded_bytes: of samples; updated by the code that decodes
     """
 
     def __init__(self, inbox: Inbox, outbox: Outbox) -> None:
@@ -136,11 +137,11 @@ class AudioSource:
         self._ended = False
         self.decoded_bytes = self._consumed = 0
         self._waited_s = 0.0
-        self._reported = wire.Progress(0, is_waiting=True)  # which the gateway takes for granted
+        self._reported = wire.Progress(0, is_waiting=True)  # the gateway's initial assumption
         self._reported_at = time.monotonic()
 
     def read(self, max_bytes: int, /) -> bytes:
-        """At least one byte, as soon as there is one; b'' at the end.
+        """Return at least one byte, as soon as there is one; b'' at the end.
 
         :raises Cancelled: the utterance was cancelled
         """
@@ -153,7 +154,7 @@ class AudioSource:
         return data
 
     def is_empty(self) -> bool:
-        """Wait for the first byte; True where the utterance ends without one.
+        """Wait for the first byte; return True if the utterance ends without one.
 
         :raises Cancelled: the utterance was cancelled
         """
@@ -162,9 +163,9 @@ class AudioSource:
         return not self._piece
 
     def report(self, *, alive: bool = False) -> None:
-        """Say how far it is, if that is due.
+        """Send a progress report if it is due.
 
-        :param alive: also where nothing was consumed since
+        :param alive: also if nothing was consumed since the last one
         """
         news = self._consumed - self._reported.consumed
         due = time.monotonic() - self._reported_at >= PROGRESS_S
@@ -172,12 +173,12 @@ class AudioSource:
             self._say()
 
     def _next_frame(self) -> wire.Frame:
-        """Waits. What was consumed and not reported is, before the wait grows long: the gateway may hold back more
-        audio, or take this utterance away, for want of just that."""
+        """Wait for a frame. Before a long wait, report what was consumed: the gateway may be holding back audio, or
+        about to take this utterance away, because it does not know."""
         since = time.monotonic()
         frame = None
-        told = self._reported
-        if not told.is_waiting or (self._consumed, self._audio_s) != (told.consumed, told.audio_s):
+        reported = self._reported
+        if not reported.is_waiting or (self._consumed, self._audio_s) != (reported.consumed, reported.audio_s):
             frame = self._inbox.take(max(0.0, self._reported_at + PROGRESS_S - since))
             if frame is None:
                 since = self._wait_ends(since)
@@ -211,7 +212,7 @@ class AudioSource:
 
 
 class Worker:
-    """Serves utterances, one at a time, for ever."""
+    """Serves utterances, one at a time, indefinitely."""
 
     def __init__(self, inbox: Inbox, outbox: Outbox, recognizer: Recognizer) -> None:
         self._inbox, self._outbox, self._recognizer = inbox, outbox, recognizer
@@ -219,16 +220,16 @@ class Worker:
         self._is_beyond_help = False
 
     def serve(self) -> None:
-        """Returns only when the engine is not to be trusted any more: another worker may do better."""
+        """Return only when the engine counts as broken, so that another worker can replace this one."""
         self._outbox.send(wire.json_frame(Kind.READY, wire.Ready(self._recognizer.detail)))
         while not self._is_beyond_help:
             frame = self._inbox.take()
-            # Anything else is the rest of an utterance that has failed already.
+            # Anything else belongs to an utterance that has failed already.
             if frame is not None and frame.kind is Kind.BEGIN:
                 self._outbox.send(self._settle(wire.message_of(frame, wire.Begin)))
 
     def _settle(self, begin: wire.Begin) -> bytes:
-        """Work on one utterance; the frame that ends it."""
+        """Process one utterance; return the frame that ends it."""
         try:
             done = wire.json_frame(Kind.DONE, self._utterance(begin))
             self._failures = 0
@@ -252,7 +253,7 @@ class Worker:
         return wire.json_frame(Kind.FAILED, failed)
 
     def _utterance(self, begin: wire.Begin) -> wire.Done:
-        # Here, so that a test of the pool with a recognizer of its own needs no decoder; and it is large.
+        # Imported here so that pool tests with their own recognizer need no decoder, which is large.
         from .decoding import decode
 
         before_s = time.process_time()
@@ -262,8 +263,8 @@ class Worker:
             source.report(alive=True)
             self._inbox.check_cancelled()
 
-        self._recognizer.begin(self._tell(source) if begin.want_interim else None, alive)
-        if not source.is_empty():  # nothing at all is no audio, and no error either
+        self._recognizer.begin(self._report_interim(source) if begin.want_interim else None, alive)
+        if not source.is_empty():  # no data at all is no audio, but not an error either
             for piece in decode(begin.format, source, begin.max_audio_s):
                 source.decoded_bytes += len(piece)
                 self._recognizer.accept(piece)
@@ -271,16 +272,16 @@ class Worker:
         text = self._recognizer.finish()
         return wire.Done(text, source.decoded_bytes / BYTES_PER_SECOND, time.process_time() - before_s)
 
-    def _tell(self, source: AudioSource) -> Callable[[str], None]:
-        def tell(text: str) -> None:
+    def _report_interim(self, source: AudioSource) -> Callable[[str], None]:
+        def send(text: str) -> None:
             self._inbox.check_cancelled()
             self._outbox.send(wire.frame(Kind.INTERIM, text.encode()))
 
-        return tell
+        return send
 
 
 def run(make: Callable[[], Recognizer]) -> int:
-    """Be a worker: take over standard input and output, load the model, serve. Returns where that can't go on.
+    """Run a worker: take over standard input and output, load the model, serve. Returns when it can't go on.
 
     :param make: loads the model
     """
@@ -307,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _take_over_pipes() -> tuple[Inbox, Outbox]:
-    """From here on whatever a library prints goes to standard error, and can't be taken for a frame."""
+    """From here on, anything that a library prints goes to standard error, so it can't be taken for a frame."""
     inbox, outbox = Inbox(os.dup(0)), Outbox(os.dup(1))
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
@@ -316,25 +317,25 @@ def _take_over_pipes() -> tuple[Inbox, Outbox]:
 
 
 def _live_and_die_with_the_gateway() -> None:
-    # Ctrl-C, and what a service manager sends to all of a service, is for the gateway: it lets the streams under way
-    # come to their end, and then ends us.
+    # Ctrl-C, or a service manager's signal to all processes of a service, is for the gateway: it lets the streams in
+    # progress finish and then ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # Recognition may take every cycle there is. What the gateway does takes microseconds and every device waits for it,
-    # so it goes first wherever the two want the same core.
+    # Recognition may use all the CPU time there is. The gateway needs microseconds and every device waits for it, so it
+    # gets priority on a shared core.
     os.nice(NICE)
-    # And where there is not enough memory for both, a worker costs one stream.
+    # And if memory runs out, losing a worker costs only one stream.
     with suppress(OSError, ValueError):
         adjustment = Path("/proc/self/oom_score_adj")
         adjustment.write_text(str(min(1000, int(adjustment.read_text()) + OOM_SCORE)))
     if sys.platform == "linux":
-        # The end of standard input tells us too, but not while C code holds Python's lock.
+        # The end of standard input also ends the worker, but not while C code holds the GIL.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_LINUX_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _bound_memory() -> None:
-    """What strangers send must not use up the machine's memory: as much again as the model has, and a gigabyte."""
+    """Untrusted audio must not use up the machine's memory: allow as much again as the model takes, plus a gigabyte."""
     with suppress(OSError, ValueError, StopIteration, IndexError):
         status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         used_kib = int(next(line for line in status if line.startswith("VmData:")).split()[1])

@@ -15,7 +15,7 @@ def behind_after(pace: Pace, until: float, audio_per_s: float) -> float | None:
     """When a stream is found behind whose worker waits for it all the time but for the audio that comes."""
     for step in range(1, int(until / REPORT_S) + 1):
         now = step * REPORT_S
-        pace.heard(now, audio_per_s * now, now)
+        pace.report(now, audio_per_s * now, now)
         at = pace.behind_at(is_waiting=False)
         if at is not None:
             return at
@@ -32,22 +32,22 @@ def test_a_stream_is_behind_as_soon_as_it_lags_by_two_seconds(audio_per_s: float
 
 def test_time_in_which_the_worker_has_enough_to_do_is_not_the_streams() -> None:
     pace = Pace(0.0)
-    pace.heard(50.0, 1.0, 0.5)
+    pace.report(50.0, 1.0, 0.5)
     assert pace.behind_at(is_waiting=False) is None
     assert pace.behind_at(is_waiting=True) == 50.0 + BEHIND_S
 
 
 def test_audio_that_came_early_is_no_credit() -> None:
     pace = Pace(0.0)
-    pace.heard(1.0, 59.0, 0.0)
+    pace.report(1.0, 59.0, 0.0)
     assert pace.behind_at(is_waiting=True) == 1.0 + BEHIND_S
 
 
 def test_a_pause_is_made_up_for_by_the_audio_behind_it() -> None:
     pace = Pace(0.0)
-    pace.heard(1.5, 0.0, 1.5)
+    pace.report(1.5, 0.0, 1.5)
     assert pace.behind_at(is_waiting=True) == 1.5 + 0.5
-    pace.heard(1.6, 1.6, 1.5)
+    pace.report(1.6, 1.6, 1.5)
     assert pace.behind_at(is_waiting=True) == 1.6 + BEHIND_S
 
 
@@ -58,7 +58,7 @@ def test_nobody_is_behind_whose_audio_covers_every_wait(reports: list[tuple[floa
         audio_s += audio
         waited_s += audio * share
         now += audio + busy
-        pace.heard(now, audio_s, waited_s)
+        pace.report(now, audio_s, waited_s)
         assert pace.behind_at(is_waiting=False) is None
         at = pace.behind_at(is_waiting=True)
         assert at is not None

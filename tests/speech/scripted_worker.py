@@ -30,9 +30,9 @@ class Obedient:
         if b"crash" in self._heard:
             os._exit(3)
         if b"fail" in self._heard:
-            raise EngineFailed("it was told to fail")
+            raise EngineFailed("failed on purpose")
         if b"fault" in self._heard:
-            raise ZeroDivisionError("it was told to have a fault")
+            raise ZeroDivisionError("crashed on purpose")
         if self._on_interim is not None:
             self._on_interim(self._heard.decode())
 

@@ -222,7 +222,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.logs("cocoa.speech", "^speech failed$")
-@pytest.mark.logs("cocoa.speech", "^worker (lost|says)$")
+@pytest.mark.logs("cocoa.speech", "^worker (lost|output)$")
 async def test_workers_that_never_come_up_are_told_and_nobody_waits_for_them() -> None:
     pool = WorkerPool(PoolOptions("pocketsphinx:///no/such/model", workers=1))
     pool.start()

@@ -1,4 +1,4 @@
-"""The pool, with workers that do what they are told: what makes one be replaced, or taken back, and what does not."""
+"""The pool, with scripted workers: when one is replaced or taken back, and when it is not."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ async def test_a_loop_that_was_held_up_condemns_nobody_who_has_answered() -> Non
         assert pool.counters.lost == {}
 
 
-@pytest.mark.logs("cocoa.speech", "^worker (lost|says)$")
+@pytest.mark.logs("cocoa.speech", "^worker (lost|output)$")
 async def test_an_engine_that_fails_again_and_again_is_loaded_anew() -> None:
     async with pool_of() as pool:
         (before,) = pool.worker_pids()
@@ -117,7 +117,7 @@ async def test_an_engine_that_fails_now_and_then_goes_on() -> None:
         assert pool.worker_pids() == before
 
 
-@pytest.mark.logs("cocoa.speech", "^worker (lost|says)$")
+@pytest.mark.logs("cocoa.speech", "^worker (lost|output)$")
 async def test_a_fault_of_ours_costs_one_utterance_and_the_worker() -> None:
     async with pool_of() as pool:
         (before,) = pool.worker_pids()
@@ -157,7 +157,7 @@ async def test_a_silent_stream_holds_its_place_in_the_queue() -> None:
         assert await said(pool, b"room") == "room"
 
 
-@pytest.mark.logs("cocoa.speech", "hypothesis lost")
+@pytest.mark.logs("cocoa.speech", "interim callback failed")
 async def test_a_fault_in_whoever_hears_hypotheses_repeats_none_and_loses_nothing_else() -> None:
     async with pool_of() as pool:
         heard: list[str] = []
@@ -173,8 +173,8 @@ async def test_a_fault_in_whoever_hears_hypotheses_repeats_none_and_loses_nothin
         assert len(heard) == len(set(heard)) > 1
 
 
-@pytest.mark.logs("cocoa.speech", "^(worker (lost|says)|speech failed)$")
-async def test_a_worker_that_speaks_nonsense_says_what_is_wrong_with_it() -> None:
+@pytest.mark.logs("cocoa.speech", "^(worker (lost|output)|speech failed)$")
+async def test_a_worker_that_sends_an_invalid_frame_is_replaced_with_the_reason() -> None:
     async with pool_of(("/bin/sh", "-c", "echo hello there you; sleep 5")) as pool:
         await eventually(lambda: pool.status().state is SpeechState.FAILED, 20)
         assert "hello there" in pool.status().detail

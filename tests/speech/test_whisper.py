@@ -38,21 +38,21 @@ TONE = pcm(0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 16_000))
 
 def test_audio_at_the_speed_of_speech_leaves_time_for_a_pass_every_second_and_a_half() -> None:
     pace = InterimPace()
-    assert [pace.heard(0.5, now) for now in (0.5, 1.0, 1.5)] == [False, False, True]
+    assert [pace.received(0.5, now) for now in (0.5, 1.0, 1.5)] == [False, False, True]
     pace.passed(1.5)
-    assert [pace.heard(0.5, now) for now in (2.0, 2.5, 3.0)] == [False, False, True]
+    assert [pace.received(0.5, now) for now in (2.0, 2.5, 3.0)] == [False, False, True]
 
 
 def test_audio_that_comes_faster_than_speech_leaves_no_time() -> None:
     pace = InterimPace()
-    assert not any(pace.heard(0.5, 0.01 * step) for step in range(100))
+    assert not any(pace.received(0.5, 0.01 * step) for step in range(100))
 
 
 def test_audio_that_piled_up_during_a_pass_is_taken_first() -> None:
     pace = InterimPace()
     pace.passed(10.0)
-    assert not any(pace.heard(0.5, 10.0) for _ in range(4)), "two seconds of it, and nobody waited"
-    assert [pace.heard(0.5, now) for now in (10.5, 11.0, 11.5, 12.0)] == [False, False, False, True]
+    assert not any(pace.received(0.5, 10.0) for _ in range(4)), "two seconds of it, and nobody waited"
+    assert [pace.received(0.5, now) for now in (10.5, 11.0, 11.5, 12.0)] == [False, False, False, True]
 
 
 def test_a_pass_that_takes_long_is_followed_by_as_long_a_time_without_one() -> None:
@@ -61,7 +61,7 @@ def test_a_pass_that_takes_long_is_followed_by_as_long_a_time_without_one() -> N
         arrival = 0.1 * (pieces + 1)
         pieces += 1
         now = max(now, arrival)
-        if pace.heard(0.1, now):
+        if pace.received(0.1, now):
             now += 3.0
             busy_s += 3.0
             pace.passed(now)

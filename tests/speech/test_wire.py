@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from cocoa_tornado.errors import EngineFailed
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.speech import wire
-from cocoa_tornado.speech.wire import Frame, FrameReader, Kind
+from cocoa_tornado.speech.wire import Frame, Kind, PipeReader
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(Kind)), st.binary(max_size=200))), st.data())
 def test_frames_are_read_whole_however_the_stream_is_cut(frames: list[tuple[Kind, bytes]], data: st.DataObject) -> None:
     stream = b"".join(wire.frame(kind, payload) for kind, payload in frames)
     cuts = sorted({0, len(stream), *data.draw(st.lists(st.integers(0, len(stream)), max_size=20))})
-    reader = FrameReader(frozenset(Kind))
+    reader = PipeReader(frozenset(Kind))
     read = [frame for start, end in pairwise(cuts) for frame in reader.feed(stream[start:end])]
     assert read == [Frame(kind, payload) for kind, payload in frames]
 
 
 @given(st.binary(max_size=100))
-def test_any_other_bytes_are_nonsense_or_not_yet_a_frame(data: bytes) -> None:
-    reader = FrameReader(wire.FROM_WORKER)
+def test_any_other_bytes_are_invalid_or_an_incomplete_frame(data: bytes) -> None:
+    reader = PipeReader(wire.FROM_WORKER)
     try:
         frames = list(reader.feed(data))
     except EngineFailed:
@@ -44,8 +44,8 @@ def test_any_other_bytes_are_nonsense_or_not_yet_a_frame(data: bytes) -> None:
     ids=["too large", "far too large", "of the other direction", "a line of text"],
 )
 def test_a_worker_gone_mad_cannot_make_the_gateway_collect_without_end(data: bytes) -> None:
-    with pytest.raises(EngineFailed, match="nonsense"):
-        list(FrameReader(wire.FROM_WORKER).feed(data))
+    with pytest.raises(EngineFailed, match="invalid frame"):
+        list(PipeReader(wire.FROM_WORKER).feed(data))
 
 
 def test_a_payload_that_is_too_large_is_not_sent() -> None:
@@ -54,7 +54,7 @@ def test_a_payload_that_is_too_large_is_not_sent() -> None:
 
 
 def test_messages_come_through_as_they_were() -> None:
-    reader = FrameReader(frozenset(Kind))
+    reader = PipeReader(frozenset(Kind))
     begin = wire.Begin(AudioFormat("raw", "mulaw", 8000, 2), True, 60.0)
     failed = wire.Failed("too_long", "more than 60 s")
     progress = wire.Progress(2**40, 59.25, 0.5, is_waiting=True)
@@ -67,16 +67,16 @@ def test_messages_come_through_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"\xff", b'{"detail":5}', b"[]"])
-def test_json_that_is_something_else_is_nonsense(payload: bytes) -> None:
-    with pytest.raises(EngineFailed, match="nonsense"):
+def test_json_of_another_type_is_invalid(payload: bytes) -> None:
+    with pytest.raises(EngineFailed, match="invalid frame"):
         wire.message_of(Frame(Kind.READY, payload), wire.Ready)
-    with pytest.raises(EngineFailed, match="nonsense"):
+    with pytest.raises(EngineFailed, match="invalid frame"):
         wire.progress_of(Frame(Kind.PROGRESS, payload))
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("inf"), float("nan")])
-def test_progress_of_no_length_is_nonsense(wrong: float) -> None:
+def test_progress_of_no_length_is_invalid(wrong: float) -> None:
     for progress in (wire.Progress(1, wrong, 0.0), wire.Progress(1, 0.0, wrong)):
-        (frame,) = FrameReader(wire.FROM_WORKER).feed(wire.progress_frame(progress))
-        with pytest.raises(EngineFailed, match="nonsense"):
+        (frame,) = PipeReader(wire.FROM_WORKER).feed(wire.progress_frame(progress))
+        with pytest.raises(EngineFailed, match="invalid frame"):
             wire.progress_of(frame)

@@ -47,7 +47,7 @@ class Gateway(Outbox):
         self.told: list[wire.Progress] = []
 
     def send(self, frame: bytes) -> None:
-        self.told += map(wire.progress_of, wire.FrameReader(wire.FROM_WORKER).feed(frame))
+        self.told += map(wire.progress_of, wire.PipeReader(wire.FROM_WORKER).feed(frame))
 
 
 @pytest.fixture
@@ -127,11 +127,11 @@ def test_a_worker_says_that_it_waits_though_all_else_has_been_told_before(clock:
 def test_a_worker_that_cannot_read_any_more_ends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def feed(self: wire.FrameReader, data: bytes) -> list[Frame]:
+    def feed(self: wire.PipeReader, data: bytes) -> list[Frame]:
         raise MemoryError
 
     statuses: list[int] = []
-    monkeypatch.setattr(wire.FrameReader, "feed", feed)
+    monkeypatch.setattr(wire.PipeReader, "feed", feed)
     monkeypatch.setattr(os, "_exit", statuses.append)
     reading, writing = os.pipe()
     os.write(writing, b"x")
