@@ -40,7 +40,7 @@ PURE: Final = (
     *(f"test_{name}.py" for name in ("asking", "conf", "counters", "hub", "layers", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
-    *(f"test_{name}.py" for name in ("plain_text", "transcriber")),
+    *(f"test_{name}.py" for name in ("documentation", "plain_text", "transcriber")),
 )
 LOAD: Final = "bench"
 SLOW: Final = (f"{LOAD}/",)
