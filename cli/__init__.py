@@ -1,1 +1,1 @@
-"""The command line: thin shells around ``cocoa_tornado``. Installed as ``cocoa_tornado_cli``."""
+"""The command line: a thin layer over ``cocoa_tornado``. Installed as ``cocoa_tornado_cli``."""

@@ -15,16 +15,16 @@ from .serve import serve
 @click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="cocoa")
 def cocoa() -> None:
-    """Device gateway of a voice-device fleet: WebSocket on one side, Kafka on the other.
+    """Gateway that connects a fleet of voice devices (WebSocket) to Kafka.
 
     \b
-    Start one, and try it:
+    Start a gateway, and test it:
       cocoa serve
       cocoa mint-token --device-id doll-1
       cocoa probe-device ws://127.0.0.1:8080/ws
 
     \b
-    Shell completion (bash; zsh and fish likewise):
+    Shell completion (bash; also zsh and fish):
       eval "$(_COCOA_COMPLETE=bash_source cocoa)"
     """
 

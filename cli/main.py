@@ -1,4 +1,4 @@
-"""``cocoa``: the one console script. What must come before the imports that take most of the start."""
+"""The console script ``cocoa``: what must happen before the slow imports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .signals import ProcessSignals
 
 
 def main() -> None:
-    """Run the command that the arguments name, and exit."""
+    """Run the command in ``sys.argv``, and exit."""
     signals = ProcessSignals()
     if sys.argv[1:2] == ["serve"]:
         signals.listen()

@@ -1,4 +1,4 @@
-"""``cocoa mint-token``: a token for a device, good or bad on purpose."""
+"""``cocoa mint-token``: prints a token for a device, valid or deliberately invalid."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _finite(text: str) -> float:
 
 
 @click.command("mint-token", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--device-id", required=True, metavar="D", help="The device that the token is for.")
+@click.option("--device-id", required=True, metavar="D", help="Device that the token identifies.")
 @click.option(
     "--user-id",
     callback=_user_id,
@@ -100,14 +100,14 @@ def _finite(text: str) -> float:
     "lifetime_s",
     callback=_duration,
     metavar="DURATION",
-    help="Life from now on: 90s, 15m, 1h30m, 24h, 7d; 0s or -1h make a token that has expired.  "
+    help="Lifetime: 90s, 15m, 1h30m, 24h, 7d; 0s or -1h make an expired token.  "
     "[default: the setting jwt_lifetime, 24h]",
 )
 @click.option(
     "--secret",
     metavar="S",
-    help="HMAC secret to sign with, or @FILE that holds it. Others see the arguments of a process: COCOA_JWT_SECRET "
-    "is the place for a secret of value.",
+    help="HMAC secret to sign with, or @FILE to read it from a file. Other users can see the arguments of a process: "
+    "pass production secrets in COCOA_JWT_SECRET.",
 )
 @click.option(
     "--private-key",
@@ -119,16 +119,16 @@ def _finite(text: str) -> float:
     "--algorithm",
     type=click.Choice(ALGORITHMS),
     metavar="A",
-    help=f"One of {', '.join(ALGORITHMS)}; it must go with the key.  [default: what the key is for]",
+    help=f"One of {', '.join(ALGORITHMS)}; it must match the key.  [default: according to the key]",
 )
-@click.option("--group", "groups", multiple=True, metavar="G", help="Group that the device is in; repeatable.")
+@click.option("--group", "groups", multiple=True, metavar="G", help="Group of the device; repeatable.")
 @click.option(
     "--claim",
     "extra_claims",
     callback=_claims,
     multiple=True,
     metavar="K=V",
-    help="Another claim, or another value for one; V is JSON if it can be read as JSON, else a string; repeatable.",
+    help="Additional or overridden claim; V is parsed as JSON if possible, else it is a string; repeatable.",
 )
 @click.option(
     "--json",
@@ -152,30 +152,30 @@ def mint_token(
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Print a token for a device, and nothing else on standard output.
+    """Print a token for a device.
 
-    With neither --secret nor --private-key, it is signed as the gateway's settings say (configuration file and
-    environment): jwt_signing_key, jwt_secret, or a private key among jwt_key. Where there is none of them, the
-    development key of this machine is used, which `cocoa serve` uses too.
+    Standard output has the token only. Without --secret and --private-key, the token is signed with a key from the
+    gateway's settings (configuration file and environment): jwt_signing_key, jwt_secret, or a private key in jwt_key.
+    If none is set, it is signed with this machine's development key, which `cocoa serve` uses too.
 
-    Nothing that is said here is judged, so that tests can have tokens that a gateway refuses. Exit status 1 if the
-    key cannot be used, 2 for wrong usage.
+    The claims are not validated, so that tests can create invalid tokens. Exit status 1 if the key is unusable, 2 for
+    wrong usage.
 
     \b
     For a gateway on this machine:
       websocat "ws://127.0.0.1:8080/ws?token=$(cocoa mint-token --device-id doll-1)"
-    For another one, with its secret:
+    For another gateway, with its secret:
       COCOA_JWT_SECRET=@secret.txt cocoa mint-token --device-id doll-1 --user-id 99 --expires-in 7d
     With a private key, for a device in two groups:
       cocoa mint-token --device-id doll-1 --private-key key.pem --group kitchen --group beta
-    One that has expired, and one from another issuer:
+    An expired token, and one of another issuer:
       cocoa mint-token --device-id doll-1 --expires-in -1h
       cocoa mint-token --device-id doll-1 --claim iss=somebody-else
-    One whose device_id is a number, for a gateway to refuse:
+    An invalid token, whose device_id is a number:
       cocoa mint-token --device-id doll-1 --claim device_id=5
     """
     if secret is not None and private_key is not None:
-        raise click.UsageError("--secret and --private-key exclude each other.")
+        raise click.UsageError("--secret and --private-key are mutually exclusive.")
     has_own_key = secret is not None or private_key is not None
     settings = load_settings(config, {}, with_keys=not has_own_key).settings
     try:
@@ -192,15 +192,15 @@ def mint_token(
 
 
 def resolve_key(settings: Settings, secret: str | None, private_key: Path | None, algorithm: str | None) -> Signer:
-    """Return what to sign with, and say so on standard error where it is the development key.
+    """Return the signer, with a note on standard error if it uses the development key.
 
-    Cases, in this order: a secret is given; a private key is given; the settings hold a key that signs; they hold only
-    keys that don't; they hold none.
+    Cases, in this order: a given secret; a given private key; a signing key in the settings; only verification keys in
+    the settings, which is an error; no key in the settings.
 
     :param secret: may be ``@FILE``
-    :raises KeyMaterialError: the key cannot be used, or there is only one that cannot sign
-    :raises WrongSetting: the secret given is none
-    :raises click.UsageError: the algorithm is not one for the key
+    :raises KeyMaterialError: the key is unusable, or cannot sign
+    :raises WrongSetting: the given secret is invalid
+    :raises click.UsageError: the algorithm does not match the key
     """
     if secret is not None:
         return _with_secret(given_secret(secret, "--secret"), algorithm, settings.jwt_algorithms)
@@ -216,7 +216,7 @@ def resolve_key(settings: Settings, secret: str | None, private_key: Path | None
     from cocoa_tornado.identity.devkey import development_secret
 
     key = development_secret(settings.data_dir)
-    made = ", made just now" if key.created else ""
+    made = ", created just now" if key.created else ""
     click.echo(f"Signed with this machine's development key: {key.path}{made}", err=True)
     return _with_secret(key.secret, algorithm, settings.jwt_algorithms)
 
@@ -224,7 +224,7 @@ def resolve_key(settings: Settings, secret: str | None, private_key: Path | None
 def _with_secret(secret: str, algorithm: str | None, allowed: Sequence[str]) -> Signer:
     by_default = next((name for name in SECRET_ALGORITHMS if name in allowed), SECRET_ALGORITHMS[0])
     if algorithm is not None and algorithm not in SECRET_ALGORITHMS:
-        raise click.UsageError(f"--algorithm {algorithm} needs a private key; a secret signs {by_default}.")
+        raise click.UsageError(f"--algorithm {algorithm} requires a private key; a secret signs with {by_default}.")
     return Signer.from_secret(secret, algorithm or by_default)
 
 
@@ -233,7 +233,7 @@ def _private_among(locations: tuple[str, ...]) -> Signer:
 
     signer = default_signer(KeySources(locations=locations))
     if signer is None:
-        raise KeyMaterialError("the JWT keys that are configured only verify; give --private-key or --secret")
+        raise KeyMaterialError("the configured JWT keys cannot sign; use --private-key or --secret")
     return signer
 
 
@@ -242,5 +242,5 @@ def _checked(signer: Signer, algorithm: str | None) -> Signer:
         return signer
     preferred = signer.preferring((algorithm,))
     if preferred.algorithm != algorithm:
-        raise click.UsageError(f"--algorithm {algorithm} does not go with this key, which signs {signer.algorithm}.")
+        raise click.UsageError(f"--algorithm {algorithm} does not match this key, which signs with {signer.algorithm}.")
     return preferred

@@ -1,4 +1,4 @@
-"""How the commands fail: one plain line on standard error, whatever went wrong (contract section 5)."""
+"""The errors of the commands: always one plain line on standard error (contract section 5)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import click
 from cocoa_tornado.plain_text import one_line
 
 MAX_MESSAGE = 2000
-"""Characters. click repeats what was typed, however long it is; the gateway's own messages are shorter."""
+"""The largest length of a message in characters. click quotes arguments of any length."""
 
 
 class OneLineGroup(click.Group):
-    """A group whose errors are one line each; click would print the usage and a hint above them."""
+    """A command group that prints errors as one line; click adds the usage and a hint."""
 
     def main(
         self,
@@ -25,11 +25,11 @@ class OneLineGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run, and exit with 0 (done), 1 (it failed), 2 (wrong usage) or 130 (interrupted)."""
+        """Run, and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, False, **extra)
         try:
-            # Without its standalone mode click returns the status that it would have exited with.
+            # Outside standalone mode, click returns the exit status.
             status = super().main(args, prog_name, complete_var, False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message(), err=True)

@@ -1,4 +1,4 @@
-"""Click options made from the table of settings, and a help page that shows them section by section.
+"""Click options generated from the table of settings, and a help page that groups them by section.
 
 A command that takes settings looks like this::
 
@@ -27,13 +27,13 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 class WrongSetting(click.ClickException):
-    """A setting is wrong: one plain line on standard error, exit status 2."""
+    """An invalid setting: one plain line on standard error, exit status 2."""
 
     exit_code: ClassVar[int] = 2
 
 
 class SettingOption(click.Option):
-    """An option for one setting. Its value stays text; the settings' own reading judges it."""
+    """An option for one setting. The value stays text, which the settings parse and validate."""
 
     def __init__(self, param_decls: Sequence[str], *, setting: Setting) -> None:
         self.section = setting.section
@@ -41,7 +41,7 @@ class SettingOption(click.Option):
         declaration = f"{setting.option}/--no-{setting.option[2:]}" if is_flag else setting.option
         super().__init__(
             [setting.key, declaration, *param_decls],
-            # Without a default of click's: only what is given on the command line outranks file and environment.
+            # No default: only options on the command line override the file and the environment.
             default=None,
             type=click.BOOL if is_flag else click.STRING,
             multiple=setting.is_list,
@@ -52,7 +52,7 @@ class SettingOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command whose help has a heading for each section of the settings, after its other options."""
+    """A command whose help lists its own options first, then the settings under a heading per section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
@@ -68,10 +68,10 @@ class SettingsCommand(click.Command):
 
 
 def settings_options(only: Collection[str] | None = None) -> Callable[[F], F]:
-    """A decorator that adds ``--config`` and an option for each setting, or for those whose keys are in ``only``.
+    """Return a decorator that adds ``--config`` and an option for each setting, or for those with keys in ``only``.
 
-    The function gets ``config`` (a path or None) and each setting's key: text, a tuple of texts or a bool; None or ()
-    where the option was not given.
+    The function gets ``config`` (a path or None) and an argument per setting, named by its key: a text, a tuple of
+    texts or a bool; None or () if the option is absent.
     """
     unknown = set(only or ()) - set(TABLE)
     if unknown:
@@ -79,7 +79,7 @@ def settings_options(only: Collection[str] | None = None) -> Callable[[F], F]:
     rows = [row for row in TABLE.values() if only is None or row.key in only]
 
     def add(function: F) -> F:
-        # Click reads the decorators from the bottom up.
+        # Decorators apply from the bottom up.
         for row in reversed(rows):
             click.option(cls=SettingOption, setting=row)(function)
         return click.option(
@@ -99,10 +99,10 @@ def load_settings(
     *,
     with_keys: bool = True,
 ) -> Loaded:
-    """What :func:`cocoa_tornado.settings.sources.load` returns, its errors turned into an exit with status 2.
+    """Call :func:`cocoa_tornado.settings.sources.load`, and turn its errors into an exit with status 2.
 
-    :param environ: the process's environment, if None
-    :raises WrongSetting: a setting is wrong
+    :param environ: None for the process's environment
+    :raises WrongSetting: a setting is invalid
     """
     try:
         return load(config, os.environ if environ is None else environ, options, with_keys=with_keys)
@@ -111,10 +111,10 @@ def load_settings(
 
 
 def given_secret(value: str, origin: str) -> str:
-    """A secret given to a command: the text itself or, after ``@``, what is in a file, as for a setting.
+    """Return a secret given to a command: the text itself or, for ``@FILE``, the contents of the file.
 
-    :param origin: the option or variable to blame
-    :raises WrongSetting: there is none
+    :param origin: the option or variable, for the error
+    :raises WrongSetting: the secret is empty, or the file is unusable
     """
     try:
         return read_secret(value)

@@ -1,4 +1,4 @@
-"""``cocoa probe-device``: checks a live deployment from outside, as a device."""
+"""``cocoa probe-device``: tests a live deployment from outside, as a device."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WrongUsage(click.ClickException):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The command line, as it was given."""
+    """The parsed command line."""
 
     url: str
     tokens: tuple[str, ...] = field(repr=False)
@@ -63,7 +63,7 @@ class Request:
 
 
 class _Seconds(click.FloatRange):
-    """A number of seconds in a range. Refuses NaN, which click.FloatRange accepts."""
+    """A number of seconds in a range. Rejects NaN, which click.FloatRange accepts."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
@@ -80,28 +80,28 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     "tokens",
     multiple=True,
     metavar="JWT",
-    help="Token to connect with; given twice, the second is for a second device. Others see the arguments of a "
-    "process: COCOA_PROBE_TOKEN (the first token) is the place for a token of value.",
+    help="Token to connect with; a second one is for a second device. Other users can see the arguments of a "
+    "process: pass a production token (the first) in COCOA_PROBE_TOKEN.",
 )
 @click.option(
     "--device-id",
     "device_ids",
     multiple=True,
     metavar="ID",
-    help="Device to mint a token for; at most twice. Without --token and --device-id: two random ids.",
+    help="Device to create a token for; at most twice.  [default: two random ids, unless --token is given]",
 )
 @click.option(
     "--secret",
     metavar="S",
-    help="The gateway's HS256 secret, to mint tokens with, or @FILE that holds it. Others see the arguments of a "
-    "process: the environment is the place for a secret of value. "
+    help="HS256 secret of the gateway, to create tokens, or @FILE to read it from a file. Other users can see the "
+    "arguments of a process: pass production secrets in the environment.  "
     "[env: COCOA_JWT_SECRET; default: this machine's development key]",
 )
 @click.option(
     "--audio",
     type=_FILE,
     metavar="FILE.wav",
-    help="Speech, sent at the speed at which it is spoken; its words must come back, as the answer and as messages.",
+    help="Recording of speech, sent in real time; its words must return in the response and in messages.",
 )
 @click.option(
     "--format",
@@ -109,7 +109,7 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     type=click.Choice(["text", "json", "junit"]),
     default="text",
     show_default=True,
-    help="json: one object; junit: XML for a CI server. Both at the end, on standard output.",
+    help="Format of the report. json: one object; junit: XML for a CI server; both are printed at the end.",
 )
 @click.option(
     "--timeout",
@@ -118,37 +118,41 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the gateway may take over each answer.",
+    help="Time limit for each response of the gateway.",
 )
 @click.option(
     "--broker",
     metavar="URL",
-    help="kafka://HOST:PORT[,HOST:PORT...]: produce the records for the delivery checks to the topic itself. "
-    "Without it they are posted to the gateway, which takes them where its own broker is memory://.",
+    help="kafka://HOST:PORT[,HOST:PORT...]: produce the records of the delivery checks to the topic. "
+    "Without it, the probe posts them to the gateway, which accepts them if its own broker is memory://.",
 )
 @click.option(
     "--config",
     type=_FILE,
     metavar="FILE",
-    help="With --broker: a gateway's TOML file, whose kafka_* settings (TLS, SASL) are used to connect; also "
-    "COCOA_CONFIG. Those in the environment count in any case.",
+    help="With --broker: TOML file of a gateway with the kafka_* settings (TLS, SASL) for the connection; also "
+    "COCOA_CONFIG. The environment overrides them.",
 )
 @click.option(
-    "--results-topic", default="transcription.results", show_default=True, metavar="TOPIC", help="With --broker."
+    "--results-topic",
+    default="transcription.results",
+    show_default=True,
+    metavar="TOPIC",
+    help="With --broker: topic of the records.",
 )
 @click.option(
     "--require",
     "required",
     multiple=True,
     metavar="CHECK",
-    help="Fail if this check is skipped, by its name in the report (delivery, order, isolation...); repeatable.",
+    help="Fail if this check of the report (delivery, order, isolation...) is skipped; repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Fail if any check is skipped.")
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Where the id is refused because a device holds it, try again for as long as the gateway takes to find out "
-    "whether that device is alive. A device that is alive is never put out.",
+    help="If a device with this id is connected, retry for as long as the gateway needs to find out whether it is "
+    "alive. A live device is never disconnected.",
 )
 @click.option(
     "--idle",
@@ -156,50 +160,50 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     type=_Seconds(0, _MAX_HOLD_S),
     default=0.0,
     metavar="SECONDS",
-    help="Also hold a connection idle for so long: finds proxies that cut it. From 30 on, the server's ping is "
-    "checked too.",
+    help="Also keep a connection idle for this time, to detect proxies that close it. From 30 on, also check the "
+    "server's ping.",
 )
 @click.option(
     "--listen",
     "listen_s",
     type=_Seconds(0, _MAX_HOLD_S),
     metavar="SECONDS",
-    help="Instead of the checks: connect as the (first) device and print every message, one a line. 0: until Ctrl-C.",
+    help="Instead of the checks, connect as the (first) device and print every message, one per line. 0: until Ctrl-C.",
 )
-@click.option("--ca", type=_FILE, metavar="FILE", help="Certificates (PEM) to trust instead of the system's.")
-@click.option("--insecure", is_flag=True, help="Believe any certificate.")
+@click.option("--ca", type=_FILE, metavar="FILE", help="CA certificates (PEM) to use instead of the system's.")
+@click.option("--insecure", is_flag=True, help="Do not verify certificates.")
 def probe_device(url: str, **options: object) -> None:
-    """Check a live deployment from outside, as a device.
+    """Test a live deployment from outside, as a device.
 
-    URL is where it is: ws://, wss://, http:// or https://, with or without /ws at its end. One line per check, with
-    its time and what went wrong; exit status 1 if any check failed, 2 for wrong usage.
+    URL is the address of the gateway: ws://, wss://, http:// or https://, with or without /ws at the end. The report
+    has one line per check, with its duration and any problem. Exit status 1 if any check failed, 2 for wrong usage.
 
-    Nothing is taken from a device that is connected: where the id is held, the checks that need it are not made, and
-    the run fails. But a device that is away could miss messages while the probe plays it; the random ids that are
-    used by default belong to nobody.
+    The probe never disconnects a device: if one with the same id is connected, the checks that need the id are skipped
+    and the run fails. But an offline device can miss messages while the probe uses its id. The default is random ids,
+    which no device has.
 
     \b
     A gateway on this machine:
       cocoa probe-device ws://127.0.0.1:8080/ws
-    A deployment, with a token that was issued for a test device:
+    A deployment, with a token of a test device:
       cocoa probe-device wss://gateway.example/ws --token "$TOKEN"
-    The same, with the key (all checks can be made) and the broker behind it:
+    The same with the secret, which allows all checks, and the broker:
       COCOA_JWT_SECRET=@secret.txt cocoa probe-device https://gateway.example --broker kafka://k1:9092
-    In CI, where delivery must have been checked:
+    In CI, with delivery checks that must not be skipped:
       cocoa probe-device ws://gateway:8080 --require delivery --require isolation --format junit > probe.xml
-    Is speech recognised, how soon do the words come, and to whom?
+    Check speech recognition and its latency:
       cocoa probe-device ws://127.0.0.1:8080/ws --audio hello.wav
-    Does the load balancer keep idle connections?
+    Check that a load balancer keeps idle connections:
       cocoa probe-device wss://gateway.example/ws --idle 180
-    What does a device get?
+    Print the messages for a device:
       cocoa probe-device ws://127.0.0.1:8080/ws --device-id doll-1 --listen 0
     """
-    from cocoa_tornado.errors import CocoaError  # here and below: serve and mint-token must not load the probe
+    from cocoa_tornado.errors import CocoaError  # lazy, here and below: serve and mint-token must not load the probe
 
     request = Request(url=url, **options)  # type: ignore[arg-type]  # click has typed them
     request = _with_environment(request)
     for name in ("kafka", "websockets"):
-        # What these libraries have to say is in the verdicts; without a handler it would also go to standard error.
+        # The report includes these libraries' errors; without a handler they would also go to standard error.
         logging.getLogger(name).addHandler(logging.NullHandler())
     try:
         session = _make_session(request)
@@ -211,13 +215,13 @@ def probe_device(url: str, **options: object) -> None:
     except CocoaError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        # Ctrl-C is how listening ends; checks that are broken off have not passed.
+        # Ctrl-C ends --listen successfully, but interrupted checks have not passed.
         succeeded = request.listen_s is not None
     raise SystemExit(0 if succeeded else 1)
 
 
 def _with_environment(request: Request) -> Request:
-    """The request, completed from the environment, and judged as a whole. Raises WrongUsage."""
+    """Complete the request from the environment, and validate it. Raises WrongUsage."""
     from cocoa_tornado.rules.identity import is_device_id
     from cocoa_tornado.settings.domain import Topic
     from cocoa_tornado.settings.types import WrongValue, kind_of
@@ -226,13 +230,13 @@ def _with_environment(request: Request) -> Request:
     if not tokens and not request.device_ids and os.environ.get("COCOA_PROBE_TOKEN"):
         tokens = (os.environ["COCOA_PROBE_TOKEN"],)
     if tokens and request.device_ids:
-        raise WrongUsage("--token and --device-id exclude each other: a token names its device.")
+        raise WrongUsage("--token and --device-id are mutually exclusive: a token names its device.")
     if max(len(tokens), len(request.device_ids)) > 2:
-        raise WrongUsage("At most two devices are of use.")
+        raise WrongUsage("At most two devices can be given.")
     if len(set(request.device_ids)) != len(request.device_ids):
-        raise WrongUsage("--device-id given twice needs two different ids.")
+        raise WrongUsage("The two --device-id must differ.")
     if not all(request.device_ids):
-        raise WrongUsage("--device-id may not be empty.")
+        raise WrongUsage("--device-id must not be empty.")
     try:
         kind_of(Topic).from_text(request.results_topic)
     except WrongValue as error:
@@ -241,9 +245,9 @@ def _with_environment(request: Request) -> Request:
         if not is_device_id(device_id):
             raise WrongUsage(f"--device-id {quoted(device_id)}: an id is 1 to 128 bytes of UTF-8 in one line.")
     if request.listen_s is not None and request.output != "text":
-        raise WrongUsage("--listen prints messages and makes no report: --format does not go with it.")
+        raise WrongUsage("--listen prints messages, not a report: it cannot be combined with --format.")
     if request.ca is not None and request.insecure:
-        raise WrongUsage("--ca and --insecure contradict each other.")
+        raise WrongUsage("--ca and --insecure are mutually exclusive.")
     return replace(request, tokens=tokens)
 
 
@@ -282,7 +286,7 @@ def _make_session(request: Request) -> Session:
 
 
 def _publisher(request: Request, servers: list[str]) -> KafkaPublisher:
-    """To the brokers, as the gateway's own settings say that they are reached."""
+    """A publisher to the brokers that uses the gateway's settings for TLS and SASL."""
     from cocoa_tornado.probe.delivery import KafkaPublisher
     from cocoa_tornado.service_parts import kafka_security
 
@@ -291,7 +295,7 @@ def _publisher(request: Request, servers: list[str]) -> KafkaPublisher:
 
 
 def _key(request: Request) -> Key | None:
-    """The key to sign with. Cases: given; from the environment; the development key, unless tokens were given."""
+    """The signing key: from the option, else the environment, else the development key unless tokens are given."""
     from cocoa_tornado.probe.credentials import Key, development_key
 
     variable = os.environ.get("COCOA_JWT_SECRET")
@@ -306,7 +310,7 @@ def _key(request: Request) -> Key | None:
 
 
 def _devices(request: Request, key: Key | None) -> tuple[Device, Device | None]:
-    """The device that the probe plays, and a second one, where one can be had."""
+    """The device of the probe and, if possible, a second one."""
     from cocoa_tornado.probe.credentials import from_token, minted, random_device_id
     from cocoa_tornado.probe.verdicts import ProbeError
 
@@ -319,7 +323,7 @@ def _devices(request: Request, key: Key | None) -> tuple[Device, Device | None]:
         raise WrongUsage("The two tokens are for the same device.")
     if key is not None:
         devices += [minted(key, device_id, now, given=True) for device_id in request.device_ids]
-        # Only a key that the first token was signed with is known to be good for a second device.
+        # Create a second token only with a key that signed the first, as the gateway may not know another key.
         if not request.tokens or key.signs(devices[0].token):
             devices += [minted(key, random_device_id(), now) for _ in range(2 - len(devices))]
     return devices[0], devices[1] if len(devices) > 1 else None
@@ -334,7 +338,7 @@ def _audio(path: Path | None) -> Recording | None:
     try:
         data = path.read_bytes()
         if len(data) > MAX_AUDIO_BYTES:
-            raise WrongUsage(f"--audio: {path} is over 10 MiB, the most that a gateway takes.")
+            raise WrongUsage(f"--audio: {path} is larger than 10 MiB, the limit of a gateway.")
         return parse_wav(data)
     except OSError as error:
         raise WrongUsage(f"--audio: cannot read {path}: {error.strerror}") from error
@@ -354,7 +358,7 @@ async def _check(session: Session, request: Request) -> bool:
     for name in request.required:
         if name not in names:
             raise WrongUsage(
-                f"--require {quoted(name)}: this run has no such check; it has {', '.join(sorted(names))}."
+                f"--require {quoted(name)}: this run has no such check; its checks are {', '.join(sorted(names))}."
             )
     bar = SpeechBar(session.audio.duration_s if session.audio else 0.0)
     session.on_progress = bar.show
@@ -368,7 +372,7 @@ async def _check(session: Session, request: Request) -> bool:
         report: Report = await run(session, on_outcome, names if request.strict else request.required)
     finally:
         bar.clear()
-    if output == "json":  # UTF-8 in any locale: programs read it, and the XML says so
+    if output == "json":  # UTF-8 in any locale, as parsers and the XML declaration expect
         click.echo(json_document(report).encode("utf-8", "backslashreplace"))
     elif output == "junit":
         click.echo(junit_document(report).encode("utf-8", "backslashreplace"))
@@ -379,9 +383,9 @@ async def _check(session: Session, request: Request) -> bool:
 
 
 class SpeechBar:
-    """How much of the recording has been sent: a bar in the last line of a terminal, and nothing anywhere else.
+    """A progress bar of the recording in the last line of a terminal. Without a terminal it prints nothing.
 
-    It stands on standard error, so that it does not get into a report; each line that is printed takes its place.
+    It uses standard error, so that reports do not contain it. Printed lines replace it.
     """
 
     def __init__(self, duration_s: float) -> None:
@@ -389,7 +393,7 @@ class SpeechBar:
         self._is_shown = False
 
     def show(self, sent_s: float) -> None:
-        """:param sent_s: seconds of the recording that are sent"""
+        """:param sent_s: seconds of the recording sent so far"""
         if sys.stderr is not None and sys.stderr.isatty():
             self._is_shown = True
             done = "#" * round(_BAR_COLUMNS * sent_s / self._duration_s)
@@ -397,7 +401,7 @@ class SpeechBar:
             click.echo(text, nl=False, err=True)
 
     def clear(self) -> None:
-        """Take the bar away, if there is one."""
+        """Remove the bar, if it is shown."""
         if self._is_shown:
             self._is_shown = False
             click.echo("\r\x1b[K", nl=False, err=True)
@@ -412,7 +416,7 @@ def _print_outcome(outcome: Outcome) -> None:
     if not _can_print([line]):
         line = line.encode("ascii", "backslashreplace").decode("ascii")
     click.echo(f"{click.style(mark, fg=colour)} {line}")
-    sys.stdout.flush()  # a check that takes its time must not hold back what is known
+    sys.stdout.flush()  # so that a slow check does not delay finished ones
 
 
 def _can_print(texts: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""``cocoa serve``: settings, signals and the process's exit status, around one ``Gateway``."""
+"""``cocoa serve``: runs one ``Gateway``, with its settings, signals and exit status."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from .signals import ProcessSignals, waking
 from .streams import STDOUT, OutputLost
 
 COLLECT_AFTER = (10_000, 5, 1_000)
-"""See ``gc.set_threshold``. The young are looked at in small portions, some milliseconds each, and all there is only
-after tens of millions of new objects: that takes half a second for 10,000 devices."""
+"""For ``gc.set_threshold``. Young objects are collected in small portions of some milliseconds. A full collection,
+which takes half a second with 10,000 devices, runs only after tens of millions of new objects."""
 
 log = logging.getLogger("cocoa.service")
 
@@ -42,14 +42,14 @@ log = logging.getLogger("cocoa.service")
     "--check",
     "only_check",
     is_flag=True,
-    help="Read the settings, the keys and the certificates, say whether the gateway could start with them, and exit.",
+    help="Check that the gateway can start with these settings, keys and certificates, and exit.",
 )
 @click.pass_context
 def serve(context: click.Context, /, config: Path | None, only_check: bool, **options: object) -> None:
-    """Take device connections, and deliver to each device what Kafka says to it.
+    """Accept device connections and deliver records from Kafka.
 
-    With no option, no service and no file it serves on 127.0.0.1:8080, with an embedded broker and a development
-    key that `cocoa mint-token` on this machine shares.
+    Without options, it needs no file and no other service: it listens on 127.0.0.1:8080, with an embedded broker and a
+    development key, which `cocoa mint-token` on this machine uses too.
 
     \b
     Examples:
@@ -59,10 +59,11 @@ def serve(context: click.Context, /, config: Path | None, only_check: bool, **op
       cocoa serve --config conf/production.toml
       cocoa serve --config conf/production.toml --check
 
-    Every setting has three names: the option --ping-interval, the environment variable COCOA_PING_INTERVAL, and
-    ping_interval in the file; the command line outranks the environment, which outranks the file. Signals: SIGTERM
-    and SIGINT drain and stop, a second one, a second or more after the first, leaves at once; SIGHUP reads keys, limits
-    and the certificate again.
+    Every setting is an option (--ping-interval), an environment variable (COCOA_PING_INTERVAL) and a key in the file
+    (ping_interval). Options override variables, which override the file.
+
+    Signals: SIGTERM and SIGINT drain connections and stop; a second one, at least one second after the first, exits
+    immediately. SIGHUP reloads keys, limits and the certificate.
     """
     signals = context.find_object(ProcessSignals) or ProcessSignals()
     loaded = load_settings(config, options)
@@ -87,14 +88,14 @@ def serve(context: click.Context, /, config: Path | None, only_check: bool, **op
 
 
 def log_format(settings: Settings) -> LogFormat:
-    """What ``auto`` means: people read terminals, machines read the rest."""
+    """Resolve ``auto``: text on a terminal, else JSON."""
     if settings.log_format == "auto":
         return "text" if sys.stderr is not None and sys.stderr.isatty() else "json"
     return settings.log_format
 
 
 async def _serve(settings: Settings, config: Path | None, options: dict[str, object], signals: ProcessSignals) -> None:
-    """One gateway from its start to its end. The signals are heard before anything is opened."""
+    """Run one gateway. Signals are handled before anything is opened."""
     loop = asyncio.get_running_loop()
     stop, hang_up = asyncio.Event(), asyncio.Event()
 
@@ -122,7 +123,7 @@ async def _run_gateway(
     allow_all_open_files()
     gateway = Gateway(settings)
     if not await _starts(gateway, stop):
-        log.info("stopped before it had started")
+        log.info("stopped during start")
         return
     collect_less_often()
     ws_url = f"{gateway.url.replace('http', 'ws', 1)}/ws"
@@ -134,8 +135,8 @@ async def _run_gateway(
 
 
 def _announce(line: str) -> None:
-    """Print where it listens, for people and scripts that started it. The log says so too: nothing waits for this, and
-    nothing fails with it."""
+    """Print the address, for people and scripts. It is optional, as the log has it too: printing neither blocks nor
+    fails the start."""
     try:
         if can_write_now(STDOUT):
             click.echo(line)
@@ -146,20 +147,20 @@ def _announce(line: str) -> None:
 
 
 def collect_less_often() -> None:
-    """Connections live long, and what belongs to one that has ended is freed without the garbage collector. To look at
-    all of them again and again, as they come in, would take a fifth of the time of a handshake."""
+    """Reduce garbage collection. Connections are long-lived, and their objects are freed without the collector.
+    Scanning them repeatedly while devices connect would take a fifth of a handshake's time."""
     gc.collect()
-    gc.freeze()  # what has come with the start stays
+    gc.freeze()  # objects from the start are permanent
     gc.set_threshold(*COLLECT_AFTER)
 
 
 async def _starts(gateway: Gateway, stop: asyncio.Event) -> bool:
-    """Start it; False if it was told to stop before that was done: then nothing of it is left."""
+    """Start the gateway. Returns False if ``stop`` was set first; the gateway is then closed."""
     starting = asyncio.create_task(gateway.start())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    # No effect on a start that is done.
+    # No effect if the start is complete.
     starting.cancel()
     await asyncio.wait({starting})
     if starting.cancelled():
@@ -171,40 +172,40 @@ async def _starts(gateway: Gateway, stop: asyncio.Event) -> bool:
 async def _reload_on(
     hang_up: asyncio.Event, gateway: Gateway, config: Path | None, options: dict[str, object]
 ) -> NoReturn:
-    """Reload at each SIGHUP; one that came during the start, or during a reload, has its turn afterwards."""
+    """Reload at each SIGHUP. A signal during the start or a reload causes a reload afterwards."""
     while True:
         await hang_up.wait()
         hang_up.clear()
         try:
-            # In a thread, for a secret may come from a pipe, which takes its time. A stop does not wait for that.
+            # In a thread, because a secret may come from a slow pipe. A stop does not wait for it.
             loaded: Loaded = await asyncio.wrap_future(ask("cocoa-reload", partial(load, config, os.environ, options)))
             check_named_files(loaded)
             await gateway.reload(loaded.settings)
         except SettingError as error:
             log.error("reload refused", extra={"error": str(error)})
         except Exception:
-            # A fault of ours must not end the reloading for good.
-            log.exception("reload broke")
+            # A bug must not prevent later reloads.
+            log.exception("reload failed")
 
 
 def allow_all_open_files() -> None:
-    """Raise the soft limit of open files to the hard one: each device takes one.
+    """Raise the soft limit of open files to the hard limit, as each device needs one.
 
-    The soft one is meant for programs that use select(2), which knows no number above 1023; nothing here does.
+    The soft limit protects programs that use select(2), which supports descriptors up to 1023. The gateway does not.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            # macOS has a lower limit of its own, which the hard one does not show.
-            log.debug("limit of open files stays", extra={"error": str(error)})
+            # macOS has a lower limit, which the hard limit does not reflect.
+            log.debug("open file limit unchanged", extra={"error": str(error)})
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    log.info("limit of open files", extra={"max_open_files": "none" if soft == resource.RLIM_INFINITY else soft})
+    log.info("open file limit", extra={"max_open_files": "none" if soft == resource.RLIM_INFINITY else soft})
 
 
 def _leave_at_once(name: str) -> NoReturn:
-    """A second signal: its sender does not want to wait. Nothing is flushed but the log, in a bounded time."""
-    log.warning("leaving at once", extra={"signal": name})
+    """Exit immediately at a second signal. Only the log is flushed, within a bounded time."""
+    log.warning("forced exit", extra={"signal": name})
     logging.shutdown()
     os._exit(1)

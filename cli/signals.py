@@ -1,6 +1,7 @@
-"""The signals of ``cocoa serve``, from the first moment to the last.
+"""Signal handling of ``cocoa serve``, from the start of the process to its end.
 
-Imported before anything else, and imports next to nothing: until a process has its handlers a signal kills it.
+This module is imported first and imports very little, because until the handlers are installed a signal kills the
+process.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ NUMBERS = (*STOPPING, signal.SIGHUP)
 
 
 class ProcessSignals:
-    """Signals to the process. Everything here runs in the main thread, between two steps of anything.
+    """The handlers of the process's signals. They run in the main thread, between any two bytecodes.
 
-    Before :meth:`calling`, an order to stop ends the process with status 0, for nothing is open that would have to be
-    closed; a SIGHUP is kept until then. An order repeated at once is one order (``rules/stopping.py``).
+    Before :meth:`calling`, SIGTERM and SIGINT end the process with status 0, as nothing is open yet, and SIGHUP is kept
+    until then. Signals repeated within a second count as one (``rules/stopping.py``).
     """
 
     def __init__(self) -> None:
@@ -39,22 +40,22 @@ class ProcessSignals:
         self._leave: Callable[[str], None] | None = None
 
     def listen(self) -> None:
-        """Take the signals over, for the rest of the process's life."""
+        """Install the handlers, for the rest of the process."""
         for number in NUMBERS:
             signal.signal(number, self._on_signal)
-        # The interpreter's very end gives signals back their default, which is death: by then an order that came twice
-        # must change nothing any more.
+        # At its end, the interpreter restores the default handlers, which kill the process. Ignore signals before.
         atexit.register(_ignore_all)
 
     @contextmanager
     def calling(
         self, stop: Callable[[str], None], hang_up: Callable[[], None], leave: Callable[[str], None]
     ) -> Iterator[None]:
-        """What to call meanwhile. Afterwards only a second order counts; the first one has come too late.
+        """Call these functions on signals within the context. After it, a first SIGTERM or SIGINT has no effect; a
+        second one still calls ``leave``.
 
-        They are called between two steps of anything, with the signal's name.
-
-        :param leave: a second order to stop; does not return
+        :param stop: called with the signal's name, between any two bytecodes
+        :param hang_up: called on SIGHUP, likewise
+        :param leave: called with the signal's name for a second SIGTERM or SIGINT; must not return
         """
         self._stop, self._hang_up, self._leave = stop, hang_up, leave
         if self._hung_up:
@@ -79,13 +80,13 @@ class ProcessSignals:
             self._first_at = now
             self._stop(name)
         elif meaning == "leave":
-            _ignore_all()  # or a third one would come in between, and begin anew
+            _ignore_all()  # a third signal must not interrupt it
             self._leave(name)
 
 
 @contextmanager
 def waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Meanwhile a signal ends the loop's wait, whichever thread the system gave it to, and Python runs its handler."""
+    """Within the context, a signal wakes the loop, whichever thread received it, so that Python runs the handler."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     os.set_blocking(writer, False)
@@ -101,9 +102,9 @@ def waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def _end_before_the_start() -> None:
-    # Not by an exception: it would come up in the middle of an import, where somebody may catch it.
+    # Not with an exception: it would be raised in the middle of an import, where code may catch it.
     _ignore_all()
-    flush_log = getattr(sys.modules.get("logging"), "shutdown", None)  # it may be half imported
+    flush_log = getattr(sys.modules.get("logging"), "shutdown", None)  # logging may be partly imported
     if flush_log is not None:
         flush_log()
     os._exit(0)

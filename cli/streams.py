@@ -1,7 +1,7 @@
-"""Standard output and standard error that can fail: a full disk, a pipe without a reader, a stream that was closed.
+"""Handles failures of standard output and standard error: a full disk, a pipe without a reader, a closed stream.
 
-What was asked for and can't be written ends the command with one plain line and status 1. What stands on standard error
-beside it, a remark or that very line, is dropped where it can't be written.
+If standard output fails, the command ends with one plain line and status 1. Output to a failing standard error is
+dropped.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ _LOOK_AGAIN_S = 60.0
 
 
 class OutputLost(click.ClickException):
-    """Standard output did not take what was written."""
+    """A write to standard output failed."""
 
     exit_code: ClassVar[int] = 1
 
 
 def guard_standard_streams() -> None:
-    """Replace ``sys.stdout`` and ``sys.stderr``. Called once, by the console script, before a file is opened."""
+    """Replace ``sys.stdout`` and ``sys.stderr``. The console script calls it once, before it opens any file."""
     no_stdout, no_stderr = sys.stdout is None, sys.stderr is None
     _occupy_free_descriptors()
     sys.stdout = _guarded(sys.stdout, _Descriptor(STDOUT, _output_lost, is_closed=no_stdout))
-    if not no_stderr:  # else it stays None: the log has to know
+    if not no_stderr:  # else keep None, which the log checks
         sys.stderr = _guarded(sys.stderr, _Descriptor(STDERR, _drop))
 
 
 def _occupy_free_descriptors() -> None:
-    """A descriptor below 3 that is free would go to the next file or socket, which then gets what libraries print."""
+    """Open /dev/null on free descriptors below 3. The next file or socket would get one, and with it the output of
+    libraries."""
     while True:
         number = os.open(os.devnull, os.O_RDWR)
         if number > STDERR:
@@ -57,9 +58,9 @@ def _guarded(original: TextIO | None, raw: io.RawIOBase) -> TextIO:
 
 
 class _Descriptor(io.RawIOBase):
-    """A descriptor that reports its first failure and swallows everything after it.
+    """A raw stream that reports its first failure and discards all later output.
 
-    Python would write what is left in a buffer once more at its end, and complain.
+    Otherwise Python would retry the buffered output at exit, and print an error.
     """
 
     def __init__(self, number: int, on_failure: Callable[[str], None], is_closed: bool = False) -> None:
@@ -90,7 +91,7 @@ class _Descriptor(io.RawIOBase):
             try:
                 return os.write(self._number, data)
             except BlockingIOError:
-                # Somebody who shares the pipe has made it non-blocking.
+                # Another process that shares the pipe has made it non-blocking.
                 wait_writable(self._number, _LOOK_AGAIN_S)
 
     def _fail(self, problem: str, size: int) -> int:
@@ -104,4 +105,4 @@ def _output_lost(problem: str) -> NoReturn:
 
 
 def _drop(problem: str) -> None:
-    """Does nothing: standard error is gone as well."""
+    """Do nothing, as standard error itself has failed."""

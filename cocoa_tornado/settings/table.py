@@ -120,14 +120,14 @@ class Settings(KafkaSettings):
     max_pending_connections: Annotated[int, Meta(ge=1, le=10_000_000)] = row(
         LISTEN,
         4096,
-        "Most open connections that have not become a device's; more wait in the kernel's queue.",
+        "Limit of open connections that are not (yet) a device's; more wait in the kernel's queue.",
         "A connection counts from its acceptance until it becomes a device's or closes. Near the limit, the gateway "
         "closes idle and slow connections to accept new ones.",
     )
     max_connections_per_address: Annotated[int, Meta(ge=0, le=10_000_000)] = row(
         LISTEN,
         1024,
-        "Most of ``max_pending_connections`` for one address once three quarters are used; 0: no limit.",
+        "Limit per address while three quarters of ``max_pending_connections`` are in use; 0: none.",
         "Connected devices don't count. All addresses of an IPv6 /64 network count as one. ``trusted_proxies`` and "
         "this machine itself have no limit.",
     )
@@ -239,7 +239,7 @@ class Settings(KafkaSettings):
         CONNECTIONS, 1, "Connections per device.", reloadable=True
     )
     max_connections: Annotated[int, Meta(ge=0, le=10_000_000)] = row(
-        CONNECTIONS, 0, "Total connections, above which new ones get a 503; 0: no limit.", reloadable=True
+        CONNECTIONS, 0, "Limit of all device connections, above which new ones get a 503; 0: none.", reloadable=True
     )
     duplicate_policy: DuplicatePolicy = row(
         CONNECTIONS,
@@ -299,10 +299,10 @@ class Settings(KafkaSettings):
         BROKER, 86_400.0, "Time for which a message is kept for its device."
     )
     mailbox_max_messages: Count = row(
-        BROKER, 1_000, "Messages kept per device; more drop the oldest, and the device gets their number."
+        BROKER, 1_000, "Messages kept per device. Beyond it the oldest are dropped, and the device learns how many."
     )
     mailbox_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
-        BROKER, 4 * 1024 * 1024, "Bytes of messages kept per device; more drop the oldest likewise."
+        BROKER, 4 * 1024 * 1024, "Bytes of messages kept per device. Beyond it the oldest are dropped."
     )
     presence: Annotated[str, PRESENCE] = row(
         BROKER, "local://", "Registry of the servers that hold devices; only local:// in this version."

@@ -132,8 +132,8 @@ def test_with_no_key_the_development_key_is_used_and_announced(mint: Mint, tmp_p
         assert claims_of(result, key.secret)["device_id"] == "d"
         assert str(key.path) in result.stderr
         assert key.secret not in result.stderr
-    assert "made just now" in first.stderr
-    assert "made just now" not in second.stderr
+    assert "created just now" in first.stderr
+    assert "created just now" not in second.stderr
 
 
 def test_the_secret_of_the_settings_is_used_before_the_development_key(mint: Mint, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_an_edwards_key_signs_under_either_name_of_its_algorithm(
         token = result.stdout.strip()
         assert ring.examine(token).proof[1] == name
     other = {"Ed25519": "Ed448", "Ed448": "Ed25519"}[curve]
-    fails(mint("--private-key", path, "--algorithm", other), 2, "does not go with this key")
+    fails(mint("--private-key", path, "--algorithm", other), 2, "does not match this key")
 
 
 def test_a_short_secret_signs_though_the_settings_are_a_networks(mint: Mint) -> None:
@@ -211,15 +211,15 @@ def test_a_secret_signs_with_the_hmac_that_is_asked_for(mint: Mint, algorithm: s
 
 def test_a_key_that_contradicts_the_algorithm_is_wrong_usage(mint: Mint, pem: Callable[[bytes], str]) -> None:
     path = pem(private_pem("EC"))
-    fails(mint("--private-key", path, "--algorithm", "RS256"), 2, "signs ES256")
-    fails(mint("--private-key", path, "--algorithm", "HS256"), 2, "signs ES256")
-    fails(mint("--secret", SECRET, "--algorithm", "ES256"), 2, "needs a private key")
+    fails(mint("--private-key", path, "--algorithm", "RS256"), 2, "signs with ES256")
+    fails(mint("--private-key", path, "--algorithm", "HS256"), 2, "signs with ES256")
+    fails(mint("--secret", SECRET, "--algorithm", "ES256"), 2, "requires a private key")
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--secret", SECRET, "--private-key", "key.pem"), "exclude each other"),
+        (("--secret", SECRET, "--private-key", "key.pem"), "mutually exclusive"),
         (("--secret", ""), "--secret: it is empty"),
         (("--secret", "  "), "--secret: it is blank"),
         (("--secret", "@no-file"), "--secret: cannot read the file that it names after @: no such file"),
@@ -251,7 +251,7 @@ def test_a_key_that_cannot_be_used_is_one_line_and_status_1(mint: Mint, pem: Cal
         (private_pem("RSA-1024"), "2048"),
     ):
         fails(mint("--private-key", pem(data)), 1, problem)
-    fails(mint(env={"COCOA_JWT_KEY": pem(public_pem("EC"))}), 1, "only verify")
+    fails(mint(env={"COCOA_JWT_KEY": pem(public_pem("EC"))}), 1, "cannot sign")
 
 
 def test_a_development_key_that_others_can_read_is_one_line_and_status_1(mint: Mint, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_a_mailbox_that_cannot_be_used_is_one_line_and_nothing_of_it_is_changed(
     tmp_path: Path, fault: str, request: pytest.FixtureRequest
 ) -> None:
     path = tmp_path / ("missing/box.db" if fault == "no folder" else "box.db")
-    named = {"corrupt": "is no SQLite database", "no folder": "folder", "another gateway's": "in use"}[fault]
+    named = {"corrupt": "is not an SQLite database", "no folder": "folder", "another gateway's": "in use"}[fault]
     if fault == "corrupt":
         path.write_bytes(b"something that somebody wants to keep" * 1000)
     if fault == "another gateway's":
@@ -384,7 +384,7 @@ def test_a_second_signal_leaves_at_once_with_status_1(serve: Serve) -> None:
     eventually(has_left)
     assert served.exit_status() == 1
     assert time.monotonic() - started < 15
-    assert "leaving at once" in served.log
+    assert "forced exit" in served.log
 
 
 # -- stopping and reloading before it has started
@@ -418,7 +418,7 @@ def test_a_signal_during_the_start_ends_it_with_0(
     assert served.process.stdout is not None
     assert served.process.stdout.read() == ""
     assert f"signal={number.name}" in served.log
-    assert "stopped before it had started" in served.log
+    assert "stopped during start" in served.log
     assert "listening" not in served.log
 
 

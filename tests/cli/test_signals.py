@@ -102,7 +102,7 @@ def test_one_order_that_arrives_twice_still_drains(served: Served, second: signa
         assert "still served" in str(device.recv(PATIENCE_S))
     assert served.exit_status() == 0
     assert len(re.findall(r"\] stopping ", served.log)) == 1
-    assert "leaving at once" not in served.log
+    assert "forced exit" not in served.log
 
 
 def test_a_signal_at_the_very_end_changes_nothing(start: Start) -> None:

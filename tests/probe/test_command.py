@@ -96,7 +96,7 @@ def test_a_required_check_that_the_run_does_not_have_is_wrong_usage() -> None:
     result = invoke("127.0.0.1:1", "--secret", SECRET, "--require", "audio-words")
 
     assert result.exit_code == 2
-    assert "--require 'audio-words': this run has no such check; it has alg-none, audio, " in result.stderr
+    assert "--require 'audio-words': this run has no such check; its checks are alg-none, audio, " in result.stderr
 
 
 def test_brokers_are_reached_as_the_gateways_settings_say(tmp_path: Path) -> None:
