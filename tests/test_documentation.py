@@ -12,7 +12,7 @@ from cocoa_tornado.settings.table import TABLE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.rst", *sorted((ROOT / "docs").glob("*.rst")), ROOT / "examples" / "README.rst"]
-COMMANDS = ("make", "cocoa", "pip", "serve", "mint-token", "probe-device", "ulimit", "npm", "idf.py")
+COMMANDS = ("make", "cocoa", "go", "pip", "serve", "mint-token", "probe-device", "ulimit", "npm", "idf.py")
 OTHER_PROGRAMS = {"appendonly yes", "maxmemory-policy noeviction", "frontend devices"}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")

@@ -20,7 +20,7 @@ const char *HOST = "192.168.1.10";
 const uint16_t PORT = 8080;
 const char *DEVICE_ID = "doll-1";
 // In production each device needs its own: a secret that all images share soon leaks.
-const char *API_KEY = "backend", *API_SECRET = "a secret";
+const char *API_KEY = "backend", *API_SECRET = "secret";
 const int PIN_CLOCK = 14, PIN_WORD = 15, PIN_DATA = 32, PIN_BUTTON = 0; // an INMP441, and the button BOOT
 
 WebSocketsClient webSocket;

@@ -11,7 +11,7 @@
 #define DEVICE_ID "doll-1"
 // In production each device needs its own, in its encrypted NVS: a secret that all images share soon leaks.
 #define API_KEY "backend"
-#define API_SECRET "a secret"
+#define API_SECRET "secret"
 
 // All tasks and callbacks put events into one queue. Only the main task reads it, and only that task uses the client,
 // the cursor and the token, so that nothing needs a lock.
