@@ -12,6 +12,12 @@ import termios
 UNSENT_BYTES_IN_KERNEL = 128 * 1024
 """More than this the kernel does not keep unsent for one device: what waits, waits in the outbox, which is bounded."""
 
+TUNING = [
+    (getattr(socket, name), value)
+    for name, value in (("TCP_NODELAY", 1), ("TCP_NOTSENT_LOWAT", UNSENT_BYTES_IN_KERNEL))
+    if hasattr(socket, name)
+]
+
 TCP_CLOSED = b"\x07"
 TCP_CLOSED_BY_PEER = (b"\x07", b"\x08", b"\x09", b"\x0b")
 """First byte of ``struct tcp_info`` in tcp(7): closed, close-wait, last-ack, closing."""
@@ -19,11 +25,9 @@ TCP_CLOSED_BY_PEER = (b"\x07", b"\x08", b"\x09", b"\x0b")
 
 def tune_for_messages(sock: socket.socket) -> None:
     """Send each message at once, and bound what the kernel holds unsent, where the platform can (Linux, macOS)."""
-    for name, value in (("TCP_NODELAY", 1), ("TCP_NOTSENT_LOWAT", UNSENT_BYTES_IN_KERNEL)):
-        option = getattr(socket, name, None)
-        if option is not None:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    with contextlib.suppress(OSError):
+        for option, value in TUNING:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def unread_bytes(sock: socket.socket) -> int:

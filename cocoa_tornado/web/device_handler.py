@@ -17,6 +17,7 @@ from ..rules.box import Position
 from ..rules.cursors import read_cursor
 from ..rules.handshake import NOT_WEBSOCKET, Refusal
 from ..rules.identity import DeviceIdentity
+from ..rules.origins import Caller
 from ..rules.upgrade_request import UpgradeRequest
 from .handlers import GatewayErrors, WebContext
 from .handshake import Handshake
@@ -63,7 +64,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     async def get(self, *args: Any, **kwargs: Any) -> None:
         asked = self.request
         request = UpgradeRequest(asked.query_arguments, asked.headers, asked.host, asked.version)
-        handshake = Handshake(request, asked.remote_ip or "", self.context)
+        handshake = Handshake(request, Caller(asked.remote_ip or "", asked.host), self.context)
         self._is_plain = handshake.form is not None and handshake.form.outcome == NOT_WEBSOCKET
         refusal = None if self._is_plain else handshake.form
         if refusal is None and self.context.devices.presence.draining:
@@ -133,9 +134,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     async def _find_place(self, handshake: Handshake, identity: DeviceIdentity) -> Position | Refusal | None:
         """Of the cursor that the device has named, if it is one of its own."""
-        cursors = handshake.cursors()
+        cursors = handshake.cursors
         if not cursors:
-            return handshake.place_without_cursor()
+            return handshake.position_without_cursor()
         unknown = Refusal(400, "Unknown cursor", "cursor")
         mail = self.context.devices.mail
         if mail is None:

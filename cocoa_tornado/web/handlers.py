@@ -39,6 +39,8 @@ MAX_BODIES_BYTES = 16 * 1024 * 1024
 ADVISORY = frozenset({"quarantine"})
 """Parts of ``ready`` without which a record produced from now on is delivered all the same."""
 
+FLAGS = {b"true": True, b"1": True, b"false": False, b"0": False}
+
 MAX_CLIENTS = 8192
 """So many addresses with wrong credentials, and so many devices that publish, are remembered: 1 MB each. To forget an
 eighth of them takes a few milliseconds."""
@@ -78,9 +80,9 @@ def compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def flag(values: Sequence[bytes]) -> bool | None:
+def flag(values: Sequence[bytes] | None) -> bool | None:
     """The last of a query's values for one name; False if there is none, None if it is neither true nor false."""
-    return {b"true": True, b"1": True, b"false": False, b"0": False}.get(values[-1].lower()) if values else False
+    return FLAGS.get(values[-1].lower()) if values else False
 
 
 def shown_path(path: str) -> str:

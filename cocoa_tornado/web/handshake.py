@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..rules.box import NO_CURSOR_YET, Position
 from ..rules.handshake import Refusal, check_upgrade
 from ..rules.identity import FoundToken, find_token
-from ..rules.origins import origin_allowed
+from ..rules.origins import Caller, origin_allowed
 from ..rules.upgrade_request import UpgradeRequest
 from .handlers import WebContext, flag
 
@@ -22,15 +20,18 @@ UNAVAILABLE = {
 class Handshake:
     """One request for an upgrade, read step by step in the order of the answers (``device_handler.py``).
 
-    :param remote_ip: the client's address, behind trusted proxies too
+    :param caller: who has sent it, behind trusted proxies too
     :ivar form: why the request is not in the form of an upgrade; None: it is
+    :ivar cursors: after which the device wants its messages; more than one is an error
+    :ivar wants_interim: whether it asks for growing hypotheses of what it says; None: the value is no truth value
+    :ivar uses_cursors: whether it says that it uses cursors, though it may have none yet; None: likewise
     """
 
-    __slots__ = ("_context", "_request", "form", "remote_ip")
+    __slots__ = ("_context", "_request", "caller", "cursors", "form", "uses_cursors", "wants_interim")
 
-    def __init__(self, request: UpgradeRequest, remote_ip: str, context: WebContext) -> None:
-        self._request, self.remote_ip, self._context = request, remote_ip, context
-        headers = request.headers
+    def __init__(self, request: UpgradeRequest, caller: Caller, context: WebContext) -> None:
+        self._request, self.caller, self._context = request, caller, context
+        headers, arguments = request.headers, request.arguments
         self.form = check_upgrade(
             # RFC 9110, 7.8: in an HTTP/1.0 request the field means nothing.
             None if request.version == "HTTP/1.0" else headers.get("upgrade"),
@@ -38,6 +39,9 @@ class Handshake:
             headers.get("sec-websocket-version"),
             headers.get("sec-websocket-key"),
         )
+        self.cursors = arguments.get("after", ())
+        self.wants_interim = flag(arguments.get("interim"))
+        self.uses_cursors = flag(arguments.get("cursors"))
 
     @property
     def key(self) -> str:
@@ -47,35 +51,23 @@ class Handshake:
     def find_token(self) -> FoundToken:
         """:raises IdentityError: there is none, or there are several"""
         headers = self._request.headers
-        query = [value.decode("utf-8", "replace") for value in self._arguments("token")]
+        query = [value.decode("utf-8", "replace") for value in self._request.arguments.get("token", ())]
         return find_token(query, headers.get("authorization"), headers.get("sec-websocket-protocol"))
 
     def check_origin_and_query(self) -> Refusal | None:
         origin = self._request.headers.get("origin")
-        if not origin_allowed(origin, self._request.host, self._context.live.now.allowed_origins):
+        if not origin_allowed(origin, self.caller.host, self._context.live.now.allowed_origins):
             return Refusal(403, "Origin not allowed", "origin")
-        if self.wants_interim() is None:
+        if self.wants_interim is None:
             return Refusal(400, "Invalid interim", "interim")
-        if self.uses_cursors() is None:
+        if self.uses_cursors is None:
             return Refusal(400, "Invalid cursors", "cursor")
         return None
 
-    def wants_interim(self) -> bool | None:
-        """Whether the device asks for growing hypotheses of what it says; None: the value is neither true nor false."""
-        return flag(self._arguments("interim"))
-
-    def uses_cursors(self) -> bool | None:
-        """Whether the device says that it uses cursors, though it may have none yet; None: as above."""
-        return flag(self._arguments("cursors"))
-
-    def cursors(self) -> Sequence[bytes]:
-        """The cursors after which it wants its messages; more than one is an error."""
-        return self._arguments("after")
-
-    def place_without_cursor(self) -> Position | None:
+    def position_without_cursor(self) -> Position | None:
         """Where a device begins that names no cursor. One that uses cursors and has none yet begins where its box does:
         for it a message does not count as received because it was written to a socket."""
-        return NO_CURSOR_YET if self.uses_cursors() else None
+        return NO_CURSOR_YET if self.uses_cursors else None
 
     def unavailable(self, outcome: str) -> Refusal:
         return Refusal(503, UNAVAILABLE[outcome], outcome, self._retry_after())
@@ -84,9 +76,6 @@ class Handshake:
         if obstacle != "device":
             return self.unavailable(obstacle)
         return Refusal(409, "Device already connected", "duplicate", self._retry_after())
-
-    def _arguments(self, name: str) -> Sequence[bytes]:
-        return self._request.arguments.get(name, ())
 
     def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(self._context.retry_after_s)}

@@ -63,7 +63,7 @@ class Upgrader:
         began_at = self._context.devices.wall_clock()
         request, size = recognized
         caller = find_caller(peer, request.host, request.headers, self._context.trusted_proxies)
-        handshake = Handshake(request._replace(host=caller.host), caller.ip, self._context)
+        handshake = Handshake(request, caller, self._context)
         admission = self._admit(handshake, sock, began_at)
         if admission is None:
             return False
@@ -92,14 +92,14 @@ class Upgrader:
             identity = self._context.live.now.keys.identify_now(found.token, now)
         except IdentityError:
             return None
-        if identity is None or handshake.check_origin_and_query() is not None or handshake.cursors():
+        if identity is None or handshake.check_origin_and_query() is not None or handshake.cursors:
             return None
         if peer_has_closed(sock):
             return None
         grant = devices.presence.try_claim(identity.device_id)
         if grant is None:
             return None
-        return Admission(handshake, found, identity, grant, handshake.place_without_cursor())
+        return Admission(handshake, found, identity, grant, handshake.position_without_cursor())
 
     def start(
         self, sock: socket.socket, unread: bytes, unsent: bytes, admission: Admission, began_at: float
@@ -118,15 +118,15 @@ class Upgrader:
             now = devices.wall_clock()
             device = device_socket(sock, unread, unsent + switching_protocols(handshake.key, found.subprotocol, now))
             ms = milliseconds(now - began_at)
-            extra: dict[str, object] = {"ms": ms, "remote_ip": handshake.remote_ip, **who}
+            extra: dict[str, object] = {"ms": ms, "remote_ip": handshake.caller.ip, **who}
             self._access_log.add("GET", DEVICE_PATH, 101, extra)
-            connection = DeviceConnection(device, identity, grant, devices, handshake.wants_interim() is True, after)
+            connection = DeviceConnection(device, identity, grant, devices, handshake.wants_interim is True, after)
             connection.open(identity.expires_at + self._context.policy.leeway_s)
         except BaseException:
             devices.presence.release(grant)
             (device or sock).close()
             raise
         count(devices.counters.handshakes, "accepted")
-        extra = {"device_version": identity.device_version, "remote_ip": handshake.remote_ip}
+        extra = {"device_version": identity.device_version, "remote_ip": handshake.caller.ip}
         log.info("device connected", extra=who | extra)
         return connection
