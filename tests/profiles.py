@@ -1,5 +1,5 @@
-"""How many examples hypothesis tries: ``ci`` the same ones each time, ``lowest`` a quarter of them, ``nightly`` different
-ones and ten times as many.
+"""How many examples hypothesis tries: ``ci`` the same ones each time, ``lowest`` a quarter of them, ``nightly`` ten
+times as many and different ones.
 
 ``ci`` is the default; ``pytest --hypothesis-profile=nightly`` selects another one. CI runs ``ci`` on the newest
 libraries, so its run on the lowest ones only shows that the tests pass there at all. An example that fails at night

@@ -1,4 +1,4 @@
-"""The Kafka broker, read by confluent-kafka (librdkafka): the parts that it is put together from."""
+"""Assembles the Kafka broker that reads with confluent-kafka (librdkafka)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from .port import Batch, Decoder
 
 
 class ConfluentBroker(KafkaFacade):
-    """What :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` promises, for less processor time than kafka-python
-    takes to read.
+    """A :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` that takes less CPU time to read than kafka-python's.
 
-    Raises BrokerError where a certificate file or an option cannot be used.
+    Raises BrokerError if a certificate file or an option is invalid.
     """
 
     def __init__(self, options: KafkaOptions) -> None:

@@ -1,12 +1,12 @@
-"""Where a batch ends that librdkafka cannot read: it tells where such a batch begins, and no more.
+"""Finds the end of a batch that librdkafka cannot read, because librdkafka only reports where such a batch begins.
 
-Whichever offset of a batch is asked for, the brokers send the whole batch, and the complaint names its beginning. So an
-offset belongs to the batch if asking for it brings that complaint, and its end is found by halving.
+Whichever offset of a batch is requested, the brokers send the whole batch, and the error names its beginning. So an
+offset belongs to the batch if requesting it causes that error, and bisection finds the end.
 
-Behind a batch whose checksum is wrong, librdkafka skips too little (2.16.0; its rdkafka_msgset_reader.c says so), takes
-what stands there for another batch, and asks for an offset that it has made up. The brokers hold no such offset. What
-follows, a reset to the log's beginning, belongs to no assignment: it may come after a seek or an assignment of ours and
-undo it. Whoever reads there has to know such a beginning for what it is.
+After a batch with a wrong checksum, librdkafka skips too few bytes (2.16.0, rdkafka_msgset_reader.c), takes what is
+there for another batch, and requests an offset that does not exist. The reset to the log's beginning that follows
+belongs to no assignment: it may come after the gateway's seek or assignment and undo it. A reader must recognize such a
+restart.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ BROKEN = frozenset(
 
 
 def end_of(inside: int, limit: int, belongs: Callable[[int], bool]) -> int:
-    """The first offset behind a run that ``inside`` belongs to, and ``limit`` does not. Asks about 2 log2 n times for a
-    run of n offsets, however many come before the limit."""
+    """The first offset after the run that ``inside`` belongs to and ``limit`` does not. Asks about 2 log2 n times for a
+    run of n offsets, however far the limit is."""
     step, outside = 1, limit
     while inside + step < outside:
         if not belongs(inside + step):
@@ -49,20 +49,20 @@ def end_of(inside: int, limit: int, belongs: Callable[[int], bool]) -> int:
 def end_of_broken_batch(
     clients: ConfluentClients, topic: str, number: int, *, begins: int, inside: int, limit: int
 ) -> int:
-    """The offset after the batch that begins at ``begins`` and holds ``inside``, at most ``limit``.
+    """The offset after the batch that begins at ``begins`` and contains ``inside``, at most ``limit``.
 
-    ``inside`` itself where that can be read, or is in another batch. Where the end is not to be had (the brokers do not
-    answer, or do not say where a batch begins) it is ``inside + 1``, so that one gets on in any case. Blocks for
-    :data:`SEARCH_PATIENCE_S` at most; never raises for what the brokers do.
+    Returns ``inside`` if it can be read, or is in another batch. If the end can't be determined (the brokers don't
+    answer, or don't say where a batch begins), returns ``inside + 1``, so that reading always advances. Blocks for at
+    most :data:`SEARCH_PATIENCE_S`; never raises because of the brokers.
     """
     if not 0 <= begins <= inside:
         return inside + 1
     deadline = time.monotonic() + SEARCH_PATIENCE_S
     try:
-        # Its own connection: the session's would bring the records of other partitions between two answers. It names
-        # partitions and so is no member of the group.
-        consumer, _ = clients.consumer(lambda *_: None, tells_resets=True)
-    except (KafkaException, BrokerError):  # the latter where no access token is to be had
+        # Use a separate connection: the session's would return records of other partitions between two answers. It
+        # assigns partitions itself, so it is not a member of the group.
+        consumer, _ = clients.consumer(lambda *_: None, reports_resets=True)
+    except (KafkaException, BrokerError):  # the latter if no access token is available
         return inside + 1
 
     def belongs(offset: int) -> bool:
@@ -73,14 +73,14 @@ def end_of_broken_batch(
     except (KafkaException, TimeoutError):
         return inside + 1
     finally:
-        with contextlib.suppress(Exception):  # it is being thrown away
+        with contextlib.suppress(Exception):  # it is being discarded
             consumer.close()
 
 
 def _beginning(consumer: Consumer, where: TopicPartition, deadline: float) -> int | None:
-    """Where the broken batch begins that is met there; None if there is something to read, or nothing at all.
+    """Where the broken batch begins that contains this offset; None if the offset can be read, or is empty.
 
-    Raises KafkaException, and TimeoutError where no answer comes before the deadline.
+    Raises KafkaException, and TimeoutError if no answer arrives before the deadline.
     """
     consumer.assign([where])
     while time.monotonic() < deadline:
@@ -91,7 +91,7 @@ def _beginning(consumer: Consumer, where: TopicPartition, deadline: float) -> in
             if error.code() in BROKEN:
                 return message.offset()
             if error.code() == KafkaError._AUTO_OFFSET_RESET:
-                consumer.assign([where])  # librdkafka has lost its place, and reads nothing any more
+                consumer.assign([where])  # librdkafka has lost its position, and reads nothing any more
             if error.fatal():
                 raise KafkaException(error)
     raise TimeoutError

@@ -1,6 +1,6 @@
-"""confluent-kafka, as this adapter wants it: configured once, closed for certain, quiet, its errors in plain words.
+"""confluent-kafka for this adapter: one configuration, reliable closing, no noise, readable errors.
 
-Everything that depends on a corner of librdkafka stands here, with the reason.
+All workarounds for librdkafka are here, with their reasons.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ..rules.rebootstrap import UNREACHABLE_S
 from .kafka_oauth import ClientCredentials
 from .kafka_options import KafkaOptions
 
-REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for so long is taken for dead
-RECONNECT_MAX_MS = 1_000  # librdkafka's own cap of 10 s would make a returned broker wait that long
-CALL_S = 3.0  # one question of the admin or the producer
+REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that does not answer for this long counts as dead
+RECONNECT_MAX_MS = 1_000  # librdkafka's own cap of 10 s would delay the return to a restarted broker
+CALL_S = 3.0  # one request of the admin client or the producer
 FETCH_WAIT_MS = 250
-FETCH_PAUSE_MS = 20  # after the fetched records fill their queue; the default of 1 s would be felt
-QUEUED_RECORDS = 10_000  # fetched and not yet polled, beyond which nothing more is fetched
-FETCH_FLOOR_BYTES = 1_000_000  # librdkafka's message.max.bytes, below which it takes no fetch.max.bytes
+FETCH_PAUSE_MS = 20  # after the fetch queue was full; the default of 1 s would be noticeable
+QUEUED_RECORDS = 10_000  # fetched and not polled yet, beyond which fetching pauses
+FETCH_FLOOR_BYTES = 1_000_000  # librdkafka's message.max.bytes, the lower limit of fetch.max.bytes
 CLOSE_TIMEOUT_S = 3.0
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
@@ -44,7 +44,7 @@ _REFUSALS = frozenset(
 _UNKNOWN_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 _RETRIABLE = _UNKNOWN_TOPIC | {
     KafkaError._TRANSPORT,
-    KafkaError._DESTROY_BROKER,  # it was given up while a request was under way: it has left, or has moved
+    KafkaError._DESTROY_BROKER,  # the broker was dropped during a request: it has left, or has moved
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._RESOLVE,
     KafkaError._TIMED_OUT,
@@ -74,7 +74,7 @@ _RETRIABLE = _UNKNOWN_TOPIC | {
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.UNSTABLE_OFFSET_COMMIT,
-    # The group is about to share its partitions out again; the next poll joins in.
+    # The group is about to rebalance; the next poll joins in.
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -82,13 +82,13 @@ _RETRIABLE = _UNKNOWN_TOPIC | {
 
 
 class Trouble:
-    """What a client's error callback has told since it was last at ease. Written and read by one thread at a time."""
+    """What a client's error callback has reported since the last success. Used by one thread at a time."""
 
     def __init__(self) -> None:
         self._latest: KafkaError | None = None
 
     def note(self, error: KafkaError) -> None:
-        # A broker that refuses us hangs up too, and "all brokers are down" follows: the reason is what is to be told.
+        # A broker that refuses access hangs up too, and "all brokers are down" follows: report the refusal.
         if self._latest is None or _weight(error) >= _weight(self._latest):
             self._latest = error
 
@@ -100,20 +100,20 @@ class Trouble:
         return None if self._latest is None else KafkaException(self._latest)
 
     def instead_of(self, error: BaseException) -> BaseException:
-        """The error to report: the brokers' refusal where there was one."""
+        """The error to report: the brokers' refusal, if there was one."""
         return KafkaException(self._latest) if self._latest is not None else error
 
 
 def _weight(error: KafkaError) -> int:
-    """How much an error says: a refusal, an advertised address that cannot be reached, anything else."""
+    """How informative an error is: a refusal, an unreachable advertised address, anything else."""
     return 2 if error.code() in _REFUSALS else 1 if _advertised(error) is not None else 0
 
 
-_BROKER = re.compile(r"(?:\w+://)?(\S+?)/\d+: ")  # as librdkafka begins what it tells of one that it has learned of
+_BROKER = re.compile(r"(?:\w+://)?(\S+?)/\d+: ")  # the beginning of librdkafka's messages about a broker it discovered
 
 
 def _advertised(error: KafkaError) -> str | None:
-    """The address of that broker, where a connection has failed."""
+    """The address of that broker, if connecting to it failed."""
     if error.code() not in (KafkaError._TRANSPORT, KafkaError._RESOLVE):
         return None
     found = _BROKER.match(error.str())
@@ -121,22 +121,22 @@ def _advertised(error: KafkaError) -> str | None:
 
 
 class ConfluentClients:
-    """Makes the clients of one broker adapter, and reads their errors.
+    """Creates the clients of one broker adapter, and interprets their errors.
 
-    Each call blocks, for some seconds at most, and raises KafkaException, or BrokerError where no token is to be had.
+    Each call blocks for some seconds at most, and raises KafkaException, or BrokerError if no token is available.
 
-    :param tokens: where access tokens are to be had (OAUTHBEARER)
+    :param tokens: the source of access tokens (OAUTHBEARER)
     """
 
     failures: tuple[type[Exception], ...] = (KafkaException,)
 
     def __init__(self, options: KafkaOptions, tokens: ClientCredentials | None = None) -> None:
-        options.tls_context()  # which names the file that cannot be used; librdkafka's own words name none
+        options.tls_context()  # its error names the file that cannot be used; librdkafka's does not
         self._options = options
         self._tokens = tokens
         self._logger = logging.getLogger(LOGGER)
         if self._logger.level == logging.NOTSET:
-            # It tells every retry; this adapter tells what changes.
+            # librdkafka logs every retry; this adapter logs changes of state.
             self._logger.setLevel(logging.CRITICAL + 1)
 
     def admin(self) -> tuple[AdminClient, Trouble]:
@@ -144,12 +144,12 @@ class ConfluentClients:
         return AdminClient(self._common(trouble)), trouble
 
     def consumer(
-        self, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None], *, tells_resets: bool = False
+        self, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None], *, reports_resets: bool = False
     ) -> tuple[Consumer, Trouble]:
-        """A consumer of the group, not subscribed to anything yet.
+        """Create a consumer of the group, without a subscription.
 
-        :param tells_resets: what is asked for an offset that the log does not hold is answered by an error, instead of
-            by what is at the log's beginning
+        :param reports_resets: raise an error for an offset that the log does not have, instead of continuing at its
+            beginning
         """
         options, trouble = self._options, Trouble()
         session_ms = int(options.session_timeout_s * 1000)
@@ -157,26 +157,26 @@ class ConfluentClients:
             "group.id": options.group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            # Where to begin is decided after each assignment; this is for offsets that the log no longer holds.
-            "auto.offset.reset": "error" if tells_resets else "earliest",
-            # What a backend has rolled back is not for devices.
+            # The adapter decides where to begin after each assignment; this is for offsets that have been deleted.
+            "auto.offset.reset": "error" if reports_resets else "earliest",
+            # Devices must not receive records of aborted transactions.
             "isolation.level": "read_committed",
-            # The same as kafka-python's, so that a group may hold members of both kinds.
+            # The same as kafka-python's, so that a group may have members of both kinds.
             "partition.assignment.strategy": "range,roundrobin",
-            # A question to the same broker is answered after a fetch that waits for records.
+            # A request to the same broker is answered only after a fetch that waits for records.
             "fetch.wait.max.ms": FETCH_WAIT_MS,
             "fetch.error.backoff.ms": 100,
             "fetch.queue.backoff.ms": FETCH_PAUSE_MS,
             "queued.min.messages": QUEUED_RECORDS,
-            # A fetch is asked for below the first, and may bring the second on top of it.
+            # A fetch starts below the first limit, and may add up to the second.
             "queued.max.messages.kbytes": max(1, options.fetch_bytes // 2 // 1024),
             "fetch.max.bytes": max(FETCH_FLOOR_BYTES, options.fetch_bytes // 2),
             "check.crcs": True,
-            # Tells the position behind control records, which are never handed over.
+            # Reports the position after control records, which are never handed over.
             "enable.partition.eof": True,
             "session.timeout.ms": session_ms,
             "heartbeat.interval.ms": max(500, session_ms // 6),
-            # A JoinGroup may stay open for this long, and so does everybody else's rebalance.
+            # A JoinGroup may take this long, and so may every other member's rebalance.
             "max.poll.interval.ms": max(60_000, session_ms),
             "on_commit": on_commit,
         }
@@ -189,14 +189,14 @@ class ConfluentClients:
         return code_of(error) in _REFUSALS
 
     def describe(self, error: BaseException) -> str:
-        """One line about an error: its name and its text, unless that is empty; a long one is cut."""
+        """One line about an error: its name and its text, if any, truncated."""
         found = _kafka_error(error)
         name, text = (found.name(), found.str()) if found is not None else (type(error).__name__, str(error))
         text = " ".join(text.split())
         return f"{name}: {text[:160]}" if text else name
 
     def unreachable(self, error: BaseException) -> str | None:
-        """The advertised address of a broker, where no connection to that was to be had."""
+        """The advertised address of a broker, if connecting to it failed."""
         found = _kafka_error(error)
         return None if found is None else _advertised(found)
 
@@ -210,11 +210,11 @@ class ConfluentClients:
             "socket.timeout.ms": REQUEST_TIMEOUT_MS,
             "socket.connection.setup.timeout.ms": REQUEST_TIMEOUT_MS,
             "socket.nagle.disable": True,
-            # The brokers may have moved, all of them: ask the bootstrap addresses again.
+            # All brokers may have moved: return to the bootstrap addresses.
             "metadata.recovery.strategy": "rebootstrap",
             "metadata.recovery.rebootstrap.trigger.ms": int(UNREACHABLE_S * 1000),
             "topic.metadata.refresh.interval.ms": int(options.metadata_max_age_s * 1000),
-            # Merely asking for a topic would else create it wherever the broker allows that.
+            # Otherwise a request for a topic would create it, if the broker allows that.
             "allow.auto.create.topics": False,
             "log.connection.close": False,
             "logger": self._logger,
@@ -222,12 +222,12 @@ class ConfluentClients:
         }
         if options.uses_tls:
             common["ssl.endpoint.identification.algorithm"] = "https" if options.check_hostname else "none"
-            system = ssl.get_default_verify_paths()  # where Python looks too; librdkafka has a list of its own
+            system = ssl.get_default_verify_paths()  # Python's; librdkafka has its own list
             files: dict[str, str | None] = {"ssl.ca.location": options.ssl_ca or system.cafile or system.capath}
             if options.ssl_cert is not None:
                 files |= {
                     "ssl.certificate.location": options.ssl_cert,
-                    # A file may hold both.
+                    # One file may have both.
                     "ssl.key.location": options.ssl_key or options.ssl_cert,
                     "ssl.key.password": options.ssl_key_password,
                 }
@@ -235,15 +235,15 @@ class ConfluentClients:
         if options.uses_sasl:
             common["sasl.mechanism"] = options.sasl_mechanism
             if self._tokens is not None:
-                self._tokens.token()  # raises BrokerError where none is to be had; the callback's would not be heard
+                self._tokens.token()  # raise BrokerError here if there is none; the callback can't
                 common["oauth_cb"] = self._token
             else:
                 common |= {"sasl.username": options.sasl_username, "sasl.password": options.sasl_password}
         return common
 
     def _token(self, _: str) -> tuple[str, float]:
-        """For librdkafka: a token, and when it expires on the wall clock."""
-        assert self._tokens is not None  # it is asked for no other mechanism
+        """The callback of librdkafka: return a token and its expiry on the wall clock."""
+        assert self._tokens is not None  # only called for this mechanism
         token, life_s = self._tokens.token_and_life_s()
         return token, time.time() + life_s
 

@@ -1,8 +1,8 @@
-"""What the brokers are asked: where a partition is to be read from, and now and then whether they are there at all.
+"""Requests to the brokers: where to read a partition from, and periodically whether they still answer.
 
-The second is asked on a thread of its own, by a client of its own. A consumer's connection answers behind a fetch that
-waits for records, and since confluent-kafka 2.16 the calls of one consumer wait for each other: for a call beside a
-``consume()`` that is called again and again, that can be for ever.
+The latter uses its own thread and client. A consumer's connection answers only after a fetch that waits for records,
+and since confluent-kafka 2.16 the calls of one consumer wait for each other: a call next to a repeated ``consume()``
+may wait indefinitely.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..rules.topic_log import Committed, Log, read_mark
 from .confluent_clients import ConfluentClients
 from .kafka_reading import CALL_S
 
-STALE_S = 10.0  # of failures without an answer between them; then another client may fare better
+STALE_S = 10.0  # of failures without a success; then another client may work better
 
 __all__ = ["OFFSET_BEGINNING", "OFFSET_END", "Prober", "committed", "find", "named", "numbers", "whole"]
 
@@ -31,9 +31,9 @@ def named(topic: str, partitions: Collection[int], offset: int | None = None) ->
 
 
 def numbers(consumer: Consumer, topic: str) -> list[int]:
-    """Of the topic's partitions, as far as they are known."""
+    """The topic's partition numbers, as far as they are known."""
     found = consumer.list_topics(topic, timeout=CALL_S).topics[topic]
-    if found.error is not None:  # of a broker that is just learning of it, say: what it knows is not all
+    if found.error is not None:  # for example, of a broker that is just learning of the topic, so incomplete
         raise KafkaException(found.error)
     return list(found.partitions)
 
@@ -45,8 +45,8 @@ def committed(consumer: Consumer, topic: str, partitions: Collection[int]) -> di
 
 
 def _mark(where: TopicPartition) -> Log | None:
-    """What is written beside a committed offset. With librdkafka 2.16.0, confluent-kafka sometimes
-    returns more text than was committed; the likely cause is a copy that lacks the terminating zero."""
+    """Parse the metadata of a committed offset. With librdkafka 2.16.0, confluent-kafka sometimes returns more text
+    than was committed; the likely cause is a copy without the terminating zero."""
     try:
         text = where.metadata
     except UnicodeDecodeError as error:
@@ -59,13 +59,13 @@ def find(consumer: Consumer, topic: str, partitions: Collection[int], which: int
 
     :param which: ``OFFSET_BEGINNING`` or ``OFFSET_END``
     """
-    # All of them in one question; these two "times" are the protocol's own words for the ends of a log.
+    # One request for all; these two "times" are the protocol's values for the ends of a log.
     found = whole(consumer.offsets_for_times(named(topic, partitions, which), timeout=CALL_S))
     return {partition.partition: partition.offset for partition in found}
 
 
 def whole(partitions: list[TopicPartition]) -> list[TopicPartition]:
-    """Raises KafkaException where the answer holds an error for one of them."""
+    """Return the answer. Raises KafkaException if it contains an error for a partition."""
     for partition in partitions:
         if partition.error is not None:
             raise KafkaException(partition.error)
@@ -73,43 +73,43 @@ def whole(partitions: list[TopicPartition]) -> list[TopicPartition]:
 
 
 class Prober:
-    """Asks the partitions' leaders and the group's coordinator something: nothing comes alike from quiet and absent
-    brokers. Made for one session, and used by its thread.
+    """Checks that the partitions' leaders and the group's coordinator answer: a consumer cannot distinguish quiet
+    brokers from absent ones. Created for one session, and used by its thread.
     """
 
     def __init__(self, clients: ConfluentClients, topic: str) -> None:
         self._clients, self._topic = clients, topic
-        self._consumer: Consumer | None = None  # the asking thread's; it never joins the group
-        self._failing_since: float | None = None  # the asking thread's, too
+        self._consumer: Consumer | None = None  # the requesting thread's; it never joins the group
+        self._failing_since: float | None = None  # the requesting thread's, too
         self._asked: Future[dict[int, int]] | None = None
 
     def is_asking(self) -> bool:
-        """Whether there is an answer to come, or to be taken."""
+        """True while an answer is pending or can be taken."""
         return self._asked is not None
 
     def ask(self, joined: bool, assigned: Sequence[int]) -> None:
-        """Begin to ask; raises RuntimeError where no thread is to be had."""
+        """Start a request; raises RuntimeError if no thread can be started."""
         assert self._asked is None
         self._asked = ask("cocoa-kafka-probe", lambda: self._answer(joined, assigned))
 
     def take_answer(self) -> Future[dict[int, int]] | None:
-        """What has been answered, once: where the partitions end, or what the question has raised."""
+        """Return the answer once: where the partitions end, or the error."""
         if self._asked is None or not self._asked.done():
             return None
         asked, self._asked = self._asked, None
         return asked
 
     def close(self) -> None:
-        """Once the question under way has its answer. Any thread."""
+        """Close the client once the current request is answered. Thread-safe."""
         if self._asked is not None:
             wait([self._asked])
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+            with contextlib.suppress(Exception):  # it is being discarded
                 consumer.close()
 
     def _answer(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
-        """On the asking thread."""
+        """Runs on the requesting thread."""
         try:
             answer = self._question(joined, assigned)
         except KafkaException:
@@ -119,24 +119,25 @@ class Prober:
         return answer
 
     def _note_failure(self, now: float) -> None:
-        """After the brokers have moved, librdkafka (2.16.0) sometimes keeps dialing the old addresses, although it is
-        configured to re-bootstrap. The session's own consumer may have found them meanwhile."""
+        """Discard a client that keeps failing. After the brokers have moved, librdkafka (2.16.0) sometimes keeps
+        dialing the old addresses although it is configured to rebootstrap, while the session's consumer may have found
+        them."""
         if self._failing_since is None:
             self._failing_since = now
         if now - self._failing_since < STALE_S:
             return
         stale, self._consumer, self._failing_since = self._consumer, None, None
         if stale is not None:
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: it is closed with its last reference
+            with contextlib.suppress(RuntimeError):  # no thread: it is closed with its last reference
                 ask("cocoa-kafka-closing", stale.close)
 
     def _question(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
         if self._consumer is None:
             self._consumer, _ = self._clients.consumer(lambda error, partitions: None)
         consumer = self._consumer
-        consumer.poll(0)  # what it has to tell is told to the session's own consumer too; an access token is asked for
+        consumer.poll(0)  # serve its callbacks; the session's consumer reports the same errors
         if joined:
-            # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+            # The group's coordinator. While a join waits for other members, it would not answer.
             committed(consumer, self._topic, [0])
         if not assigned:
             numbers(consumer, self._topic)

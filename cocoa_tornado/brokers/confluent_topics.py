@@ -1,6 +1,6 @@
-"""The topics that the gateway needs: looked for at the start of each session, and made where that is wanted.
+"""Checks at the start of each session that the gateway's topics exist, and creates them if configured.
 
-Blocking, for the consumer's thread; raises KafkaException for brokers that do not answer.
+Blocking, for the consumer's thread; raises KafkaException if the brokers don't answer.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ log = logging.getLogger("cocoa.broker")
 
 
 def ensure_topics(clients: ConfluentClients, options: KafkaOptions) -> None:
-    """See that the topics exist, create those that may be created. Raises TopicMissing for the results topic."""
+    """Check that the topics exist, and create those that may be created. Raises TopicMissing for the results topic."""
     admin, trouble = clients.admin()
     try:
         refused = _ensure(admin, options)
     except KafkaException as error:
-        admin.poll(0)  # calls back what went wrong with the connection
+        admin.poll(0)  # run the callbacks for connection errors
         raise trouble.instead_of(error) from error
     if options.results_topic in refused:
         raise TopicMissing(f"topic {options.results_topic}: {refused[options.results_topic]}")
 
 
 def _ensure(admin: AdminClient, options: KafkaOptions) -> dict[str, str]:
-    """Returns those that are not to be had, and why."""
+    """Return the topics that are unavailable, and why."""
     errors = {topic: _error_of(admin, topic) for topic in options.topics}
     missing = [topic for topic, error in errors.items() if error is not None and _is_unknown(error)]
     refused = {
@@ -65,7 +65,7 @@ def _is_unknown(error: KafkaError) -> bool:
 
 
 def _await(admin: AdminClient, topics: Collection[str]) -> None:
-    """Bounded; a broker learns of a topic some time after the controller has made it."""
+    """Wait, with a timeout: brokers learn of a topic some time after the controller has created it."""
     deadline = time.monotonic() + CREATION_PATIENCE_S
     while time.monotonic() < deadline:
         if all(_error_of(admin, topic) is None for topic in topics):
@@ -82,15 +82,15 @@ _SETTING_REFUSED = (KafkaError.INVALID_CONFIG, KafkaError.POLICY_VIOLATION)
 
 
 def _create(admin: AdminClient, options: KafkaOptions, topics: Collection[str]) -> dict[str, str]:
-    """Returns those that were refused, and why."""
+    """Create topics; return those that were refused, and why."""
     refused = _ask_for(admin, options, topics, {MAX_MESSAGE_BYTES: str(options.max_record_bytes)})
-    # Some clusters have a policy about such settings, and a topic with theirs is better than none.
+    # Some clusters have a policy about such settings; a topic with their settings is better than none.
     again = [name for name, refusal in refused.items() if refusal.code in _SETTING_REFUSED]
     if again:
         still = _ask_for(admin, options, again, {})
         if len(still) < len(again):
             smaller = ",".join(name for name in again if name not in still)
-            log.warning("topics created without room for large records", extra={"topics": smaller})
+            log.warning("topic settings refused", extra={"topics": smaller})
         refused = {name: refusal for name, refusal in refused.items() if name not in again} | still
     return {name: refusal.text for name, refusal in refused.items()}
 
@@ -103,7 +103,7 @@ def _ask_for(
             topic,
             num_partitions=options.partitions,
             replication_factor=options.replication,
-            # What others write is theirs to limit.
+            # The results topic is written by others, so its limit is theirs to set.
             config={} if topic == options.results_topic else settings,
         )
         for topic in topics
@@ -114,7 +114,7 @@ def _ask_for(
             answer.result(2 * CALL_S)
         except KafkaException as error:
             if code_of(error) == KafkaError._TIMED_OUT:
-                raise  # no broker has refused it: none has answered
+                raise  # no broker has refused it; none has answered
             if code_of(error) != KafkaError.TOPIC_ALREADY_EXISTS:
                 refused[topic] = _Refusal(code_of(error), error.args[0].str() or error.args[0].name())
     return refused

@@ -1,4 +1,4 @@
-"""The Kafka broker, by kafka-python: the parts that it is put together from."""
+"""Assembles the Kafka broker that reads with kafka-python."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .port import Batch, Decoder
 
 
 class KafkaBroker(KafkaFacade):
-    """What :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` promises, in Python alone.
+    """A :class:`~cocoa_tornado.brokers.kafka_facade.KafkaFacade` in pure Python.
 
-    Raises BrokerError where a certificate file cannot be used.
+    Raises BrokerError if a certificate file is invalid.
     """
 
     def __init__(self, options: KafkaOptions) -> None:

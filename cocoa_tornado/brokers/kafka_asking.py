@@ -1,6 +1,6 @@
-"""Questions to the brokers that nothing waits for: asked by kafka-python, on threads of their own, with either library.
+"""Background requests to the brokers, with kafka-python on separate threads, for either client library.
 
-The thread that polls must not wait for them, and a consumer's own connection answers behind a fetch that waits for
+The polling thread must not wait for them, and a consumer's connection answers only after a fetch that waits for
 records.
 """
 
@@ -19,42 +19,42 @@ T = TypeVar("T")
 
 
 class Inquiry(Generic[T]):
-    """Asks one question again and again, once at a time, by a client that is kept until :meth:`rest`. Used by one
-    thread; the questions have threads of their own.
+    """Repeats one request, one at a time, with a client that is kept until :meth:`rest`. Used by one thread; the
+    requests run on threads of their own.
 
-    :param name: the threads'
-    :param question: is given an admin client of kafka-python; what it returns or raises is the answer
+    :param name: of the threads
+    :param question: called with an admin client of kafka-python; its result or exception is the answer
     """
 
     def __init__(self, clients: KafkaClients, name: str, question: Callable[[KafkaClient], T]) -> None:
         self._clients, self._name, self._question = clients, name, question
         self._asked: Future[T] | None = None
-        self._lock = threading.Lock()  # of the client
+        self._lock = threading.Lock()  # guards the client
         self._admin: KafkaClient = None
 
     def ask(self) -> Future[T]:
-        """Ask now, or wait for the answer that is to come. Raises RuntimeError where no thread is to be had."""
+        """Start a request, or return the pending one. Raises RuntimeError if no thread can be started."""
         if self._asked is None:
             self._asked = ask(self._name, self._answer)
         return self._asked
 
     def is_asking(self) -> bool:
-        """Whether there is an answer to come, or to be taken."""
+        """True while an answer is pending or can be taken."""
         return self._asked is not None
 
     def take_answer(self) -> Future[T] | None:
-        """What has been answered, once: the answer, or what the question has raised."""
+        """Return the answer once: the result, or the exception."""
         if self._asked is None or not self._asked.done():
             return None
         asked, self._asked = self._asked, None
         return asked
 
     def forget(self) -> None:
-        """An answer that is to come, or to be taken, is of no use any more."""
+        """Discard an answer that is pending or was not taken."""
         self._asked = None
 
     def rest(self) -> None:
-        """Close the connections, once the question under way has its answer; the next one opens them again."""
+        """Close the connections once the current request is answered; the next one opens them again."""
         asked, self._asked = self._asked, None
         if asked is None and self._admin is None:
             return
@@ -65,7 +65,7 @@ class Inquiry(Generic[T]):
             with self._lock:
                 self._close()
 
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: they stay open
+        with contextlib.suppress(RuntimeError):  # no thread: they stay open
             ask(self._name, close)
 
     def _answer(self) -> T:
@@ -76,7 +76,7 @@ class Inquiry(Generic[T]):
                 return self._question(self._admin)
             except BaseException as error:
                 reason = error if self._admin is None else self._clients.reason(self._admin, error)
-                self._close()  # it remembers the coordinator and the leaders, which may be others by now
+                self._close()  # it caches the coordinator and the leaders, which may have changed
                 if reason is error:
                     raise
                 raise reason from error
@@ -84,5 +84,5 @@ class Inquiry(Generic[T]):
     def _close(self) -> None:
         admin, self._admin = self._admin, None
         if admin is not None:
-            with contextlib.suppress(Exception):  # the client is dropped in any case
+            with contextlib.suppress(Exception):  # the client is discarded in any case
                 admin.close()

@@ -1,4 +1,4 @@
-"""Whether Kafka can do its part, as a status for programs and one log line per change for people."""
+"""The availability of Kafka: a status for programs, and one log line for each change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
 
-ANSWERING = frozenset({"topic", "group", "codec", "standby", "shared"})  # causes that are not the brokers' absence
+ANSWERING = frozenset({"topic", "group", "codec", "standby", "shared"})  # causes other than absent brokers
 STANDBY = "one gateway reads; this one is not ready until the reader has left (update with Recreate, not RollingUpdate)"
 SHARED = "the records that the other reader gets reach no device of this gateway: give it a group of its own"
 
@@ -21,11 +21,11 @@ log = logging.getLogger("cocoa.broker")
 class Availability:
     """The adapter's state. Written by its consumer thread, read by any thread.
 
-    A state is only as good as the thread that reports it: one that has not called :meth:`alive` for ``stale_s`` is
-    not trusted to be READY.
+    The state is only trusted while its thread is alive: if that has not called :meth:`alive` for ``stale_s``, the
+    adapter is not READY.
 
-    STANDBY is another reader's doing, and no failure of the brokers ends it: it lasts until :meth:`turn_came` says that
-    the group is free. A load balancer may send devices to a gateway that is CONNECTING, never to one in STANDBY.
+    STANDBY is caused by another reader. Broker failures don't end it: it lasts until :meth:`turn_came`. A load balancer
+    may send devices to a gateway that is CONNECTING, but never to one in STANDBY.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Availability:
         self._quarantine = state
 
     def brokers_answer(self) -> bool:
-        """True where the brokers were there when last seen, be it that something else is wrong."""
+        """True if the brokers answered when last contacted, even if something else is wrong."""
         if self.status().state is BrokerState.READY:
             return True
         with self._lock:
@@ -73,19 +73,19 @@ class Availability:
         return BrokerStatus(state, detail, lag, quarantine)
 
     def connecting(self, detail: str) -> None:
-        """On the way, nothing wrong so far: not logged, and no step back from a failure that is."""
+        """Connecting, without a problem so far. Not logged, and does not replace a current failure."""
         with self._lock:
             if self._state is BrokerState.CONNECTING and not self._kind:
                 self._detail = detail
 
     def down(self, kind: str, detail: str) -> bool:
-        """Kafka cannot do its part. Logged when that is new, or when ``kind``, one word for the cause, changes.
+        """Kafka is unavailable. Logged when that is new, or when ``kind``, a one-word cause, changes.
 
         Returns whether it was logged. A gateway that waits for another reader stays in STANDBY.
         """
         news = self._enter(None, kind, detail)
         if news:
-            log.warning("broker not available, retrying", extra={"cause": kind, "detail": detail})
+            log.warning("broker unavailable", extra={"cause": kind, "detail": detail})
         return news
 
     def standby(self, group: str, reader: str) -> None:
@@ -94,20 +94,20 @@ class Availability:
             log.warning("consumer group in use", extra={"group": group, "reader": reader, "detail": STANDBY})
 
     def turn_came(self) -> None:
-        """No other member of the group reads any more, or that cannot be known: this gateway is about to join."""
+        """No other member of the group reads any more, or that is unknown: this gateway is about to join."""
         with self._lock:
             if self._state is BrokerState.STANDBY:
                 self._state, self._detail, self._kind = BrokerState.CONNECTING, "about to join the group", ""
 
     def shared(self, group: str, other_reader: str) -> None:
-        """Another member that came later takes part of the records away; logged likewise."""
+        """Another member that joined later takes some of the records; logged likewise."""
         if self._enter(BrokerState.SHARED, "shared", f"group {group} is shared with {other_reader}"):
             log.warning("consumer group shared", extra={"group": group, "other_reader": other_reader, "detail": SHARED})
 
     def _enter(self, state: BrokerState | None, kind: str, detail: str) -> bool:
-        """Returns whether that is news.
+        """Return whether the state or its cause has changed.
 
-        :param state: None for CONNECTING, or STANDBY where it is that
+        :param state: None for CONNECTING, or STANDBY if that is the current state
         """
         with self._lock:
             if self._state is BrokerState.CLOSED or self._muted:
@@ -131,7 +131,7 @@ class Availability:
             log.info("broker ready", extra={"detail": detail})
 
     def stopping(self) -> None:
-        """Nothing is consumed any more, on purpose: no more log lines."""
+        """Consuming stops on purpose: log nothing from now on."""
         with self._lock:
             self._muted = True
             if self._state is not BrokerState.CLOSED:

@@ -1,8 +1,8 @@
-"""Bounds in bytes on what a kafka-python consumer holds, which has none beyond the size of one fetch.
+"""Limits in bytes for a kafka-python consumer, which has none beyond the size of one fetch.
 
-By default it decompresses a batch without a limit, hands out records by their number alone, and fetches on
-for each partition that has nothing waiting. All of this happens in its ``Fetcher``; read in 3.0.12, and
-``tests/brokers/test_kafka_inner_parts.py`` fails where a version differs.
+By default it decompresses batches without a limit, returns records by number alone, and keeps fetching for each
+partition that has nothing waiting. All of this is in its ``Fetcher``, as of 3.0.12;
+``tests/brokers/test_kafka_inner_parts.py`` fails if a version differs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ..rules.handoff import RECORD_BYTES
 
 
 class BatchTooLarge(CorruptRecordError):  # type: ignore[misc]  # kafka-python ships no types
-    """A batch that would take more memory than it may, decompressed. Nothing of it is read."""
+    """A batch that would take too much memory when decompressed. None of it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """In bytes.
+    """All in bytes.
 
-    :ivar fetched: while so much is fetched and not read, nothing more is asked for; one fetch may go beyond it
-    :ivar batch: the longest that a batch may be, decompressed
-    :ivar poll: the records of a poll(), where more than one; its last one may go beyond it
+    :ivar fetched: while this much is fetched and unread, fetching pauses; one fetch may exceed it
+    :ivar batch: the largest decompressed batch
+    :ivar poll: the records of a poll() if there are several; the last one may exceed it
     """
 
     fetched: int
@@ -40,7 +40,7 @@ class Bounds:
 
 
 def bound_consumer(consumer: Any, bounds: Bounds) -> None:
-    """Have a ``KafkaConsumer`` keep the bounds from now on."""
+    """Make a ``KafkaConsumer`` observe the bounds from now on."""
     fetcher = consumer._fetcher
     fetchable, fetch, append = fetcher._fetchable_partitions, fetcher.fetched_records, fetcher._append
     left = 0
@@ -58,7 +58,7 @@ def bound_consumer(consumer: Any, bounds: Bounds) -> None:
         part.max_bytes, part.taken_bytes = left, 0
         count: int = append(drained, part, max_records, update_offsets)
         left -= part.taken_bytes
-        # Report as many as were asked for, so that this poll asks for no more.
+        # Report the full number, so that this poll asks for no more.
         return count if left > 0 else max_records
 
     batch_kinds = _batch_kinds(bounds.batch)
@@ -73,17 +73,17 @@ def bound_consumer(consumer: Any, bounds: Bounds) -> None:
 
 
 def held_bytes(fetcher: Any) -> int:
-    """What has been fetched and is not read yet, but for what is being read. Any thread."""
+    """What is fetched and unread, except the batch being read. Thread-safe."""
     waiting = [*fetcher._completed_fetches.copy(), *fetcher._paused_completed_fetches.copy().values()]
     return sum(len(fetch.partition_data.records or b"") for fetch in waiting)
 
 
 class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python ships no types
-    """What a fetch has brought of one partition.
+    """The records of one partition from one fetch.
 
-    :cvar kinds: the classes that its batches are given
-    :ivar max_bytes: :meth:`take` stops behind the record that reaches it
-    :ivar taken_bytes: by the latest :meth:`take`
+    :cvar kinds: the classes assigned to its batches
+    :ivar max_bytes: :meth:`take` stops after the record that reaches it
+    :ivar taken_bytes: by the last :meth:`take`
     """
 
     kinds: dict[type, type]
@@ -109,7 +109,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafk
         except Exception as error:
             if not records:
                 raise
-            self._next_inline_exception = error  # as its class does: raised by the next call
+            self._next_inline_exception = error  # like the base class: raised by the next call
         self.taken_bytes = taken
         return records
 
@@ -118,7 +118,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafk
 
 
 class _Bounded:
-    """``MemoryRecords`` whose batches keep the bound."""
+    """``MemoryRecords`` whose batches observe the bound."""
 
     __slots__ = ("_kinds", "_records")
 
@@ -128,12 +128,12 @@ class _Bounded:
     def next_batch(self) -> Any:
         batch = self._records.next_batch()
         if batch is not None:
-            batch.__class__ = self._kinds[type(batch)]  # the same, with another way to decompress
+            batch.__class__ = self._kinds[type(batch)]  # the same data, with a bounded decompression
         return batch
 
 
 def _batch_kinds(limit: int) -> dict[type, type]:
-    """The class for each of kafka-python's, by its own."""
+    """The replacement for each of kafka-python's batch classes."""
 
     class Batch(DefaultRecordBatch):  # type: ignore[misc]  # kafka-python ships no types
         __slots__ = ()
@@ -146,7 +146,7 @@ def _batch_kinds(limit: int) -> dict[type, type]:
             self._decompressed = True
 
     class OldBatch(LegacyRecordBatch):  # type: ignore[misc]  # kafka-python ships no types
-        """Of message formats 0 and 1, which brokers before 0.11 wrote."""
+        """Message formats 0 and 1, written by brokers before 0.11."""
 
         __slots__ = ()
 
@@ -164,7 +164,7 @@ def _batch_kinds(limit: int) -> dict[type, type]:
 
 
 def _decompressed(codec: int, data: memoryview, limit: int) -> bytes:
-    """Raises BatchTooLarge, CorruptRecordError, or UnsupportedCodecError where this installation lacks something."""
+    """Raises BatchTooLarge, CorruptRecordError, or UnsupportedCodecError if this installation lacks a library."""
     decode = DECODERS.get(codec)
     if decode is None:
         raise UnsupportedCodecError(f"no codec has the number {codec}")

@@ -1,7 +1,7 @@
-"""What the gateway sees of a Kafka broker, whatever library reads from it; all of it on the IOLoop.
+"""The Kafka broker as the gateway sees it, for either client library. IOLoop thread only.
 
-Two threads do the work: one polls (``kafka_reading``), one publishes (``kafka_publisher``). They share nothing but the
-quarantine, for which the first asks the second. Publishing is kafka-python's in any case: librdkafka's idempotent
+Two threads do the work: one polls (``kafka_reading``), one publishes (``kafka_publisher``). They share only the
+quarantine, through which the first uses the second. kafka-python publishes in any case, because librdkafka's idempotent
 producer lets later records overtake those of a batch that a topic has refused.
 """
 
@@ -25,8 +25,8 @@ from .kafka_reading import Reading
 from .port import Batch, BrokerCounters, BrokerStatus, Decoder
 
 STOP_PATIENCE_S = 5.0
-WOKEN_AT_ONCE = 64  # of those who wait for room in the publish queue, in one turn of the loop
-STOP_BOUND_S = 15.0  # the same, with the commit, leaving the group and closing sockets
+WOKEN_AT_ONCE = 64  # waiters for room in the publish queue that are woken in one turn of the loop
+STOP_BOUND_S = 15.0  # the same, including the commit, leaving the group and closing sockets
 
 log = logging.getLogger("cocoa.broker")
 
@@ -34,9 +34,9 @@ log = logging.getLogger("cocoa.broker")
 class KafkaFacade(ABC):
     """The :class:`~cocoa_tornado.brokers.port.Broker` for a Kafka cluster, or anything that speaks its protocol.
 
-    Nothing is connected before :meth:`start` or the first :meth:`publish`. Publishing is at least once, and as long as
-    the brokers keep the producer's state exactly once. Consuming is at least once: after a crash, or a rebalance that
-    took batches in flight away, records that were not committed are read again.
+    Connects at :meth:`start` or the first :meth:`publish`. Publishing is at least once, and exactly once as long as the
+    brokers keep the producer's state. Consuming is at least once: after a crash, or a rebalance that revoked batches in
+    flight, records that were not committed are read again.
     """
 
     def __init__(self, options: KafkaOptions, clients: KafkaClients) -> None:
@@ -73,7 +73,7 @@ class KafkaFacade(ABC):
 
     @abstractmethod
     def _reading(self, sink: Callable[[Batch], None], decode: Decoder) -> Reading[Any]:
-        """The consuming half, for this loop, not started."""
+        """Create the consuming half for the current loop, not started."""
 
     # -- consuming
 
@@ -90,7 +90,7 @@ class KafkaFacade(ABC):
         if self._stopped is None:
             self._availability.stopping()
             self._stopped = asyncio.ensure_future(self._stop_consuming())
-        # Shielded: whoever is cancelled while waiting for it does not stop the stopping.
+        # Shielded: a cancelled waiter must not cancel the stop.
         await asyncio.shield(self._stopped)
 
     async def _stop_consuming(self) -> None:
@@ -102,7 +102,7 @@ class KafkaFacade(ABC):
             async with asyncio.timeout(STOP_BOUND_S):
                 await finished.wait()
         except TimeoutError:
-            log.warning("the consumer thread did not stop in time", extra={"waited_s": STOP_BOUND_S})
+            log.warning("consumer thread still running", extra={"waited_s": STOP_BOUND_S})
 
     # -- publishing
 
@@ -113,7 +113,7 @@ class KafkaFacade(ABC):
             raise BrokerClosed("the broker is closed")
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = self._loop.create_future()
-        # A failure is counted: a caller that looks away is no reason for a complaint at exit.
+        # Failures are counted already: don't log them at exit if the caller ignores the future.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         record = Outgoing(
             topic,
@@ -140,7 +140,7 @@ class KafkaFacade(ABC):
             self._loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
-            if self.can_write():  # between the question and the waiter's entry, the last room-again may have passed
+            if self.can_write():  # the last notification may have come before the waiter was registered
                 self._wake_writers()
             await waiter
 
@@ -164,11 +164,11 @@ class KafkaFacade(ABC):
         self._availability.closed()
         if lost:
             log.warning(
-                "records were not published before the close",
+                "records not published",
                 extra={"records": sum(lost.values()), "topics": ",".join(sorted(lost))},
             )
 
-    # -- what other threads tell
+    # -- called from other threads
 
     def _on_answer(self, future: asyncio.Future[None], topic: str, error: BrokerError | None) -> None:
         self._answers.append((future, topic, error))
@@ -181,13 +181,13 @@ class KafkaFacade(ABC):
 
     def _call_on_loop(self, call: Callable[[], None]) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits for this
                 self._loop.call_soon_threadsafe(call)
 
     # -- the IOLoop again
 
     def _enter_answers(self) -> None:
-        self._answers_due = False  # first: an answer that comes from now on asks for a turn of its own
+        self._answers_due = False  # first, so that an answer arriving from now on schedules a turn of its own
         while self._answers:
             self._enter(*self._answers.popleft())
 
@@ -202,8 +202,8 @@ class KafkaFacade(ABC):
             future.set_exception(error)
 
     def _wake_writers(self) -> None:
-        """Wake those who wait, in their order and no more than there is room for: each takes a place, or leaves it to
-        the next turn's. All at once would ask again and again, thousands of them for one place."""
+        """Wake the waiters in order, as many as there is room for: each takes room, or leaves it to the next turn's.
+        Waking all at once would have thousands compete for one slot repeatedly."""
         places = min(self._publisher.free_records(), WOKEN_AT_ONCE)
         while self._waiters and places:
             places -= _wake(self._waiters.popleft())
@@ -216,7 +216,7 @@ class KafkaFacade(ABC):
 
 
 def _wake(waiter: asyncio.Future[None]) -> bool:
-    """False if it waits no more."""
+    """Return False if it no longer waits."""
     if waiter.done():
         return False
     waiter.set_result(None)

@@ -1,7 +1,7 @@
-"""What is done when the group shares its partitions out anew.
+"""The rebalance listener.
 
-kafka-python runs the listener on its own IO thread, while the consumer's thread is blocked in ``poll()`` or in
-``close()``: the two never run at once, so they share the books without a lock.
+kafka-python runs it on its own IO thread, while the consumer's thread is blocked in ``poll()`` or ``close()``. The two
+never run at once, so they share the books without a lock.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 
 from .kafka_clients import ConsumerLink, as_kafka_python
 
-REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
+REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are revoked
 COMMIT_PATIENCE_S = 3.0
 
 
 class Books(Protocol):
     """What of each partition is read, done and committed.
 
-    :ivar mark: to be written beside each offset that is committed
+    :ivar mark: the metadata to commit with each offset
     """
 
     stop_deadline: float
@@ -36,19 +36,19 @@ class Books(Protocol):
     def on_commit(self, offsets: dict[TopicPartition, int], error: object = None) -> None: ...
 
     def forget(self) -> None:
-        """The partitions are not ours any more."""
+        """The partitions were revoked."""
 
     def note_assignment(self, assigned: Collection[TopicPartition]) -> None: ...
 
 
 class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python ships no types
-    """Passes the group's news on to the books."""
+    """Forwards rebalances to the books."""
 
     def __init__(self, books: Books, link: ConsumerLink) -> None:
         self._books, self._link, self._consumer = books, link, link.consumer
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Wait for what is in flight, bounded, and commit: the next owner goes on there."""
+        """Wait for what is in flight, with a timeout, and commit: the next owner continues there."""
         self._link.insist_on_joining()
         books = self._books
         deadline = min(time.monotonic() + REVOKE_PATIENCE_S, books.stop_deadline)
@@ -60,12 +60,12 @@ class RebalanceListener(AsyncConsumerRebalanceListener):  # type: ignore[misc]  
             deadline = time.monotonic() + COMMIT_PATIENCE_S
             while not committing.is_done and time.monotonic() < deadline:
                 await self._link.sleep(0.01)
-            if committing.is_done and committing.succeeded():  # a callback would come with the next poll(): too late
+            if committing.is_done and committing.succeeded():  # a callback would come with the next poll(), too late
                 books.on_commit(offsets)
         books.forget()
 
     async def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
-        """The group has gone on without us: there is nothing that we may still commit."""
+        """The group has gone on without this member: nothing can be committed any more."""
         self._link.insist_on_joining()
         self._books.forget()
 

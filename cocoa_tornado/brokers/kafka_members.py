@@ -1,8 +1,8 @@
-"""Sees that one gateway reads in the group, where it alone holds the devices (``rules/sole_reader``): asks the group's
-coordinator for its members, before joining and after each assignment.
+"""Makes sure that only one gateway reads in the group (``rules/sole_reader``): requests the group's members from its
+coordinator, before joining and after each assignment.
 
-Nothing is asked while the group stays as it is: a member that joins or leaves causes an assignment. kafka-python asks,
-on a thread of its own, with either client library.
+Nothing is requested while the group is unchanged, since a member that joins or leaves causes an assignment. The
+requests use kafka-python on a thread of their own, with either client library.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from .kafka_availability import UNREACHABLE, Availability
 from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe, unreachable
 from .kafka_options import KafkaOptions
 
-STANDBY_LOOK_S = 0.5  # how often a gateway that waits outside looks whether the group is free
-HOLD_LOOK_S = 0.1  # the same of one that waits within
-SHARED_LOOK_S = 2.0  # of the reader, while another member is there
-BLIND_LOOK_S = 30.0  # of one that could not be answered: rights are granted, and brokers updated
-UNANSWERED_LOOK_S = 5.0  # at most, after questions that brought no answer: each makes a client of its own
+STANDBY_LOOK_S = 0.5  # how often a gateway outside the group checks whether it is free
+HOLD_LOOK_S = 0.1  # the same for one that waits inside
+SHARED_LOOK_S = 2.0  # the same for the reader, while another member is there
+BLIND_LOOK_S = 30.0  # after an answer without a description: rights may be granted, and brokers updated
+UNANSWERED_LOOK_S = 5.0  # at most, after requests without an answer: each creates a client
 AWAY_AFTER_S = 3.0  # without an answer; brokers that have just started take a moment to name a coordinator
-REBALANCE_PATIENCE_S = 10.0  # a rebalance may take so long before it counts as not being available
+REBALANCE_PATIENCE_S = 10.0  # a longer rebalance counts as being unavailable
 
 _SETTLED = frozenset({"Stable", "Empty", "Dead"})
-_ERROR = re.compile(r"\[Error (\d+)\]")  # at the beginning of kafka-python's text for each error of a broker
+_ERROR = re.compile(r"\[Error (\d+)\]")  # the beginning of kafka-python's text for a broker's error
 
 log = logging.getLogger("cocoa.broker")
 
 
 class StandBy(Exception):
-    """Another member of the group reads; its text says who."""
+    """Another member of the group reads; the text names it."""
 
 
 class UnreadableGroup(Exception):
@@ -54,38 +54,38 @@ DEFINITE: tuple[type[Exception], ...] = (
     kafka_errors.UnsupportedVersionError,
     UnreadableGroup,
 )
-"""Answers that say there will be no description. Any other error is no answer yet: it says nothing of the group."""
+"""Answers that mean there will be no description. Any other error says nothing about the group."""
 
 
 def describe_group(admin: KafkaClient, group: str) -> Group:
-    """Raises what kafka-python raises, and UnreadableGroup."""
+    """Raises kafka-python's errors, and UnreadableGroup."""
     try:
         return _group(admin.describe_groups([group])[group])
-    except OSError:  # some of TLS' errors are ValueErrors as well
+    except OSError:  # some TLS errors are also ValueErrors
         raise
     except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         raise UnreadableGroup(f"{type(error).__name__}: {error}") from error
 
 
 class SoleReading:
-    """The rule, carried out by the consumer's thread, to which it belongs."""
+    """Applies the rule. Used by the consumer's thread only."""
 
     def __init__(self, clients: KafkaClients, options: KafkaOptions, availability: Availability) -> None:
         self._options, self._availability, self._tokens = options, availability, clients.tokens
         self._coordinator = Inquiry(clients, "cocoa-kafka-members", lambda admin: describe_group(admin, options.group))
         self._rule = SoleReader(options.results_topic)
         self._ask_at = 0.0
-        self._may_read: bool | None = None  # None: not looked at since the latest assignment
-        self._is_clear = False  # there is nothing to find out before the next assignment
-        self._is_blind = False  # the latest answer was a definite one without a description
+        self._may_read: bool | None = None  # None: unknown since the last assignment
+        self._is_clear = False  # nothing to find out before the next assignment
+        self._is_blind = False  # the last answer was definite, but without a description
         self._blindness_logged = False
-        self._trouble: Exception | None = None  # of the latest question, where it brought no answer
+        self._trouble: Exception | None = None  # of the last request, if it was not answered
         self._unanswered = Backoff(base_s=STANDBY_LOOK_S, cap_s=UNANSWERED_LOOK_S)
 
     def await_turn(self, stopping: threading.Event) -> None:
         """Return once no other member of the group reads, or when it is time to stop.
 
-        A gateway must not join to find that out: it would take partitions from the one that reads.
+        A gateway must not join to find that out, because it would take partitions from the reader.
         """
         self._rule, self._is_blind, self._trouble = SoleReader(self._options.results_topic), False, None
         heard_at = settled_at = time.monotonic()
@@ -95,7 +95,7 @@ class SoleReading:
             if self._tokens is not None:
                 self._tokens.refresh_if_due()
             if time.monotonic() >= self._ask_at:
-                with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+                with contextlib.suppress(RuntimeError):  # no thread: try again next time
                     wait([self._coordinator.ask()], AWAY_AFTER_S)
             group, now = self._hear(), time.monotonic()
             if self._is_blind:
@@ -118,11 +118,11 @@ class SoleReading:
             stopping.wait(STANDBY_LOOK_S)
 
     def trouble(self) -> tuple[str, str] | None:
-        """The cause, in one word, and the details, where the latest question brought no answer."""
+        """A one-word cause and the details, if the last request was not answered."""
         error = self._trouble
         if error is None:
             return None
-        # A BrokerError is our own: no access token is to be had.
+        # A BrokerError means that no access token is available.
         cause = "auth" if isinstance(error, (BrokerError, *AUTH_ERRORS)) else "away"
         detail, address = describe(error), unreachable(error)
         if address is not None and address not in self._options.bootstrap:
@@ -137,14 +137,14 @@ class SoleReading:
         self._availability.standby(self._options.group, reader)
 
     def note_assignment(self) -> None:
-        """A member has joined or left: look again."""
+        """A member has joined or left: check again."""
         self._may_read, self._is_clear, self._trouble, self._ask_at = None, False, None, 0.0
-        self._coordinator.forget()  # that answer is of the time before
+        self._coordinator.forget()  # that answer is older
 
     def may_read(self, me: Callable[[], str | None]) -> bool:
-        """Whether records may be handed over; to be asked now and then while there is an assignment.
+        """Return whether records may be handed over; call it periodically while there is an assignment.
 
-        :param me: the present member id
+        :param me: returns the current member id
         :raises StandBy: another member was there before; leave the group
         """
         if self._is_clear:
@@ -155,12 +155,12 @@ class SoleReading:
         if group is not None:
             self._may_read = self._judge(me() or "", group)
         elif time.monotonic() >= self._ask_at:
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+            with contextlib.suppress(RuntimeError):  # no thread: try again next time
                 self._coordinator.ask()
         return self._may_read or self._is_blind
 
     def other_reader(self) -> str | None:
-        """Who takes part of the records away, and stays."""
+        """The member that takes some of the records, and stays."""
         return None if self._rule.other_reader(time.monotonic()) is None else _names(self._rule.others)
 
     def end_session(self) -> None:
@@ -180,7 +180,7 @@ class SoleReading:
         return step is Step.READ
 
     def _hear(self) -> Group | None:
-        """The group, where the brokers have described it since the last call."""
+        """The group, if the brokers have described it since the last call."""
         answer = self._coordinator.take_answer()
         if answer is None:
             return None
@@ -191,7 +191,7 @@ class SoleReading:
             self._unanswered.reset()
             self._go_on_blindly(describe(error))
             return None
-        except Exception as error:  # brokers, a token endpoint, descriptors, threads: it may be there next time
+        except Exception as error:  # of brokers, a token endpoint, descriptors, threads: it may work next time
             self._trouble = error
             self._ask_at += self._unanswered.next_s()
             return None
@@ -200,8 +200,8 @@ class SoleReading:
         return group
 
     def _go_on_blindly(self, why: str) -> None:
-        """Read, rather than never again. Whether the brokers answer by now is looked at now and then: should another
-        reader be there, the rule has this one leave, for it has not been proven to be the first."""
+        """Read, rather than never again. Keep checking periodically whether the brokers answer: if there is another
+        reader, the rule makes this gateway leave, because it was never seen to be the first."""
         self._is_blind, self._trouble = True, None
         self._ask_at = time.monotonic() + BLIND_LOOK_S
         if not self._blindness_logged:
@@ -221,7 +221,7 @@ def _group(found: dict[str, Any]) -> Group:
 
 
 def _member(found: dict[str, Any]) -> Member:
-    subscription = found["member_metadata"]  # empty while the group is not settled; bytes where it is no consumer's
+    subscription = found["member_metadata"]  # empty during a rebalance; bytes if it is not a consumer's
     topics = frozenset(subscription["topics"]) if isinstance(subscription, dict) else None
     return Member(found["member_id"], found["client_id"], found["client_host"].lstrip("/"), topics)
 

@@ -22,19 +22,19 @@ from ..plain_text import one_line
 from ..rules.addresses import without_user_info
 
 FETCH_TIMEOUT_S = 5.0
-DEFAULT_LIFE_S = 300.0  # where the answer has no expires_in
-MAX_LIFE_S = 86_400.0  # a token is renewed every day, even if it claims to live longer
-MARGIN = 0.2  # of its life, that a token is renewed before it expires
-RETRY_S = 10.0  # after a failure, before it is tried again without need
+DEFAULT_LIFE_S = 300.0  # if the answer has no expires_in
+MAX_LIFE_S = 86_400.0  # a token is renewed daily, even if it lives longer
+MARGIN = 0.2  # of its life: how long before its expiry a token is renewed
+RETRY_S = 10.0  # after a failure, before the next early renewal
 MAX_ANSWER_BYTES = 256 * 1024
-MAX_PROBLEM = 200  # characters of an error's text
+MAX_PROBLEM = 200  # characters of an error text
 
 
 class ClientCredentials:
-    """Exchanges a client's id and secret for access tokens, and keeps each until shortly before it expires.
+    """Exchanges a client's id and secret for access tokens, and caches each until shortly before it expires.
 
-    Thread-safe; :meth:`token` may block for a few seconds and is called on the client library's own threads only. Call
-    :meth:`refresh_if_due` now and then from a thread that may wait, and :meth:`token` seldom has to.
+    Thread-safe. :meth:`token` may block for a few seconds and is called only on the client library's own threads. If a
+    thread that may wait calls :meth:`refresh_if_due` periodically, :meth:`token` seldom has to.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ClientCredentials:
         return f"<ClientCredentials of {self._client_id} at {self._shown}>"
 
     def token(self) -> str:
-        """A token that has not expired. Raises BrokerError where none is to be had."""
+        """A token that has not expired. Raises BrokerError if none is available."""
         with self._lock:
             now = self._clock()
             if now >= min(self._renew_at, self._expires_at):
@@ -70,12 +70,12 @@ class ClientCredentials:
             return self._token
 
     def token_and_life_s(self) -> tuple[str, float]:
-        """The same, and how long it lives on."""
+        """The same, with its remaining life."""
         token = self.token()
         return token, max(0.0, self._expires_at - self._clock())
 
     def refresh_if_due(self) -> None:
-        """Renew the token if it is time to. A failure is left to :meth:`token`, which has to report it."""
+        """Renew the token if it is time to. Failures are left to :meth:`token`, which reports them."""
         if self._clock() < self._renew_at:
             return
         try:
@@ -93,7 +93,7 @@ class ClientCredentials:
         form = {"grant_type": "client_credentials"}
         if self._scope:
             form["scope"] = self._scope
-        # RFC 6749, 2.3.1: both halves are form-encoded before they are joined.
+        # RFC 6749, 2.3.1: both parts are form-encoded before they are joined.
         pair = f"{urllib.parse.quote_plus(self._client_id)}:{urllib.parse.quote_plus(self._secret)}"
         request = urllib.request.Request(
             self._url,
@@ -110,20 +110,20 @@ class ClientCredentials:
                 moved = "; redirects are not followed, for the secret would go along" if 300 <= error.code < 400 else ""
                 raise BrokerError(f"the token endpoint {self._shown} answered {error.code}{moved}") from error
         except InvalidURL:
-            # It quotes what was taken for the port, which may be a password.
+            # The exception quotes the invalid port, which may be part of a password.
             raise BrokerError(f"the token endpoint {self._shown} has a host or port that cannot be used") from None
-        # Any: http.client passes on any error that its parsers raise.
+        # Exception: http.client passes on any error of its parsers.
         except Exception as error:
-            # The text may be the server's own.
+            # The text may come from the server.
             problem = one_line(str(error) or type(error).__name__, MAX_PROBLEM)
             raise BrokerError(f"the token endpoint {self._shown} cannot be used: {problem}") from error
 
 
 def parse_grant(answer: bytes, origin: str) -> tuple[str, float]:
-    """Return the access token in a token endpoint's answer, and its life in seconds. Pure.
+    """Parse a token endpoint's answer: the access token, and its life in seconds. Pure.
 
-    :param origin: what to call the endpoint in an error
-    :raises BrokerError: there is none that can be used
+    :param origin: the endpoint's name in an error
+    :raises BrokerError: there is no usable token
     """
     if len(answer) > MAX_ANSWER_BYTES:
         raise BrokerError(f"the token endpoint {origin} answered more than {MAX_ANSWER_BYTES >> 10} KiB")
@@ -141,19 +141,19 @@ def parse_grant(answer: bytes, origin: str) -> tuple[str, float]:
 
 
 def _life_s(expires_in: object) -> float:
-    """Some servers write the number as a string; where it is missing or odd, the life is taken to be short."""
+    """Some servers send the number as a string. If it is missing or invalid, assume a short life."""
     try:
         life_s = float(expires_in) if isinstance(expires_in, int | float | str) else DEFAULT_LIFE_S
     except (ValueError, OverflowError):
         return DEFAULT_LIFE_S
-    return min(life_s, MAX_LIFE_S) if life_s > 0 else DEFAULT_LIFE_S  # not a number is not above 0 either
+    return min(life_s, MAX_LIFE_S) if life_s > 0 else DEFAULT_LIFE_S  # NaN is not above 0 either
 
 
 # --- The request ---------------------------------------------------------------------------------------------------
 
 
 class _Deadline:
-    """Ends a connection that takes too long as a whole: a socket's own timeout begins anew with each byte."""
+    """Ends a connection that takes too long in all: a socket's own timeout restarts with each byte."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -162,7 +162,7 @@ class _Deadline:
 
     def watch(self, sock: socket.socket) -> None:
         with self._lock:
-            # A descriptor of our own: TLS takes over the one that it is given.
+            # A duplicate, because TLS takes over the descriptor that it is given.
             self._socket = sock.dup()
         if self.is_over:
             self.end()
@@ -181,19 +181,19 @@ class _Deadline:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error like any other status: urllib would send the client's secret along, to any host."""
+    """Treats a redirect as an error: urllib would send the client's secret along, to any host."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 def post(request: urllib.request.Request, timeout_s: float) -> bytes:
-    """Send a request, and return the body of a good answer, or its first ``MAX_ANSWER_BYTES + 1`` bytes.
+    """Send a request; return the body of a successful response, or its first ``MAX_ANSWER_BYTES + 1`` bytes.
 
-    Takes ``timeout_s`` at most, however slowly the server answers; asking for its address comes on top.
+    Takes at most ``timeout_s``, however slowly the server answers, plus the name resolution.
 
-    :raises OSError: no answer, or ``urllib.error.HTTPError``: one that is not good, redirects among them
-    :raises ValueError: the URL cannot be used
+    :raises OSError: no answer, or ``urllib.error.HTTPError``: an unsuccessful one, including redirects
+    :raises ValueError: the URL is invalid
     :raises HTTPException: the answer is not HTTP
     """
     deadline = _Deadline()

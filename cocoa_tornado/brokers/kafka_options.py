@@ -1,4 +1,4 @@
-"""What the Kafka adapter can be told. Plain values: where they come from is the settings' business."""
+"""The options of the Kafka adapters, as plain values. The settings fill them in."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 
 MIB = 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
-# A broker hangs up on a longer request (socket.request.max.bytes), and the record would be sent again for ever.
+# A broker hangs up on a longer request (socket.request.max.bytes), and the record would be retried indefinitely.
 LARGEST_REQUEST_BYTES = 100 * 1024 * 1024 - ENVELOPE_BYTES
 
 
 def record_bytes_for(message_bytes: int) -> int:
-    """The largest record that a device's message of so many bytes can become: JSON spells some bytes with six."""
+    """The largest record that a device's message of this size can become: JSON spells some bytes with six."""
     return min(6 * message_bytes + ENVELOPE_BYTES, LARGEST_REQUEST_BYTES)
 
 
@@ -25,32 +25,33 @@ def record_bytes_for(message_bytes: int) -> int:
 class KafkaOptions:
     """Options of :class:`~cocoa_tornado.brokers.kafka.KafkaBroker`; ``repr`` hides the secrets.
 
-    Raises ValueError where two of them contradict each other.
+    Raises ValueError if two of them contradict each other.
 
     :ivar bootstrap: ``host:port`` of one or more brokers
-    :ivar sole_reader: read only while no other member of the group reads the results topic: this gateway alone holds
-        the devices, and what another member reads is lost to them
-    :ivar create_topics: make the topics that are missing; without it, a missing topic is waited for
-    :ivar partitions: of a topic that is made; -1 leaves it to the broker's default
+    :ivar sole_reader: read only while no other member of the group reads the results topic: only this gateway has the
+        devices, so they would miss what another member reads
+    :ivar create_topics: create missing topics; otherwise, wait for them
+    :ivar partitions: of a created topic; -1: the broker's default
     :ivar replication: likewise
-    :ivar ssl_ca: PEM file of the authorities to trust; None trusts those of the system
+    :ivar ssl_ca: PEM file of the authorities to trust; None: those of the system
     :ivar ssl_cert: PEM file of the client's certificate chain, for mutual TLS
     :ivar oauth_token_url: where client credentials are exchanged for an access token (OAUTHBEARER)
-    :ivar high_water: records handed over and not done at which the partitions pause
-    :ivar low_water: records in flight below which they go on
-    :ivar high_water_bytes: the same in bytes; they go on below a quarter of it
-    :ivar fetch_bytes: fetched and not yet read, at which nothing more is asked for
-    :ivar batch_bytes: the longest batch that is decompressed (kafka-python): a longer one is skipped as unreadable
-    :ivar max_uncommitted: offsets of a partition that may be done and not committed, above which nothing more is read
-        until the broker has taken a commit; 0: any number
-    :ivar queue_records: publish queue: :meth:`can_write` is False from here on; at twice as many publishing fails
-    :ivar queue_bytes: the same bounds, in bytes of keys, values and headers
-    :ivar max_record_bytes: the largest record of a device's message: the topics that are made for the gateway's own
-        records allow it; the results topic, which others write, is left at the brokers' default
-    :ivar max_request_bytes: largest record that is tried, for the quarantine is given whatever the results topic held;
-        not below ``max_record_bytes``. What a topic allows below that is the brokers' to refuse
-    :ivar probe_interval_s: how often a consumer asks the brokers whether they are there, and what the topic is like
-    :ivar standstill_s: for so long a partition's last stable offset stands still before the log says so
+    :ivar high_water: records in flight (handed over and not done) at which the partitions pause
+    :ivar low_water: records in flight below which they resume
+    :ivar high_water_bytes: the same in bytes; they resume below a quarter of it
+    :ivar fetch_bytes: while this much is fetched and unread, fetching pauses
+    :ivar batch_bytes: the largest decompressed batch (kafka-python); a larger one is skipped as unreadable
+    :ivar max_uncommitted: offsets of a partition that may be done and not committed; above it, reading pauses until the
+        broker has taken a commit; 0: unlimited
+    :ivar queue_records: size of the publish queue, from which :meth:`can_write` is False; at twice as many, publishing
+        fails
+    :ivar queue_bytes: the same in bytes of keys, values and headers
+    :ivar max_record_bytes: the largest record of a device's message. Created topics for the gateway's own records allow
+        it; the results topic, which others write, keeps the brokers' default
+    :ivar max_request_bytes: the largest record that is sent, because the quarantine takes whatever the results topic
+        had; at least ``max_record_bytes``. Brokers may refuse smaller ones
+    :ivar probe_interval_s: how often a consumer checks that the brokers answer, and the topic's state
+    :ivar standstill_s: how long a partition's last stable offset must stand still before it is logged
     """
 
     bootstrap: tuple[str, ...]
@@ -90,7 +91,7 @@ class KafkaOptions:
     queue_bytes: int = 16 * MIB
     max_record_bytes: int = record_bytes_for(512 * 1024)
     max_request_bytes: int = 8 * 1024 * 1024
-    # For so long a process that was killed stays in the group, and its successor waits outside (rules/sole_reader).
+    # How long a killed process stays in the group, and its successor waits outside (rules/sole_reader).
     session_timeout_s: float = 12.0
     metadata_max_age_s: float = 30.0
     probe_interval_s: float = 2.0
@@ -103,7 +104,7 @@ class KafkaOptions:
             raise ValueError(f"low_water {self.low_water} must be positive and at most high_water {self.high_water}")
         if not 0 < self.max_record_bytes <= LARGEST_REQUEST_BYTES:
             raise ValueError(f"max_record_bytes {self.max_record_bytes} is none of 1 to {LARGEST_REQUEST_BYTES}")
-        # Frozen, but not yet seen by anybody.
+        # Frozen, but not shared yet.
         object.__setattr__(self, "max_request_bytes", max(self.max_request_bytes, self.max_record_bytes))
         if self.security_protocol not in SECURITY_PROTOCOLS:
             raise ValueError(f"security_protocol {self.security_protocol!r} is none of {', '.join(SECURITY_PROTOCOLS)}")
@@ -119,7 +120,7 @@ class KafkaOptions:
 
     @property
     def poll_bytes(self) -> int:
-        """What one poll hands over, where it is more than one record."""
+        """The most that one poll hands over, if it is more than one record."""
         return max(1, self.high_water_bytes // 8)
 
     @property
@@ -135,9 +136,9 @@ class KafkaOptions:
         return (self.results_topic, self.messages_topic, self.quarantine_topic)
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The TLS context that these options describe, None without TLS.
+        """The TLS context for these options; None without TLS.
 
-        Raises BrokerError, which names the file and never its content, where a file cannot be used.
+        Raises BrokerError if a file cannot be used; the message names the file, never its content.
         """
         if not self.uses_tls:
             return None
@@ -148,9 +149,9 @@ class KafkaOptions:
         context.check_hostname = self.check_hostname
         if self.ssl_cert is not None:
             try:
-                # A callback that gives "" keeps OpenSSL from asking for a password on the terminal.
+                # Without a callback, OpenSSL asks for a password on the terminal.
                 context.load_cert_chain(self.ssl_cert, self.ssl_key, lambda: self.ssl_key_password or "")
             except (OSError, ValueError) as error:
-                # ssl.SSLError is an OSError. ValueError: a password that is longer than OpenSSL's buffer.
+                # ssl.SSLError is an OSError. ValueError: the password is longer than OpenSSL's buffer.
                 raise BrokerError(f"cannot use the certificate {self.ssl_cert} and its key: {error}") from error
         return context

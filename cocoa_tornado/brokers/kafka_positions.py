@@ -1,6 +1,6 @@
-"""Where a partition is to be read from after an assignment. Pure: what is known in, a decision out.
+"""Where to read a partition from after an assignment. Pure.
 
-Partitions go by their numbers here.
+Partitions are numbers here.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Start(enum.Enum):
 def where_to_start(assigned: Collection[int], committed: Mapping[int, int | None], *, has_read: bool = False) -> Start:
     """Decide for the partitions of one topic that have no committed offset.
 
-    A fresh group begins at the newest record. Were each member to find that out for itself, the second would see what
-    the first has committed, and take its own partitions for new ones, to be read from the beginning. So one of them
-    decides for all: the owner of partition 0, which every topic has.
+    A fresh group begins at the newest record. If each member determined that by itself, the second would see the first
+    one's commits, take its own partitions for newly added ones, and read them from the beginning. So the owner of
+    partition 0, which every topic has, decides for all.
 
-    :param committed: the group's offset of every partition of the topic, None where it has none of the present log
-    :param has_read: the group has read a topic of this name before, be it that none of its offsets holds any more
+    :param committed: the group's offset of every partition of the topic; None if it has none in the present log
+    :param has_read: the group has read a topic of this name before, even if none of its offsets is valid any more
     """
     if all(committed[partition] is not None for partition in assigned):
         return Start.NOWHERE
@@ -40,14 +40,14 @@ def where_to_start(assigned: Collection[int], committed: Mapping[int, int | None
 
 
 class Plan(NamedTuple):
-    """Where the assigned partitions are to be read from.
+    """Where to read the assigned partitions from.
 
-    :ivar log: the log that the topic is now
-    :ivar previous: the id of the log that was read before, if that is another one
-    :ivar starts: where those begin that have an offset in it
-    :ivar uncommitted: of these, those whose offset only this process knows
-    :ivar rest: the others
-    :ivar start: where the others begin
+    :ivar log: the topic's current log
+    :ivar previous: the id of the log that was read before, if it is another one
+    :ivar starts: the offsets of partitions that have one in this log
+    :ivar uncommitted: those of them whose offset only this process knows
+    :ivar rest: the other partitions
+    :ivar start: where those begin
     """
 
     log: Log
@@ -60,12 +60,12 @@ class Plan(NamedTuple):
 
 @dataclass(slots=True)
 class History:
-    """What this process knows of the results topic from the partitions that it has read before.
+    """What this process knows of the results topic from the partitions that it has read.
 
-    :ivar log: the log that was read last, None if none was
+    :ivar log: the log that was read last; None if there was none
     :ivar earlier: ids of the logs that it has replaced
-    :ivar left_at: what was done of each partition when it was given up
-    :ivar done_here: the same, where the brokers do not know yet
+    :ivar left_at: the done offset of each partition when it was revoked
+    :ivar done_here: the same, while the brokers do not have it yet
     """
 
     log: Log | None = None
@@ -74,7 +74,7 @@ class History:
     done_here: dict[int, int] = field(default_factory=dict)
 
     def give_up(self, partition: int, done: int, *, is_committed: bool) -> None:
-        """A partition is not ours any more; the offsets below ``done`` are done."""
+        """A partition was revoked; the offsets below ``done`` are done."""
         self.left_at[partition] = done
         if is_committed:
             self.done_here.pop(partition, None)
@@ -82,12 +82,12 @@ class History:
             self.done_here[partition] = done
 
     def note_committed(self, partition: int, offset: int) -> None:
-        """The brokers know, of a partition that is not ours."""
+        """The brokers have this offset of a partition that was revoked."""
         if self.done_here.get(partition, offset + 1) <= offset:
             del self.done_here[partition]
 
     def enter(self, log: Log) -> bool:
-        """This log is read from now on. True if this process has read another one until now."""
+        """This log is read from now on. Return True if this process has read another one until now."""
         before, self.log = self.log, log
         if before is None or before.id is None or before.id == log.id:
             return False
@@ -99,15 +99,15 @@ class History:
 
     def plan(self, assigned: Collection[int], committed: Mapping[int, Committed | None], topic_id: str | None) -> Plan:
         """
-        :param committed: what the group has committed for every partition of the topic
-        :param topic_id: what the brokers say that the topic's id is; None where they do not say
+        :param committed: the group's committed offsets of every partition of the topic
+        :param topic_id: the topic's id from the brokers; None if they have none
         """
         log = identify(topic_id, committed.values(), self.log)
         offsets = {
             partition: known.offset if known is not None and self._holds(known, log) else None
             for partition, known in committed.items()
         }
-        # The group's offsets are lost, and the log is not: the brokers' own topic of offsets was, say.
+        # The group's offsets may be lost although the log is not: for example, with the brokers' offsets topic.
         is_same = self.log is not None and log.id is not None and log.id == self.log.id
         lost = {
             partition: self.left_at[partition]
@@ -119,8 +119,8 @@ class History:
             offsets | lost,
             has_read=self.log is not None or any(known is not None for known in committed.values()),
         )
-        # What was done here and could not be committed is not read again: offsets below it are done, whoever has
-        # committed since.
+        # Don't read again what was done here and could not be committed: the offsets below it are done, even if another
+        # member has committed since.
         done_here = self.done_here if is_same or log.id is None else {}
         starts = {
             partition: max(offset, done_here.get(partition, 0))
@@ -143,10 +143,10 @@ class History:
         return None if log.id in marks else min((id_ for id_ in marks if id_ is not None), default=None)
 
     def _holds(self, committed: Committed, log: Log) -> bool:
-        """Whether a committed offset is one of this log.
+        """True if a committed offset belongs to this log.
 
-        One without a mark is taken for such, unless this process knows that the topic has been another one: then it may
-        have been committed by somebody who had not noticed.
+        An offset without a mark does, unless this process knows that the topic was another one: then it may come from a
+        member that had not noticed.
         """
         if log.id is None:
             return True
@@ -156,17 +156,17 @@ class History:
 
 
 def identify(topic_id: str | None, committed: Iterable[Committed | None], before: Log | None) -> Log:
-    """Which log a topic is now.
+    """Determine the topic's current log.
 
-    :param topic_id: what the brokers say; None where they do not
+    :param topic_id: from the brokers; None if they have none
     :param committed: the group's offsets
-    :param before: the log that this process has read before, None if it has read none
+    :param before: the log that this process has read before; None if it has read none
     """
     marks = [known.log for known in committed if known is not None and known.log is not None]
     if before is not None:
         marks.append(before)
     if topic_id is None:
-        # Nothing says that it is another one.
+        # Nothing indicates another log.
         return before or (marks[0] if marks else Log(None))
     for mark in marks:
         if mark.id == topic_id:

@@ -1,7 +1,7 @@
-"""The publishing half of the Kafka adapter: a bounded queue, and one thread that empties it into a producer.
+"""The publishing half of the Kafka adapter: a bounded queue, and a thread that passes it to a producer.
 
-kafka-python's ``send()`` may block while it asks for a topic's metadata, so nobody but this thread calls it. Each topic
-has a lane of its own: one that is missing holds up no other.
+kafka-python's ``send()`` may block while it requests a topic's metadata, so only this thread calls it. Each topic has
+its own lane, so a missing topic does not block the others.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from .kafka_clients import (
 from .kafka_options import KafkaOptions
 
 SEND_CHUNK = 200  # records taken from the queue at a time
-STUCK_S = 30.0  # unacknowledged for so long while the brokers are there: the producer itself must be at fault
+STUCK_S = 30.0  # unacknowledged for this long although the brokers answer: the producer itself must be stuck
 COMPLAIN_AFTER_S = 10.0
-LIMIT_LIFE_S = 60.0  # that a topic's limit is believed in, once a record was too large for it
-FRAMING_BYTES = 68  # of a batch of one record, at the least
-LINES = RateLimit(per_s=0.2, burst=5)  # of each kind; what strangers send can make the broker refuse
+LIMIT_LIFE_S = 60.0  # how long a topic's limit is trusted after a record was too large
+FRAMING_BYTES = 68  # at least, of a batch of one record
+LINES = RateLimit(per_s=0.2, burst=5)  # of each kind; clients can cause refusals
 
-MAX_REFUSALS = 2  # of one record; from its second try on it is sent alone, so that the refusal is its own
+MAX_REFUSALS = 2  # of one record; the second time it is sent alone, so the refusal is its own
 
 log = logging.getLogger("cocoa.broker")
 
 
 class Outgoing:
-    """One record on its way.
+    """One record on its way to the broker.
 
-    :ivar told: called once, on any thread, with None when acknowledged and with the error when given up; must be quick
-    :ivar is_wanted: False where its sender has given it up: it is not sent again
+    :ivar on_end: called once, on any thread, with None when acknowledged and with the error when given up; must be
+        quick
+    :ivar is_wanted: False once its sender has withdrawn it: it is not sent again
     """
 
-    __slots__ = ("headers", "is_wanted", "key", "producer_number", "refusals", "sent_at", "told", "topic", "value")
+    __slots__ = ("headers", "is_wanted", "key", "on_end", "producer_number", "refusals", "sent_at", "topic", "value")
 
     def __init__(
         self,
@@ -55,9 +56,9 @@ class Outgoing:
         key: bytes | None,
         value: bytes | None,
         headers: list[tuple[str, bytes]],
-        told: Callable[[BrokerError | None], None],
+        on_end: Callable[[BrokerError | None], None],
     ) -> None:
-        self.topic, self.key, self.value, self.headers, self.told = topic, key, value, headers, told
+        self.topic, self.key, self.value, self.headers, self.on_end = topic, key, value, headers, on_end
         self.is_wanted = True
         self.refusals = 0
         self.producer_number = 0
@@ -80,15 +81,15 @@ class _Lane:
         self.not_before = 0.0
         self.stalled_since: float | None = None
         self.complained = False
-        self.limit: int | None = None  # bytes of a batch that the topic takes, believed until limit_until
+        self.limit: int | None = None  # the topic's batch limit in bytes, trusted until limit_until
         self.limit_until = 0.0
 
 
 class Publisher:
-    """Publishes in the order of :meth:`submit`, per topic and key; never gives a record up while it runs, unless the
+    """Publishes in the order of :meth:`submit`, per topic and key. While it runs, it gives up a record only if the
     broker refuses that very record.
 
-    :param brokers_answer: True where the consuming half finds the brokers there
+    :param brokers_answer: True if the consuming half finds the brokers available
     :param room_again: called on any thread when the queue, having been full, has fallen below half of its bound
     """
 
@@ -103,16 +104,16 @@ class Publisher:
         self._options, self._clients = options, clients
         self._brokers_answer, self._room_again = brokers_answer, room_again
         self._changed = threading.Condition()
-        # All of the following is guarded by the condition's lock.
+        # The condition's lock guards all of the following.
         self._lanes: dict[str, _Lane] = {}
         self._sent: dict[int, Outgoing] = {}  # not acknowledged yet, in the order of sending
         self._records = self._bytes = 0  # in the lanes and in _sent together
         self._was_full = False
         self._broken: BaseException | None = None
         self._too_large: tuple[str, int] | None = (
-            None  # topic and size of the latest that was, until its limit is known
+            None  # topic and size of the last one, until the topic's limit is known
         )
-        self._suspect: Outgoing | None = None  # refused once, sent again: nothing else is under way with it
+        self._suspect: Outgoing | None = None  # refused once, sent again: nothing else is in flight with it
         self._closing = self._stop = False
         # The thread's own.
         self._producer: KafkaClient | None = None
@@ -132,7 +133,7 @@ class Publisher:
         return self._bytes
 
     def free_records(self) -> int:
-        """How many more records there is room for."""
+        """Room for records in the queue."""
         return self._options.queue_records - self._records if self.has_room() else 0
 
     def _has_ample_room(self) -> bool:
@@ -141,7 +142,7 @@ class Publisher:
     def submit(self, record: Outgoing) -> None:
         """Queue a record. Raises BrokerClosed after close, BrokerError above twice the queue's bound.
 
-        A record that is larger than the bound itself may wait when it is alone.
+        A record larger than the bound itself may be queued if it is alone.
         """
         options = self._options
         with self._changed:
@@ -160,7 +161,8 @@ class Publisher:
             self._changed.notify_all()
 
     def withdraw(self, record: Outgoing) -> bool:
-        """Take back a record that waits to be sent; ``told`` is not called then. False if it is under way already."""
+        """Take back a record that was not sent yet; ``on_end`` is not called. Return False if it is already in
+        flight."""
         with self._changed:
             lane = self._lanes.get(record.topic)
             if lane is None or record not in lane.records:
@@ -172,13 +174,13 @@ class Publisher:
         return True
 
     def look_at(self, topic: str) -> TopicLook:
-        """Ask the brokers about a topic, by a client of its own. Blocks, and raises what KafkaClients raise."""
+        """Check a topic with a separate client. Blocks; raises like KafkaClients."""
         return self._clients.look_at(topic)
 
     def close(self, timeout_s: float) -> dict[str, int]:
-        """Take no more, flush for at most ``timeout_s``, end the thread; blocks. Returns what was lost, by topic.
+        """Accept no more, flush for at most ``timeout_s``, end the thread; blocks. Return what was lost, by topic.
 
-        What could not be published is told so, with BrokerClosed.
+        For records that could not be published, ``on_end`` gets BrokerClosed.
         """
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -190,7 +192,7 @@ class Publisher:
             self._changed.notify_all()
             thread = self._thread
         if thread is not None:
-            # Without a producer it can only be trying to make one, and gives that up by itself.
+            # Without a producer it can only be creating one, and gives that up by itself.
             left_s = max(0.1, deadline - time.monotonic())
             thread.join(min(5.0, left_s) if self._producer is not None else 0.1)
         return self._give_up_the_rest()
@@ -204,7 +206,7 @@ class Publisher:
         by_topic: dict[str, int] = {}
         for record in lost:
             by_topic[record.topic] = by_topic.get(record.topic, 0) + 1
-            record.told(BrokerClosed("the broker was closed before the record was published"))
+            record.on_end(BrokerClosed("the broker was closed before the record was published"))
         return by_topic
 
     # -- the publisher's thread
@@ -213,13 +215,13 @@ class Publisher:
         while not self._stop:
             try:
                 self._turn()
-            except (kafka_errors.KafkaError, BrokerError) as error:  # of our own: no access token is to be had
-                log.debug("producer not available", extra={"detail": describe(error)})
+            except (kafka_errors.KafkaError, BrokerError) as error:  # BrokerError: no access token is available
+                log.debug("producer unavailable", extra={"detail": describe(error)})
                 self._pause(self._reconnect.next_s())
             except Exception:
                 suppressed = self._failed_lines.take(time.monotonic())
                 if suppressed is not None:
-                    log.exception("publisher failed, goes on", extra={"suppressed": suppressed})
+                    log.exception("publisher failed", extra={"suppressed": suppressed})
                 self._recycle()
                 self._pause(self._reconnect.next_s())
         if self._producer is not None:
@@ -235,7 +237,7 @@ class Publisher:
         if self._broken is not None or self._is_stuck():
             cause = self._broken
             self._recycle()
-            if not isinstance(cause, TOO_LARGE_ERRORS):  # else the next producer may fare no better
+            if not isinstance(cause, TOO_LARGE_ERRORS):  # otherwise the next producer may fare no better
                 self._pause(self._reconnect.next_s())
                 return
         if self._producer is None:
@@ -247,7 +249,7 @@ class Publisher:
     def _await_work(self) -> None:
         with self._changed:
             while not (self._stop or self._broken is not None or self._ready_lanes()):
-                # Lanes that back off and producers that are stuck are looked at now and then; all else notifies.
+                # Check lanes in backoff and stuck producers periodically; everything else notifies.
                 backing_off = any(lane.records for lane in self._lanes.values())
                 self._changed.wait(0.1 if backing_off else 1.0 if self._sent else None)
                 if self._sent and self._is_stuck():
@@ -261,12 +263,12 @@ class Publisher:
             ready = [topic for topic, lane in self._lanes.items() if lane.records and lane.not_before <= now]
             suspects = [topic for topic in ready if self._lanes[topic].records[0].refusals]
             if suspects:
-                # One that was refused goes alone. The others wait until it has, or it would never have its turn.
+                # A refused record is sent alone. The others wait for it, or its turn would never come.
                 return [] if self._sent else suspects[:1]
             return ready
 
     def _send_from(self, topic: str) -> None:
-        """Send the next records of one topic, until its metadata is not to be had."""
+        """Send the next records of one topic, as long as its metadata is available."""
         for _ in range(SEND_CHUNK):
             with self._changed:
                 lane = self._lane(topic)
@@ -274,7 +276,7 @@ class Publisher:
                     return
                 if lane.records[0].refusals:
                     if self._sent:
-                        return  # a suspect goes alone; the acknowledgement of the others wakes this thread
+                        return  # a suspect is sent alone; the acknowledgement of the others wakes this thread
                     self._suspect = lane.records[0]
                 record = lane.records.popleft()
                 record.producer_number = self._producer_number
@@ -289,14 +291,14 @@ class Publisher:
                 self._settle(record, RecordTooLarge(text))
                 continue
             try:
-                assert self._producer is not None  # _turn made it
+                assert self._producer is not None  # created by _turn
                 future = self._producer.send(
                     record.topic, key=record.key, value=record.value, headers=list(record.headers)
                 )
             except kafka_errors.RetriableError as error:
                 self._stall(lane, record, error)
                 return
-            except Exception as error:  # ValueError, TypeError and the like: about this record, not about the broker
+            except Exception as error:  # ValueError, TypeError and the like: caused by this record, not by the broker
                 self._settle(record, _refusal(record, error))
                 continue
             self._flowing(lane, topic)
@@ -304,21 +306,21 @@ class Publisher:
             future.add_errback(self._on_error, record, record.producer_number)
 
     def _stall(self, lane: _Lane, record: Outgoing, error: BaseException) -> None:
-        """Put the record back: its topic has no metadata, so it is missing, or the brokers are away."""
+        """Put the record back: its topic has no metadata, so it is missing, or the brokers are unavailable."""
         now = time.monotonic()
         with self._changed:
             if self._sent.pop(id(record), None) is None:
-                return  # given up meanwhile, by close()
+                return  # given up by close() meanwhile
             self._suspect = None
             room = self._put_back(record)
             lane.not_before = now + lane.backoff.next_s()
             lane.stalled_since = lane.stalled_since or now
         if room:
             self._room_again()
-        # Brokers that are away are reported by the consuming half; a topic that is missing is reported here.
+        # The consuming half reports unavailable brokers; a missing topic is reported here.
         if not lane.complained and now - lane.stalled_since > COMPLAIN_AFTER_S and self._brokers_answer():
             lane.complained = True
-            log.warning("publishing waits for a topic", extra={"topic": record.topic, "detail": describe(error)})
+            log.warning("publishing stalled", extra={"topic": record.topic, "detail": describe(error)})
 
     def _flowing(self, lane: _Lane, topic: str) -> None:
         if lane.stalled_since is None:
@@ -327,11 +329,11 @@ class Publisher:
         lane.backoff.reset()
         if lane.complained:
             lane.complained = False
-            log.info("publishing goes on", extra={"topic": topic})
+            log.info("publishing resumed", extra={"topic": topic})
 
     def _is_stuck(self) -> bool:
-        """True where records stay unacknowledged though the brokers are there: a producer that has been refused once
-        (a token that had expired, say) doesn't try again by itself."""
+        """True if records stay unacknowledged although the brokers answer. A producer that was refused once (for
+        example because of an expired token) does not retry by itself."""
         now = time.monotonic()
         if not self._brokers_answer():
             self._ready_since = None
@@ -342,10 +344,10 @@ class Publisher:
         return oldest is not None and now - max(oldest.sent_at, self._ready_since) > STUCK_S
 
     def _recycle(self) -> None:
-        """Throw the producer away; what it had not delivered is sent again, in order, by the next one."""
+        """Discard the producer; the next one sends what it had not delivered again, in order."""
         with self._changed:
             cause, self._broken = self._broken, None
-            # From here on what the old one says is not listened to, save that a record has arrived.
+            # From here on the old one's results are ignored, except acknowledgements.
             self._producer_number += 1
         if self._producer is None:
             return
@@ -362,23 +364,23 @@ class Publisher:
             self._room_again()
 
     def _learn_limit(self, topic: str, size: int) -> None:
-        """Ask what the topic takes, so that the next record that is too large does not cost a producer."""
+        """Request the topic's limit, so that the next record that is too large does not cost a producer."""
         self._too_large = None
         limit = None
         try:
             limit = self._clients.largest_batch_bytes(topic)
         except (kafka_errors.KafkaError, BrokerError) as error:
-            log.debug("topic's limit unknown", extra={"topic": topic, "detail": describe(error)})
+            log.debug("topic limit unknown", extra={"topic": topic, "detail": describe(error)})
         refused = size + FRAMING_BYTES - 1
         with self._changed:
             lane = self._lane(topic)
-            # What was asked for may have been changed since the refusal, so both count.
+            # The limit may have changed since the refusal, so both count.
             lane.limit = refused if limit is None or limit > refused else limit
             lane.limit_until = time.monotonic() + LIMIT_LIFE_S
         suppressed = self._limit_lines.take(time.monotonic())
         if suppressed is not None:
             extra = {"topic": topic, "bytes": size, "limit_bytes": lane.limit, "suppressed": suppressed}
-            log.warning("a record was too large for its topic", extra=extra)
+            log.warning("record too large", extra=extra)
 
     def _pause(self, delay_s: float) -> None:
         deadline = time.monotonic() + delay_s
@@ -393,16 +395,16 @@ class Publisher:
         self._settle(record, None)
 
     def _on_error(self, record: Outgoing, producer_number: int, error: BaseException) -> None:
-        # One record's error fails, by way of the idempotent producer's state, others with it.
+        # Through the idempotent producer's state, one record's error fails others too.
         too_large = False
         with self._changed:
             if producer_number != self._producer_number:
-                return  # of a producer that is being thrown away: the record is sent again
+                return  # of a producer that is being discarded: the record is sent again
             if isinstance(error, TOO_LARGE_ERRORS):
-                # A batch of several is split by kafka-python until the one is found, and that one is told first.
+                # kafka-python splits a batch until it finds the one record, which is reported first.
                 too_large = self._broken is None
             elif not is_retriable(error):
-                # Nobody is blamed the first time: all that failed is sent again, by a new producer and one by one.
+                # The first time, the culprit is unknown: all that failed are sent again, by a new producer, one by one.
                 record.refusals += 1
             self._broken = self._broken or error
             if too_large:
@@ -419,19 +421,19 @@ class Publisher:
             if record is self._suspect:
                 self._suspect = None
             room = self._release(record)
-        record.told(error)
+        record.on_end(error)
         if room:
             self._room_again()
 
     def _put_back(self, record: Outgoing) -> bool:
-        """To the head of its lane, or out of the queue once it was withdrawn. As :meth:`_release`."""
+        """Return the record to the head of its lane, or drop it if it was withdrawn. Result as :meth:`_release`."""
         if not record.is_wanted:
             return self._release(record)
         self._lane(record.topic).records.appendleft(record)
         return False
 
     def _release(self, record: Outgoing) -> bool:
-        """The record leaves the queue; under the lock. Returns whether those who wait for room are to be woken."""
+        """The record leaves the queue. Call with the lock held. Return whether to wake waiters for room."""
         self._records -= 1
         self._bytes -= record.size
         room = self._was_full and self._has_ample_room()

@@ -1,6 +1,6 @@
-"""The copies of records that could not be decoded, on their way to the quarantine topic (``rules/quarantine``).
+"""Copies of undecodable records on their way to the quarantine topic (``rules/quarantine``).
 
-All of it runs on the consumer's thread, but for the publisher's answers, which any thread may bring, and for looks at
+Everything runs on the consumer's thread, except the publisher's answers, which may come on any thread, and checks of
 the topic, which have a thread of their own.
 """
 
@@ -27,20 +27,20 @@ from .kafka_options import KafkaOptions
 from .kafka_publisher import FRAMING_BYTES, Outgoing, Publisher
 from .port import BrokerCounters, QuarantineState
 
-LOOK_S = 60.0  # between two looks at the topic; each takes a connection
+LOOK_S = 60.0  # between two checks of the topic; each takes a connection
 FAILING_LOOK_S = 5.0  # the same while it takes no copies
-CONFIRM_S = 1.0  # until a second look; a single broker may not have heard yet of a topic or a right
-OWN_HEADERS_BYTES = 128  # at the least, beside the topic's name: a copy can't be smaller
-LOG_LIMIT = RateLimit(per_s=1, burst=20)  # lines about what was set aside; the counter tells of the others
+CONFIRM_S = 1.0  # until a second check; one broker may not know of a topic or a right yet
+OWN_HEADERS_BYTES = 128  # at least, in addition to the topic's name: the smallest possible copy
+LOG_LIMIT = RateLimit(per_s=1, burst=20)  # lines about quarantined records; the counter counts all
 
 log = logging.getLogger("cocoa.broker")
 
 
 class _Copy:
-    """Of one record that was rejected.
+    """The copy of a rejected record.
 
-    :ivar own: the headers that say where it is from
-    :ivar error: the latest, for people
+    :ivar own: the headers that describe its origin
+    :ivar error: the last error, for people
     """
 
     __slots__ = ("error", "offset", "outgoing", "own", "partition", "reason", "size", "span", "topic")
@@ -49,14 +49,15 @@ class _Copy:
         self.topic, self.partition, self.offset = record.topic, record.partition, record.offset
         self.reason, self.span = reason, span
         self.error = ""
-        self.size = 0  # bytes that it counts for, though it may be lightened
+        self.size = 0  # bytes that it counts for, even after lighten()
         self.own: list[tuple[str, bytes]] = []
         self.outgoing: Outgoing
 
     def lighten(self) -> bool:
-        """The topic never takes it as it is, and the stream has to go on: keep the fact, and say what is missing.
+        """Drop a part, because the topic never takes the copy as it is and the stream must go on. A header records the
+        drop.
 
-        The value goes first, then the headers that the record came with, then its key. False: there is nothing left.
+        The value goes first, then the record's own headers, then its key. Return False if nothing is left to drop.
         """
         outgoing = self.outgoing
         theirs = outgoing.headers[: len(outgoing.headers) - len(self.own)]
@@ -75,12 +76,13 @@ class _Copy:
 
 
 class Quarantine:
-    """Holds a copy of each rejected record, and its part of a span, until the quarantine topic has acknowledged it, or
-    it is given up: then the record is lost to quarantine, counted and logged, and can be read on its own topic only.
+    """Holds a copy of each rejected record, and its part of a span, until the quarantine topic has acknowledged it or
+    it is given up. A record that is given up is lost to quarantine, counted and logged, and remains only in its own
+    topic.
 
-    :meth:`must_wait` has the consumer wait while a topic that takes copies does not take them fast enough.
+    :meth:`must_wait` pauses the consumer while a topic that takes copies does not take them fast enough.
 
-    :param brokers_answer: True where the consuming half finds the brokers there
+    :param brokers_answer: True if the consuming half finds the brokers available
     """
 
     def __init__(
@@ -102,15 +104,15 @@ class Quarantine:
         self._look: Future[TopicLook] | None = None
         self._look_at = 0.0
         self._has_looked = False
-        self._suspicion: Cause | None = None  # what the latest look has found, until the next one says the same
-        self._error = ""  # the latest, for people
+        self._suspicion: Cause | None = None  # the last check's result, until the next one confirms it
+        self._error = ""  # the last one, for people
         self._lines = LineBudget(LOG_LIMIT)
 
     def take(self, record: Any, reason: str, span: Span) -> int:
-        """Copy a record of the consumer to the quarantine topic; its part of ``span`` is done when that has it, or when
-        it is given up. :meth:`settle` sends it. Returns the bytes that it holds."""
+        """Copy a record of the consumer to the quarantine topic. Its part of ``span`` is done when the topic has the
+        copy, or when that is given up. :meth:`settle` sends it. Return the bytes that the copy holds."""
         copy = _Copy(record, reason, span)
-        theirs = [(name, value or b"") for name, value in record.headers]  # the client library sends no null
+        theirs = [(name, value or b"") for name, value in record.headers]  # the client library does not send null
         copy.own = [
             ("cocoa.reason", reason.encode()),
             ("cocoa.topic", record.topic.encode()),
@@ -119,7 +121,7 @@ class Quarantine:
         ]
         value = record.value
         if record.key is None and value is None:
-            value = b""  # the client library refuses to send a record of nothing
+            value = b""  # the client library refuses to send an empty record
         copy.outgoing = Outgoing(
             self._topic, record.key, value, theirs + copy.own, lambda error: self._answers.append((copy, error))
         )
@@ -128,8 +130,7 @@ class Quarantine:
         return copy.size
 
     def settle(self, positions: Mapping[int, int]) -> tuple[int, int]:
-        """Enter the publisher's answers, and do what is due. Returns how many copies are off our hands, and their
-        bytes.
+        """Process the publisher's answers, and do what is due. Return how many copies were released, and their bytes.
 
         :param positions: the next offset to read, by partition
         """
@@ -145,8 +146,7 @@ class Quarantine:
         return records - len(self._copies), size - self._copies.size_bytes
 
     def forget(self) -> tuple[int, int]:
-        """The partitions are not ours any more: their next owner sets aside what is held. Returns the same as
-        :meth:`settle`."""
+        """The partitions were revoked: their next owner quarantines what is held. Returns like :meth:`settle`."""
         size = self._copies.size_bytes
         held = self._copies.forget()
         self._tell_losses(self._clock(), at_once=True)
@@ -156,12 +156,12 @@ class Quarantine:
         return len(held), size
 
     def must_wait(self) -> bool:
-        """True while nothing may be read, for copies come faster than the topic takes them."""
+        """True while reading must pause, because copies arrive faster than the topic takes them."""
         return self._must_wait
 
     def _hear(self, copy: _Copy, error: BrokerError | None, now: float) -> None:
         if copy not in self._copies:
-            return  # given up meanwhile, or its partition is not ours any more
+            return  # given up meanwhile, or its partition was revoked
         if error is None:
             self._copies.acknowledged(copy)
             self._enter(copy)
@@ -221,13 +221,13 @@ class Quarantine:
         suppressed = self._lines.take(self._clock())
         if suppressed is not None:
             extra = {"reason": copy.reason, "origin": f"{copy.topic}/{copy.partition}@{copy.offset}"}
-            log.info("record set aside", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
+            log.info("record quarantined", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
 
     def _count_lost(self, cause: Cause) -> None:
         counts = self._counters.quarantine_lost
         counts[cause.value] = counts.get(cause.value, 0) + 1
 
-    # -- looking at the topic
+    # -- checking the topic
 
     def _look_if_due(self, now: float) -> None:
         if self._look is not None and self._look.done():
@@ -242,14 +242,14 @@ class Quarantine:
                 self._look_at = now + LOOK_S
         elif self._look is None and now >= self._look_at:
             self._look_at = now + FAILING_LOOK_S
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+            with contextlib.suppress(RuntimeError):  # no thread: try again next time
                 self._look = ask("cocoa-kafka-quarantine", lambda: self._publisher.look_at(self._topic))
 
     def _judge(self, look: Future[TopicLook], before: Cause | None) -> None:
-        """What a look has found counts at once if nothing is wrong, else once the next one confirms it."""
+        """A check's result counts at once if nothing is wrong, otherwise once the next one confirms it."""
         try:
             refusal, limit = look.result()
-        except Exception:  # brokers, a token endpoint, descriptors: nothing is known of the topic
+        except Exception:  # of brokers, a token endpoint, descriptors: says nothing about the topic
             return
         smallest = FRAMING_BYTES + OWN_HEADERS_BYTES + len(self._results_topic)
         if refusal is kafka_errors.UnknownTopicOrPartitionError:
@@ -290,8 +290,8 @@ class Quarantine:
 
 
 def bounds_for(options: KafkaOptions) -> Bounds:
-    """What may be held back: half of what lets reading go on, by the water marks and by what may be uncommitted. So a
-    topic that takes no copies never has it wait."""
+    """The quarantine's bounds: half of the watermarks and of what may be uncommitted. So a topic that takes no copies
+    never pauses reading."""
     most = Bounds()
     return Bounds(
         records=max(1, min(most.records, options.low_water // 2)),

@@ -1,7 +1,7 @@
 """The settings of the Kafka adapters: their URL, their rows of the table, and the rules between them."""
 
 # ruff: noqa: RUF009
-# row() is dataclasses.field() with the table's columns; it makes no default that two objects could share.
+# row() is dataclasses.field() with the table's columns; it creates no default that two objects could share.
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KAFKA_URL: Final = Scheme(
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class KafkaSettings:
-    """What ``Settings`` has for Kafka. The topics are those of the embedded broker as well."""
+    """The Kafka part of ``Settings``. The embedded broker uses the topics too."""
 
     kafka_group: Annotated[
         str, Meta(pattern=r"\A[^\s\x00-\x1f\x7f-\x9f]{1,255}\Z", description="1 to 255 characters without blanks")
@@ -108,7 +108,7 @@ class KafkaSettings:
 
 
 def faults(settings: KafkaSettings) -> Iterator[Fault]:
-    """The rules that do not hold, in the order in which they are to be reported."""
+    """The violated rules, in the order of reporting."""
     yield from _topics(settings)
     yield from together(settings, "kafka_ssl_cert", "kafka_ssl_key")
     yield from _tls(settings)
@@ -134,7 +134,7 @@ def _tls(settings: KafkaSettings) -> Iterator[Fault]:
 
 
 def _sasl(settings: KafkaSettings) -> Iterator[Fault]:
-    """Each mechanism has what it needs, and nothing is given that would silently have no effect."""
+    """Each mechanism has the settings that it needs, and none is set that would silently have no effect."""
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
     password = ("kafka_sasl_username", "kafka_sasl_password")
     grant = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")

@@ -1,6 +1,6 @@
-"""The topics that the gateway needs: looked for at the start of each session, and made where that is wanted.
+"""Checks at the start of each session that the gateway's topics exist, and creates them if configured.
 
-Blocking, for the consumer's thread; raises KafkaError for brokers that do not answer.
+Blocking, for the consumer's thread; raises KafkaError if the brokers don't answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logging.getLogger("cocoa.broker")
 
 
 def ensure_topics(clients: KafkaClients, options: KafkaOptions) -> None:
-    """See that the topics exist, create those that may be created. Raises TopicMissing for the results topic."""
+    """Check that the topics exist, and create those that may be created. Raises TopicMissing for the results topic."""
     with clients.administering() as admin:
         described = admin.describe_topics(list(options.topics))
         errors = {topic["name"]: kafka_errors.for_code(topic["error_code"]) for topic in described}
@@ -46,15 +46,15 @@ class _Refusal(NamedTuple):
 
 
 def _create(admin: KafkaClient, options: KafkaOptions, topics: Collection[str]) -> dict[str, str]:
-    """Returns those that were refused, and why."""
+    """Create topics; return those that were refused, and why."""
     refused = _ask_for(admin, options, topics, {MAX_MESSAGE_BYTES: str(options.max_record_bytes)})
-    # Some clusters have a policy about such settings, and a topic with theirs is better than none.
+    # Some clusters have a policy about such settings; a topic with their settings is better than none.
     again = [name for name, refusal in refused.items() if refusal.error in _SETTING_REFUSED]
     if again:
         still = _ask_for(admin, options, again, {})
         if len(still) < len(again):
             smaller = ",".join(name for name in again if name not in still)
-            log.warning("topics created without room for large records", extra={"topics": smaller})
+            log.warning("topic settings refused", extra={"topics": smaller})
         refused = {name: refusal for name, refusal in refused.items() if name not in again} | still
     return {name: refusal.text for name, refusal in refused.items()}
 
@@ -69,7 +69,7 @@ def _ask_for(
         topic: {
             "num_partitions": options.partitions,
             "replication_factor": options.replication,
-            # What others write is theirs to limit.
+            # The results topic is written by others, so its limit is theirs to set.
             "configs": {} if topic == options.results_topic else settings,
         }
         for topic in topics

@@ -1,7 +1,7 @@
-"""The embedded broker: one log per topic in this process, lost with it. The default of ``cocoa serve``.
+"""The embedded broker: one log per topic in this process, without persistence. The default of ``cocoa serve``.
 
-One partition per topic, one consumer. Everything happens on the IOLoop, in turns, as it would with a broker: what is
-published to the results topic is decoded and handed over on a later turn.
+Each topic has one partition and one consumer. Everything runs on the IOLoop, asynchronously as with a real broker: a
+record published to the results topic is decoded and handed over in a later turn.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("cocoa.broker")
 
 
 class MemoryRecord(NamedTuple):
-    """One record of a topic's log."""
+    """One record in a topic's log."""
 
     offset: int
     key: bytes | None
@@ -41,16 +41,16 @@ class MemoryRecord(NamedTuple):
 
     @property
     def size(self) -> int:
-        """What it takes of the bound in bytes."""
+        """The bytes that count against the bound."""
         headers = sum(len(name) + len(value) for name, value in self.headers.items())
         return len(self.key or b"") + len(self.value or b"") + headers + RECORD_BYTES
 
 
 class _Log:
-    """A topic: the records from ``first`` on, the oldest dropped beyond ``retained`` and ``retained_bytes``.
+    """A topic: the records from ``first`` on. Beyond ``retained`` and ``retained_bytes`` the oldest are dropped.
 
-    :ivar position: what is from there on is not read yet and is kept, if it is not for the number of records
-    :ivar unread_bytes: of that
+    :ivar position: the first unread record; unread records are not dropped because of ``retained``
+    :ivar unread_bytes: the size of the unread records
     """
 
     __slots__ = ("_bytes", "_retained", "_retained_bytes", "end", "position", "records", "unread_bytes")
@@ -58,7 +58,7 @@ class _Log:
     def __init__(self, retained: int, retained_bytes: int) -> None:
         self.records: deque[MemoryRecord] = deque()
         self.end = 0
-        self.position: int | None = None  # nobody reads it
+        self.position: int | None = None  # there is no reader
         self.unread_bytes = 0
         self._retained, self._retained_bytes, self._bytes = retained, retained_bytes, 0
 
@@ -80,13 +80,13 @@ class _Log:
         self._drop_the_oldest()
 
     def seek(self, position: int) -> None:
-        """Somebody reads it, from here on."""
+        """Add a reader, from this position on."""
         self.position = position
         self.unread_bytes = sum(record.size for record in itertools.islice(self.records, position - self.first, None))
 
     def read(self, records: int, size: int) -> list[MemoryRecord]:
-        """The next ones: as many, and so many bytes, but one in any case."""
-        assert self.position is not None  # its reader has sought
+        """The next records, within both limits, but at least one."""
+        assert self.position is not None  # the reader has called seek()
         start, taken, found = self.position - self.first, 0, []
         for record in itertools.islice(self.records, start, start + records):
             found.append(record)
@@ -107,13 +107,13 @@ class _Log:
 class MemoryBroker:
     """The :class:`~cocoa_tornado.brokers.port.Broker` that needs no service.
 
-    READY from :meth:`start` on. ``retained`` and ``retained_bytes`` bound each topic's log; a record of the results
-    topic that is not read yet is never dropped: at a bound :meth:`can_write` says so, and what is published all the
-    same fails.
+    READY from :meth:`start` on. ``retained`` and ``retained_bytes`` bound each topic's log. An unread record of the
+    results topic is never dropped: at a bound :meth:`can_write` is False, and :meth:`publish` fails.
 
-    Unlike the port's, this broker may be started again after :meth:`stop_consuming`, and goes on at its offset.
+    In addition to the port's guarantees, it can be started again after :meth:`stop_consuming`, and continues at its
+    offset.
 
-    :param loop: the IOLoop that owns it; the current one at :meth:`start` by default
+    :param loop: the IOLoop that owns it; by default the current one at :meth:`start`
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class MemoryBroker:
         self._retained, self._retained_bytes = retained, retained_bytes
         self._poll_bytes = max(1, high_water_bytes // 8)
         self._results_topic, self._quarantine_topic = results_topic, quarantine_topic
-        # Offsets begin at 0 in each process: a mailbox that outlives it must not take one's for another's.
+        # Offsets begin at 0 in each process: a mailbox that outlives it must not confuse two processes' records.
         self._source = f"{results_topic}/0#{secrets.token_hex(8)}"
         self._logs: dict[str, _Log] = {}
         self._marks = WaterMarks(high=high_water, low=low_water, high_bytes=high_water_bytes)
@@ -157,13 +157,13 @@ class MemoryBroker:
         return {"handoff": self._marks.in_flight_bytes, "log": sum(log.size for log in self._logs.values())}
 
     def records(self, topic: str) -> list[MemoryRecord]:
-        """What the topic holds, oldest first; for tests and for looking around in development."""
+        """The topic's records, oldest first; for tests and development."""
         return list(self._log(topic).records)
 
     # -- consuming
 
     def start(self, sink: Callable[[Batch], None], decode: Decoder) -> None:
-        """Begin to consume, at the newest record the first time and at the committed offset after that."""
+        """Begin to consume: at the newest record the first time, later at the committed offset."""
         if self._closed:
             raise BrokerClosed("the broker is closed")
         self._loop = self._loop or IOLoop.current()
@@ -172,7 +172,7 @@ class MemoryBroker:
         if self._ledger is None:
             self._ledger = OffsetLedger(results.end)
         else:
-            # As a new member of the group would: what was handed over and not done is read again.
+            # Like a new member of the group: records handed over and not done are read again.
             self._ledger = OffsetLedger(max(self._ledger.settle(), results.first))
         results.seek(self._ledger.position)
         self._schedule()
@@ -190,7 +190,7 @@ class MemoryBroker:
         self._sink = None
         while self._ledger is not None and not self._ledger.idle and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-        # A batch that is done from now on was given up: it must not move the offset.
+        # A batch that becomes done from now on was abandoned: it must not move the offset.
         self._epoch += 1
         self._marks.release(self._marks.in_flight, self._marks.in_flight_bytes)
 
@@ -223,23 +223,23 @@ class MemoryBroker:
         count, size = len(records), size_of(records)
         if self._marks.take(count, size):
             self._counters.pauses += 1
-        epoch, told = self._epoch, False
+        epoch, is_done = self._epoch, False
 
         def done() -> None:
-            nonlocal told
-            if told or epoch != self._epoch:
+            nonlocal is_done
+            if is_done or epoch != self._epoch:
                 return
-            told = True
+            is_done = True
             span.done_one()
-            ledger.settle()  # or the spans that are done would pile up until the stop
+            ledger.settle()  # otherwise completed spans would accumulate until the stop
             if self._marks.release(count, size):
                 self._schedule()
 
         sink(Batch(records, done, offsets, [(self._source, len(records))]))
 
     def _route(self, found: list[MemoryRecord]) -> tuple[list[Record], list[int]]:
-        """What is to be handed over, and the offsets of that."""
-        assert self._decode is not None  # a turn runs only between start and stop
+        """The decoded records to hand over, and their offsets."""
+        assert self._decode is not None  # only runs between start and stop
         records, offsets = [], []
         for record in found:
             self._counters.consumed += 1
@@ -260,7 +260,7 @@ class MemoryBroker:
         headers["cocoa.offset"] = str(record.offset).encode()
         self._log(self._quarantine_topic).append(record.key, record.value, headers)
         self._counters.quarantined[reason] = self._counters.quarantined.get(reason, 0) + 1
-        log.info("record set aside", extra={"reason": reason, "offset": record.offset})
+        log.info("record quarantined", extra={"reason": reason, "offset": record.offset})
 
     # -- publishing
 
@@ -272,14 +272,14 @@ class MemoryBroker:
     def append(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Mapping[str, bytes] | None = None
     ) -> asyncio.Future[None]:
-        """As :meth:`publish`, for any key and value: what producers of other makes write, tombstones included."""
+        """Like :meth:`publish`, for any key and value: what other producers may write, including tombstones."""
         if self._closed:
             raise BrokerClosed("the broker is closed")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._is_full(topic):
             self._count(self._counters.publish_errors, topic)
             future.set_exception(BrokerError(f"the log of {topic} is full of records that nobody has read"))
-            future.exception()  # it is counted: a caller that looks away is no reason for a complaint at exit
+            future.exception()  # already counted: don't log it at exit if the caller ignores the future
             return future
         self._log(topic).append(key, value, headers or {})
         self._count(self._counters.published, topic)
@@ -300,7 +300,7 @@ class MemoryBroker:
             await waiter
 
     async def close(self, timeout_s: float) -> None:
-        """There is nothing to flush: what takes time are the batches in flight."""
+        """Only waits for the batches in flight: there is nothing to flush."""
         if self._closed:
             return
         self._closed = True
@@ -310,7 +310,7 @@ class MemoryBroker:
                 await self.stop_consuming()
 
     def _is_full(self, topic: str) -> bool:
-        """Of records that nobody has read. A topic that nobody reads never is: its oldest records are dropped."""
+        """True if the log is full of unread records. Without a reader it never is: its oldest records are dropped."""
         log = self._log(topic)
         if log.position is None:
             return False

@@ -1,7 +1,7 @@
-"""The broker port: where transcriptions come from and where a device's words go.
+"""The broker port: the source of transcriptions, and the destination of the devices' messages.
 
-An adapter owns whatever threads its client library needs. Whatever it does there, the gateway sees of it only
-what is written here: batches handed over on the IOLoop, in order, bounded; and a status.
+An adapter owns the threads that its client library needs. The gateway only sees batches, handed over on the IOLoop in
+order and within bounds, and a status.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..rules.records import Decoded, Record
 
 
 class BrokerState(enum.Enum):
-    """What an adapter can do right now."""
+    """The state of an adapter."""
 
-    CONNECTING = "connecting"  # away, or not yet assigned: retrying for ever
-    STANDBY = "standby"  # another member of the consumer group reads: waiting outside until it has left
-    SHARED = "shared"  # reads, and another member that came later takes part of the records away
+    CONNECTING = "connecting"  # unavailable, or no partition assigned yet: retried indefinitely
+    STANDBY = "standby"  # another member of the consumer group reads: waiting outside the group until it has left
+    SHARED = "shared"  # reads, but a member that joined later takes some of the records
     READY = "ready"  # a record produced from now on will be handed over
     CLOSED = "closed"
 
@@ -28,18 +28,18 @@ class BrokerState(enum.Enum):
 class QuarantineState(enum.Enum):
     """Whether the quarantine topic takes copies. Deliveries do not depend on it."""
 
-    CHECKING = "checking"  # nothing is known yet
+    CHECKING = "checking"  # not known yet
     READY = "ready"
-    UNAVAILABLE = "unavailable"  # what is rejected now is lost to it in a minute
+    UNAVAILABLE = "unavailable"  # a record rejected now will be lost to it within a minute
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerStatus:
-    """A snapshot, cheap to make, safe to ask for on the IOLoop at any time.
+    """A snapshot. Cheap, and safe to request on the IOLoop at any time.
 
-    :ivar detail: one line for people: why it is not ready, or what it is attached to
-    :ivar lag: records that the broker holds for this process and that are not yet handed over, whether they may be
-        read yet or not; None if unknown
+    :ivar detail: one line for people: why it is not ready, or what it is connected to
+    :ivar lag: records held by the broker and not handed over yet, including those that cannot be read yet; None if
+        unknown
     """
 
     state: BrokerState
@@ -50,15 +50,15 @@ class BrokerStatus:
 
 @dataclass(slots=True)
 class Batch:
-    """Records handed over together, in the order of their partitions.
+    """Records that are handed over together, in the order of their partitions.
 
-    The receiver calls :meth:`done` (on the IOLoop) exactly once, when every record has been routed and the messages
-    made of it are as safe as the configuration promises. Only then may the adapter commit the offsets and count the
-    batch's records as no longer in flight.
+    The receiver calls :meth:`done` (on the IOLoop) exactly once, when every record has been routed and its messages are
+    as safe as the configuration promises. Only then may the adapter commit the offsets and count the batch's records as
+    no longer in flight.
 
-    :ivar offsets: of the records, one for each
-    :ivar sources: the partitions that they come from, each with the number of its records, which stand together;
-        those of a topic that was created again have other names than the old one's
+    :ivar offsets: one for each record
+    :ivar sources: the records' partitions, each with its number of consecutive records; the partitions of a recreated
+        topic have other names than the old ones
     """
 
     records: list[Record]
@@ -74,16 +74,16 @@ class Batch:
 
 @dataclass(slots=True)
 class BrokerCounters:
-    """Plain counters; each is written by one thread only and read by anyone (ints, so a read is never torn)."""
+    """Plain counters. Each is written by one thread and may be read by any (reading an int is atomic)."""
 
     consumed: int = 0  # records read from the results topic
     key_mismatch: int = 0  # the record's key is neither absent nor the device_id of its value
     quarantined: dict[str, int] = field(default_factory=dict)  # by reason
-    quarantine_lost: dict[str, int] = field(default_factory=dict)  # rejected, and never copied, by cause
+    quarantine_lost: dict[str, int] = field(default_factory=dict)  # rejected and not copied, by cause
     published: dict[str, int] = field(default_factory=dict)  # acknowledged by the broker, by topic
-    publish_errors: dict[str, int] = field(default_factory=dict)  # given up, by topic
+    publish_errors: dict[str, int] = field(default_factory=dict)  # not published, by topic
     reconnects: int = 0  # changes of state from READY to CONNECTING, STANDBY or SHARED
-    pauses: int = 0  # times that the high water mark paused the partitions
+    pauses: int = 0  # times that the high watermark paused the partitions
 
 
 Decoder = Callable[[bytes | None, bytes | None, int], Decoded]
@@ -91,28 +91,28 @@ Decoder = Callable[[bytes | None, bytes | None, int], Decoded]
 
 
 class Broker(Protocol):
-    """What the gateway asks of a broker. All methods are called on the IOLoop thread and none of them blocks.
+    """A broker. All methods are called on the IOLoop thread, and none of them blocks.
 
-    Guarantees of every adapter (the contract suite holds them):
+    Guarantees of every adapter (tested by the contract suite):
 
     - *Order*: records of one partition arrive in the partition's order, across batches too.
-    - *Bound*: at most ``high_water`` records (plus one poll) are handed over and not yet ``done``; above it the
-      partitions pause, below ``low_water`` they resume. Pausing never costs the group membership. The same holds for
-      the bytes of those records.
-    - *Fresh start*: a consumer group without a committed offset begins at the newest record, which is fixed
-      before the status says READY. A restart goes on at the committed offset.
+    - *Bound*: at most ``high_water`` records (plus one poll) are handed over and not ``done``; above it the partitions
+      pause, below ``low_water`` they resume. The same holds for the records' bytes. A pause never costs the group
+      membership.
+    - *Fresh start*: a consumer group without a committed offset begins at the newest record, which is determined before
+      the status is READY. A restart continues at the committed offset.
     - *New logs*: a results topic that is deleted and created again is read from its first record.
-    - *Commit*: an offset is committed after the batch that holds it is ``done`` and every undecodable record
-      before it is acknowledged by the quarantine topic, or lost to it.
-    - *Absence*: a broker that is away, at the start or later, is retried for ever with backoff and jitter; the
-      log says so once per change of state.
-    - *Poison*: a record that ``decode`` rejects never stops the stream. It goes to the quarantine topic
-      unchanged (key, value, headers) with the headers ``cocoa.reason``, ``cocoa.topic``, ``cocoa.partition`` and
-      ``cocoa.offset`` added (UTF-8 text). What is too large for that topic is dropped from it, and a header
-      ``cocoa.dropped-...`` says so. Where the topic takes no copy for a minute (``rules/quarantine.py``), the record is
-      counted as lost to quarantine, and logged with its topic, partition and offset. Bytes that are no records at all,
-      so that there is nothing to set aside, are skipped, counted by offsets as ``unreadable`` and logged.
-    - *Transactions*: what a producer has rolled back is not handed over.
+    - *Commit*: an offset is committed after its batch is ``done`` and the quarantine topic has acknowledged every
+      undecodable record before it, or lost it.
+    - *Absence*: an unavailable broker, at the start or later, is retried indefinitely with backoff and jitter; the log
+      has one line for each change of state.
+    - *Poison*: a record that ``decode`` rejects never stops the stream. It is copied to the quarantine topic unchanged
+      (key, value, headers), with the added headers ``cocoa.reason``, ``cocoa.topic``, ``cocoa.partition`` and
+      ``cocoa.offset`` (UTF-8 text). Parts that are too large for that topic are dropped, which a header
+      ``cocoa.dropped-...`` records. If the topic takes no copy for a minute (``rules/quarantine.py``), the record is
+      counted as lost to quarantine, and logged with its topic, partition and offset. Bytes that are not records, so
+      that nothing can be copied, are skipped, counted by offsets as ``unreadable`` and logged.
+    - *Transactions*: records of aborted transactions are not handed over.
     """
 
     @property
@@ -120,34 +120,34 @@ class Broker(Protocol):
 
     @property
     def held_bytes(self) -> Mapping[str, int]:
-        """What each part of it holds now, by its name in ``rules/buffers.py``; parts that can't be told are missing."""
+        """The bytes that each part holds now, by its name in ``rules/buffers.py``; unknown parts are missing."""
 
     def start(self, sink: Callable[[Batch], None], decode: Decoder) -> None:
-        """Begin to consume. Returns at once, also where the broker is away. ``sink`` is called on the IOLoop."""
+        """Begin to consume. Returns at once, even if the broker is unavailable. ``sink`` is called on the IOLoop."""
 
     def status(self) -> BrokerStatus: ...
 
     def publish(
         self, topic: str, key: str, value: bytes, headers: Mapping[str, bytes] | None = None
     ) -> asyncio.Future[None]:
-        """Queue one record; the future is done once the broker has acknowledged it (or holds a BrokerError, which is
-        a RecordTooLarge where the topic takes none of this size).
+        """Queue one record. The future is done once the broker has acknowledged it, or fails with a BrokerError: a
+        RecordTooLarge if the topic takes no record of this size.
 
-        Records of one key are acknowledged in the order of the calls. The queue is bounded: callers with data
-        from outside await :meth:`writable` first. Raises :class:`~cocoa_tornado.errors.BrokerClosed` after close.
+        Records of one key are acknowledged in the order of the calls. The queue is bounded: if the data comes from
+        outside, await :meth:`writable` first. Raises :class:`~cocoa_tornado.errors.BrokerClosed` after close.
         """
 
     def can_write(self) -> bool:
         """False while the publish queue is above its bound."""
 
     async def writable(self) -> None:
-        """Return once :meth:`can_write`; at once if it already does. Raises BrokerClosed if closed meanwhile."""
+        """Return once :meth:`can_write` is true. Raises BrokerClosed if the broker is closed meanwhile."""
 
     async def stop_consuming(self) -> None:
-        """Stop reading, wait for the batches in flight to be done (bounded, 5 s), commit, leave the group."""
+        """Stop reading, wait up to 5 s for the batches in flight to be done, commit, and leave the group."""
 
     async def close(self, timeout_s: float) -> None:
-        """:meth:`stop_consuming`, then flush what is queued for publishing, for at most ``timeout_s``.
+        """:meth:`stop_consuming`, then flush the publish queue for at most ``timeout_s``.
 
-        Idempotent. What could not be published in time is counted in ``publish_errors`` and logged once.
+        Idempotent. Records that could not be published in time are counted in ``publish_errors`` and logged once.
         """

@@ -29,13 +29,13 @@ PATIENCE_S = 30.0
 KAFKA_CLIENTS = [pytest.param(name, marks=pytest.mark.kafka) for name in ("kafka", "confluent")]
 
 # What the adapter warns of; each mark is for the tests that bring it about.
-AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$")
-LOST = pytest.mark.logs("cocoa.broker", "^records were not published before the close$")
-MAYBE_AWAY = pytest.mark.logs("cocoa.broker", "^broker not available, retrying$", optional=True)
+AWAY = pytest.mark.logs("cocoa.broker", "^broker unavailable$")
+LOST = pytest.mark.logs("cocoa.broker", "^records not published$")
+MAYBE_AWAY = pytest.mark.logs("cocoa.broker", "^broker unavailable$", optional=True)
 IN_USE = pytest.mark.logs("cocoa.broker", "^consumer group in use$")
 SHARED = pytest.mark.logs("cocoa.broker", "^consumer group shared$")
 BLIND = pytest.mark.logs("cocoa.broker", "^group members unknown$")
-TOO_LARGE = pytest.mark.logs("cocoa.broker", "^a record was too large for its topic$")
+TOO_LARGE = pytest.mark.logs("cocoa.broker", "^record too large$")
 NO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^quarantine unavailable$")
 MAYBE_NO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^quarantine unavailable$", optional=True)
 LOST_TO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^records lost to quarantine$")

@@ -541,7 +541,7 @@ def test_a_reset_misleads_no_search_and_what_can_be_read_belongs_to_no_batch(
 ) -> None:
     clients = ConfluentClients(KafkaOptions(bootstrap=("127.0.0.1:1",)))
     searcher = Searcher(*resets)
-    monkeypatch.setattr(clients, "consumer", lambda _, tells_resets: (searcher, None))
+    monkeypatch.setattr(clients, "consumer", lambda _, reports_resets: (searcher, None))
     begins = min(3, inside)
     assert end_of_broken_batch(clients, RESULTS, 0, begins=begins, inside=inside, limit=100) == end
 

@@ -22,7 +22,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @AWAY
-def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     counters = BrokerCounters()
     availability = Availability(counters)
@@ -32,12 +32,12 @@ def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         availability.down("away", "gone")
     availability.ready("there")
-    assert messages(caplog) == ["broker ready", "broker not available, retrying", "broker ready"]
+    assert messages(caplog) == ["broker ready", "broker unavailable", "broker ready"]
     assert counters.reconnects == 1
 
 
 @AWAY
-def test_another_cause_is_told_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_another_cause_is_logged_too(caplog: pytest.LogCaptureFixture) -> None:
     availability = Availability(BrokerCounters())
     availability.down("away", "gone")
     availability.down("auth", "refused")
@@ -66,7 +66,7 @@ def test_a_thread_that_is_stuck_is_not_believed_to_be_ready() -> None:
     assert availability.status().state is BrokerState.READY
 
 
-def test_after_a_stop_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_after_a_stop_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     availability = Availability(BrokerCounters())
     availability.stopping()
@@ -79,7 +79,7 @@ def test_after_a_stop_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @AWAY
-def test_brokers_that_answer_are_told_from_brokers_that_are_away() -> None:
+def test_brokers_that_answer_are_distinguished_from_absent_ones() -> None:
     clock = Clock()
     availability = Availability(BrokerCounters(), stale_s=15.0, clock=clock)
     assert not availability.brokers_answer()

@@ -355,7 +355,7 @@ async def test_an_error_that_says_nothing_of_the_group_keeps_a_gateway_outside(
         await alone.write(0, 100)
         await first.has(100)
     assert second.payloads == []
-    reported = [line.__dict__["detail"] for line in lines(caplog, "broker not available, retrying")]
+    reported = [line.__dict__["detail"] for line in lines(caplog, "broker unavailable")]
     assert reported
     assert all("no answer about the members of group" in detail for detail in reported)
 

@@ -51,7 +51,7 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         KafkaOptions(bootstrap=BOOTSTRAP, security_protocol="SSL", ssl_cert=str(broken)).tls_context()
 
 
-def test_tls_checks_the_host_name_unless_told_otherwise() -> None:
+def test_tls_checks_the_host_name_unless_configured_otherwise() -> None:
     checked = KafkaOptions(bootstrap=BOOTSTRAP, security_protocol="SSL").tls_context()
     unchecked = KafkaOptions(bootstrap=BOOTSTRAP, security_protocol="SSL", check_hostname=False).tls_context()
     assert checked is not None

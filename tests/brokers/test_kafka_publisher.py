@@ -1,4 +1,4 @@
-"""What the publisher does with whom, beside a producer that does as it is told: no broker, and no waiting."""
+"""The publisher, with a scripted producer: no broker, and no waiting."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ class Clients:
 
 
 class Bench:
-    """A publisher, and what it has told."""
+    """A publisher, and the results of its records."""
 
     def __init__(self, *, room_again: Callable[[], None] = lambda: None, **options: Any) -> None:
         self.clients = Clients()
-        self.told: list[tuple[str, BrokerError | None]] = []
+        self.ended: list[tuple[str, BrokerError | None]] = []
         self.publisher = Publisher(
             KafkaOptions(bootstrap=("nowhere:9092",), **options),
             self.clients,  # type: ignore[arg-type]  # as much of it as is asked for
@@ -82,7 +82,7 @@ class Bench:
         )
 
     def submit(self, topic: str, name: str) -> Outgoing:
-        record = Outgoing(topic, b"key", name.encode(), [], lambda error: self.told.append((name, error)))
+        record = Outgoing(topic, b"key", name.encode(), [], lambda error: self.ended.append((name, error)))
         self.publisher.submit(record)
         return record
 
@@ -118,7 +118,7 @@ async def test_a_record_that_was_refused_once_has_its_turn_though_another_topic_
         answer = await sends(lambda: bench.sent, turn)
         bench.submit("busy", f"more{turn}")
         answer.acknowledge()
-        if ("q", None) in bench.told:
+        if ("q", None) in bench.ended:
             return
     pytest.fail("the busy topic goes first, again and again")
 
@@ -149,7 +149,7 @@ async def test_a_record_that_waits_can_be_taken_back_and_its_place_is_free_again
         assert room == [None]
         assert not bench.publisher.withdraw(records[0])
         bench.sent[0].acknowledge()
-        await eventually(lambda: bench.told == [("c", None)])
+        await eventually(lambda: bench.ended == [("c", None)])
     finally:
         assert bench.publisher.close(0.0) == {}
 
@@ -165,7 +165,7 @@ async def test_a_record_that_nobody_wants_any_more_is_not_sent_again(bench: Benc
     answer = await sends(lambda: bench.sent if len(bench.clients.producers) == 2 else [], 1)
     assert answer.topic == "busy"
     answer.acknowledge()
-    await eventually(lambda: bench.told == [("b", None)])
+    await eventually(lambda: bench.ended == [("b", None)])
     assert bench.publisher.close(1.0) == {}
 
 

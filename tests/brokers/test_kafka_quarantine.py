@@ -32,7 +32,7 @@ from .bench import (
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
 
-TOO_LARGE = pytest.mark.logs("cocoa.broker", "^a record was too large for its topic$", optional=True)
+TOO_LARGE = pytest.mark.logs("cocoa.broker", "^record too large$", optional=True)
 
 
 @pytest.fixture(params=KAFKA_CLIENTS)

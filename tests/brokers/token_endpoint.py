@@ -11,7 +11,7 @@ from typing import Any
 
 
 class TokenEndpoint(http.server.ThreadingHTTPServer):
-    """Answers with what it is told to, and keeps the requests."""
+    """Sends configured answers, and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

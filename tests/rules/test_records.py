@@ -184,7 +184,7 @@ def test_a_device_id_of_up_to_128_bytes_without_control_characters_is_taken_exac
     assert decoded.address == device_id
 
 
-# -- what is set aside
+# -- rejected records
 
 
 @pytest.mark.parametrize("value", [None, b""])
