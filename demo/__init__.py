@@ -1,1 +1,1 @@
-"""A demonstration: human speech through the whole way, to the device that spoke and to no other."""
+"""A demonstration of the whole path of speech: each device gets its own transcript and no other."""

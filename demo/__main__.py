@@ -19,7 +19,7 @@ from bench.soak_gateway import GatewayFailed, GatewayProcess
 from cocoa_tornado.probe.credentials import Device, Key, minted
 from cocoa_tornado.probe.device import Link, connect
 from cocoa_tornado.probe.judge import judge_audio, session_of
-from cocoa_tornado.probe.judge_speech import Arrival
+from cocoa_tornado.probe.judge_speech import Received
 from cocoa_tornado.probe.recording import Recording, parse_wav
 from cocoa_tornado.probe.speaking import Inbox, collecting, post_speech
 from cocoa_tornado.probe.target import Target
@@ -30,18 +30,18 @@ ENGINE: Final = "pocketsphinx://"
 FINAL_PATIENCE_S: Final = 10.0
 ANSWER_PATIENCE_S: Final = 120.0
 QUIET_S: Final = 0.5
-"""For so long nothing must have come to have nothing come."""
+"""How long to wait for unexpected messages."""
 
 
 class DemoFailed(Exception):
-    """Something else than the words went wrong; ``str()`` is one line."""
+    """The demonstration could not run to its end; ``str()`` is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a device says.
+    """The recording that a device plays.
 
-    :ivar words: what a person hears in the recording
+    :ivar words: its correct transcript
     """
 
     device_id: str
@@ -57,37 +57,37 @@ LINES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A device in its part, and what has come of it."""
+    """The result of one device."""
 
     line: Line
     session_id: str
     text: str
-    arrivals: Sequence[Arrival]
+    received: Sequence[Received]
 
 
 def shortcomings(parts: Sequence[Part]) -> list[str]:
-    """What is not as it should be, one line each; empty where each device got its own words and nothing else.
+    """The problems, one line each; empty if each device got its own words and nothing else.
 
-    A word that the engine has misheard is its own affair; the words of another device are not.
+    A misrecognized word is no problem, but a word of another device is.
     """
     found = []
     for part in parts:
         name = part.line.device_id
-        strange = [item for item in part.arrivals if session_of(item.message) != part.session_id]
-        finals = [item for item in part.arrivals if item not in strange and item.fields.get("final") is True]
+        strange = [item for item in part.received if session_of(item.message) != part.session_id]
+        finals = [item for item in part.received if item not in strange and item.fields.get("final") is True]
         if strange:
-            found.append(f"{name} got {len(strange)} messages that are not of its own stream")
+            found.append(f"{name} got {len(strange)} messages of other streams")
         if len(finals) != 1:
             found.append(f"{name} got {len(finals)} final messages, expected 1")
         elif finals[0].text != part.text:
             found.append(f'{name} got "{finals[0].text}", but was answered "{part.text}"')
         if not _sounds_like(part, parts):
-            found.append(f'{name} said "{part.line.words}", and "{part.text}" was understood')
+            found.append(f'{name} said "{part.line.words}", but "{part.text}" was recognized')
     return found
 
 
 def _sounds_like(part: Part, parts: Sequence[Part]) -> bool:
-    """Its text has more words in common with its own line than with any other."""
+    """Whether the text has more words in common with the device's own line than with any other."""
     heard = set(part.text.lower().split())
 
     def in_common(line: Line) -> int:
@@ -98,15 +98,15 @@ def _sounds_like(part: Part, parts: Sequence[Part]) -> bool:
 
 
 async def play(target: Target, key: Key) -> list[Part]:
-    """Both devices connect, and speak at the same time. Prints all that arrives, as it does.
+    """Let both devices connect and speak at the same time, and print all messages as they arrive.
 
-    :raises DemoFailed: a device is not let in, or not answered with words
+    :raises DemoFailed: a device is refused, or gets no transcript
     """
     began_at = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
         links = [await stack.enter_async_context(_connected(target, key, line)) for line in LINES]
         inboxes = [await stack.enter_async_context(collecting(link)) for _, link in links]
-        printing = asyncio.create_task(_print_arrivals(inboxes, began_at))
+        printing = asyncio.create_task(_print_received(inboxes, began_at))
         try:
             async with asyncio.timeout(ANSWER_PATIENCE_S):
                 speaking = (_speak(target, device, line) for (device, _), line in zip(links, LINES, strict=True))
@@ -121,7 +121,7 @@ async def play(target: Target, key: Key) -> list[Part]:
             printing.cancel()
             await asyncio.wait([printing])
     return [
-        Part(line, session_id, str(answer["text"]), tuple(inbox.arrivals))
+        Part(line, session_id, str(answer["text"]), tuple(inbox.received))
         for line, session_id, answer, inbox in zip(LINES, sessions, answers, inboxes, strict=True)
     ]
 
@@ -139,7 +139,7 @@ async def _connected(target: Target, key: Key, line: Line) -> AsyncIterator[tupl
 
 
 async def _speak(target: Target, device: Device, line: Line) -> dict[str, object]:
-    """Upload the line, and return the answer's JSON object."""
+    """Upload the line, and return the response's JSON object."""
     try:
         spoken = await post_speech(target, device.token, load(line), lambda sent_s: None)
     except NotHttpError as error:
@@ -147,7 +147,7 @@ async def _speak(target: Target, device: Device, line: Line) -> dict[str, object
     if problem := judge_audio(spoken.response):
         raise DemoFailed(f"{line.device_id}: {problem}")
     answer = json_value(spoken.response.body)
-    assert isinstance(answer, dict)  # it has been judged
+    assert isinstance(answer, dict)  # judge_audio has checked it
     return answer
 
 
@@ -157,24 +157,24 @@ def load(line: Line) -> Recording:
 
 
 async def _await_final(inbox: Inbox, session_id: str) -> None:
-    """Until it is there, or the time is over; what is missing is found later."""
+    """Wait for the final message, within the time limit; :func:`shortcomings` reports a missing one."""
 
     def is_there() -> bool:
-        return any(item.session_id == session_id and item.fields.get("final") is True for item in inbox.arrivals)
+        return any(item.session_id == session_id and item.fields.get("final") is True for item in inbox.received)
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FINAL_PATIENCE_S):
             await inbox.until(is_there)
 
 
-async def _print_arrivals(inboxes: Sequence[Inbox], began_at: float) -> None:
-    """Each message in a line, when it comes."""
+async def _print_received(inboxes: Sequence[Inbox], began_at: float) -> None:
+    """Print each message on a line as it arrives."""
 
     async def follow(line: Line, inbox: Inbox) -> None:
-        printed: list[Arrival] = []
+        printed: list[Received] = []
         while inbox.lost is None:
-            await inbox.until(lambda: len(inbox.arrivals) > len(printed))
-            for item in inbox.arrivals[len(printed) :]:
+            await inbox.until(lambda: len(inbox.received) > len(printed))
+            for item in inbox.received[len(printed) :]:
                 kind = "      " if item.is_hypothesis else "final "
                 click.echo(f"  {item.at - began_at:5.1f} s  {line.device_id} <- {kind}{item.text}")
                 printed.append(item)
@@ -183,28 +183,28 @@ async def _print_arrivals(inboxes: Sequence[Inbox], began_at: float) -> None:
 
 
 async def perform() -> list[str]:
-    """Start a gateway, let the devices play, and stop it. Returns what is not as it should be.
+    """Start a gateway, let the devices speak, and stop it. Returns the problems.
 
-    :raises DemoFailed: it did not come to an end
+    :raises DemoFailed: it could not run to its end
     """
     secret = secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="cocoa-demo-") as folder:
         gateway = GatewayProcess(Path(folder), secret, ["--speech", ENGINE, "--speech-workers", str(len(LINES))])
         try:
             await gateway.start()
-            click.echo(f"Gateway on http://127.0.0.1:{gateway.port}, its speech engine is {ENGINE}")
+            click.echo(f"Gateway on http://127.0.0.1:{gateway.port}, speech engine {ENGINE}")
             await gateway.await_ready()
             for line in LINES:
                 click.echo(f'{line.device_id} says "{line.words}" ({load(line).duration_s:.1f} s, demo/{line.file})')
-            click.echo("What arrives, and where:")
+            click.echo("Messages as they arrive:")
             parts = await play(Target("127.0.0.1", gateway.port, secure=False), Key("the demonstration", secret))
         except (GatewayFailed, OSError) as error:
             raise DemoFailed(str(error)) from error
         finally:
             await gateway.stop()
-    click.echo("What each device received, as it stood on the wire:")
+    click.echo("Final messages of each device, as sent:")
     for part in parts:
-        for item in part.arrivals:
+        for item in part.received:
             if not item.is_hypothesis:
                 click.echo(f"  {part.line.device_id} <- {item.message!s}")
     return shortcomings(parts)
@@ -218,9 +218,9 @@ def main() -> None:
     except DemoFailed as error:
         raise click.ClickException(str(error)) from error
     for line in found:
-        click.echo(f"NOT as it should be: {line}")
+        click.echo(f"Problem: {line}")
     if not found:
-        click.echo("As it should be: each device got its own words, and nothing else.")
+        click.echo("Success: each device got its own words, and nothing else.")
     sys.exit(1 if found else 0)
 
 

@@ -1,21 +1,21 @@
-"""The probe: checks a live deployment of the contract from outside, as a device would see it.
+"""The probe: tests a live deployment of the contract from outside, as a device.
 
-``cocoa probe-device`` is its command line. It knows the contract and nothing of the gateway's code, so it works against
-any implementation, through any proxy. The parts, each of which imports only what stands above it::
+``cocoa probe-device`` is its command line. It depends on the contract only, not on the gateway's code, so it works with
+any implementation and through any proxy. Each of its modules imports only modules listed above it::
 
-    verdicts     what a check comes to; a check that was run
-    target       where the deployment is
-    wire         HTTP/1.1: a request's bytes, a response's parsing, one exchange
-    judge        is this response, this message what the contract says? (pure)
-    between      which answers are a proxy's, and what is to be done about them (pure)
+    verdicts     the result of a check, and of a run
+    target       the address of the deployment
+    wire         HTTP/1.1: building requests, parsing responses, one exchange
+    judge        compares responses and messages with the contract (pure)
+    between      recognizes the responses of proxies, and gives advice (pure)
     credentials  tokens: given, minted, forged
-    device       one WebSocket connection, as a device holds it
-    recording    a WAV file, cut into what a microphone would have delivered by when
-    judge_speech is what came of a recording what the contract says? (pure)
-    speaking     a recording on its way to the gateway, and all that comes back meanwhile
-    delivery     how a record is published, so that it can be seen to arrive
-    session      what the checks of one run share
+    device       one WebSocket connection of a device
+    recording    a WAV file, split into pieces like those of a microphone
+    judge_speech compares the results of a recording with the contract (pure)
+    speaking     streams a recording, and collects the messages meanwhile
+    delivery     publishes records
+    session      the shared state of the checks of a run
     checks_*     the checks
-    run          their order, their time limits
+    run          the order and the time limits of the checks
     report       text, JSON and JUnit
 """

@@ -1,7 +1,7 @@
-"""What stands between a device and its gateway, by what it answers. Pure.
+"""Recognizes proxies between a device and its gateway by their responses. Pure.
 
-A proxy answers in the gateway's place, or changes what the gateway answers. What RFC 9110 allows it is no fault. What
-keeps every device out gets one diagnosis, with what to configure, and not one failure for each check behind it.
+A proxy may respond instead of the gateway, or change the gateway's response. Changes that RFC 9110 allows are not
+failures. A problem that blocks every device gets one diagnosis, with advice, rather than one failure per check.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _UPGRADE_ADVICE: Final = (
 
 
 def no_gateway(target: Target, response: Response) -> str | None:
-    """What the answer to ``GET /api/v1/health`` says of the URL as a whole; None where the checks may begin.
+    """The problem of the whole URL, by the response to ``GET /api/v1/health``; None if the checks can begin.
 
-    The gateway itself answers 200 for as long as it lives.
+    A running gateway always answers 200.
     """
     if _is_redirect(response):
         return f"answered {described(response)}: a device follows no redirect{_suggested(response)}"
-    # nginx and Go's HTTP server say so in words; HAProxy hangs up.
+    # nginx and Go's HTTP server say so in the body; HAProxy closes the connection.
     if not target.secure and response.status == 400 and b"https" in response.body.lower():
         return f"answered {described(response)}: it is a TLS port (wss://)"
     if response.status in (502, 503, 504):
@@ -36,7 +36,7 @@ def no_gateway(target: Target, response: Response) -> str | None:
 
 
 def no_upgrade(response: Response) -> str | None:
-    """Why a good opening handshake with a good token did not reach the gateway as one; None where it did.
+    """Why a valid opening handshake with a valid token did not reach the gateway; None if it did.
 
     The gateway's own refusals (401, 403, 409, 503) have the contract's body.
     """
@@ -55,15 +55,15 @@ def no_upgrade(response: Response) -> str | None:
 
 
 def is_blocked(response: Response) -> bool:
-    """A proxy refuses this route to everybody; what the gateway itself refuses has the contract's body."""
+    """Whether a proxy blocks this route. The gateway's own refusals have the contract's body."""
     return response.status in (403, 404, 405) and judge_error_body(response) is not None
 
 
 def note_on_426(response: Response) -> str:
-    """What is to be said of a 426, though nothing is wrong with it.
+    """A remark about a valid 426; '' if there is none.
 
-    RFC 9110 has ``Upgrade`` in a 426 (15.5.22), but the field is for one hop, and a proxy must remove it (7.6.1).
-    Go's reverse proxies do, and so do Caddy and Traefik; nginx and HAProxy pass it on.
+    RFC 9110 requires ``Upgrade`` in a 426 (15.5.22), but the field is hop-by-hop, so a proxy must remove it (7.6.1).
+    Go's reverse proxies, Caddy and Traefik do; nginx and HAProxy forward it.
     """
     if "websocket" in (response.header("Upgrade") or "").lower():
         return ""
@@ -75,7 +75,7 @@ def _is_redirect(response: Response) -> bool:
 
 
 def _suggested(response: Response) -> str:
-    """Where to go instead; '' where the redirect doesn't say, or leads somewhere else than to a gateway."""
+    """A suggestion of the redirect's URL; '' if it has none, or does not look like a gateway's."""
     try:
         parts = urlsplit(response.header("Location") or "")
     except ValueError:

@@ -1,7 +1,7 @@
-"""Checks of speech: audio in, words out, to the device that spoke and to no other.
+"""Checks of speech: audio yields text, for the speaking device and for no other.
 
-The recording is uploaded once, by :func:`audio`, and once more as binary messages, by :func:`binary`. The checks in
-between say, each for itself, what there is to say of the first.
+:func:`audio` uploads the recording, and :func:`binary` sends it again as binary messages. Each of the checks in between
+judges one aspect of the upload.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 from .device import Link
 from .judge import judge_audio, quoted
 from .judge_speech import (
-    Arrival,
-    Heard,
+    Received,
+    Utterance,
     judge_binary,
     judge_final,
+    judge_isolation,
     judge_published,
     judge_speech_messages,
     judge_speech_order,
-    judge_strangers,
     judge_words,
 )
 from .recording import Recording
@@ -35,17 +35,17 @@ from .wire import Upgrade, json_value
 SPEECH_IS_OFF: Final = "speech is off: answered 501"
 AUDIO_END: Final = '{"type":"audio_end"}'
 SETTLE_FACTOR: Final = 2.0
-"""A second utterance may take so many times as long as the first, before it is said not to come."""
+"""How many times as long as the first a second utterance may take."""
 
 
 async def audio(session: Session) -> Verdict:
-    """Also notes all that the others judge."""
+    """Also records the results that the following checks judge."""
     if session.audio is None:
         return skipped("not asked for (--audio FILE.wav)")
     link = await session.hold()
     async with contextlib.AsyncExitStack() as stack:
         mine = await stack.enter_async_context(collecting(link))
-        theirs, no_stranger = await stack.enter_async_context(_stranger(session))
+        theirs, no_other = await stack.enter_async_context(_second_device(session))
         spoken = await post_speech(session.target, session.device.token, session.audio, session.on_progress)
         if spoken.response.status == 501:
             return skipped(SPEECH_IS_OFF)
@@ -54,18 +54,20 @@ async def audio(session: Session) -> Verdict:
         if not spoken.complete:
             return failed("was answered before the audio had ended")
         answer = json_value(spoken.response.body)
-        assert isinstance(answer, dict)  # it has been judged
+        assert isinstance(answer, dict)  # judge_audio has checked it
         await _await_final(session, mine, str(answer["session_id"]))
         await asyncio.sleep(session.limits.quiet_s)
     if mine.lost is not None:
         raise mine.lost
-    session.heard = _heard(session, spoken, answer, mine, theirs, no_stranger)
-    return passed(f'"{quoted(session.heard.text, 60)}", {_ms(spoken.answered_at - spoken.last_byte_at)} after the end')
+    session.utterance = _utterance(session, spoken, answer, mine, theirs, no_other)
+    return passed(
+        f'"{quoted(session.utterance.text, 60)}", {_ms(spoken.answered_at - spoken.last_byte_at)} after the end'
+    )
 
 
 @contextlib.asynccontextmanager
-async def _stranger(session: Session) -> AsyncIterator[tuple[Inbox | None, str]]:
-    """What another device gets meanwhile; or None, and why there is none."""
+async def _second_device(session: Session) -> AsyncIterator[tuple[Inbox | None, str]]:
+    """The inbox of a second device; or None, and the reason why there is none."""
     if session.other is None:
         yield None, "needs a second device (--token twice, or --secret)"
         return
@@ -82,51 +84,51 @@ async def _stranger(session: Session) -> AsyncIterator[tuple[Inbox | None, str]]
 
 
 async def _await_final(session: Session, inbox: Inbox, session_id: str) -> None:
-    """Until it has arrived, or the time is over."""
+    """Wait for the final message, within the time limit."""
 
     def is_there() -> bool:
-        return any(item.session_id == session_id and not item.is_hypothesis for item in inbox.arrivals)
+        return any(item.session_id == session_id and not item.is_hypothesis for item in inbox.received)
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(session.limits.timeout_s):
             await inbox.until(is_there)
 
 
-def _heard(
-    session: Session, spoken: Spoken, answer: dict[str, object], mine: Inbox, theirs: Inbox | None, no_stranger: str
-) -> Heard:
-    return Heard(
+def _utterance(
+    session: Session, spoken: Spoken, answer: dict[str, object], mine: Inbox, theirs: Inbox | None, no_other: str
+) -> Utterance:
+    return Utterance(
         session.device,
         str(answer["session_id"]),
         str(answer["text"]),
         spoken.began_at,
         spoken.last_byte_at,
         spoken.answered_at,
-        tuple(mine.arrivals),
-        None if theirs is None else tuple(arrival.message for arrival in theirs.arrivals),
-        no_stranger,
+        tuple(mine.received),
+        None if theirs is None else tuple(item.message for item in theirs.received),
+        no_other,
     )
 
 
-# --- What became of the upload -------------------------------------------------------------------------------------
+# --- The results of the upload -------------------------------------------------------------------------------------
 
 
 async def interim(session: Session) -> Verdict:
-    heard = session.heard
-    if heard is None or not heard.hypotheses:
-        return skipped("none came" if heard else _NOTHING_HEARD)
-    number = len(heard.hypotheses)
-    first_s = heard.hypotheses[0].at - heard.began_at
+    utterance = session.utterance
+    if utterance is None or not utterance.hypotheses:
+        return skipped("none came" if utterance else _NO_UTTERANCE)
+    number = len(utterance.hypotheses)
+    first_s = utterance.hypotheses[0].at - utterance.began_at
     return passed(f"the first after {first_s:.1f} s of speech, {number} in all")
 
 
 async def message(session: Session) -> Verdict:
-    heard = session.heard
-    if heard is None:
-        return skipped(_NOTHING_HEARD)
-    problem = judge_speech_messages(heard)
-    if problem is None and heard.results:
-        return passed(f"the last {_ms(heard.results[-1].at - heard.last_byte_at)} after the end of the audio")
+    utterance = session.utterance
+    if utterance is None:
+        return skipped(_NO_UTTERANCE)
+    problem = judge_speech_messages(utterance)
+    if problem is None and utterance.results:
+        return passed(f"the last {_ms(utterance.results[-1].at - utterance.last_byte_at)} after the end of the audio")
     return judged(problem)
 
 
@@ -135,10 +137,10 @@ async def words(session: Session) -> Verdict:
 
 
 async def final(session: Session) -> Verdict:
-    heard = session.heard
-    if heard is None or not heard.messages:
-        return skipped(_NOTHING_HEARD if heard is None else _NO_MESSAGE)
-    return judged(judge_final(heard))
+    utterance = session.utterance
+    if utterance is None or not utterance.messages:
+        return skipped(_NO_UTTERANCE if utterance is None else _NO_MESSAGE)
+    return judged(judge_final(utterance))
 
 
 async def order(session: Session) -> Verdict:
@@ -147,53 +149,53 @@ async def order(session: Session) -> Verdict:
 
 async def published(session: Session) -> Verdict:
     at_once_s = session.limits.at_once_s
-    return _of_the_result(session, lambda heard: judge_published(heard, at_once_s))
+    return _of_the_result(session, lambda utterance: judge_published(utterance, at_once_s))
 
 
 async def isolation(session: Session) -> Verdict:
-    heard = session.heard
-    if heard is None:
-        return skipped(_NOTHING_HEARD)
-    if heard.strangers is None:
-        return skipped(heard.no_stranger)
-    return judged(judge_strangers(heard))
+    utterance = session.utterance
+    if utterance is None:
+        return skipped(_NO_UTTERANCE)
+    if utterance.others is None:
+        return skipped(utterance.no_other)
+    return judged(judge_isolation(utterance))
 
 
-_NOTHING_HEARD: Final = "no words were answered"
+_NO_UTTERANCE: Final = "no words were answered"
 _NO_MESSAGE: Final = "no message came"
 
 
-def _of_the_result(session: Session, judge: Callable[[Heard], str | None]) -> Verdict:
-    """What is to be said of the message with the words, if it came."""
-    heard = session.heard
-    if heard is None or not heard.results:
-        return skipped(_NOTHING_HEARD if heard is None else _NO_MESSAGE)
-    return judged(judge(heard))
+def _of_the_result(session: Session, judge: Callable[[Utterance], str | None]) -> Verdict:
+    """Judge the final message, if there is one."""
+    utterance = session.utterance
+    if utterance is None or not utterance.results:
+        return skipped(_NO_UTTERANCE if utterance is None else _NO_MESSAGE)
+    return judged(judge(utterance))
 
 
 # --- Binary messages -----------------------------------------------------------------------------------------------
 
 
 async def binary(session: Session) -> Verdict:
-    """The recording once more, as binary messages. Pauses in it may make several utterances of it."""
-    heard, recording = session.heard, session.audio
-    if heard is None or recording is None:
-        return skipped(_NOTHING_HEARD)
+    """Send the recording again as binary messages. Pauses may split it into several utterances."""
+    utterance, recording = session.utterance, session.audio
+    if utterance is None or recording is None:
+        return skipped(_NO_UTTERANCE)
     link = await session.hold()
-    async with collecting(link) as inbox, _stranger(session) as (theirs, _):
+    async with collecting(link) as inbox, _second_device(session) as (theirs, _):
         await _say(session, link, recording)
         said_at = time.monotonic()
-        arrived = await _results(session, inbox, heard)
+        results = await _results(session, inbox, utterance)
     if inbox.lost is not None:
         raise inbox.lost
-    if not arrived:
+    if not results:
         return failed("no message came back")
-    text = " ".join(arrival.text for arrival in arrived if arrival.text)
-    strangers = () if theirs is None else tuple(arrival.message for arrival in theirs.arrivals)
-    if problem := judge_binary(text, heard.text, arrived) or judge_strangers(replace(heard, strangers=strangers)):
+    text = " ".join(item.text for item in results if item.text)
+    others = () if theirs is None else tuple(item.message for item in theirs.received)
+    if problem := judge_binary(text, utterance.text, results) or judge_isolation(replace(utterance, others=others)):
         return failed(problem)
-    cut = f" in {len(arrived)} utterances" if len(arrived) > 1 else ""
-    return passed(f'"{quoted(text, 60)}"{cut}, {_ms(max(0.0, arrived[-1].at - said_at))} after the end')
+    cut = f" in {len(results)} utterances" if len(results) > 1 else ""
+    return passed(f'"{quoted(text, 60)}"{cut}, {_ms(max(0.0, results[-1].at - said_at))} after the end')
 
 
 async def _say(session: Session, link: Link, recording: Recording) -> None:
@@ -202,13 +204,13 @@ async def _say(session: Session, link: Link, recording: Recording) -> None:
     await link.send(AUDIO_END)
 
 
-async def _results(session: Session, inbox: Inbox, heard: Heard) -> Sequence[Arrival]:
-    """The messages of utterances that are not the first one's: until there are as many words as that had, or no more
-    come for longer than that took."""
-    patience_s = session.limits.timeout_s + SETTLE_FACTOR * (heard.answered_at - heard.last_byte_at)
+async def _results(session: Session, inbox: Inbox, utterance: Utterance) -> Sequence[Received]:
+    """The final messages of later utterances than the upload's. Waits until they have as many words as the upload, or
+    until none comes for longer than the upload took."""
+    patience_s = session.limits.timeout_s + SETTLE_FACTOR * (utterance.answered_at - utterance.last_byte_at)
 
-    def results() -> list[Arrival]:
-        fresh = [item for item in inbox.arrivals if item.session_id != heard.session_id and not item.is_hypothesis]
+    def results() -> list[Received]:
+        fresh = [item for item in inbox.received if item.session_id != utterance.session_id and not item.is_hypothesis]
         return [item for item in fresh if item.fields.get("type") == "transcription"]
 
     async def another() -> None:
@@ -217,7 +219,7 @@ async def _results(session: Session, inbox: Inbox, heard: Heard) -> Sequence[Arr
             await inbox.until(lambda: len(results()) > known)
 
     with contextlib.suppress(TimeoutError):
-        while inbox.lost is None and sum(len(item.text.split()) for item in results()) < len(heard.text.split()):
+        while inbox.lost is None and sum(len(item.text.split()) for item in results()) < len(utterance.text.split()):
             await another()
     await asyncio.sleep(session.limits.quiet_s)
     return results()

@@ -1,4 +1,4 @@
-"""Checks of a device's connection: how it begins, what holds it up, how it ends, and what is left of it."""
+"""Checks of a device's connection: handshake, duplicates, pings, close and clean-up."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .verdicts import Verdict, failed, passed, skipped
 from .wire import Upgrade
 
 MAX_DEVICE_MESSAGE_BYTES: Final = 512 * 1024
-_GRACE_S: Final = 0.3  # for a close that is on its way
+_GRACE_S: Final = 0.3  # for a close in transit
 _RETRY_S: Final = 0.1
 _PING_TOLERANCE_S: Final = 2.0
 
 
-# --- How it begins -------------------------------------------------------------------------------------------------
+# --- Handshake -----------------------------------------------------------------------------------------------------
 
 
 async def handshake(session: Session) -> Verdict:
-    """Also takes the device's place for the checks that follow, and learns how long a handshake takes."""
+    """Also opens the device's connection for the following checks, and measures the time of a handshake."""
     deadline = time.monotonic() + session.limits.challenge_s + session.limits.timeout_s / 2
     while True:
         started = time.monotonic()
@@ -84,7 +84,7 @@ async def _admitted(
     protocols: Sequence[str] = (),
     selected: str | None = None,
 ) -> Verdict:
-    """The device must be let in with a handshake of this kind."""
+    """The device must be admitted with this kind of handshake."""
     await session.let_go()
     upgrade = Upgrade(session.device.token, source, origin, protocols)
     session.link = await session.opened(upgrade, selected)
@@ -92,7 +92,7 @@ async def _admitted(
     return passed()
 
 
-# --- One at a time -------------------------------------------------------------------------------------------------
+# --- Duplicates ----------------------------------------------------------------------------------------------------
 
 
 async def duplicate(session: Session) -> Verdict:
@@ -109,7 +109,7 @@ async def duplicate(session: Session) -> Verdict:
 
 
 async def _second_admitted(session: Session, first: Link, second: Link) -> str:
-    """What became of two connections, in words."""
+    """The problem of an admitted second connection."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_GRACE_S):
             await second.until(lambda: not second.is_open)
@@ -126,7 +126,7 @@ async def _second_admitted(session: Session, first: Link, second: Link) -> str:
     return problem
 
 
-# --- Signs of life -------------------------------------------------------------------------------------------------
+# --- Pings ---------------------------------------------------------------------------------------------------------
 
 
 async def ping(session: Session) -> Verdict:
@@ -147,7 +147,7 @@ async def ping(session: Session) -> Verdict:
 
 
 async def idle(session: Session) -> Verdict:
-    """Holds a connection without a word of the device's own; pings are answered."""
+    """Hold a connection that only answers pings."""
     if session.idle_s <= 0:
         return skipped("not asked for (--idle SECONDS)")
     await session.let_go()
@@ -169,7 +169,7 @@ async def idle(session: Session) -> Verdict:
 
 
 async def _idle_verdict(session: Session, link: Link, held_s: float) -> Verdict:
-    """Cases: closed with a frame, cut without one, silently dead, alive."""
+    """Cases: closed with a close frame, closed without one, silently dead, alive."""
     pings = f"{len(link.server_pings)} pings of the server seen"
     if not link.is_open:
         hint = "" if link.close_code is not None else ": does a proxy cut idle connections?"
@@ -195,12 +195,12 @@ async def server_ping(session: Session) -> Verdict:
     return passed(f"{session.idleness.pings} within {session.idleness.held_s:.1f} s")
 
 
-# --- How it ends ---------------------------------------------------------------------------------------------------
+# --- Close and clean-up --------------------------------------------------------------------------------------------
 
 
 async def close_handshake(session: Session) -> Verdict:
     link = await session.hold()
-    session.link = None  # the device stays the same: the next check is whether it can come back
+    session.link = None  # keep the same device: the next check is whether it can reconnect
     try:
         async with asyncio.timeout(session.limits.timeout_s):
             answered = await link.close()
@@ -217,7 +217,7 @@ async def close_handshake(session: Session) -> Verdict:
 
 
 async def clean_up_after_close(session: Session) -> Verdict:
-    """The time counts from the moment at which the gateway had answered the close."""
+    """The time counts from the gateway's close frame."""
     await session.let_go()
     return await _readmitted(session, session.closing_since or time.monotonic(), patience_s=0.0)
 
@@ -226,12 +226,12 @@ async def clean_up_after_reset(session: Session) -> Verdict:
     link = await session.hold()
     session.link = None
     await link.reset()
-    # A reset tells nobody that it has arrived; through a proxy it may come after the next handshake.
+    # A reset is not acknowledged; through a proxy, it may arrive after the next handshake.
     return await _readmitted(session, time.monotonic(), patience_s=session.limits.at_once_s)
 
 
 async def _readmitted(session: Session, started: float, patience_s: float) -> Verdict:
-    """The same device must be let in again at once; a gateway that has to find out first has not cleaned up."""
+    """The same device must be admitted at once; a gateway that has to challenge first has not cleaned up."""
     while True:
         upgrade = session.upgrade()
         response, link = await session.connect(upgrade)
@@ -259,7 +259,7 @@ async def oversize(session: Session) -> Verdict:
     head = struct.pack("!BBQ", 0x81, 0x80 | 127, size) + b"\0\0\0\0"  # text, masked with zeros
     begun = 1024
     try:
-        # The length alone may be enough to be closed; what is sent after that close could destroy it on its way.
+        # The length alone may cause the close; data sent after that could make TCP discard the close frame.
         await _send_and_settle(link, head + b"x" * begun)
         if link.is_open:
             await _send_and_settle(link, b"x" * (size - begun))
@@ -277,7 +277,7 @@ async def invalid_frame(session: Session) -> Verdict:
     link = await session.hold()
     session.take_link()
     try:
-        await _send_and_settle(link, b"\x83\x80\0\0\0\0")  # opcode 3, which RFC 6455 reserves
+        await _send_and_settle(link, b"\x83\x80\0\0\0\0")  # opcode 3 is reserved (RFC 6455)
         if problem := await _not_closed(session, link):
             return failed(problem)
     finally:
@@ -286,7 +286,7 @@ async def invalid_frame(session: Session) -> Verdict:
 
 
 async def _send_and_settle(link: Link, data: bytes) -> None:
-    """Send, and give a close that may follow the time to arrive."""
+    """Send, then wait briefly for a close."""
     with contextlib.suppress(OSError, TimeoutError):
         await link.send_raw(data)
         async with asyncio.timeout(_GRACE_S):
@@ -294,9 +294,9 @@ async def _send_and_settle(link: Link, data: bytes) -> None:
 
 
 async def _not_closed(session: Session, link: Link) -> str | None:
-    """None once the connection is closed; the problem if it goes on as if nothing had happened."""
+    """None once the connection is closed; else the problem."""
     if link.is_open and session.pong_works:
-        # A pong to a ping sent after it says that it was read, and taken.
+        # A pong to a later ping shows that the frame was accepted.
         if await link.answers_ping():
             return "was accepted: the connection goes on"
         return None

@@ -1,4 +1,4 @@
-"""Checks of the way of a message: to this device, in order, and to no other."""
+"""Checks of delivery: to this device, in order, and to no other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from .credentials import Device
 from .delivery import PublishUnavailableError, new_record, spacious_json
 from .device import Link, Message
-from .judge import judge_mail, judge_message, quoted, session_of
+from .judge import judge_message, judge_received, quoted, session_of
 from .session import DeviceHeldError, Session, UnexpectedError
 from .verdicts import Verdict, failed, judged, passed, skipped
 from .wire import Upgrade
 
-# Letters of all lengths in UTF-8, and everything that JSON has to escape or must not.
+# Characters of all lengths in UTF-8, and all that JSON must or must not escape.
 TEXT = 'Probe: caf\u00e9, \u4f60\u597d, \U0001f34d, "quoted", \\ and / and <tab\t>'
 ORDERED = 5
 EACH = 2
@@ -48,7 +48,7 @@ async def order(session: Session) -> Verdict:
     except PublishUnavailableError as error:
         return skipped(str(error))
     messages = await _collect(session, link, sent)
-    return judged(judge_mail(messages, sent, in_order=True))
+    return judged(judge_received(messages, sent, in_order=True))
 
 
 async def isolation(session: Session) -> Verdict:
@@ -66,7 +66,7 @@ async def isolation(session: Session) -> Verdict:
 
 
 async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
-    assert session.other is not None  # isolation() has asked
+    assert session.other is not None  # checked by isolation()
     link.received()
     mine: list[str] = []
     theirs: list[str] = []
@@ -80,8 +80,8 @@ async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
     await asyncio.sleep(session.limits.quiet_s)
     first, second = [*first, *link.received()], [*second, *other_link.received()]
     for name, problem in (
-        ("first", judge_mail(first, mine, theirs)),
-        ("second", judge_mail(second, theirs, mine)),
+        ("first", judge_received(first, mine, theirs)),
+        ("second", judge_received(second, theirs, mine)),
     ):
         if problem:
             return failed(f"the {name} device {problem}")
@@ -89,7 +89,7 @@ async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
 
 
 async def _published(session: Session, device: Device, text: str) -> str:
-    """Publish a record and return its session id. Raises :class:`UnexpectedError` if it isn't taken."""
+    """Publish a record and return its session id. Raises :class:`UnexpectedError` if it is rejected."""
     record = new_record(device, text)
     if problem := await session.publisher.publish(device, spacious_json(record)):
         raise UnexpectedError(problem)
@@ -97,7 +97,7 @@ async def _published(session: Session, device: Device, text: str) -> str:
 
 
 async def _await_session(session: Session, link: Link, session_id: str) -> tuple[Message | None, Sequence[Message]]:
-    """The message of a session, or None if it does not come in time; and those that came before it."""
+    """The message of a session, or None if it does not arrive in time; and the last ones before it."""
     others: list[Message] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(session.limits.timeout_s):
@@ -110,7 +110,7 @@ async def _await_session(session: Session, link: Link, session_id: str) -> tuple
 
 
 async def _collect(session: Session, link: Link, sessions: Sequence[str]) -> list[Message]:
-    """All that arrives until every one of ``sessions`` has, or the time is over."""
+    """All messages until those of all ``sessions`` have arrived, within the time limit."""
     messages: list[Message] = []
     missing = set(sessions)
     with contextlib.suppress(TimeoutError):

@@ -1,4 +1,4 @@
-"""Checks of plain HTTP, and of all that is refused before the upgrade. None of them takes the device's place."""
+"""Checks of plain HTTP, and of refusals before the upgrade. None of them needs the device's slot."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def unknown_route(session: Session) -> Verdict:
 
 
 async def live_upload(session: Session) -> Verdict:
-    """With a token that is none, which takes no place and needs no speech."""
+    """Uses an invalid token, so that it needs no slot and no speech engine."""
     headers = [("Authorization", "Bearer not-a-token"), ("Content-Type", "application/octet-stream")]
     patience_s = session.limits.timeout_s / 2
     response, is_early = await answer_before_the_end(session.target, AUDIO_ROUTE, headers, patience_s)
@@ -58,7 +58,7 @@ async def live_upload(session: Session) -> Verdict:
 
 
 async def plain_get(session: Session) -> Verdict:
-    """The device is let go first: its token is judged before the 426, and so is its place."""
+    """Closes the device's connection first, as the gateway judges token and slot before it answers 426."""
     await session.let_go()
     headers = [("Authorization", f"Bearer {session.device.token}")]
     response = await exchange(session.target, "GET", "/ws", headers)
@@ -114,7 +114,7 @@ def _cannot_sign() -> Verdict:
 
 
 async def _refused(session: Session, token: str | None, message: str) -> Verdict:
-    """A handshake with this token must be answered with 401."""
+    """A handshake with this token must be refused with 401."""
     response, link = await session.connect(Upgrade(token))
     if link is not None:
         await session.close(link)

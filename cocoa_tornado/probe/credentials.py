@@ -1,6 +1,6 @@
-"""Tokens: those that were given, those that are minted here, and those that are forged to be refused.
+"""Tokens: given ones, newly minted ones, and forged ones that a gateway must refuse.
 
-The one place of the probe that knows the identity package.
+The only module of the probe that uses the identity package.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that the probe can be.
+    """A device identity for the probe.
 
-    :ivar given: a person named it, by token or by id: it may exist
+    :ivar given: the user named it by token or id, so a real device may have it
     """
 
     device_id: str
@@ -41,16 +41,16 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A secret that the gateway is thought to share.
+    """A secret that the gateway probably shares.
 
-    :ivar origin: where it came from, for people: ``--secret``
+    :ivar origin: its source, for messages: ``--secret``
     """
 
     origin: str
     secret: str = field(repr=False)
 
     def signs(self, token: str) -> bool:
-        """True if the token was signed with this secret."""
+        """Whether the token was signed with this secret."""
         try:
             KeyRing([secret_key(self.secret, self.origin)], max_token_bytes=1 << 20).verify(token)
         except IdentityError:
@@ -58,9 +58,9 @@ class Key:
         return True
 
     def sign(self, claims: Mapping[str, object]) -> str:
-        """Return a token that says ``claims``, whatever they are.
+        """Return a token with ``claims``, unchecked.
 
-        :raises ProbeError: the secret is of no use as one
+        :raises ProbeError: the secret is unusable
         """
         try:
             return Signer.from_secret(self.secret, origin=self.origin).sign(claims)
@@ -69,10 +69,10 @@ class Key:
 
 
 def development_key(data_dir: Path | None) -> Key:
-    """The development key of this machine, which ``cocoa serve`` uses here too; made on first use.
+    """The development key of this machine, which ``cocoa serve`` uses too. Created on first use.
 
-    :param data_dir: the folder that holds it; None: the user's data directory
-    :raises ProbeError: it cannot be read
+    :param data_dir: the folder of the key; None for the user's data directory
+    :raises ProbeError: the key cannot be read
     """
     try:
         return Key("this machine's development key", development_secret(data_dir).secret)
@@ -86,7 +86,7 @@ def random_device_id() -> str:
 
 
 def claims_for(device_id: str, now: float, lifetime_s: float = LIFETIME_S) -> dict[str, object]:
-    """The claims of a device for ``lifetime_s`` from ``now`` (Unix seconds) on."""
+    """The claims of a device, valid from ``now`` (Unix seconds) for ``lifetime_s``."""
     request = TokenRequest(device_id, 0, device_version="probe", lifetime_s=lifetime_s)
     return token_claims(request, TokenPolicy(), now)
 
@@ -97,9 +97,9 @@ def minted(key: Key, device_id: str, now: float, *, given: bool = False) -> Devi
 
 
 def from_token(token: str) -> Device:
-    """The device that a token speaks of; the signature is the gateway's business.
+    """The device that a token names. The signature is not verified.
 
-    :raises ProbeError: it is no token of the contract
+    :raises ProbeError: it is not a token of the contract
     """
     claims = _claims(token) if _JWT.fullmatch(token) else None
     if claims is None:
@@ -111,12 +111,12 @@ def from_token(token: str) -> Device:
 
 
 def expired(key: Key, device: Device, now: float) -> str:
-    """A token of the device whose time has been over for a day."""
+    """A token of the device that expired a day ago."""
     return key.sign(claims_for(device.device_id, now - 2 * 86400, 86400))
 
 
 def without_device_id(key: Key, now: float) -> str:
-    """A genuine token that identifies no device."""
+    """A validly signed token without ``device_id``."""
     claims = claims_for("", now)
     del claims["device_id"]
     return key.sign(claims)
@@ -131,7 +131,7 @@ def tampered(token: str) -> str:
 
 
 def relabelled(token: str, device_id: str) -> str:
-    """The same signature under the claims of another device."""
+    """The same signature with the claims of another device."""
     header, _, signature = token.split(".")
     return f"{header}.{_encoded(compact_json({**(_claims(token) or {}), 'device_id': device_id}).encode())}.{signature}"
 

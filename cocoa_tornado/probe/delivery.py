@@ -1,4 +1,4 @@
-"""How a record is published, so that it can be seen to arrive: over HTTP, or to the Kafka topic itself."""
+"""Publishes records, over HTTP or directly to the Kafka topic."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ PUBLISH_ROUTE = "/api/v1/transcriptions"
 
 
 class PublishUnavailableError(Exception):
-    """There is no way to publish here; ``str()`` says what would help."""
+    """Publishing is impossible here; ``str()`` gives the reason and a remedy."""
 
 
 class Publisher(Protocol):
     """Publishes records to the topic of transcriptions."""
 
     async def publish(self, device: Device, value: bytes) -> str | None:
-        """Publish a record for a device, as its JSON bytes. Return None, or why it was not taken.
+        """Publish a record (JSON bytes) for a device. Return None, or why it was rejected.
 
-        Raises :class:`PublishUnavailableError` where that can't be done at all, and OSError.
+        :raises PublishUnavailableError: publishing is impossible
+        :raises OSError: the connection failed
         """
 
     async def close(self) -> None: ...
 
 
 class HttpPublisher:
-    """Publishes with the device's own token, where the gateway offers it."""
+    """Publishes with the device's own token, if the gateway allows it."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -53,14 +54,14 @@ class HttpPublisher:
         return None if response.status == 202 else f"publishing over HTTP: answered {described(response)}, expected 202"
 
     async def close(self) -> None:
-        pass  # it holds nothing
+        pass  # nothing to close
 
 
 class KafkaPublisher:
-    """Publishes to the topic itself, as a backend does. The client's calls block and run in a thread.
+    """Publishes to the topic, like a backend. The client's blocking calls run in a thread.
 
     :param security: TLS and SASL, as keyword arguments of ``kafka.KafkaProducer``
-    :param connect: makes a ``kafka.KafkaProducer`` of its keyword arguments; None for the real one
+    :param connect: replaces ``kafka.KafkaProducer``
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class KafkaPublisher:
             await asyncio.to_thread(self._producer.close, timeout=1)
 
     def _publish(self, key: bytes, value: bytes) -> str | None:
-        from kafka.errors import KafkaError  # only --broker pays for the import
+        from kafka.errors import KafkaError  # lazy: only --broker needs it
 
         try:
             if self._producer is None:
@@ -96,7 +97,7 @@ class KafkaPublisher:
         return self._problem
 
     def _connected(self) -> Any:
-        from kafka import KafkaProducer  # only --broker pays for the import
+        from kafka import KafkaProducer  # lazy: only --broker needs it
 
         limit_ms = int(self._timeout_s * 1000)
         return (self._connect or KafkaProducer)(
@@ -125,7 +126,7 @@ def kafka_servers(url: str) -> list[str]:
 
 
 def new_record(device: Device, text: str, extra: Mapping[str, object] | None = None) -> dict[str, object]:
-    """A record for a device, with a session id of its own; ``extra`` fields stand in the middle."""
+    """A record for a device, with a new session id, and with ``extra`` fields in the middle."""
     return {
         "session_id": secrets.token_hex(16),
         "user_id": device.user_id,
@@ -138,5 +139,5 @@ def new_record(device: Device, text: str, extra: Mapping[str, object] | None = N
 
 
 def spacious_json(record: Mapping[str, object]) -> bytes:
-    """A record as a careless producer writes it: blanks everywhere, and every letter beyond ASCII escaped."""
+    """A record as some producers write it: with whitespace, and with all non-ASCII characters escaped."""
     return json.dumps(record, indent=1, ensure_ascii=True).encode("ascii")

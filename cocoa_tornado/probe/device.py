@@ -1,8 +1,7 @@
-"""One WebSocket connection, as a device holds it: it answers pings, and remembers all that happens to it.
+"""One WebSocket connection of a device. It answers pings, and records everything that happens.
 
-The frames are the ``websockets`` library's work (its protocol core, which does no input or output); the sockets are
-asyncio's. In between, everything can be seen that a client library would deal with silently: the server's pings, the
-payload of a pong, a connection that ends without a close frame. Belongs to one event loop.
+It uses the Sans-I/O protocol of the ``websockets`` library and asyncio's streams. This exposes what a client library
+hides: the server's pings, the payload of a pong, an end without a close frame. Use it on one event loop only.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ Message = str | bytes
 
 
 class ConnectionLostError(Exception):
-    """The connection ended while something was expected of it.
+    """The connection ended unexpectedly.
 
-    :ivar code: the close code, or None where it ended without a close frame
+    :ivar code: the close code, or None without a close frame
     """
 
     def __init__(self, code: int | None, reason: str) -> None:
@@ -44,13 +43,13 @@ class ConnectionLostError(Exception):
 
 
 class Link:
-    """An open connection. Made by :func:`connect`; end it with :meth:`close`, :meth:`reset` or :meth:`drop`.
+    """An open connection, created by :func:`connect`. End it with :meth:`close`, :meth:`reset` or :meth:`drop`.
 
-    Messages wait in a queue of at most 1000; while it is full nothing more is read. Times are monotonic seconds.
+    At most 1000 messages are queued; while the queue is full, nothing is read. Times are monotonic seconds.
 
-    :ivar pongs: payloads of the pongs that came (the last 100)
-    :ivar server_pings: when the server's pings came (the last 100)
-    :ivar close_frame_at: when a close frame came, or None
+    :ivar pongs: the payloads of the last 100 pongs
+    :ivar server_pings: the times of the server's last 100 pings
+    :ivar close_frame_at: the time of the received close frame, or None
     :ivar closed_at: when the connection ended; None while it is open
     """
 
@@ -61,7 +60,7 @@ class Link:
         self.pongs: list[bytes] = []
         self.server_pings: list[float] = []
         self._reader, self._writer = reader, writer
-        # The handshake is over; the protocol core never asks for the URI, but wants one.
+        # The protocol requires a URI, but does not use it after the handshake.
         self._protocol = ClientProtocol(parse_uri("ws://gateway/"), state=OPEN, max_size=MAX_MESSAGE_BYTES)
         self._messages: asyncio.Queue[Message] = asyncio.Queue(MAX_WAITING_MESSAGES)
         self._fragments: list[bytes] = []
@@ -74,12 +73,12 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """True until either side began to close, the other side broke the protocol, or the connection ended."""
+        """True until either side begins to close, the peer violates the protocol, or the connection ends."""
         return self.closed_at is None and self._protocol.state is OPEN
 
     @property
     def close_code(self) -> int | None:
-        """The code of the close frame that came; None if there was none."""
+        """The code of the received close frame; None if there is none."""
         return int(self._protocol.close_rcvd.code) if self._protocol.close_rcvd else None
 
     @property
@@ -87,14 +86,14 @@ class Link:
         return self._protocol.close_rcvd.reason if self._protocol.close_rcvd else ""
 
     def lost(self) -> ConnectionLostError:
-        """The error that says how the connection ended, or why it is of no more use."""
+        """The error for how the connection ended, or why it became unusable."""
         violation = self._protocol.parser_exc
         if violation is None or isinstance(violation, EOFError):
             return ConnectionLostError(self.close_code, self.close_reason)
         return ConnectionLostError(self.close_code, f"the other side broke the protocol: {violation}")
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return as soon as ``condition()`` holds; it is asked again whenever something has happened here."""
+        """Wait until ``condition()`` is true. It is evaluated after every event of the connection."""
         while not condition():
             self._changed.clear()
             await self._changed.wait()
@@ -107,7 +106,7 @@ class Link:
         return payload
 
     async def answers_ping(self) -> bool:
-        """Ping, and wait for the pong with the same payload: True; or for the end of the connection: False."""
+        """Send a ping. Returns True at the pong with the same payload, False at the end of the connection."""
         if not self.is_open:
             return False
         payload = await self.ping()
@@ -115,7 +114,7 @@ class Link:
         return payload in self.pongs
 
     async def receive(self) -> Message:
-        """The next message. Raises :class:`ConnectionLostError` once there is none left and the connection ended."""
+        """The next message. Raises :class:`ConnectionLostError` if the connection has ended and none is queued."""
         await self.until(lambda: not self._messages.empty() or self.closed_at is not None)
         if self._messages.empty():
             raise self.lost()
@@ -124,7 +123,7 @@ class Link:
         return message
 
     def received(self) -> list[Message]:
-        """All messages that wait, without waiting."""
+        """Remove and return all queued messages, without waiting."""
         messages = []
         while not self._messages.empty():
             messages.append(self._messages.get_nowait())
@@ -132,7 +131,7 @@ class Link:
         return messages
 
     async def send(self, message: Message) -> None:
-        """Send a message, and wait while the other side takes no more. Raises :class:`ConnectionLostError`."""
+        """Send a message, subject to backpressure. Raises :class:`ConnectionLostError`."""
         if not self.is_open:
             raise self.lost()
         if isinstance(message, str):
@@ -142,21 +141,21 @@ class Link:
         await self._flush()
 
     async def send_raw(self, data: bytes) -> None:
-        """Send bytes that need not be a frame. Raises OSError."""
+        """Send arbitrary bytes. Raises OSError."""
         self._writer.write(data)
         await self._writer.drain()
 
     async def close(self, code: int = 1000) -> bool:
-        """Close in due form. Return True if the other side answered with a close frame before it hung up.
+        """Perform the closing handshake. Return True if the peer answered with a close frame.
 
-        Waits for as long as the caller lets it.
+        Has no timeout of its own.
         """
         try:
             if self.is_open:
                 self._protocol.send_close(code)
                 await self._flush()
             await self.until(lambda: self.closed_at is not None or self._protocol.close_rcvd is not None)
-            # RFC 6455, section 7.1.1: it is the server that ends the TCP connection, and first.
+            # RFC 6455, section 7.1.1: the server closes the TCP connection first.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_HANG_UP_S):
                     await self.until(lambda: self.closed_at is not None)
@@ -165,14 +164,14 @@ class Link:
             await self.drop()
 
     async def reset(self) -> None:
-        """Vanish as a device without network does whose address is taken over: a TCP RST, and no close frame."""
+        """Disconnect with a TCP reset and without a close frame."""
         sock = self._writer.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         await self.drop()
 
     async def drop(self) -> None:
-        """Let go of the connection at once. Idempotent."""
+        """Abort the connection. Idempotent."""
         self._writer.transport.abort()
         self._pump.cancel()
         self._ended()
@@ -182,13 +181,13 @@ class Link:
 
     async def _flush(self) -> None:
         for data in self._protocol.data_to_send():
-            if data:  # b"" asks for a half-close; the pump ends the connection as a whole
+            if data:  # b"" requests a half-close; _run ends the whole connection instead
                 self._writer.write(data)
-        with contextlib.suppress(OSError):  # the reader finds out, and says so better
+        with contextlib.suppress(OSError):  # _run detects and reports it
             await self._writer.drain()
 
     async def _run(self) -> None:
-        """The pump: reads until the end, answers pings and closes on the way."""
+        """Read until the end, and answer pings and closes."""
         try:
             while data := await self._reader.read(_READ_BYTES):
                 self._protocol.receive_data(data)
@@ -198,7 +197,7 @@ class Link:
                     await self._take(frame)
                 self._changed.set()
         except OSError:
-            pass  # a reset is an end like any other, without a close frame
+            pass  # a reset is an end without a close frame
         finally:
             self._ended()
 
@@ -226,9 +225,10 @@ class Link:
 
 
 async def connect(target: Target, upgrade: Upgrade) -> tuple[Response, Link | None]:
-    """Ask for a connection. Return the response, and the connection if the response is a 101.
+    """Send an opening handshake. Return the response, unchecked, and the connection if it is a 101.
 
-    The response is not judged. Raises OSError, or :class:`~.wire.NotHttpError`.
+    :raises OSError: there is no connection
+    :raises NotHttpError: the response is not HTTP
     """
     reader, writer = await open_connection(target)
     try:

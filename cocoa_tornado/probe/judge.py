@@ -1,6 +1,6 @@
-"""Is this response, this message what the contract says? Pure.
+"""Compares responses and messages with the contract. Pure.
 
-Every judge returns None where all is well, else the problem in words that finish the sentence "the check failed: ...".
+Every judge returns None, or a problem that completes the sentence "the check failed: ...".
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _BEARER = re.compile(r"(?:^|,)\s*Bearer(?:\s|,|$)", re.IGNORECASE)  # a proxy ma
 
 
 def quoted(text: str | bytes, limit: int = _QUOTED_CHARS) -> str:
-    """What the other side sent, fit for a terminal and a report: one line, nothing unprintable, not too long."""
+    """Received data for a terminal or report: one line, printable, of limited length."""
     plain = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     short = plain if len(plain) <= limit else f"{plain[:limit]}..."
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in short)
 
 
 def described(response: Response) -> str:
-    """A response in a few words. A page is a proxy's: the gateway answers in JSON."""
+    """A response in a few words. An HTML page is a proxy's, as the gateway responds with JSON."""
     location = response.header("Location")
     if location is not None and 300 <= response.status < 400:
-        return f"{response.status} to {quoted(re.split('[?#]', location)[0])}"  # the query may hold a token
+        return f"{response.status} to {quoted(re.split('[?#]', location)[0])}"  # the query may contain a token
     if response.body.lstrip()[:1] == b"<":
         server = response.header("Server")
         return f"{response.status} with an HTML page, a proxy's{f' ({quoted(server, 40)})' if server else ''}"
@@ -46,7 +46,7 @@ def described(response: Response) -> str:
 
 
 def described_close(code: int | None, reason: str = "") -> str:
-    """A close in a few words; ``code`` is None where the connection ended without a close frame."""
+    """A close in a few words; ``code`` is None if there was no close frame."""
     if code is None:
         return f"without a close frame ({quoted(reason)})" if reason else "without a close frame"
     return f"with {code} {quoted(reason)}".rstrip()
@@ -56,12 +56,12 @@ def described_close(code: int | None, reason: str = "") -> str:
 
 
 def compact_json(value: object) -> str:
-    """JSON as the contract sends it: no blanks between tokens and no needless escapes."""
+    """JSON as in the contract: no whitespace between tokens, no unnecessary escapes."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def wasteful(text: str) -> str | None:
-    """What makes a JSON text not compact; None if nothing does. The text must be valid JSON."""
+    """The reason why a valid JSON text is not compact; None if it is."""
     if _BLANK.search(_STRING.sub("", text)):
         return "has blanks between its tokens"
     for match in _ESCAPE.finditer("".join(_STRING.findall(text))):
@@ -71,7 +71,7 @@ def wasteful(text: str) -> str | None:
 
 
 def _is_needed(escape: str) -> bool:
-    """Cases, without the backslash: one character; half a surrogate pair or a control character; all other text."""
+    """Whether JSON requires an escape, given without its backslash. Cases: one character; a code unit; a pair."""
     if not escape.startswith("u"):
         return escape != "/"
     return len(escape) == 5 and (int(escape[1:], 16) < 0x20 or escape[1:3].lower() in _SURROGATES)
@@ -93,11 +93,11 @@ def judge_error_body(response: Response) -> str | None:
 def judge_refusal(
     response: Response, status: int, message: str | None = None, *, bearer: bool = False, retry_after: bool = False
 ) -> str | None:
-    """A refusal before the upgrade.
+    """Judge a refusal before the upgrade.
 
-    :param message: what the body must say, byte for byte; None: any message
-    :param bearer: ``WWW-Authenticate: Bearer`` must be there
-    :param retry_after: ``Retry-After`` must be there
+    :param message: the exact message of the body; None for any
+    :param bearer: require ``WWW-Authenticate: Bearer``
+    :param retry_after: require ``Retry-After``
     """
     if response.status == 101:
         return f"was let in: answered 101, expected {status}"
@@ -117,9 +117,9 @@ def judge_refusal(
 
 
 def judge_handshake(response: Response, upgrade: Upgrade, selected: str | None = None) -> str | None:
-    """The answer to an opening handshake that must succeed.
+    """Judge the response to an opening handshake that must succeed.
 
-    :param selected: the subprotocol that the answer must select; None for none
+    :param selected: the subprotocol that must be selected, if any
     """
     if response.status != 101:
         return f"answered {described(response)}, expected 101"
@@ -138,15 +138,15 @@ def judge_handshake(response: Response, upgrade: Upgrade, selected: str | None =
 
 
 def judge_plain_get(response: Response) -> str | None:
-    """A GET of the WebSocket route that asks for no upgrade, with a token that is good and of a device that is away.
+    """Judge a GET of the WebSocket route without an upgrade, with a valid token of an offline device.
 
-    Whether ``Upgrade`` is there says nothing: a proxy has to remove it (``between.note_on_426``).
+    ``Upgrade`` is not required, as a proxy must remove it (``between.note_on_426``).
     """
     return judge_refusal(response, 426)
 
 
 def judge_health(response: Response) -> str | None:
-    """``GET /api/v1/health``. Further fields may follow those of the contract."""
+    """Judge ``GET /api/v1/health``. Further fields may follow those of the contract."""
     if response.status != 200:
         return f"answered {described(response)}, expected 200"
     value = json_value(response.body)
@@ -160,7 +160,7 @@ def judge_health(response: Response) -> str | None:
 
 
 def judge_timestamp(value: object) -> str | None:
-    """RFC 3339, in UTC."""
+    """Judge a timestamp: RFC 3339, in UTC."""
     try:
         moment = datetime.fromisoformat(value) if isinstance(value, str) and "T" in value else None
     except ValueError:
@@ -171,7 +171,7 @@ def judge_timestamp(value: object) -> str | None:
 
 
 def judge_ready(response: Response) -> str | None:
-    """``GET /api/v1/ready``: 200, with one entry per part, wherever in the object they stand."""
+    """Judge ``GET /api/v1/ready``: 200, with one entry per part, at the top or one level below."""
     if response.status != 200:
         return f"answered {described(response)}, expected 200"
     value = json_value(response.body)
@@ -185,7 +185,7 @@ def judge_ready(response: Response) -> str | None:
 
 
 def judge_audio(response: Response) -> str | None:
-    """``POST /api/v1/audio/stream`` with speech in it, and so with words in the answer."""
+    """Judge ``POST /api/v1/audio/stream`` of a recording of speech, whose response must have words."""
     value = json_value(response.body)
     if response.status != 200 or not isinstance(value, dict):
         return f"answered {described(response)}, expected 200 and a transcript"
@@ -202,13 +202,13 @@ def judge_audio(response: Response) -> str | None:
 
 
 def expected_message(record: Mapping[str, object]) -> str:
-    """What the device gets for a record: compact, ``type`` first, the other fields in the record's order."""
+    """The message for a record: compact JSON, ``type`` first, the other fields in the record's order."""
     fields = {name: value for name, value in record.items() if name != "type"}
     return compact_json({"type": "transcription", **fields})
 
 
 def judge_message(message: str | bytes, record: Mapping[str, object]) -> str | None:
-    """A message against the record it was made from. A gateway with a mailbox may add ``cursor`` at the end."""
+    """Compare a message with its record. A gateway with a mailbox may add ``cursor`` at the end."""
     if isinstance(message, bytes):
         return "arrived as a binary message; the contract sends text"
     expected = expected_message(record)
@@ -227,23 +227,23 @@ def judge_message(message: str | bytes, record: Mapping[str, object]) -> str | N
 
 
 def session_of(message: str | bytes) -> str | None:
-    """The session id in a message; None if it has none."""
+    """The session id of a message; None if it has none."""
     value = json_value(message.encode("utf-8", "replace") if isinstance(message, str) else message)
     session_id = value.get("session_id") if isinstance(value, dict) else None
     return session_id if isinstance(session_id, str) else None
 
 
-def judge_mail(
+def judge_received(
     messages: Sequence[str | bytes], own: Sequence[str], foreign: Collection[str] = (), *, in_order: bool = False
 ) -> str | None:
-    """What one device received, by session ids: each of ``own`` once, and nothing of ``foreign``.
+    """Judge the messages of one device by session ids: each of ``own`` once, and none of ``foreign``.
 
-    Messages of other sessions may stand between them: a live device has a life of its own.
+    Other messages may be among them, as a real device may get more.
     """
     sessions = [session_of(message) for message in messages]
-    strangers = sum(session in foreign for session in sessions)
-    if strangers:
-        return f"got {strangers} {'message' if strangers == 1 else 'messages'} meant for another device"
+    misdelivered = sum(session in foreign for session in sessions)
+    if misdelivered:
+        return f"got {misdelivered} {'message' if misdelivered == 1 else 'messages'} meant for another device"
     arrived = [session for session in sessions if session in own]
     if missing := [session for session in own if session not in arrived]:
         return f"did not get {len(missing)} of {len(own)} messages"

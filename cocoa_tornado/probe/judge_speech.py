@@ -1,7 +1,6 @@
-"""What a spoken recording has led to, judged. Pure; as in :mod:`.judge`, None is: all is well.
+"""Judges the results of a recording. Pure; as in :mod:`.judge`, None means no problem.
 
-The judges stand in the order of their checks. Each takes for granted what those before it have found to be so, and says
-nothing of it again.
+The judges are in the order of their checks. Each relies on the earlier ones, and does not repeat their problems.
 """
 
 from __future__ import annotations
@@ -16,21 +15,21 @@ from .judge import judge_timestamp, quoted, wasteful
 from .wire import json_value
 
 LEAST_WORDS: Final = 3
-"""Two recognitions of so many words, and more, have one in common."""
+"""Two transcripts of the same speech with at least this many words have a word in common."""
 
 _FIELDS: Final = ("session_id", "user_id", "device_id", "text", "timestamp", "success")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """A message, and when it came (monotonic seconds)."""
+class Received:
+    """A message, and when it was received (monotonic seconds)."""
 
     at: float
     message: Message
 
     @property
     def fields(self) -> Mapping[str, object]:
-        """Of its JSON object; none where it is something else."""
+        """The fields of its JSON object; empty if it is no object."""
         raw = self.message.encode("utf-8", "replace") if isinstance(self.message, str) else self.message
         value = json_value(raw)
         return value if isinstance(value, dict) else {}
@@ -49,13 +48,14 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """An utterance that was answered with its words, and what arrived meanwhile. Times are monotonic seconds.
+class Utterance:
+    """An upload that was answered with text, and the messages received meanwhile. Times are monotonic seconds.
 
-    :ivar session_id: of the answer, as is ``text``
-    :ivar arrivals: all that came to the device that spoke, in its order
-    :ivar strangers: what came to the other device; None where there was none to listen
-    :ivar no_stranger: why there was none
+    :ivar session_id: the session id of the response
+    :ivar text: the text of the response
+    :ivar received: all messages to the speaking device, in order
+    :ivar others: the messages to the second device; None if there is no second device
+    :ivar no_other: why there is no second device
     """
 
     device: Device
@@ -64,38 +64,38 @@ class Heard:
     began_at: float
     last_byte_at: float
     answered_at: float
-    arrivals: Sequence[Arrival]
-    strangers: Sequence[Message] | None = None
-    no_stranger: str = ""
+    received: Sequence[Received]
+    others: Sequence[Message] | None = None
+    no_other: str = ""
 
     @property
-    def messages(self) -> list[Arrival]:
-        """Those of the utterance. A live device may get others between them."""
-        return [arrival for arrival in self.arrivals if arrival.session_id == self.session_id]
+    def messages(self) -> list[Received]:
+        """The messages of this utterance. A real device may get others in between."""
+        return [item for item in self.received if item.session_id == self.session_id]
 
     @property
-    def hypotheses(self) -> list[Arrival]:
-        return [arrival for arrival in self.messages if arrival.is_hypothesis]
+    def hypotheses(self) -> list[Received]:
+        return [item for item in self.messages if item.is_hypothesis]
 
     @property
-    def results(self) -> list[Arrival]:
-        """Those that are no hypotheses."""
-        return [arrival for arrival in self.messages if not arrival.is_hypothesis]
+    def results(self) -> list[Received]:
+        """The messages that are not hypotheses."""
+        return [item for item in self.messages if not item.is_hypothesis]
 
 
-def judge_speech_messages(heard: Heard) -> str | None:
-    """Something came, and all of it is as the contract spells it."""
-    if not heard.messages:
-        others = [arrival.message for arrival in heard.arrivals]
+def judge_speech_messages(utterance: Utterance) -> str | None:
+    """At least one message came, and all of them match the contract."""
+    if not utterance.messages:
+        others = [item.message for item in utterance.received]
         hint = f"; something else did: {quoted(others[-1])}" if others else ""
         return f"the transcript was answered, but no message with its session_id came{hint}"
-    return next(filter(None, (_judge_shape(arrival, heard.device) for arrival in heard.messages)), None)
+    return next(filter(None, (_judge_shape(item, utterance.device) for item in utterance.messages)), None)
 
 
-def _judge_shape(arrival: Arrival, device: Device) -> str | None:
-    message, fields = arrival.message, arrival.fields
+def _judge_shape(item: Received, device: Device) -> str | None:
+    message, fields = item.message, item.fields
     if isinstance(message, bytes):
-        return "arrived as a binary message; the contract sends text"
+        return "results as a binary message; the contract sends text"
     if next(iter(fields), None) != "type" or fields["type"] != "transcription":
         return f'does not begin with {{"type":"transcription": {quoted(message)}'
     if missing := [name for name in _FIELDS if name not in fields]:
@@ -109,58 +109,58 @@ def _judge_shape(arrival: Arrival, device: Device) -> str | None:
     return judge_timestamp(fields["timestamp"])
 
 
-def judge_words(heard: Heard) -> str | None:
-    """The last message that is no hypothesis says what the answer says."""
-    said = heard.results[-1].text
-    if said == heard.text:
+def judge_words(utterance: Utterance) -> str | None:
+    """The last final message has the text of the response."""
+    said = utterance.results[-1].text
+    if said == utterance.text:
         return None
-    return f'the message says "{quoted(said, 60)}", the answer "{quoted(heard.text, 60)}"'
+    return f'the message says "{quoted(said, 60)}", the answer "{quoted(utterance.text, 60)}"'
 
 
-def judge_final(heard: Heard) -> str | None:
-    """With ``?interim=true`` exactly one message says ``"final":true``."""
-    if not heard.results:
-        return f'{len(heard.hypotheses)} hypotheses came, but no message with "final":true'
-    if len(heard.results) > 1:
-        return f"{len(heard.results)} messages with the words came, expected 1"
-    if heard.results[0].fields.get("final") is not True:
-        return f'the message does not say "final":true: {quoted(heard.results[0].message)}'
+def judge_final(utterance: Utterance) -> str | None:
+    """With ``?interim=true`` exactly one message has ``"final":true``."""
+    if not utterance.results:
+        return f'{len(utterance.hypotheses)} hypotheses came, but no message with "final":true'
+    if len(utterance.results) > 1:
+        return f"{len(utterance.results)} messages with the words came, expected 1"
+    if utterance.results[0].fields.get("final") is not True:
+        return f'the message does not say "final":true: {quoted(utterance.results[0].message)}'
     return None
 
 
-def judge_speech_order(heard: Heard) -> str | None:
-    """First the audio ends, then the final message comes, then nothing more."""
-    final = heard.results[0]
-    if final.at < heard.last_byte_at:
-        return f"the final message came {heard.last_byte_at - final.at:.2f} s before the last of the audio was sent"
-    late = len([arrival for arrival in heard.messages[heard.messages.index(final) :] if arrival.is_hypothesis])
+def judge_speech_order(utterance: Utterance) -> str | None:
+    """The final message comes after the end of the audio, and no hypothesis after it."""
+    final = utterance.results[0]
+    if final.at < utterance.last_byte_at:
+        return f"the final message came {utterance.last_byte_at - final.at:.2f} s before the last of the audio was sent"
+    late = len([item for item in utterance.messages[utterance.messages.index(final) :] if item.is_hypothesis])
     return f"{late} {'hypothesis' if late == 1 else 'hypotheses'} came after the final message" if late else None
 
 
-def judge_published(heard: Heard, at_once_s: float) -> str | None:
-    """What was published before the answer arrives at about the same time as the answer."""
-    late_s = heard.results[0].at - heard.answered_at
+def judge_published(utterance: Utterance, at_once_s: float) -> str | None:
+    """The message is published before the response, so both arrive at about the same time."""
+    late_s = utterance.results[0].at - utterance.answered_at
     if late_s <= at_once_s:
         return None
     return f"the message came {late_s:.2f} s after the answer: the answer did not wait for it to be published"
 
 
-def judge_strangers(heard: Heard) -> str | None:
-    """Nothing of the utterance reached the other device."""
-    for message in heard.strangers or ():
-        fields = Arrival(0.0, message).fields
-        if fields.get("session_id") == heard.session_id or fields.get("device_id") == heard.device.device_id:
+def judge_isolation(utterance: Utterance) -> str | None:
+    """No message of the utterance reached the second device."""
+    for message in utterance.others or ():
+        fields = Received(0.0, message).fields
+        if fields.get("session_id") == utterance.session_id or fields.get("device_id") == utterance.device.device_id:
             return f"another device got {quoted(message)}"
     return None
 
 
-def judge_binary(words: str, posted: str, arrived: Sequence[Arrival]) -> str | None:
-    """The same audio as binary messages. Other pauses and cuts make other words of it, but not all of them.
+def judge_binary(words: str, posted: str, results: Sequence[Received]) -> str | None:
+    """Judge the same audio in binary messages. It may be split differently, which changes some words, but not all.
 
-    :param words: of all its utterances
-    :param posted: the words that the upload of the same recording came back as
+    :param words: the words of all its utterances
+    :param posted: the words of the upload of the same recording
     """
-    if failures := [arrival.message for arrival in arrived if arrival.fields.get("success") is not True]:
+    if failures := [item.message for item in results if item.fields.get("success") is not True]:
         return f"was answered {quoted(failures[0])}"
     if not words:
         return "no words came back"

@@ -1,4 +1,4 @@
-"""A recording: a WAV file, and how it is cut into what a microphone would have delivered by when. Pure."""
+"""A recording: a WAV file, split into pieces with the times at which a microphone would deliver them. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Final
 from .verdicts import ProbeError
 
 PIECE_S: Final = 0.04
-"""What a device sends at a time."""
+"""The duration of a piece."""
 
-_HEADER = struct.Struct("<HHIIHH")  # fmt: tag, channels, rate, bytes a second, bytes a frame, bits a sample
+_HEADER = struct.Struct("<HHIIHH")  # fmt: tag, channels, rate, bytes per second, bytes per frame, bits per sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +20,10 @@ class Recording:
     """Speech to send.
 
     :ivar data: the whole file
-    :ivar samples_at: where its samples begin, bytes
-    :ivar samples_end: and where they end
-    :ivar bytes_per_s: of samples, at the speed of speech
-    :ivar frame_bytes: a piece never cuts a frame (one sample of every channel) in two
+    :ivar samples_at: the offset of the samples in bytes
+    :ivar samples_end: the offset of their end
+    :ivar bytes_per_s: the size of one second of samples
+    :ivar frame_bytes: the size of one sample of every channel, which is never split
     """
 
     data: bytes = field(repr=False)
@@ -37,9 +37,9 @@ class Recording:
         return (self.samples_end - self.samples_at) / self.bytes_per_s
 
     def pieces(self) -> Iterator[tuple[bytes, float]]:
-        """The file in pieces, each with the second at which a microphone would have delivered the whole of it.
+        """Split the file into pieces, each with the time at which a microphone would have delivered it.
 
-        The header goes with the first piece, and what stands behind the samples with the last.
+        The first piece includes the header, and the last one everything after the samples.
         """
         size = max(int(self.bytes_per_s * PIECE_S) // self.frame_bytes, 1) * self.frame_bytes
         start, end = 0, self.samples_at
@@ -51,11 +51,12 @@ class Recording:
 
 
 def parse_wav(data: bytes) -> Recording:
-    """Read a WAV file's header. The layout of the samples does not matter: the gateway gets the file as it is.
+    """Parse a WAV file's header. Any sample format is accepted, as the gateway gets the unchanged file.
 
-    A header that was written before the recording was over gives no length, or too much: then all the rest is samples.
+    A header that was written before the end of the recording has no length or too large a one. Then the samples extend
+    to the end of the file.
 
-    :raises ProbeError: it is no WAV file, or an empty one; the text goes on behind the file's name
+    :raises ProbeError: it is not a WAV file, or it is empty; the message follows the file's name
     """
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise ProbeError("is not a WAV file")
@@ -73,7 +74,7 @@ def parse_wav(data: bytes) -> Recording:
 
 def _recording(data: bytes, layout: tuple[int, ...] | None, at: int, end: int) -> Recording:
     if layout is None:
-        raise ProbeError("is a WAV file that says nothing of its samples")
+        raise ProbeError("is a WAV file without a sample format")
     _, channels, rate, bytes_per_s, frame_bytes, _ = layout
     if not (channels and rate and frame_bytes and bytes_per_s >= frame_bytes):
         raise ProbeError("is a WAV file with an impossible header")

@@ -1,4 +1,4 @@
-"""What a run came to, as text, JSON or JUnit XML. Pure; colours and streams are the command line's."""
+"""Formats the results of a run as text, JSON or JUnit XML. Pure; the command line adds colours."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .verdicts import Outcome, Report, Status
 
 MARKS: Final = {Status.PASSED: "\u2713", Status.FAILED: "\u2717", Status.SKIPPED: "-"}
 PLAIN_MARKS: Final = {Status.PASSED: "ok  ", Status.FAILED: "FAIL", Status.SKIPPED: "skip"}
-"""For terminals that can't show the others."""
+"""For terminals that can't display the others."""
 
 _NAME_COLUMNS: Final = 17
 _TITLE_COLUMNS: Final = 50
 
 
 def text_line(outcome: Outcome) -> str:
-    """One check in one line, without its mark: name, time, promise, detail."""
+    """One line for a check, without its mark: name, duration, title, detail."""
     time = "" if outcome.status is Status.SKIPPED else duration(outcome.duration_s)
     line = f"{outcome.name:<{_NAME_COLUMNS}} {time:>8}  {outcome.title:<{_TITLE_COLUMNS}}"
     return f"{line}  {outcome.detail}".rstrip()
@@ -81,7 +81,7 @@ def junit_document(report: Report) -> str:
             suite,
             "testcase",
             classname="cocoa.probe",
-            name=outcome.name,  # a CI server keeps a test's history by its name, so it has no wording in it
+            name=outcome.name,  # CI servers track a test's history by its name, so it must not contain the title
             time=f"{outcome.duration_s:.3f}",
         )
         if outcome.status is Status.FAILED:
@@ -98,7 +98,7 @@ def junit_document(report: Report) -> str:
 
 
 def _xml_text(text: str) -> str:
-    """XML 1.0 has no way to write most control characters, nor surrogates."""
+    """Replace characters that XML 1.0 cannot represent: most control characters, and surrogates."""
     return "".join(
         char if char in "\t\n\r" or " " <= char <= "\ud7ff" or "\ue000" <= char <= "\ufffd" or char > "\uffff" else "?"
         for char in text

@@ -1,4 +1,4 @@
-"""A whole run: which checks there are, in which order, and how long each may take."""
+"""A run: its checks, their order and their time limits."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .target import connect_problem
 from .verdicts import Outcome, ProbeError, Report, Status, Verdict, failed, skipped
 from .wire import NotHttpError, Upgrade, exchange
 
-_MARGIN_S: Final = 1.0  # a check that keeps the time itself can say better what did not happen
+_MARGIN_S: Final = 1.0  # so that a check's own timeout, with its better message, comes first
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise, and how it is checked.
+    """One check.
 
-    :ivar name: stable, for scripts
-    :ivar title: the promise as a sentence
-    :ivar connects: it plays the device, and is skipped where that can't be had
-    :ivar upgrades: it sends handshakes, and is skipped where none reaches the gateway
-    :ivar extra_s: seconds it may take on top of the session's timeout
+    :ivar name: a stable id, for scripts
+    :ivar title: the checked promise, as a sentence
+    :ivar connects: it connects as the device, and is skipped if that is impossible
+    :ivar upgrades: it sends handshakes, and is skipped if none reaches the gateway
+    :ivar extra_s: the time that it may take in addition to the session's timeout, in seconds
     """
 
     name: str
@@ -46,7 +46,7 @@ def _challenge_s(session: Session) -> float:
 
 
 def _publish_s(session: Session) -> float:
-    # Publishing and arriving each have the timeout; a first Kafka connection has it three times.
+    # Publishing and delivery have the timeout each; a first connection to Kafka has three times the timeout.
     return 3 * session.limits.timeout_s + session.limits.quiet_s
 
 
@@ -55,8 +55,8 @@ def _speech_s(session: Session) -> float:
     return duration_s + session.limits.audio_s + session.limits.timeout_s + session.limits.quiet_s
 
 
-# Those of plain HTTP stand first; then the handshake, without which nothing can be said of a refusal. From it on a
-# single connection is held, up to its close; what breaks connections stands last.
+# Plain HTTP comes first, then the handshake, which must work before refusals mean anything. After it, the checks share
+# one connection until they close it. Checks that break connections come last.
 CHECKS: Final = (
     Check("health", "GET /api/v1/health answers healthy", checks_http.health),
     Check("ready", "GET /api/v1/ready answers 200 with every part", checks_http.ready),
@@ -105,7 +105,7 @@ CHECKS: Final = (
     Check("server-ping", "the server pings an idle connection", checks_connection.server_ping, True),
 )
 
-# What else there is to say of speech; these stand behind "audio", where it is asked for.
+# Further checks of speech, which follow "audio" if a recording is given.
 AUDIO_CHECKS: Final = (
     Check("audio-interim", "hypotheses come while one speaks", checks_audio.interim),
     Check("audio-message", "the device gets its words as messages", checks_audio.message),
@@ -119,7 +119,7 @@ AUDIO_CHECKS: Final = (
 
 
 def checks_for(session: Session) -> tuple[Check, ...]:
-    """The checks of a run, in their order."""
+    """The checks of a run, in order."""
     if session.audio is None:
         return CHECKS
     behind = next(index for index, check in enumerate(CHECKS) if check.name == "audio") + 1
@@ -127,13 +127,12 @@ def checks_for(session: Session) -> tuple[Check, ...]:
 
 
 async def run(session: Session, on_outcome: Callable[[Outcome], None], required: Container[str] = ()) -> Report:
-    """Run all checks, one after the other; ``on_outcome`` is called as each ends.
+    """Run all checks in sequence, and call ``on_outcome`` after each.
 
-    :param required: names of checks that fail where they would be skipped
+    Closes everything that the session has opened, even on an error.
 
-    Closes whatever the session has opened, however it ends.
-
-    :raises ProbeError: nothing that speaks HTTP answers there at all
+    :param required: the names of checks that fail if they would be skipped
+    :raises ProbeError: no HTTP server answers at the URL
     """
     started_at, started = time.time(), time.monotonic()
     outcomes: list[Outcome] = []
@@ -152,7 +151,7 @@ async def run(session: Session, on_outcome: Callable[[Outcome], None], required:
 
 
 async def _preflight(session: Session) -> None:
-    """One request: without an answer, or with one that speaks of the whole URL, no check makes sense."""
+    """Send one request. Without a response, or with one that rules out the URL, the checks are pointless."""
     target = session.target
     try:
         async with asyncio.timeout(session.limits.timeout_s):
@@ -209,9 +208,9 @@ async def _verdict(check: Check, session: Session) -> Verdict:
 
 
 async def listen(session: Session, seconds: float, on_message: Callable[[Message], None]) -> None:
-    """Connect as the device and hand over every message that arrives, for ``seconds``; 0: until cancelled.
+    """Connect as the device and call ``on_message`` for every message, for ``seconds``; 0: until cancelled.
 
-    :raises ProbeError: it is not let in, or the connection ends before
+    :raises ProbeError: the device is refused, or the connection ends early
     """
     link = None
     try:
@@ -236,6 +235,6 @@ async def listen(session: Session, seconds: float, on_message: Callable[[Message
 
 
 def needs_warning(devices: list[Device]) -> str | None:
-    """What to tell those who probe with a device's own identity; None if there is nothing to say."""
+    """A warning if the probe uses the identity of a real device; None otherwise."""
     names = ", ".join(repr(device.device_id) for device in devices if device.given)
     return f"note: while this runs, messages for {names} come here and not to the device" if names else None

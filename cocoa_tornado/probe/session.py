@@ -1,4 +1,4 @@
-"""What the checks of one run share: the target, the devices, the connection that is held, and what was learnt."""
+"""The shared state of the checks of a run: the target, the devices, the open connection, and earlier results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .credentials import Device, Key, minted, random_device_id
 from .delivery import Publisher
 from .device import Link, connect
 from .judge import judge_handshake
-from .judge_speech import Heard
+from .judge_speech import Utterance
 from .recording import Recording
 from .target import Target
 from .wire import Response, Upgrade
@@ -24,27 +24,27 @@ CLOSE_REPLACED = 4409
 
 
 class UnexpectedError(Exception):
-    """Something that a check builds on went wrong; ``str()`` is the problem, as a judge would say it."""
+    """A precondition of a check failed; ``str()`` is the problem, in the form of a judge's."""
 
 
 class UpgradeLostError(UnexpectedError):
-    """A handshake does not reach the gateway as one, so that nothing can be said of any."""
+    """Handshakes do not reach the gateway, so they cannot be checked."""
 
 
 class DeviceHeldError(UnexpectedError):
-    """Somebody else is connected as this device. The probe gives way."""
+    """Another client is connected as this device. The probe does not disconnect it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times, in seconds.
+    """Time limits, in seconds.
 
     :ivar timeout_s: for each check
-    :ivar challenge_s: how long a gateway may take to find out whether an incumbent is alive
-    :ivar at_once_s: what passes for "at once", on top of what a handshake takes
-    :ivar quiet_s: for how long a device must have got nothing to have got nothing
-    :ivar server_ping_s: how often the gateway pings
-    :ivar audio_s: how long the speech engine may take
+    :ivar challenge_s: for the gateway's challenge of an existing connection
+    :ivar at_once_s: the delay that still counts as "at once", in addition to a handshake
+    :ivar quiet_s: how long to wait for unexpected messages
+    :ivar server_ping_s: the interval of the gateway's pings
+    :ivar audio_s: for the speech engine
     """
 
     timeout_s: float = 5.0
@@ -57,7 +57,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Idleness:
-    """What the idle check saw: the longest it could have waited, and how many pings came."""
+    """The result of the idle check: how long the connection was held, and how many pings came."""
 
     held_s: float
     pings: int
@@ -65,22 +65,22 @@ class Idleness:
 
 @dataclass(slots=True)
 class Session:
-    """The state of one run; one event loop, one check at a time.
+    """The state of a run. One event loop, one check at a time.
 
-    :ivar device: the device that the probe plays
-    :ivar other: a second one, or None
-    :ivar key: the secret to sign further tokens with, or None
-    :ivar key_proven: the gateway has accepted a token of that key
-    :ivar audio: speech to send, or None
-    :ivar on_progress: called with the seconds of it that are sent
-    :ivar heard: what became of it, once it has been answered with words
-    :ivar link: the connection that ``device`` holds
+    :ivar device: the device of the probe
+    :ivar other: a second device, or None
+    :ivar key: the secret for signing further tokens, or None
+    :ivar key_proven: whether the gateway has accepted a token of that key
+    :ivar audio: the recording to send, or None
+    :ivar on_progress: called with the seconds of the recording sent so far
+    :ivar utterance: the result of the recording, once it was answered with text
+    :ivar link: the open connection of ``device``, or None
     :ivar blocked: why ``device`` can't connect any more; None while it can
-    :ivar no_upgrade: why no handshake reaches the gateway; None as long as that isn't known
-    :ivar pong_works: the gateway answers pings; False until it has been seen to
-    :ivar slots_leak: the gateway has kept a slot that it should have freed
-    :ivar closing_since: when the gateway had answered the close of the connection that was last held (monotonic)
-    :ivar handshake_s: what a handshake takes
+    :ivar no_upgrade: why no handshake reaches the gateway; None if unknown
+    :ivar pong_works: whether the gateway has answered a ping
+    :ivar slots_leak: whether the gateway has kept a slot that it should have freed
+    :ivar closing_since: when the gateway answered the close of the last connection (monotonic)
+    :ivar handshake_s: the duration of a handshake
     """
 
     target: Target
@@ -102,10 +102,10 @@ class Session:
     handshake_s: float = 0.0
     closing_since: float | None = None
     idleness: Idleness | None = None
-    heard: Heard | None = None
+    utterance: Utterance | None = None
 
     async def connect(self, upgrade: Upgrade | None = None) -> tuple[Response, Link | None]:
-        """Connect as the device, or however ``upgrade`` says. The response is the caller's to judge."""
+        """Connect as the device, or with ``upgrade``. The response is unchecked."""
         return await connect(self.target, upgrade or self.upgrade())
 
     def upgrade(self) -> Upgrade:
@@ -113,10 +113,11 @@ class Session:
         return Upgrade(self.device.token)
 
     async def hold(self) -> Link:
-        """The device's connection; opened if there is none.
+        """The device's connection, opened if there is none. A lost connection raises, and is not reopened.
 
-        A connection that was lost since it was last used is a problem, and not reopened silently. Raises
-        :class:`DeviceHeldError` where another has taken the place, :class:`UnexpectedError` where it isn't opened.
+        :raises DeviceHeldError: another client is connected as the device
+        :raises UnexpectedError: the connection is refused
+        :raises ConnectionLostError: the connection was lost since its last use
         """
         if self.link is not None and self.link.is_open:
             return self.link
@@ -144,25 +145,25 @@ class Session:
         return link
 
     async def close(self, link: Link) -> None:
-        """Close a connection in due form, or at least within a second."""
+        """Close a connection with a closing handshake, within a second."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await link.close()
 
     async def let_go(self) -> None:
-        """Close the device's connection, if it holds one."""
+        """Close the device's connection, if it is open."""
         link = self.take_link()
         if link is not None:
             await self.close(link)
 
     def take_link(self) -> Link | None:
-        """The device's connection, if it holds one; from now on it is the caller's to end."""
+        """Detach and return the device's connection, if any; the caller must end it."""
         link, self.link = self.link, None
         self._renew()
         return link
 
     def give_up_device(self, reason: str) -> None:
-        """The gateway does not free slots: go on as a fresh device each time, where the probe can make them."""
+        """The gateway does not free slots: use a new device for each connection, if the probe can mint tokens."""
         self.slots_leak = True
         if self.key is None or self.device.given:
             self.blocked = reason
@@ -173,7 +174,7 @@ class Session:
             self.device = minted(self.key, random_device_id(), time.time())
 
     def redacted(self, text: str) -> str:
-        """The text without any token or secret that this run knows."""
+        """Replace the tokens and secrets of this run in ``text``."""
         known = [self.device.token, self.other.token if self.other else "", self.key.secret if self.key else ""]
         for secret in filter(None, known):
             text = text.replace(secret, "***")

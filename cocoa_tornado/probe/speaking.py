@@ -1,4 +1,4 @@
-"""Speech on its way to a gateway at the speed at which it is spoken, and all that comes back meanwhile."""
+"""Streams speech to a gateway in real time, and collects the messages meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .device import ConnectionLostError, Link
-from .judge_speech import Arrival
+from .judge_speech import Received
 from .recording import Recording
 from .target import Target
 from .wire import NotHttpError, Response, open_connection, read_response, request_bytes
@@ -20,14 +20,14 @@ LAST_CHUNK = b"0\r\n\r\n"
 _MAX_UNSENT_BYTES = 256 * 1024
 
 OnProgress = Callable[[float], None]
-"""Called with the seconds of the recording that are sent."""
+"""Called with the seconds of the recording sent so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """An upload that has been answered. Times are monotonic seconds.
+    """An answered upload. Times are monotonic seconds.
 
-    :ivar complete: the whole recording was sent; False where the answer came before its end
+    :ivar complete: whether the whole recording was sent before the response
     """
 
     response: Response
@@ -40,9 +40,9 @@ class Spoken:
 async def post_speech(
     target: Target, token: str, recording: Recording, on_progress: OnProgress, *, interim: bool = True
 ) -> Spoken:
-    """Stream a recording to ``POST /api/v1/audio/stream``, chunked, piece by piece as a microphone would deliver it.
+    """Stream a recording to ``POST /api/v1/audio/stream``, chunked, at the pace of a microphone.
 
-    An answer that comes before the end of the recording ends the sending. The response is not judged.
+    An early response ends the upload. The response is unchecked.
 
     :raises OSError: no connection
     :raises NotHttpError: the connection ended without an answer
@@ -78,7 +78,7 @@ async def post_speech(
 
 
 async def paced(recording: Recording, on_progress: OnProgress, began_at: float) -> AsyncIterator[bytes]:
-    """The pieces of a recording, each at the moment at which a microphone would have delivered it."""
+    """Yield the pieces of a recording at the times at which a microphone would deliver them."""
     for piece, due_s in recording.pieces():
         await asyncio.sleep(max(0.0, began_at + due_s - time.monotonic()))
         yield piece
@@ -86,7 +86,7 @@ async def paced(recording: Recording, on_progress: OnProgress, began_at: float) 
 
 
 async def _held_back(writer: asyncio.StreamWriter, answering: asyncio.Task[Response]) -> None:
-    """Wait while the other side takes no more, but not for one that has answered and reads no further."""
+    """Wait while the peer applies backpressure, unless it has answered."""
     if writer.transport.get_write_buffer_size() <= _MAX_UNSENT_BYTES:
         return
     draining = asyncio.create_task(writer.drain())
@@ -97,7 +97,7 @@ async def _held_back(writer: asyncio.StreamWriter, answering: asyncio.Task[Respo
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
-    """End a task, whatever it came to: asyncio complains of an exception that nobody has looked at."""
+    """Cancel a task and retrieve its exception, as asyncio logs unretrieved ones."""
     task.cancel()
     await asyncio.wait([task])
     if not task.cancelled():
@@ -106,18 +106,18 @@ async def _ended(task: asyncio.Task[Any]) -> None:
 
 @dataclass(slots=True)
 class Inbox:
-    """What arrives on one connection, with its times. Made by :func:`collecting`.
+    """The messages of one connection, created by :func:`collecting`.
 
-    :ivar arrivals: in their order
+    :ivar received: the messages in order
     :ivar lost: how the connection ended, if it did
     """
 
-    arrivals: list[Arrival] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     lost: ConnectionLostError | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once ``condition()`` holds, which is asked whenever something has arrived, or the connection ended."""
+        """Wait until ``condition()`` is true or the connection ends. It is evaluated after every message."""
         while not condition() and self.lost is None:
             self.changed.clear()
             await self.changed.wait()
@@ -125,7 +125,7 @@ class Inbox:
 
 @contextlib.asynccontextmanager
 async def collecting(link: Link) -> AsyncIterator[Inbox]:
-    """Note all that arrives from now on; what waits already is thrown away."""
+    """Collect all messages from now on; queued ones are discarded."""
     link.received()
     inbox = Inbox()
     task = asyncio.create_task(_collect(link, inbox))
@@ -139,7 +139,7 @@ async def _collect(link: Link, inbox: Inbox) -> None:
     while inbox.lost is None:
         try:
             message = await link.receive()
-            inbox.arrivals.append(Arrival(time.monotonic(), message))
+            inbox.received.append(Received(time.monotonic(), message))
         except ConnectionLostError as lost:
             inbox.lost = lost
         inbox.changed.set()

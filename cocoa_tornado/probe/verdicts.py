@@ -1,4 +1,4 @@
-"""What a check comes to. Frozen values; nothing here does anything."""
+"""The results of checks and runs, as frozen values."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..errors import CocoaError
 
 
 class ProbeError(CocoaError):
-    """The probe cannot go on at all: wrong URL, nobody listens, TLS fails. ``str()`` is one line for a terminal."""
+    """The probe cannot run: wrong URL, connection refused, TLS error. ``str()`` is one line for a terminal."""
 
 
 class Status(enum.Enum):
-    """How a check ended. SKIPPED is not PASSED: it could not be made, or was not asked for."""
+    """How a check ended. SKIPPED means that it was impossible or not requested."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -23,9 +23,9 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check says.
+    """The result of a check.
 
-    :ivar detail: for people: why it failed or was skipped, or what was measured; may quote the other side
+    :ivar detail: why it failed or was skipped, or what was measured, for people; may quote received data
     """
 
     status: Status
@@ -45,17 +45,17 @@ def skipped(reason: str) -> Verdict:
 
 
 def judged(problem: str | None, detail: str = "") -> Verdict:
-    """The verdict for what a judge found: ``problem``, or None if all is well."""
+    """The verdict for a judge's problem; None means passed."""
     return passed(detail) if problem is None else failed(problem)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One check that was run, or not.
+    """The outcome of one check.
 
-    :ivar name: stable and short, for scripts
-    :ivar title: the promise that was checked, as a sentence
-    :ivar duration_s: how long it took, seconds
+    :ivar name: a stable, short id, for scripts
+    :ivar title: the checked promise, as a sentence
+    :ivar duration_s: the duration in seconds
     """
 
     name: str
@@ -67,7 +67,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A whole run.
+    """The outcomes of a run.
 
     :ivar target: the WebSocket URL, without any token
     :ivar started_at: Unix seconds
@@ -79,10 +79,10 @@ class Report:
     outcomes: Sequence[Outcome]
 
     def count(self, status: Status) -> int:
-        """How many checks ended so."""
+        """The number of checks with this status."""
         return sum(outcome.status is status for outcome in self.outcomes)
 
     @property
     def ok(self) -> bool:
-        """True if no check failed."""
+        """Whether no check failed."""
         return self.count(Status.FAILED) == 0

@@ -1,7 +1,6 @@
-"""HTTP/1.1 as the probe needs it: a request's bytes, a response's parsing, one exchange on one connection.
+"""A small HTTP/1.1 client: building requests, parsing responses, one exchange per connection.
 
-Written out here because the probe has to see what libraries hide: that the refusal came *instead of* the upgrade, the
-header as it stood, the body byte for byte.
+The probe needs what libraries hide: a refusal *instead of* the upgrade, the header as received, the exact body.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ USER_AGENT = "cocoa-probe"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
 
-# The first frame of a server that goes by HTTP/2 without asking (RFC 9113, 3.4): its length, type 4, flags, stream 0.
+# The first frame of a server that assumes HTTP/2 (RFC 9113, 3.4): length, type 4, flags, stream 0.
 _HTTP2_SETTINGS = re.compile(rb"\0..\x04.\0\0\0\0", re.DOTALL)
 
 
 class NotHttpError(Exception):
-    """What answered does not speak HTTP/1.1, or stopped in the middle of it."""
+    """The peer does not speak HTTP/1.1, or closed the connection in mid-response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response as it came.
+    """A response as received.
 
-    :ivar headers: name and value, in their order, names as the server spells them
+    :ivar headers: names and values in order, with the server's spelling
     """
 
     status: int
@@ -44,19 +43,19 @@ class Response:
     body: bytes = b""
 
     def header(self, name: str) -> str | None:
-        """The first header of that name, whatever its case; None if there is none."""
+        """The first header with this name, case-insensitive; None if there is none."""
         return next(iter(self.all(name)), None)
 
     def all(self, name: str) -> list[str]:
-        """Every header of that name, in their order."""
+        """All headers with this name, in order."""
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What a device asks for when it connects.
+    """The parameters of an opening handshake.
 
-    :ivar token: None to send none
+    :ivar token: the token, or None
     :ivar source: how the token is sent: ``header``, ``query`` or ``subprotocol``
     :ivar protocols: further subprotocols to offer
     """
@@ -69,12 +68,12 @@ class Upgrade:
 
     @property
     def accept(self) -> str:
-        """The right ``Sec-WebSocket-Accept``."""
+        """The expected ``Sec-WebSocket-Accept``."""
         return base64.b64encode(hashlib.sha1(self.key.encode("ascii") + _GUID).digest()).decode("ascii")
 
 
 def upgrade_request(target: Target, upgrade: Upgrade) -> bytes:
-    """The bytes of an opening handshake."""
+    """Build an opening handshake."""
     path, protocols = target.ws_path, list(upgrade.protocols)
     headers = [
         ("Upgrade", "websocket"),
@@ -99,7 +98,7 @@ def upgrade_request(target: Target, upgrade: Upgrade) -> bytes:
 def request_bytes(
     method: str, path: str, target: Target, headers: Iterable[tuple[str, str]] = (), body: bytes | None = None
 ) -> bytes:
-    """The bytes of a request. Header values must hold no line break; all of ours are tokens and constants."""
+    """Build a request. Header values must not contain line breaks; the probe's are tokens and constants."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {target.host_header}", f"User-Agent: {USER_AGENT}"]
     lines += [f"{name}: {value}" for name, value in headers]
     if body is not None:
@@ -108,9 +107,9 @@ def request_bytes(
 
 
 def parse_head(head: bytes) -> Response:
-    """Parse a response's status line and headers, up to and with the empty line.
+    """Parse a response's status line and headers, including the empty line.
 
-    :raises NotHttpError: that is not what it is
+    :raises NotHttpError: it is not HTTP/1.x
     """
     lines = head.decode("latin-1").split("\r\n")
     version, _, rest = lines[0].partition(" ")
@@ -135,9 +134,11 @@ async def exchange(
     headers: Iterable[tuple[str, str]] = (),
     body: bytes | None = None,
 ) -> Response:
-    """Send one request on a connection of its own, and return the response.
+    """Send one request on a new connection, and return the response.
 
-    ``route`` is a route of the contract, below the target's prefix. Raises OSError, or :class:`NotHttpError`.
+    :param route: a route of the contract, below the target's prefix
+    :raises OSError: the connection failed
+    :raises NotHttpError: the response is not HTTP/1.1
     """
     reader, writer = await open_connection(target)
     try:
@@ -151,9 +152,9 @@ async def exchange(
 async def answer_before_the_end(
     target: Target, route: str, headers: Iterable[tuple[str, str]], patience_s: float
 ) -> tuple[Response, bool]:
-    """POST a chunked body that does not end, until it is answered or the patience is over; then end it.
+    """POST an unfinished chunked body, and end it after ``patience_s`` without a response.
 
-    Return the answer, and whether it came before the end. Raises as :func:`exchange` does.
+    Return the response, and whether it came before the end of the body. Raises like :func:`exchange`.
     """
     reader, writer = await open_connection(target)
     answering = asyncio.create_task(read_response(reader))
@@ -172,14 +173,14 @@ async def answer_before_the_end(
 
 
 async def open_connection(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection, with TLS where the target has it. Raises OSError, :class:`ssl.SSLError` among them."""
+    """Open a connection, with TLS if the target uses it. Raises OSError, including :class:`ssl.SSLError`."""
     return await asyncio.open_connection(target.host, target.port, ssl=target.tls, limit=MAX_HEAD_BYTES)
 
 
 async def read_response(reader: asyncio.StreamReader) -> Response:
-    """Read one response with its body; the body of a 101 is what comes after, and is left in the reader.
+    """Read one response with its body. The data after a 101 stays in the reader.
 
-    :raises NotHttpError: it isn't HTTP/1.1, or ends in the middle
+    :raises NotHttpError: it isn't HTTP/1.1, or the connection ends in mid-response
     """
     try:
         response = parse_head(await reader.readuntil(b"\r\n\r\n"))
@@ -198,14 +199,14 @@ async def read_response(reader: asyncio.StreamReader) -> Response:
 
 
 async def _read_body(reader: asyncio.StreamReader, response: Response) -> bytes:
-    """Cases: chunked; sized; neither: all until the end of the connection."""
+    """Cases: chunked; with a length; neither, so the body extends to the end of the connection."""
     if (response.header("Transfer-Encoding") or "").lower() == "chunked":
         return await _read_chunks(reader)
     length = response.header("Content-Length")
     if length is not None:
         size = int(length)
         if not 0 <= size <= MAX_BODY_BYTES:
-            raise NotHttpError(f"the answer's body is said to have {size} bytes")
+            raise NotHttpError(f"the answer's body is declared to have {size} bytes")
         return await reader.readexactly(size)
     body = b""
     while data := await reader.read(MAX_HEAD_BYTES):
@@ -227,7 +228,7 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 def json_value(body: bytes) -> object:
-    """The JSON value in ``body``; None where there is none (the contract never sends a bare null)."""
+    """Parse ``body`` as JSON; None if it is invalid (the contract never sends a bare null)."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

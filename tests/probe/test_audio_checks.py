@@ -49,7 +49,9 @@ BREAKS: list[tuple[SpeechFault, set[str]]] = [
 ]
 
 
-async def heard(speech: Sequence[SpeechFault] | None, **fields: object) -> tuple[dict[str, Outcome], BrokenGateway]:
+async def audio_outcomes(
+    speech: Sequence[SpeechFault] | None, **fields: object
+) -> tuple[dict[str, Outcome], BrokenGateway]:
     """The outcomes of the checks of speech alone."""
     gateway = BrokenGateway(speech=speech)
     await gateway.start()
@@ -67,7 +69,7 @@ def names(outcomes: dict[str, Outcome], status: Status) -> set[str]:
 
 
 def test_speech_that_keeps_the_contract_passes_every_check_and_its_times_are_told() -> None:
-    outcomes, gateway = asyncio.run(heard([]))
+    outcomes, gateway = asyncio.run(audio_outcomes([]))
 
     assert names(outcomes, Status.PASSED) == NAMES
     assert outcomes["audio"].detail.startswith(f'"{WORDS}", ')
@@ -81,21 +83,21 @@ def test_speech_that_keeps_the_contract_passes_every_check_and_its_times_are_tol
 
 @pytest.mark.parametrize(("fault", "failing"), BREAKS, ids=[fault.name.lower() for fault, _ in BREAKS])
 def test_a_broken_promise_of_speech_fails_its_own_check_and_no_other(fault: SpeechFault, failing: set[str]) -> None:
-    outcomes, _ = asyncio.run(heard([fault]))
+    outcomes, _ = asyncio.run(audio_outcomes([fault]))
 
     assert {name: outcomes[name].detail for name in names(outcomes, Status.FAILED)}.keys() == failing
 
 
 def test_all_of_it_is_sent_at_the_speed_of_speech() -> None:
     sent: list[float] = []
-    outcomes, _ = asyncio.run(heard([], on_progress=sent.append))
+    outcomes, _ = asyncio.run(audio_outcomes([], on_progress=sent.append))
 
     assert sent[: len(sent) // 2] == pytest.approx([0.04, 0.08, 0.12, 0.16, 0.2])
     assert outcomes["audio"].duration_s >= RECORDING.duration_s
 
 
 def test_where_speech_is_off_the_checks_are_skipped_with_the_reason() -> None:
-    outcomes, _ = asyncio.run(heard(None))
+    outcomes, _ = asyncio.run(audio_outcomes(None))
 
     assert names(outcomes, Status.SKIPPED) == NAMES
     assert "speech is off" in outcomes["audio"].detail
@@ -103,27 +105,27 @@ def test_where_speech_is_off_the_checks_are_skipped_with_the_reason() -> None:
 
 def test_an_answer_before_the_end_of_the_audio_ends_the_upload() -> None:
     long = parse_wav(wav(30.0))
-    outcomes, _ = asyncio.run(asyncio.wait_for(heard([SpeechFault.TOO_LARGE_AT_ONCE], audio=long), 10))
+    outcomes, _ = asyncio.run(asyncio.wait_for(audio_outcomes([SpeechFault.TOO_LARGE_AT_ONCE], audio=long), 10))
 
     assert "413" in outcomes["audio"].detail
 
 
 def test_without_hypotheses_nothing_is_said_of_them() -> None:
-    outcomes, _ = asyncio.run(heard([SpeechFault.NO_HYPOTHESES]))
+    outcomes, _ = asyncio.run(audio_outcomes([SpeechFault.NO_HYPOTHESES]))
 
     assert names(outcomes, Status.SKIPPED) == {"audio-interim"}
     assert names(outcomes, Status.FAILED) == set()
 
 
 def test_a_pause_may_make_two_utterances_of_binary_messages() -> None:
-    outcomes, _ = asyncio.run(heard([SpeechFault.TWO_UTTERANCES]))
+    outcomes, _ = asyncio.run(audio_outcomes([SpeechFault.TWO_UTTERANCES]))
 
     assert outcomes["audio-binary"].status is Status.PASSED
     assert f'"{WORDS}" in 2 utterances' in outcomes["audio-binary"].detail
 
 
 def test_without_a_second_device_nothing_is_said_of_strangers() -> None:
-    outcomes, _ = asyncio.run(heard([], other=None))
+    outcomes, _ = asyncio.run(audio_outcomes([], other=None))
 
     assert names(outcomes, Status.SKIPPED) == {"audio-isolation"}
     assert "second device" in outcomes["audio-isolation"].detail

@@ -81,7 +81,7 @@ def test_a_recording_over_10_mib_is_wrong_usage(tmp_path: Path, monkeypatch: pyt
     result = invoke("ws://host", "--audio", str(file))
 
     assert result.exit_code == 2
-    assert "over 10 MiB" in result.stderr
+    assert "larger than 10 MiB" in result.stderr
 
 
 def test_on_a_terminal_a_bar_shows_how_much_is_said_and_goes_away(recording: str) -> None:

@@ -17,10 +17,10 @@ from cocoa_tornado.probe.judge import (
     judge_error_body,
     judge_handshake,
     judge_health,
-    judge_mail,
     judge_message,
     judge_plain_get,
     judge_ready,
+    judge_received,
     judge_refusal,
     quoted,
     session_of,
@@ -245,7 +245,7 @@ def of(*sessions: str) -> list[str | bytes]:
 
 
 def test_mail_of_a_life_of_its_own_does_not_matter() -> None:
-    assert judge_mail([*of("other"), "garbage", b"\xff", *of("a", "b")], ["a", "b"], ["c"], in_order=True) is None
+    assert judge_received([*of("other"), "garbage", b"\xff", *of("a", "b")], ["a", "b"], ["c"], in_order=True) is None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_mail_of_a_life_of_its_own_does_not_matter() -> None:
     ],
 )
 def test_what_is_wrong_with_the_mail_is_named(sessions: str, problem: str) -> None:
-    assert judge_mail(of(*sessions), ["a", "b"], ["c"], in_order=True) == problem
+    assert judge_received(of(*sessions), ["a", "b"], ["c"], in_order=True) == problem
 
 
 @given(st.binary() | st.text())

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from cocoa_tornado.probe.credentials import Device
 from cocoa_tornado.probe.judge import compact_json
 from cocoa_tornado.probe.judge_speech import (
-    Arrival,
-    Heard,
+    Received,
+    Utterance,
     judge_binary,
     judge_final,
+    judge_isolation,
     judge_published,
     judge_speech_messages,
     judge_speech_order,
-    judge_strangers,
     judge_words,
 )
 
@@ -31,29 +31,29 @@ def message(text: str = TEXT, **fields: object) -> str:
     return compact_json({**head, "timestamp": "2026-01-02T03:04:05.678Z", "success": True, **fields})
 
 
-HEARD = Heard(
+UTTERANCE = Utterance(
     Device("doll", 7, "a.b.c"),
     SESSION,
     TEXT,
     began_at=10.0,
     last_byte_at=13.0,
     answered_at=13.4,
-    arrivals=(Arrival(11.0, message("go", final=False)), Arrival(13.5, message(final=True))),
-    strangers=(),
+    received=(Received(11.0, message("go", final=False)), Received(13.5, message(final=True))),
+    others=(),
 )
 
 
-def with_messages(*messages: str | bytes, at: float = 13.5) -> Heard:
-    return replace(HEARD, arrivals=tuple(Arrival(at, message) for message in messages))
+def with_messages(*messages: str | bytes, at: float = 13.5) -> Utterance:
+    return replace(UTTERANCE, received=tuple(Received(at, message) for message in messages))
 
 
 def test_speech_as_the_contract_has_it_passes() -> None:
-    assert judge_speech_messages(HEARD) is None
-    assert judge_words(HEARD) is None
-    assert judge_final(HEARD) is None
-    assert judge_speech_order(HEARD) is None
-    assert judge_published(HEARD, 1.0) is None
-    assert judge_strangers(HEARD) is None
+    assert judge_speech_messages(UTTERANCE) is None
+    assert judge_words(UTTERANCE) is None
+    assert judge_final(UTTERANCE) is None
+    assert judge_speech_order(UTTERANCE) is None
+    assert judge_published(UTTERANCE, 1.0) is None
+    assert judge_isolation(UTTERANCE) is None
 
 
 @pytest.mark.parametrize(
@@ -98,21 +98,21 @@ def test_hypotheses_after_the_final_are_counted() -> None:
 
 @pytest.mark.parametrize("sent", [message(), message(session_id="f" * 32), message(device_id="stranger")])
 def test_a_word_of_it_at_a_stranger_is_noticed(sent: str) -> None:
-    assert "another device got" in str(judge_strangers(replace(HEARD, strangers=(sent,))))
+    assert "another device got" in str(judge_isolation(replace(UTTERANCE, others=(sent,))))
 
 
 def test_a_strangers_own_messages_do_not_matter() -> None:
     own = message(session_id="f" * 32, device_id="stranger")
-    assert judge_strangers(replace(HEARD, strangers=(own, b"\xff", "garbage"))) is None
+    assert judge_isolation(replace(UTTERANCE, others=(own, b"\xff", "garbage"))) is None
 
 
 def test_binary_messages_need_words_of_the_recording() -> None:
-    arrived = [Arrival(0.0, message())]
+    arrived = [Received(0.0, message())]
     assert judge_binary("somewhere else", TEXT, arrived) is None
     assert judge_binary("two", "five", arrived) is None
     assert "no word in common" in str(judge_binary("two nine three", TEXT, arrived))
     assert "no words" in str(judge_binary("", TEXT, arrived))
-    assert "was answered" in str(judge_binary("", TEXT, [Arrival(0.0, message(success=False))]))
+    assert "was answered" in str(judge_binary("", TEXT, [Received(0.0, message(success=False))]))
 
 
 FIELDS = st.fixed_dictionaries(
@@ -122,13 +122,13 @@ FIELDS = st.fixed_dictionaries(
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), FIELDS.map(compact_json) | st.binary(max_size=9)), min_size=1))
-def test_any_messages_can_be_judged(arrivals: list[tuple[float, str | bytes]]) -> None:
-    heard = replace(HEARD, arrivals=tuple(Arrival(*arrival) for arrival in arrivals))
-    judge_speech_messages(heard)
-    judge_final(heard)
-    judge_strangers(replace(heard, strangers=tuple(message for _, message in arrivals)))
-    judge_binary("a b c", "d e f", heard.arrivals)
-    if heard.results:
-        judge_words(heard)
-        judge_speech_order(heard)
-        judge_published(heard, 1.0)
+def test_any_messages_can_be_judged(received: list[tuple[float, str | bytes]]) -> None:
+    utterance = replace(UTTERANCE, received=tuple(Received(*item) for item in received))
+    judge_speech_messages(utterance)
+    judge_final(utterance)
+    judge_isolation(replace(utterance, others=tuple(message for _, message in received)))
+    judge_binary("a b c", "d e f", utterance.received)
+    if utterance.results:
+        judge_words(utterance)
+        judge_speech_order(utterance)
+        judge_published(utterance, 1.0)

@@ -60,7 +60,7 @@ def test_a_header_written_before_the_end_of_the_recording_counts_up_to_the_files
         (riff(), "without samples"),
         (riff(MULAW_8K), "without samples"),
         (riff(MULAW_8K, chunk(b"data", b"")), "without samples"),
-        (riff(chunk(b"data", b"\xff" * 10)), "says nothing of its samples"),
+        (riff(chunk(b"data", b"\xff" * 10)), "without a sample format"),
         (riff(chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 8000, 0, 0, 0)), chunk(b"data", b"ab")), "impossible header"),
         (riff(chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, 8000, 1, 2, 8)), chunk(b"data", b"ab")), "impossible header"),
     ],

@@ -107,7 +107,7 @@ def test_any_text_is_a_target_or_refused(text: str) -> None:
 def test_a_file_without_certificates_is_named(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("nothing")
-    with pytest.raises(ProbeError, match=r"ca\.pem: no certificates"):
+    with pytest.raises(ProbeError, match=r"ca\.pem: cannot read certificates"):
         tls_context(file, insecure=False)
 
 
