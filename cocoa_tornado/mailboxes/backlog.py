@@ -49,6 +49,7 @@ class Backlog:
     """Calls leave in order, group by group. A group stays current until :meth:`stored`.
 
     :ivar marks_due: marks wait for no further call
+    :ivar marks_held: marks stay here, because the store has refused them
     """
 
     def __init__(self, limits: GroupLimits) -> None:
@@ -56,7 +57,7 @@ class Backlog:
         self._calls: deque[Call] = deque()
         self._marks: dict[str, Marks] = {}
         self._group: Group | None = None
-        self.marks_due = False
+        self.marks_due = self.marks_held = False
 
     def __repr__(self) -> str:
         return f"<Backlog {len(self._calls)} calls, marks of {len(self._marks)} devices, {self._group}>"
@@ -65,7 +66,7 @@ class Backlog:
     def is_due(self) -> bool:
         """Whether there is something to store now."""
         under_way = self._group is not None and (self._group.calls or self._group.marks)
-        return bool(self._calls or under_way or (self._marks and self.marks_due))
+        return bool(self._calls or under_way or (self._marks and self.marks_due and not self.marks_held))
 
     @property
     def has_marks(self) -> bool:
@@ -88,7 +89,8 @@ class Backlog:
             # Marks that are refused repeatedly must not block later calls.
             self._group = Group(self._next_calls(), self._group.marks if self._group else {})
         marks = self._group.marks
-        for device_id in list(islice(self._marks, max(0, self._limits.max_marks - len(marks)))):
+        room = 0 if self.marks_held else max(0, self._limits.max_marks - len(marks))
+        for device_id in list(islice(self._marks, room)):
             for mark in self._marks.pop(device_id):
                 marks[device_id] = marked(marks.get(device_id, ()), mark)
         self.marks_due = self.marks_due and bool(self._marks)
@@ -99,7 +101,7 @@ class Backlog:
         self._group = None
 
     def stored_without_marks(self) -> None:
-        """The calls of the current group have been stored. Its marks are queued again, before newer ones."""
+        """The calls of the current group, if any, have been stored. Its marks are queued again, before newer ones."""
         if self._group is not None:
             waiting, self._marks = self._marks, self._group.marks
             for device_id, marks in waiting.items():

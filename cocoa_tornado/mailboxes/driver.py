@@ -20,6 +20,7 @@ from ..rules.box import Box, Mark, PageLimits, Position
 from ..rules.feed import Page
 from .asking import Asker, fail
 from .backlog import Backlog, Call, Group, GroupLimits
+from .chore import Chore
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
 from .store import Ledger, Look, Pace, Question, Read, Store, StoreFault
@@ -42,6 +43,7 @@ class Driver:
         self._is_away = True
         # Storing.
         self._backlog = Backlog(limits)
+        self._marking, self._sweeping = Chore("marks", pace.retry_s), Chore("sweeps", pace.retry_s)
         self._sweeps: list[asyncio.Future[int]] = []
         self._sweep_owed = self._is_fault_logged = False
         self._in_doubt = True
@@ -119,7 +121,7 @@ class Driver:
     async def close(self, timeout_s: float) -> None:
         if self._closed is None:
             # Before the task starts: from here on the runner ends as soon as nothing is due.
-            self._backlog.marks_due = self._backlog.has_marks
+            self._backlog.marks_due, self._backlog.marks_held = self._backlog.has_marks, False
             self._closed = asyncio.ensure_future(self._close(timeout_s))
         await asyncio.shield(self._closed)
 
@@ -172,35 +174,89 @@ class Driver:
             await self._store_group()
         await self._sweep()
         self._ready()
-        while not (self._backlog.is_due or self._sweep_owed or self._in_doubt or self._closed is not None):
+        while not (self._backlog.is_due or self._sweep_is_due or self._in_doubt or self._closed is not None):
             self._wake.clear()
             await self._wake.wait()
 
     async def _store_group(self) -> None:
         group = self._backlog.group()
+        has_marks = bool(group.marks)
         try:
             with self._watched():
                 results = await self._store.commit(group)
         except StoreFault as fault:
-            if fault.results is not None:
-                self._backlog.stored_without_marks()
-                _answer(group.calls, fault.results)
-            raise
+            if group.calls and fault.results is None:
+                raise
+            self._backlog.stored_without_marks()
+            _answer(group.calls, fault.results or [])
+            if not self._holds(self._marking, fault):
+                raise
+            self._backlog.marks_held = True
+            self._note_stored(fault.results or [])
+            if self._marking.is_outage:
+                raise
+            return
         self._backlog.stored()
         _answer(group.calls, results)
+        if has_marks:
+            self._done(self._marking)
+        self._note_stored(results)
+
+    @property
+    def _sweep_is_due(self) -> bool:
+        return self._sweep_owed and not self._sweeping.is_held
 
     async def _sweep(self) -> None:
-        if self._sweep_owed:
+        if not self._sweep_is_due:
+            return
+        try:
             with self._watched():
                 removed = await self._store.sweep()
-            # A sweep that fails is retried by the runner. Left to the next call, a mailbox that fails only its sweeps
-            # would alternate between READY and OPENING.
-            self._sweep_owed = False
-            sweeps, self._sweeps = self._sweeps, []
-            for swept in sweeps:
-                if not swept.done():
-                    swept.set_result(removed)
-                    removed = 0  # every caller gets a result, but only the first gets the count
+        except StoreFault as fault:
+            # The runner retries it. Left to the next call, a mailbox that fails only its sweeps would alternate between
+            # READY and OPENING.
+            if not self._holds(self._sweeping, fault) or self._sweeping.is_outage:
+                raise
+            self._fail_sweeps(fault)
+            return
+        self._done(self._sweeping)
+        self._sweep_owed = False
+        sweeps, self._sweeps = self._sweeps, []
+        for swept in sweeps:
+            if not swept.done():
+                swept.set_result(removed)
+                removed = 0  # every caller gets a result, but only the first gets the count
+
+    def _fail_sweeps(self, fault: StoreFault) -> None:
+        for swept in self._sweeps:
+            fail(swept, MailboxError(str(fault)))
+        self._sweeps.clear()
+
+    def _holds(self, chore: Chore, fault: StoreFault) -> bool:
+        """Hold a chore that the store has refused, and retry it later. False if the whole store fails, or if the driver
+        is closing, which retries at once until its time is over."""
+        if fault.away or fault.reopen or self._closed is not None:
+            return False
+        if chore.refused():
+            extra = {"mailbox": self._store.name, "part": chore.name, "cause": str(fault)}
+            log.warning("mailbox upkeep refused", extra=extra)
+        asyncio.get_running_loop().call_later(chore.hold_s, self._retry, chore)
+        return True
+
+    def _retry(self, chore: Chore) -> None:
+        chore.is_held = False
+        if chore is self._marking:
+            self._backlog.marks_held, self._backlog.marks_due = False, self._backlog.has_marks
+        self._wake.set()
+
+    def _note_stored(self, results: Sequence[Sequence[int | None]]) -> None:
+        if any(results):
+            self._marking.messages_stored()
+            self._sweeping.messages_stored()
+
+    def _done(self, chore: Chore) -> None:
+        if chore.done():
+            log.info("mailbox upkeep resumed", extra={"mailbox": self._store.name, "part": chore.name})
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -232,17 +288,15 @@ class Driver:
             self._down(Part.STORING, str(fault))
             if not fault.away:
                 await self._make_room()
-        for swept in self._sweeps:
-            fail(swept, MailboxError(str(fault)))
-        self._sweeps.clear()
+        self._fail_sweeps(fault)
         if not fault.reopen and not self._is_over:
             await self._rest(self._backoff.next_s())
 
     async def _make_room(self) -> None:
         """A store that accepts no messages may still delete: store acknowledgements, and sweep."""
         try:
-            if self._backlog.has_marks and self._store.key is not None:
-                group = self._backlog.group()
+            group = self._backlog.group()
+            if group.marks and self._store.key is not None:
                 with self._watched():
                     await self._store.commit(Group([], group.marks))
                 group.marks.clear()
@@ -282,7 +336,7 @@ class Driver:
     # -- the state
 
     def _ready(self) -> None:
-        if self._in_doubt:
+        if self._in_doubt or self._marking.is_outage or self._sweeping.is_outage:
             return
         self._backoff.reset()
         self._is_fault_logged = False

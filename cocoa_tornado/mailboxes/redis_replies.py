@@ -59,7 +59,7 @@ def refusal_of(reply: Any) -> RedisFault | None:
         case [b"epoch"]:
             return RedisFault("another epoch of the mailbox has begun", away=False, reopen=True)
         case [b"foreign", key]:
-            return RedisFault(f"{key_name(key)} has another type", away=False, is_foreign=True)
+            return RedisFault(f"{key_name(key)} has another type, or other fields", away=False, is_foreign=True)
     return None
 
 

@@ -19,10 +19,10 @@ Redis rejects a script for lack of memory at its first write only. So each scrip
 a wrong type. The script that stores begins with a write that Redis rejects when memory is full; the scripts that delete
 begin with one that Redis accepts.
 
-Other programs may write to these keys, and Redis may evict them. A key of a wrong type affects only its device, or the
-remembered offsets of its source; the replies name it. If a box is missing while its device is in ``due``, something
-else removed it. The script rebuilds it from its stream. If the stream is gone too, the new box counts one message as
-missed, since nothing is known about the lost ones.
+Other programs may write to these keys, and Redis may evict them. A key of a wrong type, or a box whose fields are not
+numbers, affects only its device, or the remembered offsets of its source; the replies name it. If a box is missing
+while its device is in ``due``, something else removed it. The script rebuilds it from its stream. If the stream is gone
+too, the new box counts one message as missed, since nothing is known about the lost ones.
 """
 
 from __future__ import annotations
@@ -58,14 +58,30 @@ local function keep_totals(messages, bytes)
   redis.call('HSET', meta, 'messages', whole(math.max(0, messages)), 'bytes', whole(math.max(0, bytes)))
 end
 
--- Returns the reply of a command; or nil and true if its key has a wrong type, which is recorded.
 local foreign, is_noted = {}, {}
+local function note(key)
+  if not is_noted[key] then foreign[#foreign + 1] = key end
+  is_noted[key] = true
+end
+
+-- Returns whether these fields of a box are numbers. If another program has overwritten one, its key is recorded.
+local function is_sound(key, ...)
+  for at = 1, select('#', ...) do
+    local value = select(at, ...)
+    if not value or not string.find(value, '^%-?%d+$') then
+      note(key)
+      return false
+    end
+  end
+  return true
+end
+
+-- Returns the reply of a command; or nil and true if its key has a wrong type, which is recorded.
 local function try(command, key, ...)
   local reply = redis.pcall(command, key, ...)
   if type(reply) ~= 'table' or not reply.err then return reply, false end
   if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...), false end
-  if not is_noted[key] then foreign[#foreign + 1] = key end
-  is_noted[key] = true
+  note(key)
   return nil, true
 end
 
@@ -210,6 +226,7 @@ for i = 1, devices do
     given, is_rebuilt = rebuild(name, given, epoch, now)
     if is_rebuilt then boxes[i] = redis.call('HMGET', root .. 'b:' .. name, 'last', 'gone', 'bytes', 'cuts') end
   end
+  if boxes[i][1] and not is_sound(root .. 'b:' .. name, unpack(boxes[i], 1, 3)) then boxes[i] = {is_foreign = true} end
 end
 
 -- The first write: Redis rejects it if memory is full.
@@ -319,7 +336,9 @@ end
 local boxes = {}
 for at = 2, #ARGV, 4 do
   local key = root .. 'b:' .. ARGV[at]
-  boxes[at] = try('HMGET', key, 'base', 'last', 'gone', 'acked', 'written', 'bytes', 'cuts') or {}
+  local box = try('HMGET', key, 'base', 'last', 'gone', 'acked', 'written', 'bytes', 'cuts') or {}
+  local is_used = box[2] and is_sound(key, box[1], box[2], box[3], box[4] or '0', box[5], box[6])
+  boxes[at] = is_used and box or {}
 end
 begin_although_full()
 local removed, freed = 0, 0
@@ -366,6 +385,9 @@ if not box[2] then
   local _, is_rebuilt = rebuild(ARGV[2], given, epoch, ARGV[8])
   if not is_rebuilt then return {'none', whole(given), whole(epoch), emptied} end
   box = redis.call('HMGET', root .. 'b:' .. ARGV[2], unpack(fields))
+end
+if not is_sound(root .. 'b:' .. ARGV[2], box[1], box[2], box[3], box[4] or '0', box[5]) then
+  return {'foreign', root .. 'b:' .. ARGV[2]}
 end
 local stream, expired = root .. 'm:' .. ARGV[2], tonumber(ARGV[6])
 local most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -424,6 +446,9 @@ for _, name in ipairs(names) do
   elseif not box[1] then
     given = rebuild(name, given, epoch, now)
     box = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'touched', 'acked', 'written')
+  end
+  if not is_foreign and not is_sound(key, box[1], box[2], box[3], box[4], box[5] or '0', box[6]) then
+    box, is_foreign = {}, true
   end
   local last, gone, left = tonumber(box[1]) or 0, tonumber(box[2]) or 0, tonumber(box[3]) or 0
   local before, had, due = gone, left, nil

@@ -27,7 +27,7 @@ from .sqlite_reader import Reader
 from .sqlite_rows import Change
 from .sqlite_schema import MIGRATIONS, Migration
 from .sqlite_thread import Worker
-from .store import Answer, Ledger, Pace, Question
+from .store import Answer, Ledger, Pace, Question, StoreFault
 
 PACE: Final = Pace(
     retry_s=(0.1, 2.0),
@@ -90,8 +90,11 @@ class SqliteStore:
         self._reading = Worker("cocoa-sqlite-reader", self._reader.close)
 
     async def open(self) -> bool:
-        self._reading.start()
-        self._writing.start()
+        try:
+            self._reading.start()
+            self._writing.start()
+        except RuntimeError as error:
+            raise StoreFault(f"{self.name}: {error}", away=True) from error
         store = await self._writing.submit(self._file.probe)
         self.key, self.epoch = store.key, store.history.epoch
         self._ledger.set_totals(store.messages, store.size_bytes)

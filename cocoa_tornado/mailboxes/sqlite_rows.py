@@ -218,6 +218,8 @@ class Rows:
         name, *given = str(found[0]).split() if found else [""]
         if name != group:
             return None
+        if len(given) != sum(map(len, calls)) or not all(number == "-" or number.isdecimal() for number in given):
+            raise damaged("the answer to the last group is malformed")
         numbers = iter(None if number == "-" else int(number) for number in given)
         change = Change()
         change.results += [[next(numbers) for _ in entries] for entries in calls]

@@ -26,13 +26,21 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Idempotent."""
+        """Idempotent.
+
+        :raises RuntimeError: the system has no thread to spare; another call may find one
+        """
         if self._ended is None:
             self._ended = asyncio.get_running_loop().create_future()
-            self._thread.start()
+            try:
+                self._thread.start()
+            except BaseException:
+                self._ended = None
+                raise
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Run a job; the future gets its result or exception. Cancelling the future does not stop the job."""
+        """Run a job; the future gets its result or exception, a StopIteration as the cause of a RuntimeError. Cancelling
+        the future does not stop the job."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put((job, future))
         return future
@@ -81,5 +89,10 @@ def _settle(future: asyncio.Future[Any], result: object, error: BaseException | 
         return
     if error is None:
         future.set_result(result)
+    elif isinstance(error, StopIteration):
+        # A future refuses it, and would never be done.
+        wrapped = RuntimeError(f"{type(error).__name__} in a job")
+        wrapped.__cause__ = error
+        future.set_exception(wrapped)
     else:
         future.set_exception(error)

@@ -49,7 +49,7 @@ class FakeStore:
         self.steps: list[str] = []
         self.go_on = asyncio.Event()
         self.refusal: ServiceError | None = None
-        self.is_another = self.refuses_marks = False
+        self.is_another = self.refuses_marks = self.refuses_sweeps = False
         self._under_way: set[str] = set()
         self._answered: tuple[str, list[list[int | None]]] = ("", [])
 
@@ -112,6 +112,8 @@ class FakeStore:
 
     async def sweep(self) -> int:
         async with self._step("sweep"):
+            if self.refuses_sweeps:
+                raise StoreFault("the store refuses to sweep")
             return self.boxes.sweep()
         raise AssertionError
 

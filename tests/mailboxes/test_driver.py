@@ -42,6 +42,7 @@ PACE = Pace(
 LIMITS = GroupLimits(max_entries=20, max_bytes=10_000, max_marks=3)
 FAULTS = {"unavailable": "mailbox unavailable", "bug": "mailbox internal error"}
 unavailable = pytest.mark.logs("cocoa.mailbox", FAULTS["unavailable"])
+upkeep = pytest.mark.logs("cocoa.mailbox", "^mailbox upkeep refused$")
 bug = pytest.mark.logs("cocoa.mailbox", FAULTS["bug"])
 
 T = TypeVar("T")
@@ -164,24 +165,63 @@ def test_a_mark_is_kept_while_its_group_fails_and_goes_with_what_came_later() ->
     play(scene)
 
 
-@unavailable
-def test_marks_that_are_refused_keep_no_message_from_being_stored() -> None:
+@upkeep
+def test_marks_that_are_refused_with_messages_are_no_outage_and_hold_up_none() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
+        loop = asyncio.get_running_loop()
         store.refuses_marks = True
         await driver.append(entries(0, 1))
         driver.written("doll", Position(1))
+        begun = loop.time()
         assert await asyncio.gather(*(driver.append(entries(n, 1)) for n in range(1, 4))) == [[2], [3], [4]]
-        await asyncio.sleep(20.0)
         assert await driver.append(entries(4, 1)) == [5]
+        assert loop.time() - begun < 0.1
         driver.written("doll", Position(5))
-        assert driver.status().state is MailboxState.OPENING
+        await asyncio.sleep(20.0)
+        assert driver.status().state is MailboxState.READY
         assert (await driver.look("doll")).written == 5
         store.refuses_marks = False
         await asyncio.sleep(20.0)
         assert store.box("doll").written == 5
-        assert driver.status().state is MailboxState.READY
+        assert driver.counters.failures == 0
 
-    play(scene)
+    with log_lines() as lines:
+        play(scene)
+    assert [line for line in lines if "upkeep" in line] == ["mailbox upkeep refused", "mailbox upkeep resumed"]
+
+
+@unavailable
+@upkeep
+@pytest.mark.parametrize("refused", ["marks", "sweeps"])
+def test_upkeep_that_is_refused_for_good_is_an_outage_until_a_message_is_stored(refused: str) -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        setattr(store, f"refuses_{refused}", True)
+        await driver.append(entries(0, 1))
+        if refused == "marks":
+            driver.written("doll", Position(1))
+        else:
+            with pytest.raises(MailboxError, match="refuses"):
+                await driver.sweep()
+        await asyncio.sleep(20.0)
+        assert driver.status().state is MailboxState.OPENING
+        assert await driver.append(entries(1, 1)) == [2]
+        for number in range(2, 5):
+            await asyncio.sleep(20.0)
+            assert driver.status().state is MailboxState.READY
+            assert await driver.append(entries(number, 1)) == [number + 1]
+        assert driver.counters.failures == 1
+        if refused == "sweeps":
+            with pytest.raises(MailboxError, match="refuses"):
+                await driver.sweep()
+        setattr(store, f"refuses_{refused}", False)
+        await asyncio.sleep(20.0)
+        assert await driver.sweep() == 0
+
+    with log_lines() as lines:
+        play(scene)
+    assert lines[:2] == ["mailbox ready", "mailbox unavailable"]
+    # In either order: the retry may come in the turn that stores the message.
+    assert sorted(lines[2:]) == ["mailbox ready", "mailbox upkeep refused", "mailbox upkeep resumed"]
 
 
 @unavailable
@@ -632,6 +672,11 @@ class DriverMachine(RuleBasedStateMachine):
 
         self._run(call)
 
+    @rule(marks=st.booleans(), sweeps=st.booleans())
+    def refuse_upkeep(self, marks: bool, sweeps: bool) -> None:
+        """From now on, whatever else happens."""
+        self.store.refuses_marks, self.store.refuses_sweeps = marks, sweeps
+
     @rule(wait_s=WAITS)
     def go_on(self, wait_s: float) -> None:
         """What hangs does not hang any longer."""
@@ -704,6 +749,7 @@ class DriverMachine(RuleBasedStateMachine):
         """Once nothing fails any more, everything is stored and answered."""
         self.store.fates.clear()
         self.store.asking_fates.clear()
+        self.store.refuses_marks = self.store.refuses_sweeps = False
         self.store.go_on.set()
         await asyncio.sleep(20.0)
         assert all(future.done() for future in (*self.calls, *self.questions))

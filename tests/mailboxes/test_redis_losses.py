@@ -183,7 +183,7 @@ async def test_a_foreign_key_for_a_box_costs_its_device_alone_and_is_named(
         assert mailbox.status().state is MailboxState.READY
         assert mailbox.counters.lost == {"foreign_key": 2}
         assert (mailbox.counters.stored, mailbox.status().messages) == (3, 3)
-        with pytest.raises(MailboxError, match="b:doll has another type"):
+        with pytest.raises(MailboxError, match="b:doll has another type, or other fields"):
             await mailbox.look("doll")
         assert await contents(mailbox, "other") == payloads([0, 2])
         for device_id, number in (("doll", 1), ("other", 1), ("third", 5)):
@@ -219,25 +219,32 @@ async def test_a_foreign_key_for_messages_is_a_gap_for_its_device_alone(
         assert [vars(record)["key"] for record in logged(caplog, "unexpected key type")] == [key("m:doll")]
 
 
-@UNAVAILABLE
-async def test_a_box_with_foreign_values_keeps_no_other_device_from_being_stored_for_or_read(
-    shared: RedisServer,
+@FOREIGN
+@pytest.mark.parametrize("field", ["base", "last", "gone", "acked", "written", "bytes"])
+async def test_a_box_with_foreign_values_costs_its_device_alone_and_is_named(
+    shared: RedisServer, caplog: pytest.LogCaptureFixture, field: str
 ) -> None:
-    async with opened(shared.url) as mailbox:
-        await mailbox.append([entry(0), entry(1, "other")])
-        shared.command("HSET", key("b:doll"), "written", "mine")
+    async with opened(shared.url, clock := Clock()) as mailbox:
+        await mailbox.append([entry(0), entry(1, "other"), entry(2, "third")])
+        shared.command("HSET", key("b:doll"), field, "mine")
         unreadable, readable = mailbox.look("doll"), mailbox.look("other")
         assert (await readable).last == 2
-        with pytest.raises(MailboxError):
-            await unreadable
-        assert mailbox.status().state is MailboxState.READY
+        if field != "bytes":
+            with pytest.raises(MailboxError, match="b:doll has another type, or other fields"):
+                await unreadable
         mailbox.written("doll", Position(1, mailbox.epoch))
-        for offset in range(2, 5):
-            assert await mailbox.append([entry(offset, "other")]) == [offset + 1]
-        assert mailbox.counters.stored == 5
-        shared.command("HSET", key("b:doll"), "written", "0")
-        await eventually(lambda: shared.command("HGET", key("b:doll"), "written") == b"1")
-        await ready(mailbox)
+        mailbox.acknowledge("doll", Position(1, mailbox.epoch))
+        mailbox.acknowledge("other", Position(2, mailbox.epoch))
+        await eventually(lambda: mailbox.counters.acknowledged == 1)
+        numbers = await mailbox.append([entry(3), entry(4, "other")])
+        assert numbers == [None if field in ("last", "gone", "bytes") else 2, 3]
+        assert shared.command("HGET", key("b:doll"), field) == b"mine" or field == "bytes"
+        clock.now += 2000
+        await mailbox.sweep()
+        assert await contents(mailbox, "other") == await contents(mailbox, "third") == []
+        assert mailbox.status().state is MailboxState.READY
+        assert mailbox.counters.failures == 0
+        assert [vars(record)["key"] for record in logged(caplog, "unexpected key type")] == [key("b:doll")]
 
 
 async def test_a_foreign_entry_among_messages_keeps_no_sweep_from_its_work(shared: RedisServer) -> None:

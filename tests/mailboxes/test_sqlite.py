@@ -873,6 +873,47 @@ async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_i
     await mailbox.close(1.0)
 
 
+@away
+async def test_a_remembered_answer_that_is_damaged_fails_its_group_and_hangs_nothing(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox = await place.open_file()
+    real = Rows.store
+
+    def fails_once(self: Rows, calls: list[list[Entry]], marks: dict[str, Marks], group: str) -> Change:
+        change = real(self, calls, marks, group)
+        self._database.execute("UPDATE meta SET value = ? WHERE key = 'answer'", (f"{group} 1",))
+        monkeypatch.setattr(Rows, "store", real)
+        return change if not calls else self.store(calls, marks, group)
+
+    monkeypatch.setattr(Rows, "store", fails_once)
+    stored = mailbox.append(entries(0, 3))
+    await until(lambda: is_away(mailbox))
+    assert "the answer to the last group is malformed" in mailbox.status().detail
+    await mailbox.close(1.0)
+    with pytest.raises(MailboxClosed):
+        await stored
+
+
+@away
+async def test_a_thread_that_cannot_be_started_is_an_outage_that_ends(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, failures = threading.Thread.start, [True, True]
+
+    def fails_twice(self: threading.Thread) -> None:
+        if self.name.startswith("cocoa-sqlite") and failures:
+            failures.pop()
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", fails_twice)
+    mailbox = await place.open_file()
+    assert await mailbox.append(entries(0, 1)) == [1]
+    assert not failures
+    await mailbox.close(1.0)
+
+
 async def test_a_lock_file_that_was_removed_is_made_anew(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 1))

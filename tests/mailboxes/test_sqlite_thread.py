@@ -1,0 +1,56 @@
+"""A thread that does one job after another, and tells the loop of each."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from cocoa_tornado.mailboxes.sqlite_thread import Worker
+
+pytestmark = pytest.mark.gen_test
+
+
+def raising(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), StopIteration(), KeyboardInterrupt(), SystemExit(1)])
+async def test_whatever_a_job_raises_ends_that_job_and_no_other(error: BaseException) -> None:
+    worker = Worker("worker", lambda: None)
+    worker.start()
+    failed, done = worker.submit(lambda: raising(error)), worker.submit(lambda: "done")
+    assert await done == "done"
+    problem = failed.exception()
+    # A future takes no StopIteration, which would end a coroutine.
+    assert problem is error or (isinstance(problem, RuntimeError) and problem.__cause__ is error)
+    await worker.stop(5.0)
+
+
+async def test_a_thread_that_could_not_be_started_is_started_by_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker("worker", lambda: None)
+
+    def fails(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fails)
+        with pytest.raises(RuntimeError):
+            worker.start()
+    worker.start()
+    assert await asyncio.wait_for(worker.submit(lambda: "done"), 10) == "done"
+    await worker.stop(5.0)
+
+
+async def test_a_worker_without_a_thread_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker("worker", lambda: None)
+
+    def fails(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fails)
+    with pytest.raises(RuntimeError):
+        worker.start()
+    await asyncio.wait_for(worker.stop(3600.0), 10)
+    worker.abandon()
