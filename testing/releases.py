@@ -151,7 +151,7 @@ class ReplayBroker(MemoryBroker):
         for source, of_source in groupby(records, lambda record: record.source):
             before = len(batch.records)
             for record in of_source:
-                decoded = decode(None, record.value.encode(), record.timestamp_ms)
+                decoded = decode(None, record.value.encode(), record.timestamp_ms, None)
                 assert not isinstance(decoded, Rejected), (record, decoded)
                 batch.records.append(decoded)
                 batch.offsets = [*batch.offsets, record.offset]

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from math import inf
-from operator import methodcaller
 from typing import Any, NamedTuple, TypeAlias
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -21,10 +20,11 @@ from tornado.ioloop import IOLoop
 
 from ..asking import ask
 from ..rules.handoff import Span
-from ..rules.records import Record, Rejected
+from ..rules.records import Decoded, Record, Rejected
 from ..rules.topic_log import Committed
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
+from .confluent_headers import UNREADABLE, headers_of
 from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
@@ -41,11 +41,6 @@ DOUBT_S = 60.0  # for which librdkafka may still lose its place, once it has rea
 JOIN_PATIENCE_S = 45.0  # for partitions to read, while the brokers answer; then another consumer may fare better
 SILENCE_S = 15.0  # without an answer of any kind to what the brokers are asked: more than all of its time-outs
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
-
-# For a name that is no UTF-8, which could not be written again either, ``headers()`` fails without saying so. A call
-# that the interpreter has made often is not checked for that, and some later one raises; this one is checked each time.
-# It may be asked for once only: the second answer holds what is no object.
-_headers_of = methodcaller("headers")
 
 Message: TypeAlias = Any  # by its stubs it may have no partition, offset and so on; one that was fetched has them
 
@@ -272,11 +267,14 @@ class ConfluentConsuming(Reading[int]):
 
     def _decode_run(self, run: list[Message], span: Span, records: list[Record], offsets: list[int]) -> None:
         counters, decode = self._counters, self._decode
-        for message in run:
-            key, value = message.key(), message.value()
-            decoded = decode(key, value, message.timestamp()[1])
+        for message, headers in zip(run, headers_of(run), strict=True):
+            decoded: Decoded
+            if headers is UNREADABLE:
+                decoded = Rejected("headers")
+            else:
+                decoded = decode(message.key(), message.value(), message.timestamp()[1], headers)
             if isinstance(decoded, Rejected):
-                self._set_aside(self._record(message), decoded.reason, span)
+                self._set_aside(self._record(message, headers), decoded.reason, span)
                 continue
             if not decoded.key_agrees:
                 counters.key_mismatch += 1
@@ -284,13 +282,9 @@ class ConfluentConsuming(Reading[int]):
             offsets.append(message.offset())
         counters.consumed += len(run)
 
-    def _record(self, message: Message) -> _Record:
-        try:
-            headers = _headers_of(message) or []
-        except (UnicodeDecodeError, SystemError):
-            headers = []
+    def _record(self, message: Message, headers: Sequence[tuple[str, bytes | None]] | None) -> _Record:
         topic, number, offset = self._options.results_topic, message.partition(), message.offset()
-        return _Record(topic, number, offset, message.key(), message.value(), list(headers))
+        return _Record(topic, number, offset, message.key(), message.value(), list(headers or ()))
 
     def _on_event(self, error: KafkaError) -> None:
         """What comes in a record's place."""

@@ -158,7 +158,7 @@ class KafkaConsuming(Reading[TopicPartition]):
             span = ledger.read(run[-1].offset + 1, pending=1)
             before = len(records)
             for record in run:
-                decoded = decode(record.key, record.value, record.timestamp or 0)
+                decoded = decode(record.key, record.value, record.timestamp or 0, record.headers)
                 if isinstance(decoded, Rejected):
                     self._set_aside(record, decoded.reason, span)
                     continue

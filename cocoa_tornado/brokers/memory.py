@@ -243,7 +243,7 @@ class MemoryBroker:
         records, offsets = [], []
         for record in found:
             self._counters.consumed += 1
-            decoded = self._decode(record.key, record.value, record.timestamp_ms)
+            decoded = self._decode(record.key, record.value, record.timestamp_ms, tuple(record.headers.items()))
             if isinstance(decoded, Rejected):
                 self._quarantine(record, decoded.reason)
                 continue

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..rules.addressing import Headers
 from ..rules.records import Decoded, Record
 
 
@@ -86,8 +87,8 @@ class BrokerCounters:
     pauses: int = 0  # times that the high watermark paused the partitions
 
 
-Decoder = Callable[[bytes | None, bytes | None, int], Decoded]
-"""``decode(key, value, timestamp_ms)``; pure, thread-safe, never raises."""
+Decoder = Callable[[bytes | None, bytes | None, int, Headers | None], Decoded]
+"""``decode(key, value, timestamp_ms, headers)``; pure, thread-safe, never raises. None: there are no headers."""
 
 
 class Broker(Protocol):

@@ -6,7 +6,6 @@ the field's name is the reason.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple, TypeAlias, TypeGuard
 
@@ -78,7 +77,8 @@ class InvalidField(ValueError):
 _INVALID: Final = object()
 _NO_OPTIONS: Final = Options()
 _FIELD_OF: Final = {f"cocoa.{field}": field for field in FIELDS}
-_INTEGER: Final = re.compile(rb"-?[0-9]+").fullmatch
+_BEGINS_JSON: Final = frozenset('{["-0123456789tfn \t\n\r')
+_MAX_TTL_DIGITS: Final = len(str(MAX_TTL_S))
 _MAX_INTEGER_CHARACTERS: Final = 4300  # no token has a longer user_id: Python does not convert it
 
 
@@ -89,7 +89,9 @@ def fields_in_headers(headers: Headers) -> dict[str, object]:
         field = _FIELD_OF.get(name)
         if field is not None:
             found[field] = _INVALID if field in found else _read_header(value)
-    return {field: value for field, value in found.items() if value is not None}
+    if None in found.values():
+        return {field: value for field, value in found.items() if value is not None}
+    return found
 
 
 def take_fields(record: dict[str, object], from_headers: Mapping[str, object]) -> dict[str, object]:
@@ -143,6 +145,8 @@ def _read_header(value: bytes | None) -> object:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return _INVALID
+    if text[:1] not in _BEGINS_JSON:
+        return text
     if is_too_deep(text):  # as a string it is longer than any field allows
         return _INVALID
     try:
@@ -213,8 +217,8 @@ def _read_ttl(value: object) -> int:
     spelling = _integer(value)
     if spelling is None or (spelling.startswith(b"-") and spelling != b"-0"):
         raise InvalidField("ttl")
-    # JSON has no leading zeros, so a longer spelling is a larger number, which may be too long for int().
-    return MAX_TTL_S if len(spelling) > len(str(MAX_TTL_S)) else min(int(spelling), MAX_TTL_S)
+    # JSON has no leading zeros, so a longer number is a larger one. It may be too long for int().
+    return MAX_TTL_S if len(spelling) > _MAX_TTL_DIGITS else min(int(spelling), MAX_TTL_S)
 
 
 def _read_key(field: str, value: object) -> str:
@@ -236,4 +240,4 @@ def _is_key(value: object) -> TypeGuard[str]:
 def _integer(value: object) -> bytes | None:
     """The digits of a number written as an integer, unlike 1.0 and 1e2."""
     spelling = bytes(value) if isinstance(value, Raw) else b""
-    return spelling if _INTEGER(spelling) else None
+    return spelling if spelling.removeprefix(b"-").isdigit() else None

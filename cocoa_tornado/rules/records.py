@@ -29,6 +29,7 @@ REASONS: Final = frozenset(
         "not_json",  # RFC 8259 only: no NaN, no byte order mark, nothing after the value
         "not_object",
         "duplicate_device",  # device_id occurs twice: parsers differ on which one counts
+        "headers",  # they cannot be read, so who is addressed is not known: a name that is not UTF-8
         *FIELDS,  # the field of this name is invalid, in the value or in a header (rules/addressing.py)
         "no_device",  # no to, and device_id is absent, mistyped, empty, too long, or has control characters
         "not_unicode",  # an escaped lone surrogate, which a text message cannot carry
@@ -73,7 +74,7 @@ def decode(
     key: bytes | None,
     value: bytes | None,
     timestamp_ms: int,
-    headers: Headers = (),
+    headers: Headers | None = None,
     *,
     max_bytes: int = MAX_RECORD_BYTES,
 ) -> Decoded:
@@ -95,10 +96,10 @@ def decode(
         return Rejected("too_large")
     try:
         given = fields_in_headers(headers) if headers else None
-        if not given and value.find(_BACKSLASH) < 0:
+        if value.find(_BACKSLASH) < 0 and (not given or given.keys() <= _OPTIONS):
             plain = _decode_plain(key, value, timestamp_ms)
             if plain is not None:
-                return plain
+                return _with_options(plain, given) if given else plain
         return _decode_any(key, value, timestamp_ms, given or {})
     except RecursionError:  # the caller has used up nearly all of the stack: MAX_NESTING alone never does
         return Rejected("too_deep")
@@ -140,6 +141,13 @@ def _decode_plain(key: bytes | None, value: bytes, timestamp_ms: int) -> Record 
     # Like Record(...), without the Python function that a NamedTuple has for it.
     timestamp_ms = timestamp_ms if timestamp_ms > 0 else 0
     return _NEW(Record, (device_id, compact.replace(b"{", _HEAD, 1), timestamp_ms, agrees, interim_of, None))
+
+
+def _with_options(record: Record, from_headers: Mapping[str, object]) -> Decoded:
+    try:
+        return _NEW(Record, (*record[:-1], read_fields(from_headers).options))
+    except InvalidField as invalid:
+        return Rejected(invalid.field)
 
 
 def _decode_any(key: bytes | None, value: bytes, timestamp_ms: int, from_headers: Mapping[str, object]) -> Decoded:
@@ -199,6 +207,7 @@ def _parse_object(value: bytes) -> dict[str, object] | Rejected:
 # Compiled once and stateless.
 _COMPACT = msgspec.json.format
 _FIELDS: Final = frozenset(FIELDS)
+_OPTIONS: Final = frozenset({"priority", "ttl", "collapse_key"})  # those that do not change the message
 _HEAD: Final = b'{"type":"transcription",'
 _EMPTY: Final = b'{"type":"transcription"}'
 _BACKSLASH: Final = ord("\\")  # an int: searching for one takes half the time of searching for bytes

@@ -25,6 +25,7 @@ PROBLEMS: Final = {
     "not_json": "The record is not JSON",
     "not_object": "The record is not a JSON object",
     "duplicate_device": "The record names device_id twice",
+    "headers": "The record's headers cannot be read",
     "to": "The record has an invalid to",
     "except": "The record has an invalid except",
     "priority": "The record has an invalid priority",

@@ -17,6 +17,7 @@ from cocoa_tornado.brokers.kafka_facade import KafkaFacade
 from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import Batch, Broker, BrokerState
+from cocoa_tornado.rules.addressing import Headers
 from cocoa_tornado.rules.records import Decoded, Record, Rejected
 from testing.kafka_admin import create_topic, read_all, writer
 from testing.kafka_server import KafkaServer, TansuServer
@@ -42,14 +43,15 @@ LOST_TO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^records lost to quaranti
 SKIPPED = pytest.mark.logs("cocoa.broker", "^records cannot be read, skipped$")
 
 
-def decode(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded:
-    """A small one: ``device|text``; everything else is rejected."""
+def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, headers: Headers | None = None) -> Decoded:
+    """A small one: ``device|text``; everything else is rejected. A header ``for`` names another device."""
     if value is None:
         return Rejected("tombstone")
     device, bar, _ = value.partition(b"|")
     if not bar:
         return Rejected("not-json")
-    return Record(device.decode(), value, timestamp_ms, key is None or key == device)
+    others = [name for header, name in headers or () if header == "for" and name is not None]
+    return Record((others or [device])[-1].decode(), value, timestamp_ms, key is None or key == device)
 
 
 class Receiver:

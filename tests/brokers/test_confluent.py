@@ -700,7 +700,7 @@ async def main():
     def sink(batch):
         batch.done()
         done.set()
-    broker.start(sink, lambda key, value, timestamp_ms: Record("doll", value, timestamp_ms, True))
+    broker.start(sink, lambda key, value, timestamp_ms, headers: Record("doll", value, timestamp_ms, True))
     while broker.status().state is not BrokerState.READY:
         await asyncio.sleep(0.01)
     await broker.publish(topic, "doll", b"{}")

@@ -246,6 +246,16 @@ async def test_a_poison_record_is_set_aside_unchanged_and_stops_nothing(stand: S
     assert broker.counters.consumed == 3
 
 
+async def test_the_headers_of_each_record_reach_the_decoder(stand: Stand) -> None:
+    receiver = Receiver()
+    async with consuming(await stand.broker(), receiver):
+        await stand.write(numbered(0, 1), {})
+        await stand.write(numbered(1, 2), {"trace": b"t", "for": b"bear"})
+        await stand.write(numbered(3, 1), {"trace": b"t"})
+        await receiver.has(4)
+    assert [record.address for record in receiver.records] == ["doll", "bear", "bear", "doll"]
+
+
 async def test_a_tombstone_reaches_the_decoder(stand: Stand) -> None:
     receiver = Receiver()
     async with consuming(await stand.broker(), receiver) as broker:

@@ -21,6 +21,7 @@ from cocoa_tornado.brokers.kafka_consumer import KafkaConsuming
 from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
 from cocoa_tornado.errors import RecordTooLarge
+from cocoa_tornado.rules.addressing import Headers
 from cocoa_tornado.rules.handoff import OffsetLedger
 from cocoa_tornado.rules.records import Decoded
 from testing.kafka_admin import committed_offset, delete_topic, writer
@@ -189,10 +190,10 @@ async def test_poison_too_large_for_the_quarantine_stops_nothing(
 async def test_an_error_of_our_own_ends_no_thread_and_costs_no_record(stand: KafkaStand) -> None:
     wrongs = [ValueError("a mistake")]
 
-    def wrong_once(key: bytes | None, value: bytes | None, timestamp_ms: int) -> Decoded:
+    def wrong_once(key: bytes | None, value: bytes | None, timestamp_ms: int, headers: Headers | None) -> Decoded:
         if value == b"doll|3" and wrongs:
             raise wrongs.pop()
-        return decode(key, value, timestamp_ms)
+        return decode(key, value, timestamp_ms, headers)
 
     await stand.create(stand.results)
     receiver, broker = Receiver(), await stand.broker()
@@ -243,11 +244,11 @@ async def test_a_batch_that_cannot_be_read_is_counted_and_skipped(
 
 @pytest.mark.apache
 @pytest.mark.parametrize("before", [0, 100])
-async def test_poison_with_a_headers_name_that_is_no_text_is_quarantined_without_its_headers(
+async def test_a_record_with_a_headers_name_that_is_no_text_is_quarantined_without_its_headers(
     kafka: KafkaServer, before: int
 ) -> None:
-    """kafka-python cannot read such a record at all; librdkafka can, but not its headers. With other poison ``before``,
-    for the interpreter changes how it makes a call that it has made often."""
+    """kafka-python cannot read such a record at all; librdkafka can, but not its headers, so its recipients are
+    unknown. With poison ``before``, because the interpreter changes how it makes a call that it has made often."""
     stand = kafka_stand("confluent", kafka)
     receiver = Receiver()
     async with consuming(await stand.broker(), receiver) as broker:
@@ -256,7 +257,7 @@ async def test_poison_with_a_headers_name_that_is_no_text_is_quarantined_without
 
         def send() -> None:
             with writer(stand.server.bootstrap) as producer:
-                producer.send(stand.results, value=b"poison", headers=[(Latin1Name("x"), b"")]).get(10)
+                producer.send(stand.results, value=b"doll|odd", headers=[(Latin1Name("x"), b"")]).get(10)
 
         await asyncio.to_thread(send)
         await stand.write(numbered(2, 3))
@@ -265,7 +266,10 @@ async def test_poison_with_a_headers_name_that_is_no_text_is_quarantined_without
         await eventually(lambda: broker.status().lag == 0)
         assert broker.counters.reconnects == 0
     assert receiver.payloads == payloads(0, 5)
-    assert {value for _, value, _ in await stand.read(stand.quarantine, before + 1)} == {b"poison"}
+    assert broker.counters.quarantined.pop("headers") == 1
+    copies = await stand.read(stand.quarantine, before + 1)
+    assert [value for _, value, _ in copies] == [b"poison"] * before + [b"doll|odd"]
+    assert sorted(copies[-1][2]) == ["cocoa.offset", "cocoa.partition", "cocoa.reason", "cocoa.topic"]
 
 
 @pytest.mark.apache

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.routing.address import Address, Devices, Everyone, Group, User
+from cocoa_tornado.rules import records
 from cocoa_tornado.rules.addressing import FIELDS, MAX_TTL_S, Options
 from cocoa_tornado.rules.records import Record, Rejected, decode
 
@@ -423,6 +424,14 @@ def test_any_other_header_is_ignored(name: str) -> None:
     twice: tuple[Header, ...] = ((name, b"\xff"), (name, None))
     assert decoded('"device_id":"d"', *twice) == decoded('"device_id":"d"')
     assert decoded('"device_id":"d"', *twice, ("cocoa.ttl", b"5"), *twice).options == Options(ttl_s=5)
+
+
+def test_a_record_whose_options_stand_in_headers_is_decoded_as_fast_as_one_without() -> None:
+    """Backends set them for every record. A reader that is not called cannot fail."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_decode_any", None)
+        assert decoded('"device_id":"d"', ("cocoa.ttl", b"5"), ("cocoa.priority", b"low")).options == Options("low", 5)
+        assert reason_for('"device_id":"d"', ("cocoa.ttl", b"-5")) == "ttl"
 
 
 def test_headers_count_for_a_record_of_any_kind() -> None:
