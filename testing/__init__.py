@@ -1,1 +1,1 @@
-"""What the tests and the benchmarks share: real servers on loopback, certificates, a raw device. Not in the wheel."""
+"""Helpers shared by tests and benchmarks: real servers on loopback, certificates, a raw device. Not in the wheel."""

@@ -1,4 +1,4 @@
-"""A real browser that opens a page of a test's own, and what the page reports."""
+"""Opens a test's page in a real browser, and receives the page's reports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ PATIENCE_S = 60.0
 
 
 class PageServer:
-    """Serves one page on a free port of loopback, at ``/`` with any query. It reports with a POST to ``/report``.
+    """Serves one page on a free loopback port, at ``/`` with any query. The page reports with a POST to ``/report``.
 
-    The page's script may use ``report(value)``. ``http://127.0.0.1`` and ``http://localhost`` are two origins of it.
+    The page's script can call ``report(value)``. ``http://127.0.0.1`` and ``http://localhost`` are two of its origins.
     """
 
     def __init__(self, script: str) -> None:
@@ -51,9 +51,9 @@ class PageServer:
 
 
 async def open_page(script: str, folder: Path, origin: str = "127.0.0.1") -> Any:
-    """What a page with this script reports, in a Chromium of its own.
+    """Open a page with this script in a new Chromium, and return its report.
 
-    :param folder: an empty one, for the browser's profile
+    :param folder: an empty folder for the browser's profile
     :param origin: the host name in the page's address
     """
     assert CHROMIUM is not None

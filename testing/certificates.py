@@ -1,4 +1,4 @@
-"""Self-signed certificates of loopback, for tests."""
+"""Self-signed certificates for loopback, for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 @dataclass(frozen=True)
 class Certificate:
-    """Two files, and what a client needs to trust them."""
+    """The files of a certificate and its key."""
 
     cert: Path
     key: Path
@@ -33,7 +33,7 @@ class Certificate:
 
 
 def write_certificate(folder: Path, name: str = "server", password: bytes | None = None) -> Certificate:
-    """Write ``name.pem`` and ``name.key``, over the ones that are there."""
+    """Write ``name.pem`` and ``name.key``, replacing existing ones."""
     private = generate_private_key(SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
@@ -59,13 +59,13 @@ def write_certificate(folder: Path, name: str = "server", password: bytes | None
 
 
 def read_certificate(folder: Path, name: str = "server") -> Certificate:
-    """What :func:`write_certificate` has written there. Raises FileNotFoundError."""
+    """Load the files that :func:`write_certificate` wrote. Raises FileNotFoundError."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     return Certificate(cert, key, x509.load_pem_x509_certificate(cert.read_bytes()).serial_number)
 
 
 def served_serial(port: int) -> int:
-    """The serial number of the certificate that a new connection gets. Blocks."""
+    """The serial number of the certificate on a new connection. Blocks."""
     return x509.load_pem_x509_certificate(
         ssl.get_server_certificate(("127.0.0.1", port), timeout=10).encode()
     ).serial_number

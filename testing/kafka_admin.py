@@ -1,4 +1,4 @@
-"""What a test does with a broker from outside: topics, records, committed offsets. Every call blocks."""
+"""Administers a test broker: topics, records, committed offsets, ACLs. Every call blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kafka.admin import (
     ResourceType,
 )
 
-PATIENT_MS = 30_000  # a broker that has just started may take its time, on a machine that has other things to do
+PATIENT_MS = 30_000  # a broker that has just started is slow on a loaded machine
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
@@ -38,7 +38,7 @@ def forbid_writing(bootstrap: str, topic: str, user: str) -> None:
 
 
 def allow_writing(bootstrap: str, topic: str, user: str) -> None:
-    """What :func:`forbid_writing` has forbidden."""
+    """Undo :func:`forbid_writing`."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         admin.delete_acls(_denials(topic, user))
@@ -48,7 +48,7 @@ def allow_writing(bootstrap: str, topic: str, user: str) -> None:
 
 def _denials(topic: str, user: str) -> list[ACL]:
     resource = ResourcePattern(ResourceType.TOPIC, topic)
-    # Without the second no one may do anything with a topic for which there is an ACL.
+    # The second one allows everything else, as an ACL on a topic denies all that no ACL allows.
     return [
         ACL(f"User:{user}", "*", ACLOperation.WRITE, ACLPermissionType.DENY, resource),
         ACL(f"User:{user}", "*", ACLOperation.ALL, ACLPermissionType.ALLOW, resource),
@@ -70,7 +70,7 @@ def recreate_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
     try:
         admin.delete_topics([topic])
         deadline = time.monotonic() + PATIENT_MS / 1000
-        while admin.create_topics(wanted, raise_errors=False)["topics"][0]["error_code"]:  # it is still being deleted
+        while admin.create_topics(wanted, raise_errors=False)["topics"][0]["error_code"]:  # until it is deleted
             assert time.monotonic() < deadline
         admin.wait_for_topics([topic], timeout_ms=PATIENT_MS)
     finally:
@@ -86,7 +86,7 @@ def find_topic_id(bootstrap: str, topic: str) -> str:
 
 
 def delete_records(bootstrap: str, topic: str, before: int) -> None:
-    """Those of the first partition, up to this offset."""
+    """Delete the records of the first partition before this offset."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         admin.delete_records({TopicPartition(topic, 0): before})
@@ -104,7 +104,7 @@ def add_partitions(bootstrap: str, topic: str, partitions: int) -> None:
 
 
 def throw_out(bootstrap: str, group: str) -> None:
-    """Take every member out of a consumer group, as if their sessions had timed out."""
+    """Remove all members of a consumer group, as if their sessions had timed out."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     try:
         members = admin.describe_groups([group])[group]["members"]
@@ -120,7 +120,7 @@ def committed_offset(bootstrap: str, group: str, topic: str, partition: int = 0)
 
 
 def read_all(bootstrap: str, topic: str, count: int, patience_s: float = 10.0) -> list[Any]:
-    """The first ``count`` records of a topic (all of those that come in time), by a consumer of its own."""
+    """The first ``count`` records of a topic, or those that arrive in time, read by a separate consumer."""
     found: list[Any] = []
     with reader(bootstrap) as consumer:
         partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]

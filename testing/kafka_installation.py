@@ -1,4 +1,4 @@
-"""Apache Kafka as Maven delivers it, prepared once per version and user so that a server starts in a second."""
+"""Apache Kafka from Maven, prepared once per version and user, so that a server starts within a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRAM_USER, SCRAM_PASSWORD = "scram-gateway", "scram-password-for-tests"
 _MAVEN_PATIENCE_S = 600.0
 _JAVA_PATIENCE_S = 60.0
 
-# Enough to format a folder, which depends on nothing but the id of the node. No server starts with it.
+# Sufficient to format a folder, which depends on the node id only. No server runs with it.
 _FORMAT_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -36,12 +36,12 @@ log.dirs={data}
 
 @dataclass(frozen=True)
 class Installation:
-    """Where the parts are.
+    """The paths of an installation.
 
-    :ivar jars: the server's and those of its dependencies
-    :ivar formatted: a data folder without topics, with the SCRAM user; to be copied
-    :ivar classes: where the archive of loaded classes belongs that Java starts from (AppCDS)
-    :ivar lock: for those who add to the installation
+    :ivar jars: the server and its dependencies
+    :ivar formatted: a template of a data folder, with the SCRAM user and without topics
+    :ivar classes: the archive of loaded classes (AppCDS)
+    :ivar lock: locked by processes that add to the installation
     """
 
     jars: Path
@@ -58,7 +58,7 @@ def kafka_version() -> str:
 
 @functools.cache
 def install() -> Installation:
-    """Prepare what is not there yet, in the user's cache. Other processes that ask meanwhile wait for it."""
+    """Prepare the missing parts in the user's cache. Concurrent processes wait for each other."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cocoa-tornado"
     folder = cache / f"kafka-{kafka_version()}"
     installation = Installation(folder / "jars", folder / "formatted", folder / "classes.jsa", folder / "lock")
@@ -74,7 +74,7 @@ def install() -> Installation:
 
 
 def java(jars: Path, *options: str) -> list[str]:
-    """The beginning of a command that runs a class of Kafka's."""
+    """The first arguments of a command that runs a Kafka class."""
     quick = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true"]
     log_level = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
     return ["java", *options, *quick, log_level, "-cp", f"{jars}/*"]
@@ -103,7 +103,7 @@ def _run(command: list[str], patience_s: float) -> None:
 
 @contextmanager
 def _then_renamed(folder: Path) -> Iterator[Path]:
-    """A folder beside it that takes its name once it is complete."""
+    """A temporary folder that is renamed to ``folder`` once it is complete."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     yield unfinished

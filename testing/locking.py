@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Hold a lock file; other processes wait. The lock ends with the process at the latest."""
+    """Hold an exclusive lock on a file. The lock ends with the process at the latest."""
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

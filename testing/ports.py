@@ -1,4 +1,4 @@
-"""Ports of 127.0.0.1 that stay a server's own, even while it is down."""
+"""Ports of 127.0.0.1 that remain reserved for a server while it is down."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import socket
 
 
 class ReservedPort:
-    """A free port that no other process gets as long as this object is open.
+    """A free port that no other process gets while this object is open.
 
-    It is held by a socket that is bound and never listens. A server that sets SO_REUSEADDR, as nearly all of them do,
-    can bind the port beside it and listen. The kernel does not give it to a process that asks for any free port, and
-    refuses connections to it while no server listens.
+    A bound socket that never listens reserves it. A server that sets SO_REUSEADDR, as nearly all do, can also bind the
+    port and listen. The kernel does not assign the port to other processes, and refuses connections while no server
+    listens.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Real proxies for the tests, each with the configuration of ``conf/proxies``, on free ports of 127.0.0.1.
 
-The test fills in ports and paths, and nothing else: what operators are told to use is what is tested.
+The tests change ports and paths only, so they cover the configurations that operators use.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ START_PATIENCE_S = 20.0
 
 @dataclass(frozen=True)
 class Places:
-    """What a configuration is given for its own ports and paths.
+    """The ports and paths that replace those of a configuration.
 
-    :ivar plain: the port that redirects; :ivar secure: the one that serves
+    :ivar plain: the port that redirects to HTTPS
+    :ivar secure: the HTTPS port
     :ivar gateway: the gateway's port
-    :ivar edits: what else is replaced, by what: to see what comes of a line that is forgotten
+    :ivar edits: further replacements, to test the effect of a missing line
     """
 
     folder: Path
@@ -42,7 +43,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Program:
-    """A proxy that can be started.
+    """A proxy program.
 
     :ivar configure: writes its configuration; returns its command line
     """
@@ -57,11 +58,13 @@ class Program:
         )
 
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # where Debian has them; not on every user's PATH
+_PATH = (
+    f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # where Debian has them; not on all PATHs
+)
 
 
 def filled_in(name: str, places: Places, replacements: dict[str, str]) -> str:
-    """A configuration of ``conf/proxies`` with other ports and paths. Each of them must stand in it."""
+    """A configuration of ``conf/proxies`` with other ports and paths. Each replaced text must occur in it."""
     text = (CONF / name).read_text(encoding="utf-8")
     for old, new in (replacements | places.edits).items():
         assert old in text, f"{name} has no {old!r}"
@@ -92,7 +95,7 @@ def _nginx(places: Places) -> list[str]:
     (places.folder / "cocoa.conf").write_text(text)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     temporary = "\n".join(f"{kind}_temp_path {places.folder}/{kind};" for kind in kinds)
-    # What stands around it is Debian's own nginx.conf, as far as it matters, in one process in the foreground.
+    # The rest is the relevant part of Debian's nginx.conf, in one foreground process.
     (places.folder / "nginx.conf").write_text(
         f"""daemon off; master_process off; pid {places.folder}/nginx.pid; error_log {places.folder}/error.log;
         events {{ worker_connections 256; }}
@@ -126,7 +129,7 @@ def _caddy(places: Places) -> list[str]:
         _tls_files(places)
         | {
             "http_port 80\n": f"http_port {places.plain}\n",
-            # No administration: Caddy's port for that is the machine's only one.
+            # No admin API: its port is fixed, so only one Caddy per machine could have it.
             "https_port 443\n": f"https_port {places.secure}\n\tadmin off\n\tdefault_bind 127.0.0.1\n",
             "gateway.example {": "localhost {",
         },
@@ -139,7 +142,7 @@ NGINX, HAPROXY, CADDY = Program("nginx", _nginx), Program("haproxy", _haproxy), 
 
 
 class Proxy:
-    """A proxy in front of a gateway, with TLS; ``certificate`` is what clients have to trust.
+    """A proxy with TLS in front of a gateway. Clients must trust ``certificate``.
 
     :ivar secure_port: devices connect here; :ivar plain_port: redirects to it
     """
@@ -155,7 +158,7 @@ class Proxy:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns when it accepts connections."""
+        """Start it, and wait until it accepts connections."""
         # Caddy keeps files in its user's home.
         environment = os.environ | {"PATH": _PATH, "HOME": str(self.folder)}
         environment |= {"XDG_DATA_HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder)}
@@ -180,11 +183,11 @@ class Proxy:
         raise RuntimeError(f"{self.program.name} did not start:\n{log}")
 
     def logged(self) -> str:
-        """Everything that it has written to any of its logs."""
+        """The contents of all its logs."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("*.log")))
 
     def close(self) -> None:
-        """End it and release its ports."""
+        """Stop it and release its ports."""
         process, self._process = self._process, None
         if process is not None:
             end(process, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A device that does exactly what it is told, byte by byte: the third WebSocket client of the tests, and the rudest."""
+"""A device for tests that controls every byte it sends, valid or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 
 @dataclass
 class Response:
-    """An HTTP response as it came."""
+    """An HTTP response as received."""
 
     status: int
     headers: dict[str, str]
@@ -53,9 +53,9 @@ def frame(
     rsv: int = 0,
     length: bytes | None = None,
 ) -> bytes:
-    """A client's frame, valid or not.
+    """Encode a client's frame, valid or not.
 
-    :param length: the length field as it is sent, without the mask bit, where it isn't the right one
+    :param length: a wrong value for the length field, without the mask bit; None for the right one
     """
     size = len(payload)
     if length is None:
@@ -123,29 +123,29 @@ class RawDevice:
         return Frame(first & 0x0F, payload, bool(first & 0x80))
 
     async def read_until(self, opcode: int) -> Frame:
-        """The next frame of one kind; others are passed over."""
+        """The next frame with this opcode; others are skipped."""
         while (received := await self.read_frame()).opcode != opcode:
             pass
         return received
 
     async def read_to_end(self) -> bytes:
-        """Everything until the server closes the TCP connection."""
+        """All data until the server closes the TCP connection."""
         with contextlib.suppress(ConnectionError):
             return await asyncio.wait_for(self.reader.read(-1), PATIENCE_S)
         return b""
 
     def reset(self) -> None:
-        """Vanish with a TCP reset, without a word."""
+        """Disconnect with a TCP reset, without a close frame."""
         sock = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     def close(self) -> None:
-        """End of the TCP connection, without a closing handshake."""
+        """Close the TCP connection without a closing handshake."""
         self.writer.close()
 
     async def end(self) -> None:
-        """Close, whatever state the connection is in, and wait for it."""
+        """Close the connection in any state, and wait."""
         self.writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await self.writer.wait_closed()

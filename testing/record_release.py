@@ -47,7 +47,7 @@ SECRET: Final = "a secret of thirty-two bytes, or more"
 LIMITS: Final = BoxLimits(max_messages=8)
 HOUR_S, DAY_S = 3600.0, 86_400.0
 MARKS_S: Final = 1.5
-"""Time after which marks are stored: the port promises a second."""
+"""The time after which marks are stored; the mailbox port promises a second."""
 
 DOLL, PENGUIN = "doll", 'Пингвин "7" 🐧'
 ALL_READ, FIRMWARE, UNREAD = "all read", "no cursors", "never connected"
@@ -59,7 +59,7 @@ PROCESS: Final = ["cocoa:{box}:meta", "run"]
 
 
 class Clock:
-    """Unix seconds for a mailbox. They pass only when the script says so."""
+    """A manual clock for a mailbox, in Unix seconds."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -103,7 +103,7 @@ class Story:
         self.acked = None
 
     def lose_end(self, before: Story) -> None:
-        """The mailbox falls back to an earlier state; the device keeps its cursors."""
+        """The mailbox returns to an earlier state; the device keeps its cursors."""
         known = [(cursor, text, min(position, len(before.stored))) for cursor, text, position in self.cursors]
         self.stored, self.base, self.gone = before.stored, before.base, before.gone
         self.written, self.acked, self.cursors = before.written, before.acked, known
@@ -131,7 +131,7 @@ class Peer:
         self._socket, self._story = socket, story
 
     async def hear(self, count: int) -> None:
-        """Receive so many messages."""
+        """Receive this many messages."""
         for _ in range(count):
             message = await self._receive()
             at = self._story.stored.index(message["text"]) + 1
@@ -166,9 +166,9 @@ class Peer:
 
 
 class Recording:
-    """One mailbox through its life.
+    """The lifetime of one mailbox.
 
-    :param make: a mailbox that opens what the last one has stored
+    :param make: creates a mailbox on the stored data of the previous one
     """
 
     def __init__(self, make: Callable[[Clock], Mailbox], now: float) -> None:
@@ -257,7 +257,7 @@ class Recording:
 
     async def a_day_ago(self) -> None:
         async with self.gateway(25 * HOUR_S):
-            # The mailbox has forgotten the empty box and the partition: nothing happened to them for a month.
+            # The mailbox has removed the empty box and the partition, after a month without use.
             self.story(LONG_AWAY).remove()
             self.remembered.clear()
             async with self.device(EXPIRED, "&cursors=1") as device:

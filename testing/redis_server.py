@@ -20,12 +20,12 @@ START_PATIENCE_S = 20.0
 
 
 def why_not() -> str:
-    """Why there can be no Redis here; empty if there can."""
+    """Why Redis cannot run here; empty if it can."""
     return "" if shutil.which("redis-server") else "redis-server is not on the PATH: apt-get install redis-server"
 
 
 class RedisServer:
-    """A server process. Port and data stay the same from start to start.
+    """A server process. Its port and data survive restarts.
 
     :param settings: of redis.conf, beyond those that a mailbox wants
     """
@@ -48,7 +48,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self, **settings: str) -> None:
-        """Returns when it answers, with its data loaded.
+        """Start it, and wait until it has loaded its data.
 
         :param settings: of redis.conf, from now on
         """
@@ -61,30 +61,30 @@ class RedisServer:
         self._await_answer(self._process)
 
     def stop(self) -> None:
-        """Ask it to stop, and wait until it has."""
+        """Stop it gracefully, and wait."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill it and give its port back."""
+        """Kill it and release its port."""
         self.kill()
         self._reserved.close()
 
     def pause(self) -> None:
-        """It stays connected and does nothing."""
+        """Freeze it: connections stay open, but get no answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     def client(self) -> Any:
-        """A client of its own, to look at it from outside; to be closed."""
+        """A new client for inspection; the caller closes it."""
         return redis.Redis(host="127.0.0.1", port=self.port, password=self._settings.get("requirepass"))
 
     def command(self, *words: object) -> Any:
-        """One command."""
+        """Run one command."""
         with self.client() as client:
             return client.execute_command(*words)
 

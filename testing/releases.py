@@ -1,6 +1,6 @@
-"""The fixtures of a release: mailboxes that it stored, and what their devices must receive from later releases.
+"""The fixtures of a release: its stored mailboxes, and what their devices must receive from later releases.
 
-A folder below ``tests/releases`` holds:
+A folder below ``tests/releases`` contains:
 
 =======================  ==============================================================================================
 ``mailbox.db``           a SQLite mailbox, closed

@@ -1,4 +1,4 @@
-"""A TCP proxy in the test's own loop: one address that stays, in front of a server that moves."""
+"""A TCP proxy in the test's event loop: a fixed address for a server whose address changes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .ports import ReservedPort
 
 
 class TcpProxy:
-    """Passes connections on, in both directions, while it is up.
+    """Forwards connections while it is up.
 
-    :ivar target: ``host:port`` for connections that come from now on
-    :ivar address: its own, of the same form
+    :ivar target: ``host:port`` of the server, for new connections
+    :ivar address: its own ``host:port``
     """
 
     def __init__(self, target: str) -> None:
@@ -27,7 +27,7 @@ class TcpProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port.number)
 
     async def stop(self) -> None:
-        """End the connections that are open, and refuse others."""
+        """Close all connections, and refuse new ones."""
         if self._server is not None:
             self._server.close()
         for task in list(self._passing):
@@ -68,6 +68,6 @@ async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> 
             sink.write(data)
             await sink.drain()
     except OSError:
-        pass  # either end may go when it likes
+        pass  # either end may close at any time
     finally:
         sink.close()

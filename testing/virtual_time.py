@@ -1,4 +1,4 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it: hours pass in no time, and exactly."""
+"""An event loop whose clock jumps to the next timer instead of waiting, so hours pass instantly and exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _NoWaiting(selectors.BaseSelector):
-    """Does not wait; says how long it was to."""
+    """A selector that does not wait, but records the timeout."""
 
     def __init__(self) -> None:
         self._real = selectors.DefaultSelector()
@@ -40,7 +40,7 @@ class _NoWaiting(selectors.BaseSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """For code without threads and sockets: whatever is under way when no timer is left never comes to its end."""
+    """For code without threads and sockets. Waiting without a pending timer is reported as a deadlock."""
 
     def __init__(self) -> None:
         self._no_waiting = _NoWaiting()

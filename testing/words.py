@@ -1,4 +1,4 @@
-"""Texts as they are pronounced, to compare what a speech engine heard with what was said."""
+"""Normalizes texts to spoken words, to compare a transcript with what was said."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _SHORT: Final = {"mr": ["mister"], "mrs": ["missus"], "dr": ["doctor"], "oh": ["
 
 
 def spoken(text: str, *, digit_by_digit: bool = False) -> list[str]:
-    """The words of a text as they are pronounced, so that only what was heard is compared, and not how it is spelt.
+    """The words of a text as they are spoken, independent of spelling.
 
-    Case and punctuation go, hyphens part words, a few abbreviations and all numbers are written out, and ``oh`` is a
-    zero.
+    Removes case and punctuation, splits words at hyphens, expands a few abbreviations and all numbers, and reads ``oh``
+    as zero.
 
     >>> spoken("Mr. Dashwood, 42: ill-disposed!")
     ['mister', 'dashwood', 'forty', 'two', 'ill', 'disposed']
 
-    :param digit_by_digit: numbers are read like those of a telephone
+    :param digit_by_digit: read numbers digit by digit, like telephone numbers
     """
     words: list[str] = []
     for token in re.findall(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*|\d+", text.lower()):
