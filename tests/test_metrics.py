@@ -89,7 +89,7 @@ def test_every_counter_exists_from_the_start() -> None:
         assert values[("cocoa_publish_errors_total", topic)] == 0
 
 
-def test_the_page_says_what_runs() -> None:
+def test_the_page_names_the_versions() -> None:
     (build,) = [key[1:] for key in Page().values() if key[0] == "cocoa_build_info"]
     assert sorted(build) == sorted((__version__, platform.python_version(), tornado.version))
 

@@ -13,12 +13,12 @@ SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 MIB = 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
 # A broker hangs up on a longer request (socket.request.max.bytes), and the record would be retried indefinitely.
-LARGEST_REQUEST_BYTES = 100 * 1024 * 1024 - ENVELOPE_BYTES
+MAX_REQUEST_BYTES = 100 * 1024 * 1024 - ENVELOPE_BYTES
 
 
 def record_bytes_for(message_bytes: int) -> int:
     """The largest record that a device's message of this size can become: JSON spells some bytes with six."""
-    return min(6 * message_bytes + ENVELOPE_BYTES, LARGEST_REQUEST_BYTES)
+    return min(6 * message_bytes + ENVELOPE_BYTES, MAX_REQUEST_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,8 +102,8 @@ class KafkaOptions:
             raise ValueError("bootstrap names no broker")
         if not 0 < self.low_water <= self.high_water:
             raise ValueError(f"low_water {self.low_water} must be positive and at most high_water {self.high_water}")
-        if not 0 < self.max_record_bytes <= LARGEST_REQUEST_BYTES:
-            raise ValueError(f"max_record_bytes {self.max_record_bytes} is none of 1 to {LARGEST_REQUEST_BYTES}")
+        if not 0 < self.max_record_bytes <= MAX_REQUEST_BYTES:
+            raise ValueError(f"max_record_bytes {self.max_record_bytes} is none of 1 to {MAX_REQUEST_BYTES}")
         # Frozen, but not shared yet.
         object.__setattr__(self, "max_request_bytes", max(self.max_request_bytes, self.max_record_bytes))
         if self.security_protocol not in SECURITY_PROTOCOLS:

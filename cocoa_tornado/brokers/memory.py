@@ -278,7 +278,7 @@ class MemoryBroker:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._is_full(topic):
             self._count(self._counters.publish_errors, topic)
-            future.set_exception(BrokerError(f"the log of {topic} is full of records that nobody has read"))
+            future.set_exception(BrokerError(f"the log of {topic} is full of unread records"))
             future.exception()  # already counted: don't log it at exit if the caller ignores the future
             return future
         self._log(topic).append(key, value, headers or {})

@@ -1,8 +1,8 @@
-"""Whom a record addresses. Pure, and imports nothing of the gateway, so that records can hold an address.
+"""Which devices a record addresses. Pure. Imports nothing of the gateway, so that records can contain an address.
 
-Nearly every record is for one device. Its address is the device id itself, a plain ``str``, which costs nothing to make
-and is found in a table of devices as it is. The other addresses are values that no table of devices has as a key. Those
-that do not list their devices can exclude some.
+Nearly every record is for one device. Its address is the device id itself, a plain ``str``, which costs nothing to
+create and is a key of tables of devices. The other addresses are values that are never such a key. Those that do not
+list their devices can exclude some.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Protocol, TypeAlias, assert_never
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Several devices by name. One that is named twice gets the message once."""
+    """Several devices by id. One that is listed twice gets the message once."""
 
     device_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Every device of a user. 99 and ``"99"`` are two users, as they are in tokens."""
+    """Every device of a user. 99 and ``"99"`` are different users, as in tokens."""
 
     user_id: int | str
     excluded: frozenset[str] = frozenset()
@@ -47,9 +47,9 @@ Address: TypeAlias = str | Devices | User | Group | Everyone
 
 
 class Directory(Protocol):
-    """Which devices there are, by what their tokens say. Each call is answered at once, from memory.
+    """The devices, by the claims of their tokens. Each call returns at once, from memory.
 
-    What is returned may be a live view: whoever keeps it while it waits makes a copy.
+    The result may be a live view: copy it before you await anything.
     """
 
     def devices(self) -> Collection[str]: ...
@@ -60,7 +60,7 @@ class Directory(Protocol):
 
 
 def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
-    """The devices that an address stands for now, each once. Total: every address stands for some devices, or for none.
+    """Return the devices that an address stands for now, each once. Total: valid for every address.
 
     Cases: one device, devices by name, a user, a group, everyone.
     """
@@ -74,7 +74,7 @@ def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
         return _each_once(directory.devices_of_group(address.name), address.excluded)
     if isinstance(address, Everyone):
         return _each_once(directory.devices(), address.excluded)
-    assert_never(address)  # and above all: nothing unforeseen goes to everyone
+    assert_never(address)  # an unknown address must never mean everyone
 
 
 def _each_once(device_ids: Iterable[str], excluded: frozenset[str] = frozenset()) -> tuple[str, ...]:

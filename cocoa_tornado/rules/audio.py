@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from ..errors import AudioNotDecodable
-from .magic import MOST_NEEDED_BYTES, Container, Foreign, identify
+from .magic import MAX_NEEDED_BYTES, Container, Foreign, identify
 
 Encoding: TypeAlias = Literal["s16le", "s16be", "l16", "u8", "mulaw", "alaw"]
 """``l16`` is 16-bit audio whose byte order is detected from the samples: RFC 2586 says big-endian, but devices in the
@@ -128,7 +128,7 @@ def settle(declared: AudioFormat, head: bytes, *, complete: bool = False) -> Aud
     :param complete: nothing comes after ``head``
     :raises AudioNotDecodable: the bytes begin like another known format, such as a picture; the message names it
     """
-    found = identify(head[:MOST_NEEDED_BYTES], complete=complete)
+    found = identify(head[:MAX_NEEDED_BYTES], complete=complete)
     if found is None:
         return None
     if isinstance(found, Foreign):
@@ -171,7 +171,7 @@ def has_eight_bits(samples: bytes, *, complete: bool = False) -> bool | None:
     telling = b"".join(_TELLING_PAIRS(head))[:JUDGED_BYTES]
     if len(telling) < JUDGED_BYTES and len(head) < SETTLED_BYTES and not complete:
         return None
-    return len(telling) >= LEAST_JUDGED_BYTES and min(map(_share_near_128, (telling[0::2], telling[1::2]))) >= 0.75
+    return len(telling) >= MIN_JUDGED_BYTES and min(map(_share_near_128, (telling[0::2], telling[1::2]))) >= 0.75
 
 
 def _share_near_128(octets: bytes) -> float:
@@ -273,7 +273,7 @@ JUDGED_SAMPLES: Final = 200
 JUDGED_BYTES: Final = 512
 """Bytes other than silence that are needed to detect 8-bit samples: 64 ms at 8 kHz."""
 
-LEAST_JUDGED_BYTES: Final = 128
+MIN_JUDGED_BYTES: Final = 128
 """The same for a stream that is shorter."""
 
 _CONTAINERS: Final[Mapping[str, Container]] = {

@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 GZIP_WINDOW: Final = 31  # zlib's value for the format with a gzip header
-MOST_MEMBERS: Final = 1024
+MAX_MEMBERS: Final = 1024
 """gzip members in a batch; a producer writes one. Each costs a copy of everything after it."""
 
 PIECE_BYTES: Final = 256 * 1024
 XERIAL_MAGIC: Final = b"\x82SNAPPY\x00"
 XERIAL_HEADER_BYTES: Final = 16
-XERIAL_LEAST_BLOCK_BYTES: Final = 1024
+XERIAL_MIN_BLOCK_BYTES: Final = 1024
 """The smallest block size that the Java library allows, except for the last block. Each block costs microseconds."""
 
 
@@ -41,8 +41,8 @@ def gunzip(data: bytes | memoryview, limit: int) -> bytes:
     left = limit
     rest = bytes(data)
     while rest:
-        if len(found) == MOST_MEMBERS:
-            raise ValueError(f"more than {MOST_MEMBERS} streams of gzip")
+        if len(found) == MAX_MEMBERS:
+            raise ValueError(f"more than {MAX_MEMBERS} streams of gzip")
         member = zlib.decompressobj(GZIP_WINDOW)
         found.append(member.decompress(rest, left + 1))
         left -= len(found[-1])
@@ -62,7 +62,7 @@ def unsnap(data: bytes | memoryview, limit: int) -> bytes:
     if not (whole.startswith(XERIAL_MAGIC) and len(whole) >= XERIAL_HEADER_BYTES):
         return _unsnap_block(whole, limit, limit)
     found, left, at = [], limit, XERIAL_HEADER_BYTES
-    most = limit // XERIAL_LEAST_BLOCK_BYTES + 1
+    most = limit // XERIAL_MIN_BLOCK_BYTES + 1
     while at < len(whole):
         if at + 4 > len(whole):
             raise ValueError("a block of snappy is cut off")

@@ -17,8 +17,8 @@ from typing import Final, Generic, TypeVar
 
 TURNS: Final = 8
 TURN_S: Final = 30.0
-LARGEST_PIECE: Final = 16 * 1024
-LEAST_PIECE: Final = 4 * 1024
+MAX_PIECE: Final = 16 * 1024
+MIN_PIECE: Final = 4 * 1024
 
 H = TypeVar("H")  # hashable
 
@@ -26,7 +26,7 @@ H = TypeVar("H")  # hashable
 def piece_bytes(budget: int, connections: int) -> int:
     """The size of one read from a socket: reads of all connections together fit the budget, but a read is never so
     small that an ordinary message takes several."""
-    return max(LEAST_PIECE, min(LARGEST_PIECE, budget // max(1, connections)))
+    return max(MIN_PIECE, min(MAX_PIECE, budget // max(1, connections)))
 
 
 class Intake(Generic[H]):
@@ -57,7 +57,7 @@ class Intake(Generic[H]):
         """True if no more may be held."""
         return self.held >= self.bound
 
-    def may_read(self, who: H, under_way: int, held: int, now: float) -> bool:
+    def may_read(self, connection: H, under_way: int, held: int, now: float) -> bool:
         """True if this connection may read on. Takes a turn for it if it needs one and one is free.
 
         :param under_way: its own bytes under way
@@ -66,50 +66,50 @@ class Intake(Generic[H]):
         if not under_way and not held:
             return True
         if self.is_full:
-            self._turns.pop(who, None)  # it could not end its message now
+            self._turns.pop(connection, None)  # it could not end its message now
             return False
-        if self.under_way < self.bound or under_way <= LEAST_PIECE or who in self._turns:
+        if self.under_way < self.bound or under_way <= MIN_PIECE or connection in self._turns:
             return True
         if len(self._turns) >= TURNS:
             return False
-        self._turns[who] = now + TURN_S
+        self._turns[connection] = now + TURN_S
         return True
 
-    def wait(self, who: H, under_way: int) -> None:
+    def wait(self, connection: H, under_way: int) -> None:
         """The connection may not read on, and waits with this many bytes under way."""
-        waiting = self._waiting if under_way <= LEAST_PIECE else self._waiting_for_turn
-        waiting[who] = None
+        waiting = self._waiting if under_way <= MIN_PIECE else self._waiting_for_turn
+        waiting[connection] = None
 
-    def end_turn(self, who: H) -> None:
+    def end_turn(self, connection: H) -> None:
         """The connection's message is complete."""
-        self._turns.pop(who, None)
+        self._turns.pop(connection, None)
 
-    def forget(self, who: H) -> None:
+    def forget(self, connection: H) -> None:
         """The connection is gone, or no longer waits."""
-        self._waiting.pop(who, None)
-        self._waiting_for_turn.pop(who, None)
-        self._turns.pop(who, None)
+        self._waiting.pop(connection, None)
+        self._waiting_for_turn.pop(connection, None)
+        self._turns.pop(connection, None)
 
     def next_to_wake(self) -> list[H]:
         """The connections that may resume now, in order of waiting, as many as there is room for."""
         if self.is_full:
             return []
-        places = (self.bound - self.held) // LARGEST_PIECE + 1
+        places = (self.bound - self.held) // MAX_PIECE + 1
         room = self.bound - self.under_way
-        turns = min(places, room // LARGEST_PIECE + 1) if room > 0 else TURNS - len(self._turns)
+        turns = min(places, room // MAX_PIECE + 1) if room > 0 else TURNS - len(self._turns)
         return _first(self._waiting, places) + _first(self._waiting_for_turn, turns)
 
     def late(self, now: float) -> list[H]:
         """The connections whose turn has expired with their message incomplete, each once."""
-        late = [who for who, until in self._turns.items() if until <= now]
-        for who in late:
-            del self._turns[who]
+        late = [connection for connection, until in self._turns.items() if until <= now]
+        for connection in late:
+            del self._turns[connection]
         return late
 
 
 def _first(waiting: dict[H, None], count: int) -> list[H]:
     """Remove up to ``count`` from the front of the queue."""
     found = list(islice(waiting, count))
-    for who in found:
-        del waiting[who]
+    for connection in found:
+        del waiting[connection]
     return found

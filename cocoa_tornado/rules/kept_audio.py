@@ -14,7 +14,7 @@ from .byte_budget import ByteBudget
 HELD_BYTES: Final = 256 * 1024
 """Audio that a stream may hold before any worker was sent it; then its device gets backpressure."""
 
-LEAST_TO_GO_ON: Final = 8 * 1024
+MIN_TO_RESUME: Final = 8 * 1024
 """A stream that has lost its worker gets another one when it has this much more and 1.5 times what it had, or when it
 ends. So workers process at most four times its audio, however it arrives."""
 
@@ -103,7 +103,7 @@ class KeptAudio:
 
     @property
     def _enough(self) -> int:
-        return max(LEAST_TO_GO_ON, self.farthest // 2) if self.farthest else 1
+        return max(MIN_TO_RESUME, self.farthest // 2) if self.farthest else 1
 
     @property
     def _room(self) -> int:

@@ -25,7 +25,7 @@ class Foreign:
     name: str
 
 
-MOST_NEEDED_BYTES: Final = 2_056
+MAX_NEEDED_BYTES: Final = 2_056
 """:func:`identify` always decides with this many bytes; usually 12 suffice."""
 
 
@@ -114,7 +114,7 @@ def _adts_frame_bytes(head: bytes) -> int:
     if head[1] & 0xF6 != 0xF0 or head[2] >> 6 != _AAC_LC or head[2] >> 2 & 0xF > 12:
         return 0
     size = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
-    return size if 7 < size <= MOST_NEEDED_BYTES - 8 else 0
+    return size if 7 < size <= MAX_NEEDED_BYTES - 8 else 0
 
 
 def _text(head: bytes, complete: bool) -> Container | Foreign | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-LONGEST_HEAD_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
 """The index of a fragmented MP4 takes some hundred bytes. If it is not within this many, the file is not fragmented."""
 
 
@@ -14,10 +14,10 @@ def is_fragmented(head: bytes, *, complete: bool = False) -> bool | None:
 
     Any other MP4 needs its index (``moov``) first, and recorders write it last.
 
-    :param head: the stream from its first byte; :data:`LONGEST_HEAD_BYTES` always suffice
+    :param head: the stream from its first byte; :data:`MAX_HEAD_BYTES` always suffice
     :param complete: nothing comes after ``head``
     """
-    start, end = 0, min(len(head), LONGEST_HEAD_BYTES)
+    start, end = 0, min(len(head), MAX_HEAD_BYTES)
     while start + 8 <= end:
         size, kind = _box(head, start)
         if kind == b"moov":
@@ -27,7 +27,7 @@ def is_fragmented(head: bytes, *, complete: bool = False) -> bool | None:
         if kind == b"mdat" or size < 8:
             return False
         start += size
-    return False if complete or len(head) >= LONGEST_HEAD_BYTES or start >= LONGEST_HEAD_BYTES else None
+    return False if complete or len(head) >= MAX_HEAD_BYTES or start >= MAX_HEAD_BYTES else None
 
 
 def _holds(head: bytes, start: int, end: int, wanted: bytes) -> bool:

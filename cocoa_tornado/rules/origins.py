@@ -140,7 +140,7 @@ def find_caller(peer: str, host: str, headers: Mapping[str, str], trusted: Seque
 
 
 def _last(header: str | None) -> str:
-    """What the nearest proxy has said."""
+    """What the nearest proxy reports."""
     return (header or "").split(",")[-1].strip()
 
 

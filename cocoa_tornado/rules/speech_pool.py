@@ -32,14 +32,14 @@ HOPELESS_AFTER: Final = 3
 """After this many workers in a row have died before finishing a stream, waiting streams are given up."""
 
 MEMORY_PAUSE_S: Final = 60.0
-LONGEST_MEMORY_PAUSE_S: Final = 3600.0
+MAX_MEMORY_PAUSE_S: Final = 3600.0
 """The longest time without a replacement for a worker killed for lack of memory. The time doubles with each such
 kill."""
 
 MEMORY_TRIAL_S: Final = 600.0
 """Once all workers have run together for this long, the next pause is a short one again."""
 
-MOST_PARKED: Final = 256
+MAX_PARKED: Final = 256
 """Streams that may be parked, or wait again after that, beyond the queue. Each may hold 256 KiB that no worker has seen
 (``kept_audio.py``), so this bounds the memory, and how long streams wait that resume together."""
 
@@ -60,7 +60,7 @@ class PoolLimits:
     queue: int
     stall_s: float
     load_s: float
-    parked: int = MOST_PARKED
+    parked: int = MAX_PARKED
 
 
 class Phase(enum.Enum):
@@ -170,7 +170,7 @@ class Roster:
     _fitting: int = 0  # workers that fit in memory, as far as is known
     _fewer_until: float = float("-inf")  # no more than that are started before this time
     _memory_pause: Backoff = field(
-        default_factory=lambda: Backoff(base_s=MEMORY_PAUSE_S, cap_s=LONGEST_MEMORY_PAUSE_S, uniform=max)
+        default_factory=lambda: Backoff(base_s=MEMORY_PAUSE_S, cap_s=MAX_MEMORY_PAUSE_S, uniform=max)
     )
     _mean_s: float = 5.0  # how long a stream has its worker, smoothed
 

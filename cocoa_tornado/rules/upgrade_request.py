@@ -25,7 +25,7 @@ _NOT_PLAIN: Final = frozenset({"content-length", "transfer-encoding", "expect"})
 
 
 class UpgradeRequest(NamedTuple):
-    """What a request for an upgrade is judged by, whoever has parsed it.
+    """The parts of an upgrade request that decide on it, from any parser.
 
     :ivar arguments: the query's, decoded
     :ivar headers: looked up by names in lower case; the values of a repeated field are joined with commas

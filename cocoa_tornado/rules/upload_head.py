@@ -9,7 +9,7 @@ from ..errors import AudioTooLong
 from .audio import SETTLED_BYTES, AudioFormat, look_again_at, settle
 from .wav import WavLayout, read_wav_header
 
-MOST_BYTES: Final = max(SETTLED_BYTES, 8 * 1024)
+MAX_HEAD_BYTES: Final = max(SETTLED_BYTES, 8 * 1024)
 """How much of an upload is examined. If a WAV's samples begin later, only the decoder judges it."""
 
 SLACK_S: Final = 0.01
@@ -47,8 +47,8 @@ class UploadHead:
         """
         if self.is_known:
             return
-        self._head += data[: MOST_BYTES - len(self._head)]
-        is_all = len(self._head) >= MOST_BYTES
+        self._head += data[: MAX_HEAD_BYTES - len(self._head)]
+        is_all = len(self._head) >= MAX_HEAD_BYTES
         if len(self._head) < self._next_look_bytes and not is_all:
             return
         self._next_look_bytes = look_again_at(len(self._head))

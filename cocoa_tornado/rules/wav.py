@@ -81,7 +81,7 @@ def _read_chunks(order: _Order) -> Generator[int, bytes, WavLayout]:
         name, size = chunk[:4], int.from_bytes(chunk[4:], order)
         if name == b"data":
             break
-        if name in (b"fmt ", b"ds64") and 0 < size <= _LONGEST_READ:
+        if name in (b"fmt ", b"ds64") and 0 < size <= _MAX_READ:
             body = yield size + size % 2
             if name == b"ds64":
                 long_data_bytes = int.from_bytes(body[8:16], "little")
@@ -98,7 +98,7 @@ def _read_chunks(order: _Order) -> Generator[int, bytes, WavLayout]:
 
 def _pass_over(size: int) -> Generator[int, bytes, None]:
     while size > 0:
-        got = len((yield min(size, _LONGEST_READ)))
+        got = len((yield min(size, _MAX_READ)))
         if not got:
             return
         size -= got
@@ -135,7 +135,7 @@ def _sample_bytes(channels: int, block: int, bits: int) -> int:
 RIFF_NAMES: Final = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 """The first bytes of a WAV. BW64 is the broadcasters' successor of RF64."""
 
-_LONGEST_READ: Final = 4096
+_MAX_READ: Final = 4096
 _ALL_ONES: Final = 0xFFFFFFFF
 _EXTENSIBLE: Final = 0xFFFE
 # The bytes after the format tag in the GUIDs of WAVE_FORMAT_EXTENSIBLE.

@@ -251,7 +251,7 @@ class _Demuxer:
 
 def _demuxed(demuxer: _Demuxer, stream: _Input) -> _Frames:
     source = _seekable(stream) if _is_kept(demuxer, stream) else stream
-    budget = MemoryBudget(_MOST_DEMUXER_BYTES)
+    budget = MemoryBudget(_MAX_DEMUXER_BYTES)
     try:
         with budget.spending():
             container = av.open(
@@ -324,9 +324,9 @@ def _is_kept(demuxer: _Demuxer, stream: _Input) -> bool:
 
 
 def _seekable(stream: _Input) -> BytesIO:
-    whole = stream.exactly(_MOST_KEPT_BYTES + 1)
-    if len(whole) > _MOST_KEPT_BYTES:
-        raise AudioNotDecodable(f"its index is at its end, and it has more than {_MOST_KEPT_BYTES >> 20} MiB")
+    whole = stream.exactly(_MAX_KEPT_BYTES + 1)
+    if len(whole) > _MAX_KEPT_BYTES:
+        raise AudioNotDecodable(f"its index is at its end, and it has more than {_MAX_KEPT_BYTES >> 20} MiB")
     return BytesIO(whole)
 
 
@@ -355,7 +355,7 @@ def _mixed(frames: Iterator[AudioFrame]) -> Iterator[bytes]:
             if mixer is not None:
                 yield from mixer.mix(None)
                 changes += 1
-                if changes > _MOST_CHANGES:
+                if changes > _MAX_CHANGES:
                     raise AudioNotDecodable("it changes its rate or channels all the time")
             mixer = _Mixer(frame)
         yield from mixer.mix(frame)
@@ -419,10 +419,10 @@ _AT_ONCE: Final = {"probesize": "32"}
 # FFmpeg creates a decoder for every announced stream, and a few bytes can announce one that takes many megabytes.
 # A video has a handful: picture, sound, subtitles, chapters, a cover.
 _FEW_STREAMS: Final = {"max_streams": "8"}
-_MOST_CHANGES: Final = 100
+_MAX_CHANGES: Final = 100
 """Changes of rate or layout within a stream. A change is expensive and takes hardly any input."""
-_MOST_KEPT_BYTES: Final = 64 << 20
-_MOST_DEMUXER_BYTES: Final = 128 << 20
+_MAX_KEPT_BYTES: Final = 64 << 20
+_MAX_DEMUXER_BYTES: Final = 128 << 20
 """Memory that FFmpeg may take for a container. Some kilobytes can announce an index of gigabytes; a cover as large as
 the largest upload is copied a few times."""
 

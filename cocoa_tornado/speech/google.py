@@ -32,13 +32,13 @@ from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 SCOPES: Final = ("https://www.googleapis.com/auth/cloud-platform",)
 # The service refuses more than 25,600 bytes, and its reference mentions 15 KB: this is below both.
-MOST_BYTES_PER_REQUEST: Final = 12_800
+MAX_BYTES_PER_REQUEST: Final = 12_800
 # At less than 0.1 s per request there would be more requests than words, so wait for more, or for the end.
-FEWEST_BYTES_PER_REQUEST: Final = 3_200
+MIN_BYTES_PER_REQUEST: Final = 3_200
 # Audio that may wait for the network: about eight seconds. Then accept() blocks.
 BUFFER_BYTES: Final = 256 * 1024
 # More calls for one utterance are needed only if the service ends every stream right after it begins.
-MOST_CALLS: Final = 64
+MAX_CALLS: Final = 64
 
 END_OF_SINGLE_UTTERANCE: Final = speech_v2.StreamingRecognizeResponse.SpeechEventType.END_OF_SINGLE_UTTERANCE
 
@@ -126,10 +126,10 @@ class GoogleRecognizer:
     def _send(self, audio: bytes) -> None:
         position = 0
         while position < len(audio):
-            if self._calls and self._calls[-1].send(audio[position : position + MOST_BYTES_PER_REQUEST]):
-                position += MOST_BYTES_PER_REQUEST
+            if self._calls and self._calls[-1].send(audio[position : position + MAX_BYTES_PER_REQUEST]):
+                position += MAX_BYTES_PER_REQUEST
                 continue
-            if len(self._calls) == MOST_CALLS:
+            if len(self._calls) == MAX_CALLS:
                 raise EngineFailed("Google ends every stream before its time")
             rest = self._calls[-1].left_over() if self._calls else b""
             audio, position = rest + audio[position:], 0
@@ -276,13 +276,13 @@ class _Call:
         thread."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._ended or self._done or len(self._audio) >= FEWEST_BYTES_PER_REQUEST,
+                lambda: self._ended or self._done or len(self._audio) >= MIN_BYTES_PER_REQUEST,
                 self._limits.pause_s,
             )
             if self._done:
                 return b""
-            piece = bytes(self._audio[:MOST_BYTES_PER_REQUEST])
-            del self._audio[:MOST_BYTES_PER_REQUEST]
+            piece = bytes(self._audio[:MAX_BYTES_PER_REQUEST])
+            del self._audio[:MAX_BYTES_PER_REQUEST]
             self._unsettled += piece
             self._taken_bytes += len(piece)
             if not piece:

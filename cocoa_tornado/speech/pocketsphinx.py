@@ -34,7 +34,7 @@ END_FRAMES: Final = 15
 HYPOTHESIS_FRAMES: Final = 10
 """How often the decoder is asked for an interim, in frames."""
 
-LONGEST_WORD_FRAMES: Final = 150
+MAX_WORD_FRAMES: Final = 150
 STEADY_PER_FRAME: Final = -0.6
 """Acoustic score of steady noise, as the decimal logarithm per frame of 10 ms; spoken words have about -1.2."""
 
@@ -150,7 +150,7 @@ class PocketsphinxRecognizer:
 
 def _is_word(segment: Any) -> bool:
     """True unless it is a filler such as ``<sil>`` or ``[NOISE]``, or lasts longer than any word."""
-    return segment.word[0] not in "<[+" and _frames(segment) <= LONGEST_WORD_FRAMES
+    return segment.word[0] not in "<[+" and _frames(segment) <= MAX_WORD_FRAMES
 
 
 def _is_steady(words: Sequence[Any]) -> bool:

@@ -24,7 +24,7 @@ MAX_HEADER_BYTES: Final = 64 * 1024
 JUDGED_BYTES: Final = 2048
 """Samples that do not show their byte order within this many bytes are silence, or nearly."""
 
-LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 6_000, 48_000
+MIN_DETECTED_RATE_HZ, MAX_DETECTED_RATE_HZ = 6_000, 48_000
 """The detector's range. Faster samples are decimated for it, slower ones doubled; the engine gets the originals."""
 
 
@@ -35,8 +35,8 @@ class Detector:
     """
 
     def __init__(self, rate_hz: int) -> None:
-        self._every = -(-rate_hz // HIGHEST_RATE_HZ)
-        self._times = -(-LOWEST_RATE_HZ // rate_hz)
+        self._every = -(-rate_hz // MAX_DETECTED_RATE_HZ)
+        self._times = -(-MIN_DETECTED_RATE_HZ // rate_hz)
         self._detector = Vad(Vad.MEDIUM_STRICT, rate_hz * self._times // self._every, FRAME_S)
         self.frame_bytes = self._detector.frame_bytes * self._every // self._times // 2 * 2
 

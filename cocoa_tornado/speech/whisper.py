@@ -28,9 +28,9 @@ from .machine import this_machine
 from .recognizer import BYTES_PER_SECOND, SAMPLE_RATE_HZ, nothing
 
 # As long as the pauses between sentences: each is an opportunity to split a long utterance.
-LEAST_PAUSE_MS: Final = 500
+MIN_PAUSE_MS: Final = 500
 # A click is shorter, and a word longer.
-LEAST_SPEECH_MS: Final = 100
+MIN_SPEECH_MS: Final = 100
 # Whisper's window is 30 s; start looking for a pause before it is full.
 NEARLY_A_WINDOW_S: Final = 24.0
 INTERIM_EVERY_S: Final = 1.5
@@ -38,7 +38,7 @@ INTERIM_EVERY_S: Final = 1.5
 SURE: Final = 0.8
 # Retries when the first result looks wrong (repetitive or improbable): each may take as long as the first.
 TEMPERATURES: Final = (0.0, 0.4, 0.8)
-MOST_BEAMS: Final = 10
+MAX_BEAMS: Final = 10
 
 Audio = NDArray[np.float32]
 
@@ -232,8 +232,8 @@ def _load(location: str, compute_type: str, threads: int) -> Any:
 
 
 def _beam(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_BEAMS:
-        raise EngineFailed(f"whisper: beam is {text!r}; allowed: 1 to {MOST_BEAMS}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_BEAMS:
+        raise EngineFailed(f"whisper: beam is {text!r}; allowed: 1 to {MAX_BEAMS}")
     return int(text)
 
 
@@ -242,7 +242,7 @@ def _samples(data: bytes | bytearray) -> Audio:
 
 
 def _speech_in(audio: Audio) -> list[Speech]:
-    options = VadOptions(min_speech_duration_ms=LEAST_SPEECH_MS, min_silence_duration_ms=LEAST_PAUSE_MS)
+    options = VadOptions(min_speech_duration_ms=MIN_SPEECH_MS, min_silence_duration_ms=MIN_PAUSE_MS)
     with _translated("whisper's voice activity detector failed"):
         return [Speech(found["start"], found["end"]) for found in get_speech_timestamps(audio, options)]
 

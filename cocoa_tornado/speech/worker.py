@@ -30,7 +30,7 @@ from .wire import Kind
 
 NICE: Final = 10
 
-MOST_FAILURES: Final = 3
+MAX_FAILURES: Final = 3
 """After this many utterances in a row in which the engine failed, it counts as broken."""
 
 MEMORY_TO_WORK_WITH: Final = 1 << 30
@@ -243,7 +243,7 @@ class Worker:
         except EngineFailed as error:
             failed = wire.Failed("engine", _one_line(error))
             self._failures += 1
-            if self._failures >= MOST_FAILURES:
+            if self._failures >= MAX_FAILURES:
                 print(f"the engine has failed {self._failures} times in a row: {failed.detail}", file=sys.stderr)
                 self._is_beyond_help = True
         except Exception as error:

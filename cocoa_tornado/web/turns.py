@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..rules.turns import MOST_PER_TURN, TurnClock, among_the_gone, room_left
+from ..rules.turns import MAX_PER_TURN, TurnClock, among_the_gone, room_left
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -100,12 +100,12 @@ if sys.platform.startswith("linux"):
                 timeout = math.ceil(timeout * 1e3) * 1e-3 if timeout > 0 else 0
             self._clock.begin_wait(time.monotonic(), timeout)
             try:
-                found = self._epoll.poll(timeout, MOST_PER_TURN)
+                found = self._epoll.poll(timeout, MAX_PER_TURN)
             except InterruptedError:
                 return []
             finally:
                 self._clock.end_wait(time.monotonic())
-            if len(found) == MOST_PER_TURN:
+            if len(found) == MAX_PER_TURN:
                 found = self._choose(found)
             keys, ready = self._keys, []
             for fd, event in found:
@@ -120,7 +120,7 @@ if sys.platform.startswith("linux"):
             """There may be more of them: find those who are alive behind those who are gone."""
             alive: dict[int, int] = {}
             gone: dict[int, int] = {}
-            room = MOST_PER_TURN
+            room = MAX_PER_TURN
             while room:
                 known = len(alive) + len(gone)
                 for fd, event in found:

@@ -1,4 +1,4 @@
-"""Brokers that move to other addresses behind their bootstrap name, and brokers that advertise an address of nobody."""
+"""Brokers that move behind their bootstrap name, and brokers that advertise an unreachable address."""
 
 from __future__ import annotations
 
@@ -76,21 +76,21 @@ async def test_brokers_that_have_all_moved_are_found_at_the_bootstrap_address_an
 
 @AWAY
 @LOST
-async def test_an_advertised_address_of_nobody_is_named(client: str, server: KafkaServer) -> None:
-    nobody = ReservedPort()
-    server.advertise(f"127.0.0.1:{nobody.number}")
+async def test_an_unreachable_advertised_address_is_named(client: str, server: KafkaServer) -> None:
+    unreachable = ReservedPort()
+    server.advertise(f"127.0.0.1:{unreachable.number}")
     await asyncio.to_thread(server.start)
     stand = kafka_stand(client, server)
     for sole_reader in (False, True):
         broker = stand.make(replace(stand.options, sole_reader=sole_reader))
         broker.start(Receiver(), decode)
         broker.publish(stand.messages, "doll", b"waits")
-        wanted = f"127.0.0.1:{nobody.number}, which {server.bootstrap} advertises, cannot be reached"
+        wanted = f"127.0.0.1:{unreachable.number}, which {server.bootstrap} advertises, cannot be reached"
         try:
             await named(broker, wanted)
         finally:
             await broker.close(0.2)
-    nobody.close()
+    unreachable.close()
 
 
 @AWAY

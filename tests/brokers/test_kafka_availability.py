@@ -87,7 +87,7 @@ def test_brokers_that_answer_are_distinguished_from_absent_ones() -> None:
     assert availability.brokers_answer()
     availability.down("codec", "a package is missing")
     assert availability.brokers_answer()
-    clock.now = 16.0  # nobody has looked since
+    clock.now = 16.0  # not alive since
     assert not availability.brokers_answer()
     availability.alive()
     availability.down("away", "gone")
@@ -96,7 +96,7 @@ def test_brokers_that_answer_are_distinguished_from_absent_ones() -> None:
 
 @IN_USE
 @SHARED
-def test_who_waits_for_another_reader_and_who_is_joined_by_one_say_so_once_and_can_publish(
+def test_standby_and_shared_are_logged_once_and_can_publish(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     counters = BrokerCounters()
@@ -143,7 +143,7 @@ def test_a_gateway_in_standby_does_not_take_absent_brokers_for_present_ones() ->
     assert availability.brokers_answer()
 
 
-def test_a_turn_that_comes_changes_nothing_for_who_was_not_waiting() -> None:
+def test_a_turn_that_comes_changes_nothing_without_standby() -> None:
     availability = Availability(BrokerCounters())
     availability.ready("there")
     availability.turn_came()

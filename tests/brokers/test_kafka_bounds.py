@@ -83,7 +83,7 @@ def test_a_batch_within_the_bound_is_read_whole(codec: int) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS.values())
-def test_a_batch_above_the_bound_says_which_offsets_it_has(codec: int) -> None:
+def test_a_batch_above_the_bound_names_its_offsets(codec: int) -> None:
     fetcher = bounded(batch=100_000)
     fetcher.add(batch(0, [b"a"]), batch(1, [b"x" * 60_000] * 2, codec=codec), batch(3, [b"b"]))
     assert [record.value for record in fetcher.fetched_records(1)] == [b"a"]

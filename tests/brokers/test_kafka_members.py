@@ -159,7 +159,7 @@ async def test_a_second_gateway_takes_nothing_from_the_first_and_takes_over_when
         assert two.status().state is BrokerState.STANDBY
         assert one.status().state is BrokerState.READY
         assert one.counters.reconnects == 0
-        await two.publish(pair.stand.messages, "doll", b"a device of the second says so")
+        await two.publish(pair.stand.messages, "doll", b"from a device of the second")
         await one.stop_consuming()
         await ready(two)
         await pair.write(MESSAGES, 100)
@@ -447,7 +447,7 @@ class Clock:
 
 
 class Passing(threading.Event):
-    """Stops after a minute of the clock, in which nobody really waits."""
+    """Stops after a minute of the clock, without really waiting."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()

@@ -73,7 +73,7 @@ def test_a_failing_endpoint_is_no_trouble_while_the_token_is_good(endpoint: Toke
 
 
 @pytest.mark.parametrize("answer", [b"no JSON", b"[]", b'{"token":"x"}', b'{"access_token":7}', b""])
-def test_an_answer_without_a_token_is_an_error_that_tells_no_secret(endpoint: TokenEndpoint, answer: bytes) -> None:
+def test_an_answer_without_a_token_is_an_error_without_secrets(endpoint: TokenEndpoint, answer: bytes) -> None:
     endpoint.answer = answer
     tokens = credentials(endpoint, Clock())
     with pytest.raises(BrokerError) as caught:

@@ -30,7 +30,7 @@ def test_a_group_that_has_read_the_topic_before_is_no_fresh_one() -> None:
 
 
 @given(st.lists(st.tuples(st.none() | st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=10))
-def test_whoever_decides_for_all_is_the_only_one(partitions: list[tuple[int | None, int]]) -> None:
+def test_only_one_member_decides_for_all(partitions: list[tuple[int | None, int]]) -> None:
     committed = {number: offset for number, (offset, _) in enumerate(partitions)}
     shares = [[number for number, (_, owner) in enumerate(partitions) if owner == member] for member in range(3)]
     decisions = [where_to_start(share, committed) for share in shares if share]
@@ -126,7 +126,7 @@ def test_what_was_done_here_and_not_committed_is_not_read_again() -> None:
     assert planned(history, {0: Committed(7, OLD)}, "old") == ({0: 7}, Start.NOWHERE)
 
 
-def test_what_was_done_of_the_old_log_says_nothing_of_the_new_one() -> None:
+def test_done_offsets_of_the_old_log_do_not_apply_to_the_new_one() -> None:
     history = History()
     history.enter(OLD)
     history.give_up(0, 9, is_committed=False)

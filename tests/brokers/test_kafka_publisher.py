@@ -42,7 +42,7 @@ class Answer:
 
 
 class Producer:
-    """Takes records, and answers when the test says so."""
+    """Takes records, and answers on demand."""
 
     def __init__(self) -> None:
         self.sent: list[Answer] = []
@@ -155,7 +155,7 @@ async def test_a_record_that_waits_can_be_taken_back_and_its_place_is_free_again
 
 
 @pytest.mark.gen_test
-async def test_a_record_that_nobody_wants_any_more_is_not_sent_again(bench: Bench) -> None:
+async def test_a_withdrawn_record_is_not_sent_again(bench: Bench) -> None:
     record = bench.submit("quarantine", "a")
     bench.submit("busy", "b")
     await sends(lambda: bench.sent, 2)
@@ -170,7 +170,7 @@ async def test_a_record_that_nobody_wants_any_more_is_not_sent_again(bench: Benc
 
 
 class CountingBroker(KafkaBroker):
-    """:ivar questions: how often somebody has asked for room"""
+    """:ivar questions: how often room was requested"""
 
     questions = 0
 
@@ -180,7 +180,7 @@ class CountingBroker(KafkaBroker):
 
 
 @pytest.mark.gen_test
-async def test_those_who_wait_for_room_are_woken_in_their_order_and_no_more_than_there_is_room_for() -> None:
+async def test_waiters_for_room_are_woken_in_order_and_as_many_as_there_is_room_for() -> None:
     broker = CountingBroker(KafkaOptions(bootstrap=("nowhere:9092",), queue_records=4))
     clients = Clients()
     broker._publisher._clients = clients  # type: ignore[assignment]  # as much of it as is asked for

@@ -1,5 +1,5 @@
 """A quarantine topic that takes no copies: the stream goes on, and an offset is held back for a minute. Then its record
-is lost to quarantine, with a line that says where it can be read."""
+is lost to quarantine, with a log line that names its offset."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ async def test_a_record_that_is_lost_to_quarantine_is_counted_logged_and_committ
 @NO_QUARANTINE
 @LOST_TO_QUARANTINE
 @pytest.mark.usefixtures("looks_often")
-async def test_a_quarantine_that_an_acl_forbids_is_found_at_the_start_and_disturbs_nobody(
+async def test_a_quarantine_that_an_acl_forbids_is_found_at_the_start_and_affects_nothing_else(
     stand: KafkaStand, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -149,7 +149,7 @@ async def test_a_quarantine_that_an_acl_forbids_is_found_at_the_start_and_distur
         await has_quarantine(broker, QuarantineState.UNAVAILABLE)
         await stand.write([(b"doll", b"odd"), *numbered(0, 5)])
         await receiver.has(5)
-        await broker.publish(stand.messages, "doll", b"a device says so")
+        await broker.publish(stand.messages, "doll", b"from a device")
         await eventually(lambda: broker.counters.quarantine_lost == {"refused": 1})
         await is_committed(stand, 6)
         assert lines(caplog, "producer replaced") == []  # no copy was tried in vain

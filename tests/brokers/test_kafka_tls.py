@@ -49,7 +49,7 @@ async def test_it_comes_by_tls_and_shows_its_own_certificate(
 
 @pytest.mark.apache
 @AWAY
-async def test_a_broker_that_nobody_vouches_for_is_refused_in_one_line(
+async def test_a_broker_with_an_untrusted_certificate_is_refused_in_one_line(
     stand: KafkaStand, kafka: KafkaServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = write_certificate(tmp_path, "other")

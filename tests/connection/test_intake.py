@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocoa_tornado.rules.intake import LEAST_PIECE, TURN_S, TURNS
+from cocoa_tornado.rules.intake import MIN_PIECE, TURN_S, TURNS
 from cocoa_tornado.rules.rate import RateLimit
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, RawDevice
 from testing.waiting import eventually
@@ -113,7 +113,7 @@ async def test_messages_that_do_not_end_are_bounded_and_hold_up_no_short_one(mak
     assert BOUND <= intake.rule.under_way <= most
     device = await stand.raw()
     for number in range(50):
-        device.send(TEXT, text(number, LEAST_PIECE // 2))
+        device.send(TEXT, text(number, MIN_PIECE // 2))
     await eventually(lambda: len(stand.published) == 50)
     assert intake.rule.under_way <= most
 

@@ -83,7 +83,7 @@ async def test_nothing_is_handed_over_within_a_call_of_send(stand: RelayStand) -
 async def test_an_unknown_server_is_reported_and_counted(stand: RelayStand) -> None:
     (a,) = await stand.open(1)
     a.join("a")
-    assert await a.send("nobody", forward(1, 2)) is Fate.NO_SERVER
+    assert await a.send("unknown", forward(1, 2)) is Fate.NO_SERVER
     assert (a.counters.refused, a.counters.accepted) == ({"no_server": 2}, {})
 
 

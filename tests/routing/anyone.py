@@ -17,7 +17,7 @@ GROUPS = ("red", "blue")
 
 @dataclass
 class Table:
-    """A directory, as a test says."""
+    """A configurable directory."""
 
     all: Collection[str] = DEVICES
     users: dict[int | str, list[str]] = field(default_factory=dict)

@@ -110,7 +110,7 @@ async def test_unknown_devices_are_counted_each_and_logged_within_bounds(caplog:
     stand = Stand()
     client = connect(stand.hub)
     with caplog.at_level(logging.INFO, "cocoa.router"):
-        stand.router(stand.batch(*(text(number, f"stranger-{number}") for number in range(1000)), text(1)))
+        stand.router(stand.batch(*(text(number, f"unknown-{number}") for number in range(1000)), text(1)))
     assert texts(client) == ["1"]
     assert (stand.counters.unknown_device, stand.counters.routed, stand.done) == (1000, 1, [""])
     assert len(caplog.records) == 50
@@ -185,7 +185,7 @@ async def test_a_device_that_comes_while_its_message_is_stored_is_sent_it() -> N
 
 
 async def test_the_recipients_of_a_record_are_settled_when_it_is_read() -> None:
-    """What is stored for some devices is sent to these, whoever belongs to a group by then."""
+    """Messages stored for a group's devices are sent to these, even if the group changes meanwhile."""
     mailbox = SlowMailbox()
     stand = await Stand(mailbox).open()
     one = connect(stand.hub, "one")

@@ -188,7 +188,7 @@ def test_to_decides_and_the_device_id_is_neither_added_nor_replaced_nor_judged()
     assert decode(None, b'{"to":{"all":true}}', 0) == Record(Everyone(), b'{"type":"transcription"}', 0)
 
 
-def test_a_user_id_by_itself_addresses_nobody() -> None:
+def test_a_user_id_by_itself_has_no_recipients() -> None:
     assert reason_for('"user_id":99') == "no_device"
     assert decoded('"user_id":99,"device_id":"d"').address == "d"
 

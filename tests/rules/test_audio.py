@@ -54,7 +54,7 @@ SPEECH = array("h", (Path(__file__).parents[1] / "speech" / "data" / "goforward.
         ("audio/*", UNSAID),
     ],
 )
-def test_a_raw_type_says_how_its_samples_are_read(content_type: str, expected: AudioFormat) -> None:
+def test_a_raw_type_defines_how_its_samples_are_read(content_type: str, expected: AudioFormat) -> None:
     assert format_of(content_type, DEFAULT) == expected
 
 
@@ -105,7 +105,7 @@ def test_a_container_keeps_beside_it_how_raw_samples_would_be_read(content_type:
     assert (found.encoding, found.rate_hz, found.channels) == ("u8", 11_025, 2)
 
 
-def test_a_wav_type_with_a_rate_says_it_for_the_wav_without_a_header() -> None:
+def test_the_rate_of_a_wav_type_applies_to_a_wav_without_a_header() -> None:
     found = format_of("audio/wav;rate=8000", DEFAULT)
 
     assert found == AudioFormat("wav", "s16le", 8_000, 1, eight_bit_rate_hz=8_000)
@@ -310,7 +310,7 @@ def _in_both_orders(samples: array[int]) -> tuple[bytes, bytes]:
     loudness=st.sampled_from([0.05, 0.2, 1.0, 2.0]),
     decimate=st.sampled_from([1, 2]),
 )
-def test_human_speech_tells_the_order_of_its_bytes(start: int, loudness: float, decimate: int) -> None:
+def test_human_speech_shows_its_byte_order(start: int, loudness: float, decimate: int) -> None:
     window = SPEECH[start : start + 1_200 : decimate]
     little, big = _in_both_orders(array("h", (max(-32768, min(32767, int(loudness * x))) for x in window)))
 
@@ -333,7 +333,7 @@ def _is_loud(start: int) -> bool:
 
 
 @given(st.sampled_from([start for start in range(0, len(SPEECH) - 1_000, 100) if _is_loud(start)]))
-def test_speech_of_eight_bits_in_sixteen_tells_its_order_too(start: int) -> None:
+def test_speech_of_eight_bits_in_sixteen_shows_its_order_too(start: int) -> None:
     window = [max(-128, min(127, sample >> 6)) for sample in SPEECH[start : start + 1_000]]
     little, big = _in_both_orders(array("h", (sample * 256 for sample in window)))
 
@@ -341,7 +341,7 @@ def test_speech_of_eight_bits_in_sixteen_tells_its_order_too(start: int) -> None
     assert byte_order(big) == "s16be"
 
 
-def test_silence_and_ties_are_big_endian_as_the_rfc_says() -> None:
+def test_silence_and_ties_are_big_endian_as_in_the_rfc() -> None:
     assert byte_order(b"", complete=True) == "s16be"
     assert byte_order(bytes(1_001), complete=True) == "s16be"
     assert byte_order(b"\x12\x12\xf4\xf4" * 300, complete=True) == "s16be"
@@ -412,7 +412,7 @@ def test_whole_recordings_of_sixteen_bits_are_never_taken_for_eight_wherever_the
                 assert settle(UNSAID, samples[start : start + SETTLED_BYTES]) == DEFAULT
 
 
-def test_digital_silence_at_the_beginning_tells_nothing() -> None:
+def test_digital_silence_at_the_beginning_is_ignored() -> None:
     speech = _eight_bits(SPEECH[8_000:9_000], 1.0)
 
     assert has_eight_bits(bytes(3_000)) is None
@@ -429,7 +429,7 @@ def test_a_few_bytes_are_what_the_settings_say() -> None:
 @pytest.mark.parametrize(
     "content_type", ["audio/L16", "audio/L8;rate=8000", "audio/basic", "audio/PCMA", "audio/pcm;endianness=big-endian"]
 )
-def test_what_a_type_says_of_its_samples_is_not_judged(content_type: str) -> None:
+def test_declared_samples_are_not_judged(content_type: str) -> None:
     found = format_of(content_type, DEFAULT)
 
     assert found is not None

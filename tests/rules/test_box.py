@@ -60,7 +60,7 @@ def test_a_place_of_an_earlier_epoch_stands_for_what_was_left_when_the_next_bega
     assert box.find(Position(1, 4)) is None
 
 
-def test_of_named_epochs_the_list_says_which_came_first() -> None:
+def test_the_list_defines_the_order_of_named_epochs() -> None:
     box = Box(last=90, epoch=3, cuts=((7, 40), (3, 60)), epochs=(0, 7, 5, 3))
     assert [box.find(Position(number)) for number in (30, 50, 80)] == [30, 40, 40]
     assert [box.find(Position(number, 7)) for number in (50, 80)] == [50, 60]
@@ -112,7 +112,7 @@ def test_a_place_of_an_earlier_epoch_is_known_though_its_message_is_lost() -> No
     assert Box(last=5, epoch=1).find(Position(9)) == 5
 
 
-def test_one_that_has_no_cursor_yet_begins_with_what_is_kept_and_is_not_told_of_what_it_was_written() -> None:
+def test_without_a_cursor_yet_a_device_begins_with_what_is_kept_and_written_messages_are_not_missed() -> None:
     assert FIVE.write(5).start(NO_CURSOR_YET.number) == 0
     assert FIVE.write(4).lose(3).start(NO_CURSOR_YET.number) == 3
     assert FIVE.write(1).lose(3).start(NO_CURSOR_YET.number) == 1

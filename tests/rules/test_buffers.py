@@ -31,5 +31,5 @@ def test_the_least_budget_holds_the_largest_of_everything() -> None:
     # As JSON a message may be six times as long; half of the queue is for devices.
     assert shares["publish"] // 2 > 6 * LARGEST_MESSAGE
     assert shares["uplink"] > 7 * LARGEST_MESSAGE
-    # Kafka takes batches of 1 MiB unless it is told otherwise, and a producer of 1 MiB a record.
+    # Kafka takes batches of 1 MiB unless configured otherwise, and a producer of 1 MiB a record.
     assert shares["batch"] >= 6 * MIB

@@ -174,7 +174,7 @@ VMSTAT = {"/proc/vmstat": "nr_free_pages 12\noom_kill 5\n"}
         ),
     ],
 )
-def test_kills_for_want_of_memory_are_counted_by_whoever_counts_them(texts: dict[str, str], kills: int) -> None:
+def test_oom_kills_are_read_from_whichever_counter_there_is(texts: dict[str, str], kills: int) -> None:
     assert oom_kills((VMSTAT | texts if texts else texts).get) == kills
 
 

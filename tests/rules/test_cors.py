@@ -23,7 +23,7 @@ def test_a_listed_origin_is_echoed_and_may_read_why_it_was_refused(path: str) ->
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_a_preflight_says_what_may_be_sent(path: str) -> None:
+def test_a_preflight_lists_what_may_be_sent(path: str) -> None:
     headers = cors_headers(path, "OPTIONS", PAGE, [PAGE])
     assert headers[ORIGIN] == PAGE
     assert ("GET" if path == "/ws" else "POST") in headers["Access-Control-Allow-Methods"].split(", ")
@@ -34,7 +34,7 @@ def test_a_preflight_says_what_may_be_sent(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/health", "/api/v1/ready", "/api/v1/admin/devices", "/ws/"])
-def test_no_other_path_says_anything(path: str) -> None:
+def test_no_other_path_has_cors_headers(path: str) -> None:
     assert cors_headers(path, "GET", PAGE, ["*", PAGE]) == {}
 
 
@@ -54,7 +54,7 @@ def test_no_other_path_says_anything(path: str) -> None:
         ("", ["*"]),
     ],
 )
-def test_nothing_else_is_ever_echoed_and_caches_are_told_all_the_same(origin: str | None, allowed: list[str]) -> None:
+def test_nothing_else_is_ever_echoed_and_vary_is_always_sent(origin: str | None, allowed: list[str]) -> None:
     for method in ("GET", "OPTIONS"):
         assert cors_headers("/ws", method, origin, allowed) == {"Vary": "Origin"}
 

@@ -91,7 +91,7 @@ def test_every_other_field_stays_as_it_was(fields: dict[str, object]) -> None:
     assert (after, list(after)) == (before, list(before))
 
 
-def test_a_gap_is_told_in_the_words_of_the_contract() -> None:
+def test_a_gap_notice_has_the_form_of_the_contract() -> None:
     assert gap_notice(12) == b'{"type":"gap","missed":12}'
 
 

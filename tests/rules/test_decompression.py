@@ -16,7 +16,7 @@ from kafka import codec
 
 from cocoa_tornado.rules.decompression import (
     DECODERS,
-    MOST_MEMBERS,
+    MAX_MEMBERS,
     XERIAL_HEADER_BYTES,
     XERIAL_MAGIC,
     Decoder,
@@ -51,7 +51,7 @@ def test_what_fits_the_limit_is_decoded_and_one_byte_more_is_refused(number: int
             DECODERS[number](packed, len(plain) - 1)
 
 
-def test_raw_snappy_is_decoded_and_refused_by_what_its_beginning_says() -> None:
+def test_raw_snappy_is_decoded_or_refused_by_its_stated_length() -> None:
     packed = codec.snappy_encode(b"x" * 100_000, xerial_compatible=False)
     assert unsnap(packed, 100_000) == b"x" * 100_000
     with pytest.raises(Oversized):
@@ -101,9 +101,9 @@ def test_a_few_kilobytes_that_stand_for_many_megabytes_cost_no_more_than_the_lim
 
 def test_streams_and_blocks_of_nothing_cost_no_time_that_nothing_bounds() -> None:
     member = gzip.compress(b"")
-    assert gunzip(member * MOST_MEMBERS, 5) == b""
+    assert gunzip(member * MAX_MEMBERS, 5) == b""
     with pytest.raises(ValueError, match="streams of gzip"):
-        gunzip(member * (MOST_MEMBERS + 1), 5)
+        gunzip(member * (MAX_MEMBERS + 1), 5)
     header, block = XERIAL_MAGIC.ljust(XERIAL_HEADER_BYTES, b"\0"), b"\0\0\0\1\0"
     assert unsnap(header + block * 101, 100 * 1024) == b""
     with pytest.raises(ValueError, match="blocks of snappy"):

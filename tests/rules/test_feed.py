@@ -122,7 +122,7 @@ def test_a_second_look_counts_though_a_page_is_under_way() -> None:
 
 class OneDevice(RuleBasedStateMachine):
     """A box, and a device that comes and goes, with a cursor or without: on each connection it gets every message once,
-    in order, or is told that it missed it; and none is between what it has and where its next connection begins."""
+    in order, or is notified that it missed it; and none is between what it has and where its next connection begins."""
 
     def __init__(self) -> None:
         super().__init__()

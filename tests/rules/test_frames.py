@@ -584,7 +584,7 @@ def test_a_close_code_that_may_not_be_sent_is_not_sent(code: int) -> None:
         close_frame(code)
 
 
-def test_a_reader_says_what_it_holds_of_a_message_and_holds_nothing_between_messages() -> None:
+def test_a_reader_counts_what_it_holds_of_a_message_and_holds_nothing_between_messages() -> None:
     reader, sent = FrameReader(1000), client_frame(0x1, b"x" * 200)
     for end in range(1, len(sent)):
         assert reader.feed(sent[end - 1 : end]) == []

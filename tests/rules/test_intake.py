@@ -4,20 +4,20 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cocoa_tornado.rules.intake import LARGEST_PIECE, LEAST_PIECE, TURN_S, TURNS, Intake, piece_bytes
+from cocoa_tornado.rules.intake import MAX_PIECE, MIN_PIECE, TURN_S, TURNS, Intake, piece_bytes
 
 MIB = 1024 * 1024
-LONG = LEAST_PIECE + 1
+LONG = MIN_PIECE + 1
 
 
 @pytest.mark.parametrize(
-    ("connections", "piece"), [(0, LARGEST_PIECE), (100, LARGEST_PIECE), (1000, 8388), (10_000, LEAST_PIECE)]
+    ("connections", "piece"), [(0, MAX_PIECE), (100, MAX_PIECE), (1000, 8388), (10_000, MIN_PIECE)]
 )
 def test_what_all_sockets_bring_at_once_stays_within_the_budget_while_pieces_are_worth_it(
     connections: int, piece: int
 ) -> None:
     assert piece_bytes(8 * MIB, connections) == piece
-    assert connections * piece <= 8 * MIB or piece == LEAST_PIECE
+    assert connections * piece <= 8 * MIB or piece == MIN_PIECE
 
 
 def test_a_device_that_has_nothing_here_is_always_read() -> None:
@@ -26,7 +26,7 @@ def test_a_device_that_has_nothing_here_is_always_read() -> None:
     assert intake.may_read("doll", 0, 0, 0.0)
 
 
-def test_nobody_who_has_something_here_is_read_while_no_more_may_be_held() -> None:
+def test_no_connection_with_bytes_here_is_read_while_no_more_may_be_held() -> None:
     intake = Intake[str](1000)
     intake.held = 499
     assert intake.may_read("doll", 1, 0, 0.0)
@@ -51,10 +51,10 @@ def test_a_few_have_a_turn_while_messages_under_way_fill_their_bound_and_the_nex
 def test_a_short_message_needs_no_turn() -> None:
     intake = Intake[int](1000)
     intake.under_way = 500
-    assert [who for who in range(2 * TURNS) if intake.may_read(who, LEAST_PIECE, 0, 0.0)] == list(range(2 * TURNS))
+    assert [who for who in range(2 * TURNS) if intake.may_read(who, MIN_PIECE, 0, 0.0)] == list(range(2 * TURNS))
     intake.held = 500
-    assert not intake.may_read(1, LEAST_PIECE, 0, 0.0)
-    intake.wait(1, LEAST_PIECE)
+    assert not intake.may_read(1, MIN_PIECE, 0, 0.0)
+    intake.wait(1, MIN_PIECE)
     intake.wait(2, LONG)
     intake.held = 0
     assert intake.next_to_wake() == [1, 2]
@@ -79,12 +79,12 @@ def test_a_turn_that_the_gateway_itself_holds_up_is_not_counted_against_the_devi
 
 
 def test_no_more_are_woken_than_there_is_room_for() -> None:
-    intake = Intake[int](2 * 10 * LARGEST_PIECE)
-    intake.held = 10 * LARGEST_PIECE
+    intake = Intake[int](2 * 10 * MAX_PIECE)
+    intake.held = 10 * MAX_PIECE
     for who in range(20):
         intake.wait(who, 0)
     assert intake.next_to_wake() == []
-    intake.held = 7 * LARGEST_PIECE + 1
+    intake.held = 7 * MAX_PIECE + 1
     assert intake.next_to_wake() == [0, 1, 2]
     intake.held = 0
     assert intake.next_to_wake() == list(range(3, 14))
@@ -103,7 +103,7 @@ class Devices(RuleBasedStateMachine):
         self.held: list[int] = []
         self.waiting: set[int] = set()
 
-    @rule(who=st.integers(1, DEVICES), piece=st.integers(1, LARGEST_PIECE), ends=st.booleans())
+    @rule(who=st.integers(1, DEVICES), piece=st.integers(1, MAX_PIECE), ends=st.booleans())
     def read(self, who: int, piece: int, ends: bool) -> None:
         """As the shell does: it asks, and then takes in what comes."""
         if who in self.waiting:
@@ -154,7 +154,7 @@ class Devices(RuleBasedStateMachine):
     @invariant()
     def is_bounded(self) -> None:
         assert self.intake.under_way == sum(self.under_way.values())
-        short_ones = self.DEVICES * (LEAST_PIECE + LARGEST_PIECE)
+        short_ones = self.DEVICES * (MIN_PIECE + MAX_PIECE)
         assert self.intake.under_way <= self.LIMIT // 2 + TURNS * self.LARGEST + short_ones
 
     @invariant()

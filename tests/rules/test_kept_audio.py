@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.rules.byte_budget import ByteBudget
-from cocoa_tornado.rules.kept_audio import HELD_BYTES, LEAST_TO_GO_ON, KeptAudio
+from cocoa_tornado.rules.kept_audio import HELD_BYTES, MIN_TO_RESUME, KeptAudio
 
 from ..profiles import examples
 
@@ -39,7 +39,7 @@ def test_another_worker_begins_at_the_beginning_and_is_worth_it_when_there_is_ha
     audio.rewind()
     assert not audio.has_enough
     assert (audio.repeated, audio.unsent) == (6, 6)
-    add(audio, LEAST_TO_GO_ON - 1)
+    add(audio, MIN_TO_RESUME - 1)
     assert not audio.has_enough
     add(audio, 1)
     assert audio.has_enough
@@ -96,7 +96,7 @@ def test_a_parked_stream_that_finds_no_room_wants_a_worker_at_once() -> None:
 
 
 class Streams(RuleBasedStateMachine):
-    """Two streams with little room; every byte is told apart by its position."""
+    """Two streams with little room; every byte depends on its position."""
 
     LIMIT = 100_000
 
@@ -105,7 +105,7 @@ class Streams(RuleBasedStateMachine):
         self.budget = ByteBudget(self.LIMIT)
         self.audio = [KeptAudio(self.budget), KeptAudio(self.budget)]
         self.given = [0, 0]
-        self.heard = [0, 0]  # by the worker, since it began
+        self.received = [0, 0]  # by the worker, since it began
         self.total = [0, 0]  # by all workers
         self.has_worker = [False, False]
         self.is_over = [False, False]
@@ -127,15 +127,15 @@ class Streams(RuleBasedStateMachine):
             return
         self.has_worker[at] = True
         piece = audio.take(size)
-        assert piece == bytes((self.heard[at] + i) % 251 for i in range(len(piece)))
-        self.heard[at] += len(piece)
+        assert piece == bytes((self.received[at] + i) % 251 for i in range(len(piece)))
+        self.received[at] += len(piece)
         self.total[at] += len(piece)
 
     @rule(at=which)
     def loses_its_worker(self, at: int) -> None:
         if self.has_worker[at] and self.audio[at].is_whole and not self.is_over[at]:
             self.audio[at].rewind()
-            self.has_worker[at], self.heard[at] = False, 0
+            self.has_worker[at], self.received[at] = False, 0
 
     @rule(at=which)
     def ends(self, at: int) -> None:
@@ -145,7 +145,7 @@ class Streams(RuleBasedStateMachine):
             self.has_worker[at] = True
             while audio.unsent:
                 self.goes(at, 60_000)
-            assert self.heard[at] == self.given[at], "something is lost"
+            assert self.received[at] == self.given[at], "something is lost"
             audio.clear()
             self.is_over[at] = True
 

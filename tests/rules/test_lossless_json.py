@@ -13,7 +13,7 @@ def test_a_number_keeps_its_spelling() -> None:
         assert msgspec.json.encode(parse(f"[{spelling}]")) == f"[{spelling}]".encode()
 
 
-def test_an_object_that_repeats_a_name_says_so_at_any_depth() -> None:
+def test_an_object_that_repeats_a_name_is_marked_at_any_depth() -> None:
     outer = parse('{"a":{"b":1},"c":{"b":"x","d":null,"b":"y"}}')
     assert isinstance(outer, dict)
     assert not isinstance(outer, Repeating)

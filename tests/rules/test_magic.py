@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.magic import MOST_NEEDED_BYTES, Container, Foreign, identify
+from cocoa_tornado.rules.magic import MAX_NEEDED_BYTES, Container, Foreign, identify
 
 from ..speech.recordings import encoded, go_forward
 
@@ -50,7 +50,7 @@ DECODED: tuple[tuple[Container, str, str, int], ...] = (
 def test_what_is_decoded_is_recognized_as_soon_as_it_is_certain(
     container: Container, muxer: str, codec: str, rate_hz: int
 ) -> None:
-    head = encoded(SPEECH, muxer, codec, rate_hz)[:MOST_NEEDED_BYTES]
+    head = encoded(SPEECH, muxer, codec, rate_hz)[:MAX_NEEDED_BYTES]
 
     assert identify(head) == container
     assert [found for end in range(len(head)) if (found := identify(head[:end])) not in (None, container)] == []
@@ -61,10 +61,10 @@ def test_an_mp3_without_a_tag_is_recognized_by_two_frames(rate_hz: int) -> None:
     mp3 = encoded(SPEECH, "mp3", "libmp3lame", rate_hz, options={"id3v2_version": "0"})
 
     assert mp3[0] == 0xFF
-    assert identify(mp3[:MOST_NEEDED_BYTES]) == "mp3"
+    assert identify(mp3[:MAX_NEEDED_BYTES]) == "mp3"
     assert identify(mp3[:4]) is None
     assert identify(mp3[:4], complete=True) == "raw"
-    assert identify(mp3[:4] + bytes(MOST_NEEDED_BYTES)) == "raw"
+    assert identify(mp3[:4] + bytes(MAX_NEEDED_BYTES)) == "raw"
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
@@ -72,8 +72,8 @@ def test_an_mp3_without_a_tag_is_recognized_by_two_frames(rate_hz: int) -> None:
 def test_an_aac_stream_is_recognized_by_two_frames(rate_hz: int, layout: str) -> None:
     aac = encoded(SPEECH, "adts", "aac", rate_hz, layout)
 
-    assert identify(aac[:MOST_NEEDED_BYTES]) == "aac"
-    assert identify(aac[:6] + bytes(MOST_NEEDED_BYTES)) == "raw"
+    assert identify(aac[:MAX_NEEDED_BYTES]) == "aac"
+    assert identify(aac[:6] + bytes(MAX_NEEDED_BYTES)) == "raw"
 
 
 @pytest.mark.parametrize("box", [b"ftypM4A ", b"ftypqt  ", b"ftypiso5", b"ftyp3gp4", b"moov", b"mdat", b"wide"])
@@ -139,7 +139,7 @@ BOUNDARY = b"------WebKitFormBoundary7MA4YWxkTrZu0gW\r\nContent-Disposition: for
     ],
 )
 def test_what_people_send_by_mistake_is_named(head: bytes, name: str) -> None:
-    head = head[:MOST_NEEDED_BYTES]
+    head = head[:MAX_NEEDED_BYTES]
 
     assert identify(head, complete=True) == Foreign(name)
     assert [found for end in range(len(head)) if (found := identify(head[:end])) not in (None, Foreign(name))] == []
@@ -173,8 +173,8 @@ ENCODINGS = (("s16le", 16_000), ("s16be", 16_000), ("u8", 8_000), ("mulaw", 8_00
 def test_recordings_of_samples_are_raw_wherever_they_begin(encoding: str, rate_hz: int) -> None:
     for samples in (SPEECH, *(path.read_bytes()[44:] for path in DEMO.glob("*.wav"))):
         raw = encoded(samples, encoding, f"pcm_{encoding}", rate_hz)
-        for start in range(0, len(raw) - MOST_NEEDED_BYTES, 97):
-            assert identify(raw[start : start + MOST_NEEDED_BYTES]) == "raw"
+        for start in range(0, len(raw) - MAX_NEEDED_BYTES, 97):
+            assert identify(raw[start : start + MAX_NEEDED_BYTES]) == "raw"
 
 
 QUIET = st.integers(-130, 130)
@@ -187,7 +187,7 @@ QUIET = st.integers(-130, 130)
 def test_quiet_samples_are_raw(samples: list[int], order: str) -> None:
     raw = b"".join(sample.to_bytes(2, order, signed=True) for sample in samples)  # type: ignore[arg-type]  # one of two
 
-    assert identify(raw + bytes(MOST_NEEDED_BYTES)) == "raw"
+    assert identify(raw + bytes(MAX_NEEDED_BYTES)) == "raw"
 
 
 @given(st.lists(st.integers(-6, 6), min_size=64, max_size=200), st.integers(40, 120))
@@ -199,7 +199,7 @@ def test_samples_of_eight_bits_far_off_center_are_no_text(steps: list[int], cent
 
 @given(st.binary(max_size=80), st.integers(0, 100))
 def test_anything_is_identified_once_and_for_all(head: bytes, cut: int) -> None:
-    whole = head + bytes(MOST_NEEDED_BYTES)
+    whole = head + bytes(MAX_NEEDED_BYTES)
     found = identify(whole)
 
     assert found is not None

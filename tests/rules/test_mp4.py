@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.mp4 import LONGEST_HEAD_BYTES, is_fragmented
+from cocoa_tornado.rules.mp4 import MAX_HEAD_BYTES, is_fragmented
 
 from ..speech.recordings import encoded, go_forward
 
@@ -53,7 +53,7 @@ def test_the_boxes_tell(head: bytes, expected: bool | None) -> None:
 
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_any_bytes_are_judged_once_and_for_all(tail: bytes, cut: int) -> None:
-    head = FTYP + tail + bytes(LONGEST_HEAD_BYTES)
+    head = FTYP + tail + bytes(MAX_HEAD_BYTES)
     judged = is_fragmented(head)
 
     assert judged is not None

@@ -2,7 +2,7 @@
 
 The rule that is not used: of each partition remember the leader epoch and the offset of the newest record. What comes
 at or before that offset, in no later leader epoch, was stored before. It needs two numbers instead of 65,536
-timestamps, and it loses messages in each history below. Both client libraries tell a record's leader epoch
+timestamps, and it loses messages in each history below. Both client libraries report a record's leader epoch
 (``ConsumerRecord.leader_epoch``, -1 where it is unknown; ``Message.leader_epoch()``, None), but not for messages that
 were stored in a format older than Kafka 0.11, and the embedded broker has none.
 """
@@ -70,7 +70,7 @@ RESTORED = [log(0, 0, 5), ANOTHER_END], [*log(0, 0, 5), *ANOTHER_END]
 RESTARTED = log(UNKNOWN, 0, 3, made_at_ms=90_000)
 EMBEDDED_BROKER = [log(UNKNOWN, 0, 5), RESTARTED], [*log(UNKNOWN, 0, 5), *RESTARTED]
 
-# An unclean election cuts the log off at 3, and its records do not tell their epoch (an old message format).
+# An unclean election cuts the log off at 3, and its records do not have their epoch (an old message format).
 OLD_FORMAT = [log(UNKNOWN, 0, 5), log(UNKNOWN, 3, 4, made_at_ms=90_000)]
 TRUNCATED_WITHOUT_EPOCH = OLD_FORMAT, [record for reading in OLD_FORMAT for record in reading]
 
@@ -81,7 +81,7 @@ TRUNCATED_WITHOUT_EPOCH = OLD_FORMAT, [record for reading in OLD_FORMAT for reco
         pytest.param(*FILLS_A_HOLE, id="a-hole-is-filled"),
         pytest.param(*RESTORED, id="a-broker-is-restored-from-a-snapshot"),
         pytest.param(*EMBEDDED_BROKER, id="the-embedded-broker-starts-again"),
-        pytest.param(*TRUNCATED_WITHOUT_EPOCH, id="truncated-and-the-epoch-is-not-told"),
+        pytest.param(*TRUNCATED_WITHOUT_EPOCH, id="truncated-and-the-epoch-is-unknown"),
     ],
 )
 def test_timestamps_lose_nothing_where_a_high_water_mark_would(
@@ -92,7 +92,7 @@ def test_timestamps_lose_nothing_where_a_high_water_mark_would(
     assert lost
 
 
-def test_where_the_leader_epoch_is_told_a_truncated_log_is_no_trouble_for_either() -> None:
+def test_with_the_leader_epoch_a_truncated_log_is_no_problem_for_either() -> None:
     """The one history that the mark would have been for."""
     readings = [log(0, 0, 5), log(1, 3, 4, made_at_ms=90_000), log(1, 3, 4, made_at_ms=90_000)]
     right = [*log(0, 0, 5), *log(1, 3, 4, made_at_ms=90_000)]

@@ -1,4 +1,4 @@
-"""What has been said already is not said again."""
+"""A message is logged once."""
 
 from __future__ import annotations
 

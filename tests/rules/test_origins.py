@@ -175,7 +175,7 @@ def test_nothing_that_begins_with_http_passes_unlisted_but_the_servers_own_host(
 
 
 @given(st.from_regex(r"[a-z][a-z0-9+.-]{0,8}://[a-z0-9.-]{1,20}(:[0-9]{1,5})?(/[a-z]{0,5})?", fullmatch=True))
-def test_reading_what_was_read_says_the_same(text: str) -> None:
+def test_reading_a_result_again_gives_the_same(text: str) -> None:
     read = read_origin(text)
     if read is not None:
         spelled = f"{read.scheme}://{read.host}{':' if read.port else ''}{read.port}{read.path}"
@@ -224,13 +224,13 @@ FORWARDED = {
 }
 
 
-def test_what_a_trusted_proxy_says_of_the_client_counts() -> None:
+def test_the_header_of_a_trusted_proxy_counts() -> None:
     trusted = [ip_network("10.0.0.0/8")]
     assert find_caller("10.0.0.1", HOST, FORWARDED, trusted) == Caller("192.0.2.2", "b.example", "https")
     assert find_caller("10.0.0.1", HOST, {}, trusted) == Caller("10.0.0.1", HOST)
     assert find_caller("10.0.0.1", HOST, {"x-forwarded-proto": "ws"}, trusted) == Caller("10.0.0.1", HOST)
 
 
-def test_what_anybody_else_says_does_not() -> None:
+def test_the_header_of_any_other_peer_does_not() -> None:
     assert find_caller("192.0.2.9", HOST, FORWARDED, [ip_network("10.0.0.0/8")]) == Caller("192.0.2.9", HOST)
     assert find_caller("10.0.0.1", HOST, FORWARDED, ()) == Caller("10.0.0.1", HOST)

@@ -52,7 +52,7 @@ def test_a_pause_is_made_up_for_by_the_audio_behind_it() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5), st.floats(0, 1)), max_size=40))
-def test_nobody_is_behind_whose_audio_covers_every_wait(reports: list[tuple[float, float, float]]) -> None:
+def test_no_stream_is_behind_whose_audio_covers_every_wait(reports: list[tuple[float, float, float]]) -> None:
     pace, now, audio_s, waited_s = Pace(0.0), 0.0, 0.0, 0.0
     for audio, busy, share in reports:
         audio_s += audio

@@ -111,7 +111,7 @@ def test_a_refusal_recalls_the_others_and_leaves_one_that_is_tried_with_backoff(
     assert topic.step().send == ("b", "c", "d")
 
 
-def test_nothing_is_sent_while_a_look_says_that_it_is_in_vain_and_all_once_it_is_not() -> None:
+def test_nothing_is_sent_while_a_check_fails_and_everything_once_it_succeeds() -> None:
     topic = Topic()
     topic.copies.judge(Cause.MISSING)
     topic.take("a", "b")
@@ -162,7 +162,7 @@ def test_a_topic_that_takes_copies_too_slowly_has_reading_wait_and_loses_nothing
     assert (step.must_wait, step.lose) == (False, ())
 
 
-def test_beyond_a_bound_a_topic_that_takes_no_copies_loses_the_oldest_and_nobody_waits() -> None:
+def test_beyond_a_bound_a_topic_that_takes_no_copies_loses_the_oldest_and_reading_never_waits() -> None:
     topic = Topic()
     topic.copies.judge(Cause.MISSING)
     topic.take("a", "b", "c", "d", "e")
@@ -198,7 +198,7 @@ def test_what_is_forgotten_is_neither_lost_nor_sent() -> None:
     assert topic.copies.size_bytes == 0
 
 
-# -- what the log says of the lost ones
+# -- log lines about lost records
 
 
 def lost(losses: Losses, *offsets: int, partition: int = 0) -> None:
@@ -206,16 +206,16 @@ def lost(losses: Losses, *offsets: int, partition: int = 0) -> None:
         losses.note("results", partition, Cause.FULL, offset, "why")
 
 
-def test_what_is_lost_is_told_at_once_and_then_once_a_second() -> None:
+def test_losses_are_logged_at_once_and_then_once_a_second() -> None:
     losses = Losses()
     assert losses.lines(0.0) == []
     lost(losses, 5, 7, 8, 9)
     assert [(line.offsets, line.records) for line in losses.lines(0.0)] == [("5,7-9", 4)]
-    told = []
+    logged = []
     for turn in range(300):  # of a second in which each poll loses one
         lost(losses, 10 + turn)
-        told += losses.lines(turn / 301 * LOST_LINES_S)
-    assert told == []
+        logged += losses.lines(turn / 301 * LOST_LINES_S)
+    assert logged == []
     [line] = losses.lines(LOST_LINES_S)
     assert (line.offsets, line.records) == ("10-309", 300)
     assert losses.lines(9.0) == []
@@ -236,14 +236,14 @@ def test_every_offset_that_may_be_held_back_is_named() -> None:
     assert [line.suppressed for line in lines] == [0] * MAX_LOST_LINES
 
 
-def test_beyond_that_the_last_line_says_how_many_it_leaves_out() -> None:
+def test_beyond_that_the_last_line_counts_the_suppressed_ones() -> None:
     losses = Losses()
     lost(losses, *range(0, 2 * (LINE_RUNS * MAX_LOST_LINES + 7), 2))
     lines = losses.lines(0.0)
     assert (len(lines), lines[-1].suppressed) == (MAX_LOST_LINES, 7)
 
 
-def test_nothing_is_left_untold_at_the_end() -> None:
+def test_nothing_is_left_unlogged_at_the_end() -> None:
     losses = Losses()
     lost(losses, 1)
     losses.lines(0.0)

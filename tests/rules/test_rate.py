@@ -44,7 +44,7 @@ def test_several_events_are_taken_together_or_not_at_all() -> None:
     assert bucket.take(limit, 0.0, 2)
 
 
-def test_a_line_within_the_budget_says_how_many_were_suppressed_before_it() -> None:
+def test_a_line_within_the_budget_has_the_number_of_suppressed_ones() -> None:
     budget = LineBudget(RateLimit(per_s=1, burst=2))
     assert [budget.take(0.0) for _ in range(5)] == [0, 0, None, None, None]
     assert [budget.take(1.0), budget.take(1.0)] == [3, None]
@@ -100,14 +100,14 @@ def test_no_limit_is_no_limit_and_takes_no_memory() -> None:
     assert len(allowances) == 0
 
 
-def test_the_end_of_an_allowance_is_told_once_until_it_is_whole_again() -> None:
+def test_the_end_of_an_allowance_is_reported_once_until_it_is_full_again() -> None:
     allowances = Allowances(100)
     assert [allowances.spend("one", LIMIT, 0.0) for _ in range(4)] == [False, False, True, False]
     assert not allowances.spend("one", LIMIT, 2.0)  # it goes on guessing
     assert [allowances.spend("one", LIMIT, 100.0) for _ in range(3)] == [False, False, True]
 
 
-def test_sending_others_gives_nobody_his_allowance_back() -> None:
+def test_sending_others_gives_no_client_its_allowance_back() -> None:
     allowances = Allowances(100)
     use_up(allowances, "one")
     for number in range(10_000):
@@ -120,7 +120,7 @@ def test_however_many_have_used_up_theirs_a_newcomer_has_all_of_its_own() -> Non
     allowances = Allowances(100)
     for number in range(1000):
         use_up(allowances, f"other {number}")
-        assert allowances.wait_s(f"newcomer {number}", LIMIT, 0.0) == 0.0
+        assert allowances.wait_s(f"new {number}", LIMIT, 0.0) == 0.0
     assert len(allowances) <= 100
 
 
@@ -149,7 +149,7 @@ def test_each_client_is_counted_as_if_it_were_alone_where_there_is_room(steps: l
 
 @examples(200)
 @given(st.lists(st.tuples(st.integers(0, 30), st.sampled_from([0.0, 0.1, 3.0])), max_size=200))
-def test_nobody_waits_who_has_not_spent_a_burst_and_memory_is_bounded(steps: list[tuple[int, float]]) -> None:
+def test_no_client_waits_before_spending_a_burst_and_memory_is_bounded(steps: list[tuple[int, float]]) -> None:
     allowances, now, spent = Allowances(8), 0.0, dict.fromkeys(range(31), 0)
     for client, later in steps:
         now += later

@@ -137,8 +137,8 @@ def test_where_a_name_repeats_the_last_value_stands_in_the_place_of_the_first() 
 # -- who it is for
 
 
-def test_the_device_id_of_the_value_decides_whatever_the_key_says() -> None:
-    decoded = decode(b"somebody else", CANONICAL, 0)
+def test_the_device_id_of_the_value_decides_whatever_the_key() -> None:
+    decoded = decode(b"other", CANONICAL, 0)
     assert isinstance(decoded, Record)
     assert decoded.address == "12312"
 

@@ -18,7 +18,7 @@ def records(first: int, count: int, shift: int = 0) -> list[tuple[int, int]]:
 
 
 def written_down(kept: list[Run], remembered: Remembered) -> list[Run]:
-    """What a mailbox has of a source after it has stored what it was told to."""
+    """What a mailbox has stored of a source."""
     kept = [] if remembered.anew else kept
     return [run for run in kept if run.end > remembered.floor] + remembered.runs
 

@@ -51,14 +51,14 @@ def test_nothing_is_handed_over_while_the_group_is_shared_out_anew() -> None:
     assert SoleReader(TOPIC).judge("a", UNSETTLED, 0.0) is Step.HOLD
 
 
-def test_the_reader_stays_whoever_joins_later() -> None:
+def test_the_reader_stays_when_others_join_later() -> None:
     reader = proven("b")
     for now, others in ((1.0, group(member("b"), member("a"))), (2.0, UNSETTLED), (900.0, group(member("a")))):
         assert reader.judge("b", others, now) is Step.READ
         assert reader.is_reader("b")
 
 
-def test_who_joins_later_leaves_again() -> None:
+def test_a_gateway_that_joins_later_leaves_again() -> None:
     assert SoleReader(TOPIC).judge("b", group(member("b"), member("a")), 0.0) is Step.LEAVE
 
 
@@ -82,9 +82,9 @@ def test_members_that_read_other_topics_do_not_count() -> None:
     assert readers(group(member("a", "other"), member("b", "other", TOPIC)), TOPIC) == (member("b", "other", TOPIC),)
 
 
-def test_a_member_of_which_nobody_can_tell_what_it_reads_counts() -> None:
-    stranger = Member("a", "connect", "10.0.0.2", None)
-    assert readers(group(stranger), TOPIC) == (stranger,)
+def test_a_member_with_unknown_topics_counts() -> None:
+    unknown = Member("a", "connect", "10.0.0.2", None)
+    assert readers(group(unknown), TOPIC) == (unknown,)
 
 
 def test_a_member_that_came_later_and_stays_counts_as_another_reader() -> None:
@@ -96,13 +96,13 @@ def test_a_member_that_came_later_and_stays_counts_as_another_reader() -> None:
     assert reader.other_reader(60.0) is None
 
 
-def test_who_is_no_reader_yet_has_no_other_reader() -> None:
+def test_a_gateway_that_is_not_the_reader_yet_has_no_other_reader() -> None:
     reader = SoleReader(TOPIC)
     reader.judge("a", group(member("a"), member("b")), 0.0)
     assert reader.other_reader(100.0) is None
 
 
-def test_a_broker_that_lists_no_members_keeps_nobody_from_reading() -> None:
+def test_a_broker_that_lists_no_members_does_not_prevent_reading() -> None:
     reader = SoleReader(TOPIC)
     assert reader.judge("a", group(), 0.0) is Step.HOLD
     assert reader.judge("a", group(), UNLISTED_PATIENCE_S) is Step.READ

@@ -12,7 +12,7 @@ from cocoa_tornado.rules.backoff import Backoff
 from cocoa_tornado.rules.pace import BEHIND_S
 from cocoa_tornado.rules.speech_pool import (
     HOPELESS_AFTER,
-    LONGEST_MEMORY_PAUSE_S,
+    MAX_MEMORY_PAUSE_S,
     MEMORY_PAUSE_S,
     MEMORY_TRIAL_S,
     Admission,
@@ -175,7 +175,7 @@ class Pool(RuleBasedStateMachine):
                 self.has[assign.worker] = assign.stream
                 self.sent[assign.worker] = 0
                 self.waited_s[assign.worker] = 0.0
-            assert len(plan.take_back) <= len(self.ready()), "taken back for nobody"
+            assert len(plan.take_back) <= len(self.ready()), "taken back without need"
             for take_back in plan.take_back:
                 assert take_back.stream not in self.pinned
                 assert self.has.pop(take_back.worker) == take_back.stream
@@ -209,7 +209,7 @@ class Pool(RuleBasedStateMachine):
         for stream in [*self.silent, *self.parked]:
             self.has_audio(stream)
         for _ in range(50):
-            self.now += LONGEST_MEMORY_PAUSE_S / 10
+            self.now += MAX_MEMORY_PAUSE_S / 10
             self.plan()
             for stream in list(self.parked):
                 self.has_audio(stream)
@@ -261,7 +261,7 @@ def test_a_worker_that_owes_something_and_shows_no_progress_is_stuck_and_one_tha
     assert (kill.worker, kill.stream, kill.reason) == (1, 7, "stuck")
 
 
-def test_workers_that_die_before_they_are_of_use_are_started_ever_more_slowly_and_nobody_waits_for_them() -> None:
+def test_workers_that_die_before_they_are_of_use_are_started_with_backoff_and_waiting_streams_are_given_up() -> None:
     one, now = roster(PoolLimits(1, 2, 10.0, 60.0)), 0.0
     one.arrive(1, now)
     given_up: tuple[int, ...] = ()
@@ -341,7 +341,7 @@ def at_work(one: Roster, stream: int, now: float, worker: int = 1) -> None:
 def test_a_stream_that_is_behind_gives_its_worker_to_one_that_waits_with_its_audio() -> None:
     one = ready(PoolLimits(1, 2, 10.0, 60.0))
     at_work(one, 7, 0.0)
-    assert one.plan(100.0).take_back == (), "nobody wants it"
+    assert one.plan(100.0).take_back == (), "no stream waits"
     one.arrive(8, 100.0, is_silent=True)
     assert one.plan(100.0).take_back == (), "who waits has no audio"
     one.has_audio(8)

@@ -8,14 +8,14 @@ from cocoa_tornado.rules.standstill import Ends, Standstill, StandstillWatch
 PATIENCE_S = 10.0
 
 
-def told(*seen: tuple[float, Ends]) -> list[Standstill | None]:
+def news(*seen: tuple[float, Ends]) -> list[Standstill | None]:
     watch = StandstillWatch(PATIENCE_S)
     return [watch.judge(ends, now) for now, ends in seen]
 
 
 def test_a_stable_offset_that_stands_still_is_news_once_its_patience_is_over() -> None:
     open_transaction = Ends(5, 7)
-    assert told((0, open_transaction), (9, Ends(5, 8)), (10, Ends(5, 9)), (99, Ends(5, 99))) == [
+    assert news((0, open_transaction), (9, Ends(5, 8)), (10, Ends(5, 9)), (99, Ends(5, 99))) == [
         None,
         None,
         Standstill(False, Ends(5, 9), 10),
@@ -24,7 +24,7 @@ def test_a_stable_offset_that_stands_still_is_news_once_its_patience_is_over() -
 
 
 def test_that_it_moves_again_is_news_once() -> None:
-    assert told((0, Ends(5, 7)), (10, Ends(5, 7)), (12, Ends(8, 8)), (13, Ends(8, 8)), (14, Ends(9, 9))) == [
+    assert news((0, Ends(5, 7)), (10, Ends(5, 7)), (12, Ends(8, 8)), (13, Ends(8, 8)), (14, Ends(9, 9))) == [
         None,
         Standstill(False, Ends(5, 7), 10),
         Standstill(True, Ends(5, 7), 12),
@@ -33,8 +33,8 @@ def test_that_it_moves_again_is_news_once() -> None:
     ]
 
 
-def test_it_may_move_on_to_the_next_transaction_that_nobody_ends() -> None:
-    assert told((0, Ends(5, 9)), (10, Ends(5, 9)), (20, Ends(8, 9)), (29, Ends(8, 9)), (30, Ends(8, 9))) == [
+def test_it_may_move_on_to_the_next_transaction_that_is_never_ended() -> None:
+    assert news((0, Ends(5, 9)), (10, Ends(5, 9)), (20, Ends(8, 9)), (29, Ends(8, 9)), (30, Ends(8, 9))) == [
         None,
         Standstill(False, Ends(5, 9), 10),
         Standstill(True, Ends(5, 9), 20),
@@ -44,15 +44,15 @@ def test_it_may_move_on_to_the_next_transaction_that_nobody_ends() -> None:
 
 
 def test_a_quiet_partition_does_not_stand_still() -> None:
-    assert told((0, Ends(5, 5)), (100, Ends(5, 5)), (101, Ends(5, 6)), (110, Ends(5, 6))) == [None] * 4
+    assert news((0, Ends(5, 5)), (100, Ends(5, 5)), (101, Ends(5, 6)), (110, Ends(5, 6))) == [None] * 4
 
 
 def test_transactions_that_end_do_not_stand_still() -> None:
-    assert told(*((float(now), Ends(now, now + 3)) for now in range(100))) == [None] * 100
+    assert news(*((float(now), Ends(now, now + 3)) for now in range(100))) == [None] * 100
 
 
 def test_a_log_that_has_lost_its_end_moves() -> None:
-    assert told((0, Ends(5, 9)), (10, Ends(5, 9)), (11, Ends(5, 6)))[2] == Standstill(True, Ends(5, 9), 11)
+    assert news((0, Ends(5, 9)), (10, Ends(5, 9)), (11, Ends(5, 6)))[2] == Standstill(True, Ends(5, 9), 11)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3), st.integers(0, 2)), max_size=50))

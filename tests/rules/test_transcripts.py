@@ -23,7 +23,7 @@ START = b'{"session_id":"abababababababababababababababab","user_id":99,"device_
         (True, b'"final":true,"success":true}'),
     ],
 )
-def test_a_transcript_is_compact_and_says_whether_it_is_final(final: bool | None, tail: bytes) -> None:
+def test_a_transcript_is_compact_and_marked_as_final_or_not(final: bool | None, tail: bytes) -> None:
     record = transcript_record(SESSION, "Hello", 1_705_314_600.0, final=final)
     assert record == START + b'"text":"Hello","timestamp":"2024-01-15T10:30:00.000Z",' + tail
 

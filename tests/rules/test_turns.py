@@ -8,33 +8,33 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.rules.turns import (
     ENOUGH,
-    LEAST_GONE,
-    MOST_OF_A_TURN_S,
-    MOST_PER_TURN,
-    MOST_SEEN,
+    MAX_PER_TURN,
+    MAX_SEEN,
+    MAX_TURN_S,
+    MIN_GONE,
     TurnClock,
     among_the_gone,
     room_left,
 )
 
-ALIVE = st.integers(0, MOST_PER_TURN)
+ALIVE = st.integers(0, MAX_PER_TURN)
 CROWDS = st.integers(0, 300)
 FIRST = st.integers(0, 1 << 16)
 
 
-@given(ALIVE, st.integers(0, 2 * MOST_SEEN))
+@given(ALIVE, st.integers(0, 2 * MAX_SEEN))
 def test_no_more_are_asked_for_than_can_be_seen_to_and_not_a_few_at_a_time(alive: int, gone: int) -> None:
     room = room_left(alive, gone)
-    assert alive + room <= MOST_PER_TURN or room == 0
-    assert room == 0 or room > LEAST_GONE
+    assert alive + room <= MAX_PER_TURN or room == 0
+    assert room == 0 or room > MIN_GONE
 
 
 def test_it_is_looked_for_more_until_the_turn_is_worth_having() -> None:
-    assert room_left(0, 0) == MOST_PER_TURN
-    assert room_left(0, 1000) == MOST_PER_TURN
-    assert room_left(ENOUGH - 1, 0) == LEAST_GONE + 1
+    assert room_left(0, 0) == MAX_PER_TURN
+    assert room_left(0, 1000) == MAX_PER_TURN
+    assert room_left(ENOUGH - 1, 0) == MIN_GONE + 1
     assert room_left(ENOUGH, 0) == 0
-    assert room_left(0, MOST_SEEN) == 0
+    assert room_left(0, MAX_SEEN) == 0
 
 
 @given(ALIVE, CROWDS, FIRST)
@@ -43,7 +43,7 @@ def test_of_the_gone_as_many_have_a_turn_as_there_is_room_for_and_some_under_any
 ) -> None:
     chosen = among_the_gone(alive, range(gone), first)
     assert len(set(chosen)) == len(chosen)
-    assert len(chosen) == min(gone, max(LEAST_GONE, MOST_PER_TURN - alive))
+    assert len(chosen) == min(gone, max(MIN_GONE, MAX_PER_TURN - alive))
     assert set(chosen) <= set(range(gone))
 
 
@@ -75,10 +75,10 @@ def test_the_clock_never_goes_back_nor_faster_than_the_machines_and_a_turn_count
             assert -1e-9 <= read - seen <= now - at + 1e-9  # but for rounding
             seen, at = read, now
         if timeout_s is not None:
-            assert seen - began <= timeout_s + 2 * MOST_OF_A_TURN_S + 1e-9
+            assert seen - began <= timeout_s + 2 * MAX_TURN_S + 1e-9
 
 
-@given(SECONDS, st.lists(st.tuples(SECONDS, st.floats(0.0, 1.0), st.floats(0.0, MOST_OF_A_TURN_S)), max_size=20))
+@given(SECONDS, st.lists(st.tuples(SECONDS, st.floats(0.0, 1.0), st.floats(0.0, MAX_TURN_S)), max_size=20))
 def test_without_a_pause_the_clock_is_the_machines(now: float, turns: list[tuple[float, float, float]]) -> None:
     clock = TurnClock(now)
     for timeout_s, share, worked in turns:
@@ -100,7 +100,7 @@ def test_after_a_pause_a_deadline_is_as_far_away_as_before(
     now = pause_s
     clock.begin_wait(now, 0.0)
     clock.end_wait(now)
-    assert deadline - clock.read(now) >= deadline - timeout_s - 2 * MOST_OF_A_TURN_S
+    assert deadline - clock.read(now) >= deadline - timeout_s - 2 * MAX_TURN_S
 
 
 def test_a_loop_that_waits_for_no_deadline_may_wait_as_long_as_it_likes() -> None:

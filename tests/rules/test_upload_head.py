@@ -1,4 +1,4 @@
-"""What the first bytes of an upload tell."""
+"""What the first bytes of an upload show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cocoa_tornado.errors import AudioNotDecodable, AudioTooLong
 from cocoa_tornado.rules import upload_head
 from cocoa_tornado.rules.audio import AudioFormat
-from cocoa_tornado.rules.upload_head import MOST_BYTES, UploadHead
+from cocoa_tornado.rules.upload_head import MAX_HEAD_BYTES, UploadHead
 
 from ..speech.recordings import encoded, go_forward
 
@@ -125,7 +125,7 @@ def test_a_beginning_that_comes_byte_by_byte_is_not_looked_at_with_every_byte(
     for name in ("settle", "read_wav_header"):
         monkeypatch.setattr(upload_head, name, counted(getattr(upload_head, name), looks))
 
-    assert head_of(start + bytes(MOST_BYTES), WAV, sizes=(1,)).is_known
+    assert head_of(start + bytes(MAX_HEAD_BYTES), WAV, sizes=(1,)).is_known
     assert len(looks) < 80
 
 
@@ -140,7 +140,7 @@ def counted(function: Callable[..., Any], calls: list[None]) -> Callable[..., An
 @given(st.binary(max_size=200), st.integers(0, 1 << 30) | st.none(), st.lists(st.integers(1, 999), min_size=1))
 def test_any_beginning_is_known_after_a_few_bytes(start: bytes, body_bytes: int | None, sizes: list[int]) -> None:
     try:
-        head = head_of(start + bytes(MOST_BYTES), WAV, body_bytes, tuple(sizes))
+        head = head_of(start + bytes(MAX_HEAD_BYTES), WAV, body_bytes, tuple(sizes))
     except (AudioNotDecodable, AudioTooLong):
         return
     assert head.is_known

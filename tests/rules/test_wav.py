@@ -125,7 +125,7 @@ def test_a_layout_that_cannot_be_decoded_is_refused(chunk: bytes) -> None:
         read(wav((b"fmt ", chunk)))
 
 
-def test_a_wav_that_never_says_what_its_samples_are_is_refused() -> None:
+def test_a_wav_without_a_format_is_refused() -> None:
     with pytest.raises(AudioNotDecodable):
         read(wav())
 

@@ -23,11 +23,11 @@ END_OF_SINGLE_UTTERANCE = speech_v2.StreamingRecognizeResponse.SpeechEventType.E
 
 
 @dataclass(slots=True)
-class Heard:
+class ReceivedCall:
     """One streaming call, as the service saw it.
 
-    :ivar over: set when the call has ended, whoever ended it
-    :ivar finished: the service said all that it had to say
+    :ivar over: set when the call has ended, by either side
+    :ivar finished: the service sent all of its answers
     """
 
     first: Any = None
@@ -38,26 +38,26 @@ class Heard:
 
 
 class SpeechService:
-    """Knows ``recordings`` by heart: words by their samples (16 kHz, mono, signed 16-bit, little-endian).
+    """Recognizes ``recordings``: words by their samples (16 kHz, mono, signed 16-bit, little-endian).
 
-    What it hears is taken for the recording that begins like it, and the part of the words that fits the part heard is
-    its answer. Anything else is no speech. All attributes may be set at any time, for the calls that come then.
+    Audio that is a prefix of a recording is answered with that part of its words; anything else is no speech. All
+    attributes may be set at any time, for the calls that come then.
 
     :ivar calls: every call so far
     :ivar limit_s: a call that carries more audio ends with OUT_OF_RANGE
     :ivar refusal: a status that every call ends with at once, and its text
-    :ivar deaf: take the first request, then read nothing and say nothing until the client goes away
+    :ivar unresponsive: take the first request, then read and send nothing until the client goes away
     :ivar silent: read everything, and never answer
     :ivar hasty: take this many requests with audio, answer, and end the call, as after one utterance
     """
 
     def __init__(self, recordings: Mapping[str, bytes] | None = None) -> None:
         self.recordings = dict(recordings or {})
-        self.calls: list[Heard] = []
+        self.calls: list[ReceivedCall] = []
         self._called = threading.Condition()
         self.limit_s = 305.0
         self.refusal: tuple[grpc.StatusCode, str] | None = None
-        self.deaf = self.silent = False
+        self.unresponsive = self.silent = False
         self.hasty: int | None = None
         self._server = grpc.server(ThreadPoolExecutor(max_workers=16, thread_name_prefix="speech-service"))
         handler = grpc.stream_stream_rpc_method_handler(
@@ -79,10 +79,10 @@ class SpeechService:
     def stop(self) -> None:
         self._server.stop(grace=None).wait(10)
 
-    def last_call(self, patience_s: float) -> Heard:
+    def last_call(self, patience_s: float) -> ReceivedCall:
         """The latest call; waits for the first."""
         with self._called:
-            assert self._called.wait_for(lambda: self.calls, patience_s), "nobody calls"
+            assert self._called.wait_for(lambda: self.calls, patience_s), "no call"
             return self.calls[-1]
 
     def __enter__(self) -> SpeechService:
@@ -93,51 +93,51 @@ class SpeechService:
         self.stop()
 
     def _recognize(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        heard = Heard()
+        call = ReceivedCall()
         with self._called:
-            self.calls.append(heard)
+            self.calls.append(call)
             self._called.notify_all()
-        context.add_callback(heard.over.set)
+        context.add_callback(call.over.set)
         if self.refusal is not None:
             context.abort(*self.refusal)
-        yield from self._answers(requests, context, heard)
-        heard.finished = True
+        yield from self._answers(requests, context, call)
+        call.finished = True
 
-    def _answers(self, requests: Iterator[Any], context: Any, heard: Heard) -> Iterator[Any]:
-        heard.first = next(requests)
-        if not heard.first.recognizer or not heard.first.streaming_config or heard.first.audio:
+    def _answers(self, requests: Iterator[Any], context: Any, call: ReceivedCall) -> Iterator[Any]:
+        call.first = next(requests)
+        if not call.first.recognizer or not call.first.streaming_config or call.first.audio:
             _invalid(context, "The first request must configure, and hold no audio.")
-        if self.deaf:
+        if self.unresponsive:
             _wait_for_the_end(context)
             return
         if self.hasty == 0:
             return
-        interim = heard.first.streaming_config.streaming_features.interim_results
-        said = ""
+        interim = call.first.streaming_config.streaming_features.interim_results
+        sent = ""
         for request in requests:
-            self._check(request, context, heard)
-            heard.sizes.append(len(request.audio))
-            heard.audio += request.audio
-            words = self._words(bytes(heard.audio))
-            if interim and words != said and not self.silent:
-                said = words
+            self._check(request, context, call)
+            call.sizes.append(len(request.audio))
+            call.audio += request.audio
+            words = self._words(bytes(call.audio))
+            if interim and words != sent and not self.silent:
+                sent = words
                 yield _answer(words, is_final=False)
-            if len(heard.sizes) == self.hasty:
+            if len(call.sizes) == self.hasty:
                 yield speech_v2.StreamingRecognizeResponse(
-                    speech_event_type=END_OF_SINGLE_UTTERANCE, speech_event_offset=_length(heard.audio)
+                    speech_event_type=END_OF_SINGLE_UTTERANCE, speech_event_offset=_length(call.audio)
                 )
                 break
         if self.silent:
             _wait_for_the_end(context)
-        elif words := self._words(bytes(heard.audio)):
-            yield _answer(words, is_final=True, end=_length(heard.audio))
+        elif words := self._words(bytes(call.audio)):
+            yield _answer(words, is_final=True, end=_length(call.audio))
 
-    def _check(self, request: Any, context: Any, heard: Heard) -> None:
+    def _check(self, request: Any, context: Any, call: ReceivedCall) -> None:
         if not request.audio or request.streaming_config:
             _invalid(context, "Requests after the first must hold audio only.")
         if len(request.audio) > MOST_BYTES:
             _invalid(context, f"Audio chunk can be of a maximum of {MOST_BYTES} bytes.")
-        if len(heard.audio) + len(request.audio) > self.limit_s * BYTES_PER_SECOND:
+        if len(call.audio) + len(request.audio) > self.limit_s * BYTES_PER_SECOND:
             context.abort(grpc.StatusCode.OUT_OF_RANGE, "Exceeded maximum allowed stream duration of 305 seconds.")
 
     def _words(self, audio: bytes) -> str:

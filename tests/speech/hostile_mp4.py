@@ -1,4 +1,4 @@
-"""MP4s that nobody means well with, built box by box."""
+"""Malicious MP4s, built box by box."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def with_many_long_fragments(fragments: int, samples: int) -> bytes:
 
 
 def that_refers_to(path: str) -> bytes:
-    """Its samples are said to be in another file."""
+    """It refers to another file for its samples."""
     name = path.encode()
     alias = bytes(10) + bytes(28) + bytes(12) + bytes(64) + bytes(16) + bytes(4) + bytes(16)
     absolute = b"\0\2" + len(name).to_bytes(2, "big") + name + bytes(len(name) % 2)

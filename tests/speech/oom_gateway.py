@@ -1,7 +1,7 @@
 """A pool in a control group with little memory; run as a process of its own, for tests.
 
 ``python -m tests.speech.oom_gateway FOLDER`` moves itself into the group, feeds one worker something that makes it eat
-all the memory there is, and prints what the pool says of it.
+all the memory there is, and prints what the pool logs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A worker whose recognizer does what the audio tells it, in words of letters: a process of its own, for tests."""
+"""A worker process for tests, whose recognizer is controlled by words in the audio."""
 
 from __future__ import annotations
 

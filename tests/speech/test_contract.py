@@ -70,7 +70,7 @@ async def pool_of(url: str, workers: int = 1, queue: int = 4, stall_s: float = 3
         await pool.close()
 
 
-async def heard(stream: SpeechStream, audio: bytes, piece: int = 6400) -> str:
+async def transcribed(stream: SpeechStream, audio: bytes, piece: int = 6400) -> str:
     for start in range(0, len(audio), piece):
         await stream.feed(audio[start : start + piece])
     return " ".join(spoken((await stream.finish()).text))
@@ -80,18 +80,20 @@ async def test_known_words_are_recognised_however_they_are_cut_and_silence_is_no
     async with pool_of(url) as pool:
         assert pool.status().state is SpeechState.READY
         for piece in (640, 100_000):
-            assert await heard(pool.open(RAW, 60.0), samples("somewhere.wav"), piece) == " ".join(spoken(SOMEWHERE))
-        assert await heard(pool.open(RAW, 60.0), bytes(2 * SECOND)) == ""
-        assert await heard(pool.open(AudioFormat("wav"), 60.0), (DEMO / "digits.wav").read_bytes()) == " ".join(
+            assert await transcribed(pool.open(RAW, 60.0), samples("somewhere.wav"), piece) == " ".join(
+                spoken(SOMEWHERE)
+            )
+        assert await transcribed(pool.open(RAW, 60.0), bytes(2 * SECOND)) == ""
+        assert await transcribed(pool.open(AudioFormat("wav"), 60.0), (DEMO / "digits.wav").read_bytes()) == " ".join(
             spoken(DIGITS)
         )
 
 
 async def test_streams_at_once_get_their_own_words_and_none_of_another(url: str) -> None:
     async with pool_of(url, workers=2, queue=8) as pool:
-        said = [("somewhere.wav", SOMEWHERE), ("digits.wav", DIGITS)] * 3
-        texts = await asyncio.gather(*(heard(pool.open(RAW, 60.0), samples(name)) for name, _ in said))
-        assert texts == [" ".join(spoken(words)) for _, words in said]
+        recordings_used = [("somewhere.wav", SOMEWHERE), ("digits.wav", DIGITS)] * 3
+        texts = await asyncio.gather(*(transcribed(pool.open(RAW, 60.0), samples(name)) for name, _ in recordings_used))
+        assert texts == [" ".join(spoken(words)) for _, words in recordings_used]
 
 
 async def test_hypotheses_grow_and_end_before_the_result(url: str) -> None:
@@ -103,11 +105,11 @@ async def test_hypotheses_grow_and_end_before_the_result(url: str) -> None:
             await stream.feed(audio[start : start + 3200])
             await asyncio.sleep(0.08)
         await stream.finish()
-        told = len(hypotheses)
-        assert told >= 1
+        count = len(hypotheses)
+        assert count >= 1
         assert all(hypotheses)
-        await heard(pool.open(RAW, 60.0), bytes(SECOND))
-        assert len(hypotheses) == told
+        await transcribed(pool.open(RAW, 60.0), bytes(SECOND))
+        assert len(hypotheses) == count
 
 
 @pytest.mark.parametrize("cut", [20_001, 60_000])
@@ -119,19 +121,19 @@ async def test_a_stream_that_lost_its_worker_on_the_way_has_the_same_words(
         audio = samples("somewhere.wav")
         stream = pool.open(RAW, 60.0)
         await stream.feed(audio[:cut])
-        assert await heard(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
+        assert await transcribed(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
         assert (pool.status().parked, pool.status().taken_back) == (1, 1)
-        assert await heard(stream, audio[cut:]) == " ".join(spoken(SOMEWHERE))
+        assert await transcribed(stream, audio[cut:]) == " ".join(spoken(SOMEWHERE))
         assert pool.counters.lost == {}
 
 
-async def test_what_is_no_audio_and_what_is_too_long_are_told_apart_and_the_worker_goes_on(url: str) -> None:
+async def test_undecodable_and_too_long_audio_are_distinguished_and_the_worker_goes_on(url: str) -> None:
     async with pool_of(url) as pool:
         with pytest.raises(AudioNotDecodable):
-            await heard(pool.open(AudioFormat("flac"), 60.0), os.urandom(20_000))
+            await transcribed(pool.open(AudioFormat("flac"), 60.0), os.urandom(20_000))
         with pytest.raises(AudioTooLong):
-            await heard(pool.open(RAW, 1.0), bytes(5 * SECOND))
-        assert await heard(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
+            await transcribed(pool.open(RAW, 1.0), bytes(5 * SECOND))
+        assert await transcribed(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
         assert pool.counters.lost == {}
 
 
@@ -142,7 +144,7 @@ async def test_a_stream_that_is_cancelled_frees_its_worker(url: str) -> None:
         stream.cancel()
         with pytest.raises(EngineFailed):
             await stream.finish()
-        assert await heard(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
+        assert await transcribed(pool.open(RAW, 60.0), samples("digits.wav")) == " ".join(spoken(DIGITS))
         assert pool.counters.lost == {}
 
 
@@ -164,12 +166,12 @@ async def test_a_worker_that_dies_or_hangs_costs_its_stream_and_is_replaced(
         # The first stream has the first worker.
         os.kill(min(before), blow)
         with pytest.raises(EngineFailed):
-            await heard(victim, samples("somewhere.wav")[SECOND:])
-        assert await heard(other, samples("digits.wav")[SECOND:]) == DIGITS
+            await transcribed(victim, samples("somewhere.wav")[SECOND:])
+        assert await transcribed(other, samples("digits.wav")[SECOND:]) == DIGITS
         await eventually(lambda: pool.status().workers == 2, LOADING_PATIENCE_S)
         assert min(before) not in pool.worker_pids()
         assert pool.counters.lost == {reason: 1}
-        assert await heard(pool.open(RAW, 60.0), samples("somewhere.wav")) == SOMEWHERE
+        assert await transcribed(pool.open(RAW, 60.0), samples("somewhere.wav")) == SOMEWHERE
 
 
 async def test_a_worker_that_waits_for_a_slow_device_is_not_stuck() -> None:
@@ -177,7 +179,7 @@ async def test_a_worker_that_waits_for_a_slow_device_is_not_stuck() -> None:
         stream = pool.open(RAW, 60.0)
         await stream.feed(samples("digits.wav")[:SECOND])
         await asyncio.sleep(3.0)
-        assert await heard(stream, samples("digits.wav")[SECOND:]) == DIGITS
+        assert await transcribed(stream, samples("digits.wav")[SECOND:]) == DIGITS
         assert pool.counters.lost == {}
 
 
@@ -190,7 +192,7 @@ async def test_one_stream_too_many_is_busy_at_once_and_those_who_wait_have_their
         order: list[int] = []
 
         async def speak(number: int, stream: SpeechStream) -> None:
-            assert await heard(stream, samples("digits.wav")) == DIGITS
+            assert await transcribed(stream, samples("digits.wav")) == DIGITS
             order.append(number)
 
         speaking = [asyncio.ensure_future(speak(number, stream)) for number, stream in enumerate(waiting, start=1)]

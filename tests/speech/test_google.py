@@ -221,7 +221,7 @@ def test_after_a_failure_the_next_utterance_is_recognised(recognizer: GoogleReco
 
 
 def test_a_service_that_takes_no_audio_any_more_is_given_up(service: SpeechService) -> None:
-    service.deaf = True
+    service.unresponsive = True
     with with_limits(service, stall_s=0.3) as recognizer:
         recognizer.begin(None)
         with pytest.raises(EngineFailed, match=r"^Google takes no more audio: nothing for 0\.3 s$"):

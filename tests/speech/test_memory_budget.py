@@ -1,4 +1,4 @@
-"""What a library may take while it works on a stranger's bytes."""
+"""The memory that a library may take while it processes untrusted bytes."""
 
 from __future__ import annotations
 

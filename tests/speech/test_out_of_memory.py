@@ -67,7 +67,7 @@ async def test_a_worker_that_the_kernel_really_kills_is_out_of_memory_and_the_ot
 
 @LOST
 @pytest.mark.parametrize("kills", [1, 0])
-async def test_a_killed_worker_is_out_of_memory_only_where_the_kernel_says_so(kills: int) -> None:
+async def test_a_killed_worker_is_out_of_memory_only_if_the_kernel_counts_a_kill(kills: int) -> None:
     counted = [7]  # of others, before
     pool = WorkerPool(PoolOptions("scripted://", command=COMMAND), lambda: counted[0])
     pool.start()

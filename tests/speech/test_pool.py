@@ -16,7 +16,7 @@ import pytest
 
 from cocoa_tornado.errors import EngineFailed, SpeechBusy
 from cocoa_tornado.rules.audio import AudioFormat
-from cocoa_tornado.rules.kept_audio import LEAST_TO_GO_ON
+from cocoa_tornado.rules.kept_audio import MIN_TO_RESUME
 from cocoa_tornado.speech.pool import PooledStream, PoolOptions, WorkerPool
 from cocoa_tornado.speech.port import SpeechState
 from cocoa_tornado.speech.worker import OOM_SCORE, PROGRESS_BYTES
@@ -39,15 +39,15 @@ async def pool_of(command: tuple[str, ...] = COMMAND, **options: Any) -> AsyncIt
         await pool.close()
 
 
-async def said(pool: WorkerPool, words: bytes) -> str:
+async def transcribed(pool: WorkerPool, words: bytes) -> str:
     stream = pool.open(RAW, 60.0)
     await stream.feed(words)
     return (await stream.finish()).text
 
 
-async def test_an_engine_that_is_slow_and_says_so_is_not_stuck() -> None:
+async def test_an_engine_that_is_slow_and_reports_progress_is_not_stuck() -> None:
     async with pool_of(stall_s=1.5) as pool:
-        assert await said(pool, b"slow") == "slow"
+        assert await transcribed(pool, b"slow") == "slow"
         assert pool.counters.lost == {}
 
 
@@ -57,12 +57,12 @@ async def test_a_signal_that_is_for_the_gateway_ends_no_worker(number: signal.Si
     async with pool_of() as pool:
         (pid,) = pool.worker_pids()
         os.kill(pid, number)
-        assert await said(pool, b"word") == "word"
+        assert await transcribed(pool, b"word") == "word"
         assert pool.worker_pids() == (pid,)
 
 
 @pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux has it")
-async def test_the_kernel_is_told_to_kill_a_worker_before_the_gateway() -> None:
+async def test_the_kernel_kills_a_worker_before_the_gateway() -> None:
     async with pool_of() as pool:
         (pid,) = pool.worker_pids()
         own, workers = (int(Path(f"/proc/{who}/oom_score_adj").read_text(encoding="ascii")) for who in ("self", pid))
@@ -78,14 +78,14 @@ async def test_cancelling_frees_a_worker_that_is_slow() -> None:
         await asyncio.sleep(0.2)
         stream.cancel()
         since = time.monotonic()
-        assert await said(pool, b"next") == "next"
+        assert await transcribed(pool, b"next") == "next"
         assert time.monotonic() - since < 20.0  # of the minute that was left
         with pytest.raises(EngineFailed):
             await finishing
         assert pool.counters.lost == {}
 
 
-async def test_a_loop_that_was_held_up_condemns_nobody_who_has_answered() -> None:
+async def test_after_a_blocked_loop_no_worker_that_has_answered_is_condemned() -> None:
     async with pool_of(stall_s=1.5) as pool:
         stream = pool.open(RAW, 60.0)
         await stream.feed(b"word")
@@ -102,9 +102,9 @@ async def test_an_engine_that_fails_again_and_again_is_loaded_anew() -> None:
         (before,) = pool.worker_pids()
         for _ in range(3):
             with pytest.raises(EngineFailed):
-                await said(pool, b"fail")
+                await transcribed(pool, b"fail")
         await eventually(lambda: pool.worker_pids() not in ((), (before,)) and pool.status().workers == 1, 10)
-        assert await said(pool, b"well") == "well"
+        assert await transcribed(pool, b"well") == "well"
         assert pool.counters.lost == {"crashed": 1}
 
 
@@ -113,18 +113,18 @@ async def test_an_engine_that_fails_now_and_then_goes_on() -> None:
         before = pool.worker_pids()
         for words in (b"fail", b"fail", b"good", b"fail", b"fail", b"good"):
             with contextlib.suppress(EngineFailed):
-                await said(pool, words)
+                await transcribed(pool, words)
         assert pool.worker_pids() == before
 
 
 @pytest.mark.logs("cocoa.speech", "^worker (lost|output)$")
-async def test_a_fault_of_ours_costs_one_utterance_and_the_worker() -> None:
+async def test_an_internal_error_costs_one_utterance_and_the_worker() -> None:
     async with pool_of() as pool:
         (before,) = pool.worker_pids()
         with pytest.raises(EngineFailed, match="ZeroDivisionError"):
-            await said(pool, b"faults")
+            await transcribed(pool, b"faults")
         await eventually(lambda: pool.worker_pids() not in ((), (before,)) and pool.status().workers == 1, 10)
-        assert await said(pool, b"well") == "well"
+        assert await transcribed(pool, b"well") == "well"
 
 
 @pytest.mark.logs("cocoa.speech", "^(worker lost|speech failed)$")
@@ -133,7 +133,7 @@ async def test_workers_that_crash_with_every_stream_are_not_started_without_end(
         since = time.monotonic()
         while time.monotonic() - since < 3.0:
             with contextlib.suppress(EngineFailed):
-                await said(pool, b"crash!")
+                await transcribed(pool, b"crash!")
             await asyncio.sleep(0.01)
         assert pool.counters.started <= 10  # without a pause it would be some thirty
 
@@ -142,7 +142,7 @@ async def test_a_stream_takes_a_worker_when_it_has_something_to_say() -> None:
     async with pool_of() as pool:
         silent = pool.open(RAW, 60.0)
         assert (pool.status().busy, pool.status().queued) == (0, 1)
-        assert await said(pool, b"quick!") == "quick!"
+        assert await transcribed(pool, b"quick!") == "quick!"
         await silent.feed(b"atlast")
         assert (await silent.finish()).text == "atlast"
 
@@ -154,23 +154,23 @@ async def test_a_silent_stream_holds_its_place_in_the_queue() -> None:
             pool.open(RAW, 60.0)
         for stream in waiting:
             stream.cancel()
-        assert await said(pool, b"room") == "room"
+        assert await transcribed(pool, b"room") == "room"
 
 
 @pytest.mark.logs("cocoa.speech", "interim callback failed")
-async def test_a_fault_in_whoever_hears_hypotheses_repeats_none_and_loses_nothing_else() -> None:
+async def test_a_failing_interim_callback_repeats_none_and_loses_nothing_else() -> None:
     async with pool_of() as pool:
-        heard: list[str] = []
+        interims: list[str] = []
 
-        def hear(text: str) -> None:
-            heard.append(text)
-            if len(heard) == 1:
+        def receive(text: str) -> None:
+            interims.append(text)
+            if len(interims) == 1:
                 raise ZeroDivisionError("boom")
 
-        stream = pool.open(RAW, 60.0, hear)
+        stream = pool.open(RAW, 60.0, receive)
         await stream.feed(b"word" * 5000)
         assert len((await stream.finish()).text) == 20_000
-        assert len(heard) == len(set(heard)) > 1
+        assert len(interims) == len(set(interims)) > 1
 
 
 @pytest.mark.logs("cocoa.speech", "^(worker (lost|output)|speech failed)$")
@@ -188,9 +188,9 @@ def soon_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cocoa_tornado.rules.pace.BEHIND_S", 0.05)
 
 
-async def beginning(pool: WorkerPool, words: bytes, heard: list[str] | None = None) -> PooledStream:
-    """A stream that a worker has heard the beginning of."""
-    stream = pool.open(RAW, 60.0, None if heard is None else heard.append)
+async def beginning(pool: WorkerPool, words: bytes, interims: list[str] | None = None) -> PooledStream:
+    """A stream whose beginning a worker has processed."""
+    stream = pool.open(RAW, 60.0, None if interims is None else interims.append)
     await stream.feed(words)
     await eventually(lambda: stream.worker is not None)
     return stream
@@ -200,7 +200,7 @@ async def beginning(pool: WorkerPool, words: bytes, heard: list[str] | None = No
 async def test_a_stream_that_is_behind_gives_its_worker_back_and_loses_nothing() -> None:
     async with pool_of() as pool:
         drip = await beginning(pool, b"drip")
-        assert await said(pool, b"quick!") == "quick!"
+        assert await transcribed(pool, b"quick!") == "quick!"
         status = pool.status()
         assert (status.parked, status.kept_bytes, status.taken_back) == (1, 4, 1)
         await drip.feed(b"ping")
@@ -211,13 +211,13 @@ async def test_a_stream_that_is_behind_gives_its_worker_back_and_loses_nothing()
 
 
 @pytest.mark.usefixtures("soon_behind")
-async def test_a_stream_that_is_behind_keeps_a_worker_that_nobody_wants() -> None:
+async def test_a_stream_that_is_behind_keeps_a_worker_that_no_other_wants() -> None:
     async with pool_of(workers=2) as pool:
         await eventually(lambda: pool.status().workers == 2, 10)
         drip = await beginning(pool, b"drip")
         silent = pool.open(RAW, 60.0)
         for _ in range(3):
-            assert await said(pool, b"quick!") == "quick!"
+            assert await transcribed(pool, b"quick!") == "quick!"
         assert (drip.worker is not None, pool.status().parked) == (True, 0)
         silent.cancel()
         assert (await drip.finish()).text == "drip"
@@ -231,18 +231,18 @@ async def test_a_parked_stream_gets_a_worker_when_it_has_enough_audio_or_has_end
         await second.feed(b"b" * 8)
         await eventually(lambda: second.worker is not None)
         assert first.worker is None
-        await first.feed(b"a" * LEAST_TO_GO_ON)
+        await first.feed(b"a" * MIN_TO_RESUME)
         await eventually(lambda: first.worker is not None)
         assert (second.worker, pool.status().parked) == (None, 1)
         assert (await second.finish()).text == "b" * 8
-        assert (await first.finish()).text == "a" * (8 + LEAST_TO_GO_ON)
+        assert (await first.finish()).text == "a" * (8 + MIN_TO_RESUME)
 
 
 @pytest.mark.usefixtures("soon_behind")
 async def test_a_worker_that_is_at_work_on_all_that_came_is_not_taken_from_its_stream() -> None:
     async with pool_of() as pool:
         stream = await beginning(pool, b"busy".rjust(PROGRESS_BYTES, b"y"))
-        other = asyncio.ensure_future(said(pool, b"waits!"))
+        other = asyncio.ensure_future(transcribed(pool, b"waits!"))
         worker = stream.worker
         assert worker is not None
         await eventually(lambda: pool._roster.unconsumed(worker) == 0)
@@ -254,24 +254,24 @@ async def test_a_worker_that_is_at_work_on_all_that_came_is_not_taken_from_its_s
 
 
 @pytest.mark.usefixtures("soon_behind")
-async def test_hypotheses_of_a_stream_that_is_heard_again_do_not_begin_again() -> None:
+async def test_interims_of_a_stream_that_is_processed_again_do_not_begin_again() -> None:
     async with pool_of() as pool:
-        heard: list[str] = []
-        stream = await beginning(pool, b"word" * 5000, heard)
-        await eventually(lambda: heard[-1:] == ["word" * 5000])
-        assert await said(pool, b"quick!") == "quick!"
+        interims: list[str] = []
+        stream = await beginning(pool, b"word" * 5000, interims)
+        await eventually(lambda: interims[-1:] == ["word" * 5000])
+        assert await transcribed(pool, b"quick!") == "quick!"
         assert pool.status().parked == 1
         await stream.feed(b"more" * 5000)
-        await eventually(lambda: heard[-1] == "word" * 5000 + "more" * 5000)
-        assert (await stream.finish()).text == heard[-1]
-        assert heard == sorted(set(heard), key=len)
+        await eventually(lambda: interims[-1] == "word" * 5000 + "more" * 5000)
+        assert (await stream.finish()).text == interims[-1]
+        assert interims == sorted(set(interims), key=len)
 
 
 @pytest.mark.usefixtures("soon_behind")
 async def test_a_parked_stream_that_is_cancelled_leaves_nothing_behind() -> None:
     async with pool_of() as pool:
         drip = await beginning(pool, b"drip")
-        assert await said(pool, b"quick!") == "quick!"
+        assert await transcribed(pool, b"quick!") == "quick!"
         drip.cancel()
         assert (pool.status().parked, pool.status().kept_bytes, pool.status().queued) == (0, 0, 0)
         with pytest.raises(EngineFailed):
@@ -282,7 +282,7 @@ async def test_a_parked_stream_that_is_cancelled_leaves_nothing_behind() -> None
 async def test_a_stream_that_cannot_be_kept_has_its_worker_until_its_end() -> None:
     async with pool_of(kept_bytes=6) as pool:
         drip = await beginning(pool, b"dripping")
-        other = asyncio.ensure_future(said(pool, b"waits!"))
+        other = asyncio.ensure_future(transcribed(pool, b"waits!"))
         await drip.feed(b"on")
         await eventually(lambda: pool.status().queued == 1)
         assert (drip.worker is not None, pool.status().kept_bytes) == (True, 6)
@@ -301,18 +301,18 @@ async def test_many_slow_streams_share_few_workers_and_each_has_its_own_words_wh
 
         await feed(2)
         await eventually(lambda: pool.counters.taken_back >= 6)  # by each that comes after the first two
-        await feed(LEAST_TO_GO_ON)
+        await feed(MIN_TO_RESUME)
         await eventually(lambda: pool.counters.taken_back >= 12)
         await feed(400)
         await feed(30_000)
         texts = await asyncio.gather(*(stream.finish() for stream in streams.values()))
         for letter, transcript in zip(streams, texts, strict=True):
-            assert transcript.text == letter * (2 + LEAST_TO_GO_ON + 400 + 30_000)
+            assert transcript.text == letter * (2 + MIN_TO_RESUME + 400 + 30_000)
         assert pool.counters.lost == {}
         assert (pool.status().parked, pool.status().kept_bytes, pool.status().queued) == (0, 0, 0)
 
 
-async def test_streams_that_have_not_begun_keep_nobody_out_for_longer_than_two_seconds(
+async def test_streams_that_have_not_begun_keep_others_out_for_two_seconds_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with pool_of(queue=1) as pool:
@@ -320,7 +320,7 @@ async def test_streams_that_have_not_begun_keep_nobody_out_for_longer_than_two_s
         with pytest.raises(SpeechBusy):
             pool.open(RAW, 60.0)
         monkeypatch.setattr("cocoa_tornado.rules.speech_pool.SILENT_S", 0.0)
-        assert await said(pool, b"room") == "room"
+        assert await transcribed(pool, b"room") == "room"
         for stream, words in zip(silent, (b"first.", b"second"), strict=True):
             await stream.feed(words)
             assert (await stream.finish()).text == words.decode()

@@ -44,9 +44,9 @@ def utterances(found: list[Segment]) -> list[bytes]:
 
 def test_two_sentences_with_silence_between_are_two_utterances() -> None:
     stream = bytes(SECOND) + go_forward() + bytes(2 * SECOND) + go_forward() + bytes(2 * SECOND)
-    heard = utterances(segments(Segmenter(AudioFormat(), 60.0), stream))
-    assert len(heard) == 2
-    assert all(2.0 < len(samples) / SECOND < 3.8 for samples in heard)
+    found = utterances(segments(Segmenter(AudioFormat(), 60.0), stream))
+    assert len(found) == 2
+    assert all(2.0 < len(samples) / SECOND < 3.8 for samples in found)
 
 
 def test_silence_is_no_utterance() -> None:
@@ -80,13 +80,13 @@ def test_an_utterance_that_is_cut_short_is_ended() -> None:
 
 
 def test_a_long_utterance_is_ended_and_a_new_one_begun() -> None:
-    heard = utterances(segments(Segmenter(AudioFormat(), 1.0), go_forward() + bytes(SECOND)))
-    assert len(heard) >= 2
-    assert all(len(samples) <= SECOND for samples in heard)
+    found = utterances(segments(Segmenter(AudioFormat(), 1.0), go_forward() + bytes(SECOND)))
+    assert len(found) >= 2
+    assert all(len(samples) <= SECOND for samples in found)
 
 
 @pytest.mark.parametrize(("encoding", "muxer", "rate"), [("mulaw", "mulaw", 8000), ("u8", "u8", 8000)])
-def test_old_encodings_are_heard_too(encoding: str, muxer: str, rate: int) -> None:
+def test_old_encodings_are_recognized_too(encoding: str, muxer: str, rate: int) -> None:
     stream = encoded(go_forward() + bytes(SECOND), muxer, f"pcm_{encoding}", rate)
     segmenter = Segmenter(AudioFormat("raw", encoding, rate, 1), 60.0)  # type: ignore[arg-type]  # one of them
     assert len(utterances(segments(segmenter, stream))) == 1
@@ -94,28 +94,28 @@ def test_old_encodings_are_heard_too(encoding: str, muxer: str, rate: int) -> No
 
 
 @pytest.mark.parametrize("piece", [1, 640, 100_000])
-def test_samples_of_eight_bits_that_nobody_has_announced_are_heard(piece: int) -> None:
+def test_undeclared_samples_of_eight_bits_are_recognized(piece: int) -> None:
     stream = encoded(go_forward() + bytes(SECOND), "u8", "pcm_u8", 8_000)
     segmenter = Segmenter(unsaid(AudioFormat()), 60.0)
     assert len(utterances(segments(segmenter, stream, piece))) == 1
     assert (segmenter.out_format, segmenter.has_eight_bits) == (AudioFormat("raw", "s16le", 8_000, 1), True)
 
 
-def test_samples_of_sixteen_bits_are_heard_as_before() -> None:
+def test_samples_of_sixteen_bits_are_recognized_as_before() -> None:
     segmenter = Segmenter(unsaid(AudioFormat()), 60.0)
-    heard = utterances(segments(segmenter, go_forward() + bytes(SECOND)))
-    assert heard == utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
+    found = utterances(segments(segmenter, go_forward() + bytes(SECOND)))
+    assert found == utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
     assert not segmenter.has_eight_bits
 
 
 def test_the_byte_order_is_judged_where_it_is_not_known() -> None:
     stream = encoded(go_forward() + bytes(SECOND), "s16be", "pcm_s16be")
-    (heard,) = utterances(segments(Segmenter(AudioFormat("raw", "l16", 16_000, 1), 60.0), stream))
+    (found,) = utterances(segments(Segmenter(AudioFormat("raw", "l16", 16_000, 1), 60.0), stream))
     (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
-    assert heard == expected
+    assert found == expected
 
 
-def test_a_wav_header_says_what_the_samples_are() -> None:
+def test_a_wav_header_defines_the_samples() -> None:
     stream = encoded(go_forward() + bytes(SECOND), "wav", "pcm_s16le", 8000, "stereo")
     segmenter = Segmenter(AudioFormat(), 60.0)
     assert len(utterances(segments(segmenter, stream, 100))) == 1
@@ -123,11 +123,11 @@ def test_a_wav_header_says_what_the_samples_are() -> None:
 
 
 @pytest.mark.parametrize("codec", ["pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le", "pcm_alaw"])
-def test_a_wav_of_any_layout_is_heard(codec: str) -> None:
+def test_a_wav_of_any_layout_is_recognized(codec: str) -> None:
     stream = encoded(go_forward() + bytes(SECOND), "wav", codec, 16_000)
-    (heard,) = utterances(segments(Segmenter(AudioFormat(), 60.0), stream))
+    (found,) = utterances(segments(Segmenter(AudioFormat(), 60.0), stream))
     (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
-    assert abs(len(heard) - len(expected)) <= SECOND / 4
+    assert abs(len(found) - len(expected)) <= SECOND / 4
 
 
 def wav(samples: bytes, behind: bytes = b"") -> bytes:
@@ -145,19 +145,19 @@ def test_a_wav_ends_with_its_samples_and_another_may_follow(piece: int) -> None:
     for file in (spoken, spoken):
         for start in range(0, len(file), piece):
             found += segmenter.feed(file[start : start + piece])
-    heard = utterances([*found, *segmenter.end()])
+    both = utterances([*found, *segmenter.end()])
     (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward()))
-    assert [len(samples) for samples in heard] == [len(expected)] * 2
+    assert [len(samples) for samples in both] == [len(expected)] * 2
 
 
 @examples(10)
 @given(st.integers(1, 5000), st.sampled_from([b"", b"LIST\x04\0\0\0INFO"]))
-def test_a_wav_that_follows_another_in_the_same_messages_is_heard(piece: int, between: bytes) -> None:
+def test_a_wav_that_follows_another_in_the_same_messages_is_recognized(piece: int, between: bytes) -> None:
     """As in an upload, and wherever a message ends."""
     spoken = wav(go_forward())
-    heard = utterances(segments(Segmenter(AudioFormat(), 60.0), spoken + between + spoken, piece))
+    found = utterances(segments(Segmenter(AudioFormat(), 60.0), spoken + between + spoken, piece))
     (expected,) = utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward()))
-    assert [len(samples) for samples in heard] == [len(expected)] * 2
+    assert [len(samples) for samples in found] == [len(expected)] * 2
 
 
 @pytest.mark.parametrize("name", ["chromium.webm", "chromium.mp4"])
@@ -173,10 +173,10 @@ def test_a_length_that_a_streaming_writer_has_left_open_is_all_that_follows() ->
 
 
 @pytest.mark.parametrize("rate_hz", [4_000, 5_000, 8_000, 22_050, 44_100, 48_000, 96_000, 192_000])
-def test_voice_is_told_at_every_rate(rate_hz: int) -> None:
+def test_voice_is_detected_at_every_rate(rate_hz: int) -> None:
     stream = encoded(go_forward() + bytes(SECOND), "s16le", "pcm_s16le", rate_hz)
-    (heard,) = utterances(segments(Segmenter(AudioFormat("raw", "s16le", rate_hz, 1), 60.0), stream, 4000))
-    assert 1.5 < len(heard) / 2 / rate_hz < 3.8
+    (found,) = utterances(segments(Segmenter(AudioFormat("raw", "s16le", rate_hz, 1), 60.0), stream, 4000))
+    assert 1.5 < len(found) / 2 / rate_hz < 3.8
 
 
 def test_silence_of_unknown_byte_order_takes_no_room() -> None:

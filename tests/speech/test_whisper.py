@@ -1,4 +1,4 @@
-"""Whisper's recogniser: what it decides, and with the base model, what it hears."""
+"""Whisper's recognizer: its decisions, and its results with the base model."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_audio_that_comes_faster_than_speech_leaves_no_time() -> None:
 def test_audio_that_piled_up_during_a_pass_is_taken_first() -> None:
     pace = InterimPace()
     pace.passed(10.0)
-    assert not any(pace.received(0.5, 10.0) for _ in range(4)), "two seconds of it, and nobody waited"
+    assert not any(pace.received(0.5, 10.0) for _ in range(4)), "two seconds of it, without waiting"
     assert [pace.received(0.5, now) for now in (10.5, 11.0, 11.5, 12.0)] == [False, False, False, True]
 
 
@@ -118,7 +118,7 @@ def test_a_folder_with_something_else_in_it_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_name_that_cannot_be_fetched_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_fetched_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("Cannot reach the hub.\nCheck your connection.")
 
@@ -133,7 +133,7 @@ def test_a_beam_that_is_none_is_refused(beam: str) -> None:
     assert failure(f"whisper://base?beam={beam}") == f"whisper: beam is {beam!r}; allowed: 1 to 10"
 
 
-# What the model hears
+# What the model recognizes
 
 Speak = Callable[[bytes, Callable[[str], None]], str]
 
@@ -185,7 +185,7 @@ def test_known_words_are_recognised(english: WhisperRecognizer) -> None:
 @pytest.mark.parametrize(
     "audio", [b"", SILENCE[:20], SILENCE * 3, NOISE, TONE], ids=["none", "ten", "zero", "noise", "tone"]
 )
-def test_where_nobody_speaks_there_are_no_words(english: WhisperRecognizer, audio: bytes) -> None:
+def test_without_speech_there_are_no_words(english: WhisperRecognizer, audio: bytes) -> None:
     assert recognize(english, audio) == ""
 
 
@@ -204,25 +204,25 @@ def test_beginning_again_drops_what_was_under_way(english: WhisperRecognizer) ->
 def test_hypotheses_come_while_the_audio_does(
     at_the_speed_of_speech: Speak,
 ) -> None:
-    told: list[str] = []
-    text = at_the_speed_of_speech(GO_FORWARD, told.append)
+    interims: list[str] = []
+    text = at_the_speed_of_speech(GO_FORWARD, interims.append)
     assert words(text)[:2] == ["go", "forward"]
-    assert told
-    assert all(words(hypothesis)[0] == "go" for hypothesis in told)
-    assert len(told) == len(set(told))
+    assert interims
+    assert all(words(hypothesis)[0] == "go" for hypothesis in interims)
+    assert len(interims) == len(set(interims))
 
 
 def test_audio_in_a_hurry_gets_no_hypotheses(english: WhisperRecognizer) -> None:
-    told: list[str] = []
-    recognize(english, GO_FORWARD, told.append)
-    assert told == []
+    interims: list[str] = []
+    recognize(english, GO_FORWARD, interims.append)
+    assert interims == []
 
 
 def test_a_long_utterance_is_whole(english: WhisperRecognizer) -> None:
     with wave.open(str(SOMEWHERE), "rb") as recording:
         somewhere = recording.readframes(recording.getnframes())
-    heard = words(recognize(english, (GO_FORWARD + 2 * SILENCE + somewhere + 2 * SILENCE) * 4))
-    assert (heard.count("forward"), heard.count("somewhere")) == (4, 4), "39 seconds, so two windows"
+    recognized = words(recognize(english, (GO_FORWARD + 2 * SILENCE + somewhere + 2 * SILENCE) * 4))
+    assert (recognized.count("forward"), recognized.count("somewhere")) == (4, 4), "39 seconds, so two windows"
 
 
 def test_the_language_is_found_out_where_none_is_set(whisper_url: str) -> None:

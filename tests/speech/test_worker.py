@@ -1,4 +1,4 @@
-"""What a worker tells the gateway of an utterance: how much it has used, decoded, and waited for."""
+"""A worker's progress reports: how much of an utterance it has used and decoded, and how long it has waited."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cocoa_tornado.speech.worker import PROGRESS_S, AudioSource, Inbox, Outbox
 
 
 class Clock:
-    """Time goes on while the worker waits, and when the test says so."""
+    """Time advances while the worker waits, and under the test's control."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -44,10 +44,10 @@ class Device(Inbox):
 
 class Gateway(Outbox):
     def __init__(self) -> None:
-        self.told: list[wire.Progress] = []
+        self.reported: list[wire.Progress] = []
 
     def send(self, frame: bytes) -> None:
-        self.told += map(wire.progress_of, wire.PipeReader(wire.FROM_WORKER).feed(frame))
+        self.reported += map(wire.progress_of, wire.PipeReader(wire.FROM_WORKER).feed(frame))
 
 
 @pytest.fixture
@@ -73,18 +73,18 @@ def test_audio_at_the_speed_of_speech_covers_the_time_that_is_waited_for_it(cloc
     gateway = Gateway()
     source = AudioSource(Device(clock, *pieces, (10.0, Frame(Kind.END))), gateway)
     decode(source, clock)
-    assert len(gateway.told) > 30
-    assert all(progress.waited_s <= progress.audio_s + 0.05 for progress in gateway.told)
-    assert gateway.told[-1].audio_s > 9.5
+    assert len(gateway.reported) > 30
+    assert all(progress.waited_s <= progress.audio_s + 0.05 for progress in gateway.reported)
+    assert gateway.reported[-1].audio_s > 9.5
 
 
-def test_a_drip_is_told_with_the_time_that_was_waited_for_it(clock: Clock) -> None:
+def test_a_drip_is_reported_with_the_time_spent_waiting_for_it(clock: Clock) -> None:
     gateway = Gateway()
     source = AudioSource(Device(clock, audio(0.0, 2), audio(20.0, 2), (40.0, Frame(Kind.END))), gateway)
     decode(source, clock)
-    assert [progress.consumed for progress in gateway.told] == [2, 4, 4]
-    assert [progress.waited_s for progress in gateway.told] == pytest.approx([PROGRESS_S, 20.0, 20.25], abs=0.01)
-    assert [progress.is_waiting for progress in gateway.told] == [True, False, True]
+    assert [progress.consumed for progress in gateway.reported] == [2, 4, 4]
+    assert [progress.waited_s for progress in gateway.reported] == pytest.approx([PROGRESS_S, 20.0, 20.25], abs=0.01)
+    assert [progress.is_waiting for progress in gateway.reported] == [True, False, True]
 
 
 def test_a_worker_that_is_slow_has_not_waited(clock: Clock) -> None:
@@ -92,18 +92,18 @@ def test_a_worker_that_is_slow_has_not_waited(clock: Clock) -> None:
     gateway = Gateway()
     source = AudioSource(Device(clock, *pieces, (2.0, Frame(Kind.END))), gateway)
     decode(source, clock, speed=0.5)
-    assert gateway.told[-1].waited_s < 0.1
+    assert gateway.reported[-1].waited_s < 0.1
 
 
-def test_what_was_decoded_since_the_last_report_is_told_before_a_long_wait(clock: Clock) -> None:
+def test_what_was_decoded_since_the_last_report_is_reported_before_a_long_wait(clock: Clock) -> None:
     gateway = Gateway()
     source = AudioSource(Device(clock, audio(0.5, 100), (60.0, Frame(Kind.END))), gateway)
     source.read(4096)
-    assert [progress.audio_s for progress in gateway.told] == [0.0]
+    assert [progress.audio_s for progress in gateway.reported] == [0.0]
     source.decoded_bytes = 2 * BYTES_PER_SECOND  # of a page of Ogg
     assert source.read(4096) == b""
-    assert gateway.told[1].audio_s == 2.0
-    assert gateway.told[1].waited_s == pytest.approx(0.5 + PROGRESS_S)
+    assert gateway.reported[1].audio_s == 2.0
+    assert gateway.reported[1].waited_s == pytest.approx(0.5 + PROGRESS_S)
 
 
 def test_a_cancel_that_comes_while_the_worker_waits_ends_the_utterance(clock: Clock) -> None:
@@ -112,16 +112,16 @@ def test_a_cancel_that_comes_while_the_worker_waits_ends_the_utterance(clock: Cl
         decode(source, clock)
 
 
-def test_a_worker_says_that_it_waits_though_all_else_has_been_told_before(clock: Clock) -> None:
+def test_a_worker_reports_that_it_waits_even_if_all_else_was_reported(clock: Clock) -> None:
     gateway = Gateway()
     source = AudioSource(Device(clock, audio(0.5, 100), (60.0, Frame(Kind.END))), gateway)
     source.read(4096)
     source.decoded_bytes = 100
     clock.now += 5.0  # of work
     source.report(alive=True)
-    assert [progress.is_waiting for progress in gateway.told] == [False, False]
+    assert [progress.is_waiting for progress in gateway.reported] == [False, False]
     assert source.read(4096) == b""
-    assert gateway.told[2:] == [wire.Progress(100, 100 / BYTES_PER_SECOND, 0.5 + PROGRESS_S, is_waiting=True)]
+    assert gateway.reported[2:] == [wire.Progress(100, 100 / BYTES_PER_SECOND, 0.5 + PROGRESS_S, is_waiting=True)]
 
 
 def test_a_worker_that_cannot_read_any_more_ends(

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.turns import MOST_PER_TURN
+from cocoa_tornado.rules.turns import MAX_PER_TURN
 from cocoa_tornado.web.turns import new_event_loop
 
 if not sys.platform.startswith("linux"):
@@ -100,7 +100,7 @@ def test_of_a_crowd_that_speaks_each_turn_hears_some_until_all_are_heard(pairs: 
     heard: set[int] = set()
     while len(heard) < CROWD:
         ready = selector.select(0)
-        assert 0 < len(ready) <= MOST_PER_TURN
+        assert 0 < len(ready) <= MAX_PER_TURN
         for key, events in ready:
             assert events == READ
             heard.add(key.data)
@@ -121,7 +121,7 @@ def test_who_speaks_is_heard_before_a_crowd_that_is_gone(pairs: Pairs, selector:
     theirs.send(b"x")
     ready = selector.select(0)
     assert [key.data for key, _ in ready].count("alive") == 1
-    assert len(ready) == MOST_PER_TURN
+    assert len(ready) == MAX_PER_TURN
     assert all(events == READ for _, events in ready)
 
 
@@ -131,13 +131,13 @@ def test_of_a_crowd_that_does_not_stop_all_have_as_many_turns(ready: int, select
     with many_events(ready, initial=1) as events:
         for event in events:
             selector.register(event, READ)
-        for _ in range(rounds * ready // MOST_PER_TURN + 1):
+        for _ in range(rounds * ready // MAX_PER_TURN + 1):
             turns.update(key.fd for key, _ in selector.select(0))
     assert set(turns) == set(events)
     assert max(turns.values()) - min(turns.values()) <= 1
 
 
-@given(st.lists(st.integers(0, 2 * MOST_PER_TURN), min_size=1, max_size=30), st.integers(0, 300))
+@given(st.lists(st.integers(0, 2 * MAX_PER_TURN), min_size=1, max_size=30), st.integers(0, 300))
 def test_nobody_waits_for_more_turns_than_there_are_others_before_it(more: list[int], backlog: int) -> None:
     selector, waiting = TurnSelector(), deque[int]()
     with many_events(backlog + sum(more)) as events:
@@ -148,7 +148,7 @@ def test_nobody_waits_for_more_turns_than_there_are_others_before_it(more: list[
             for event in islice(sleeping, new):
                 os.eventfd_write(event, 1)
                 waiting.append(event)
-            expected = [waiting.popleft() for _ in range(min(MOST_PER_TURN, len(waiting)))]
+            expected = [waiting.popleft() for _ in range(min(MAX_PER_TURN, len(waiting)))]
             heard = [key.fd for key, _ in selector.select(0)]
             assert heard == expected
             for event in heard:
@@ -160,7 +160,7 @@ def test_of_the_gone_none_is_kept_from_its_turn_by_those_who_stay(pairs: Pairs, 
     for number in range(CROWD):
         ours, theirs = pairs.make()
         selector.register(ours, READ, number)
-        theirs.shutdown(socket.SHUT_WR) if number < MOST_PER_TURN else theirs.send(b"x")
+        theirs.shutdown(socket.SHUT_WR) if number < MAX_PER_TURN else theirs.send(b"x")
     heard = {key.data for _ in range(500) for key, _ in selector.select(0)}
     assert heard == set(range(CROWD))
 
