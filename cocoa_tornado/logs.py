@@ -38,6 +38,8 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
     colors = os.isatty(2) if stream is None else stream.isatty()
     handler.setFormatter(make_formatter(log_format, colors))
     handler.addFilter(TornadoLines())
+    # No line shows them, and each record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger().handlers[:] = [handler]
     set_level(level)
 

@@ -175,6 +175,8 @@ def _json_char(char: str) -> str:
 
 def text_value(value: object) -> str:
     """A value in the text format, quoted if necessary: at most ``MAX_FIELD`` characters and two quotes."""
+    if type(value) is float or (type(value) is int and -(1 << 63) <= value < 1 << 63):
+        return repr(value)  # plain, and by far the most frequent
     if not isinstance(value, str):
         return json_value(value) if isinstance(value, dict | list | tuple) else _plain_or_quoted(_repr(value))
     return _plain_or_quoted(redacted(value))

@@ -15,6 +15,7 @@ _JOINT: Final = re.compile(r"\x1b\[[\d;]*m|\\[nrt]|\.")
 _OBJECT: Final = re.compile(rb'[ \t\r\n]*+\{[ \t\r\n]*+"[^"\x00-\x1f]*+"')
 _OBJECT_IN_BASE64: Final = "eyJ"  # {" and a letter
 _FIRST_IN_BASE64: Final = "eCDI"  # { and JSON whitespace
+_FIRST_LETTERS: Final = frozenset(_FIRST_IN_BASE64)  # an address or a number has none of them
 _GLANCE: Final = 96  # characters to decode where a token may begin in the middle of a word
 
 # The value of a query argument "token", and anything after "Bearer" that is too long to be a word.
@@ -27,7 +28,7 @@ def redact(text: str) -> str:
     That is any JWT or its beginning, in any JSON spelling; the query argument ``token``; and a long word after
     ``Bearer``. This is the last line of defence: the gateway logs no URLs and no headers, but libraries may.
     """
-    if "." in text:
+    if "." in text and not _FIRST_LETTERS.isdisjoint(text):
         text = _DOTTED.sub(_without_token, text)
     if "token=" in text or "earer " in text:
         text = _OPAQUE.sub("[token]", text)

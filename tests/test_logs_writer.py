@@ -152,6 +152,33 @@ def test_a_pipe_that_somebody_made_non_blocking_loses_nothing(pipe: tuple[int, i
     assert read_until(pipe[0], b"lost 5\n") == LINE * (put - 5) + b"lost 5\n"
 
 
+def test_a_lone_line_is_written_at_once_and_a_flush_waits_for_no_pause(
+    pipe: tuple[int, int], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs_writer, "GATHER_S", 10 * PATIENCE_S)
+    writer = make(pipe[1])
+    writer.put(b"one\n")
+    assert read_until(pipe[0], b"one\n") == b"one\n"
+    for number in range(3):
+        writer.put(b"%d\n" % number)
+        assert writer.flush(PATIENCE_S)
+        assert read_until(pipe[0], b"%d\n" % number) == b"%d\n" % number
+
+
+def test_lines_that_come_in_the_pause_are_written_together(
+    pipe: tuple[int, int], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs_writer, "GATHER_S", 10 * PATIENCE_S)
+    writer = make(pipe[1])
+    writer.put(b"first\n")
+    assert read_until(pipe[0], b"first\n") == b"first\n"
+    for number in range(100):
+        writer.put(b"%d\n" % number)
+    assert not select.select([pipe[0]], [], [], 0)[0]
+    writer._hurry.set()
+    assert read_until(pipe[0], b"99\n").split() == [b"%d" % number for number in range(100)]
+
+
 def test_without_a_descriptor_every_line_is_lost_and_counted(make: Make) -> None:
     writer = make(None)
     writer.put(LINE)
