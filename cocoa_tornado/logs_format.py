@@ -14,6 +14,7 @@ import traceback
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from json import JSONEncoder
 from typing import Final, Literal
 
@@ -60,15 +61,15 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         members = [
             ("timestamp", f'"{_timestamp(record)}"'),
-            ("level", json_text(record.levelname.lower())),
-            ("logger", json_text(record.name)),
+            ("level", _json_name(record.levelname.lower())),
+            ("logger", _json_name(record.name)),
             ("event", json_text(_event(record))),
         ]
         members += [(name, json_value(value)) for name, value in _extra(record).items()]
         exception = _exception(record)
         if exception:
             members.append(("exception", _json_string(_middle_dropped(exception), 2 * MAX_TRACEBACK)))
-        return _fitting([f"{json_text(name)}:{value}" for name, value in members], _json_line)
+        return _fitting([f"{_json_name(name)}:{value}" for name, value in members], _json_line)
 
 
 class TextFormatter(logging.Formatter):
@@ -81,10 +82,10 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         paint, level = self._paint, record.levelname.lower()
         level_colour = _LEVEL_COLOURS.get(level, _RED)
-        name, event = text_escaped(record.name), text_escaped(_event(record))
+        name, event = _text_name(record.name), text_escaped(_event(record))
         head = f"{_timestamp(record)} [{paint(level_colour, f'{level:<9}')}] {paint(_BOLD, f'{event:<32}')} [{name}]"
         pairs = [
-            f"{paint(_CYAN, text_escaped(key))}={paint(_MAGENTA, text_value(value))}"
+            f"{paint(_CYAN, _text_name(key))}={paint(_MAGENTA, text_value(value))}"
             for key, value in _extra(record).items()
         ]
         line = _fitting([head, *pairs], " ".join)
@@ -94,6 +95,17 @@ class TextFormatter(logging.Formatter):
             lines = _escaped(_middle_dropped(exception), 2 * MAX_TRACEBACK, keep="\n").split("\n")
             line = _cut_to_bytes("\n    ".join([line, *lines]))
         return line
+
+
+@lru_cache(maxsize=1024)
+def _text_name(name: str) -> str:
+    """The name of a logger or a field, which the code has chosen."""
+    return text_escaped(name)
+
+
+@lru_cache(maxsize=1024)
+def _json_name(name: str) -> str:
+    return json_text(name)
 
 
 def make_formatter(log_format: LogFormat, colors: bool = False) -> logging.Formatter:
