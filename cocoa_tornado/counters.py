@@ -67,6 +67,7 @@ class Counters:
     left_in_box: int = 0  # queued for a connection that ended, and still in the box
     gaps: int = 0  # gap notices sent
     bad_acks: int = 0
+    acks_dropped: int = 0  # of devices that left while the mailbox was unavailable
     outbox_overflows: int = 0
     device_messages: int = 0
     device_messages_dropped: int = 0

@@ -131,6 +131,8 @@ class GatewayCollector(Collector):
         yield _total("cocoa_messages_left_in_box", left, counters.left_in_box)
         yield _total("cocoa_gaps_told", "Gap notices sent to devices", counters.gaps)
         yield _total("cocoa_unknown_acks", "Acknowledgements of a cursor that is not the device's", counters.bad_acks)
+        dropped = "Acknowledgements of devices that left, dropped because too many waited for the mailbox"
+        yield _total("cocoa_acks_dropped", dropped, counters.acks_dropped)
 
     def _speech_side(self, status: SpeechStatus) -> Iterator[Metric]:
         speech = self._counters.speech

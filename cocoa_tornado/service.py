@@ -16,10 +16,10 @@ from typing import Any
 
 from .brokers.port import Batch, Broker
 from .connection.device_context import DeviceContext
-from .connection.feed import Mail
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
 from .connection.keepalive import ExpiryCalendar, PingWheel
+from .connection.mail import Mail
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub

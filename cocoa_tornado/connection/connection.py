@@ -105,21 +105,45 @@ class DeviceConnection:
         elif not self.flush_pending:
             self._context.flusher.add(self)
 
+    def offer(self, frame: bytes, timestamp_ms: int) -> bool:
+        """See ``feed.Outlet``."""
+        protocol = self.protocol
+        if protocol.phase is not OPEN:
+            return False
+        if not protocol.outbox.push(frame, timestamp_ms, self._context.limits().outbox):
+            return self._push_after_flush(frame, timestamp_ms) or self._push_for_interim(frame, timestamp_ms)
+        if not self.flush_pending:
+            self._context.flusher.add(self)
+        return True
+
     def _send_to_full_outbox(self, frame: bytes, timestamp_ms: int, interim_of: str) -> None:
-        protocol, context = self.protocol, self._context
-        if protocol.write is None:
-            # One batch may hold more for a device than may wait for it, and the socket has not been asked yet.
-            self.flush()
-            if protocol.outbox.push(frame, timestamp_ms, context.limits().outbox, interim_of):
-                context.flusher.add(self)
-                return
-        squeezed = protocol.squeeze_in(frame, timestamp_ms, interim_of, context.clock(), context.limits())
+        if self._push_after_flush(frame, timestamp_ms, interim_of):
+            return
+        context = self._context
+        squeezed = self.protocol.squeeze_in(frame, timestamp_ms, interim_of, context.clock(), context.limits())
         if squeezed.dropped:
             count(context.counters.dropped, "interim", squeezed.dropped)
         if not (squeezed.queued or interim_of):
             context.counters.outbox_overflows += 1
             self._count_lost("overflow", 1)
         self._carry_out()
+
+    def _push_for_interim(self, frame: bytes, timestamp_ms: int) -> bool:
+        squeezed = self.protocol.outbox.squeeze_in(frame, timestamp_ms, self._context.limits().outbox)
+        if squeezed.dropped:
+            count(self._context.counters.dropped, "interim", squeezed.dropped)
+        return squeezed.queued
+
+    def _push_after_flush(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> bool:
+        """One batch may hold more for a device than may wait for it, and the socket may have room for that."""
+        protocol, context = self.protocol, self._context
+        if protocol.write is not None:
+            return False
+        self.flush()
+        if not protocol.outbox.push(frame, timestamp_ms, context.limits().outbox, interim_of):
+            return False
+        context.flusher.add(self)
+        return True
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         """See ``hub.Client``."""

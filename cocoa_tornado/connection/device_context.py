@@ -17,11 +17,11 @@ from ..rules.frames import Unmask
 from ..rules.identity import DeviceIdentity
 from ..rules.rate import LineBudget, RateLimit
 from .audio_session import AudioIntake
-from .feed import Mail
 from .flusher import Flushed, Flusher
 from .intake import IntakeGate
 from .keepalive import ExpiryCalendar, PingWheel
 from .limits import DeviceLimits
+from .mail import Mail
 from .masks import fastest_unmask
 
 UPLINK_LINES = RateLimit(per_s=1, burst=10)

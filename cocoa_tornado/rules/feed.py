@@ -86,6 +86,11 @@ class Feed:
             self.position = number
         return in_line
 
+    def fall_behind(self, up_to: int) -> None:
+        """Only the messages up to this number could be passed to the connection. The others will be read from the box
+        once more."""
+        self.position = up_to
+
     def read(self) -> int:
         """A page is requested; return the number after which it begins."""
         self.reading, self._stored_since = True, 0

@@ -269,7 +269,10 @@ class Settings(KafkaSettings):
         reloadable=True,
     )
     outbox_max_messages: Count = row(
-        CONNECTIONS, 256, "Messages that may wait for a slow device before it is closed (1013).", reloadable=True
+        CONNECTIONS,
+        256,
+        "Messages that may wait for a slow device; one more closes it (1013), or waits in the mailbox.",
+        reloadable=True,
     )
     outbox_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
         CONNECTIONS, 1024 * 1024, "Bytes that may wait for a slow device before it is closed (1013).", reloadable=True

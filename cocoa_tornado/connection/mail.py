@@ -1,0 +1,131 @@
+"""What the connections of a process share of the mailbox."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from ..counters import Counters
+from ..errors import MailboxClosed, MailboxError
+from ..mailboxes.port import Mailbox
+from ..rules.backoff import Backoff
+from ..rules.box import Box, Position
+from ..rules.rate import LineBudget, RateLimit
+from .box_reader import latest
+
+ACK_LINES = RateLimit(per_s=1, burst=10)
+RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0
+MAX_LATE_ACKS = 1_000
+
+log = logging.getLogger("cocoa.device")
+
+
+def retry_delays() -> Backoff:
+    """For a question that the mailbox could not answer."""
+    return Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
+
+
+@dataclass(slots=True)
+class Mail:
+    """See the module. IOLoop thread only.
+
+    :ivar clock: monotonic seconds
+    :ivar late_acks: of connections that have ended
+    """
+
+    mailbox: Mailbox
+    counters: Counters
+    clock: Callable[[], float]
+    ack_lines: LineBudget = field(default_factory=lambda: LineBudget(ACK_LINES))
+    late_acks: LateAcks = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.late_acks = LateAcks(self)
+
+    def refuse_ack(self, who: dict[str, object]) -> None:
+        """An acknowledgement has a cursor that is not the device's."""
+        self.counters.bad_acks += 1
+        self._warn("acknowledgement of an unknown cursor ignored", who)
+
+    def drop_ack(self, who: dict[str, object]) -> None:
+        """An acknowledgement of a connection that has ended is one too many."""
+        self.counters.acks_dropped += 1
+        self._warn("acknowledgement dropped", who)
+
+    def _warn(self, event: str, who: dict[str, object]) -> None:
+        suppressed = self.ack_lines.take(self.clock())
+        if suppressed is not None:
+            log.warning(event, extra=who | ({"suppressed": suppressed} if suppressed else {}))
+
+
+class LateAck(NamedTuple):
+    """:ivar who: for the log"""
+
+    position: Position
+    who: dict[str, object]
+
+
+class LateAcks:
+    """Acknowledgements of connections that ended before their boxes could be looked at, most of them while the mailbox
+    is unavailable. IOLoop thread only.
+
+    Each device has one, the latest. There are at most ``MAX_LATE_ACKS``; one more is dropped, counted and logged. The
+    device then receives what it has acknowledged once more, as if the acknowledgement had been lost on its way.
+
+    Boxes are looked at one after the other. One that can't be read goes behind the others.
+    """
+
+    def __init__(self, mail: Mail) -> None:
+        self._mail = mail
+        self._waiting: dict[str, LateAck] = {}
+        self._is_busy = False  # a look, or the delay before the next one, is under way
+        self._backoff: Backoff | None = None
+
+    def __repr__(self) -> str:
+        return f"<LateAcks {len(self)}>"
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, device_id: str, position: Position, who: dict[str, object]) -> None:
+        known = self._waiting.get(device_id)
+        if known is None and len(self._waiting) >= MAX_LATE_ACKS:
+            self._mail.drop_ack(who)
+            return
+        self._waiting[device_id] = LateAck(latest(known and known.position, position), who)
+        if not self._is_busy:
+            self._look()
+
+    def _look(self) -> None:
+        self._is_busy = bool(self._waiting)
+        if self._waiting:
+            device_id = next(iter(self._waiting))
+            self._mail.mailbox.look(device_id).add_done_callback(partial(self._on_look, device_id))
+
+    def _on_look(self, device_id: str, looked: asyncio.Future[Box]) -> None:
+        if looked.cancelled() or isinstance(looked.exception(), MailboxClosed):
+            self._waiting.clear()
+            self._is_busy = False
+            return
+        late, error = self._waiting.pop(device_id), looked.exception()
+        if error is None:
+            self._backoff = None
+            self._settle(device_id, late, looked.result())
+            self._look()
+            return
+        if not isinstance(error, MailboxError):
+            log.error("box cannot be read", exc_info=error, extra=late.who)
+        self._waiting[device_id] = late
+        self._backoff = self._backoff or retry_delays()
+        asyncio.get_running_loop().call_later(self._backoff.next_s(), self._look)
+
+    def _settle(self, device_id: str, late: LateAck, box: Box) -> None:
+        number = box.find(late.position)
+        if number is None or number < 0:
+            self._mail.refuse_ack(late.who)
+        else:
+            self._mail.mailbox.acknowledge(device_id, Position(number, box.epoch))
