@@ -334,7 +334,7 @@ class KafkaClients:
                 "delivery_timeout_ms": NEVER_MS,
                 "request_timeout_ms": REQUEST_TIMEOUT_MS,
                 "max_block_ms": MAX_BLOCK_MS,
-                "max_request_size": options.max_request_bytes,
+                "max_request_size": options.largest_request_bytes,
                 "metadata_max_age_ms": int(options.metadata_max_age_s * 1000),
                 "metrics_enabled": False,
             },

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 from ..errors import BrokerError
 
-SECURITY_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
-SASL_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
-
 MIB = 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
 # A broker hangs up on a longer request (socket.request.max.bytes), and the record would be retried indefinitely.
@@ -25,7 +22,7 @@ def record_bytes_for(message_bytes: int) -> int:
 class KafkaOptions:
     """Options of :class:`~cocoa_tornado.brokers.kafka.KafkaBroker`; ``repr`` hides the secrets.
 
-    Raises ValueError if two of them contradict each other.
+    The settings are where values are checked, alone and together (``kafka_settings.py``, ``settings/checks.py``).
 
     :ivar bootstrap: ``host:port`` of one or more brokers
     :ivar sole_reader: read only while no other member of the group reads the results topic: only this gateway has the
@@ -49,7 +46,7 @@ class KafkaOptions:
     :ivar max_record_bytes: the largest record of a device's message. Created topics for the gateway's own records allow
         it; the results topic, which others write, keeps the brokers' default
     :ivar max_request_bytes: the largest record that is sent, because the quarantine takes whatever the results topic
-        had; at least ``max_record_bytes``. Brokers may refuse smaller ones
+        had, or ``max_record_bytes`` if that is larger. Brokers may refuse smaller ones
     :ivar probe_interval_s: how often a consumer checks that the brokers answer, and the topic's state
     :ivar standstill_s: how long a partition's last stable offset must stand still before it is logged
     """
@@ -97,26 +94,10 @@ class KafkaOptions:
     probe_interval_s: float = 2.0
     standstill_s: float = 10.0
 
-    def __post_init__(self) -> None:
-        if not self.bootstrap:
-            raise ValueError("bootstrap names no broker")
-        if not 0 < self.low_water <= self.high_water:
-            raise ValueError(f"low_water {self.low_water} must be positive and at most high_water {self.high_water}")
-        if not 0 < self.max_record_bytes <= MAX_REQUEST_BYTES:
-            raise ValueError(f"max_record_bytes {self.max_record_bytes} is none of 1 to {MAX_REQUEST_BYTES}")
-        # Frozen, but not shared yet.
-        object.__setattr__(self, "max_request_bytes", max(self.max_request_bytes, self.max_record_bytes))
-        if self.security_protocol not in SECURITY_PROTOCOLS:
-            raise ValueError(f"security_protocol {self.security_protocol!r} is none of {', '.join(SECURITY_PROTOCOLS)}")
-        if not self.uses_sasl:
-            return
-        if self.sasl_mechanism not in SASL_MECHANISMS:
-            raise ValueError(f"sasl_mechanism {self.sasl_mechanism!r} is none of {', '.join(SASL_MECHANISMS)}")
-        if self.sasl_mechanism == "OAUTHBEARER":
-            if not (self.oauth_token_url and self.oauth_client_id and self.oauth_client_secret):
-                raise ValueError("OAUTHBEARER needs oauth_token_url, oauth_client_id and oauth_client_secret")
-        elif self.sasl_username is None or self.sasl_password is None:
-            raise ValueError(f"{self.sasl_mechanism} needs sasl_username and sasl_password")
+    @property
+    def largest_request_bytes(self) -> int:
+        """Of ``max_request_bytes`` and ``max_record_bytes``."""
+        return max(self.max_request_bytes, self.max_record_bytes)
 
     @property
     def poll_bytes(self) -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,20 +21,11 @@ def test_no_secret_shows_in_the_repr() -> None:
     assert "hunter2" not in repr(options)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "names"),
-    [
-        ({"bootstrap": ()}, "bootstrap"),
-        ({"low_water": 11, "high_water": 10}, "low_water"),
-        ({"security_protocol": "TLS"}, "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"),
-        ({"security_protocol": "SASL_SSL"}, "SCRAM-SHA-512"),
-        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "sasl_username": "u"}, "sasl_password"),
-        ({"security_protocol": "SASL_SSL", "sasl_mechanism": "OAUTHBEARER"}, "oauth_token_url"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(wrong: dict[str, Any], names: str) -> None:
-    with pytest.raises(ValueError, match=names):
-        KafkaOptions(**({"bootstrap": BOOTSTRAP} | wrong))
+def test_a_record_of_a_device_fits_in_a_request_whatever_its_size() -> None:
+    small = KafkaOptions(bootstrap=BOOTSTRAP, max_record_bytes=100)
+    large = KafkaOptions(bootstrap=BOOTSTRAP, max_record_bytes=small.max_request_bytes + 1)
+    assert small.largest_request_bytes == small.max_request_bytes
+    assert large.largest_request_bytes == large.max_record_bytes
 
 
 def test_a_ca_file_that_is_missing_is_named(tmp_path: Path) -> None:
