@@ -7,7 +7,6 @@ IOLoop thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from .presence.port import Health
@@ -55,13 +54,6 @@ class Client(Protocol):
         """Begin the closing handshake. Calls :meth:`Hub.unregister` before it returns."""
 
 
-@dataclass(slots=True)
-class HubCounters:
-    """Plain counters, for the metrics."""
-
-    registered: int = 0
-
-
 class Hub:
     """All connections of this process. Adding one, removing one and looking one up takes the same time however many
     there are.
@@ -70,7 +62,6 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self.counters = HubCounters()
         self._clients: dict[str, list[Client]] = {}
         self._identities: dict[str, DeviceIdentity] = {}
         self._users: Members[int | str] = Members()
@@ -94,7 +85,6 @@ class Hub:
         self._clients[device_id] = [*self._clients.get(device_id, ()), client]
         self._set_identity(device_id, client.identity)
         self._registered += 1
-        self.counters.registered += 1
 
     def unregister(self, client: Client) -> bool:
         """Remove this very connection, and no other of its device; False if it was not there. Idempotent."""

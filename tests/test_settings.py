@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import Meta
 
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.identity import TokenPolicy
@@ -22,7 +24,7 @@ from cocoa_tornado.settings.types import Kind, WrongValue
 
 from .each import assert_each
 
-DURATION = kinds.kind_of(domain.AnyDuration)
+DURATION = kinds.kind_of(Annotated[float, Meta(ge=0, le=domain.YEAR_S), domain.Duration])
 ROWS = list(TABLE.values())
 PAGE = Path(__file__).parent.parent / "docs" / "settings.rst"
 

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from ..rules.buffers import DEFAULT_BYTES, split
 from ..rules.close_codes import SLOW_SENDER, CloseReason
 from ..rules.intake import Intake, piece_bytes
 
-LIMIT_BYTES = split(DEFAULT_BYTES, embedded=True)["uplink"]
 MAX_RECORDS_OF_GONE = 1000
 
 

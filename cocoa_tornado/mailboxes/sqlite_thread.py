@@ -39,8 +39,8 @@ class Worker:
                 raise
 
     def submit(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Run a job; the future gets its result or exception, a StopIteration as the cause of a RuntimeError. Cancelling
-        the future does not stop the job."""
+        """Run a job; the future gets its result or exception, a StopIteration as the cause of a RuntimeError.
+        Cancelling the future does not stop the job."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._jobs.put((job, future))
         return future

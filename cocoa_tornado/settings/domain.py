@@ -307,7 +307,6 @@ Topic = Annotated[
     ),
 ]
 YEAR_S: Final = 366 * 86_400
-AnyDuration = Annotated[float, Meta(ge=0, le=YEAR_S), Duration]
 Timeout = Annotated[float, Meta(ge=0.01, le=YEAR_S), Duration]
 """At least 10 ms, so that timers can implement it."""
 Rate = Annotated[float, Meta(ge=0, le=sys.float_info.max, description="a number, 0 or more"), Number]
