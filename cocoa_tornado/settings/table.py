@@ -134,7 +134,7 @@ class Settings(KafkaSettings):
     trusted_proxies: tuple[Annotated[Network, NetworkEntry], ...] = row(
         LISTEN,
         (),
-        "Proxy whose X-Forwarded-For and X-Forwarded-Proto headers are trusted.",
+        "Proxy whose X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host headers are trusted.",
         "An IP address or a network. The headers of all other clients are ignored.",
     )
 
@@ -296,7 +296,8 @@ class Settings(KafkaSettings):
         "Storage of messages for offline devices; none:// drops them.",
         "With a mailbox, each message is stored before it is sent, has a cursor, and is kept until its device has it. "
         "``memory://`` loses its messages when the gateway stops. ``sqlite:///relative/path`` or "
-        "``sqlite:////absolute/path`` is a file for one gateway. ``redis://host:port/db`` needs the extra ``redis``.",
+        "``sqlite:////absolute/path`` is a file for one gateway. ``redis://host:port/db``, or ``rediss://`` over TLS, "
+        "needs the extra ``redis``.",
     )
     mailbox_ttl_s: Annotated[float, Meta(ge=1, le=366 * 86400), Duration] = row(
         BROKER, 86_400.0, "Time for which a message is kept for its device."
