@@ -45,7 +45,7 @@ class Client(Protocol):
         """Something may be in the device's box that this client was not told of."""
 
     def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
-        """Queue a hypothesis, where a mailbox is configured; it may be dropped."""
+        """Queue a transient message, where a mailbox is configured; it may be dropped."""
 
     def challenge(self) -> None:
         """Send a ping; the answer is reported to presence."""

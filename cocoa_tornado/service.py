@@ -249,6 +249,7 @@ class Gateway:
             self.presence,
             self.relay,
             mailbox=self.mailbox,
+            wall_clock=self._wall_clock,
             round_trips=round_trips,
         )
         wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())

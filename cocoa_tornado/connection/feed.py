@@ -97,13 +97,18 @@ class BoxFeed:
             reader.feed.fall_behind(number - 1)
 
     def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
-        """An interim has the cursor of the last message before it, and is dropped while messages wait in the box."""
+        """A transient message has the cursor of the last message before it, and is dropped while messages wait in the
+        box. If it is no interim, it is also dropped if the outbox has no room."""
         key, reader = self._mail.mailbox.key, self._reader
         if self._is_closed or key is None or not reader.feed.is_live:
-            count(self._mail.counters.dropped, "interim")
+            count(self._mail.counters.dropped, "interim" if interim_of else "catching_up")
             return
         cursor = make_cursor(key, self._device_id, reader.feed.position, reader.epoch)
-        self._outlet.send(text_frame(with_cursor(payload, cursor)), timestamp_ms, interim_of)
+        frame = text_frame(with_cursor(payload, cursor))
+        if interim_of:
+            self._outlet.send(frame, timestamp_ms, interim_of)
+        elif not self._outlet.offer(frame, timestamp_ms):
+            count(self._mail.counters.dropped, "overflow")
 
     # -- from the connection
 

@@ -26,12 +26,21 @@ class LocalDelivery:
 
     An internal error costs only the message that it happened to.
 
+    :param clock: monotonic seconds; :param wall_clock: Unix seconds
     :param mailbox: None: messages that can't be sent are dropped, counted and logged: 50 lines at once, then one every
         ten seconds with the number of suppressed ones
     """
 
-    def __init__(self, hub: Hub, counters: Counters, clock: Callable[[], float], mailbox: Mailbox | None) -> None:
-        self._hub, self._counters, self._clock, self._mailbox = hub, counters, clock, mailbox
+    def __init__(
+        self,
+        hub: Hub,
+        counters: Counters,
+        clock: Callable[[], float],
+        mailbox: Mailbox | None,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._hub, self._counters, self._mailbox = hub, counters, mailbox
+        self._clock, self._wall_clock = clock, wall_clock
         self._connected = hub.connected
         self._lines = LineBudget(NOT_CONNECTED_LOG if mailbox is None else STORED_FAULT_LOG)
 
@@ -42,7 +51,10 @@ class LocalDelivery:
         connected, routed = self._connected, 0
         for record in records:
             try:
-                device_id, payload, timestamp_ms, _, interim_of, _ = record
+                device_id, payload, timestamp_ms, _, interim_of, options = record
+                if options is not None and options.has_expired(timestamp_ms, self._wall_clock() * 1000):
+                    count(self._counters.dropped, "expired")
+                    continue
                 clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
                 if clients is None:
                     self.not_connected(device_id)  # type: ignore[arg-type]  # likewise
@@ -74,18 +86,32 @@ class LocalDelivery:
                 self._failed(device_id, "dropped")
         self._counters.routed += routed
 
+    def drop_expired(self, records: Sequence[Record], messages: Sequence[Message]) -> Sequence[Message]:
+        """Return the messages of a batch that may still be sent, and count the others."""
+        now_ms = self._wall_clock() * 1000
+        expired = {
+            at
+            for at, record in enumerate(records)
+            if record.options is not None and record.options.has_expired(record.timestamp_ms, now_ms)
+        }
+        if not expired:
+            return messages
+        in_time = [message for message in messages if message[0] not in expired]
+        count(self._counters.dropped, "expired", len(messages) - len(in_time))
+        return in_time
+
+    def no_recipient(self, records: int) -> None:
+        """Count records that address no device."""
+        if records:
+            self._counters.unknown_device += records
+            self._log_dropped({"reason": "no recipient"})
+
     def not_connected(self, device_id: str) -> None:
         """No server holds this device: drop the message."""
         self._counters.unknown_device += 1
         if self._mailbox is not None:
-            return  # only interims are dropped then
-        suppressed = self._lines.take(self._clock())
-        if suppressed is None:
-            return
-        extra: dict[str, object] = {"device_id": device_id, "reason": "not connected"}
-        if suppressed:
-            extra["suppressed"] = suppressed
-        log.info("message dropped", extra=extra)
+            return  # only transient messages are dropped then
+        self._log_dropped({"device_id": device_id, "reason": "not connected"})
 
     def take(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
         """Route a message that another server has read and forwarded."""
@@ -105,10 +131,10 @@ class LocalDelivery:
         """Send a message that is stored.
 
         :param number: in the device's box. None: the record was stored earlier, and may not have been sent, so the
-            connections look into the box. None also for an interim, which is not stored
+            connections look into the box. None also for a transient message, which is not stored
         """
         try:
-            if record.interim_of:
+            if record.is_transient:
                 self._suggest(device_id, record.payload, record.timestamp_ms, record.interim_of)
             elif number is None:
                 self.look_again(device_id)
@@ -145,8 +171,15 @@ class LocalDelivery:
         clients = self._hub.clients_of(device_id)
         if not clients:
             self.not_connected(device_id)
+        elif not interim_of:
+            self._counters.routed += 1
         for client in clients:
             client.suggest(payload, timestamp_ms, interim_of)
+
+    def _log_dropped(self, extra: dict[str, object]) -> None:
+        suppressed = self._lines.take(self._clock())
+        if suppressed is not None:
+            log.info("message dropped", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
 
     def _failed(self, device_id: str, outcome: str) -> None:
         count(self._counters.dropped, "fault")

@@ -61,12 +61,22 @@ def messages_of(records: Sequence[Record], directory: Directory) -> list[Message
     return messages
 
 
+def without_recipient(records: Sequence[Record], messages: Iterable[Message]) -> int:
+    """Count the records that address no device.
+
+    :param messages: from :func:`messages_of`
+    """
+    if all(type(record[0]) is str for record in records):
+        return 0
+    return len(records) - len({at for at, _ in messages})
+
+
 def to_store(records: Sequence[Record], messages: Iterable[Message]) -> list[Message]:
-    """Return the messages that a mailbox stores: all but interims, which are worthless later.
+    """Return the messages that a mailbox stores: all but transient ones, which are worthless later.
 
     This does not depend on which devices are connected.
     """
-    return [message for message in messages if not records[message[0]].interim_of]
+    return [message for message in messages if not records[message[0]].is_transient]
 
 
 def plan(
@@ -90,7 +100,7 @@ def plan(
     #                                               several connections
     #   3. no server holds it                    -> unheld
     # And in addition, in each of these cases:
-    #   a. there is a mailbox, and it is no interim -> store
+    #   a. there is a mailbox, and it is not transient -> store
     store = tuple(to_store(records, messages)) if has_mailbox else ()
     local, unheld = [], []
     forward: dict[str, list[Message]] = {}
@@ -109,18 +119,18 @@ def plan(
     return Plan(tuple(local), MappingProxyType(by_server), store, tuple(unheld))
 
 
-def stale_interims(
+def stale_messages(
     records: Sequence[Record], messages: Sequence[Message], numbers: Mapping[Message, int | None]
 ) -> frozenset[Message]:
-    """The interims that precede a message which was stored earlier. The batch is being read again, and the device
-    already has newer results.
+    """The transient messages that precede a message which was stored earlier. The batch is being read again, and the
+    device already has newer messages.
 
     :param numbers: of the stored messages, in their devices' boxes; None: stored earlier
     """
     stale, known_later = set(), set()
     for message in reversed(messages):
         at, device_id = message
-        if records[at].interim_of:
+        if records[at].is_transient:
             if device_id in known_later:
                 stale.add(message)
         elif numbers[message] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from .forwarding import Forwarding
 from .local import LocalDelivery
-from .plan import Message, Plan, away_of, messages_of, plan, stale_interims, to_store
+from .plan import Message, Plan, away_of, messages_of, plan, stale_messages, to_store, without_recipient
 from .receipt import Receipt
 from .round_trips import RoundTrips
 
@@ -54,9 +55,12 @@ class Router:
     """Routes each batch to the devices, in the order of the batches and of the records in them.
 
     A message for a device that is not connected goes to no other device; without a mailbox it is dropped. With a
-    mailbox, each batch is stored first and then sent to the connected devices. An interim is not stored, because it is
-    worthless later; it waits for its batch, so it never changes order with other messages. A record that was stored
-    earlier may not have been sent, so its devices look into their boxes.
+    mailbox, each batch is stored first and then sent to the connected devices. A transient message (an interim, or one
+    whose ``ttl`` is 0) is not stored, because it is worthless later; it waits for its batch, so it never changes order
+    with other messages. A record that was stored earlier may not have been sent, so its devices look into their boxes.
+
+    A record's recipients are those of this moment, once: a record without any is counted like a message for a device
+    that is not connected. Without a mailbox, a message whose ``ttl`` has passed before it is sent is dropped.
 
     A message for a device that another server holds goes there through the relay: the message itself or, with a
     mailbox, a notification. This server's own table is asked first, and presence only about the other devices.
@@ -77,12 +81,13 @@ class Router:
         relay: Relay,
         *,
         mailbox: Mailbox | None = None,
+        wall_clock: Callable[[], float] = time.time,
         round_trips: RoundTrips | None = None,
     ) -> None:
         self._hub, self._counters, self._presence = hub, counters, presence
         self._mailbox, self._round_trips = mailbox, round_trips
         self._connected = hub.connected
-        self._local = LocalDelivery(hub, counters, clock, mailbox)
+        self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock)
         self._forwarding = Forwarding(relay, self._local, counters)
         self._in_flight: deque[_InFlight] = deque()
 
@@ -93,7 +98,7 @@ class Router:
         if self._mailbox is None:
             self._route(batch)
             return
-        flight = _InFlight(batch, messages_of(batch.records, self._hub))
+        flight = self._take_off(batch)
         try:
             flight.stored = self._mailbox.append(_entries(flight))
         except MailboxClosed:
@@ -114,10 +119,15 @@ class Router:
                 batch.done()
                 self._note_round_trips(batch)
                 return
-        flight = _InFlight(batch, messages_of(batch.records, self._hub))
+        flight = self._take_off(batch)
         self._in_flight.append(flight)
         self._find_holders(flight, holders)
         self._go_on()
+
+    def _take_off(self, batch: Batch) -> _InFlight:
+        messages = messages_of(batch.records, self._hub)
+        self._local.no_recipient(without_recipient(batch.records, messages))
+        return _InFlight(batch, messages)
 
     def _on_stored(
         self, flight: _InFlight, stored: asyncio.Future[list[int | None]], storing: Callable[[], None]
@@ -154,7 +164,10 @@ class Router:
 
     def _carry_out(self, flight: _InFlight) -> None:
         records, elsewhere = flight.batch.records, self._elsewhere(flight)
-        routes = plan(records, flight.messages, self._connected, elsewhere, has_mailbox=flight.stored is not None)
+        messages: Sequence[Message] = flight.messages
+        if flight.stored is None:
+            messages = self._local.drop_expired(records, messages)
+        routes = plan(records, messages, self._connected, elsewhere, has_mailbox=flight.stored is not None)
         if flight.stored is None:
             self._local.send(records, routes.local)
             for _, device_id in routes.unheld:
@@ -178,7 +191,7 @@ class Router:
 
     def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Message, int | None]) -> None:
         records = flight.batch.records
-        stale = stale_interims(records, flight.messages, numbers) if None in numbers.values() else frozenset()
+        stale = stale_messages(records, flight.messages, numbers) if None in numbers.values() else frozenset()
         looked: set[str] = set()
         for message in routes.local:
             at, device_id = message
@@ -196,11 +209,11 @@ class Router:
                 self._counters.kept += 1
         for server, part in routes.forward.items():
             waking = [message for message in part if message in numbers]
-            interims = [message for message in part if message not in numbers and message not in stale]
+            transient = [message for message in part if message not in numbers and message not in stale]
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
-            if interims:
-                self._forwarding.forward(flight.batch, server, interims, flight.receipt)
+            if transient:
+                self._forwarding.forward(flight.batch, server, transient, flight.receipt)
 
     def _note_round_trips(self, batch: Batch) -> None:
         if self._round_trips is not None:

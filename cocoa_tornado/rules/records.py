@@ -57,6 +57,11 @@ class Record(NamedTuple):
     interim_of: str = ""
     options: Options | None = None
 
+    @property
+    def is_transient(self) -> bool:
+        """True if it is never stored: an interim, or a record whose ``ttl`` is 0."""
+        return bool(self.interim_of) or (self.options is not None and self.options.ttl_s == 0)
+
 
 class Rejected(NamedTuple):
     """A record that cannot be decoded, has no recipient, or has an invalid field.

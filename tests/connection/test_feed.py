@@ -198,3 +198,22 @@ async def test_what_the_outbox_has_no_room_for_is_read_from_the_box_once_there_i
         await asyncio.sleep(0)
     assert [b'"n":%d' % at in frame for at, frame in enumerate(outlet.sent[3:], 3)] == [True, True, True]
     assert (await mailbox.look("doll")).written == 6
+
+
+async def test_a_transient_message_is_dropped_and_counted_while_the_box_is_being_read() -> None:
+    mailbox = SlowMailbox()
+    await mailbox.start()
+    counters, outlet = Counters(), Outlet()
+    feed = BoxFeed(Mail(mailbox, counters, lambda: 0.0), outlet, "doll", None)
+    feed.open()
+    feed.suggest(b'{"type":"t"}', 0, "session")
+    feed.suggest(b'{"type":"t"}', 0, "")
+    assert (counters.dropped, outlet.sent) == ({"interim": 1, "catching_up": 1}, [])
+    await eventually(lambda: mailbox.looks_waiting == 1)
+    mailbox.may_look.set()
+    await eventually(lambda: mailbox.looks_waiting == 0)
+    feed.suggest(b'{"type":"t"}', 0, "")
+    outlet.room = 0
+    feed.suggest(b'{"type":"t"}', 0, "")
+    assert (len(outlet.sent), counters.dropped["overflow"]) == (1, 1)
+    feed.close()

@@ -34,6 +34,13 @@ def test_no_address_of_several_devices_is_a_key_of_a_table_of_devices() -> None:
         assert address not in table
 
 
+def test_the_devices_that_an_address_excludes_are_left_out() -> None:
+    excluded = frozenset({"b", "nowhere"})
+    assert recipients(Group("red", excluded), TABLE) == ("a",)
+    assert recipients(Everyone(excluded), TABLE) == ("a",)
+    assert recipients(User("99", excluded), TABLE) == recipients(Everyone(frozenset({"a", "b"})), TABLE) == ()
+
+
 @given(addresses, tables)
 def test_each_device_is_named_once_and_only_by_an_address_that_names_it(address: Address, table: Table) -> None:
     found = recipients(address, table)
@@ -43,8 +50,8 @@ def test_each_device_is_named_once_and_only_by_an_address_that_names_it(address:
     elif isinstance(address, Devices):
         assert set(found) == set(address.device_ids)
     elif isinstance(address, User):
-        assert set(found) == set(table.users.get(address.user_id, ()))
+        assert set(found) == set(table.users.get(address.user_id, ())) - address.excluded
     elif isinstance(address, Group):
-        assert set(found) == set(table.groups.get(address.name, ()))
+        assert set(found) == set(table.groups.get(address.name, ())) - address.excluded
     else:
-        assert set(found) == set(table.all)
+        assert set(found) == set(table.all) - address.excluded

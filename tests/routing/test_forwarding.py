@@ -19,6 +19,7 @@ from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.port import RelayLimits
 from cocoa_tornado.routing.address import Devices, Everyone, Group
 from cocoa_tornado.routing.router import Router
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.records import Record
@@ -159,15 +160,16 @@ async def test_messages_for_which_an_inbox_has_no_room_are_dropped_counted_and_d
     await eventually(lambda: client.texts == ["0", "1", "3"])
 
 
-async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_interims_only() -> None:
+async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_transient_messages_only() -> None:
     stand = await with_mailbox()
     here, there = await stand.a.connect("here"), await stand.b.connect("there")
-    batch = text(0, "there"), text(1, "here"), text(2, "there"), text(3, "there", "s"), text(4, "away")
+    now = text(5, "there")._replace(options=Options(ttl_s=0))
+    batch = text(0, "there"), text(1, "here"), text(2, "there"), text(3, "there", "s"), text(4, "away"), now
     stand.read_at_a(*batch)
     assert stand.done == []
-    await eventually(lambda: there.looks == 1 and len(there.sent) == 1)
-    assert (here.texts, there.texts, stand.done) == (["1"], ["3"], [1])
-    assert stand.b.relay.counters.received == {"wake_up": 1, "forward": 1}
+    await eventually(lambda: there.looks == 1 and len(there.sent) == 2)
+    assert (here.texts, there.texts, stand.done) == (["1"], ["3", "5"], [1])
+    assert stand.b.relay.counters.received == {"wake_up": 1, "forward": 2}
     assert stand.a.counters.kept == 1
     stand.read_at_a(*batch[:3])  # once more: stored before, so it may not have been notified
     await eventually(lambda: there.looks == 2)

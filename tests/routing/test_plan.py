@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.routing.address import Devices, Group
-from cocoa_tornado.routing.plan import Plan, away_of, messages_of, plan, stale_interims, to_store
+from cocoa_tornado.routing.plan import Plan, away_of, messages_of, plan, stale_messages, to_store, without_recipient
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.records import Record
 
 from ..profiles import examples
@@ -92,13 +93,13 @@ def test_the_messages_of_a_device_stay_in_the_order_of_their_records(
 
 
 @given(batches, tables, here_sets, holder_tables)
-def test_all_but_interims_are_stored_and_nothing_without_a_mailbox(
+def test_all_but_transient_messages_are_stored_and_nothing_without_a_mailbox(
     batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]]
 ) -> None:
     messages = messages_of(batch, table)
     where = plan(batch, messages, here, holders, has_mailbox=True)
     assert list(where.store) == to_store(batch, messages)
-    assert list(where.store) == [message for message in messages if not batch[message[0]].interim_of]
+    assert list(where.store) == [message for message in messages if not is_transient(batch[message[0]])]
     assert plan(batch, messages, here, holders, has_mailbox=False) == where._replace(store=())
 
 
@@ -123,6 +124,16 @@ def test_a_batch_for_single_devices_needs_no_plan(batch: list[Record], table: Ta
         assert away == [device_id for _, device_id in where.unheld]
 
 
+def is_transient(found: Record) -> bool:
+    return found.interim_of != "" or (found.options or Options())[1] == 0
+
+
+@given(batches, tables)
+def test_a_record_has_no_recipient_exactly_if_it_yields_no_message(batch: list[Record], table: Table) -> None:
+    alone = [messages_of([found], table) for found in batch]
+    assert without_recipient(batch, messages_of(batch, table)) == alone.count([])
+
+
 def hypothesis(device_id: str) -> Record:
     return record(device_id, interim_of="s")
 
@@ -131,16 +142,23 @@ def test_an_interim_is_stale_if_a_later_message_was_stored_earlier() -> None:
     batch = [hypothesis("a"), hypothesis("b"), record("a"), hypothesis("a"), record("b"), hypothesis("b")]
     messages = messages_of(batch, Table())
     stored = to_store(batch, messages)
-    assert stale_interims(batch, messages, dict(zip(stored, [None, 7], strict=True))) == {(0, "a")}
-    assert stale_interims(batch, messages, dict.fromkeys(stored)) == {(0, "a"), (1, "b")}
-    assert stale_interims(batch, messages, dict(zip(stored, [6, 7], strict=True))) == set()
+    assert stale_messages(batch, messages, dict(zip(stored, [None, 7], strict=True))) == {(0, "a")}
+    assert stale_messages(batch, messages, dict.fromkeys(stored)) == {(0, "a"), (1, "b")}
+    assert stale_messages(batch, messages, dict(zip(stored, [6, 7], strict=True))) == set()
+
+
+def test_a_message_for_now_or_never_is_stale_if_a_later_message_was_stored_earlier() -> None:
+    batch = [record("a", options=Options(ttl_s=0)), record("b", options=Options(ttl_s=0)), record("a")]
+    messages = messages_of(batch, Table())
+    assert stale_messages(batch, messages, {(2, "a"): None}) == {(0, "a")}
+    assert stale_messages(batch, messages, {(2, "a"): 1}) == set()
 
 
 @given(batches, tables, st.data())
 def test_no_message_and_no_newer_interim_is_ever_stale(batch: list[Record], table: Table, data: st.DataObject) -> None:
     messages = messages_of(batch, table)
     numbers = {message: data.draw(st.sampled_from([1, None])) for message in to_store(batch, messages)}
-    stale = stale_interims(batch, messages, numbers)
+    stale = stale_messages(batch, messages, numbers)
     for at, message in enumerate(messages):
         later = [other for other in messages[at + 1 :] if other[1] == message[1]]
         is_known_later = any(other in numbers and numbers[other] is None for other in later)

@@ -17,9 +17,10 @@ from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import MemoryRelay
-from cocoa_tornado.routing.address import Address, Devices
+from cocoa_tornado.routing.address import Address, Devices, Everyone, Group, User
 from cocoa_tornado.routing.round_trips import RoundTrips
 from cocoa_tornado.routing.router import Router
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Record
 
@@ -61,8 +62,16 @@ class Stand:
         relay = MemoryRelay()
         presence = LocalPresence(SlotLimits, relay, lambda: 0.0)
         presence.start(self.hub)
+        self.now = 1_000.0
         self.router = Router(
-            self.hub, self.counters, lambda: 0.0, presence, relay, mailbox=mailbox, round_trips=self.round_trips
+            self.hub,
+            self.counters,
+            lambda: 0.0,
+            presence,
+            relay,
+            mailbox=mailbox,
+            wall_clock=lambda: self.now,
+            round_trips=self.round_trips,
         )
         self.done: list[str] = []
         self.offset = 0
@@ -258,3 +267,90 @@ async def test_a_batch_for_a_mailbox_that_is_closed_is_left_to_the_broker() -> N
     await mailbox.close(1.0)
     stand.router(stand.batch(text(0)))
     assert (stand.done, repr(stand.router)) == ([], "<Router 0 batches in flight>")
+
+
+NOW_OR_NEVER = Options(ttl_s=0)
+
+
+async def test_users_groups_and_everyone_are_reached_except_those_that_are_excluded() -> None:
+    stand = Stand()
+    one = connect(stand.hub, "one", 99, ["red"])
+    two = connect(stand.hub, "two", "99", ["red", "blue"])
+    three = connect(stand.hub, "three", 99)
+    addresses: list[Address] = [
+        User(99),
+        User("99"),
+        Group("red"),
+        Group("red", frozenset({"two"})),
+        Everyone(frozenset({"one"})),
+    ]
+    stand.router(stand.batch(*(text(number, address) for number, address in enumerate(addresses))))
+    assert (texts(one), texts(two), texts(three)) == (["0", "2", "3"], ["1", "2", "4"], ["0", "4"])
+    assert (stand.done, stand.counters.routed, stand.counters.unknown_device) == ([""], 8, 0)
+
+
+async def test_each_connection_of_a_device_gets_a_record_for_its_group_once() -> None:
+    stand = Stand()
+    first, second = connect(stand.hub, "doll", groups=["red"]), connect(stand.hub, "doll", groups=["red"])
+    stand.router(stand.batch(text(0, Group("red")), text(1, Devices(("doll", "doll")))))
+    assert (texts(first), texts(second)) == (["0", "1"], ["0", "1"])
+
+
+async def test_a_record_without_recipients_is_counted_as_not_connected_and_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for stand in (Stand(), await Stand(MemoryMailbox(BoxLimits())).open()):
+        connect(stand.hub, "doll", 99, ["red"])
+        with caplog.at_level(logging.INFO, "cocoa.router"):
+            stand.router(stand.batch(text(0, User("99")), text(1, Group("red", frozenset({"doll"}))), text(2, "doll")))
+            await asyncio.sleep(0)
+        assert (stand.done, stand.counters.unknown_device, stand.counters.routed) == ([""], 2, 1)
+        assert [vars(line)["reason"] for line in caplog.records] == ["no recipient"]
+        caplog.clear()
+
+
+async def test_without_a_mailbox_a_message_whose_ttl_has_passed_is_dropped_and_counted() -> None:
+    """For one device and for many, which are sent in two ways."""
+    stand = Stand()
+    client = connect(stand.hub, "doll", groups=["red"])
+    records = [
+        Record(address, b"{%d,}" % number, timestamp_ms, options=Options(ttl_s=60))
+        for number, (address, timestamp_ms) in enumerate(
+            [("doll", 939_999), ("doll", 940_000), ("doll", 0), ("doll", 2_000_000), ("nowhere", 1)]
+        )
+    ]
+    stand.router(stand.batch(*records))
+    assert (texts(client), stand.counters.dropped) == (["1", "2", "3"], {"expired": 2})
+    stand.router(stand.batch(*(record._replace(address=Group("red")) for record in records)))
+    assert (texts(client), stand.counters.dropped) == (["1", "2", "3"] * 2, {"expired": 4})
+    assert (stand.done, stand.counters.unknown_device) == (["", ""], 0)
+
+
+async def test_a_message_for_now_or_never_reaches_who_is_connected_however_old_it_is() -> None:
+    stand = Stand()
+    client = connect(stand.hub)
+    stand.router(stand.batch(Record("doll", b"{0,}", 1, options=NOW_OR_NEVER)))
+    assert (texts(client), stand.counters.dropped) == (["0"], {})
+
+
+async def test_a_message_for_now_or_never_is_not_stored_and_keeps_its_place_among_those_that_are() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    now = text(1)._replace(options=NOW_OR_NEVER)
+    stand.router(stand.batch(text(0), now, text(2), now._replace(address=Devices(("doll", "away")))))
+    await asyncio.sleep(0)
+    assert texts(client) == ["0", "1", "2", "1"]
+    assert (stand.done, stand.counters.routed, stand.counters.unknown_device) == ([""], 4, 1)
+    assert [len(await mailbox.look(name)) for name in ("doll", "away")] == [2, 0]
+
+
+async def test_a_message_for_now_or_never_is_not_sent_again_with_a_batch_that_is_read_again() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    client = connect(stand.hub)
+    batch = stand.batch(text(0)._replace(options=NOW_OR_NEVER), text(1))
+    for _ in range(2):
+        stand.router(batch)
+        await asyncio.sleep(0)
+    assert texts(client) == ["0", "1"]
