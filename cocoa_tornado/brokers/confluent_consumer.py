@@ -20,6 +20,7 @@ from tornado.ioloop import IOLoop
 
 from ..asking import ask
 from ..rules.handoff import Span
+from ..rules.pacing import Probe
 from ..rules.records import Decoded, Record, Rejected
 from ..rules.topic_log import Committed
 from .confluent_broken import BROKEN, end_of_broken_batch
@@ -32,7 +33,7 @@ from .kafka_clients import KafkaClients
 from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Publisher
-from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, JoinStuck, Reading, TopicMissing
+from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, QUIET_POLL_S, JoinStuck, Reading, TopicMissing
 from .port import Batch, BrokerCounters, Decoder
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
@@ -164,7 +165,7 @@ class ConfluentConsuming(Reading[int]):
         self._settle()
         self._resolve_if_needed()
         held = self._apply_pressure()
-        messages = self._consume(PAUSED_POLL_S if held else POLL_S)
+        messages = self._consume(PAUSED_POLL_S if held else QUIET_POLL_S if self._is_quiet() else POLL_S)
         if messages:
             self._route(messages)
         self._commit_if_due()
@@ -289,13 +290,13 @@ class ConfluentConsuming(Reading[int]):
     def _on_event(self, error: KafkaError) -> None:
         """What comes in a record's place."""
         if error.code() in GONE:
-            self._probe_at = 0.0
+            self._probe_pace.hurry()
             self._log_watch.hurry()
             self._look_for_topic()
         elif error.fatal() or self._clients.is_refusal(KafkaException(error)):
             raise KafkaException(error)
         else:
-            self._probe_at = 0.0  # which finds out what it means
+            self._probe_pace.hurry()  # which finds out what it means
 
     def _look_for_topic(self) -> None:
         """Raises TopicMissing where it is there no more."""
@@ -479,15 +480,15 @@ class ConfluentConsuming(Reading[int]):
             self._hear(answer)
         elif now - self._heard_at > SILENCE_S:
             self._availability.down("away", f"{','.join(self._options.bootstrap)}: no answer for {SILENCE_S:.0f} s")
-        if now >= self._probe_at and not self._prober.is_asking():
-            self._probe_at = now + self._options.probe_interval_s
+        if not self._prober.is_asking() and self._probe_pace.look(now) is Probe.ASK:
             self._probed_holding = self._holding
             with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
                 self._prober.ask(self._joined, list(self._ledgers))
 
     def _hear(self, answer: Future[dict[int, int]]) -> None:
         if self._probed_holding != self._holding:
-            self._probe_at = 0.0  # it is of partitions that have changed hands, or of the time before they were ours
+            # It is of partitions that have changed hands, or of the time before they were ours.
+            self._probe_pace.hurry()
             return
         try:
             ends = answer.result()

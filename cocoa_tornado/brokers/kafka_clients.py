@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import ssl
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -34,6 +36,8 @@ REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for
 RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would make a returned broker wait that long
 MAX_BLOCK_MS = 1_000
 FETCH_WAIT_MS = 250
+QUIET_FETCH_WAIT_MS = 1_000  # while no records come; each fetch without any costs as much as some records
+ANSWER_S = QUIET_FETCH_WAIT_MS / 1000 + 0.5  # without an answer to a request for so long, a broker is asked
 NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, since publishing is not given up while running
 CLOSE_TIMEOUT_MS = 3_000
 REACHABLE_LOOK_S = 1.0  # how often a client looks whether it has a connection to any broker
@@ -134,6 +138,18 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
                 connection.close(kafka_errors.KafkaConnectionError("the broker has moved"))
                 self.reset_backoff(node_id)
 
+    def oldest_request_at(self, node_id: Any) -> float | None:
+        """When the request was sent that the node has left unanswered for longest, infinity if there is none; None if
+        there is no connection to it. Any thread."""
+        connection = self._conns.get(node_id)
+        if connection is None or not connection.connected:
+            return None
+        try:
+            sent_at: float = connection.in_flight_requests[0][2]
+        except IndexError:
+            return inf
+        return sent_at
+
     def _look(self) -> None:
         if self.closed:
             return
@@ -189,14 +205,57 @@ class ConsumerLink(NamedTuple):
     """A consumer, and what belongs to it.
 
     :ivar sleep: ``await sleep(seconds)`` on the consumer's own IO loop only, so: in its rebalance listener
-    :ivar trouble: why its last connection failed, None since it last succeeded
-    :ivar partitions: ``partitions(topic)``: their numbers as far as they are known already, else None; never blocks
+    :ivar manager: its connections
     """
 
     consumer: KafkaClient
     sleep: Callable[[float], Any]
-    trouble: Callable[[], BaseException | None]
-    partitions: Callable[[str], set[int] | None]
+    manager: _Manager
+
+    def trouble(self) -> BaseException | None:
+        """Why its last connection failed, None since it last succeeded."""
+        return self.manager.trouble
+
+    def partitions(self, topic: str) -> set[int] | None:
+        """Their numbers as far as they are known already, else None; never blocks."""
+        numbers: set[int] | None = self.manager.cluster.partitions_for_topic(topic)
+        return numbers
+
+    def brokers_answer(self, partitions: Collection[TopicPartition], now: float) -> bool:
+        """Whether the leaders of these partitions and the coordinator are known to be there, without asking them: each
+        is connected and has left no request unanswered for longer than a fetch may wait for records, and each leader
+        has been sent a fetch."""
+        leaders = {self.manager.cluster.leader_for_partition(partition) for partition in partitions}
+        fetches = [self.manager.oldest_request_at(leader) for leader in leaders]
+        return (
+            all(
+                sent_at is not None and now - sent_at < ANSWER_S
+                for sent_at in (*fetches, self.manager.oldest_request_at(self.consumer._coordinator.coordinator_id))
+            )
+            and inf not in fetches
+        )
+
+    def set_quiet(self, quiet: bool) -> None:
+        """How long a fetch waits for records, from the next one on."""
+        self.consumer._fetcher.config["fetch_max_wait_ms"] = QUIET_FETCH_WAIT_MS if quiet else FETCH_WAIT_MS
+
+    def is_settled(self) -> bool:
+        """Whether the group and its coordinator need no attention by poll()."""
+        coordinator = self.consumer._coordinator
+        return coordinator.coordinator_id is not None and not coordinator.need_rejoin()
+
+    def await_fetch(self, woken: threading.Event, timeout_s: float) -> dict[TopicPartition, list[Any]]:
+        """Wait until ``woken`` is set, or a fetch is answered that poll() has sent, and return what that has brought.
+
+        Cheaper than poll(), which sends tasks to the network thread, and another thread can end it.
+        """
+        fetcher = self.consumer._fetcher
+        for fetch in list(fetcher._fetch_futures):
+            fetch.add_both(lambda _: woken.set())  # called at once if it is answered already
+        woken.wait(timeout_s)
+        woken.clear()
+        records: dict[TopicPartition, list[Any]] = fetcher.fetched_records()[0]
+        return records
 
     def insist_on_joining(self) -> None:
         """To be called when partitions are revoked, so that the join that follows is seen through.
@@ -321,7 +380,7 @@ class KafkaClients:
             },
         )
         bound_consumer(consumer, Bounds(options.fetch_bytes // 2, options.batch_bytes, options.poll_bytes))
-        return ConsumerLink(consumer, net.sleep, lambda: manager.trouble, manager.cluster.partitions_for_topic)
+        return ConsumerLink(consumer, net.sleep, manager)
 
     def producer(self) -> KafkaClient:
         options = self._options

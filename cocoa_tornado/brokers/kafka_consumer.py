@@ -6,6 +6,7 @@ the books (``kafka_reading``) without a lock.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -15,6 +16,7 @@ from kafka import errors as kafka_errors
 from tornado.ioloop import IOLoop
 
 from ..rules.handoff import Span
+from ..rules.pacing import Probe
 from ..rules.records import Record, Rejected
 from ..rules.topic_log import Committed
 from .kafka_availability import Availability
@@ -38,6 +40,7 @@ from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
 from .kafka_topics import ensure_topics
 from .port import Batch, BrokerCounters, Decoder
 
+QUIET_WAIT_S = 1.0  # outside of poll(), for the answer to a fetch; a stop ends it
 JOIN_POLL_S = 0.5  # a join that is answered between two polls is begun again by kafka-python: be there
 CALL_MS = int(CALL_S * 1000)
 
@@ -76,6 +79,12 @@ class KafkaConsuming(Reading[TopicPartition]):
         self._link: ConsumerLink  # of the session under way
         self._choked: Unreadable | None = None  # where something is missing here that it takes to read on
         self._tried_again: Unreadable | None = None
+        self._woken = threading.Event()  # ends the wait for a fetch
+        self._rests = False  # waits for records outside of poll()
+
+    def stop(self, patience_s: float, finished: Callable[[], None]) -> None:
+        super().stop(patience_s, finished)
+        self._woken.set()
 
     # -- connecting
 
@@ -113,13 +122,12 @@ class KafkaConsuming(Reading[TopicPartition]):
         self._settle()
         self._resolve_if_needed()
         held = self._apply_pressure(consumer)
-        timeout_s = JOIN_POLL_S if not self._joined else PAUSED_POLL_S if held else POLL_S
         try:
-            fetched = consumer.poll(timeout_ms=int(timeout_s * 1000))
+            fetched = self._poll(consumer, held)
         except Exception as error:
             fetched = {}
             if is_retriable(error):
-                self._probe_at = 0.0  # which finds out what it means
+                self._probe_pace.hurry()  # which finds out what it means
                 self._stopping.wait(0.1)
             elif not self._get_past(error):
                 raise
@@ -131,6 +139,19 @@ class KafkaConsuming(Reading[TopicPartition]):
         if self._clients.tokens is not None:
             self._clients.tokens.refresh_if_due()
         self._availability.alive()
+
+    def _poll(self, consumer: KafkaClient, held: bool) -> dict[TopicPartition, list[Any]]:
+        self._rests = self._is_quiet() and not held and self._link.is_settled()
+        self._link.set_quiet(self._rests)
+        if self._rests:
+            fetched = self._link.await_fetch(self._woken, QUIET_WAIT_S)
+            if fetched or self._stopping.is_set():
+                return fetched
+            timeout_s = 0.0  # it sends the next fetch
+        else:
+            timeout_s = JOIN_POLL_S if not self._joined else PAUSED_POLL_S if held else POLL_S
+        polled: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=int(timeout_s * 1000))
+        return polled
 
     def _apply_pressure(self, consumer: KafkaClient) -> bool:
         """Pause or resume to fit the marks; True while nothing may be read. Survives rebalances: it looks each time."""
@@ -246,28 +267,18 @@ class KafkaConsuming(Reading[TopicPartition]):
     def _probe_if_due(self, consumer: KafkaClient) -> None:
         """Ask the leaders and the coordinator something: poll() returns nothing alike from quiet and absent brokers."""
         now = time.monotonic()
-        if now < self._probe_at:
+        probe = self._probe_pace.look(now, rests=self._rests, answered=self._rests and self._brokers_answer(now))
+        if probe is Probe.NOT_DUE:
             return
-        self._probe_at = now + self._options.probe_interval_s
         topic = self._options.results_topic
         numbers = self._link.partitions(topic)
         if self._topic_seen and not numbers:
             raise TopicMissing(f"topic {topic} has been deleted")
         self._topic_seen = bool(numbers)
         assigned = sorted(self._ledgers)
-        try:
-            if self._joined:
-                # The group's coordinator. While it keeps a join waiting for other members it would not answer.
-                consumer.committed(TopicPartition(topic, 0), timeout_ms=CALL_MS)
-            # The leaders of our partitions; before there are any, those of all.
-            asked = assigned or [TopicPartition(topic, number) for number in numbers or ()]
-            if asked:
-                ends = consumer.end_offsets(asked, timeout_ms=CALL_MS)
-                self._note_ends({partition: ends[partition] for partition in assigned})
-        except kafka_errors.KafkaError as error:
-            if not is_retriable(error):
-                raise
-            self._report_trouble(self._link.trouble() or error)
+        if probe is Probe.TRUST:
+            self._note_ends({partition: consumer.highwater(partition) or 0 for partition in assigned})
+        elif not self._ask_for_ends(consumer, assigned, numbers or ()):
             return
         for partition in assigned:  # control records move the position and are never handed over
             position = consumer.position(partition, timeout_ms=CALL_MS)
@@ -275,6 +286,31 @@ class KafkaConsuming(Reading[TopicPartition]):
                 self._ledgers[partition].skip_to(position)
         self._report_lag()
         self._report_state()
+
+    def _brokers_answer(self, now: float) -> bool:
+        """Whether that is known without asking. What the brokers say of the topic comes from each leader, too."""
+        return self._log_watch.has_ends and self._link.brokers_answer(self._ledgers, now)
+
+    def _ask_for_ends(
+        self, consumer: KafkaClient, assigned: Collection[TopicPartition], numbers: Collection[int]
+    ) -> bool:
+        """False if the brokers do not answer, which is reported then."""
+        topic = self._options.results_topic
+        try:
+            if self._joined:
+                # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+                consumer.committed(TopicPartition(topic, 0), timeout_ms=CALL_MS)
+            # The leaders of our partitions; before there are any, those of all.
+            asked = assigned or [TopicPartition(topic, number) for number in numbers]
+            if asked:
+                ends = consumer.end_offsets(asked, timeout_ms=CALL_MS)
+                self._note_ends({partition: ends[partition] for partition in assigned})
+        except kafka_errors.KafkaError as error:
+            if not is_retriable(error):
+                raise
+            self._report_trouble(self._link.trouble() or error)
+            return False
+        return True
 
     def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
         return ("codec", self._codec_trouble()) if isinstance(error, kafka_errors.UnsupportedCodecError) else None

@@ -13,6 +13,7 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import OffsetSpec
 
+from ..rules.pacing import QuestionPace
 from ..rules.standstill import Ends, StandstillWatch
 from .kafka_asking import Inquiry
 from .kafka_clients import KafkaClient, KafkaClients
@@ -67,10 +68,13 @@ def find_topic_id(admin: KafkaClient, topic: str) -> str | None:
 
 
 class LogWatch:
-    """Asks for the state of the results topic every ``probe_interval_s``, and logs a stable offset that stands still.
+    """Asks for the state of the results topic, within ``probe_interval_s`` of each record and less often while none
+    comes (``rules/pacing``), and logs a stable offset that stands still.
 
     Belongs to the consumer's thread. A question without an answer changes nothing: whether the brokers are there is
     for others to find out.
+
+    :ivar has_ends: the leader of each partition that is read has answered the latest question
     """
 
     def __init__(self, clients: KafkaClients, options: KafkaOptions) -> None:
@@ -79,16 +83,21 @@ class LogWatch:
         self._numbers: tuple[int, ...] = ()  # of the question under way
         self._topic_id: str | None = None  # that was answered last
         self._holding = 0
-        self._ask_at = 0.0
+        self._pace = QuestionPace(options.probe_interval_s)
         self._still: dict[int, StandstillWatch] = {}
+        self.has_ends = False
 
     def is_due(self, now: float) -> bool:
         """Whether it is time to ask again, and nothing is being asked."""
-        return now >= self._ask_at and not self._inquiry.is_asking()
+        return self._pace.is_due(now) and not self._inquiry.is_asking()
 
     def hurry(self) -> None:
         """Something has happened that another log would explain: ask soon."""
-        self._ask_at = 0.0
+        self._pace.hurry()
+
+    def note_records(self, now: float) -> None:
+        """Records have been read, which may be another log's."""
+        self._pace.note_event(now)
 
     def wait_for_answer(self, patience_s: float, *, new: bool = False) -> LogState:
         """Ask, or wait for the answer that is to come, which may lack the ends.
@@ -114,7 +123,7 @@ class LogWatch:
         :param numbers: the partitions that are read
         :param holding: another number whenever these are others
         """
-        self._ask_at = now + self._options.probe_interval_s
+        self._pace.note_asked(now)
         self._numbers, self._holding = tuple(numbers), holding
         with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
             self._inquiry.ask()
@@ -122,19 +131,24 @@ class LogWatch:
     def take_answer(self, holding: int, now: float) -> LogState | None:
         """The topic as it was since it was asked for, once; None where there is nothing new."""
         answer = self._inquiry.take_answer()
-        if answer is None or answer.exception() is not None:
+        if answer is None:
+            return None
+        if answer.exception() is not None:
+            self.has_ends = False
             return None
         if self._holding != holding:
-            self._ask_at = 0.0
+            self._pace.hurry()
             return None
         state = self._noted(answer.result())
+        self.has_ends = bool(state.ends)
         self._watch_stable_offsets(state.ends, now)
         return state
 
     def rest(self) -> None:
         """The consumer is closed: ask nothing until the next one, which may hold other partitions."""
         self._still.clear()
-        self._ask_at = 0.0
+        self.has_ends = False
+        self._pace.hurry()
         self._inquiry.rest()
 
     def _describe(self, admin: KafkaClient) -> LogState:
@@ -147,6 +161,8 @@ class LogWatch:
     def _watch_stable_offsets(self, ends: dict[int, Ends], now: float) -> None:
         patience_s = self._options.standstill_s
         self._still = {number: self._still.get(number) or StandstillWatch(patience_s) for number in ends}
+        if any(where.stable < where.high for where in ends.values()):
+            self._pace.note_event(now)  # a transaction is open
         for number, watch in self._still.items():
             news = watch.judge(ends[number], now)
             if news is None:

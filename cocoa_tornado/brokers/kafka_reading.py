@@ -21,6 +21,7 @@ from tornado.ioloop import IOLoop
 from ..errors import BrokerError
 from ..rules.backoff import Backoff
 from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s, size_of
+from ..rules.pacing import ProbePace, Quiet
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
 from ..rules.topic_log import Committed, Log, Recent, Repeats
@@ -35,6 +36,7 @@ from .kafka_quarantine import Quarantine
 from .port import Batch, BrokerCounters, Decoder
 
 POLL_S = 0.1
+QUIET_POLL_S = 0.5  # while nothing but the brokers can give work; a stop and a rebalance wait for its end
 PAUSED_POLL_S = 0.02  # nothing is fetched then; this only bounds how late the end of a pause is noticed
 CALL_S = 2.0  # one question to the brokers: offsets, positions
 COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
@@ -136,7 +138,9 @@ class Reading(ABC, Generic[P]):
         self._holding = 0  # another number whenever other partitions are ours, or begin to be read
         self._joined = False
         self._committing_until = 0.0
-        self._commit_at = self._probe_at = self._resolve_at = self._handed_over_at = 0.0
+        self._quiet = Quiet()
+        self._probe_pace = ProbePace(options.probe_interval_s)
+        self._commit_at = self._resolve_at = self._handed_over_at = 0.0
         self._backoff = Backoff(base_s=0.5, cap_s=5.0)
         self._topic_seen = False
         self._skipped_lines = LineBudget(SKIPPED_LINES)
@@ -262,6 +266,15 @@ class Reading(ABC, Generic[P]):
         """True while nothing may be read."""
         return self._marks.paused or self._quarantine.must_wait() or self._commits_lag()
 
+    def _is_quiet(self) -> bool:
+        """True while this thread has had nothing to do for some time, and waits for nobody but the brokers."""
+        return self._quiet.look(time.monotonic(), has_work=self._has_work())
+
+    def _has_work(self) -> bool:
+        if self._not_done or not self._joined or self._unresolved is not None:
+            return True
+        return any(ledger.to_commit() is not None or not ledger.idle for ledger in self._ledgers.values())
+
     def _commits_lag(self) -> bool:
         """More is done and not committed than may be: what reads it again after a crash would not know it again."""
         bound = self._options.max_uncommitted
@@ -298,6 +311,7 @@ class Reading(ABC, Generic[P]):
     ) -> None:
         """Hand over what a poll has brought, as one batch."""
         self._report_lag()
+        self._log_watch.note_records(time.monotonic())
         if self._repeats and records:
             records, offsets, sources = self._repeats.without(records, offsets, sources)
             if not records:
@@ -417,7 +431,7 @@ class Reading(ABC, Generic[P]):
             self._resolve_at = time.monotonic() + 0.25
             return
         self._unresolved = None
-        self._probe_at = 0.0  # READY is for the probe to say, and it says so at once
+        self._probe_pace.hurry()  # READY is for the probe to say, and it says so at once
 
     def _resolve(self, assigned: set[P]) -> bool:
         """Begin every assigned partition where it is to be read from. False: not to be had yet, ask again."""

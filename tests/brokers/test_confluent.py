@@ -187,7 +187,7 @@ def test_the_mark_beside_an_offset_is_read_whatever_stands_behind_it_in_memory(m
 
 def asked(consuming: ConfluentConsuming) -> None:
     """Have it ask, and wait for the answer."""
-    consuming._probe_at = 0.0
+    consuming._probe_pace.hurry()
     consuming._probe_if_due()
     assert consuming._prober._asked is not None
     wait([consuming._prober._asked], 10)
@@ -285,7 +285,7 @@ async def test_brokers_that_nothing_is_heard_of_do_not_count_as_being_there(
     consuming._availability.ready("")
     monkeypatch.setattr(confluent_consumer, "SILENCE_S", 0.05)
     asker.answers.clear()
-    consuming._probe_at = time.monotonic() + 60
+    consuming._probe_pace._due_at = time.monotonic() + 60
     time.sleep(0.1)
     consuming._probe_if_due()
     assert consuming._availability.status().state is BrokerState.CONNECTING
@@ -322,7 +322,7 @@ async def test_the_client_that_asks_is_closed_behind_its_question_and_holds_up_n
     consuming = books(Receiver(), consumer)
     asker = asking(consuming)
     asker.answers.clear()
-    consuming._probe_at = 0.0
+    consuming._probe_pace.hurry()
     consuming._probe_if_due()
     closing = asyncio.ensure_future(asyncio.to_thread(consuming._close))
     await eventually(lambda: consumer.told == [("close",)])
@@ -339,7 +339,7 @@ async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.Mo
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    consuming._probe_at = 0.0
+    consuming._probe_pace.hurry()
     consuming._probe_if_due()
     assert not consuming._prober.is_asking()
     with pytest.raises(KafkaException):
@@ -552,6 +552,28 @@ def test_where_the_brokers_do_not_say_where_a_batch_ends_one_offset_is_skipped(m
     assert end_of_broken_batch(clients, RESULTS, 0, begins=5, inside=7, limit=100) == 8
     # It named no beginning.
     assert end_of_broken_batch(clients, RESULTS, 0, begins=-1001, inside=7, limit=100) == 8
+
+
+# -- rest
+
+
+async def test_a_consumer_has_work_until_what_it_has_read_is_committed() -> None:
+    """While it has none, its polls are longer."""
+    receiver = Receiver(prompt=False)
+    consuming = books(receiver, Consumer())
+    assert consuming._has_work()  # it has not joined
+    consuming._joined = True
+    assert not consuming._has_work()
+    consuming._route([record(0)])
+    await receiver.has(1)
+    assert consuming._has_work()
+    receiver.finish()
+    consuming._settle()
+    assert consuming._has_work()
+    consuming._on_commit(SESSION, None, [TopicPartition(RESULTS, 0, 1)])
+    assert not consuming._has_work()
+    consuming.note_assignment({0})
+    assert consuming._has_work()
 
 
 # -- the group's news

@@ -11,8 +11,10 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.cluster import ClusterMetadata
 from kafka.consumer.fetcher import Fetcher
+from kafka.coordinator.base import BaseCoordinator
 from kafka.coordinator.consumer import ConsumerCoordinator
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
@@ -28,6 +30,7 @@ from cocoa_tornado.brokers import kafka_clients
     ("owner", "name", "parameters"),
     [
         (ConsumerCoordinator, "request_rejoin", []),
+        (ConsumerCoordinator, "need_rejoin", []),
         (ConsumerCoordinator, "fetch_committed_offsets", ["partitions", "timeout_ms"]),
         (Sender, "force_close", []),
         (KafkaNetSocket, "sock_connect", ["net", "sock", "sockaddr", "timeout_at"]),
@@ -46,6 +49,7 @@ from cocoa_tornado.brokers import kafka_clients
         (ClusterMetadata, "add_listener", ["listener"]),
         (ClusterMetadata, "broker_metadata", ["broker_id"]),
         (ClusterMetadata, "is_bootstrap", ["node_id"]),
+        (ClusterMetadata, "leader_for_partition", ["partition"]),
     ],
 )
 def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
@@ -58,7 +62,9 @@ def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
     ("owner", "attributes"),
     [
         (KafkaConsumer, {"_coordinator", "_fetcher"}),
-        (Fetcher, {"_next_partition_records", "_completed_fetches", "_paused_completed_fetches"}),
+        (Fetcher, {"_next_partition_records", "_completed_fetches", "_paused_completed_fetches", "_fetch_futures"}),
+        (BaseCoordinator, {"coordinator_id"}),
+        (KafkaConnection, {"in_flight_requests", "connected"}),
         (Fetcher.PartitionRecords, {"record_iterator", "_next_inline_exception"}),
         (DefaultRecordBatch, {"_buffer", "_pos", "_decompressed"}),
         (KafkaProducer, {"_sender", "_closed"}),
@@ -69,6 +75,18 @@ def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
 )
 def test_an_attribute_that_is_used_is_set_by_its_owner(owner: Any, attributes: set[str]) -> None:
     assert attributes <= set(owner.__init__.__code__.co_names)
+
+
+def test_how_long_a_fetch_waits_is_looked_up_for_each() -> None:
+    assert 'max_wait_ms=self.config["fetch_max_wait_ms"]' in source(Fetcher._create_fetch_requests)
+
+
+def test_the_time_of_a_request_is_the_third_of_what_is_kept_of_it() -> None:
+    assert "(correlation_id, future, sent_time, timeout_at, timeout_task)" in source(KafkaConnection._send_request)
+
+
+def source(function: object) -> str:
+    return inspect.getsource(function).replace("'", '"')  # type: ignore[arg-type]
 
 
 def test_a_batch_that_cannot_be_read_is_found_by_the_name_of_its_generator() -> None:

@@ -17,13 +17,15 @@ TOPIC = "results"
 
 
 class Admin:
-    """Answers about a topic with partition 0, of which 5 records may be read and 7 are there.
+    """Answers about a topic with partition 0, of which 5 records may be read.
 
     :ivar ids: the topic's, one for each question, the last one again and again
+    :ivar high: how many records are there
     """
 
     def __init__(self, *ids: str | None, error_code: int = 0) -> None:
         self.ids, self._error_code = list(ids), error_code
+        self.high = 7
         self.closed = False
 
     def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]:
@@ -35,7 +37,7 @@ class Admin:
     ) -> dict[TopicPartition, OffsetAndTimestamp]:
         if any(where.partition for where in wanted):
             raise kafka_errors.UnknownTopicOrPartitionError
-        offset = 5 if isolation_level == "read_committed" else 7
+        offset = 5 if isolation_level == "read_committed" else self.high
         return {where: OffsetAndTimestamp(offset, -1, None) for where in wanted}
 
     def close(self) -> None:
@@ -85,15 +87,31 @@ def asked(watch: LogWatch, numbers: list[int], holding: int, now: float) -> None
     wait([watch._inquiry.ask()], 10)
 
 
-def test_it_asks_at_intervals_and_each_answer_is_taken_once(admin: Admin) -> None:
+def test_each_answer_is_taken_once(admin: Admin) -> None:
     watch = watching()
-    assert watch.is_due(10.0)
     asked(watch, [0], 1, 10.0)
     assert watch.take_answer(1, 10.1) == LogState("a", {0: Ends(5, 7)})
     assert watch.take_answer(1, 10.1) is None
-    assert [watch.is_due(now) for now in (11.9, 12.0)] == [False, True]
+
+
+def test_it_asks_less_often_while_no_record_comes(admin: Admin) -> None:
+    admin.high = 5
+    watch = watching()
+    assert watch.is_due(10.0)
+    asked(watch, [0], 1, 10.0)
+    watch.take_answer(1, 10.1)
+    assert [watch.is_due(now) for now in (19.9, 20.0)] == [False, True]
+    watch.note_records(14.0)
+    assert [watch.is_due(now) for now in (15.9, 16.0)] == [False, True]
     watch.hurry()
-    assert watch.is_due(10.1)
+    assert watch.is_due(14.0)
+
+
+def test_it_asks_as_often_as_with_records_while_a_transaction_is_open(admin: Admin) -> None:
+    watch = watching()
+    asked(watch, [0], 1, 10.0)
+    watch.take_answer(1, 10.0)
+    assert [watch.is_due(now) for now in (11.9, 12.0)] == [False, True]
 
 
 def test_an_answer_about_partitions_that_have_changed_hands_is_asked_for_again(admin: Admin) -> None:
