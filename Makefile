@@ -11,6 +11,7 @@
 #   make test-nightly   all tests, including the Go examples, in random order, with ten times as many random examples
 #   make check   formatting, lint, types, import layers
 #   make constraints    regenerate conf/constraints.txt: the versions and hashes that deployments install
+#   make figures  modules, functions, classes, comments, words of this tree, or side by side: COMMITS='v0.1 main'
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make memory  the gateway's memory while the mailbox or the broker hangs. Requires Java, Maven and Redis
 #   make survive kill the gateway six times while messages flow, with each mailbox
@@ -41,7 +42,7 @@ PARALLEL := -n auto --no-loadscope-reorder
 # What `make constraints` upgrades: everything, or one library with UPGRADE='--upgrade-package tornado'.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly check constraints format soak memory survive bench bench-full clean
+.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly check constraints format figures soak memory survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -90,6 +91,9 @@ constraints: $(VENV)/installed-test
 format: $(VENV)/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+figures: $(VENV)/installed
+	@$(BIN)/python -m bench.figures $(COMMITS)
 
 soak: $(VENV)/installed-test
 	$(BIN)/python -m bench.soak

@@ -58,9 +58,7 @@ class Program:
         )
 
 
-_PATH = (
-    f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # where Debian has them; not on all PATHs
-)
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # where Debian has them; not on all PATHs
 
 
 def filled_in(name: str, places: Places, replacements: dict[str, str]) -> str:
