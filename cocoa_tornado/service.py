@@ -236,8 +236,6 @@ class Gateway:
 
     def _compose(self) -> tuple[RequestFilter, Upgrader]:
         """The objects that live on the IOLoop, wired up."""
-        settings, live, loop = self.settings, self.live, asyncio.get_running_loop()
-        flusher = Flusher(loop, self._wall_clock, self.counters.latency)
         round_trips: RoundTrips | None = None
         if self.engine is not None:
             round_trips = RoundTrips(self._clock)
@@ -252,35 +250,62 @@ class Gateway:
             wall_clock=self._wall_clock,
             round_trips=round_trips,
         )
-        wheel = PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock())
-        calendar = ExpiryCalendar[Flushed]()
+        self._devices = devices = self._make_devices()
+        self._revocation = Revocation(self.live, devices.sockets)
+        self.keys.on_distrust = self._revocation.start
+        self._housekeeping = Housekeeping(
+            devices.wheel,
+            devices.calendar,
+            devices.flusher,
+            self.counters,
+            self._clock,
+            self._wall_clock,
+            devices.intake,
+        )
+        self._web = self._make_web(devices)
+        access_log = AccessLog(self.settings.access_log)
+        upgrader = Upgrader(self._web, access_log)
+        application = make_application(self._web, upgrader, access_log)
+        return RequestFilter(application, self._web, access_log), upgrader
 
-        def audio_limits() -> AudioLimits:
-            return live.now.audio
-
-        self._devices = DeviceContext(
+    def _make_devices(self) -> DeviceContext:
+        settings, live = self.settings, self.live
+        return DeviceContext(
             hub=self.hub,
             presence=self.presence,
             broker=self.broker,
             counters=self.counters,
-            flusher=flusher,
-            wheel=wheel,
-            calendar=calendar,
+            flusher=Flusher(asyncio.get_running_loop(), self._wall_clock, self.counters.latency),
+            wheel=PingWheel[Flushed](settings.ping_interval_s, settings.ping_timeout_s, self._clock()),
+            calendar=ExpiryCalendar[Flushed](),
             limits=lambda: live.now.devices,
             messages_topic=settings.kafka_messages_topic,
             clock=self._clock,
             wall_clock=self._wall_clock,
-            audio=None if self.transcriber is None else audio_intake(self.transcriber, settings, audio_limits),
+            audio=None if self.transcriber is None else audio_intake(self.transcriber, settings, self._audio_limits),
             mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
             intake=IntakeGate(settings.buffers["uplink"], self._clock, lambda: len(self.hub)),
         )
-        self._revocation = Revocation(live, self._devices.sockets)
-        self.keys.on_distrust = self._revocation.start
-        self._housekeeping = Housekeeping(
-            wheel, calendar, flusher, self.counters, self._clock, self._wall_clock, self._devices.intake
+
+    def _make_web(self, devices: DeviceContext) -> WebContext:
+        settings = self.settings
+        return WebContext(
+            live=self.live,
+            broker=self.broker,
+            devices=devices,
+            metrics=MetricsPage(self._make_collector()),
+            results_topic=settings.kafka_results_topic,
+            http_publish=settings.publishes_over_http,
+            trusted_proxies=settings.trusted_proxies,
+            retry_after_s=math.ceil(settings.retry_after_s),
+            policy=settings.token_policy,
+            audio=None if self.transcriber is None else AudioContext(self.transcriber, self._audio_limits),
+            bodies=ByteBudget(settings.buffers["bodies"]),
         )
-        engine = self.engine
-        collector = GatewayCollector(
+
+    def _make_collector(self) -> GatewayCollector:
+        settings, engine = self.settings, self.engine
+        return GatewayCollector(
             self.hub,
             self.presence,
             self.counters,
@@ -294,23 +319,9 @@ class Gateway:
             lines_lost,
             self.buffers,
         )
-        self._web = WebContext(
-            live=live,
-            broker=self.broker,
-            devices=self._devices,
-            metrics=MetricsPage(collector),
-            results_topic=settings.kafka_results_topic,
-            http_publish=settings.publishes_over_http,
-            trusted_proxies=settings.trusted_proxies,
-            retry_after_s=math.ceil(settings.retry_after_s),
-            policy=settings.token_policy,
-            audio=None if self.transcriber is None else AudioContext(self.transcriber, audio_limits),
-            bodies=ByteBudget(settings.buffers["bodies"]),
-        )
-        access_log = AccessLog(settings.access_log)
-        upgrader = Upgrader(self._web, access_log)
-        application = make_application(self._web, upgrader, access_log)
-        return RequestFilter(application, self._web, access_log), upgrader
+
+    def _audio_limits(self) -> AudioLimits:
+        return self.live.now.audio
 
     def buffers(self) -> dict[str, Use]:
         """What each part of ``buffer_bytes`` holds, and may hold."""
