@@ -1,7 +1,7 @@
 """``cocoa`` with a wall clock that can be set while it runs: ``python -m bench.clock_set_back FILE serve ...``.
 
-FILE holds the seconds by which the clock is off, and is read anew twice a second. Only the wall clock is off, as after
-a correction by NTP: the monotonic clock goes on as it always does.
+FILE contains the offset of the clock in seconds, and is read twice a second. As after a correction by NTP, only the
+wall clock changes; the monotonic clock continues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _right_time = time.time
 
 
 class WrongClock:
-    """Unix seconds, off by what the file says."""
+    """Unix seconds plus the offset in the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

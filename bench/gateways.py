@@ -1,4 +1,4 @@
-"""This project as a contender of its own benchmark: once with each library that it can read Kafka with."""
+"""This project as a contender of its own benchmark, once with each Kafka library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .contenders import Contender, LeftOut, Run
+from .contenders import Contender, Run, Unavailable
 from .survival_faults import pythonpath
 
-# Room for whatever a burst leaves waiting, as the other contenders have it, and no log of each request: they have none.
+# Like the other contenders: queues without a practical limit for a burst, and no access log.
 QUIET = [
     *("--log-level", "error", "--no-access-log", "--speech", "none://"),
     *("--outbox-max-messages", "100000", "--outbox-max-bytes", "64MiB"),
@@ -26,7 +26,7 @@ def _program() -> str:
 
 @functools.cache
 def options_help() -> str:
-    """What ``cocoa serve --help`` says: which options this version has."""
+    """The output of ``cocoa serve --help``, which lists this version's options."""
     done = subprocess.run(
         [_program(), "serve", "--help"], stdout=subprocess.PIPE, text=True, env=os.environ | pythonpath(), check=True
     )
@@ -48,9 +48,9 @@ def _command(client: str) -> Callable[[Run], list[str]]:
 
 def _find_confluent() -> None:
     if not _has_choice():
-        raise LeftOut("this version has no option --kafka-client")
+        raise Unavailable("this version has no option --kafka-client")
     if importlib.util.find_spec("confluent_kafka") is None:
-        raise LeftOut("confluent-kafka is not installed: pip install 'cocoa-tornado[librdkafka]'")
+        raise Unavailable("confluent-kafka is not installed: pip install 'cocoa-tornado[librdkafka]'")
 
 
 GATEWAYS = [

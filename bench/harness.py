@@ -1,12 +1,11 @@
-"""The gateway beside what one could have built instead: ``make bench``, ``make bench-full``.
+"""Compares the gateway with alternatives: ``make bench``, ``make bench-full``.
 
-Each contender is a process of its own, pinned to one core of this machine; the devices, the publisher and an Apache
-Kafka have the others. Contenders take turns, several rounds of them. Absolute figures are this machine's; the ratios
-are what is to be read. Beside them stands the floor: a program that does nothing but one send() for each message, on as
-many sockets, in the same run.
+Each contender is one process, pinned to one core of this machine; the devices, the publisher and Apache Kafka use the
+others. Contenders take turns in several rounds. Absolute figures depend on the machine, so read the ratios. The floor
+is a program that only makes one send() call per message, on the same number of sockets, in the same run.
 
-Parts: broker (cost and latency of messages), growth (the same among more and more devices), memory and idle (devices at
-rest), handshakes (with a JWT), storm (all devices come back at once).
+Parts: broker (cost and latency of messages), growth (the same with more and more devices), memory and idle (silent
+devices), handshakes (with a JWT), storm (all devices reconnect at once).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import click
 from kafka.errors import KafkaError
 
 from . import plot
-from .contenders import ALL, Contender, LeftOut
+from .contenders import ALL, Contender, Unavailable
 from .gateways import GATEWAYS
 from .load_generator import Unfinished, build
 from .parts import PARTS, Part, Turn
@@ -39,15 +38,15 @@ TEXT_BYTES = 40
 
 
 def able(names: Sequence[str], findings: Findings) -> list[Contender]:
-    """The contenders that are wanted and can run here; it is noted who can't."""
+    """The selected contenders that can run here; the others are noted."""
     found = []
     for contender in (*GATEWAYS, *ALL):
         if names and contender.name not in names:
             continue
         try:
             contender.prepare()
-        except LeftOut as why:
-            findings.note(f"left out: {contender.name}: {why}")
+        except Unavailable as why:
+            findings.note(f"skipped: {contender.name}: {why}")
             continue
         findings.descriptions[contender.name] = contender.description
         found.append(contender)
@@ -55,9 +54,9 @@ def able(names: Sequence[str], findings: Findings) -> list[Contender]:
 
 
 def chosen(plan: Plan, wanted: Sequence[str], rounds: int) -> Plan:
-    """The plan with only those parts, if any are wanted, and with so many rounds, unless 0."""
+    """The plan, restricted to the selected parts if any, with this number of rounds unless it is 0."""
     parts = wanted or list(plan.rounds)
-    # What idle devices cost is their pings, so that it takes as long as these do to come round.
+    # The cost of idle devices is their pings, so it must run for at least one ping interval.
     rest_s = max(plan.rest_s, FULL.rest_s) if "idle" in parts else plan.rest_s
     return replace(plan, rounds={part: rounds or plan.rounds.get(part, 1) for part in parts}, rest_s=rest_s)
 
@@ -65,7 +64,7 @@ def chosen(plan: Plan, wanted: Sequence[str], rounds: int) -> Plan:
 def turns(
     plan: Plan, part: Part, contenders: Sequence[Contender], most: int, stage: Stage, findings: Findings
 ) -> Iterator[Turn]:
-    """In their order: rounds, then sizes, then contenders, with the floor before them."""
+    """The turns in order: by round, then size, then contender, the floor first."""
     sizes, notes = fitting(part.devices(plan), most)
     for note in notes:
         findings.note(note)
@@ -78,7 +77,7 @@ def turns(
 
 
 def play(part: Part, turn: Turn, wanted: Sequence[str]) -> None:
-    """One turn. Who does not finish is recorded, and has no further turn with as many devices."""
+    """Run one turn. A contender that does not finish is recorded, and gets no further turn with this many devices."""
     findings, label = turn.findings, f"{turn.devices:,} devices"
     if any(one.contender == turn.name and one.part in part.names and one.case == label for one in findings.failures):
         return
@@ -97,7 +96,7 @@ def play(part: Part, turn: Turn, wanted: Sequence[str]) -> None:
 
 
 def run(plan: Plan, names: Sequence[str], folder: Path) -> Findings:
-    """All of it. What has been found is written after each part."""
+    """Run the whole plan, and write the results after each part."""
     findings = Findings()
     contenders = able(names, findings)
     cores = split(frozenset(os.sched_getaffinity(0)))
@@ -117,7 +116,7 @@ def run(plan: Plan, names: Sequence[str], folder: Path) -> Findings:
 
 
 def write(findings: Findings, folder: Path) -> None:
-    """The table, the JSON document and the plot."""
+    """Write the table, the JSON document and the plot."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.txt").write_text("\n".join(text(findings)) + "\n")
     (folder / "bench.json").write_text(json.dumps(document(findings), indent=1) + "\n")
@@ -142,13 +141,20 @@ class PartNames(click.ParamType[tuple[str, ...]]):
 
 
 @click.command(help=__doc__)
-@click.option("--full", is_flag=True, help="Everything, for half an hour or more; else a few minutes.")
-@click.option("--part", "parts", type=PartNames(), default=None, help="Only these, separated by commas.")
-@click.option("--contender", "names", multiple=True, help="Only this one.  [repeatable]")
-@click.option("--rounds", type=click.IntRange(0), default=0, help="Of each part; 0: as planned.")
-@click.option("--devices", type=click.IntRange(1), multiple=True, help="In place of the planned numbers.  [repeatable]")
-@click.option("--seconds", type=float, default=0.0, help="That each flow of messages lasts; 0: as planned.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="Folder of the results.")
+@click.option("--full", is_flag=True, help="Run everything, for half an hour or more, instead of a few minutes.")
+@click.option("--part", "parts", type=PartNames(), default=None, help="Run only these parts, separated by commas.")
+@click.option("--contender", "names", multiple=True, help="Run only this contender.  [repeatable]")
+@click.option("--rounds", type=click.IntRange(0), default=0, help="Rounds of each part; 0: as planned.")
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Number of devices instead of the planned ones.  [repeatable]",
+)
+@click.option("--seconds", type=float, default=0.0, help="Length of each flow of messages; 0: as planned.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=RESULTS, help="Folder for the results."
+)
 def main(
     full: bool,
     parts: tuple[str, ...] | None,

@@ -1,6 +1,6 @@
-"""The compiled processes that the benchmark is driven by, seen from Python. They are built from bench/load.
+"""Controls the compiled processes of the benchmark, which are built from bench/load.
 
-:class:`Load` is the devices and the publisher of records; :class:`Floor` a server that does nothing but send.
+:class:`Load` runs the devices and the publisher of records; :class:`Floor` is a server that only sends.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SPARE_PATIENCE_S = 60.0
 
 
 class Unfinished(Exception):
-    """A contender did not do in time what was asked of it; the text says what."""
+    """A contender did not complete an operation in time; the message names it."""
 
 
 def build() -> Path:
-    """The program. Takes no time where nothing has changed. Raises LeftOut where it cannot be built."""
+    """The program. Takes no time where nothing has changed. Raises Unavailable where it cannot be built."""
     binary = cache_folder() / "load"
     build_go(HERE / "load", binary)
     return binary
 
 
 def message_bytes(text_bytes: int) -> int:
-    """About the size of a message to a device, as bench/load writes the records."""
+    """The approximate size of a message to a device for the records of bench/load."""
     record = {
         "type": "transcription",
         "session_id": "a1b2c3d4e5f6g7h8",
@@ -48,7 +48,7 @@ def message_bytes(text_bytes: int) -> int:
 
 
 class Conversation:
-    """A process that answers commands, a line of JSON each. Use as a context manager: it ends with it."""
+    """A process that answers commands, one JSON line each. As a context manager, it ends the process."""
 
     def __init__(self, arguments: list[str], secret: str) -> None:
         self._process = subprocess.Popen(
@@ -64,7 +64,7 @@ class Conversation:
         return self._process.pid
 
     def ask(self, do: str, patience_s: float = SPARE_PATIENCE_S, **details: Any) -> dict[str, Any]:
-        """Raises Unfinished if there is no answer in time, or if it is an error."""
+        """Send a command. Raises Unfinished if the answer is late or an error."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **details}).encode() + b"\n")
         self._process.stdin.flush()
@@ -101,12 +101,12 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Records for some of the devices, in a random order that is the same each time.
+    """Records for some of the devices, in a reproducible random order.
 
-    :ivar each: in immediate succession for the same device
-    :ivar rate: records a second
-    :ivar messages: in all; 0: until it is told to settle
-    :ivar ping_every_s: how often each of these devices pings the server; 0: never
+    :ivar each: the number of successive records for the same device
+    :ivar rate: records per second
+    :ivar messages: the total number; 0: until :meth:`Load.settle`
+    :ivar ping_every_s: the interval at which each of these devices pings the server; 0: never
     """
 
     count: int
@@ -117,9 +117,9 @@ class Flow:
 
 
 class Load(Conversation):
-    """The devices, and the publisher. Device n is called ``device-n``.
+    """The devices and the publisher. Device n is named ``device-n``.
 
-    :param dialect: how the server is spoken to, see bench/load/dialect.go
+    :param dialect: the protocol of the server, see bench/load/dialect.go
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class Load(Conversation):
         self._port, self._bootstrap, self._topic, self._text_bytes = port, bootstrap, topic, text_bytes
 
     def connect(self, first: int, count: int, at_once: int, patience_s: float) -> dict[str, Any]:
-        """Until all are in or patience is over; those refused come back when they were told to, or after a second."""
+        """Connect devices until all are connected or time is up. Refused ones retry after Retry-After or a second."""
         wanted = {"port": self._port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
         return self.ask("connect", patience_s + SPARE_PATIENCE_S, **wanted)
 
     def connect_all(self, count: int, at_once: int, patience_s: float) -> dict[str, Any]:
-        """Raises Unfinished unless all are in."""
+        """Connect devices. Raises Unfinished unless all are connected."""
         found = self.connect(0, count, at_once, patience_s)
         if found["in"] < count:
             refused, errors = found["refused"] or "", found["errors"] or ""
@@ -153,7 +153,10 @@ class Load(Conversation):
         return int(self.ask("vanish", first=first, count=count)["gone"])
 
     def start(self, flow: Flow, settle_patience_s: float) -> None:
-        """:param settle_patience_s: without a message, at the end, before the others count as lost"""
+        """Start a flow.
+
+        :param settle_patience_s: the time without a message at the end after which missing ones count as lost
+        """
         self.ask(
             "flow",
             bootstrap=self._bootstrap,
@@ -169,26 +172,26 @@ class Load(Conversation):
         )
 
     def settle(self, patience_s: float) -> dict[str, Any]:
-        """The end of the flow: what was sent and received, and when."""
+        """End the flow; returns what was sent and received, and when."""
         return self.ask("settle", patience_s)
 
     def forget(self) -> None:
-        """Count anew from here on."""
+        """Reset the counts."""
         self.ask("expect")
 
     def heard(self, messages: int = 0, patience_s: float = 0.0) -> dict[str, Any]:
-        """What has come since; so many messages are waited for, until none has come for so long."""
+        """The messages received since; waits for this many, until none arrives within ``patience_s``."""
         return self.ask("await", patience_s + SPARE_PATIENCE_S * 2, messages=messages, within_s=patience_s)
 
 
 class Floor(Conversation):
-    """A server that sends, and does nothing else. It accepts any connection as a device's."""
+    """A server that only sends. It accepts any connection as a device."""
 
     def __init__(self, binary: Path, port: int) -> None:
         super().__init__([str(binary), "floor", str(port)], "")
         self._line(SPARE_PATIENCE_S, "start")  # "listening on ..."
 
     def flood(self, messages: int, each: int, rate: float, size: int) -> dict[str, Any]:
-        """One send() for each message; CPU is that of the sends alone."""
+        """Make one send() call per message; CPU is that of the calls only."""
         patience_s = SPARE_PATIENCE_S + (2 * messages / rate if rate else 0)
         return self.ask("flood", patience_s, messages=messages, each=each, rate=rate, bytes=size)

@@ -1,9 +1,9 @@
-"""What a mailbox costs: ``python -m bench.mailbox_cost``.
+"""Measures the cost of a mailbox: ``python -m bench.mailbox_cost``.
 
-First, the processor time of the gateway (and of Redis) for each message from Apache Kafka to 500 connected devices: one
-gateway after another, on the same topic, with and without a mailbox, in turns. Then a mailbox with a million messages
-for 100,000 devices: how long it takes to fill, how large it is, and how long one device takes to connect and drain its
-box. Everything runs on one machine; ratios hold better than absolute figures do.
+First, the CPU time of the gateway (and of Redis) per message from Apache Kafka to 500 connected devices: one gateway
+after another, on the same topic, with and without a mailbox, in turns. Then a mailbox with a million messages for
+100,000 devices: the time to fill it, its size, and the time for a device to connect and drain its box. Everything runs
+on one machine; ratios are more reliable than absolute figures.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ BATCH = 5_000
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process so far, user and system, seconds."""
+    """The CPU time of a process so far, user and system, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Ear(asyncio.Protocol):
-    """A device that counts bytes of messages and answers nothing: cheap, so that the gateway is what is measured."""
+    """A device that only counts the bytes of messages, which is cheap and so does not distort the measurement."""
 
     def __init__(self, path: str, marker: bytes) -> None:
         self.path, self.marker = path, marker
@@ -81,7 +81,7 @@ class Ear(asyncio.Protocol):
 
 
 def write(bootstrap: str, messages: int, device_ids: list[str]) -> None:
-    """As fast as it goes, for random devices."""
+    """Write records for random devices as fast as possible."""
     from kafka import KafkaProducer
 
     chance = random.Random(1)
@@ -97,7 +97,7 @@ def write(bootstrap: str, messages: int, device_ids: list[str]) -> None:
 async def cost_of(
     mailbox: str, bootstrap: str, folder: Path, messages: int, redis_pid: int | None
 ) -> tuple[float, float]:
-    """Microseconds of processor time for each message: the gateway's, and Redis'."""
+    """CPU time per message in microseconds: of the gateway, and of Redis."""
     folder.mkdir()
     secret = secrets.token_hex(32)
     options = [*OPTIONS, "--broker", f"kafka://{bootstrap}", "--mailbox", mailbox, "--kafka-group", folder.name]
@@ -156,7 +156,7 @@ async def compare_costs(messages: int, rounds: int) -> None:
                     place = folder / f"{name}-{turn}"
                     found.setdefault(name, []).append(await cost_of(url, kafka.bootstrap, place, messages, pid))
         floor = statistics.median(cost for cost, _ in found["none"])
-        click.echo(f"processor time of the gateway for each of {messages} messages, Kafka to {DEVICES} sockets:")
+        click.echo(f"CPU time of the gateway per message ({messages} messages from Kafka to {DEVICES} sockets):")
         for name, costs in found.items():
             own = [cost for cost, _ in costs]
             there = statistics.median(cost for _, cost in costs)
@@ -174,7 +174,7 @@ def batches(messages: int, devices: int) -> Iterator[list[Entry]]:
 
 
 async def fill(mailbox: Mailbox, messages: int, devices: int) -> float:
-    """Seconds."""
+    """Fill the mailbox; returns the seconds."""
     since = time.monotonic()
     for batch in batches(messages, devices):
         await mailbox.append(batch)
@@ -182,7 +182,7 @@ async def fill(mailbox: Mailbox, messages: int, devices: int) -> float:
 
 
 async def look_at_many(mailbox: Mailbox, devices: int) -> list[float]:
-    """Seconds for the box of one device: a look, and all of its messages; of 200 devices, in order."""
+    """The seconds to look at one device's box and read all its messages, of 200 devices, sorted."""
     chance, taken = random.Random(2), []
     for _ in range(200):
         device_id = f"device-{chance.randrange(devices)}"
@@ -195,7 +195,7 @@ async def look_at_many(mailbox: Mailbox, devices: int) -> list[float]:
 
 
 async def connect_and_drain(mailbox: str, folder: Path, each: int, devices: int) -> list[float]:
-    """Seconds from the TCP connection to a device's last message, of 50 devices, in order."""
+    """The seconds from the TCP connection to a device's last message, of 50 devices, sorted."""
     secret = secrets.token_hex(32)
     gateway = GatewayProcess(folder, secret, [*OPTIONS, "--mailbox", mailbox], pythonpath())
     await gateway.start()
@@ -260,11 +260,21 @@ def _spread(seconds: list[float]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True, help="Of each turn.")
+@click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True, help="Messages per turn.")
 @click.option("--rounds", type=click.IntRange(0), default=3, show_default=True)
-@click.option("--large", type=click.IntRange(0), default=1_000_000, show_default=True, help="Messages; 0: not at all.")
-@click.option("--devices", type=click.IntRange(50), default=100_000, show_default=True, help="Of the large mailbox.")
-@click.option("--kind", type=click.Choice(["memory", "sqlite", "redis"]), multiple=True, help="Of the large mailbox.")
+@click.option(
+    "--large",
+    type=click.IntRange(0),
+    default=1_000_000,
+    show_default=True,
+    help="Messages in the large mailbox; 0: skip it.",
+)
+@click.option(
+    "--devices", type=click.IntRange(50), default=100_000, show_default=True, help="Devices of the large mailbox."
+)
+@click.option(
+    "--kind", type=click.Choice(["memory", "sqlite", "redis"]), multiple=True, help="Kind of the large mailbox."
+)
 def main(messages: int, rounds: int, large: int, devices: int, kind: tuple[str, ...]) -> None:
     if rounds:
         asyncio.run(compare_costs(messages, rounds))

@@ -1,9 +1,9 @@
-"""What the gateway holds in memory when something downstream stands still: ``python -m bench.memory``.
+"""Measures the gateway's memory while something downstream is stalled: ``python -m bench.memory``.
 
-``mailbox``: Redis is away, and a backend goes on writing large records. ``broker``: Kafka is away, and devices go on
-talking. ``bomb``: one small batch that decompresses to 400 MB, by zstd and by gzip. Each prints by how much the process
-grew (resident set, MiB), against its size once it was ready; ``peak`` is the most it ever had. ``--code`` measures
-another checkout of the code, so that two states are compared on one machine and one broker.
+``mailbox``: Redis is down, and a backend continues to write large records. ``broker``: Kafka is down, and devices
+continue to send. ``bomb``: a small batch that decompresses to 400 MB, with zstd and gzip. Each prints the growth of the
+process (resident set, MiB) since it became ready, and its ``peak``. ``--code`` measures another checkout, to compare
+two versions on the same machine and broker.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from .soak_gateway import GatewayProcess
 
 MIB = 1024 * 1024
 TOPIC = "transcription.results"
-SETTLED_S = 5.0  # without growth, the process has what it takes
+SETTLED_S = 5.0  # without growth, it has reached its final size
 PATIENCE_S = 120.0
 OPTIONS = ["--log-format", "json", "--log-level", "error", "--no-access-log", "--inbound-rate", "0"]
-OPTIONS += ["--ping-interval", "10m", "--ping-timeout", "10m"]  # devices here answer none
+OPTIONS += ["--ping-interval", "10m", "--ping-timeout", "10m"]  # these devices answer no pings
 
 
 def resident_mib(pid: int) -> tuple[float, float]:
-    """Now, and at the most so far."""
+    """The current and the peak resident set, in MiB."""
     fields = parse_kib(Path(f"/proc/{pid}/status").read_text())
     return fields["VmRSS"] / 1024, fields["VmHWM"] / 1024
 
 
 class Stand:
-    """A broker, and gateways on it, one after another."""
+    """A broker, and one gateway after another on it."""
 
     def __init__(self, folder: Path, code: Path | None, client: str) -> None:
         self.folder, self._code, self._client = folder, code, client
@@ -71,7 +71,7 @@ class Stand:
 
 
 async def growth(process: GatewayProcess, before: float) -> str:
-    """Once it grows no more."""
+    """The growth, once it has stopped."""
     loop = asyncio.get_running_loop()
     high, end = resident_mib(process.pid)[0], loop.time() + PATIENCE_S
     since = loop.time()
@@ -126,7 +126,7 @@ async def bomb(stand: Stand, size: int, codec: str) -> str:
 
 
 class Talker(asyncio.Protocol):
-    """A device that sends one message after another, as fast as the gateway takes them."""
+    """A device that sends messages as fast as the gateway accepts them."""
 
     def __init__(self, path: str, message: bytes) -> None:
         self._path, self._message = path, message
@@ -150,7 +150,7 @@ class Talker(asyncio.Protocol):
             self.opened.set_exception(error or ConnectionError("closed"))
 
     def talk(self) -> None:
-        """From now on."""
+        """Start sending."""
         self._transport.set_write_buffer_limits(high=2 * len(self._message))
         self.resume_writing()
 
@@ -218,7 +218,7 @@ async def measure(code: Path | None, client: str, only: Sequence[str]) -> None:
 @click.option("--client", type=click.Choice(["kafka-python", "confluent"]), multiple=True, help="Default: both.")
 @click.option("--only", type=click.Choice(["mailbox", "bomb", "broker"]), multiple=True, help="Default: all.")
 def main(code: Path | None, client: tuple[str, ...], only: tuple[str, ...]) -> None:
-    """What the gateway holds in memory when something downstream stands still."""
+    """Measure the gateway's memory while something downstream is stalled."""
     raise_file_limit()
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     for name in client or ("kafka-python", "confluent"):

@@ -1,6 +1,6 @@
-"""The parts of the benchmark: what is done with a contender, and what of it is measured.
+"""The parts of the benchmark: the operations and measurements for each contender.
 
-Each part is a generator of samples: what it has found before a contender fails is kept.
+Each part is a generator of samples, so samples before a contender's failure are kept.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from .stage import Reading, Stage, Trial
 
 WARM_UP_S = 1.0
 EACH = (1, 10)
-AT_ONCE = 64  # handshakes under way, where devices come in calmly
+AT_ONCE = 64  # concurrent handshakes in a calm phase
 LEAST_HANDSHAKES_PER_S = 100.0
 SETTLE_PATIENCE_S = 10.0
 FLOW_PATIENCE_S = 120.0
-MOST_OWN = 0.75  # that the load may use of its core: above it, what waits may wait for the load
-SETTLE_S = 6.0  # after the start, for what a runtime still compiles and collects
+MOST_OWN = 0.75  # the load's maximum share of its core; above it, latency may be the load's own
+SETTLE_S = 6.0  # after the start, for the runtime's compilation and garbage collection
 FLOOD_MESSAGES = 100_000
-FLOOD_RATE = 1_000_000.0  # messages a second: more than any publisher writes
-ESTABLISHED = 200  # devices that are there when the storm breaks
+FLOOD_RATE = 1_000_000.0  # messages per second: more than any publisher can write
+ESTABLISHED = 200  # devices that stay connected during the storm
 ESTABLISHED_RATE = 400.0
 CALM_S = 4.0
 STORM_PATIENCE_S = 120.0
-PING_PERIOD_S = 30.0  # of every contender but Centrifugo, whose pings come every 25 s
-PEACE_S = 2.0  # for what a connection leaves to do
+PING_PERIOD_S = 30.0  # of all contenders except Centrifugo, which pings every 25 s
+PEACE_S = 2.0  # for work after a connection
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One contender's turn in one case of a part. ``contender`` is None for the floor's."""
+    """The turn of one contender in one case of a part. ``contender`` is None for the floor."""
 
     stage: Stage
     plan: Plan
@@ -57,8 +57,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """:ivar devices: the sizes that it is played with
-    :ivar names: of the parts whose samples it gives
+    """A part of the benchmark.
+
+    :ivar devices: the numbers of devices to run it with
+    :ivar names: the names under which it yields samples
     """
 
     play: Callable[[Turn], Iterator[Sample]]
@@ -79,9 +81,9 @@ def title(devices: int) -> str:
 
 
 def measure(turn: Turn, trial: Trial, flow: Flow, is_counted: bool = True) -> tuple[float, dict[str, Any]]:
-    """The server's CPU for each message, microseconds, and what the devices have heard.
+    """The server's CPU time per message in microseconds, and what the devices received.
 
-    :param is_counted: False for what only warms up
+    :param is_counted: False for a warm-up
     """
     before = trial.read()
     trial.load.start(flow, SETTLE_PATIENCE_S)
@@ -95,7 +97,7 @@ def measure(turn: Turn, trial: Trial, flow: Flow, is_counted: bool = True) -> tu
 
 
 def _witness(turn: Turn, trial: Trial, taken: Reading, heard: dict[str, Any]) -> None:
-    """Keep how the load and the machine fared meanwhile."""
+    """Record the readings of the load and the machine."""
     load_cores, server_cores = len(trial.cores.load), len(trial.cores.server)
     own, idle = taken.load_s / taken.at / load_cores, taken.load_idle_s / taken.at / load_cores
     readings = {
@@ -121,15 +123,15 @@ def _losses(heard: dict[str, Any]) -> dict[str, float]:
 
 
 def _cost(turn: Turn, trial: Trial, each: int, rate: float) -> dict[str, float]:
-    """At a rate: what a message costs, and how long it is on its way."""
+    """The cost and latency of a message at a fixed rate."""
     cpu_us, heard = measure(turn, trial, _flow(turn.plan, turn.devices, each, rate))
     latency = {f"{name}_ms": heard["latency_us"][name] / 1000 for name in ("p50", "p99", "p999")}
     return {"rate": rate, "cpu_us": cpu_us, "per_cpu_s": 1e6 / cpu_us, **latency, **_losses(heard)}
 
 
 def broker(turn: Turn) -> Iterator[Sample]:
-    """From the broker to the devices: cost and latency at a fixed rate; the cost of each of many messages that come all
-    at once, which is what a server can do at most; cost and latency at half of that."""
+    """Messages from the broker to the devices: cost and latency at a fixed rate; cost at saturation, with a backlog;
+    cost and latency at half of the saturated rate."""
     plan, devices = turn.plan, turn.devices
     cases = {each: f"{title(devices)}, {each} at a time" for each in EACH}
     if turn.contender is None:
@@ -152,7 +154,7 @@ def broker(turn: Turn) -> Iterator[Sample]:
 
 
 def growth(turn: Turn) -> Iterator[Sample]:
-    """The cost of a message among so many devices, at the same rate for all numbers of them."""
+    """The cost of a message by the number of devices, at a fixed rate."""
     plan, devices, case = turn.plan, turn.devices, title(turn.devices)
     if turn.contender is None:
         yield from _floor(turn, "growth", plan.growth_rate, {1: case})
@@ -164,8 +166,7 @@ def growth(turn: Turn) -> Iterator[Sample]:
 
 
 def _floor(turn: Turn, part: str, rate: float, cases: Mapping[int, str]) -> Iterator[Sample]:
-    """What the sends alone cost, at the same rate (0: one after the other); and how many messages the generator takes
-    if nothing holds it up."""
+    """The cost of the send() calls at this rate (0: unlimited), and the generator's maximum rate."""
     size = message_bytes(turn.stage.text_bytes)
     with turn.stage.floor() as (floor, trial):
         trial.load.connect_all(turn.devices, AT_ONCE, patience_s(turn.devices))
@@ -185,7 +186,7 @@ def _floor(turn: Turn, part: str, rate: float, cases: Mapping[int, str]) -> Iter
 
 
 def rest(turn: Turn) -> Iterator[Sample]:
-    """Memory and idle cost: what the server needs for devices that say nothing, and are told nothing but pings."""
+    """The memory and CPU time for devices that exchange only pings with the server."""
     devices, case, peace_s = turn.devices, title(turn.devices), turn.plan.rest_s
     if turn.contender is None:
         with turn.stage.floor() as (_, trial):
@@ -218,7 +219,7 @@ def rest(turn: Turn) -> Iterator[Sample]:
 
 
 def _rested(trial: Trial, devices: int, peace_s: float) -> tuple[Memory, Reading]:
-    """By how much memory has grown once the devices are in and have been left in peace, and the clocks of that time."""
+    """The growth of memory after the devices have connected and rested, and the clock readings of that time."""
     before = memory(trial.pid)
     trial.load.connect_all(devices, AT_ONCE, patience_s(devices))
     time.sleep(PEACE_S)
@@ -232,7 +233,7 @@ def _rested(trial: Trial, devices: int, peace_s: float) -> tuple[Memory, Reading
 
 
 def handshakes(turn: Turn) -> Iterator[Sample]:
-    """With a token that has to be verified, after some that warm the server up."""
+    """The cost of handshakes with token verification, after a warm-up."""
     assert turn.contender is not None
     warm = turn.devices // 5
     with turn.stage.trial(turn.contender) as trial:
@@ -248,7 +249,7 @@ def handshakes(turn: Turn) -> Iterator[Sample]:
 
 
 def storm(turn: Turn) -> Iterator[Sample]:
-    """All but some lose their connections, and come back at once; those who have theirs get messages, and ping."""
+    """Most devices lose their connections and reconnect at once, while the others receive messages and ping."""
     assert turn.contender is not None
     case = f"{turn.devices:,} come back at once, {ESTABLISHED} stay"
     flow = Flow(ESTABLISHED, 1, ESTABLISHED_RATE, 0, ping_every_s=1.0)

@@ -1,8 +1,8 @@
-"""The way of a message through one process, without a broker: ``python -m bench.path``.
+"""Measures the path of a message through one process, without a broker: ``python -m bench.path``.
 
-Records are decoded and handed to the gateway's sink in batches, as the Kafka adapter does it, and go out over loopback
-to devices in another process, which reads and forgets. What is measured is this process's own CPU for each message,
-beside the floor: one send() of the same bytes on the same sockets. All variants take turns within one run.
+Records are decoded and passed to the gateway's sink in batches, like in the Kafka adapter, and sent over loopback to
+devices in another process, which discards them. It measures this process's CPU time per message, and compares it with
+the floor: one send() of the same bytes on the same sockets. All variants alternate in one run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECRET = "a secret of thirty-two bytes, or more"
 
 
 def drain(port: int, devices: int) -> None:
-    """The devices: connect, and read until the gateway closes."""
+    """Run the devices: connect, and read until the gateway closes."""
     signer, poller, sockets = Signer.from_secret(SECRET), select.epoll(), {}
     for number in range(devices):
         token = mint(TokenRequest(f"device-{number}", 99), signer, TokenPolicy(), time.time())
@@ -57,7 +57,7 @@ def drain(port: int, devices: int) -> None:
 
 
 def values(devices: int, each: int) -> list[tuple[bytes, bytes]]:
-    """Records of one batch: key and value."""
+    """The records of one batch, as keys and values."""
     found = []
     for turn in range(each):
         for number in range(devices):
@@ -80,7 +80,7 @@ async def settle() -> None:
 
 
 async def measure(turn: Callable[[], Awaitable[None]], messages: int, seconds: float) -> float:
-    """Microseconds of CPU for each message."""
+    """CPU time per message in microseconds."""
     await turn()
     count, since = 0, time.process_time()
     while time.process_time() - since < seconds:
@@ -136,7 +136,7 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
 @click.command(help=__doc__)
 @click.option("--devices", default=500, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--seconds", default=0.4, show_default=True, help="Of CPU, for each measurement.")
+@click.option("--seconds", default=0.4, show_default=True, help="CPU time of each measurement.")
 @click.option("--drain", "port", type=int, default=0, hidden=True)
 def main(devices: int, rounds: int, seconds: float, port: int) -> None:
     if port:

@@ -1,4 +1,4 @@
-"""How much the benchmark measures: in a few minutes, or in full."""
+"""The plans of the benchmark: a few minutes, or in full."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """:ivar rounds: of each part; a part that is not named is left out
-    :ivar broker_devices: sizes of the part broker; growth_devices and rest_devices likewise, the latter for memory and
-        idle
-    :ivar handshakes: that are measured, after some to warm up
-    :ivar storm_devices: that come back at once
-    :ivar rate: messages a second at which the cost of one is measured
+    """The sizes and durations of the benchmark.
+
+    :ivar rounds: the rounds of each part; other parts are skipped
+    :ivar broker_devices: the numbers of devices in the part broker; growth_devices and rest_devices likewise, the
+        latter for memory and idle
+    :ivar handshakes: the number of measured handshakes, after a warm-up
+    :ivar storm_devices: the number of devices that reconnect at once
+    :ivar rate: messages per second for measuring the cost of one
     :ivar growth_rate: likewise, in the part growth
-    :ivar most_rate: that the load is asked for at half of a contender's saturation
-    :ivar backlog: messages that are written as fast as can be, to see what a server can do at most
-    :ivar seconds: that each flow lasts
-    :ivar rest_s: that devices are left in peace; a server's pings come every 30 s
+    :ivar most_rate: the maximum rate for half of a contender's saturation
+    :ivar backlog: messages written as fast as possible, to saturate a server
+    :ivar seconds: the duration of each flow
+    :ivar rest_s: the duration of the idle phase; servers ping every 30 s
     """
 
     rounds: Mapping[str, int]

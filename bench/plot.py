@@ -1,4 +1,4 @@
-"""The benchmark's findings as a picture: one panel of bars for each case, drawn as SVG without any library."""
+"""Plots the results of the benchmark as SVG, with one panel of bars per case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOURS = {"first": "#2266aa", "other": "#99a7b5", "floor": "#d9a441"}
 
 
 def svg(findings: Findings) -> str:
-    """Bars are medians of the key metric, thin lines the range of the rounds; shorter is better."""
+    """Bars are medians of the key metric, thin lines the range of the rounds. Shorter is better."""
     panels, top = [], GAP
     for section in findings.sections():
         panels.append(_panel(section, findings.first, top))

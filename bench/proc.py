@@ -1,6 +1,6 @@
-"""What Linux knows about a process and a machine: processor time, memory, cores. Read from /proc.
+"""CPU time, memory and cores of processes and the machine, from Linux' /proc.
 
-The functions named ``parse_`` take the text and are pure.
+The functions named ``parse_`` take text and are pure.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE_KIB = resource.getpagesize() / 1024
-SPARE_FILES = 300  # of a process: the broker's connections, libraries, and what comes and goes
+SPARE_FILES = 300  # per process, for the broker's connections, libraries and temporary files
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which the server has, and which everything else: the generator, the broker and the harness."""
+    """The cores of the server, and those of the generator, the broker and the harness."""
 
     server: frozenset[int]
     load: frozenset[int]
 
 
 def split(cores: frozenset[int]) -> Cores:
-    """One core for the server and the others for the load; with one core in all they share it."""
+    """Assign one core to the server and the others to the load. A single core is shared."""
     server = frozenset({max(cores)})
     return Cores(server, (cores - server) or server)
 
 
 @contextlib.contextmanager
 def on_cores(cores: frozenset[int]) -> Iterator[None]:
-    """Processes that are started meanwhile stay on these cores, with all their threads."""
+    """Pin processes that are started within the context, with all their threads, to these cores."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -44,16 +44,17 @@ def on_cores(cores: frozenset[int]) -> Iterator[None]:
 
 
 def raise_file_limit() -> int:
-    """To what is allowed, for this process and those it starts. Returns the devices that one process can hold then."""
+    """Raise the limit of open files for this process and its children. Returns the devices one process can then
+    hold."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard - SPARE_FILES
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time so far of a process and of what it has started, user and system, seconds.
+    """The CPU time so far of a process and its running children, user and system, in seconds.
 
-    Of those still running; read from their processor clocks, which count nanoseconds, not ticks.
+    Read from their CPU clocks, which count nanoseconds instead of ticks.
     """
     return sum(time.clock_gettime(~process << 3 | 2) for process in family(pid))
 
@@ -61,7 +62,7 @@ def cpu_s(pid: int) -> float:
 def family(pid: int) -> list[int]:
     parents: dict[int, int] = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
+        with contextlib.suppress(OSError):  # the process has just ended
             parents[int(folder.name)] = parse_parent((folder / "stat").read_text())
     found = [pid]
     for process in found:
@@ -75,12 +76,12 @@ def parse_parent(stat: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """KiB.
+    """Memory in KiB.
 
-    :ivar user: of the processes: what they share with others counted in proportion (Pss)
-    :ivar own: of it, what would be free if they ended (private pages)
-    :ivar kernel: of the whole machine: slabs, page tables, kernel stacks, and pages in TCP's buffers. A connection over
-        loopback has both its ends here.
+    :ivar user: of the processes, with a proportional share of shared pages (Pss)
+    :ivar own: the private pages of it, which would be free if the processes ended
+    :ivar kernel: of the whole machine: slabs, page tables, kernel stacks, and TCP buffers. It includes both ends of a
+        loopback connection
     """
 
     user: float
@@ -121,7 +122,7 @@ def parse_tcp_pages(sockstat: str) -> int:
 
 
 def idle_s(cores: frozenset[int]) -> float:
-    """Seconds that these cores have been idle so far, together."""
+    """The total idle time of these cores so far, in seconds."""
     return parse_idle_ticks(Path("/proc/stat").read_text(), cores) / os.sysconf("SC_CLK_TCK")
 
 

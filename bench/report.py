@@ -1,4 +1,4 @@
-"""The benchmark's findings as text and as a JSON document."""
+"""Formats the results of the benchmark as text and as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TITLES = {
 
 @dataclass(slots=True)
 class Findings:
-    """Everything of one run.
+    """The results of one run.
 
-    :ivar machine: what it ran on, by name
-    :ivar descriptions: of the contenders, by name; the first is the one the others are compared with
-    :ivar evidence: how the generator and the machine fared: readings of each measured flow, by name
-    :ivar notes: what a reader has to know beside the figures
+    :ivar machine: properties of the machine, by name
+    :ivar descriptions: the descriptions of the contenders, by name; the others are compared with the first
+    :ivar evidence: the load on generator and machine: readings of each measured flow, by name
+    :ivar notes: remarks for the reader
     """
 
     machine: dict[str, str] = field(default_factory=dict)
@@ -43,13 +43,13 @@ class Findings:
         return sections(self.samples, self.first)
 
     def note(self, text: str) -> None:
-        """Once, however often it is said."""
+        """Add a note, without duplicates."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 def spelled(metric: str, spread: Spread | None) -> str:
-    """``12.3 (11.9-13.0)``, ``12.3`` where all rounds agree, ``-`` where there is nothing."""
+    """``12.3 (11.9-13.0)``; ``12.3`` if all rounds agree; ``-`` without a value."""
     if spread is None:
         return "-"
     shape = METRICS[metric]
@@ -60,7 +60,7 @@ def spelled(metric: str, spread: Spread | None) -> str:
 
 
 def table(section: Section, first: str) -> list[str]:
-    """Medians, with the range of the rounds; then how many times the first contender's and the floor's they are."""
+    """Medians with the range of the rounds, and their ratios to the first contender and to the floor."""
     metrics = section.metrics
     with_floor = any(row.floors is not None for row in section.rows)
     header = ["", *(METRICS[name].title for name in metrics), f"x {first}", *(["x floor"] if with_floor else [])]
@@ -86,7 +86,7 @@ def table(section: Section, first: str) -> list[str]:
 
 
 def footer(findings: Findings) -> list[str]:
-    """Whether the generator or the machine was the limit, who did not finish, and the notes."""
+    """Whether the generator or the machine was the bottleneck, failed contenders, and the notes."""
     lines = []
     for name, text in EVIDENCE.items():
         if values := findings.evidence.get(name):
@@ -124,7 +124,7 @@ def text(findings: Findings) -> list[str]:
 
 
 def document(findings: Findings) -> dict[str, Any]:
-    """The same for a program: every sample, and the summary."""
+    """The report as data: every sample, and the summary."""
     return {
         "machine": findings.machine,
         "contenders": findings.descriptions,

@@ -1,4 +1,4 @@
-"""What the benchmark has measured, and what is made of it: medians, ranges and ratios. Nothing is measured here."""
+"""The samples of the benchmark, and their medians, ranges and ratios. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FLOOR = "floor"
 class Sample:
     """One measurement.
 
-    :ivar part: of the benchmark: broker, memory, ...
-    :ivar case: what was varied within it, such as "500 devices, 1 at a time"
+    :ivar part: the part of the benchmark: broker, memory, ...
+    :ivar case: the variant of the part, such as "500 devices, 1 at a time"
     :ivar contender: its name, or "floor"
-    :ivar metric: a name of :data:`METRICS`
-    :ivar value: in the metric's unit
-    :ivar turn: the round, from 0 on
+    :ivar metric: a name in :data:`METRICS`
+    :ivar value: the value in the metric's unit
+    :ivar turn: the round, from 0
     """
 
     part: str
@@ -41,9 +41,11 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """:ivar title: of its column, with the unit
-    :ivar digits: after the decimal point
-    :ivar is_total: the values of all rounds are added up, for what should never happen even once
+    """A metric.
+
+    :ivar title: the title of its column, with the unit
+    :ivar digits: the number of decimals
+    :ivar is_total: add the values of all rounds, for events that should never happen
     """
 
     title: str
@@ -75,7 +77,7 @@ METRICS = {
     "wrong": Metric("wrong", 0, is_total=True),
     "closed": Metric("closed", 0, is_total=True),
 }
-# What the others are compared by, in each part. Lower is better in all of them.
+# The key metric of each part. Lower is better in all of them.
 KEY_METRIC = {
     "broker": "cpu_us",
     "growth": "cpu_us",
@@ -88,7 +90,7 @@ KEY_METRIC = {
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the rounds' values: the median, the least and the greatest."""
+    """The median, minimum and maximum of the rounds' values."""
 
     median: float
     low: float
@@ -103,10 +105,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A contender, in one case of one part.
+    """A contender in one case of one part.
 
-    :ivar ratio: of the key metric, to the first contender's; None where either has none
-    :ivar floors: of the key metric, to the floor's
+    :ivar ratio: the ratio of its key metric to the first contender's; None if either is missing
+    :ivar floors: the ratio of its key metric to the floor's; None likewise
     """
 
     contender: str
@@ -117,7 +119,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A case of a part, the contenders in the order in which they first came."""
+    """A case of a part, with the contenders in the order of their first appearance."""
 
     part: str
     case: str
@@ -125,12 +127,15 @@ class Section:
 
     @property
     def metrics(self) -> list[str]:
-        """Those that any row has, in the order of :data:`METRICS`."""
+        """The metrics of all rows, in the order of :data:`METRICS`."""
         return [name for name in METRICS if any(name in row.spreads for row in self.rows)]
 
 
 def sections(samples: Iterable[Sample], first: str) -> list[Section]:
-    """:param first: the contender that the others are compared with"""
+    """Group the samples into sections.
+
+    :param first: the contender that the others are compared with
+    """
     cases: dict[tuple[str, str], dict[str, dict[str, list[float]]]] = {}
     for sample in samples:
         of_case = cases.setdefault((sample.part, sample.case), {})
@@ -147,7 +152,7 @@ def _section(part: str, case: str, contenders: dict[str, dict[str, list[float]]]
     key = KEY_METRIC[part]
 
     def relative(name: str, to: str) -> float | None:
-        """Of the medians."""
+        """The ratio of the medians."""
         own, other = spreads[name].get(key), spreads.get(to, {}).get(key)
         return own.median / other.median if own and other and other.median else None
 
@@ -156,14 +161,15 @@ def _section(part: str, case: str, contenders: dict[str, dict[str, list[float]]]
 
 
 def half_of_saturation(cpu_us: float, most: float) -> float:
-    """Messages a second at which a contender would be busy half of the time, and not more than ``most``."""
+    """The rate of messages per second at half of a contender's saturation, at most ``most``."""
     return min(0.5e6 / cpu_us, most)
 
 
 def fitting(sizes: Iterable[int], most: int) -> tuple[list[int], list[str]]:
-    """Sizes that this machine allows, and what is to be said of the others.
+    """The sizes that this machine allows, and notes about the others.
 
-    The first that is too large is replaced by the largest hundred that fits, if that is news; the others are left out.
+    The first size that is too large is replaced by the largest fitting multiple of 100, unless that is already a size;
+    the others are skipped.
     """
     found: list[int] = []
     notes: list[str] = []
@@ -174,7 +180,7 @@ def fitting(sizes: Iterable[int], most: int) -> tuple[list[int], list[str]]:
         instead = most // 100 * 100
         if not notes and instead > (found[-1] * 1.2 if found else 0):
             found.append(instead)
-            notes.append(f"{size:,} devices do not fit into the limit of open files; {instead:,} instead")
+            notes.append(f"{size:,} devices exceed the limit of open files; {instead:,} instead")
         else:
-            notes.append(f"{size:,} devices left out: they do not fit into the limit of open files")
+            notes.append(f"{size:,} devices skipped: they exceed the limit of open files")
     return found, notes

@@ -1,7 +1,7 @@
-"""Many devices that connect, vanish and return, while records flow for them: ``python -m bench.soak``.
+"""Many devices that connect, vanish and return while records flow: ``python -m bench.soak``.
 
-It starts a gateway, and at the end everything must be as it was: no connection, no slot, no memory kept. In between no
-message may reach a wrong device, come twice, or overtake another. Exit status 1 if any of that does not hold.
+It starts a gateway and checks that no message reaches a wrong device, arrives twice or overtakes another, and that at
+the end no connection, slot or memory has leaked. Exit status 1 if any check fails.
 
 The verdicts are pure; the devices are in ``soak_fleet``, the gateway and the producers in ``soak_gateway``.
 """
@@ -34,14 +34,14 @@ from .survival_faults import pythonpath
 
 MIB = 1024 * 1024
 FLAT_SHARE, FLAT_BYTES = 0.10, 5 * MIB
-STORMS = 8.5  # in a soak, evenly spread; the half keeps them away from the moments of measurement
+STORMS = 8.5  # per soak, evenly spread; the half separates them from the measurements
 LEAST_CALM_S = 6.0  # between two storms: some devices have to stay for longer than OVERDUE_S
 EMPTY_PATIENCE_S = 20.0
-OVERTIME_S = 180.0  # for starting, emptying and stopping, each of them bounded for itself too
+OVERTIME_S = 180.0  # for starting, emptying and stopping, which have their own timeouts too
 PARTITIONS = 6
 PATHS = ("direct", "tls")
 
-# Quick to find out who has vanished, so that two minutes hold many of the gateway's own timeouts.
+# Short timeouts, so that many of them expire within two minutes.
 GATEWAY_OPTIONS = [
     *("--ping-interval", "3s", "--ping-timeout", "3s", "--duplicate-challenge", "1s", "--retry-after", "1s"),
     *("--log-format", "json", "--log-level", "warning", "--no-access-log"),
@@ -50,11 +50,11 @@ GATEWAY_OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do.
+    """The parameters of a soak.
 
-    :ivar rate: in records a second, for all devices together
-    :ivar path: that messages take to the devices, one of ``PATHS``
-    :ivar kafka_client: as the gateway's setting
+    :ivar rate: records per second for all devices together
+    :ivar path: the path of messages to the devices, one of ``PATHS``
+    :ivar kafka_client: the gateway's setting
     """
 
     devices: int = 300
@@ -68,12 +68,12 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What was found.
+    """The results of a soak.
 
-    :ivar rss_bytes: the gateway's resident memory after each quarter of the time; the last is the end, under load
-    :ivar metrics: the gateway's own, once everybody has left
-    :ivar exit_status: None where it had to be killed
-    :ivar complaints: error lines of its log
+    :ivar rss_bytes: the gateway's resident memory after each quarter of the time, under load
+    :ivar metrics: the gateway's metrics after all devices have disconnected
+    :ivar exit_status: the gateway's exit status; None if it had to be killed
+    :ivar complaints: the error lines of its log
     """
 
     tally: Tally
@@ -94,12 +94,12 @@ class Outcome:
 
 
 def is_flat(half_bytes: int, end_bytes: int) -> bool:
-    """True if memory has not grown since half-time by more than a tenth, or 5 MiB where that is more."""
+    """Whether memory has grown by at most a tenth, or 5 MiB if that is more, since half-time."""
     return end_bytes - half_bytes <= max(half_bytes * FLAT_SHARE, FLAT_BYTES)
 
 
 def violations(outcome: Outcome) -> list[str]:
-    """What does not hold, one line each; empty where all is well."""
+    """The failed checks, one line each; empty if all passed."""
     tally = outcome.tally
     must_be_zero = {
         "messages at a wrong device": tally.wrong_device,
@@ -128,7 +128,7 @@ def violations(outcome: Outcome) -> list[str]:
 
 
 def report(outcome: Outcome) -> list[str]:
-    """The lines that are printed at the end."""
+    """The lines of the final report."""
     tally, metrics = outcome.tally, outcome.metrics
     rss = [f"{size / MIB:.1f}" for size in outcome.rss_bytes]
     dropped = sum(value for name, value in metrics.items() if name.startswith("cocoa_messages_dropped_total"))
@@ -169,11 +169,11 @@ def _whole(metrics: Mapping[str, float], name: str) -> int:
 
 
 async def soak(plan: Plan) -> Outcome:
-    """Carry out a plan.
+    """Run a soak.
 
     :raises GatewayFailed: the gateway did not start, or stopped answering
-    :raises DeviceFailed: the gateway took no connection
-    :raises TimeoutError: it took much longer than planned
+    :raises DeviceFailed: the gateway accepted no connection
+    :raises TimeoutError: the run took much longer than planned
     """
     secret, run = secrets.token_urlsafe(48), uuid.uuid4().hex[:8]
     signer, policy, now = Signer.from_secret(secret), TokenPolicy(), time.time()
@@ -203,7 +203,7 @@ async def soak(plan: Plan) -> Outcome:
 
 
 async def _until_terminated(plan: Plan) -> Outcome:
-    """As :func:`soak`; SIGTERM ends it as a cancellation does, and the gateway with it."""
+    """Like :func:`soak`; SIGTERM cancels it and stops the gateway."""
     task = asyncio.ensure_future(soak(plan))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await task
@@ -211,7 +211,7 @@ async def _until_terminated(plan: Plan) -> Outcome:
 
 @contextlib.asynccontextmanager
 async def _serving(secret: str, options: list[str], path: str) -> AsyncIterator[GatewayProcess]:
-    """A gateway that is dead afterwards, whatever happens."""
+    """A running gateway, which is killed at the end in any case."""
     with tempfile.TemporaryDirectory(prefix="cocoa-soak-") as name:
         folder, trust = Path(name), None
         if path == "tls":
@@ -229,7 +229,7 @@ async def _serving(secret: str, options: list[str], path: str) -> AsyncIterator[
 async def _run_and_measure(
     plan: Plan, gateway: GatewayProcess, fleet: Fleet, producer: Producer, outcome: Outcome
 ) -> None:
-    """Devices and records for the planned time; everybody has gone when it returns."""
+    """Run devices and records for the planned time, then disconnect all devices."""
     started = time.monotonic()
     fleet.start()
     producing = asyncio.create_task(producer.run())
@@ -264,7 +264,7 @@ def _progress(quarter: int, fleet: Fleet, metrics: Mapping[str, float]) -> str:
 
 
 async def _emptied(gateway: GatewayProcess) -> dict[str, float]:
-    """The metrics once no connection and no slot is left, or when waiting for that is given up."""
+    """The metrics once no connection and no slot is left, or after a timeout."""
     end = time.monotonic() + EMPTY_PATIENCE_S
     while True:
         metrics = await gateway.metrics()
@@ -279,12 +279,16 @@ async def _emptied(gateway: GatewayProcess) -> dict[str, float]:
 @click.option("--devices", type=click.IntRange(1, 20_000), default=300, show_default=True)
 @click.option("--seconds", type=click.FloatRange(4, 86_400), default=120.0, show_default=True)
 @click.option("--broker", metavar="URL", default="memory://", show_default=True, help="memory:// or kafka://host:port")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all choices that are left to chance.")
-@click.option("--rate", type=click.FloatRange(1), default=500.0, show_default=True, help="Records a second in all.")
-@click.option("--path", type=click.Choice(PATHS), default=PATHS[0], show_default=True, help="Of messages to devices.")
-@click.option("--kafka-client", metavar="NAME", default="auto", show_default=True, help="The gateway's setting.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
+@click.option("--rate", type=click.FloatRange(1), default=500.0, show_default=True, help="Total records per second.")
+@click.option(
+    "--path", type=click.Choice(PATHS), default=PATHS[0], show_default=True, help="Path of messages to devices."
+)
+@click.option(
+    "--kafka-client", metavar="NAME", default="auto", show_default=True, help="The gateway's setting kafka_client."
+)
 def main(devices: int, seconds: float, broker: str, seed: int, rate: float, path: str, kafka_client: str) -> None:
-    """Let many devices connect, vanish and return, while records flow, and see that nothing goes astray or is left."""
+    """Let many devices connect, vanish and return while records flow, and check for lost messages and leaks."""
     try:
         outcome = asyncio.run(_until_terminated(Plan(devices, seconds, broker, seed, rate, path, kafka_client)))
     except (GatewayFailed, DeviceFailed, TimeoutError) as error:
@@ -296,7 +300,7 @@ def main(devices: int, seconds: float, broker: str, seed: int, rate: float, path
     for complaint in outcome.complaints[:20]:
         click.echo(f"gateway: {complaint}", err=True)
     found = violations(outcome)
-    click.echo("verdict               " + ("; ".join(found) if found else "all is well"))
+    click.echo("verdict               " + ("; ".join(found) if found else "all checks passed"))
     sys.exit(1 if found else 0)
 
 

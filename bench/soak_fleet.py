@@ -1,7 +1,7 @@
-"""The soak's devices: they connect, stay a while, vanish in every way that a device can, and judge all they are sent.
+"""The soak's devices: they connect, stay a while, disconnect in all possible ways, and check every message.
 
-All of it runs on one event loop. The WebSocket protocol is the ``websockets`` package's, without its tasks and timers:
-three hundred devices must leave most of the machine to the gateway.
+Everything runs on one event loop. It uses the Sans-I/O protocol of the ``websockets`` package, without tasks and
+timers, so that three hundred devices leave most of the CPU to the gateway.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ ANSWER_PATIENCE_S = 15.0
 CLOSE_PATIENCE_S = 10.0
 MEAN_STAY_S = 4.0
 MEAN_REST_S = 0.4
-GHOST_S = (1.0, 12.0)  # how long a mute connection is kept open
+GHOST_S = (1.0, 12.0)  # how long a silent connection is kept open
 MAX_GHOSTS = 200
 OVERDUE_S = 3.0
-LOST = "lost"  # in place of a status or a close code, where the connection ended without one
+LOST = "lost"  # instead of a status or close code, if the connection ended without one
 
 WAYS_TO_LEAVE = {"close frame": 4, "TCP reset": 2, "hang-up": 2, "silence": 2}
-ABANDONED_HANDSHAKE, DUPLICATE, WORD = 0.05, 0.15, 0.3  # probabilities, once for each connection
+ABANDONED_HANDSHAKE, DUPLICATE, WORD = 0.05, 0.15, 0.3  # probabilities per connection
 
 
 Accepted: TypeAlias = Callable[[str], Sequence[tuple[float, int]]]
 
 
 class DeviceFailed(Exception):
-    """A device could not carry out what it wanted to: the gateway takes no connection, or the soak has a mistake."""
+    """A device could not connect, or the soak has a bug."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What has happened, as the devices saw it.
+    """Counts of events, as seen by the devices.
 
-    :ivar delivered: messages in all, the wrong ones too
-    :ivar wrong_device: messages that name another device than the one that got them
-    :ivar unreadable: messages that are no record with a number
-    :ivar repeated: messages that the device had got already, on whatever connection
-    :ivar out_of_order: messages that came after a later one, on one connection
-    :ivar missing: messages left out between two others on one connection
-    :ivar overdue: messages that a connection did not get for ``OVERDUE_S`` after their records had been accepted
+    :ivar delivered: all messages, including wrong ones
+    :ivar wrong_device: messages that name another device than the receiver
+    :ivar unreadable: messages that are not a numbered record
+    :ivar repeated: messages that the device had received before, on any connection
+    :ivar out_of_order: messages that arrived after a later one, on one connection
+    :ivar missing: messages skipped between two others on one connection
+    :ivar overdue: messages that did not arrive within ``OVERDUE_S`` after their records were accepted
     :ivar two_at_once: second connections that were admitted while the first stayed open
-    :ivar unanswered: handshakes and close frames without an answer
-    :ivar closed_by_gateway: connections that the gateway ended by itself, by close code
+    :ivar unanswered: handshakes and close frames without a response
+    :ivar closed_by_gateway: connections that the gateway closed by itself, by close code
     """
 
     connects: int = 0
@@ -77,9 +77,9 @@ class Tally:
 
 
 class Judge:
-    """Compares what one connection is sent with what may be sent to it.
+    """Checks the messages of one connection.
 
-    :param seen: the sequence numbers that the device has got on any of its connections
+    :param seen: the sequence numbers that the device has received on any connection
     """
 
     def __init__(self, device_id: str, seen: set[int], tally: Tally) -> None:
@@ -87,7 +87,7 @@ class Judge:
         self._last: int | None = None
 
     def still_to_come(self, numbers: Iterable[int]) -> int:
-        """How many of these come after the last that has come."""
+        """How many of these numbers are above the last received one."""
         return sum(self._last is None or number > self._last for number in numbers)
 
     def message(self, text: bytes) -> None:
@@ -115,9 +115,9 @@ class Judge:
 class Connection(asyncio.Protocol):
     """One connection of a device.
 
-    :ivar judge: of what it is sent
-    :ivar opened: the HTTP status that answered the handshake, or ``lost``
-    :ivar closed: the close code that came, or ``lost``; done when the TCP connection has ended
+    :ivar judge: the checker of its messages
+    :ivar opened: the HTTP status of the handshake, or ``lost``
+    :ivar closed: the received close code, or ``lost``; done when the TCP connection has ended
     """
 
     def __init__(self, url: str, judge: Judge) -> None:
@@ -161,19 +161,19 @@ class Connection(asyncio.Protocol):
         self._flush()
 
     def reset(self) -> None:
-        """End with a TCP reset."""
+        """Disconnect with a TCP reset."""
         sock = self._transport.get_extra_info("socket")
-        if sock is not None:  # behind TLS, when it has ended already
-            with contextlib.suppress(OSError):  # likewise, in the clear
+        if sock is not None:  # with TLS, if it has ended already
+            with contextlib.suppress(OSError):  # likewise, without TLS
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def hang_up(self) -> None:
-        """End the TCP connection without a closing handshake."""
+        """Close the TCP connection without a closing handshake."""
         self._transport.close()
 
     def fall_silent(self) -> None:
-        """Read nothing any more, and so answer no ping, but stay connected: a phone that has left its network."""
+        """Stop reading, and so answering pings, but stay connected, like a phone that has left its network."""
         self._transport.pause_reading()
 
     def _flush(self) -> None:
@@ -190,13 +190,13 @@ class Connection(asyncio.Protocol):
 
 
 class Fleet:
-    """All devices of a soak. Built and used on one event loop.
+    """All devices of a soak, on one event loop.
 
     :param tokens: by device id
     :param port: of the gateway, on loopback
-    :param accepted: the latest records that were accepted for a device: when (monotonic clock), and their numbers
-    :param seed: of the devices' choices; when things happen is the machine's business
-    :param trust: in the gateway's certificate; None where it speaks no TLS
+    :param accepted: returns the latest accepted records of a device: times (monotonic clock) and numbers
+    :param seed: the seed of the devices' choices; timing depends on the machine
+    :param trust: a TLS context that trusts the gateway's certificate; None without TLS
     """
 
     def __init__(
@@ -214,24 +214,24 @@ class Fleet:
         self._tasks: list[asyncio.Task[None]] = []
 
     def __len__(self) -> int:
-        """Connections that are open, mute ones and those in their handshake included."""
+        """The number of open connections, including silent ones and handshakes."""
         return len(self._connections)
 
     @property
     def storm(self) -> asyncio.Event:
-        """The next storm: set when it breaks out."""
+        """The event of the next storm, set when it begins."""
         return self._storm
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(device.live()) for device in self._devices]
 
     def break_out(self) -> None:
-        """A storm: every connected device loses its connection, and all come back at once."""
+        """Begin a storm: all devices lose their connections and reconnect at once."""
         storm, self._storm = self._storm, asyncio.Event()
         storm.set()
 
     async def stop(self) -> None:
-        """Cut every connection. Raises DeviceFailed where a device could not go on."""
+        """Close all connections. Raises DeviceFailed if a device has failed."""
         for task in self._tasks:
             task.cancel()
         results: Sequence[BaseException | None] = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -244,8 +244,8 @@ class Fleet:
                 raise DeviceFailed(f"a device could not go on: {result!r}") from result
 
     async def dial(self, token: str, judge: Judge) -> Connection:
-        """A TCP connection on which the handshake has been asked for."""
-        url = f"ws://127.0.0.1:{self._port}/ws?token={token}"  # the protocol's; the transport sees to TLS
+        """Open a TCP connection and send the handshake."""
+        url = f"ws://127.0.0.1:{self._port}/ws?token={token}"  # for the protocol only; the transport handles TLS
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
             lambda: Connection(url, judge), "127.0.0.1", self._port, ssl=self._trust
@@ -255,7 +255,7 @@ class Fleet:
         return connection
 
     def keep_ghost(self, connection: Connection, for_s: float) -> None:
-        """Keep a mute connection open for so long; the oldest go where there are too many."""
+        """Keep a silent connection open for this time; if there are too many, close the oldest."""
         self._ghosts = [ghost for ghost in self._ghosts if not ghost.closed.done()]
         self._ghosts.append(connection)
         for ghost in self._ghosts[:-MAX_GHOSTS]:
@@ -264,7 +264,7 @@ class Fleet:
 
 
 class _Device:
-    """One device, for as long as the soak lasts."""
+    """One device for the duration of the soak."""
 
     def __init__(self, fleet: Fleet, device_id: str, token: str, chance: random.Random) -> None:
         self._fleet, self._tally = fleet, fleet.tally
@@ -291,7 +291,7 @@ class _Device:
                 await asyncio.sleep(chance.expovariate(1 / MEAN_REST_S))
 
     async def _connect(self) -> Connection | None:
-        """A connection that was admitted; None where the gateway has refused it, which is counted."""
+        """Connect. Returns None if the gateway refuses, which is counted."""
         connection = await self._fleet.dial(self._token, Judge(self._device_id, self._seen, self._tally))
         try:
             status = await _within(ANSWER_PATIENCE_S, connection.opened)
@@ -307,14 +307,14 @@ class _Device:
         return None
 
     async def _abandon_a_handshake(self) -> None:
-        """Ask for the upgrade, and be gone before or while it is answered."""
+        """Send the handshake, and disconnect before or during the response."""
         connection = await self._fleet.dial(self._token, Judge(self._device_id, self._seen, self._tally))
         await asyncio.sleep(self._chance.choice((0.0, 0.001, 0.005, 0.02)))
         self._tally.left["abandoned handshake"] += 1
         connection.reset()
 
     async def _stay(self, connection: Connection, storm: asyncio.Event) -> Connection:
-        """Stay for a while, or until a storm; returns the connection that the device holds at the end."""
+        """Stay for a while, or until a storm. Returns the device's connection at the end."""
         chance = self._chance
         stay_s = min(chance.expovariate(1 / MEAN_STAY_S), 5 * MEAN_STAY_S)
         if chance.random() < WORD:
@@ -331,7 +331,7 @@ class _Device:
         return connection
 
     async def _try_a_second(self, first: Connection) -> Connection:
-        """A second connection of the same device: refused, unless the first has missed its challenge."""
+        """Try a second connection, which must be refused unless the first misses its challenge."""
         second = await self._connect()
         if second is None:
             return first
@@ -344,7 +344,7 @@ class _Device:
         return second
 
     def _count_overdue(self, connection: Connection, opened_at: float) -> None:
-        """See that the gateway has not forgotten a connection which is open all the same."""
+        """Count messages that an open connection should have received."""
         now = time.monotonic()
         due = [number for at, number in self._fleet.accepted(self._device_id) if opened_at < at < now - OVERDUE_S]
         self._tally.overdue += connection.judge.still_to_come(due)
@@ -376,9 +376,9 @@ class _Device:
 
 
 async def _within(patience_s: float, future: asyncio.Future[str]) -> str:
-    """The future's result; TimeoutError if it does not come in time, which leaves the future as it is.
+    """The future's result. Raises TimeoutError, without cancelling the future, if it is late.
 
-    Not wait_for(): before Python 3.12 it loses a cancellation that comes in the same turn as the result.
+    Not wait_for(), which before Python 3.12 loses a cancellation in the same loop turn as the result.
     """
     async with asyncio.timeout(patience_s):
         return await asyncio.shield(future)

@@ -1,4 +1,4 @@
-"""The soak's gateway, a process of its own, and the two ways in which records get to it: over HTTP, and by Kafka."""
+"""The soak's gateway process, and the two producers of records for it: over HTTP, and to Kafka."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from typing import Any, Protocol
 START_PATIENCE_S = 30.0
 READY_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 30.0
-PUBLISHERS = 8  # HTTP connections that publish; each device belongs to one of them, which keeps its records in order
+PUBLISHERS = 8  # HTTP connections that publish; each device uses one of them, which keeps its records in order
 TICK_S = 0.01
 FLUSH_S = 10.0
-LATEST = 200  # accepted records that are remembered for each device
-BURST_S = 1.0  # a producer that was held up makes up for so much, and lets go the rest
+LATEST = 200  # accepted records that are remembered per device
+BURST_S = 1.0  # a delayed producer catches up by this much, and skips the rest
 
 
 class GatewayFailed(Exception):
@@ -34,12 +34,12 @@ class GatewayFailed(Exception):
 
 
 class GatewayProcess:
-    """``cocoa serve`` on a free port of loopback, in a home of its own.
+    """``cocoa serve`` on a free loopback port, with a separate home.
 
-    :param folder: an empty one, for its home and its log
-    :param environ: more for its environment
-    :param program: what is run with ``serve``, instead of ``cocoa``
-    :param trust: in its certificate; None where it speaks no TLS
+    :param folder: an empty folder for its home and log
+    :param environ: additional environment variables
+    :param program: the command to run with ``serve`` instead of ``cocoa``
+    :param trust: a TLS context that trusts its certificate; None without TLS
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class GatewayProcess:
         self.port = 0
 
     async def start(self) -> None:
-        """Raises GatewayFailed, with what it logged, where it does not announce itself in time."""
+        """Start it. Raises GatewayFailed, with its log, if it does not announce its address in time."""
         command = [*self._program, "serve", "--port", "0", *self._options]
         with self._log_path.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -108,7 +108,7 @@ class GatewayProcess:
             raise GatewayFailed(f"no answer to GET {path}: {error!r}") from error
 
     async def stop(self) -> int | None:
-        """SIGTERM, and its exit status; None where it had to be killed."""
+        """Send SIGTERM. Returns the exit status; None if it had to be killed."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         try:
@@ -118,13 +118,13 @@ class GatewayProcess:
             return None
 
     async def kill(self) -> None:
-        """Whatever state it is in; idempotent."""
+        """Kill it in any state. Idempotent."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
 
     def complaints(self) -> list[str]:
-        """Lines of its log that are errors, and lines that are no log lines at all."""
+        """The error lines of its log, and the lines that are not log lines."""
         found = []
         for line in self._log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
@@ -137,7 +137,7 @@ class GatewayProcess:
 
 
 class Call(Protocol):
-    """One request on a connection that is kept open, as long as the gateway keeps it."""
+    """Sends a request on a persistent connection."""
 
     async def __call__(
         self, method: str, path: str, token: str | None = None, body: bytes = b""
@@ -173,21 +173,21 @@ async def http_connection(port: int, trust: ssl.SSLContext | None = None) -> Asy
 
 
 class Records:
-    """Makes the records: each names its device and the device's next number. One thread at a time for each device."""
+    """Creates the records, numbered per device. One thread at a time per device."""
 
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
         self._accepted: dict[str, deque[tuple[float, int]]] = {}
 
     def accepted(self, device_id: str) -> list[tuple[float, int]]:
-        """The device's latest records that were accepted: when (monotonic clock), and their numbers. Any thread."""
+        """The latest accepted records of a device: times (monotonic clock) and numbers. Thread-safe."""
         return list(self._accepted.get(device_id, ()))
 
     def note_accepted(self, device_id: str, number: int) -> None:
         self._accepted.setdefault(device_id, deque(maxlen=LATEST)).append((time.monotonic(), number))
 
     def make(self, device_id: str) -> tuple[int, bytes]:
-        """The record's number, and its value."""
+        """Create a record; returns its number and its value."""
         number = self._next.get(device_id, 0)
         self._next[device_id] = number + 1
         record = {"session_id": "soak", "user_id": 99, "device_id": device_id, "text": "Hello", "seq": number}
@@ -195,11 +195,11 @@ class Records:
 
 
 class Producer(Protocol):
-    """Sends records for random devices at a rate, each device's in order.
+    """Sends records for random devices at a fixed rate, in order per device.
 
-    :ivar records: what it sends
-    :ivar accepted: records that the gateway or the broker has acknowledged
-    :ivar failed: records given up
+    :ivar records: the source of the records
+    :ivar accepted: the number of records acknowledged by the gateway or the broker
+    :ivar failed: the number of failed records
     """
 
     records: Records
@@ -207,11 +207,11 @@ class Producer(Protocol):
     failed: int
 
     async def run(self) -> None:
-        """Until cancelled; what is under way then is sent to the end."""
+        """Send until cancelled; records in progress are completed."""
 
 
 class HttpProducer:
-    """Every device's own token posts to ``/api/v1/transcriptions``."""
+    """Posts to ``/api/v1/transcriptions`` with each device's token."""
 
     def __init__(self, gateway: GatewayProcess, tokens: dict[str, str], rate: float, seed: int) -> None:
         self._gateway, self._tokens, self._rate, self._seed = gateway, tokens, rate, seed
@@ -250,7 +250,7 @@ class HttpProducer:
 
 
 class KafkaTopicProducer:
-    """A backend that writes to the results topic, from a thread of its own."""
+    """A backend that writes to the results topic from its own thread."""
 
     def __init__(self, bootstrap: str, topic: str, devices: Sequence[str], rate: float, seed: int) -> None:
         self._bootstrap, self._topic, self._devices, self._rate = bootstrap, topic, devices, rate
@@ -268,10 +268,10 @@ class KafkaTopicProducer:
             await thread
 
     def _produce(self) -> None:
-        # Slow to import, and a soak of the embedded broker needs none of it.
+        # Lazy: slow to import, and not needed for the embedded broker.
         from kafka import KafkaProducer
 
-        # Idempotent, as it is by default: a retry neither repeats a record nor lets a later one overtake it.
+        # Idempotent by default: a retry neither repeats nor reorders records.
         producer = KafkaProducer(bootstrap_servers=self._bootstrap.split(","), linger_ms=5, retry_backoff_ms=100)
         try:
             self._send_until_stopped(producer.send)

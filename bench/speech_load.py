@@ -1,13 +1,12 @@
-"""Does speech get into the way of messages? ``python -m bench.speech_load``.
+"""Measures the effect of speech on messages: ``python -m bench.speech_load``.
 
 It starts a gateway with a speech engine, connects many devices, publishes records for them at a steady rate, and
-measures how long each is on its way: first with no speech, then while streams are recognised at the speed of speech,
-then while the same streams are sent as fast as the gateway takes them, which keeps every worker busy all the time.
-Exit status 1 if a record is lost, a device is cut off, a ping is late, or a stream fails. Latencies are printed and not
-judged: they are the machine's too.
+measures their latency: first without speech, then with streams in real time, then with the same streams as fast as the
+gateway accepts them, which keeps all workers busy. Exit status 1 if a record is lost, a device is disconnected, a ping
+is late, or a stream fails. Latencies are only printed, as they depend on the machine.
 
-Everything runs on one machine: the clocks agree, but devices, workers and gateway share its cores. A record counts from
-the moment at which it was due to be published, so what holds up the publisher counts as well.
+Everything runs on one machine, so the clocks agree, but devices, workers and gateway share its cores. The latency of a
+record counts from the time when it was due, so delays of the publisher are included.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ GATEWAY_OPTIONS: Final = [
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do. ``rate`` is in records a second, for all devices together; ``seconds`` are those of each phase."""
+    """The parameters of a run. ``rate`` is the total of records per second; ``seconds`` is the length of each phase."""
 
     devices: int = 500
     streams: int = 4
@@ -84,12 +83,12 @@ class Plan:
 
 @dataclass(slots=True)
 class Phase:
-    """What was measured in one phase.
+    """The measurements of one phase.
 
-    :ivar latencies_s: of each record that arrived
-    :ivar ping_gaps_s: between two pings of one connection
-    :ivar answers: uploads, by HTTP status; ``lost`` where there was none
-    :ivar audio_s: of the uploads that were answered 200
+    :ivar latencies_s: the latencies of received records
+    :ivar ping_gaps_s: the times between two pings of one connection
+    :ivar answers: the number of uploads by HTTP status, or ``lost``
+    :ivar audio_s: the total duration of the uploads with status 200
     """
 
     name: str
@@ -102,12 +101,12 @@ class Phase:
 
     @property
     def longest_gap_s(self) -> float:
-        """Between two pings of one connection; NaN where there were none."""
+        """The longest time between two pings of one connection; NaN if there were none."""
         return max(self.ping_gaps_s, default=math.nan)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that is not smaller than ``share`` of all (nearest rank); NaN where there is none.
+    """The percentile by nearest rank; NaN for no values.
 
     >>> percentile([1, 2, 3, 4], 0.5)
     2
@@ -116,11 +115,11 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def violations(phases: Sequence[Phase], closed: int) -> list[str]:
-    """What does not hold, one line each; empty where all is well."""
+    """The failed checks, one line each; empty if all passed."""
     found = [f"connections that the gateway ended: {closed}"] if closed else []
     for phase in phases:
         lost = phase.published - len(phase.latencies_s)
-        # 429: a worker was still busy with a stream of the phase before. Not one recognised is a failure all the same.
+        # 429: a worker was still busy with a stream of the previous phase. No success at all is a failure.
         failures = sum(number for status, number in phase.answers.items() if status not in ("200", "429"))
         failures += bool(phase.answers) and "200" not in phase.answers
         if not phase.latencies_s or not phase.ping_gaps_s:
@@ -135,7 +134,7 @@ def violations(phases: Sequence[Phase], closed: int) -> list[str]:
 
 
 def table(phases: Sequence[Phase]) -> list[str]:
-    """The lines that are printed at the end."""
+    """The lines of the final report."""
     head = f"{'':<30}{'p50 ms':>9}{'p99 ms':>9}{'max ms':>9}{'records':>9}{'pings':>7}{'longest gap s':>15}"
     lines = [f"{head}{'streams':>9}{'audio s/s':>11}"]
     for phase in phases:
@@ -150,9 +149,9 @@ def table(phases: Sequence[Phase]) -> list[str]:
 
 
 class Device(asyncio.Protocol):
-    """A device that listens: it notes when records and pings come.
+    """A device that records the arrival times of records and pings.
 
-    :ivar opened: done when it was let in, or could not be
+    :ivar opened: done when it was admitted, or failed
     """
 
     def __init__(self, fleet: Fleet, url: str) -> None:
@@ -204,8 +203,8 @@ class Device(asyncio.Protocol):
 class Fleet:
     """All devices.
 
-    :ivar phase: where measurements go now
-    :ivar closed: connections that ended before :meth:`stop`
+    :ivar phase: the phase that gets the measurements
+    :ivar closed: the number of connections that ended before :meth:`stop`
     """
 
     def __init__(self, port: int, tokens: Mapping[str, str]) -> None:
@@ -216,7 +215,7 @@ class Fleet:
         self._stopping = False
 
     async def start(self) -> None:
-        """Connect them all. Raises GatewayFailed."""
+        """Connect all devices. Raises GatewayFailed."""
         names = list(self._tokens)
         for start in range(0, len(names), OPENING):
             devices = await asyncio.gather(*(self._dial(self._tokens[name]) for name in names[start : start + OPENING]))
@@ -232,7 +231,7 @@ class Fleet:
 
     def on_message(self, data: bytes, now: float) -> None:
         due = json.loads(data).get("due")
-        # What was published in another phase is that phase's affair; transcripts have no such field.
+        # Ignore records of other phases, and transcripts, which have no such field.
         if isinstance(due, list) and due[0] == self.phase.name:
             self.phase.latencies_s.append(now - due[1])
 
@@ -255,11 +254,11 @@ def record(device_id: str, phase: str, due: float) -> bytes:
 
 class Publisher(Protocol):
     async def run(self, phase: Phase, until: float) -> None:
-        """Publish until then (monotonic seconds), and count what was taken."""
+        """Publish until this time (monotonic seconds), and count the accepted records."""
 
 
 class HttpPublisher:
-    """Each device's own token posts to ``/api/v1/transcriptions``."""
+    """Posts to ``/api/v1/transcriptions`` with each device's token."""
 
     def __init__(self, port: int, tokens: Mapping[str, str], rate: float, seed: int) -> None:
         self._port, self._tokens, self._rate, self._seed = port, tokens, rate, seed
@@ -286,17 +285,17 @@ class HttpPublisher:
 
 
 class KafkaPublisher:
-    """A backend that writes to the results topic; the client's own thread does the sending."""
+    """A backend that writes to the results topic. The client's thread sends."""
 
     def __init__(self, servers: Sequence[str], topic: str, devices: Sequence[str], rate: float, seed: int) -> None:
-        # Slow to import, and only --broker kafka:// needs it.
+        # Lazy: slow to import, and needed for --broker kafka:// only.
         from kafka import KafkaProducer
 
         self._topic, self._devices, self._rate, self._seed = topic, devices, rate, seed
         self._producer: Any = KafkaProducer(bootstrap_servers=list(servers), linger_ms=0)
 
     async def run(self, phase: Phase, until: float) -> None:
-        # Without the topic's partitions at hand, the first record would wait for them on this thread.
+        # Otherwise the first record would block this thread until the partitions are known.
         await asyncio.to_thread(self._producer.partitions_for, self._topic)
         chance = random.Random(f"{self._seed}/{phase.name}")
         due, sent = time.monotonic(), []
@@ -316,7 +315,7 @@ class KafkaPublisher:
 
 
 async def speak(phase: Phase, target: Target, token: str, lines: Sequence[Recording], *, flat_out: bool) -> None:
-    """One recording after the other, until cancelled. What is broken off is not counted."""
+    """Upload recordings until cancelled. An interrupted upload is not counted."""
     while True:
         for line in lines:
             try:
@@ -338,9 +337,9 @@ async def speak(phase: Phase, target: Target, token: str, lines: Sequence[Record
 
 
 async def measure(plan: Plan) -> tuple[list[Phase], int]:
-    """Carry out a plan: the phases, and how many connections the gateway ended.
+    """Run all phases. Returns them, and the number of connections that the gateway ended.
 
-    :raises GatewayFailed: the gateway did not start, or did not do what it was asked
+    :raises GatewayFailed: the gateway did not start, or failed
     """
     secret, run = secrets.token_urlsafe(48), uuid.uuid4().hex[:8]
     signer, policy, now = Signer.from_secret(secret), TokenPolicy(), time.time()
@@ -410,15 +409,15 @@ async def _phase(
     *,
     flat_out: bool,
 ) -> Phase:
-    """Warm up, measure, and wait for stragglers.
+    """Warm up, measure, and wait for late records.
 
-    :param voices: tokens of the devices that speak
+    :param voices: the tokens of the speaking devices
     """
     click.echo(f"{name}: {plan.seconds:g} s", err=True)
     lines = [parse_wav(path.read_bytes()) for path in sorted(RECORDINGS.glob("*.wav"))]
     target = Target("127.0.0.1", port, secure=False)
     warm_up, phase = Phase(f"{name}: warm-up"), Phase(name, seconds=plan.seconds)
-    # Speech goes on through all of it, but counts only while it is measured.
+    # Speech runs throughout, but counts only during the measurement.
     tally = Phase(name)
     talks = [
         asyncio.create_task(speak(tally, target, token, lines[index % 2 :] + lines[: index % 2], flat_out=flat_out))
@@ -446,15 +445,19 @@ async def _phase(
 
 @click.command()
 @click.option("--devices", type=click.IntRange(1, 20_000), default=500, show_default=True)
-@click.option("--streams", type=click.IntRange(1, 100), default=4, show_default=True, help="Spoken at the same time.")
-@click.option("--workers", type=click.IntRange(1, 100), default=4, show_default=True, help="Of the speech engine.")
-@click.option("--seconds", type=click.FloatRange(3, 86_400), default=30.0, show_default=True, help="For each phase.")
-@click.option("--rate", type=click.FloatRange(1), default=200.0, show_default=True, help="Records a second in all.")
+@click.option("--streams", type=click.IntRange(1, 100), default=4, show_default=True, help="Concurrent streams.")
+@click.option(
+    "--workers", type=click.IntRange(1, 100), default=4, show_default=True, help="Workers of the speech engine."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(3, 86_400), default=30.0, show_default=True, help="Length of each phase."
+)
+@click.option("--rate", type=click.FloatRange(1), default=200.0, show_default=True, help="Total records per second.")
 @click.option("--broker", metavar="URL", default="memory://", show_default=True, help="memory:// or kafka://host:port")
 @click.option("--engine", metavar="URL", default="pocketsphinx://", show_default=True, help="As for --speech.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of all choices that are left to chance.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of all random choices.")
 def main(**options: Any) -> None:
-    """Measure how long messages are on their way while speech is recognised, beside the same without speech."""
+    """Measure the latency of messages with and without speech recognition."""
     plan = Plan(**options)
     try:
         phases, closed = asyncio.run(measure(plan))

@@ -1,4 +1,4 @@
-"""The stage of the benchmark: a broker, and for each trial one contender on its core and the load on the others'."""
+"""The environment of the benchmark: a broker, and per trial one contender on its core, with the load on the others."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from .survival_faults import pythonpath
 
 PARTITIONS = 6
 READY_PATIENCE_S = 60.0
-# The gateway's way, and the other contenders'.
+# Of the gateway, and of the other contenders.
 READY_PATHS = ("/api/v1/ready", "/ready")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Clocks at one moment, seconds: processor time of the server and of the load (generator, broker and harness
-    together), and how long the cores of both have been idle.
+    """A reading of clocks in seconds: CPU time of the server and of the load (generator, broker and harness), and the
+    idle times of their cores.
     """
 
     at: float
@@ -53,7 +53,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A server that is ready, and devices that can connect to it."""
+    """A ready server, and devices that can connect to it."""
 
     pid: int
     load: Load
@@ -81,9 +81,9 @@ class Stage:
 
     @contextlib.contextmanager
     def trial(self, contender: Contender) -> Iterator[Trial]:
-        """The contender, started and ready, on a topic of its own: what the one before has left is nobody's business.
+        """A started and ready contender, with a new topic, so that it gets no records of another trial.
 
-        It is killed in the end. Raises Unfinished if it does not become ready.
+        It is killed at the end. Raises Unfinished if it does not become ready.
         """
         self._trials += 1
         name = f"bench.{contender.name}.{self._trials}"
@@ -116,7 +116,7 @@ class Stage:
 
     @contextlib.contextmanager
     def floor(self) -> Iterator[tuple[Floor, Trial]]:
-        """The server that only sends, in a contender's place."""
+        """The server that only sends, instead of a contender."""
         with contextlib.closing(ReservedPort()) as reserved, on_cores(self.cores.server):
             floor = Floor(self.binary, reserved.number)
         with floor, Load(self.binary, "floor", reserved.number, "", "", self.text_bytes) as load:
@@ -125,7 +125,7 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(binary: Path, cores: Cores, text_bytes: int) -> Iterator[Stage]:
-    """A stage with an Apache Kafka of its own. This process and what it starts keep off the server's core meanwhile."""
+    """A stage with its own Apache Kafka. Within it, this process and its children do not use the server's core."""
     with (
         tempfile.TemporaryDirectory(prefix="cocoa-bench-") as name,
         on_cores(cores.load),
@@ -139,7 +139,7 @@ def staged(binary: Path, cores: Cores, text_bytes: int) -> Iterator[Stage]:
 
 @contextlib.contextmanager
 def _explained(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]:
-    """Raises Unfinished where the server has ended meanwhile, whatever else is wrong because of that."""
+    """Raise Unfinished, instead of a consequential error, if the server has ended."""
     try:
         yield
     except Unfinished as why:

@@ -1,9 +1,8 @@
-"""Where the processor time of a message goes, stage by stage: ``python -m bench.stages``.
+"""Breaks down the CPU time of a message by stage: ``python -m bench.stages``.
 
-The gateway runs alone on its core while records flow. py-spy samples what its Python threads are executing, the kernel
-says how much time each thread has taken, librdkafka's own among them; together they give microseconds of a message. A
-sample counts for the innermost function that belongs to a stage: what it calls of the standard library, and the system
-calls, count with it.
+The gateway runs alone on its core while records flow. py-spy samples its Python threads, and the kernel reports the CPU
+time of each thread, including librdkafka's; together they give microseconds per message. A sample counts for the
+innermost function that belongs to a stage, including its calls of the standard library and the system.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from .proc import raise_file_limit, split
 from .stage import Trial, staged
 
 SAMPLES_PER_S = 500
-SPARE_S = 1.0  # of the flow, before and after what is sampled
+SPARE_S = 1.0  # of the flow, before and after the sampling
 
 STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("decode", ("cocoa_tornado/rules/records.py", "cocoa_tornado/rules/identity.py", "msgspec/")),
@@ -45,12 +44,15 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
 LOOP, LOOP_MARKS = "event loop", ("asyncio/", "selectors.py", "tornado/")
 OTHER = "other"
 NATIVE = "librdkafka's threads"
-ASLEEP = ("_let_records_gather", "_rest (")  # py-spy takes a short sleep for work now and then
+ASLEEP = ("_let_records_gather", "_rest (")  # py-spy sometimes counts a short sleep as work
 THREAD = re.compile(r"thread \((\d+)\)")
 
 
 def stage_of(frames: Sequence[str]) -> str:
-    """:param frames: of a thread, outermost first"""
+    """The stage of a sample.
+
+    :param frames: the frames of a thread, outermost first
+    """
     for frame in reversed(frames):
         for name, marks in STAGES:
             if any(mark in frame for mark in marks):
@@ -59,14 +61,14 @@ def stage_of(frames: Sequence[str]) -> str:
 
 
 def parse(folded: str) -> dict[int, dict[str, int]]:
-    """Samples by thread and stage, of what py-spy writes in its format ``raw``: a thread, its frames, outermost first,
-    a blank and a number."""
+    """The samples by thread and stage in py-spy's format ``raw``: a thread, its frames, outermost first, a space and a
+    count."""
     found: dict[int, dict[str, int]] = {}
     for line in folded.splitlines():
         stack, _, samples = line.rpartition(" ")
         thread, *frames = stack.split(";")
         number = THREAD.match(thread)
-        # A thread that has just begun has no frame yet.
+        # A thread that has just started has no frame yet.
         if number is None or not frames or any(mark in frames[-1] for mark in ASLEEP):
             continue
         of_thread = found.setdefault(int(number[1]), {})
@@ -79,7 +81,7 @@ ThreadTimes: TypeAlias = Mapping[tuple[int, str], float]
 
 
 def thread_times(pid: int) -> ThreadTimes:
-    """Processor seconds of each thread so far, by id and name."""
+    """The CPU time of each thread so far in seconds, by id and name."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         name = (task / "comm").read_text().strip()
@@ -88,7 +90,7 @@ def thread_times(pid: int) -> ThreadTimes:
 
 
 def by_stage(before: ThreadTimes, after: ThreadTimes, samples: Mapping[int, Mapping[str, int]]) -> dict[str, float]:
-    """Seconds of each stage: each thread's own, shared out by its samples."""
+    """The seconds of each stage: the time of each thread, divided by its samples."""
     found: dict[str, float] = {}
     for (number, name), seconds in after.items():
         spent = seconds - before.get((number, name), 0.0)
@@ -100,7 +102,10 @@ def by_stage(before: ThreadTimes, after: ThreadTimes, samples: Mapping[int, Mapp
 
 
 def table(stages_us: Mapping[str, float]) -> list[str]:
-    """:param stages_us: microseconds of a message"""
+    """The lines of the table.
+
+    :param stages_us: microseconds per message
+    """
     ordered = sorted(stages_us.items(), key=lambda stage: -stage[1])
     return [f"{name:28}{cost:8.2f} us" for name, cost in [*ordered, ("all", sum(stages_us.values()))]]
 
@@ -137,7 +142,7 @@ def profile(trial: Trial, flow: Flow, folder: Path) -> list[str]:
 
 
 def of_tree(tree: Path, contender: Contender) -> Contender:
-    """The same command, run with the packages of another checkout."""
+    """The same command with the packages of another checkout."""
     packages = f"import sys; sys.path.insert(0, {str(tree)!r}); import cli; sys.modules['cocoa_tornado_cli'] = cli"
     program = f"{packages}; from cocoa_tornado_cli.main import main; main()"
 
@@ -147,7 +152,7 @@ def of_tree(tree: Path, contender: Contender) -> Contender:
         _, *options = contender.command(run)
         if not knows_clients and "--kafka-client" in options:
             at = options.index("--kafka-client")
-            del options[at : at + 2]  # it has kafka-python only
+            del options[at : at + 2]  # supports kafka-python only
         return [sys.executable, "-c", program, *options]
 
     return replace(contender, command=command)
@@ -157,12 +162,12 @@ def of_tree(tree: Path, contender: Contender) -> Contender:
 @click.option("--contender", "name", type=click.Choice([one.name for one in GATEWAYS]), default=GATEWAYS[-1].name)
 @click.option("--devices", type=click.IntRange(1), default=500, show_default=True)
 @click.option(
-    "--each", type=click.IntRange(1), default=1, show_default=True, help="Records in succession for a device."
+    "--each", type=click.IntRange(1), default=1, show_default=True, help="Successive records for the same device."
 )
-@click.option("--rate", type=float, default=4_000.0, show_default=True, help="Messages a second.")
+@click.option("--rate", type=float, default=4_000.0, show_default=True, help="Messages per second.")
 @click.option("--seconds", type=click.FloatRange(4), default=10.0, show_default=True)
 @click.option(
-    "--tree", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout, to compare with."
+    "--tree", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Another checkout to compare with."
 )
 def main(name: str, devices: int, each: int, rate: float, seconds: float, tree: Path | None) -> None:
     contender = next(one for one in GATEWAYS if one.name == name)

@@ -1,11 +1,11 @@
-"""Nothing lost, nothing twice: ``python -m bench.survival --mailbox sqlite --fault broker``.
+"""Checks exactly-once delivery despite faults: ``python -m bench.survival --mailbox sqlite --fault broker``.
 
-50 devices with cursors come and go at random while 20,000 messages flow through Apache Kafka, and the gateway is killed
-(SIGKILL) six times. On top of that one more thing goes wrong: the broker or Redis is stopped twice, the disk is full
-for ten seconds, or the clock is set back an hour. At the end every device must have got every message, once, in order.
-Exit status 1 if any of that does not hold.
+50 devices with cursors connect and disconnect at random while 20,000 messages flow through Apache Kafka, and the
+gateway is killed (SIGKILL) six times. One more fault may occur: the broker or Redis is stopped twice, the disk is full
+for ten seconds, or the clock is set back by an hour. At the end, every device must have received every message once, in
+order. Exit status 1 if any check fails.
 
-Apache Kafka, and redis-server where it is asked for, are started on free ports of loopback, and are gone afterwards.
+Apache Kafka and, if needed, redis-server run on free loopback ports, and are stopped afterwards.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ GATEWAY_OPTIONS = [
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """:ivar rate: messages a second, for all devices together"""
+    """The parameters of a run.
+
+    :ivar rate: messages per second for all devices together
+    """
 
     mailbox: str = "sqlite"
     fault: str = "none"
@@ -60,7 +63,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """:ivar failed: messages that Kafka did not take, which nobody has promised to deliver"""
+    """The results of a run.
+
+    :ivar failed: the number of messages that Kafka rejected, which need not be delivered
+    """
 
     findings: Findings
     kills: int = 0
@@ -72,7 +78,7 @@ class Outcome:
 
 
 def violations(outcome: Outcome) -> list[str]:
-    """What does not hold, one line each; empty where all is well."""
+    """The failed checks, one line each; empty if all passed."""
     findings = outcome.findings
     must_be_zero = {
         "messages lost": findings.lost,
@@ -93,9 +99,9 @@ def violations(outcome: Outcome) -> list[str]:
 
 
 class Writer:
-    """A backend: writes numbered messages for random devices, from a thread of its own.
+    """A backend that writes numbered messages for random devices from its own thread.
 
-    :ivar sent: messages of each device that Kafka has taken
+    :ivar sent: the number of acknowledged messages of each device
     """
 
     def __init__(self, bootstrap: str, devices: list[str], plan: Plan) -> None:
@@ -108,7 +114,7 @@ class Writer:
         from kafka import KafkaProducer
 
         chance = random.Random(f"{self._plan.seed}/writer")
-        # Idempotent, as it is by default: a retry neither repeats a record nor lets a later one overtake it.
+        # Idempotent by default: a retry neither repeats nor reorders records.
         producer = KafkaProducer(bootstrap_servers=self._bootstrap, linger_ms=5, retry_backoff_ms=100)
         numbers = dict.fromkeys(self._devices, 0)
         due = time.monotonic()
@@ -135,7 +141,7 @@ class Writer:
 
 
 class Stage:
-    """The servers and folders of one run; built and torn down around it."""
+    """The servers and folders of one run."""
 
     def __init__(self, plan: Plan, stack: contextlib.ExitStack) -> None:
         from testing.kafka_admin import create_topic
@@ -172,7 +178,7 @@ class Stage:
         return f"redis://127.0.0.1:{self.redis.port}/0"
 
     def faults(self, gateways: Gateways, chance: random.Random) -> Iterator[Coroutine[Any, Any, None]]:
-        """Everything that goes wrong."""
+        """Run all faults."""
         yield kill_again_and_again(gateways, self.plan.kills, chance)
         if self.plan.fault == "broker":
             yield restart(self.kafka, 2, chance)
@@ -185,7 +191,7 @@ class Stage:
 
 
 async def survive(plan: Plan) -> Outcome:
-    """One run. Raises OSError where this machine cannot do what the fault needs."""
+    """Run once. Raises OSError if the fault is impossible on this machine."""
     with contextlib.ExitStack() as stack:
         stage = await asyncio.to_thread(Stage, plan, stack)
         secret = secrets.token_hex(32)
@@ -193,7 +199,7 @@ async def survive(plan: Plan) -> Outcome:
         program = stage.clock.program if stage.clock else ()
         gateways = Gateways(stage.folder, secret, options, stage.environ, program)
         devices = [f"device-{number}" for number in range(plan.devices)]
-        # Made a day ago: the gateway's clock may be an hour behind.
+        # Issued a day ago, as the gateway's clock may be an hour behind.
         made_s = time.time() - 24 * HOURS_S
         signer, policy = Signer.from_secret(secret), TokenPolicy()
         findings = Findings()
@@ -253,8 +259,8 @@ def report(plan: Plan, outcome: Outcome) -> list[str]:
 )
 @click.option("--devices", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--messages", type=click.IntRange(1), default=20_000, show_default=True)
-@click.option("--rate", type=float, default=180.0, show_default=True, help="Messages a second.")
-@click.option("--kills", type=click.IntRange(0), default=6, show_default=True, help="Of the gateway.")
+@click.option("--rate", type=float, default=180.0, show_default=True, help="Messages per second.")
+@click.option("--kills", type=click.IntRange(0), default=6, show_default=True, help="Kills of the gateway.")
 @click.option("--seed", type=int, default=1, show_default=True)
 def main(**choices: Any) -> None:
     plan = Plan(**choices)

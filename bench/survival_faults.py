@@ -1,4 +1,4 @@
-"""What goes wrong while messages flow: a killed gateway, a stopped broker or mailbox, a full disk, a clock set back."""
+"""The faults of the survival run: a killed gateway, a stopped broker or mailbox, a full disk, a clock set back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FULL_S = 10.0
 
 
 class Server(Protocol):
-    """A server that can be stopped and started again, on the same port and with the same data."""
+    """A server that keeps its port and data when it is stopped and started."""
 
     def start(self) -> None: ...
 
@@ -31,7 +31,7 @@ class Server(Protocol):
 class Gateways:
     """One gateway after another, with the same settings.
 
-    :ivar kills: times that it was killed
+    :ivar kills: how often it was killed
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Gateways:
         await self._gateway.await_ready()
 
     async def kill(self) -> None:
-        """SIGKILL, as a machine that dies would."""
+        """Kill it with SIGKILL, like a machine failure."""
         assert self._gateway is not None
         await self._gateway.kill()
         self.complaints += self._gateway.complaints()
@@ -77,9 +77,9 @@ class Gateways:
 
 
 async def kill_again_and_again(gateways: Gateways, times: int, chance: random.Random) -> None:
-    """Each time when it is ready and has been at work for a moment."""
+    """Kill the gateway repeatedly, each time after it has been ready for a moment."""
     for _ in range(times):
-        # Where something else is broken just now, it is killed all the same.
+        # Kill it even if another fault prevents it from being ready.
         with contextlib.suppress(GatewayFailed):
             await gateways.await_ready()
         await asyncio.sleep(chance.uniform(0.5, 4.0))
@@ -97,7 +97,7 @@ async def restart(server: Server, times: int, chance: random.Random) -> None:
 
 
 class SmallDisk:
-    """A tmpfs of 32 MiB. Raises OSError where this user may not mount one."""
+    """A tmpfs of 32 MiB. Raises OSError if this user may not mount one."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="cocoa-disk-"))
@@ -113,7 +113,7 @@ class SmallDisk:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     async def be_full(self) -> None:
-        """For ten seconds, after a while."""
+        """Fill the disk for ten seconds, after a delay."""
         await asyncio.sleep(12.0)
         filler = self.folder / "filler"
         with filler.open("wb", buffering=0) as file:
@@ -135,11 +135,11 @@ class Clock:
         self.program = [sys.executable, "-m", "bench.clock_set_back", str(self._file)]
 
     async def go_back(self) -> None:
-        """An hour, after a while."""
+        """Set the clock back by an hour, after a delay."""
         await asyncio.sleep(15.0)
         self._file.write_text("-3600")
 
 
 def pythonpath() -> dict[str, str]:
-    """For a gateway that finds what its parent does."""
+    """The PYTHONPATH with which a gateway imports the same packages as this process."""
     return {"PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(Path(__file__).parents[1])])}

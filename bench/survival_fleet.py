@@ -1,4 +1,4 @@
-"""Devices that come and go at random and remember, by their cursors, where they were: the survival's judges."""
+"""The devices of the survival run, which connect and disconnect at random, use cursors, and check their messages."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 MEAN_STAY_S = 3.0
 MEAN_REST_S = 1.0
-ACKS = 0.3  # of the messages, by devices that acknowledge
-LAST_WORD_S = 60.0  # for what is still in the box when nothing goes wrong any more
+ACKS = 0.3  # share of messages that an acknowledging device acknowledges
+LAST_WORD_S = 60.0  # for the rest of the box after the last fault
 
 
 @dataclass(slots=True)
 class Findings:
-    """What the devices were sent, all together.
+    """The totals of all devices.
 
-    :ivar copies: messages that a device had got before
-    :ivar out_of_order: messages that came after a later one, and had not come before
-    :ivar lost: messages that never came, those of gaps that were told among them
-    :ivar refusals: handshakes that were refused, by status
+    :ivar copies: messages that a device had received before
+    :ivar out_of_order: new messages that arrived after a later one
+    :ivar lost: messages that never arrived, including those in gap notices
+    :ivar refusals: refused handshakes, by status
     """
 
     received: int = 0
@@ -40,9 +40,9 @@ class Findings:
 
 
 class Memory:
-    """What one device has been sent. Pure.
+    """The messages that one device has received. Pure.
 
-    :ivar cursor: of its latest message; '' before the first
+    :ivar cursor: the cursor of its latest message; '' before the first
     """
 
     def __init__(self, device_id: str) -> None:
@@ -52,7 +52,7 @@ class Memory:
         self._highest = -1
 
     def take(self, text: str, findings: Findings) -> None:
-        """The next message."""
+        """Record a message."""
         message = json.loads(text)
         if message["type"] == "gap":
             findings.gaps_told += 1
@@ -69,14 +69,14 @@ class Memory:
         self.cursor = message["cursor"]
 
     def missing(self, sent: int) -> int:
-        """How many of the first ``sent`` messages have not come."""
+        """How many of the first ``sent`` messages have not arrived."""
         return sent - len(self._seen)
 
 
 class Wanderer:
-    """One device with a cursor: it says after which message it wants the next, and may acknowledge what it has.
+    """One device with a cursor, which connects with ``?after=`` and may acknowledge messages.
 
-    :param url: where the gateway is now; changes when it is started again
+    :param url: returns the current URL of the gateway, which changes when it restarts
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class Wanderer:
         self._chance = random.Random(f"{seed}/{device_id}")
 
     async def wander(self) -> None:
-        """Come and go until cancelled."""
+        """Connect and disconnect until cancelled."""
         while True:
             await asyncio.sleep(self._chance.expovariate(1 / MEAN_REST_S))
             await self._visit(lambda: False, self._chance.expovariate(1 / MEAN_STAY_S))
 
     async def stay_for(self, sent: int) -> None:
-        """Come back until everything has arrived, or it is clear that it does not."""
+        """Reconnect until everything has arrived, or until it is clear that it will not."""
         end = time.monotonic() + LAST_WORD_S
         while self.memory.missing(sent) > 0 and time.monotonic() < end:
             await self._visit(lambda: self.memory.missing(sent) <= 0, end - time.monotonic())
@@ -107,7 +107,7 @@ class Wanderer:
             self._findings.refusals[status] = self._findings.refusals.get(status, 0) + 1
             return
         except (OSError, EOFError, TimeoutError, websockets.WebSocketException):
-            return  # the gateway is not there
+            return  # the gateway is down
         self._findings.connects += 1
         try:
             await self._listen(device, enough, time.monotonic() + stay_s)
@@ -125,10 +125,10 @@ class Wanderer:
         return await websockets.connect(url, ping_interval=None, proxy=None, close_timeout=0.5, open_timeout=5)
 
     async def _listen(self, device: ClientConnection, enough: Callable[[], bool], until: float) -> None:
-        # A device without a cursor has no way to say what it did not get: it stays for its first message.
+        # Without a cursor a device cannot name its position, so it stays for its first message.
         while not enough() and (time.monotonic() < until or not self.memory.cursor):
             try:
-                # Not wait_for(), which on Python 3.11 may swallow the cancellation that ends a device's wandering.
+                # Not wait_for(), which on Python 3.11 may lose the cancellation that ends this task.
                 async with asyncio.timeout(max(0.05, min(1.0, until - time.monotonic()))):
                     text = await device.recv()
             except TimeoutError:

@@ -1,11 +1,11 @@
-"""How well the engines hear, and how fast: ``python -m bench.word_error_rate FOLDER... [--engine URL ...]``.
+"""Measures the accuracy and speed of engines: ``python -m bench.word_error_rate FOLDER... [--engine URL ...]``.
 
-A folder holds recordings and what is said in them: ``NAME.wav``, or ``NAME.raw`` (16 kHz, mono, signed 16-bit,
+A folder contains recordings and their transcripts: ``NAME.wav``, or ``NAME.raw`` (16 kHz, mono, signed 16-bit,
 little-endian), with ``NAME.txt`` beside it or a line ``<s> the words </s> (NAME)`` in any file whose name ends in
-``transcription``, as the tools of CMU Sphinx write it. Recordings without known words are left out.
+``transcription``, the format of the CMU Sphinx tools. Recordings without a transcript are skipped.
 
-Every engine hears every recording once, in pieces of a tenth of a second, in this process and alone: the time is
-processor time over the length of the audio. What counts as a word is at :func:`testing.words.spoken`.
+Every engine recognizes every recording once, in pieces of a tenth of a second, in this process. The time is CPU time
+divided by the length of the audio. :func:`testing.words.spoken` defines words.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ _TRANSCRIPTION: Final = re.compile(r"\s*<s>(.*)</s>\s*\(([^\s()]+)\)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """:ivar words: what is said in it, as somebody wrote it down"""
+    """A recording.
+
+    :ivar words: its transcript
+    """
 
     name: str
     path: Path
@@ -46,9 +49,9 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What turns the words said into the words heard, with the fewest changes.
+    """The fewest changes that turn the spoken words into the recognized ones.
 
-    :ivar said: how many words were said
+    :ivar said: the number of spoken words
     """
 
     substituted: int
@@ -63,7 +66,7 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One recording, heard by one engine."""
+    """The result of one recording and one engine."""
 
     recording: Recording
     heard: str
@@ -73,15 +76,15 @@ class Row:
 
 
 def word_errors(said: str, heard: str) -> Errors:
-    """Compare two texts, word by word. Where numbers are written in digits, the reading that fits better counts."""
+    """Compare two texts word by word. For numbers in digits, the reading that fits better counts."""
     reference = spoken(said)
     return min((_fewest(reference, spoken(heard, digit_by_digit=way)) for way in (False, True)), key=lambda e: e.total)
 
 
 def error_rate(errors: Iterable[Errors]) -> float:
-    """The word error rate of all of them together: 0.0 is perfect, and it may well exceed 1.0.
+    """The total word error rate: 0.0 is perfect; it may exceed 1.0.
 
-    :raises ValueError: not a word was said
+    :raises ValueError: there are no spoken words
     """
     counted = list(errors)
     said = sum(each.said for each in counted)
@@ -91,7 +94,7 @@ def error_rate(errors: Iterable[Errors]) -> float:
 
 
 def recordings_in(folder: Path) -> list[Recording]:
-    """Every recording below the folder whose words are known, by name."""
+    """All recordings below the folder that have a transcript, by name."""
     known: dict[tuple[Path, str], str] = {}
     for path in folder.rglob("*transcription"):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -109,7 +112,10 @@ def recordings_in(folder: Path) -> list[Recording]:
 
 
 def hear(recognizer: Recognizer, recording: Recording) -> Row:
-    """:raises SpeechError: it is no recording, or the engine failed"""
+    """Recognize a recording.
+
+    :raises SpeechError: it is not a recording, or the engine failed
+    """
     samples = _samples(recording.path)
     before_s = time.process_time()
     recognizer.begin(None)
@@ -121,7 +127,7 @@ def hear(recognizer: Recognizer, recording: Recording) -> Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line for each recording, and one for all."""
+    """One line per recording, and a total."""
     width = max([len(row.recording.name) for row in rows] + [len("recording")])
     lines = [f"{'recording':{width}}  audio  said  sub  del  ins     WER    RTF  heard"]
     for row in rows:
@@ -140,8 +146,8 @@ def _line(name: str, rows: Sequence[Row], width: int) -> str:
 
 
 def _fewest(said: Sequence[str], heard: Sequence[str]) -> Errors:
-    """Levenshtein's distance, row by row, with the kinds of change counted on the way."""
-    # (changes in all, substituted, deleted, inserted) that lead from the words said so far to those heard so far
+    """The Levenshtein distance, with counts of each kind of change."""
+    # (all changes, substituted, deleted, inserted) from the spoken words so far to the recognized words so far
     above = [(number, 0, 0, number) for number in range(len(heard) + 1)]
     for row, word in enumerate(said, start=1):
         line = [(row, 0, row, 0)]
@@ -169,7 +175,7 @@ def _samples(path: Path) -> bytes:
 @click.option(
     "--engine", "engines", multiple=True, default=["pocketsphinx://"], help="As for COCOA_SPEECH; repeatable."
 )
-@click.option("--language", default="en", show_default=True, help="Of the recordings.")
+@click.option("--language", default="en", show_default=True, help="Language of the recordings.")
 def main(folders: Sequence[Path], engines: Sequence[str], language: str) -> None:
     """Print the word error rate and the real time factor of each engine on the recordings below FOLDERS."""
     recordings = [recording for folder in folders for recording in recordings_in(folder)]

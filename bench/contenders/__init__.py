@@ -1,9 +1,8 @@
-"""What else one could have built: gateways of the same contract, each as its ecosystem would write it.
+"""The alternatives to the gateway: programs with the same contract, each idiomatic in its ecosystem.
 
-Every contender is a program of its own. It takes ``--port --bootstrap --topic --group`` and the HS256 secret in
+Every contender is a separate program. It takes ``--port --bootstrap --topic --group`` and the HS256 secret in
 COCOA_JWT_SECRET, prints "listening on PORT" when it accepts connections, and serves GET /ws?token=... and GET /ready.
-Centrifugo is a product instead, with a protocol of its own (``centrifugo.py``).
-What each has to do is tried by ``python -m bench.contenders.check``.
+Centrifugo is a product with its own protocol (``centrifugo.py``). ``python -m bench.contenders.check`` tests them.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-BUILD_PATIENCE_S = 1_800.0  # Centrifugo's thousand packages take two cores three minutes
+BUILD_PATIENCE_S = 1_800.0  # Centrifugo's thousand packages take three minutes on two cores
 GATEWAY_DIALECT = "gateway"
 CENTRIFUGO_VERSION = "v6.9.1"
 
 
-class LeftOut(Exception):
-    """This machine cannot run a contender; the text says why."""
+class Unavailable(Exception):
+    """A contender cannot run on this machine; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one start of a contender is told on its command line."""
+    """The command-line values of one start of a contender."""
 
     port: int
     bootstrap: str
@@ -47,11 +46,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """:ivar description: for a report: language and libraries
-    :ivar prepare: builds or installs what the command needs, and takes no time where that is done already; raises
-        LeftOut where it can't
-    :ivar command: the program and its arguments, one process; COCOA_JWT_SECRET is the caller's to set
-    :ivar dialect: how devices and publishers speak to it, see bench/load/dialect.go
+    """One contender.
+
+    :ivar description: its language and libraries, for the report
+    :ivar prepare: builds or installs what the command needs, unless that is done; raises Unavailable if it can't
+    :ivar command: the program and its arguments, for one process; the caller sets COCOA_JWT_SECRET
+    :ivar dialect: the protocol of devices and publishers, see bench/load/dialect.go
     """
 
     name: str
@@ -73,11 +73,11 @@ def _python(name: str, description: str) -> Contender:
 
 def _find_aiokafka() -> None:
     if importlib.util.find_spec("aiokafka") is None:
-        raise LeftOut("aiokafka is not installed: pip install 'cocoa-tornado[bench]'")
+        raise Unavailable("aiokafka is not installed: pip install 'cocoa-tornado[bench]'")
 
 
 def _node_folder() -> Path:
-    """Named after what is in it: a change of the program or of a version never meets an old installation."""
+    """A folder named by a hash of its contents, so that a changed program or version never uses an old installation."""
     digest = hashlib.sha256()
     for path in sorted((HERE / "node").glob("*.js*")):
         digest.update(path.read_bytes())
@@ -87,7 +87,7 @@ def _node_folder() -> Path:
 def _install_node() -> None:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
-            raise LeftOut(f"there is no {program}")
+            raise Unavailable(f"{program} is not installed")
     folder = _node_folder()
     if (folder / "complete").exists():
         return
@@ -101,10 +101,10 @@ def _node_command(run: Run) -> list[str]:
 
 
 def build_go(folder: Path, binary: Path) -> None:
-    """Build the program in a folder. Raises LeftOut where that can't be."""
+    """Build the program in a folder. Raises Unavailable if that fails."""
     if shutil.which("go") is None:
-        raise LeftOut("there is no go")
-    # Each time: the compiler's own cache knows best what has changed.
+        raise Unavailable("go is not installed")
+    # Always build, as the compiler's cache detects changes.
     _build(["go", "build", "-trimpath", "-o", str(binary), "."], folder)
 
 
@@ -117,7 +117,7 @@ def _go_binary() -> Path:
 
 
 def _go(hub: str, description: str) -> Contender:
-    # With the 256 places for a device that its chat example has, it disconnects devices in a burst.
+    # With a queue of 256 per device, as in its chat example, it would disconnect devices in a burst.
     own = ["--hub", hub, "--send-buffer", "8192"]
     return Contender(f"go_{hub}", description, _build_go_contender, lambda run: [str(_go_binary()), *own, *run.options])
 
@@ -128,7 +128,7 @@ def _centrifugo_binary() -> Path:
 
 def _install_centrifugo() -> None:
     if shutil.which("go") is None:
-        raise LeftOut("there is no go")
+        raise Unavailable("go is not installed")
     folder = _centrifugo_binary().parent
     folder.mkdir(parents=True, exist_ok=True)
     module = f"github.com/centrifugal/centrifugo/v6@{CENTRIFUGO_VERSION}"
@@ -153,9 +153,9 @@ def _build(command: list[str], folder: Path, environ: Mapping[str, str] | None =
             timeout=BUILD_PATIENCE_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise LeftOut(f"{command[0]} failed: {error}") from error
+        raise Unavailable(f"{command[0]} failed: {error}") from error
     if done.returncode:
-        raise LeftOut(f"{' '.join(command[:2])} failed:\n{done.stdout[-2000:]}")
+        raise Unavailable(f"{' '.join(command[:2])} failed:\n{done.stdout[-2000:]}")
 
 
 ALL = [

@@ -1,7 +1,7 @@
-"""Centrifugo, the real-time messaging server, configured for what the benchmark asks of it.
+"""Runs Centrifugo, the real-time messaging server, configured for the benchmark.
 
-This script puts Centrifugo's settings into the environment and then becomes Centrifugo. What a device and a publisher
-do differs from the other contenders:
+This script sets Centrifugo's environment variables and then executes it. Devices and publishers behave differently than
+with the other contenders:
 
 - A device connects to the unidirectional WebSocket, with the token in the URL (``cf_connect``). Centrifugo verifies the
   token after the upgrade, so a device has connected when it receives the connect message, not with the 101.
@@ -13,11 +13,10 @@ Each device has one channel: the personal channel of its user, whom Centrifugo t
 token is therefore the same as for the other contenders. The ways to name the channel in the token (``channels`` or
 ``subs``, with the device in ``sub``) were measured in turns and cost the same or more.
 
-Where the documentation offers a cheaper way, it is taken: no second kind of ping, small buffers for an idle connection,
-no refresh of a presence that no channel has, and room for a burst. The exception is ``join_push_messages``, which sends
-several messages in one frame: a device is promised one for each record, and the other contenders send that. In one
-respect Centrifugo does less than they: it does not limit a device to one connection, because ``user_connection_limit``
-would refuse after the upgrade.
+The settings use every cheaper option in the documentation: no second kind of ping, small buffers for idle connections,
+no presence refresh, and room for a burst. The exception is ``join_push_messages``, which joins several messages in one
+frame, because the contract requires one frame per record, as the other contenders send. Centrifugo does less in one
+respect: it does not limit a device to one connection, because ``user_connection_limit`` refuses after the upgrade.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ ROOM_RECORDS = 100_000
 
 
 def configuration(port: int, bootstrap: str, topic: str, group: str, secret: str) -> dict[str, Any]:
-    """Settings by the names of Centrifugo's documentation. All others keep their defaults."""
+    """The settings, named as in Centrifugo's documentation. All others keep their defaults."""
     return {
         "http_server": {"address": "127.0.0.1", "port": port},
         "log": {"level": "error"},
@@ -78,7 +77,8 @@ def configuration(port: int, bootstrap: str, topic: str, group: str, secret: str
 
 
 def variables(settings: Mapping[str, Any], prefix: str = "CENTRIFUGO") -> Iterator[tuple[str, str]]:
-    """The environment that says the same: https://centrifugal.dev/docs/server/configuration#os-environment-variables"""
+    """The equivalent environment variables:
+    https://centrifugal.dev/docs/server/configuration#os-environment-variables"""
     for name, value in settings.items():
         variable = f"{prefix}_{name.upper()}"
         if isinstance(value, Mapping):

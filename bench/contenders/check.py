@@ -1,7 +1,7 @@
-"""Every contender does what the bench asks of it: ``python -m bench.contenders.check [NAME ...]``.
+"""Tests that every contender meets the benchmark's contract: ``python -m bench.contenders.check [NAME ...]``.
 
-Each is started on an Apache Kafka of this run, with a group of its own. Exit status 1 if one does not do it, or if one
-that was named cannot run here. Centrifugo has a protocol of its own: ``check_centrifugo.py``.
+Each runs on one Apache Kafka, with its own group. Exit status 1 if a contender fails, or if a named one cannot run
+here. Centrifugo has its own protocol: ``check_centrifugo.py``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import click
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
-from . import ALL, GATEWAY_DIALECT, Contender, LeftOut, Run
+from . import ALL, GATEWAY_DIALECT, Contender, Run, Unavailable
 from .check_centrifugo import exercise as exercise_centrifugo
 from .tokens import token
 
@@ -38,9 +38,9 @@ SILENCE_S = 0.3
 
 @contextlib.contextmanager
 def started(contender: Contender, run: Run, secret: str, log: Path) -> Iterator[float]:
-    """The contender's process, accepting connections and ready to deliver. Gives the seconds that took.
+    """Start a contender and wait until it is ready. Yields the seconds that it took.
 
-    Raises AssertionError, with what it wrote, where it ends or takes too long.
+    Raises AssertionError, with its output, if it ends or takes too long.
     """
     since = time.monotonic()
     with open(log, "wb") as errors:
@@ -77,12 +77,12 @@ def is_ready(port: int) -> bool:
         if error.code != 503:
             raise AssertionError(f"/ready answers {error.code}") from error
         return False
-    except urllib.error.URLError:  # Centrifugo cannot say when it listens
+    except urllib.error.URLError:  # Centrifugo does not report when it listens
         return False
 
 
 async def refusal(url: str) -> int:
-    """The status of a handshake that must fail."""
+    """The status of a handshake that must be refused."""
     try:
         async with connect(url, compression=None, proxy=None):
             return 101
@@ -92,7 +92,7 @@ async def refusal(url: str) -> int:
 
 @contextlib.asynccontextmanager
 async def device(url: str) -> AsyncIterator[ClientConnection]:
-    # The compression is offered here, for the contender to decline.
+    # Offer compression, which the contender must decline.
     async with connect(url, compression="deflate", proxy=None) as connection:
         assert connection.response is not None
         assert "Sec-WebSocket-Extensions" not in connection.response.headers, "permessage-deflate is on"
@@ -100,8 +100,8 @@ async def device(url: str) -> AsyncIterator[ClientConnection]:
 
 
 def record(device_id: str, number: int) -> dict[str, Any]:
-    # An escape, an umlaut, a blank and a nested object; a type of its own in every fifth. Written without needless
-    # escapes: whether those are kept is each contender's own affair.
+    # An escape, an umlaut, a space and a nested object; a field "type" in every fifth. Without unnecessary escapes,
+    # which contenders may keep or not.
     fields = {"session_id": "s", "device_id": device_id, "text": 'Grüß "Gott" ', "seq": number, "words": [{"a": 1.5}]}
     return fields | ({"type": "other"} if number % 5 == 4 else {})
 
@@ -120,7 +120,7 @@ def publish(bootstrap: str, device_ids: list[str]) -> None:
 
 
 async def read(connection: ClientConnection, device_id: str) -> None:
-    """Raises AssertionError unless the device's own messages come, in order, as they must look, and nothing more."""
+    """Raise AssertionError unless exactly the device's messages arrive, in order and in the right format."""
     for number in range(EACH):
         async with asyncio.timeout(PATIENCE_S):
             message = await connection.recv()
@@ -145,7 +145,7 @@ async def is_free_again(url: str) -> None:
 
 
 async def exercise(run: Run, secret: str) -> None:
-    """Raises AssertionError at the first thing that is not as it must be."""
+    """Raise AssertionError at the first deviation."""
     base = f"ws://127.0.0.1:{run.port}/ws"
     ids = ["device-a", "device-b"]
     bad = {
@@ -173,7 +173,7 @@ async def exercise(run: Run, secret: str) -> None:
 
 
 def check(contender: Contender, bootstrap: str, folder: Path) -> str:
-    """One contender, from its start to its end. Raises AssertionError or LeftOut."""
+    """Test one contender. Raises AssertionError or Unavailable."""
     from testing.ports import ReservedPort
 
     contender.prepare()
@@ -208,7 +208,7 @@ def main(names: tuple[str, ...]) -> None:
         for contender in contenders:
             try:
                 verdict = f"ok: {check(contender, kafka.bootstrap, folder)}"
-            except LeftOut as reason:
+            except Unavailable as reason:
                 verdict = f"left out: {reason}"
                 failures += bool(names)
             except (AssertionError, OSError, subprocess.TimeoutExpired, TimeoutError) as error:

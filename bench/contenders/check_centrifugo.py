@@ -1,4 +1,5 @@
-"""Centrifugo does what the bench asks of it: it verifies tokens, and gives a device its own records as they are."""
+"""Tests that Centrifugo meets the benchmark's contract: it verifies tokens, and delivers a device's records
+unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def url(run: Run, token: str) -> str:
 
 
 async def close_code(url: str) -> int | None:
-    """The code that a device is closed with which must not get in. Raises AssertionError if it does."""
+    """The close code of a device that must be refused. Raises AssertionError if it is admitted."""
     async with connect(url, compression=None, proxy=None) as connection:
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -54,7 +55,7 @@ def publish(run: Run, device_ids: Iterable[str]) -> None:
 
 
 async def read(connection: ClientConnection, device_id: str) -> None:
-    """Raises AssertionError unless the device's own records come, in order, and nothing more."""
+    """Raise AssertionError unless exactly the device's records arrive, in order."""
     for number in range(EACH):
         async with asyncio.timeout(PATIENCE_S):
             message = json.loads(await connection.recv())
@@ -68,7 +69,7 @@ async def read(connection: ClientConnection, device_id: str) -> None:
 
 
 async def exercise(run: Run, secret: str) -> None:
-    """Raises AssertionError at the first thing that is not as it must be."""
+    """Raise AssertionError at the first deviation."""
     bad = {
         "that is none": ("rubbish", INVALID),
         "that has expired": (token(secret, "device-a", -60), EXPIRED),

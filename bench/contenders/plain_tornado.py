@@ -1,6 +1,6 @@
-"""A gateway as Tornado's documentation teaches it: WebSocketHandler, write_message, json, and a dict by device.
+"""A gateway in the style of Tornado's documentation: WebSocketHandler, write_message, json, and a dict of devices.
 
-Nothing bounds what waits for a slow device: write_message queues, and nobody waits for it.
+The queue of a slow device is unbounded, as the result of write_message is not awaited.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tornado.web import Application, HTTPError, RequestHandler
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
 PING_INTERVAL_S = 30
-BACKLOG = 65_535  # as long as the kernel allows; the library's own is too short for a storm
+BACKLOG = 65_535  # the kernel's maximum; the library's default is too short for a storm
 POSITION_PATIENCE_S = 1.0
 MAX_MESSAGE_BYTES = 512 * 1024
 
@@ -50,7 +50,7 @@ class DeviceHandler(WebSocketHandler):
         self.device_id = device_id
 
     def open(self, *args: str, **kwargs: str) -> None:
-        # Nothing was awaited since prepare(): no other connection can have come between.
+        # Nothing was awaited since prepare(), so there is no race with another connection.
         self.set_nodelay(True)
         self.clients[self.device_id] = self
 
@@ -63,7 +63,7 @@ class DeviceHandler(WebSocketHandler):
 
 
 class ReadyHandler(RequestHandler):
-    """200 once a record that is produced from now on will be read."""
+    """200 once all records produced from now on will be read."""
 
     def initialize(self, consumer: AIOKafkaConsumer) -> None:
         self.consumer = consumer
@@ -73,13 +73,13 @@ class ReadyHandler(RequestHandler):
 
 
 async def has_positions(consumer: AIOKafkaConsumer) -> bool:
-    """True once the consumer has partitions, and knows where to begin in each."""
+    """Whether the consumer has partitions, and a position in each."""
     partitions = consumer.assignment()
     try:
         async with asyncio.timeout(POSITION_PATIENCE_S):
             for partition in partitions:
                 await consumer.position(partition)
-    except Exception:  # taken away again, or the broker does not say in time
+    except Exception:  # revoked, or the broker did not answer in time
         return False
     return bool(partitions)
 
@@ -90,7 +90,7 @@ def deliver(value: bytes, clients: Clients) -> None:
         record: dict[str, Any] = json.loads(value)
         client = clients.get(record["device_id"])
     except (ValueError, TypeError, KeyError) as error:
-        log.warning("skipped a record: %r", error)
+        log.warning("record skipped: %r", error)
         return
     if client is None:
         return

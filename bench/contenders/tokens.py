@@ -1,4 +1,4 @@
-"""Device tokens, good ones and bad ones."""
+"""Valid and invalid device tokens."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A gateway on the library ``websockets`` (its asyncio server) with aiokafka.
 
-A message goes out with the library's broadcast(), to one connection: send() would wait for a device that does not read,
-and every other device with it. So nothing bounds what waits for a slow device, until its pings fail.
+It sends with the library's broadcast() to one connection, because send() would block on a device that does not read,
+and delay all others. So the queue of a slow device is unbounded until its pings fail.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 PING_INTERVAL_S = 30
-BACKLOG = 65_535  # as long as the kernel allows; the library's own is too short for a storm
+BACKLOG = 65_535  # the kernel's maximum; the library's default is too short for a storm
 POSITION_PATIENCE_S = 1.0
 MAX_MESSAGE_BYTES = 512 * 1024
 
@@ -33,13 +33,13 @@ log = logging.getLogger("websockets_aiokafka")
 
 
 class DeviceConnection(ServerConnection):
-    """A connection, and whose it is once its token has been verified."""
+    """A connection, with its device once the token is verified."""
 
     device_id = ""
 
 
 class Hub:
-    """The connections, by device. One for each."""
+    """The connections by device, one each."""
 
     def __init__(self, consumer: AIOKafkaConsumer, secret: bytes) -> None:
         self._consumer, self._secret = consumer, secret
@@ -64,7 +64,7 @@ class Hub:
 
     async def serve_device(self, connection: ServerConnection) -> None:
         assert isinstance(connection, DeviceConnection)
-        if connection.device_id in self._connections:  # another one came while the handshake was being sent
+        if connection.device_id in self._connections:  # another connection was admitted during the handshake
             await connection.close(CloseCode.POLICY_VIOLATION, "device already connected")
             return
         self._connections[connection.device_id] = connection
@@ -82,7 +82,7 @@ class Hub:
             record: dict[str, Any] = json.loads(value)
             connection = self._connections.get(record["device_id"])
         except (ValueError, TypeError, KeyError) as error:
-            log.warning("skipped a record: %r", error)
+            log.warning("record skipped: %r", error)
             return
         if connection is None:
             return
@@ -100,13 +100,13 @@ class Hub:
 
 
 async def has_positions(consumer: AIOKafkaConsumer) -> bool:
-    """True once the consumer has partitions, and knows where to begin in each."""
+    """Whether the consumer has partitions, and a position in each."""
     partitions = consumer.assignment()
     try:
         async with asyncio.timeout(POSITION_PATIENCE_S):
             for partition in partitions:
                 await consumer.position(partition)
-    except Exception:  # taken away again, or the broker does not say in time
+    except Exception:  # revoked, or the broker did not answer in time
         return False
     return bool(partitions)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bench.contenders import Contender, LeftOut
+from bench.contenders import Contender, Unavailable
 from bench.harness import able, chosen, main, play, turns, write
 from bench.load_generator import Unfinished
 from bench.parts import PING_PERIOD_S, Part, Turn
@@ -82,13 +82,13 @@ def test_the_full_plan_has_every_part() -> None:
 
 def test_a_contender_that_cannot_run_here_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise LeftOut("there is no such language")
+        raise Unavailable("there is no such language")
 
     monkeypatch.setattr("bench.harness.GATEWAYS", [contender("ours")])
     monkeypatch.setattr("bench.harness.ALL", [contender("theirs", refuse), contender("others")])
     findings = Findings()
     assert [one.name for one in able([], findings)] == ["ours", "others"]
-    assert findings.notes == ["left out: theirs: there is no such language"]
+    assert findings.notes == ["skipped: theirs: there is no such language"]
     assert findings.first == "ours"
 
 

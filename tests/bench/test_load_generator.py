@@ -17,7 +17,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from bench.contenders import LeftOut
+from bench.contenders import Unavailable
 from bench.load_generator import Floor, Load, Unfinished, build, message_bytes
 from testing.ports import ReservedPort
 
@@ -117,7 +117,7 @@ def running(server: Server) -> Iterator[Server]:
 def binary() -> Path:
     try:
         return build()
-    except LeftOut as why:
+    except Unavailable as why:
         pytest.skip(str(why))
 
 

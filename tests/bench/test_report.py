@@ -74,8 +74,8 @@ def test_the_document_is_json_with_every_sample_and_the_summary() -> None:
 
 
 def test_a_run_in_which_nobody_could_take_part_has_a_report_too() -> None:
-    empty = Findings(notes=["left out: everybody"])
-    assert text(empty)[-1] == "left out: everybody"
+    empty = Findings(notes=["skipped: everybody"])
+    assert text(empty)[-1] == "skipped: everybody"
     assert document(empty)["summary"] == []
 
 

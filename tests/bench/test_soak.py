@@ -143,7 +143,7 @@ def assert_all_is_well(*options: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     lines = [line for line in done.stdout.splitlines() if line]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert lines[-1].split(maxsplit=1) == ["verdict", "all is well"]
+    assert lines[-1].split(maxsplit=1) == ["verdict", "all checks passed"]
     reported = {line[:22].strip(): line[22:] for line in lines}
     assert int(reported["connects"]) > 30
     assert int(reported["messages delivered"]) > 500
