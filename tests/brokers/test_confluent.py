@@ -46,7 +46,7 @@ RESULTS = "transcription.results"
 SESSION = object()
 
 
-class Message(confluent_kafka.Message):  # type: ignore[name-defined]  # importorskip returns no types
+class Message(confluent_kafka.Message):  # type: ignore[name-defined,misc]  # importorskip returns no types
     """A record, or what librdkafka puts in a record's place."""
 
     def __init__(self, offset: int, value: bytes | None = None, error: int | None = None) -> None:
