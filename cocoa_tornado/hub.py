@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from .presence.grants import Grant, Lease
 from .presence.port import Health
-from .presence.rules import Grant, Lease
 from .rules.close_codes import GOING_AWAY, CloseReason
 from .rules.frames import text_frame
 from .rules.identity import DeviceIdentity
@@ -32,20 +32,20 @@ class Client(Protocol):
     def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client.
 
-        :param interim_of: the session that it is a hypothesis of, which closes nobody; '' for everything else
+        :param interim_of: the session of an interim, which may be dropped and closes no client; '' for everything else
         """
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
-        """A message of this device has been stored in its box under this number. Queue it, if it is the next in line.
+        """A message was stored in the device's box under this number. Queue it if it is the next one.
 
         :param frame: the message with its cursor
         """
 
     def look_again(self) -> None:
-        """Something may be in the device's box that this client was not told of."""
+        """The device's box may have messages without a call of :meth:`stored`."""
 
     def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
-        """Queue a transient message, where a mailbox is configured; it may be dropped."""
+        """Queue a transient message, if a mailbox is configured. It may be dropped."""
 
     def challenge(self) -> None:
         """Send a ping; the answer is reported to presence."""
@@ -143,7 +143,7 @@ class Hub:
 
         :param payload: UTF-8, as the device is to read it
         :param timestamp_ms: when the record was made, Unix milliseconds, for the latency metric; 0: unknown
-        :param interim_of: the session that it is a hypothesis of; '' for everything else
+        :param interim_of: the session of an interim; '' for everything else
         """
         clients = self._clients.get(device_id)
         if clients is None:

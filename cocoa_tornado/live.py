@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .connection.limits import DeviceLimits
 from .identity.jwks import KeyStore
 from .identity.keys import Signer
-from .presence.rules import SlotLimits
+from .presence.grants import SlotLimits
 from .rules.upload import AudioLimits
 from .transcriber import SpeechLimits
 

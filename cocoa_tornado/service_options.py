@@ -7,7 +7,7 @@ from pathlib import Path
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .connection.limits import DeviceLimits
 from .connection.outbox import OutboxLimits
-from .presence.rules import SlotLimits
+from .presence.grants import SlotLimits
 from .rules.box import BoxLimits
 from .rules.buffers import split
 from .rules.crowd import LOOPBACK

@@ -19,9 +19,9 @@ from .identity.keys import Signer
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox
 from .mailboxes.sqlite_url import sqlite_path
+from .presence.grants import SlotLimits
 from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
-from .presence.rules import SlotLimits
 from .relay.port import Relay
 from .rules.addresses import is_loopback
 from .rules.audio import unsaid

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cocoa_tornado.hub import Hub
+from cocoa_tornado.presence.grants import Grant, Lease
 from cocoa_tornado.presence.port import Health
-from cocoa_tornado.presence.rules import Grant, Lease
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity

@@ -16,8 +16,8 @@ from cocoa_tornado.brokers.port import Broker
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.mailboxes.port import Mailbox
+from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
-from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.rules.identity import TokenPolicy

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.hub import Hub
-from cocoa_tornado.presence.rules import Lease
+from cocoa_tornado.presence.grants import Lease
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.frames import text_frame
 

@@ -36,21 +36,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relay.messages": {"rules"},
     "relay.port": {"relay.messages", "rules"},
     "relay": {"relay.messages", "relay.port", "rules", "errors"},
-    "presence.rules": {"relay.messages", "rules"},
-    "presence.table": {"presence.rules", "rules"},
-    "presence.port": {"presence.rules", "rules"},
+    "presence.grants": {"rules"},
+    "presence.actions": {"presence.grants", "relay.messages", "rules"},
+    "presence.rules": {"presence.actions", "presence.grants", "relay.messages", "rules"},
+    "presence.table": {"presence.grants", "rules"},
+    "presence.port": {"presence.grants", "rules"},
     "presence": {
-        *("presence.port", "presence.rules", "presence.table", "relay.messages", "relay.port", "rules", "errors"),
+        *(f"presence.{name}" for name in ("actions", "grants", "port", "rules", "table")),
+        *("relay.messages", "relay.port", "rules", "errors"),
     },
     "settings.types": {"adapters", "rules", "plain_text"},
     "settings.domain": {"settings.types", "adapters", "rules", "plain_text"},
     "settings.rows": {"settings.types", "settings.domain"},
     "settings": {
         *("about adapters", "settings.types", "settings.domain", "settings.rows"),
-        *("presence.rules", "speech.engines", "adapters", "rules", "errors", "plain_files", "plain_text"),
+        *("presence.grants", "speech.engines", "adapters", "rules", "errors", "plain_files", "plain_text"),
     },
     "logs": set(),
-    "hub": {"presence.port", "presence.rules", "rules"},
+    "hub": {"presence.port", "presence.grants", "rules"},
     "counters": set(),
     "metrics": {"", "counters", "hub", "presence.port", "brokers.port", "mailboxes.port", "speech.port", "rules"},
     "mailboxes.port": {"rules"},
@@ -74,16 +77,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection": {
         *("connection.box_reader", "connection.keepalive", "connection.limits", "connection.outbox"),
         "connection.protocol",
-        *("hub", "presence.port", "presence.rules", "transcriber"),
+        *("hub", "presence.port", "presence.grants", "transcriber"),
         *("counters", "brokers.port", "mailboxes.port", "rules", "errors"),
     },
-    "live": {"identity", "connection.limits", "presence.rules", "transcriber", "rules"},
+    "live": {"identity", "connection.limits", "presence.grants", "transcriber", "rules"},
     "web": {
         "live",
         "connection",
         "hub",
         "presence.port",
-        "presence.rules",
+        "presence.grants",
         "transcriber",
         "counters",
         "metrics",
@@ -105,7 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "connection.outbox",
         "presence",
         "presence.port",
-        "presence.rules",
+        "presence.grants",
         "relay",
         "relay.port",
         "routing",
@@ -154,10 +157,9 @@ PURE = (
     "routing.plan",
     "routing.receipt",
     "counters",
-    "presence.rules",
-    "presence.table",
+    *(f"presence.{name}" for name in ("actions", "grants", "rules", "table")),
     "relay.messages",
-    *(f"connection.{name}" for name in ("heartbeat", "keepalive", "limits", "outbox", "protocol")),
+    *(f"connection.{name}" for name in ("box_reader", "heartbeat", "keepalive", "limits", "outbox", "protocol")),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}
 
@@ -343,7 +345,7 @@ def test_only_the_composition_root_names_an_adapter() -> None:
     def is_forbidden(module: str, imported: str) -> bool:
         return layer(module) != "service" and any(
             imported.startswith(f"{PACKAGE}.{port}.")
-            and not imported.endswith((".port", ".messages", ".rules", "_settings", "_url"))
+            and not imported.endswith((".port", ".messages", ".grants", "_settings", "_url"))
             and not module.startswith(port)
             for port in ("brokers", "mailboxes", "presence", "relay")
         )

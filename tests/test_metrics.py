@@ -14,8 +14,8 @@ from cocoa_tornado.counters import Counters, count
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.metrics import GatewayCollector, MetricsPage
+from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
-from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.labels import LABELS

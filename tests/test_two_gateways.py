@@ -10,7 +10,7 @@ import json
 import pytest
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.presence.rules import Grant
+from cocoa_tornado.presence.grants import Grant
 from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, PING, PONG, TEXT
 from testing.waiting import eventually

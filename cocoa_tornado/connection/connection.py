@@ -10,8 +10,8 @@ import asyncio
 import logging
 
 from ..counters import count
+from ..presence.grants import Grant
 from ..presence.port import Health
-from ..presence.rules import Grant
 from ..rules.box import Position
 from ..rules.close_codes import NO_PONG, CloseReason
 from ..rules.frames import Pong

@@ -1,7 +1,7 @@
-"""``local://``: who may act for a device, known in this process alone. The default.
+"""``local://``: presence within one process. The default.
 
-Gateways of one process may share a :class:`LocalStore`; then they challenge each other's connections through the relay,
-as servers on several machines would. Nothing takes a lease away here but :meth:`LocalStore.fence`, which is for tests.
+Gateways of one process may share a :class:`LocalStore`. Then they challenge each other's connections through the relay,
+as servers on several machines would. A lease is lost only by :meth:`LocalStore.fence`, which is for tests.
 """
 
 from __future__ import annotations
@@ -16,31 +16,17 @@ from ..relay.messages import Answer, Challenge, Eviction
 from ..relay.port import Fate, Relay
 from ..rules.claims import Claim
 from ..rules.close_codes import REPLACED, CloseReason
+from .actions import Acquire, Action, Actions, Admit, Evict, Ping, Refuse, Release, Send, Wake
+from .grants import Grant, Lease, RefusalReason, SlotLimits
 from .port import Health, Holder, Incumbents, PresenceCounters, PresenceState, PresenceStatus, Refused
-from .rules import (
-    Acquire,
-    Action,
-    Actions,
-    Admit,
-    Evict,
-    Grant,
-    Lease,
-    Ping,
-    RefusalReason,
-    Refuse,
-    Release,
-    Send,
-    SlotLimits,
-    Slots,
-    Wake,
-)
+from .rules import Slots
 from .table import Table
 
 log = logging.getLogger("cocoa.presence")
 
 
 class LocalStore:
-    """The table, and who uses it. Of one gateway, or shared by gateways of one process and one IOLoop.
+    """The table and its users: one gateway, or several that share a process and an IOLoop.
 
     :param term: as for :class:`Table`; a process takes the time of its start
     """
@@ -53,9 +39,9 @@ class LocalStore:
         return f"<LocalStore {self.table!r}>"
 
     def fence(self, server: str) -> None:
-        """Declare an epoch dead, as other servers do with one that has stopped: all its devices are free at once.
+        """Declare an epoch dead, as servers do with one that has stopped: all its devices are free at once.
 
-        Its server finds out before this returns.
+        Its server is notified before this returns.
         """
         member = self.members.pop(server, None)
         self.table.end(server)
@@ -138,7 +124,7 @@ class LocalPresence:
             self._store.table.end(self._lease.server)
             self._carry_out(self._slots.lose_all(""))
 
-    # -- newcomers
+    # -- new connections
 
     def try_claim(self, device_id: str) -> Grant | None:
         if not self._lease.is_valid(self._clock()):
@@ -166,12 +152,12 @@ class LocalPresence:
             return verdict.result() if verdict.done() else await verdict
         except asyncio.CancelledError:
             if verdict.done() and not verdict.cancelled():
-                verdict.exception()  # a refusal in the very turn of the cancellation: nobody is left to hear it
+                verdict.exception()  # a refusal in the turn of the cancellation: mark it as retrieved
             self._claims.pop(claim, None)
             self._carry_out(self._slots.withdraw(device_id, claim, self._clock()))
             raise
         finally:
-            del verdict  # it holds the error, whose traceback holds this frame
+            del verdict  # it refers to the error, whose traceback refers to this frame
 
     async def obstacle(self, device_id: str) -> RefusalReason | None:
         if not self._lease.is_valid(self._clock()):
@@ -182,8 +168,7 @@ class LocalPresence:
         return obstacle
 
     def _without_lease(self) -> RefusalReason:
-        """What a newcomer is told. One that comes to its claim only when the server has left, after draining, is told
-        what all those before it were told."""
+        """Why a new connection is refused. A server that has left after draining gives the same reason as before."""
         return "draining" if self._slots.draining else "presence"
 
     # -- connections
@@ -223,7 +208,7 @@ class LocalPresence:
     # -- the lease
 
     def lose_lease(self) -> None:
-        """The store has declared this server's epoch dead: end what it had, and join again."""
+        """The store has declared this server's epoch dead: end its connections, and join again."""
         lost, epoch = self._lease, self._new_epoch()
         lost.end()
         actions = self._slots.lose_all(epoch)
@@ -272,7 +257,7 @@ class LocalPresence:
     # -- carrying out
 
     def _carry_out(self, actions: Actions) -> None:
-        """In their order; what an answer of the store asks for comes behind what there is to do already."""
+        """Carry out actions in order. Those that follow from an answer of the store come after the others."""
         for action in actions:  # the list grows meanwhile
             actions.extend(self._do(action))
 
@@ -312,13 +297,13 @@ class LocalPresence:
             self._incumbents.challenge(grant)
 
     def _expire(self, device_id: str, at: float) -> None:
-        # A timer may fire a hair early; the rule is asked for the moment that it was set for.
+        # A timer may fire slightly early: expire() gets the time that it was set for.
         self._carry_out(self._slots.expire(device_id, max(at, self._clock())))
 
     def _settle(self, claim: Claim, verdict: Grant | Refused) -> None:
         waiting = self._claims.pop(claim, None)
         if waiting is None or waiting.done():
-            # It was cancelled in this very turn; claim() gives the slot back when it runs.
+            # It was cancelled in this turn; claim() releases the slot when it runs.
             return
         if isinstance(verdict, Refused):
             waiting.set_exception(verdict)

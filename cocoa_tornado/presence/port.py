@@ -1,8 +1,8 @@
 """The presence port: who may act for a device.
 
-A server *claims* a device before the upgrade, *registers* what it was granted when the upgrade is done, and *releases*
-it when the connection has ended. Everything names the grant and not the device, so a late release cannot free the
-slot of the next connection.
+A server *claims* a device before the upgrade, *registers* the grant when the upgrade is done, and *releases* it when
+the connection has ended. Every call names the grant and not the device, so a late release cannot free the slot of the
+next connection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from ..rules.claims import Generation
 from ..rules.close_codes import CloseReason
-from .rules import Grant, Lease, RefusalReason, SlotLimits
+from .grants import Grant, Lease, RefusalReason, SlotLimits
 
 
 class Refused(Exception):
@@ -28,9 +28,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How a connection is doing, as its own server sees it.
+    """The state of a connection, as its own server sees it.
 
-    :ivar silent_s: since the last sign of life, seconds
+    :ivar silent_s: seconds since the last sign of life
     :ivar round_trip_s: of its last ping and pong; None before the first
     :ivar queued: messages that its socket has not taken yet
     """
@@ -42,10 +42,10 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """One of a device's connections, on whichever server.
+    """One of a device's connections, on any server.
 
-    :ivar server: the epoch that it was granted to: the address of the relay
-    :ivar health: None where it is not known, as while an upgrade is under way
+    :ivar server: the epoch that it was granted to, which is its address in the relay
+    :ivar health: None if it is not known, for example during an upgrade
     """
 
     server: str
@@ -76,19 +76,19 @@ class PresenceStatus:
 class PresenceCounters:
     """Plain counters, for the metrics."""
 
-    challenges: int = 0  # incumbents of this server asked for a sign of life, those of a device together
-    evictions: int = 0  # incumbents of this server ended because they were silent
+    challenges: int = 0  # times that a device's connections on this server were challenged
+    evictions: int = 0  # connections of this server that were silent and ended
     refused: dict[str, int] = field(default_factory=dict)  # by reason
 
 
 class Incumbents(Protocol):
-    """The connections of this server, as presence reaches them. A grant without a connection is ignored."""
+    """This server's connections, as presence sees them. A grant without a connection is ignored."""
 
     def challenge(self, grant: Grant) -> None:
-        """Ask for a sign of life, to be reported to :meth:`Presence.answered`."""
+        """Ask for a sign of life; it is reported with :meth:`Presence.answered`."""
 
     def evict(self, grant: Grant, reason: CloseReason) -> None:
-        """End the connection. When this returns it does not act for the device any more."""
+        """End the connection. When this returns, it no longer acts for the device."""
 
     def health(self, grant: Grant) -> Health | None: ...
 
@@ -101,31 +101,31 @@ class Presence(Protocol):
 
     Guarantees of every adapter (the contract suite holds them):
 
-    - *One holder*: no device has more than ``per_device`` grants at a time, over all servers.
-    - *Identity*: a grant is released by its own name. A release that is late, or comes twice, does nothing.
+    - *One holder*: a device never has more than ``per_device`` grants, over all servers.
+    - *Identity*: a release names its grant. A late or repeated release does nothing.
     - *Generations* are ordered, never repeat, and grow with every admission.
-    - *Challenge*: where a device's slots are taken, the servers that hold them ask their connections for a sign of
-      life. All give one: the newcomers are refused. One is gone, or stays silent for ``challenge_s`` and is evicted:
-      the first newcomer that waits is admitted. Newcomers of one server wait in line, at most ``rules.MAX_WAITING``.
-      ``device`` is said on the word of the holder's server only. One that does not answer within
-      ``rules.ANSWER_PATIENCE_S`` more makes it ``presence``.
-    - *The owner ends it*: a slot is free once the server that held it has ended its client, or has itself ended.
-    - *Leases*: what was granted is good while its lease is valid. When a lease is lost, the adapter ends it, calls
-      :meth:`Incumbents.lease_lost`, refuses those who wait with ``presence``, and joins again under a new epoch.
+    - *Challenge*: if a device's slots are taken, the servers that hold them ask their connections for a sign of life.
+      If all give one, the new connections are refused. If one is gone, or is silent for ``challenge_s`` and evicted,
+      the first new connection that waits is admitted. New connections wait in a queue per server, of at most
+      ``rules.MAX_WAITING``. They are refused with ``device`` only if the holder's server says that it is alive, and
+      with ``presence`` if that server does not answer within another ``rules.ANSWER_PATIENCE_S``.
+    - *The owner ends it*: a slot is free once the server that held it has ended its connection, or has itself ended.
+    - *Leases*: a grant is valid while its lease is. When a lease is lost, the adapter ends it, calls
+      :meth:`Incumbents.lease_lost`, refuses waiting connections with ``presence``, and joins again under a new epoch.
       Nothing is granted in between.
-    - *Cancellation* of :meth:`claim` gives up the place in line, or the slot that was granted in the same turn.
+    - *Cancellation* of :meth:`claim` gives up the place in the queue, or the slot that was granted in the same turn.
     """
 
     @property
     def limits(self) -> Callable[[], SlotLimits]:
-        """Returns those in force, which a reload may change; a device that is in stays in."""
+        """Returns the current limits, which a reload may change. Lower limits end no connection."""
 
     @limits.setter
     def limits(self, limits: Callable[[], SlotLimits]) -> None: ...
 
     @property
     def lease(self) -> Lease:
-        """Of the epoch under which this server claims now."""
+        """Of this server's current epoch."""
 
     @property
     def counters(self) -> PresenceCounters: ...
@@ -135,10 +135,10 @@ class Presence(Protocol):
 
     @property
     def slots_taken(self) -> int:
-        """Slots that this server holds, or has reserved for upgrades under way."""
+        """How many slots this server holds, or has reserved for upgrades."""
 
     def start(self, incumbents: Incumbents) -> None:
-        """Join the other servers. Returns at once; where the store is away, that is retried."""
+        """Join the other servers. Returns at once, and retries while the store is unavailable."""
 
     def try_claim(self, device_id: str) -> Grant | None:
         """:meth:`claim`, if it can be granted at once: None says that only :meth:`claim` can decide.
@@ -149,17 +149,17 @@ class Presence(Protocol):
     async def claim(self, device_id: str) -> Grant:
         """Take a slot before the upgrade; the caller must :meth:`register` or :meth:`release` it.
 
-        Waits for the store, where there is one, and while an incumbent is challenged; with ``local://`` it suspends for
-        nothing else. After it, and after every other wait, look at ``grant.lease`` before acting for the device.
+        Waits for the store, if there is one, and for challenges; with ``local://`` it suspends for nothing else. After
+        this and every other wait, check ``grant.lease`` before acting for the device.
 
-        :raises Refused: there is none
+        :raises Refused: no slot is free
         """
 
     async def obstacle(self, device_id: str) -> RefusalReason | None:
-        """What :meth:`claim` would say without a challenge, as things are now. Nobody is challenged."""
+        """Why :meth:`claim` would be refused now, without a challenge; None: it would not."""
 
     def register(self, grant: Grant) -> None:
-        """The upgrade is done. KeyError if the grant has no slot any more."""
+        """The upgrade is done. KeyError if the grant no longer has a slot."""
 
     def answered(self, grant: Grant) -> None:
         """A challenged connection has given a sign of life."""
@@ -168,22 +168,22 @@ class Presence(Protocol):
         """The connection has ended, or the upgrade failed. Idempotent."""
 
     def evict(self, device_id: str, holder: Holder, reason: CloseReason) -> None:
-        """End a device's connection, on whichever server it is. Not confirmed: it may have ended, or its server."""
+        """End a device's connection, on any server. Not confirmed: the connection or its server may have ended."""
 
     def holders(self, device_ids: Sequence[str]) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
-        """The connections of devices over all servers, in the order of their generations, upgrades under way included.
+        """The devices' connections on all servers, in the order of their generations, including upgrades under way.
 
-        A device that nobody holds is not in the result. The future is done at once with ``local://``, never fails, and
-        futures are done in the order of the calls. Where the store is away, the result has the holders of this server.
+        A device without a holder is not in the result. Futures are done in the order of the calls, at once with
+        ``local://``, and never fail. While the store is unavailable, the result has this server's holders.
         """
 
     def drain(self) -> None:
-        """Refuse every newcomer from now on, with ``draining``, also once there is no lease any more."""
+        """Refuse every new connection from now on with ``draining``, even after the lease has ended."""
 
     def status(self) -> PresenceStatus: ...
 
     async def close(self, timeout_s: float) -> None:
-        """Leave: the lease ends, and all slots of this server are free. Its connections must have ended.
+        """Leave: end the lease and free all slots of this server. Its connections must have ended.
 
         Idempotent, never raises.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..rules.claims import Claim, Generation
-from .rules import Grant, Lease
+from .grants import Grant, Lease
 
 
 class Table:

@@ -22,7 +22,7 @@ from ..adapters import Scheme, bare
 from ..brokers.kafka_settings import KAFKA_SECTIONS, KAFKA_URL, KafkaSettings
 from ..mailboxes.redis_url import REDIS
 from ..mailboxes.sqlite_url import SQLITE
-from ..presence.rules import DuplicatePolicy
+from ..presence.grants import DuplicatePolicy
 from ..rules import buffers
 from ..rules.addresses import kafka_servers, without_user_info
 from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding

@@ -11,8 +11,8 @@ from tornado.websocket import WebSocketHandler
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
+from ..presence.grants import Grant
 from ..presence.port import Refused
-from ..presence.rules import Grant
 from ..rules.box import Position
 from ..rules.cursors import read_cursor
 from ..rules.handshake import NOT_WEBSOCKET, Refusal

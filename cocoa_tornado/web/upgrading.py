@@ -17,7 +17,7 @@ from ..connection.device_socket import DeviceSocket, device_socket
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError
-from ..presence.rules import Grant
+from ..presence.grants import Grant
 from ..rules.box import Position
 from ..rules.handshake import switching_protocols
 from ..rules.identity import DeviceIdentity, FoundToken

@@ -20,9 +20,9 @@ from cocoa_tornado.connection.protocol import PAUSED
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.hub import Hub
+from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.port import Refused
-from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.records import decode

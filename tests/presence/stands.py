@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from cocoa_tornado.presence.grants import Grant, Lease, SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
 from cocoa_tornado.presence.port import Health, Presence
-from cocoa_tornado.presence.rules import Grant, Lease, SlotLimits
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.rules.close_codes import CloseReason

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from cocoa_tornado.presence.grants import Grant, SlotLimits
 from cocoa_tornado.presence.port import Holder, PresenceState, Refused
-from cocoa_tornado.presence.rules import MAX_WAITING, Grant, SlotLimits
+from cocoa_tornado.presence.rules import MAX_WAITING
 from cocoa_tornado.rules.close_codes import CloseReason
 from testing.waiting import eventually
 

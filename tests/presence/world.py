@@ -9,23 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from cocoa_tornado.presence.rules import (
-    Acquire,
-    Action,
-    Actions,
-    Admit,
-    Evict,
-    Grant,
-    Lease,
-    Ping,
-    RefusalReason,
-    Refuse,
-    Release,
-    Send,
-    SlotLimits,
-    Slots,
-    Wake,
-)
+from cocoa_tornado.presence.actions import Acquire, Action, Actions, Admit, Evict, Ping, Refuse, Release, Send, Wake
+from cocoa_tornado.presence.grants import Grant, Lease, RefusalReason, SlotLimits
+from cocoa_tornado.presence.rules import Slots
 from cocoa_tornado.presence.table import Table
 from cocoa_tornado.relay.messages import Challenge
 from cocoa_tornado.rules.claims import Claim

@@ -13,8 +13,8 @@ from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Mailbox
+from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
-from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.port import RelayLimits
 from cocoa_tornado.routing.address import Devices, Everyone, Group

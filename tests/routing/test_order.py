@@ -14,9 +14,9 @@ from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.port import Holder
-from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.relay.messages import Forward, RelayMessage, WakeUp
 from cocoa_tornado.relay.port import Fate

@@ -14,8 +14,8 @@ from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
-from cocoa_tornado.presence.rules import SlotLimits
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.routing.address import Address, Devices, Everyone, Group, User
 from cocoa_tornado.routing.round_trips import RoundTrips

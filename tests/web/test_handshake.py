@@ -10,7 +10,7 @@ import time
 import pytest
 import websockets
 
-from cocoa_tornado.presence.rules import Grant
+from cocoa_tornado.presence.grants import Grant
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.web.device_handler import DeviceHandler
 from testing.raw_device import CLOSE, PATIENCE_S, PING, PONG, TEXT, UPGRADE, Response, frame

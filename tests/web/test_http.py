@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import BrokerState, BrokerStatus, QuarantineState
 from cocoa_tornado.errors import BrokerError
-from cocoa_tornado.presence.rules import SlotLimits
+from cocoa_tornado.presence.grants import SlotLimits
 from testing.raw_device import UPGRADE, Response
 
 from ..harness import RESULTS, Harness
