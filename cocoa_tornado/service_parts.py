@@ -24,7 +24,7 @@ from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
 from .relay.port import Relay
 from .rules.addresses import is_loopback
-from .rules.audio import unsaid
+from .rules.audio import undeclared
 from .rules.upload import AudioLimits
 from .rules.worker_count import count_workers
 from .service_options import box_limits, kafka_options
@@ -44,7 +44,7 @@ def audio_intake(transcriber: Transcriber, settings: Settings, limits: Callable[
     # It loads the voice activity detector, which a gateway without speech need not have.
     from .speech.segmenter import Segmenter
 
-    return AudioIntake(transcriber, unsaid(settings.raw_audio), Segmenter, limits)
+    return AudioIntake(transcriber, undeclared(settings.raw_audio), Segmenter, limits)
 
 
 def key_store(settings: Settings, sources: KeySources) -> KeyStore:

@@ -97,7 +97,7 @@ class SoleReading:
             if time.monotonic() >= self._ask_at:
                 with contextlib.suppress(RuntimeError):  # no thread: try again next time
                     wait([self._coordinator.ask()], AWAY_AFTER_S)
-            group, now = self._hear(), time.monotonic()
+            group, now = self._take_group(), time.monotonic()
             if self._is_blind:
                 self._availability.turn_came()
                 return
@@ -151,7 +151,7 @@ class SoleReading:
             return True
         if self._may_read is None:
             self._may_read = self._rule.is_reader(me() or "")
-        group = self._hear()
+        group = self._take_group()
         if group is not None:
             self._may_read = self._judge(me() or "", group)
         elif time.monotonic() >= self._ask_at:
@@ -179,7 +179,7 @@ class SoleReading:
             self._coordinator.rest()
         return step is Step.READ
 
-    def _hear(self) -> Group | None:
+    def _take_group(self) -> Group | None:
         """The group, if the brokers have described it since the last call."""
         answer = self._coordinator.take_answer()
         if answer is None:

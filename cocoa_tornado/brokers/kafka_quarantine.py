@@ -137,7 +137,7 @@ class Quarantine:
         records, size = len(self._copies), self._copies.size_bytes
         now = self._clock()
         while self._answers:
-            self._hear(*self._answers.popleft(), now)
+            self._enter_answer(*self._answers.popleft(), now)
         self._look_if_due(now)
         self._carry_out(
             self._copies.step(now, brokers_answer=self._availability.brokers_answer(), positions=positions), now
@@ -159,7 +159,7 @@ class Quarantine:
         """True while reading must pause, because copies arrive faster than the topic takes them."""
         return self._must_wait
 
-    def _hear(self, copy: _Copy, error: BrokerError | None, now: float) -> None:
+    def _enter_answer(self, copy: _Copy, error: BrokerError | None, now: float) -> None:
         if copy not in self._copies:
             return  # given up meanwhile, or its partition was revoked
         if error is None:

@@ -60,7 +60,7 @@ class Judged:
         for name, remembered in self._remembered.items():
             if remembered.runs:
                 source = self._sources[name]
-                before = 0 if remembered.anew else source.runs
+                before = 0 if remembered.reset else source.runs
                 self._sources[name] = source._replace(version=self.group_id, runs=before + len(remembered.runs))
         given = (None if number == UNDELIVERABLE else int(number) for number in numbers.split())
         results = iter([next(given) if fresh else None for fresh in self.fresh])
@@ -71,7 +71,7 @@ class Judged:
         fresh, remembered = source.seen.take(records)
         if source.runs + len(remembered.runs) > MOST_RUNS and remembered.runs:
             # Many short runs are slow to load.
-            remembered.anew, remembered.runs = True, source.seen.runs()
+            remembered.reset, remembered.runs = True, source.seen.runs()
         self._remembered[name] = remembered
         return fresh
 
@@ -87,7 +87,7 @@ class Judged:
         head += [b"%d" % count for count in (len(self._remembered), len(indexes), len(stored) // 3)]
         for name, remembered in self._remembered.items():
             runs = [self.group_id + _FIRST.pack(run.first) + run.to_bytes() for run in remembered.runs]
-            head += [name.encode(), self._sources[name].version, b"%d" % remembered.anew, b"%d" % remembered.floor]
+            head += [name.encode(), self._sources[name].version, b"%d" % remembered.reset, b"%d" % remembered.floor]
             head += [b"%d" % len(runs), *runs]
         return head + [device_key(device_id) for device_id in indexes] + stored
 

@@ -95,7 +95,7 @@ class SeenRows:
             raise damaged(f"a row of the table seen is malformed: {error}") from error
 
     def _write(self, source: _Source, remembered: Remembered) -> None:
-        if remembered.anew:
+        if remembered.reset:
             self._database.execute("DELETE FROM seen WHERE source = ?", (source.id,))
             source.rows = source.floor = 0
         if remembered.runs:

@@ -110,7 +110,7 @@ def format_of(content_type: str | None, default_raw: AudioFormat) -> AudioFormat
         return None
 
 
-def unsaid(default_raw: AudioFormat) -> AudioFormat:
+def undeclared(default_raw: AudioFormat) -> AudioFormat:
     """Return the format of raw samples that their sender did not describe: the default, unless they clearly have 8
     bits."""
     return replace(default_raw, eight_bit_rate_hz=EIGHT_BIT_RATE_HZ if default_raw.sample_bytes == 2 else 0)
@@ -146,7 +146,7 @@ def settle(declared: AudioFormat, head: bytes, *, complete: bool = False) -> Aud
     return replace(declared, container="raw", eight_bit_rate_hz=0)
 
 
-def look_again_at(known_bytes: int) -> int:
+def next_look_bytes(known_bytes: int) -> int:
     """How many bytes to collect before looking at the beginning of a stream again: a quarter more.
 
     A look costs up to a millisecond. Looking at every byte of a stream that arrives byte by byte would take seconds.
@@ -168,10 +168,10 @@ def has_eight_bits(samples: bytes, *, complete: bool = False) -> bool | None:
     :param complete: there are no more samples: decide with these
     """
     head = samples[:SETTLED_BYTES]
-    telling = b"".join(_TELLING_PAIRS(head))[:JUDGED_BYTES]
-    if len(telling) < JUDGED_BYTES and len(head) < SETTLED_BYTES and not complete:
+    usable = b"".join(_USABLE_PAIRS(head))[:JUDGED_BYTES]
+    if len(usable) < JUDGED_BYTES and len(head) < SETTLED_BYTES and not complete:
         return None
-    return len(telling) >= MIN_JUDGED_BYTES and min(map(_share_near_128, (telling[0::2], telling[1::2]))) >= 0.75
+    return len(usable) >= MIN_JUDGED_BYTES and min(map(_share_near_128, (usable[0::2], usable[1::2]))) >= 0.75
 
 
 def _share_near_128(octets: bytes) -> float:
@@ -191,8 +191,8 @@ def byte_order(samples: bytes, channels: int = 1, *, complete: bool = False) -> 
     """
     whole = samples[: len(samples) & ~1]
     firsts, seconds = whole[0::2], whole[1::2]
-    telling = sum(1 for first, second in zip(firsts, seconds, strict=True) if first != second)
-    if telling < JUDGED_SAMPLES and not complete:
+    usable = sum(1 for first, second in zip(firsts, seconds, strict=True) if first != second)
+    if usable < JUDGED_SAMPLES and not complete:
         return None
     if not any(firsts):
         return "s16le" if _has_sign(seconds, channels) else "s16be"
@@ -219,7 +219,7 @@ def _base(media_type: str, parameters: Mapping[str, str], default_raw: AudioForm
         codecs = {codec.strip().lower() for codec in parameters.get("codecs", "opus").split(",")}
         if container == "ogg" and not codecs <= _OGG_CODECS:
             return None
-        return replace(unsaid(default_raw), container=container)
+        return replace(undeclared(default_raw), container=container)
     telephone = _TELEPHONE.get(media_type)
     if telephone is not None:
         return AudioFormat("raw", telephone, 8_000, 1)
@@ -229,7 +229,7 @@ def _base(media_type: str, parameters: Mapping[str, str], default_raw: AudioForm
     if media_type in _LINEAR:
         base = AudioFormat("raw", _LINEAR[media_type], default_raw.rate_hz, 1)
     elif media_type in _UNNAMED:
-        base = replace(unsaid(default_raw), container="raw")
+        base = replace(undeclared(default_raw), container="raw")
     else:
         return None
     if order is not None and base.sample_bytes == 2:
@@ -345,5 +345,5 @@ _PARTS = re.compile(rf";({_PART})").findall
 _QUOTED = re.compile(_STRING).fullmatch
 _UNESCAPE = re.compile(r"\\(.)").sub
 
-_TELLING_PAIRS = re.compile(rb"\0\0|\xff\xff|(..)", re.DOTALL).findall
+_USABLE_PAIRS = re.compile(rb"\0\0|\xff\xff|(..)", re.DOTALL).findall
 _FAR_FROM_128: Final = bytes(byte for byte in range(256) if abs(byte - 128) > 64)

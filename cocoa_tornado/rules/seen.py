@@ -57,12 +57,12 @@ class Run(NamedTuple):
 class Remembered:
     """What to store about one source after a batch.
 
-    :ivar anew: first delete everything stored about this source
+    :ivar reset: first delete everything stored about this source
     :ivar runs: runs to add
     :ivar floor: runs that end at or before this offset are not needed any more
     """
 
-    anew: bool = False
+    reset: bool = False
     runs: list[Run] = field(default_factory=list)
     floor: int = 0
 
@@ -107,7 +107,7 @@ class SeenOffsets:
                 if known == stamp:
                     fresh.append(False)
                     continue
-                remembered.anew = True
+                remembered.reset = True
                 added.clear()
                 if known is None and offset >= end - WINDOW:
                     # This offset held no message when it was first read, and does now.
@@ -123,7 +123,7 @@ class SeenOffsets:
         remembered.floor = max(floor, 0)
         while self._runs and self._runs[0].end <= floor:
             del self._runs[0]
-        remembered.runs = self.runs() if remembered.anew else [Run(run.first, run.stamps[:]) for run in added]
+        remembered.runs = self.runs() if remembered.reset else [Run(run.first, run.stamps[:]) for run in added]
         self._join()
         return fresh, remembered
 

@@ -265,7 +265,7 @@ class Roster:
         """A process was started, as planned."""
         self._workers[worker] = _Worker(worker, Phase.LOADING, now)
 
-    def came_up(self, worker: int) -> None:
+    def became_ready(self, worker: int) -> None:
         """READY was received."""
         known = self._workers.get(worker)
         if known is not None and known.phase is Phase.LOADING:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Final
 
 from ..errors import AudioTooLong
-from .audio import SETTLED_BYTES, AudioFormat, look_again_at, settle
+from .audio import SETTLED_BYTES, AudioFormat, next_look_bytes, settle
 from .wav import WavLayout, read_wav_header
 
 MAX_HEAD_BYTES: Final = max(SETTLED_BYTES, 8 * 1024)
@@ -51,7 +51,7 @@ class UploadHead:
         is_all = len(self._head) >= MAX_HEAD_BYTES
         if len(self._head) < self._next_look_bytes and not is_all:
             return
-        self._next_look_bytes = look_again_at(len(self._head))
+        self._next_look_bytes = next_look_bytes(len(self._head))
         if self.settled is None:
             self.settled = settle(self._declared, self._head)
         if self.settled is None:

@@ -27,7 +27,7 @@ from av.container import InputContainer
 from av.stream import Discard
 
 from ..errors import AudioNotDecodable, AudioTooLong
-from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, look_again_at, settle
+from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, byte_order, next_look_bytes, settle
 from ..rules.magic import Container
 from ..rules.mp4 import is_fragmented
 from ..rules.wav import WavLayout, read_next_wav, read_wav_header
@@ -152,7 +152,7 @@ def _frames(declared: AudioFormat, stream: _Input) -> _Frames:
 def _more(stream: _Input, head: bytes) -> tuple[bytes, bool]:
     """Return the head extended enough for another look, and whether that is the whole stream."""
     longer = bytearray(head)
-    while len(longer) < look_again_at(len(head)):
+    while len(longer) < next_look_bytes(len(head)):
         piece = stream.read(_READ_BYTES)
         if not piece:
             return bytes(longer), True

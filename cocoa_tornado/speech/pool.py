@@ -310,7 +310,7 @@ class WorkerPool:
     def on_frame(self, worker: int, frame: wire.Frame) -> None:
         if frame.kind is Kind.READY:
             self._ready_detail = wire.message_of(frame, wire.Ready).detail
-            self._roster.came_up(worker)
+            self._roster.became_ready(worker)
             self._replan()
         elif self._roster.phase_of(worker) is Phase.LOADING:
             self._trouble = wire.message_of(frame, wire.Failed).detail

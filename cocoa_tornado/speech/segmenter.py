@@ -13,7 +13,7 @@ from typing import Final, cast
 from pocketsphinx import Vad
 
 from ..errors import AudioNotDecodable
-from ..rules.audio import AudioFormat, byte_order, look_again_at, settle
+from ..rules.audio import AudioFormat, byte_order, next_look_bytes, settle
 from ..rules.endpointing import End, Endpointer, FrameVerdict, Segment, Speech
 from ..rules.samples import Encoding, sample_bytes, to_s16le_mono
 from ..rules.wav import RIFF_NAMES, WavLayout, read_next_wav, read_wav_header
@@ -183,7 +183,7 @@ class Segmenter:
             return False
         found = settle(self._format, self._unread, complete=complete)
         if found is None:
-            self._next_look_bytes = look_again_at(len(self._unread))
+            self._next_look_bytes = next_look_bytes(len(self._unread))
             return False
         if found.container == "wav":
             self._header = read_wav_header()

@@ -22,11 +22,11 @@ from cocoa_tornado.rules.audio import (
     format_of,
     has_eight_bits,
     settle,
-    unsaid,
+    undeclared,
 )
 
 DEFAULT = AudioFormat("raw", "s16le", 16_000, 1)
-UNSAID = AudioFormat("raw", "s16le", 16_000, 1, eight_bit_rate_hz=8_000)
+UNDECLARED = AudioFormat("raw", "s16le", 16_000, 1, eight_bit_rate_hz=8_000)
 UNUSUAL = AudioFormat("raw", "u8", 11_025, 2)
 DEMO = Path(__file__).parents[2] / "demo"
 SPEECH = array("h", (Path(__file__).parents[1] / "speech" / "data" / "goforward.raw").read_bytes())
@@ -46,12 +46,12 @@ SPEECH = array("h", (Path(__file__).parents[1] / "speech" / "data" / "goforward.
         ("audio/x-mulaw;rate=16000", AudioFormat("raw", "mulaw", 16_000, 1)),
         ("audio/PCMA; channels=2", AudioFormat("raw", "alaw", 8_000, 2)),
         ("audio/x-alaw", AudioFormat("raw", "alaw", 8_000, 1)),
-        ("audio/pcm", UNSAID),
-        ("audio/raw", UNSAID),
+        ("audio/pcm", UNDECLARED),
+        ("audio/raw", UNDECLARED),
         ("audio/x-raw;rate=48000", AudioFormat("raw", "s16le", 48_000, 1, eight_bit_rate_hz=48_000)),
         ("audio/pcm;endianness=big-endian", AudioFormat("raw", "s16be", 16_000, 1)),
-        ("application/octet-stream", UNSAID),
-        ("audio/*", UNSAID),
+        ("application/octet-stream", UNDECLARED),
+        ("audio/*", UNDECLARED),
     ],
 )
 def test_a_raw_type_defines_how_its_samples_are_read(content_type: str, expected: AudioFormat) -> None:
@@ -263,7 +263,7 @@ HEADS = st.binary(max_size=40) | st.sampled_from(
 @given(HEADS, st.sampled_from([0, 0x20, 0x80, 0xFF]), st.integers(0, 600))
 def test_a_head_is_settled_once_and_for_all(start: bytes, filling: int, cut: int) -> None:
     head = start + bytes([filling]) * SETTLED_BYTES
-    for declared in (AudioFormat("raw"), AudioFormat("wav"), AudioFormat("ogg"), UNSAID):
+    for declared in (AudioFormat("raw"), AudioFormat("wav"), AudioFormat("ogg"), UNDECLARED):
         settled = _settled(declared, head[:SETTLED_BYTES])
         assert settled is not None
         assert _settled(declared, head[:cut]) in (None, settled)
@@ -377,7 +377,7 @@ def test_speech_of_unsigned_eight_bits_is_recognized(start: int, loudness: float
     samples = _eight_bits(SPEECH[start : start + 600 * step : step], loudness, bias)
 
     assert has_eight_bits(samples)
-    assert settle(UNSAID, samples) == AudioFormat("raw", "u8", 8_000, 1)
+    assert settle(UNDECLARED, samples) == AudioFormat("raw", "u8", 8_000, 1)
     assert settle(AudioFormat("wav", eight_bit_rate_hz=11_025), samples) == AudioFormat("raw", "u8", 11_025, 1)
 
 
@@ -387,7 +387,7 @@ def test_speech_of_sixteen_bits_is_never_taken_for_eight(start: int, loudness: f
     window = SPEECH[start : start + 600 * step : step]
     for samples in _in_both_orders(array("h", (max(-32768, min(32767, bias + int(loudness * x))) for x in window))):
         assert not has_eight_bits(samples, complete=True)
-        assert settle(UNSAID, samples, complete=True) == DEFAULT
+        assert settle(UNDECLARED, samples, complete=True) == DEFAULT
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from([2, 40, 1_000, 8_000, 32_768]))
@@ -409,7 +409,7 @@ def test_whole_recordings_of_sixteen_bits_are_never_taken_for_eight_wherever_the
         swapped.byteswap()
         for samples in (recording, swapped.tobytes()):
             for start in range(0, len(samples) - SETTLED_BYTES, 1_000):
-                assert settle(UNSAID, samples[start : start + SETTLED_BYTES]) == DEFAULT
+                assert settle(UNDECLARED, samples[start : start + SETTLED_BYTES]) == DEFAULT
 
 
 def test_digital_silence_at_the_beginning_is_ignored() -> None:
@@ -437,5 +437,5 @@ def test_declared_samples_are_not_judged(content_type: str) -> None:
 
 
 def test_what_the_settings_say_of_eight_bits_is_not_judged() -> None:
-    assert unsaid(UNUSUAL) == UNUSUAL
-    assert unsaid(DEFAULT) == UNSAID
+    assert undeclared(UNUSUAL) == UNUSUAL
+    assert undeclared(DEFAULT) == UNDECLARED

@@ -19,7 +19,7 @@ def records(first: int, count: int, shift: int = 0) -> list[tuple[int, int]]:
 
 def written_down(kept: list[Run], remembered: Remembered) -> list[Run]:
     """What a mailbox has stored of a source."""
-    kept = [] if remembered.anew else kept
+    kept = [] if remembered.reset else kept
     return [run for run in kept if run.end > remembered.floor] + remembered.runs
 
 
@@ -50,7 +50,7 @@ def test_another_record_of_the_same_offset_is_new_and_so_is_all_behind_it() -> N
     _, first = seen.take(records(0, 10))
     fresh, remembered = seen.take(records(4, 2, shift=7))
     assert fresh == [True, True]
-    assert remembered.anew
+    assert remembered.reset
     kept = written_down(first.runs, remembered)
     assert SeenOffsets(kept).take(records(0, 4) + records(4, 2, shift=7) + records(6, 4))[0] == [False] * 6 + [True] * 4
 

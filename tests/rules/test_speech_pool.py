@@ -108,7 +108,7 @@ class Pool(RuleBasedStateMachine):
     def comes_up(self) -> None:
         for worker in sorted(self.alive):
             if self.roster.phase_of(worker) is Phase.LOADING:
-                self.roster.came_up(worker)
+                self.roster.became_ready(worker)
                 break
         self.plan()
 
@@ -229,7 +229,7 @@ class Pool(RuleBasedStateMachine):
                 self.alive.remove(worker)
                 self.roster.gone(worker, self.now)
             elif phase is Phase.LOADING:
-                self.roster.came_up(worker)
+                self.roster.became_ready(worker)
             elif phase in (Phase.BUSY, Phase.DRAINING):
                 self.roster.settled(worker, self.now)
                 self.has.pop(worker, None)
@@ -244,7 +244,7 @@ def ready(limits: PoolLimits = LIMITS) -> Roster:
     one = roster(limits)
     one.plan(0.0)
     one.loading(1, 0.0)
-    one.came_up(1)
+    one.became_ready(1)
     return one
 
 
@@ -284,7 +284,7 @@ def load(one: Roster, now: float, numbers: Iterator[int]) -> int:
     while one.plan(now).load:
         worker = next(numbers)
         one.loading(worker, now)
-        one.came_up(worker)
+        one.became_ready(worker)
     return one.ready - before
 
 

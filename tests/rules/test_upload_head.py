@@ -19,12 +19,12 @@ from ..speech.recordings import encoded, go_forward
 SPEECH = go_forward()
 MIB = 1 << 20
 SECOND = 32_000
-UNSAID = AudioFormat(eight_bit_rate_hz=8_000)
+UNDECLARED = AudioFormat(eight_bit_rate_hz=8_000)
 WAV = AudioFormat("wav", eight_bit_rate_hz=8_000)
 
 
 def head_of(
-    data: bytes, declared: AudioFormat = UNSAID, body_bytes: int | None = None, sizes: tuple[int, ...] = (1 << 20,)
+    data: bytes, declared: AudioFormat = UNDECLARED, body_bytes: int | None = None, sizes: tuple[int, ...] = (1 << 20,)
 ) -> UploadHead:
     head = UploadHead(declared, body_bytes, max_bytes=10 * MIB, max_audio_s=60.0)
     at = turn = 0
@@ -47,7 +47,7 @@ def wav(data_bytes: int, rate_hz: int = 16_000) -> bytes:
 @pytest.mark.parametrize(
     ("declared", "bytes_per_second"),
     [
-        (UNSAID, SECOND),
+        (UNDECLARED, SECOND),
         (WAV, SECOND),
         (AudioFormat("raw", "l16", 8_000), 16_000),
         (AudioFormat("raw", "mulaw", 8_000), 8_000),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoa_tornado.errors import AudioNotDecodable
-from cocoa_tornado.rules.audio import SETTLED_BYTES, AudioFormat, settle, unsaid
+from cocoa_tornado.rules.audio import SETTLED_BYTES, AudioFormat, settle, undeclared
 from cocoa_tornado.rules.endpointing import End, Segment, Speech
 from cocoa_tornado.speech import segmenter as segmenter_module
 from cocoa_tornado.speech.segmenter import MAX_HEADER_BYTES, Segmenter
@@ -61,7 +61,7 @@ def test_silence_that_comes_byte_by_byte_is_not_judged_with_every_byte(monkeypat
         return settle(declared, head, complete=complete)
 
     monkeypatch.setattr(segmenter_module, "settle", look)
-    assert segments(Segmenter(unsaid(AudioFormat()), 60.0), bytes(SETTLED_BYTES * 2), piece=1) == []
+    assert segments(Segmenter(undeclared(AudioFormat()), 60.0), bytes(SETTLED_BYTES * 2), piece=1) == []
     assert len(looks) < 50
 
 
@@ -96,13 +96,13 @@ def test_old_encodings_are_recognized_too(encoding: str, muxer: str, rate: int) 
 @pytest.mark.parametrize("piece", [1, 640, 100_000])
 def test_undeclared_samples_of_eight_bits_are_recognized(piece: int) -> None:
     stream = encoded(go_forward() + bytes(SECOND), "u8", "pcm_u8", 8_000)
-    segmenter = Segmenter(unsaid(AudioFormat()), 60.0)
+    segmenter = Segmenter(undeclared(AudioFormat()), 60.0)
     assert len(utterances(segments(segmenter, stream, piece))) == 1
     assert (segmenter.out_format, segmenter.has_eight_bits) == (AudioFormat("raw", "s16le", 8_000, 1), True)
 
 
 def test_samples_of_sixteen_bits_are_recognized_as_before() -> None:
-    segmenter = Segmenter(unsaid(AudioFormat()), 60.0)
+    segmenter = Segmenter(undeclared(AudioFormat()), 60.0)
     found = utterances(segments(segmenter, go_forward() + bytes(SECOND)))
     assert found == utterances(segments(Segmenter(AudioFormat(), 60.0), go_forward() + bytes(SECOND)))
     assert not segmenter.has_eight_bits
