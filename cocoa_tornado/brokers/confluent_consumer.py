@@ -1,8 +1,8 @@
-"""The consuming half of the Kafka adapter, by confluent-kafka.
+"""The consuming half of the Kafka adapter, with confluent-kafka.
 
-All of it runs on one thread, the callbacks of the group's news too: librdkafka brings them within ``consume()``, and
-within ``close()``, which has a thread of its own while this one waits for it. What the brokers are asked now and then
-while records flow is asked on another, by another client (``confluent_questions``): no record is to wait for that.
+Everything runs on one thread, including the rebalance callbacks: librdkafka calls them within ``consume()``, and within
+``close()``, which has a thread of its own while this one waits for it. Periodic requests to the brokers use another
+thread and another client (``confluent_questions``), so that no record waits for them.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from .kafka_publisher import Publisher
 from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, QUIET_POLL_S, JoinStuck, Reading, TopicMissing
 from .port import Batch, BrokerCounters, Decoder
 
-REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are taken away
+REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are revoked
 COMMIT_PATIENCE_S = 3.0
-DOUBT_S = 60.0  # for which librdkafka may still lose its place, once it has read on behind a broken batch
-JOIN_PATIENCE_S = 45.0  # for partitions to read, while the brokers answer; then another consumer may fare better
-SILENCE_S = 15.0  # without an answer of any kind to what the brokers are asked: more than all of its time-outs
+DOUBT_S = 60.0  # after reading past a broken batch, how long librdkafka may still lose its position
+JOIN_PATIENCE_S = 45.0  # for an assignment, while the brokers answer; then another consumer may work better
+SILENCE_S = 15.0  # without any answer from the brokers: more than all request timeouts
 GONE = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION})
 
-Message: TypeAlias = Any  # by its stubs it may have no partition, offset and so on; one that was fetched has them
+Message: TypeAlias = Any  # its stubs allow a missing partition, offset and so on; a fetched message has them
 
 
 class _Record(NamedTuple):
-    """What the quarantine takes."""
+    """A record in the form that the quarantine takes."""
 
     topic: str
     partition: int
@@ -58,9 +58,9 @@ class _Record(NamedTuple):
 
 
 class ConfluentConsuming(Reading[int]):
-    """One consumer after another, each until it fails. A partition goes by its number."""
+    """Runs one consumer after another, each until it fails. Partitions are numbers."""
 
-    pace_s = 0.001  # more would save nothing
+    pace_s = 0.001  # a longer pause would save nothing
 
     def __init__(
         self,
@@ -89,22 +89,22 @@ class ConfluentConsuming(Reading[int]):
             sole=sole,
         )
         self._clients = clients
-        # Of the session under way.
+        # Of the current session.
         self._consumer: Consumer
         self._trouble: Trouble
         self._committing: Future[None] | None = None
         self._prober = Prober(clients, options.results_topic)
         self._probed_holding = 0
-        self._heard_at = 0.0
+        self._answered_at = 0.0
         self._closing = False
-        self._largest = 0  # value of the last poll, bytes
-        self._faults: list[Exception] = []  # of callbacks
+        self._largest = 0  # largest value of the last poll, in bytes
+        self._faults: list[Exception] = []  # raised by callbacks
         self._session_now: object = None
-        self._attached: Consumer | None = None  # whose callbacks may change the books
+        self._attached: Consumer | None = None  # the consumer whose callbacks may change the books
         self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
         self._paused: set[int] = set()
-        self._broken_at: dict[int, int] = {}  # where a batch could not be read, and was asked for again
-        self._doubted_until: dict[int, float] = {}  # where librdkafka may begin again at the log's beginning
+        self._broken_at: dict[int, int] = {}  # where a batch could not be read and was requested again
+        self._doubted_until: dict[int, float] = {}  # until when librdkafka may restart at the log's beginning
 
     # -- connecting
 
@@ -115,17 +115,17 @@ class ConfluentConsuming(Reading[int]):
         if not self._is_to_join():
             return
         session, self._faults = object(), []
-        self._consumer, self._trouble = self._clients.consumer(self._told(partial(self._on_commit, session)))
+        self._consumer, self._trouble = self._clients.consumer(self._deferring(partial(self._on_commit, session)))
         self._session_now, self._attached = session, self._consumer
-        self._prober, self._heard_at = Prober(self._clients, options.results_topic), time.monotonic()
+        self._prober, self._answered_at = Prober(self._clients, options.results_topic), time.monotonic()
         self._has_consumer, self._closing = True, False
         try:
             self._begin_session()
             self._consumer.subscribe(
                 [options.results_topic],
-                on_assign=self._told(self._on_assign),
-                on_revoke=self._told(self._on_revoke),
-                on_lost=self._told(self._on_lost),
+                on_assign=self._deferring(self._on_assign),
+                on_revoke=self._deferring(self._on_revoke),
+                on_lost=self._deferring(self._on_lost),
             )
             while not self._stopping.is_set():
                 self._turn()
@@ -138,14 +138,14 @@ class ConfluentConsuming(Reading[int]):
             self._has_consumer = False
 
     def _close(self) -> None:
-        """Leave the group, bounded; never raises."""
+        """Leave the group, with a timeout; never raises."""
         consumer, prober, committing = self._consumer, self._prober, self._committing
         self._committing = None
 
         def close() -> None:
             if committing is not None:
-                wait([committing])  # for an answer: librdkafka is not to be closed below a question
-            with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+                wait([committing])  # librdkafka must not be closed during a request
+            with contextlib.suppress(Exception):  # it is being discarded
                 consumer.close()
             prober.close()
 
@@ -153,9 +153,9 @@ class ConfluentConsuming(Reading[int]):
             ask("cocoa-kafka-closing", close).result(CLOSE_TIMEOUT_S)
         except TimeoutError:
             pass
-        except RuntimeError:  # no thread is to be had
+        except RuntimeError:  # no thread can be started
             close()
-        # What it may still tell, once it comes back from wherever it hangs, is of no session of ours.
+        # If it still hangs and calls back later, the callbacks belong to no session.
         self._session_now = self._attached = None
 
     # -- one turn
@@ -174,11 +174,11 @@ class ConfluentConsuming(Reading[int]):
         self._availability.alive()
 
     def _consume(self, timeout_s: float) -> list[Message]:
-        """What is there, or comes within the time: librdkafka would wait for the whole number."""
+        """Return the messages available, or arriving in time. librdkafka itself would wait for the full number."""
         consumer = self._consumer
         messages = consumer.consume(1, timeout_s)
         if messages:
-            # By the largest of this poll so far and of the last one: it tells no sizes of what is in its queue.
+            # Estimate by the largest value of this poll and the last, as the sizes in librdkafka's queue are unknown.
             largest = max(1, len(messages[0]), self._largest)
             more = min(self._options.max_poll_records - 1, self._options.poll_bytes // largest)
             if more:
@@ -188,9 +188,9 @@ class ConfluentConsuming(Reading[int]):
             raise self._faults[0]
         return messages
 
-    def _told(self, callback: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-        """For librdkafka to call. What is raised in there is raised by the consume() around it, but not through
-        librdkafka: such a consumer could not be closed any more."""
+    def _deferring(self, callback: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+        """Wrap a callback for librdkafka. Its exceptions are raised after the surrounding consume(), not through
+        librdkafka, because such a consumer could not be closed any more."""
         faults = self._faults  # of this session
 
         def guarded(first: Any, second: Any) -> None:
@@ -202,7 +202,7 @@ class ConfluentConsuming(Reading[int]):
         return guarded
 
     def _apply_pressure(self) -> bool:
-        """Pause or resume to fit the marks; True while nothing may be read."""
+        """Pause or resume according to the watermarks; return True while reading must pause."""
         held = self._must_hold()
         wanted = self._reading if held else set()
         if wanted - self._paused:
@@ -213,7 +213,7 @@ class ConfluentConsuming(Reading[int]):
         return held
 
     def _route(self, messages: list[Message]) -> None:
-        """Decode what a poll has brought, and hand it over as one batch."""
+        """Decode the polled messages, and hand them over as one batch."""
         runs: dict[int, list[Message]] = {}
         broken: dict[int, Message] = {}
         ends: dict[int, int] = {}
@@ -224,14 +224,14 @@ class ConfluentConsuming(Reading[int]):
                     if message.partition() not in broken:
                         ends[message.partition()] = message.offset()
                 elif error.code() in BROKEN:
-                    # The first says it all: until it is told to go on, librdkafka reads the same again and again.
+                    # The first is enough: until it is moved on, librdkafka reads the same batch repeatedly.
                     broken.setdefault(message.partition(), message)
                 else:
                     self._on_event(error)
                 continue
             number = message.partition()
             if number in broken:
-                continue  # librdkafka may have lost its place; from where this one goes on, it is read again
+                continue  # librdkafka may have lost its position; the range is read again from the current one
             if number in runs:
                 runs[number].append(message)
             else:
@@ -241,7 +241,7 @@ class ConfluentConsuming(Reading[int]):
         sources: list[tuple[str, int]] = []
         spans: list[Span] = []
         for number, run in runs.items():
-            if self._has_lost_its_place(number, run[0].offset()):
+            if self._has_lost_its_position(number, run[0].offset()):
                 ends.pop(number, None)
                 self._begin_again(number, self._ledgers[number].position)
                 continue
@@ -251,7 +251,7 @@ class ConfluentConsuming(Reading[int]):
             span = ledger.read(run[-1].offset() + 1, pending=1)
             before = len(records)
             self._decode_run(run, span, records, offsets)
-            span.done_one()  # not before all of it is entered: what fails half-way is no reason to commit it
+            span.done_one()  # only once all of it is entered: an exception half-way must not lead to a commit
             if len(records) > before:
                 span.pending += 1
                 spans.append(span)
@@ -288,7 +288,7 @@ class ConfluentConsuming(Reading[int]):
         return _Record(topic, number, offset, message.key(), message.value(), list(headers or ()))
 
     def _on_event(self, error: KafkaError) -> None:
-        """What comes in a record's place."""
+        """Handle an error message, which comes in place of a record."""
         if error.code() in GONE:
             self._probe_pace.hurry()
             self._log_watch.hurry()
@@ -296,10 +296,10 @@ class ConfluentConsuming(Reading[int]):
         elif error.fatal() or self._clients.is_refusal(KafkaException(error)):
             raise KafkaException(error)
         else:
-            self._probe_pace.hurry()  # which finds out what it means
+            self._probe_pace.hurry()  # the probe determines what it means
 
     def _look_for_topic(self) -> None:
-        """Raises TopicMissing where it is there no more."""
+        """Raise TopicMissing if the topic does not exist any more."""
         topic = self._options.results_topic
         try:
             error = self._consumer.list_topics(topic, timeout=CALL_S).topics[topic].error
@@ -310,8 +310,8 @@ class ConfluentConsuming(Reading[int]):
         if error is not None and error.code() in GONE:
             raise TopicMissing(f"topic {topic} has been deleted")
 
-    def _has_lost_its_place(self, number: int, first: int) -> bool:
-        """What has come is what was read before, though the log still holds what is to be read next."""
+    def _has_lost_its_position(self, number: int, first: int) -> bool:
+        """True if earlier records came again although the log still has the next one to read."""
         ledger, until = self._ledgers.get(number), self._doubted_until.get(number)
         if ledger is None or until is None:
             return False
@@ -322,19 +322,19 @@ class ConfluentConsuming(Reading[int]):
         return time.monotonic() < until and ledger.position <= self._highwater(number)
 
     def _get_past(self, number: int, begins: int, error: KafkaError) -> None:
-        """Go on behind a batch that cannot be read."""
+        """Continue after a batch that cannot be read."""
         self._doubted_until[number] = inf
         limit = max(self._ends.get(number, 0), self._highwater(number))
         position = self._ledgers[number].position
-        if position < begins < limit:  # control records come before it
+        if position < begins < limit:  # control records precede it
             position = begins
-        if self._broken_at.get(number) != position:  # it may have been broken on its way here
+        if self._broken_at.get(number) != position:  # it may have been damaged in transit
             self._broken_at[number] = position
             self._begin_again(number, position)
             return
         if position >= limit:
             self._begin_again(number, position)
-            return  # nothing is there that could be broken
+            return  # there is nothing that could be broken
         topic = self._options.results_topic
         end = end_of_broken_batch(self._clients, topic, number, begins=begins, inside=position, limit=limit)
         self._ledgers[number].skip_to(end)
@@ -345,28 +345,28 @@ class ConfluentConsuming(Reading[int]):
             self._count_unreadable(origin, end - position, self._clients.describe(KafkaException(error)))
 
     def _begin_again(self, number: int, offset: int) -> None:
-        with contextlib.suppress(KafkaException):  # it is read again from the assignment's start, at the worst
+        with contextlib.suppress(KafkaException):  # at worst it is read again from the assignment's start
             self._consumer.seek(TopicPartition(self._options.results_topic, number, offset))
 
     def _highwater(self, number: int) -> int:
         known = self._consumer.get_watermark_offsets(TopicPartition(self._options.results_topic, number), cached=True)
         return known[1] if known is not None else 0
 
-    # -- the group's news
+    # -- rebalance callbacks
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        consumer.assign([])  # nothing is fetched before it is decided where to begin
+        consumer.assign([])  # fetch nothing until it is decided where to begin
         if consumer is not self._attached:
             return
         self._reading, self._paused = set(), set()
         self.note_assignment({partition.partition for partition in assigned})
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
-        """Wait for what is in flight, bounded, and commit: the next owner goes on there."""
+        """Wait for what is in flight, with a timeout, and commit: the next owner continues there."""
         if consumer is not self._attached:
             consumer.unassign()
             return
-        if not self._closing:  # else that has been done
+        if not self._closing:  # otherwise that was already done
             numbers = {partition.partition for partition in revoked}
             deadline = min(time.monotonic() + REVOKE_PATIENCE_S, self.stop_deadline)
             while not self.settle_and_look(numbers) and time.monotonic() < deadline:
@@ -375,7 +375,7 @@ class ConfluentConsuming(Reading[int]):
         self._give_up(consumer)
 
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
-        """The group has gone on without us: there is nothing that we may still commit."""
+        """The group has gone on without this member: nothing can be committed any more."""
         if consumer is not self._attached:
             consumer.unassign()
             return
@@ -383,14 +383,14 @@ class ConfluentConsuming(Reading[int]):
 
     def _give_up(self, consumer: Consumer) -> None:
         if self._paused:
-            # A pause is the partition's, and would outlive its assignment.
+            # A pause belongs to the partition, and would outlast its assignment.
             with contextlib.suppress(KafkaException):
                 consumer.resume(named(self._options.results_topic, self._paused))
         consumer.unassign()
         self._reading, self._paused = set(), set()
         self.forget()
 
-    # -- what the books ask for
+    # -- called by the books
 
     def _key(self, number: int) -> int:
         return number
@@ -416,14 +416,15 @@ class ConfluentConsuming(Reading[int]):
     def _begin_at(self, starts: dict[int, int]) -> bool:
         topic = self._options.results_topic
         self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in starts.items()])
-        self._consumer.resume(named(topic, starts))  # it may have been paused in an assignment before
+        self._consumer.resume(named(topic, starts))  # a previous assignment may have paused it
         self._reading, self._paused = set(starts), set()
         self._broken_at.clear()
         self._doubted_until.clear()
         return True
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:
-        """Bounded, unlike librdkafka's own. Not in a callback: there it would wait for the callback to return."""
+        """Commit with a timeout, which librdkafka lacks. Not in a callback: it would wait for the callback to
+        return."""
         if self._committing is not None and not self._committing.done():
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         try:
@@ -431,23 +432,24 @@ class ConfluentConsuming(Reading[int]):
             self._committing.result(COMMIT_PATIENCE_S)
         except TimeoutError as error:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
-        except RuntimeError as error:  # it was closed meanwhile, after its bound; or no thread is to be had
+        except RuntimeError as error:  # closed meanwhile, after its timeout; or no thread can be started
             raise KafkaException(KafkaError(KafkaError._STATE)) from error
 
     def _commit_now(self, offsets: dict[int, int]) -> None:
         whole(self._consumer.commit(offsets=self._to_commit(offsets), asynchronous=False) or [])
 
     def _commit_here(self) -> None:
-        """Commit what is done, in a callback, without waiting: a rebalance goes on only when this member has joined
-        again, and what it asks of the coordinator after this comes there after this. What is lost all the same is not
-        read again here (``_done_here``), but by another."""
+        """Commit what is done, in a callback, without waiting: the rebalance only goes on when this member has
+        rejoined, and its requests to the coordinator arrive in order. A lost commit means that another member reads the
+        records again; this one does not (``_done_here``)."""
         offsets = self.offsets_to_commit()
         if offsets:
             with contextlib.suppress(KafkaException):
                 self._commit_later(offsets)
 
     def _commit_in_time(self) -> None:
-        """The same outside of a callback, bounded: with the brokers away librdkafka would wait for long."""
+        """Commit outside of a callback, with a timeout: while the brokers are unavailable librdkafka would wait
+        long."""
         offsets = self.offsets_to_commit()
         if offsets:
             with contextlib.suppress(KafkaException):
@@ -467,7 +469,7 @@ class ConfluentConsuming(Reading[int]):
         committed = {tp.partition: tp.offset for tp in partitions if tp.error is None and tp.offset >= 0}
         self.on_commit(committed, error)
 
-    # -- looking around
+    # -- periodic checks
 
     def _lost_connection(self) -> BaseException | None:
         return self._trouble.latest
@@ -476,18 +478,18 @@ class ConfluentConsuming(Reading[int]):
         now = time.monotonic()
         answer = self._prober.take_answer()
         if answer is not None:
-            self._heard_at = now
-            self._hear(answer)
-        elif now - self._heard_at > SILENCE_S:
+            self._answered_at = now
+            self._enter_answer(answer)
+        elif now - self._answered_at > SILENCE_S:
             self._availability.down("away", f"{','.join(self._options.bootstrap)}: no answer for {SILENCE_S:.0f} s")
         if not self._prober.is_asking() and self._probe_pace.look(now) is Probe.ASK:
             self._probed_holding = self._holding
-            with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+            with contextlib.suppress(RuntimeError):  # no thread: try again next time
                 self._prober.ask(self._joined, list(self._ledgers))
 
-    def _hear(self, answer: Future[dict[int, int]]) -> None:
+    def _enter_answer(self, answer: Future[dict[int, int]]) -> None:
         if self._probed_holding != self._holding:
-            # It is of partitions that have changed hands, or of the time before they were ours.
+            # The answer is about partitions that have changed owners since.
             self._probe_pace.hurry()
             return
         try:
@@ -499,7 +501,7 @@ class ConfluentConsuming(Reading[int]):
                 self._look_for_topic()
             self._report_trouble(self._trouble.instead_of(error))
             return
-        if self._joined or self._ledgers:  # else any broker may have answered, and the group's is still away
+        if self._joined or self._ledgers:  # otherwise any broker may have answered, not the group's coordinator
             self._trouble.ease()
         self._note_ends(ends)
         self._report_lag()

@@ -1,6 +1,6 @@
-"""kafka-python, as this adapter wants it: configured once, closed for certain, quiet, its errors in plain words.
+"""kafka-python for this adapter: one configuration, reliable closing, no noise, readable errors.
 
-Everything that depends on a corner of kafka-python 3 stands here, with the reason.
+All workarounds for kafka-python 3 are here, with their reasons.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from .kafka_oauth import ClientCredentials as Credentials
 from .kafka_options import KafkaOptions
 
 BOOTSTRAP_TIMEOUT_MS = 3_000
-REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that answers nothing for so long is taken for dead
-RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would make a returned broker wait that long
+REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that does not answer for this long counts as dead
+RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would delay the return to a restarted broker
 MAX_BLOCK_MS = 1_000
 FETCH_WAIT_MS = 250
-QUIET_FETCH_WAIT_MS = 1_000  # while no records come; each fetch without any costs as much as some records
-ANSWER_S = QUIET_FETCH_WAIT_MS / 1000 + 0.5  # without an answer to a request for so long, a broker is asked
-NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, since publishing is not given up while running
+QUIET_FETCH_WAIT_MS = 1_000  # while no records come; an empty fetch costs as much as some records
+ANSWER_S = QUIET_FETCH_WAIT_MS / 1000 + 0.5  # a broker is probed after this long without an answer to a request
+NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, because publishing is never given up while running
 CLOSE_TIMEOUT_MS = 3_000
-REACHABLE_LOOK_S = 1.0  # how often a client looks whether it has a connection to any broker
-SETUP_LOOK_MS = 50  # how often a producer looks at a connection that is being set up
+REACHABLE_LOOK_S = 1.0  # how often a client checks whether it has a connection to any broker
+SETUP_LOOK_MS = 50  # how often a producer checks a connection that is being set up
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
 KafkaClient: TypeAlias = Any  # kafka-python ships no types
@@ -52,9 +52,9 @@ class ClientCredentials(Credentials, AbstractTokenProvider):  # type: ignore[mis
 
 
 class _TidySocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no types
-    """An ordinary connection, whose socket is closed when it fails; kafka-python leaves that to the garbage collector.
+    """An ordinary connection whose socket is closed when it fails; kafka-python leaves that to the garbage collector.
 
-    kafka-python picks the class by the scheme of its setting ``proxy_url``, and this one by DIRECT.
+    kafka-python selects the class by the scheme of its setting ``proxy_url``, and this one by DIRECT.
     """
 
     SCHEMES = ("direct",)
@@ -84,9 +84,10 @@ class _TidyTlsSocket(ssl.SSLSocket):
 
 
 class UnreachableBroker(kafka_errors.KafkaConnectionError):  # type: ignore[misc]  # kafka-python ships no types
-    """No connection to a broker at the address that the brokers advertise for it.
+    """A broker cannot be reached at its advertised address.
 
-    :ivar address: ``host:port``; :ivar cause: why there is none
+    :ivar address: ``host:port``
+    :ivar cause: the connection's error
     """
 
     def __init__(self, address: str, cause: BaseException) -> None:
@@ -95,10 +96,10 @@ class UnreachableBroker(kafka_errors.KafkaConnectionError):  # type: ignore[misc
 
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
-    """Remembers why connections failed: kafka-python itself logs that, and reports time-outs. And it asks the bootstrap
-    addresses again when none of the brokers that it knows is to be reached: they may have moved.
+    """Remembers why connections failed, which kafka-python itself logs before it reports a timeout. Also returns to the
+    bootstrap addresses when none of the known brokers can be reached, because they may have moved.
 
-    All of it runs on kafka-python's network thread, but for :attr:`trouble`.
+    Runs on kafka-python's network thread, except :attr:`trouble`.
     """
 
     def __init__(self, net: Any, **settings: Any) -> None:
@@ -106,13 +107,13 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
         self._addresses: dict[Any, str] = {}  # by node, of its latest connection
         self._reachability = Reachability()
         super().__init__(net, **(settings | {"socket_connection_setup_timeout_max_ms": REQUEST_TIMEOUT_MS}))
-        me = weakref.ref(self)  # kafka-python, too, keeps the two from referring to each other
+        me = weakref.ref(self)  # like kafka-python, avoid a reference cycle between the two
         self.cluster.add_listener(lambda _: follow(me()))
         net.call_later(REACHABLE_LOOK_S, self._look)
 
     @property
     def trouble(self) -> BaseException | None:
-        """The latest failure to connect to a node to which no later attempt has succeeded. Any thread."""
+        """The latest connection failure of a node to which no later attempt has succeeded. Thread-safe."""
         return next(reversed(list(self._troubles.values())), None)
 
     def get_connection(self, node_id: Any, *args: Any, **settings: Any) -> Any:
@@ -124,7 +125,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
         return connection
 
     def follow_the_brokers(self) -> None:
-        """New metadata has come: give up what still tries to connect to where a broker was before."""
+        """New metadata has arrived: close connections that still try to reach a broker's previous address."""
         brokers = {f"coordinator-{broker.node_id}": broker for broker in self.cluster.brokers()}
         coordinators = self.cluster._coordinator_brokers
         for node_id in coordinators.keys() & brokers.keys():
@@ -139,8 +140,8 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
                 self.reset_backoff(node_id)
 
     def oldest_request_at(self, node_id: Any) -> float | None:
-        """When the request was sent that the node has left unanswered for longest, infinity if there is none; None if
-        there is no connection to it. Any thread."""
+        """When the node's oldest unanswered request was sent; infinity if there is none, None if there is no
+        connection. Thread-safe."""
         connection = self._conns.get(node_id)
         if connection is None or not connection.connected:
             return None
@@ -165,7 +166,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python sh
 
     def _note(self, node_id: Any, address: str, trouble: BaseException) -> None:
         if self.config["security_protocol"].startswith("SASL_") and "socket disconnected" in str(trouble):
-            # A broker that refuses us says why and hangs up, and the hanging up is often all that is seen.
+            # A broker that refuses access says why and hangs up, and often only the hang-up is seen.
             trouble = kafka_errors.SaslAuthenticationFailedError("the connection was closed while logging in")
         elif isinstance(trouble, kafka_errors.KafkaConnectionError) and not self.cluster.is_bootstrap(node_id):
             trouble = UnreachableBroker(address, trouble)
@@ -181,8 +182,8 @@ def follow(manager: _Manager | None) -> None:
 class _ProducerClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
     """Keeps a producer from spinning while a broker does not answer.
 
-    The sender waits for so many milliseconds, but what it asks gives seconds, and nothing at all for a connection that
-    is being set up: with a broker that hangs, or packets that are lost, it took a whole core.
+    The sender expects milliseconds, but gets seconds, and zero for a connection that is being set up. With a hanging
+    broker or lost packets it used a whole core.
     """
 
     def connection_delay(self, node_id: Any) -> float:
@@ -191,7 +192,7 @@ class _ProducerClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python shi
 
 
 class Unreadable(NamedTuple):
-    """A run of offsets that poll() cannot read: the rest of a batch, from the first record that failed.
+    """A range of offsets that poll() cannot read: the rest of a batch, from the first record that failed.
 
     :ivar end: the offset after the batch
     """
@@ -202,9 +203,9 @@ class Unreadable(NamedTuple):
 
 
 class ConsumerLink(NamedTuple):
-    """A consumer, and what belongs to it.
+    """A consumer and its helpers.
 
-    :ivar sleep: ``await sleep(seconds)`` on the consumer's own IO loop only, so: in its rebalance listener
+    :ivar sleep: ``await sleep(seconds)``; only on the consumer's own IO loop, that is, in its rebalance listener
     :ivar manager: its connections
     """
 
@@ -213,18 +214,18 @@ class ConsumerLink(NamedTuple):
     manager: _Manager
 
     def trouble(self) -> BaseException | None:
-        """Why its last connection failed, None since it last succeeded."""
+        """Why its last connection failed; None since one has succeeded."""
         return self.manager.trouble
 
     def partitions(self, topic: str) -> set[int] | None:
-        """Their numbers as far as they are known already, else None; never blocks."""
+        """The known partition numbers, or None; never blocks."""
         numbers: set[int] | None = self.manager.cluster.partitions_for_topic(topic)
         return numbers
 
     def brokers_answer(self, partitions: Collection[TopicPartition], now: float) -> bool:
-        """Whether the leaders of these partitions and the coordinator are known to be there, without asking them: each
-        is connected and has left no request unanswered for longer than a fetch may wait for records, and each leader
-        has been sent a fetch."""
+        """True if the leaders of these partitions and the coordinator are known to answer, without asking them: each is
+        connected and has left no request unanswered for longer than a fetch may wait for records, and each leader was
+        sent a fetch."""
         leaders = {self.manager.cluster.leader_for_partition(partition) for partition in partitions}
         fetches = [self.manager.oldest_request_at(leader) for leader in leaders]
         return (
@@ -236,18 +237,18 @@ class ConsumerLink(NamedTuple):
         )
 
     def set_quiet(self, quiet: bool) -> None:
-        """How long a fetch waits for records, from the next one on."""
+        """Set how long a fetch waits for records, from the next one on."""
         self.consumer._fetcher.config["fetch_max_wait_ms"] = QUIET_FETCH_WAIT_MS if quiet else FETCH_WAIT_MS
 
     def is_settled(self) -> bool:
-        """Whether the group and its coordinator need no attention by poll()."""
+        """True if the group and its coordinator need no attention from poll()."""
         coordinator = self.consumer._coordinator
         return coordinator.coordinator_id is not None and not coordinator.need_rejoin()
 
     def await_fetch(self, woken: threading.Event, timeout_s: float) -> dict[TopicPartition, list[Any]]:
-        """Wait until ``woken`` is set, or a fetch is answered that poll() has sent, and return what that has brought.
+        """Wait until ``woken`` is set, or a fetch sent by poll() is answered, and return its records.
 
-        Cheaper than poll(), which sends tasks to the network thread, and another thread can end it.
+        Cheaper than poll(), which sends tasks to the network thread; and another thread can interrupt it.
         """
         fetcher = self.consumer._fetcher
         for fetch in list(fetcher._fetch_futures):
@@ -258,32 +259,32 @@ class ConsumerLink(NamedTuple):
         return records
 
     def insist_on_joining(self) -> None:
-        """To be called when partitions are revoked, so that the join that follows is seen through.
+        """Call this when partitions are revoked, so that the following join is completed.
 
-        A poll() that times out during a join takes it up again only while the join is still called for. The leader's
-        join after a change of the topic's partitions is called for by comparing two snapshots, and the join itself
-        makes them equal: without this flag its answer would never be read, and the member would be stuck.
+        After a timeout during a join, poll() resumes the join only if it is still needed. The leader detects a change
+        of the topic's partitions by comparing two snapshots, which the join itself makes equal. Without this flag the
+        join's answer would never be read, and the member would be stuck.
         """
         self.consumer._coordinator.request_rejoin()
 
     def committed(
         self, partitions: Collection[TopicPartition], timeout_ms: int
     ) -> dict[TopicPartition, Committed | None]:
-        """What the group has committed, in one question; the consumer's own method asks for one at a time."""
+        """Return the group's committed offsets in one request; the consumer's own method sends one per partition."""
         found = self.consumer._coordinator.fetch_committed_offsets(list(partitions), timeout_ms=timeout_ms)
         return {partition: _committed(found[partition]) if partition in found else None for partition in partitions}
 
     def read_again(self, partition: TopicPartition, offset: int) -> None:
-        """Seek after a poll() that failed over a batch. What is left of the batch would make the next one spin."""
+        """Seek after poll() failed over a batch. Otherwise the rest of the batch would make the next poll() spin."""
         self.consumer._fetcher._next_partition_records = None
         self.consumer.seek(partition, offset)
 
 
 def unreadable(error: BaseException) -> Unreadable | None:
-    """Where a poll() failed that met a batch which cannot be read; None where it failed for another reason.
+    """Return the range that made poll() fail because a batch cannot be read; None if it failed for another reason.
 
-    kafka-python decodes a batch in a generator and keeps no record of how far it came; the traceback does. Before the
-    next poll() comes :meth:`ConsumerLink.read_again`, or the end of the consumer.
+    kafka-python decodes a batch in a generator that does not record its progress, but the traceback shows it. Before
+    the next poll(), call :meth:`ConsumerLink.read_again` or close the consumer.
     """
     trace = error.__traceback__
     while trace is not None:
@@ -299,10 +300,10 @@ def unreadable(error: BaseException) -> Unreadable | None:
 
 
 class TopicLook(NamedTuple):
-    """What the brokers say of a topic.
+    """The state of a topic.
 
-    :ivar refusal: why nothing can be written to it; None where nothing speaks against it
-    :ivar largest_batch: what it allows, in bytes; None where the brokers do not say
+    :ivar refusal: why nothing can be written to it; None if no reason is known
+    :ivar largest_batch: its limit, in bytes; None if unknown
     """
 
     refusal: type[Exception] | None
@@ -310,9 +311,9 @@ class TopicLook(NamedTuple):
 
 
 class KafkaClients:
-    """Makes the clients of one broker adapter, and reads their errors.
+    """Creates the clients of one broker adapter, and interprets their errors.
 
-    Each call blocks, for some seconds at most, and raises KafkaError.
+    Each call blocks for some seconds at most, and raises KafkaError.
     """
 
     failures: tuple[type[Exception], ...] = (kafka_errors.KafkaError,)
@@ -337,7 +338,8 @@ class KafkaClients:
 
     @contextlib.contextmanager
     def administering(self) -> Iterator[KafkaClient]:
-        """An admin client for a few questions. What fails for want of a connection is raised as why that failed."""
+        """An admin client for a few requests. A failure for lack of a connection is raised as the connection's
+        error."""
         admin = self.admin()
         try:
             yield admin
@@ -347,14 +349,14 @@ class KafkaClients:
             admin.close()
 
     def reason(self, admin: KafkaClient, error: BaseException) -> BaseException:
-        """Why its latest connection failed, if that is what kept it from an answer; else the error itself."""
+        """Return the latest connection's error, if that prevented an answer; otherwise ``error`` itself."""
         if not is_retriable(error):
             return error
         trouble: BaseException | None = admin._manager.trouble
         return error if trouble is None else trouble
 
     def consumer(self) -> ConsumerLink:
-        """A consumer of the group, not subscribed to anything yet."""
+        """Create a consumer of the group, without a subscription."""
         options = self._options
         session_ms = int(options.session_timeout_s * 1000)
         consumer, manager, net = self._make(
@@ -362,17 +364,17 @@ class KafkaClients:
             {
                 "group_id": options.group,
                 "enable_auto_commit": False,
-                # Where to begin is decided after each assignment; this is for offsets that the log no longer holds.
+                # The adapter decides where to begin after each assignment; this is for offsets that were deleted.
                 "auto_offset_reset": "earliest",
-                # What a backend has rolled back is not for devices.
+                # Devices must not receive records of aborted transactions.
                 "isolation_level": "read_committed",
                 "max_poll_records": options.max_poll_records,
                 "fetch_max_bytes": options.fetch_bytes // 2,
-                # A question to the same broker is answered after a fetch that waits for records.
+                # A request to the same broker is answered only after a fetch that waits for records.
                 "fetch_max_wait_ms": FETCH_WAIT_MS,
                 "session_timeout_ms": session_ms,
                 "heartbeat_interval_ms": max(500, session_ms // 6),
-                # A JoinGroup may stay open for this long, and so does everybody else's rebalance.
+                # A JoinGroup may take this long, and so may every other member's rebalance.
                 "max_poll_interval_ms": 60_000,
                 "request_timeout_ms": REQUEST_TIMEOUT_MS,
                 "metadata_max_age_ms": int(options.metadata_max_age_s * 1000),
@@ -387,7 +389,7 @@ class KafkaClients:
         return self._make(
             KafkaProducer,
             {
-                # With retries without end, idempotence is what keeps each key's order and every record single.
+                # With unlimited retries, idempotence preserves each key's order and avoids duplicates.
                 "enable_idempotence": True,
                 "acks": "all",
                 "delivery_timeout_ms": NEVER_MS,
@@ -401,14 +403,14 @@ class KafkaClients:
         )[0]
 
     def largest_batch_bytes(self, topic: str) -> int | None:
-        """What the topic allows; None where the brokers do not say."""
+        """The topic's limit; None if the brokers don't say."""
         with self.administering() as admin:
             return _largest_batch_bytes(admin, topic)
 
     def look_at(self, topic: str) -> TopicLook:
-        """Whether this client may write to the topic, without writing to it. It creates none.
+        """Check whether this client may write to the topic, without writing to it or creating it.
 
-        Raises a KafkaError that says nothing of the topic: a leader that is being elected, say.
+        Raises a KafkaError for errors that say nothing about the topic, such as a leader election.
         """
         with self.administering() as admin:
             [found] = admin.describe_topics([topic])
@@ -442,14 +444,14 @@ class KafkaClients:
         config: dict[str, object],
         client_kind: Callable[..., KafkaClient] = KafkaNetClient,
     ) -> tuple[KafkaClient, _Manager, Any]:
-        """Construct one client; returns it, its connections and its network loop."""
+        """Create one client; return it, its connections and its network loop."""
         made: list[tuple[KafkaClient, _Manager, Any]] = []
 
         def kafka_client(**settings: object) -> KafkaClient:
             net = NetworkSelector(**settings)
             manager = _Manager(net, **settings)
-            # The constructors take allow_auto_create_topics and don't pass it on, so that merely asking for a topic
-            # would create it wherever the broker allows that.
+            # The constructors accept allow_auto_create_topics but don't pass it on, so a request for a topic would
+            # create it, if the broker allows that.
             manager.cluster.config["allow_auto_create_topics"] = False
             made.append((client_kind(net=net, manager=manager, **settings), manager, net))
             return made[0][0]
@@ -457,12 +459,12 @@ class KafkaClients:
         try:
             client = kind(**self._common(), **config, kafka_client=kafka_client)
         except BaseException as error:
-            # A constructor that cannot bootstrap raises, and leaves its thread and its sockets behind.
+            # A constructor that fails to bootstrap raises, and leaves its thread and its sockets behind.
             for half_made, _, _ in made:
-                with contextlib.suppress(Exception):  # it is thrown away; the first error is the one to report
+                with contextlib.suppress(Exception):  # it is discarded; the first error is the one to report
                     half_made.close()
             if made and isinstance(error, kafka_errors.KafkaTimeoutError) and made[0][1].trouble is not None:
-                raise made[0][1].trouble from error  # it knows why
+                raise made[0][1].trouble from error  # the actual cause
             raise
         _, manager, net = made[0]
         return client, manager, net
@@ -499,19 +501,19 @@ def _largest_batch_bytes(admin: KafkaClient, topic: str) -> int | None:
     found = admin.describe_configs([wanted], config_filter="all")
     try:
         return int(found["topic"][topic][MAX_MESSAGE_BYTES]["value"])
-    except (KeyError, TypeError, ValueError):  # not every broker knows the setting
+    except (KeyError, TypeError, ValueError):  # some brokers don't know the setting
         return None
 
 
 def _may_write(operations: Collection[str] | None) -> bool:
-    """By what this client may do with a topic; nothing is there where the brokers do not say."""
+    """True if the client's operations include writing; also if the brokers don't list them."""
     return not operations or ACLOperation.WRITE.name in operations
 
 
 def as_kafka_python(offsets: dict[TopicPartition, int], mark: str) -> dict[TopicPartition, OffsetAndMetadata]:
-    """What a commit takes.
+    """Convert offsets to the argument of a commit.
 
-    :param mark: what is written beside each offset
+    :param mark: the metadata for each offset
     """
     return {partition: OffsetAndMetadata(offset, mark, -1) for partition, offset in offsets.items()}
 
@@ -521,8 +523,8 @@ def _committed(found: OffsetAndMetadata) -> Committed:
 
 
 def close_consumer(consumer: KafkaClient) -> None:
-    """Give the partitions up (the listener commits), leave the group, end the threads. Bounded; never raises."""
-    with contextlib.suppress(Exception):  # whatever state it is in, it is being thrown away
+    """Release the partitions (the listener commits), leave the group, end the threads. Bounded; never raises."""
+    with contextlib.suppress(Exception):  # it is being discarded
         consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
 
 
@@ -530,17 +532,17 @@ def close_producer(producer: KafkaClient, timeout_s: float) -> None:
     """Flush for at most ``timeout_s``, then end the producer's thread. Never raises."""
     try:
         producer.close(timeout=timeout_s)
-    except Exception:  # close() gives up halfway when the flush does, and leaves the thread running
+    except Exception:  # if the flush fails, close() stops half-way and leaves the thread running
         with contextlib.suppress(Exception):
             producer._sender.force_close()
             producer._sender.join(CLOSE_TIMEOUT_MS / 1000)
-            producer._closed = True  # else its finaliser would try to flush once more
+            producer._closed = True  # otherwise its finalizer would try to flush again
 
 
 def hush_kafka_python() -> None:
-    """Keep kafka-python's own loggers from telling every retry; this adapter tells what changes.
+    """Stop kafka-python's loggers from logging every retry; this adapter logs changes of state.
 
-    A level that somebody has set on the logger "kafka" is left alone.
+    A level that was set on the logger "kafka" is left alone.
     """
     logger = logging.getLogger("kafka")
     if logger.level == logging.NOTSET:
@@ -564,21 +566,21 @@ GROUP_MOVED_ON: tuple[type[Exception], ...] = (
     kafka_errors.IllegalGenerationError,
     kafka_errors.UnknownMemberIdError,
 )
-"""A commit came too late, for the group is about to share its partitions out again. The next poll() joins in."""
+"""A commit was too late because the group is about to rebalance. The next poll() joins in."""
 
 
 def is_retriable(error: BaseException) -> bool:
-    """True where the same client may succeed later: time-outs, lost connections, elections."""
+    """True if the same client may succeed later: timeouts, lost connections, elections."""
     return isinstance(error, kafka_errors.RetriableError)
 
 
 def unreachable(error: BaseException) -> str | None:
-    """The advertised address of a broker, where no connection to that was to be had."""
+    """The advertised address of a broker, if connecting to it failed."""
     return error.address if isinstance(error, UnreachableBroker) else None
 
 
 def describe(error: BaseException) -> str:
-    """One line about an error of kafka-python: its class, and its text unless it is long or empty."""
+    """One line about an error of kafka-python: its class, and its text unless that is long or empty."""
     if isinstance(error, UnreachableBroker):
         return describe(error.cause)
     name = type(error).__name__

@@ -1,6 +1,6 @@
-"""The consuming half of the Kafka adapter, by kafka-python.
+"""The consuming half of the Kafka adapter, with kafka-python.
 
-The rebalance listener (``kafka_listener``) runs on a thread of kafka-python, while this one is blocked: the two share
+The rebalance listener (``kafka_listener``) runs on a thread of kafka-python while this one is blocked, so the two share
 the books (``kafka_reading``) without a lock.
 """
 
@@ -40,15 +40,15 @@ from .kafka_reading import CALL_S, PAUSED_POLL_S, POLL_S, Reading, TopicMissing
 from .kafka_topics import ensure_topics
 from .port import Batch, BrokerCounters, Decoder
 
-QUIET_WAIT_S = 1.0  # outside of poll(), for the answer to a fetch; a stop ends it
-JOIN_POLL_S = 0.5  # a join that is answered between two polls is begun again by kafka-python: be there
+QUIET_WAIT_S = 1.0  # outside of poll(), for the answer to a fetch; a stop interrupts it
+JOIN_POLL_S = 0.5  # kafka-python restarts a join that is answered between two polls, so poll often
 CALL_MS = int(CALL_S * 1000)
 
 
 class KafkaConsuming(Reading[TopicPartition]):
-    """One consumer after another, each until it fails."""
+    """Runs one consumer after another, each until it fails."""
 
-    pace_s = 0.003  # a poll costs more than what it brings then
+    pace_s = 0.003  # a poll costs more than the records that it returns then
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class KafkaConsuming(Reading[TopicPartition]):
             sole=sole,
         )
         self._clients = clients
-        self._link: ConsumerLink  # of the session under way
-        self._choked: Unreadable | None = None  # where something is missing here that it takes to read on
+        self._link: ConsumerLink  # of the current session
+        self._choked: Unreadable | None = None  # where this installation lacks what it takes to read on
         self._tried_again: Unreadable | None = None
-        self._woken = threading.Event()  # ends the wait for a fetch
-        self._rests = False  # waits for records outside of poll()
+        self._woken = threading.Event()  # interrupts the wait for a fetch
+        self._rests = False  # it waits for records outside of poll()
 
     def stop(self, patience_s: float, finished: Callable[[], None]) -> None:
         super().stop(patience_s, finished)
@@ -102,14 +102,15 @@ class KafkaConsuming(Reading[TopicPartition]):
             self._await_metadata(link)
             while not self._stopping.is_set():
                 self._turn(consumer)
-            self._drain()  # closing the consumer then commits, by way of the listener
+            self._drain()  # closing the consumer then commits, through the listener
         finally:
             close_consumer(consumer)
             self.forget()
             self._has_consumer = False
 
     def _await_metadata(self, link: ConsumerLink) -> None:
-        """A leader that does not know the partitions yet would assign none, and have the group join once more."""
+        """Wait for metadata: a leader that does not know the partitions yet would assign none, and cause another
+        join."""
         deadline = time.monotonic() + CALL_S
         while not link.partitions(self._options.results_topic) and time.monotonic() < deadline:
             if self._stopping.wait(0.01):
@@ -127,7 +128,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         except Exception as error:
             fetched = {}
             if is_retriable(error):
-                self._probe_pace.hurry()  # which finds out what it means
+                self._probe_pace.hurry()  # the probe determines what it means
                 self._stopping.wait(0.1)
             elif not self._get_past(error):
                 raise
@@ -154,7 +155,8 @@ class KafkaConsuming(Reading[TopicPartition]):
         return polled
 
     def _apply_pressure(self, consumer: KafkaClient) -> bool:
-        """Pause or resume to fit the marks; True while nothing may be read. Survives rebalances: it looks each time."""
+        """Pause or resume according to the watermarks; return True while reading must pause. Survives rebalances,
+        because it checks every time."""
         held = self._must_hold()
         assigned, paused = consumer.assignment(), consumer.paused()
         unresolved = self._unresolved or set()
@@ -166,7 +168,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         return held or bool(unresolved)
 
     def _route(self, consumer: KafkaClient, fetched: dict[TopicPartition, list[Any]]) -> None:
-        """Decode what a poll has brought, and hand it over as one batch."""
+        """Decode the polled records, and hand them over as one batch."""
         records: list[Record] = []
         offsets: list[int] = []
         sources: list[tuple[str, int]] = []
@@ -186,7 +188,7 @@ class KafkaConsuming(Reading[TopicPartition]):
                 counters.key_mismatch += not decoded.key_agrees
                 records.append(decoded)
                 offsets.append(record.offset)
-            span.done_one()  # not before all of it is entered: what fails half-way is no reason to commit it
+            span.done_one()  # only once all of it is entered: an exception half-way must not lead to a commit
             counters.consumed += len(run)
             if len(records) > before:
                 span.pending += 1
@@ -196,15 +198,15 @@ class KafkaConsuming(Reading[TopicPartition]):
         self._pass_on(records, spans, offsets, sources)
 
     def _get_past(self, error: Exception) -> bool:
-        """Go on behind a batch that cannot be read: broken by a disk, or with what kafka-python does not understand,
-        such as a header's name that is no UTF-8. False: it is nothing of that kind."""
+        """Continue after a batch that cannot be read: damaged on disk, or not supported by kafka-python, such as a
+        header whose name is not UTF-8. Return False if it is neither."""
         where = unreadable(error)
         if where is None or where.partition not in self._ledgers:
             return False
         if isinstance(error, kafka_errors.UnsupportedCodecError):
-            self._choked = where  # not the batch is wrong, this installation is
+            self._choked = where  # the batch is valid; this installation lacks something
             return False
-        if self._tried_again != where:  # it may have been broken on its way here
+        if self._tried_again != where:  # it may have been damaged in transit
             self._tried_again = where
             self._link.read_again(where.partition, where.first)
             return True
@@ -214,7 +216,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         self._count_unreadable(origin, where.end - where.first, describe(error))
         return True
 
-    # -- what the books ask for
+    # -- called by the books
 
     def _key(self, number: int) -> TopicPartition:
         return TopicPartition(self._options.results_topic, number)
@@ -252,10 +254,10 @@ class KafkaConsuming(Reading[TopicPartition]):
 
     def _begin_at(self, starts: dict[TopicPartition, int]) -> bool:
         consumer = self._link.consumer
-        # All of them first: position() asks the brokers as long as any partition has none.
+        # Seek all of them first: position() asks the brokers as long as any partition has no position.
         for partition, start in starts.items():
             consumer.seek(partition, start)
-        # poll() may have had a reset of its own under way; position() waits for it, so look, and seek again.
+        # poll() may have had its own reset in progress, which position() waits for; so check, and seek again.
         return all(consumer.position(partition, timeout_ms=CALL_MS) == start for partition, start in starts.items())
 
     def _commit_later(self, offsets: dict[TopicPartition, int]) -> None:
@@ -265,7 +267,8 @@ class KafkaConsuming(Reading[TopicPartition]):
         self._link.consumer.commit_async(as_kafka_python(offsets, self.mark), answered)
 
     def _probe_if_due(self, consumer: KafkaClient) -> None:
-        """Ask the leaders and the coordinator something: poll() returns nothing alike from quiet and absent brokers."""
+        """Request something from the leaders and the coordinator: poll() cannot distinguish quiet brokers from absent
+        ones."""
         now = time.monotonic()
         probe = self._probe_pace.look(now, rests=self._rests, answered=self._rests and self._brokers_answer(now))
         if probe is Probe.NOT_DUE:
@@ -288,19 +291,19 @@ class KafkaConsuming(Reading[TopicPartition]):
         self._report_state()
 
     def _brokers_answer(self, now: float) -> bool:
-        """Whether that is known without asking. What the brokers say of the topic comes from each leader, too."""
+        """True if that is known without asking. The brokers' answers about the topic come from each leader, too."""
         return self._log_watch.has_ends and self._link.brokers_answer(self._ledgers, now)
 
     def _ask_for_ends(
         self, consumer: KafkaClient, assigned: Collection[TopicPartition], numbers: Collection[int]
     ) -> bool:
-        """False if the brokers do not answer, which is reported then."""
+        """Return False if the brokers do not answer, which is then reported."""
         topic = self._options.results_topic
         try:
             if self._joined:
-                # The group's coordinator. While it keeps a join waiting for other members it would not answer.
+                # The group's coordinator. While a join waits for other members, it would not answer.
                 consumer.committed(TopicPartition(topic, 0), timeout_ms=CALL_MS)
-            # The leaders of our partitions; before there are any, those of all.
+            # The leaders of the assigned partitions; before there are any, those of all.
             asked = assigned or [TopicPartition(topic, number) for number in numbers]
             if asked:
                 ends = consumer.end_offsets(asked, timeout_ms=CALL_MS)

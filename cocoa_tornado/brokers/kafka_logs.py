@@ -1,4 +1,4 @@
-"""What the brokers say of the results topic, asked in the background: which log it is, and where its partitions end."""
+"""Background requests about the results topic: which log it is, and where its partitions end."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ log = logging.getLogger("cocoa.broker")
 class LogState:
     """A topic as the brokers describe it.
 
-    :ivar topic_id: a topic that is created again has another one; None where the brokers give none that can be used
-    :ivar ends: where the partitions end that were asked for, by number; empty where one of them is not there
+    :ivar topic_id: changes when the topic is recreated; None if the brokers have no usable id
+    :ivar ends: the ends of the requested partitions, by number; empty if one of them does not exist
     """
 
     topic_id: str | None
@@ -37,28 +37,28 @@ class LogState:
 
 
 def describe_log(admin: KafkaClient, topic: str, numbers: Collection[int], known_id: str | None) -> LogState:
-    """Blocks; raises what kafka-python raises.
+    """Blocks; raises kafka-python's errors.
 
-    :param numbers: the partitions whose ends are wanted
-    :param known_id: what the topic's id was before
+    :param numbers: the partitions whose ends are requested
+    :param known_id: the topic's id so far
     """
     topic_id = find_topic_id(admin, topic)
     if topic_id != known_id and topic_id != find_topic_id(admin, topic):
-        topic_id = None  # a broker that makes one up for each answer
+        topic_id = None  # this broker invents one for each answer
     wanted = dict.fromkeys((TopicPartition(topic, number) for number in numbers), OffsetSpec.LATEST)
     if not wanted:
         return LogState(topic_id, {})
     try:
-        # In this order, so that the stable offset is never beyond the high water mark.
+        # In this order, so that the stable offset is never beyond the high watermark.
         stable = admin.list_partition_offsets(wanted, "read_committed")
         high = admin.list_partition_offsets(wanted, "read_uncommitted")
-    except kafka_errors.UnknownTopicOrPartitionError:  # a new topic may have fewer partitions
+    except kafka_errors.UnknownTopicOrPartitionError:  # a recreated topic may have fewer partitions
         return LogState(topic_id, {})
     return LogState(topic_id, {where.partition: Ends(stable[where].offset, high[where].offset) for where in wanted})
 
 
 def find_topic_id(admin: KafkaClient, topic: str) -> str | None:
-    """None where the brokers give none (before Kafka 2.8, or no Apache Kafka)."""
+    """Return the topic's id; None if the brokers have none (before Kafka 2.8, or not Apache Kafka)."""
     [described] = admin.describe_topics([topic])
     error = kafka_errors.for_code(described["error_code"])
     if error is not kafka_errors.NoError:
@@ -68,43 +68,42 @@ def find_topic_id(admin: KafkaClient, topic: str) -> str | None:
 
 
 class LogWatch:
-    """Asks for the state of the results topic, within ``probe_interval_s`` of each record and less often while none
-    comes (``rules/pacing``), and logs a stable offset that stands still.
+    """Requests the state of the results topic, within ``probe_interval_s`` of each record and less often while none
+    comes (``rules/pacing``), and logs a stalled stable offset.
 
-    Belongs to the consumer's thread. A question without an answer changes nothing: whether the brokers are there is
-    for others to find out.
+    Used by the consumer's thread. A request without an answer changes nothing: availability is determined elsewhere.
 
-    :ivar has_ends: the leader of each partition that is read has answered the latest question
+    :ivar has_ends: the leader of each assigned partition has answered the last request
     """
 
     def __init__(self, clients: KafkaClients, options: KafkaOptions) -> None:
         self._options = options
         self._inquiry = Inquiry(clients, "cocoa-kafka-logs", self._describe)
-        self._numbers: tuple[int, ...] = ()  # of the question under way
-        self._topic_id: str | None = None  # that was answered last
+        self._numbers: tuple[int, ...] = ()  # of the current request
+        self._topic_id: str | None = None  # of the last answer
         self._holding = 0
         self._pace = QuestionPace(options.probe_interval_s)
         self._still: dict[int, StandstillWatch] = {}
         self.has_ends = False
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to ask again, and nothing is being asked."""
+        """True if it is time for a request and none is pending."""
         return self._pace.is_due(now) and not self._inquiry.is_asking()
 
     def hurry(self) -> None:
-        """Something has happened that another log would explain: ask soon."""
+        """Something has happened that a recreated topic would explain: make the next request soon."""
         self._pace.hurry()
 
     def note_records(self, now: float) -> None:
-        """Records have been read, which may be another log's."""
+        """Records were read, which may come from another log."""
         self._pace.note_event(now)
 
     def wait_for_answer(self, patience_s: float, *, new: bool = False) -> LogState:
-        """Ask, or wait for the answer that is to come, which may lack the ends.
+        """Request the state, or wait for the pending answer, which may lack the ends.
 
-        Raises what the question raises, TimeoutError, or RuntimeError where no thread is to be had.
+        Raises the request's error, TimeoutError, or RuntimeError if no thread can be started.
 
-        :param new: the topic as it is from now on; an answer to an earlier question is not enough
+        :param new: require the state from now on, not the answer to an earlier request
         """
         if new and self._inquiry.is_asking():
             wait([self._inquiry.ask()], patience_s)
@@ -121,15 +120,15 @@ class LogWatch:
     def ask(self, numbers: Collection[int], holding: int, now: float) -> None:
         """
         :param numbers: the partitions that are read
-        :param holding: another number whenever these are others
+        :param holding: a number that changes with every assignment
         """
         self._pace.note_asked(now)
         self._numbers, self._holding = tuple(numbers), holding
-        with contextlib.suppress(RuntimeError):  # no thread is to be had: next time, perhaps
+        with contextlib.suppress(RuntimeError):  # no thread: try again next time
             self._inquiry.ask()
 
     def take_answer(self, holding: int, now: float) -> LogState | None:
-        """The topic as it was since it was asked for, once; None where there is nothing new."""
+        """Return the topic's state since the request, once; None if there is nothing new."""
         answer = self._inquiry.take_answer()
         if answer is None:
             return None
@@ -145,7 +144,7 @@ class LogWatch:
         return state
 
     def rest(self) -> None:
-        """The consumer is closed: ask nothing until the next one, which may hold other partitions."""
+        """The consumer is closed: request nothing until the next one, which may have other partitions."""
         self._still.clear()
         self.has_ends = False
         self._pace.hurry()
@@ -175,6 +174,6 @@ class LogWatch:
                 "seconds": round(news.seconds, 1),
             }
             if news.over:
-                log.info("stable offset moves again", extra=extra)
+                log.info("stable offset resumed", extra=extra)
             else:
-                log.warning("stable offset stands still", extra=extra)
+                log.warning("stable offset stalled", extra=extra)

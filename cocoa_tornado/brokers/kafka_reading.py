@@ -1,9 +1,9 @@
-"""What every consuming half of a Kafka adapter does, whatever library it polls with: the books of what is read, done
-and committed, where to begin, and what is told of it.
+"""The common part of the Kafka consumers, for either client library: the books of what is read, done and committed,
+where to begin, and the log lines.
 
-One thread polls, decodes and hands over. It touches no connection and calls one thing on the IOLoop, ``add_callback``.
-What comes back (a batch is done, the quarantine topic has acknowledged) arrives in thread-safe deques, which the thread
-empties between two polls.
+One thread polls, decodes and hands over. It touches no connection, and calls only ``add_callback`` on the IOLoop.
+Answers (a batch is done, the quarantine topic has acknowledged) arrive in thread-safe deques, which the thread empties
+between two polls.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from .kafka_quarantine import Quarantine
 from .port import Batch, BrokerCounters, Decoder
 
 POLL_S = 0.1
-QUIET_POLL_S = 0.5  # while nothing but the brokers can give work; a stop and a rebalance wait for its end
-PAUSED_POLL_S = 0.02  # nothing is fetched then; this only bounds how late the end of a pause is noticed
-CALL_S = 2.0  # one question to the brokers: offsets, positions
-COMMIT_LOST_S = 30.0  # a commit without an answer for so long counts as lost; until then it is the only one
-FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to fix where a fresh group starts
-ID_PATIENCE_S = 5.0  # for the topic's id; without it the topic is taken for the one that was read before
-NO_PARTITION_AFTER_S = 2.0  # with no partition: a leader that has just learned of the topic may still hand some out
+QUIET_POLL_S = 0.5  # while only the brokers can cause work; a stop and a rebalance wait for its end
+PAUSED_POLL_S = 0.02  # nothing is fetched while paused; this only bounds how late the end of a pause is noticed
+CALL_S = 2.0  # one request to the brokers: offsets, positions
+COMMIT_LOST_S = 30.0  # a commit without an answer for this long counts as lost; until then it is the only one
+FRESH_PATIENCE_S = 15.0  # for the owner of partition 0 to determine where a fresh group starts
+ID_PATIENCE_S = 5.0  # for the topic's id; without it the topic counts as unchanged
+NO_PARTITION_AFTER_S = 2.0  # without a partition: a leader that has just learned of the topic may still assign some
 SKIPPED_LINES = RateLimit(per_s=1, burst=20)
 
 log = logging.getLogger("cocoa.broker")
@@ -53,46 +53,46 @@ class TopicMissing(Exception):
 
 
 class LogReplaced(Exception):
-    """The results topic has been deleted and created again, or may have been. The consumer may hold records of the old
+    """The results topic was deleted and created again, or may have been. The consumer may hold records of the old
     one."""
 
 
 class JoinStuck(Exception):
-    """The brokers answer, and the consumer has not become a member of the group for a long time."""
+    """The brokers answer, but the consumer has not become a member of the group for a long time."""
 
 
 class FailureReader(Protocol):
-    """What the errors of a client library mean.
+    """Interprets the errors of a client library.
 
-    :ivar failures: the classes that stand for a failure of the brokers, and not of this program
+    :ivar failures: the exception classes that mean a failure of the brokers rather than of this program
     """
 
     failures: tuple[type[Exception], ...]
 
     def is_retriable(self, error: BaseException) -> bool:
-        """True where the same client may succeed later: time-outs, lost connections, elections."""
+        """True if the same client may succeed later: timeouts, lost connections, elections."""
 
     def is_refusal(self, error: BaseException) -> bool:
-        """True where the brokers do not let us in."""
+        """True if the brokers refuse access."""
 
     def describe(self, error: BaseException) -> str:
         """One line about an error."""
 
     def unreachable(self, error: BaseException) -> str | None:
-        """The advertised address of a broker, where no connection to that was to be had."""
+        """The advertised address of a broker, if connecting to it failed."""
 
 
-P = TypeVar("P")  # what the library calls a partition by
+P = TypeVar("P")  # the library's type for a partition
 
 
 class Reading(ABC, Generic[P]):
-    """Owns the consumer thread. Built, started and stopped on the IOLoop; everything private is the thread's.
+    """Owns the consumer thread. Created, started and stopped on the IOLoop; everything private belongs to the thread.
 
-    :param asking: what the topic is like is asked with these clients, whatever library reads
-    :param sole: where no other member of the group may read
-    :cvar pace_s: between two batches, where records flow
-    :ivar mark: to be written beside each offset that is committed
-    :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while it runs
+    :param asking: the clients for requests about the topic, whichever library reads
+    :param sole: set if no other member of the group may read
+    :cvar pace_s: the pause between two batches at a high rate
+    :ivar mark: the metadata to commit with each offset
+    :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while running
     """
 
     pace_s: ClassVar[float]
@@ -118,7 +118,7 @@ class Reading(ABC, Generic[P]):
         self.stop_deadline = float("inf")
         self._has_consumer = False
         self._finished: Callable[[], None] | None = None
-        # What crosses from the IOLoop: the number of a batch that is done, its spans, its records and its bytes.
+        # From the IOLoop: the number of a batch that is done, its spans, its records and its bytes.
         self._done: deque[tuple[int, list[Span], int, int]] = deque()
         self._quarantine = Quarantine(options, publisher, counters, availability)
         self._log_watch = LogWatch(asking, options)
@@ -126,16 +126,16 @@ class Reading(ABC, Generic[P]):
         self._marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
         self._ledgers: dict[P, OffsetLedger] = {}
         self._history = History()
-        self._is_log_of_session = False  # what the consumer holds may be of this log
+        self._is_log_of_session = False  # the consumer's records may belong to this log
         self.mark = ""
         self._recent, self._repeats = Recent(), Repeats(set())
-        self._batches = 0  # that were handed over
-        self._not_done: set[int] = set()  # numbers of those that are under way
-        self._repeated: set[int] = set()  # of these, those whose records may come again, as repeats
+        self._batches = 0  # handed over
+        self._not_done: set[int] = set()  # numbers of the batches in flight
+        self._repeated: set[int] = set()  # those of them whose records may come again, as repeats
         self._ends: dict[P, int] = {}
         self._unresolved: set[P] | None = None
         self._unresolved_since = 0.0
-        self._holding = 0  # another number whenever other partitions are ours, or begin to be read
+        self._holding = 0  # changes with every assignment, and when its partitions begin to be read
         self._joined = False
         self._committing_until = 0.0
         self._quiet = Quiet()
@@ -146,52 +146,52 @@ class Reading(ABC, Generic[P]):
         self._skipped_lines = LineBudget(SKIPPED_LINES)
         self._thread = threading.Thread(target=self._run, name="cocoa-kafka-consumer", daemon=True)
 
-    # -- the IOLoop's side
+    # -- on the IOLoop
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, patience_s: float, finished: Callable[[], None]) -> None:
-        """Read no more, wait for what is in flight, commit, leave the group; then call ``finished`` on the loop."""
+        """Stop reading, wait for what is in flight, commit, leave the group; then call ``finished`` on the loop."""
         self._finished = finished
         self.stop_deadline = time.monotonic() + patience_s
         self._stopping.set()
         if not self._has_consumer:
-            # It is still trying to connect: there is nothing to wait for, and the thread ends by itself.
+            # It is still connecting: there is nothing to wait for, and the thread ends by itself.
             finished()
 
     @property
     def held_bytes(self) -> int:
-        """What is handed over and not done. Any thread."""
+        """Bytes handed over and not done. Thread-safe."""
         return self._marks.in_flight_bytes
 
     def _hand_over(self, batch: Batch) -> None:
         self._sink(batch)
 
-    # -- what a library has to do, on the thread
+    # -- implemented for each library, on the thread
 
     @abstractmethod
     def _session(self) -> None:
-        """From connecting to the end of this consumer, by :meth:`stop` or by an error."""
+        """Run one consumer, from connecting until :meth:`stop` or an error."""
 
     @abstractmethod
     def _key(self, number: int) -> P:
-        """The partition of this number of the results topic."""
+        """The results topic's partition with this number."""
 
     @abstractmethod
     def _number(self, partition: P) -> int: ...
 
     @abstractmethod
     def _member_id(self) -> str | None:
-        """What the brokers know this member of the group by, as long as it is one."""
+        """This member's id in the group, while it is a member."""
 
     @abstractmethod
     def _numbers(self) -> Collection[int]:
-        """Of the results topic's partitions, as far as they are known."""
+        """The results topic's partition numbers, as far as they are known."""
 
     @abstractmethod
     def _committed(self, partitions: Collection[P]) -> dict[P, Committed | None]:
-        """What the group has committed. Raises what the library raises, and so do the next ones."""
+        """The group's committed offsets. Raises the library's errors, and so do the following methods."""
 
     @abstractmethod
     def _find_ends(self, partitions: Collection[P]) -> dict[P, int]: ...
@@ -204,22 +204,22 @@ class Reading(ABC, Generic[P]):
 
     @abstractmethod
     def _begin_at(self, starts: dict[P, int]) -> bool:
-        """Read these partitions from there on. False: not now, ask again."""
+        """Read these partitions from these offsets. False: not possible now, try again."""
 
     @abstractmethod
     def _commit_later(self, offsets: dict[P, int]) -> None:
-        """Commit, and call :meth:`on_commit` on this thread when that is answered."""
+        """Commit, and call :meth:`on_commit` on this thread with the answer."""
 
     def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
-        """The cause, in one word, and the details of an error that only this library knows."""
+        """A one-word cause and the details of an error that is specific to this library."""
         return None
 
     def _standing_trouble(self) -> tuple[str, str] | None:
-        """The same, of what keeps it from reading on though the brokers are there."""
+        """The same for a condition that prevents reading although the brokers answer."""
         return None
 
     def _lost_connection(self) -> BaseException | None:
-        """Why the latest connection to a broker has failed, if there is none to it yet."""
+        """Why the latest connection to a broker failed, if there is none yet."""
         return None
 
     # -- the thread
@@ -236,13 +236,13 @@ class Reading(ABC, Generic[P]):
             except JoinStuck as error:
                 self._availability.down("group", str(error))
             except StandBy as error:
-                assert self._sole is not None  # which has raised it
+                assert self._sole is not None  # the source of the exception
                 self._sole.stand_by(str(error))
             except Exception as error:
                 if isinstance(error, (BrokerError, *self._failures.failures)):
                     self._report_trouble(error)
                 elif self._availability.down("failed", self._failures.describe(error)):
-                    log.exception("consumer failed, starts again")
+                    log.exception("consumer failed")
             if self._sole is not None:
                 self._sole.end_session()
             self._log_watch.rest()
@@ -257,17 +257,17 @@ class Reading(ABC, Generic[P]):
         self._is_log_of_session = False
 
     def _is_to_join(self) -> bool:
-        """Wait until this gateway may be a member of the group; False where it is to stop instead."""
+        """Wait until this gateway may join the group; return False if it is to stop instead."""
         if self._sole is not None:
             self._sole.await_turn(self._stopping)
         return not self._stopping.is_set()
 
     def _must_hold(self) -> bool:
-        """True while nothing may be read."""
+        """True while reading must pause."""
         return self._marks.paused or self._quarantine.must_wait() or self._commits_lag()
 
     def _is_quiet(self) -> bool:
-        """True while this thread has had nothing to do for some time, and waits for nobody but the brokers."""
+        """True while this thread has had nothing to do for some time, and waits only for the brokers."""
         return self._quiet.look(time.monotonic(), has_work=self._has_work())
 
     def _has_work(self) -> bool:
@@ -276,26 +276,27 @@ class Reading(ABC, Generic[P]):
         return any(ledger.to_commit() is not None or not ledger.idle for ledger in self._ledgers.values())
 
     def _commits_lag(self) -> bool:
-        """More is done and not committed than may be: what reads it again after a crash would not know it again."""
+        """True if too much is done and not committed: after a crash the mailbox would not recognize all of it."""
         bound = self._options.max_uncommitted
         return bool(bound) and any(ledger.uncommitted > bound for ledger in self._ledgers.values())
 
     def _ledger_for(self, partition: P, first: int) -> OffsetLedger | None:
-        """The books of what is about to be read; None where the partition was revoked within this very poll, so that
-        its next owner reads it."""
+        """The books of a partition about to be read; None if it was revoked within this very poll, so that its next
+        owner reads it."""
         ledger = self._ledgers.get(partition)
         if ledger is not None and first < ledger.position:
             self._make_sure_of_log()
-            # The log was cut off: what is said of offsets beyond is said of other records.
+            # The log was truncated: what is known of the offsets beyond applies to other records.
             if partition in self._ledgers:
                 self._ledgers[partition] = OffsetLedger(first)
                 self._ends.pop(partition, None)
         return self._ledgers.get(partition)
 
     def _make_sure_of_log(self) -> None:
-        """Before records that may be of another log are handed over. Raises LogReplaced if so, or without an answer."""
+        """Check the topic before handing over records that may come from another log. Raise LogReplaced if it is one,
+        or without an answer."""
         if self._history.log is None or self._history.log.id is None:
-            return  # these brokers give no ids
+            return  # these brokers have no ids
         try:
             topic_id = self._log_watch.wait_for_answer(CALL_S, new=True).topic_id
         except Exception as error:  # of the brokers, a token endpoint, descriptors, threads
@@ -303,13 +304,13 @@ class Reading(ABC, Generic[P]):
         self._judge_log(topic_id)
 
     def _source(self, partition: P) -> str:
-        """What the partition is called where its offsets are remembered."""
+        """The name under which the partition's offsets are remembered."""
         return (self._history.log or Log(None)).source(self._options.results_topic, self._number(partition))
 
     def _pass_on(
         self, records: list[Record], spans: list[Span], offsets: list[int], sources: list[tuple[str, int]]
     ) -> None:
-        """Hand over what a poll has brought, as one batch."""
+        """Hand over polled records, as one batch."""
         self._report_lag()
         self._log_watch.note_records(time.monotonic())
         if self._repeats and records:
@@ -326,8 +327,8 @@ class Reading(ABC, Generic[P]):
             self._handed_over_at = time.monotonic()
 
     def _set_aside(self, record: Any, reason: str, span: Span) -> None:
-        """Copy a record of the consumer to the quarantine topic. It counts as in flight until that has the copy, or the
-        copy is given up."""
+        """Copy a record of the consumer to the quarantine topic. It counts as in flight until the topic has the copy,
+        or that is given up."""
         span.pending += 1
         self._take(1, self._quarantine.take(record, reason, span))
 
@@ -341,15 +342,15 @@ class Reading(ABC, Generic[P]):
             self._counters.pauses += 1
 
     def _when_done(self, spans: list[Span], records: int, size: int) -> Callable[[], None]:
-        told = False
+        is_done = False
         self._batches += 1
         number = self._batches
         self._not_done.add(number)
 
         def done() -> None:
-            nonlocal told
-            if not told:
-                told = True
+            nonlocal is_done
+            if not is_done:
+                is_done = True
                 self._done.append((number, spans, records, size))
 
         return done
@@ -360,12 +361,12 @@ class Reading(ABC, Generic[P]):
         suppressed = self._skipped_lines.take(time.monotonic())
         if suppressed is not None:
             extra = {"origin": origin, "error": detail, "suppressed": suppressed}
-            log.warning("records cannot be read, skipped", extra=extra)
+            log.warning("unreadable records skipped", extra=extra)
 
     # -- the thread, or the library's while this one is blocked: the books
 
     def _settle(self) -> None:
-        """Enter what other threads have reported."""
+        """Process what other threads have reported."""
         while self._done:
             number, spans, records, size = self._done.popleft()
             self._marks.release(records, size)
@@ -383,7 +384,7 @@ class Reading(ABC, Generic[P]):
 
     def offsets_to_commit(self) -> dict[P, int]:
         if self._repeated:
-            return {}  # a repeat is no more done than what it repeats
+            return {}  # a repeat is no more done than the record it repeats
         wanted = {partition: ledger.to_commit() for partition, ledger in self._ledgers.items()}
         return {partition: offset for partition, offset in wanted.items() if offset is not None}
 
@@ -391,7 +392,7 @@ class Reading(ABC, Generic[P]):
         """The answer to a commit."""
         self._committing_until = 0.0
         if error is not None:
-            return  # what was to be committed still is, and the next commit covers it
+            return  # the next commit covers these offsets
         for partition, committed in offsets.items():
             if partition in self._ledgers:
                 self._ledgers[partition].note_committed(committed)
@@ -399,7 +400,7 @@ class Reading(ABC, Generic[P]):
                 self._history.note_committed(self._number(partition), committed)
 
     def forget(self) -> None:
-        """The partitions are not ours any more: a late ``done`` changes no offset from now on."""
+        """The partitions were revoked: a late ``done`` changes no offset from now on."""
         self._settle()
         for partition, ledger in self._ledgers.items():
             is_committed = ledger.to_commit() is None
@@ -431,10 +432,10 @@ class Reading(ABC, Generic[P]):
             self._resolve_at = time.monotonic() + 0.25
             return
         self._unresolved = None
-        self._probe_pace.hurry()  # READY is for the probe to say, and it says so at once
+        self._probe_pace.hurry()  # only the probe sets READY, so probe at once
 
     def _resolve(self, assigned: set[P]) -> bool:
-        """Begin every assigned partition where it is to be read from. False: not to be had yet, ask again."""
+        """Begin every assigned partition at its starting point. Return False if that is unknown yet: try again."""
         try:
             found = self._starting_points(assigned)
             if found is None:
@@ -453,7 +454,7 @@ class Reading(ABC, Generic[P]):
         return True
 
     def _starting_points(self, assigned: set[P]) -> tuple[Plan, dict[P, int]] | None:
-        """The plan, and where to begin with each partition. What the group had not committed is committed."""
+        """Return the plan and each partition's starting point. Commit starting points that the group does not have."""
         is_known, topic_id = self._find_topic_id()
         if not is_known:
             return None
@@ -475,16 +476,16 @@ class Reading(ABC, Generic[P]):
             to_commit |= self._find_ends(every if plan.start is Start.END_FOR_ALL else rest)
         self.mark = plan.log.mark()
         if to_commit:
-            # Before anything is read, so that a crash before the first record does not lose what comes then.
+            # Before reading, so that after an early crash the records that arrive from now on are not lost.
             self._commit_and_wait(to_commit)
             for number in plan.rest:
-                self._history.done_here.pop(number, None)  # of a topic of the same name, which is gone
+                self._history.done_here.pop(number, None)  # of a deleted topic of the same name
         return plan, {
             partition: starts[partition] if partition in starts else to_commit[partition] for partition in assigned
         }
 
     def _find_topic_id(self) -> tuple[bool, str | None]:
-        """Whether it is known what the brokers say of it, and that. Blocks for :data:`CALL_S` at most."""
+        """Return whether the topic's id is certain, and the id. Blocks for at most :data:`CALL_S`."""
         is_given_up = time.monotonic() - self._unresolved_since >= ID_PATIENCE_S
         try:
             topic_id = self._log_watch.wait_for_answer(CALL_S).topic_id
@@ -492,12 +493,12 @@ class Reading(ABC, Generic[P]):
             if is_given_up:
                 log.debug("topic id unknown", extra={"error": str(error)})
             return is_given_up, None
-        # One of an earlier log is told by a broker that has not heard of the new one; or, if that goes on, by one that
-        # was restored from an older copy.
+        # An earlier log's id comes from a broker that does not know of the new one yet; or, if it persists, from a
+        # cluster restored from an older copy.
         return topic_id not in self._history.earlier or is_given_up, topic_id
 
     def _enter(self, plan: Plan) -> None:
-        """Its log is read from now on. Raises LogReplaced where the consumer may hold records of another one."""
+        """Read the plan's log from now on. Raises LogReplaced if the consumer may hold records of another one."""
         if plan.previous is not None:
             ids = {"topic": self._options.results_topic, "topic_id": plan.log.id, "previous_id": plan.previous}
             log.warning("topic recreated", extra=ids | {"detail": "it is read from its first record"})
@@ -508,7 +509,7 @@ class Reading(ABC, Generic[P]):
             if self._is_log_of_session:
                 raise LogReplaced
 
-    # -- the thread: committing, looking around
+    # -- the thread: committing, periodic checks
 
     def _commit_if_due(self) -> None:
         now = time.monotonic()
@@ -525,7 +526,7 @@ class Reading(ABC, Generic[P]):
         describe = self._failures.describe
         if special is not None:
             self._availability.down(*special)
-        elif isinstance(error, BrokerError):  # of our own: no access token is to be had
+        elif isinstance(error, BrokerError):  # no access token is available
             self._availability.down("auth", str(error))
         elif self._failures.is_refusal(error):
             self._availability.down("auth", f"the brokers refuse us: {describe(error)}")
@@ -565,7 +566,7 @@ class Reading(ABC, Generic[P]):
             self._availability.connecting(f"joining group {options.group}")
 
     def _look_at_log(self) -> None:
-        """Ask now and then what the topic is like, and enter what has been answered."""
+        """Request the topic's state periodically, and process the answer."""
         now = time.monotonic()
         state = self._log_watch.take_answer(self._holding, now)
         if state is not None:
@@ -578,26 +579,26 @@ class Reading(ABC, Generic[P]):
             self._log_watch.ask([self._number(partition) for partition in self._ledgers], self._holding, now)
 
     def _judge_log(self, topic_id: str | None) -> None:
-        """Begin anew where the topic has become another log."""
+        """Start over if the topic has become another log."""
         now = self._history.log
         if now is None or topic_id in self._history.earlier:
             return
         if topic_id == now.id:
             self._recent.confirm()
         elif topic_id is None:
-            pass  # the brokers do not agree: nothing is known of what was handed over
+            pass  # the brokers disagree: nothing is known about what was handed over
         elif now.id is None:
             self._history.log = Log(topic_id)
             self.mark = self._history.log.mark()
         else:
-            # Nothing of the old one is committed from now on.
+            # Commit nothing of the old one from now on.
             assigned = set(self._ledgers)
             self.forget()
             self._joined, self._unresolved, self._resolve_at = True, assigned, 0.0
-            self._resolve_if_needed()  # at once: a stop from now on leaves the group with offsets of the new one
+            self._resolve_if_needed()  # at once, so that a stop from now on leaves offsets of the new log
 
     def _note_ends(self, ends: dict[P, int]) -> None:
-        """Where partitions end at least. A consumer of committed records sees only the last stable offsets."""
+        """Record lower bounds of the ends. A consumer of committed records only sees the last stable offsets."""
         for partition, end in ends.items():
             self._ends[partition] = max(self._ends.get(partition, 0), end)
 
@@ -608,7 +609,7 @@ class Reading(ABC, Generic[P]):
     # -- the thread: stopping
 
     def _drain(self, deadline: float = float("inf")) -> None:
-        """Wait for what is in flight, until then at the latest, or until a stop has no more patience."""
+        """Wait for what is in flight, until the deadline, or until a stop runs out of patience."""
         while time.monotonic() < min(deadline, self.stop_deadline):
             self._settle()
             if all(ledger.idle for ledger in self._ledgers.values()):

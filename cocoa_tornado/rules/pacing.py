@@ -1,4 +1,4 @@
-"""How often a consumer polls, and asks the brokers about its topic: less often while nothing happens. Pure."""
+"""How often a consumer polls, and sends requests about its topic: less often while nothing happens. Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from math import inf
 from typing import Final
 
 QUIET_AFTER_S: Final = 2.0
-"""Without a record and without work for so long, a consumer is quiet."""
+"""A consumer is quiet after this long without a record and without work."""
 
 QUIET_FACTOR: Final = 5
-"""A question is asked so many times less often while nothing happens that its answer could be about."""
+"""How many times less often a request is repeated while nothing happens that its answer could be about."""
 
 
 class QuestionPace:
-    """When to ask a question again whose answer confirms what has happened: within ``busy_s`` of everything that
-    happens, and otherwise every ``QUIET_FACTOR * busy_s``. So what is not confirmed yet is never older than ``busy_s``,
-    and the time that an answer takes.
+    """When to repeat a request whose answer confirms what has happened: within ``busy_s`` of every event, and otherwise
+    every ``QUIET_FACTOR * busy_s``. So nothing unconfirmed is ever older than ``busy_s`` plus the time that an answer
+    takes.
     """
 
     __slots__ = ("_busy_s", "_due_at")
@@ -29,20 +29,20 @@ class QuestionPace:
         return now >= self._due_at
 
     def hurry(self) -> None:
-        """Ask at once."""
+        """Request at once."""
         self._due_at = -inf
 
     def note_asked(self, now: float) -> None:
-        """What happens from now on is not covered by the answer."""
+        """Note a request: its answer does not cover later events."""
         self._due_at = now + QUIET_FACTOR * self._busy_s
 
     def note_event(self, now: float) -> None:
-        """Something has happened that an answer is to confirm."""
+        """Note an event that an answer is to confirm."""
         self._due_at = min(self._due_at, now + self._busy_s)
 
 
 class Quiet:
-    """Whether a consumer has had nothing to do for some time."""
+    """Whether a consumer has been idle for some time."""
 
     __slots__ = ("_busy_at",)
 
@@ -50,9 +50,9 @@ class Quiet:
         self._busy_at = -inf
 
     def look(self, now: float, *, has_work: bool) -> bool:
-        """True if there was no work within the last ``QUIET_AFTER_S``.
+        """Return True if there was no work within the last ``QUIET_AFTER_S``.
 
-        :param has_work: there is some now, or an answer to wait for
+        :param has_work: there is work now, or a pending answer
         """
         if has_work:
             self._busy_at = now
@@ -66,13 +66,13 @@ class Probe(enum.Enum):
 
 
 class ProbePace:
-    """When to ask the brokers whether they are there.
+    """When to ask the brokers whether they answer.
 
-    A consumer that rests does not ask while the answers to its fetches and heartbeats show it. If those fail to come,
-    it asks at once. After the rest it does not ask at once: a broker answers a question behind a fetch that waits for
-    records, and meanwhile the records of another broker would wait.
+    A resting consumer does not ask while the answers to its fetches and heartbeats show that. If they fail to come, it
+    asks at once. It does not ask at once after the rest: a broker answers only after a fetch that waits for records,
+    which would delay the records of other brokers.
 
-    :param every_s: between two questions; longer than a fetch waits for records
+    :param every_s: between two requests; longer than a fetch waits for records
     """
 
     __slots__ = ("_due_at", "_every_s", "_trusted")
@@ -89,7 +89,7 @@ class ProbePace:
     def look(self, now: float, *, rests: bool = False, answered: bool = False) -> Probe:
         """
         :param rests: the consumer waits for records, and has nothing else to do
-        :param answered: other answers of the brokers show that they are there
+        :param answered: other answers show that the brokers are there
         """
         is_hurried = self._due_at == -inf
         trusted, self._trusted = self._trusted, rests and answered and not is_hurried

@@ -40,7 +40,7 @@ TOO_LARGE = pytest.mark.logs("cocoa.broker", "^record too large$")
 NO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^quarantine unavailable$")
 MAYBE_NO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^quarantine unavailable$", optional=True)
 LOST_TO_QUARANTINE = pytest.mark.logs("cocoa.broker", "^records lost to quarantine$")
-SKIPPED = pytest.mark.logs("cocoa.broker", "^records cannot be read, skipped$")
+SKIPPED = pytest.mark.logs("cocoa.broker", "^unreadable records skipped$")
 
 
 def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, headers: Headers | None = None) -> Decoded:

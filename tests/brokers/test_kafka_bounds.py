@@ -185,7 +185,7 @@ async def test_a_batch_that_decompresses_to_too_much_is_skipped_counted_and_logg
         assert broker.counters.quarantined == {"unreadable": 3}
         assert broker.counters.reconnects == 0
     assert receiver.payloads == payloads(0, 5)
-    [line] = [line for line in caplog.records if line.getMessage() == "records cannot be read, skipped"]
+    [line] = [line for line in caplog.records if line.getMessage() == "unreadable records skipped"]
     assert (line.levelno, line.__dict__["origin"]) == (logging.WARNING, f"{stand.results}/0@2-4")
     assert "decompresses to more than 2097152 bytes" in line.__dict__["error"]
     found = await asyncio.to_thread(committed_offset, kafka.bootstrap, stand.options.group, stand.results)

@@ -139,7 +139,7 @@ def test_an_answer_to_an_earlier_question_is_not_enough_where_a_new_one_is_wante
     assert watch.wait_for_answer(10.0, new=True).topic_id == "c"
 
 
-@pytest.mark.logs("cocoa.broker", "^stable offset stands still$")
+@pytest.mark.logs("cocoa.broker", "^stable offset stalled$")
 def test_a_standstill_is_forgotten_with_the_session(admin: Admin, caplog: pytest.LogCaptureFixture) -> None:
     watch = watching()
     for now in (0.0, 5.0):
@@ -152,4 +152,4 @@ def test_a_standstill_is_forgotten_with_the_session(admin: Admin, caplog: pytest
     assert caplog.messages == []
     asked(watch, [0], 2, 21.0)
     watch.take_answer(2, 21.0)
-    assert caplog.messages == ["stable offset stands still"]
+    assert caplog.messages == ["stable offset stalled"]

@@ -19,7 +19,7 @@ from .bench import KAFKA_CLIENTS, PATIENCE_S, KafkaStand, Receiver, consuming, k
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
 
-STANDS_STILL, MOVES = "stable offset stands still", "stable offset moves again"
+STANDS_STILL, MOVES = "stable offset stalled", "stable offset resumed"
 STANDING = pytest.mark.logs("cocoa.broker", f"^{STANDS_STILL}$")
 
 
