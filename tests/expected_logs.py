@@ -77,7 +77,7 @@ class Watch:
         return record
 
     def unexpected(self, announced: Iterable[Expected]) -> list[logging.LogRecord]:
-        """What nobody has announced, since the last call."""
+        """The unannounced records since the last call."""
         announced = tuple(announced)
         news = self._records[self._judged :]
         self._judged += len(news)

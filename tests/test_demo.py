@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 FIRST, SECOND = LINES
 
 
-def arrival(part: str, text: str, final: bool = True) -> Received:
+def received(part: str, text: str, final: bool = True) -> Received:
     fields = {"type": "transcription", "session_id": f"session of {part}", "text": text, "final": final}
     return Received(0.0, json.dumps(fields))
 
@@ -24,29 +24,29 @@ def arrival(part: str, text: str, final: bool = True) -> Received:
 def parts(first: list[Received], text: str = FIRST.words) -> list[Part]:
     return [
         Part(FIRST, "session of first", text, first),
-        Part(SECOND, "session of second", SECOND.words, [arrival("second", SECOND.words)]),
+        Part(SECOND, "session of second", SECOND.words, [received("second", SECOND.words)]),
     ]
 
 
 def test_own_words_and_nothing_else_are_a_success() -> None:
-    assert shortcomings(parts([arrival("first", "go", final=False), arrival("first", FIRST.words)])) == []
+    assert shortcomings(parts([received("first", "go", final=False), received("first", FIRST.words)])) == []
 
 
 def test_a_misheard_word_is_the_engines_own_affair() -> None:
     heard = "go somewhere and to something"
-    assert shortcomings(parts([arrival("first", heard)], heard)) == []
+    assert shortcomings(parts([received("first", heard)], heard)) == []
 
 
 @pytest.mark.parametrize(
     ("got", "text", "problem"),
     [
         ([], FIRST.words, "got 0 final messages"),
-        ([arrival("first", FIRST.words, final=False)], FIRST.words, "got 0 final messages"),
-        ([arrival("first", FIRST.words)] * 2, FIRST.words, "got 2 final messages"),
-        ([arrival("first", FIRST.words), arrival("second", "two")], FIRST.words, "of other streams"),
-        ([arrival("first", "two nine")], FIRST.words, "but was answered"),
-        ([arrival("first", SECOND.words)], SECOND.words, "was recognized"),
-        ([arrival("first", "")], "", "was recognized"),
+        ([received("first", FIRST.words, final=False)], FIRST.words, "got 0 final messages"),
+        ([received("first", FIRST.words)] * 2, FIRST.words, "got 2 final messages"),
+        ([received("first", FIRST.words), received("second", "two")], FIRST.words, "of other streams"),
+        ([received("first", "two nine")], FIRST.words, "but was answered"),
+        ([received("first", SECOND.words)], SECOND.words, "was recognized"),
+        ([received("first", "")], "", "was recognized"),
     ],
 )
 def test_what_is_not_as_it_should_be_is_named(got: list[Received], text: str, problem: str) -> None:

@@ -223,7 +223,7 @@ def test_colours_are_for_terminals_only() -> None:
             assert ("\x1b[" in written) is on_terminal
 
 
-def test_what_strangers_send_cannot_flood_the_log_and_the_next_minute_says_how_much_was_suppressed() -> None:
+def test_invalid_input_cannot_flood_the_log_and_the_next_minute_has_the_number_of_suppressed_lines() -> None:
     stream = configured("json")
     general = logging.getLogger("tornado.general")
     for number in range(25):

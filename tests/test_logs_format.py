@@ -1,4 +1,4 @@
-"""Whatever stands in a record, its line is one that every terminal, collector and parser can take."""
+"""For any record, the line is safe for every terminal, collector and parser."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_cut_does_not_leave_half_a_secret(at: int) -> None:
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
-def test_a_field_too_many_is_left_out_and_counted(log_format: LogFormat) -> None:
+def test_a_field_that_does_not_fit_is_dropped_and_counted(log_format: LogFormat) -> None:
     extra: dict[str, object] = {f"field_{number}": "🙂" * MAX_FIELD for number in range(40)}
     line = line_with(log_format, "event", extra | {"last": "here"})
     assert is_one_clean_line(line)

@@ -1,4 +1,4 @@
-"""The queue behind the log: nobody who logs waits, and what is lost is counted."""
+"""The queue of the log: logging never blocks, and lost lines are counted."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def test_lines_are_written_in_the_order_in_which_they_came(pipe: tuple[int, int]
     assert read_until(pipe[0], b"499\n").split() == [b"%d" % number for number in range(500)]
 
 
-def test_a_pipe_that_nobody_reads_keeps_nobody_waiting_and_the_lines_lost_are_counted(
-    pipe: tuple[int, int], make: Make
-) -> None:
+def test_an_unread_pipe_blocks_no_thread_and_lost_lines_are_counted(pipe: tuple[int, int], make: Make) -> None:
     writer = make(pipe[1])
     put = fill(pipe[1]) + overflow(writer)
     assert not writer.flush(0.01)
@@ -119,7 +117,7 @@ def test_a_reader_that_is_slow_gets_one_report_for_many_lines_lost(pipe: tuple[i
     assert len(reports) <= 2 + data.count(b"x\n") // (BOUND // 2 // len(LINE))
 
 
-def test_a_full_disk_keeps_nobody_waiting(make: Make) -> None:
+def test_a_full_disk_blocks_no_thread(make: Make) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     writer = make(full)
     os.close(full)
@@ -204,7 +202,7 @@ def test_after_its_close_lines_are_written_if_they_can_be_written_at_once(pipe: 
     writer.put(LINE)  # does not wait
 
 
-def test_who_logs_in_the_middle_of_logging_waits_for_nobody(pipe: tuple[int, int]) -> None:
+def test_logging_from_within_logging_does_not_block(pipe: tuple[int, int]) -> None:
     # A collection of garbage may log at any moment, and so may a signal.
     log = logging.Logger("cocoa.test")
     handler = QueuedHandler(pipe[1])
@@ -230,7 +228,7 @@ def test_who_logs_in_the_middle_of_logging_waits_for_nobody(pipe: tuple[int, int
     handler.close()
 
 
-def test_the_report_of_lost_lines_waits_for_nobody_who_logs(pipe: tuple[int, int]) -> None:
+def test_the_report_of_lost_lines_does_not_block_on_other_threads(pipe: tuple[int, int]) -> None:
     # A collection of garbage may run a finalizer that logs while the report is made; here the formatter logs itself.
     log = logging.Logger("cocoa.test")
     handler = QueuedHandler(pipe[1])

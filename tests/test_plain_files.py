@@ -1,4 +1,4 @@
-"""Small files that people write, and whatever else a path may name."""
+"""Small files that people write, and anything else that a path may name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(pipe: Path) -> Iterator[int]:
-    """The writing end of the pipe; a reader of ours lets it be opened."""
+    """The writing end of the pipe. A reader of the test lets it be opened."""
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(pipe, os.O_WRONLY)
     os.close(reader)
@@ -78,7 +78,7 @@ def test_a_pipe_without_end_is_read_up_to_the_limit(pipe: Path, writer: int) -> 
     os.close(reader)
 
 
-def test_a_pipe_that_nobody_writes_to_or_that_does_not_end_is_given_up(pipe: Path) -> None:
+def test_a_pipe_without_a_writer_or_without_an_end_times_out(pipe: Path) -> None:
     with pytest.raises(TimeoutError, match="did not end in time"):
         read_file(pipe, LIMIT, streams=True, patience_s=0.05)
     reader, writer = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), os.open(pipe, os.O_WRONLY)

@@ -39,7 +39,7 @@ texts = any_text | slips_in(VALID)
 
 
 def name_of(kind: Kind[Any]) -> str:
-    """What tells a kind from another: its type, and what it was made with."""
+    """The identity of a kind: its type and its arguments."""
     if isinstance(kind, kinds.ListOf):
         return f"ListOf({name_of(kind.item)})"
     return f"Choice{kind.words}" if isinstance(kind, kinds.Choice) else repr(kind)
@@ -112,7 +112,7 @@ slashes = st.sampled_from(["://u:", "://:", ":/u:", ":u:", "//u:"])
 @example(scheme="redis", user=":/u:", password="pw")
 @example(scheme="https", user="://u:", password="p/w")
 @example(scheme="https", user=":/u:", password="pw")  # was the path of a key that cannot be read
-def test_no_password_is_shown_whatever_makes_its_url_invalid(scheme: str, user: str, password: str) -> None:
+def test_no_password_of_an_invalid_url_is_shown(scheme: str, user: str, password: str) -> None:
     url = f"{scheme}{user}{password}hunter2@h/0"
 
     def check_hidden(row: Setting) -> None:

@@ -134,7 +134,7 @@ def test_a_setting_has_the_same_value_by_each_of_its_three_names(write: Write) -
 
 def check_three_names(row: Setting, write: Write) -> None:
     value = sample(row)
-    # Whatever a rule wants beside it comes from the environment, which neither name of the setting itself touches.
+    # Settings that a rule requires as well come from the environment, which neither name of the setting affects.
     beside = {
         "tls_cert": {"COCOA_TLS_KEY": "k"},
         "tls_key": {"COCOA_TLS_CERT": "c"},
@@ -427,7 +427,7 @@ def test_a_list_option_is_given_once_per_item() -> None:
     assert settings.jwt_secret == "a,b"
 
 
-def test_an_empty_list_option_takes_away_what_a_lower_source_gave() -> None:
+def test_an_empty_list_option_overrides_a_lower_source() -> None:
     loaded = load(None, {"COCOA_ALLOWED_ORIGINS": "a.example"}, {"allowed_origins": ("",)})
     assert loaded.settings.allowed_origins == ()
 

@@ -1,4 +1,4 @@
-"""What Centrifugo is told before it starts."""
+"""Centrifugo's settings in the environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_consumers_are_one_variable_of_json() -> None:
     assert kafka["publication_data_mode"]["enabled"]
 
 
-def test_it_listens_where_it_is_told_and_verifies_with_the_secret() -> None:
+def test_it_listens_on_the_given_port_and_verifies_with_the_secret() -> None:
     found = dict(variables(SETTINGS))
     assert found["CENTRIFUGO_HTTP_SERVER_PORT"] == "8443"
     assert found["CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY"] == "a secret"

@@ -59,7 +59,7 @@ def test_one_that_does_not_finish_is_recorded_and_has_no_further_turn_of_that_si
     assert [sample.contender for sample in findings.samples].count("a") == 4
 
 
-def test_samples_of_a_part_that_nobody_asked_for_are_not_kept() -> None:
+def test_samples_of_a_part_that_is_not_selected_are_discarded() -> None:
     findings = Findings()
     play(part(), next(turns(PLAN, part(), [contender("a")], 20_000, STAGE, findings)), ["memory"])
     assert findings.samples == []
@@ -80,7 +80,7 @@ def test_the_full_plan_has_every_part() -> None:
     assert set(FULL.rounds) == set(TITLES)
 
 
-def test_a_contender_that_cannot_run_here_is_left_out_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contender_that_cannot_run_here_is_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise Unavailable("there is no such language")
 

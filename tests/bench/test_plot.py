@@ -27,7 +27,7 @@ def test_a_bar_is_as_long_as_the_median_and_its_line_as_the_range() -> None:
     assert ranges == [0.0, BARS / 2]
 
 
-def test_names_are_escaped_and_ratios_told() -> None:
+def test_names_are_escaped_and_ratios_shown() -> None:
     texts = [element.text or "" for element in drawn(cost("ours", 50.0)).findall(f"{SVG}text")]
     assert "Broker to device: 1 & 2" in texts
     assert "50.0  (1.00 x)" in texts

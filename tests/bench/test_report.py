@@ -73,7 +73,7 @@ def test_the_document_is_json_with_every_sample_and_the_summary() -> None:
     assert [row["ratio"] for row in summary["rows"]] == [5 / 10.5, 1.0, 2.0]
 
 
-def test_a_run_in_which_nobody_could_take_part_has_a_report_too() -> None:
+def test_a_run_without_any_contender_has_a_report_too() -> None:
     empty = Findings(notes=["skipped: everybody"])
     assert text(empty)[-1] == "skipped: everybody"
     assert document(empty)["summary"] == []

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 10
 
 
-def told(*messages: tuple[str, int], seen: set[int] | None = None) -> Tally:
+def judged(*messages: tuple[str, int], seen: set[int] | None = None) -> Tally:
     """What the judge of one connection of "doll" says to these messages: the device that each names, its number."""
     tally = Tally()
     judge = Judge("doll", set() if seen is None else seen, tally)
@@ -35,25 +35,25 @@ def outcome(tally: Tally | None = None) -> Outcome:
 
 
 def test_messages_in_order_are_no_fault_wherever_they_begin() -> None:
-    assert told(("doll", 7), ("doll", 8), ("doll", 9)) == Tally(delivered=3)
+    assert judged(("doll", 7), ("doll", 8), ("doll", 9)) == Tally(delivered=3)
 
 
 def test_a_message_for_another_device_is_a_fault() -> None:
-    assert told(("doll", 0), ("bear", 1)).wrong_device == 1
+    assert judged(("doll", 0), ("bear", 1)).wrong_device == 1
 
 
 def test_a_message_behind_a_later_one_is_a_fault() -> None:
-    assert told(("doll", 4), ("doll", 3), ("doll", 5)) == Tally(delivered=3, out_of_order=1)
+    assert judged(("doll", 4), ("doll", 3), ("doll", 5)) == Tally(delivered=3, out_of_order=1)
 
 
 def test_a_message_that_comes_again_is_a_fault_on_another_connection_too() -> None:
     seen: set[int] = set()
-    assert told(("doll", 0), ("doll", 1), ("doll", 1), seen=seen).repeated == 1
-    assert told(("doll", 1), ("doll", 2), seen=seen) == Tally(delivered=2, repeated=1)
+    assert judged(("doll", 0), ("doll", 1), ("doll", 1), seen=seen).repeated == 1
+    assert judged(("doll", 1), ("doll", 2), seen=seen) == Tally(delivered=2, repeated=1)
 
 
 def test_a_gap_between_two_messages_of_a_connection_is_a_fault_for_each_that_is_missing() -> None:
-    assert told(("doll", 0), ("doll", 3), ("doll", 4)) == Tally(delivered=3, missing=2)
+    assert judged(("doll", 0), ("doll", 3), ("doll", 4)) == Tally(delivered=3, missing=2)
 
 
 def test_what_is_still_to_come_is_all_that_is_later_than_the_last_message() -> None:
@@ -131,7 +131,7 @@ def test_thirty_devices_for_ten_seconds_leave_nothing_behind(path: str) -> None:
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("client", ["kafka-python", "confluent"])
-def test_nor_do_they_with_kafka_whoever_reads_from_it(client: str, kafka: KafkaServer) -> None:
+def test_nor_do_they_with_kafka_and_either_client(client: str, kafka: KafkaServer) -> None:
     if client == "confluent":
         pytest.importorskip("confluent_kafka")
     assert_all_is_well("--broker", f"kafka://{kafka.bootstrap}", "--kafka-client", client)

@@ -16,7 +16,7 @@ from bench.survival_fleet import Findings, Memory
 ROOT = Path(__file__).parents[2]
 
 
-def told(*numbers: int) -> tuple[Memory, Findings]:
+def received(*numbers: int) -> tuple[Memory, Findings]:
     memory, findings = Memory("doll"), Findings()
     for number in numbers:
         message = {"type": "transcription", "device_id": "doll", "seq": number, "cursor": f"c{number}"}
@@ -29,22 +29,22 @@ def good() -> Outcome:
 
 
 def test_a_device_remembers_the_cursor_of_its_latest_message() -> None:
-    memory, findings = told(0, 1, 2)
+    memory, findings = received(0, 1, 2)
     assert memory.cursor == "c2"
     assert memory.missing(3) == 0
     assert (findings.copies, findings.out_of_order) == (0, 0)
 
 
 def test_a_message_that_comes_again_is_a_copy() -> None:
-    assert told(0, 1, 1)[1].copies == 1
+    assert received(0, 1, 1)[1].copies == 1
 
 
 def test_a_message_behind_a_later_one_is_out_of_order() -> None:
-    assert told(0, 2, 1)[1].out_of_order == 1
+    assert received(0, 2, 1)[1].out_of_order == 1
 
 
 def test_a_message_that_never_comes_is_missing() -> None:
-    assert told(0, 2)[0].missing(4) == 2
+    assert received(0, 2)[0].missing(4) == 2
 
 
 def test_a_run_in_which_all_went_well_has_no_violations() -> None:

@@ -72,7 +72,7 @@ class Served:
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [COCOA, "serve", "--port", "0", *options],
-                # So that Python speaks up about whatever is left open or never awaited.
+                # Make Python warn about unclosed resources and coroutines that are never awaited.
                 env=environment(folder) | {"PYTHONDEVMODE": "1"},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -193,7 +193,7 @@ def run(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 def fails(result: subprocess.CompletedProcess[str], status: int, *named: str) -> None:
-    """It ended with one plain line of error, after whatever lines of log."""
+    """It ended with one plain line of error, after any log lines."""
     assert result.returncode == status, result.stderr
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
@@ -345,7 +345,7 @@ def test_a_signal_drains_and_exits_with_0(serve: Serve, number: signal.Signals) 
         status, body = served.get("/api/v1/ready")
         assert (status, body["retry_after"]) == (503, "5")
         assert "draining" in body["message"]
-        assert served.refusal(token("newcomer")) == 503
+        assert served.refusal(token("new")) == 503
         served.publish("doll", "still served")
         assert json.loads(device.recv(PATIENCE_S))["text"] == "still served"
         with pytest.raises(websockets.ConnectionClosed) as closed:
@@ -358,16 +358,16 @@ def test_a_signal_drains_and_exits_with_0(serve: Serve, number: signal.Signals) 
 
 def test_devices_that_neither_answer_nor_read_cannot_hold_it_beyond_the_grace(serve: Serve) -> None:
     served = serve("--drain-grace", "1s", "--inbound-rate", "0")  # a device's own records would be too many
-    mute, deaf = served.raw_device(token("mute")), served.raw_device(token("deaf"))
+    mute, blocked = served.raw_device(token("mute")), served.raw_device(token("blocked"))
     for _ in range(15):
-        served.publish("deaf", "x" * 60_000)
+        served.publish("blocked", "x" * 60_000)
     assert "device disconnected" not in served.log
     started = time.monotonic()
     served.signal(signal.SIGTERM)
     assert served.exit_status() == 0
     assert time.monotonic() - started < 8  # of the ten seconds that a socket may take no byte
     assert mute.recv(4096).startswith(b"\x88")
-    deaf.close()
+    blocked.close()
 
 
 def test_a_second_signal_leaves_at_once_with_status_1(serve: Serve) -> None:
@@ -436,7 +436,7 @@ def test_sighup_during_the_start_is_a_reload_after_it(serve: Serve, mute_issuer:
 
 
 def cpu_s(process_id: int) -> float:
-    """Processor time that a process has had; 0 where that can't be told."""
+    """The CPU time of a process; 0 if unknown."""
     if not sys.platform.startswith("linux"):
         return 0.0
     fields = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -460,7 +460,7 @@ def test_out_of_file_descriptors_it_serves_who_is_there_and_others_when_there_is
         assert "accepting connections again" not in served.log
         for client in crowd:
             client.close()
-        assert served.refusal(token("newcomer")) == 101
+        assert served.refusal(token("new")) == 101
     assert served.log.count("out of file descriptors") == served.log.count("accepting connections again") == 1
 
 
@@ -615,10 +615,10 @@ def test_a_pause_during_a_challenge_evicts_no_device_whose_pong_has_come(serve: 
     served = serve("--duplicate-challenge", "1")
     device = served.raw_device(token())
     with ThreadPoolExecutor() as pool:
-        newcomer = pool.submit(served.refusal, token())
+        second = pool.submit(served.refusal, token())
         assert read_frame(device) == PING
         pause(served)
         device.sendall(frame(PONG))
         time.sleep(1.5)  # the pause
         served.signal(signal.SIGCONT)
-        assert newcomer.result(PATIENCE_S) == 409
+        assert second.result(PATIENCE_S) == 409

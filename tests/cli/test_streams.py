@@ -98,7 +98,7 @@ def read_lines(stream: IO[bytes], last_event: str) -> list[dict[str, Any]]:
 # -- serve
 
 
-def test_a_log_that_nobody_reads_stops_neither_the_gateway_nor_its_end(start: Start) -> None:
+def test_an_unread_log_stops_neither_the_gateway_nor_its_exit(start: Start) -> None:
     process = start(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     port = announced_port(process)
     # Several times what a pipe takes.
@@ -118,7 +118,7 @@ def test_a_log_that_is_read_late_has_every_line(start: Start) -> None:
     assert sum(line["event"] == "request" for line in lines) == 1_000
 
 
-def test_a_second_signal_leaves_though_nobody_reads_the_log(start: Start) -> None:
+def test_a_second_signal_exits_even_if_the_log_is_unread(start: Start) -> None:
     process = start("--drain-delay", "60s", "--drain-grace", "90s", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     refused(announced_port(process), 1_000)
     process.send_signal(signal.SIGTERM)
@@ -174,7 +174,7 @@ def test_a_pipe_that_does_not_take_the_banner_does_not_stop_it(start: Start, tmp
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
-def test_the_log_is_utf_8_whatever_the_locale(start: Start, log_format: str) -> None:
+def test_the_log_is_utf_8_in_any_locale(start: Start, log_format: str) -> None:
     variables = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     process = start("--log-format", log_format, stdout=subprocess.PIPE, stderr=subprocess.PIPE, variables=variables)
     port = announced_port(process)
@@ -296,7 +296,7 @@ def test_an_error_that_cannot_be_written_keeps_its_status(tmp_path: Path, redire
     assert shell(tmp_path, ["mint-token"], redirections).returncode == 2
 
 
-def test_reports_for_programs_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+def test_reports_for_programs_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     done = subprocess.run(
         [COCOA, "mint-token", "--device-id", "püppchen", "--json"],
         env=environment(tmp_path) | {"COCOA_JWT_SECRET": SECRET, "PYTHONIOENCODING": "latin-1"},

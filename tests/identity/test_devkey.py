@@ -1,4 +1,4 @@
-"""The development key: made once, shared by all processes of a user, read by nobody else."""
+"""The development key: created once, shared by all processes of a user, readable by no other user."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_key_is_a_strong_secret_and_different_elsewhere(tmp_path: Path, capl
     assert key.secret != development_secret(tmp_path / "b").secret
 
 
-def test_only_the_user_may_read_the_key_whatever_the_umask(tmp_path: Path) -> None:
+def test_only_the_user_can_read_the_key_with_any_umask(tmp_path: Path) -> None:
     previous = os.umask(0)
     try:
         key = development_secret(tmp_path / "data")
@@ -42,7 +42,7 @@ def test_only_the_user_may_read_the_key_whatever_the_umask(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o077])
-def test_folders_that_are_made_for_the_key_are_its_users_only_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+def test_folders_created_for_the_key_are_private_with_any_umask(tmp_path: Path, umask: int) -> None:
     previous = os.umask(umask)
     try:
         key = development_secret(tmp_path / "a" / "b" / "c")

@@ -73,7 +73,7 @@ class Issuer:
 
 
 class Clock:
-    """Monotonic seconds that pass when told."""
+    """A manual monotonic clock, in seconds."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -351,7 +351,7 @@ def test_a_device_is_trusted_for_as_long_as_the_key_that_vouched_for_it(tmp_path
     run(test())
 
 
-def test_a_key_that_a_url_no_longer_has_vouches_for_nobody() -> None:
+def test_a_key_that_a_url_no_longer_has_loses_its_trust() -> None:
     async def test() -> None:
         issuer, clock = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b"))), Clock()
         async with store_of(issuer, options=KeyOptions(refresh_s=0.001), clock=clock) as store:
@@ -391,7 +391,7 @@ def test_an_answer_of_a_replica_that_is_behind_closes_nothing_and_refuses_new_to
     run(test())
 
 
-def test_a_key_that_is_missing_after_a_reload_vouches_for_nobody_at_once() -> None:
+def test_a_key_that_is_missing_after_a_reload_loses_its_trust_at_once() -> None:
     async def test() -> None:
         issuer = Issuer(jwks(jwk("EC", kid="a"), jwk("EC'", kid="b")))
         async with store_of(issuer) as store:
@@ -441,7 +441,7 @@ def test_a_key_that_a_token_has_found_missing_is_confirmed_after_the_shortest_in
 
 
 @pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
-def test_a_url_that_fails_costs_nobody_the_trust() -> None:
+def test_no_key_loses_its_trust_when_a_url_fails() -> None:
     async def test() -> None:
         issuer = Issuer(jwks(jwk("EC")))
         async with store_of(issuer, options=KeyOptions(refresh_s=0.001, min_interval_s=0.001)) as store:
@@ -458,7 +458,7 @@ def test_a_url_that_fails_costs_nobody_the_trust() -> None:
 
 
 @pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
-def test_while_the_new_url_of_the_keys_is_away_only_secrets_lose_their_trust() -> None:
+def test_while_the_new_url_of_the_keys_is_unreachable_only_secrets_lose_their_trust() -> None:
     documents: dict[str, bytes | Exception] = {URL: jwks(jwk("EC")), f"{URL}/new": KeyMaterialError("it is away")}
 
     async def fetch(url: str) -> bytes:
@@ -807,7 +807,7 @@ def test_a_failing_fetch_names_the_url_without_its_secrets(path: str, problem: s
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://[::1", "http://host:port/", "http:///"])
-def test_a_url_that_nobody_answers_is_an_error_of_ours(url: str) -> None:
+def test_a_url_without_an_answer_is_a_key_material_error(url: str) -> None:
     with pytest.raises(KeyMaterialError):
         run(HttpFetch(timeout_s=0.5)(url))  # type: ignore[arg-type]  # it raises, so that no bytes come back
 
@@ -828,7 +828,7 @@ def test_a_fetch_that_is_cancelled_leaves_no_error_in_the_log(caplog: pytest.Log
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.logs("cocoa.identity", "^jwks unavailable$")
-def test_whatever_a_key_server_answers_costs_one_short_line(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_any_response_of_a_key_server_costs_one_short_line(name: str, caplog: pytest.LogCaptureFixture) -> None:
     async def test(url: str) -> None:
         source = JwksSource(url, HttpFetch(timeout_s=2.0), lambda: None)
         for _ in range(2):

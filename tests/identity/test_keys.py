@@ -216,7 +216,7 @@ def test_what_is_not_three_parts_of_base64url_is_malformed(text: str) -> None:
         (b'{"alg":"HS256","b64":false,"crit":["b64"]}', "critical"),
     ],
 )
-def test_an_odd_header_is_refused_whatever_the_signature(header: bytes, reason: str) -> None:
+def test_an_odd_header_is_refused_with_any_signature(header: bytes, reason: str) -> None:
     long_enough = KeyRing([verification_key("secret")], max_token_bytes=100_000)
     assert refusal(long_enough, token(SECRET.encode(), "HS256", header=header)) == reason
 

@@ -1,4 +1,4 @@
-"""New tokens say what the contract asks for, and whatever a tester wants."""
+"""New tokens have the claims of the contract, and any claims that a tester adds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store that does what a test tells it to: fails at any step, loses answers, hangs, turns into another one."""
+"""A store that tests control: it can fail at any step, lose replies, hang, and turn into another one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Fate(enum.Enum):
 
 
 class FakeStore:
-    """The :class:`~cocoa_tornado.mailboxes.store.Store` of a test: boxes in memory, behind whatever it makes happen.
+    """The :class:`~cocoa_tornado.mailboxes.store.Store` of a test: boxes in memory, with injected faults.
 
     :ivar fates: of the operations to come, one each; FINE where there is none
     :ivar asking_fates: of the answers to come

@@ -17,7 +17,7 @@ START_S = 1_700_000_000.0
 
 
 class Clock:
-    """Unix seconds that pass only when told to."""
+    """A manual clock, in Unix seconds."""
 
     def __init__(self) -> None:
         self.now = START_S
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], bool], patience_s: float = 20.0) -> None
 
 
 def entry(offset: int, device_id: str = "doll", payload: bytes | None = None, source: str = SOURCE) -> Entry:
-    """A message whose payload tells which it is, and whose record was made at the millisecond of its offset."""
+    """A message with a unique payload, whose record has its offset as timestamp (ms)."""
     return Entry(device_id, b'{"n":%d}' % offset if payload is None else payload, 1_000 + offset, source, offset)
 
 

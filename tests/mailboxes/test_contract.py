@@ -143,7 +143,7 @@ async def test_records_for_several_devices_keep_the_order_of_each_device(stand: 
     await mailbox.close(1.0)
 
 
-async def test_a_record_that_is_read_again_is_for_nobody_whom_it_names_only_then(stand: Stand) -> None:
+async def test_a_record_that_is_read_again_is_not_stored_for_a_new_recipient(stand: Stand) -> None:
     """It was stored as a whole, so this can be no rest of it."""
     mailbox = await stand.open()
     stored = mailbox.append(for_each(0, "a")), mailbox.append(for_each(0, "a", "late"))
@@ -334,7 +334,7 @@ async def test_a_clock_that_is_set_back_loses_nothing(stand: Stand) -> None:
     await mailbox.close(1.0)
 
 
-async def test_a_box_is_not_forgotten_while_its_device_has_to_be_told_of_a_gap(stand: Stand) -> None:
+async def test_a_box_is_not_removed_while_it_has_a_gap_to_report(stand: Stand) -> None:
     mailbox = await stand.open(BoxLimits(ttl_s=100))
     await mailbox.append(entries(0, 3))
     mailbox.acknowledge("doll", Position(1))
@@ -347,7 +347,7 @@ async def test_a_box_is_not_forgotten_while_its_device_has_to_be_told_of_a_gap(s
     box = await mailbox.look("doll")
     assert (box.acked, box.gone, box.last) == (1, 3, 3)
     assert len(await mailbox.look("other")) == 0
-    assert (await mailbox.look("other")).base == 6  # it had been told everything, and was forgotten
+    assert (await mailbox.look("other")).base == 6  # its device had received everything, and the box was removed
     stand.clock.now += FORGET_MISSED_AFTER_S
     for _ in range(4):
         await mailbox.sweep()

@@ -1,4 +1,4 @@
-"""What the driver promises for every store behind it, whatever fails and whenever it is closed."""
+"""The driver's promises for every store, with failures and a close at any point."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def log_lines() -> Iterator[list[str]]:
     ],
 )
 @pytest.mark.parametrize("times", [1, 4])
-def test_calls_are_answered_in_order_with_their_numbers_whatever_fails(fate: Fate, times: int) -> None:
+def test_calls_are_answered_in_order_with_their_numbers_despite_any_failure(fate: Fate, times: int) -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         stored = [driver.append(entries(2 * n, 3)) for n in range(4)]
         assert await asyncio.gather(*stored) == [[1, 2, 3], [None, 4, 5], [None, 6, 7], [None, 8, 9]]
@@ -321,7 +321,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_and_the_mailbox_is_down_
 
 
 @unavailable
-def test_questions_fail_at_once_while_the_store_is_away_and_not_while_it_only_refuses() -> None:
+def test_questions_fail_at_once_while_the_store_is_unreachable_but_not_while_it_only_refuses() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         store.fates.extend([Fate.REFUSED, Fate.REFUSED])
         store.asking_fates.extend([Fate.FINE, Fate.AWAY])
@@ -411,7 +411,7 @@ def test_an_answer_that_hangs_and_then_fails_is_one_outage() -> None:
 
 
 @unavailable
-def test_a_store_that_a_question_has_met_away_is_not_ready_before_it_is_open_again() -> None:
+def test_a_store_that_a_question_found_unreachable_is_not_ready_before_it_is_open_again() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         store.fates.extend([Fate.HANGS, Fate.AWAY])
         store.asking_fates.append(Fate.AWAY)
@@ -469,7 +469,7 @@ def test_a_start_that_can_never_work_fails_and_lets_go_of_everything() -> None:
 
 @unavailable
 @pytest.mark.parametrize("fate", [Fate.HANGS, Fate.AWAY])
-def test_a_start_does_not_wait_for_a_store_that_is_away_or_hangs(fate: Fate) -> None:
+def test_a_start_does_not_wait_for_a_store_that_is_unreachable_or_hangs(fate: Fate) -> None:
     async def run() -> None:
         store = FakeStore(Clock())
         store.fates.append(fate)
@@ -674,7 +674,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(marks=st.booleans(), sweeps=st.booleans())
     def refuse_upkeep(self, marks: bool, sweeps: bool) -> None:
-        """From now on, whatever else happens."""
+        """From now on, in any case."""
         self.store.refuses_marks, self.store.refuses_sweeps = marks, sweeps
 
     @rule(wait_s=WAITS)

@@ -267,7 +267,7 @@ class RestoredMachine(RuleBasedStateMachine):
     """A mailbox that is backed up, put back, restarted, and used in turns with a copy of it, at any time, while its
     devices keep all their cursors.
 
-    Whatever becomes of it, a cursor never stands for more than its device has had, and no acknowledgement deletes more.
+    In any case, a cursor never covers more than its device has received, and no acknowledgement deletes more.
     """
 
     make_keeper: Callable[[], Keeper]

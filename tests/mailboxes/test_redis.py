@@ -66,7 +66,7 @@ def lines(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecord
 
 
 class Proxy:
-    """Between a mailbox and its Redis. Cuts a connection off when Redis has done what it was told, before it says so.
+    """Between a mailbox and its Redis. Closes a connection after Redis has executed a command, before the reply.
 
     :ivar losing: how many replies are lost from now on, of requests that hold ``only``
     """
@@ -226,7 +226,7 @@ async def test_scripts_that_redis_has_forgotten_are_loaded_again(shared: RedisSe
 
 
 @UNAVAILABLE
-async def test_a_close_does_not_wait_for_a_redis_that_is_away(own_redis: RedisServer) -> None:
+async def test_a_close_does_not_wait_for_an_unreachable_redis(own_redis: RedisServer) -> None:
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
         own_redis.stop()
@@ -425,7 +425,7 @@ async def test_keys_that_are_something_else_are_left_alone(shared: RedisServer) 
         (ConnectionRefusedError(111, "Connection refused"), "no connection", True),
     ],
 )
-def test_errors_are_told_in_our_words(error: Exception, detail: str, away: bool) -> None:
+def test_errors_of_redis_are_translated(error: Exception, detail: str, away: bool) -> None:
     fault = fault_of(error)
     assert detail in str(fault)
     assert fault.away is away

@@ -26,13 +26,13 @@ UNAVAILABLE = pytest.mark.logs("cocoa.mailbox", "mailbox unavailable")
 
 @pytest.fixture
 def forgetful(own_redis: RedisServer) -> RedisServer:
-    """A Redis that keeps what it is told to SAVE, and nothing else."""
+    """A Redis that persists only on SAVE."""
     own_redis.start(appendonly="no")
     return own_redis
 
 
 async def lose_the_end(redis: RedisServer) -> None:
-    """Killed, and back with what it had when it was told to SAVE."""
+    """Kill it, and start it with the data of the last SAVE."""
     await asyncio.to_thread(redis.kill)
     await asyncio.to_thread(redis.start)
 

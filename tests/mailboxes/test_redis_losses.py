@@ -325,13 +325,13 @@ async def test_a_box_that_was_evicted_with_its_messages_is_a_gap(
         turn = feed.page(await mailbox.read("doll", feed.read(), ALL))
         assert turn.missed == 1
         assert payloads_of(turn) == (payloads([6, 7]) if first == "append" else [])
-        # Once it is told, it is told no more.
+        # A gap is reported only once.
         mailbox.written("doll", Position(feed.position, mailbox.epoch))
         assert (await heard(mailbox, "doll", None)).missed == 0
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_whatever_keys_are_evicted_no_device_loses_a_message_without_a_gap(
+async def test_no_device_loses_a_message_without_a_gap_when_any_keys_are_evicted(
     shared: RedisServer, seed: int
 ) -> None:
     dice = random.Random(seed)

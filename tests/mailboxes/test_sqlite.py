@@ -100,7 +100,7 @@ class Freezer:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Another process's transaction, as far as SQLite can tell."""
+    """A transaction that SQLite takes for another process's."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
@@ -117,7 +117,7 @@ def leftovers(path: Path) -> list[str]:
     return sorted(found.name for found in path.parent.iterdir() if found.name not in (path.name, f"{path.name}.lock"))
 
 
-def is_away(mailbox: Mailbox) -> bool:
+def is_unavailable(mailbox: Mailbox) -> bool:
     return mailbox.status().state is MailboxState.OPENING
 
 
@@ -384,19 +384,19 @@ def test_what_a_killed_process_has_stored_is_there_and_its_lock_is_not(tmp_path:
         command, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
     ) as child:
         assert child.stdout is not None
-        told = 0
-        while told < 300:
-            told = int(child.stdout.readline())
+        reported = 0
+        while reported < 300:
+            reported = int(child.stdout.readline())
         assert "in use by another gateway" in asyncio.run(refused(path))
         child.send_signal(signal.SIGKILL)
-        told = max([told, *map(int, child.stdout.read().split())])
+        reported = max([reported, *map(int, child.stdout.read().split())])
 
     async def look_after() -> None:
         mailbox = SqliteMailbox(path, BoxLimits(max_messages=1_000_000))
         await mailbox.start()
         box = await mailbox.look("doll")
-        assert box.last >= told
-        assert await mailbox.append(entries(0, told)) == [None] * told
+        assert box.last >= reported
+        assert await mailbox.append(entries(0, reported)) == [None] * reported
         assert mailbox.status().messages == len(box)
         await mailbox.close(1.0)
 
@@ -412,7 +412,7 @@ async def test_a_file_that_is_locked_is_waited_for_and_still_read(place: SqliteS
     await mailbox.append(entries(0, 3))
     with locked(place.path):
         first, second = mailbox.append(entries(3, 2)), mailbox.append(entries(5, 1))
-        await until(lambda: is_away(mailbox))
+        await until(lambda: is_unavailable(mailbox))
         detail = mailbox.status().detail
         assert str(place.path) in detail
         assert "locked by another process" in detail
@@ -442,7 +442,7 @@ async def test_one_outage_is_one_line_in_the_log(place: SqliteStand, caplog: pyt
     for outage in range(2):
         with locked(place.path):
             stored = mailbox.append(entries(outage, 1))
-            await until(lambda: is_away(mailbox))
+            await until(lambda: is_unavailable(mailbox))
             await asyncio.sleep(1.0)
         await stored
         await ready(mailbox)
@@ -457,7 +457,7 @@ async def test_a_file_that_is_locked_at_the_start_is_waited_for(place: SqliteSta
     mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock)
     with locked(place.path):
         await mailbox.start()
-        assert is_away(mailbox)
+        assert is_unavailable(mailbox)
         assert "locked" in mailbox.status().detail
         assert mailbox.key is None
         with pytest.raises(MailboxError, match="locked"):
@@ -482,7 +482,7 @@ async def test_a_full_disk_is_waited_for_and_still_read(small_disk: Path) -> Non
         while True:
             file.write(b"x" * 4096)
     waiting = [mailbox.append([entry(n, payload=b"x" * 10_000)]) for n in range(50, 60)]
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert "the disk is full" in mailbox.status().detail
     assert len(await contents(mailbox)) == 50 + sum(future.done() for future in waiting)
     mailbox.written("doll", Position(50))
@@ -504,7 +504,7 @@ async def test_a_disk_that_hangs_is_down_after_five_seconds_and_up_when_it_answe
     await mailbox.append(entries(0, 3))
     freezer.freeze()
     stored = mailbox.append(entries(3, 2))
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert "the disk hangs: nothing was stored for 5 s" in mailbox.status().detail
     assert not stored.done()
     freezer.thaw()
@@ -521,7 +521,7 @@ async def test_close_does_not_hang_on_a_disk_that_hangs(freezer: Freezer) -> Non
     await mailbox.start()
     freezer.freeze()
     stored = mailbox.append(entries(0, 1))
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     async with asyncio.timeout(20.0):
         await mailbox.close(0.5)
     with pytest.raises(MailboxClosed):
@@ -550,7 +550,7 @@ async def test_a_start_does_not_hang_on_a_disk_that_hangs(freezer: Freezer) -> N
 
 @away
 @pytest.mark.parametrize("part", ["storing", "reading"])
-async def test_whatever_hangs_is_down_until_it_goes_on(
+async def test_a_hanging_operation_makes_the_mailbox_unavailable_until_it_completes(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock, pace=replace(PACE, patience_s=0.3))
@@ -573,7 +573,7 @@ async def test_whatever_hangs_is_down_until_it_goes_on(
         monkeypatch.setattr(Reader, "answers", reads)
         with pytest.raises(MailboxError, match="no answer within"):
             await mailbox.look("doll")
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert "the disk hangs" in mailbox.status().detail
     if part == "reading":  # what can be done goes on, and does not hide it
         assert await mailbox.append(entries(0, 1)) == [1]
@@ -603,13 +603,13 @@ async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
     await mailbox.start()
     goes_on.set()
     await until(lambda: "is not an SQLite database" in mailbox.status().detail)
-    assert is_away(mailbox)
+    assert is_unavailable(mailbox)
     await mailbox.close(5.0)
     assert path.read_bytes() == b"hello, world\n" * 50
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "cause"),
     [
         (sqlite3.SQLITE_FULL, "the disk is full"),
         (sqlite3.SQLITE_IOERR, "disk I/O error"),
@@ -619,8 +619,8 @@ async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
     ],
 )
 @away
-async def test_whatever_fails_is_done_again_in_order(
-    place: SqliteStand, monkeypatch: pytest.MonkeyPatch, code: int, told: str
+async def test_failed_operations_are_retried_in_order(
+    place: SqliteStand, monkeypatch: pytest.MonkeyPatch, code: int, cause: str
 ) -> None:
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 2))
@@ -641,7 +641,7 @@ async def test_whatever_fails_is_done_again_in_order(
     while not all(future.done() for future in waiting):
         details.append(mailbox.status().detail)
         await asyncio.sleep(0.01)
-    assert any(told in detail and str(place.path) in detail for detail in details)
+    assert any(cause in detail and str(place.path) in detail for detail in details)
     assert await asyncio.gather(*waiting) == [[3, 4, 5], [None, 6, 7], [None, 8, 9], [None, 10, 11], [None, 12, 13]]
     await ready(mailbox)
     assert failures == 3
@@ -665,7 +665,7 @@ async def test_a_fault_of_ours_stops_nothing_for_good(place: SqliteStand, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Rows, "store", fails)
         stored = mailbox.append(entries(0, 1))
-        await until(lambda: is_away(mailbox))
+        await until(lambda: is_unavailable(mailbox))
     assert await stored == [1]
     await mailbox.close(1.0)
 
@@ -677,7 +677,7 @@ async def test_a_file_that_is_gone_is_waited_for(place: SqliteStand, tmp_path: P
     aside = tmp_path / "aside"
     place.path.rename(aside)
     stored = mailbox.append(entries(3, 2))
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert mailbox.status().detail == f"{place.path}: the file is gone"
     assert not place.path.exists()
     with pytest.raises(MailboxError, match="the file is gone"):
@@ -700,7 +700,7 @@ async def test_another_file_in_its_place_is_not_written_to(place: SqliteStand, t
     place.path.rename(tmp_path / "aside")
     place.path.write_bytes(b"something else")
     stored = mailbox.append(entries(3, 2))
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert "another file is in its place" in mailbox.status().detail
     with pytest.raises(MailboxError):
         await mailbox.look("doll")
@@ -722,7 +722,7 @@ async def test_a_backup_moved_into_its_place_is_not_written_to_before_a_restart(
     await mailbox.append(entries(3, 3))
     (tmp_path / "copy.db").rename(place.path)
     stored = mailbox.append(entries(6, 2))
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert "another file is in its place; put it back, or restart the gateway" in mailbox.status().detail
     await mailbox.close(1.0)
     with pytest.raises(MailboxClosed):
@@ -748,7 +748,7 @@ async def test_a_file_that_was_rolled_back_while_it_could_not_be_used_begins_an_
         nonlocal is_broken
         if is_broken:
             is_broken = False
-            # Another hand, as far as SQLite can tell, takes back what was stored last.
+            # SQLite takes this for another process, which removes what was stored last.
             self._database.execute("UPDATE meta SET value = 3 WHERE key = 'given'")
             self._database.execute("UPDATE box SET last = 3")
             self._database.execute("DELETE FROM message WHERE number > 3")
@@ -786,7 +786,7 @@ async def test_a_mark_that_waits_counts(place: SqliteStand) -> None:
     await mailbox.append(entries(0, 5))
     with locked(place.path):
         mailbox.acknowledge("doll", Position(2))
-        await until(lambda: is_away(mailbox))
+        await until(lambda: is_unavailable(mailbox))
         mailbox.acknowledge("doll", Position(1))
         mailbox.written("doll", Position(4))
         assert await mailbox.look("doll") == Box(0, 5, 2, 2, 4)
@@ -888,7 +888,7 @@ async def test_a_remembered_answer_that_is_damaged_fails_its_group_and_hangs_not
 
     monkeypatch.setattr(Rows, "store", fails_once)
     stored = mailbox.append(entries(0, 3))
-    await until(lambda: is_away(mailbox))
+    await until(lambda: is_unavailable(mailbox))
     assert "the answer to the last group is malformed" in mailbox.status().detail
     await mailbox.close(1.0)
     with pytest.raises(MailboxClosed):
@@ -964,7 +964,7 @@ async def test_close_does_not_wait_longer_than_it_may(place: SqliteStand) -> Non
     mailbox = await place.open_file()
     with locked(place.path):
         stored = mailbox.append(entries(0, 1))
-        await until(lambda: is_away(mailbox))
+        await until(lambda: is_unavailable(mailbox))
         async with asyncio.timeout(15.0):
             await mailbox.close(0.3)
         with pytest.raises(MailboxClosed):
@@ -977,7 +977,7 @@ async def test_close_makes_use_of_its_time(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     with locked(place.path):
         stored = mailbox.append(entries(0, 1))
-        await until(lambda: is_away(mailbox))
+        await until(lambda: is_unavailable(mailbox))
         closing = asyncio.ensure_future(mailbox.close(10.0))
         await asyncio.sleep(0.3)
     await closing
@@ -1037,7 +1037,7 @@ async def test_the_log_does_not_grow_for_ever(place: SqliteStand) -> None:
     await mailbox.close(5.0)
 
 
-async def test_sources_that_nobody_uses_are_forgotten(place: SqliteStand) -> None:
+async def test_unused_sources_are_removed(place: SqliteStand) -> None:
     mailbox = await place.open_file()
     await mailbox.append([entry(5, source="old/0"), entry(5, source="used/0")])
     place.clock.now += FORGET_AFTER_S - 100
@@ -1079,7 +1079,7 @@ def test_runs_are_put_together_across_small_holes() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int) -> None:
-    """Whatever is done to both, the same is in them. Marks are of numbers that were given, as a gateway's are."""
+    """After any operations on both, they have the same contents. Marks have assigned numbers, like a gateway's."""
     dice = random.Random(seed)
     limits = BoxLimits(max_messages=dice.choice([3, 40]), max_bytes=dice.choice([200, 2_000]), ttl_s=50)
     model = MemoryMailbox(limits, place.clock)

@@ -1,4 +1,4 @@
-"""A thread that does one job after another, and tells the loop of each."""
+"""A thread that runs one job after another, and reports each to the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def raising(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), StopIteration(), KeyboardInterrupt(), SystemExit(1)])
-async def test_whatever_a_job_raises_ends_that_job_and_no_other(error: BaseException) -> None:
+async def test_any_exception_ends_its_job_and_no_other(error: BaseException) -> None:
     worker = Worker("worker", lambda: None)
     worker.start()
     failed, done = worker.submit(lambda: raising(error)), worker.submit(lambda: "done")

@@ -1,4 +1,4 @@
-"""A small gateway that keeps the contract, and can be told to break it in one way at a time.
+"""A small gateway that keeps the contract, and can be configured to break it in one way.
 
 It shares no code with the package: what the probe says of it must not hang on a misunderstanding that both share.
 Everything is in memory; records come in over ``POST /api/v1/transcriptions``. One event loop.
@@ -81,7 +81,7 @@ class Fault(enum.Enum):
     TOKEN_ECHOED = enum.auto()
     UPLOAD_HELD_BACK = enum.auto()
     CURSORS = enum.auto()  # no fault: a gateway with a mailbox
-    PLAIN_GET_NOT_JUDGED = enum.auto()  # no fault: 426 whatever the token, as gateways of 0.1.0 have it
+    PLAIN_GET_NOT_JUDGED = enum.auto()  # no fault: 426 for any token, like gateways of 0.1.0
     UPGRADE_TAKEN_OUT = enum.auto()  # no fault: a proxy has to
 
 

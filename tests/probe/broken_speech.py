@@ -120,7 +120,7 @@ class BrokenSpeech:
         message = self._message(claims, session_id, text, {} if final is None else {"final": final})
         self._deliver(str(claims["device_id"]), message)
         if self.has(SpeechFault.TRANSCRIPT_TO_A_STRANGER):
-            self._tell_strangers(claims, message)
+            self._leak_to_others(claims, message)
 
     def _message(
         self, claims: Mapping[str, object], session_id: str, text: str, more: Mapping[str, object], ok: bool = True
@@ -132,7 +132,7 @@ class BrokenSpeech:
         outcome = {"success": True} if ok else {"success": False, "error": "speech recognition failed"}
         return json.dumps({**fields, **outcome}, separators=separators)
 
-    def _tell_strangers(self, claims: Mapping[str, object], message: str) -> None:
+    def _leak_to_others(self, claims: Mapping[str, object], message: str) -> None:
         for device_id in self._devices():
             if device_id != claims["device_id"]:
                 self._deliver(device_id, message)
@@ -158,7 +158,7 @@ class BrokenSpeech:
             message = self._message(claims, secrets.token_hex(16), text, {}, not failing)
             self._deliver(str(claims["device_id"]), message)
             if self.has(SpeechFault.BINARY_TO_A_STRANGER):
-                self._tell_strangers(claims, message)
+                self._leak_to_others(claims, message)
 
 
 async def _chunk(reader: asyncio.StreamReader) -> bytes:

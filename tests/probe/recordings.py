@@ -8,7 +8,7 @@ import wave
 
 
 def wav(duration_s: float = 0.2, rate: int = 16_000, channels: int = 1, sample_bytes: int = 2) -> bytes:
-    """A file of PCM samples that count up, so that pieces of it can be told apart."""
+    """A file of PCM samples that count up, so that all pieces of it differ."""
     size = round(duration_s * rate) * channels * sample_bytes
     data = (bytes(range(251)) * (size // 251 + 1))[:size]
     file = io.BytesIO()

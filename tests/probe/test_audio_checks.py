@@ -68,7 +68,7 @@ def names(outcomes: dict[str, Outcome], status: Status) -> set[str]:
     return {name for name, outcome in outcomes.items() if outcome.status is status}
 
 
-def test_speech_that_keeps_the_contract_passes_every_check_and_its_times_are_told() -> None:
+def test_speech_that_keeps_the_contract_passes_every_check_with_its_times() -> None:
     outcomes, gateway = asyncio.run(audio_outcomes([]))
 
     assert names(outcomes, Status.PASSED) == NAMES
@@ -124,7 +124,7 @@ def test_a_pause_may_make_two_utterances_of_binary_messages() -> None:
     assert f'"{WORDS}" in 2 utterances' in outcomes["audio-binary"].detail
 
 
-def test_without_a_second_device_nothing_is_said_of_strangers() -> None:
+def test_without_a_second_device_isolation_is_skipped() -> None:
     outcomes, _ = asyncio.run(audio_outcomes([], other=None))
 
     assert names(outcomes, Status.SKIPPED) == {"audio-isolation"}

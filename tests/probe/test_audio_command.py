@@ -84,7 +84,7 @@ def test_a_recording_over_10_mib_is_wrong_usage(tmp_path: Path, monkeypatch: pyt
     assert "larger than 10 MiB" in result.stderr
 
 
-def test_on_a_terminal_a_bar_shows_how_much_is_said_and_goes_away(recording: str) -> None:
+def test_on_a_terminal_a_bar_shows_the_progress_and_disappears(recording: str) -> None:
     leader, follower = pty.openpty()
     command = [sys.executable, "-c", "from cli.probe_device import probe_device; probe_device()"]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}

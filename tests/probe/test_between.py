@@ -87,7 +87,7 @@ def test_a_426_is_noted_where_a_proxy_has_changed_it() -> None:
 
 
 @given(st.integers(100, 599), st.text(), st.binary())
-def test_whatever_answers_is_described_in_one_printable_line(status: int, location: str, body: bytes) -> None:
+def test_any_response_is_described_in_one_printable_line(status: int, location: str, body: bytes) -> None:
     response = Response(status, (("Location", location), ("Server", location)), body)
     for problem in (no_gateway(PLAIN, response), no_upgrade(response), note_on_426(response)):
         assert problem is None or problem.isprintable()

@@ -158,7 +158,7 @@ def test_a_gateway_with_a_mailbox_may_add_its_cursor() -> None:
     assert report.ok
 
 
-def test_a_plain_get_may_be_answered_426_whatever_its_token() -> None:
+def test_a_plain_get_may_be_answered_426_with_any_token() -> None:
     report = asyncio.run(probed(Fault.PLAIN_GET_NOT_JUDGED))
 
     assert outcome(report, "plain-get").status is Status.PASSED
@@ -299,7 +299,7 @@ def test_a_gateway_that_never_pings_is_noticed() -> None:
     assert names(report, Status.FAILED) == {"server-ping"}
 
 
-def test_nobody_there_is_one_plain_line() -> None:
+def test_a_refused_connection_is_one_plain_line() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         gateway = BrokenGateway()

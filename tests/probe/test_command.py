@@ -225,7 +225,7 @@ def test_wrong_usage_is_status_2_and_nothing_on_standard_output(arguments: list[
 
 
 @pytest.mark.parametrize("mode", [[], ["--listen", "1"]])
-def test_nobody_there_is_one_line_and_status_1(mode: list[str]) -> None:
+def test_a_refused_connection_is_one_line_and_status_1(mode: list[str]) -> None:
     result = invoke("ws://127.0.0.1:1/ws", "--secret", SECRET, *mode)
 
     assert result.exit_code == 1

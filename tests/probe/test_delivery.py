@@ -80,7 +80,7 @@ def test_tls_and_sasl_are_passed_to_the_client() -> None:
     assert producers[0].settings["sasl_mechanism"] == "PLAIN"
 
 
-def test_a_broker_that_is_away_is_asked_only_once() -> None:
+def test_an_unreachable_broker_is_tried_only_once() -> None:
     calls = 0
 
     def connect(**settings: Any) -> FakeProducer:

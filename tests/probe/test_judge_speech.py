@@ -79,7 +79,7 @@ def test_a_message_may_have_further_fields() -> None:
     assert judge_speech_messages(with_messages(message(final=True, confidence=0.7, cursor="abc"))) is None
 
 
-def test_a_final_that_is_no_final_is_told_apart() -> None:
+def test_a_final_message_without_final_true_is_a_failure() -> None:
     assert "no message with" in str(judge_final(with_messages(message("go", final=False))))
     assert "2 messages" in str(judge_final(with_messages(message(final=True), message(final=True))))
     assert "does not say" in str(judge_final(with_messages(message())))
@@ -96,13 +96,13 @@ def test_hypotheses_after_the_final_are_counted() -> None:
     assert judge_speech_order(with_messages(*late[:2])) == "1 hypothesis came after the final message"
 
 
-@pytest.mark.parametrize("sent", [message(), message(session_id="f" * 32), message(device_id="stranger")])
-def test_a_word_of_it_at_a_stranger_is_noticed(sent: str) -> None:
+@pytest.mark.parametrize("sent", [message(), message(session_id="f" * 32), message(device_id="other")])
+def test_a_message_of_it_to_another_device_is_noticed(sent: str) -> None:
     assert "another device got" in str(judge_isolation(replace(UTTERANCE, others=(sent,))))
 
 
-def test_a_strangers_own_messages_do_not_matter() -> None:
-    own = message(session_id="f" * 32, device_id="stranger")
+def test_another_devices_own_messages_do_not_matter() -> None:
+    own = message(session_id="f" * 32, device_id="other")
     assert judge_isolation(replace(UTTERANCE, others=(own, b"\xff", "garbage"))) is None
 
 

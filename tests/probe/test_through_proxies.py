@@ -93,7 +93,7 @@ def test_what_a_proxy_may_do_to_an_answer_fails_no_check(change: Change) -> None
 @pytest.mark.parametrize(
     "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\n"]
 )
-def test_an_interim_answer_that_nobody_asked_for_fails_no_check(interim: bytes) -> None:
+def test_an_unrequested_interim_response_fails_no_check(interim: bytes) -> None:
     assert probed(lambda proxy: setattr(proxy, "before", interim)).ok
 
 

@@ -37,7 +37,7 @@ def lines(upgrade: Upgrade) -> list[str]:
     return upgrade_request(TARGET, upgrade).decode().split("\r\n")
 
 
-def test_the_token_goes_where_it_is_told_to() -> None:
+def test_the_token_is_sent_as_requested() -> None:
     assert "Authorization: Bearer a.b.c" in lines(Upgrade("a.b.c"))
     assert lines(Upgrade("a.b.c", "query"))[0] == "GET /base/ws?token=a.b.c HTTP/1.1"
     assert "Sec-WebSocket-Protocol: bearer, a.b.c, mqtt" in lines(Upgrade("a.b.c", "subprotocol", protocols=["mqtt"]))
