@@ -130,8 +130,8 @@ static int talk(void)
         .headers = headers,
         .crt_bundle_attach = esp_crt_bundle_attach,
         .disable_auto_reconnect = true, // its interval is fixed
-        .ping_interval_sec = 30,
-        .pingpong_timeout_sec = 75,
+        .ping_interval_sec = 30, // after the last data; so a dead network is detected 75 s after it
+        .pingpong_timeout_sec = 45,
         .buffer_size = 4096,
     };
     bool connected = false;
