@@ -100,7 +100,7 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
     while len(gateway.hub) < devices:
         await asyncio.sleep(0.05)
     results: dict[str, list[float]] = {}
-    sockets = [client._stream.socket for client in gateway.hub]  # type: ignore[attr-defined]  # the floor's own way
+    sockets = [client._socket._sock for client in gateway.hub]  # type: ignore[attr-defined]  # the floor's own way
     for each in (1, 10):
         records = values(devices, each)
         now_ms = int(time.time() * 1000)
