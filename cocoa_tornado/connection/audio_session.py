@@ -33,7 +33,7 @@ class Segmenter(Protocol):
 
     @property
     def has_eight_bits(self) -> bool:
-        """Whether the samples plainly have 8 bits, though nobody has said so."""
+        """Whether the samples plainly have 8 bits, although no header says so."""
 
     @property
     def out_format(self) -> AudioFormat:
@@ -156,7 +156,7 @@ class AudioSession:
                 try:
                     await self._take(audio)
                 except Exception:
-                    # A fault of ours must not silence the device for good.
+                    # An error in the gateway must not disable speech for the rest of the connection.
                     log.exception("audio failed", extra={"device_id": self._device.device_id})
                     self._drop("failed")
                     self._segmenter, self._is_refused = None, False
@@ -225,7 +225,7 @@ class AudioSession:
                 elif not self._is_refused:
                     await self._feed(segmenter, segment.samples)
             except (SpeechError, BrokerError):
-                # The transcriber has told the device, or the log.
+                # The transcriber has notified the device, or logged it.
                 self._utterance = None
                 self._is_refused = not isinstance(segment, End)
 

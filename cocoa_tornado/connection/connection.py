@@ -1,7 +1,7 @@
 """A device's connection from the upgrade to its end, on the IOLoop: a thin shell around ``protocol.py``.
 
-The protocol decides; what is here reads and writes the socket, passes on what the device says, and sets the timer.
-Nothing here decides who may connect or where a message goes.
+The protocol decides. This module reads and writes the socket, passes on what the device sends, and sets the timer. It
+does not decide which devices may connect or where a message goes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ log = logging.getLogger("cocoa.device")
 class DeviceConnection:
     """One device's WebSocket. Implements ``hub.Client`` and ``flusher.Flushed``; IOLoop thread only.
 
-    :meth:`open` starts it. It is open until the first of: a close of either side, an error, a timeout. At that moment
-    the Hub forgets the connection, and the device can connect again, though the closing handshake may still be under
-    way.
+    :meth:`open` starts it. It is open until the first of: a close of either side, an error, a timeout. Then the Hub
+    forgets the connection and the device can connect again, even while the closing handshake is under way.
 
     :ivar outcome: how it ended, in one word; "" while it is open
     """
@@ -74,7 +73,7 @@ class DeviceConnection:
         self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None  # at the protocol's deadline
         self._inbound: Inbound | None = None
-        self._holding: asyncio.Task[None] | None = None  # while it is not read from
+        self._holding: asyncio.Task[None] | None = None  # while the socket is not read from
         self._wants_interim = wants_interim
         self._box = None if context.mail is None else BoxFeed(context.mail, self, identity.device_id, after)
 
@@ -86,11 +85,11 @@ class DeviceConnection:
     def is_open(self) -> bool:
         return self.protocol.phase is OPEN
 
-    # -- what the Hub asks for
+    # -- for the Hub
 
     @property
     def health(self) -> Health:
-        """See ``hub.Client``. The round trip begins when the ping is queued, and ends when the pong is read."""
+        """See ``hub.Client``. The round trip is measured from queuing the ping to reading the pong."""
         heartbeat = self.protocol.heartbeat
         silent_s = self._context.clock() - heartbeat.heard_at
         return Health(silent_s, heartbeat.round_trip_s, len(self.protocol.outbox))
@@ -135,7 +134,7 @@ class DeviceConnection:
         return squeezed.queued
 
     def _push_after_flush(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> bool:
-        """One batch may hold more for a device than may wait for it, and the socket may have room for that."""
+        """Flush before the frame is queued: a batch may hold more for a device than its outbox, but not its socket."""
         protocol, context = self.protocol, self._context
         if protocol.write is not None:
             return False
@@ -161,14 +160,14 @@ class DeviceConnection:
             self._box.suggest(payload, timestamp_ms, interim_of)
 
     def challenge(self) -> None:
-        """Ping. Where the socket is still busy with what was written before, its progress is the sign of life."""
+        """Ping. While the socket is busy with an earlier write, its progress is the sign of life."""
         now = self._context.clock()
         self.protocol.challenge(now)
         self._look_for_progress(now)
         self._context.flusher.add(self)
         self._wake()
 
-    # -- what the feed from its box asks for
+    # -- for the feed from its box
 
     def has_nothing_to_write(self) -> bool:
         return self.protocol.write is None and not self.protocol.outbox.has_queued
@@ -176,7 +175,7 @@ class DeviceConnection:
     def outbox_limits(self) -> OutboxLimits:
         return self._context.limits().outbox
 
-    # -- what the wheel, the calendar and the housekeeping ask for
+    # -- for the wheel, the calendar and the housekeeping
 
     def ping(self) -> None:
         """Send a ping at the end of this loop turn, ahead of the outbox."""
@@ -186,7 +185,7 @@ class DeviceConnection:
     def pong_may_be_late(self) -> bool:
         """See ``keepalive.Pinged``."""
         protocol, socket = self.protocol, self._socket
-        # After a pause of the process, or a long turn, its pong may lie in the socket.
+        # After a pause of the process, or a long turn, the pong may be unread in the socket.
         may_be_late = protocol.pong_may_be_late(
             has_unread=socket.may_have_unread, is_acknowledged=socket.all_is_acknowledged, now=self._context.clock()
         )
@@ -199,7 +198,7 @@ class DeviceConnection:
         self.end(NO_PONG)
 
     def check_socket(self, now: float) -> None:
-        """Look at a socket that is busy with a write, or that is not read from."""
+        """Check a socket that is busy with a write, or that is not read from."""
         protocol = self.protocol
         if protocol.reading is PAUSED:
             self._look_at_the_unread(now)
@@ -208,7 +207,7 @@ class DeviceConnection:
             self._carry_out()
 
     def _look_at_the_unread(self, now: float) -> None:
-        """The device has said more than may be held, so neither its end nor its pong can be read."""
+        """The device has sent more than may be held, so neither its close nor its pong can be read."""
         protocol = self.protocol
         if self._socket.peer_has_closed:
             protocol.peer_has_gone(now, self._context.limits())
@@ -231,7 +230,7 @@ class DeviceConnection:
     def open(self, expires_at: float) -> None:
         """Register with presence and the Hub, and start to read. KeyError if the grant has no slot.
 
-        :param expires_at: Unix seconds at which the token's time is over, the leeway included
+        :param expires_at: when the token expires, including the leeway, Unix seconds
         """
         context = self._context
         context.presence.register(self.grant)
@@ -258,12 +257,12 @@ class DeviceConnection:
             self._carry_out()
 
     def cut(self) -> None:
-        """Close the socket now, whatever state the connection is in. Idempotent."""
+        """Close the socket now, in any phase. Idempotent."""
         self.protocol.lose(LOST)
         self._carry_out()
 
     def _close_socket(self) -> None:
-        """The end. It is in no reference cycle from then on, so that it is freed at once."""
+        """The end. The connection is in no reference cycle afterwards, so that it is freed at once."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -273,7 +272,7 @@ class DeviceConnection:
         self._context.sockets.discard(self)
 
     def _carry_out(self) -> None:
-        """Do what the protocol has decided since the last time."""
+        """Do what the protocol has decided since the last call."""
         closing = self.protocol.closing
         if closing is not None:
             self._carry_out_closing(closing)
@@ -300,7 +299,7 @@ class DeviceConnection:
         self._carry_out()
 
     def _leave(self, ending: Ending) -> None:
-        """Everything that others keep of this connection is taken back, once."""
+        """Remove the connection from everything that refers to it. Called once."""
         context = self._context
         self.outcome = ending.outcome
         context.hub.unregister(self)
@@ -313,7 +312,7 @@ class DeviceConnection:
             count(context.counters.dropped, "interim", interim)
         if self._inbound is not None:
             self._inbound.close()
-            self._inbound = None  # it refers to this connection: without it there is no reference cycle
+            self._inbound = None  # it refers to this connection: a reference cycle otherwise
         if self._box is not None:
             self._box.close()
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
@@ -322,20 +321,20 @@ class DeviceConnection:
         log.info("device disconnected", extra=self.who() | extra)
 
     def _count_lost(self, reason: str, messages: int) -> None:
-        """Messages that the socket will not take. With a mailbox they stay in the box, and nothing is lost."""
+        """Count messages that were queued and not written. With a mailbox they stay in the box, and nothing is lost."""
         if self._box is not None:
             self._context.counters.left_in_box += messages
         elif messages:
             count(self._context.counters.dropped, reason, messages)
 
     def who(self) -> dict[str, object]:
-        """What every log line about this connection says."""
+        """The fields of every log line about this connection."""
         return {"device_id": self.identity.device_id, "conn": self.grant.generation.number}
 
     # -- writing
 
     def flush(self) -> None:
-        """Write what is queued, all of it in one go, unless the socket is still busy with the last one."""
+        """Write everything that is queued, unless the socket is busy with the last write."""
         self.flush_pending = False
         protocol, socket = self.protocol, self._socket
         if protocol.write is not None:
@@ -347,7 +346,7 @@ class DeviceConnection:
             self._context.flusher.stamps += stamps
             if self._box is not None:
                 self._box.taken()
-        if socket.write(data, self._on_sent):  # the way of nearly every message
+        if socket.write(data, self._on_sent):  # nearly always
             protocol.sent()
             if self._box is not None:
                 self._box.written()
@@ -358,12 +357,12 @@ class DeviceConnection:
             self._context.flusher.watch(self)
 
     def _on_sent(self) -> None:
-        """The socket has taken all of a write that it did not take at once, or has failed."""
+        """The socket has taken the rest of a write, or has failed."""
         protocol, context = self.protocol, self._context
         protocol.sent()
         self._unwatch()
         if self._socket.has_failed:
-            # What the device has said before may not have been read yet; the end of the socket stands behind it.
+            # What the device has sent may be unread; the end of the socket comes after it.
             protocol.peer_has_gone(context.clock(), context.limits())
             self._wake()
             self._on_readable()
@@ -379,8 +378,7 @@ class DeviceConnection:
     # -- reading
 
     def _on_readable(self) -> None:
-        """Take in what has come: once in a turn of the loop, so that a device that sends without pause gives way to the
-        others."""
+        """Read once in a turn of the loop, so that a device that sends without a pause does not delay the others."""
         try:
             data = self._socket.read(self._context.intake.piece_bytes)
         except OSError:
@@ -398,7 +396,7 @@ class DeviceConnection:
             self._fail()
 
     def _fail(self) -> None:
-        """To be called while an exception is handled."""
+        """Call it while an exception is handled."""
         log.exception("connection failed", extra=self.who())
         self.cut()
 
@@ -430,7 +428,7 @@ class DeviceConnection:
         return self._inbound
 
     def _hold_back(self, inbound: Inbound) -> None:
-        """Read no further until there is room again, the device has gone, or a challenge wants its pong."""
+        """Stop reading until there is room, the device has disconnected, or a challenge needs its pong."""
         self._socket.stop_reading()
         self.protocol.pause(self._context.clock())
         self._context.flusher.watch(self)
@@ -455,6 +453,6 @@ class DeviceConnection:
             self._socket.start_reading(self._on_readable)
 
     def _wake(self) -> None:
-        """If it waits for room, it looks again at why."""
+        """If the connection waits for room, check again."""
         if self._inbound is not None:
             self._inbound.wake()

@@ -34,17 +34,17 @@ class OpenConnection(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether the Hub still knows it."""
+        """Whether it is registered with the Hub."""
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
 
     def cut(self) -> None:
-        """Close the socket, whatever state the connection is in."""
+        """Close the socket, in any phase."""
 
 
 class OpenSockets:
-    """The devices' connections until their sockets are closed, which is after the Hub has forgotten them: closing
-    handshakes take their time. IOLoop thread only.
+    """The devices' connections until their sockets are closed. The Hub forgets them earlier, before the closing
+    handshake. IOLoop thread only.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class OpenSockets:
             self._all_closed.set()
 
     async def cut_late(self, timeout_s: float) -> int:
-        """Wait until all are closed, and cut those that are not in time; returns how many that were."""
+        """Wait until all are closed, and cut those that take longer; return how many were cut."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._all_closed.wait()
@@ -81,7 +81,7 @@ class OpenSockets:
 
 @dataclass(slots=True)
 class DeviceContext:
-    """What every connection of a process shares. Made by the composition root; IOLoop thread only.
+    """What every connection of a process shares. Created by the composition root; IOLoop thread only.
 
     :ivar clock: monotonic seconds; :ivar wall_clock: Unix seconds
     :ivar limits: returns those in force, which a reload may change

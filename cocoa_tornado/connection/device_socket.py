@@ -1,8 +1,8 @@
-"""A device's socket after the upgrade: what is read from it, and what it has not taken yet. IOLoop thread only.
+"""A device's socket after the upgrade. IOLoop thread only.
 
-The socket stands on asyncio's event loop by itself. Tornado's ``IOStream``, which it has until the upgrade, is made for
-protocols that wait for so many bytes, or for a delimiter: it reads ahead into a buffer, makes a future for each read,
-and tries the socket once more before it waits for it. That would cost an idle device more than all the rest.
+It uses asyncio's event loop directly. Tornado's ``IOStream``, which it belongs to until the upgrade, is made for
+protocols that wait for a number of bytes or a delimiter: it reads ahead, makes a future for each read, and
+tries the socket once more before it waits. For an idle device that would cost more than everything else.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Callable
 from .sockets import half_close, peer_has_closed, tune_for_messages, unacknowledged_bytes, unread_bytes
 
 MOST_PER_WRITE = 128 * 1024
-"""What is given of a long write in one turn of the loop, once the socket has not taken it at once."""
+"""How much of a long write is tried in one turn of the loop, if the socket has not taken it at once."""
 
 
 class DeviceSocket:
     """A connected socket that does not block.
 
-    :param unread: what has been read from it already
-    :param unsent: what is to be written at once, before anything else
-    :ivar has_failed: a write has failed, and nothing more is written. What has come before may still be read
+    :param unread: bytes that were read from it already
+    :param unsent: bytes to write before anything else
+    :ivar has_failed: a write has failed, and nothing more is written. What was received may still be read
     """
 
     __slots__ = ("_loop", "_on_readable", "_on_sent", "_sock", "_taken_bytes", "_unread", "_unsent", "has_failed")
@@ -49,14 +49,14 @@ class DeviceSocket:
     # -- reading
 
     def start_reading(self, on_readable: Callable[[], None]) -> None:
-        """Have ``on_readable`` called, never from here, whenever :meth:`read` may return something."""
+        """Call ``on_readable``, but not within this call, whenever :meth:`read` may return something."""
         self._on_readable = on_readable
         self._watch_reading()
         if self._has_buffered():
             self._loop.call_soon(self._read_on)
 
     def stop_reading(self) -> None:
-        """Leave what comes in the kernel, which keeps the other end from sending more than fits there."""
+        """Leave received data in the kernel, so that TCP stops the peer when its buffer is full."""
         if self._on_readable is not None:
             self._on_readable = None
             self._watch_reading()
@@ -69,7 +69,7 @@ class DeviceSocket:
             self._loop.remove_reader(self._sock.fileno())
 
     def read(self, size: int) -> bytes | None:
-        """Data that has come, ``size`` bytes at most; b"" at the end; None if there is none now. Raises OSError."""
+        """Received data, ``size`` bytes at most; b"" at the end; None if there is none now. Raises OSError."""
         if self._unread:
             return self._take_unread(size)
         try:
@@ -84,7 +84,7 @@ class DeviceSocket:
         return data
 
     def _has_buffered(self) -> bool:
-        """Whether something can be read of which the event loop does not know."""
+        """Whether there is data to read that the event loop does not know of."""
         return bool(self._unread)
 
     def _read_on(self) -> None:
@@ -94,12 +94,12 @@ class DeviceSocket:
     # -- writing
 
     def write(self, data: bytes, on_sent: Callable[[], None] | None = None) -> bool:
-        """Hand bytes to the socket; True if it has taken them all. Otherwise it takes the rest as soon as it can, and
-        ``on_sent`` is called, never from here, once it has, or has failed. Nothing may be written before that."""
-        if self._unsent is not None:  # it was given before the connection began
+        """Write; True if the socket has taken everything. Otherwise the rest is written as soon as possible, and
+        ``on_sent`` is called afterwards, or if it fails, but not within this call. Write nothing before that."""
+        if self._unsent is not None:  # what the constructor was given
             self._send_later(bytes(self._unsent) + data, on_sent)
             return False
-        if self.has_failed:  # bytes are missing: what follows them would be no frame
+        if self.has_failed:  # bytes are missing, so the peer could not read what follows as a frame
             self._fail(on_sent)
             return False
         try:
@@ -144,7 +144,7 @@ class DeviceSocket:
                 on_sent()
 
     def _stop_sending(self) -> Callable[[], None] | None:
-        """Returns what was to be called in the end."""
+        """Return the callback of the write."""
         if self._unsent is not None:
             self._unsent = None
             self._watch_writing()
@@ -156,7 +156,7 @@ class DeviceSocket:
         if on_sent is not None:
             self._loop.call_soon(on_sent)
 
-    # -- what can be told of it
+    # -- its state
 
     @property
     def is_closed(self) -> bool:
@@ -164,33 +164,32 @@ class DeviceSocket:
 
     @property
     def write_mark(self) -> tuple[int, int]:
-        """A value that changes whenever the other end has taken a byte of a write."""
+        """A value that changes whenever the peer has taken a byte of a write."""
         return self._taken_bytes, unacknowledged_bytes(self._sock)
 
     @property
     def all_is_acknowledged(self) -> bool:
-        """Whether the other end's kernel has received all that was written; True where that can't be told."""
+        """Whether the peer's kernel has acknowledged all that was written. True if the platform does not say."""
         return self._unsent is None and not unacknowledged_bytes(self._sock)
 
     @property
     def may_have_unread(self) -> bool:
-        """Whether the other end has sent something that nobody has looked at. False where that can't be told."""
+        """Whether there is unread data. False if the platform does not say."""
         return self._has_buffered() or unread_bytes(self._sock) > 0
 
     @property
     def peer_has_closed(self) -> bool:
-        """Whether the other end has sent its last byte, though not all may be read yet. Only Linux shows it."""
+        """See ``sockets.peer_has_closed``."""
         return peer_has_closed(self._sock)
 
     # -- the end
 
     def half_close(self) -> None:
-        """Tell the other end that nothing more comes, and go on reading. Over TLS there is no such thing: it does
-        nothing."""
+        """End the own direction of the connection, and continue to read. Over TLS it does nothing."""
         half_close(self._sock)
 
     def close(self) -> None:
-        """Nothing is called any more. Idempotent."""
+        """Close. No callback is called afterwards. Idempotent."""
         if self.is_closed:
             return
         self.stop_reading()
@@ -236,13 +235,13 @@ class TlsDeviceSocket(DeviceSocket):
         return bool(self._unread) or (not self.is_closed and self._sock.pending() > 0)
 
     def _send(self, data: bytes | memoryview) -> int:
-        # In equal pieces: OpenSSL refuses to go on with a shorter piece than the one that it could not write.
+        # In equal pieces: OpenSSL rejects a shorter piece than the one that it could not write.
         rest, waits_for_data = memoryview(data), False
         try:
             while rest and (taken := self._sock.send(rest[:MOST_PER_WRITE])):
                 rest = rest[taken:]
         except ssl.SSLWantReadError:
-            waits_for_data = True  # it goes on with the same piece then
+            waits_for_data = True  # the same piece is tried again later
         except (ssl.SSLWantWriteError, BlockingIOError):
             pass
         if waits_for_data is not self._write_waits_for_data:

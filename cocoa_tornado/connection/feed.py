@@ -241,9 +241,9 @@ class BoxFeed:
             cursor = make_cursor(key, self._device_id, message.number, self._reader.epoch)
             return text_frame(with_cursor(message.payload, cursor))
         except Exception:
-            # It is no message of ours. It must not hold up the messages behind it.
+            # The gateway has not stored this. It must not hold up the messages behind it.
             count(self._mail.counters.dropped, "fault")
-            log.exception("message in the box left out", extra=self._outlet.who() | {"number": message.number})
+            log.exception("message in the box skipped", extra=self._outlet.who() | {"number": message.number})
             return None
 
 

@@ -15,7 +15,7 @@ from .intake import IntakeGate
 from .keepalive import ExpiryCalendar, Pinged, PingWheel
 
 PAUSE_S = 5.0
-"""A timer that is so late is worth a line: no load does that to a healthy machine."""
+"""A timer that is so late is logged: load alone does not do that to a healthy machine."""
 
 log = logging.getLogger("cocoa.web")
 
@@ -23,7 +23,7 @@ log = logging.getLogger("cocoa.web")
 class Flushed(Pinged, Hashable, Protocol):
     """A connection, as the flusher and the housekeeping see it.
 
-    :ivar flush_pending: the flusher's own: it will flush this one at the end of the turn
+    :ivar flush_pending: for the flusher only: it will flush this connection at the end of the turn
     """
 
     flush_pending: bool
@@ -32,7 +32,7 @@ class Flushed(Pinged, Hashable, Protocol):
         """Write what is queued, as far as the socket takes it."""
 
     def check_socket(self, now: float) -> None:
-        """Look at a socket that is busy with a write, or that is not read from."""
+        """Check a socket that is busy with a write, or that is not read from."""
 
     def ping(self) -> None: ...
 
@@ -47,9 +47,9 @@ class Flushed(Pinged, Hashable, Protocol):
 
 
 class Flusher:
-    """Connections that have something to write: flushed together at the end of the loop turn. IOLoop thread only.
+    """Flushes connections that have something to write, at the end of the loop turn. IOLoop thread only.
 
-    :ivar stamps: of the messages that are being written, Unix milliseconds; 0 where there is none
+    :ivar stamps: timestamps of the messages being written, Unix milliseconds; 0 if a message has none
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Flusher:
             self._loop.call_soon(self.run)
 
     def run(self) -> None:
-        """Flush all. A connection that fails does not keep the others from their turn."""
+        """Flush all. A connection that fails does not affect the others."""
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
@@ -88,7 +88,7 @@ class Flusher:
             self._observe()
 
     def _observe(self) -> None:
-        """Many messages of a turn bear the same millisecond: one observation for all of them."""
+        """Many messages of a turn have the same timestamp, and are observed together."""
         now_ms = self._wall_clock() * 1000
         stamps, self.stamps = self.stamps, []
         for stamp, messages in Counter(stamps).items():
@@ -96,7 +96,7 @@ class Flusher:
                 self._latency.observe(max(0.0, now_ms - stamp) / 1000, messages)
 
     def watch(self, connection: Flushed) -> None:
-        """The connection's socket has not taken everything, or is not read from: look at it now and then."""
+        """The connection's socket has not taken everything, or is not read from: check it regularly."""
         self._watched[connection] = None
 
     def unwatch(self, connection: Flushed) -> None:
@@ -111,7 +111,7 @@ class Flusher:
 
 
 class Housekeeping:
-    """The process's one timer: pings, pongs overdue, tokens expired, sockets stuck, and how late the loop runs."""
+    """The process's one timer: pings, overdue pongs, expired tokens, stuck sockets, and how late the loop runs."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Housekeeping:
             self._timer = None
 
     def _schedule(self) -> None:
-        # By real time: the loop's own clock leaves out what is looked for here.
+        # By real time: the loop's own clock skips pauses, which is what this looks for.
         due = time.monotonic() + self._period_s
         self._timer = asyncio.get_running_loop().call_later(self._period_s, self._run, due)
 

@@ -1,6 +1,6 @@
-"""One connection's pings: what has become of the last one, and what its answer says. Pure.
+"""One connection's pings: the state of the last one, and what its answer shows. Pure.
 
-When to ping whom is decided by ``keepalive.py``, for all connections together.
+``keepalive.py`` decides when to ping, for all connections together.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from ..rules.frames import PING
 
 
 class PingState(enum.Enum):
-    """Where a ping is on its way out."""
+    """How far a ping has come on its way to the socket."""
 
     SENT = enum.auto()
-    """The socket has taken it, or there has been none yet."""
+    """The socket has taken it, or there was none yet."""
     QUEUED = enum.auto()
     """It waits for the next write."""
     WRITING = enum.auto()
-    """It is in a write that the socket has not taken as a whole."""
+    """It is in a write that the socket has not taken completely."""
 
 
 SENT: Final = PingState.SENT
@@ -28,14 +28,14 @@ WRITING: Final = PingState.WRITING
 
 
 class Heartbeat:
-    """What is known of a client's being alive. Times are monotonic seconds.
+    """Signs of life of a client. Times are monotonic seconds.
 
     :ivar state: of the last ping
     :ivar heard_at: when the client last sent something, or took a byte that was written
-    :ivar round_trip_s: of the last ping that was answered, from queuing the ping to reading the pong
-    :ivar challenged: presence wants to know whether the client is alive, and nothing has shown it yet
-    :ivar delayed: since the last ping of the keepalive, or the last :meth:`take_delay`, something on this side kept
-        the client from answering in time: the ping waited for the socket, or the gateway did not read
+    :ivar round_trip_s: of the last answered ping, from queuing the ping to reading the pong
+    :ivar challenged: presence waits for a sign of life
+    :ivar delayed: since the last ping of the keepalive, or the last :meth:`take_delay`, this side may have delayed the
+        pong: the ping waited for the socket, or the gateway did not read
     """
 
     __slots__ = ("_pinged_at", "challenged", "delayed", "heard_at", "round_trip_s", "state")
@@ -54,12 +54,12 @@ class Heartbeat:
     # -- the ping
 
     def ping(self, now: float) -> None:
-        """Queue a ping of the keepalive. Only a delay from now on counts for its pong."""
+        """Queue a ping of the keepalive. Only later delays count for its pong."""
         self.delayed = False
         self.queue(now)
 
     def challenge(self, now: float) -> None:
-        """Queue a ping on behalf of presence, beside those of the keepalive."""
+        """Queue a ping on behalf of presence, in addition to those of the keepalive."""
         self.challenged = True
         self.queue(now)
 
@@ -67,26 +67,26 @@ class Heartbeat:
         self.state, self._pinged_at = QUEUED, now
 
     def take(self) -> bytes:
-        """The ping that is to be written now, or b''."""
+        """Return the ping to write now, or b''."""
         if self.state is not QUEUED:
             return b""
         self.state = WRITING
         return PING
 
     def written(self, after_a_wait: bool) -> None:
-        """The socket has taken a write; the ping was in it, or is still queued.
+        """The socket has taken a write. The ping was in it, or is still queued.
 
-        :param after_a_wait: and not at once, so the time for the pong begins only now
+        :param after_a_wait: the socket did not take it at once, so the time for the pong begins now
         """
         if self.state is not SENT:
-            self.delayed |= after_a_wait  # a queued ping could not leave before either
+            self.delayed |= after_a_wait  # a queued ping has waited as well
         if self.state is WRITING:
             self.state = SENT
 
     # -- the answer
 
     def pong(self, now: float) -> bool:
-        """A pong has come; True if a ping was waiting for one."""
+        """A pong has arrived; True if a ping was unanswered."""
         self.delayed = False
         if self._pinged_at is None:
             return False
@@ -94,11 +94,11 @@ class Heartbeat:
         return True
 
     def answer_challenge(self) -> bool:
-        """The client has shown that it is alive; True if presence has to be notified."""
+        """The client has given a sign of life; True if presence has to be notified."""
         challenged, self.challenged = self.challenged, False
         return challenged
 
     def take_delay(self) -> bool:
-        """Whether the pong may be late because of this side. A delay that is over counts once."""
+        """Whether the pong may be late because of this side. A past delay counts once."""
         delayed, self.delayed = self.delayed, False
         return delayed or self.state is not SENT

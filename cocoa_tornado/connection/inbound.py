@@ -1,4 +1,4 @@
-"""What a device says: text to the broker, audio to speech, acknowledgements to its box. IOLoop thread only."""
+"""Messages from a device: text to the broker, audio to speech, acknowledgements to its box. IOLoop thread only."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .protocol import TO_END, DeviceProtocol
 from .uplink import Uplink
 
 Full: TypeAlias = "Uplink | AudioSession | Inbound"
-"""What a connection waits for before it is read further: the last where it is the intake of all that is full."""
+"""What a connection waits for before it is read further. ``Inbound`` stands for the intake of all connections."""
 
 log = logging.getLogger("cocoa.device")
 
 
 class Speaker(Protocol):
-    """The connection that it comes from."""
+    """The connection that sends."""
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
 
@@ -33,10 +33,10 @@ class Speaker(Protocol):
 
 
 class Inbound:
-    """Of one connection. Made when the device first says something; one that says nothing has none.
+    """Messages from one connection. Created when the device sends the first one.
 
-    It also knows whether there is room for more: what the device says waits for the broker or the speech engine, each
-    within bounds, and the intake bounds what all devices of the process are saying.
+    It also knows whether there is room for more: messages wait for the broker or the speech engine, each within bounds,
+    and the intake bounds the messages of all devices in the process.
     """
 
     __slots__ = (
@@ -69,7 +69,7 @@ class Inbound:
     # -- room
 
     def full(self) -> Full | None:
-        """What takes no more from the device for now."""
+        """Return what has no room for more from the device now."""
         if not self._protocol.may_pause:
             return None
         is_challenged, held = self._protocol.heartbeat.challenged, 0
@@ -79,16 +79,16 @@ class Inbound:
             held = self._uplink.held_bytes
         if self._audio is not None and not self._audio.has_room(is_challenged):
             return self._audio
-        if not self._under_way and not held:  # the way of nearly every message
+        if not self._under_way and not held:  # nearly always
             return None
         return None if self._context.intake.may_read(self, self._under_way, held) else self
 
     async def wait_for_room(self) -> None:
-        """In the intake of all. Return when something has changed, as for :class:`Uplink`."""
+        """Wait in the intake of all connections. Return when something has changed, as for :class:`Uplink`."""
         await self._context.intake.wait_for_room(self, self._under_way)
 
     def wake(self) -> None:
-        """If the connection waits for room, it looks again at why."""
+        """Have the connection, if it waits for room, check again."""
         for holding in (self._uplink, self._audio):
             if holding is not None:
                 holding.wake()
@@ -99,7 +99,7 @@ class Inbound:
         self._speaker.end(reason, keep_queued)
 
     def close(self) -> None:
-        """The connection is gone. What its parts still have to do, they do on their own."""
+        """The connection has ended. Its parts finish what they still have to do."""
         intake = self._context.intake
         if self._under_way:
             intake.under_way(-self._under_way)
@@ -111,19 +111,19 @@ class Inbound:
                 holding.close()
         self._uplink = self._audio = None
 
-    # -- what the device says
+    # -- messages from the device
 
     def hear(self, message: Text | Binary) -> None:
-        """A whole message."""
+        """Process a whole message."""
         if isinstance(message, Text):
             self._text(message.text)
         else:
             self._binary(message.data)
 
     def note_under_way(self, size: int, has_ended: bool) -> None:
-        """So much has arrived of a message that has not ended.
+        """Count the bytes that have arrived of an unfinished message.
 
-        :param has_ended: another one has, just now
+        :param has_ended: another message has just ended
         """
         if not size and not self._under_way:
             return
@@ -133,7 +133,7 @@ class Inbound:
             intake.end_turn(self)
 
     def _text(self, text: str) -> None:
-        """Contract section 3: to the topic ``device.messages``, keyed by device id; or the end of an utterance."""
+        """The end of an utterance, an acknowledgement, or a message for ``device.messages`` (contract section 3)."""
         if self._audio is not None and is_audio_end(text):
             self._audio.offer(None)
             return
@@ -159,7 +159,7 @@ class Inbound:
                 self._audio = AudioSession(self._identity, self._context.audio, self._wants_interim)
             self._audio.offer(data)
             return
-        # A feature that is off.
+        # Speech is off.
         if not self._context.counters.audio_ignored:
             log.warning("audio ignored: no speech engine is configured", extra=self._speaker.who())
         self._context.counters.audio_ignored += 1
@@ -185,7 +185,7 @@ class Inbound:
             self._warn("messages from the device dropped", {"messages": messages})
 
     def _warn(self, event: str, extra: dict[str, object]) -> None:
-        """One line, within the bound that all connections share: a broker that refuses, refuses them all."""
+        """Log one line, within the rate that all connections share: a broker that refuses, refuses them all."""
         suppressed = self._context.uplink_lines.take(self._context.clock())
         if suppressed is not None:
             log.warning(event, extra=self._speaker.who() | extra | ({"suppressed": suppressed} if suppressed else {}))

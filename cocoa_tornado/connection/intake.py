@@ -1,4 +1,4 @@
-"""What devices are saying, in the whole process: who waits with its socket unread, and who goes on."""
+"""Incoming messages of all devices in the process: which sockets are not read, and which may be read on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sender(Protocol):
 
 
 class IntakeGate:
-    """Carries out ``rules/intake.py``, and keeps what devices said before they left. IOLoop thread only.
+    """Carries out ``rules/intake.py``, and counts what devices sent before they disconnected. IOLoop thread only.
 
     :param clock: monotonic seconds
     :param connections: how many share it
@@ -39,7 +39,7 @@ class IntakeGate:
 
     @property
     def piece_bytes(self) -> int:
-        """What to read from a socket at a time."""
+        """How many bytes to read from a socket at a time."""
         return piece_bytes(self.rule.bound, self._connections())
 
     # -- the sockets
@@ -48,7 +48,7 @@ class IntakeGate:
         return self.rule.may_read(who, under_way, held, self._clock())
 
     async def wait_for_room(self, who: Sender, under_way: int) -> None:
-        """Return when something may have changed for it: there is room, or :meth:`wake` was called."""
+        """Return when something may have changed: there is room, or :meth:`wake` was called."""
         room = self._rooms[who] = asyncio.Event()
         self.rule.wait(who, under_way)
         try:
@@ -57,13 +57,13 @@ class IntakeGate:
             self._rooms.pop(who, None)
 
     def wake(self, who: Sender) -> None:
-        """It looks again at why it waits."""
+        """Have a waiting sender check again whether there is room."""
         room = self._rooms.get(who)
         if room is not None:
             room.set()
 
     def under_way(self, change: int) -> None:
-        """Bytes more, or fewer, of messages of which a part has arrived."""
+        """Count bytes of messages that have arrived in part; negative: fewer than before."""
         self.rule.under_way += change
         if change < 0:
             self._room_made()
@@ -77,7 +77,7 @@ class IntakeGate:
         self._room_made()
 
     def end_late_turns(self) -> None:
-        """To be called now and then."""
+        """Close senders whose turn has taken too long. Call it regularly."""
         for who in self.rule.late(self._clock()):
             who.end(SLOW_SENDER)
 
@@ -92,7 +92,7 @@ class IntakeGate:
         for who in woken:
             self.wake(who)
         if woken:
-            self._room_made()  # those who were woken may have nothing more to say: then it is the next ones' room
+            self._room_made()  # they may have nothing more to send, which leaves room for the next ones
 
     # -- complete messages
 
@@ -108,7 +108,7 @@ class IntakeGate:
         self._room_made()
 
     def keep_of_gone(self, size: int) -> bool:
-        """Whether a record of this size, which is held, may wait on when its connection is gone."""
+        """Whether a held record of this size may wait on after its connection has ended."""
         if self._gone_records >= MAX_RECORDS_OF_GONE or self._gone_bytes + size > self.rule.bound:
             return False
         self._gone_records += 1
@@ -124,5 +124,5 @@ class IntakeGate:
             self._settled.set()
 
     async def settled(self) -> None:
-        """Return once nothing of connections that are gone waits any more."""
+        """Return once no record of an ended connection waits any more."""
         await self._settled.wait()

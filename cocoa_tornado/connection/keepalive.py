@@ -1,6 +1,6 @@
-"""Who is to be pinged, who has been silent for too long, whose token has run out. Pure; one tick drives them all.
+"""Which connections to ping, which were silent for too long, and whose tokens have expired. Pure; one tick drives it.
 
-One wheel serves every connection, instead of a timer or a task for each.
+One wheel serves all connections, instead of a timer or a task for each.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ GOLDEN = 0.6180339887498949  # spreads consecutive numbers evenly over an interv
 
 
 class Pinged(Protocol):
-    """What the wheel keeps with each connection.
+    """What the wheel needs of a connection.
 
-    :ivar awaiting_pong: a ping is out and unanswered; the connection clears it when a pong arrives
-    :ivar due_tick: where the wheel finds the connection again; its own affair
+    :ivar awaiting_pong: a ping is unanswered; the connection clears it when a pong arrives
+    :ivar due_tick: the connection's bucket, for the wheel only
     """
 
     awaiting_pong: bool
@@ -39,7 +39,7 @@ H = TypeVar("H", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Due(Generic[T]):
-    """What a tick asks for."""
+    """The connections to act on."""
 
     ping: tuple[T, ...]
     expired: tuple[T, ...]
@@ -48,16 +48,16 @@ class Due(Generic[T]):
 class PingWheel(Generic[T]):
     """Buckets of connections by the tick at which they are due; an entry remembers the tick of its last ping.
 
-    With an interval of 30 s and a timeout of 30 s a ping goes out at most 30 s after the last one, and a connection
-    that does not answer is expired between 30.0 s and 30.5 s after its ping (a tick is a sixtieth of the interval):
-    a sign of life is never older than 60 s. Where the pong may be late because of this side, the connection gets the
-    whole time again. ``now`` is monotonic time in seconds. The timeout may not exceed the interval.
+    With an interval of 30 s and a timeout of 30 s, a ping is sent at most 30 s after the last one, and a connection
+    that does not answer expires between 30.0 s and 30.5 s after its ping (a tick is a sixtieth of the interval), so a
+    sign of life is never older than 60 s. If the pong may be late because of this side, the connection gets the whole
+    time again. ``now`` is monotonic time in seconds. The timeout may not exceed the interval.
     """
 
     def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
         self.tick_s = interval_s / TICKS_PER_INTERVAL
-        # The timeout is one tick more, for a ping may have gone out late in its tick. The interval is two less: one
-        # for that, and one for a timer that is late itself.
+        # The timeout is one tick longer, because a ping may have been sent late in its tick. The interval is two ticks
+        # shorter: one for that, and one for a late timer.
         self._interval_ticks = TICKS_PER_INTERVAL - 2
         self._timeout_ticks = math.ceil(timeout_s / self.tick_s - 1e-9) + 1
         self._origin = now
@@ -68,12 +68,12 @@ class PingWheel(Generic[T]):
         return f"<PingWheel tick {self.tick_s:g} s, {sum(map(len, self._buckets.values()))} entries>"
 
     def add(self, item: T, number: int) -> None:
-        """Watch a connection. Its first ping comes after half an interval to a whole one, spread by ``number``."""
+        """Watch a connection. Its first ping is due after half an interval to a whole one, spread by ``number``."""
         spread = (number * GOLDEN) % 1.0
         self._put(item, NEVER, self._tick + int(self._interval_ticks * (0.5 + spread / 2)))
 
     def remove(self, item: T) -> None:
-        """Let go of a connection at once. Nothing happens if it is not watched."""
+        """Forget a connection. Nothing happens if it is not watched."""
         bucket = self._buckets.get(item.due_tick)
         if bucket is not None:
             bucket.pop(item, None)
@@ -81,7 +81,7 @@ class PingWheel(Generic[T]):
                 del self._buckets[item.due_tick]
 
     def tick(self, now: float) -> Due[T]:
-        """All that has become due until ``now``. A tick that comes late makes up for those it missed."""
+        """Return everything that is due until ``now``. A late tick makes up for those that were missed."""
         ping: list[T] = []
         expired: list[T] = []
         last = int((now - self._origin) / self.tick_s)
@@ -114,7 +114,7 @@ class PingWheel(Generic[T]):
 
 
 class ExpiryCalendar(Generic[H]):
-    """Connections by the second in which their token runs out. Adding and removing are O(1). Unix time, seconds."""
+    """Connections by the second in which their tokens expire. Adding and removing are O(1). Unix time, seconds."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, dict[H, None]] = {}
@@ -132,7 +132,7 @@ class ExpiryCalendar(Generic[H]):
                 del self._seconds[second]
 
     def due(self, now: float) -> Iterator[H]:
-        """Those whose time is over, each once. Costs the number of distinct seconds that are booked, at most once a
+        """Yield the connections with expired tokens, each once. O(distinct seconds in the calendar), at most once a
         second."""
         if int(now) == self._done:
             return

@@ -23,5 +23,5 @@ def _is_right(unmask: Unmask) -> bool:
     try:
         return all(unmask(mask, data[:size]) == xor_mask(mask, data[:size]) for size in (*range(20), 640, 767))
     except Exception:
-        # Whatever it is that a Tornado of another make raises here, it would raise for every frame.
+        # Whatever another version of Tornado raises here, it would raise for every frame.
         return False

@@ -1,4 +1,4 @@
-"""A device's outbox: what is to be written to its socket, in order, within a bound. Pure."""
+"""A device's outbox: the frames to write to its socket, in order, within a bound. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
-    """:ivar max_messages: frames that may wait; :ivar max_bytes: their size together, headers included.
+    """:ivar max_messages: frames that may wait; :ivar max_bytes: their total size, including headers.
 
-    What has been handed to the socket and is not yet taken by it counts as waiting.
+    Frames that were passed to the socket and that it has not taken yet count as waiting.
     """
 
     max_messages: int = 256
@@ -20,7 +20,7 @@ class OutboxLimits:
 
 class Squeezed(NamedTuple):
     """:ivar queued: whether the new frame is in the outbox now
-    :ivar dropped: hypotheses that are not, or not any more
+    :ivar dropped: interims that were removed or not queued
     """
 
     queued: bool
@@ -28,13 +28,13 @@ class Squeezed(NamedTuple):
 
 
 class Discarded(NamedTuple):
-    """What was queued and is not any more: :ivar messages: and :ivar hypotheses:"""
+    """Frames removed from the outbox: :ivar interims: and :ivar messages: all others."""
 
     messages: int
-    hypotheses: int
+    interims: int
 
 
-# Shared by all that have nothing queued, which is most of them most of the time: never changed.
+# Shared by all empty outboxes, which is most of them most of the time. Never changed.
 _NO_FRAMES: Final[list[bytes]] = []
 _NO_STAMPS: Final[list[int]] = []
 
@@ -42,11 +42,11 @@ _NO_STAMPS: Final[list[int]] = []
 class Outbox:
     """Frames in the order of :meth:`push`. An empty outbox holds no list.
 
-    Some of them are hypotheses, each of which makes those before it worthless: they make room for whatever comes later,
-    and where there is no room for one, it is no loss. All other frames leave in their order, or the device is too slow.
+    An interim replaces those of its session before it, so interims are dropped to make room for later frames, or if
+    there is no room for them. No other frame is dropped or overtaken.
 
-    A single message larger than ``max_bytes`` goes out if nothing else waits: the bound limits how far a device may
-    fall behind, not how large a message may be.
+    A single frame larger than ``max_bytes`` is accepted if nothing else waits: the bound limits how far a device may
+    fall behind, not the size of a message.
     """
 
     __slots__ = ("_frames", "_in_flight_bytes", "_in_flight_messages", "_queued_bytes", "_sessions", "_stamps")
@@ -54,7 +54,7 @@ class Outbox:
     def __init__(self) -> None:
         self._frames = _NO_FRAMES
         self._stamps = _NO_STAMPS
-        self._sessions: list[str] | None = None  # as long as the frames, where one of them is a hypothesis
+        self._sessions: list[str] | None = None  # one for each frame, if any of them is an interim
         self._queued_bytes = 0
         self._in_flight_messages = 0
         self._in_flight_bytes = 0
@@ -74,9 +74,9 @@ class Outbox:
         return bool(self._frames)
 
     def push(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits, interim_of: str = "") -> bool:
-        """Append a frame; False if it does not fit: nothing is changed then.
+        """Append a frame. False: it does not fit, and nothing is changed.
 
-        :param interim_of: the session that it is a hypothesis of; '' for everything else
+        :param interim_of: the session of an interim; '' for everything else
         """
         frames, size = self._frames, self._queued_bytes + len(frame)
         waiting = len(frames) + self._in_flight_messages
@@ -95,15 +95,15 @@ class Outbox:
         return True
 
     def squeeze_in(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits, interim_of: str = "") -> Squeezed:
-        """Append a frame that :meth:`push` did not take, by dropping hypotheses.
+        """Append a frame that :meth:`push` did not accept, by dropping interims.
 
-        Those of the new frame's own session go first, then the oldest, and no more than needed. Where that is not
-        enough, a new hypothesis is itself dropped; anything else is not queued: the device is too slow.
+        Those of the new frame's session go first, then the oldest, and no more than needed. If that is not enough, the
+        frame is not queued.
         """
         dropped = 0
         for own in (True, False):
             while not (queued := self.push(frame, timestamp_ms, limits, interim_of)):
-                at = self._oldest_hypothesis(interim_of if own else "")
+                at = self._oldest_interim(interim_of if own else "")
                 if at is None:
                     break
                 self._drop(at)
@@ -112,7 +112,7 @@ class Outbox:
                 return Squeezed(True, dropped)
         return Squeezed(False, dropped + bool(interim_of))
 
-    def _oldest_hypothesis(self, session: str) -> int | None:
+    def _oldest_interim(self, session: str) -> int | None:
         for at, of in enumerate(self._sessions or ()):
             if of and (not session or of == session):
                 return at
@@ -124,9 +124,9 @@ class Outbox:
         del self._frames[at], self._stamps[at], self._sessions[at]
 
     def take(self) -> tuple[bytes, Sequence[int]]:
-        """All that is queued, as one run of bytes, and the frames' timestamps.
+        """Remove everything that is queued; return it as one piece, and the frames' timestamps.
 
-        Where the socket does not take it at once, call :meth:`in_flight`.
+        If the socket does not take it at once, call :meth:`in_flight`.
         """
         frames, stamps = self._frames, self._stamps
         if not frames:
@@ -136,7 +136,7 @@ class Outbox:
         return data, stamps
 
     def in_flight(self, messages: int, size: int) -> None:
-        """So much of what was taken is with the socket, and counts as waiting until :meth:`written`."""
+        """The socket has not taken so much of what was removed; it counts as waiting until :meth:`written`."""
         self._in_flight_messages, self._in_flight_bytes = messages, size
 
     def written(self) -> None:
@@ -144,8 +144,8 @@ class Outbox:
         self._in_flight_messages = self._in_flight_bytes = 0
 
     def discard(self) -> Discarded:
-        """Drop what is queued; what is in flight can't be called back."""
-        hypotheses = sum(map(bool, self._sessions or ()))
-        dropped = Discarded(len(self._frames) - hypotheses, hypotheses)
+        """Drop what is queued. What is in flight can't be taken back."""
+        interims = sum(map(bool, self._sessions or ()))
+        dropped = Discarded(len(self._frames) - interims, interims)
         self._frames, self._stamps, self._sessions, self._queued_bytes = _NO_FRAMES, _NO_STAMPS, None, 0
         return dropped

@@ -1,16 +1,16 @@
-"""One device's WebSocket without I/O: bytes in, events out, what to send, and until when. No socket, no loop, no clock.
+"""One device's WebSocket without I/O: bytes in, events out, what to send, and a deadline. No socket, no loop, no clock.
 
-All that a connection decides is decided here; ``connection.py`` carries it out. ``now`` is monotonic time in seconds.
-The shell asks :meth:`DeviceProtocol.data_to_send`, writes, and says how that went with :meth:`~DeviceProtocol.sent` or
+A connection's decisions are made here, and ``connection.py`` carries them out. ``now`` is monotonic time in seconds.
+The shell calls :meth:`DeviceProtocol.data_to_send`, writes, and reports the result with :meth:`~DeviceProtocol.sent` or
 :meth:`~DeviceProtocol.blocked`. It passes what it reads to :meth:`~DeviceProtocol.receive`, and calls
 :meth:`~DeviceProtocol.on_deadline` at :attr:`~DeviceProtocol.deadline`.
 
-The phases. A connection only ever moves down this table.
+The phases. A connection only moves down this table.
 
 ==========  ============================================  =============================  ==============================
 phase       means                                         reads                          writes
 ==========  ============================================  =============================  ==============================
-OPEN        registered; both sides may speak              everything                     control frames, then messages
+OPEN        registered; both sides may send               everything                     control frames, then messages
 CLOSING     our close frame is queued or written; the     only a close frame, and        what is queued, then the close
             client's is awaited                           judges the rest                frame, then nothing
 DISCARDING  the same, of a client that broke the          nothing: counts and discards   as CLOSING
@@ -18,7 +18,7 @@ DISCARDING  the same, of a client that broke the          nothing: counts and di
 ANSWERED    the client's close frame has been read        nothing: counts and discards   as CLOSING
 LINGERING   DISCARDING, and our close frame is written:   nothing: counts and discards   nothing: our side of the TCP
             the client is given time to read it                                          connection is shut
-CLOSED      the socket is closed, or is to be             nothing                        nothing
+CLOSED      the socket is closed, or will be at once      nothing                        nothing
 ==========  ============================================  =============================  ==============================
 
 ==================  ==========================================================================  =======================
@@ -31,21 +31,21 @@ DISCARDING          our close frame is written                                  
 ANSWERED            our close frame is written                                                  CLOSED
 all but OPEN        the deadline: ``write_wait_s`` after the close frame was queued, then 2 s   CLOSED
                     after LINGERING has begun (``write_wait_s``, if that is less)
-all but OPEN        over ``MAX_DISCARDED_BYTES`` have come since OPEN ended                     CLOSED
+all but OPEN        more than ``MAX_DISCARDED_BYTES`` arrived since OPEN ended                  CLOSED
 any                 :meth:`lose`: the socket failed, or took no byte for ``write_wait_s``       CLOSED
 ==================  ==========================================================================  =======================
 
-Beside the phase, and independent of it:
+Independent of the phase:
 
-- ``reading``: NORMAL; PAUSED while what the client has said waits for room; TO_END once the client has closed its side
-  of the TCP connection: what it has said is read to its end, whatever the bounds.
-- ``write``: None, or the write that the socket has not taken as a whole; nothing else is written meanwhile.
-- ``heartbeat.state``: of the last ping: QUEUED, WRITING, SENT. With it two facts: ``challenged``, presence waits for a
-  sign of life, which is a pong, a byte taken, or everything acknowledged by a client's kernel while PAUSED; and
+- ``reading``: NORMAL; PAUSED while what the client has sent waits for room; TO_END once the client has closed its side
+  of the TCP connection: what it has sent is then read to the end, without bounds.
+- ``write``: None, or the write that the socket has not taken completely; nothing else is written meanwhile.
+- ``heartbeat.state`` of the last ping: QUEUED, WRITING, SENT. Two flags belong to it: ``challenged``, presence waits
+  for a sign of life, which is a pong, a byte taken, or everything acknowledged by the client's kernel while PAUSED; and
   ``delayed``, the pong may be late because of this side.
 - Two limits of a connection in any phase are no deadline here, because one timer of the process checks them:
   :meth:`is_stuck`, and the time for a pong, which ``keepalive.py`` measures. :meth:`pong_may_be_late` extends it.
-- Of the shell: ``awaiting_pong`` and ``due_tick`` belong to the wheel of ``keepalive.py``, ``flush_pending`` to
+- In the shell, ``awaiting_pong`` and ``due_tick`` belong to the wheel of ``keepalive.py``, and ``flush_pending`` to
   ``flusher.py``.
 """
 
@@ -65,22 +65,22 @@ from .limits import DeviceLimits
 from .outbox import Discarded, Outbox, Squeezed
 
 LINGER_S: Final = 2.0
-"""How long a faulty client may take to read our close frame and to close."""
+"""How long a client that broke the protocol may take to read our close frame and to close."""
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""To close a socket with unread bytes resets it, and our close frame may be lost: so many are read for its sake."""
+"""Closing a socket with unread bytes resets the connection, and our close frame may be lost: so much is read first."""
 
 PROTOCOL_ERROR: Final = "protocol_error"
 CLOSED_BY_DEVICE: Final = "closed_by_device"
 LOST: Final = "lost"
 WRITE_TIMEOUT: Final = "write_timeout"
-NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: what is noted of a close frame without a code
+NO_CODE: Final = 1005  # RFC 6455 section 7.1.5: logged for a close frame without a code
 
-_EMPTY_PONG: Final = b"\x8a\x80"  # of a client: its mask follows
+_EMPTY_PONG: Final = b"\x8a\x80"  # from a client; the mask follows
 _EMPTY_PONG_BYTES: Final = 6
 
 
 class Phase(enum.IntEnum):
-    """See the table above."""
+    """See the table in the module's docstring."""
 
     OPEN = enum.auto()
     CLOSING = enum.auto()
@@ -98,7 +98,7 @@ class Reading(enum.Enum):
     TO_END = enum.auto()
 
 
-# A module's name is looked up faster than an enum's member.
+# A global name is looked up faster than an enum's member.
 OPEN: Final = Phase.OPEN
 CLOSING: Final = Phase.CLOSING
 DISCARDING: Final = Phase.DISCARDING
@@ -119,8 +119,8 @@ _ONE_PONG: Final[Sequence[Event]] = (Pong(b""),)
 class Ending(NamedTuple):
     """How a connection left OPEN.
 
-    :ivar outcome: one word for the log; :ivar code: the close code, or "lost" where there is none
-    :ivar dropped: what was queued and will not be sent
+    :ivar outcome: one word for the log; :ivar code: the close code, or "lost" if there is none
+    :ivar dropped: what was queued and is not sent
     """
 
     outcome: str
@@ -129,7 +129,7 @@ class Ending(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A write that the socket has not taken as a whole.
+    """A write that the socket has not taken completely.
 
     :ivar mark: changes whenever the socket takes a byte; :ivar since: when it last did
     """
@@ -139,10 +139,10 @@ class Write(NamedTuple):
 
 
 class Closing:
-    """What only a connection has that is no longer OPEN.
+    """State of a connection that is no longer OPEN.
 
-    :ivar frame: our close frame, until it is handed to the socket
-    :ivar deadline: when the socket is closed in any case
+    :ivar frame: our close frame, until it is passed to the socket
+    :ivar deadline: when the socket is closed at the latest
     """
 
     __slots__ = ("deadline", "discarded_bytes", "ending", "frame")
@@ -155,7 +155,7 @@ class Closing:
 class DeviceProtocol:
     """See the module.
 
-    An idle connection has no reader, no rate bucket and no closing: they are made when they are first needed.
+    An idle connection has no reader, no rate bucket and no closing: they are created when they are first needed.
 
     :param unmask: as for :class:`~cocoa_tornado.rules.frames.FrameReader`
     :ivar phase: only :meth:`lose` and the transitions of the table change it
@@ -187,7 +187,7 @@ class DeviceProtocol:
         self.closing: Closing | None = None
         self._reader: FrameReader | None = None
         self._rate: RateBucket | None = None
-        self._pong = b""  # the answer to the client's last ping, until it is handed to the socket
+        self._pong = b""  # the answer to the client's last ping, until it is passed to the socket
         self._paused_at = 0.0
 
     def __repr__(self) -> str:
@@ -203,9 +203,9 @@ class DeviceProtocol:
         return bool(self.outbox.has_queued or self._pong or self.heartbeat.state is QUEUED)
 
     def data_to_send(self) -> tuple[bytes, Sequence[int]]:
-        """All that is to be written now, and the timestamps of the messages in it. Not to be asked during a write.
+        """Return everything to write now, and the timestamps of its messages. Don't call it during a write.
 
-        Control frames come first, then messages, then the close frame; after that nothing is sent any more.
+        Control frames come first, then messages, then the close frame. Nothing is sent after that.
         """
         if self._pong or self.heartbeat.state is QUEUED or self.closing is not None:
             return self._with_control_frames()
@@ -230,12 +230,12 @@ class DeviceProtocol:
             self.outbox.written()
 
     def blocked(self, messages: int, size: int, mark: tuple[int, int], now: float) -> None:
-        """The socket has not taken all of the last :meth:`data_to_send`: so many messages, so many bytes."""
+        """The socket has not taken all of the last :meth:`data_to_send`, which has so many messages and bytes."""
         self.write = Write(mark, now)
         self.outbox.in_flight(messages, size)
 
     def progressed(self, mark: tuple[int, int], now: float) -> bool:
-        """Whether the socket has taken a byte of the write since this was last asked. That is a sign of life."""
+        """Whether the socket has taken a byte of the write since the last call. That is a sign of life."""
         if self.write is None or self.write.mark == mark:
             return False
         self.write = Write(mark, now)
@@ -249,8 +249,8 @@ class DeviceProtocol:
     def squeeze_in(
         self, frame: bytes, timestamp_ms: int, interim_of: str, now: float, limits: DeviceLimits
     ) -> Squeezed:
-        """Queue a message that the outbox had no room for, by dropping interim ones; where that is not enough, the
-        client is too slow."""
+        """Queue a message that the outbox had no room for, by dropping interims. If that is not enough, and it is no
+        interim itself, the client is too slow, and the connection ends."""
         squeezed = self.outbox.squeeze_in(frame, timestamp_ms, limits.outbox, interim_of)
         if not squeezed.queued and not interim_of:
             self.end(SLOW_CONSUMER, now, limits)
@@ -258,7 +258,7 @@ class DeviceProtocol:
 
     def all_acknowledged(self) -> bool:
         """The client's kernel has acknowledged all that was written. While its pong can't be read, that is a sign of
-        life, if the ping was among it; True if presence has to be notified."""
+        life, if it includes the ping; True if presence has to be notified."""
         return self.reading is PAUSED and self.heartbeat.state is SENT and self.heartbeat.answer_challenge()
 
     # -- pings
@@ -294,22 +294,22 @@ class DeviceProtocol:
 
     @property
     def may_pause(self) -> bool:
-        """Whether reading may wait for room. Once the client has gone, all that it has said is read."""
+        """Whether reading may wait for room. Once the client has disconnected, everything that it has sent is read."""
         return self.phase is OPEN and self.reading is not TO_END
 
     @property
     def under_way_bytes(self) -> int:
-        """What is held of a message that has not ended."""
+        """How many bytes of an unfinished message are held."""
         reader = self._reader
         return 0 if reader is None or not reader.in_message else reader.held_bytes
 
     def pause(self, now: float) -> None:
-        """The client is not read from until :meth:`resume`; nothing happens unless :attr:`may_pause`."""
+        """Nothing is read until :meth:`resume`. Nothing happens unless :attr:`may_pause`."""
         if self.may_pause and self.reading is not PAUSED:
             self.reading, self._paused_at = PAUSED, now
 
     def resume(self, now: float, limits: DeviceLimits) -> None:
-        """Its pong may have waited in the socket, and what it has said meanwhile all comes at once."""
+        """Read again. The client's pong may have waited in the socket, and what it has sent comes all at once."""
         if self.reading is PAUSED:
             self.reading = NORMAL
             self.heartbeat.delayed = True
@@ -317,28 +317,28 @@ class DeviceProtocol:
                 self._rate.credit(limits.inbound, now - self._paused_at)
 
     def peer_has_gone(self, now: float, limits: DeviceLimits) -> None:
-        """The client has closed its side of the TCP connection, and not all may be read yet."""
+        """The client has closed its side of the TCP connection. Not everything may be read yet."""
         self.resume(now, limits)
         self.reading = TO_END
 
     def receive(self, data: bytes, now: float, limits: DeviceLimits) -> Sequence[Event]:
-        """Return what the client says, in order. How its bytes are cut into pieces makes no difference.
+        """Return what the client sends, in order. How its bytes are split makes no difference.
 
-        Where it breaks the protocol, sends too much, or closes, only what came before is returned, and the phase is no
+        If it breaks the protocol, sends too much, or closes, only what came before is returned, and the phase is no
         longer OPEN.
         """
         if self.closing is not None:
             self._hear_out(self.closing, data, now, limits)
             return ()
         self.heartbeat.heard_at = now
-        # All that an idle device ever sends is the answer to a ping; the reader would take longer to say the same.
+        # An idle device sends nothing but answers to pings, for which the reader would take longer.
         is_empty_pong = len(data) == _EMPTY_PONG_BYTES and data.startswith(_EMPTY_PONG)
         if is_empty_pong and self._reader is None and self.heartbeat.pong(now):
             return _ONE_PONG
         return self._read(data, now, limits)
 
     def _hear_out(self, closing: Closing, data: bytes, now: float, limits: DeviceLimits) -> None:
-        """Read on for the client's close frame, or for nothing but that ours may arrive."""
+        """Read on for the client's close frame, or only so that ours may arrive."""
         closing.discarded_bytes += len(data)
         if closing.discarded_bytes > MAX_DISCARDED_BYTES:
             self.lose(LOST)
@@ -351,7 +351,7 @@ class DeviceProtocol:
             reader = self._reader = FrameReader(limits.max_message_bytes, self._unmask)
         events: list[Event] = []
         found = reader.feed(data)
-        # Small fragments make no event; each counts as a message, or a client could send any number of them.
+        # Small fragments are no events, but each counts as a message: otherwise a client could send any number.
         fragments, paid = reader.small_fragments, 0
         if fragments:
             reader.small_fragments = []
@@ -364,7 +364,7 @@ class DeviceProtocol:
                 self._peer_closes(event, now, limits)
                 return events
             is_answer = isinstance(event, Pong) and self.heartbeat.pong(now)
-            # A ping of ours is answered once: what answers it is no part of what a client may send.
+            # The pong that answers our ping does not count against the rate.
             if not is_answer and not self._pays(1, now, limits):
                 return events
             if isinstance(event, Ping):
@@ -392,7 +392,7 @@ class DeviceProtocol:
 
     @property
     def deadline(self) -> float | None:
-        """When :meth:`on_deadline` is to be called; None: never. It may change with every call of a method."""
+        """When to call :meth:`on_deadline`; None: never. Any method may change it."""
         return None if self.closing is None else self.closing.deadline
 
     def end(self, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False) -> None:
@@ -404,7 +404,7 @@ class DeviceProtocol:
             self._begin_to_close(CLOSING, reason, now, limits, keep_queued)
 
     def _fault(self, reason: CloseReason, now: float, limits: DeviceLimits) -> None:
-        """What the client sends from now on is not read as frames."""
+        """What the client sends from now on is discarded."""
         if self.phase is OPEN:
             self._begin_to_close(DISCARDING, reason, now, limits)
         else:
@@ -430,7 +430,7 @@ class DeviceProtocol:
         self.phase, self.closing = phase, Closing(ending, frame, now + limits.write_wait_s)
 
     def advance(self, now: float, limits: DeviceLimits) -> None:
-        """Move on once our close frame has been written, if that is what the phase waits for."""
+        """Go to the next phase once our close frame has been written, if the phase waits for that."""
         closing = self.closing
         if closing is None or closing.frame or self.write is not None:
             return
@@ -438,7 +438,7 @@ class DeviceProtocol:
             # The server closes the TCP connection once both close frames have passed (RFC 6455 section 7.1.1).
             self.lose(LOST)
         elif self.phase is DISCARDING:
-            # The end of our side makes the client close. To close the socket while it sends would reset it.
+            # The end of our side makes the client close. Closing the socket while the client sends would reset it.
             self.phase = LINGERING
             closing.deadline = now + min(LINGER_S, limits.write_wait_s)
 
@@ -447,7 +447,7 @@ class DeviceProtocol:
         self.lose(LOST)
 
     def lose(self, outcome: str) -> None:
-        """The socket is closed, or is to be closed now.
+        """The socket is closed, or has to be closed now.
 
         :param outcome: of a connection that was still OPEN
         """

@@ -1,4 +1,4 @@
-"""What can be asked of a TCP socket beyond reading and writing: does its other end still take bytes, has it closed."""
+"""TCP sockets beyond reading and writing: options, unacknowledged and unread bytes, and the state of the peer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import termios
 
 UNSENT_BYTES_IN_KERNEL = 128 * 1024
-"""More than this the kernel does not keep unsent for one device: what waits, waits in the outbox, which is bounded."""
+"""The kernel keeps at most this much unsent for one device. More waits in the outbox, which is bounded."""
 
 TUNING = [
     (getattr(socket, name), value)
@@ -31,12 +31,12 @@ def tune_for_messages(sock: socket.socket) -> None:
 
 
 def unread_bytes(sock: socket.socket) -> int:
-    """What the other end has sent and nobody has read yet. 0 where that can't be told."""
+    """How many bytes of the peer are unread. 0 if the platform does not say."""
     return _asked(sock, termios.FIONREAD)
 
 
 def unacknowledged_bytes(sock: socket.socket | None) -> int:
-    """What the other end's kernel has not acknowledged of all that was written. 0 where that can't be told."""
+    """How many bytes of all that was written the peer's kernel has not acknowledged. 0 if the platform does not say."""
     if sock is None or not sys.platform.startswith("linux"):
         return 0
     # SIOCOUTQ in tcp(7), which has the same number.
@@ -52,13 +52,12 @@ def _asked(sock: socket.socket, question: int) -> int:
 
 
 def peer_has_closed(sock: socket.socket | None) -> bool:
-    """Whether the other end has sent its last byte, though not all may be read yet. False where that can't be told:
-    only Linux shows it."""
+    """Whether the peer has sent its last byte, which may be unread. False if the platform does not say; Linux does."""
     return _tcp_state(sock) in TCP_CLOSED_BY_PEER
 
 
 def has_been_reset(sock: socket.socket | None) -> bool:
-    """Whether the connection is no more, in either direction; False where that can't be told."""
+    """Whether the connection has ended in both directions. False if the platform does not say."""
     return _tcp_state(sock) == TCP_CLOSED
 
 
@@ -72,6 +71,6 @@ def _tcp_state(sock: socket.socket | None) -> bytes:
 
 
 def half_close(sock: socket.socket) -> None:
-    """Tell the other end that nothing more comes, and go on reading."""
+    """End the own direction of the connection, and continue to read."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)

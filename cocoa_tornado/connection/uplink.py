@@ -1,4 +1,4 @@
-"""A device's words on their way to the broker: in order, bounded, and with backpressure to the device."""
+"""A device's text messages on their way to the broker: in order, bounded, and with backpressure to the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD_BYTES_WHILE_CHALLENGED = 1024 * 1024
 
 
 class Uplink:
-    """One connection's records. Made when the device first speaks. IOLoop thread only.
+    """One connection's records. Created when the device first sends a text message. IOLoop thread only.
 
     While the broker takes records they go straight to its queue. Above the queue's bound a few are held here, so that
     a close behind them is seen; then :meth:`has_room` turns False: the connection stops reading its socket, and TCP
@@ -31,7 +31,7 @@ class Uplink:
     ) -> None:
         self._broker, self._intake = broker, intake
         self._publish, self._on_dropped = publish, on_dropped
-        self._held: list[bytes] = []  # short, and there is one per device that ever spoke
+        self._held: list[bytes] = []  # short, and there is one for each device that has sent text
         self._held_bytes = 0
         self._pump: asyncio.Task[None] | None = None
         self._room: asyncio.Event | None = None
@@ -62,7 +62,7 @@ class Uplink:
             self._pump = asyncio.get_running_loop().create_task(self._run())
 
     def has_room(self, challenged: bool) -> bool:
-        """Whether the connection may read on. A challenged one reads further, to find the pong behind the words."""
+        """Whether the connection may read on. A challenged one reads further, to find the pong behind the messages."""
         if challenged:
             return len(self._held) < HELD_WHILE_CHALLENGED and self._held_bytes < HELD_BYTES_WHILE_CHALLENGED
         return len(self._held) < HELD_RECORDS and self._held_bytes < HELD_BYTES
@@ -78,7 +78,7 @@ class Uplink:
             self._room.set()
 
     def close(self) -> None:
-        """The connection is gone. What is held stays in the queue for the broker, as far as that is bounded."""
+        """The connection has ended. Held records wait on for the broker, as far as the bound allows."""
         self._closed = True
         kept = 0
         while kept < len(self._held) and self._intake.keep_of_gone(len(self._held[kept]) + RECORD_BYTES):
@@ -98,7 +98,7 @@ class Uplink:
                     self._publish(self._release())
                 self.wake()
         except BrokerError:
-            # The broker adapter was closed: the process is going away.
+            # The broker adapter was closed: the process is stopping.
             self._on_dropped(len(self._held))
             while self._held:
                 self._release()

@@ -106,20 +106,20 @@ def filled(*frames: tuple[bytes, str]) -> Outbox:
     return outbox
 
 
-def test_a_newer_hypothesis_takes_the_place_of_an_older_one_of_its_session() -> None:
+def test_a_newer_interim_replaces_an_older_one_of_its_session() -> None:
     outbox = filled((b"a1", "a"), (b"b1", "b"), (b"x", ""))
     assert not outbox.push(b"b2", 0, SMALL, "b")
     assert outbox.squeeze_in(b"b2", 0, SMALL, "b") == (True, 1)
     assert outbox.take()[0] == b"a1xb2"
 
 
-def test_a_hypothesis_that_finds_no_room_is_dropped_and_nothing_else_is() -> None:
+def test_an_interim_without_room_is_dropped_and_nothing_else_is() -> None:
     outbox = filled((b"x", ""), (b"y", ""), (b"z", ""))
     assert outbox.squeeze_in(b"a1", 0, SMALL, "a") == (False, 1)
     assert outbox.take()[0] == b"xyz"
 
 
-def test_a_message_drops_hypotheses_the_oldest_first_and_no_more_than_it_needs() -> None:
+def test_a_message_drops_interims_the_oldest_first_and_no_more_than_it_needs() -> None:
     outbox = filled((b"a1", "a"), (b"x", ""), (b"b1", "b"))
     assert outbox.squeeze_in(b"y", 0, SMALL) == (True, 1)
     assert outbox.squeeze_in(b"z", 0, SMALL) == (True, 1)
@@ -139,7 +139,7 @@ def test_bytes_are_made_room_for_as_well() -> None:
         max_size=60,
     )
 )
-def test_finals_are_neither_lost_nor_overtaken_whatever_hypotheses_come_between(
+def test_finals_are_neither_lost_nor_overtaken_whatever_interims_come_between(
     steps: list[tuple[str, int, str]],
 ) -> None:
     outbox, accepted, left = Outbox(), list[int](), list[int]()

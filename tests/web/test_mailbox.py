@@ -415,7 +415,7 @@ async def test_what_an_outbox_leaves_in_the_box_is_not_counted_as_dropped(start_
 
 
 @pytest.mark.gen_test
-@pytest.mark.logs("cocoa.device", "message in the box left out")
+@pytest.mark.logs("cocoa.device", "message in the box skipped")
 async def test_what_another_hand_has_put_into_a_box_costs_no_other_message(start_gateway: StartGateway) -> None:
     gateway = await start(start_gateway)
     entries = [Entry("doll", payload, 1, "results/0", at) for at, payload in enumerate(FOREIGN)]
