@@ -39,7 +39,7 @@ STAGES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Kafka client", ("kafka/", "confluent_kafka/", "_consume", "crc32c")),
     ("consumer's books", ("cocoa_tornado/brokers/", "cocoa_tornado/rules/handoff.py")),
 )
-"""Name of a stage, and what stands in a frame (``function (file:line)``) of it. The first that fits."""
+"""The name of each stage, and the text in its frames (``function (file:line)``). The first match counts."""
 
 LOOP, LOOP_MARKS = "event loop", ("asyncio/", "selectors.py", "tornado/")
 OTHER = "other"

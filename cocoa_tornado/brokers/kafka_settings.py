@@ -52,11 +52,11 @@ class KafkaSettings:
     """The Kafka part of ``Settings``. The embedded broker uses the topics too."""
 
     kafka_group: Annotated[
-        str, Meta(pattern=r"\A[^\s\x00-\x1f\x7f-\x9f]{1,255}\Z", description="1 to 255 characters without blanks")
+        str, Meta(pattern=r"\A[^\s\x00-\x1f\x7f-\x9f]{1,255}\Z", description="1 to 255 characters without whitespace")
     ] = row(
         KAFKA,
         "cocoa-gateway",
-        "Consumer group of this gateway alone; it is not ready while another member reads the same topic.",
+        "Consumer group, for this gateway only; it is not ready while another member reads the same topic.",
     )
     kafka_client_id: Annotated[
         str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,249}\Z", description="1 to 249 of a-z A-Z 0-9 . _ -")
@@ -65,46 +65,45 @@ class KafkaSettings:
         KAFKA,
         "auto",
         "Library that reads from Kafka.",
-        "``confluent`` is confluent-kafka (librdkafka), which takes less CPU time and comes with the extra "
-        "``librdkafka``. ``kafka-python`` is always there, and publishes in any case. ``auto`` takes the former where "
-        "it is installed.",
+        "``confluent`` is confluent-kafka (librdkafka), which uses less CPU time and needs the extra ``librdkafka``. "
+        "``kafka-python`` is always installed, and always publishes. ``auto`` uses confluent-kafka if it is installed.",
     )
     kafka_results_topic: Topic = row(KAFKA, "transcription.results", "Topic of the records for devices.")
     kafka_messages_topic: Topic = row(KAFKA, "device.messages", "Topic of the messages from devices.")
     kafka_quarantine_topic: Topic = row(
         KAFKA, "transcription.results.quarantine", "Topic for records that cannot be decoded or name no device."
     )
-    kafka_create_topics: bool = row(KAFKA, True, "Missing topics are created.")
+    kafka_create_topics: bool = row(KAFKA, True, "Whether to create missing topics.")
     kafka_partitions: Annotated[int, Meta(ge=1, le=100_000), WholeOrDefault] = row(
-        KAFKA, -1, "Partitions of a topic it creates; -1: the broker's default."
+        KAFKA, -1, "Partitions of created topics; -1: the broker's default."
     )
     kafka_replication: Annotated[int, Meta(ge=1, le=32_767), WholeOrDefault] = row(
-        KAFKA, -1, "Replicas of a topic it creates; -1: the broker's default."
+        KAFKA, -1, "Replicas of created topics; -1: the broker's default."
     )
-    kafka_max_poll_records: Annotated[int, Meta(ge=1, le=100_000)] = row(KAFKA, 500, "Records read at a time.")
-    kafka_security_protocol: SecurityProtocol = row(KAFKA_SECURITY, "PLAINTEXT", "How to speak to the brokers.")
+    kafka_max_poll_records: Annotated[int, Meta(ge=1, le=100_000)] = row(KAFKA, 500, "Most records per poll.")
+    kafka_security_protocol: SecurityProtocol = row(KAFKA_SECURITY, "PLAINTEXT", "Security protocol of the brokers.")
     kafka_ssl_ca: OptionalFile = row(
-        KAFKA_SECURITY, None, "Certificates (PEM) that the brokers' are signed by; empty: the system's."
+        KAFKA_SECURITY, None, "CA certificates (PEM) for the brokers; empty: the system's."
     )
     kafka_ssl_cert: OptionalFile = row(
-        KAFKA_SECURITY, None, "Client certificate (PEM) for the brokers.", "Given together with ``kafka_ssl_key``."
+        KAFKA_SECURITY, None, "Client certificate (PEM) for the brokers.", "Requires ``kafka_ssl_key``."
     )
     kafka_ssl_key: OptionalFile = row(KAFKA_SECURITY, None, "Private key (PEM) of the client certificate.")
-    kafka_ssl_key_password: SecretText = row(KAFKA_SECURITY, "", "Password of that private key, if it has one.")
+    kafka_ssl_key_password: SecretText = row(KAFKA_SECURITY, "", "Password of the private key, if it is encrypted.")
     kafka_ssl_check_hostname: bool = row(
-        KAFKA_SECURITY, True, "A broker's certificate must name the host that was asked for."
+        KAFKA_SECURITY, True, "Whether to check that a broker's certificate names its host."
     )
     kafka_sasl_mechanism: SaslMechanism = row(
-        KAFKA_SECURITY, "", "SASL mechanism; needed with SASL_PLAINTEXT and SASL_SSL."
+        KAFKA_SECURITY, "", "SASL mechanism; required with SASL_PLAINTEXT and SASL_SSL."
     )
     kafka_sasl_username: Line = row(KAFKA_SECURITY, "", "User for PLAIN and SCRAM.")
     kafka_sasl_password: SecretText = row(KAFKA_SECURITY, "", "Password for PLAIN and SCRAM.")
     kafka_oauth_token_url: WebUrl = row(
-        KAFKA_SECURITY, "", "Where OAUTHBEARER gets its tokens (client credentials grant)."
+        KAFKA_SECURITY, "", "Token endpoint for OAUTHBEARER (client credentials grant)."
     )
-    kafka_oauth_client_id: Line = row(KAFKA_SECURITY, "", "Client id for that grant.")
-    kafka_oauth_client_secret: SecretText = row(KAFKA_SECURITY, "", "Client secret for that grant.")
-    kafka_oauth_scope: Line = row(KAFKA_SECURITY, "", "Scope to ask for; empty: none.")
+    kafka_oauth_client_id: Line = row(KAFKA_SECURITY, "", "Client id for OAUTHBEARER.")
+    kafka_oauth_client_secret: SecretText = row(KAFKA_SECURITY, "", "Client secret for OAUTHBEARER.")
+    kafka_oauth_scope: Line = row(KAFKA_SECURITY, "", "Requested scope; empty: none.")
 
 
 def faults(settings: KafkaSettings) -> Iterator[Fault]:
@@ -134,7 +133,7 @@ def _tls(settings: KafkaSettings) -> Iterator[Fault]:
 
 
 def _sasl(settings: KafkaSettings) -> Iterator[Fault]:
-    """Each mechanism has the settings that it needs, and none is set that would silently have no effect."""
+    """Each mechanism has the settings that it requires, and none without effect is set."""
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
     password = ("kafka_sasl_username", "kafka_sasl_password")
     grant = ("kafka_oauth_token_url", "kafka_oauth_client_id", "kafka_oauth_client_secret")

@@ -442,7 +442,7 @@ class KeyStore:
         await asyncio.gather(*(source.refresh() for source in self._remote.values() if source.may_refresh()))
         store = self
         while store._successor is not None:
-            store = store._successor  # reloaded meanwhile: only that one hears what has been read
+            store = store._successor  # reloaded meanwhile: only the successor gets the new keys
         verified = store._ring.examine(token)
         return check_claims(verified.claims, self.policy, now, verified.proof)
 

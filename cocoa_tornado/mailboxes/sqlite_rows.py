@@ -118,7 +118,7 @@ class Rows:
         meta = dict(database.execute("SELECT key, value FROM meta"))
         kinds = (("key", bytes), ("given", int), ("eras", str))
         if not all(isinstance(meta.get(name), kind) for name, kind in kinds):
-            raise damaged("the table meta lacks what it must have")
+            raise damaged("the table meta is incomplete")
         self.key: bytes = meta["key"]
         self._given: int = meta["given"]
         self.epochs = _epochs_of(meta["eras"])

@@ -217,7 +217,7 @@ async def test_a_mailbox_without_its_key_is_refused(tmp_path: Path) -> None:
     await used(path)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("DELETE FROM meta WHERE key = 'key'")
-    assert "lacks" in await refused(path)
+    assert "incomplete" in await refused(path)
 
 
 def _next_version(database: sqlite3.Connection) -> None:
