@@ -1,4 +1,4 @@
-"""One promise for many rows of a table in one test, which names all rows that break it."""
+"""Tests a promise for many rows of a table at once, and names all rows that violate it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An unexpected log line fails a test, and so does an expected one that never came.
+"""An unexpected log line fails a test, and so does a missing expected one.
 
 A line is unexpected at level WARNING and above, whatever its logger, unless the test announces it::
 
@@ -6,15 +6,15 @@ A line is unexpected at level WARNING and above, whatever its logger, unless the
     def test_a_wrong_setting_keeps_the_old_ones() -> None: ...
 
 The first argument is the logger's name and covers the loggers below it; the second is a regular expression, to be found
-in the message. One mark stands for any number of such lines. ``optional=True`` is for a line that a race may prevent.
+in the message. One mark covers any number of such lines. ``optional=True`` is for a line that a race may prevent.
 Marks add up; a whole file announces with ``pytestmark``, a case with ``pytest.param(..., marks=...)``, and a fixture
 for those who use it with ``request.node.add_marker``.
 
 Three kinds of lines need no announcement: those below WARNING, or below the level set on their logger; those that the
 test's own file logs; those from a thread that was there before the test and so isn't its own.
 
-Records are watched where they are made. Handlers, filters and ``propagate`` make no difference, and a test may
-configure logging as it likes: levels and handlers are put back after it.
+Records are checked when they are created. Handlers, filters and ``propagate`` make no difference, and a test may
+configure logging freely: levels and handlers are restored after it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Expected:
 class Watch:
     """The records of one test. :meth:`record` may be called by any thread, the other methods by the test's alone.
 
-    :param own_file: lines logged by this file are no surprise
+    :param own_file: lines logged by this file are expected
     """
 
     def __init__(self, own_file: str, make: Callable[..., logging.LogRecord]) -> None:
@@ -69,7 +69,7 @@ class Watch:
         self._judged = 0
 
     def record(self, *args: object, **kwargs: object) -> logging.LogRecord:
-        """Make a record, and keep it if it counts. To be set as the process's factory of log records."""
+        """The process's log record factory: create a record, and keep it if it counts."""
         record = self._make(*args, **kwargs)
         # There is no level in a copy that a formatter makes for itself, with logging.makeLogRecord.
         if (record.levelno or logging.NOTSET) >= logging.WARNING and threading.current_thread() not in self._before:
@@ -88,7 +88,7 @@ class Watch:
         ]
 
     def missing(self, announced: Iterable[Expected]) -> list[Expected]:
-        """What was announced and has not come by now."""
+        """The announced records that are missing."""
         return [line for line in announced if not line.optional and not any(map(line.covers, self._records))]
 
 
@@ -105,7 +105,7 @@ _PASSED = pytest.StashKey[bool]()
 class ExpectedLogs:
     """The plugin; ``conftest.py`` registers it.
 
-    A stray line fails the phase in which it came: the test itself, or the setup or teardown of its fixtures.
+    An unexpected line fails its phase: the test itself, or the setup or teardown of its fixtures.
     """
 
     def __init__(self) -> None:
@@ -116,12 +116,12 @@ class ExpectedLogs:
         sys.addaudithook(self._on_audit)
 
     def _on_audit(self, event: str, _: tuple[object, ...]) -> None:
-        """An audit hook of the interpreter's, which stays for good."""
+        """A permanent audit hook of the interpreter."""
         if event == "socket.__new__":
             self._sockets_made = True
 
     def pytest_collection_finish(self) -> None:
-        """Everything that is here now stays, and need not be looked at again and again by the collector."""
+        """All current objects are permanent, so exclude them from garbage collection."""
         gc.collect()
         gc.freeze()
 
@@ -182,7 +182,7 @@ def _fail_on_strays(item: pytest.Item) -> None:
 
 @contextlib.contextmanager
 def _logging_restored() -> Iterator[None]:
-    """Levels, handlers and propagation as they were. A logger that is new keeps its handlers and nothing else."""
+    """Restore levels, handlers and propagation. A new logger keeps its handlers only."""
     before = {logger: (logger.level, logger.propagate, logger.disabled, logger.handlers[:]) for logger in _loggers()}
     try:
         yield

@@ -1,4 +1,4 @@
-"""The files in conf/ say what the gateway understands."""
+"""The files in conf/ are valid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def production() -> Settings:
 
 
 def service() -> configparser.SectionProxy:
-    """The [Service] section; of a key that stands there twice, the last."""
+    """The [Service] section; the last value of a repeated key."""
     unit = configparser.ConfigParser(interpolation=None, strict=False, delimiters=("=",), comment_prefixes=("#",))
     # systemd tells upper from lower case.
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # configparser's documented way to say so

@@ -1,4 +1,4 @@
-"""The tree of errors is the one that its module shows."""
+"""The tree of errors matches the picture in its module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cocoa_tornado.errors import CocoaError
 
 
 def drawn() -> dict[str, str]:
-    """Each error's base, as the picture at the top of the module has them."""
+    """The base of each error in the picture at the top of the module."""
     assert errors.__doc__ is not None
     picture = textwrap.dedent(errors.__doc__.partition("::\n")[2])
     bases: dict[str, str] = {}
@@ -30,7 +30,7 @@ def drawn() -> dict[str, str]:
 
 
 def defined() -> dict[str, str]:
-    """The same of the classes in the package, wherever they stand."""
+    """The base of each error class in the package."""
     for module in pkgutil.walk_packages(cocoa_tornado.__path__, "cocoa_tornado."):
         importlib.import_module(module.name)
     bases: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The log's two forms, and what never stands in either."""
+"""The two formats of the log, and what neither may contain."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def is_one_clean_line(line: str) -> bool:
 
 
 def bounded(value: str, text: str) -> bool:
-    """A parsed value is the text, or the beginning of it; surrogates are written out."""
+    """A parsed value is the text or its beginning, with surrogates escaped."""
     shown = "".join(f"\\u{ord(char):04x}" if "\ud800" <= char <= "\udfff" else char for char in text)
     return value == shown or (len(value) <= MAX_FIELD and value.endswith("...") and shown.startswith(value[:-3]))
 

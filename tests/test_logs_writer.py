@@ -62,7 +62,7 @@ def read_until(fd: int, end: bytes) -> bytes:
 
 
 def fill(fd: int) -> int:
-    """Write lines to a pipe until it has no more room; how many."""
+    """Write lines to a pipe until it is full; returns their number."""
     written = 0
     while logs_writer.can_write_now(fd):
         assert os.write(fd, LINE) == len(LINE)
@@ -71,7 +71,7 @@ def fill(fd: int) -> int:
 
 
 def overflow(writer: LineWriter) -> int:
-    """Put lines until some are lost; how many were put."""
+    """Put lines until some are lost; returns their number."""
     put = 0
     while writer.lost < 5:
         writer.put(LINE)

@@ -1,4 +1,4 @@
-"""Any text that a setting is given, by any of its three sources, is a value or one plain line of error."""
+"""Any text for a setting, from any of its three sources, is a value or causes one plain line of error."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def found_before(test: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_read_back(kind: Kind[Any], value: Any) -> None:
-    """A value is read back as it is written, and relative to the folder of any file."""
+    """A formatted value parses back to the same value, also relative to any folder."""
     for one in value if isinstance(kind, kinds.ListOf) else [value]:
         item = kind.item if isinstance(kind, kinds.ListOf) else kind
         assert item.from_text(item.show(one)) == one
@@ -158,7 +158,7 @@ def test_any_typed_value_is_a_value_of_a_kind_or_one_plain_line(value: object) -
 
 
 def check_loads(config: Path | None, environ: Mapping[str, str], options: Mapping[str, object]) -> None:
-    """The sources are settings that can be shown and whose files can be looked for, or one plain line."""
+    """The sources yield settings that can be shown and checked, or one plain line of error."""
     try:
         loaded = load(config, environ, options)
         repr(loaded.settings)
@@ -220,12 +220,12 @@ def test_any_command_line_is_taken_or_one_plain_line_and_status_2(row: Setting, 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a file of settings is written, again and again."""
+    """The path of a configuration file, which is rewritten."""
     return tmp_path_factory.mktemp("any") / "x.toml"
 
 
 def toml_string(text: str) -> str:
-    """A string of TOML. Where UTF-8 has no bytes for the text, the file has what was there before it was decoded."""
+    """A TOML string. Text that UTF-8 cannot encode is written as the original undecoded bytes."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""The click options that are made from the table."""
+"""The click options generated from the table."""
 
 from __future__ import annotations
 

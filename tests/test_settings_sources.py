@@ -97,7 +97,7 @@ SAMPLES: dict[str, str | tuple[str, ...]] = {
 
 
 def sample(row: Setting) -> str | tuple[str, ...]:
-    """A right value that is not the default, as text."""
+    """A valid value other than the default, as text."""
     if row.key in SAMPLES:
         return SAMPLES[row.key]
     kind: object = row.kind
@@ -482,7 +482,7 @@ def test_a_secret_and_a_file_of_settings_may_come_from_a_pipe(tmp_path: Path) ->
 
 @contextmanager
 def pipe_of(data: bytes) -> Iterator[str]:
-    """The path of a pipe that holds ``data``, as a shell's ``<(command)`` is one."""
+    """The path of a pipe with ``data``, like a shell's ``<(command)``."""
     reader, writer = os.pipe()
     os.write(writer, data)
     os.close(writer)
@@ -508,7 +508,7 @@ def test_a_key_or_a_certificate_is_a_plain_file_of_bounded_size(tmp_path: Path, 
 
 
 def odd_file(folder: Path, what: str) -> tuple[Path, str]:
-    """A path that is not what a key's should be, and what is said about it."""
+    """A path that is invalid for a key, and the expected error."""
     path = folder / "odd"
     match what:
         case "pipe":

@@ -105,7 +105,7 @@ class Tiers:
         return result
 
     def _on_audit(self, event: str, _: tuple[object, ...]) -> None:
-        """An audit hook of the interpreter's, which stays for good."""
+        """A permanent audit hook of the interpreter."""
         if self._is_pure and event in _FORBIDDEN:
             self._events.append(event)
             raise AssertionError(f"a pure test caused {event}: see tests/tiers.py")

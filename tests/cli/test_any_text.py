@@ -1,6 +1,6 @@
-"""What the commands read by themselves, beside the settings: any text is taken, or is one plain line and status 2.
+"""Options that are not settings: any text is accepted, or causes one plain line and status 2.
 
-Status 1 is for a key that cannot be used, which is not judged before it is.
+Status 1 is for an unusable key, which is detected on use.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run(*arguments: str, folder: Path) -> Result:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the development key is made."""
+    """The folder of the development key."""
     return tmp_path_factory.mktemp("data")
 
 
@@ -99,7 +99,7 @@ def test_any_key_signs_or_is_one_plain_line(folder: Path, option: str, text: str
 
 @pytest.fixture(scope="module")
 def no_network() -> Iterator[None]:
-    """A probe that is ready has nothing to do: where it would go is any text, too."""
+    """Replace the run of the probe, as the URL may be any text too."""
 
     async def passed(*_: object) -> bool:
         return True

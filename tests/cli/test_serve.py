@@ -42,7 +42,7 @@ NEW_SECRET = "the new secret of thirty-two bytes, or more"
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Nothing of the environment outside but where programs are. Speech is off: workers would load at every start."""
+    """A clean environment, except for PATH. Speech is off, as workers would load at every start."""
     variables = {"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
     return variables | {"COCOA_SPEECH": "none://"}
 
@@ -132,7 +132,7 @@ class Served:
         return device
 
     def refusal(self, token: str, **options: Any) -> int:
-        """The status of the answer to a device that is not let in; 101 if it is."""
+        """The status of a refused handshake; 101 if it is admitted."""
         try:
             with self.device(token, **options):
                 return 101
@@ -140,7 +140,7 @@ class Served:
             return error.response.status_code
 
     def raw_device(self, token: str) -> socket.socket:
-        """A device that does nothing of its own accord, and has little room for what it does not read."""
+        """A device that does nothing by itself, with a small receive buffer."""
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(PATIENCE_S)
@@ -392,14 +392,14 @@ def test_a_second_signal_leaves_at_once_with_status_1(serve: Serve) -> None:
 
 @pytest.fixture
 def mute_issuer() -> Iterator[socket.socket]:
-    """A server of keys that accepts connections and never answers."""
+    """A key server that accepts connections but never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE_S)
         yield server
 
 
 def starting(serve: Serve, issuer: socket.socket) -> tuple[Served, socket.socket]:
-    """A gateway in the middle of its start: it waits for keys. And the other end of its connection to the issuer."""
+    """A gateway that waits for keys during its start, and the other end of its connection to the issuer."""
     served = serve("--jwt-key", f"http://127.0.0.1:{issuer.getsockname()[1]}/keys", secret="", starts=False)
     asking, _ = issuer.accept()
     asking.settimeout(PATIENCE_S)

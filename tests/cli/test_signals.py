@@ -1,4 +1,4 @@
-"""Signals of ``cocoa serve``: before it has started, twice at once, and after it has stopped."""
+"""Signals to ``cocoa serve``: during the start, twice at once, and after the stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """``cocoa serve`` on a free port, with modules of the test's own found first."""
+    """``cocoa serve`` on a free port, with the test's modules first on the import path."""
     started: list[subprocess.Popen[str]] = []
 
     def new(**modules: str) -> subprocess.Popen[str]:

@@ -31,7 +31,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """``cocoa serve`` on a free port, with any streams; ended after the test."""
+    """``cocoa serve`` on a free port with any streams; stopped after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def new(*options: str, redirections: str = "", **streams: Any) -> subprocess.Popen[bytes]:
@@ -67,7 +67,7 @@ def logged_port(log: Path) -> int:
 
 
 def refused(port: int, times: int) -> None:
-    """Anonymous requests, one line of the log each."""
+    """Send anonymous requests, which are logged with one line each."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)) as client:
         for _ in range(times):
             client.request("GET", "/nowhere/" + "x" * 200)

@@ -1,4 +1,4 @@
-"""Keys of every kind for the tests, made once, and tokens put together by hand, so that they can be wrong."""
+"""Keys of every type for the tests, and tokens assembled by hand, so that they can be invalid."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def token(
     header: bytes | None = None,
     **members: object,
 ) -> str:
-    """A token with any header, any payload and a right signature."""
+    """A token with any header, any payload and a valid signature."""
     if header is None:
         header = json.dumps({"alg": algorithm, "typ": "JWT", **members}).encode()
     message = f"{part(header)}.{part(payload)}"

@@ -1,4 +1,4 @@
-"""Key sets: documents, a URL that changes, fails and comes back, and the store that the web layer asks."""
+"""Key sets: documents, a URL that changes, fails and recovers, and the store for the web layer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
 
 class Issuer:
-    """Somebody's JWKS endpoint: a document or a failure, counted; may be held back."""
+    """A JWKS endpoint that returns a document or fails, counts requests, and can delay responses."""
 
     def __init__(self, document: bytes | Exception) -> None:
         self.document = document
@@ -100,7 +100,7 @@ async def store_of(
 
 
 async def reloaded(store: KeyStore, sources: KeySources) -> KeyStore:
-    """The store that a reload leaves in force."""
+    """The store after a reload."""
     new = await store.successor(sources)
     await new.succeed(store)
     return new
@@ -318,7 +318,7 @@ def test_a_token_that_waits_for_a_url_during_a_reload_is_judged_by_the_new_keys(
 
 
 class Distrust:
-    """Counts how often a store says that keys are gone."""
+    """Counts how often a store reports removed keys."""
 
     def __init__(self, store: KeyStore) -> None:
         self.times = 0
@@ -420,7 +420,7 @@ def test_while_a_key_is_missing_the_url_is_read_again_after_the_shortest_interva
 
 
 def test_a_key_that_a_token_has_found_missing_is_confirmed_after_the_shortest_interval() -> None:
-    """Though the source was about to pause for days: so a rotation is usually noticed."""
+    """Even if the source was about to pause for days: this is how a rotation is usually noticed."""
 
     async def test() -> None:
         issuer, clock = Issuer(jwks(jwk("EC", kid="a"))), Clock()

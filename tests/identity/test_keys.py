@@ -1,4 +1,4 @@
-"""Which keys verify which tokens, and what a token must look like to be looked at."""
+"""Which keys verify which tokens, and which tokens are malformed."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ SECRETS = [letter * 64 for letter in (b"a", b"b", b"c")]  # now, before, and ano
 
 @st.composite
 def hmac_tokens(draw: st.DrawFn) -> str:
-    """A token with a MAC, genuine or not, and perhaps damaged."""
+    """A token with a valid or invalid MAC, possibly damaged."""
     header, payload = draw(st.sampled_from(HEADERS)), draw(st.sampled_from(PAYLOADS))
     algorithm = draw(st.sampled_from(["HS256", "HS384", "HS512"]))
     text = token(draw(st.sampled_from(SECRETS)), algorithm, payload, header=header)

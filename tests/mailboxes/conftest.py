@@ -11,7 +11,7 @@ from .stands import MemoryStand, Stand
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.redis)])
 def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stand]:
-    """A place for a mailbox, of every make in turn."""
+    """A place for a mailbox, of each kind in turn."""
     made: Stand
     if request.param == "memory":
         made = MemoryStand()

@@ -17,7 +17,7 @@ from cocoa_tornado.rules.feed import Page
 
 
 class Fate(enum.Enum):
-    """Of one operation of the store."""
+    """The fate of one operation of the store."""
 
     FINE = "fine"
     AWAY = "away"
@@ -32,10 +32,10 @@ class Fate(enum.Enum):
 class FakeStore:
     """The :class:`~cocoa_tornado.mailboxes.store.Store` of a test: boxes in memory, with injected faults.
 
-    :ivar fates: of the operations to come, one each; FINE where there is none
-    :ivar asking_fates: of the answers to come
-    :ivar boxes: what is stored
-    :ivar steps: what was done, ``open``, ``commit``, ``sweep``, ``answer`` and ``close``
+    :ivar fates: the fates of the next operations; FINE if empty
+    :ivar asking_fates: the fates of the next answers
+    :ivar boxes: the stored messages
+    :ivar steps: the executed operations: ``open``, ``commit``, ``sweep``, ``answer`` and ``close``
     """
 
     name, location, promise = "fake", "a fake store", "messages survive"
@@ -55,7 +55,7 @@ class FakeStore:
 
     @contextlib.asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[None]:
-        """One operation; it comes to its fate at another turn of the loop."""
+        """Run one operation; its fate takes effect in another loop turn."""
         lane = "ask" if name == "answer" else "store"
         fates = self.asking_fates if name == "answer" else self.fates
         assert lane not in self._under_way, f"{name} beside another operation"

@@ -1,4 +1,4 @@
-"""Mailboxes that are put back to what they were before: from a backup, a snapshot, or the disk of a Redis."""
+"""Mailboxes that return to an earlier state: from a backup, a snapshot, or the disk of a Redis."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .stands import Clock, ready
 
 
 class Keeper(Protocol):
-    """A place for one mailbox, which can be opened again and again.
+    """A place for one mailbox, which can be opened repeatedly.
 
-    :ivar clock: the mailbox's
+    :ivar clock: the mailbox's clock
     :ivar known: how many epochs it remembers exactly
-    :ivar can_be_copied: whether a copy may go on beside it
+    :ivar can_be_copied: whether a copy may be used concurrently
     """
 
     clock: Clock
@@ -31,22 +31,22 @@ class Keeper(Protocol):
     can_be_copied: bool
 
     async def open(self) -> Mailbox:
-        """A mailbox that is READY, with what the last one has left."""
+        """A READY mailbox on the stored data of the last one."""
 
     async def back_up(self) -> None:
         """Keep a copy of what is stored now. A mailbox may be open."""
 
     async def put_back(self) -> None:
-        """What is stored is what it was at the last backup. No mailbox is open."""
+        """Restore the last backup. No mailbox is open."""
 
     async def exchange(self) -> None:
-        """The last backup is used from now on, and what was used until now is the backup. No mailbox is open."""
+        """Swap the stored data and the last backup. No mailbox is open."""
 
     async def restart(self) -> None:
         """Begin another epoch, with nothing lost. No mailbox is open."""
 
     async def clear(self) -> None:
-        """Leave nothing behind."""
+        """Delete everything."""
 
 
 class SqliteKeeper:

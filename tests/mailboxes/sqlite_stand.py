@@ -1,4 +1,4 @@
-"""A file for a mailbox, which its tests open again and again."""
+"""A file for a mailbox, which tests open repeatedly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mailboxes of every make for the tests of the port, and clocks that the tests turn."""
+"""Mailboxes of each kind for the tests of the port, and manual clocks."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ class Clock:
 
 
 class Stand(Protocol):
-    """A place for one mailbox, which can be opened again and again.
+    """A place for one mailbox, which can be opened repeatedly.
 
-    :ivar clock: the mailbox's
-    :ivar survives: whether what is stored is there after :meth:`crash` and another :meth:`open`
+    :ivar clock: the mailbox's clock
+    :ivar survives: whether stored messages survive :meth:`crash` and another :meth:`open`
     """
 
     clock: Clock
     survives: bool
 
     async def open(self, limits: BoxLimits | None = None) -> Mailbox:
-        """A mailbox that is READY, with what the last one has left."""
+        """A READY mailbox on the stored data of the last one."""
 
     async def crash(self, mailbox: Mailbox) -> None:
-        """End it as a killed process would: what is not stored yet is gone, what is stored is not."""
+        """End it like a killed process: pending messages are lost, stored ones are not."""
 
     async def clear(self) -> None:
-        """Leave nothing behind."""
+        """Delete everything."""
 
 
 class MemoryStand:
@@ -86,7 +86,7 @@ def entries(first: int, count: int, device_id: str = "doll") -> list[Entry]:
 
 
 async def contents(mailbox: Mailbox, device_id: str = "doll", after: int = 0) -> list[bytes]:
-    """The payloads of all that comes after a number."""
+    """The payloads of all messages after a number."""
     return [message.payload for message in (await mailbox.read(device_id, after, ALL)).messages]
 
 

@@ -1,4 +1,4 @@
-"""What every mailbox promises (cocoa_tornado.mailboxes.port), held against each of them."""
+"""The promises of every mailbox (cocoa_tornado.mailboxes.port), tested with each of them."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_records_for_several_devices_keep_the_order_of_each_device(stand: 
 
 
 async def test_a_record_that_is_read_again_is_not_stored_for_a_new_recipient(stand: Stand) -> None:
-    """It was stored as a whole, so this can be no rest of it."""
+    """The record was stored as a whole, so its entries cannot be a remainder."""
     mailbox = await stand.open()
     stored = mailbox.append(for_each(0, "a")), mailbox.append(for_each(0, "a", "late"))
     assert [await future for future in stored] == [[1], [None, None]]

@@ -54,7 +54,7 @@ def made(store: FakeStore, pace: Pace = PACE) -> Driver:
 
 
 def play(scene: Scene, *fates: Fate) -> FakeStore:
-    """A driver that is READY, and what happens to it, in virtual time."""
+    """Run a READY driver in virtual time."""
 
     async def run() -> FakeStore:
         store = FakeStore(Clock())
@@ -589,7 +589,7 @@ FATES = st.lists(st.sampled_from([*Fate, *[Fate.FINE, Fate.LOST, Fate.REFUSED] *
 
 
 class DriverMachine(RuleBasedStateMachine):
-    """Calls, failures at any step, lost answers, hangs, and a close at any time."""
+    """Calls, failures at any step, lost replies, hangs, and a close at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -679,7 +679,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @rule(wait_s=WAITS)
     def go_on(self, wait_s: float) -> None:
-        """What hangs does not hang any longer."""
+        """End all hangs."""
 
         async def call() -> None:
             self.store.go_on.set()
@@ -712,7 +712,7 @@ class DriverMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_entry_has_its_number(self) -> None:
-        """Also where the answer to an attempt was lost."""
+        """Even if the reply to an attempt was lost."""
         expected = 0
         for call, fresh in zip(self.calls, self.sizes, strict=True):
             if not call.done() or call.exception() is not None:
@@ -746,7 +746,7 @@ class DriverMachine(RuleBasedStateMachine):
             self.runner.close()
 
     async def _heal(self) -> None:
-        """Once nothing fails any more, everything is stored and answered."""
+        """Without further failures, everything is stored and answered."""
         self.store.fates.clear()
         self.store.asking_fates.clear()
         self.store.refuses_marks = self.store.refuses_sweeps = False

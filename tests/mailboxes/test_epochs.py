@@ -1,4 +1,4 @@
-"""What a mailbox promises where its latest may be lost: restored from a backup, rolled back, or copied."""
+"""A mailbox that may have lost its latest messages: restored from a backup, rolled back, or copied."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_an_acknowledgement_from_before_deletes_nothing_that_came_after(ke
 
 
 async def test_a_cursor_of_a_life_that_the_backup_does_not_know_skips_nothing(keeper: Keeper) -> None:
-    """A backup is put back twice: nothing of the mailbox that was used in between is in it, its epoch included."""
+    """A backup is restored twice. It lacks everything of the mailbox used in between, including its epoch."""
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(0, 5))
         await keeper.back_up()
@@ -151,7 +151,7 @@ async def test_cursors_of_more_epochs_than_are_remembered_skip_nothing(keeper: K
 
 
 async def test_two_copies_that_go_on_do_not_take_each_others_cursors_for_their_own(tmp_path: Path) -> None:
-    """A folder is copied to another machine, and devices go from one to the other and back."""
+    """A folder is copied to another machine, and devices switch between the two."""
     first = SqliteKeeper(tmp_path / "first" / "box.db")
     first.path.parent.mkdir()
     async with opened(first) as mailbox:

@@ -1,4 +1,4 @@
-"""Any sequence of what can happen to a mailbox, against a model that is too simple to be wrong."""
+"""Any sequence of events of a mailbox, compared with a trivial model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Message:
 class Model:
     """One device's box: nothing is ever removed from the list, only counted as gone.
 
-    :ivar acked_for_sure: what a crash cannot take back; :ivar written_for_sure: likewise
+    :ivar acked_for_sure: the acknowledged position that survives a crash
+    :ivar written_for_sure: the written position that survives a crash
     """
 
     messages: list[Message] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Machine(RuleBasedStateMachine):
         return self.boxes.setdefault(device_id, Model())
 
     def base(self, device_id: str) -> int:
-        """Boxes begin above all numbers given before; the model's begin at 0."""
+        """Boxes begin above all earlier numbers; the model's begin at 0."""
         return self.runner.run(self._look(device_id)).base
 
     async def _look(self, device_id: str) -> Box:
@@ -245,7 +246,7 @@ def make_stand(request: pytest.FixtureRequest) -> Iterator[Callable[[], Stand]]:
 
 @dataclass(frozen=True)
 class Cursor:
-    """A place that a device was given, and what it has had then."""
+    """A position that a device received, and the messages it had received by then."""
 
     place: Position
     had: frozenset[bytes]
@@ -253,7 +254,7 @@ class Cursor:
 
 @dataclass
 class Life:
-    """What is stored of each device, oldest first, and what may have been deleted because the device has it."""
+    """The stored messages of each device, oldest first, and those that may be deleted because the device has them."""
 
     stored: dict[str, list[bytes]] = field(default_factory=dict)
     done: dict[str, set[bytes]] = field(default_factory=dict)
@@ -264,7 +265,7 @@ class Life:
 
 
 class RestoredMachine(RuleBasedStateMachine):
-    """A mailbox that is backed up, put back, restarted, and used in turns with a copy of it, at any time, while its
+    """A mailbox that is backed up, restored, restarted, and used in turns with a copy of it, at any time, while its
     devices keep all their cursors.
 
     In any case, a cursor never covers more than its device has received, and no acknowledgement deletes more.
@@ -305,7 +306,7 @@ class RestoredMachine(RuleBasedStateMachine):
 
     @rule(device_id=DEVICES, at=st.integers(0, 100))
     def acknowledge(self, device_id: str, at: int) -> None:
-        """With any cursor that the device was ever given."""
+        """Acknowledge with any cursor that the device has received."""
         given = self.cursors.get(device_id, [])
         if given:
             cursor = given[at % len(given)]
@@ -322,7 +323,7 @@ class RestoredMachine(RuleBasedStateMachine):
 
     @rule(device_id=DEVICES)
     def connect(self, device_id: str) -> None:
-        """With each cursor in turn: nothing that came after it, and has not been acknowledged, is skipped."""
+        """With each cursor, no later message that is not acknowledged is skipped."""
         done = self.life.done.get(device_id, set())
         for cursor in self.cursors.get(device_id, []):
             messages = self.runner.run(self._after(device_id, cursor.place))
@@ -353,7 +354,7 @@ class RestoredMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.keeper.can_be_copied)
     @rule()
     def use_the_copy(self) -> None:
-        """Which goes on by itself, as this one does when it is its turn again."""
+        """Switch to the copy, which continues independently."""
         self.runner.run(self.mailbox.close(5.0))
         self.runner.run(self.keeper.exchange())
         self.life, self.backup = self.backup, self.life
@@ -367,7 +368,7 @@ class RestoredMachine(RuleBasedStateMachine):
         self.mailbox = self.runner.run(self.keeper.open())
 
     def _store_marks(self) -> None:
-        """They go along with the next message."""
+        """Marks are stored with the next message."""
         self.append(["a"])
 
 

@@ -1,4 +1,4 @@
-"""What the mailbox in Redis promises beyond the port: faults of Redis, and gateways that share one."""
+"""The Redis mailbox beyond the port: faults of Redis, and gateways that share one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shared(redis_server: RedisServer) -> Iterator[RedisServer]:
 
 @asynccontextmanager
 async def opened(url: str, limits: BoxLimits | None = None, clock: Clock | None = None) -> AsyncIterator[RedisMailbox]:
-    """A mailbox that is READY."""
+    """A READY mailbox."""
     async with started(url, limits, clock) as mailbox:
         await ready(mailbox)
         yield mailbox
@@ -56,7 +56,7 @@ async def started(url: str, limits: BoxLimits | None = None, clock: Clock | None
 
 
 async def down(mailbox: Mailbox) -> str:
-    """Wait until it is not READY; returns what it says."""
+    """Wait until it is not READY; returns its detail."""
     await until(lambda: mailbox.status().state is MailboxState.OPENING)
     return mailbox.status().detail
 
@@ -68,7 +68,7 @@ def lines(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecord
 class Proxy:
     """Between a mailbox and its Redis. Closes a connection after Redis has executed a command, before the reply.
 
-    :ivar losing: how many replies are lost from now on, of requests that hold ``only``
+    :ivar losing: how many replies to lose from now on, of requests that contain ``only``
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -197,7 +197,7 @@ async def test_it_may_start_before_redis(own_redis: RedisServer, caplog: pytest.
 
 
 async def test_a_look_after_close_fails_for_good() -> None:
-    """Who retries a look that failed can stop at MailboxClosed, also if Redis never answered."""
+    """A caller that retries a failed look can stop at MailboxClosed, even if Redis never answered."""
     mailbox = RedisMailbox("redis://127.0.0.1:1/0", BoxLimits())
     with pytest.raises(MailboxError):
         await mailbox.look("doll")
@@ -482,7 +482,7 @@ async def test_two_gateways_share_a_partition(shared: RedisServer) -> None:
 
 
 async def test_what_redis_has_lost_is_stored_again(shared: RedisServer) -> None:
-    """After a power cut Redis may lack the last second, and the gateway must not go by what it remembers."""
+    """After a power cut Redis may lack the last second, so the gateway must not rely on its memory."""
     async with opened(shared.url) as mailbox:
         await mailbox.append(entries(0, 2))
         await mailbox.append(entries(2, 2))
@@ -523,7 +523,7 @@ async def test_an_empty_box_costs_no_stream(shared: RedisServer) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_it_does_what_the_embedded_mailbox_does(shared: RedisServer, seed: int) -> None:
-    """Any sequence of calls, with the same results as in memory."""
+    """Any sequence of calls has the same results as in memory."""
     dice = random.Random(seed)
     clock = Clock()
     limits = BoxLimits(max_messages=dice.choice([3, 10, 1000]), max_bytes=dice.choice([60, 500, 100_000]), ttl_s=50)
@@ -543,7 +543,7 @@ async def test_it_does_what_the_embedded_mailbox_does(shared: RedisServer, seed:
 
 
 async def _same(model: MemoryMailbox, mailbox: RedisMailbox, clock: Clock, dice: random.Random) -> None:
-    """One call, made to both."""
+    """Make a call to both, and compare the results."""
     device = dice.choice("abc")
     match dice.randrange(6):
         case 0 | 1:
@@ -580,7 +580,7 @@ async def _whole(mailbox: Mailbox, device: str) -> Page:
 
 
 def _removed(mailbox: Mailbox) -> int:
-    """How many have left it. Which way, depends on whether a sweep or a mark comes first."""
+    """How many messages have left it. The reason depends on whether a sweep or a mark comes first."""
     return mailbox.counters.acknowledged + sum(mailbox.counters.lost.values())
 
 

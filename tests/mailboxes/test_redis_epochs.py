@@ -1,4 +1,4 @@
-"""A Redis that comes back without the end of what it had: killed after a SAVE, or a failover to a replica that lags."""
+"""A Redis that returns without its latest writes: killed after a SAVE, or failed over to a lagging replica."""
 
 from __future__ import annotations
 

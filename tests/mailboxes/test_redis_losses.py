@@ -1,4 +1,4 @@
-"""A Redis that comes back empty, evicts keys, or has keys of other programs where the mailbox's belong."""
+"""A Redis that returns empty, evicts keys, or has other programs' keys in place of the mailbox's."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecor
 
 
 async def heard(mailbox: Mailbox, device_id: str, after: Position | None) -> Delivery:
-    """What a device that connects is sent first."""
+    """The first messages that a connecting device receives."""
     box = await mailbox.look(device_id)
     number = None
     if after is not None:
@@ -363,7 +363,7 @@ async def test_no_device_loses_a_message_without_a_gap_when_any_keys_are_evicted
 
 @MAY_LOSE
 async def test_what_redis_evicts_is_missed_and_not_lost_in_silence(own_redis: RedisServer) -> None:
-    """With a maxmemory-policy that a mailbox must not have, as the log says."""
+    """With a maxmemory-policy that the log warns about."""
     own_redis.start(maxmemory_policy="volatile-ttl")
     async with opened(own_redis.url) as mailbox:
         await mailbox.append([entry(n, f"d{n}", b"x" * 2000) for n in range(200)])

@@ -52,7 +52,7 @@ def place(tmp_path: Path) -> Iterator[SqliteStand]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte. Only root can make one, and not everywhere."""
+    """A file system of one megabyte. Requires root, and does not work everywhere."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -64,7 +64,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def freezer(tmp_path: Path) -> Iterator[Freezer]:
-    """A file system that can be frozen. Only root can make one, and not everywhere."""
+    """A file system that can be frozen. Requires root, and does not work everywhere."""
     folder, image = tmp_path / "disk", tmp_path / "image"
     folder.mkdir()
     with open(image, "wb") as file:
@@ -82,7 +82,7 @@ def freezer(tmp_path: Path) -> Iterator[Freezer]:
 
 
 class Freezer:
-    """Keeps everybody from writing to a folder's file system: they wait."""
+    """Blocks all writes to a folder's file system."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -113,7 +113,7 @@ def ask(path: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def leftovers(path: Path) -> list[str]:
-    """What lies beside the file, the lock apart."""
+    """The files beside the database, except the lock."""
     return sorted(found.name for found in path.parent.iterdir() if found.name not in (path.name, f"{path.name}.lock"))
 
 
@@ -133,7 +133,7 @@ async def refused(path: Path) -> str:
 
 
 async def used(path: Path) -> None:
-    """Make a mailbox with something in it, closed again."""
+    """Create a mailbox with messages, and close it."""
     mailbox = SqliteMailbox(path, BoxLimits())
     await mailbox.start()
     await mailbox.append(entries(0, 500))
@@ -589,7 +589,7 @@ async def test_a_hanging_operation_makes_the_mailbox_unavailable_until_it_comple
 async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The start has not waited for it."""
+    """The start did not wait for it."""
     path = tmp_path / "box.db"
     path.write_bytes(b"hello, world\n" * 50)
     goes_on, real = threading.Event(), sqlite_schema.take_lock
@@ -781,7 +781,7 @@ async def test_a_log_that_is_removed_takes_nothing_with_it(place: SqliteStand) -
 
 @away
 async def test_a_mark_that_waits_counts(place: SqliteStand) -> None:
-    """Also while it is in a transaction that has not come to its end, and when that one fails."""
+    """Also while its transaction is in progress, and after that fails."""
     mailbox = await place.open_file()
     await mailbox.append(entries(0, 5))
     with locked(place.path):
@@ -846,7 +846,7 @@ async def test_a_transaction_has_a_bound(place: SqliteStand, monkeypatch: pytest
 async def test_a_commit_that_failed_and_is_there_all_the_same_is_answered_when_it_is_on_the_disk(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log has the transaction, and fsync has failed: SQLite finds it stored when it opens the file again."""
+    """The log has the transaction although fsync failed, so SQLite finds it stored after reopening the file."""
     mailbox = await place.open_file()
     real, steps = Rows.store, list[str]()
 
