@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from confluent_kafka import Producer
+from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
@@ -68,20 +69,32 @@ class Site:
         return {"KAFKA_BOOTSTRAP": self.bootstrap, "TOPIC": topic}
 
 
+async def texts(device: ClientConnection, count: int) -> set[str]:
+    return {json.loads(await asyncio.wait_for(device.recv(), 30))["text"] for _ in range(count)}
+
+
 @pytest.mark.parametrize("producer", in_ci_or_nightly(PRODUCERS), ids=str)
-async def test_a_device_gets_what_a_backend_produces_in_order(producer: Program, kafka: KafkaServer) -> None:
+async def test_devices_get_what_a_backend_produces_for_them_in_order(producer: Program, kafka: KafkaServer) -> None:
     site = Site(kafka)
     command = producer.command()
     async with site.serving() as gateway:
-        device = await gateway.connect("doll-1")
+        device, other = [
+            await gateway.connect_with(gateway.token(name, groups=["kitchen"])) for name in ("doll-1", "doll-2")
+        ]
         program = await start([*command, "doll-1", *TEXTS], site.environment(site.results))
         await program.succeeds()
         heard = [json.loads(await asyncio.wait_for(device.recv(), 30)) for _ in TEXTS]
         assert [message["text"] for message in heard] == TEXTS
         assert program.all_of("sent") == [f"{PARTITION_OF_DOLL_1} {offset}" for offset in range(len(TEXTS))]
-    records = await asyncio.to_thread(read_all, kafka.bootstrap, site.results, len(TEXTS))
-    assert {record.key for record in records} == {b"doll-1"}
-    assert all(("cocoa.ttl", b"3600") in record.headers for record in records)
+        records = await asyncio.to_thread(read_all, kafka.bootstrap, site.results, len(TEXTS))
+        assert {record.key for record in records} == {b"doll-1"}
+        assert all(("cocoa.ttl", b"3600") in record.headers for record in records)
+        program = await start([*command, "--each-kind", "99", "kitchen", "doll-1"], site.environment(site.results))
+        await program.succeeds()
+        # They are in several partitions, so their order is not known.
+        common = {"to a user", "to a group", "to a group, by header"}
+        assert await texts(device, 5) == common | {"worth sending for a minute", "urgent"}
+        assert await texts(other, 4) == common | {"to the rest of a group"}
 
 
 def test_librdkafka_agrees_on_the_partition_with_murmur2_random(kafka: KafkaServer) -> None:

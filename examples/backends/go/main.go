@@ -1,6 +1,7 @@
-// Sends texts to a device, as a backend does.
+// Sends texts to a device, as a backend does; or one record of each kind of recipient and option.
 //
 //	go run . DEVICE TEXT...
+//	go run . --each-kind USER GROUP DEVICE    (USER is JSON: 99 and "99" are different users)
 package main
 
 import (
@@ -16,18 +17,29 @@ import (
 )
 
 type result struct {
-	SessionID string    `json:"session_id"`
-	DeviceID  string    `json:"device_id"` // the recipient
-	Text      string    `json:"text"`
-	Timestamp time.Time `json:"timestamp"`
-	Success   bool      `json:"success"`
+	SessionID string         `json:"session_id"`
+	DeviceID  string         `json:"device_id,omitempty"` // the recipient, without "to"
+	To        map[string]any `json:"to,omitempty"`
+	Except    map[string]any `json:"except,omitempty"`
+	TTL       *int           `json:"ttl,omitempty"` // a pointer, because 0 has a meaning
+	Text      string         `json:"text"`
+	Timestamp time.Time      `json:"timestamp"`
+	Success   bool           `json:"success"`
 }
 
 func main() {
 	if len(os.Args) < 3 {
-		log.Fatal("usage: produce DEVICE TEXT...")
+		log.Fatal("usage: produce DEVICE TEXT... | --each-kind USER GROUP DEVICE")
 	}
-	device, texts := os.Args[1], os.Args[2:]
+	var records []*kgo.Record
+	if os.Args[1] == "--each-kind" {
+		if len(os.Args) < 5 {
+			log.Fatal("usage: produce --each-kind USER GROUP DEVICE")
+		}
+		records = ofEachKind(json.RawMessage(os.Args[2]), os.Args[3], os.Args[4])
+	} else {
+		records = toDevice(os.Args[1], os.Args[2:])
+	}
 	// Use one client for the life of the process: it batches, and its idempotence, which is on by default (a retry
 	// neither repeats a record nor overtakes the one before it), lasts only as long as it does.
 	client, err := kgo.NewClient(
@@ -44,19 +56,6 @@ func main() {
 		log.Fatal(err)
 	}
 	defer client.Close()
-	var records []*kgo.Record
-	for _, text := range texts {
-		value, err := json.Marshal(result{"example", device, text, time.Now().UTC(), true})
-		if err != nil {
-			log.Fatal(err)
-		}
-		records = append(records, &kgo.Record{
-			Key:   []byte(device), // keeps a device's records in one partition, and therefore in order
-			Value: value,
-			// Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
-			Headers: []kgo.RecordHeader{{Key: "cocoa.ttl", Value: []byte("3600")}},
-		})
-	}
 	// ProduceSync waits for the acknowledgements. A server would use Produce with a callback.
 	for _, sent := range client.ProduceSync(context.Background(), records...) {
 		if sent.Err != nil {
@@ -64,6 +63,43 @@ func main() {
 		}
 		fmt.Printf("sent: %d %d\n", sent.Record.Partition, sent.Record.Offset)
 	}
+}
+
+func toDevice(device string, texts []string) (records []*kgo.Record) {
+	for _, text := range texts {
+		// Headers named cocoa.* are options of the delivery, in JSON. A gateway ignores those that it does not know.
+		ttl := kgo.RecordHeader{Key: "cocoa.ttl", Value: []byte("3600")}
+		// The key keeps a device's records in one partition, and therefore in order.
+		records = append(records, record(device, result{DeviceID: device, Text: text}, ttl))
+	}
+	return records
+}
+
+func ofEachKind(user json.RawMessage, group, device string) []*kgo.Record {
+	minute := 60
+	toGroup, butDevice := map[string]any{"group": group}, map[string]any{"devices": []string{device}}
+	header, err := json.Marshal(toGroup)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return []*kgo.Record{
+		record(string(user), result{To: map[string]any{"user": user}, Text: "to a user"}),
+		record(group, result{To: toGroup, Text: "to a group"}),
+		record(group, result{To: toGroup, Except: butDevice, Text: "to the rest of a group"}),
+		record(device, result{DeviceID: device, TTL: &minute, Text: "worth sending for a minute"}),
+		record(device, result{DeviceID: device, Text: "urgent"}, kgo.RecordHeader{Key: "cocoa.priority", Value: []byte("high")}),
+		// The same fields can be headers, for records whose value cannot be changed.
+		record(group, result{Text: "to a group, by header"}, kgo.RecordHeader{Key: "cocoa.to", Value: header}),
+	}
+}
+
+func record(key string, fields result, headers ...kgo.RecordHeader) *kgo.Record {
+	fields.SessionID, fields.Timestamp, fields.Success = "example", time.Now().UTC(), true
+	value, err := json.Marshal(fields)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return &kgo.Record{Key: []byte(key), Value: value, Headers: headers}
 }
 
 func env(name, otherwise string) string {
