@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import MailboxError
-from .store import Answer, Pace, Question, Store, StoreFault
+from .store import Answer, Question, Store, StoreFault, Timing
 
 
 class _Asked(NamedTuple):
@@ -23,13 +23,13 @@ class Asker:
 
     :param on_end: called after each batch, before its futures are resolved: with the batch's error, else with an answer
         that requires reopening the store, else with None
-    :param on_hang: called when a batch takes longer than ``Pace.patience_s``
+    :param on_hang: called when a batch takes longer than ``Timing.patience_s``
     """
 
     def __init__(
-        self, store: Store, pace: Pace, on_end: Callable[[BaseException | None], None], on_hang: Callable[[], None]
+        self, store: Store, timing: Timing, on_end: Callable[[BaseException | None], None], on_hang: Callable[[], None]
     ) -> None:
-        self._store, self._pace, self._on_end, self._on_hang = store, pace, on_end, on_hang
+        self._store, self._timing, self._on_end, self._on_hang = store, timing, on_end, on_hang
         self._waiting: deque[_Asked] = deque()
         self._asked: Sequence[_Asked] = ()
         self._answers: asyncio.Future[list[Answer]] | None = None
@@ -38,7 +38,7 @@ class Asker:
     def ask(self, question: Question) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(_Asked(question, answer, loop.time() + self._pace.patience_s))
+        self._waiting.append(_Asked(question, answer, loop.time() + self._timing.patience_s))
         if self._answers is None:
             self._ask_next()
         return answer
@@ -56,13 +56,13 @@ class Asker:
         loop = asyncio.get_running_loop()
         self._fail_late(loop.time())
         asked: list[_Asked] = []
-        while self._waiting and len(asked) < self._pace.questions:
+        while self._waiting and len(asked) < self._timing.questions:
             one = self._waiting.popleft()
             if not one.answer.done():
                 asked.append(one)
         if asked:
             self._asked = asked
-            self._patience = loop.call_later(self._pace.patience_s, self._on_impatience)
+            self._patience = loop.call_later(self._timing.patience_s, self._on_impatience)
             self._answers = self._store.answer([one.question for one in asked])
             self._answers.add_done_callback(partial(self._on_answers, asked))
 
@@ -95,7 +95,7 @@ class Asker:
         for one in self._asked:
             fail(one.answer, self._late())
         self._fail_late(loop.time())
-        next_s = self._waiting[0].due_s if self._waiting else loop.time() + self._pace.patience_s
+        next_s = self._waiting[0].due_s if self._waiting else loop.time() + self._timing.patience_s
         self._patience = loop.call_at(next_s, self._on_impatience)
 
     def _fail(self, error: MailboxError) -> None:
@@ -109,7 +109,7 @@ class Asker:
             fail(self._waiting.popleft().answer, self._late())
 
     def _late(self) -> MailboxError:
-        return MailboxError(f"{self._store.name}: no answer within {self._pace.patience_s:g} s")
+        return MailboxError(f"{self._store.name}: no answer within {self._timing.patience_s:g} s")
 
 
 def fail(future: asyncio.Future[Any], error: MailboxError) -> None:

@@ -23,7 +23,7 @@ from .backlog import Backlog, Call, Group, GroupLimits
 from .chore import Chore
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
-from .store import Ledger, Look, Pace, Question, Read, Store, StoreFault
+from .store import Ledger, Look, Question, Read, Store, StoreFault, Timing
 
 CLOSING_RETRY_S: Final = 0.1
 """The longest delay between attempts while the mailbox closes."""
@@ -37,21 +37,21 @@ log = logging.getLogger("cocoa.mailbox")
 class Driver:
     """A :class:`~cocoa_tornado.mailboxes.port.Mailbox` on top of a store. IOLoop thread only."""
 
-    def __init__(self, store: Store, ledger: Ledger, pace: Pace, limits: GroupLimits) -> None:
-        self._store, self._ledger, self._pace = store, ledger, pace
+    def __init__(self, store: Store, ledger: Ledger, timing: Timing, limits: GroupLimits) -> None:
+        self._store, self._ledger, self._timing = store, ledger, timing
         self._readiness = Readiness()
         self._is_away = True
         # Storing.
         self._backlog = Backlog(limits)
-        self._marking, self._sweeping = Chore("marks", pace.retry_s), Chore("sweeps", pace.retry_s)
+        self._marking, self._sweeping = Chore("marks", timing.retry_s), Chore("sweeps", timing.retry_s)
         self._sweeps: list[asyncio.Future[int]] = []
         self._sweep_owed = self._is_fault_logged = False
         self._in_doubt = True
-        self._backoff = Backoff(base_s=pace.retry_s[0], cap_s=pace.retry_s[1])
+        self._backoff = Backoff(base_s=timing.retry_s[0], cap_s=timing.retry_s[1])
         self._runner: asyncio.Task[None] | None = None
         self._wake, self._closes = asyncio.Event(), asyncio.Event()
         self._marks_timer: asyncio.TimerHandle | None = None
-        self._asker = Asker(store, pace, self._on_asked, partial(self._hangs, Part.READING))
+        self._asker = Asker(store, timing, self._on_asked, partial(self._hangs, Part.READING))
         # The beginning and the end.
         self._first: asyncio.Future[None] | None = None  # the first attempt to open it
         self._closed: asyncio.Task[None] | None = None
@@ -74,7 +74,7 @@ class Driver:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._first, self._runner = loop.create_future(), loop.create_task(self._run())
-        if not self._pace.start_waits:
+        if not self._timing.start_waits:
             self._first.set_result(None)
         try:
             await self._first
@@ -142,7 +142,7 @@ class Driver:
         if self._closed is not None:
             self._backlog.marks_due = True
         elif self._marks_timer is None:
-            after_s = self._pace.marks_after_s
+            after_s = self._timing.marks_after_s
             self._marks_timer = asyncio.get_running_loop().call_later(after_s, self._on_marks_due)
 
     def _on_marks_due(self) -> None:
@@ -261,14 +261,14 @@ class Driver:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Report the body as hanging if it takes too long, but wait for it: parallel attempts would lose the order."""
-        timer = asyncio.get_running_loop().call_later(self._pace.patience_s, self._hangs, Part.STORING)
+        timer = asyncio.get_running_loop().call_later(self._timing.patience_s, self._hangs, Part.STORING)
         try:
             yield
         finally:
             timer.cancel()
 
     def _hangs(self, part: Part) -> None:
-        self._down(part, self._pace.hang.format(done=part.value, patience_s=self._pace.patience_s))
+        self._down(part, self._timing.hang.format(done=part.value, patience_s=self._timing.patience_s))
 
     def _fault_of(self, error: BaseException) -> StoreFault:
         if isinstance(error, StoreFault):

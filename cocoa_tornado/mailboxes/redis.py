@@ -25,9 +25,9 @@ from .redis_connection import NOT_ANSWERING, RedisConnection, RedisFault
 from .redis_group import UNDELIVERABLE, Judged, Source, device_key, seen_key, source_of
 from .redis_replies import box_of, foreign_keys, key_name, mark_arguments, page_of, promise_of, refusal_of
 from .redis_scripts import MARK, OPEN, READ, SCHEMA, SWEEP, Command
-from .store import Answer, Ledger, Look, Pace, Question
+from .store import Answer, Ledger, Look, Question, Timing
 
-PACE: Final = Pace(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, questions=50)
+TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, questions=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
@@ -46,7 +46,7 @@ class RedisMailbox(Driver):
 
     def __init__(self, url: str, limits: BoxLimits, clock: Callable[[], float] = time.time) -> None:
         ledger = Ledger()
-        super().__init__(RedisStore(url, limits, clock, ledger), ledger, PACE, LIMITS)
+        super().__init__(RedisStore(url, limits, clock, ledger), ledger, TIMING, LIMITS)
 
 
 class RedisStore:

@@ -26,10 +26,10 @@ from .sqlite_file import SqliteFile
 from .sqlite_reader import Reader
 from .sqlite_rows import Change
 from .sqlite_schema import MIGRATIONS, Migration
-from .sqlite_thread import Worker
-from .store import Answer, Ledger, Pace, Question, StoreFault
+from .sqlite_thread import JobThread
+from .store import Answer, Ledger, Question, StoreFault, Timing
 
-PACE: Final = Pace(
+TIMING: Final = Timing(
     retry_s=(0.1, 2.0),
     patience_s=5.0,
     hang="the disk hangs: nothing was {done} for {patience_s:g} s",
@@ -55,12 +55,12 @@ class SqliteMailbox(Driver):
         limits: BoxLimits,
         clock: Callable[[], float] = time.time,
         migrations: Sequence[Migration] = MIGRATIONS,
-        pace: Pace = PACE,
+        timing: Timing = TIMING,
     ) -> None:
         ledger = Ledger()
         # All gateways that use the file, under its own name or a symbolic link's, must contend for one lock file.
         self._files = SqliteStore(Path(os.path.realpath(path)), limits, clock, ledger, migrations)
-        super().__init__(self._files, ledger, pace, LIMITS)
+        super().__init__(self._files, ledger, timing, LIMITS)
 
     def abandon(self) -> None:
         """End as if the process were killed: store nothing that is queued. Blocks until the threads have ended."""
@@ -86,8 +86,8 @@ class SqliteStore:
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._file = SqliteFile(path, limits, clock, migrations)
         self._reader = Reader(path, lambda: self._file.identity)
-        self._writing = Worker("cocoa-sqlite-writer", self._file.close)
-        self._reading = Worker("cocoa-sqlite-reader", self._reader.close)
+        self._writing = JobThread("cocoa-sqlite-writer", self._file.close)
+        self._reading = JobThread("cocoa-sqlite-reader", self._reader.close)
 
     async def open(self) -> bool:
         try:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Worker:
+class JobThread:
     """Call its methods on the IOLoop thread. It is a daemon thread, so a disk that hangs does not block the exit.
 
     :param last: runs on the thread when it ends, for whatever reason

@@ -73,7 +73,7 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Timing:
     """The driver's timeouts and batch sizes for a store.
 
     :ivar retry_s: the upper bounds of the first and of the last retry delay

@@ -24,7 +24,7 @@ from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import Group, GroupLimits
 from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.port import MailboxState
-from cocoa_tornado.mailboxes.store import Ledger, Pace
+from cocoa_tornado.mailboxes.store import Ledger, Timing
 from cocoa_tornado.rules.box import Position
 from testing.virtual_time import VirtualTimeLoop
 
@@ -32,7 +32,7 @@ from ..profiles import examples
 from .fake_store import FakeStore, Fate
 from .stands import ALL, Clock, entries, entry, payloads
 
-PACE = Pace(
+TIMING = Timing(
     retry_s=(0.1, 2.0),
     patience_s=5.0,
     hang="the store hangs: nothing was {done} for {patience_s:g} s",
@@ -49,8 +49,8 @@ T = TypeVar("T")
 Scene = Callable[[Driver, FakeStore], Awaitable[None]]
 
 
-def made(store: FakeStore, pace: Pace = PACE) -> Driver:
-    return Driver(store, Ledger(store.boxes.counters), pace, LIMITS)
+def made(store: FakeStore, timing: Timing = TIMING) -> Driver:
+    return Driver(store, Ledger(store.boxes.counters), timing, LIMITS)
 
 
 def play(scene: Scene, *fates: Fate) -> FakeStore:

@@ -25,7 +25,7 @@ from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes import sqlite_schema
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
-from cocoa_tornado.mailboxes.sqlite import PACE, SqliteMailbox
+from cocoa_tornado.mailboxes.sqlite import TIMING, SqliteMailbox
 from cocoa_tornado.mailboxes.sqlite_reader import Reader
 from cocoa_tornado.mailboxes.sqlite_rows import Change, Rows
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
@@ -553,7 +553,7 @@ async def test_a_start_does_not_hang_on_a_disk_that_hangs(freezer: Freezer) -> N
 async def test_a_hanging_operation_makes_the_mailbox_unavailable_until_it_completes(
     place: SqliteStand, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock, pace=replace(PACE, patience_s=0.3))
+    mailbox = SqliteMailbox(place.path, BoxLimits(), place.clock, timing=replace(TIMING, patience_s=0.3))
     await mailbox.start()
     goes_on, store, answers = threading.Event(), Rows.store, Reader.answers
 
@@ -599,7 +599,7 @@ async def test_a_file_that_is_not_ours_and_is_found_late_is_not_written_to(
         return real(path)
 
     monkeypatch.setattr(sqlite_schema, "take_lock", hangs)
-    mailbox = SqliteMailbox(path, BoxLimits(), pace=replace(PACE, patience_s=0.1))
+    mailbox = SqliteMailbox(path, BoxLimits(), timing=replace(TIMING, patience_s=0.1))
     await mailbox.start()
     goes_on.set()
     await until(lambda: "is not an SQLite database" in mailbox.status().detail)

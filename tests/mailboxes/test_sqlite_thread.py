@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from cocoa_tornado.mailboxes.sqlite_thread import Worker
+from cocoa_tornado.mailboxes.sqlite_thread import JobThread
 
 pytestmark = pytest.mark.gen_test
 
@@ -18,18 +18,18 @@ def raising(error: BaseException) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("bad"), StopIteration(), KeyboardInterrupt(), SystemExit(1)])
 async def test_any_exception_ends_its_job_and_no_other(error: BaseException) -> None:
-    worker = Worker("worker", lambda: None)
-    worker.start()
-    failed, done = worker.submit(lambda: raising(error)), worker.submit(lambda: "done")
+    thread = JobThread("jobs", lambda: None)
+    thread.start()
+    failed, done = thread.submit(lambda: raising(error)), thread.submit(lambda: "done")
     assert await done == "done"
     problem = failed.exception()
     # A future takes no StopIteration, which would end a coroutine.
     assert problem is error or (isinstance(problem, RuntimeError) and problem.__cause__ is error)
-    await worker.stop(5.0)
+    await thread.stop(5.0)
 
 
 async def test_a_thread_that_could_not_be_started_is_started_by_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker("worker", lambda: None)
+    thread = JobThread("jobs", lambda: None)
 
     def fails(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -37,20 +37,20 @@ async def test_a_thread_that_could_not_be_started_is_started_by_the_next_try(mon
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", fails)
         with pytest.raises(RuntimeError):
-            worker.start()
-    worker.start()
-    assert await asyncio.wait_for(worker.submit(lambda: "done"), 10) == "done"
-    await worker.stop(5.0)
+            thread.start()
+    thread.start()
+    assert await asyncio.wait_for(thread.submit(lambda: "done"), 10) == "done"
+    await thread.stop(5.0)
 
 
-async def test_a_worker_without_a_thread_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker("worker", lambda: None)
+async def test_a_thread_that_never_started_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    thread = JobThread("jobs", lambda: None)
 
     def fails(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", fails)
     with pytest.raises(RuntimeError):
-        worker.start()
-    await asyncio.wait_for(worker.stop(3600.0), 10)
-    worker.abandon()
+        thread.start()
+    await asyncio.wait_for(thread.stop(3600.0), 10)
+    thread.abandon()
