@@ -67,6 +67,10 @@ class PingWheel(Generic[T]):
     def __repr__(self) -> str:
         return f"<PingWheel tick {self.tick_s:g} s, {sum(map(len, self._buckets.values()))} entries>"
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._buckets
+
     def add(self, item: T, number: int) -> None:
         """Watch a connection. Its first ping is due after half an interval to a whole one, spread by ``number``."""
         spread = (number * GOLDEN) % 1.0

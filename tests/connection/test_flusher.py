@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from unittest.mock import Mock
 
 import pytest
@@ -49,6 +50,22 @@ class Connection:
 
     def who(self) -> dict[str, object]:
         return {"device_id": self.fails_to}
+
+
+def test_the_timer_runs_half_as_often_while_there_is_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Mock()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
+    wheel, calendar = PingWheel[Flushed](30.0, 30.0, 0.0), ExpiryCalendar[Flushed]()
+    intake = IntakeGate(1000, lambda: 0.0, lambda: 0)
+    flusher = Flusher(loop, lambda: 0.0)
+    housekeeping = Housekeeping(wheel, calendar, flusher, Counters(), lambda: 0.0, lambda: 0.0, intake)
+    connection = Connection()
+    housekeeping.start()
+    wheel.add(connection, 1)
+    housekeeping.start()
+    wheel.remove(connection)
+    housekeeping.start()
+    assert [call.args[0] for call in loop.call_later.call_args_list] == [1.0, 0.5, 1.0]
 
 
 @pytest.mark.logs("cocoa.web", "^connection failed$")
