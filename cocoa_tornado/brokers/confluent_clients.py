@@ -20,6 +20,9 @@ from .kafka_oauth import ClientCredentials
 from .kafka_options import KafkaOptions
 
 REQUEST_TIMEOUT_MS = 10_000  # of one request; a broker that does not answer for this long counts as dead
+# While all brokers are away, librdkafka begins again with this pause at each bootstrap: with its default of 100 ms a
+# client connects some 20 times a second.
+RECONNECT_MS = 250
 RECONNECT_MAX_MS = 1_000  # librdkafka's own cap of 10 s would delay the return to a restarted broker
 CALL_S = 3.0  # one request of the admin client or the producer
 FETCH_WAIT_MS = 250
@@ -206,6 +209,7 @@ class ConfluentClients:
             "bootstrap.servers": ",".join(options.bootstrap),
             "client.id": options.client_id,
             "security.protocol": options.security_protocol,
+            "reconnect.backoff.ms": RECONNECT_MS,
             "reconnect.backoff.max.ms": RECONNECT_MAX_MS,
             "socket.timeout.ms": REQUEST_TIMEOUT_MS,
             "socket.connection.setup.timeout.ms": REQUEST_TIMEOUT_MS,
