@@ -85,7 +85,7 @@ def violations(outcome: Outcome) -> list[str]:
         "messages out of order": findings.out_of_order,
         "messages twice": findings.copies,
         "messages at a wrong device": findings.wrong_device,
-        "gaps told": findings.gaps_told,
+        "gap notices": findings.gap_notices,
         "cursors not known": findings.refusals.get("400", 0),
         "errors in the gateway's log": len(outcome.complaints),
         "messages that Kafka did not take": outcome.failed,

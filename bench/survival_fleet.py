@@ -34,7 +34,7 @@ class Findings:
     copies: int = 0
     out_of_order: int = 0
     lost: int = 0
-    gaps_told: int = 0
+    gap_notices: int = 0
     wrong_device: int = 0
     refusals: dict[str, int] = field(default_factory=dict)
 
@@ -55,7 +55,7 @@ class Memory:
         """Record a message."""
         message = json.loads(text)
         if message["type"] == "gap":
-            findings.gaps_told += 1
+            findings.gap_notices += 1
             return
         number = message["seq"]
         findings.received += 1

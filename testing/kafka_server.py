@@ -335,7 +335,9 @@ def _tansu_binary() -> Path:
 def main(port: int) -> None:
     """Serve on ``port`` of 127.0.0.1 until SIGINT or SIGTERM. All data is then deleted."""
     if _is_open(f"127.0.0.1:{port}"):
-        sys.exit(f"port {port} is in use, perhaps by another Kafka; choose another one with: make kafka KAFKA_PORT=9093")
+        sys.exit(
+            f"port {port} is in use, perhaps by another Kafka; choose another one with: make kafka KAFKA_PORT=9093"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         kind = KafkaServer if which_broker() == "apache" else TansuServer

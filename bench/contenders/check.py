@@ -209,7 +209,7 @@ def main(names: tuple[str, ...]) -> None:
             try:
                 verdict = f"ok: {check(contender, kafka.bootstrap, folder)}"
             except Unavailable as reason:
-                verdict = f"left out: {reason}"
+                verdict = f"skipped: {reason}"
                 failures += bool(names)
             except (AssertionError, OSError, subprocess.TimeoutExpired, TimeoutError) as error:
                 verdict = f"FAILED: {error or type(error).__name__}"

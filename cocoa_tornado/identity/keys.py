@@ -376,7 +376,7 @@ def _split(token: str) -> _Signed:
 
 def _decode_part(part: bytes) -> bytes:
     raw = binascii.a2b_base64(part.translate(_FROM_URL) + b"=" * (-len(part) % 4))
-    # The decoder passes over foreign characters and the last character's spare bits. Only one spelling is right.
+    # The decoder ignores foreign characters and the unused bits of the last character. Accept one encoding only.
     if not raw or _encode_part(raw) != part:
         raise binascii.Error("not base64url")
     return raw

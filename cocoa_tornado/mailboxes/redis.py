@@ -32,7 +32,7 @@ LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_ma
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
 FOREIGN_NAMED = 1_000
-EPOCHS_SINCE_S = 1_767_225_600  # 2026: an epoch's number is at least the second in which it begins, from here
+EPOCHS_SINCE_S = 1_767_225_600  # 2026: an epoch's number is at least the seconds since then
 
 log = logging.getLogger("cocoa.mailbox")
 

@@ -58,7 +58,7 @@ def test_a_run_in_which_all_went_well_has_no_violations() -> None:
         ({"copies": 2}, "messages twice: 2"),
         ({"out_of_order": 1}, "messages out of order: 1"),
         ({"wrong_device": 1}, "messages at a wrong device: 1"),
-        ({"gaps_told": 1}, "gaps told: 1"),
+        ({"gap_notices": 1}, "gap notices: 1"),
         ({"refusals": {"400": 1}}, "cursors not known: 1"),
         ({"received": 2}, "2 of 3 messages came"),
     ],
