@@ -21,7 +21,7 @@ from cocoa_tornado.probe.device import Link, connect
 from cocoa_tornado.probe.judge import judge_audio, session_of
 from cocoa_tornado.probe.judge_speech import Received
 from cocoa_tornado.probe.recording import Recording, parse_wav
-from cocoa_tornado.probe.speaking import Inbox, collecting, post_speech
+from cocoa_tornado.probe.speaking import Collector, collecting, post_speech
 from cocoa_tornado.probe.target import Target
 from cocoa_tornado.probe.wire import NotHttpError, Upgrade, json_value
 
@@ -105,15 +105,15 @@ async def play(target: Target, key: Key) -> list[Part]:
     began_at = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
         links = [await stack.enter_async_context(_connected(target, key, line)) for line in LINES]
-        inboxes = [await stack.enter_async_context(collecting(link)) for _, link in links]
-        printing = asyncio.create_task(_print_received(inboxes, began_at))
+        collectors = [await stack.enter_async_context(collecting(link)) for _, link in links]
+        printing = asyncio.create_task(_print_received(collectors, began_at))
         try:
             async with asyncio.timeout(ANSWER_PATIENCE_S):
                 speaking = (_speak(target, device, line) for (device, _), line in zip(links, LINES, strict=True))
                 answers = await asyncio.gather(*speaking)
             sessions = [str(answer["session_id"]) for answer in answers]
-            for inbox, session_id in zip(inboxes, sessions, strict=True):
-                await _await_final(inbox, session_id)
+            for collector, session_id in zip(collectors, sessions, strict=True):
+                await _await_final(collector, session_id)
             await asyncio.sleep(QUIET_S)
         except TimeoutError as error:
             raise DemoFailed(f"no answer within {ANSWER_PATIENCE_S:.0f} s") from error
@@ -121,8 +121,8 @@ async def play(target: Target, key: Key) -> list[Part]:
             printing.cancel()
             await asyncio.wait([printing])
     return [
-        Part(line, session_id, str(answer["text"]), tuple(inbox.received))
-        for line, session_id, answer, inbox in zip(LINES, sessions, answers, inboxes, strict=True)
+        Part(line, session_id, str(answer["text"]), tuple(collector.received))
+        for line, session_id, answer, collector in zip(LINES, sessions, answers, collectors, strict=True)
     ]
 
 
@@ -156,30 +156,30 @@ def load(line: Line) -> Recording:
     return parse_wav((HERE / line.file).read_bytes())
 
 
-async def _await_final(inbox: Inbox, session_id: str) -> None:
+async def _await_final(collector: Collector, session_id: str) -> None:
     """Wait for the final message, within the time limit; :func:`shortcomings` reports a missing one."""
 
     def is_there() -> bool:
-        return any(item.session_id == session_id and item.fields.get("final") is True for item in inbox.received)
+        return any(item.session_id == session_id and item.fields.get("final") is True for item in collector.received)
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(FINAL_PATIENCE_S):
-            await inbox.until(is_there)
+            await collector.until(is_there)
 
 
-async def _print_received(inboxes: Sequence[Inbox], began_at: float) -> None:
+async def _print_received(collectors: Sequence[Collector], began_at: float) -> None:
     """Print each message on a line as it arrives."""
 
-    async def follow(line: Line, inbox: Inbox) -> None:
+    async def follow(line: Line, collector: Collector) -> None:
         printed: list[Received] = []
-        while inbox.lost is None:
-            await inbox.until(lambda: len(inbox.received) > len(printed))
-            for item in inbox.received[len(printed) :]:
+        while collector.lost is None:
+            await collector.until(lambda: len(collector.received) > len(printed))
+            for item in collector.received[len(printed) :]:
                 kind = "      " if item.is_hypothesis else "final "
                 click.echo(f"  {item.at - began_at:5.1f} s  {line.device_id} <- {kind}{item.text}")
                 printed.append(item)
 
-    await asyncio.gather(*(follow(line, inbox) for line, inbox in zip(LINES, inboxes, strict=True)))
+    await asyncio.gather(*(follow(line, collector) for line, collector in zip(LINES, collectors, strict=True)))
 
 
 async def perform() -> list[str]:

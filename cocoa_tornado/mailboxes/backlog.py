@@ -34,7 +34,7 @@ class GroupLimits:
 
 
 @dataclass(slots=True)
-class Group:
+class CommitGroup:
     """Calls and marks that are stored together.
 
     :ivar id: unique. The store keeps its reply under this id, in case the driver misses the reply
@@ -56,7 +56,7 @@ class Backlog:
         self._limits = limits
         self._calls: deque[Call] = deque()
         self._marks: dict[str, Marks] = {}
-        self._group: Group | None = None
+        self._group: CommitGroup | None = None
         self.marks_due = self.marks_held = False
 
     def __repr__(self) -> str:
@@ -83,11 +83,11 @@ class Backlog:
         waiting = self._marks.get(device_id, ())
         return waiting if self._group is None else (*self._group.marks.get(device_id, ()), *waiting)
 
-    def group(self) -> Group:
+    def group(self) -> CommitGroup:
         """The group to store now: the current one, with the marks added since, or the next."""
         if self._group is None or not self._group.calls:
             # Marks that are refused repeatedly must not block later calls.
-            self._group = Group(self._next_calls(), self._group.marks if self._group else {})
+            self._group = CommitGroup(self._next_calls(), self._group.marks if self._group else {})
         marks = self._group.marks
         room = 0 if self.marks_held else max(0, self._limits.max_marks - len(marks))
         for device_id in list(islice(self._marks, room)):

@@ -19,7 +19,7 @@ from ..rules.backoff import Backoff
 from ..rules.box import Box, Mark, PageLimits, Position
 from ..rules.feed import Page
 from .asking import Asker, fail
-from .backlog import Backlog, Call, Group, GroupLimits
+from .backlog import Backlog, Call, CommitGroup, GroupLimits
 from .chore import Chore
 from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
@@ -298,7 +298,7 @@ class Driver:
             group = self._backlog.group()
             if group.marks and self._store.key is not None:
                 with self._watched():
-                    await self._store.commit(Group([], group.marks))
+                    await self._store.commit(CommitGroup([], group.marks))
                 group.marks.clear()
             await self._sweep()
         except Exception as error:

@@ -19,7 +19,7 @@ from ..errors import MailboxError
 from ..rules.addresses import without_user_info
 from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Marks
 from ..rules.cursors import KEY_BYTES
-from .backlog import Group, GroupLimits
+from .backlog import CommitGroup, GroupLimits
 from .driver import Driver
 from .redis_connection import NOT_ANSWERING, RedisConnection, RedisFault
 from .redis_group import UNDELIVERABLE, Judged, Source, device_key, seen_key, source_of
@@ -97,7 +97,7 @@ class RedisStore:
         self._note_promise(settings)
         return bool(was == b"replaced")
 
-    async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
         is_empty = not any(call.entries for call in group.calls)
         while True:
             commands = list(self._mark_commands(group.marks))
@@ -202,7 +202,7 @@ class RedisStore:
             some = {device_id: of_device[at] for device_id, of_device in marks.items() if at < len(of_device)}
             yield MARK.call(self._stamp(), *mark_arguments(some))
 
-    async def _judge(self, group: Group) -> Judged:
+    async def _judge(self, group: CommitGroup) -> Judged:
         """Decide which entries are new. A retry gets the same result."""
         if self._judged is None or self._judged.group_id != group.id.encode():
             await self._load([name for name in _sources_of(group) if name not in self._sources])
@@ -213,7 +213,7 @@ class RedisStore:
                 raise
         return self._judged
 
-    def _forget(self, group: Group) -> None:
+    def _forget(self, group: CommitGroup) -> None:
         """The group's sources have changed and nothing was stored: judge and load them again."""
         self._judged = None
         for name in _sources_of(group):
@@ -276,7 +276,7 @@ class RedisStore:
                 log.warning("unexpected key type", extra={"mailbox": self.name, "key": key_name(key)})
 
 
-def _sources_of(group: Group) -> Sequence[str]:
+def _sources_of(group: CommitGroup) -> Sequence[str]:
     return list({entry.source: None for call in group.calls for entry in call.entries})
 
 

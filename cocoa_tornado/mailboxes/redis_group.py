@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from ..rules.box import FORGET_AFTER_S, BoxLimits
 from ..rules.seen import Remembered, Run, SeenOffsets, judge
-from .backlog import Group
+from .backlog import CommitGroup
 from .redis_scripts import APPEND, GROUP_ID_BYTES, PREFIX, Command
 
 MOST_RUNS: Final = 256
@@ -43,7 +43,7 @@ class Judged:
     :ivar fresh: for each entry, whether it is new
     """
 
-    def __init__(self, group: Group, sources: dict[str, Source], gateway: bytes, limits: BoxLimits) -> None:
+    def __init__(self, group: CommitGroup, sources: dict[str, Source], gateway: bytes, limits: BoxLimits) -> None:
         self.group_id = group.id.encode()
         self._calls = [call.entries for call in group.calls]
         self._remembered: dict[str, Remembered] = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from ..rules.box import BoxLimits
-from .backlog import Group, GroupLimits
+from .backlog import CommitGroup, GroupLimits
 from .driver import Driver
 from .sqlite_file import SqliteFile
 from .sqlite_reader import Reader
@@ -96,11 +96,11 @@ class SqliteStore:
         except RuntimeError as error:
             raise StoreFault(f"{self.name}: {error}", away=True) from error
         store = await self._writing.submit(self._file.probe)
-        self.key, self.epoch = store.key, store.history.epoch
+        self.key, self.epoch = store.key, store.last_seen.epoch
         self._ledger.set_totals(store.messages, store.size_bytes)
         return False
 
-    async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
         def store() -> Change:
             with self._file.used() as rows:
                 return rows.store([call.entries for call in group.calls], group.marks, group.id)

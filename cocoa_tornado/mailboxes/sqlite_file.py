@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import CocoaError, MailboxError, ServiceError
 from ..rules.box import BoxLimits
 from . import sqlite_schema
-from .sqlite_rows import History, Rows
+from .sqlite_rows import LastSeen, Rows
 from .sqlite_schema import FileIdentity, Migration
 from .store import StoreFault
 
@@ -36,8 +36,8 @@ class SqliteFile:
         self._path, self._limits, self._clock, self._migrations = path, limits, clock, migrations
         self.key: bytes | None = None
         self.identity: FileIdentity | None = None
-        self._store: Rows | None = None
-        self._history: History | None = None
+        self._rows: Rows | None = None
+        self._last_seen: LastSeen | None = None
         self._lock: int | None = None
         self._inode_lock = sqlite_schema.InodeLock()
         self._is_in_doubt = False
@@ -50,35 +50,35 @@ class SqliteFile:
         :raises StoreFault: the file cannot be used now
         """
         try:
-            store = self._made_sure()
+            rows = self._made_sure()
             if self._is_in_doubt:
                 # A failed commit may be in the log without being durable. Until a checkpoint succeeds, rows that are
                 # found there must not be reported as stored.
-                if not store.checkpoint():
+                if not rows.checkpoint():
                     raise MailboxError("another process is reading its log")
                 self._is_in_doubt = False
-            yield store
+            yield rows
         except (ServiceError, StoreFault):
             raise
         except (sqlite3.Error, OSError, CocoaError) as error:
             if isinstance(error, sqlite3.Error) and not sqlite_schema.is_passing(error):
                 self._is_in_doubt = True
-                self._close_store()
+                self._close_database()
             cause = str(error) if isinstance(error, CocoaError) else sqlite_schema.cause_of(error)
             raise StoreFault(cause if str(self._path) in cause else f"{self._path}: {cause}") from error
 
     def probe(self) -> Rows:
         """Open the file and check that it is writable; another process may hold its lock."""
-        with self.used() as store:
-            store.probe()
-            return store
+        with self.used() as rows:
+            rows.probe()
+            return rows
 
     def close(self) -> None:
         """Close the database, with a checkpoint if the file still has its name, and release the locks."""
-        if self._store is not None and self.identity is not None:
+        if self._rows is not None and self.identity is not None:
             with contextlib.suppress(MailboxError, OSError):
                 self._find(self.identity)
-        self._close_store()
+        self._close_database()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -90,16 +90,16 @@ class SqliteFile:
 
         The connection stays open if the check fails: so no other file can get the same inode, and the log stays intact.
         """
-        if self._store is None or self.identity is None:
+        if self._rows is None or self.identity is None:
             return self._open()
         self._keep_lock()
         if self._find(self.identity).log != self.identity.log:
             # Something removed the log; this connection still has its contents.
-            if not self._store.checkpoint():
+            if not self._rows.checkpoint():
                 raise MailboxError("its -wal file is gone")
-            self._close_store()
+            self._close_database()
             return self._open()
-        return self._store
+        return self._rows
 
     def _open(self) -> Rows:
         """Open the file, for the first time or again.
@@ -116,9 +116,9 @@ class SqliteFile:
             self._find(self.identity)
         database = sqlite_schema.open_writer(self._path, self._migrations)
         try:
-            store = Rows(database, self._limits, self._clock, self._history)
+            rows = Rows(database, self._limits, self._clock, self._last_seen)
             identity = FileIdentity.of(self._path)
-            if self.key is not None and self.key != store.key:
+            if self.key is not None and self.key != rows.key:
                 raise MailboxError("another mailbox is in its place")
         except sqlite3.Error as error:
             database.close()
@@ -127,10 +127,10 @@ class SqliteFile:
         except BaseException:
             database.close()
             raise
-        if self._history is not None and self._history.epoch != store.history.epoch:
-            log.warning("mailbox restored", extra={"mailbox": str(self._path), "epoch": store.history.epoch})
-        self._store, self._history, self.key, self.identity = store, store.history, store.key, identity
-        return store
+        if self._last_seen is not None and self._last_seen.epoch != rows.last_seen.epoch:
+            log.warning("mailbox restored", extra={"mailbox": str(self._path), "epoch": rows.last_seen.epoch})
+        self._rows, self._last_seen, self.key, self.identity = rows, rows.last_seen, rows.key, identity
+        return rows
 
     def _keep_lock(self) -> None:
         """Take the lock again if its file was removed, as a second gateway could lock a new file."""
@@ -160,14 +160,14 @@ class SqliteFile:
         SQLite does not delete the log of a database that was moved. The next start would apply it to the file that has
         the name then.
         """
-        if self._store is not None:
+        if self._rows is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._store.checkpoint()
+                self._rows.checkpoint()
 
-    def _close_store(self) -> None:
-        if self._store is not None:
-            self._history = self._store.history
+    def _close_database(self) -> None:
+        if self._rows is not None:
+            self._last_seen = self._rows.last_seen
             # An error in close() still closes the connection.
             with contextlib.suppress(sqlite3.Error):
-                self._store.close()
-            self._store = None
+                self._rows.close()
+            self._rows = None

@@ -82,7 +82,7 @@ class _Row:
         return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, cuts, self.id
 
 
-class History(NamedTuple):
+class LastSeen(NamedTuple):
     """The state of a mailbox when it was last seen.
 
     :ivar given: messages ever stored
@@ -110,7 +110,7 @@ class Rows:
         database: sqlite3.Connection,
         limits: BoxLimits,
         clock: Callable[[], float],
-        known: History | None = None,
+        known: LastSeen | None = None,
     ) -> None:
         self._database, self._limits, self._clock = database, limits, clock
         self._seen = SeenRows(database)
@@ -128,8 +128,8 @@ class Rows:
         self._last_id, self.messages, self.size_bytes = database.execute(totals).fetchone()
 
     @property
-    def history(self) -> History:
-        return History(self.epochs[-1], self._given)
+    def last_seen(self) -> LastSeen:
+        return LastSeen(self.epochs[-1], self._given)
 
     def _begin_epoch(self) -> None:
         # The first epoch of a new file needs no random number, as its key is random.

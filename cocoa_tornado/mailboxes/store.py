@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from ..errors import MailboxError
 from ..rules.box import Box, Marks, PageLimits
 from ..rules.feed import Page
-from .backlog import Group
+from .backlog import CommitGroup
 from .port import MailboxCounters
 
 
@@ -120,7 +120,7 @@ class Store(Protocol):
         :raises ServiceError: the store can never be used
         """
 
-    async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
         """Store a group's marks, then its calls, all or none. Return the numbers of each call.
 
         The driver retries a failed commit with the same calls and the same ``group.id``. If the failed commit was

@@ -17,7 +17,7 @@ from .device import Link
 from .judge import judge_audio, quoted
 from .judge_speech import (
     Received,
-    Utterance,
+    SpeechResult,
     judge_binary,
     judge_final,
     judge_isolation,
@@ -28,7 +28,7 @@ from .judge_speech import (
 )
 from .recording import Recording
 from .session import DeviceHeldError, Session
-from .speaking import Inbox, Spoken, collecting, paced, post_speech
+from .speaking import Collector, Spoken, collecting, paced, post_speech
 from .verdicts import Verdict, failed, judged, passed, skipped
 from .wire import Upgrade, json_value
 
@@ -59,15 +59,13 @@ async def audio(session: Session) -> Verdict:
         await asyncio.sleep(session.limits.quiet_s)
     if mine.lost is not None:
         raise mine.lost
-    session.utterance = _utterance(session, spoken, answer, mine, theirs, no_other)
-    return passed(
-        f'"{quoted(session.utterance.text, 60)}", {_ms(spoken.answered_at - spoken.last_byte_at)} after the end'
-    )
+    session.speech = _result_of(session, spoken, answer, mine, theirs, no_other)
+    return passed(f'"{quoted(session.speech.text, 60)}", {_ms(spoken.answered_at - spoken.last_byte_at)} after the end')
 
 
 @contextlib.asynccontextmanager
-async def _second_device(session: Session) -> AsyncIterator[tuple[Inbox | None, str]]:
-    """The inbox of a second device; or None, and the reason why there is none."""
+async def _second_device(session: Session) -> AsyncIterator[tuple[Collector | None, str]]:
+    """The collector of a second device; or None, and the reason why there is none."""
     if session.other is None:
         yield None, "needs a second device (--token twice, or --secret)"
         return
@@ -77,27 +75,32 @@ async def _second_device(session: Session) -> AsyncIterator[tuple[Inbox | None, 
         yield None, "a live device holds the second id"
         return
     try:
-        async with collecting(link) as inbox:
-            yield inbox, ""
+        async with collecting(link) as collector:
+            yield collector, ""
     finally:
         await session.close(link)
 
 
-async def _await_final(session: Session, inbox: Inbox, session_id: str) -> None:
+async def _await_final(session: Session, collector: Collector, session_id: str) -> None:
     """Wait for the final message, within the time limit."""
 
     def is_there() -> bool:
-        return any(item.session_id == session_id and not item.is_hypothesis for item in inbox.received)
+        return any(item.session_id == session_id and not item.is_hypothesis for item in collector.received)
 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(session.limits.timeout_s):
-            await inbox.until(is_there)
+            await collector.until(is_there)
 
 
-def _utterance(
-    session: Session, spoken: Spoken, answer: dict[str, object], mine: Inbox, theirs: Inbox | None, no_other: str
-) -> Utterance:
-    return Utterance(
+def _result_of(
+    session: Session,
+    spoken: Spoken,
+    answer: dict[str, object],
+    mine: Collector,
+    theirs: Collector | None,
+    no_other: str,
+) -> SpeechResult:
+    return SpeechResult(
         session.device,
         str(answer["session_id"]),
         str(answer["text"]),
@@ -114,21 +117,21 @@ def _utterance(
 
 
 async def interim(session: Session) -> Verdict:
-    utterance = session.utterance
-    if utterance is None or not utterance.hypotheses:
-        return skipped("none came" if utterance else _NO_UTTERANCE)
-    number = len(utterance.hypotheses)
-    first_s = utterance.hypotheses[0].at - utterance.began_at
+    speech = session.speech
+    if speech is None or not speech.hypotheses:
+        return skipped("none came" if speech else _NO_WORDS)
+    number = len(speech.hypotheses)
+    first_s = speech.hypotheses[0].at - speech.began_at
     return passed(f"the first after {first_s:.1f} s of speech, {number} in all")
 
 
 async def message(session: Session) -> Verdict:
-    utterance = session.utterance
-    if utterance is None:
-        return skipped(_NO_UTTERANCE)
-    problem = judge_speech_messages(utterance)
-    if problem is None and utterance.results:
-        return passed(f"the last {_ms(utterance.results[-1].at - utterance.last_byte_at)} after the end of the audio")
+    speech = session.speech
+    if speech is None:
+        return skipped(_NO_WORDS)
+    problem = judge_speech_messages(speech)
+    if problem is None and speech.results:
+        return passed(f"the last {_ms(speech.results[-1].at - speech.last_byte_at)} after the end of the audio")
     return judged(problem)
 
 
@@ -137,10 +140,10 @@ async def words(session: Session) -> Verdict:
 
 
 async def final(session: Session) -> Verdict:
-    utterance = session.utterance
-    if utterance is None or not utterance.messages:
-        return skipped(_NO_UTTERANCE if utterance is None else _NO_MESSAGE)
-    return judged(judge_final(utterance))
+    speech = session.speech
+    if speech is None or not speech.messages:
+        return skipped(_NO_WORDS if speech is None else _NO_MESSAGE)
+    return judged(judge_final(speech))
 
 
 async def order(session: Session) -> Verdict:
@@ -149,28 +152,28 @@ async def order(session: Session) -> Verdict:
 
 async def published(session: Session) -> Verdict:
     at_once_s = session.limits.at_once_s
-    return _of_the_result(session, lambda utterance: judge_published(utterance, at_once_s))
+    return _of_the_result(session, lambda speech: judge_published(speech, at_once_s))
 
 
 async def isolation(session: Session) -> Verdict:
-    utterance = session.utterance
-    if utterance is None:
-        return skipped(_NO_UTTERANCE)
-    if utterance.others is None:
-        return skipped(utterance.no_other)
-    return judged(judge_isolation(utterance))
+    speech = session.speech
+    if speech is None:
+        return skipped(_NO_WORDS)
+    if speech.others is None:
+        return skipped(speech.no_other)
+    return judged(judge_isolation(speech))
 
 
-_NO_UTTERANCE: Final = "no words were answered"
+_NO_WORDS: Final = "no words were answered"
 _NO_MESSAGE: Final = "no message came"
 
 
-def _of_the_result(session: Session, judge: Callable[[Utterance], str | None]) -> Verdict:
+def _of_the_result(session: Session, judge: Callable[[SpeechResult], str | None]) -> Verdict:
     """Judge the final message, if there is one."""
-    utterance = session.utterance
-    if utterance is None or not utterance.results:
-        return skipped(_NO_UTTERANCE if utterance is None else _NO_MESSAGE)
-    return judged(judge(utterance))
+    speech = session.speech
+    if speech is None or not speech.results:
+        return skipped(_NO_WORDS if speech is None else _NO_MESSAGE)
+    return judged(judge(speech))
 
 
 # --- Binary messages -----------------------------------------------------------------------------------------------
@@ -178,21 +181,21 @@ def _of_the_result(session: Session, judge: Callable[[Utterance], str | None]) -
 
 async def binary(session: Session) -> Verdict:
     """Send the recording again as binary messages. Pauses may split it into several utterances."""
-    utterance, recording = session.utterance, session.audio
-    if utterance is None or recording is None:
-        return skipped(_NO_UTTERANCE)
+    speech, recording = session.speech, session.audio
+    if speech is None or recording is None:
+        return skipped(_NO_WORDS)
     link = await session.hold()
-    async with collecting(link) as inbox, _second_device(session) as (theirs, _):
+    async with collecting(link) as collector, _second_device(session) as (theirs, _):
         await _say(session, link, recording)
         said_at = time.monotonic()
-        results = await _results(session, inbox, utterance)
-    if inbox.lost is not None:
-        raise inbox.lost
+        results = await _results(session, collector, speech)
+    if collector.lost is not None:
+        raise collector.lost
     if not results:
         return failed("no message came back")
     text = " ".join(item.text for item in results if item.text)
     others = () if theirs is None else tuple(item.message for item in theirs.received)
-    if problem := judge_binary(text, utterance.text, results) or judge_isolation(replace(utterance, others=others)):
+    if problem := judge_binary(text, speech.text, results) or judge_isolation(replace(speech, others=others)):
         return failed(problem)
     cut = f" in {len(results)} utterances" if len(results) > 1 else ""
     return passed(f'"{quoted(text, 60)}"{cut}, {_ms(max(0.0, results[-1].at - said_at))} after the end')
@@ -204,22 +207,22 @@ async def _say(session: Session, link: Link, recording: Recording) -> None:
     await link.send(AUDIO_END)
 
 
-async def _results(session: Session, inbox: Inbox, utterance: Utterance) -> Sequence[Received]:
+async def _results(session: Session, collector: Collector, speech: SpeechResult) -> Sequence[Received]:
     """The final messages of later utterances than the upload's. Waits until they have as many words as the upload, or
     until none comes for longer than the upload took."""
-    patience_s = session.limits.timeout_s + SETTLE_FACTOR * (utterance.answered_at - utterance.last_byte_at)
+    patience_s = session.limits.timeout_s + SETTLE_FACTOR * (speech.answered_at - speech.last_byte_at)
 
     def results() -> list[Received]:
-        fresh = [item for item in inbox.received if item.session_id != utterance.session_id and not item.is_hypothesis]
+        fresh = [item for item in collector.received if item.session_id != speech.session_id and not item.is_hypothesis]
         return [item for item in fresh if item.fields.get("type") == "transcription"]
 
     async def another() -> None:
         known = len(results())
         async with asyncio.timeout(patience_s):
-            await inbox.until(lambda: len(results()) > known)
+            await collector.until(lambda: len(results()) > known)
 
     with contextlib.suppress(TimeoutError):
-        while inbox.lost is None and sum(len(item.text.split()) for item in results()) < len(utterance.text.split()):
+        while collector.lost is None and sum(len(item.text.split()) for item in results()) < len(speech.text.split()):
             await another()
     await asyncio.sleep(session.limits.quiet_s)
     return results()

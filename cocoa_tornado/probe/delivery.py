@@ -25,7 +25,7 @@ class PublishUnavailableError(Exception):
     """Publishing is impossible here; ``str()`` gives the reason and a remedy."""
 
 
-class Publisher(Protocol):
+class RecordPublisher(Protocol):
     """Publishes records to the topic of transcriptions."""
 
     async def publish(self, device: Device, value: bytes) -> str | None:

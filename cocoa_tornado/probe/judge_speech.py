@@ -48,7 +48,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Utterance:
+class SpeechResult:
     """An upload that was answered with text, and the messages received meanwhile. Times are monotonic seconds.
 
     :ivar session_id: the session id of the response
@@ -83,13 +83,13 @@ class Utterance:
         return [item for item in self.messages if not item.is_hypothesis]
 
 
-def judge_speech_messages(utterance: Utterance) -> str | None:
+def judge_speech_messages(speech: SpeechResult) -> str | None:
     """At least one message came, and all of them match the contract."""
-    if not utterance.messages:
-        others = [item.message for item in utterance.received]
+    if not speech.messages:
+        others = [item.message for item in speech.received]
         hint = f"; something else did: {quoted(others[-1])}" if others else ""
         return f"the transcript was answered, but no message with its session_id came{hint}"
-    return next(filter(None, (_judge_shape(item, utterance.device) for item in utterance.messages)), None)
+    return next(filter(None, (_judge_shape(item, speech.device) for item in speech.messages)), None)
 
 
 def _judge_shape(item: Received, device: Device) -> str | None:
@@ -109,47 +109,47 @@ def _judge_shape(item: Received, device: Device) -> str | None:
     return judge_timestamp(fields["timestamp"])
 
 
-def judge_words(utterance: Utterance) -> str | None:
+def judge_words(speech: SpeechResult) -> str | None:
     """The last final message has the text of the response."""
-    said = utterance.results[-1].text
-    if said == utterance.text:
+    said = speech.results[-1].text
+    if said == speech.text:
         return None
-    return f'the message says "{quoted(said, 60)}", the answer "{quoted(utterance.text, 60)}"'
+    return f'the message says "{quoted(said, 60)}", the answer "{quoted(speech.text, 60)}"'
 
 
-def judge_final(utterance: Utterance) -> str | None:
+def judge_final(speech: SpeechResult) -> str | None:
     """With ``?interim=true`` exactly one message has ``"final":true``."""
-    if not utterance.results:
-        return f'{len(utterance.hypotheses)} hypotheses came, but no message with "final":true'
-    if len(utterance.results) > 1:
-        return f"{len(utterance.results)} messages with the words came, expected 1"
-    if utterance.results[0].fields.get("final") is not True:
-        return f'the message does not say "final":true: {quoted(utterance.results[0].message)}'
+    if not speech.results:
+        return f'{len(speech.hypotheses)} hypotheses came, but no message with "final":true'
+    if len(speech.results) > 1:
+        return f"{len(speech.results)} messages with the words came, expected 1"
+    if speech.results[0].fields.get("final") is not True:
+        return f'the message does not say "final":true: {quoted(speech.results[0].message)}'
     return None
 
 
-def judge_speech_order(utterance: Utterance) -> str | None:
+def judge_speech_order(speech: SpeechResult) -> str | None:
     """The final message comes after the end of the audio, and no hypothesis after it."""
-    final = utterance.results[0]
-    if final.at < utterance.last_byte_at:
-        return f"the final message came {utterance.last_byte_at - final.at:.2f} s before the last of the audio was sent"
-    late = len([item for item in utterance.messages[utterance.messages.index(final) :] if item.is_hypothesis])
+    final = speech.results[0]
+    if final.at < speech.last_byte_at:
+        return f"the final message came {speech.last_byte_at - final.at:.2f} s before the last of the audio was sent"
+    late = len([item for item in speech.messages[speech.messages.index(final) :] if item.is_hypothesis])
     return f"{late} {'hypothesis' if late == 1 else 'hypotheses'} came after the final message" if late else None
 
 
-def judge_published(utterance: Utterance, at_once_s: float) -> str | None:
+def judge_published(speech: SpeechResult, at_once_s: float) -> str | None:
     """The message is published before the response, so both arrive at about the same time."""
-    late_s = utterance.results[0].at - utterance.answered_at
+    late_s = speech.results[0].at - speech.answered_at
     if late_s <= at_once_s:
         return None
     return f"the message came {late_s:.2f} s after the answer: the answer did not wait for it to be published"
 
 
-def judge_isolation(utterance: Utterance) -> str | None:
+def judge_isolation(speech: SpeechResult) -> str | None:
     """No message of the utterance reached the second device."""
-    for message in utterance.others or ():
+    for message in speech.others or ():
         fields = Received(0.0, message).fields
-        if fields.get("session_id") == utterance.session_id or fields.get("device_id") == utterance.device.device_id:
+        if fields.get("session_id") == speech.session_id or fields.get("device_id") == speech.device.device_id:
             return f"another device got {quoted(message)}"
     return None
 

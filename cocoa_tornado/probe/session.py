@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from .between import no_upgrade
 from .credentials import Device, Key, minted, random_device_id
-from .delivery import Publisher
+from .delivery import RecordPublisher
 from .device import Link, connect
 from .judge import judge_handshake
-from .judge_speech import Utterance
+from .judge_speech import SpeechResult
 from .recording import Recording
 from .target import Target
 from .wire import Response, Upgrade
@@ -73,7 +73,7 @@ class Session:
     :ivar key_proven: whether the gateway has accepted a token of that key
     :ivar audio: the recording to send, or None
     :ivar on_progress: called with the seconds of the recording sent so far
-    :ivar utterance: the result of the recording, once it was answered with text
+    :ivar speech: the result of the recording, once it was answered with text
     :ivar link: the open connection of ``device``, or None
     :ivar blocked: why ``device`` can't connect any more; None while it can
     :ivar no_upgrade: why no handshake reaches the gateway; None if unknown
@@ -85,7 +85,7 @@ class Session:
 
     target: Target
     device: Device
-    publisher: Publisher
+    publisher: RecordPublisher
     limits: Limits = field(default_factory=Limits)
     other: Device | None = None
     key: Key | None = None
@@ -102,7 +102,7 @@ class Session:
     handshake_s: float = 0.0
     closing_since: float | None = None
     idleness: Idleness | None = None
-    utterance: Utterance | None = None
+    speech: SpeechResult | None = None
 
     async def connect(self, upgrade: Upgrade | None = None) -> tuple[Response, Link | None]:
         """Connect as the device, or with ``upgrade``. The response is unchecked."""

@@ -105,7 +105,7 @@ async def _ended(task: asyncio.Task[Any]) -> None:
 
 
 @dataclass(slots=True)
-class Inbox:
+class Collector:
     """The messages of one connection, created by :func:`collecting`.
 
     :ivar received: the messages in order
@@ -124,22 +124,22 @@ class Inbox:
 
 
 @contextlib.asynccontextmanager
-async def collecting(link: Link) -> AsyncIterator[Inbox]:
+async def collecting(link: Link) -> AsyncIterator[Collector]:
     """Collect all messages from now on; queued ones are discarded."""
     link.received()
-    inbox = Inbox()
-    task = asyncio.create_task(_collect(link, inbox))
+    collector = Collector()
+    task = asyncio.create_task(_collect(link, collector))
     try:
-        yield inbox
+        yield collector
     finally:
         await _ended(task)
 
 
-async def _collect(link: Link, inbox: Inbox) -> None:
-    while inbox.lost is None:
+async def _collect(link: Link, collector: Collector) -> None:
+    while collector.lost is None:
         try:
             message = await link.receive()
-            inbox.received.append(Received(time.monotonic(), message))
+            collector.received.append(Received(time.monotonic(), message))
         except ConnectionLostError as lost:
-            inbox.lost = lost
-        inbox.changed.set()
+            collector.lost = lost
+        collector.changed.set()

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from cocoa_tornado.errors import MailboxError, ServiceError
-from cocoa_tornado.mailboxes.backlog import Group
+from cocoa_tornado.mailboxes.backlog import CommitGroup
 from cocoa_tornado.mailboxes.memory import MemoryStore
 from cocoa_tornado.mailboxes.store import Answer, Look, Question, Read, StoreFault
 from cocoa_tornado.rules.box import Box, BoxLimits, Marks, with_marks
@@ -92,7 +92,7 @@ class FakeStore:
             was_another, self.is_another = self.is_another, False
             return was_another
 
-    async def commit(self, group: Group) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
         async with self._step("commit"):
             for device_id, marks in () if self.refuses_marks else group.marks.items():
                 for mark in marks:

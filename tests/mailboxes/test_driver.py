@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
-from cocoa_tornado.mailboxes.backlog import Group, GroupLimits
+from cocoa_tornado.mailboxes.backlog import CommitGroup, GroupLimits
 from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.port import MailboxState
 from cocoa_tornado.mailboxes.store import Ledger, Timing
@@ -522,7 +522,7 @@ def test_a_close_stores_marks_though_the_last_group_has_just_been_stored() -> No
         closing: list[asyncio.Task[None]] = []
         commit = store.commit
 
-        async def commit_and_close(group: Group) -> Sequence[Sequence[int | None]]:
+        async def commit_and_close(group: CommitGroup) -> Sequence[Sequence[int | None]]:
             results = await commit(group)
             driver.written("doll", Position(1))
             closing.append(asyncio.ensure_future(driver.close(5.0)))

@@ -12,7 +12,7 @@ from cocoa_tornado.probe.credentials import Device
 from cocoa_tornado.probe.judge import compact_json
 from cocoa_tornado.probe.judge_speech import (
     Received,
-    Utterance,
+    SpeechResult,
     judge_binary,
     judge_final,
     judge_isolation,
@@ -31,7 +31,7 @@ def message(text: str = TEXT, **fields: object) -> str:
     return compact_json({**head, "timestamp": "2026-01-02T03:04:05.678Z", "success": True, **fields})
 
 
-UTTERANCE = Utterance(
+SPEECH = SpeechResult(
     Device("doll", 7, "a.b.c"),
     SESSION,
     TEXT,
@@ -43,17 +43,17 @@ UTTERANCE = Utterance(
 )
 
 
-def with_messages(*messages: str | bytes, at: float = 13.5) -> Utterance:
-    return replace(UTTERANCE, received=tuple(Received(at, message) for message in messages))
+def with_messages(*messages: str | bytes, at: float = 13.5) -> SpeechResult:
+    return replace(SPEECH, received=tuple(Received(at, message) for message in messages))
 
 
 def test_speech_as_the_contract_has_it_passes() -> None:
-    assert judge_speech_messages(UTTERANCE) is None
-    assert judge_words(UTTERANCE) is None
-    assert judge_final(UTTERANCE) is None
-    assert judge_speech_order(UTTERANCE) is None
-    assert judge_published(UTTERANCE, 1.0) is None
-    assert judge_isolation(UTTERANCE) is None
+    assert judge_speech_messages(SPEECH) is None
+    assert judge_words(SPEECH) is None
+    assert judge_final(SPEECH) is None
+    assert judge_speech_order(SPEECH) is None
+    assert judge_published(SPEECH, 1.0) is None
+    assert judge_isolation(SPEECH) is None
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_hypotheses_after_the_final_are_counted() -> None:
 
 @pytest.mark.parametrize("sent", [message(), message(session_id="f" * 32), message(device_id="other")])
 def test_a_message_of_it_to_another_device_is_noticed(sent: str) -> None:
-    assert "another device got" in str(judge_isolation(replace(UTTERANCE, others=(sent,))))
+    assert "another device got" in str(judge_isolation(replace(SPEECH, others=(sent,))))
 
 
 def test_another_devices_own_messages_do_not_matter() -> None:
     own = message(session_id="f" * 32, device_id="other")
-    assert judge_isolation(replace(UTTERANCE, others=(own, b"\xff", "garbage"))) is None
+    assert judge_isolation(replace(SPEECH, others=(own, b"\xff", "garbage"))) is None
 
 
 def test_binary_messages_need_words_of_the_recording() -> None:
@@ -123,12 +123,12 @@ FIELDS = st.fixed_dictionaries(
 
 @given(st.lists(st.tuples(st.floats(0, 20), FIELDS.map(compact_json) | st.binary(max_size=9)), min_size=1))
 def test_any_messages_can_be_judged(received: list[tuple[float, str | bytes]]) -> None:
-    utterance = replace(UTTERANCE, received=tuple(Received(*item) for item in received))
-    judge_speech_messages(utterance)
-    judge_final(utterance)
-    judge_isolation(replace(utterance, others=tuple(message for _, message in received)))
-    judge_binary("a b c", "d e f", utterance.received)
-    if utterance.results:
-        judge_words(utterance)
-        judge_speech_order(utterance)
-        judge_published(utterance, 1.0)
+    speech = replace(SPEECH, received=tuple(Received(*item) for item in received))
+    judge_speech_messages(speech)
+    judge_final(speech)
+    judge_isolation(replace(speech, others=tuple(message for _, message in received)))
+    judge_binary("a b c", "d e f", speech.received)
+    if speech.results:
+        judge_words(speech)
+        judge_speech_order(speech)
+        judge_published(speech, 1.0)
