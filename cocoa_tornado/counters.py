@@ -46,7 +46,7 @@ class SpeechCounters:
     """Counters of the transcriber."""
 
     streams: dict[str, int] = field(default_factory=dict)  # by outcome
-    hypotheses: int = 0  # published
+    interims: int = 0  # published
     audio_s: float = 0.0  # recognized
     real_time_factor: Histogram = field(default_factory=lambda: Histogram(REAL_TIME_BOUNDS))
     queue: Histogram = field(default_factory=lambda: Histogram(SPEECH_BOUNDS_S))

@@ -145,7 +145,7 @@ class GatewayCollector(Collector):
         yield _total("cocoa_speech_taken_back", "Times that a stream lost its worker to others", status.taken_back)
         yield _by("cocoa_speech_workers_lost", "Speech workers that had to be replaced", "reason", self._workers_lost)
         yield _by("cocoa_speech_streams", "Audio streams ended, by outcome", "outcome", speech.streams)
-        yield _total("cocoa_speech_hypotheses", "Interim transcripts published", speech.hypotheses)
+        yield _total("cocoa_speech_hypotheses", "Interim transcripts published", speech.interims)
         yield CounterMetricFamily("cocoa_speech_audio_seconds", "Audio recognized", value=speech.audio_s)
         factor = "CPU time of decoding and recognition divided by the duration of the audio"
         yield _histogram("cocoa_speech_real_time_factor", factor, speech.real_time_factor)

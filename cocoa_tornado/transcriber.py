@@ -126,7 +126,7 @@ class Transcriber:
                 log.info("audio stream replaced", extra=silent.extra())
                 silent.yield_place()
             utterance = Utterance(self, session, interim, reports_errors, on_cut, on_yield)
-            on_interim = utterance.on_hypothesis if interim else None
+            on_interim = utterance.on_interim if interim else None
             utterance.stream = self._engine.open(audio_format, self.limits().max_audio_s, on_interim)
         except SpeechError as error:
             count(self.counters.streams, "busy" if isinstance(error, SpeechBusy) else "failed")
@@ -266,7 +266,7 @@ class Utterance:
         self._waits_for_the_device()
         self._in_flight: asyncio.Future[None] | None = None
         self._next: str | None = None
-        self._has_hypotheses = False
+        self._has_interims = False
 
     def __repr__(self) -> str:
         return f"<Utterance {self.session_id} of {self.session.device_id!r}>"
@@ -329,7 +329,7 @@ class Utterance:
         """
         if not self._ended:
             self.stream.cancel()
-            self._report_end(transcripts.DROPPED, self._has_hypotheses)
+            self._report_end(transcripts.DROPPED, self._has_interims)
             self._end(outcome)
             log.info("audio stream dropped", extra={**self.extra(), "outcome": outcome})
 
@@ -345,7 +345,7 @@ class Utterance:
         if not self._ending:
             on_cut = self._on_cut
             self.stream.cancel()
-            self._report_end(transcripts.DRAINING, self._reports_errors or self._has_hypotheses)
+            self._report_end(transcripts.DRAINING, self._reports_errors or self._has_interims)
             self._end("drained")
             if on_cut is not None:
                 on_cut()
@@ -357,7 +357,7 @@ class Utterance:
                 self.session, transcripts.failure_record(self.session, error, now, final=self._final)
             )
 
-    def on_hypothesis(self, text: str) -> None:
+    def on_interim(self, text: str) -> None:
         """Publish an interim. One is in flight to the broker at a time, and only the newest waits behind it."""
         if self._ending or self._ended:
             return
@@ -368,8 +368,8 @@ class Utterance:
         record = transcripts.transcript_record(self.session, text, now, final=False)
         self._in_flight = self._transcriber.offer(self.session, record)
         if self._in_flight is not None:
-            self._has_hypotheses = True
-            self._counters.hypotheses += 1
+            self._has_interims = True
+            self._counters.interims += 1
             self._in_flight.add_done_callback(self._acknowledged)
 
     def _acknowledged(self, future: asyncio.Future[None]) -> None:
@@ -377,7 +377,7 @@ class Utterance:
         _retrieve(future)
         text, self._next = self._next, None
         if text is not None:
-            self.on_hypothesis(text)
+            self.on_interim(text)
 
     async def _recognized(self) -> Transcript:
         if self._has_audio:
@@ -410,7 +410,7 @@ class Utterance:
         level = logging.ERROR if isinstance(error, EngineFailed) else logging.INFO
         log.log(level, "audio stream failed", extra={**self.extra(), "outcome": outcome, "error": str(error)})
         try:
-            if isinstance(error, EngineFailed) or self._reports_errors or self._has_hypotheses:
+            if isinstance(error, EngineFailed) or self._reports_errors or self._has_interims:
                 now = self._transcriber.wall_clock()
                 record = transcripts.failure_record(self.session, text, now, final=self._final)
                 await self._transcriber.publish(self.session, record, lambda: None)

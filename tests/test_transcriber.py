@@ -172,7 +172,7 @@ async def test_finish_returns_only_when_the_broker_has_acknowledged() -> None:
 
 
 @pytest.mark.gen_test
-async def test_hypotheses_grow_and_end_with_the_final_words() -> None:
+async def test_interims_grow_and_end_with_the_final_text() -> None:
     bench = Bench()
     utterance = bench.open(interim=True)
     for number, piece in enumerate((b"go", b" forward", b" ten"), start=1):
@@ -187,19 +187,19 @@ async def test_hypotheses_grow_and_end_with_the_final_words() -> None:
         ("go forward ten", True),
     ]
     assert {record["session_id"] for record in records} == {utterance.session_id}
-    assert bench.counters.hypotheses == 3
+    assert bench.counters.interims == 3
     assert bench.values()[0].endswith(b'"final":false,"success":true}')
 
 
 @pytest.mark.gen_test
-async def test_without_the_wish_for_hypotheses_the_engine_is_asked_for_none() -> None:
+async def test_interims_are_requested_from_the_engine_only_if_wanted() -> None:
     bench = Bench()
     bench.open()
     assert bench.engine.stream.on_interim is None
 
 
 @pytest.mark.gen_test
-async def test_one_hypothesis_is_under_way_and_the_newest_waits() -> None:
+async def test_one_interim_is_in_flight_and_the_newest_waits() -> None:
     bench = Bench()
     bench.broker.holds = True
     utterance = bench.open(interim=True)
@@ -221,7 +221,7 @@ async def test_one_hypothesis_is_under_way_and_the_newest_waits() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_hypothesis_does_not_wait_for_a_full_broker() -> None:
+async def test_an_interim_does_not_wait_for_a_full_broker() -> None:
     bench = Bench()
     bench.broker.has_room = False
     utterance = bench.open(interim=True)
@@ -233,7 +233,7 @@ async def test_a_hypothesis_does_not_wait_for_a_full_broker() -> None:
 
 
 @pytest.mark.gen_test
-async def test_no_hypothesis_comes_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_interim_comes_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench()
     finished, cancelled = bench.open("a", interim=True), bench.open("b", interim=True)
     await finished.finish()

@@ -92,13 +92,13 @@ class GoogleRecognizer:
         spoken = ",".join(self._config.language_codes) or "the recogniser's own language"
         self.detail = f"google, project {project}, {location}, {self._config.model or recognizer}, {spoken}"
         self._on_interim: Callable[[str], None] | None = None
-        self._told = ""
+        self._reported = ""
         self._is_alive: Callable[[], None] = nothing
         self._calls: list[_Call] = []
 
     def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
         self._cancel()
-        self._on_interim, self._told, self._is_alive = on_interim, "", alive
+        self._on_interim, self._reported, self._is_alive = on_interim, "", alive
 
     def accept(self, samples: bytes) -> None:
         """:raises EngineFailed: the service refused, failed, or takes no audio any more"""
@@ -158,10 +158,10 @@ class GoogleRecognizer:
     def _report_interim(self) -> None:
         if self._on_interim is None:
             return
-        hypothesis = self._text(with_interim=True)
-        if hypothesis and hypothesis != self._told:
-            self._told = hypothesis
-            self._on_interim(hypothesis)
+        text = self._text(with_interim=True)
+        if text and text != self._reported:
+            self._reported = text
+            self._on_interim(text)
 
     def _cancel(self) -> None:
         for call in self._calls:

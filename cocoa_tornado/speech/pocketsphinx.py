@@ -31,7 +31,7 @@ LEAD_FRAMES: Final = 20
 END_FRAMES: Final = 15
 """This many frames without speech end a stretch. Pauses within a sentence are shorter."""
 
-HYPOTHESIS_FRAMES: Final = 10
+INTERIM_FRAMES: Final = 10
 """How often the decoder is asked for an interim, in frames."""
 
 MAX_WORD_FRAMES: Final = 150
@@ -90,7 +90,7 @@ class PocketsphinxRecognizer:
         self._speaking = False
         self._silent_frames = self._frames_unasked = 0
         self._settled: list[str] = []
-        self._told = ""
+        self._reported = ""
 
     def _frame(self, frame: bytes) -> None:
         is_speech = self._detector.is_speech(frame)
@@ -119,7 +119,7 @@ class PocketsphinxRecognizer:
         except RuntimeError as error:
             raise EngineFailed(f"pocketsphinx: {error}") from error
         self._frames_unasked += 1
-        if self._on_interim is not None and self._frames_unasked >= HYPOTHESIS_FRAMES:
+        if self._on_interim is not None and self._frames_unasked >= INTERIM_FRAMES:
             self._frames_unasked = 0
             self._report_interim(self._text(self._hypothesis()))
 
@@ -143,8 +143,8 @@ class PocketsphinxRecognizer:
         return " ".join(filter(None, [*self._settled, unsettled]))
 
     def _report_interim(self, text: str) -> None:
-        if self._on_interim is not None and text and text != self._told:
-            self._told = text
+        if self._on_interim is not None and text and text != self._reported:
+            self._reported = text
             self._on_interim(text)
 
 

@@ -145,7 +145,7 @@ class PooledStream:
             self.kept.clear()
             self.wake()
 
-    def hypothesis(self, text: str) -> None:
+    def interim(self, text: str) -> None:
         if self._on_interim is None or self.over:
             return
         try:
@@ -333,7 +333,7 @@ class WorkerPool:
             stream = self._at_work.get(worker)
             # The device has already had the interims of audio that this worker repeats.
             if stream is not None and self._roster.consumed(worker) >= stream.kept.repeated:
-                stream.hypothesis(frame.payload.decode("utf-8", "replace"))
+                stream.interim(frame.payload.decode("utf-8", "replace"))
         else:
             self._on_result(worker, frame)
 

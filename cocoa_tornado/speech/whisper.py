@@ -131,7 +131,7 @@ class WhisperRecognizer:
         self.begin(None)
 
     def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
-        self._on_interim, self._told, self._alive = on_interim, "", alive
+        self._on_interim, self._reported, self._alive = on_interim, "", alive
         self._kept = bytearray()  # no final result yet
         self._looked = 0  # length of _kept at the last search for a pause
         self._texts: list[str] = []  # final results
@@ -193,10 +193,10 @@ class WhisperRecognizer:
             without_timestamps=True,
         )
         self._guess = self._guess or sure_of
-        hypothesis = " ".join(filter(None, [*self._texts, text]))
-        if hypothesis and hypothesis != self._told:
-            self._told = hypothesis
-            on_interim(hypothesis)
+        interim = " ".join(filter(None, [*self._texts, text]))
+        if interim and interim != self._reported:
+            self._reported = interim
+            on_interim(interim)
 
     def _transcribe(self, audio: Audio, speech: Sequence[Speech], **how: Any) -> tuple[str, str | None]:
         """Return the text of these stretches, and the language if it is certain."""

@@ -98,18 +98,18 @@ async def test_streams_at_once_get_their_own_words_and_none_of_another(url: str)
 
 async def test_hypotheses_grow_and_end_before_the_result(url: str) -> None:
     async with pool_of(url) as pool:
-        hypotheses: list[str] = []
-        stream = pool.open(RAW, 60.0, hypotheses.append)
+        interims: list[str] = []
+        stream = pool.open(RAW, 60.0, interims.append)
         audio = samples("somewhere.wav")
         for start in range(0, len(audio), 3200):
             await stream.feed(audio[start : start + 3200])
             await asyncio.sleep(0.08)
         await stream.finish()
-        count = len(hypotheses)
+        count = len(interims)
         assert count >= 1
-        assert all(hypotheses)
+        assert all(interims)
         await transcribed(pool.open(RAW, 60.0), bytes(SECOND))
-        assert len(hypotheses) == count
+        assert len(interims) == count
 
 
 @pytest.mark.parametrize("cut", [20_001, 60_000])

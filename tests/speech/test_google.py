@@ -108,8 +108,8 @@ def test_hypotheses_grow_before_the_result(recognizer: GoogleRecognizer) -> None
         recognizer.accept(RECORDING[start : start + 3_200])
     assert recognizer.finish() == WORDS
     assert told
-    assert all(WORDS.startswith(hypothesis) for hypothesis in told)
-    assert [len(hypothesis) for hypothesis in told] == sorted({len(hypothesis) for hypothesis in told})
+    assert all(WORDS.startswith(interim) for interim in told)
+    assert [len(interim) for interim in told] == sorted({len(interim) for interim in told})
 
 
 def test_an_utterance_longer_than_a_stream_may_be_goes_on_in_another(service: SpeechService) -> None:
@@ -252,8 +252,8 @@ def test_beginning_again_cancels_the_call_and_drops_its_words(
     told: list[str] = []
     heard_something = threading.Event()
 
-    def note(hypothesis: str) -> None:
-        told.append(hypothesis)
+    def note(interim: str) -> None:
+        told.append(interim)
         heard_something.set()
 
     recognizer.begin(note)

@@ -33,7 +33,7 @@ NOISE = pcm(np.random.default_rng(1).normal(0, 0.1, 48_000))
 TONE = pcm(0.5 * np.sin(2 * np.pi * 440 * np.arange(48_000) / 16_000))
 
 
-# When a pass for a hypothesis is made
+# When a pass for a interim is made
 
 
 def test_audio_at_the_speed_of_speech_leaves_time_for_a_pass_every_second_and_a_half() -> None:
@@ -208,7 +208,7 @@ def test_hypotheses_come_while_the_audio_does(
     text = at_the_speed_of_speech(GO_FORWARD, interims.append)
     assert words(text)[:2] == ["go", "forward"]
     assert interims
-    assert all(words(hypothesis)[0] == "go" for hypothesis in interims)
+    assert all(words(interim)[0] == "go" for interim in interims)
     assert len(interims) == len(set(interims))
 
 
