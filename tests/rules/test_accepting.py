@@ -18,7 +18,7 @@ def let_one_in(gate: Gate) -> None:
 
 def test_an_open_gate_lets_in_so_many_in_a_turn() -> None:
     assert Gate(1000).decide(0.0) == Decision(ACCEPTED_PER_TURN)
-    assert Gate(6).decide(0.0) == Decision(3)
+    assert Gate(6).decide(0.0) == Decision(4)
 
 
 def test_those_let_in_are_served_some_in_a_turn() -> None:
@@ -31,11 +31,11 @@ def test_those_let_in_are_served_some_in_a_turn() -> None:
     assert (gate.to_serve, gate.pending) == (1, SERVED_PER_TURN + 1)
 
 
-def test_at_most_half_of_the_bound_wait_and_that_is_no_obstacle() -> None:
+def test_at_most_three_quarters_of_the_bound_wait_and_that_is_no_obstacle() -> None:
     gate = Gate(100)
-    for _ in range(50):
+    for _ in range(75):
         gate.admitted()
-    assert (gate.decide(0.0), gate.obstacle) == (Decision(0), None)
+    assert (gate.decide(0.0), gate.obstacle, gate.is_near_full) == (Decision(0), None, False)
     gate.served()
     assert gate.decide(0.0) == Decision(1)
 
@@ -124,7 +124,7 @@ def test_the_bound_holds_and_a_gate_that_waits_for_room_has_something_to_wait_fo
             now += 1.0
         decision = gate.decide(now)
         assert 0 <= gate.pending <= bound
-        assert 0 <= gate.waiting <= max(1, bound // 2)
+        assert 0 <= gate.waiting <= max(1, bound * 3 // 4)
         assert decision.room <= bound - gate.pending
         # Whoever is told to wait is told for what, and it comes.
         if not decision.room:

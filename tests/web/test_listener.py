@@ -340,8 +340,8 @@ async def test_a_crowd_is_taken_from_the_kernels_queue_at_once_and_served_in_the
 async def test_a_crowd_larger_than_may_wait_is_served_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with listening(max_pending=200) as (_, address, served):
-        with crowd(address, 150):
-            await eventually(lambda: len(served) == 150)
+        with crowd(address, 180):
+            await eventually(lambda: len(served) == 180)
     assert lines(caplog) == []
 
 
