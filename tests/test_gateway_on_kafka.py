@@ -17,7 +17,7 @@ from tornado.ioloop import IOLoop
 from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.brokers.kafka import KafkaBroker
-from cocoa_tornado.brokers.kafka_clients import DIRECT
+from cocoa_tornado.brokers.kafka_connections import DIRECT
 from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, Decoder
 from cocoa_tornado.service import Gateway

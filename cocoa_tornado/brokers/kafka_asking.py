@@ -13,7 +13,8 @@ from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 from ..asking import ask
-from .kafka_clients import KafkaClient, KafkaClients
+from .kafka_clients import KafkaClients
+from .kafka_connections import KafkaClient
 
 T = TypeVar("T")
 

@@ -20,18 +20,10 @@ from ..rules.pacing import Probe
 from ..rules.records import Record, Rejected
 from ..rules.topic_log import Committed
 from .kafka_availability import Availability
-from .kafka_clients import (
-    GROUP_MOVED_ON,
-    ConsumerLink,
-    KafkaClient,
-    KafkaClients,
-    Unreadable,
-    as_kafka_python,
-    close_consumer,
-    describe,
-    is_retriable,
-    unreadable,
-)
+from .kafka_clients import KafkaClients
+from .kafka_connections import KafkaClient
+from .kafka_failures import GROUP_MOVED_ON, describe, is_retriable
+from .kafka_link import ConsumerLink, Unreadable, as_kafka_python, close_consumer, unreadable
 from .kafka_listener import RebalanceListener
 from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions

@@ -13,7 +13,7 @@ from typing import Protocol
 from kafka import TopicPartition
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 
-from .kafka_clients import ConsumerLink, as_kafka_python
+from .kafka_link import ConsumerLink, as_kafka_python
 
 REVOKE_PATIENCE_S = 5.0  # for batches in flight when their partitions are revoked
 COMMIT_PATIENCE_S = 3.0

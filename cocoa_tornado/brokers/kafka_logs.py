@@ -16,7 +16,8 @@ from kafka.admin import OffsetSpec
 from ..rules.pacing import QuestionPace
 from ..rules.standstill import Ends, StandstillWatch
 from .kafka_asking import Inquiry
-from .kafka_clients import KafkaClient, KafkaClients
+from .kafka_clients import KafkaClients
+from .kafka_connections import KafkaClient
 from .kafka_options import KafkaOptions
 
 NO_ID = str(UUID(int=0))

@@ -24,7 +24,9 @@ from ..rules.backoff import Backoff
 from ..rules.sole_reader import Group, Member, SoleReader, Step, readers
 from .kafka_asking import Inquiry
 from .kafka_availability import UNREACHABLE, Availability
-from .kafka_clients import AUTH_ERRORS, KafkaClient, KafkaClients, describe, unreachable
+from .kafka_clients import KafkaClients
+from .kafka_connections import KafkaClient
+from .kafka_failures import AUTH_ERRORS, describe, unreachable
 from .kafka_options import KafkaOptions
 
 STANDBY_LOOK_S = 0.5  # how often a gateway outside the group checks whether it is free

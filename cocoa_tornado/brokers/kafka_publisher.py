@@ -17,15 +17,9 @@ from kafka import errors as kafka_errors
 from ..errors import BrokerClosed, BrokerError, RecordTooLarge
 from ..rules.backoff import Backoff
 from ..rules.rate import LineBudget, RateLimit
-from .kafka_clients import (
-    TOO_LARGE_ERRORS,
-    KafkaClient,
-    KafkaClients,
-    TopicLook,
-    close_producer,
-    describe,
-    is_retriable,
-)
+from .kafka_clients import KafkaClients, TopicLook, close_producer
+from .kafka_connections import KafkaClient
+from .kafka_failures import TOO_LARGE_ERRORS, describe, is_retriable
 from .kafka_options import KafkaOptions
 
 SEND_CHUNK = 200  # records taken from the queue at a time

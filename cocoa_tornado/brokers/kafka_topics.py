@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from kafka import errors as kafka_errors
 
-from .kafka_clients import AUTH_ERRORS, MAX_MESSAGE_BYTES, KafkaClient, KafkaClients
+from .kafka_clients import MAX_MESSAGE_BYTES, KafkaClients
+from .kafka_connections import KafkaClient
+from .kafka_failures import AUTH_ERRORS
 from .kafka_options import KafkaOptions
 from .kafka_reading import TopicMissing
 

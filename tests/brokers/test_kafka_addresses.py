@@ -11,7 +11,7 @@ import pytest
 from kafka.net.selector import NetworkSelector
 from kafka.protocol.metadata import MetadataResponse
 
-from cocoa_tornado.brokers.kafka_clients import _Manager
+from cocoa_tornado.brokers.kafka_connections import ConnectionManager
 from cocoa_tornado.brokers.port import Broker, BrokerState
 from testing.kafka_server import KafkaServer, make_broker
 from testing.ports import ReservedPort
@@ -131,7 +131,7 @@ class Dialing:
 
 async def test_connections_that_are_still_being_made_to_where_a_broker_was_are_given_up() -> None:
     net = NetworkSelector()
-    manager = _Manager(net, bootstrap_servers=["bootstrap:9092"])
+    manager = ConnectionManager(net, bootstrap_servers=["bootstrap:9092"])
     try:
         broker = MetadataResponse.MetadataResponseBroker
         moved, stays = Dialing(), Dialing()

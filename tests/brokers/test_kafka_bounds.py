@@ -14,7 +14,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
 from cocoa_tornado.brokers.kafka_bounds import BatchTooLarge, Bounds, bound_consumer, held_bytes
-from cocoa_tornado.brokers.kafka_clients import unreadable
+from cocoa_tornado.brokers.kafka_link import unreadable
 from cocoa_tornado.rules.handoff import RECORD_BYTES
 from testing.kafka_admin import committed_offset, writer
 from testing.waiting import eventually

@@ -16,7 +16,8 @@ from kafka import errors as kafka_errors
 from tornado.ioloop import IOLoop
 
 from cocoa_tornado.brokers.kafka_availability import Availability
-from cocoa_tornado.brokers.kafka_clients import KafkaClients, _ProducerClient
+from cocoa_tornado.brokers.kafka_clients import KafkaClients
+from cocoa_tornado.brokers.kafka_connections import ProducerClient
 from cocoa_tornado.brokers.kafka_consumer import KafkaConsuming
 from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.port import BrokerCounters, BrokerState
@@ -479,7 +480,7 @@ async def test_a_token_endpoint_that_is_away_is_one_line(
 
 
 def test_a_producer_waits_while_a_connection_is_being_set_up() -> None:
-    client = _ProducerClient(bootstrap_servers="127.0.0.1:1")
+    client = ProducerClient(bootstrap_servers="127.0.0.1:1")
     try:
         assert client.connection_delay(1) == 50  # milliseconds
         client._manager.update_backoff(1)

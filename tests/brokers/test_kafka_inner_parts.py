@@ -1,4 +1,4 @@
-"""The inner parts of kafka-python that ``kafka_clients.py`` uses: a version that lacks one fails here, and not when a
+"""The inner parts of kafka-python that the adapter uses: a version that lacks one fails here, and not when a
 group rebalances in production.
 """
 
@@ -23,7 +23,7 @@ from kafka.protocol.metadata import FindCoordinatorResponse
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 
-from cocoa_tornado.brokers import kafka_clients
+from cocoa_tornado.brokers import kafka_connections
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_batch_asks_to_be_decompressed_where_the_bound_is_put() -> None:
 
 
 def test_the_class_of_a_socket_is_chosen_by_the_scheme_of_the_proxy() -> None:
-    assert type(KafkaNetSocket(kafka_clients.DIRECT)) is kafka_clients._TidySocket
+    assert type(KafkaNetSocket(kafka_connections.DIRECT)) is kafka_connections.TidySocket
     for client in (KafkaConsumer, KafkaProducer, KafkaAdminClient):
         assert {"kafka_client", "proxy_url"} <= client.DEFAULT_CONFIG.keys()
 

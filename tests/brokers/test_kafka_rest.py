@@ -13,7 +13,8 @@ import pytest
 from kafka import TopicPartition
 from kafka.future import Future
 
-from cocoa_tornado.brokers.kafka_clients import ANSWER_S, ConsumerLink, _Manager
+from cocoa_tornado.brokers.kafka_connections import ConnectionManager
+from cocoa_tornado.brokers.kafka_link import ANSWER_S, ConsumerLink
 
 ONE, TWO = TopicPartition("results", 0), TopicPartition("results", 1)
 LEADERS = {ONE: 1, TWO: 2}
@@ -30,7 +31,7 @@ def link(requests: dict[Any, float | None], fetches: list[Future] | None = None)
         for node, at in requests.items()
     }
     manager = SimpleNamespace(_conns=connections, cluster=SimpleNamespace(leader_for_partition=LEADERS.get))
-    manager.oldest_request_at = lambda node: _Manager.oldest_request_at(manager, node)  # type: ignore[arg-type]
+    manager.oldest_request_at = lambda node: ConnectionManager.oldest_request_at(manager, node)  # type: ignore[arg-type]
     coordinator = SimpleNamespace(coordinator_id="coordinator-1")
     fetcher = SimpleNamespace(_fetch_futures=deque(fetches or []), fetched_records=lambda: ({ONE: ["a record"]}, False))
     consumer = SimpleNamespace(_coordinator=coordinator, _fetcher=fetcher)
