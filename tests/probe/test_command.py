@@ -147,7 +147,7 @@ def test_given_tokens_are_used_and_announced() -> None:
 
     assert result.exit_code == 0
     assert set(gateway.opened) == {"doll", "second"}
-    assert result.stderr.startswith("note: while this runs, messages for 'doll', 'second' come here")
+    assert result.stderr.startswith("note: while this runs, the probe gets the messages for 'doll', 'second'")
     assert "\n- expired" in result.stdout
     assert TOKEN not in result.output
 
