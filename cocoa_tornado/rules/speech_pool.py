@@ -73,7 +73,7 @@ class Phase(enum.Enum):
     DYING = "dying"  # to be killed, or killed and not reaped yet
 
 
-class Admission(enum.Enum):
+class StreamVerdict(enum.Enum):
     """What happens to a stream that arrives."""
 
     WAITS = "waits"  # the next plan may assign it at once
@@ -213,24 +213,24 @@ class Roster:
 
     # Events
 
-    def arrive(self, stream: int, now: float, *, is_silent: bool = False) -> Admission:
+    def arrive(self, stream: int, now: float, *, is_silent: bool = False) -> StreamVerdict:
         """A stream wants a worker.
 
         :param is_silent: it gets none before :meth:`has_audio`. Until then it only takes room in the queue, and if the
             queue is full, for two seconds at most
         """
         if self.hopeless:
-            return Admission.HOPELESS
+            return StreamVerdict.HOPELESS
         free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
         room = self.limits.queue + free
         if len(self._waiting) >= room:
             self._park_silent(now)
         if len(self._waiting) >= room or len(self._waiting) + len(self._parked) >= room + self.limits.parked:
-            return Admission.BUSY
+            return StreamVerdict.BUSY
         self._waiting.append(stream)
         if is_silent:
             self._silent[stream] = now
-        return Admission.WAITS
+        return StreamVerdict.WAITS
 
     def has_audio(self, stream: int) -> bool:
         """A silent stream has begun, or a parked one has enough audio, or has ended. Return False if it already waits

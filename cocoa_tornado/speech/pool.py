@@ -20,7 +20,7 @@ from ..rules.backoff import Backoff
 from ..rules.byte_budget import ByteBudget
 from ..rules.kept_audio import KeptAudio
 from ..rules.rate import LineBudget, RateLimit
-from ..rules.speech_pool import Admission, Assign, Kill, Phase, PoolLimits, Roster, TakeBack
+from ..rules.speech_pool import Assign, Kill, Phase, PoolLimits, Roster, StreamVerdict, TakeBack
 from . import wire
 from .machine import count_oom_kills
 from .port import SpeechState, SpeechStatus, Transcript
@@ -234,9 +234,9 @@ class WorkerPool:
             stream.settle(EngineFailed("the speech engine is closed"))
             return stream
         admission = self._roster.arrive(stream.number, self._now(), is_silent=True)
-        if admission is Admission.BUSY:
+        if admission is StreamVerdict.BUSY:
             raise SpeechBusy("every worker is taken and the queue is full", self._roster.retry_after_s())
-        if admission is Admission.HOPELESS:
+        if admission is StreamVerdict.HOPELESS:
             stream.settle(EngineFailed(self._trouble))
             return stream
         self._waiting[stream.number] = stream

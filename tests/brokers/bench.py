@@ -1,4 +1,4 @@
-"""A broker adapter with somebody at both ends: a producer of results outside, and a receiver of batches on the loop."""
+"""A broker adapter with both ends: an external producer of results, and a receiver of batches on the loop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def decode(key: bytes | None, value: bytes | None, timestamp_ms: int, headers: H
 
 
 class Receiver:
-    """A sink that keeps what it is given.
+    """A sink that collects batches.
 
     :ivar prompt: report each batch as done at once; otherwise they pile up in :attr:`open`
     """
@@ -75,7 +75,7 @@ class Receiver:
             self.open.append(batch)
 
     def finish(self) -> None:
-        """Report all that is open as done, and what comes later at once."""
+        """Mark all open batches as done, and later ones at once."""
         self.prompt = True
         batches, self.open = self.open, []
         for batch in batches:

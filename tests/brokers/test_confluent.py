@@ -47,7 +47,7 @@ SESSION = object()
 
 
 class Message(confluent_kafka.Message):  # type: ignore[name-defined,misc]  # importorskip returns no types
-    """A record, or what librdkafka puts in a record's place."""
+    """A record, or an error that librdkafka returns instead."""
 
     def __init__(self, offset: int, value: bytes | None = None, error: int | None = None) -> None:
         self._offset, self._value = offset, value
@@ -244,7 +244,7 @@ async def test_a_consumer_that_does_not_get_into_its_group_is_replaced_while_the
 async def test_a_consumer_that_does_not_come_to_read_what_it_was_assigned_is_replaced_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A commit that librdkafka never ends is in the way of every other, say."""
+    """For example, a commit that librdkafka never ends blocks all others."""
     monkeypatch.setattr(confluent_consumer, "COMMIT_PATIENCE_S", 0.05)
     consumer = Consumer()
     consuming = books(Receiver(), consumer)

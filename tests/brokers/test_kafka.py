@@ -57,7 +57,7 @@ def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRec
 
 
 def in_order_and_complete(received: list[bytes], wanted: list[bytes]) -> bool:
-    """True if, repetitions left out, exactly ``wanted`` is there, in order: at least once, and nothing overtaken."""
+    """True if ``received`` without repetitions is exactly ``wanted``, in order."""
     return list(dict.fromkeys(received)) == wanted
 
 

@@ -1,4 +1,4 @@
-"""What a kafka-python consumer holds, in bytes: of a batch, of a poll, and of what it has fetched."""
+"""The bytes that a kafka-python consumer holds: of a batch, of a poll, and fetched."""
 
 from __future__ import annotations
 

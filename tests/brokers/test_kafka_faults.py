@@ -59,7 +59,7 @@ def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
 
 @pytest.fixture
 def python_stand(kafka: KafkaServer) -> KafkaStand:
-    """For what kafka-python alone does, or cannot do."""
+    """For behavior that is specific to kafka-python."""
     return KafkaStand(kafka)
 
 

@@ -303,7 +303,7 @@ async def test_members_that_read_another_topic_are_no_reason_to_wait(alone: Pair
     [kafka_errors.GroupAuthorizationFailedError, kafka_errors.UnsupportedVersionError, KeyError],
     ids=lambda error: error.__name__,
 )
-async def test_where_nobody_may_ask_for_the_members_it_reads_and_says_so_once(
+async def test_without_the_right_to_list_members_it_reads_and_logs_it_once(
     alone: Pair, failure: type[Exception], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(KafkaClients, "admin", refusing(KafkaClients.admin, failure))
@@ -462,7 +462,7 @@ class Passing(threading.Event):
 
 @MAYBE_AWAY
 @pytest.mark.parametrize("joined", [False, True])
-async def test_a_question_about_the_group_that_nobody_answers_is_asked_ever_more_seldom(
+async def test_an_unanswered_request_about_the_group_is_repeated_with_backoff(
     joined: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, silence = Clock(), Silence()

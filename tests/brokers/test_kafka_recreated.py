@@ -137,7 +137,7 @@ async def test_a_batch_of_the_old_log_that_is_done_late_commits_nothing_in_the_n
 async def test_a_topic_that_was_recreated_while_the_gateway_was_down_is_read_from_its_first_record(
     stand: KafkaStand, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the brokers have kept the offset: one that was committed by somebody who had not noticed, say."""
+    """The brokers may have kept the offset, for example from a member that had not noticed."""
     await stand.create(stand.results)
     receiver, again = Receiver(), Receiver()
     broker = await stand.broker()

@@ -1,4 +1,4 @@
-"""Transactions that stay open: what waits behind them is seen, though it may not be read yet."""
+"""Transactions that stay open: records behind them are counted, though they cannot be read yet."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_what_waits_behind_an_open_transaction_is_lag_and_one_log_line(
 
 
 async def test_records_that_may_not_be_read_yet_are_lag_while_the_partitions_are_paused(stand: KafkaStand) -> None:
-    """A paused partition is not fetched, so what its last fetch said of the log's end is old."""
+    """A paused partition is not fetched, so the log's end in its last fetch is outdated."""
     receiver = Receiver(prompt=False)
     async with consuming(await stand.broker(high_water=1, low_water=1), receiver) as broker:
         await stand.write(numbered(0, 1))

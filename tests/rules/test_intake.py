@@ -158,7 +158,7 @@ class Devices(RuleBasedStateMachine):
         assert self.intake.under_way <= self.LIMIT // 2 + TURNS * self.LARGEST + short_ones
 
     @invariant()
-    def somebody_gets_on_unless_the_broker_takes_nothing(self) -> None:
+    def a_connection_advances_unless_the_broker_takes_nothing(self) -> None:
         if self.waiting and not self.intake.is_full:
             assert len(self.intake._turns) == TURNS
             assert self.intake.under_way >= self.LIMIT // 2

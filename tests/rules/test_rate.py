@@ -116,7 +116,7 @@ def test_sending_others_gives_no_client_its_allowance_back() -> None:
     assert allowances.wait_s("one", LIMIT, 0.0) > 0
 
 
-def test_however_many_have_used_up_theirs_a_newcomer_has_all_of_its_own() -> None:
+def test_a_new_client_has_its_full_allowance_however_many_have_used_up_theirs() -> None:
     allowances = Allowances(100)
     for number in range(1000):
         use_up(allowances, f"other {number}")

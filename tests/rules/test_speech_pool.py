@@ -15,10 +15,10 @@ from cocoa_tornado.rules.speech_pool import (
     MAX_MEMORY_PAUSE_S,
     MEMORY_PAUSE_S,
     MEMORY_TRIAL_S,
-    Admission,
     Phase,
     PoolLimits,
     Roster,
+    StreamVerdict,
     TakeBack,
 )
 from cocoa_tornado.rules.upload import SILENT_S
@@ -60,11 +60,11 @@ class Pool(RuleBasedStateMachine):
             assert self.now - self.silent.pop(stream) >= SILENT_S
             self.waiting.remove(stream)
             self.parked.add(stream)
-        if admission is Admission.WAITS:
+        if admission is StreamVerdict.WAITS:
             self.waiting.append(self.numbers)
             if is_silent:
                 self.silent[self.numbers] = self.now
-        elif admission is Admission.BUSY and len(self.waiting) + len(self.parked) < LIMITS.queue + LIMITS.parked:
+        elif admission is StreamVerdict.BUSY and len(self.waiting) + len(self.parked) < LIMITS.queue + LIMITS.parked:
             assert len(self.waiting) >= LIMITS.queue
             assert all(self.now - since < SILENT_S for since in self.silent.values()), "kept out by nothing"
         self.plan()
@@ -200,7 +200,7 @@ class Pool(RuleBasedStateMachine):
         assert len(self.waiting) + len(self.parked) <= LIMITS.queue + LIMITS.parked + LIMITS.workers
 
     @invariant()
-    def nobody_waits_beside_an_idle_worker(self) -> None:
+    def no_stream_waits_while_a_worker_is_idle(self) -> None:
         idle = any(self.roster.phase_of(worker) is Phase.IDLE for worker in self.alive)
         assert not (idle and self.ready())
 
@@ -274,7 +274,7 @@ def test_workers_that_die_before_they_are_of_use_are_started_with_backoff_and_wa
         given_up += one.plan(now).given_up
     assert given_up == (1,)
     assert one.hopeless
-    assert one.arrive(9, now) is Admission.HOPELESS
+    assert one.arrive(9, now) is StreamVerdict.HOPELESS
     assert now > 0
 
 
@@ -386,9 +386,9 @@ def test_streams_that_do_not_begin_keep_others_out_for_two_seconds() -> None:
     one = ready(PoolLimits(1, 2, 10.0, 60.0))
     at_work(one, 1, 0.0)
     for stream in (2, 3):
-        assert one.arrive(stream, 0.0, is_silent=True) is Admission.WAITS
-    assert one.arrive(4, SILENT_S - 0.1, is_silent=True) is Admission.BUSY
-    assert one.arrive(4, SILENT_S, is_silent=True) is Admission.WAITS
+        assert one.arrive(stream, 0.0, is_silent=True) is StreamVerdict.WAITS
+    assert one.arrive(4, SILENT_S - 0.1, is_silent=True) is StreamVerdict.BUSY
+    assert one.arrive(4, SILENT_S, is_silent=True) is StreamVerdict.WAITS
     assert (one.queued, one.parked) == (1, 2)
     # They have not lost anything.
     assert one.has_audio(2)
@@ -408,16 +408,16 @@ def test_no_more_streams_are_without_a_worker_than_the_queue_and_the_parked_ones
     at_work(one, 7, 0.0)
     now, admitted = 0.0, []
     for stream in range(10, 30):
-        if one.arrive(stream, now, is_silent=True) is Admission.WAITS:
+        if one.arrive(stream, now, is_silent=True) is StreamVerdict.WAITS:
             admitted.append(stream)
         now += SILENT_S
     assert (len(admitted), one.queued + one.parked) == (5, 5)
     for stream in admitted:
         one.has_audio(stream)
     assert (one.queued, one.parked) == (5, 0)
-    assert one.arrive(30, now) is Admission.BUSY
+    assert one.arrive(30, now) is StreamVerdict.BUSY
     one.leave(admitted[0])
-    assert one.arrive(31, now) is Admission.BUSY, "the queue is still full"
+    assert one.arrive(31, now) is StreamVerdict.BUSY, "the queue is still full"
 
 
 def test_a_worker_that_works_on_what_it_has_consumed_is_not_taken_from_its_stream() -> None:

@@ -45,12 +45,12 @@ _AAC = _box(b"mp4a", _AUDIO, _full(b"esds", _ESDS))
 
 
 def with_a_long_index(samples: int) -> bytes:
-    """A few kilobytes that announce so many samples of a byte each."""
+    """A few kilobytes that announce this many samples of a byte each."""
     return _boxes(samples, 1, _HERE, _AAC, b"") + _box(b"mdat", bytes(5_000))
 
 
 def with_many_long_fragments(fragments: int, samples: int) -> bytes:
-    """The same in fragments, so many samples in each."""
+    """The same in fragments, with this many samples in each."""
     extends = _box(b"mvex", _full(b"trex", _numbers(1, 1, 1024, 1, 0)))
     header = _box(b"tfhd", _numbers(0x020000, 1))
     run = _box(b"trun", _numbers(0, samples))

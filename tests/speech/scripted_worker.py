@@ -19,28 +19,28 @@ class Obedient:
         self._eaten: list[bytearray] = []
 
     def begin(self, on_interim: Callable[[str], None] | None, alive: Callable[[], None] = nothing) -> None:
-        self._heard, self._on_interim, self._alive = b"", on_interim, alive
+        self._audio, self._on_interim, self._alive = b"", on_interim, alive
 
     def accept(self, samples: bytes) -> None:
-        self._heard += samples
-        while b"hungry" in self._heard:
+        self._audio += samples
+        while b"hungry" in self._audio:
             self._eaten.append(bytearray(b"x") * (16 << 20))
         if b"busy" in samples:
             time.sleep(1.0)  # and doesn't say so
-        if b"crash" in self._heard:
+        if b"crash" in self._audio:
             os._exit(3)
-        if b"fail" in self._heard:
+        if b"fail" in self._audio:
             raise EngineFailed("failed on purpose")
-        if b"fault" in self._heard:
+        if b"fault" in self._audio:
             raise ZeroDivisionError("crashed on purpose")
         if self._on_interim is not None:
-            self._on_interim(self._heard.decode())
+            self._on_interim(self._audio.decode())
 
     def finish(self) -> str:
-        for _ in range(25 if b"slow" in self._heard else 600 if b"endless" in self._heard else 0):
+        for _ in range(25 if b"slow" in self._audio else 600 if b"endless" in self._audio else 0):
             time.sleep(0.1)
             self._alive()
-        return self._heard.decode().strip()
+        return self._audio.decode().strip()
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ async def test_streams_at_once_get_their_own_words_and_none_of_another(url: str)
         assert texts == [" ".join(spoken(words)) for _, words in recordings_used]
 
 
-async def test_hypotheses_grow_and_end_before_the_result(url: str) -> None:
+async def test_interims_grow_and_end_before_the_result(url: str) -> None:
     async with pool_of(url) as pool:
         interims: list[str] = []
         stream = pool.open(RAW, 60.0, interims.append)
@@ -225,7 +225,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.logs("cocoa.speech", "^speech failed$")
 @pytest.mark.logs("cocoa.speech", "^worker (lost|output)$")
-async def test_workers_that_never_come_up_are_told_and_nobody_waits_for_them() -> None:
+async def test_workers_that_never_start_are_reported_and_waiting_streams_fail() -> None:
     pool = WorkerPool(PoolOptions("pocketsphinx:///no/such/model", workers=1))
     pool.start()
     try:

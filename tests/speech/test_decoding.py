@@ -1,4 +1,4 @@
-"""Decoding: whatever a device sends, as it arrives."""
+"""Decoding of any audio, while it arrives."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def alike(samples: bytes) -> float:
 
 @pytest.mark.parametrize("declared", ["as what it is", "raw", "wav"])
 @pytest.mark.parametrize("name", RECORDED)
-def test_what_browsers_and_phones_record_is_heard_whatever_it_is_called(name: str, declared: str) -> None:
+def test_recordings_of_browsers_and_phones_are_decoded_under_any_declared_type(name: str, declared: str) -> None:
     audio_format, make = RECORDED[name]
     if declared != "as what it is" and name != "AAC with an ID3 tag":  # which then may as well be an MP3
         audio_format = {"raw": RAW, "wav": AudioFormat("wav", eight_bit_rate_hz=8_000)}[declared]
@@ -247,10 +247,10 @@ def test_live_audio_is_decoded_while_it_arrives(name: str, bytes_per_second: int
     source = Arriving(make(), (640,))
     pieces = decode(audio_format, source, 60)
 
-    heard = len(next(pieces))
+    decoded = len(next(pieces))
     assert source.taken < bytes_per_second
-    while heard < BYTES_PER_SECOND:
-        heard += len(next(pieces))
+    while decoded < BYTES_PER_SECOND:
+        decoded += len(next(pieces))
     assert source.taken < 2 * bytes_per_second
 
 
@@ -283,7 +283,7 @@ def test_of_a_recording_that_is_cut_off_what_came_is_used(name: str) -> None:
         *("QuickTime with video", "WebM with video", "Ogg of two", "Ogg of two FLACs", "WebM of two"),
     ],
 )
-def test_the_first_audio_stream_is_heard_and_all_others_are_skipped(make: Callable[[], bytes]) -> None:
+def test_the_first_audio_stream_is_decoded_and_all_others_are_skipped(make: Callable[[], bytes]) -> None:
     samples = decoded(RAW, make())
 
     assert 0.98 < len(samples) / len(SPEECH) < 1.06
@@ -332,7 +332,7 @@ def test_a_wav_whose_type_says_a_rate_is_what_its_header_says() -> None:
 
 
 @pytest.mark.parametrize("between", [b"", b"LIST\x04\0\0\0INFO", b"LIST\x03\0\0\0abc\0", b"cue \0\0\0\0" * 3])
-def test_a_wav_that_follows_another_is_heard_too(between: bytes) -> None:
+def test_a_wav_that_follows_another_is_decoded_too(between: bytes) -> None:
     one, other = SPEECH[:40_000], SPEECH[40_000:]
 
     assert decoded(WAV, _riff(one) + between + _riff(other)) == SPEECH
@@ -362,7 +362,7 @@ def test_what_follows_a_wav_and_is_none_is_not_audio() -> None:
 # Samples of eight bits
 
 
-def test_samples_of_the_reference_firmware_are_heard_as_what_they_are() -> None:
+def test_samples_of_the_reference_firmware_are_detected() -> None:
     firmware = encoded(SPEECH, "u8", "pcm_u8", 8_000)
     declared = AudioFormat("wav", "s16le", 16_000, 1, eight_bit_rate_hz=8_000)
 
@@ -370,7 +370,7 @@ def test_samples_of_the_reference_firmware_are_heard_as_what_they_are() -> None:
     assert likeness(decoded(declared, firmware), SPEECH) > 0.95
 
 
-def test_samples_of_sixteen_bits_are_heard_as_before() -> None:
+def test_samples_of_sixteen_bits_are_decoded_as_before() -> None:
     assert decoded(AudioFormat("wav", "s16le", 16_000, 1, eight_bit_rate_hz=8_000), SPEECH) == SPEECH
 
 
@@ -684,7 +684,7 @@ def test_damage_anywhere_ends_in_audio_or_in_one_of_two_errors(
 
 
 def test_nothing_is_printed_whatever_is_wrong() -> None:
-    """FFmpeg complains of everything, on standard error, unless it is told not to."""
+    """FFmpeg complains of everything, on standard error, unless configured otherwise."""
     program = """
 from cocoa_tornado.errors import AudioNotDecodable
 from cocoa_tornado.rules.audio import AudioFormat
@@ -722,7 +722,7 @@ def _run(program: str, data: bytes = b"") -> bytes:
 
 
 def test_a_container_of_many_streams_takes_no_more_memory_than_one() -> None:
-    """Each stream that an Ogg announces may make FFmpeg take many megabytes; only the first is heard."""
+    """Each stream that an Ogg announces may make FFmpeg take many megabytes; only the first is decoded."""
     one = encoded(go_forward(), "ogg", "libopus")
     pages = one.split(b"OggS")[1:]
     head = b"OggS" + pages[0]
@@ -762,18 +762,18 @@ from tests.speech.recordings import Arriving, encoded, go_forward
 def peak_mib():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) // 1024
-def heard(data):
+def decoded_bytes(data):
     try:
         return sum(map(len, decode(AudioFormat("mp4"), Arriving(data, (65536,)), 60)))
     except AudioNotDecodable:
         return 0
 speech = encoded(go_forward(), "mp4", "aac")
 hostile = sys.stdin.buffer.read()
-assert heard(speech) > 0
+assert decoded_bytes(speech) > 0
 before = peak_mib()
-assert heard(hostile) == 0
+assert decoded_bytes(hostile) == 0
 print(peak_mib() - before)
-assert heard(speech) > 0  # the next one has a budget of its own
+assert decoded_bytes(speech) > 0  # the next one has a budget of its own
 """
     data = make()
 

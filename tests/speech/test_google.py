@@ -101,15 +101,15 @@ def test_a_recogniser_of_ones_own_keeps_what_the_url_does_not_say(service: Speec
     assert (list(first.streaming_config.config.language_codes), first.streaming_config.config.model) == ([], "")
 
 
-def test_hypotheses_grow_before_the_result(recognizer: GoogleRecognizer) -> None:
-    told: list[str] = []
-    recognizer.begin(told.append)
+def test_interims_grow_before_the_result(recognizer: GoogleRecognizer) -> None:
+    interims: list[str] = []
+    recognizer.begin(interims.append)
     for start in range(0, len(RECORDING), 3_200):
         recognizer.accept(RECORDING[start : start + 3_200])
     assert recognizer.finish() == WORDS
-    assert told
-    assert all(WORDS.startswith(interim) for interim in told)
-    assert [len(interim) for interim in told] == sorted({len(interim) for interim in told})
+    assert interims
+    assert all(WORDS.startswith(interim) for interim in interims)
+    assert [len(interim) for interim in interims] == sorted({len(interim) for interim in interims})
 
 
 def test_an_utterance_longer_than_a_stream_may_be_goes_on_in_another(service: SpeechService) -> None:
@@ -198,7 +198,7 @@ def test_credentials_that_cannot_be_refreshed_are_not_taken_for_a_lost_network(
         recognize(recognizer, RECORDING)
 
 
-def test_any_other_failure_is_told_in_the_servers_words_on_one_line(
+def test_any_other_failure_has_the_servers_text_in_one_line(
     recognizer: GoogleRecognizer, service: SpeechService
 ) -> None:
     service.refusal = (grpc.StatusCode.INVALID_ARGUMENT, "No such model:\n  'shorty'")
@@ -249,23 +249,23 @@ def test_a_service_that_is_not_there_is_named() -> None:
 def test_beginning_again_cancels_the_call_and_drops_its_words(
     recognizer: GoogleRecognizer, service: SpeechService
 ) -> None:
-    told: list[str] = []
-    heard_something = threading.Event()
+    interims: list[str] = []
+    has_interim = threading.Event()
 
     def note(interim: str) -> None:
-        told.append(interim)
-        heard_something.set()
+        interims.append(interim)
+        has_interim.set()
 
     recognizer.begin(note)
     start = 0
-    while not heard_something.is_set():
+    while not has_interim.is_set():
         recognizer.accept(RECORDING[start : start + 3_200])
         start += 3_200
-    before = len(told)
+    before = len(interims)
     recognizer.begin(None)
     recognizer.accept(OTHER_RECORDING)
     assert recognizer.finish() == OTHER_WORDS
-    assert len(told) == before
+    assert len(interims) == before
     first = service.calls[0]
     assert first.over.wait(PATIENCE_S)
     assert not first.finished

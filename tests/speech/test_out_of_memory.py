@@ -1,4 +1,4 @@
-"""Workers that the kernel kills for want of memory: known as such, and not replaced by the next victim."""
+"""Workers that the kernel kills for lack of memory: recognized as such, and not replaced at once."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def test_beginning_again_drops_what_was_under_way(english: WhisperRecognizer) ->
     assert recognize(english, GO_FORWARD) == alone
 
 
-def test_hypotheses_come_while_the_audio_does(
+def test_interims_come_while_audio_arrives(
     at_the_speed_of_speech: Speak,
 ) -> None:
     interims: list[str] = []
@@ -212,7 +212,7 @@ def test_hypotheses_come_while_the_audio_does(
     assert len(interims) == len(set(interims))
 
 
-def test_audio_in_a_hurry_gets_no_hypotheses(english: WhisperRecognizer) -> None:
+def test_audio_faster_than_speech_gets_no_interims(english: WhisperRecognizer) -> None:
     interims: list[str] = []
     recognize(english, GO_FORWARD, interims.append)
     assert interims == []

@@ -62,7 +62,7 @@ def audio(at: float, count: int) -> tuple[float, Frame]:
 
 
 def decode(source: AudioSource, clock: Clock, speed: float = 100.0) -> None:
-    """Take samples at their face value, so many times faster than they were spoken."""
+    """Process samples this many times faster than real time."""
     while piece := source.read(4096):
         source.decoded_bytes += len(piece)
         clock.now += len(piece) / BYTES_PER_SECOND / speed
