@@ -247,8 +247,8 @@ def test_a_speech_engine_is_kept_as_it_was_given(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("vosk://", "is not a speech engine"),
-        ("pocketsphinx", "is not a speech engine"),
+        ("vosk://", "is not a supported speech engine"),
+        ("pocketsphinx", "is not a supported speech engine"),
         ("whisper://", "names no model"),
         ("google://host", "takes options only"),
         ("google://?key=1", "has an option 'key'"),

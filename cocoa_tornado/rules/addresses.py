@@ -87,10 +87,10 @@ def kafka_servers(url: str) -> tuple[str, ...]:
     """
     scheme, separator, rest = url.partition("://")
     if scheme.lower() != "kafka" or not separator:
-        raise ValueError("is not a broker of a kind that is known")
+        raise ValueError("is not a supported broker")
     servers = [_host_and_port(strip_blanks(part), DEFAULT_KAFKA_PORT) for part in rest.removesuffix("/").split(",")]
     if None in servers:
-        raise ValueError("has a wrong host or port in it")
+        raise ValueError("has an invalid host or port")
     return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in filter(None, servers))
 
 

@@ -26,7 +26,7 @@ from ..plain_text import has_no_controls, quoted
 EngineKind = Literal["pocketsphinx", "whisper", "google"]
 
 
-UNKNOWN_ENGINE: Final = "is not a speech engine of a kind that is known"
+UNKNOWN_ENGINE: Final = "is not a supported speech engine"
 MIB: Final = 1024 * 1024
 
 WORKER_BYTES: Final = 192 * MIB
@@ -119,7 +119,7 @@ def engine_of(url: str) -> EngineUrl:
     """
     kind = _kind(url)
     if not url.isprintable() or "#" in url:
-        raise ValueError("holds a character that no engine's URL has")
+        raise ValueError("contains a character that is invalid in URLs")
     place, _, query = url.partition("://")[2].partition("?")
     location = unquote(place)
     try:
@@ -128,9 +128,9 @@ def engine_of(url: str) -> EngineUrl:
         raise ValueError("has options that are not of the form name=value") from None
     options = dict(pairs)
     if not all(map(has_no_controls, (location, *options.values()))):
-        raise ValueError("holds an escape that stands for a control character")
+        raise ValueError("contains an escaped control character")
     if len(options) < len(pairs):
-        raise ValueError("has an option twice")
+        raise ValueError("repeats an option")
     engine = ENGINES[kind]
     unknown = sorted(options.keys() - engine.options)
     if unknown:
