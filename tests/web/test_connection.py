@@ -55,6 +55,39 @@ async def test_the_value_decides_where_a_record_goes_whatever_its_key_says(gatew
 
 
 @pytest.mark.gen_test
+async def test_a_record_reaches_the_users_groups_and_devices_that_its_value_and_headers_name(
+    start_gateway: StartGateway,
+) -> None:
+    """With a mailbox and without."""
+    for mailbox in ("none://", "memory://"):
+        gateway = await start_gateway(mailbox=mailbox)
+        tokens = [
+            gateway.token("one", groups=["red", "blue"]),
+            gateway.token("two", groups=["red"]),
+            gateway.token("three", user_id="99"),
+        ]
+        devices = [await gateway.connect_with(token) for token in tokens]
+        records: list[tuple[str, dict[str, bytes]]] = [
+            ('"to":{"user":99}', {}),
+            ('"device_id":"one"', {"cocoa.to": b'{"user":"99"}'}),
+            ('"to":{"group":"red"},"except":{"devices":["one"]}', {"cocoa.ttl": b"0"}),
+            ('"to":{"group":"nobody"}', {}),
+            ('"to":{"devices":["one","three","one"]}', {"cocoa.id": b"i"}),
+            ('"to":{"group":""}', {}),
+            ('"to":{"all":true}', {}),
+        ]
+        for number, (members, headers) in enumerate(records):
+            await gateway.broker.publish(RESULTS, "key", f'{{"n":{number},{members}}}'.encode(), headers)
+        for device, expected in zip(devices, [[0, 4, 6], [0, 2, 6], [1, 4, 6]], strict=True):
+            got = [json.loads(await device.recv()) for _ in expected]
+            assert [message["n"] for message in got] == expected
+            assert {name for message in got for name in message} <= {"type", "n", "device_id", "id", "cursor"}
+        metrics = await gateway.metrics()
+        assert metrics["cocoa_messages_unknown_device_total"] == 1
+        assert metrics['cocoa_records_quarantined_total{reason="to"}'] == 1
+
+
+@pytest.mark.gen_test
 async def test_a_message_for_a_device_that_is_not_connected_is_dropped_and_counted(gateway: Harness) -> None:
     other = await gateway.raw("other")
     await gateway.publish("nobody", "x")
