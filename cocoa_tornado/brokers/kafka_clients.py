@@ -1,7 +1,7 @@
 """The clients of kafka-python for this adapter: one configuration, reliable closing, no noise.
 
-All workarounds for kafka-python 3 are here and in ``kafka_connections``, ``kafka_link`` and ``kafka_bounds``, with their
-reasons.
+All workarounds for kafka-python 3 are here and in ``kafka_connections``, ``kafka_link`` and ``kafka_bounds``, with
+their reasons.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -20,13 +19,14 @@ from tornado.ioloop import IOLoop
 
 from ..errors import BrokerError
 from ..rules.backoff import Backoff
-from ..rules.handoff import OffsetLedger, Span, WaterMarks, pause_s, size_of
+from ..rules.handoff import OffsetLedger, Span, WaterMarks
 from ..rules.pacing import ProbePace, Quiet
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
-from ..rules.topic_log import Committed, Log, Recent, Repeats
+from ..rules.topic_log import Committed, Log
 from .kafka_availability import UNREACHABLE, Availability
 from .kafka_clients import KafkaClients
+from .kafka_handoff import Handoff
 from .kafka_logs import LogWatch
 from .kafka_members import REBALANCE_PATIENCE_S, SoleReading, StandBy
 from .kafka_options import KafkaOptions
@@ -113,25 +113,20 @@ class Reading(ABC, Generic[P]):
     ) -> None:
         self._options, self._failures = options, failures
         self._counters, self._availability, self._sole = counters, availability, sole
-        self._loop, self._sink, self._decode = loop, sink, decode
+        self._loop, self._decode = loop, decode
         self._stopping = threading.Event()
         self.stop_deadline = float("inf")
         self._has_consumer = False
         self._finished: Callable[[], None] | None = None
-        # From the IOLoop: the number of a batch that is done, its spans, its records and its bytes.
-        self._done: deque[tuple[int, list[Span], int, int]] = deque()
+        marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
+        self._handoff = Handoff(marks, counters, loop=loop, sink=sink)
         self._quarantine = Quarantine(options, publisher, counters, availability)
         self._log_watch = LogWatch(asking, options)
         # The books.
-        self._marks = WaterMarks(high=options.high_water, low=options.low_water, high_bytes=options.high_water_bytes)
         self._ledgers: dict[P, OffsetLedger] = {}
         self._history = History()
         self._is_log_of_session = False  # the consumer's records may belong to this log
         self.mark = ""
-        self._recent, self._repeats = Recent(), Repeats(set())
-        self._batches = 0  # handed over
-        self._not_done: set[int] = set()  # numbers of the batches in flight
-        self._repeated: set[int] = set()  # those of them whose records may come again, as repeats
         self._ends: dict[P, int] = {}
         self._unresolved: set[P] | None = None
         self._unresolved_since = 0.0
@@ -140,7 +135,7 @@ class Reading(ABC, Generic[P]):
         self._committing_until = 0.0
         self._quiet = Quiet()
         self._probe_pace = ProbePace(options.probe_interval_s)
-        self._commit_at = self._resolve_at = self._handed_over_at = 0.0
+        self._commit_at = self._resolve_at = 0.0
         self._backoff = Backoff(base_s=0.5, cap_s=5.0)
         self._topic_seen = False
         self._skipped_lines = LineBudget(SKIPPED_LINES)
@@ -163,10 +158,7 @@ class Reading(ABC, Generic[P]):
     @property
     def held_bytes(self) -> int:
         """Bytes handed over and not done. Thread-safe."""
-        return self._marks.in_flight_bytes
-
-    def _hand_over(self, batch: Batch) -> None:
-        self._sink(batch)
+        return self._handoff.in_flight_bytes
 
     # -- implemented for each library, on the thread
 
@@ -264,14 +256,14 @@ class Reading(ABC, Generic[P]):
 
     def _must_hold(self) -> bool:
         """True while reading must pause."""
-        return self._marks.paused or self._quarantine.must_wait() or self._commits_lag()
+        return self._handoff.is_full or self._quarantine.must_wait() or self._commits_lag()
 
     def _is_quiet(self) -> bool:
         """True while this thread has had nothing to do for some time, and waits only for the brokers."""
         return self._quiet.look(time.monotonic(), has_work=self._has_work())
 
     def _has_work(self) -> bool:
-        if self._not_done or not self._joined or self._unresolved is not None:
+        if self._handoff.is_under_way or not self._joined or self._unresolved is not None:
             return True
         return any(ledger.to_commit() is not None or not ledger.idle for ledger in self._ledgers.values())
 
@@ -313,47 +305,18 @@ class Reading(ABC, Generic[P]):
         """Hand over polled records, as one batch."""
         self._report_lag()
         self._log_watch.note_records(time.monotonic())
-        if self._repeats and records:
-            records, offsets, sources = self._repeats.without(records, offsets, sources)
-            if not records:
-                for span in spans:
-                    span.done_one()
-        if records:
-            self._recent.note(offsets, records, sources)
-            size = size_of(records)
-            self._take(len(records), size)
-            done = self._when_done(spans, len(records), size)
-            self._loop.add_callback(self._hand_over, Batch(records, done, offsets, sources))
-            self._handed_over_at = time.monotonic()
+        self._handoff.pass_on(records, spans, offsets, sources)
 
     def _set_aside(self, record: Any, reason: str, span: Span) -> None:
         """Copy a record of the consumer to the quarantine topic. It counts as in flight until the topic has the copy,
         or that is given up."""
         span.pending += 1
-        self._take(1, self._quarantine.take(record, reason, span))
+        self._handoff.take(1, self._quarantine.take(record, reason, span))
 
     def _let_records_gather(self) -> None:
-        left_s = pause_s(self.pace_s, self._handed_over_at, time.monotonic())
+        left_s = self._handoff.pause_s(self.pace_s)
         if left_s:
             time.sleep(left_s)
-
-    def _take(self, records: int, size: int) -> None:
-        if self._marks.take(records, size):
-            self._counters.pauses += 1
-
-    def _when_done(self, spans: list[Span], records: int, size: int) -> Callable[[], None]:
-        is_done = False
-        self._batches += 1
-        number = self._batches
-        self._not_done.add(number)
-
-        def done() -> None:
-            nonlocal is_done
-            if not is_done:
-                is_done = True
-                self._done.append((number, spans, records, size))
-
-        return done
 
     def _count_unreadable(self, origin: str, records: int, detail: str) -> None:
         counts = self._counters.quarantined
@@ -367,15 +330,9 @@ class Reading(ABC, Generic[P]):
 
     def _settle(self) -> None:
         """Process what other threads have reported."""
-        while self._done:
-            number, spans, records, size = self._done.popleft()
-            self._marks.release(records, size)
-            self._not_done.discard(number)
-            self._repeated.discard(number)
-            for span in spans:
-                span.done_one()
+        self._handoff.settle()
         positions = {self._number(partition): ledger.position for partition, ledger in self._ledgers.items()}
-        self._marks.release(*self._quarantine.settle(positions))
+        self._handoff.release(*self._quarantine.settle(positions))
 
     def settle_and_look(self, partitions: Collection[P]) -> bool:
         """True if nothing of these partitions is in flight."""
@@ -383,8 +340,8 @@ class Reading(ABC, Generic[P]):
         return all(self._ledgers[partition].idle for partition in partitions if partition in self._ledgers)
 
     def offsets_to_commit(self) -> dict[P, int]:
-        if self._repeated:
-            return {}  # a repeat is no more done than the record it repeats
+        if self._handoff.is_repeating:
+            return {}
         wanted = {partition: ledger.to_commit() for partition, ledger in self._ledgers.items()}
         return {partition: offset for partition, offset in wanted.items() if offset is not None}
 
@@ -405,7 +362,7 @@ class Reading(ABC, Generic[P]):
         for partition, ledger in self._ledgers.items():
             is_committed = ledger.to_commit() is None
             self._history.give_up(self._number(partition), ledger.done, is_committed=is_committed)
-        self._marks.release(*self._quarantine.forget())
+        self._handoff.release(*self._quarantine.forget())
         self._ledgers.clear()
         self._holding += 1
         self._ends.clear()
@@ -503,9 +460,7 @@ class Reading(ABC, Generic[P]):
             ids = {"topic": self._options.results_topic, "topic_id": plan.log.id, "previous_id": plan.previous}
             log.warning("topic recreated", extra=ids | {"detail": "it is read from its first record"})
         if self._history.enter(plan.log):
-            self._repeats, self._recent = self._recent.repeats(), Recent()
-            if self._repeats:
-                self._repeated = set(self._not_done)
+            self._handoff.begin_again()
             if self._is_log_of_session:
                 raise LogReplaced
 
@@ -575,7 +530,7 @@ class Reading(ABC, Generic[P]):
             self._ends |= {self._key(number): ends.high for number, ends in state.ends.items()}
             self._report_lag()
         if self._ledgers and self._log_watch.is_due(now):
-            self._recent.ask()
+            self._handoff.recent.ask()
             self._log_watch.ask([self._number(partition) for partition in self._ledgers], self._holding, now)
 
     def _judge_log(self, topic_id: str | None) -> None:
@@ -584,7 +539,7 @@ class Reading(ABC, Generic[P]):
         if now is None or topic_id in self._history.earlier:
             return
         if topic_id == now.id:
-            self._recent.confirm()
+            self._handoff.recent.confirm()
         elif topic_id is None:
             pass  # the brokers disagree: nothing is known about what was handed over
         elif now.id is None:

@@ -438,11 +438,11 @@ async def test_brokers_that_do_not_agree_on_the_topic_say_nothing_of_what_was_ha
     consuming = books(Receiver(), Consumer())
     consuming._history.enter(Log("a"))
     consuming._route([record(0)])
-    consuming._recent.ask()
+    consuming._handoff.recent.ask()
     consuming._judge_log(None)
-    assert consuming._recent.records == 1
+    assert consuming._handoff.recent.records == 1
     consuming._judge_log("a")
-    assert consuming._recent.records == 0
+    assert consuming._handoff.recent.records == 0
 
 
 @pytest.mark.logs("cocoa.broker", "^topic recreated$")

@@ -434,8 +434,8 @@ async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_a
     ledger = OffsetLedger(10)
     span = ledger.read(20, pending=1)
     consuming._ledgers = {partition: ledger}
-    consuming._take(10, 1000)
-    consuming._when_done([span], 10, 1000)()
+    consuming._handoff.take(10, 1000)
+    consuming._handoff.when_done([span], 10, 1000)()
     consuming.forget()
     assert consuming._history.done_here == {0: 20}
 

@@ -121,7 +121,7 @@ async def test_a_batch_of_the_old_log_that_is_done_late_commits_nothing_in_the_n
             batch.done()
         reading = broker._consuming
         assert reading is not None
-        await eventually(lambda: not reading._done)  # the thread has taken it in
+        await eventually(lambda: not reading._handoff._done)  # the thread has taken it in
         assert reading.offsets_to_commit() == {}
         assert await asyncio.to_thread(committed_offset, bootstrap, group, results) == 0
     assert receiver.payloads == payloads(0, 50)
