@@ -1,9 +1,9 @@
 """Whether a server may accept connections now. Pure: the owner of the listening sockets asks, reports what happened,
 and passes the time.
 
-Two things stop it. If the process is out of something that a connection needs, it tries again after a pause. If too many
-connections are pending, which means that they are not a device's (yet), it waits until some are not. Meanwhile newcomers
-wait in the kernel's queue, which costs nothing; repeated attempts would take all of the processor time.
+Two things stop it. If the process is out of something that a connection needs, it tries again after a pause. If too
+many connections are pending, which means that they are not a device's (yet), it waits until some are not. Meanwhile
+newcomers wait in the kernel's queue, which costs nothing; repeated attempts would take all of the processor time.
 
 When thousands arrive at once, that queue overflows long before they are served, and the clients that it drops try again
 after longer and longer pauses. So connections are accepted at once, which costs little, and wait here in their order.
