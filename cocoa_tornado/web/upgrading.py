@@ -62,9 +62,12 @@ class Upgrader:
             return False
         began_at = self._context.devices.wall_clock()
         request, size = recognized
-        caller = find_caller(peer, request.host, request.headers, self._context.trusted_proxies)
-        handshake = Handshake(request, caller, self._context)
-        admission = self._admit(handshake, sock, began_at)
+        try:
+            caller = find_caller(peer, request.host, request.headers, self._context.trusted_proxies)
+            admission = self._admit(Handshake(request, caller, self._context), sock, began_at)
+        except Exception:
+            # The handler will meet the same fault, log it, and answer 500.
+            return False
         if admission is None:
             return False
         head, grant = received[:size], admission.grant

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.web import upgrading
 from cocoa_tornado.web.device_handler import DeviceHandler
+from cocoa_tornado.web.handshake import Handshake
 from cocoa_tornado.web.newcomer import Newcomer
 from cocoa_tornado.web.streams import HttpStream
 from testing.raw_device import PING, PONG, TEXT, UPGRADE, frame
@@ -205,6 +206,24 @@ async def test_where_an_upgrade_fails_the_slot_is_given_back_and_the_connection_
     presence = gateway.gateway.presence
     await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)
     assert "accepted" not in gateway.gateway.counters.handshakes
+
+
+@pytest.mark.logs("cocoa.http", "^handler failed$")
+@pytest.mark.logs("cocoa.access", "^request$")
+@pytest.mark.gen_test
+async def test_where_the_judgment_itself_fails_the_answer_is_a_500(
+    start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = await start_gateway()
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("planned")
+
+    monkeypatch.setattr(Handshake, "find_token", fail)
+    device = await gateway.upgrade(gateway.token("doll"))
+    assert device.response.status == 500
+    device.close()
+    await eventually(lambda: gateway.gateway.http_connections == 0)
 
 
 @pytest.mark.parametrize("at_once", [True, False])
