@@ -78,15 +78,15 @@ class LineWriter:
         if self._fd is None or self._is_closed:
             return True
         done = threading.Event()
+        self._hurry.set()  # the thread clears it when it has come to the event
         self._queue.put(done)
-        self._hurry.set()
         return done.wait(timeout_s)
 
     def close(self) -> None:
         """At process exit, when threads may have ended: from now on, write synchronously, and only without blocking."""
         self._is_closed = True
-        self._queue.put(threading.Event())  # the thread ends
         self._hurry.set()
+        self._queue.put(threading.Event())  # the thread ends
 
     def _enqueue(self, line: bytes) -> None:
         self._put_bytes += len(line)

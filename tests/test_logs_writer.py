@@ -166,9 +166,18 @@ def test_a_lone_line_is_written_at_once_and_a_flush_waits_for_no_pause(
 def test_lines_that_come_in_the_pause_are_written_together(
     pipe: tuple[int, int], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    paused = threading.Event()
+
+    class Hurry(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            paused.set()
+            return super().wait(timeout)
+
     monkeypatch.setattr(logs_writer, "GATHER_S", 10 * PATIENCE_S)
     writer = make(pipe[1])
+    writer._hurry = Hurry()
     writer.put(b"first\n")
+    assert paused.wait(PATIENCE_S)
     assert read_until(pipe[0], b"first\n") == b"first\n"
     for number in range(100):
         writer.put(b"%d\n" % number)
