@@ -237,11 +237,14 @@ class Listener:
 
     def _serve_waiting(self) -> None:
         """One turn: those who have waited longest. The loop comes back for the others."""
-        count = self._gate.to_serve
-        # First of all, so that one who cannot be served keeps no other from it.
-        self._next_turn = self._loop.call_soon(self._serve_next) if count < len(self._waiting) else None
-        for _ in range(count):
-            self._serve(*self._leave_the_queue())
+        self._next_turn = None
+        try:
+            for _ in range(self._gate.to_serve):
+                self._serve(*self._leave_the_queue())
+        finally:
+            # Also after an error: no further connection may come whose turn would serve those that still wait.
+            if self._waiting:
+                self._next_turn = self._loop.call_soon(self._serve_next)
 
     def _serve_next(self) -> None:
         self._serve_waiting()
@@ -275,10 +278,21 @@ class Listener:
             self._gate.ended()
             return
         if not self._listen_to(newcomer):
-            self._enter(newcomer, newcomer)
-            self._newcomers.add(newcomer)
+            self._wait_for(newcomer)
+
+    def _wait_for(self, newcomer: Newcomer) -> None:
+        """Wait until it says something."""
+        self._enter(newcomer, newcomer)
+        self._newcomers.add(newcomer)
+        try:
             newcomer.wait(self._on_first_bytes, self._on_closed)
-            self._watch_the_late()
+        except OSError as error:
+            # The kernel watches no more sockets (fs.epoll.max_user_watches), or has no memory for it.
+            log.debug("connection lost before it began", extra={"error": error.strerror or type(error).__name__})
+            newcomer.leave().close()
+            self._gone(newcomer)
+            return
+        self._watch_the_late()
 
     def _listen_to(self, newcomer: Newcomer) -> bool:
         """False: it has said nothing yet. Otherwise it is one no longer."""
@@ -288,7 +302,7 @@ class Listener:
         sock = newcomer.leave()
         if not received:
             sock.close()
-        elif not self._try_upgrade(sock, received, newcomer.peer):
+        elif not self._is_upgraded(sock, received, newcomer.peer):
             stream = HttpStream(sock, max_buffer_size=MAX_BUFFER_BYTES)
             if newcomer in self._newcomers:
                 self._newcomers.remove(newcomer)
@@ -299,6 +313,16 @@ class Listener:
             return True
         self._gone(newcomer)
         return True
+
+    def _is_upgraded(self, sock: socket.socket, received: bytes, peer: str) -> bool:
+        """Whether there is nothing left to do for this connection: it is a device's, or was closed after a fault."""
+        try:
+            return self._try_upgrade(sock, received, peer)
+        except Exception:
+            # Otherwise it would be pending until the process ends.
+            log.exception("upgrade failed")
+            sock.close()
+            return True
 
     def _on_first_bytes(self, newcomer: Newcomer) -> None:
         if newcomer in self._newcomers:

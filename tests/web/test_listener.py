@@ -17,8 +17,9 @@ from tornado.web import Application, RequestHandler
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import ServiceError
 from cocoa_tornado.rules.accepting import SERVED_PER_TURN
-from cocoa_tornado.web.listener import Listener, ListenerOptions
+from cocoa_tornado.web.listener import Listener, ListenerOptions, TryUpgrade
 from cocoa_tornado.web.listening_sockets import bind
+from cocoa_tornado.web.newcomer import Newcomer
 from testing.certificates import write_certificate
 from testing.raw_device import TEXT, UPGRADE, RawDevice
 from testing.waiting import eventually
@@ -303,8 +304,14 @@ def crowd(address: Any, count: int) -> Iterator[list[socket.socket]]:
         yield clients
 
 
+def upgrade_nobody(sock: socket.socket, received: bytes, peer: str) -> bool:
+    return False
+
+
 @contextlib.asynccontextmanager
-async def listening(**options: Any) -> AsyncIterator[tuple[Listener, Any, list[str]]]:
+async def listening(
+    try_upgrade: TryUpgrade = upgrade_nobody, **options: Any
+) -> AsyncIterator[tuple[Listener, Any, list[str]]]:
     """A listener on a port of its own, its address, and the ports of the clients that have been served."""
     served: list[str] = []
 
@@ -312,9 +319,8 @@ async def listening(**options: Any) -> AsyncIterator[tuple[Listener, Any, list[s
         def get(self) -> None:
             served.append(self.request.connection.context.address[1])  # type: ignore[union-attr]
 
-    listener = Listener(
-        Application([("/api/v1/health", Health)]), ListenerOptions(**options), lambda: None, Counters(), lambda: 0
-    )
+    application = Application([("/api/v1/health", Health)])
+    listener = Listener(application, ListenerOptions(**options), lambda: None, Counters(), lambda: 0, try_upgrade)
     sockets = bind("127.0.0.1", 0)
     listener.start(sockets)
     try:
@@ -369,6 +375,37 @@ async def test_those_who_wait_when_a_listener_stops_are_served() -> None:
             await asyncio.sleep(0)
             listener.stop()
             await eventually(lambda: len(served) == 100)
+
+
+@pytest.mark.logs("cocoa.listener", "^upgrade failed$")
+@pytest.mark.gen_test
+async def test_an_upgrade_that_fails_closes_its_own_connection_and_no_other() -> None:
+    failures = [RuntimeError("planned")]
+
+    def fail_once(sock: socket.socket, received: bytes, peer: str) -> bool:
+        if failures:
+            raise failures.pop()
+        return False
+
+    async with listening(fail_once) as (listener, address, served):
+        with crowd(address, 10) as clients:
+            await eventually(lambda: len(served) == 9)
+            with contextlib.suppress(ConnectionResetError):  # its request was not read
+                assert await asyncio.get_running_loop().sock_recv(clients[0], 1) == b""
+        await eventually(lambda: listener.pending == 0)
+
+
+@pytest.mark.gen_test
+async def test_a_newcomer_that_the_kernel_does_not_watch_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "planned")
+
+    async with listening() as (listener, address, _):
+        monkeypatch.setattr(Newcomer, "wait", fail)
+        with socket.create_connection(address) as client:
+            client.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+        await eventually(lambda: listener.pending == 0)
 
 
 @pytest.mark.logs("cocoa.listener", "^out of file descriptors")
