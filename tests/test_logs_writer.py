@@ -211,6 +211,19 @@ def test_after_its_close_lines_are_written_if_they_can_be_written_at_once(pipe: 
     writer.put(LINE)  # does not wait
 
 
+def test_lines_queued_before_a_close_are_written(
+    pipe: tuple[int, int], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs_writer, "GATHER_S", 10 * PATIENCE_S)
+    writer = make(pipe[1])
+    writer.put(b"first\n")
+    assert read_until(pipe[0], b"first\n") == b"first\n"
+    for number in range(20):
+        writer.put(b"%d\n" % number)
+    writer.close()
+    assert read_until(pipe[0], b"19\n").split() == [b"%d" % number for number in range(20)]
+
+
 def test_logging_from_within_logging_does_not_block(pipe: tuple[int, int]) -> None:
     # A collection of garbage may log at any moment, and so may a signal.
     log = logging.Logger("cocoa.test")
