@@ -250,6 +250,7 @@ class Connection:
         self.received: list[Sent] = []
         self.start: int | None = None
         self.may_count = True  # no number has been skipped or given twice
+        self.has_unseen = False
         self.ask()
 
     def follow(self) -> None:
@@ -262,7 +263,7 @@ class Connection:
             self.question = self.reader.ask(may_read=not self.outbox and not self.in_flight)
 
     def offer(self, sent: Sent) -> bool:
-        if len(self.outbox) + len(self.in_flight) >= 3:
+        if len(self.outbox) + len(self.in_flight) >= 2:
             return False
         self.outbox.append(sent)
         return True
@@ -333,7 +334,9 @@ class Connection:
 
     def settle(self) -> None:
         """Until nothing happens any more."""
-        self.reader.look_again()
+        if self.has_unseen:
+            self.reader.look_again()
+            self.has_unseen = False
         self.ask()
         while self.question is not None or self.outbox or self.in_flight:
             self.answer(fails=False)
@@ -347,7 +350,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.box, self.contents = Box(), dict[int, int]()
         self.given = 0
-        self.saved = (self.box, self.contents)
+        self.saved = [(self.box, self.contents)]
 
     def sent(self, number: int) -> Sent:
         return Sent(self.contents[number], Position(number, self.box.epoch))
@@ -355,6 +358,7 @@ class Mailbox:
     def append(self) -> int:
         self.box, self.given = self.box.append(), self.given + 1
         self.contents = self.contents | {self.box.last: self.given}
+        self.saved.append((self.box, self.contents))
         return self.box.last
 
     def mark(self, mark: Mark) -> None:
@@ -366,14 +370,12 @@ class Mailbox:
         messages = [StoredMessage(number, b"", 0) for number in numbers]
         return Page(messages, self.box.gone, self.box.last, self.box.base, self.box.acked or 0)
 
-    def lose_latest(self) -> None:
-        box, self.contents = self.saved
+    def lose_latest(self, messages: int) -> None:
+        box, self.contents = self.saved[max(-len(self.saved), -1 - messages)]
+        box = box.lose(self.box.gone)  # what has expired does not come back
         epoch = self.box.epoch + 1
         self.box = replace(box, epoch=epoch, cuts=(*box.cuts, (epoch, box.last)))
-        self.save()
-
-    def save(self) -> None:
-        self.saved = (self.box, self.contents)
+        self.saved = [(self.box, self.contents)]
 
 
 class Delivering(RuleBasedStateMachine):
@@ -383,34 +385,28 @@ class Delivering(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.mailbox = Mailbox()
-        self.connection: Connection | None = None
+        self.connection = Connection(self.mailbox, None)
         self.has: list[Sent] = []
 
-    def _connected(self) -> Connection:
-        assert self.connection is not None
-        return self.connection
+    @rule(count=st.integers(1, 4), is_seen=st.booleans())
+    def store(self, count: int, is_seen: bool) -> None:
+        for _ in range(count):
+            number = self.mailbox.append()
+            if is_seen:
+                self.connection.stored(number)
+            else:
+                self.connection.has_unseen = True
 
-    @rule(is_seen=st.booleans())
-    def store(self, is_seen: bool) -> None:
-        number = self.mailbox.append()
-        if is_seen and self.connection is not None:
-            self.connection.stored(number)
-
-    @rule()
-    def save(self) -> None:
-        self.mailbox.save()
-
-    @rule()
-    def lose_latest(self) -> None:
-        self.mailbox.lose_latest()
+    @rule(messages=st.integers(0, 5))
+    def lose_latest(self, messages: int) -> None:
+        self.mailbox.lose_latest(messages)
 
     @rule(up_to=st.integers(1, 20))
     def expire(self, up_to: int) -> None:
         self.mailbox.box = self.mailbox.box.lose(up_to)
 
-    @precondition(lambda self: self.connection is None)
     @rule(back=st.none() | st.integers(0, 3))
-    def connect(self, back: int | None) -> None:
+    def reconnect(self, back: int | None) -> None:
         """Without a cursor, or with one of the latest."""
         after = None
         if back is not None:
@@ -419,40 +415,31 @@ class Delivering(RuleBasedStateMachine):
                 after = NO_CURSOR_YET
         self.connection = Connection(self.mailbox, after)
 
-    @precondition(lambda self: self.connection is not None)
     @rule(fails=st.booleans())
     def answer(self, fails: bool) -> None:
-        self._connected().answer(fails)
+        self.connection.answer(fails)
 
-    @precondition(lambda self: self.connection is not None)
     @rule()
     def look_again(self) -> None:
-        self._connected().reader.look_again()
-        self._connected().ask()
+        self.connection.reader.look_again()
+        self.connection.ask()
 
-    @precondition(lambda self: self.connection is not None)
     @rule(is_taken=st.booleans())
     def write(self, is_taken: bool) -> None:
-        connection = self._connected()
+        connection = self.connection
         connection.flush()
         if is_taken:
             connection.written()
             self._note()
 
-    @precondition(lambda self: self.connection is not None and self.has)
+    @precondition(lambda self: self.has)
     @rule(back=st.integers(0, 3))
     def acknowledge(self, back: int) -> None:
-        self._connected().acknowledge(self.has[max(-len(self.has), -1 - back)].position)
+        self.connection.acknowledge(self.has[max(-len(self.has), -1 - back)].position)
 
-    @precondition(lambda self: self.connection is not None)
-    @rule()
-    def vanish(self) -> None:
-        self.connection = None
-
-    @precondition(lambda self: self.connection is not None)
     @rule()
     def settle(self) -> None:
-        connection = self._connected()
+        connection = self.connection
         connection.settle()
         self._note()
         box, has = self.mailbox.box, {sent.content for sent in self.has}
@@ -463,16 +450,18 @@ class Delivering(RuleBasedStateMachine):
             accounted = sum(sent.missed or 1 for sent in connection.received)
             assert connection.start + accounted == box.last
 
+    def teardown(self) -> None:
+        self.settle()
+
     def _note(self) -> None:
         known = {sent.content for sent in self.has}
-        self.has += [sent for sent in self._connected().received if sent.content not in known | {None}]
+        self.has += [sent for sent in self.connection.received if sent.content not in known | {None}]
 
     @invariant()
     def each_once_and_in_order(self) -> None:
-        if self.connection is not None:
-            contents = [sent.content for sent in self.connection.received if sent.content is not None]
-            assert contents == sorted(set(contents))
+        contents = [sent.content for sent in self.connection.received if sent.content is not None]
+        assert contents == sorted(set(contents))
 
 
 TestDelivering = Delivering.TestCase
-TestDelivering.settings = examples(60, steps=40)
+TestDelivering.settings = examples(80, steps=30)
