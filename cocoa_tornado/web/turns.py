@@ -101,6 +101,10 @@ if sys.platform.startswith("linux"):
             self._clock.begin_wait(time.monotonic(), timeout)
             try:
                 found = self._epoll.poll(timeout, MAX_PER_TURN)
+                if timeout and not found:
+                    # A process that was stopped resumes with its wait over, and Python then returns without asking the
+                    # kernel again. What arrived meanwhile goes before the timers that are due now.
+                    found = self._epoll.poll(0, MAX_PER_TURN)
             except InterruptedError:
                 return []
             finally:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import select
 import selectors
 import socket
 import sys
@@ -203,6 +204,29 @@ def test_it_waits_as_long_as_it_is_told(selector: TurnSelector) -> None:
     assert selector.select(0.05) == []
     assert time.monotonic() - since >= 0.05
     assert selector.select(-1) == []
+
+
+def test_what_arrived_while_the_process_was_stopped_is_returned_with_the_end_of_the_wait(
+    pairs: Pairs, selector: TurnSelector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pairs.make()
+    selector.register(ours, READ)
+    theirs.send(b"pong")
+
+    class Resumed:
+        """After SIGCONT the wait's time is over, and Python repeats the interrupted call no more."""
+
+        def __init__(self, epoll: select.epoll) -> None:
+            self._epoll = epoll
+
+        def poll(self, timeout: float, maxevents: int) -> list[tuple[int, int]]:
+            return [] if timeout else self._epoll.poll(0, maxevents)
+
+    epoll = selector._epoll
+    with monkeypatch.context() as patch:
+        patch.setattr(selector, "_epoll", Resumed(epoll))
+        ready = selector.select(1.0)
+    assert [key.fileobj for key, _ in ready] == [ours]
 
 
 def test_an_event_loop_runs_on_it() -> None:
