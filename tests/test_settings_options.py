@@ -64,7 +64,10 @@ def test_config_names_a_file(tmp_path: Path) -> None:
         (("--port", "x"), "setting port (option --port): 'x' is not a whole number; allowed: a whole number from 0 to"),
         (("--host", "0.0.0.0"), "setting host (option --host): 0.0.0.0 is not a loopback address"),
         (("--config", "/absent.toml"), "setting config (option --config): cannot read /absent.toml"),
-        (("--speech", "vosk://base"), "setting speech (option --speech): 'vosk://base' is not a speech engine"),
+        (
+            ("--speech", "vosk://base"),
+            "setting speech (option --speech): 'vosk://base' is not a supported speech engine",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line_on_standard_error_and_exit_status_2(arguments: tuple[str, ...], line: str) -> None:
