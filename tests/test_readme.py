@@ -154,7 +154,9 @@ def test_the_commands_with_kafka_bring_a_record_to_a_device(tmp_path: Path) -> N
         terminal = Terminal(tmp_path, KAFKA_BOOTSTRAP=f"127.0.0.1:{of_kafka.number}", COCOA_SPEECH="none://")
         make_kafka, serve, produce = ON_KAFKA
         # Only the recipe: make would install what the tests need.
-        recipe = terminal.run(f"{make_kafka.replace('make', 'make --dry-run')} KAFKA_PORT={of_kafka.number}")
+        recipe = terminal.run(
+            f"{make_kafka.replace('make', 'make --dry-run --no-print-directory')} KAFKA_PORT={of_kafka.number}"
+        )
         kafka = recipe.splitlines()[-1].removeprefix("exec ")
         serve = f"{serve.replace('127.0.0.1:9092', f'127.0.0.1:{of_kafka.number}')} --port {of_gateway.number}"
         with terminal.running(kafka, signal.SIGINT) as broker:

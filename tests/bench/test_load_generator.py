@@ -24,7 +24,10 @@ from testing.ports import ReservedPort
 SECRET = "a secret of thirty-two bytes, or more"
 DEVICES = 20
 
-pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="there is no go")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("go") is None, reason="there is no go"),
+    pytest.mark.nightly,  # with Go's caches empty, its Kafka client takes two minutes to build
+]
 
 
 class Server:

@@ -69,6 +69,7 @@ def test_the_table_is_in_milliseconds_and_its_columns_are_aligned() -> None:
     assert len(head) == len(line)
 
 
+@pytest.mark.nightly
 def test_a_short_run_measures_every_phase() -> None:
     command = [sys.executable, "-m", "bench.speech_load", "--devices", "20", "--streams", "2", "--workers", "2"]
     finished = subprocess.run(
