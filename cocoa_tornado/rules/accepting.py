@@ -20,7 +20,7 @@ from .crowd import RESERVE_SHARE
 ACCEPTED_PER_TURN: Final = 512
 """The most connections accepted before the event loop may do something else. Each costs one system call, some 10 us."""
 
-SERVED_PER_TURN: Final = 32
+SERVED_PER_TURN: Final = 8
 """The most that are served before the event loop may do something else. A handshake takes some 0.2 ms, and connected
 devices wait for as many as this when thousands arrive at once."""
 
