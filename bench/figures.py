@@ -136,7 +136,7 @@ class _Module:
                     yield from _slots(node)
 
     def foreign_private(self, ours: frozenset[str]) -> Iterator[str]:
-        """Private names that it uses and nobody here defines."""
+        """Private names that it uses and no module here defines."""
         for node in ast.walk(self.tree):
             names: Iterable[str] = ()
             if isinstance(node, ast.Attribute):

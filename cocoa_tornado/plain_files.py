@@ -1,4 +1,4 @@
-"""Reads small files that people write: secrets, keys, settings. Bounded in size and time, whatever the path names.
+"""Reads small files that people write: secrets, keys, settings. Size and time are bounded, also for a pipe or a device.
 
 It is at the bottom of the layers: any module may import it.
 """

@@ -45,8 +45,8 @@ class KafkaOptions:
     :ivar queue_bytes: the same in bytes of keys, values and headers
     :ivar max_record_bytes: the largest record of a device's message. Created topics for the gateway's own records allow
         it; the results topic, which others write, keeps the brokers' default
-    :ivar max_request_bytes: the largest record that is sent, because the quarantine takes whatever the results topic
-        had, or ``max_record_bytes`` if that is larger. Brokers may refuse smaller ones
+    :ivar max_request_bytes: the largest record that is sent: a quarantined record can be as large as the results topic
+        allows, or ``max_record_bytes`` if that is larger. Brokers may refuse smaller ones
     :ivar probe_interval_s: how often a consumer checks that the brokers answer, and the topic's state
     :ivar standstill_s: how long a partition's last stable offset must stand still before it is logged
     """

@@ -23,5 +23,5 @@ def _is_right(unmask: Unmask) -> bool:
     try:
         return all(unmask(mask, data[:size]) == xor_mask(mask, data[:size]) for size in (*range(20), 640, 767))
     except Exception:
-        # Whatever another version of Tornado raises here, it would raise for every frame.
+        # Another version of Tornado may raise any error here, and would raise it for every frame.
         return False

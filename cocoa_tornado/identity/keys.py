@@ -258,7 +258,7 @@ class KeyRing:
     An Edwards key verifies both ``EdDSA`` and the name of its curve if either is allowed, as they are one algorithm.
     ``EdDSA`` allows both curves.
 
-    :param algorithms: tokens with other algorithms are rejected, whatever keys there are
+    :param algorithms: tokens with other algorithms are rejected, even if a key could verify them
     :ivar proofs: the proofs that this set can give
     """
 

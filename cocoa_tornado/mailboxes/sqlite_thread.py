@@ -15,7 +15,7 @@ T = TypeVar("T")
 class JobThread:
     """Call its methods on the IOLoop thread. It is a daemon thread, so a disk that hangs does not block the exit.
 
-    :param last: runs on the thread when it ends, for whatever reason
+    :param last: runs on the thread when it ends, also after an error
     """
 
     def __init__(self, name: str, last: Callable[[], None]) -> None:

@@ -57,7 +57,7 @@ class LocalDelivery:
                     continue
                 clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
                 if clients is None:
-                    self.not_connected(device_id)  # type: ignore[arg-type]  # likewise
+                    self.not_connected(device_id)  # type: ignore[arg-type]  # a str, as above
                     continue
                 frame = text_frame(payload)
                 for client in clients:

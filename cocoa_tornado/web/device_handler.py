@@ -53,7 +53,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     _is_plain = False
     _admission: asyncio.Task[Grant] | None = None
 
-    def initialize(self, context: WebContext, upgrader: Upgrader) -> None:  # type: ignore[override]  # one more
+    def initialize(self, context: WebContext, upgrader: Upgrader) -> None:  # type: ignore[override]  # takes an argument more
         super().initialize(context)
         self.upgrader = upgrader
 
