@@ -8,24 +8,33 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from ..rules.audiences import Audience
 from ..rules.box import Mark, Marks, marked
-from .port import Entry
+from .port import Entry, FanOut
 
 
 class Call(NamedTuple):
     """One pending call of append."""
 
-    entries: Sequence[Entry]
+    entries: Sequence[Entry | FanOut]
     future: asyncio.Future[list[int | None]]
+
+
+@dataclass(slots=True)
+class Join:
+    """The newest audiences of a device, and the calls of join that wait for them to be stored."""
+
+    audiences: frozenset[Audience]
+    futures: list[asyncio.Future[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupLimits:
     """The limits of a group. A single call may exceed them.
 
-    :ivar max_marks: the largest number of devices whose marks are stored with a group
+    :ivar max_marks: the largest number of devices whose marks are stored with a group, and likewise their joins
     """
 
     max_entries: int
@@ -35,13 +44,14 @@ class GroupLimits:
 
 @dataclass(slots=True)
 class CommitGroup:
-    """Calls and marks that are stored together.
+    """Calls, joins and marks that are stored together: first the marks, then the joins, then the calls.
 
     :ivar id: unique. The store keeps its reply under this id, in case the driver misses the reply
     """
 
     calls: list[Call]
     marks: dict[str, Marks]
+    joins: dict[str, Join] = field(default_factory=dict)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -56,6 +66,7 @@ class Backlog:
         self._limits = limits
         self._calls: deque[Call] = deque()
         self._marks: dict[str, Marks] = {}
+        self._joins: dict[str, Join] = {}
         self._group: CommitGroup | None = None
         self.marks_due = self.marks_held = False
 
@@ -65,8 +76,9 @@ class Backlog:
     @property
     def is_due(self) -> bool:
         """Whether there is something to store now."""
-        under_way = self._group is not None and (self._group.calls or self._group.marks)
-        return bool(self._calls or under_way or (self._marks and self.marks_due and not self.marks_held))
+        group = self._group
+        under_way = group is not None and (group.calls or group.joins or group.marks)
+        return bool(self._calls or self._joins or under_way or (self._marks and self.marks_due and not self.marks_held))
 
     @property
     def has_marks(self) -> bool:
@@ -74,6 +86,12 @@ class Backlog:
 
     def append(self, call: Call) -> None:
         self._calls.append(call)
+
+    def join(self, device_id: str, audiences: frozenset[Audience], future: asyncio.Future[None]) -> None:
+        """The device's newest audiences count. Every call that is appended later is stored after them."""
+        waiting = self._joins.setdefault(device_id, Join(audiences, []))
+        waiting.audiences = audiences
+        waiting.futures.append(future)
 
     def mark(self, device_id: str, mark: Mark) -> None:
         self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
@@ -85,23 +103,35 @@ class Backlog:
 
     def group(self) -> CommitGroup:
         """The group to store now: the current one, with the marks added since, or the next."""
-        if self._group is None or not self._group.calls:
+        group = self._group
+        if group is None or not group.calls:
             # Marks that are refused repeatedly must not block later calls.
-            self._group = CommitGroup(self._next_calls(), self._group.marks if self._group else {})
-        marks = self._group.marks
+            group = self._group = CommitGroup([], *((group.marks, group.joins) if group else ({}, {})))
+            self._take_joins(group)
+            if not self._joins:
+                group.calls = self._next_calls()
+        else:
+            self._take_joins(group)
+        marks = group.marks
         room = 0 if self.marks_held else max(0, self._limits.max_marks - len(marks))
         for device_id in list(islice(self._marks, room)):
             for mark in self._marks.pop(device_id):
                 marks[device_id] = marked(marks.get(device_id, ()), mark)
         self.marks_due = self.marks_due and bool(self._marks)
-        return self._group
+        return group
+
+    def _take_joins(self, group: CommitGroup) -> None:
+        for device_id in list(islice(self._joins, max(0, self._limits.max_marks - len(group.joins)))):
+            newer = self._joins.pop(device_id)
+            older = group.joins.get(device_id)
+            group.joins[device_id] = Join(newer.audiences, [*older.futures, *newer.futures]) if older else newer
 
     def stored(self) -> None:
         """The current group has been stored."""
         self._group = None
 
     def stored_without_marks(self) -> None:
-        """The calls of the current group, if any, have been stored. Its marks are queued again, before newer ones."""
+        """The calls and joins of the current group have been stored. Its marks are queued again, before newer ones."""
         if self._group is not None:
             waiting, self._marks = self._marks, self._group.marks
             for device_id, marks in waiting.items():
@@ -115,12 +145,16 @@ class Backlog:
         if self._group is not None:
             self._group.marks.clear()
 
-    def give_up(self) -> list[Call]:
-        """Remove and return all calls that have not been stored."""
-        calls = [*(self._group.calls if self._group else ()), *self._calls]
+    def give_up(self) -> list[asyncio.Future[Any]]:
+        """Remove all calls and joins that have not been stored; return their futures."""
+        group = self._group or CommitGroup([], {})
+        joins = [*group.joins.values(), *self._joins.values()]
+        futures: list[asyncio.Future[Any]] = [call.future for call in (*group.calls, *self._calls)]
+        futures += [future for join in joins for future in join.futures]
         self._group = None
         self._calls.clear()
-        return calls
+        self._joins.clear()
+        return futures
 
     def _next_calls(self) -> list[Call]:
         taken: list[Call] = []
@@ -134,5 +168,5 @@ class Backlog:
         return taken
 
 
-def _size(entries: Iterable[Entry]) -> int:
+def _size(entries: Iterable[Entry | FanOut]) -> int:
     return sum(len(entry.payload) for entry in entries)

@@ -10,20 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
 from ..errors import CocoaError, MailboxClosed, MailboxError, ServiceError
+from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
-from ..rules.box import Box, Mark, PageLimits, Position
+from ..rules.box import Box, Mark, Position
 from ..rules.feed import Page
 from .asking import Asker, fail
 from .backlog import Backlog, Call, CommitGroup, GroupLimits
 from .chore import Chore
-from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
+from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
-from .store import Ledger, Look, Question, Read, Store, StoreFault, Timing
+from .store import Committed, Ledger, Look, Question, Read, Store, StoreFault, Timing
 
 CLOSING_RETRY_S: Final = 0.1
 """The longest delay between attempts while the mailbox closes."""
@@ -41,6 +42,7 @@ class Driver:
         self._store, self._ledger, self._timing = store, ledger, timing
         self._readiness = Readiness()
         self._is_away = True
+        self._on_step: Callable[[FanOutStep], None] = lambda step: None
         # Storing.
         self._backlog = Backlog(limits)
         self._marking, self._sweeping = Chore("marks", timing.retry_s), Chore("sweeps", timing.retry_s)
@@ -89,24 +91,34 @@ class Driver:
             return MailboxStatus(state, detail)
         return MailboxStatus(state, detail, self._ledger.messages, self._ledger.size_bytes)
 
-    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
+    def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
+        self._on_step = on_step
+
+    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
         self._refuse_if_closed()
         future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
         self._backlog.append(Call(entries, future))
         self._wake.set()
         return future
 
+    def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        self._refuse_if_closed()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._backlog.join(device_id, audiences, future)
+        self._wake.set()
+        return future
+
     def acknowledge(self, device_id: str, position: Position) -> None:
-        self._mark(device_id, Mark(acked=position.number, epoch=position.epoch))
+        self._mark(device_id, Mark(acked=position.numbers, epoch=position.epoch))
 
     def written(self, device_id: str, position: Position) -> None:
-        self._mark(device_id, Mark(written=position.number, epoch=position.epoch))
+        self._mark(device_id, Mark(written=position.numbers, epoch=position.epoch))
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._ask(Look(device_id, self._backlog.marks_of(device_id)))
 
-    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        return self._ask(Read(device_id, self._backlog.marks_of(device_id), after, limits))
+    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+        return self._ask(Read(device_id, self._backlog.marks_of(device_id), lanes))
 
     async def sweep(self) -> int:
         self._refuse_if_closed()
@@ -172,35 +184,65 @@ class Driver:
         # If a group is due, storing it decides whether the mailbox is ready.
         if self._backlog.is_due:
             await self._store_group()
+        await self._fan_out()
         await self._sweep()
         self._ready()
-        while not (self._backlog.is_due or self._sweep_is_due or self._in_doubt or self._closed is not None):
+        while not (self._has_work or self._in_doubt or self._closed is not None):
             self._wake.clear()
             await self._wake.wait()
+
+    @property
+    def _has_work(self) -> bool:
+        return self._backlog.is_due or self._sweep_is_due or self._store.has_fan_outs
 
     async def _store_group(self) -> None:
         group = self._backlog.group()
         has_marks = bool(group.marks)
         try:
             with self._watched():
-                results = await self._store.commit(group)
+                committed = await self._store.commit(group)
         except StoreFault as fault:
-            if group.calls and fault.results is None:
+            if (group.calls or group.joins) and fault.committed is None:
                 raise
             self._backlog.stored_without_marks()
-            _answer(group.calls, fault.results or [])
+            committed = fault.committed or Committed(())
+            self._answer(group, committed)
             if not self._holds(self._marking, fault):
                 raise
             self._backlog.marks_held = True
-            self._note_stored(fault.results or [])
+            self._note_stored(committed.results)
             if self._marking.is_outage:
                 raise
             return
         self._backlog.stored()
-        _answer(group.calls, results)
+        self._answer(group, committed)
         if has_marks:
             self._done(self._marking)
-        self._note_stored(results)
+        self._note_stored(committed.results)
+
+    def _answer(self, group: CommitGroup, committed: Committed) -> None:
+        self._report(committed.steps)
+        for call, numbers in zip(group.calls, committed.results, strict=True):
+            if not call.future.done():
+                call.future.set_result(list(numbers))
+        for join in group.joins.values():
+            for future in join.futures:
+                if not future.done():
+                    future.set_result(None)
+
+    async def _fan_out(self) -> None:
+        """One step, so that a fan-out delays the next group by no more than that."""
+        if self._store.has_fan_outs:
+            with self._watched():
+                steps = await self._store.fan_out()
+            self._report(steps)
+
+    def _report(self, steps: Sequence[FanOutStep]) -> None:
+        for step in steps:
+            try:
+                self._on_step(step)
+            except Exception:
+                log.exception("fan-out not routed", extra={"mailbox": self._store.name})
 
     @property
     def _sweep_is_due(self) -> bool:
@@ -389,13 +431,6 @@ class Driver:
         if self._runner is not None:
             self._runner.cancel()
         closed = MailboxClosed("the mailbox was closed before this was stored")
-        waiting: list[asyncio.Future[Any]] = [call.future for call in self._backlog.give_up()]
-        for future in (*waiting, *self._sweeps):
+        for future in (*self._backlog.give_up(), *self._sweeps):
             fail(future, closed)
         return ending
-
-
-def _answer(calls: Sequence[Call], results: Sequence[Sequence[int | None]]) -> None:
-    for call, numbers in zip(calls, results, strict=True):
-        if not call.future.done():
-            call.future.set_result(list(numbers))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from ..rules.box import Box, PageLimits, Position
+from ..rules.addressing import Options
+from ..rules.audiences import Audience
+from ..rules.box import Box, LaneName, PageLimits, Position
 from ..rules.feed import Page
 
 
@@ -24,6 +26,8 @@ class Entry(NamedTuple):
     :ivar offset: the record's offset in that partition
     :ivar timestamp_ms: the record's timestamp, in Unix milliseconds. It distinguishes a redelivered record from another
         record at the same offset
+    :ivar options: None: the defaults
+    :ivar expires_ms: when its own ``ttl`` ends, Unix milliseconds; 0: it has none. The mailbox's ``ttl_s`` applies too
     """
 
     device_id: str
@@ -31,6 +35,52 @@ class Entry(NamedTuple):
     timestamp_ms: int
     source: str
     offset: int
+    options: Options | None = None
+    expires_ms: int = 0
+
+
+class FanOut(NamedTuple):
+    """One record for all members of an audience, however many. The fields are those of :class:`Entry`.
+
+    :ivar excluded: devices that do not get it
+    """
+
+    audience: Audience
+    excluded: frozenset[str]
+    payload: bytes
+    timestamp_ms: int
+    source: str
+    offset: int
+    options: Options | None = None
+    expires_ms: int = 0
+
+
+class FanOutStep(NamedTuple):
+    """Some messages of a fan-out have been stored.
+
+    :ivar numbers: each device's number in the lane of the message's priority; None: they are unknown, because the reply
+        was lost, and any member of the audience may have got one
+    :ivar is_last: the fan-out is complete
+    :ivar recipients: how many devices have got the message so far, over all steps
+    """
+
+    audience: Audience
+    excluded: frozenset[str]
+    payload: bytes
+    timestamp_ms: int
+    options: Options | None
+    expires_ms: int
+    numbers: Mapping[str, int] | None
+    is_last: bool
+    recipients: int
+
+
+class LaneRead(NamedTuple):
+    """What to read of a box: the messages of one lane numbered above ``after``, within ``limits``."""
+
+    lane: LaneName
+    after: int
+    limits: PageLimits
 
 
 class MailboxState(enum.Enum):
@@ -61,7 +111,9 @@ class MailboxCounters:
     """Counters for the metrics. Each is written by one thread only."""
 
     stored: int = 0
-    duplicates: int = 0  # messages not stored because their record had been stored before
+    duplicates: int = 0  # messages not stored because their record, or their id, had been stored before
+    collapsed: int = 0  # messages removed because a newer one had the same collapse key
+    withdrawn: int = 0  # messages removed because their device is no longer in their audience
     acknowledged: int = 0  # messages deleted because their device acknowledged them
     lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
     failures: int = 0  # transitions from READY to OPENING
@@ -76,18 +128,32 @@ class Mailbox(Protocol):
 
     Guarantees of every adapter, which the contract suite checks:
 
-    - *Order*: a device's messages are numbered in the order of the calls to :meth:`append`, without gaps.
+    - *Order*: in each lane, a device's messages are numbered in the order of the calls to :meth:`append`. High priority
+      has a lane of its own; see ``rules/box.py``.
     - *Durability*: a future of :meth:`append` completes once the messages would survive the end of this process; each
       adapter's ``detail`` says what else they survive. A call stores all of its entries or none.
     - *Idempotence*: by record and device. A record is identified by (source, offset, timestamp) and stored once for
       each of its devices. Its entries are adjacent in one call, so a crash leaves all of them or none. When the record
       is read again, it is stored for no device, not even for one that it was not addressed to the first time. This
       holds until more than ``rules.seen.WINDOW`` later offsets of its source have been stored.
-    - *Bound*: a box never exceeds its ``BoxLimits``; the oldest messages are dropped first, and count as missed.
+    - *Members*: :meth:`join` adds a device to the audiences that its token names, and removes it from all others; its
+      messages for those are withdrawn: they leave the box and do not count as missed. A device is forgotten
+      ``member_ttl_s`` after its last join.
+    - *Fan-out*: a :class:`FanOut` is stored durably at once, like an entry. Its recipients are the members of its
+      audience at that moment. Their messages are then stored in steps, also after a crash, each exactly once; and a
+      message that is appended later for one of them is stored after it. A fan-out never delays an append by more than a
+      step.
+    - *Collapse*: when a message is stored, the device's earlier message with the same ``collapse_key``, in either lane,
+      leaves the box unless it is acknowledged. It does not count as missed.
+    - *Ids*: a message is not stored if one with the same ``id`` is in the box of its device, or was stored there less
+      than 10 minutes ago. Of each device the last 1,000 ids are remembered.
+    - *Bound*: a box never exceeds its ``BoxLimits``. Messages of low priority are dropped first, then normal ones, then
+      high ones, each the oldest first; all of them count as missed.
     - *Epochs*: after an event that may have lost the latest messages (a crash, a restored backup, a copied file), a new
       :attr:`epoch` begins before anything is stored. Within an epoch a box never gives a number twice. Acknowledgements
       and written marks are positions, which include the epoch.
-    - *Expiry*: a message older than ``ttl_s`` is never returned; :meth:`sweep` deletes it soon after.
+    - *Expiry*: a message older than ``ttl_s``, or whose own ``ttl`` has ended, is never returned; :meth:`sweep` deletes
+      it soon after. It counts as missed. One whose ``ttl`` has ended before it is stored still takes a number.
     - *Faults*: a mailbox that is slow, locked, full or unreachable is retried indefinitely, and recovers by itself.
       Appends wait in order, reads fail with MailboxError within seconds, and marks are kept until they are stored. A
       mailbox that hangs leaves READY after a few seconds. Each change of state is logged once.
@@ -114,13 +180,23 @@ class Mailbox(Protocol):
 
     def status(self) -> MailboxStatus: ...
 
-    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
-        """Store messages. The result holds each message's number in its device's box. It holds None for a message that
-        an earlier call or another process has stored, for the second of two entries of one record and device, and for
-        a message whose box is unusable although the mailbox works.
+    def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
+        """Call a function, on the IOLoop thread, for every step that is stored: at least one for each fan-out."""
+
+    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+        """Store messages. The result holds each message's number in its lane of its device's box. It holds None for a
+        message that an earlier call or another process has stored, for the second of two entries of one record and
+        device, for a message whose box is unusable although the mailbox works, and for a fan-out.
 
         Calls are executed in order, several in one commit where that is faster. The future fails with MailboxClosed
         only. If the reply to a commit was lost, the retry still returns the numbers.
+
+        :raises MailboxClosed: after :meth:`close`
+        """
+
+    def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        """A device has connected, or is connected still, with a token that names these audiences. It is known from now
+        on. Fails with MailboxClosed only; else it is complete once it is stored, before any later :meth:`append`.
 
         :raises MailboxClosed: after :meth:`close`
         """
@@ -129,8 +205,8 @@ class Mailbox(Protocol):
         """The state of a device's box, including all marks set before this call. Never raises; the future fails with
         MailboxError if the mailbox is unavailable, and with MailboxClosed after :meth:`close`."""
 
-    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        """The messages numbered above ``after``, within ``limits``. Fails like :meth:`look`."""
+    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+        """A page of each of these lanes, all from one state of the box. Fails like :meth:`look`."""
 
     def acknowledge(self, device_id: str, position: Position) -> None:
         """The device has everything up to ``position``, which may be deleted. Stored within a second, not

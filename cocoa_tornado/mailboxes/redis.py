@@ -115,7 +115,7 @@ class RedisStore:
             if faults:
                 fault = next((fault for fault in faults if not fault.reopen), faults[-1])
                 if not is_empty and refusal_of(replies[-1]) is None and replies[-1][0] == b"stored":
-                    fault.results = self._note_stored(judged, replies[-1])
+                    fault.committed = self._note_stored(judged, replies[-1])
                 raise fault
             if is_empty:
                 return [[] for _ in group.calls]

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..errors import MailboxError
-from ..rules.box import Box, Marks, PageLimits
+from ..rules.box import Box, Marks
 from ..rules.feed import Page
 from .backlog import CommitGroup
-from .port import MailboxCounters
+from .port import FanOutStep, LaneRead, MailboxCounters
+
+FAN_OUT_STEP: Final = 500
+"""Messages of a fan-out that are stored together."""
 
 
 class StoreFault(MailboxError):
@@ -24,12 +27,12 @@ class StoreFault(MailboxError):
     :ivar away: the store is unreachable; False: it may still be read, and may still delete
     :ivar reopen: the store has changed (another epoch, another mailbox). The driver opens it again; this is not an
         outage
-    :ivar results: the numbers of a commit whose calls were stored although its marks were refused; else None
+    :ivar committed: what a commit has stored although its marks were refused; else None
     """
 
     def __init__(self, detail: str, *, away: bool = False, reopen: bool = False) -> None:
         self.away, self.reopen = away, reopen
-        self.results: Sequence[Sequence[int | None]] | None = None
+        self.committed: Committed | None = None
         super().__init__(detail)
 
 
@@ -44,16 +47,26 @@ class Look(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Ask for a page of messages. ``marks`` as in :class:`Look`."""
+    """Ask for a page of each of these lanes. ``marks`` as in :class:`Look`."""
 
     device_id: str
     marks: Marks
-    after: int
-    limits: PageLimits
+    lanes: Sequence[LaneRead]
 
 
 Question = Look | Read
-Answer = Box | Page | MailboxError
+Answer = Box | list[Page] | MailboxError
+
+
+class Committed(NamedTuple):
+    """What a commit has stored.
+
+    :ivar results: the numbers of each call, see ``Mailbox.append``
+    :ivar steps: steps of fan-outs that it included
+    """
+
+    results: Sequence[Sequence[int | None]]
+    steps: Sequence[FanOutStep] = ()
 
 
 @dataclass(slots=True)
@@ -95,15 +108,16 @@ class Timing:
 class Store(Protocol):
     """The storage behind a driver. Its methods run on the IOLoop thread; it may run threads of its own.
 
-    The driver makes one call of :meth:`open`, :meth:`commit` or :meth:`sweep` at a time, and one call of :meth:`answer`
-    concurrently with them. They raise StoreFault. The driver treats any other exception as a bug: it logs the traceback
-    and retries.
+    The driver makes one call of :meth:`open`, :meth:`commit`, :meth:`fan_out` or :meth:`sweep` at a time, and one call
+    of :meth:`answer` concurrently with them. They raise StoreFault. The driver treats any other exception as a bug: it
+    logs the traceback and retries.
 
     :ivar name: the store in log lines
     :ivar location: the store in messages for people, such as ``SQLite in /var/lib/box.db``
     :ivar promise: what messages survive; known once the store is open
     :ivar key: the MAC key of the cursors; None until the store was first opened
     :ivar epoch: the epoch of the messages stored from now on
+    :ivar has_fan_outs: a fan-out is not complete; known once the store is open
     """
 
     name: str
@@ -111,6 +125,7 @@ class Store(Protocol):
     promise: str
     key: bytes | None
     epoch: int
+    has_fan_outs: bool
 
     async def open(self) -> bool:
         """Open the store, for the first time or again, and check that it works.
@@ -120,13 +135,23 @@ class Store(Protocol):
         :raises ServiceError: the store can never be used
         """
 
-    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
-        """Store a group's marks, then its calls, all or none. Return the numbers of each call.
+    async def commit(self, group: CommitGroup) -> Committed:
+        """Store a group's marks, then its joins, then its calls, all or none.
+
+        A fan-out is recorded with the state of its audience, and its first step may be stored with it. Before a message
+        for a device is stored, those of older fan-outs that the device is still to get are stored; their numbers are
+        part of the steps.
 
         The driver retries a failed commit with the same calls and the same ``group.id``. If the failed commit was
         stored after all, the retry returns the numbers assigned then. Marks may be stored although the commit raises;
-        the store then clears ``group.marks``. If only the marks were refused, ``StoreFault.results`` has the numbers of
-        the calls: a mark that can never be stored must not block messages.
+        the store then clears ``group.marks``. If only the marks were refused, ``StoreFault.committed`` has the rest: a
+        mark that can never be stored must not block messages.
+        """
+
+    async def fan_out(self) -> Sequence[FanOutStep]:
+        """Store the next messages of the oldest fan-out, at most ``FAN_OUT_STEP``. Returns nothing if there is none.
+
+        A step that was stored although the call raises is not stored again; the next one then has no numbers.
         """
 
     async def sweep(self) -> int:

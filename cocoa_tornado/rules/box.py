@@ -1,66 +1,96 @@
-"""The arithmetic of one device's box: numbers, positions, which messages are missed and which are evicted. Pure.
+"""The arithmetic of one device's box: lanes, numbers, positions, which messages are missed. Pure.
 
-Messages in a box are numbered consecutively in the order of storage. They leave it only at the old end: acknowledged,
-expired, or evicted from a full box. So two numbers describe the contents, and everything between a device's position
-and the oldest message left has been missed.
+A box has two lanes: one for messages of high priority, one for all others. In each lane, messages are numbered
+consecutively in the order of storage. A message that leaves its box leaves its number unused. Where a device's position
+passes such a number, the device has missed a message that expired or was dropped from a full box, unless the message
+was *retracted*: replaced by a newer one, or no longer for this device. So for each lane two numbers, and the retracted
+ones between them, say what a device has missed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from .runs import Runs, above, count_between, with_number
 
 FORGET_AFTER_S: Final = 30 * 86_400.0
-"""An empty box is removed after this long without any change."""
+"""An empty box of a device that is not known is removed after this long without any change."""
 
 FORGET_MISSED_AFTER_S: Final = 365 * 86_400.0
 """The same for a box whose device has yet to receive a gap notice."""
 
+LaneName: TypeAlias = Literal["normal", "high"]
+LANES: Final[tuple[LaneName, ...]] = ("normal", "high")
+
 
 @dataclass(frozen=True, slots=True)
 class BoxLimits:
-    """The newest message stays, whatever its size.
+    """A box never exceeds them, over both lanes. The newest message stays, whatever its size, unless it is of low
+    priority and not the only one.
 
     :ivar max_messages: messages that a box may hold
     :ivar max_bytes: their total size
     :ivar ttl_s: how long a message is kept
+    :ivar member_ttl_s: how long a device is known after its last connection
     """
 
     max_messages: int = 1_000
     max_bytes: int = 4 * 1024 * 1024
     ttl_s: float = 86_400.0
+    member_ttl_s: float = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
 class PageLimits:
-    """How much of a box one read returns; at least one message, whatever its size."""
+    """How much of a lane one read returns; at least one message, whatever its size."""
 
     max_messages: int = 64
     max_bytes: int = 256 * 1024
 
 
 class StoredMessage(NamedTuple):
-    """:ivar number: in its device's box, counted from 1
+    """:ivar number: in its lane, counted from 1
     :ivar timestamp_ms: the record's timestamp, Unix milliseconds; 0 if it has none
+    :ivar expires_ms: not to be sent after this time, Unix milliseconds; 0: its own ``ttl`` is unlimited
     """
 
     number: int
     payload: bytes
     timestamp_ms: int
+    expires_ms: int = 0
+
+
+class Numbers(NamedTuple):
+    """One number for each lane."""
+
+    normal: int = 0
+    high: int = 0
+
+    def joined(self, other: Numbers) -> Numbers:
+        """Return the higher number of each lane."""
+        return Numbers(max(self.normal, other.normal), max(self.high, other.high))
 
 
 class Position(NamedTuple):
-    """A position in a device's box, right after the message with this number. A cursor encodes one.
+    """A position in a device's box, right after the messages with these numbers. A cursor encodes one.
 
-    :ivar epoch: the mailbox's epoch when it gave the number, see :class:`Box`
+    :ivar normal: the number in the lane of normal and low priority
+    :ivar epoch: the mailbox's epoch when it gave the numbers, see :class:`Epochs`
+    :ivar high: the number in the lane of high priority; 0: before all of its messages
     """
 
-    number: int
+    normal: int
     epoch: int = 0
+    high: int = 0
+
+    @property
+    def numbers(self) -> Numbers:
+        return Numbers(self.normal, self.high)
 
 
-NO_CURSOR_YET: Final = Position(-1)
+NO_CURSOR_YET: Final = Position(-1, 0, -1)
 """The position of a device that uses cursors and has none yet: it receives everything that is kept."""
 
 KNOWN_EPOCHS: Final = 33
@@ -68,8 +98,8 @@ KNOWN_EPOCHS: Final = 33
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """The state of a box, without its messages.
+class Epochs:
+    """The epochs of a mailbox.
 
     A mailbox that can lose its last writes (a Redis that was killed, a file restored from a backup) may give a number
     twice. It therefore has epochs, and begins a new one whenever that may have happened. In the new epoch, a position
@@ -79,18 +109,39 @@ class Box:
     epochs at the same time without knowing of each other. Such a mailbox lists its past epochs. A position of any
     unlisted epoch stands for the beginning of the box, because its number may come from another copy.
 
+    :ivar current: the epoch of the messages stored from now on
+    :ivar names: the epochs if they have random names, oldest first, ending with the current one; empty if they are
+        numbered
+    :ivar emptied: the epoch that began when the mailbox lost all of its messages; 0: it never did
+    """
+
+    current: int = 0
+    names: tuple[int, ...] = ()
+    emptied: int = 0
+
+    def knows(self, epoch: int) -> bool:
+        return not self.names or epoch in self.names
+
+    def is_later(self, epoch: int, other: int) -> bool:
+        """True if ``epoch`` is known to have begun after ``other``."""
+        if not self.names:
+            return epoch > other
+        return epoch in self.names and self.names.index(epoch) > self.names.index(other)
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The state of one lane of a box, without its messages.
+
     :ivar base: the first message's number is at least ``base + 1``. A box that is recreated after its removal begins
         above all numbers of the old one, so an old cursor never matches a position in the new box.
     :ivar last: the highest number given; ``base`` if none was
     :ivar gone: no message up to this number is in the box any more
     :ivar acked: acknowledged up to this number; None if this device has never acknowledged anything
     :ivar written: written to a socket of the device up to this number
-    :ivar epoch: the mailbox's current epoch
     :ivar cuts: ``(epoch, last)`` for each epoch but the first in which something was stored here, with ``last`` as it
         was when that epoch began
-    :ivar epochs: the mailbox's epochs if they have random names, oldest first, ending with the current one; empty if
-        they are numbered
-    :ivar emptied: the epoch that began when the mailbox lost all of its messages; 0: it never did
+    :ivar retracted: unused numbers that do not count as missed, above what is acknowledged
     """
 
     base: int = 0
@@ -98,111 +149,188 @@ class Box:
     gone: int = 0
     acked: int | None = None
     written: int = 0
-    epoch: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
-    epochs: tuple[int, ...] = field(default=(), compare=False)
-    emptied: int = field(default=0, compare=False)
+    retracted: Runs = ()
 
     @classmethod
-    def new(cls, base: int, epoch: int = 0, epochs: tuple[int, ...] = (), emptied: int = 0) -> Box:
-        return cls(base, base, base, None, base, epoch, epochs=epochs, emptied=emptied)
+    def new(cls, base: int) -> Lane:
+        return cls(base, base, base, None, base)
 
-    def __len__(self) -> int:
-        """The number of messages in the box."""
-        return self.last - self.gone
+    @property
+    def confirmed(self) -> int:
+        """What the device has for sure: acknowledged, or written if it never acknowledges."""
+        return self.written if self.acked is None else self.acked
+
+    def missed(self, after: int, up_to: int) -> int:
+        """How many messages a device has missed whose numbers are above ``after`` and at most ``up_to``, if none of
+        them is in the box."""
+        return max(0, up_to - after - count_between(self.retracted, after, up_to))
+
+    def settled(self, number: int, epoch: int, epochs: Epochs) -> int:
+        """Return the number that a number of an epoch stands for now, which is never beyond the end. For an epoch that
+        the mailbox does not know, that is the number of ``NO_CURSOR_YET``."""
+        if not epochs.knows(epoch):
+            return -1
+        number = min(number, self.last)
+        for begun, last in self.cuts:
+            if epochs.is_later(begun, epoch):
+                number = min(number, last)
+        return number
+
+    def start(self, after: int | None) -> int:
+        """Return the number at which a connection begins: messages with a higher number are sent.
+
+        :param after: the number that the device's cursor stands for, if it sent one; negative: it uses cursors and has
+            none yet
+        """
+        acked = self.base if self.acked is None else self.acked
+        if after is None:
+            return self.confirmed
+        if after < 0:
+            # Without a cursor the device can't miss what was written once and is gone now.
+            return max(acked, self.base, min(self.written, self.gone))
+        return max(after, acked, self.base)
+
+    def append(self, epochs: Epochs) -> Lane:
+        """Add one message, numbered ``last`` of the result. With named epochs, the first message of every epoch but the
+        mailbox's first adds a cut."""
+        lane = replace(self, last=self.last + 1)
+        is_cut = len(epochs.names) < 2 or (self.cuts and self.cuts[-1][0] == epochs.current)
+        if is_cut:
+            return lane
+        # Keep only cuts that apply to positions of an epoch that is still known.
+        known = tuple(cut for cut in self.cuts if cut[0] in epochs.names[1:])
+        return replace(lane, cuts=(*known, (epochs.current, self.last)))
+
+    def acknowledge(self, number: int) -> Lane:
+        """Mark everything up to ``number`` as received. Never moves back, or beyond the last message."""
+        number = max(min(number, self.last), self.base if self.acked is None else self.acked)
+        return replace(self, gone=max(self.gone, number), acked=number, retracted=above(self.retracted, number))
+
+    def write(self, number: int) -> Lane:
+        """Mark everything up to ``number`` as written to a socket. Never moves back, or beyond the last message."""
+        return replace(self, written=max(self.written, min(number, self.last)))
+
+    def lose(self, up_to: int) -> Lane:
+        """Messages up to this number have expired, or were dropped or retracted."""
+        return replace(self, gone=max(self.gone, min(up_to, self.last)))
+
+    def retract(self, number: int) -> Lane:
+        """The message with this number has left the box and does not count as missed."""
+        if number <= (self.base if self.acked is None else self.acked):
+            return self
+        return replace(self, retracted=with_number(self.retracted, number))
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The state of a device's box, without its messages.
+
+    :ivar normal: the lane of messages of normal and low priority
+    :ivar high: the lane of messages of high priority
+    """
+
+    normal: Lane = Lane()
+    high: Lane = Lane()
+    epochs: Epochs = Epochs()
+
+    @classmethod
+    def new(cls, base: int, epochs: Epochs = Epochs()) -> Box:
+        return cls(Lane.new(base), Lane.new(base), epochs)
+
+    def lane(self, name: LaneName) -> Lane:
+        return self.high if name == "high" else self.normal
+
+    def with_lane(self, name: LaneName, lane: Lane) -> Box:
+        return Box(self.normal, lane, self.epochs) if name == "high" else Box(lane, self.high, self.epochs)
+
+    @property
+    def epoch(self) -> int:
+        """The mailbox's current epoch."""
+        return self.epochs.current
+
+    @property
+    def last(self) -> Numbers:
+        """The highest numbers given."""
+        return Numbers(self.normal.last, self.high.last)
+
+    @property
+    def written(self) -> Numbers:
+        """Written to a socket of the device up to these numbers."""
+        return Numbers(self.normal.written, self.high.written)
+
+    @property
+    def has_acked(self) -> bool:
+        """True if the device has ever acknowledged anything."""
+        return self.normal.acked is not None or self.high.acked is not None
 
     @property
     def owes_a_gap(self) -> bool:
         """True if messages are gone and the device has yet to be notified."""
-        return self.gone > (self.written if self.acked is None else self.acked)
+        return any(lane.missed(lane.confirmed, lane.gone) for lane in (self.normal, self.high))
 
-    def find(self, position: Position) -> int | None:
-        """Return the number that a position stands for now, see :meth:`settled`; None if this mailbox never gave it."""
-        is_future = not self.epochs and position.epoch > self.epoch
-        is_beyond = is_future or (position.epoch == self.epoch and position.number > self.last)
-        return None if position.number < 0 or is_beyond else self.settled(position)
+    def find(self, position: Position) -> Numbers | None:
+        """Return the numbers that a position stands for now, see :meth:`settled`; None if this mailbox never gave
+        it."""
+        is_future = not self.epochs.names and position.epoch > self.epoch
+        is_current = position.epoch == self.epoch
+        is_beyond = is_current and (position.normal > self.normal.last or position.high > self.high.last)
+        return None if min(position.numbers) < 0 or is_future or is_beyond else self.settled(position)
 
-    def settled(self, position: Position) -> int:
-        """Return the number that a position stands for now, which is never beyond the end. For an epoch that the
-        mailbox does not know, that is the number of ``NO_CURSOR_YET``."""
-        if self.epochs and position.epoch not in self.epochs:
-            return NO_CURSOR_YET.number
-        number = min(position.number, self.last)
-        for epoch, last in self.cuts:
-            if self._is_later(epoch, position.epoch):
-                number = min(number, last)
-        return number
+    def settled(self, position: Position) -> Numbers:
+        """Return the numbers that a position stands for now, see :meth:`Lane.settled`."""
+        return Numbers(
+            self.normal.settled(position.normal, position.epoch, self.epochs),
+            self.high.settled(position.high, position.epoch, self.epochs),
+        )
 
-    def _is_later(self, epoch: int, other: int) -> bool:
-        if not self.epochs:
-            return epoch > other
-        return epoch in self.epochs and self.epochs.index(epoch) > self.epochs.index(other)
-
-    def lost(self, after: int, last: Position) -> int:
-        """How many messages after number ``after``, up to ``last``, were lost when their epoch ended."""
+    def lost(self, after: Numbers, last: Position) -> int:
+        """How many messages after the numbers ``after``, up to ``last``, were lost when their epoch ended."""
         kept = self.settled(last)
         # A recreated box begins above all of them.
-        return last.number - (max(after, kept) if kept > self.base else after)
+        normal = last.normal - (max(after.normal, kept.normal) if kept.normal > self.normal.base else after.normal)
+        high = last.high - (max(after.high, kept.high) if kept.high > self.high.base else after.high)
+        return normal + high
 
     def may_have_lost(self, position: Position) -> bool:
         """True if the whole mailbox was lost, with the box of this position, and messages may have been in it.
 
         False if the position's number is the highest of all, or the device has acknowledged anything since.
         """
-        return position.epoch < self.emptied and 0 <= position.number < self.base and (self.acked or 0) <= self.base
+        lane = self.normal
+        is_of_lost_box = position.epoch < self.epochs.emptied and 0 <= position.normal < lane.base
+        return is_of_lost_box and (lane.acked or 0) <= lane.base
 
-    def start(self, after: int | None) -> int:
-        """Return the position at which a connection begins: messages with a higher number are sent.
+    def start(self, after: Position | None) -> Numbers:
+        """Return the numbers at which a connection begins.
 
-        :param after: the number of the position that the device named, if any; negative: it uses cursors and has none
-            yet
+        :param after: the position of the cursor that the device named, if any
         """
-        acked = self.base if self.acked is None else self.acked
-        if after is not None and after < 0:
-            # Without a cursor the device can't miss what was written once and is gone now.
-            return max(acked, self.base, min(self.written, self.gone))
-        if after is not None:
-            return max(after, acked, self.base)
-        return self.written if self.acked is None else acked
+        if after is None:
+            return Numbers(self.normal.start(None), self.high.start(None))
+        settled = self.settled(after)
+        return Numbers(self.normal.start(settled.normal), self.high.start(settled.high))
 
-    def acknowledge(self, number: int) -> Box:
-        """Mark everything up to ``number`` as received. Never moves back, or beyond the last message."""
-        number = max(min(number, self.last), self.base if self.acked is None else self.acked)
-        return self._with(self.last, max(self.gone, number), number, self.written)
+    def acknowledge(self, numbers: Numbers) -> Box:
+        """Mark everything up to these numbers as received."""
+        normal, high = self.normal.acknowledge(numbers.normal), self.high.acknowledge(numbers.high)
+        return Box(normal, high, self.epochs)
 
-    def write(self, number: int) -> Box:
-        """Mark everything up to ``number`` as written to a socket. Never moves back, or beyond the last message."""
-        return self._with(self.last, self.gone, self.acked, max(self.written, min(number, self.last)))
-
-    def append(self) -> Box:
-        """Add one message, numbered ``last`` of the result. With named epochs, the first message of every epoch but the
-        mailbox's first adds a cut."""
-        box = self._with(self.last + 1, self.gone, self.acked, self.written)
-        is_cut = len(self.epochs) < 2 or (self.cuts and self.cuts[-1][0] == self.epoch)
-        if is_cut:
-            return box
-        # Keep only cuts that apply to positions of an epoch that is still known.
-        known = tuple(cut for cut in self.cuts if cut[0] in self.epochs[1:])
-        return replace(box, cuts=(*known, (self.epoch, self.last)))
-
-    def lose(self, up_to: int) -> Box:
-        """Messages up to this number have expired or were evicted."""
-        return self._with(self.last, max(self.gone, min(up_to, self.last)), self.acked, self.written)
-
-    def _with(self, last: int, gone: int, acked: int | None, written: int) -> Box:
-        return Box(self.base, last, gone, acked, written, self.epoch, self.cuts, self.epochs, self.emptied)
+    def write(self, numbers: Numbers) -> Box:
+        """Mark everything up to these numbers as written to a socket."""
+        return Box(self.normal.write(numbers.normal), self.high.write(numbers.high), self.epochs)
 
 
 class Mark(NamedTuple):
     """What a device has acknowledged and its sockets have taken, perhaps not stored yet.
 
-    :ivar acked: the device has everything up to this number; None: it has acknowledged nothing
-    :ivar written: written to a socket of the device up to this number
-    :ivar epoch: the epoch of both numbers
+    :ivar acked: the device has everything up to these numbers; None: it has acknowledged nothing
+    :ivar written: written to a socket of the device up to these numbers
+    :ivar epoch: the epoch of all numbers
     """
 
-    acked: int | None = None
-    written: int | None = None
+    acked: Numbers | None = None
+    written: Numbers | None = None
     epoch: int = 0
 
     def joined(self, other: Mark) -> Mark:
@@ -214,10 +342,12 @@ class Mark(NamedTuple):
 
     def on(self, box: Box) -> Box:
         """Return the box with this mark stored. A mark of an epoch that the mailbox does not know changes nothing."""
-        if self.acked is not None and (number := box.settled(Position(self.acked, self.epoch))) >= 0:
-            box = box.acknowledge(number)
-        if self.written is not None and (number := box.settled(Position(self.written, self.epoch))) >= 0:
-            box = box.write(number)
+        if not box.epochs.knows(self.epoch):
+            return box
+        if self.acked is not None:
+            box = box.acknowledge(box.settled(Position(self.acked.normal, self.epoch, self.acked.high)))
+        if self.written is not None:
+            box = box.write(box.settled(Position(self.written.normal, self.epoch, self.written.high)))
         return box
 
 
@@ -239,10 +369,10 @@ def with_marks(box: Box, marks: Iterable[Mark]) -> Box:
     return box
 
 
-def _later(one: int | None, other: int | None) -> int | None:
+def _later(one: Numbers | None, other: Numbers | None) -> Numbers | None:
     if one is None or other is None:
         return one if other is None else other
-    return max(one, other)
+    return one.joined(other)
 
 
 def surplus(sizes: list[int], limits: BoxLimits) -> int:

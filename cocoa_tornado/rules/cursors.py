@@ -1,6 +1,6 @@
 """Cursors: opaque, signed positions in a device's box, and the messages that carry them (contract section 7). Pure.
 
-A cursor is a message's position in its box and a MAC over device and position. The mailbox keeps the key. Another
+A cursor is a position in a device's box and a MAC over device and position. The mailbox keeps the key. Another
 device's cursor, another mailbox's and a forged one all fail the same check.
 """
 
@@ -23,37 +23,40 @@ _NUMBER_BYTES: Final = 6
 _MAC_BYTES: Final = 8
 _POSITION_BYTES: Final = _EPOCH_BYTES + _NUMBER_BYTES
 _CURSOR_CHARS: Final = (_POSITION_BYTES + _MAC_BYTES) // 3 * 4
+_LONG_CURSOR_CHARS: Final = (_POSITION_BYTES + _NUMBER_BYTES + _MAC_BYTES) // 3 * 4
 
 MAX_EPOCH: Final = 2 ** (8 * _EPOCH_BYTES) - 1
 MAX_NUMBER: Final = 2 ** (8 * _NUMBER_BYTES) - 1
 
 
-def make_cursor(key: bytes, device_id: str, number: int, epoch: int = 0) -> str:
-    """Return the cursor of one message: 24 characters that need no escaping in JSON or in a URL.
+def make_cursor(key: bytes, device_id: str, position: Position) -> str:
+    """Return the cursor of a position: 24 characters that need no escaping in JSON or in a URL, or 32 if the device has
+    been sent messages of high priority.
 
     :param key: ``KEY_BYTES`` bytes
-    :param number: the message's number in its box
-    :param epoch: the mailbox's epoch
     """
-    position = (epoch << 8 * _NUMBER_BYTES | number).to_bytes(_POSITION_BYTES, "big")
-    return urlsafe_b64encode(position + _mac(key, device_id, position)).decode()
+    data = (position.epoch << 8 * _NUMBER_BYTES | position.normal).to_bytes(_POSITION_BYTES, "big")
+    if position.high:
+        data += position.high.to_bytes(_NUMBER_BYTES, "big")
+    return urlsafe_b64encode(data + _mac(key, device_id, data)).decode()
 
 
 def read_cursor(key: bytes, device_id: str, cursor: str) -> Position | None:
     """Return the position that the cursor stands for; None if the cursor is not this device's in this mailbox."""
-    if len(cursor) != _CURSOR_CHARS:
+    if len(cursor) not in (_CURSOR_CHARS, _LONG_CURSOR_CHARS):
         return None
     try:
         data = urlsafe_b64decode(cursor.encode("ascii"))
     except (binascii.Error, UnicodeEncodeError):
         return None
-    position, mac = data[:_POSITION_BYTES], data[_POSITION_BYTES:]
+    position, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(key, device_id, position)):
         return None
-    # A number has exactly one cursor, but a base64 decoder that ignores stray bits or characters accepts variants.
+    # A position has exactly one cursor, but a base64 decoder that ignores stray bits or characters accepts variants.
     if urlsafe_b64encode(data) != cursor.encode():
         return None
-    return Position(int.from_bytes(position[_EPOCH_BYTES:], "big"), int.from_bytes(position[:_EPOCH_BYTES], "big"))
+    epoch, normal, high = position[:_EPOCH_BYTES], position[_EPOCH_BYTES:_POSITION_BYTES], position[_POSITION_BYTES:]
+    return Position(*(int.from_bytes(part, "big") for part in (normal, epoch, high)))
 
 
 def with_cursor(payload: bytes, cursor: str) -> bytes:

@@ -1,4 +1,4 @@
-"""How far a connection has read its device's box: what is sent directly, and what is read from the box. Pure.
+"""How far a connection has read one lane of its box: what is sent directly, and what is read from the box. Pure.
 
 A message that is stored while a connection is up is sent directly if it is the next in order. Otherwise (the box is
 still being read, was not opened yet, or has lost messages) it stays in the box and is read from there. So a device
@@ -11,29 +11,31 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .box import StoredMessage
+from .runs import Runs, count_between
 
 
 class Page(NamedTuple):
-    """A contiguous part of a box.
+    """A part of one lane of a box: its first messages after a number.
 
-    :ivar messages: in the order of their numbers, without gaps
-    :ivar gone: no message up to this number is in the box any more
-    :ivar last: the highest number that the box has given
-    :ivar base: the box's first number minus one; anything below belonged to another box
+    :ivar messages: in the order of their numbers; every number that is missing between them is unused. No message at
+        all: there is none up to ``last``
+    :ivar last: the highest number that the lane has given
+    :ivar base: the lane's first number minus one; anything below belonged to another box
     :ivar acked: acknowledged up to this number, on any connection: gone, but not missed
+    :ivar retracted: unused numbers that do not count as missed
     """
 
     messages: Sequence[StoredMessage]
-    gone: int
     last: int
     base: int = 0
     acked: int = 0
+    retracted: Runs = ()
 
 
 class Delivery(NamedTuple):
     """What to send now.
 
-    :ivar missed: messages lost before the first of these; 0: none
+    :ivar missed: messages lost before or between these; 0: none
     """
 
     missed: int
@@ -41,7 +43,7 @@ class Delivery(NamedTuple):
 
 
 class Feed:
-    """One connection's position in its device's box.
+    """One connection's position in one lane of its device's box.
 
     :ivar position: the number of the last message that was passed to the connection's outbox, or was acknowledged or
         missed
@@ -103,9 +105,11 @@ class Feed:
     def page(self, page: Page) -> Delivery:
         """The page has arrived. Messages acknowledged in the meantime are not sent again."""
         self.reading = False
-        missed = max(0, page.gone - max(self.position, page.base, page.acked))
-        messages = [message for message in page.messages if message.number > self.position]
-        self.position = max(self.position, page.gone, messages[-1].number if messages else 0)
+        before = max(self.position, page.base, page.acked)
+        messages = [message for message in page.messages if message.number > before]
+        end = messages[-1].number if messages else page.last
+        missed = max(0, end - before - count_between(page.retracted, before, end) - len(messages))
+        self.position = max(before, end)
         # Not max(self.last, ...): a box that has lost its end would be read again indefinitely.
         self.last = max(page.last, self.position, self._stored_since)
         return Delivery(missed, messages)

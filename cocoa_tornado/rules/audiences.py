@@ -1,0 +1,42 @@
+"""Audiences: the users and groups that a device belongs to, as text for a mailbox's index of members. Pure.
+
+A message that is addressed to a user or a group is stored with its audience. It is for a device only as long as the
+device's newest token names that audience.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, TypeAlias
+
+from ..routing.address import Address, Everyone, Group, User
+from .identity import DeviceIdentity
+
+Audience: TypeAlias = str
+"""``user:`` and the user id as JSON, ``group:`` and the group's name, or ``all``."""
+
+ALL: Final[Audience] = "all"
+"""Every device that has connected with a token and is not forgotten."""
+
+
+def of_user(user_id: int | str) -> Audience:
+    """99 and ``"99"`` are different users."""
+    return f"user:{json.dumps(user_id, ensure_ascii=False)}"
+
+
+def of_group(name: str) -> Audience:
+    return f"group:{name}"
+
+
+def audiences_of(identity: DeviceIdentity) -> frozenset[Audience]:
+    """The audiences that a device's token names, ``ALL`` included."""
+    return frozenset((ALL, of_user(identity.user_id), *map(of_group, identity.groups)))
+
+
+def audience_of(address: Address) -> Audience | None:
+    """The audience of an address; None if it names its devices."""
+    if isinstance(address, User):
+        return of_user(address.user_id)
+    if isinstance(address, Group):
+        return of_group(address.name)
+    return ALL if isinstance(address, Everyone) else None
