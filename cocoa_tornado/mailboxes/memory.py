@@ -5,44 +5,52 @@ to survive a device's absence but not a restart.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from ..errors import MailboxClosed
-from ..rules.box import (
-    FORGET_AFTER_S,
-    FORGET_MISSED_AFTER_S,
-    Box,
-    BoxLimits,
-    PageLimits,
-    Position,
-    StoredMessage,
-)
+from ..rules.audiences import Audience
+from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, Numbers, Position
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
+from ..rules.members import Members
 from ..rules.seen import SeenOffsets, judge
-from .port import Entry, MailboxCounters, MailboxState, MailboxStatus
+from .memory_box import KeptBox, Removed
+from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .store import FAN_OUT_STEP
 
-SWEEP_BOXES = 300
+SWEEP_BOXES: Final = 300
 
 T = TypeVar("T")
 
+log = logging.getLogger("cocoa.mailbox")
 
-class _Kept:
-    """A box and its messages. ``times`` holds when each was stored, in Unix seconds."""
 
-    __slots__ = ("box", "messages", "size_bytes", "times", "touched_s")
+class _UnderWay:
+    """A fan-out that is not complete. ``waiting`` has the devices that are still to get it, in order."""
 
-    def __init__(self, base: int, now: float) -> None:
-        self.box = Box.new(base)
-        self.messages: deque[StoredMessage] = deque()
-        self.times: deque[float] = deque()
-        self.size_bytes = 0
-        self.touched_s = now
+    __slots__ = ("fan_out", "recipients", "waiting")
+
+    def __init__(self, fan_out: FanOut, members: Sequence[str]) -> None:
+        self.fan_out = fan_out
+        self.waiting = {device_id: None for device_id in members if device_id not in fan_out.excluded}
+        self.recipients = 0
+
+    def entry(self, device_id: str) -> Entry:
+        of = self.fan_out
+        return Entry(device_id, of.payload, of.timestamp_ms, of.source, of.offset, of.options, of.expires_ms)
+
+    def step(self, numbers: dict[str, int], *, is_last: bool) -> FanOutStep:
+        """Report what has been stored."""
+        of = self.fan_out
+        self.recipients += len(numbers)
+        message = (of.audience, of.excluded, of.payload, of.timestamp_ms, of.options, of.expires_ms)
+        return FanOutStep(*message, numbers, is_last=is_last, recipients=self.recipients)
 
 
 class MemoryStore:
@@ -53,8 +61,10 @@ class MemoryStore:
 
     def __init__(self, limits: BoxLimits, clock: Callable[[], float]) -> None:
         self._limits, self._clock = limits, clock
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, KeptBox] = {}
+        self._members: Members[Audience] = Members()
         self._seen: dict[str, SeenOffsets] = {}
+        self._under_way: deque[_UnderWay] = deque()
         self._given = 0  # messages ever stored: no box has assigned a higher number
         self._messages = self._size_bytes = 0
         self._sweeping: Iterator[str] = iter(())
@@ -65,39 +75,72 @@ class MemoryStore:
         """The number of messages, and the total size of their payloads in bytes."""
         return self._messages, self._size_bytes
 
-    def append(self, entries: Sequence[Entry]) -> list[int | None]:
-        fresh = judge([entries], self._take)
-        self.counters.duplicates += fresh.count(False)
-        return [self._store(entry) if new else None for entry, new in zip(entries, fresh, strict=True)]
+    @property
+    def has_fan_outs(self) -> bool:
+        """True if a fan-out is not complete."""
+        return bool(self._under_way)
+
+    def append(self, entries: Sequence[Entry | FanOut]) -> tuple[list[int | None], list[FanOutStep]]:
+        """Store messages; return their numbers, and the steps of fan-outs that have been stored with them."""
+        numbers: list[int | None] = []
+        steps: list[FanOutStep] = []
+        for entry, is_fresh in zip(entries, judge([entries], self._take), strict=True):
+            number = None
+            if not is_fresh:
+                self.counters.duplicates += 1
+            elif isinstance(entry, FanOut):
+                steps += self._begin(entry)
+            else:
+                steps += self._pull(entry.device_id)
+                number = self._store(entry, None)
+            numbers.append(number)
+        return numbers, steps
+
+    def fan_out(self) -> list[FanOutStep]:
+        """Store the next messages of the oldest fan-out."""
+        if not self._under_way:
+            return []
+        under_way = self._under_way[0]
+        step = list(islice(under_way.waiting, FAN_OUT_STEP))
+        numbers: dict[str, int] = {}
+        for device_id in step:  # it is the oldest: there is none to pull forward
+            self._fan_out_to(under_way, device_id, numbers)
+        is_last = not under_way.waiting
+        if is_last:
+            self._under_way.popleft()
+        return [under_way.step(numbers, is_last=is_last)]
+
+    def join(self, device_id: str, audiences: frozenset[Audience]) -> None:
+        now = self._clock()
+        kept = self._kept.get(device_id)
+        if kept is None:
+            kept = self._kept[device_id] = KeptBox(self._given, now)
+        kept.joined_s = now
+        if audiences != kept.audiences:
+            self._set_audiences(device_id, kept, audiences)
+            withdrawn = self._removed(kept.withdraw())
+            self.counters.withdrawn += withdrawn
 
     def look(self, device_id: str) -> Box:
         kept = self._kept.get(device_id)
         return Box.new(self._given) if kept is None else kept.box
 
-    def read(self, device_id: str, after: int, limits: PageLimits) -> Page:
+    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> list[Page]:
         kept = self._kept.get(device_id)
         if kept is None:
-            return Page((), self._given, self._given, self._given)
-        self._expire(kept)
-        messages: list[StoredMessage] = []
-        size = 0
-        for message in islice(kept.messages, max(0, after - kept.box.gone), None):
-            size += len(message.payload)
-            if messages and (len(messages) == limits.max_messages or size > limits.max_bytes):
-                break
-            messages.append(message)
-        return Page(messages, kept.box.gone, kept.box.last, kept.box.base, kept.box.acked or 0)
+            return [Page((), self._given, self._given) for _ in lanes]
+        now = self._clock()
+        return [kept.read(asked, self._limits, now) for asked in lanes]
 
-    def acknowledge(self, device_id: str, number: int) -> None:
+    def acknowledge(self, device_id: str, numbers: Numbers) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.acknowledge(number)
-            self.counters.acknowledged += self._trim(kept)
+            self.counters.acknowledged += self._removed(kept.acknowledge(numbers))
 
-    def written(self, device_id: str, number: int) -> None:
+    def written(self, device_id: str, numbers: Numbers) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.write(number)
+            kept.box = kept.box.write(numbers)
 
     def sweep(self) -> int:
         now = self._clock()
@@ -109,62 +152,93 @@ class MemoryStore:
         for device_id in devices:
             kept = self._kept.get(device_id)
             if kept is not None:
-                removed += self._expire(kept)
-                patience_s = FORGET_MISSED_AFTER_S if kept.box.owes_a_gap else FORGET_AFTER_S
-                if not kept.messages and now - kept.touched_s > patience_s:
-                    del self._kept[device_id]
+                removed += self._lose(kept.expire(self._limits, now), "expired")
+                self._forget(device_id, kept, now)
         return removed
+
+    # -- one message
 
     def _take(self, source: str, records: Sequence[tuple[int, int]]) -> list[bool]:
         return self._seen.setdefault(source, SeenOffsets()).take(records)[0]
 
-    def _store(self, entry: Entry) -> int:
+    def _store(self, entry: Entry, audience: Audience | None) -> int | None:
+        """Store one message; None if its device has had one with its ``id``."""
+        now = self._clock()
         kept = self._kept.get(entry.device_id)
         if kept is None:
-            kept = self._kept[entry.device_id] = _Kept(self._given, self._clock())
-        kept.box = kept.box.append()
-        kept.messages.append(StoredMessage(kept.box.last, entry.payload, entry.timestamp_ms))
-        kept.times.append(self._clock())
-        kept.touched_s = self._clock()
-        size = len(entry.payload)
-        kept.size_bytes += size
+            kept = self._kept[entry.device_id] = KeptBox(self._given, now)
+        if entry.options is not None and entry.options.id is not None and kept.has(entry.options.id, now):
+            self.counters.duplicates += 1
+            return None
+        number, replaced = kept.append(entry, audience, now)
         self._given += 1
         self._messages += 1
-        self._size_bytes += size
+        self._size_bytes += len(entry.payload)
         self.counters.stored += 1
-        limits = self._limits
-        while len(kept.messages) > limits.max_messages or (
-            kept.size_bytes > limits.max_bytes and len(kept.messages) > 1
-        ):
-            self._lose(kept, kept.box.gone + 1, "overflow")
-        return kept.box.last
+        self.counters.collapsed += self._removed(replaced)
+        self._lose(kept.shrink(self._limits), "overflow")
+        return number
 
-    def _expire(self, kept: _Kept) -> int:
-        oldest_s = self._clock() - self._limits.ttl_s
-        expired = 0
-        for stored_s in kept.times:
-            if stored_s > oldest_s:
-                break
-            expired += 1
-        return self._lose(kept, kept.box.gone + expired, "expired") if expired else 0
+    def _lose(self, lost: Removed, reason: str) -> int:
+        self.counters.lose(reason, len(lost))
+        return self._removed(lost)
 
-    def _lose(self, kept: _Kept, up_to: int, reason: str) -> int:
-        kept.box = kept.box.lose(up_to)
-        lost = self._trim(kept)
-        self.counters.lose(reason, lost)
-        return lost
+    def _removed(self, removed: Removed) -> int:
+        self._messages -= len(removed)
+        self._size_bytes -= sum(len(message.payload) for message in removed)
+        return len(removed)
 
-    def _trim(self, kept: _Kept) -> int:
-        """Delete the messages that are no longer in the box; return their number."""
-        removed = 0
-        while kept.messages and kept.messages[0].number <= kept.box.gone:
-            size = len(kept.messages.popleft().payload)
-            kept.times.popleft()
-            kept.size_bytes -= size
-            self._size_bytes -= size
-            removed += 1
-        self._messages -= removed
-        return removed
+    # -- fan-outs and members
+
+    def _begin(self, fan_out: FanOut) -> list[FanOutStep]:
+        """A small fan-out does not wait for large ones that are under way."""
+        under_way = _UnderWay(fan_out, list(self._members.of(fan_out.audience)))
+        if len(under_way.waiting) > FAN_OUT_STEP:
+            self._under_way.append(under_way)
+            return [] if len(self._under_way) > 1 else self.fan_out()
+        steps: list[FanOutStep] = []
+        numbers: dict[str, int] = {}
+        for device_id in list(under_way.waiting):
+            steps += self._pull(device_id)
+            self._fan_out_to(under_way, device_id, numbers)
+        return [*steps, under_way.step(numbers, is_last=True)]
+
+    def _pull(self, device_id: str) -> list[FanOutStep]:
+        """Store a device's messages of all fan-outs under way: they are older than what is stored for it next."""
+        steps = []
+        for under_way in self._under_way:
+            numbers: dict[str, int] = {}
+            if device_id in under_way.waiting:
+                self._fan_out_to(under_way, device_id, numbers)
+            if numbers:
+                steps.append(under_way.step(numbers, is_last=False))
+        return steps
+
+    def _fan_out_to(self, under_way: _UnderWay, device_id: str, numbers: dict[str, int]) -> None:
+        del under_way.waiting[device_id]
+        audience = under_way.fan_out.audience
+        kept = self._kept.get(device_id)
+        if kept is None or audience not in kept.audiences:
+            return  # it has left the audience
+        number = self._store(under_way.entry(device_id), audience)
+        if number is not None:
+            numbers[device_id] = number
+
+    def _set_audiences(self, device_id: str, kept: KeptBox, audiences: frozenset[Audience]) -> None:
+        for audience in kept.audiences - audiences:
+            self._members.remove(audience, device_id)
+        for audience in audiences - kept.audiences:
+            self._members.add(audience, device_id)
+        kept.audiences = audiences
+
+    def _forget(self, device_id: str, kept: KeptBox, now: float) -> None:
+        if kept.audiences:
+            if now - kept.joined_s <= self._limits.member_ttl_s:
+                return
+            self._set_audiences(device_id, kept, frozenset())
+        patience_s = FORGET_MISSED_AFTER_S if kept.box.owes_a_gap else FORGET_AFTER_S
+        if not len(kept) and now - max(kept.touched_s, kept.joined_s) > patience_s:
+            del self._kept[device_id]
 
 
 class MemoryMailbox:
@@ -178,6 +252,8 @@ class MemoryMailbox:
         self._store = MemoryStore(limits, clock)
         self._key = secrets.token_bytes(KEY_BYTES)
         self._state = MailboxState.OPENING
+        self._on_step: Callable[[FanOutStep], None] = lambda step: None
+        self._is_stepping = False
 
     def __repr__(self) -> str:
         return f"<MemoryMailbox {self._store.totals[0]} messages>"
@@ -203,28 +279,62 @@ class MemoryMailbox:
             return MailboxStatus(self._state, detail, *self._store.totals)
         return MailboxStatus(self._state, self._state.value)
 
-    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
-        if self._state is MailboxState.CLOSED:
-            raise MailboxClosed("the mailbox is closed")
-        return _done(self._store.append(entries))
+    def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
+        self._on_step = on_step
+
+    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+        self._refuse_if_closed()
+        numbers, steps = self._store.append(entries)
+        self._report(steps)
+        self._step_later()
+        return _done(numbers)
+
+    def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        self._refuse_if_closed()
+        self._store.join(device_id, audiences)
+        return _done(None)
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return _done(self._store.look(device_id))
 
-    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        return _done(self._store.read(device_id, after, limits))
+    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+        return _done(self._store.read(device_id, lanes))
 
     def acknowledge(self, device_id: str, position: Position) -> None:
-        self._store.acknowledge(device_id, position.number)
+        self._store.acknowledge(device_id, position.numbers)
 
     def written(self, device_id: str, position: Position) -> None:
-        self._store.written(device_id, position.number)
+        self._store.written(device_id, position.numbers)
 
     async def sweep(self) -> int:
         return self._store.sweep()
 
     async def close(self, timeout_s: float) -> None:
         self._state = MailboxState.CLOSED
+
+    def _refuse_if_closed(self) -> None:
+        if self._state is MailboxState.CLOSED:
+            raise MailboxClosed("the mailbox is closed")
+
+    # -- fan-outs: one step in a turn of the loop
+
+    def _step_later(self) -> None:
+        if self._store.has_fan_outs and not self._is_stepping:
+            self._is_stepping = True
+            asyncio.get_running_loop().call_soon(self._step)
+
+    def _step(self) -> None:
+        self._is_stepping = False
+        if self._state is not MailboxState.CLOSED:
+            self._report(self._store.fan_out())
+            self._step_later()
+
+    def _report(self, steps: Sequence[FanOutStep]) -> None:
+        for step in steps:
+            try:
+                self._on_step(step)
+            except Exception:
+                log.exception("fan-out not routed", extra={"mailbox": "memory"})
 
 
 def _done(result: T) -> asyncio.Future[T]:

@@ -54,6 +54,11 @@ class FanOut(NamedTuple):
     options: Options | None = None
     expires_ms: int = 0
 
+    @property
+    def device_id(self) -> str:
+        """No device's: a fan-out is its record's only entry."""
+        return ""
+
 
 class FanOutStep(NamedTuple):
     """Some messages of a fan-out have been stored.
