@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
-from cocoa_tornado.rules.box import BoxLimits, PageLimits
-from cocoa_tornado.rules.feed import Page
+from cocoa_tornado.mailboxes.port import Entry, LaneRead, Mailbox, MailboxState
+from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.box import BoxLimits, LaneName, PageLimits
+from cocoa_tornado.rules.feed import Feed, Page
 
 SOURCE = "transcription.results/0"
 ALL = PageLimits(10_000, 1 << 30)
@@ -76,18 +77,41 @@ async def until(condition: Callable[[], bool], patience_s: float = 20.0) -> None
             await asyncio.sleep(0.01)
 
 
-def entry(offset: int, device_id: str = "doll", payload: bytes | None = None, source: str = SOURCE) -> Entry:
+def entry(
+    offset: int,
+    device_id: str = "doll",
+    payload: bytes | None = None,
+    source: str = SOURCE,
+    options: Options | None = None,
+    expires_ms: int = 0,
+) -> Entry:
     """A message with a unique payload, whose record has its offset as timestamp (ms)."""
-    return Entry(device_id, b'{"n":%d}' % offset if payload is None else payload, 1_000 + offset, source, offset)
+    content = b'{"n":%d}' % offset if payload is None else payload
+    return Entry(device_id, content, 1_000 + offset, source, offset, options, expires_ms)
 
 
 def entries(first: int, count: int, device_id: str = "doll") -> list[Entry]:
     return [entry(offset, device_id) for offset in range(first, first + count)]
 
 
-async def contents(mailbox: Mailbox, device_id: str = "doll", after: int = 0) -> list[bytes]:
+async def page_of(
+    mailbox: Mailbox, device_id: str = "doll", after: int = 0, limits: PageLimits = ALL, lane: LaneName = "normal"
+) -> Page:
+    """One page of one lane."""
+    [page] = await mailbox.read(device_id, [LaneRead(lane, after, limits)])
+    return page
+
+
+async def contents(mailbox: Mailbox, device_id: str = "doll", after: int = 0, lane: LaneName = "normal") -> list[bytes]:
     """The payloads of all messages after a number."""
-    return [message.payload for message in (await mailbox.read(device_id, after, ALL)).messages]
+    return [message.payload for message in (await page_of(mailbox, device_id, after, lane=lane)).messages]
+
+
+def missed(page: Page, after: int = 0) -> int:
+    """How many messages a device misses that reads this page after a number."""
+    feed = Feed()
+    feed.open(after, page.last)
+    return feed.page(page).missed
 
 
 def payloads(offsets: Sequence[int]) -> list[bytes]:

@@ -8,11 +8,11 @@ import pytest
 
 from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.mailboxes.port import Entry, MailboxState
-from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, PageLimits, Position
+from cocoa_tornado.rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Epochs, Lane, PageLimits, Position
 from cocoa_tornado.rules.cursors import KEY_BYTES
 from cocoa_tornado.rules.seen import WINDOW
 
-from .stands import ALL, Stand, contents, entries, entry, numbers, payloads
+from .stands import Stand, contents, entries, entry, missed, numbers, page_of, payloads
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -21,11 +21,11 @@ async def test_messages_are_numbered_from_one_and_read_in_their_order(stand: Sta
     mailbox = await stand.open()
     assert await mailbox.append(entries(0, 3)) == [1, 2, 3]
     assert await mailbox.append(entries(3, 2)) == [4, 5]
-    page = await mailbox.read("doll", 0, ALL)
+    page = await page_of(mailbox)
     assert numbers(page) == [1, 2, 3, 4, 5]
     assert [message.payload for message in page.messages] == payloads(range(5))
     assert [message.timestamp_ms for message in page.messages] == [1000, 1001, 1002, 1003, 1004]
-    assert (page.gone, page.last) == (0, 5)
+    assert (missed(page), page.last) == (0, 5)
     await mailbox.close(1.0)
 
 
@@ -45,11 +45,11 @@ async def test_each_device_has_a_box_of_its_own(stand: Stand) -> None:
 async def test_a_page_is_no_longer_than_asked_for_and_never_empty(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append([entry(n, payload=b"x" * 100) for n in range(10)])
-    assert numbers(await mailbox.read("doll", 2, PageLimits(3, 10_000))) == [3, 4, 5]
-    assert numbers(await mailbox.read("doll", 2, PageLimits(100, 250))) == [3, 4]
-    assert numbers(await mailbox.read("doll", 2, PageLimits(100, 10))) == [3]
-    page = await mailbox.read("doll", 10, ALL)
-    assert (numbers(page), page.gone, page.last, page.base) == ([], 0, 10, 0)
+    assert numbers(await page_of(mailbox, "doll", 2, PageLimits(3, 10_000))) == [3, 4, 5]
+    assert numbers(await page_of(mailbox, "doll", 2, PageLimits(100, 250))) == [3, 4]
+    assert numbers(await page_of(mailbox, "doll", 2, PageLimits(100, 10))) == [3]
+    page = await page_of(mailbox, after=10)
+    assert (numbers(page), missed(page, 10), page.last, page.base) == ([], 0, 10, 0)
     await mailbox.close(1.0)
 
 
@@ -112,7 +112,7 @@ async def test_a_record_for_two_devices_is_stored_for_each_and_never_again(stand
     mailbox = await stand.open()
     record = for_each(0, "a", "b")
     first = await mailbox.append(record)
-    assert first == [(await mailbox.look(device_id)).last for device_id in ("a", "b")]
+    assert first == [(await mailbox.look(device_id)).normal.last for device_id in ("a", "b")]
     assert await mailbox.append(record) == [None, None]
     assert (mailbox.counters.stored, mailbox.counters.duplicates) == (2, 2)
     if stand.survives:
@@ -218,7 +218,8 @@ async def test_marks_survive_a_close(stand: Stand) -> None:
     mailbox.written("doll", Position(4))
     await mailbox.close(5.0)
     mailbox = await stand.open()
-    assert await mailbox.look("doll") == Box(base=0, last=5, gone=2, acked=2, written=4, epoch=mailbox.epoch)
+    box = await mailbox.look("doll")
+    assert (box.normal, box.epoch) == (Lane(base=0, last=5, gone=2, acked=2, written=4), mailbox.epoch)
     assert await contents(mailbox) == payloads([2, 3, 4])
     await mailbox.close(1.0)
 
@@ -226,13 +227,13 @@ async def test_marks_survive_a_close(stand: Stand) -> None:
 async def test_a_mark_counts_at_once(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append(entries(0, 5))
-    assert await mailbox.look("doll") == Box(base=0, last=5, gone=0, acked=None, written=0)
+    assert (await mailbox.look("doll")).normal == Lane(base=0, last=5, gone=0, acked=None, written=0)
     mailbox.written("doll", Position(3))
-    assert (await mailbox.look("doll")).written == 3
+    assert (await mailbox.look("doll")).normal.written == 3
     mailbox.acknowledge("doll", Position(2))
-    box = await mailbox.look("doll")
-    assert (box.acked, box.gone, box.written) == (2, 2, 3)
-    assert numbers(await mailbox.read("doll", 2, ALL)) == [3, 4, 5]
+    lane = (await mailbox.look("doll")).normal
+    assert (lane.acked, lane.gone, lane.written) == (2, 2, 3)
+    assert numbers(await page_of(mailbox, after=2)) == [3, 4, 5]
     await mailbox.close(1.0)
 
 
@@ -242,8 +243,8 @@ async def test_a_mark_never_goes_back_nor_beyond_what_there_is(stand: Stand) -> 
     for number in (4, 1, 99, 3):
         mailbox.acknowledge("doll", Position(number))
         mailbox.written("doll", Position(number))
-    box = await mailbox.look("doll")
-    assert (box.acked, box.written, box.gone) == (5, 5, 5)
+    lane = (await mailbox.look("doll")).normal
+    assert (lane.acked, lane.written, lane.gone) == (5, 5, 5)
     assert await mailbox.append(entries(5, 1)) == [6]
     assert await contents(mailbox) == payloads([5])
     await mailbox.close(1.0)
@@ -263,7 +264,7 @@ async def test_marks_of_a_device_without_a_box_are_nothing(stand: Stand) -> None
     mailbox = await stand.open()
     mailbox.acknowledge("nobody", Position(3))
     mailbox.written("nobody", Position(3))
-    assert await mailbox.look("nobody") == Box()
+    assert (await mailbox.look("nobody")).last == (0, 0)
     assert await mailbox.append([entry(0, "nobody")]) == [1]
     await mailbox.close(1.0)
 
@@ -271,11 +272,11 @@ async def test_marks_of_a_device_without_a_box_are_nothing(stand: Stand) -> None
 async def test_a_box_holds_so_many_messages_and_the_oldest_go_first(stand: Stand) -> None:
     mailbox = await stand.open(BoxLimits(max_messages=3))
     assert await mailbox.append(entries(0, 5)) == [1, 2, 3, 4, 5]
-    page = await mailbox.read("doll", 0, ALL)
-    assert (numbers(page), page.gone, page.last) == ([3, 4, 5], 2, 5)
+    page = await page_of(mailbox)
+    assert (numbers(page), missed(page), page.last) == ([3, 4, 5], 2, 5)
     await mailbox.append(entries(5, 1))
-    page = await mailbox.read("doll", 0, ALL)
-    assert (numbers(page), page.gone) == ([4, 5, 6], 3)
+    page = await page_of(mailbox)
+    assert (numbers(page), missed(page)) == ([4, 5, 6], 3)
     assert mailbox.counters.lost == {"overflow": 3}
     assert mailbox.status().messages == 3
     await mailbox.close(1.0)
@@ -284,10 +285,10 @@ async def test_a_box_holds_so_many_messages_and_the_oldest_go_first(stand: Stand
 async def test_a_box_holds_so_many_bytes_and_always_its_newest_message(stand: Stand) -> None:
     mailbox = await stand.open(BoxLimits(max_bytes=1000))
     await mailbox.append([entry(n, payload=b"x" * 300) for n in range(4)])
-    assert numbers(await mailbox.read("doll", 0, ALL)) == [2, 3, 4]
+    assert numbers(await page_of(mailbox)) == [2, 3, 4]
     await mailbox.append([entry(9, payload=b"x" * 5000)])
-    page = await mailbox.read("doll", 0, ALL)
-    assert (numbers(page), page.gone) == ([5], 4)
+    page = await page_of(mailbox)
+    assert (numbers(page), missed(page)) == ([5], 4)
     assert mailbox.status().size_bytes == 5000
     await mailbox.close(1.0)
 
@@ -298,11 +299,11 @@ async def test_what_has_expired_is_not_handed_out_and_is_missed(stand: Stand) ->
     stand.clock.now += 60
     await mailbox.append(entries(2, 1))
     stand.clock.now += 50
-    page = await mailbox.read("doll", 0, ALL)
-    assert (numbers(page), page.gone, page.last) == ([3], 2, 3)
+    page = await page_of(mailbox)
+    assert (numbers(page), missed(page), page.last) == ([3], 2, 3)
     stand.clock.now += 100
-    page = await mailbox.read("doll", 0, ALL)
-    assert (numbers(page), page.gone, page.last) == ([], 3, 3)
+    page = await page_of(mailbox)
+    assert (numbers(page), missed(page), page.last) == ([], 3, 3)
     assert await mailbox.append(entries(3, 1)) == [4]
     await mailbox.close(1.0)
 
@@ -339,19 +340,18 @@ async def test_a_box_is_not_removed_while_it_has_a_gap_to_report(stand: Stand) -
     await mailbox.append(entries(0, 3))
     mailbox.acknowledge("doll", Position(1))
     await mailbox.append(entries(3, 2, "other"))
-    mailbox.written("other", Position((await mailbox.look("other")).last))
+    mailbox.written("other", Position((await mailbox.look("other")).normal.last))
     await mailbox.append(entries(5, 1, "third"))  # the marks before it are stored with it
     for _ in range(10):
         stand.clock.now += FORGET_AFTER_S / 9
         await mailbox.sweep()
-    box = await mailbox.look("doll")
-    assert (box.acked, box.gone, box.last) == (1, 3, 3)
-    assert len(await mailbox.look("other")) == 0
-    assert (await mailbox.look("other")).base == 6  # its device had received everything, and the box was removed
+    lane = (await mailbox.look("doll")).normal
+    assert (lane.acked, lane.gone, lane.last) == (1, 3, 3)
+    assert (await mailbox.look("other")).normal.base == 6  # its device had received everything, and the box was removed
     stand.clock.now += FORGET_MISSED_AFTER_S
     for _ in range(4):
         await mailbox.sweep()
-    assert (await mailbox.look("doll")).base == 6
+    assert (await mailbox.look("doll")).normal.base == 6
     await mailbox.close(1.0)
 
 
@@ -367,8 +367,9 @@ async def test_a_box_that_is_forgotten_and_made_anew_gives_only_new_numbers(stan
     assert given is not None
     box = await mailbox.look("doll")
     assert given > 5
-    assert box == Box.new(box.base).append()
-    assert box.start(after=3) == given - 1
+    assert box.normal == Lane.new(box.normal.base).append(Epochs())
+    assert box.start(Position(3, box.epoch)).normal == given - 1
+    assert box.high == Lane.new(box.normal.base)
     await mailbox.close(1.0)
 
 
