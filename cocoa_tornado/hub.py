@@ -11,6 +11,7 @@ from typing import Protocol
 
 from .presence.grants import Grant, Lease
 from .presence.port import Health
+from .rules.addressing import Options
 from .rules.close_codes import GOING_AWAY, CloseReason
 from .rules.frames import text_frame
 from .rules.identity import DeviceIdentity
@@ -35,16 +36,20 @@ class Client(Protocol):
         :param interim_of: the session of an interim, which may be dropped and closes no client; '' for everything else
         """
 
-    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
-        """A message was stored in the device's box under this number. Queue it if it is the next one.
+    def stored(
+        self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
+    ) -> None:
+        """A message was stored in the device's box. Queue it if it is the next one of its lane.
 
-        :param frame: the message with its cursor
+        :param number: in the lane of its priority
+        :param options: None: the defaults
+        :param expires_ms: not to be sent after this time, Unix milliseconds; 0: its own ``ttl`` is unlimited
         """
 
     def look_again(self) -> None:
         """The device's box may have messages without a call of :meth:`stored`."""
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str, options: Options | None = None) -> None:
         """Queue a transient message, if a mailbox is configured. It may be dropped."""
 
     def challenge(self) -> None:

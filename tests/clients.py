@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.presence.grants import Grant, Lease
 from cocoa_tornado.presence.port import Health
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
@@ -27,19 +28,23 @@ class FakeClient:
     identity: DeviceIdentity
     health: Health = HEALTH
     sent: list[bytes] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     challenges: int = 0
     closed: int = 0
 
     def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
         self.sent.append(frame)
 
-    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
-        self.sent.append(frame)
+    def stored(
+        self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
+    ) -> None:
+        self.sent.append(payload)
+        self.numbers.append(number)
 
     def look_again(self) -> None:
         pass
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str, options: Options | None = None) -> None:
         self.sent.append(payload)
 
     def challenge(self) -> None:

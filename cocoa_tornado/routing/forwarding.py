@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..brokers.port import Batch
 from ..counters import Counters, count
@@ -45,12 +45,13 @@ class Forwarding:
 
         self._send(server, Forward(tuple(forwarded)), then)
 
-    def wake_up(self, server: str, messages: Sequence[Message], receipt: Receipt) -> None:
-        """Notify the server that holds these devices of new messages in their boxes. A lost notification only
-        delays."""
-        ended = receipt.leg()
-        device_ids = dict.fromkeys(device_id for _, device_id in messages)
-        self._send(server, WakeUp(tuple(device_ids)), lambda _: ended())
+    def wake_up(self, server: str, device_ids: Iterable[str], receipt: Receipt | None = None) -> None:
+        """Notify the server that holds these devices of new messages in their boxes. A lost notification only delays.
+
+        :param receipt: of the batch that it is a leg of, if any
+        """
+        ended = _nothing if receipt is None else receipt.leg()
+        self._send(server, WakeUp(tuple(dict.fromkeys(device_ids))), lambda _: ended())
 
     def _send(self, server: str, message: RelayMessage, then: Callable[[Fate], None]) -> None:
         sent = self._relay.send(server, message)
@@ -73,3 +74,7 @@ class Forwarding:
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:
             self._local.wake(device_id)
+
+
+def _nothing() -> None:
+    pass

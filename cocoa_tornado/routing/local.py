@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..counters import Counters, count
 from ..hub import Hub
-from ..mailboxes.port import Mailbox
-from ..rules.cursors import make_cursor, with_cursor
+from ..mailboxes.port import FanOutStep, Mailbox
+from ..rules.addressing import Options
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
@@ -127,21 +127,43 @@ class LocalDelivery:
 
     # -- with a mailbox
 
-    def send_stored(self, device_id: str, record: Record, number: int | None) -> None:
+    def send_stored(self, device_id: str, record: Record, number: int | None, expires_ms: int) -> None:
         """Send a message that is stored.
 
-        :param number: in the device's box. None: the record was stored earlier, and may not have been sent, so the
-            connections look into the box. None also for a transient message, which is not stored
+        :param number: in its lane of the device's box. None: the record was stored earlier, and may not have been sent,
+            so the connections look into the box. None also for a transient message, which is not stored
         """
         try:
             if record.is_transient:
-                self._suggest(device_id, record.payload, record.timestamp_ms, record.interim_of)
+                self._suggest(device_id, record.payload, record.timestamp_ms, record.interim_of, record.options)
             elif number is None:
                 self.look_again(device_id)
+            elif clients := self._hub.clients_of(device_id):
+                for client in clients:
+                    client.stored(number, record.payload, record.timestamp_ms, record.options, expires_ms)
+                self._counters.routed += 1
             else:
-                self._send_numbered(device_id, record, number)
+                self._counters.kept += 1
         except Exception:
             self._failed(device_id, "kept")
+
+    def send_step(self, step: FanOutStep, numbers: Mapping[str, int]) -> list[str]:
+        """Send the messages of a step of a fan-out. Return the devices that are not connected here."""
+        connected, elsewhere, failed = self._connected, [], 0
+        _, _, payload, timestamp_ms, options, expires_ms, _, _, _ = step
+        for device_id, number in numbers.items():
+            clients = connected.get(device_id)
+            if clients is None:
+                elsewhere.append(device_id)
+                continue
+            try:
+                for client in clients:
+                    client.stored(number, payload, timestamp_ms, options, expires_ms)
+            except Exception:
+                failed += 1
+                self._failed(device_id, "kept")
+        self._counters.routed += len(numbers) - len(elsewhere) - failed
+        return elsewhere
 
     def wake(self, device_id: str) -> None:
         """Another server has stored a message for this device."""
@@ -155,26 +177,16 @@ class LocalDelivery:
         for client in self._hub.clients_of(device_id):
             client.look_again()
 
-    def _send_numbered(self, device_id: str, record: Record, number: int) -> None:
-        assert self._mailbox is not None  # it has given the number
-        clients, key = self._hub.clients_of(device_id), self._mailbox.key
-        if not clients or key is None:
-            self._counters.kept += 1
-            return
-        cursor = make_cursor(key, device_id, number, self._mailbox.epoch)
-        frame = text_frame(with_cursor(record.payload, cursor))
-        for client in clients:
-            client.stored(number, frame, record.timestamp_ms)
-        self._counters.routed += 1
-
-    def _suggest(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def _suggest(
+        self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str, options: Options | None = None
+    ) -> None:
         clients = self._hub.clients_of(device_id)
         if not clients:
             self.not_connected(device_id)
         elif not interim_of:
             self._counters.routed += 1
         for client in clients:
-            client.suggest(payload, timestamp_ms, interim_of)
+            client.suggest(payload, timestamp_ms, interim_of, options)
 
     def _log_dropped(self, extra: dict[str, object]) -> None:
         suppressed = self._lines.take(self._clock())

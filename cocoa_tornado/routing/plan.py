@@ -7,14 +7,17 @@ by the record's index in the batch, so it costs no copy, and equal records stay 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ..rules.records import Record
-from .address import Directory, recipients
+from .address import Directory, Everyone, Group, User, recipients
 
 Message: TypeAlias = tuple[int, str]
 """The index of the record in the batch, and the device."""
+Stored: TypeAlias = tuple[int, str | None]
+"""What a mailbox stores of a record: a message or, without a device, a fan-out, whose recipients the mailbox knows."""
 
 
 class Plan(NamedTuple):
@@ -22,13 +25,11 @@ class Plan(NamedTuple):
 
     :ivar local: for devices that are connected to this server
     :ivar forward: for devices that other servers hold, by server
-    :ivar store: to be stored in the mailbox first. Each of them is in one of the others too
     :ivar unheld: for devices that no server holds
     """
 
     local: Sequence[Message] = ()
     forward: Mapping[str, Sequence[Message]] = MappingProxyType({})
-    store: Sequence[Message] = ()
     unheld: Sequence[Message] = ()
 
 
@@ -46,46 +47,70 @@ def away_of(records: Sequence[Record], here: Container[str]) -> list[str] | None
     return away  # type: ignore[return-value]  # each is a str, as has just been seen
 
 
-def messages_of(records: Sequence[Record], directory: Directory) -> list[Message]:
+def is_fan_out(record: Record) -> bool:
+    """True if a mailbox finds the recipients of this record: it is for a user, a group or everyone, and is stored."""
+    return isinstance(record.address, (User, Group, Everyone)) and not record.is_transient
+
+
+def messages_of(records: Sequence[Record], directory: Directory, *, has_mailbox: bool = False) -> list[Message]:
     """Expand each record into one message for each device that it addresses, in the order of the records.
 
-    A record that addresses no device, such as one for a group without members, yields no message.
+    A record that addresses no device, such as one for a group without members, yields no message. Nor do fan-outs, if
+    there is a mailbox.
     """
     messages: list[Message] = []
     for at, record in enumerate(records):
         address = record[0]
         if type(address) is str:  # nearly always, and the fastest comparison
             messages.append((at, address))
-        else:
+        elif not (has_mailbox and is_fan_out(record)):
             messages.extend([(at, device_id) for device_id in recipients(address, directory)])
     return messages
 
 
-def without_recipient(records: Sequence[Record], messages: Iterable[Message]) -> int:
-    """Count the records that address no device.
+def without_recipient(records: Sequence[Record], messages: Iterable[Message], *, has_mailbox: bool = False) -> int:
+    """Count the records that address no device, apart from fan-outs.
 
     :param messages: from :func:`messages_of`
     """
     if all(type(record[0]) is str for record in records):
         return 0
-    return len(records) - len({at for at, _ in messages})
+    found = {at for at, _ in messages}
+    return sum(at not in found and not (has_mailbox and is_fan_out(record)) for at, record in enumerate(records))
 
 
-def to_store(records: Sequence[Record], messages: Iterable[Message]) -> list[Message]:
-    """Return the messages that a mailbox stores: all but transient ones, which are worthless later.
+def to_store(records: Sequence[Record], messages: Iterable[Message]) -> Sequence[Stored]:
+    """Return what a mailbox stores, in the order of the records: all but transient messages, which are worthless later.
 
     This does not depend on which devices are connected.
+
+    :param messages: from :func:`messages_of`, with a mailbox
     """
-    return [message for message in messages if not records[message[0]].is_transient]
+    stored = [message for message in messages if not records[message[0]].is_transient]
+    return in_order(stored, [at for at, record in enumerate(records) if is_fan_out(record)])
+
+
+def deadlines(records: Sequence[Record], now_ms: float) -> dict[int, int]:
+    """When the ``ttl`` of each record ends, Unix milliseconds, by the record's index. It counts from the record's
+    timestamp or, if there is none or it is in the future, from ``now_ms``, when the record was read."""
+    found = {}
+    for at, record in enumerate(records):
+        options = record[5]
+        if options is not None and options.ttl_s:
+            begin_ms = record.timestamp_ms if 0 < record.timestamp_ms <= now_ms else int(now_ms)
+            found[at] = begin_ms + options.ttl_s * 1000
+    return found
+
+
+def in_order(messages: Sequence[Message], fan_outs: Sequence[int]) -> Sequence[Stored]:
+    """Merge messages and the indexes of fan-outs in the order of the records."""
+    return sorted([*messages, *((at, None) for at in fan_outs)], key=itemgetter(0)) if fan_outs else messages
 
 
 def plan(
-    records: Sequence[Record],
     messages: Sequence[Message],
     here: Container[str],
     holders: Mapping[str, Sequence[str]],
-    *,
-    has_mailbox: bool,
 ) -> Plan:
     """Decide where each message goes. With a mailbox, decide once they are stored: a device that connects in the
     meantime may have looked into its box too early to find them.
@@ -99,9 +124,6 @@ def plan(
     #   2. other servers hold it                 -> forward, to each of them: more than one only if a device may have
     #                                               several connections
     #   3. no server holds it                    -> unheld
-    # And in addition, in each of these cases:
-    #   a. there is a mailbox, and it is not transient -> store
-    store = tuple(to_store(records, messages)) if has_mailbox else ()
     local, unheld = [], []
     forward: dict[str, list[Message]] = {}
     for message in messages:
@@ -114,25 +136,27 @@ def plan(
             for server in dict.fromkeys(servers):
                 forward.setdefault(server, []).append(message)
     if not forward:
-        return Plan(tuple(local), store=store, unheld=tuple(unheld))
+        return Plan(tuple(local), unheld=tuple(unheld))
     by_server = {server: tuple(of_server) for server, of_server in forward.items()}
-    return Plan(tuple(local), MappingProxyType(by_server), store, tuple(unheld))
+    return Plan(tuple(local), MappingProxyType(by_server), tuple(unheld))
 
 
 def stale_messages(
-    records: Sequence[Record], messages: Sequence[Message], numbers: Mapping[Message, int | None]
+    records: Sequence[Record], messages: Sequence[Message], stored_earlier: Container[Message]
 ) -> frozenset[Message]:
     """The transient messages that precede a message which was stored earlier. The batch is being read again, and the
     device already has newer messages.
 
-    :param numbers: of the stored messages, in their devices' boxes; None: stored earlier
+    A message that was dropped because of its ``id`` counts as stored earlier: it may have been, and a transient message
+    is sent at most once.
+
+    :param messages: the transient messages, and those of ``stored_earlier``, in the order of the records
     """
     stale, known_later = set(), set()
     for message in reversed(messages):
         at, device_id = message
-        if records[at].is_transient:
-            if device_id in known_later:
-                stale.add(message)
-        elif numbers[message] is None:
+        if message in stored_earlier:
             known_later.add(device_id)
+        elif device_id in known_later and records[at].is_transient:
+            stale.add(message)
     return frozenset(stale)

@@ -6,22 +6,39 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from ..brokers.port import Batch
 from ..counters import Counters
 from ..errors import MailboxClosed
 from ..hub import Hub
-from ..mailboxes.port import Entry, Mailbox
+from ..mailboxes.port import Entry, FanOut, FanOutStep, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
+from ..rules.audiences import address_of, audience_of
+from .address import Address, Everyone, Group, User, recipients
 from .forwarding import Forwarding
 from .local import LocalDelivery
-from .plan import Message, Plan, away_of, messages_of, plan, stale_messages, to_store, without_recipient
+from .plan import (
+    Message,
+    Plan,
+    Stored,
+    away_of,
+    deadlines,
+    in_order,
+    messages_of,
+    plan,
+    stale_messages,
+    to_store,
+    without_recipient,
+)
 from .receipt import Receipt
 from .round_trips import RoundTrips
 
 Holders: TypeAlias = "asyncio.Future[Mapping[str, Sequence[Holder]]]"
+_NO_DEADLINES: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 class _InFlight:
@@ -29,18 +46,36 @@ class _InFlight:
 
     :ivar messages: determined when the batch arrived; devices that join a group later are not in it
     :ivar routing: ends the leg that is held until all others have begun
+    :ivar to_store: what is stored of it, in the order of the numbers that :attr:`stored` has
+    :ivar deadlines: when the ``ttl`` of its records ends, Unix milliseconds, by index: only of those that have one
+    :ivar steps: those of its fan-outs that were stored before it is carried out, by the index of the record
     :ivar stored: the numbers of the messages that the mailbox stores; None without a mailbox
     :ivar is_stored: those numbers are known, or storing was given up
     :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
     :ivar holders: of the devices that were not here once it was stored; None if all were
     """
 
-    __slots__ = ("batch", "holders", "is_given_up", "is_stored", "messages", "receipt", "routing", "stored")
+    __slots__ = (
+        "batch",
+        "deadlines",
+        "holders",
+        "is_given_up",
+        "is_stored",
+        "messages",
+        "receipt",
+        "routing",
+        "steps",
+        "stored",
+        "to_store",
+    )
 
     def __init__(self, batch: Batch, messages: list[Message]) -> None:
         self.batch, self.messages = batch, messages
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()
+        self.to_store: Sequence[Stored] = ()
+        self.deadlines: Mapping[int, int] = _NO_DEADLINES
+        self.steps: dict[int, list[FanOutStep]] = {}
         self.stored: asyncio.Future[list[int | None]] | None = None
         self.is_stored = self.is_given_up = False
         self.holders: Holders | None = None
@@ -49,6 +84,23 @@ class _InFlight:
     def is_ready(self) -> bool:
         """True if everything that its plan needs is known."""
         return self.is_stored and (self.holders is None or self.holders.done())
+
+    @property
+    def fan_outs(self) -> list[int]:
+        """The indexes of the records that the mailbox fans out."""
+        return [at for at, device_id in self.to_store if device_id is None]
+
+    def take(self, step: FanOutStep) -> bool:
+        """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
+        belongs to no record of this batch."""
+        for at in self.fan_outs:
+            record = self.batch.records[at]
+            if (record.timestamp_ms, record.payload) == (step.timestamp_ms, step.payload) and record.address == (
+                address_of(step.audience, step.excluded)
+            ):
+                self.steps.setdefault(at, []).append(step)
+                return True
+        return False
 
 
 class Router:
@@ -60,13 +112,16 @@ class Router:
     with other messages. A record that was stored earlier may not have been sent, so its devices look into their boxes.
 
     A record's recipients are those of this moment, once: a record without any is counted like a message for a device
-    that is not connected. Without a mailbox, a message whose ``ttl`` has passed before it is sent is dropped.
+    that is not connected. With a mailbox, a record for a user, a group or everyone is stored as a fan-out. The mailbox
+    finds its recipients and reports each step, which is then sent like a batch, perhaps long after the batch is done,
+    and after a restart without one. Without a mailbox, a message whose ``ttl`` has passed before it is sent is dropped.
 
     A message for a device that another server holds goes there through the relay: the message itself or, with a
     mailbox, a notification. This server's own table is asked first, and presence only about the other devices.
 
     A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it is stored,
-    it is routed here, and the relay has reported the fate of each other server's part.
+    it is routed here, and the relay has reported the fate of each other server's part. A fan-out is stored once it is
+    recorded; its steps are not waited for.
 
     :param mailbox: None: messages that can't be sent now are dropped
     :param round_trips: receives the records of each batch once they are routed
@@ -86,10 +141,13 @@ class Router:
     ) -> None:
         self._hub, self._counters, self._presence = hub, counters, presence
         self._mailbox, self._round_trips = mailbox, round_trips
+        self._wall_clock = wall_clock
         self._connected = hub.connected
         self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock)
         self._forwarding = Forwarding(relay, self._local, counters)
         self._in_flight: deque[_InFlight] = deque()
+        if mailbox is not None:
+            mailbox.watch_fan_outs(self.on_step)
 
     def __repr__(self) -> str:
         return f"<Router {len(self._in_flight)} batches in flight>"
@@ -99,13 +157,23 @@ class Router:
             self._route(batch)
             return
         flight = self._take_off(batch)
+        flight.to_store = to_store(batch.records, flight.messages)
+        flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
+        self._in_flight.append(flight)  # now, because steps may be reported before append returns
         try:
             flight.stored = self._mailbox.append(_entries(flight))
         except MailboxClosed:
+            self._in_flight.remove(flight)
             return  # the gateway is stopping: the broker redelivers what is not done
-        self._in_flight.append(flight)
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
+
+    def on_step(self, step: FanOutStep) -> None:
+        """The mailbox has stored some messages of a fan-out."""
+        for flight in self._in_flight:
+            if flight.to_store and flight.take(step):
+                return
+        self._send_step(step)
 
     def _route(self, batch: Batch) -> None:
         """Route without a mailbox: at once, unless presence must be asked about other servers."""
@@ -125,8 +193,9 @@ class Router:
         self._go_on()
 
     def _take_off(self, batch: Batch) -> _InFlight:
-        messages = messages_of(batch.records, self._hub)
-        self._local.no_recipient(without_recipient(batch.records, messages))
+        has_mailbox = self._mailbox is not None
+        messages = messages_of(batch.records, self._hub, has_mailbox=has_mailbox)
+        self._local.no_recipient(without_recipient(batch.records, messages, has_mailbox=has_mailbox))
         return _InFlight(batch, messages)
 
     def _on_stored(
@@ -163,67 +232,123 @@ class Router:
                 self._carry_out(flight)
 
     def _carry_out(self, flight: _InFlight) -> None:
-        records, elsewhere = flight.batch.records, self._elsewhere(flight)
-        messages: Sequence[Message] = flight.messages
+        records, elsewhere = flight.batch.records, self._elsewhere(flight.holders)
         if flight.stored is None:
-            messages = self._local.drop_expired(records, messages)
-        routes = plan(records, messages, self._connected, elsewhere, has_mailbox=flight.stored is not None)
-        if flight.stored is None:
+            messages = self._local.drop_expired(records, flight.messages)
+            routes = plan(messages, self._connected, elsewhere)
             self._local.send(records, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
             for server, part in routes.forward.items():
                 self._forwarding.forward(flight.batch, server, part, flight.receipt)
         else:
-            self._carry_out_stored(flight, routes, dict(zip(routes.store, flight.stored.result(), strict=True)))
+            routes = plan(flight.messages, self._connected, elsewhere)
+            self._carry_out_stored(flight, routes, dict(zip(flight.to_store, flight.stored.result(), strict=True)))
         flight.routing()
         self._note_round_trips(flight.batch)
 
-    def _elsewhere(self, flight: _InFlight) -> dict[str, list[str]]:
-        """The other servers that hold devices of the batch, by device."""
-        if flight.holders is None:
+    def _elsewhere(self, holders: Holders | None) -> dict[str, list[str]]:
+        """The other servers that hold devices, by device."""
+        if holders is None:
             return {}
         me = self._forwarding.me
         return {
-            device_id: [holder.server for holder in holders if holder.server != me]
-            for device_id, holders in flight.holders.result().items()
+            device_id: [holder.server for holder in found if holder.server != me]
+            for device_id, found in holders.result().items()
         }
 
-    def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Message, int | None]) -> None:
+    def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Stored, int | None]) -> None:
         records = flight.batch.records
-        stale = stale_messages(records, flight.messages, numbers) if None in numbers.values() else frozenset()
+        stale = self._stale(flight, numbers) if None in numbers.values() else frozenset()
         looked: set[str] = set()
-        for message in routes.local:
-            at, device_id = message
-            number = numbers.get(message)
-            if number is None and message in numbers:
+        for at, device_id in in_order(routes.local, flight.fan_outs):
+            if device_id is None:
+                self._send_fan_out(flight, at)
+                continue
+            number = numbers.get((at, device_id))
+            if number is None and (at, device_id) in numbers:
                 if device_id in looked:
                     continue
                 looked.add(device_id)
-            if message not in stale:
-                self._local.send_stored(device_id, records[at], number)
+            if (at, device_id) not in stale:
+                self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0))
         for message in routes.unheld:
             if message not in numbers:
                 self._counters.unknown_device += message not in stale
             elif numbers[message] is not None:
                 self._counters.kept += 1
         for server, part in routes.forward.items():
-            waking = [message for message in part if message in numbers]
+            waking = [device_id for at, device_id in part if (at, device_id) in numbers]
             transient = [message for message in part if message not in numbers and message not in stale]
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
             if transient:
                 self._forwarding.forward(flight.batch, server, transient, flight.receipt)
 
+    def _stale(self, flight: _InFlight, numbers: Mapping[Stored, int | None]) -> frozenset[Message]:
+        """The transient messages of a batch that must not be sent, because later ones were stored earlier."""
+        records = flight.batch.records
+        read_again = [at for at in flight.fan_outs if at not in flight.steps]
+        members = [(at, device_id) for at in read_again for device_id in recipients(records[at].address, self._hub)]
+        earlier = {message for message in flight.messages if message in numbers and numbers[message] is None}
+        if not (earlier or members):
+            return frozenset()
+        messages = sorted([*flight.messages, *members], key=itemgetter(0)) if members else flight.messages
+        return stale_messages(records, messages, earlier.union(members))
+
+    # -- fan-outs
+
+    def _send_fan_out(self, flight: _InFlight, at: int) -> None:
+        """Send the steps that were stored with the batch. If there is none, the record was stored earlier, or waits for
+        an older fan-out."""
+        steps = flight.steps.get(at)
+        if steps is None:
+            self._look_again(flight.batch.records[at].address)
+        else:
+            for step in steps:
+                self._send_step(step)
+
+    def _send_step(self, step: FanOutStep) -> None:
+        """Send the messages of a step to the devices that are here, and wake the others where they are."""
+        if step.is_last and not step.recipients:
+            self._local.no_recipient(1)
+        if step.numbers is None:
+            self._look_again(address_of(step.audience, step.excluded))
+            return
+        away = self._local.send_step(step, step.numbers)
+        holders = self._ask(away)
+        if holders is None:
+            return
+        if holders.done():
+            self._wake_elsewhere(away, holders)
+        else:
+            holders.add_done_callback(lambda holders: self._wake_elsewhere(away, holders))
+
+    def _wake_elsewhere(self, away: Sequence[str], holders: Holders) -> None:
+        routes = plan([(0, device_id) for device_id in away], (), self._elsewhere(holders))
+        self._counters.kept += len(routes.unheld)
+        for server, part in routes.forward.items():
+            self._forwarding.wake_up(server, [device_id for _, device_id in part])
+
+    def _look_again(self, address: Address) -> None:
+        """Messages may have been stored for these devices without a number that is known here."""
+        for device_id in recipients(address, self._hub):
+            self._local.wake(device_id)
+
     def _note_round_trips(self, batch: Batch) -> None:
         if self._round_trips is not None:
             self._round_trips.routed(batch.records)
 
 
-def _entries(flight: _InFlight) -> list[Entry]:
-    """The entries of a batch to store, a record's messages together, as the mailbox requires."""
-    records, origins = flight.batch.records, flight.batch.origins()
-    return [
-        Entry(device_id, records[at].payload, records[at].timestamp_ms, *origins[at])
-        for at, device_id in to_store(records, flight.messages)
-    ]
+def _entries(flight: _InFlight) -> list[Entry | FanOut]:
+    """What to store of a batch, a record's messages together, as the mailbox requires."""
+    records, origins, expires_ms = flight.batch.records, flight.batch.origins(), flight.deadlines.get
+    found: list[Entry | FanOut] = []
+    for at, device_id in flight.to_store:
+        address, payload, timestamp_ms, _, _, options = records[at]
+        message = (payload, timestamp_ms, *origins[at], options, expires_ms(at, 0))
+        if device_id is not None:
+            found.append(Entry(device_id, *message))
+        elif isinstance(address, (User, Group, Everyone)):
+            found.append(FanOut(audience_of(address), address.excluded, *message))
+    return found

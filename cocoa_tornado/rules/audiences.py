@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Final, TypeAlias
 
-from ..routing.address import Address, Everyone, Group, User
+from ..routing.address import Everyone, Group, User
 from .identity import DeviceIdentity
 
 Audience: TypeAlias = str
@@ -33,10 +33,22 @@ def audiences_of(identity: DeviceIdentity) -> frozenset[Audience]:
     return frozenset((ALL, of_user(identity.user_id), *map(of_group, identity.groups)))
 
 
-def audience_of(address: Address) -> Audience | None:
-    """The audience of an address; None if it names its devices."""
+def audience_of(address: User | Group | Everyone) -> Audience:
     if isinstance(address, User):
         return of_user(address.user_id)
-    if isinstance(address, Group):
-        return of_group(address.name)
-    return ALL if isinstance(address, Everyone) else None
+    return of_group(address.name) if isinstance(address, Group) else ALL
+
+
+def address_of(audience: Audience, excluded: frozenset[str] = frozenset()) -> User | Group | Everyone:
+    """The address that an audience was made of.
+
+    :raises ValueError: it is no audience
+    """
+    kind, _, name = audience.partition(":")
+    if kind == "user":
+        return User(json.loads(name), excluded)
+    if kind == "group":
+        return Group(name, excluded)
+    if audience == ALL:
+        return Everyone(excluded)
+    raise ValueError(f"not an audience: {audience!r}")

@@ -7,8 +7,20 @@ from collections import Counter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado.routing.address import Devices, Group
-from cocoa_tornado.routing.plan import Plan, away_of, messages_of, plan, stale_messages, to_store, without_recipient
+from cocoa_tornado.routing.address import Devices, Group, recipients
+from cocoa_tornado.routing.plan import (
+    Plan,
+    Stored,
+    away_of,
+    deadlines,
+    in_order,
+    is_fan_out,
+    messages_of,
+    plan,
+    stale_messages,
+    to_store,
+    without_recipient,
+)
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.records import Record
 
@@ -24,51 +36,51 @@ GROUPS = Table(groups={"red": ["a", "b", "c"]})
 def test_a_message_goes_to_the_server_that_holds_its_device() -> None:
     found = [record("a"), record("b"), record("c")]
     messages = messages_of(found, GROUPS)
-    assert plan(found, messages, {"a"}, {"b": ["x"]}, has_mailbox=False) == Plan(
+    assert plan(messages, {"a"}, {"b": ["x"]}) == Plan(
         local=((0, "a"),), forward={"x": ((1, "b"),)}, unheld=((2, "c"),)
     )
 
 
 def test_one_record_for_a_group_goes_wherever_its_devices_are() -> None:
     found = [record(Group("red"))]
-    where = plan(found, messages_of(found, GROUPS), {"b"}, {"a": ["x"]}, has_mailbox=True)
-    assert where == Plan(((0, "b"),), {"x": ((0, "a"),)}, ((0, "a"), (0, "b"), (0, "c")), ((0, "c"),))
+    where = plan(messages_of(found, GROUPS), {"b"}, {"a": ["x"]})
+    assert where == Plan(((0, "b"),), {"x": ((0, "a"),)}, ((0, "c"),))
 
 
 def test_a_device_that_is_here_is_here_whatever_others_say() -> None:
     found = [record("a")]
-    assert plan(found, messages_of(found, GROUPS), {"a"}, {"a": ["x"]}, has_mailbox=False) == Plan(local=((0, "a"),))
+    assert plan(messages_of(found, GROUPS), {"a"}, {"a": ["x"]}) == Plan(local=((0, "a"),))
 
 
 def test_each_server_of_a_device_with_several_connections_gets_its_message_once() -> None:
     found = [record("a")]
-    where = plan(found, messages_of(found, GROUPS), (), {"a": ["x", "y", "x"]}, has_mailbox=False)
+    where = plan(messages_of(found, GROUPS), (), {"a": ["x", "y", "x"]})
     assert where == Plan(forward={"x": ((0, "a"),), "y": ((0, "a"),)})
 
 
 def test_a_record_without_recipients_yields_no_message() -> None:
     found = [record(Group("empty")), record(Devices(()))]
     assert messages_of(found, GROUPS) == []
-    assert plan(found, [], set(DEVICES), {}, has_mailbox=True) == Plan()
+    assert plan([], set(DEVICES), {}) == Plan()
 
 
 def test_a_plan_cannot_be_changed() -> None:
     found = [record("a"), record("b")]
-    where = plan(found, messages_of(found, GROUPS), (), {"a": ["x"]}, has_mailbox=True)
-    for part in (where.forward["x"], where.store, where.unheld):
+    where = plan(messages_of(found, GROUPS), (), {"a": ["x"]})
+    for part in (where.forward["x"], where.unheld):
         assert isinstance(part, tuple)
     assert not hasattr(where.forward, "__setitem__")
     assert not hasattr(where, "__dict__")
 
 
 @examples(200)
-@given(batches, tables, here_sets, holder_tables, st.booleans())
-@example([record(Devices(("a", "b", "a")))], Table(), {"b"}, {"a": ["x"]}, True)
+@given(batches, tables, here_sets, holder_tables)
+@example([record(Devices(("a", "b", "a")))], Table(), {"b"}, {"a": ["x"]})
 def test_every_message_is_in_one_place_and_no_other(
-    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]], has_mailbox: bool
+    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]]
 ) -> None:
     messages = messages_of(batch, table)
-    where = plan(batch, messages, here, holders, has_mailbox=has_mailbox)
+    where = plan(messages, here, holders)
     places = Counter([*where.local, *where.unheld])
     places.update({message for of_server in where.forward.values() for message in of_server})
     assert places == Counter(messages)
@@ -80,27 +92,56 @@ def test_every_message_is_in_one_place_and_no_other(
 
 
 @examples(200)
-@given(batches, tables, here_sets, holder_tables, st.booleans())
+@given(batches, tables, here_sets, holder_tables)
 def test_the_messages_of_a_device_stay_in_the_order_of_their_records(
-    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]], has_mailbox: bool
+    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]]
 ) -> None:
-    where = plan(batch, messages_of(batch, table), here, holders, has_mailbox=has_mailbox)
-    for part in (where.local, where.store, where.unheld, *where.forward.values()):
+    where = plan(messages_of(batch, table), here, holders)
+    for part in (where.local, where.unheld, *where.forward.values()):
         assert [at for at, _ in part] == sorted(at for at, _ in part)
         for device_id in DEVICES:
             of_device = [at for at, found in part if found == device_id]
             assert of_device == sorted(set(of_device))
 
 
-@given(batches, tables, here_sets, holder_tables)
-def test_all_but_transient_messages_are_stored_and_nothing_without_a_mailbox(
-    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]]
+@given(batches, tables)
+@example([record("a"), record(Group("red")), record("b")], GROUPS)
+def test_with_a_mailbox_all_but_transient_records_are_stored_as_messages_or_as_one_fan_out(
+    batch: list[Record], table: Table
 ) -> None:
-    messages = messages_of(batch, table)
-    where = plan(batch, messages, here, holders, has_mailbox=True)
-    assert list(where.store) == to_store(batch, messages)
-    assert list(where.store) == [message for message in messages if not is_transient(batch[message[0]])]
-    assert plan(batch, messages, here, holders, has_mailbox=False) == where._replace(store=())
+    messages = messages_of(batch, table, has_mailbox=True)
+    stored = to_store(batch, messages)
+    expected: list[Stored] = []
+    for at, found in enumerate(batch):
+        if is_transient(found):
+            continue
+        if isinstance(found.address, (str, Devices)):
+            expected += [(at, device_id) for device_id in recipients(found.address, table)]
+        else:
+            expected.append((at, None))
+    assert list(stored) == expected
+    assert {message for message in messages if message not in stored} == {
+        message for message in messages_of(batch, table) if is_transient(batch[message[0]])
+    }
+
+
+@given(batches, tables)
+def test_messages_and_fan_outs_are_merged_in_the_order_of_the_records(batch: list[Record], table: Table) -> None:
+    messages = messages_of(batch, table, has_mailbox=True)
+    fan_outs = [at for at, found in enumerate(batch) if is_fan_out(found)]
+    merged = in_order(messages, fan_outs)
+    assert sorted(merged, key=lambda stored: stored[0]) == list(merged)
+    assert [stored for stored in merged if stored[1] is not None] == messages
+    assert [at for at, device_id in merged if device_id is None] == fan_outs
+
+
+@given(st.integers(-5, 3_000_000), st.sampled_from([None, 0, 1, 60]), st.sampled_from([0.5, 1_000_000.0]))
+def test_a_ttl_counts_from_the_timestamp_unless_that_is_absent_or_in_the_future(
+    timestamp_ms: int, ttl_s: int | None, now_ms: float
+) -> None:
+    found = record("a", options=None if ttl_s is None else Options(ttl_s=ttl_s))._replace(timestamp_ms=timestamp_ms)
+    begin_ms = timestamp_ms if 0 < timestamp_ms <= now_ms else int(now_ms)
+    assert deadlines([record("b"), found], now_ms) == ({1: begin_ms + ttl_s * 1000} if ttl_s else {})
 
 
 @given(batches, tables)
@@ -113,7 +154,7 @@ def test_nothing_is_made_for_a_device_that_no_record_addresses(batch: list[Recor
 
 @given(batches, tables, here_sets)
 def test_a_batch_for_single_devices_needs_no_plan(batch: list[Record], table: Table, here: set[str]) -> None:
-    where = plan(batch, messages_of(batch, table), here, {}, has_mailbox=False)
+    where = plan(messages_of(batch, table), here, {})
     away = away_of(batch, here)
     if away is None:
         assert not all(isinstance(item.address, str) for item in batch)
@@ -134,6 +175,14 @@ def test_a_record_has_no_recipient_exactly_if_it_yields_no_message(batch: list[R
     assert without_recipient(batch, messages_of(batch, table)) == alone.count([])
 
 
+@given(batches, tables)
+def test_whether_a_fan_out_has_recipients_is_for_the_mailbox_to_say(batch: list[Record], table: Table) -> None:
+    messages = messages_of(batch, table, has_mailbox=True)
+    others = [found for found in batch if not is_fan_out(found)]
+    expected = without_recipient(others, messages_of(others, table))
+    assert without_recipient(batch, messages, has_mailbox=True) == expected
+
+
 def hypothesis(device_id: str) -> Record:
     return record(device_id, interim_of="s")
 
@@ -141,25 +190,25 @@ def hypothesis(device_id: str) -> Record:
 def test_an_interim_is_stale_if_a_later_message_was_stored_earlier() -> None:
     batch = [hypothesis("a"), hypothesis("b"), record("a"), hypothesis("a"), record("b"), hypothesis("b")]
     messages = messages_of(batch, Table())
-    stored = to_store(batch, messages)
-    assert stale_messages(batch, messages, dict(zip(stored, [None, 7], strict=True))) == {(0, "a")}
-    assert stale_messages(batch, messages, dict.fromkeys(stored)) == {(0, "a"), (1, "b")}
-    assert stale_messages(batch, messages, dict(zip(stored, [6, 7], strict=True))) == set()
+    assert stale_messages(batch, messages, {(2, "a")}) == {(0, "a")}
+    assert stale_messages(batch, messages, {(2, "a"), (4, "b")}) == {(0, "a"), (1, "b")}
+    assert stale_messages(batch, messages, set()) == set()
 
 
 def test_a_message_for_now_or_never_is_stale_if_a_later_message_was_stored_earlier() -> None:
     batch = [record("a", options=Options(ttl_s=0)), record("b", options=Options(ttl_s=0)), record("a")]
     messages = messages_of(batch, Table())
-    assert stale_messages(batch, messages, {(2, "a"): None}) == {(0, "a")}
-    assert stale_messages(batch, messages, {(2, "a"): 1}) == set()
+    assert stale_messages(batch, messages, {(2, "a")}) == {(0, "a")}
+    assert stale_messages(batch, messages, set()) == set()
 
 
 @given(batches, tables, st.data())
 def test_no_message_and_no_newer_interim_is_ever_stale(batch: list[Record], table: Table, data: st.DataObject) -> None:
     messages = messages_of(batch, table)
-    numbers = {message: data.draw(st.sampled_from([1, None])) for message in to_store(batch, messages)}
-    stale = stale_messages(batch, messages, numbers)
+    stored = [message for message in messages if not is_transient(batch[message[0]])]
+    earlier = {message for message in stored if data.draw(st.booleans())}
+    stale = stale_messages(batch, messages, earlier)
     for at, message in enumerate(messages):
         later = [other for other in messages[at + 1 :] if other[1] == message[1]]
-        is_known_later = any(other in numbers and numbers[other] is None for other in later)
-        assert (message in stale) == (message not in numbers and is_known_later)
+        is_known_later = not earlier.isdisjoint(later)
+        assert (message in stale) == (message not in stored and is_known_later)
