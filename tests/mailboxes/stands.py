@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
+
+import pytest
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, LaneRead, Mailbox, MailboxState
@@ -112,6 +115,13 @@ def missed(page: Page, after: int = 0) -> int:
     feed = Feed()
     feed.open(after, page.last)
     return feed.page(page).missed
+
+
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fan-outs are stored in steps of one device, in every mailbox."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("cocoa_tornado.mailboxes.") and hasattr(module, "FAN_OUT_STEP"):
+            monkeypatch.setattr(module, "FAN_OUT_STEP", 1)
 
 
 def payloads(offsets: Sequence[int]) -> list[bytes]:
