@@ -27,7 +27,7 @@ import websockets
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
+from cocoa_tornado.mailboxes.port import Entry, LaneRead, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.sqlite import SqliteMailbox
 from cocoa_tornado.rules.box import BoxLimits, PageLimits
 from cocoa_tornado.rules.identity import TokenPolicy
@@ -188,7 +188,7 @@ async def look_at_many(mailbox: Mailbox, devices: int) -> list[float]:
         device_id = f"device-{chance.randrange(devices)}"
         since = time.monotonic()
         box = await mailbox.look(device_id)
-        page = await mailbox.read(device_id, box.start(None), PageLimits(100))
+        [page] = await mailbox.read(device_id, [LaneRead("normal", box.start(None).normal, PageLimits(100))])
         assert page.messages
         taken.append(time.monotonic() - since)
     return sorted(taken)

@@ -117,7 +117,6 @@ class Store(Protocol):
     :ivar promise: what messages survive; known once the store is open
     :ivar key: the MAC key of the cursors; None until the store was first opened
     :ivar epoch: the epoch of the messages stored from now on
-    :ivar has_fan_outs: a fan-out is not complete; known once the store is open
     """
 
     name: str
@@ -125,7 +124,10 @@ class Store(Protocol):
     promise: str
     key: bytes | None
     epoch: int
-    has_fan_outs: bool
+
+    @property
+    def has_fan_outs(self) -> bool:
+        """True if a fan-out is not complete. Cheap, and safe at any time; False until the store was first opened."""
 
     async def open(self) -> bool:
         """Open the store, for the first time or again, and check that it works.

@@ -11,9 +11,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from cocoa_tornado.errors import MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import CommitGroup
 from cocoa_tornado.mailboxes.memory import MemoryStore
-from cocoa_tornado.mailboxes.store import Answer, Look, Question, Read, StoreFault
+from cocoa_tornado.mailboxes.port import FanOutStep, LaneRead
+from cocoa_tornado.mailboxes.store import Answer, Committed, Look, Question, Read, StoreFault
 from cocoa_tornado.rules.box import Box, BoxLimits, Marks, with_marks
-from cocoa_tornado.rules.feed import Page
+
+from .stands import ALL
 
 
 class Fate(enum.Enum):
@@ -35,7 +37,7 @@ class FakeStore:
     :ivar fates: the fates of the next operations; FINE if empty
     :ivar asking_fates: the fates of the next answers
     :ivar boxes: the stored messages
-    :ivar steps: the executed operations: ``open``, ``commit``, ``sweep``, ``answer`` and ``close``
+    :ivar steps: the executed operations: ``open``, ``commit``, ``fan_out``, ``sweep``, ``answer`` and ``close``
     """
 
     name, location, promise = "fake", "a fake store", "messages survive"
@@ -51,7 +53,7 @@ class FakeStore:
         self.refusal: ServiceError | None = None
         self.is_another = self.refuses_marks = self.refuses_sweeps = False
         self._under_way: set[str] = set()
-        self._answered: tuple[str, list[list[int | None]]] = ("", [])
+        self._answered: tuple[str, Committed] = ("", Committed(()))
 
     @contextlib.asynccontextmanager
     async def _step(self, name: str) -> AsyncIterator[None]:
@@ -92,7 +94,7 @@ class FakeStore:
             was_another, self.is_another = self.is_another, False
             return was_another
 
-    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Committed:
         async with self._step("commit"):
             for device_id, marks in () if self.refuses_marks else group.marks.items():
                 for mark in marks:
@@ -100,14 +102,27 @@ class FakeStore:
                         self.boxes.acknowledge(device_id, mark.acked)
                     if mark.written is not None:
                         self.boxes.written(device_id, mark.written)
+            for device_id, join in group.joins.items():
+                self.boxes.join(device_id, join.audiences)
             if group.calls and self._answered[0] != group.id:
-                self._answered = (group.id, [self.boxes.append(call.entries) for call in group.calls])
-            results = self._answered[1] if group.calls else []
+                stored = [self.boxes.append(call.entries) for call in group.calls]
+                steps = [step for _, of_call in stored for step in of_call]
+                self._answered = (group.id, Committed([numbers for numbers, _ in stored], steps))
+            committed = self._answered[1] if group.calls else Committed(())
             if self.refuses_marks and group.marks:
                 fault = StoreFault("the store refuses marks")
-                fault.results = results if group.calls else None
+                fault.committed = committed if group.calls or group.joins else None
                 raise fault
-            return results
+            return committed
+        raise AssertionError
+
+    @property
+    def has_fan_outs(self) -> bool:
+        return self.boxes.has_fan_outs
+
+    async def fan_out(self) -> Sequence[FanOutStep]:
+        async with self._step("fan_out"):
+            return self.boxes.fan_out()
         raise AssertionError
 
     async def sweep(self) -> int:
@@ -132,13 +147,17 @@ class FakeStore:
         match question:
             case Look(device_id):
                 return with_marks(self.boxes.look(device_id), marks)
-            case Read(device_id, _, after, limits):
-                page: Page = self.boxes.read(device_id, after, limits)
-                return page
+            case Read(device_id, _, lanes):
+                return self.boxes.read(device_id, lanes)
         raise AssertionError
 
     async def close(self, timeout_s: float) -> None:
         self.steps.append("close")
+
+    def kept(self, device_id: str) -> int:
+        """The number of messages in a box."""
+        [page] = self.boxes.read(device_id, [LaneRead("normal", 0, ALL)])
+        return len(page.messages)
 
     def box(self, device_id: str) -> Box:
         return self.boxes.look(device_id)

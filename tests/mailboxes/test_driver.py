@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -23,14 +23,15 @@ from hypothesis.stateful import (
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import CommitGroup, GroupLimits
 from cocoa_tornado.mailboxes.driver import Driver
-from cocoa_tornado.mailboxes.port import MailboxState
-from cocoa_tornado.mailboxes.store import Ledger, Timing
+from cocoa_tornado.mailboxes.port import FanOut, FanOutStep, LaneRead, MailboxState
+from cocoa_tornado.mailboxes.store import FAN_OUT_STEP, Committed, Ledger, Timing
+from cocoa_tornado.rules.audiences import ALL as EVERYONE
 from cocoa_tornado.rules.box import Position
 from testing.virtual_time import VirtualTimeLoop
 
 from ..profiles import examples
 from .fake_store import FakeStore, Fate
-from .stands import ALL, Clock, entries, entry, payloads
+from .stands import ALL, SOURCE, Clock, entries, entry, payloads
 
 TIMING = Timing(
     retry_s=(0.1, 2.0),
@@ -127,10 +128,10 @@ def test_a_mark_counts_at_once_and_is_stored_soon_by_itself() -> None:
         await driver.append(entries(0, 5))
         driver.acknowledge("doll", Position(2))
         driver.written("doll", Position(4))
-        assert (await driver.look("doll")).acked == 2
-        assert store.box("doll").acked is None
+        assert (await driver.look("doll")).normal.acked == 2
+        assert store.box("doll").normal.acked is None
         await asyncio.sleep(0.6)
-        assert (store.box("doll").acked, store.box("doll").written) == (2, 4)
+        assert (store.box("doll").normal.acked, store.box("doll").normal.written) == (2, 4)
 
     play(scene)
 
@@ -141,7 +142,7 @@ def test_many_marks_are_stored_in_several_groups() -> None:
         for n in range(8):
             driver.acknowledge(f"d{n}", Position(n + 1))
         await asyncio.sleep(0.6)
-        assert [len(store.box(f"d{n}")) for n in range(8)] == [0] * 8
+        assert [store.kept(f"d{n}") for n in range(8)] == [0] * 8
         assert store.steps.count("commit") == 4
 
     play(scene)
@@ -158,9 +159,9 @@ def test_a_mark_is_kept_while_its_group_fails_and_goes_with_what_came_later() ->
         assert driver.status().state is MailboxState.OPENING
         driver.acknowledge("doll", Position(3))
         driver.acknowledge("doll", Position(2))
-        assert (await driver.look("doll")).acked == 3
+        assert (await driver.look("doll")).normal.acked == 3
         assert await stored == [6]
-        assert store.box("doll").acked == 3
+        assert store.box("doll").normal.acked == 3
 
     play(scene)
 
@@ -179,10 +180,10 @@ def test_marks_that_are_refused_with_messages_are_no_outage_and_hold_up_none() -
         driver.written("doll", Position(5))
         await asyncio.sleep(20.0)
         assert driver.status().state is MailboxState.READY
-        assert (await driver.look("doll")).written == 5
+        assert (await driver.look("doll")).normal.written == 5
         store.refuses_marks = False
         await asyncio.sleep(20.0)
-        assert store.box("doll").written == 5
+        assert store.box("doll").normal.written == 5
         assert driver.counters.failures == 0
 
     with log_lines() as lines:
@@ -232,7 +233,7 @@ def test_a_store_that_takes_nothing_more_still_deletes() -> None:
         store.fates.append(Fate.REFUSED)
         stored = driver.append(entries(5, 1))
         await asyncio.sleep(0.0025)  # one attempt, and what makes room
-        assert (len(store.box("doll")), stored.done()) == (1, False)
+        assert (store.kept("doll"), stored.done()) == (1, False)
         assert await stored == [6]
 
     play(scene)
@@ -246,7 +247,7 @@ def test_marks_of_another_mailbox_never_reach_the_one_that_has_taken_its_place()
         store.fates.append(Fate.REOPEN)
         await driver.append(entries(5, 1))
         await asyncio.sleep(1.0)
-        assert store.box("doll").acked is None
+        assert store.box("doll").normal.acked is None
         assert store.boxes.counters.lost == {}
 
     play(scene)
@@ -282,11 +283,15 @@ def test_a_sweep_that_fails_is_owed_and_is_one_outage() -> None:
 def test_what_is_asked_while_the_store_is_busy_is_answered_together_and_one_that_is_wrong_fails_alone() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         await driver.append(entries(0, 3))
-        look, wrong, read = driver.look("doll"), driver.look("unspeakable"), driver.read("doll", 1, ALL)
+        look, wrong, read = (
+            driver.look("doll"),
+            driver.look("unspeakable"),
+            driver.read("doll", [LaneRead("normal", 1, ALL)]),
+        )
         with pytest.raises(MailboxError, match="no such name"):
             await wrong
         assert await look == store.box("doll")
-        assert [message.payload for message in (await read).messages] == payloads([1, 2])
+        assert [message.payload for message in (await read)[0].messages] == payloads([1, 2])
         assert store.steps.count("answer") == 2
         await asyncio.gather(*(driver.look("doll") for _ in range(40)))
         assert store.steps.count("answer") == 5
@@ -314,7 +319,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_and_the_mailbox_is_down_
         store.go_on.set()
         await asyncio.sleep(0.01)
         assert driver.status().state is MailboxState.READY
-        assert (await driver.look("doll")).last == 1
+        assert (await driver.look("doll")).normal.last == 1
         assert driver.counters.failures == 1
 
     play(scene)
@@ -328,7 +333,7 @@ def test_questions_fail_at_once_while_the_store_is_unreachable_but_not_while_it_
         stored = driver.append(entries(0, 1))
         await asyncio.sleep(0.0015)
         assert driver.status().state is MailboxState.OPENING
-        assert (await driver.look("doll")).last == 0
+        assert (await driver.look("doll")).normal.last == 0
         with pytest.raises(MailboxError, match="is away"):
             await driver.look("doll")
         with pytest.raises(MailboxError, match="is away"):
@@ -504,7 +509,7 @@ def test_a_close_stores_what_is_queued_marks_included() -> None:
         stored = [driver.append(entries(10 * n, 10)) for n in range(1, 10)]
         await asyncio.gather(driver.close(5.0), driver.close(5.0))
         assert [future.result()[-1] for future in stored] == [10 * n for n in range(2, 11)]
-        assert store.box("doll").written == 10
+        assert store.box("doll").normal.written == 10
         with pytest.raises(MailboxClosed):
             driver.append(entries(100, 1))
         for refused in (driver.look("doll"), driver.sweep()):
@@ -517,22 +522,133 @@ def test_a_close_stores_what_is_queued_marks_included() -> None:
     play(scene)
 
 
+# -- joins and fan-outs
+
+GROUPS = frozenset((EVERYONE, "group:kitchen"))
+
+
+def everyone(offset: int) -> FanOut:
+    return FanOut(EVERYONE, frozenset(), b"hello", 1_000 + offset, SOURCE, offset)
+
+
+def test_a_join_is_stored_before_what_is_appended_later() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        steps: list[FanOutStep] = []
+        driver.watch_fan_outs(steps.append)
+        joined = [driver.join("a", GROUPS), driver.join("b", GROUPS)]
+        appended = driver.append([everyone(0)])
+        await asyncio.gather(*joined, appended)
+        assert [step.numbers and set(step.numbers) for step in steps] == [{"a", "b"}]
+        assert store.steps.count("commit") == 1
+
+    play(scene)
+
+
+def test_more_joins_than_fit_in_a_group_hold_back_what_is_appended_after_them() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        steps: list[FanOutStep] = []
+        driver.watch_fan_outs(steps.append)
+        for n in range(7):
+            driver.join(f"d{n}", GROUPS)
+        await driver.append([everyone(0)])
+        assert steps[0].recipients == 7
+        assert store.steps.count("commit") == 3  # three devices in each
+
+    play(scene)
+
+
+@unavailable
+def test_the_newest_join_of_a_device_counts_and_all_are_complete() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.append(Fate.AWAY)
+        joined = [driver.join("a", GROUPS)]
+        await asyncio.sleep(0.002)  # the attempt fails
+        joined.append(driver.join("a", frozenset((EVERYONE, "group:hall"))))
+        await asyncio.gather(*joined)
+        steps: list[FanOutStep] = []
+        driver.watch_fan_outs(steps.append)
+        kitchen, hall = everyone(0)._replace(audience="group:kitchen"), everyone(1)._replace(audience="group:hall")
+        await driver.append([kitchen, hall])
+        assert [step.recipients for step in steps] == [0, 1]
+
+    play(scene)
+
+
+@unavailable  # until a message is stored, nothing shows that the store accepts more than joins
+def test_joins_are_stored_though_marks_are_refused() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.refuses_marks = True
+        driver.written("doll", Position(1))
+        await driver.join("a", GROUPS)
+        await driver.append(entries(0, 1))
+
+    play(scene)
+
+
+@unavailable
+def test_a_join_that_was_not_stored_fails_when_the_mailbox_closes() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.fates.extend([Fate.AWAY] * 1000)
+        joined = driver.join("a", GROUPS)
+        await driver.close(0.01)
+        with pytest.raises(MailboxClosed):
+            await joined
+        with pytest.raises(MailboxClosed):
+            driver.join("a", GROUPS)
+
+    play(scene)
+
+
+def test_groups_and_steps_of_a_fan_out_alternate() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        for n in range(4 * FAN_OUT_STEP):
+            store.boxes.join(f"d{n}", GROUPS)
+        await driver.append([everyone(0)])
+        del store.steps[:]  # the second step has begun
+        waiting = [driver.append(entries(1, 1))]
+        while store.has_fan_outs:
+            await waiting[-1]
+            waiting.append(driver.append(entries(len(waiting) + 1, 1)))
+        stored = [step for step in store.steps if step in ("commit", "fan_out")]
+        assert stored.count("fan_out") == 2
+        assert all(one != other for one, other in pairwise(stored))
+        await asyncio.gather(*waiting)
+
+    play(scene)
+
+
+@unavailable
+def test_a_fan_out_whose_step_fails_goes_on() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        steps: list[FanOutStep] = []
+        driver.watch_fan_outs(steps.append)
+        for n in range(2 * FAN_OUT_STEP):
+            store.boxes.join(f"d{n}", GROUPS)
+        store.fates.extend([Fate.FINE, Fate.AWAY])
+        await driver.append([everyone(0)])
+        await asyncio.sleep(5)
+        assert [(len(step.numbers or ()), step.is_last) for step in steps] == [(500, False), (500, True)]
+        assert driver.status().state is MailboxState.READY
+
+    play(scene)
+
+
 def test_a_close_stores_marks_though_the_last_group_has_just_been_stored() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         closing: list[asyncio.Task[None]] = []
         commit = store.commit
 
-        async def commit_and_close(group: CommitGroup) -> Sequence[Sequence[int | None]]:
-            results = await commit(group)
+        async def commit_and_close(group: CommitGroup) -> Committed:
+            committed = await commit(group)
             driver.written("doll", Position(1))
             closing.append(asyncio.ensure_future(driver.close(5.0)))
             await asyncio.sleep(0)  # it is called, and the driver goes on before anything that it has begun
-            return results
+            return committed
 
         store.commit = commit_and_close  # type: ignore[method-assign]
         assert await driver.append(entries(0, 1)) == [1]
         await closing[0]
-        assert store.box("doll").written == 1
+        assert store.box("doll").normal.written == 1
 
     play(scene)
 
@@ -648,7 +764,7 @@ class DriverMachine(RuleBasedStateMachine):
 
         if not self.is_closed:
             # A device acknowledges what it was sent, which is stored.
-            number = min(number, self.store.box("doll").last)
+            number = min(number, self.store.box("doll").normal.last)
             self.acked = max(self.acked, number)
             self._run(call)
 
@@ -657,7 +773,9 @@ class DriverMachine(RuleBasedStateMachine):
         self.store.asking_fates.extend(fates)
 
         async def call() -> None:
-            self.questions.append(self.driver.read("doll", 0, ALL) if page else self.driver.look("doll"))
+            self.questions.append(
+                self.driver.read("doll", [LaneRead("normal", 0, ALL)]) if page else self.driver.look("doll")
+            )
             await asyncio.sleep(wait_s)
 
         self._run(call)
@@ -720,14 +838,14 @@ class DriverMachine(RuleBasedStateMachine):
             numbers = call.result()
             assert numbers == [None] * (len(numbers) - fresh) + list(range(expected + 1, expected + fresh + 1))
             expected += fresh
-        last = self.store.box("doll").last
+        last = self.store.box("doll").normal.last
         assert last >= expected
         # All entries of a call are stored, or none.
         assert last in [sum(self.sizes[:count]) for count in range(len(self.sizes) + 1)]
 
     @invariant()
     def no_mark_is_stored_that_was_not_set(self) -> None:
-        assert (self.store.box("doll").acked or 0) <= self.acked
+        assert (self.store.box("doll").normal.acked or 0) <= self.acked
 
     @invariant()
     def the_log_has_one_line_for_each_change_of_state(self) -> None:
@@ -757,8 +875,8 @@ class DriverMachine(RuleBasedStateMachine):
             assert question.exception() is None or isinstance(question.exception(), MailboxError)
         if not self.is_closed:
             assert self.driver.status().state is MailboxState.READY
-            assert self.store.box("doll").last == self.offset
-            assert (self.store.box("doll").acked or 0) == self.acked
+            assert self.store.box("doll").normal.last == self.offset
+            assert (self.store.box("doll").normal.acked or 0) == self.acked
             await self.driver.close(1.0)
             self.is_closed = True
         self.calls_are_answered_in_their_order_and_never_fail_while_it_is_open()

@@ -178,8 +178,8 @@ class Machine(RuleBasedStateMachine):
         """A batch that begins with records that have been stored before, as after a crash of the consumer. A record is
         for one device or several, and may name one twice, or for a group."""
         known = len(self.records)
-        for item in new:
-            self.records.append(self._record(*item))
+        for what in new:
+            self.records.append(self._record(*what))
         first = max(0, known - again)
         batch = [item for record in self.records[first:] for item in record]
         expected: list[tuple[LaneName, int] | None] = []
