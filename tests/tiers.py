@@ -23,6 +23,7 @@ PURE: Final = (
     "rules/",
     "presence/",
     "relay/",
+    *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
     *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_logs_machine", "kafka_positions", "kafka_publisher")),
