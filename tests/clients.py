@@ -12,6 +12,7 @@ from cocoa_tornado.presence.port import Health
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
+from cocoa_tornado.rules.terms import Terms
 
 LEASE = Lease("here")
 HEALTH = Health(0.5, 0.01, 2)
@@ -30,7 +31,7 @@ class FakeClient:
     challenges: int = 0
     closed: int = 0
 
-    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         self.sent.append(frame)
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
@@ -39,7 +40,7 @@ class FakeClient:
     def look_again(self) -> None:
         pass
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         self.sent.append(payload)
 
     def challenge(self) -> None:
