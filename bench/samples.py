@@ -71,6 +71,7 @@ METRICS = {
     "p99_ms": Metric("p99 ms"),
     "p999_ms": Metric("p99.9 ms"),
     "max_ms": Metric("max ms"),
+    "ack_max_ms": Metric("broker's ack max"),
     "pong_p99_ms": Metric("pong p99 ms"),
     "pongs_lost": Metric("pongs lost", 0, is_total=True),
     "lost": Metric("lost", 0, is_total=True),

@@ -70,6 +70,7 @@ class Stage:
     """:ivar binary: the load generator
     :ivar folder: for the servers' logs
     :ivar text_bytes: length of the text in each record
+    :ivar broker_pid: the process of the broker
     """
 
     binary: Path
@@ -77,6 +78,7 @@ class Stage:
     folder: Path
     cores: Cores
     text_bytes: int
+    broker_pid: int
     _trials: int = field(default=0)
 
     @contextlib.contextmanager
@@ -134,7 +136,7 @@ def staged(binary: Path, cores: Cores, text_bytes: int) -> Iterator[Stage]:
         kafka = KafkaServer(Path(name) / "kafka")
         kafka.start()
         stack.callback(kafka.kill)
-        yield Stage(binary, kafka.bootstrap, Path(name), cores, text_bytes)
+        yield Stage(binary, kafka.bootstrap, Path(name), cores, text_bytes, kafka.pid)
 
 
 @contextlib.contextmanager

@@ -121,7 +121,13 @@ def _finite(text: str) -> float:
     metavar="A",
     help=f"One of {', '.join(ALGORITHMS)}; it must match the key.  [default: according to the key]",
 )
-@click.option("--group", "groups", multiple=True, metavar="G", help="Group of the device; repeatable.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="G",
+    help="Group of the device, of 1 to 128 bytes without control characters; repeatable. A gateway accepts at most 64.",
+)
 @click.option(
     "--claim",
     "extra_claims",

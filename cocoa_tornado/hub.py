@@ -16,6 +16,7 @@ from .rules.close_codes import GOING_AWAY, CloseReason
 from .rules.frames import text_frame
 from .rules.identity import DeviceIdentity
 from .rules.members import Members
+from .rules.terms import Terms
 
 
 class Client(Protocol):
@@ -30,10 +31,10 @@ class Client(Protocol):
     @property
     def health(self) -> Health: ...
 
-    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client.
 
-        :param interim_of: the session of an interim, which may be dropped and closes no client; '' for everything else
+        :param terms: None: the defaults. An interim, or a message of low priority, may be dropped and closes no client
         """
 
     def stored(
@@ -49,7 +50,7 @@ class Client(Protocol):
     def look_again(self) -> None:
         """The device's box may have messages without a call of :meth:`stored`."""
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str, options: Options | None = None) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         """Queue a transient message, if a mailbox is configured. It may be dropped."""
 
     def challenge(self) -> None:
@@ -143,12 +144,12 @@ class Hub:
 
     # -- sending
 
-    def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, interim_of: str = "") -> int:
+    def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, terms: Terms | None = None) -> int:
         """Queue a text message for every connection of one device, and of no other; returns how many that are.
 
         :param payload: UTF-8, as the device is to read it
         :param timestamp_ms: when the record was made, Unix milliseconds, for the latency metric; 0: unknown
-        :param interim_of: the session of an interim; '' for everything else
+        :param terms: None: the defaults
         """
         clients = self._clients.get(device_id)
         if clients is None:
@@ -156,7 +157,7 @@ class Hub:
         frame = text_frame(payload)
         # A client that overflows unregisters itself, which replaces the list and does not change this one.
         for client in clients:
-            client.send(frame, timestamp_ms, interim_of)
+            client.send(frame, timestamp_ms, terms)
         return len(clients)
 
     def broadcast(self, payload: bytes) -> int:

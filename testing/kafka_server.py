@@ -124,6 +124,12 @@ class _Process:
     def bootstrap(self) -> str:
         return self._address(self.listeners[0])
 
+    @property
+    def pid(self) -> int:
+        """Of the process that :meth:`start` has started."""
+        assert self._process is not None
+        return self._process.pid
+
     def _address(self, listener: str) -> str:
         return f"127.0.0.1:{self._ports[listener]}"
 

@@ -13,6 +13,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
+from cocoa_tornado.rules.terms import Terms
 
 LEASE = Lease("here")
 HEALTH = Health(0.5, 0.01, 2)
@@ -32,7 +33,7 @@ class FakeClient:
     challenges: int = 0
     closed: int = 0
 
-    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         self.sent.append(frame)
 
     def stored(
@@ -44,7 +45,7 @@ class FakeClient:
     def look_again(self) -> None:
         pass
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str, options: Options | None = None) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         self.sent.append(payload)
 
     def challenge(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cocoa_tornado.rules.labels import LABELS
 from cocoa_tornado.settings.table import TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -63,3 +64,11 @@ def test_every_reference_has_a_target(page: Path) -> None:
     titles = set(re.findall(r"^(.+)\n(?:=+|-+|~+)$", text, re.MULTILINE))
     named = {re.sub(r"\s+", " ", name) for name in re.findall(r"(?<!`)`([^`<>]+)`_", text)}
     assert named - targets - titles == set()
+
+
+def test_the_reasons_for_rejecting_a_record_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "records.rst").read_text(encoding="utf-8")
+    rule = r"^=+ =+\n"
+    table = re.search(rf"{rule}reason +the record\n{rule}((?:.*\n)*?){rule}", text, re.MULTILINE)
+    assert table is not None
+    assert sorted(re.findall("^``(.+?)``", table[1], re.MULTILINE)) == sorted(LABELS["cocoa_records_quarantined"])

@@ -23,12 +23,16 @@ PURE: Final = (
     "rules/",
     "presence/",
     "relay/",
+    *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
     *(f"brokers/test_{name}.py" for name in ("kafka_logs", "kafka_logs_machine", "kafka_positions", "kafka_publisher")),
     *(f"brokers/test_{name}.py" for name in ("kafka_rest", "memory")),
     *(f"connection/test_{name}.py" for name in ("box_reader", "feed", "flusher", "keepalive", "limits", "masks")),
-    *(f"connection/test_{name}.py" for name in ("outbox", "protocol", "protocol_machine", "reference")),
+    *(
+        f"connection/test_{name}.py"
+        for name in ("outbox", "outbox_machine", "protocol", "protocol_machine", "reference")
+    ),
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     "mailboxes/test_driver.py",
     *(

@@ -40,6 +40,7 @@ type settled struct {
 	LagUS     int64     `json:"lag_us"`  // how far the publisher was behind its plan, at most
 	CPUS      float64   `json:"cpu_s"`   // of the whole generator
 	LatencyUS quantiles `json:"latency_us"`
+	AckUS     quantiles `json:"ack_us"` // from a record to the broker's acknowledgement
 	PongUS    quantiles `json:"pong_us"`
 }
 
@@ -53,6 +54,7 @@ type flow struct {
 	lagUS    int64
 	sent     int
 	failed   atomic.Int64
+	acks     []int64 // microseconds; the client's, which calls back from one goroutine, until it is flushed
 	stop     chan struct{}
 	done     chan struct{}
 	nextPing time.Time
@@ -108,6 +110,7 @@ func (f *fleet) settle() any {
 	answer.Seconds = answer.last.Sub(it.began).Seconds()
 	answer.CPUS = cpuSeconds() - it.cpuS
 	answer.LatencyUS, answer.PongUS = summarise(answer.latencies), summarise(answer.pongs)
+	answer.AckUS = summarise(it.acks)
 	return answer
 }
 
@@ -197,7 +200,9 @@ func (it *flow) publish(id string) {
 	it.client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
 		if err != nil {
 			it.failed.Add(1)
+			return
 		}
+		it.acks = append(it.acks, time.Since(now).Microseconds())
 	})
 }
 

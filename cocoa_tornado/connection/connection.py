@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from ..counters import count
 from ..presence.grants import Grant
@@ -17,11 +18,12 @@ from ..rules.close_codes import NO_PONG, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
+from ..rules.terms import Terms
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
-from .outbox import OutboxLimits
+from .outbox import MOST_PER_TAKE, Numbered, OutboxLimits
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 
 log = logging.getLogger("cocoa.device")
@@ -94,55 +96,67 @@ class DeviceConnection:
         silent_s = self._context.clock() - heartbeat.heard_at
         return Health(silent_s, heartbeat.round_trip_s, len(self.protocol.outbox))
 
-    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return
-        if not protocol.outbox.push(frame, timestamp_ms, self._context.limits().outbox, interim_of):
-            self._send_to_full_outbox(frame, timestamp_ms, interim_of)
+        if terms is not None and terms.collapse_key is not None:
+            self._context.counters.collapsed += protocol.outbox.collapse(terms.collapse_key)
+        if not protocol.outbox.push(frame, timestamp_ms, self._context.limits().outbox, terms):
+            self._send_to_full_outbox(frame, timestamp_ms, terms)
         elif not self.flush_pending:
             self._context.flusher.add(self)
 
-    def offer(self, frame: bytes, timestamp_ms: int) -> bool:
+    def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
         """See ``feed.Outlet``."""
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return False
-        if not protocol.outbox.push(frame, timestamp_ms, self._context.limits().outbox):
-            return self._push_after_flush(frame, timestamp_ms) or self._push_for_interim(frame, timestamp_ms)
+        if terms is not None and terms.collapse_key is not None:
+            self._context.counters.collapsed += protocol.outbox.collapse(terms.collapse_key)
+        if not protocol.outbox.push(body, timestamp_ms, self._context.limits().outbox, terms):
+            return self._push_after_flush(body, timestamp_ms, terms) or self._push_for_interim(
+                body, timestamp_ms, terms
+            )
         if not self.flush_pending:
             self._context.flusher.add(self)
         return True
 
-    def _send_to_full_outbox(self, frame: bytes, timestamp_ms: int, interim_of: str) -> None:
-        if self._push_after_flush(frame, timestamp_ms, interim_of):
+    def _send_to_full_outbox(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+        if self._push_after_flush(frame, timestamp_ms, terms):
             return
-        context = self._context
-        squeezed = self.protocol.squeeze_in(frame, timestamp_ms, interim_of, context.clock(), context.limits())
-        if squeezed.dropped:
-            count(context.counters.dropped, "interim", squeezed.dropped)
-        if not (squeezed.queued or interim_of):
+        context, protocol = self._context, self.protocol
+        now, limits = context.clock(), context.limits()
+        protocol.outbox.expire(self)
+        squeezed = protocol.squeeze_in(frame, timestamp_ms, terms, now, limits, may_drop_low=self._box is None)
+        if squeezed.interims:
+            count(context.counters.dropped, "interim", squeezed.interims)
+        if squeezed.lows:
+            count(context.counters.dropped, "overflow", squeezed.lows)
+        if protocol.phase is not OPEN:
             context.counters.outbox_overflows += 1
             self._count_lost("overflow", 1)
         self._carry_out()
 
-    def _push_for_interim(self, frame: bytes, timestamp_ms: int) -> bool:
-        squeezed = self.protocol.outbox.squeeze_in(frame, timestamp_ms, self._context.limits().outbox)
-        if squeezed.dropped:
-            count(self._context.counters.dropped, "interim", squeezed.dropped)
+    def _push_for_interim(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
+        outbox, limits = self.protocol.outbox, self._context.limits().outbox
+        outbox.expire(self)
+        squeezed = outbox.squeeze_in(body, timestamp_ms, limits, terms, may_drop_low=False)
+        if squeezed.interims:
+            count(self._context.counters.dropped, "interim", squeezed.interims)
         return squeezed.queued
 
-    def _push_after_flush(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> bool:
-        """Flush before the frame is queued: a batch may hold more for a device than its outbox, but not its socket."""
+    def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
+        """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket."""
         protocol, context = self.protocol, self._context
-        if protocol.write is not None:
-            return False
-        self.flush()
-        if not protocol.outbox.push(frame, timestamp_ms, context.limits().outbox, interim_of):
-            return False
-        context.flusher.add(self)
-        return True
+        outbox, limits = protocol.outbox, context.limits().outbox
+        while protocol.write is None and outbox.has_queued:
+            self.flush()
+            if outbox.push(body, timestamp_ms, limits, terms):
+                context.flusher.add(self)
+                return True
+        return False
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         """See ``hub.Client``."""
@@ -154,10 +168,10 @@ class DeviceConnection:
         if self._box is not None:
             self._box.look_again()
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         """See ``hub.Client``."""
         if self._box is not None:
-            self._box.suggest(payload, timestamp_ms, interim_of)
+            self._box.suggest(payload, timestamp_ms, terms)
 
     def challenge(self) -> None:
         """Ping. While the socket is busy with an earlier write, its progress is the sign of life."""
@@ -333,33 +347,65 @@ class DeviceConnection:
 
     # -- writing
 
+    def now_ms(self) -> float:
+        """See ``outbox.Taker``."""
+        return self._context.wall_clock() * 1000
+
+    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+        """See ``outbox.Taker``."""
+        return None if self._box is None else self._box.frame_of(payload, numbered)
+
+    def note_expired(self, terms: Terms) -> None:
+        """See ``outbox.Taker``."""
+        if self._box is None:
+            count(self._context.counters.dropped, "expired")
+
     def flush(self) -> None:
-        """Write everything that is queued, unless the socket is busy with the last write."""
+        """Write what is queued, unless the socket is busy with the last write."""
         self.flush_pending = False
         protocol, socket = self.protocol, self._socket
         if protocol.write is not None:
             return
-        data, stamps = protocol.data_to_send()
-        if not data:
+        data = protocol.data_to_send(self)
+        if not (data or protocol.has_to_send):
             return
-        if stamps:
-            self._context.flusher.stamps += stamps
+        if not data or socket.write(data, self._on_sent):  # nearly always
+            stamps, numbered = protocol.sent()
+            if stamps:
+                self._context.flusher.stamps += stamps
             if self._box is not None:
-                self._box.taken()
-        if socket.write(data, self._on_sent):  # nearly always
-            protocol.sent()
-            if self._box is not None:
-                self._box.written()
-            if protocol.closing is not None:
+                self._note_written(numbered)
+            if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
                 self._carry_out()
         else:
-            protocol.blocked(len(stamps), len(data), socket.write_mark, self._context.clock())
-            self._context.flusher.watch(self)
+            self._wait_for_room(len(data))
+
+    def _wait_for_room(self, size: int) -> None:
+        """The socket has not taken all of a write. What it has not begun to take, it gets later."""
+        protocol, socket, context = self.protocol, self._socket, self._context
+        taken, committed = socket.progress(size)
+        kept, (stamps, numbered) = protocol.blocked(size, taken, committed, socket.write_mark, context.clock())
+        socket.take_back(size - kept)
+        context.flusher.stamps += stamps
+        if self._box is not None:
+            self._note_written(numbered)
+        context.flusher.watch(self)
+
+    def _note_written(self, numbered: Sequence[Numbered]) -> None:
+        """The socket has taken something, with a mailbox."""
+        assert self._box is not None
+        if numbered:
+            self._box.given(numbered)
+        is_all = self.has_nothing_to_write()
+        if is_all:
+            self._box.taken()
+        if is_all or numbered:
+            self._box.written()
 
     def _on_sent(self) -> None:
         """The socket has taken the rest of a write, or has failed."""
         protocol, context = self.protocol, self._context
-        protocol.sent()
+        stamps, numbered = protocol.sent()
         self._unwatch()
         if self._socket.has_failed:
             # What the device has sent may be unread; the end of the socket comes after it.
@@ -367,8 +413,10 @@ class DeviceConnection:
             self._wake()
             self._on_readable()
             return
+        if stamps:
+            context.flusher.note_written(stamps)
         if self._box is not None:
-            self._box.written()
+            self._note_written(numbered)
         self._carry_out()
 
     def _unwatch(self) -> None:

@@ -17,6 +17,8 @@ from .sockets import half_close, peer_has_closed, tune_for_messages, unacknowled
 
 MOST_PER_WRITE = 128 * 1024
 """How much of a long write is tried in one turn of the loop, if the socket has not taken it at once."""
+TLS_RECORD_BYTES = 16 * 1024
+"""The most that TLS encrypts at once. What is encrypted has to be sent."""
 
 
 class DeviceSocket:
@@ -95,7 +97,10 @@ class DeviceSocket:
 
     def write(self, data: bytes, on_sent: Callable[[], None] | None = None) -> bool:
         """Write; True if the socket has taken everything. Otherwise the rest is written as soon as possible, and
-        ``on_sent`` is called afterwards, or if it fails, but not within this call. Write nothing before that."""
+        ``on_sent`` is called afterwards, or if it fails, but not within this call. Write nothing before that.
+
+        Right after False, :meth:`progress` says how far it has come, and :meth:`take_back` shortens the rest.
+        """
         if self._unsent is not None:  # what the constructor was given
             self._send_later(bytes(self._unsent) + data, on_sent)
             return False
@@ -109,8 +114,32 @@ class DeviceSocket:
             return False
         if taken == len(data):
             return True
-        self._send_later(data[taken:] if taken else data, on_sent)
+        self._send_later(data, on_sent, taken)
         return False
+
+    def progress(self, size: int) -> tuple[int, int]:
+        """How many bytes of a write that has just returned False the socket has taken, and how many it has taken or has
+        to be given unchanged.
+
+        :param size: of the write
+        """
+        if self._unsent is None:
+            return 0, 0  # it has failed
+        taken = size - len(self._unsent)  # negative: something that was to be written before is not written yet
+        return max(0, taken), max(0, taken + self._tried_bytes)
+
+    def take_back(self, size: int) -> None:
+        """Don't write the last bytes of a write that has just returned False. If nothing remains, ``on_sent`` is called
+        as soon as the socket has room."""
+        if self._unsent is not None and size:
+            self._unsent = memoryview(
+                bytes(self._unsent[: len(self._unsent) - size])
+            )  # a copy, to free what is not sent
+
+    @property
+    def _tried_bytes(self) -> int:
+        """How many bytes of the rest must not change, because the socket has been asked to take them."""
+        return 0
 
     def _send(self, data: bytes | memoryview) -> int:
         try:
@@ -118,8 +147,8 @@ class DeviceSocket:
         except BlockingIOError:
             return 0
 
-    def _send_later(self, data: bytes, on_sent: Callable[[], None] | None) -> None:
-        self._unsent, self._on_sent = memoryview(data), on_sent
+    def _send_later(self, data: bytes, on_sent: Callable[[], None] | None, taken: int = 0) -> None:
+        self._unsent, self._on_sent = memoryview(data)[taken:], on_sent
         self._watch_writing()
 
     def _watch_writing(self) -> None:
@@ -206,12 +235,13 @@ class TlsDeviceSocket(DeviceSocket):
     renegotiation). Then the loop watches for that direction only: the other one is ready, and the loop would spin.
     """
 
-    __slots__ = ("_read_waits_for_room", "_write_waits_for_data")
+    __slots__ = ("_pending_bytes", "_read_waits_for_room", "_write_waits_for_data")
 
     _sock: ssl.SSLSocket
 
     def __init__(self, sock: socket.socket, unread: bytes = b"", unsent: bytes = b"") -> None:
         self._read_waits_for_room = self._write_waits_for_data = False
+        self._pending_bytes = 0  # of the piece that OpenSSL could not write
         super().__init__(sock, unread, unsent)
 
     def read(self, size: int) -> bytes | None:
@@ -235,19 +265,26 @@ class TlsDeviceSocket(DeviceSocket):
         return bool(self._unread) or (not self.is_closed and self._sock.pending() > 0)
 
     def _send(self, data: bytes | memoryview) -> int:
-        # In equal pieces: OpenSSL rejects a shorter piece than the one that it could not write.
-        rest, waits_for_data = memoryview(data), False
+        # In equal pieces: OpenSSL rejects a shorter piece than the one that it could not write. And in small ones: the
+        # piece that it could not write is encrypted, and can't be taken back.
+        rest, waits_for_data, self._pending_bytes = memoryview(data), False, 0
         try:
-            while rest and (taken := self._sock.send(rest[:MOST_PER_WRITE])):
+            while rest and (taken := self._sock.send(rest[:TLS_RECORD_BYTES])):
                 rest = rest[taken:]
         except ssl.SSLWantReadError:
             waits_for_data = True  # the same piece is tried again later
         except (ssl.SSLWantWriteError, BlockingIOError):
             pass
+        if rest:
+            self._pending_bytes = min(len(rest), TLS_RECORD_BYTES)
         if waits_for_data is not self._write_waits_for_data:
             self._write_waits_for_data = waits_for_data
             self._watch()
         return len(data) - len(rest)
+
+    @property
+    def _tried_bytes(self) -> int:
+        return self._pending_bytes
 
     # -- which direction to watch
 

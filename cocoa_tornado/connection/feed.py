@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from ..counters import count
@@ -16,9 +17,10 @@ from ..rules.box import Box, PageLimits, Position, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
 from ..rules.feed import Delivery, Page
 from ..rules.frames import text_frame
+from ..rules.terms import Terms
 from .box_reader import Ack, BoxReader
 from .mail import Mail, retry_delays
-from .outbox import OutboxLimits
+from .outbox import Numbered, OutboxLimits
 
 Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[Page]"
 
@@ -28,11 +30,14 @@ log = logging.getLogger("cocoa.device")
 class Outlet(Protocol):
     """A connection, as its feed sees it."""
 
-    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         """Queue a frame. A connection whose outbox has no room for it is closed, unless it is an interim."""
 
-    def offer(self, frame: bytes, timestamp_ms: int) -> bool:
-        """Queue a frame if the outbox has room for it; False if not."""
+    def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
+        """Queue a message if the outbox has room for it; False if not.
+
+        :param body: its frame or, if its terms have a number, its payload
+        """
 
     def has_nothing_to_write(self) -> bool:
         """True if the socket has taken all that was sent."""
@@ -96,29 +101,38 @@ class BoxFeed:
         else:
             reader.feed.fall_behind(number - 1)
 
-    def suggest(self, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         """A transient message has the cursor of the last message before it, and is dropped while messages wait in the
         box. If it is no interim, it is also dropped if the outbox has no room."""
         key, reader = self._mail.mailbox.key, self._reader
+        interim_of = "" if terms is None else terms.interim_of
         if self._is_closed or key is None or not reader.feed.is_live:
             count(self._mail.counters.dropped, "interim" if interim_of else "catching_up")
             return
         cursor = make_cursor(key, self._device_id, reader.feed.position, reader.epoch)
         frame = text_frame(with_cursor(payload, cursor))
         if interim_of:
-            self._outlet.send(frame, timestamp_ms, interim_of)
+            self._outlet.send(frame, timestamp_ms, Terms(interim_of))
         elif not self._outlet.offer(frame, timestamp_ms):
             count(self._mail.counters.dropped, "overflow")
 
     # -- from the connection
 
+    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+        """See ``outbox.Taker``."""
+        return self._frame(StoredMessage(numbered.number, payload, 0))
+
+    def given(self, numbered: Sequence[Numbered]) -> None:
+        """The socket has taken these messages. Call :meth:`written` then."""
+        self._reader.taken = max(self._reader.taken, numbered[-1].number)
+
     def taken(self) -> None:
-        """All that is queued is being written."""
+        """The socket has taken all that was queued."""
         reader = self._reader
         reader.taken = reader.pushed
 
     def written(self) -> None:
-        """The socket has taken it."""
+        """See :meth:`taken`."""
         reader, mailbox = self._reader, self._mail.mailbox
         written = reader.written()
         if written is not None:

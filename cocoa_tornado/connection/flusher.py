@@ -49,7 +49,8 @@ class Flushed(Pinged, Hashable, Protocol):
 class Flusher:
     """Flushes connections that have something to write, at the end of the loop turn. IOLoop thread only.
 
-    :ivar stamps: timestamps of the messages being written, Unix milliseconds; 0 if a message has none
+    :ivar stamps: timestamps of the messages that sockets have taken in this turn, Unix milliseconds; 0 if a message has
+        none
     """
 
     def __init__(
@@ -85,12 +86,12 @@ class Flusher:
                 log.exception("write failed", extra=connection.who())
                 connection.cut()
         if self.stamps:
-            self._observe()
+            stamps, self.stamps = self.stamps, []
+            self.note_written(stamps)
 
-    def _observe(self) -> None:
-        """Many messages of a turn have the same timestamp, and are observed together."""
+    def note_written(self, stamps: Iterable[int]) -> None:
+        """Sockets have taken messages with these timestamps. Many have the same one, and are observed together."""
         now_ms = self._wall_clock() * 1000
-        stamps, self.stamps = self.stamps, []
         for stamp, messages in Counter(stamps).items():
             if stamp:
                 self._latency.observe(max(0.0, now_ms - stamp) / 1000, messages)

@@ -1,151 +1,527 @@
-"""A device's outbox: the frames to write to its socket, in order, within a bound. Pure."""
+"""A device's outbox: the messages to write to its socket, in order, within a bound. Pure.
+
+A write has three steps. :meth:`Outbox.take` returns what to write next and leaves it queued. The shell passes that to
+the socket, and then calls :meth:`Outbox.given_all` or :meth:`Outbox.given`, depending on how much the socket has taken.
+Only what the socket has begun to take leaves the queue, so whatever is queued later may still overtake the rest.
+
+A message is queued in one of two forms, see ``Terms.number``: as a finished frame, or as a payload whose frame is made
+when it is taken, again each time. The second form is for messages that carry a cursor: the cursor depends on what was
+given to the socket before them. :data:`Given` reports which of these messages the socket has taken completely.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+
+from ..rules.terms import Terms
+
+MOST_PER_TAKE: Final = 128 * 1024
+"""Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
+would mostly be joined in vain."""
+MOST_HIGH_IN_A_ROW: Final = 8
+"""Contract section 9: so many high messages go before a normal one that waits."""
+CURSOR_BYTES: Final = 64
+"""What a message whose frame is not made yet counts for in addition to its payload: the header and the cursor."""
+
+LaneName: TypeAlias = Literal["normal", "high"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxLimits:
-    """:ivar max_messages: frames that may wait; :ivar max_bytes: their total size, including headers.
+    """:ivar max_messages: messages that may wait; :ivar max_bytes: their total size, including headers.
 
-    Frames that were passed to the socket and that it has not taken yet count as waiting.
+    Frames that the socket has begun to take, but not taken completely, count as waiting.
     """
 
     max_messages: int = 256
     max_bytes: int = 1024 * 1024
 
 
+class Numbered(NamedTuple):
+    """A stored message: its number in its lane of the device's box."""
+
+    lane: LaneName
+    number: int
+
+
+Given: TypeAlias = tuple[Sequence[int], Sequence[Numbered]]
+"""What the socket has taken completely, in the order of taking: the timestamps of all messages, and those that have a
+number. The latter include the messages that :meth:`Taker.frame_of` has skipped."""
+NOTHING_GIVEN: Final[Given] = ((), ())
+
+
+class Taker(Protocol):
+    """Takes messages out of an outbox: a connection."""
+
+    def now_ms(self) -> float:
+        """The wall clock, Unix milliseconds."""
+
+    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+        """Make the frame of a message that is about to be given to the socket. Called in the order of giving. A message
+        that the socket does not take now is passed once more later, possibly after other messages.
+
+        :param numbered: its number is 0 if it is not stored
+        :return: None: skip the message
+        """
+
+    def note_expired(self, terms: Terms) -> None:
+        """A message has expired while it was queued, and is removed."""
+
+
 class Squeezed(NamedTuple):
-    """:ivar queued: whether the new frame is in the outbox now
-    :ivar dropped: interims that were removed or not queued
+    """What :meth:`Outbox.squeeze_in` has done.
+
+    :ivar queued: whether the new message is in the outbox now
+    :ivar interims: how many interims were removed or not queued
+    :ivar lows: how many messages of low priority were removed or not queued, interims not included
     """
 
     queued: bool
-    dropped: int
+    interims: int = 0
+    lows: int = 0
 
 
 class Discarded(NamedTuple):
-    """Frames removed from the outbox: :ivar interims: and :ivar messages: all others."""
+    """Messages removed from the outbox: :ivar interims: and :ivar messages: all others."""
 
     messages: int
     interims: int
 
 
-# Shared by all empty outboxes, which is most of them most of the time. Never changed.
-_NO_FRAMES: Final[list[bytes]] = []
+# Shared by all empty lanes, which is most of them most of the time. Never changed.
+_NO_BODIES: Final[list[bytes]] = []
 _NO_STAMPS: Final[list[int]] = []
 
 
-class Outbox:
-    """Frames in the order of :meth:`push`. An empty outbox holds no list.
+class _Lane:
+    """Messages in the order of queuing, in parallel lists. An empty lane holds no list, and a lane whose messages all
+    have the default terms has no list of terms."""
 
-    An interim replaces those of its session before it, so interims are dropped to make room for later frames, or if
-    there is no room for them. No other frame is dropped or overtaken.
+    __slots__ = ("_bodies", "_stamps", "_terms")
 
-    A single frame larger than ``max_bytes`` is accepted if nothing else waits: the bound limits how far a device may
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._bodies, self._stamps = _NO_BODIES, _NO_STAMPS
+        self._terms: list[Terms | None] | None = None
+
+    def _append(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+        if self._bodies:
+            self._bodies.append(body)
+            self._stamps.append(timestamp_ms)
+        else:
+            self._bodies, self._stamps = [body], [timestamp_ms]
+        if terms is not None or self._terms is not None:
+            if self._terms is None:
+                self._terms = [None] * (len(self._bodies) - 1)
+            self._terms.append(terms)
+
+    def _find(self, wanted: Callable[[Terms], bool]) -> list[int]:
+        """The positions of the messages whose terms are wanted."""
+        return [at for at, terms in enumerate(self._terms or ()) if terms is not None and wanted(terms)]
+
+    def _terms_at(self, at: int) -> Terms | None:
+        return None if self._terms is None else self._terms[at]
+
+    def _cost_at(self, at: int) -> int:
+        return _cost(self._bodies[at], self._terms_at(at))
+
+    def _remove(self, positions: Sequence[int]) -> int:
+        """Remove messages; return what they counted for."""
+        freed = sum(map(self._cost_at, positions))
+        if len(positions) == len(self._bodies):
+            self._clear()
+            return freed  # 0 if the lane was empty
+        for at in sorted(positions, reverse=True):
+            del self._bodies[at], self._stamps[at]
+            if self._terms is not None:
+                del self._terms[at]
+        return freed
+
+    def _remove_first(self, messages: int) -> int:
+        """Remove the first messages; return what they counted for."""
+        if not messages:
+            return 0
+        first = self._bodies[:messages]
+        freed = sum(map(len, first) if self._terms is None else map(_cost, first, self._terms))
+        if messages == len(self._bodies):
+            self._clear()
+        else:
+            del self._bodies[:messages], self._stamps[:messages]
+            if self._terms is not None:
+                del self._terms[:messages]
+        return freed
+
+
+def _cost(body: bytes, terms: Terms | None) -> int:
+    """What a message counts for."""
+    return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
+
+
+class _Pick(NamedTuple):
+    """One message of a write.
+
+    :ivar size: of its frame; 0: it is skipped
+    """
+
+    is_high: bool
+    size: int
+    timestamp_ms: int
+    numbered: Numbered | None
+
+
+class _Details:
+    """What an outbox has only while it is needed.
+
+    :ivar high: the lane of high priority
+    :ivar high_in_a_row: high messages given since a normal one, while a normal one waited
+    :ivar taken_bytes: the size of the current write's messages
+    :ivar picks: what the current write consists of, in its order
+    :ivar plain: if there are no picks, it consists of so many messages of the other lane, all with finished frames
+    :ivar begun: the messages that the socket has begun to take, and not taken completely
+    :ivar begun_bytes: what they count for
+    """
+
+    __slots__ = ("begun", "begun_bytes", "high", "high_in_a_row", "picks", "plain", "taken_bytes")
+
+    def __init__(self) -> None:
+        self.high = _Lane()
+        self.high_in_a_row = self.taken_bytes = self.plain = self.begun_bytes = 0
+        self.picks: list[_Pick] = []
+        self.begun: list[_Pick] = []
+
+
+class Outbox(_Lane):
+    """Messages in the order of :meth:`push`, except that those of high priority go first: up to eight in a row while
+    others wait. An empty outbox holds no list. It is itself the lane of all other messages.
+
+    Messages are dropped to make room for later ones, or if there is no room for them: interims first, because a later
+    one of the same session replaces them, then those of low priority, if the caller allows that. Others leave only if
+    they expire, or if a newer one with the same collapse key replaces them.
+
+    A single message larger than ``max_bytes`` is accepted if nothing else waits: the bound limits how far a device may
     fall behind, not the size of a message.
     """
 
-    __slots__ = ("_frames", "_in_flight_bytes", "_in_flight_messages", "_queued_bytes", "_sessions", "_stamps")
+    __slots__ = ("_bytes", "_details", "_others")
 
     def __init__(self) -> None:
-        self._frames = _NO_FRAMES
-        self._stamps = _NO_STAMPS
-        self._sessions: list[str] | None = None  # one for each frame, if any of them is an interim
-        self._queued_bytes = 0
-        self._in_flight_messages = 0
-        self._in_flight_bytes = 0
+        super().__init__()
+        self._bytes = 0  # all that waits
+        self._others = 0  # messages that wait elsewhere than in this lane
+        self._details: _Details | None = None
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self)} messages, {self.waiting_bytes} bytes>"
 
     def __len__(self) -> int:
-        return len(self._frames) + self._in_flight_messages
+        """Messages that are queued, or that the socket has not taken completely."""
+        return len(self._bodies) + self._others
 
     @property
     def waiting_bytes(self) -> int:
-        return self._queued_bytes + self._in_flight_bytes
+        return self._bytes
 
     @property
     def has_queued(self) -> bool:
-        return bool(self._frames)
+        return bool(self._bodies) or (self._details is not None and bool(self._details.high._bodies))
 
-    def push(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits, interim_of: str = "") -> bool:
-        """Append a frame. False: it does not fit, and nothing is changed.
+    # -- queuing
 
-        :param interim_of: the session of an interim; '' for everything else
+    def push(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms | None = None) -> bool:
+        """Queue a message. False: it does not fit, and nothing is changed.
+
+        If it has a collapse key, call :meth:`collapse` before.
+
+        :param body: its frame or, if its terms have a number, its payload
         """
-        frames, size = self._frames, self._queued_bytes + len(frame)
-        waiting = len(frames) + self._in_flight_messages
-        if waiting and (waiting >= limits.max_messages or size + self._in_flight_bytes > limits.max_bytes):
+        if terms is not None:
+            return self._push_with_terms(body, timestamp_ms, limits, terms)
+        bodies, size = self._bodies, self._bytes + len(body)
+        waiting = len(bodies) + self._others
+        if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
             return False
-        if frames:
-            frames.append(frame)
+        self._bytes = size
+        if bodies:
+            bodies.append(body)
             self._stamps.append(timestamp_ms)
         else:
-            self._frames, self._stamps = [frame], [timestamp_ms]
-        self._queued_bytes = size
-        if interim_of or self._sessions is not None:
-            if self._sessions is None:
-                self._sessions = [""] * (len(self._frames) - 1)
-            self._sessions.append(interim_of)
+            self._bodies, self._stamps = [body], [timestamp_ms]
+        if self._terms is not None:
+            self._terms.append(None)
         return True
 
-    def squeeze_in(self, frame: bytes, timestamp_ms: int, limits: OutboxLimits, interim_of: str = "") -> Squeezed:
-        """Append a frame that :meth:`push` did not accept, by dropping interims.
+    def _push_with_terms(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms) -> bool:
+        size, waiting = self._bytes + _cost(body, terms), len(self)
+        if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
+            return False
+        self._bytes = size
+        if terms.priority == "high":
+            self._detailed().high._append(body, timestamp_ms, terms)
+            self._others += 1
+        else:
+            if terms.expires_ms or terms.number is not None:
+                self._detailed()
+            self._append(body, timestamp_ms, terms)
+        return True
 
-        Those of the new frame's session go first, then the oldest, and no more than needed. If that is not enough, the
-        frame is not queued.
+    def _detailed(self) -> _Details:
+        if self._details is None:
+            self._details = _Details()
+        return self._details
+
+    def collapse(self, key: str) -> int:
+        """Remove the queued messages with this collapse key; return how many there were."""
+        return self._remove_all(lambda terms: terms.collapse_key == key)
+
+    def expire(self, taker: Taker) -> None:
+        """Remove the queued messages that have expired."""
+        if self._details is None:  # none of them has a limit
+            return
+        now_ms, expired = taker.now_ms(), list[Terms]()
+
+        def is_expired(terms: Terms) -> bool:
+            if terms.has_expired(now_ms):
+                expired.append(terms)
+                return True
+            return False
+
+        self._remove_all(is_expired)
+        for terms in expired:
+            taker.note_expired(terms)
+
+    def _remove_all(self, wanted: Callable[[Terms], bool]) -> int:
+        normal, high = self._find(wanted), self._details.high._find(wanted) if self._details else []
+        if normal or high:
+            self._remove_from(normal, high)
+        return len(normal) + len(high)
+
+    def _remove_from(self, normal: Sequence[int], high: Sequence[int]) -> None:
+        self._bytes -= self._remove(normal)
+        if self._details is not None:
+            self._bytes -= self._details.high._remove(high)
+            self._others -= len(high)
+            self._drop_details()
+
+    # -- making room
+
+    def squeeze_in(
+        self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms | None = None, *, may_drop_low: bool
+    ) -> Squeezed:
+        """Queue a message that :meth:`push` did not accept, by dropping others: as few as possible, and none if that
+        would not be enough.
+
+        Interims of its own session go first, then other interims, then messages of low priority, each the oldest first.
+        An interim drops interims only. A message that is itself an interim, or of low priority, counts as dropped if it
+        is not queued.
+
+        :param may_drop_low: False: drop interims only
         """
-        dropped = 0
-        for own in (True, False):
-            while not (queued := self.push(frame, timestamp_ms, limits, interim_of)):
-                at = self._oldest_interim(interim_of if own else "")
-                if at is None:
-                    break
-                self._drop(at)
-                dropped += 1
-            if queued:
-                return Squeezed(True, dropped)
-        return Squeezed(False, dropped + bool(interim_of))
+        if self.push(body, timestamp_ms, limits, terms):
+            return Squeezed(True)
+        is_interim, is_low = bool(terms and terms.interim_of), bool(terms and terms.priority == "low") and may_drop_low
+        victims = self._victims(_cost(body, terms), limits, terms, may_drop_low and not is_interim)
+        if victims is None:
+            return Squeezed(False, int(is_interim), int(is_low and not is_interim))
+        normal, high, interims = victims
+        self._remove_from(normal, high)
+        queued = self.push(body, timestamp_ms, limits, terms)
+        assert queued
+        return Squeezed(True, interims, len(normal) + len(high) - interims)
 
-    def _oldest_interim(self, session: str) -> int | None:
-        for at, of in enumerate(self._sessions or ()):
-            if of and (not session or of == session):
-                return at
+    def _victims(
+        self, size: int, limits: OutboxLimits, terms: Terms | None, may_drop_low: bool
+    ) -> tuple[list[int], list[int], int] | None:
+        """What to drop: positions in this lane and in the high one, and how many of them are interims. None: whatever
+        may be dropped is not enough."""
+        session = terms.interim_of if terms is not None else ""
+        own, interims, lows = list[tuple[bool, int]](), list[tuple[bool, int]](), list[tuple[bool, int]]()
+        lanes: list[_Lane] = [self] if self._details is None else [self, self._details.high]
+        for lane in lanes:
+            for at, found in enumerate(lane._terms or ()):
+                if found is None:
+                    continue
+                if found.interim_of:
+                    (own if found.interim_of == session else interims).append((lane is not self, at))
+                elif found.priority == "low" and may_drop_low:
+                    lows.append((False, at))
+        waiting, left = len(self), self._bytes
+        chosen: tuple[list[int], list[int]] = [], []
+        for order, (is_high, at) in enumerate((*own, *interims, *lows), 1):
+            chosen[is_high].append(at)
+            waiting, left = waiting - 1, left - lanes[is_high]._cost_at(at)
+            if not waiting or (waiting < limits.max_messages and left + size <= limits.max_bytes):
+                return *chosen, min(order, len(own) + len(interims))
         return None
 
-    def _drop(self, at: int) -> None:
-        assert self._sessions is not None
-        self._queued_bytes -= len(self._frames[at])
-        del self._frames[at], self._stamps[at], self._sessions[at]
+    # -- writing
 
-    def take(self) -> tuple[bytes, Sequence[int]]:
-        """Remove everything that is queued; return it as one piece, and the frames' timestamps.
+    def take(self, taker: Taker) -> bytes:
+        """Return the next messages as one piece, which stay queued until :meth:`given_all` or :meth:`given`. b'': there
+        is none; but call :meth:`given_all` if :attr:`has_queued`, because all of them were skipped.
 
-        If the socket does not take it at once, call :meth:`in_flight`.
+        Don't call it before the socket has taken what it has begun to take.
         """
-        frames, stamps = self._frames, self._stamps
-        if not frames:
-            return b"", ()
-        data = frames[0] if len(frames) == 1 else b"".join(frames)
-        self._frames, self._stamps, self._sessions, self._queued_bytes = _NO_FRAMES, _NO_STAMPS, None, 0
-        return data, stamps
+        if self._details is None and self._bytes <= MOST_PER_TAKE:
+            bodies = self._bodies
+            return bodies[0] if len(bodies) == 1 else b"".join(bodies)
+        self.expire(taker)
+        if not self.has_queued:
+            return b""
+        details = self._detailed()
+        is_plain = self._terms is None and not details.high._bodies
+        pieces = self._pick_plain(details) if is_plain else self._pick(details, taker)
+        data = b"".join(pieces)
+        details.taken_bytes = len(data)
+        return data
 
-    def in_flight(self, messages: int, size: int) -> None:
-        """The socket has not taken so much of what was removed; it counts as waiting until :meth:`written`."""
-        self._in_flight_messages, self._in_flight_bytes = messages, size
+    def _pick_plain(self, details: _Details) -> list[bytes]:
+        if self._bytes <= MOST_PER_TAKE:
+            details.plain = len(self._bodies)
+            return self._bodies
+        size = details.plain = 0
+        for frame in self._bodies:
+            details.plain += 1
+            size += len(frame)
+            if size >= MOST_PER_TAKE:
+                break
+        return self._bodies[: details.plain]
 
-    def written(self) -> None:
-        """The socket has taken all that was in flight."""
-        self._in_flight_messages = self._in_flight_bytes = 0
+    def _pick(self, details: _Details, taker: Taker) -> list[bytes]:
+        pieces, size = list[bytes](), 0
+        high, at, high_at, in_a_row = details.high, 0, 0, details.high_in_a_row
+        normals, highs = len(self._bodies), len(high._bodies)
+        while size < MOST_PER_TAKE and (at < normals or high_at < highs):
+            normal_waits = at < normals
+            is_high = high_at < highs and not (normal_waits and in_a_row >= MOST_HIGH_IN_A_ROW)
+            if is_high:
+                lane, position, high_at = high, high_at, high_at + 1
+                in_a_row = in_a_row + 1 if normal_waits else 0
+            else:
+                lane, position, at, in_a_row = self, at, at + 1, 0
+            frame, numbered, terms = lane._bodies[position], None, lane._terms_at(position)
+            if terms is not None and terms.number is not None:
+                numbered = Numbered("high" if is_high else "normal", terms.number)
+                frame = taker.frame_of(frame, numbered) or b""
+            pieces.append(frame)
+            size += len(frame)
+            details.picks.append(_Pick(is_high, len(frame), lane._stamps[position], numbered))
+        return pieces
+
+    @property
+    def taken_bytes(self) -> int:
+        """The size of what the last :meth:`take` returned, until it is given."""
+        return self._bytes if self._details is None else self._details.taken_bytes
+
+    @property
+    def has_taken_all(self) -> bool:
+        """Whether the last :meth:`take` returned all that is queued."""
+        details = self._details
+        if details is None:
+            return True
+        return len(details.picks) + details.plain == len(self._bodies) + len(details.high._bodies)
+
+    def given_all(self) -> Given:
+        """The socket has taken all that :meth:`take` returned."""
+        details = self._details
+        if details is None:
+            stamps = self._stamps
+            self._bodies, self._stamps, self._terms, self._bytes = _NO_BODIES, _NO_STAMPS, None, 0
+            return stamps, ()
+        if details.picks:
+            return self._give(details, details.picks, len(details.picks))
+        stamps, messages = self._stamps[: details.plain], details.plain
+        details.plain = details.taken_bytes = details.high_in_a_row = 0
+        self._bytes -= self._remove_first(messages)
+        self._drop_details()
+        return stamps, ()
+
+    def given(self, taken: int, committed: int) -> tuple[int, Given]:
+        """The socket has not taken all that :meth:`take` returned. The frames that it has begun to take count as
+        waiting until :meth:`written`; all others stay queued.
+
+        :param taken: how many bytes it has taken
+        :param committed: how many bytes it has taken or must be given unchanged; at least ``taken``
+        :return: how many bytes the socket must be given: up to the end of the last frame that it has begun to take
+        """
+        details = self._details
+        if details is None:
+            details = self._detailed()
+            details.plain = len(self._bodies)
+        begun, complete, end = list[_Pick](), 0, 0
+        for pick in details.picks or self._plain_picks(details.plain):
+            if end >= committed and (pick.size or end > taken):
+                break
+            begun.append(pick)
+            end += pick.size
+            complete += end <= taken
+        return end, self._give(details, begun, complete)
+
+    def _plain_picks(self, messages: int) -> Iterator[_Pick]:
+        for frame, stamp in zip(self._bodies[:messages], self._stamps, strict=False):
+            yield _Pick(False, len(frame), stamp, None)
+
+    def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:
+        """The socket has taken the first ``complete`` of these messages completely, and the others in part. Whatever
+        else was taken from the outbox stays queued."""
+        highs = [pick.is_high for pick in begun]
+        normals_left, in_a_row = len(self._bodies), details.high_in_a_row
+        for is_high in highs:
+            normals_left -= not is_high
+            in_a_row = in_a_row + 1 if is_high and normals_left else 0
+        complete_highs, all_highs = sum(highs[:complete]), sum(highs)
+        self._bytes -= self._remove_first(complete - complete_highs)
+        self._bytes -= details.high._remove_first(complete_highs)
+        details.begun = list(begun[complete:])
+        details.begun_bytes = self._remove_first(len(details.begun) - all_highs + complete_highs)
+        details.begun_bytes += details.high._remove_first(all_highs - complete_highs)
+        self._others += len(details.begun) - all_highs
+        details.high_in_a_row = in_a_row
+        details.picks, details.plain, details.taken_bytes = [], 0, 0
+        self._drop_details()
+        return _report(begun[:complete])
+
+    def written(self) -> Given:
+        """The socket has taken the rest of what it had begun to take."""
+        details = self._details
+        if details is None:
+            return NOTHING_GIVEN
+        begun, details.begun = details.begun, []
+        self._others -= len(begun)
+        self._bytes -= details.begun_bytes
+        details.begun_bytes = 0
+        self._drop_details()
+        return _report(begun)
+
+    def _drop_details(self) -> None:
+        """An empty outbox has none."""
+        if not len(self):
+            self._details = None
 
     def discard(self) -> Discarded:
-        """Drop what is queued. What is in flight can't be taken back."""
-        interims = sum(map(bool, self._sessions or ()))
-        dropped = Discarded(len(self._frames) - interims, interims)
-        self._frames, self._stamps, self._sessions, self._queued_bytes = _NO_FRAMES, _NO_STAMPS, None, 0
-        return dropped
+        """Drop what is queued. What the socket has begun to take can't be taken back."""
+        messages, interims = len(self._bodies), len(self._find(_is_interim))
+        self._clear()
+        details = self._details
+        if details is None:
+            self._bytes = 0
+            return Discarded(messages - interims, interims)
+        messages += len(details.high._bodies)
+        interims += len(details.high._find(_is_interim))
+        details.high._clear()
+        details.picks, details.plain, details.taken_bytes = [], 0, 0
+        self._bytes, self._others = details.begun_bytes, len(details.begun)
+        self._drop_details()
+        return Discarded(messages - interims, interims)
+
+
+def _is_interim(terms: Terms) -> bool:
+    return bool(terms.interim_of)
+
+
+def _report(picks: Sequence[_Pick]) -> Given:
+    stamps = [pick.timestamp_ms for pick in picks if pick.size]
+    return stamps, [pick.numbered for pick in picks if pick.numbered is not None and pick.numbered.number]

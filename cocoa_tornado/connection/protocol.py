@@ -2,8 +2,8 @@
 
 A connection's decisions are made here, and ``connection.py`` carries them out. ``now`` is monotonic time in seconds.
 The shell calls :meth:`DeviceProtocol.data_to_send`, writes, and reports the result with :meth:`~DeviceProtocol.sent` or
-:meth:`~DeviceProtocol.blocked`. It passes what it reads to :meth:`~DeviceProtocol.receive`, and calls
-:meth:`~DeviceProtocol.on_deadline` at :attr:`~DeviceProtocol.deadline`.
+:meth:`~DeviceProtocol.blocked`; what the socket has not begun to take stays queued. It passes what it reads to
+:meth:`~DeviceProtocol.receive`, and calls :meth:`~DeviceProtocol.on_deadline` at :attr:`~DeviceProtocol.deadline`.
 
 The phases. A connection only moves down this table.
 
@@ -60,9 +60,10 @@ from ..rules import frames
 from ..rules.close_codes import RATE_LIMITED, SLOW_CONSUMER, CloseReason
 from ..rules.frames import Binary, Close, FrameReader, Ping, Pong, Text, Unmask, xor_mask
 from ..rules.rate import RateBucket
+from ..rules.terms import Terms
 from .heartbeat import QUEUED, SENT, Heartbeat
 from .limits import DeviceLimits
-from .outbox import Discarded, Outbox, Squeezed
+from .outbox import Discarded, Given, Outbox, Squeezed, Taker
 
 LINGER_S: Final = 2.0
 """How long a client that broke the protocol may take to read our close frame and to close."""
@@ -141,7 +142,7 @@ class Write(NamedTuple):
 class Closing:
     """State of a connection that is no longer OPEN.
 
-    :ivar frame: our close frame, until it is passed to the socket
+    :ivar frame: our close frame, until the socket has begun to take it
     :ivar deadline: when the socket is closed at the latest
     """
 
@@ -202,37 +203,61 @@ class DeviceProtocol:
             return bool(self.closing.frame)
         return bool(self.outbox.has_queued or self._pong or self.heartbeat.state is QUEUED)
 
-    def data_to_send(self) -> tuple[bytes, Sequence[int]]:
-        """Return everything to write now, and the timestamps of its messages. Don't call it during a write.
+    def data_to_send(self, taker: Taker) -> bytes:
+        """Return what to write now. Then call :meth:`sent` or :meth:`blocked`. Don't call it during a write.
 
         Control frames come first, then messages, then the close frame. Nothing is sent after that.
         """
         if self._pong or self.heartbeat.state is QUEUED or self.closing is not None:
-            return self._with_control_frames()
-        return self.outbox.take()
+            return self._with_control_frames(taker)
+        return self.outbox.take(taker)
 
-    def _with_control_frames(self) -> tuple[bytes, Sequence[int]]:
+    def _with_control_frames(self, taker: Taker) -> bytes:
         if self.phase is CLOSED:
-            return b"", ()
+            return b""
         head, self._pong = self.heartbeat.take() + self._pong, b""
-        data, stamps = self.outbox.take()
-        tail = b""
-        if self.closing is not None:
-            tail, self.closing.frame = self.closing.frame, b""
-        return head + data + tail if head or tail else data, stamps
+        data = self.outbox.take(taker)
+        tail = self._close_frame_to_send
+        return head + data + tail if head or tail else data
 
-    def sent(self) -> None:
-        """The socket has taken all of the last :meth:`data_to_send`. Unless the phase is OPEN, call :meth:`advance`."""
+    @property
+    def _close_frame_to_send(self) -> bytes:
+        """The close frame, if the current write contains it: the last messages are in the same write."""
+        return self.closing.frame if self.closing is not None and self.outbox.has_taken_all else b""
+
+    def sent(self) -> Given:
+        """The socket has taken all of the last :meth:`data_to_send`, or the rest of the write. Unless the phase is
+        OPEN, call :meth:`advance`.
+
+        :return: the messages that it has taken now
+        """
         if self.heartbeat.state is not SENT:
             self.heartbeat.written(after_a_wait=self.write is not None)
         if self.write is not None:
             self.write = None
-            self.outbox.written()
+            return self.outbox.written()
+        if self.closing is not None and self.outbox.has_taken_all:
+            self.closing.frame = b""
+        return self.outbox.given_all()
 
-    def blocked(self, messages: int, size: int, mark: tuple[int, int], now: float) -> None:
-        """The socket has not taken all of the last :meth:`data_to_send`, which has so many messages and bytes."""
+    def blocked(self, size: int, taken: int, committed: int, mark: tuple[int, int], now: float) -> tuple[int, Given]:
+        """The socket has not taken all of the last :meth:`data_to_send`. What it has not begun to take, except for
+        control frames, is queued again: a ping, a close frame or a message of high priority may overtake it.
+
+        :param size: of what :meth:`data_to_send` returned
+        :param taken: how many bytes of it the socket has taken
+        :param committed: how many bytes of it the socket has taken, or must be given unchanged
+        :return: how many bytes of it remain in the write, and the messages that the socket has taken completely
+        """
         self.write = Write(mark, now)
-        self.outbox.in_flight(messages, size)
+        tail = len(self._close_frame_to_send)
+        head = size - self.outbox.taken_bytes - tail
+        kept, given = self.outbox.given(taken - head, committed - head)
+        kept += head
+        if tail and committed > size - tail:
+            assert self.closing is not None
+            self.closing.frame, kept = b"", size
+        return kept, given
 
     def progressed(self, mark: tuple[int, int], now: float) -> bool:
         """Whether the socket has taken a byte of the write since the last call. That is a sign of life."""
@@ -247,12 +272,19 @@ class DeviceProtocol:
         return self.write is not None and now - self.write.since >= limits.write_wait_s
 
     def squeeze_in(
-        self, frame: bytes, timestamp_ms: int, interim_of: str, now: float, limits: DeviceLimits
+        self,
+        body: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        now: float,
+        limits: DeviceLimits,
+        *,
+        may_drop_low: bool,
     ) -> Squeezed:
-        """Queue a message that the outbox had no room for, by dropping interims. If that is not enough, and it is no
-        interim itself, the client is too slow, and the connection ends."""
-        squeezed = self.outbox.squeeze_in(frame, timestamp_ms, limits.outbox, interim_of)
-        if not squeezed.queued and not interim_of:
+        """Queue a message that the outbox had no room for, by dropping others. If that is not enough, and it may not be
+        dropped itself, the client is too slow, and the connection ends."""
+        squeezed = self.outbox.squeeze_in(body, timestamp_ms, limits.outbox, terms, may_drop_low=may_drop_low)
+        if not (squeezed.queued or squeezed.interims or squeezed.lows):
             self.end(SLOW_CONSUMER, now, limits)
         return squeezed
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from ..rules.claims import Claim, Generation
 from ..rules.close_codes import CloseReason
+from ..rules.terms import Terms
 
 ENVELOPE_BYTES = 64
 """What a message counts for in addition to its strings and payloads."""
@@ -20,7 +21,7 @@ class ForwardedMessage:
     :ivar timestamp_ms: of its record, Unix milliseconds; 0: unknown
     :ivar source: the partition of its record, such as ``transcription.results/3``
     :ivar offset: of its record in that partition
-    :ivar interim_of: the session of an interim; '' for everything else
+    :ivar terms: how to deliver it; None: the defaults
     """
 
     device_id: str
@@ -28,11 +29,14 @@ class ForwardedMessage:
     timestamp_ms: int
     source: str
     offset: int
-    interim_of: str = ""
+    terms: Terms | None = None
 
 
 def _size_of(message: ForwardedMessage) -> int:
-    strings = len(message.device_id) + len(message.source) + len(message.interim_of)
+    strings = len(message.device_id) + len(message.source)
+    if message.terms is not None:
+        terms = message.terms
+        strings += len(terms.interim_of) + len(terms.collapse_key or "") + len(terms.id or "")
     return ENVELOPE_BYTES + strings + len(message.payload)
 
 

@@ -35,8 +35,9 @@ class Forwarding:
         records, origins = batch.records, batch.origins()
         forwarded = []
         for at, device_id in messages:
-            _, payload, timestamp_ms, _, interim_of, _ = records[at]
-            forwarded.append(ForwardedMessage(device_id, payload, timestamp_ms, *origins[at], interim_of))
+            record = records[at]
+            terms = self._local.terms_of(record)
+            forwarded.append(ForwardedMessage(device_id, record.payload, record.timestamp_ms, *origins[at], terms))
         ended = receipt.leg()
 
         def then(fate: Fate) -> None:
@@ -69,7 +70,7 @@ class Forwarding:
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
         for message in forward.messages:
-            self._local.take(message.device_id, message.payload, message.timestamp_ms, message.interim_of)
+            self._local.take(message.device_id, message.payload, message.timestamp_ms, message.terms)
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:

@@ -12,6 +12,7 @@ from ..rules.addressing import Options
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
+from ..rules.terms import Terms, terms_of
 from .plan import Message
 
 NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
@@ -44,6 +45,16 @@ class LocalDelivery:
         self._connected = hub.connected
         self._lines = LineBudget(NOT_CONNECTED_LOG if mailbox is None else STORED_FAULT_LOG)
 
+    def terms_of(self, record: Record) -> Terms | None:
+        """How to deliver a record that was read just now; None: the defaults."""
+        _, _, timestamp_ms, _, interim_of, options = record
+        if options is None and not interim_of:
+            return None
+        return terms_of(interim_of, options, timestamp_ms, self._wall_clock() * 1000)
+
+    def _has_expired(self, terms: Terms | None) -> bool:
+        return terms is not None and terms.has_expired(self._wall_clock() * 1000)
+
     # -- without a mailbox
 
     def send_each(self, records: Iterable[Record]) -> None:
@@ -52,16 +63,19 @@ class LocalDelivery:
         for record in records:
             try:
                 device_id, payload, timestamp_ms, _, interim_of, options = record
-                if options is not None and options.has_expired(timestamp_ms, self._wall_clock() * 1000):
-                    count(self._counters.dropped, "expired")
-                    continue
+                terms = None
+                if interim_of or options is not None:
+                    terms = self.terms_of(record)
+                    if terms is not None and terms.expires_ms and self._has_expired(terms):
+                        count(self._counters.dropped, "expired")
+                        continue
                 clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
                 if clients is None:
                     self.not_connected(device_id)  # type: ignore[arg-type]  # a str, as above
                     continue
                 frame = text_frame(payload)
                 for client in clients:
-                    client.send(frame, timestamp_ms, interim_of)
+                    client.send(frame, timestamp_ms, terms)
                 routed += 1
             except Exception:
                 self._failed(str(record[0]), "dropped")
@@ -69,18 +83,20 @@ class LocalDelivery:
 
     def send(self, records: Sequence[Record], messages: Iterable[Message]) -> None:
         """Send messages of a batch."""
-        connected, routed, framed, frame = self._connected, 0, -1, b""
+        connected, routed, framed = self._connected, 0, -1
+        frame, terms = b"", None
         for at, device_id in messages:
             try:
-                _, payload, timestamp_ms, _, interim_of, _ = records[at]
+                record = records[at]
+                timestamp_ms = record.timestamp_ms
                 if at != framed:  # a record for many devices is framed once
-                    frame, framed = text_frame(payload), at
+                    frame, terms, framed = text_frame(record.payload), self.terms_of(record), at
                 clients = connected.get(device_id)
                 if clients is None:  # an earlier message of this batch has overflowed its outbox
                     self.not_connected(device_id)
                     continue
                 for client in clients:
-                    client.send(frame, timestamp_ms, interim_of)
+                    client.send(frame, timestamp_ms, terms)
                 routed += 1
             except Exception:
                 self._failed(device_id, "dropped")
@@ -88,11 +104,10 @@ class LocalDelivery:
 
     def drop_expired(self, records: Sequence[Record], messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages of a batch that may still be sent, and count the others."""
-        now_ms = self._wall_clock() * 1000
         expired = {
             at
             for at, record in enumerate(records)
-            if record.options is not None and record.options.has_expired(record.timestamp_ms, now_ms)
+            if record.options is not None and record.options.ttl_s and self._has_expired(self.terms_of(record))
         }
         if not expired:
             return messages
@@ -113,12 +128,12 @@ class LocalDelivery:
             return  # only transient messages are dropped then
         self._log_dropped({"device_id": device_id, "reason": "not connected"})
 
-    def take(self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str) -> None:
+    def take(self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         """Route a message that another server has read and forwarded."""
         try:
             if self._mailbox is not None:
-                self._suggest(device_id, payload, timestamp_ms, interim_of)
-            elif self._hub.send_to_device(device_id, payload, timestamp_ms, interim_of):
+                self._suggest(device_id, payload, timestamp_ms, terms)
+            elif self._hub.send_to_device(device_id, payload, timestamp_ms, terms):
                 self._counters.routed += 1
             else:
                 self.not_connected(device_id)
@@ -135,7 +150,7 @@ class LocalDelivery:
         """
         try:
             if record.is_transient:
-                self._suggest(device_id, record.payload, record.timestamp_ms, record.interim_of, record.options)
+                self._suggest(device_id, record.payload, record.timestamp_ms, self.terms_of(record))
             elif number is None:
                 self.look_again(device_id)
             elif clients := self._hub.clients_of(device_id):
@@ -177,16 +192,14 @@ class LocalDelivery:
         for client in self._hub.clients_of(device_id):
             client.look_again()
 
-    def _suggest(
-        self, device_id: str, payload: bytes, timestamp_ms: int, interim_of: str, options: Options | None = None
-    ) -> None:
+    def _suggest(self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         clients = self._hub.clients_of(device_id)
         if not clients:
             self.not_connected(device_id)
-        elif not interim_of:
+        elif terms is None or not terms.interim_of:
             self._counters.routed += 1
         for client in clients:
-            client.suggest(payload, timestamp_ms, interim_of, options)
+            client.suggest(payload, timestamp_ms, terms)
 
     def _log_dropped(self, extra: dict[str, object]) -> None:
         suppressed = self._lines.take(self._clock())

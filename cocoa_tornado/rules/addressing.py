@@ -42,15 +42,17 @@ class Options(NamedTuple):
     collapse_key: str | None = None
     id: str | None = None
 
-    def has_expired(self, timestamp_ms: int, now_ms: float) -> bool:
-        """True if the record's ``ttl`` has passed. If the record has no timestamp, or one in the future, its ``ttl``
-        counts from when it was read, so it has not expired when it is routed.
+    def expires_ms(self, timestamp_ms: int, now_ms: float) -> int:
+        """Return the time until which the record may be sent, Unix milliseconds; 0: its ``ttl`` sets no limit. It
+        counts from the record's timestamp or, if there is none or it is in the future, from ``now_ms``.
 
         :param timestamp_ms: the record's timestamp, Unix milliseconds; 0 if it has none
+        :param now_ms: when the record was read
         """
-        if not self.ttl_s or not timestamp_ms:  # 0: see above
-            return False
-        return now_ms > timestamp_ms + self.ttl_s * 1000
+        if not self.ttl_s:
+            return 0
+        begin_ms = timestamp_ms if 0 < timestamp_ms <= now_ms else int(now_ms)
+        return begin_ms + self.ttl_s * 1000
 
 
 class Addressing(NamedTuple):

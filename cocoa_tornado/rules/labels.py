@@ -37,7 +37,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_connections_closed": CLOSE_CODES,
     "cocoa_messages_dropped": (
         *("overflow", "interim", "fault"),
-        "expired",  # its ttl had passed before it was routed
+        "expired",  # its ttl passed before it was written
         "catching_up",  # its ttl is 0, and the connection was still reading its box
         # Queued for a connection that ended, by how it ended.
         *(

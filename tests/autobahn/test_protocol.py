@@ -13,6 +13,7 @@ from cocoa_tornado.connection.protocol import DeviceProtocol
 from cocoa_tornado.rules import frames
 from testing.raw_device import PONG
 
+from ..connection.takers import TAKER
 from ..connection.wire import Sent, close_of, sent_frames
 from .case import Binary, Case, Closed, Event, Pong, Text, agrees, chopped, close
 from .table import CHAPTERS, cases
@@ -36,7 +37,7 @@ class Server:
     def receive(self, data: bytes) -> list[Event]:
         """What comes of the next bytes: first what was accepted, then what is sent."""
         accepted = [message for message in map(_message, self._protocol.receive(data, NOW, LIMITS)) if message]
-        answer, _ = self._protocol.data_to_send()
+        answer = self._protocol.data_to_send(TAKER)
         self._protocol.sent()
         self._protocol.advance(NOW, LIMITS)
         return accepted + [_event(frame) for frame in sent_frames(answer)]

@@ -18,7 +18,7 @@ from bench.report import TITLES, Findings
 from bench.samples import Sample
 from bench.stage import Stage
 
-STAGE = Stage(Path("load"), "127.0.0.1:9092", Path(), Cores(frozenset({1}), frozenset({0})), 40)
+STAGE = Stage(Path("load"), "127.0.0.1:9092", Path(), Cores(frozenset({1}), frozenset({0})), 40, 1)
 PLAN = Plan({"broker": 2}, (500, 10_000), (), (), 0, 0)
 
 

@@ -9,7 +9,18 @@ import time
 
 import pytest
 
-from bench.proc import Memory, cpu_s, family, memory, parse_idle_ticks, parse_kib, parse_parent, parse_tcp_pages, split
+from bench.proc import (
+    Memory,
+    ahead,
+    cpu_s,
+    family,
+    memory,
+    parse_idle_ticks,
+    parse_kib,
+    parse_parent,
+    parse_tcp_pages,
+    split,
+)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark runs on Linux")
 
@@ -64,6 +75,15 @@ def test_processor_time_is_counted_in_less_than_ticks() -> None:
 def test_a_process_and_what_it_has_started_are_a_family() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         assert {os.getpid(), child.pid} <= set(family(os.getpid()))
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+def test_a_process_is_ahead_of_the_others_where_that_is_permitted_and_afterwards_among_them() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        with ahead(child.pid) as is_ahead:
+            assert os.sched_getscheduler(child.pid) == (os.SCHED_RR if is_ahead else os.SCHED_OTHER)
+        assert os.sched_getscheduler(child.pid) == os.SCHED_OTHER
         assert child.stdin is not None
         child.stdin.close()
 

@@ -15,10 +15,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from cocoa_tornado.errors import IdentityError
+from cocoa_tornado.errors import IdentityError, InvalidClaims
 from cocoa_tornado.identity.devkey import development_secret
 from cocoa_tornado.identity.keys import ALGORITHMS, KeyRing, keys_from_pem, secret_key
-from cocoa_tornado.rules.identity import TokenPolicy, check_claims
+from cocoa_tornado.rules.identity import MAX_GROUPS, MAX_NAME_BYTES, TokenPolicy, check_claims
 
 from ..identity.material import ENCRYPTED, SECRET, private_pem, public_pem
 
@@ -114,6 +114,22 @@ def test_groups_and_other_claims_are_put_in(mint: Mint) -> None:
         "eq": "a=b",
     }
     assert (claims["iss"], claims["device_id"], claims["big"]) == ("other", 5, "1e999")
+
+
+def test_as_many_and_as_long_groups_as_the_gateway_accepts_fit_into_a_token(mint: Mint) -> None:
+    names = [f"{number:03}" + "g" * (MAX_NAME_BYTES - 3) for number in range(MAX_GROUPS)]
+    arguments = [word for name in names for word in ("--group", name)]
+    result = mint("--secret", SECRET, *arguments)
+    assert check_claims(claims_of(result), TokenPolicy(), time.time()).groups == tuple(names)
+
+
+@pytest.mark.parametrize("names", [["g" * (MAX_NAME_BYTES + 1)], [""], ["a\nb"], ["g"] * (MAX_GROUPS + 1)], ids=len)
+def test_groups_that_the_gateway_refuses_are_put_in_all_the_same(mint: Mint, names: list[str]) -> None:
+    arguments = [word for name in names for word in ("--group", name)]
+    claims = claims_of(mint("--secret", SECRET, *arguments))
+    assert claims["groups"] == names
+    with pytest.raises(InvalidClaims, match="groups"):
+        check_claims(claims, TokenPolicy(), time.time())
 
 
 def test_json_is_one_compact_object(mint: Mint) -> None:

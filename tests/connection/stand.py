@@ -26,6 +26,7 @@ from cocoa_tornado.presence.port import Refused
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.records import decode
+from cocoa_tornado.rules.terms import Terms
 from testing.raw_device import RawDevice
 from testing.waiting import eventually
 
@@ -125,9 +126,9 @@ class Stand:
     async def raw(self, device_id: str = "doll", **options: Any) -> RawDevice:
         return (await self.connect(device_id, **options))[1]
 
-    def send(self, device_id: str, text: bytes) -> int:
+    def send(self, device_id: str, text: bytes, terms: Terms | None = None) -> int:
         """A message for the device."""
-        return self.hub.send_to_device(device_id, text)
+        return self.hub.send_to_device(device_id, text, 0, terms)
 
     async def challenged(self, device_id: str) -> str:
         """Why a second connection of the device is refused, once the first has been asked for a sign of life."""

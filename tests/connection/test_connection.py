@@ -16,6 +16,7 @@ from cocoa_tornado.connection.outbox import OutboxLimits
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
 from cocoa_tornado.rules.close_codes import GOING_AWAY
 from cocoa_tornado.rules.rate import RateLimit
+from cocoa_tornado.rules.terms import Terms
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, RawDevice, frame
 from testing.waiting import eventually
 
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.gen_test(timeout=30)
 GOODBYE = struct.pack("!H", 1000)
 ROOMY = OutboxLimits(max_messages=10_000, max_bytes=64 * 1024 * 1024)
 NO_RATE = RateLimit(per_s=0.0, burst=1)
+HIGH, LOW = Terms(priority="high"), Terms(priority="low")
 
 
 def texts(stand: Stand) -> list[str]:
@@ -248,6 +250,71 @@ async def test_large_messages_to_a_slow_device_arrive_whole_and_in_order(make_st
         stand.send("doll", message)
         await asyncio.sleep(0)
     assert [(await device.read_frame()).payload for _ in messages] == messages
+
+
+async def test_a_high_message_overtakes_what_the_kernel_has_not_begun_to_take_and_so_does_a_ping(
+    make_stand: MakeStand,
+) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    connection, device = await stand.connect(receive_buffer=4096)
+    while connection.protocol.write is None:
+        stand.send("doll", b"normal" + b"x" * 1000)
+        await asyncio.sleep(0)
+    for _ in range(1000):
+        stand.send("doll", b"later" + b"x" * 1000)
+    stand.send("doll", b"high", HIGH)
+    connection.ping()
+    await asyncio.sleep(0)
+    kinds = list[tuple[int, bytes]]()
+    while len(kinds) < 3:
+        received = await device.read_frame()
+        if received.payload[:6] != b"normal":
+            kinds.append((received.opcode, received.payload[:5]))
+    assert kinds == [(PING, b""), (TEXT, b"high"), (TEXT, b"later")]
+
+
+async def test_low_ones_are_dropped_first_and_a_full_outbox_closes_only_if_that_is_not_enough(
+    make_stand: MakeStand,
+) -> None:
+    stand = await make_stand(outbox=OutboxLimits(max_messages=10))
+    connection, device = await stand.connect(receive_buffer=4096)
+    while connection.protocol.write is None:
+        stand.send("doll", b"x" * 10_000)
+        await asyncio.sleep(0)
+    room = 10 - len(connection.protocol.outbox)
+    for number in range(room + 2):
+        stand.send("doll", b"low %d" % number, LOW)
+    assert stand.counters.dropped == {"overflow": 2}
+    for number in range(room):
+        stand.send("doll", b"final %d" % number)
+    assert stand.counters.dropped == {"overflow": 2 + room}
+    stand.send("doll", b"low", LOW)
+    assert (stand.is_connected(), stand.counters.dropped) == (True, {"overflow": 3 + room})
+    stand.send("doll", b"one too many")
+    assert not stand.is_connected()
+    assert stand.counters.outbox_overflows == 1
+    assert (await device.read_until(CLOSE)).close_code == 1013
+
+
+async def test_a_newer_message_replaces_the_older_one_that_waits_and_one_that_expires_is_not_sent(
+    make_stand: MakeStand,
+) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    connection, device = await stand.connect(receive_buffer=4096)
+    while connection.protocol.write is None:
+        stand.send("doll", b"x" * 10_000)
+        await asyncio.sleep(0)
+    for number in range(5):
+        stand.send("doll", b"state %d" % number, Terms(collapse_key="state"))
+        stand.send("doll", b"expires", Terms(expires_ms=round(stand.now * 1000) + 500))
+    stand.pass_time(1.0)
+    stand.send("doll", b"last")
+    found = list[bytes]()
+    while not found or found[-1] != b"last":
+        found.append((await device.read_frame()).payload)
+    assert [text for text in found if text[:1] != b"x"] == [b"state 4", b"last"]
+    assert stand.counters.collapsed == 4
+    assert stand.counters.dropped == {"expired": 5}
 
 
 async def test_a_socket_that_takes_no_byte_for_the_write_wait_is_closed(make_stand: MakeStand) -> None:

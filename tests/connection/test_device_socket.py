@@ -15,7 +15,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from cocoa_tornado.connection.device_socket import DeviceSocket, TlsDeviceSocket, device_socket
+from cocoa_tornado.connection.device_socket import TLS_RECORD_BYTES, DeviceSocket, TlsDeviceSocket, device_socket
 from testing.certificates import write_certificate
 from testing.waiting import eventually
 
@@ -254,6 +254,40 @@ async def test_of_a_long_write_the_kernel_takes_much_and_then_nothing(pair: Make
         assert await far.receive(4 * len(LONG)) == 4 * LONG
         await eventually(lambda: bool(said))
         assert not near.has_failed
+
+
+async def test_what_a_socket_has_not_begun_to_take_can_be_taken_back(pair: MakePair) -> None:
+    """Over TLS also, where a piece that could not be written is tried again as it was."""
+    async with pair() as (near, far):
+        said = list[str]()
+        for number in range(20):
+            data = bytes([number]) + LONG
+            assert not near.write(data, lambda: said.append("sent"))
+            taken, committed = near.progress(len(data))
+            assert taken <= committed <= taken + TLS_RECORD_BYTES
+            kept = committed + number % 3
+            near.take_back(len(data) - kept)
+            assert await far.receive(kept) == data[:kept]
+            await eventually(lambda: bool(said))
+            assert said == ["sent"]
+            said.clear()
+        assert not near.has_failed
+
+
+async def test_a_socket_without_room_says_when_it_has_some_though_everything_was_taken_back() -> None:
+    ours, theirs = tcp(4096)
+    near, far, said = DeviceSocket(ours), Far(theirs), list[str]()
+    assert not near.write(LONG, lambda: said.append("sent"))
+    taken, _ = near.progress(len(LONG))
+    near.take_back(len(LONG) - taken)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert said == []
+    assert await far.receive(taken) == LONG[:taken]
+    await eventually(lambda: said == ["sent"])
+    assert near.write(b"more", never)
+    near.close()
+    theirs.close()
 
 
 @pytest.mark.parametrize("answer", [b"an answer, ", LONG], ids=["short", "long"])

@@ -18,6 +18,7 @@ from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.rules.box import Box, BoxLimits, Position
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.frames import text_frame
+from cocoa_tornado.rules.terms import Terms
 from testing.waiting import eventually
 
 pytestmark = pytest.mark.gen_test
@@ -60,14 +61,14 @@ class Outlet:
         self.sent: list[bytes] = []
         self.room = 100
 
-    def send(self, frame: bytes, timestamp_ms: int, interim_of: str = "") -> None:
+    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         self.sent.append(frame)
 
-    def offer(self, frame: bytes, timestamp_ms: int) -> bool:
+    def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
         if not self.room:
             return False
         self.room -= 1
-        self.sent.append(frame)
+        self.sent.append(body)
         return True
 
     def has_nothing_to_write(self) -> bool:
@@ -206,14 +207,14 @@ async def test_a_transient_message_is_dropped_and_counted_while_the_box_is_being
     counters, outlet = Counters(), Outlet()
     feed = BoxFeed(Mail(mailbox, counters, lambda: 0.0), outlet, "doll", None)
     feed.open()
-    feed.suggest(b'{"type":"t"}', 0, "session")
-    feed.suggest(b'{"type":"t"}', 0, "")
+    feed.suggest(b'{"type":"t"}', 0, Terms("session"))
+    feed.suggest(b'{"type":"t"}', 0, None)
     assert (counters.dropped, outlet.sent) == ({"interim": 1, "catching_up": 1}, [])
     await eventually(lambda: mailbox.looks_waiting == 1)
     mailbox.may_look.set()
     await eventually(lambda: mailbox.looks_waiting == 0)
-    feed.suggest(b'{"type":"t"}', 0, "")
+    feed.suggest(b'{"type":"t"}', 0, None)
     outlet.room = 0
-    feed.suggest(b'{"type":"t"}', 0, "")
+    feed.suggest(b'{"type":"t"}', 0, None)
     assert (len(outlet.sent), counters.dropped["overflow"]) == (1, 1)
     feed.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cocoa_tornado.connection.limits import DeviceLimits
-from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.connection.outbox import OutboxLimits, Squeezed
 from cocoa_tornado.connection.protocol import (
     ANSWERED,
     CLOSED,
@@ -26,14 +26,17 @@ from cocoa_tornado.connection.protocol import (
 from cocoa_tornado.rules.close_codes import GOING_AWAY, NO_PONG, TOKEN_EXPIRED
 from cocoa_tornado.rules.frames import Binary, Pong, Text, text_frame
 from cocoa_tornado.rules.rate import RateLimit
+from cocoa_tornado.rules.terms import Terms
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
 
+from .takers import TAKER, FakeTaker
 from .wire import Sent, close_of, sent_frames
 
 LIMITS = DeviceLimits()
 TIGHT = DeviceLimits(inbound=RateLimit(per_s=10.0, burst=20), outbox=OutboxLimits(max_messages=3))
 UNLIMITED = DeviceLimits(inbound=RateLimit(per_s=0.0, burst=1))
 MARK = (0, 0)
+INTERIM = Terms("session")
 
 
 def code(number: int, reason: bytes = b"") -> bytes:
@@ -47,6 +50,7 @@ class Device:
         self.now, self.limits = 1000.0, limits
         self.protocol = DeviceProtocol(self.now)
         self.stamps: list[int] = []
+        self.taker = FakeTaker()
 
     def says(self, *frames: bytes) -> list[object]:
         return list(self.protocol.receive(b"".join(frames), self.now, self.limits))
@@ -58,22 +62,29 @@ class Device:
         return sent
 
     def is_handed_over(self) -> list[Sent]:
-        data, stamps = self.protocol.data_to_send()
-        self.stamps += stamps
-        return sent_frames(data)
+        return sent_frames(self.protocol.data_to_send(self.taker))
 
     def taken(self) -> None:
-        self.protocol.sent()
+        self.stamps += self.protocol.sent()[0]
         self.protocol.advance(self.now, self.limits)
 
-    def is_blocked(self, mark: tuple[int, int] = MARK) -> list[Sent]:
-        """All that is handed to the socket now, which does not take it yet."""
-        data, stamps = self.protocol.data_to_send()
-        self.protocol.blocked(len(stamps), len(data), mark, self.now)
-        return sent_frames(data)
+    def is_blocked(self, taken: int = 0, committed: int | None = None) -> list[Sent]:
+        """All that remains in the write, of which the socket has taken so many bytes.
 
-    def push(self, text: bytes, stamp: int = 0) -> bool:
-        return self.protocol.outbox.push(text_frame(text), stamp, self.limits.outbox)
+        :param committed: None: the socket must be given all of it
+        """
+        data = self.protocol.data_to_send(self.taker)
+        kept, (stamps, _) = self.protocol.blocked(
+            len(data), taken, len(data) if committed is None else committed, MARK, self.now
+        )
+        self.stamps += stamps
+        return sent_frames(data[:kept])
+
+    def push(self, text: bytes, stamp: int = 0, terms: Terms | None = None) -> bool:
+        return self.protocol.outbox.push(text_frame(text), stamp, self.limits.outbox, terms)
+
+    def squeeze_in(self, text: bytes, terms: Terms | None = None) -> Squeezed:
+        return self.protocol.squeeze_in(text_frame(text), 0, terms, self.now, self.limits, may_drop_low=True)
 
     def end(self, keep_queued: bool = False) -> None:
         self.protocol.end(GOING_AWAY, self.now, self.limits, keep_queued)
@@ -235,8 +246,9 @@ def test_control_frames_go_first_then_messages_in_order_then_the_close_frame_the
     sent = device.is_handed_over()
     assert sent[:4] == [(PING, b""), (PONG, b"?"), (TEXT, b"one"), (TEXT, b"two")]
     assert close_of(sent[4]) == (1001, "server going away")
-    assert device.stamps == [1, 2]
+    assert device.stamps == []
     device.taken()
+    assert device.stamps == [1, 2]
     device.protocol.ping(device.now)
     device.says(frame(PING, b"?"))
     assert (device.protocol.has_to_send, device.is_sent()) == (False, [])
@@ -245,7 +257,7 @@ def test_control_frames_go_first_then_messages_in_order_then_the_close_frame_the
 def test_an_end_drops_what_is_queued_unless_it_is_to_be_kept() -> None:
     device = Device()
     device.push(b"one")
-    device.protocol.outbox.push(b"interim", 0, LIMITS.outbox, "session")
+    device.push(b"interim", terms=INTERIM)
     device.end()
     assert device.ending == ("drain", "1001", (1, 1))
     assert [opcode for opcode, _ in device.is_sent()] == [CLOSE]
@@ -265,19 +277,19 @@ def test_a_message_that_finds_no_room_closes_with_1013_and_an_interim_one_does_n
     device = Device(TIGHT)
     for number in range(3):
         assert device.push(b"%d" % number)
-    assert device.protocol.squeeze_in(b"interim", 0, "session", device.now, TIGHT) == (False, 1)
+    assert device.squeeze_in(b"interim", INTERIM) == (False, 1, 0)
     assert device.is_in(OPEN)
-    assert device.protocol.squeeze_in(b"final", 0, "", device.now, TIGHT) == (False, 0)
+    assert device.squeeze_in(b"final") == (False, 0, 0)
     assert device.ending == ("slow_consumer", "1013", (3, 0))
     assert close_of(device.is_sent()[0]) == (1013, "slow consumer")
 
 
 def test_interim_messages_make_room() -> None:
     device = Device(TIGHT)
-    device.protocol.outbox.push(text_frame(b"interim"), 0, TIGHT.outbox, "session")
+    device.push(b"interim", terms=INTERIM)
     device.push(b"one")
     device.push(b"two")
-    assert device.protocol.squeeze_in(text_frame(b"three"), 0, "", device.now, TIGHT) == (True, 1)
+    assert device.squeeze_in(b"three") == (True, 1, 0)
     assert device.is_sent() == [(TEXT, b"one"), (TEXT, b"two"), (TEXT, b"three")]
 
 
@@ -721,7 +733,7 @@ def test_an_idle_connection_takes_little_memory_also_when_it_has_answered_pings(
         protocol = DeviceProtocol(1000.5)
         for _ in range(3):
             protocol.ping(1001.5)
-            protocol.data_to_send()
+            protocol.data_to_send(TAKER)
             protocol.sent()
             assert protocol.receive(pong, 1002.5, LIMITS)
         return protocol

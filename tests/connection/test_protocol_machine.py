@@ -12,10 +12,12 @@ from cocoa_tornado.connection.protocol import CLOSED, LINGERING, OPEN, PAUSED, T
 from cocoa_tornado.rules.close_codes import GOING_AWAY, NO_PONG
 from cocoa_tornado.rules.frames import text_frame
 from cocoa_tornado.rules.rate import RateLimit
+from cocoa_tornado.rules.terms import Terms
 from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
 
 from ..profiles import examples
-from .wire import sent_frames
+from .takers import TAKER
+from .wire import complete_frames, sent_frames
 
 LIMITS = DeviceLimits(
     max_message_bytes=200,
@@ -76,9 +78,10 @@ class Connections(RuleBasedStateMachine):
             return
         payload = b"%s%d " % (b"i" if interim else b"", len(self.accepted)) + b"x" * size
         message = text_frame(payload)
-        queued = self.protocol.outbox.push(message, 0, LIMITS.outbox, interim)
+        terms = Terms(interim) if interim else None
+        queued = self.protocol.outbox.push(message, 0, LIMITS.outbox, terms)
         if not queued:
-            queued = self.protocol.squeeze_in(message, 0, interim, self.now, LIMITS).queued
+            queued = self.protocol.squeeze_in(message, 0, terms, self.now, LIMITS, may_drop_low=True).queued
         assert queued or interim or self.protocol.phase is not OPEN
         if not interim:
             self.accepted.append(payload)
@@ -109,11 +112,25 @@ class Connections(RuleBasedStateMachine):
     # -- the socket
 
     @precondition(lambda self: self.protocol.write is None and self.protocol.phase is not CLOSED)
-    @rule(takes_it=st.booleans())
-    def flush(self, takes_it: bool) -> None:
+    @rule(share=st.floats(0.0, 1.0), committed_bytes=st.integers(0, 30))
+    def flush(self, share: float, committed_bytes: int) -> None:
+        """:param share: how much of the write the socket takes
+        :param committed_bytes: beyond that, which must not change any more"""
         expected = self.protocol.has_to_send
-        data, stamps = self.protocol.data_to_send()
+        data = self.protocol.data_to_send(TAKER)
         assert bool(data) == expected
+        taken = round(share * len(data))
+        if taken == len(data):
+            stamps, _ = self.protocol.sent()
+            complete = sent_frames(data)
+        else:
+            committed = min(len(data), taken + committed_bytes)
+            kept, (stamps, _) = self.protocol.blocked(len(data), taken, committed, (self.taken, 0), self.now)
+            assert committed <= kept <= len(data)
+            complete = complete_frames(data[:kept], taken)
+            data = data[:kept]
+        assert len(stamps) == [opcode for opcode, _ in complete].count(TEXT)
+        self.protocol.advance(self.now, LIMITS)
         frames = sent_frames(data)
         assert not frames or not self.close_frames, "nothing is sent after the close frame"
         opcodes = [opcode for opcode, _ in frames]
@@ -123,13 +140,7 @@ class Connections(RuleBasedStateMachine):
         self.close_frames += opcodes.count(CLOSE)
         assert CLOSE not in opcodes[:-1], "the close frame goes last"
         messages = [payload for opcode, payload in frames if opcode == TEXT]
-        assert len(stamps) == len(messages)
         self.written += messages
-        if takes_it or not data:
-            self.protocol.sent()
-            self.protocol.advance(self.now, LIMITS)
-        else:
-            self.protocol.blocked(len(stamps), len(data), (self.taken, 0), self.now)
 
     @precondition(lambda self: self.protocol.write is not None)
     @rule()
@@ -204,7 +215,7 @@ class Connections(RuleBasedStateMachine):
     def nothing_goes_out_of_a_closed_one(self) -> None:
         if self.protocol.phase is CLOSED:
             assert not self.protocol.has_to_send
-            assert self.protocol.data_to_send()[0] == b""
+            assert self.protocol.data_to_send(TAKER) == b""
 
     def teardown(self) -> None:
         """However it was left, it comes to its end once it is ended and the clock goes on."""
@@ -213,7 +224,7 @@ class Connections(RuleBasedStateMachine):
         self.gateway_ends_it(False)
         for _ in range(3):
             if self.protocol.write is None and self.protocol.phase is not CLOSED:
-                self.flush(False)
+                self.flush(0.0, 30)
             self.now += LIMITS.write_wait_s
             if self.protocol.deadline is not None and self.now >= self.protocol.deadline:
                 self.protocol.on_deadline()

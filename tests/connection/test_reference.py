@@ -15,6 +15,7 @@ from testing.raw_device import BINARY, CLOSE, PING, PONG, TEXT, frame
 
 from ..profiles import examples
 from .reference import Heard, hear
+from .takers import TAKER
 from .wire import close_of, sent_frames
 
 BURST = 12
@@ -27,13 +28,13 @@ def listen(pieces: Sequence[bytes], is_pinged: bool) -> Heard:
     protocol = DeviceProtocol(NOW)
     if is_pinged:
         protocol.ping(NOW)
-        protocol.data_to_send()
+        protocol.data_to_send(TAKER)
         protocol.sent()
     events: list[Event] = []
     for piece in pieces:
         events += protocol.receive(piece, NOW, LIMITS)
     phase = protocol.phase
-    frames = sent_frames(protocol.data_to_send()[0])
+    frames = sent_frames(protocol.data_to_send(TAKER))
     code = close_of(frames[-1])[0] if phase is not OPEN else None
     pongs = [payload for opcode, payload in frames if opcode == PONG]
     assert len(pongs) <= 1

@@ -28,6 +28,16 @@ def sent_frames(data: bytes) -> list[Sent]:
     return frames
 
 
+def complete_frames(data: bytes, taken: int) -> list[Sent]:
+    """The frames that are complete within the first ``taken`` bytes."""
+    frames, end = [], 0
+    for frame in sent_frames(data):
+        end += 2 + {126: 2, 127: 8}.get(data[end + 1], 0) + len(frame.payload)
+        if end <= taken:
+            frames.append(frame)
+    return frames
+
+
 def close_of(frame: Sent) -> tuple[int | None, str]:
     """Code and text of a close frame."""
     assert frame.opcode == CLOSE

@@ -12,6 +12,7 @@ from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, R
 from cocoa_tornado.relay.port import Fate, RelayLimits, RelayState
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import REPLACED
+from cocoa_tornado.rules.terms import Terms
 from testing.waiting import eventually
 
 from .stands import Inbox, RelayStand, forward
@@ -155,7 +156,7 @@ async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> N
     for message in (
         dataclasses.replace(plain, device_id=long),
         dataclasses.replace(plain, source=long),
-        dataclasses.replace(plain, interim_of=long),
+        dataclasses.replace(plain, terms=Terms(interim_of=long)),
     ):
         assert await a.send("b", Forward((message,))) is Fate.OVERFLOW
 

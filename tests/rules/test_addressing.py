@@ -474,20 +474,20 @@ def test_a_hypothesis_and_a_key_are_judged_as_in_any_record() -> None:
 
 def test_a_ttl_counts_from_the_records_timestamp_and_has_passed_only_after_its_end() -> None:
     minute = Options(ttl_s=60)
-    assert not minute.has_expired(1_000, 61_000)
-    assert minute.has_expired(1_000, 61_001)
+    assert minute.expires_ms(1_000, 5_000) == 61_000
+    assert minute.expires_ms(1_000, 10**13) == 61_000
 
 
 def test_a_ttl_counts_from_reading_where_the_timestamp_is_absent_or_in_the_future() -> None:
     minute = Options(ttl_s=60)
-    assert not minute.has_expired(0, 10**13)
-    assert not minute.has_expired(2_000_000, 1_000_000)
+    assert minute.expires_ms(0, 1_000_000.7) == 1_060_000
+    assert minute.expires_ms(2_000_000, 1_000_000) == 1_060_000
 
 
 def test_what_has_no_ttl_or_is_for_now_only_never_expires_before_it_is_routed() -> None:
-    assert not Options(priority="low").has_expired(1, 10**15)
-    assert not Options(ttl_s=0).has_expired(1, 10**15)
-    assert not Options(ttl_s=MAX_TTL_S).has_expired(1, 10**14)
+    assert Options(priority="low").expires_ms(1, 10**15) == 0
+    assert Options(ttl_s=0).expires_ms(1, 10**15) == 0
+    assert Options(ttl_s=MAX_TTL_S).expires_ms(1, 10**14) == MAX_TTL_S * 1000 + 1
 
 
 # -- any record, against a reader that shares no code
