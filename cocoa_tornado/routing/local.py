@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..counters import Counters, count
 from ..hub import Hub
 from ..mailboxes.port import FanOutStep, Mailbox
-from ..rules.addressing import Options
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
