@@ -1,9 +1,10 @@
 """Checks exactly-once delivery despite faults: ``python -m bench.survival --mailbox sqlite --fault broker``.
 
-50 devices with cursors connect and disconnect at random while 20,000 messages flow through Apache Kafka, and the
-gateway is killed (SIGKILL) six times. One more fault may occur: the broker or Redis is stopped twice, the disk is full
-for ten seconds, or the clock is set back by an hour. At the end, every device must have received every message once, in
-order. Exit status 1 if any check fails.
+50 devices with cursors connect and disconnect at random while 20,000 records flow through Apache Kafka, and the
+gateway is killed (SIGKILL) six times. A third of the records are for a user or a group, and some of those exclude a
+device; a fifth each have high and low priority. One more fault may occur: the broker or Redis is stopped twice, the
+disk is full for ten seconds, or the clock is set back by an hour. At the end, every device must have received every
+message once, those of one key and one priority in order. Exit status 1 if any check fails.
 
 Apache Kafka and, if needed, redis-server run on free loopback ports, and are stopped afterwards.
 """
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,15 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.rules.identity import TokenPolicy
 
 from .survival_faults import Clock, Gateways, SmallDisk, kill_again_and_again, pythonpath, restart
-from .survival_fleet import Findings, Wanderer
+from .survival_fleet import Findings, Memory, Wanderer
 
 TOPIC = "transcription.results"
 PARTITIONS = 6
 HOURS_S = 3600.0
+TO_MANY = 1 / 3  # share of records for a user or a group
+EXCLUDING = 1 / 4  # share of those that exclude a device
+DEVICES_PER_USER = 3
+GROUPS = 5
 FLUSH_S = 120.0
 OVERTIME_S = 420.0
 GATEWAY_OPTIONS = [
@@ -98,15 +103,54 @@ def violations(outcome: Outcome) -> list[str]:
     return found
 
 
-class Writer:
-    """A backend that writes numbered messages for random devices from its own thread.
+class Audiences:
+    """Who is in the fleet: every device has a user and a group.
 
-    :ivar sent: the number of acknowledged messages of each device
+    :ivar keys: for each device, the keys of the records that are for it
     """
 
-    def __init__(self, bootstrap: str, devices: list[str], plan: Plan) -> None:
-        self._bootstrap, self._devices, self._plan = bootstrap, devices, plan
-        self.sent = dict.fromkeys(devices, 0)
+    def __init__(self, devices: list[str]) -> None:
+        self.users = {device_id: number // DEVICES_PER_USER for number, device_id in enumerate(devices)}
+        self.groups = {device_id: f"group-{number % GROUPS}" for number, device_id in enumerate(devices)}
+        self.keys = {
+            device_id: {device_id, f"user-{self.users[device_id]}", self.groups[device_id]} for device_id in devices
+        }
+
+    def request(self, device_id: str) -> TokenRequest:
+        groups = (self.groups[device_id],)
+        return TokenRequest(device_id, self.users[device_id], groups=groups, lifetime_s=72 * HOURS_S)
+
+    def draw(self, chance: random.Random) -> tuple[str, dict[str, Any], list[str]]:
+        """Return the key, the address, and the recipients of a random record."""
+        device_id = chance.choice(list(self.users))
+        if chance.random() >= TO_MANY:
+            return device_id, {"device_id": device_id}, [device_id]
+        to: dict[str, object]
+        if chance.random() < 0.5:
+            user_id = self.users[device_id]
+            key, to, devices = f"user-{user_id}", {"user": user_id}, _having(self.users, user_id)
+        else:
+            key = self.groups[device_id]
+            to, devices = {"group": key}, _having(self.groups, key)
+        if chance.random() >= EXCLUDING:
+            return key, {"to": to}, devices
+        excluded = chance.choice(devices)
+        return key, {"to": to, "except": {"devices": [excluded]}}, [other for other in devices if other != excluded]
+
+
+def _having(table: Mapping[str, object], value: object) -> list[str]:
+    return [device_id for device_id, found in table.items() if found == value]
+
+
+class Writer:
+    """A backend that writes numbered records from its own thread.
+
+    :ivar sent: for each device, the number of acknowledged messages
+    """
+
+    def __init__(self, bootstrap: str, audiences: Audiences, plan: Plan) -> None:
+        self._bootstrap, self._audiences, self._plan = bootstrap, audiences, plan
+        self.sent = dict.fromkeys(audiences.users, 0)
         self.failed = 0
         self._lock = threading.Lock()
 
@@ -116,24 +160,28 @@ class Writer:
         chance = random.Random(f"{self._plan.seed}/writer")
         # Idempotent by default: a retry neither repeats nor reorders records.
         producer = KafkaProducer(bootstrap_servers=self._bootstrap, linger_ms=5, retry_backoff_ms=100)
-        numbers = dict.fromkeys(self._devices, 0)
+        numbers: dict[str, int] = {}
         due = time.monotonic()
         for _ in range(self._plan.messages):
             due += 1 / self._plan.rate
             time.sleep(max(0.0, due - time.monotonic()))
-            device_id = chance.choice(self._devices)
-            record = {"session_id": "s", "user_id": 99, "device_id": device_id, "text": "Hello " * 20}
-            value = json.dumps(record | {"seq": numbers[device_id]}).encode()
-            numbers[device_id] += 1
-            future = producer.send(TOPIC, key=device_id.encode(), value=value)
-            future.add_callback(self._on_sent, device_id)
+            key, address, devices = self._audiences.draw(chance)
+            importance = chance.choices(("normal", "high", "low"), (3, 1, 1))[0]
+            stream = f"{key}/{importance}"
+            number = numbers[stream] = numbers.get(stream, -1) + 1
+            record = {"session_id": "s", "text": "Hello " * 20, "key": key, "importance": importance, "seq": number}
+            record["not_for"] = address.get("except", {}).get("devices", [])
+            value = json.dumps(record | address | {"priority": importance}).encode()
+            future = producer.send(TOPIC, key=key.encode(), value=value)
+            future.add_callback(self._on_sent, devices)
             future.add_errback(self._on_failed)
         producer.flush(timeout=FLUSH_S)
         producer.close(timeout=FLUSH_S)
 
-    def _on_sent(self, device_id: str, metadata: object) -> None:
+    def _on_sent(self, devices: list[str], metadata: object) -> None:
         with self._lock:
-            self.sent[device_id] += 1
+            for device_id in devices:
+                self.sent[device_id] += 1
 
     def _on_failed(self, error: object) -> None:
         with self._lock:
@@ -199,14 +247,15 @@ async def survive(plan: Plan) -> Outcome:
         program = stage.clock.program if stage.clock else ()
         gateways = Gateways(stage.folder, secret, options, stage.environ, program)
         devices = [f"device-{number}" for number in range(plan.devices)]
+        audiences = Audiences(devices)
         # Issued a day ago, as the gateway's clock may be an hour behind.
         made_s = time.time() - 24 * HOURS_S
         signer, policy = Signer.from_secret(secret), TokenPolicy()
         findings = Findings()
         fleet = [
             Wanderer(
-                device_id,
-                mint(TokenRequest(device_id, 99, lifetime_s=72 * HOURS_S), signer, policy, made_s),
+                Memory(device_id, audiences.keys[device_id]),
+                mint(audiences.request(device_id), signer, policy, made_s),
                 gateways.url,
                 findings,
                 number % 2 == 0,
@@ -217,7 +266,8 @@ async def survive(plan: Plan) -> Outcome:
         since = time.monotonic()
         await gateways.start()
         await gateways.await_ready()
-        writer = Writer(stage.kafka.bootstrap, devices, plan)
+        await asyncio.gather(*(device.introduce() for device in fleet))
+        writer = Writer(stage.kafka.bootstrap, audiences, plan)
         wanderings = [asyncio.ensure_future(device.wander()) for device in fleet]
         try:
             chance = random.Random(f"{plan.seed}/faults")

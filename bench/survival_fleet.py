@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import websockets
@@ -42,14 +42,18 @@ class Findings:
 class Memory:
     """The messages that one device has received. Pure.
 
+    A *stream* is the messages of one priority that were written with one key, so that their order is guaranteed.
+
+    :param keys: the keys of the records that are for this device
     :ivar cursor: the cursor of its latest message; '' before the first
     """
 
-    def __init__(self, device_id: str) -> None:
+    def __init__(self, device_id: str, keys: Iterable[str] = ()) -> None:
         self.device_id = device_id
         self.cursor = ""
-        self._seen: set[int] = set()
-        self._highest = -1
+        self._keys = frozenset(keys) or frozenset((device_id,))
+        self._seen: set[tuple[str, int]] = set()
+        self._highest: dict[str, int] = {}
 
     def take(self, text: str, findings: Findings) -> None:
         """Record a message."""
@@ -57,19 +61,20 @@ class Memory:
         if message["type"] == "gap":
             findings.gap_notices += 1
             return
-        number = message["seq"]
+        key, number = message["key"], message["seq"]
+        stream = f"{key}/{message['importance']}"
         findings.received += 1
-        findings.wrong_device += message["device_id"] != self.device_id
-        if number in self._seen:
+        findings.wrong_device += key not in self._keys or self.device_id in message["not_for"]
+        if (stream, number) in self._seen:
             findings.copies += 1
-        elif number < self._highest:
+        elif number < self._highest.get(stream, -1):
             findings.out_of_order += 1
-        self._seen.add(number)
-        self._highest = max(self._highest, number)
+        self._seen.add((stream, number))
+        self._highest[stream] = max(self._highest.get(stream, -1), number)
         self.cursor = message["cursor"]
 
     def missing(self, sent: int) -> int:
-        """How many of the first ``sent`` messages have not arrived."""
+        """How many of ``sent`` messages have not arrived."""
         return sent - len(self._seen)
 
 
@@ -80,11 +85,24 @@ class Wanderer:
     """
 
     def __init__(
-        self, device_id: str, token: str, url: Callable[[], str], findings: Findings, acknowledges: bool, seed: int
+        self,
+        memory: Memory,
+        token: str,
+        url: Callable[[], str],
+        findings: Findings,
+        acknowledges: bool,
+        seed: int,
     ) -> None:
-        self.memory = Memory(device_id)
+        self.memory = memory
         self._token, self._url, self._findings, self._acknowledges = token, url, findings, acknowledges
-        self._chance = random.Random(f"{seed}/{device_id}")
+        self._is_known = False
+        self._chance = random.Random(f"{seed}/{memory.device_id}")
+
+    async def introduce(self) -> None:
+        """Connect once, so that the gateway knows the device and its groups."""
+        while not self._is_known:
+            await self._visit(lambda: True, 0.0)
+            await asyncio.sleep(0.05)
 
     async def wander(self) -> None:
         """Connect and disconnect until cancelled."""
@@ -109,6 +127,7 @@ class Wanderer:
         except (OSError, EOFError, TimeoutError, websockets.WebSocketException):
             return  # the gateway is down
         self._findings.connects += 1
+        self._is_known = True
         try:
             await self._listen(device, enough, time.monotonic() + stay_s)
         except ConnectionClosed:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench.survival import Outcome, violations
+from bench.survival import Audiences, Outcome, violations
 from bench.survival_fleet import Findings, Memory
 
 ROOT = Path(__file__).parents[2]
@@ -19,9 +21,13 @@ ROOT = Path(__file__).parents[2]
 def received(*numbers: int) -> tuple[Memory, Findings]:
     memory, findings = Memory("doll"), Findings()
     for number in numbers:
-        message = {"type": "transcription", "device_id": "doll", "seq": number, "cursor": f"c{number}"}
-        memory.take(json.dumps(message), findings)
+        memory.take(message(number), findings)
     return memory, findings
+
+
+def message(number: int, key: str = "doll", importance: str = "normal", not_for: Sequence[str] = ()) -> str:
+    fields = {"key": key, "importance": importance, "not_for": not_for, "seq": number}
+    return json.dumps({"type": "transcription", **fields, "cursor": f"c{number}"})
 
 
 def good() -> Outcome:
@@ -41,6 +47,31 @@ def test_a_message_that_comes_again_is_a_copy() -> None:
 
 def test_a_message_behind_a_later_one_is_out_of_order() -> None:
     assert received(0, 2, 1)[1].out_of_order == 1
+
+
+def test_the_order_is_that_of_one_key_and_one_priority() -> None:
+    memory, findings = Memory("doll", ("doll", "kitchen")), Findings()
+    for text in (message(1), message(0, "kitchen"), message(0, importance="high"), message(0, "kitchen", "low")):
+        memory.take(text, findings)
+    assert (findings.out_of_order, findings.copies, findings.wrong_device, memory.missing(4)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("stray", [message(0, "hall"), message(0, not_for=["doll"])])
+def test_a_message_for_others_is_at_a_wrong_device(stray: str) -> None:
+    memory, findings = Memory("doll", ("doll", "kitchen")), Findings()
+    memory.take(stray, findings)
+    assert findings.wrong_device == 1
+
+
+def test_the_recipients_of_a_record_are_those_it_addresses() -> None:
+    audiences = Audiences([f"d{number}" for number in range(10)])
+    chance = random.Random(1)
+    for _ in range(300):
+        key, address, devices = audiences.draw(chance)
+        assert all(key in audiences.keys[device_id] for device_id in devices)
+        excluded = address.get("except", {}).get("devices", [])
+        others = [device_id for device_id in audiences.users if key in audiences.keys[device_id]]
+        assert sorted([*devices, *excluded]) == sorted(others)
 
 
 def test_a_message_that_never_comes_is_missing() -> None:
