@@ -17,20 +17,50 @@ from typing import Any, Final
 
 from ..errors import MailboxError
 from ..rules.addresses import without_user_info
-from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, Marks
+from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, LaneName, Marks
 from ..rules.cursors import KEY_BYTES
 from .backlog import CommitGroup, GroupLimits
 from .driver import Driver
+from .port import FanOut, FanOutStep
 from .redis_connection import NOT_ANSWERING, RedisConnection, RedisFault
-from .redis_group import UNDELIVERABLE, Judged, Source, device_key, seen_key, source_of
-from .redis_replies import box_of, foreign_keys, key_name, mark_arguments, page_of, promise_of, refusal_of
-from .redis_scripts import MARK, OPEN, READ, SCHEMA, SWEEP, Command
-from .store import Answer, Ledger, Look, Question, Timing
+from .redis_group import (
+    FANNED_OUT,
+    SAME_ID,
+    UNDELIVERABLE,
+    Judged,
+    Source,
+    device_key,
+    limit_arguments,
+    seen_key,
+    source_of,
+)
+from .redis_replies import (
+    box_of,
+    fan_out_of,
+    foreign_keys,
+    join_arguments,
+    key_name,
+    mark_arguments,
+    pages_of,
+    promise_of,
+    refusal_of,
+    steps_of,
+)
+from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SWEEP, Command
+from .store import Answer, Committed, Ledger, Look, Question, Timing
 
 TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, questions=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
-SWEEP_BOXES, SWEEP_MESSAGES = 200, 500
+SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
+STEP: Final = 100
+"""Messages of a fan-out that one script stores. Redis does nothing else meanwhile, so it stores fewer than it could."""
+
+JOIN_AGAIN_S: Final = 3600.0
+"""A device that joins the same audiences again within this time changes nothing. Less if members are soon forgotten."""
+
+FAN_OUTS_KNOWN: Final = 32
+"""Redis describes all other fan-outs with each of their steps."""
 FOREIGN_NAMED = 1_000
 EPOCHS_SINCE_S = 1_767_225_600  # 2026: an epoch's number is at least the seconds since then
 
@@ -57,12 +87,15 @@ class RedisStore:
         self.location = f"Redis at {self.name}"
         self.key: bytes | None = None
         self.epoch = 0
+        self.has_fan_outs = False
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._storing, self._asking = RedisConnection(url), RedisConnection(url)
         self._gateway = secrets.token_hex(8).encode()
         self._given = 0  # messages ever stored, to this gateway's knowledge
         self._sources: dict[str, Source] = {}
         self._judged: Judged | None = None
+        self._fan_outs: dict[bytes, FanOut] = {}  # some of those that are not complete, by the ids that Redis has
+        self._step_id = secrets.token_hex(8).encode()  # of the next step, or of one whose reply was lost
         self._foreign: set[bytes] = set()  # keys of a wrong type that have been logged
         self._cautions: tuple[str, ...] = ()
 
@@ -81,12 +114,12 @@ class RedisStore:
         if opened[0] == b"version":
             version = (opened[1] or b"?").decode(errors="replace")
             raise RedisFault(f"the mailbox in Redis has version {version}; this gateway supports {SCHEMA}")
-        _, key, _, given, epoch, messages, size_bytes, was, _ = opened
+        _, key, _, given, epoch, messages, size_bytes, was, fan_outs, _ = opened
         if key is None or len(key) != KEY_BYTES:
             raise RedisFault("the mailbox in Redis has no cursor key, or an invalid one")
         await self._asking.exchange([[b"PING"]])
         before = self._ledger.messages or 0
-        self.key, self._given, self.epoch = key, int(given), int(epoch)
+        self.key, self._given, self.epoch, self.has_fan_outs = key, int(given), int(epoch), bool(fan_outs)
         self._note_totals((messages, size_bytes))
         if was:
             # Redis was emptied and the mailbox recreated, or it holds another mailbox, which is used from now on.
@@ -97,14 +130,18 @@ class RedisStore:
         self._note_promise(settings)
         return bool(was == b"replaced")
 
-    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Committed:
+        if group.joins:
+            await self._join(group)
         is_empty = not any(call.entries for call in group.calls)
+        nothing = Committed([[] for _ in group.calls])
         while True:
             commands = list(self._mark_commands(group.marks))
             marking = len(commands)
             if not is_empty:
                 judged = await self._judge(group)
-                commands.append(judged.command(self._stamp(), _ms(self._clock())))
+                known = b" ".join(self._fan_outs)
+                commands.append(judged.command(self._stamp(), _ms(self._clock()), self._limits, known))
             replies = await self._storing.exchange(commands) if commands else []
             for reply in replies:
                 self._name_foreign(reply)
@@ -114,20 +151,54 @@ class RedisStore:
                 self._note_marked(replies[:marking])
             if faults:
                 fault = next((fault for fault in faults if not fault.reopen), faults[-1])
-                if not is_empty and refusal_of(replies[-1]) is None and replies[-1][0] == b"stored":
+                if is_empty:
+                    fault.committed = nothing if group.joins or group.calls else None
+                elif refusal_of(replies[-1]) is None and replies[-1][0] == b"stored":
                     fault.committed = self._note_stored(judged, replies[-1])
                 raise fault
             if is_empty:
-                return [[] for _ in group.calls]
+                return nothing
             if replies[-1][0] != b"stale":
                 return self._note_stored(judged, replies[-1])
             # Another gateway has stored records of the same sources, or Redis has lost its latest writes.
             self._forget(group)
 
-    async def sweep(self) -> int:
+    async def _join(self, group: CommitGroup) -> None:
+        """Store the joins of a group, after its marks. Both may be stored twice."""
+        again_s = min(JOIN_AGAIN_S, self._limits.member_ttl_s / 24)
         now = self._clock()
-        times = (now, now - self._limits.ttl_s, now - FORGET_AFTER_S, now - FORGET_MISSED_AFTER_S)
-        numbers = [*map(_ms, times), SWEEP_BOXES, SWEEP_MESSAGES]
+        times = (b"%d" % _ms(now), b"%d" % _ms(now - again_s))
+        commands = [*self._mark_commands(group.marks), JOIN.call(self._stamp(), *times, *join_arguments(group.joins))]
+        *marked, joined = await self._storing.exchange(commands)
+        for reply in (*marked, joined):
+            self._name_foreign(reply)
+        if not any(map(refusal_of, marked)):
+            group.marks.clear()
+            self._note_marked(marked)
+        fault = refusal_of(joined)
+        if fault is not None:
+            raise fault
+        self._ledger.counters.withdrawn += joined[1]
+        self._note_totals(joined[2:4])
+
+    async def fan_out(self) -> Sequence[FanOutStep]:
+        head = [b"%d" % _ms(self._clock()), self._gateway, self._step_id, *limit_arguments(self._limits)]
+        command = FAN_OUT.call(self._stamp(), *head, b"%d" % STEP, b" ".join(self._fan_outs))
+        (reply,) = await self._storing.exchange([command])
+        self._name_foreign(reply)
+        fault = refusal_of(reply)
+        if fault is not None:
+            raise fault
+        self._step_id = secrets.token_hex(8).encode()
+        _, lost, collapsed, messages, size_bytes, pending, steps, _ = reply
+        self._note_totals((messages, size_bytes))
+        return self._note_steps(steps, int(lost), int(collapsed), int(pending))
+
+    async def sweep(self) -> int:
+        now, limits = self._clock(), self._limits
+        kept = (limits.ttl_s, FORGET_AFTER_S, FORGET_MISSED_AFTER_S, limits.member_ttl_s)
+        times = [_ms(now), *(_ms(now - seconds) for seconds in kept), _ms(limits.ttl_s)]
+        numbers = (*times, SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS)
         (reply,) = await self._storing.exchange([SWEEP.call(self._stamp(), *(b"%d" % number for number in numbers))])
         self._name_foreign(reply)
         fault = refusal_of(reply)
@@ -136,6 +207,7 @@ class RedisStore:
         removed = int(reply[1])
         self._ledger.counters.lose("expired", removed)
         self._note_totals(reply[2:4])
+        self.has_fan_outs = reply[4] != b"0"
         return removed
 
     def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
@@ -156,14 +228,14 @@ class RedisStore:
         return [self._answer_of(*pair) for pair in zip(questions, replies, strict=True)]
 
     def _question(self, question: Question) -> Command:
-        after = most = most_bytes = expired_ms = 0
         now = self._clock()
+        head = [device_key(question.device_id), b"%d" % _ms(now - self._limits.ttl_s)]
         if not isinstance(question, Look):
-            after, limits = question.after, question.limits
-            most, most_bytes = max(1, limits.max_messages), limits.max_bytes
-            expired_ms = _ms(now - self._limits.ttl_s)
-        numbers = (after, most, most_bytes, expired_ms, self._acked(question.marks), _ms(now))
-        return READ.call(self._stamp(), device_key(question.device_id), *(b"%d" % number for number in numbers))
+            for name, after, limits in question.lanes:
+                after = max(after, self._acked(question.marks, name))
+                numbers = (after, max(1, limits.max_messages), limits.max_bytes)
+                head += [name[:1].encode(), *(b"%d" % number for number in numbers)]
+        return READ.call(self._stamp(), b"%d" % _ms(now), *head)
 
     def _answer_of(self, question: Question, reply: Any) -> Answer:
         self._name_foreign(reply)
@@ -173,13 +245,14 @@ class RedisStore:
         try:
             if isinstance(question, Look):
                 return box_of(reply, question.marks)
-            return page_of(reply, question.marks, max(question.after, self._acked(question.marks)))
+            return pages_of(reply, question.marks, question.lanes)
         except (ValueError, TypeError) as error:
             # Another program wrote to the box. Other boxes are unaffected.
             return MailboxError(f"the box of {question.device_id!r} cannot be read: {error}")
 
-    def _acked(self, marks: Marks) -> int:
-        return max((mark.acked or 0 for mark in marks if mark.epoch == self.epoch), default=0)
+    def _acked(self, marks: Marks, name: LaneName) -> int:
+        """What has been acknowledged in a lane and may not be stored yet."""
+        return max((getattr(mark.acked, name) for mark in marks if mark.acked and mark.epoch == self.epoch), default=0)
 
     # -- storing
 
@@ -193,21 +266,22 @@ class RedisStore:
         least = b"%d" % max(0, self._clock() - EPOCHS_SINCE_S)
         totals = (b"%d" % (self._ledger.messages or 0), b"%d" % (self._ledger.size_bytes or 0))
         known, new, run = self.key or b"", secrets.token_bytes(KEY_BYTES), self._storing.run or b""
-        return OPEN.call(known, new, b"%d" % SCHEMA, run, b"%d" % self._given, epoch, least, *totals)
+        now = b"%d" % _ms(self._clock())
+        return OPEN.call(known, new, b"%d" % SCHEMA, run, b"%d" % self._given, epoch, least, *totals, now)
 
     def _mark_commands(self, marks: dict[str, Marks]) -> Iterator[Command]:
         """One command per round, each with at most one mark per device, oldest first: a script with two marks of a
         device would have to read its box twice."""
         for at in range(max(map(len, marks.values()), default=0)):
             some = {device_id: of_device[at] for device_id, of_device in marks.items() if at < len(of_device)}
-            yield MARK.call(self._stamp(), *mark_arguments(some))
+            yield MARK.call(self._stamp(), b"%d" % _ms(self._clock()), *mark_arguments(some))
 
     async def _judge(self, group: CommitGroup) -> Judged:
         """Decide which entries are new. A retry gets the same result."""
         if self._judged is None or self._judged.group_id != group.id.encode():
             await self._load([name for name in _sources_of(group) if name not in self._sources])
             try:
-                self._judged = Judged(group, self._sources, self._gateway, self._limits)
+                self._judged = Judged(group, self._sources, self._gateway)
             except BaseException:
                 self._forget(group)
                 raise
@@ -240,16 +314,38 @@ class RedisStore:
 
     # -- results
 
-    def _note_stored(self, judged: Judged, reply: list[Any]) -> Sequence[Sequence[int | None]]:
-        _, numbers, lost, given, messages, size_bytes, _ = reply
+    def _note_stored(self, judged: Judged, reply: list[Any]) -> Committed:
+        _, numbers, lost, collapsed, given, messages, size_bytes, pending, steps, _ = reply
         self._judged, self._given = None, max(self._given, int(given))
-        counters, refused = self._ledger.counters, numbers.split().count(UNDELIVERABLE)
-        counters.stored += judged.fresh.count(True) - refused
-        counters.duplicates += judged.fresh.count(False)
-        counters.lose("foreign_key", refused)
-        counters.lose("overflow", int(lost))
+        self._ledger.counters.duplicates += judged.fresh.count(False)
+        self._note_results(numbers)
         self._note_totals((messages, size_bytes))
-        return judged.settle(numbers)
+        self._fan_outs.update(judged.fan_outs)
+        stepped = self._note_steps(steps, int(lost), int(collapsed), int(pending))
+        return Committed(judged.settle(numbers.split()), stepped)
+
+    def _note_results(self, numbers: bytes) -> None:
+        counters, refused, same = self._ledger.counters, numbers.count(UNDELIVERABLE), numbers.count(SAME_ID)
+        counters.stored += len(numbers.split()) - numbers.count(FANNED_OUT) - refused - same
+        counters.duplicates += same
+        counters.lose("foreign_key", refused)
+
+    def _note_steps(self, reply: list[Any], lost: int, collapsed: int, pending: int) -> list[FanOutStep]:
+        counters = self._ledger.counters
+        counters.collapsed += collapsed
+        counters.lose("overflow", lost)
+        for step in reply:
+            self._note_results(step[4])
+        steps = steps_of(reply, self._fan_outs)
+        for id_, step in steps.items():
+            if step.is_last:
+                self._fan_outs.pop(id_, None)
+            else:
+                self._fan_outs[id_] = fan_out_of(step)
+        while len(self._fan_outs) > FAN_OUTS_KNOWN:
+            self._fan_outs.popitem()
+        self.has_fan_outs = pending > 0
+        return list(steps.values())
 
     def _note_marked(self, replies: Sequence[list[Any]]) -> None:
         for _, removed, messages, size_bytes, _ in replies:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from ..rules.addressing import Options
 from ..rules.box import FORGET_AFTER_S, BoxLimits
 from ..rules.seen import Remembered, Run, SeenOffsets, judge
 from .backlog import CommitGroup
+from .port import Entry, FanOut
 from .redis_scripts import APPEND, GROUP_ID_BYTES, PREFIX, Command
 
 MOST_RUNS: Final = 256
@@ -16,6 +19,17 @@ MOST_RUNS: Final = 256
 
 UNDELIVERABLE: Final = b"-"
 """Replaces the number of a message whose box is a key of a wrong type."""
+
+SAME_ID: Final = b"="
+"""Replaces the number of a message whose device has had one with its ``id``."""
+
+FANNED_OUT: Final = b"*"
+"""Stands for a fan-out among the numbers of messages."""
+
+_NO_NUMBER: Final = frozenset({UNDELIVERABLE, SAME_ID, FANNED_OUT})
+
+IN_PLACE: Final = 100
+"""A fan-out to at most so many members is stored together with the messages around it."""
 
 _FIRST: Final = struct.Struct("<q")
 _REMEMBER_MS: Final = b"%d" % int(FORGET_AFTER_S * 1000)
@@ -41,28 +55,35 @@ class Judged:
 
     :ivar group_id: Redis keeps its reply under this id, in case the gateway misses the reply
     :ivar fresh: for each entry, whether it is new
+    :ivar fan_outs: the new fan-outs, by the ids that they have in Redis
     """
 
-    def __init__(self, group: CommitGroup, sources: dict[str, Source], gateway: bytes, limits: BoxLimits) -> None:
+    def __init__(self, group: CommitGroup, sources: dict[str, Source], gateway: bytes) -> None:
         self.group_id = group.id.encode()
         self._calls = [call.entries for call in group.calls]
         self._remembered: dict[str, Remembered] = {}
         self._sources = sources
+        self._gateway = gateway
         self.fresh = judge(self._calls, self._take)
-        self._arguments = self._made(gateway, limits)
+        self.fan_outs: dict[bytes, FanOut] = {}
+        self._arguments = self._made()
 
-    def command(self, key: bytes, now_ms: int) -> Command:
-        """The command that stores the group. The messages' time to live begins at ``now_ms``."""
-        return APPEND.call(key, b"%d" % now_ms, *self._arguments)
+    def command(self, key: bytes, now_ms: int, limits: BoxLimits, known: bytes) -> Command:
+        """The command that stores the group. The messages' time to live begins at ``now_ms``.
 
-    def settle(self, numbers: bytes) -> list[list[int | None]]:
+        :param known: the ids of fan-outs that need not be part of the reply
+        """
+        head = [b"%d" % now_ms, self._gateway, self.group_id, *limit_arguments(limits), _REMEMBER_MS]
+        return APPEND.call(key, *head, b" ".join((known, *self.fan_outs)), b"%d" % IN_PLACE, *self._arguments)
+
+    def settle(self, numbers: Sequence[bytes]) -> list[list[int | None]]:
         """The group was stored: update the versions of its sources. Returns the numbers of each call."""
         for name, remembered in self._remembered.items():
             if remembered.runs:
                 source = self._sources[name]
                 before = 0 if remembered.reset else source.runs
                 self._sources[name] = source._replace(version=self.group_id, runs=before + len(remembered.runs))
-        given = (None if number == UNDELIVERABLE else int(number) for number in numbers.split())
+        given = (None if number in _NO_NUMBER else int(number) for number in numbers)
         results = iter([next(given) if fresh else None for fresh in self.fresh])
         return [[next(results) for _ in entries] for entries in self._calls]
 
@@ -75,21 +96,49 @@ class Judged:
         self._remembered[name] = remembered
         return fresh
 
-    def _made(self, gateway: bytes, limits: BoxLimits) -> list[bytes]:
+    def _made(self) -> list[bytes]:
         indexes: dict[str, int] = {}
         stored: list[bytes] = []
+        count = 0
         entries = (entry for call in self._calls for entry in call)
         for entry, fresh in zip(entries, self.fresh, strict=True):
-            if fresh:
-                index = indexes.setdefault(entry.device_id, len(indexes) + 1)
-                stored += (b"%d" % index, b"%d" % entry.timestamp_ms, entry.payload)
-        head = [gateway, self.group_id, b"%d" % limits.max_messages, b"%d" % limits.max_bytes, _REMEMBER_MS]
-        head += [b"%d" % count for count in (len(self._remembered), len(indexes), len(stored) // 3)]
+            if not fresh:
+                continue
+            count += 1
+            if isinstance(entry, FanOut):
+                id_ = self.group_id + b":%d" % count
+                self.fan_outs[id_] = entry
+                stored += (FANNED_OUT, id_, *_content(entry), *_audience(entry))
+                continue
+            index = b"%d" % indexes.setdefault(entry.device_id, len(indexes) + 1)
+            if entry.options is None and not entry.expires_ms:
+                stored += (index, b"%d" % entry.timestamp_ms, entry.payload)
+            else:
+                stored += (b"+", index, *_content(entry))
+        head = [b"%d" % number for number in (len(self._remembered), len(indexes), count)]
         for name, remembered in self._remembered.items():
             runs = [self.group_id + _FIRST.pack(run.first) + run.to_bytes() for run in remembered.runs]
             head += [name.encode(), self._sources[name].version, b"%d" % remembered.reset, b"%d" % remembered.floor]
             head += [b"%d" % len(runs), *runs]
         return head + [device_key(device_id) for device_id in indexes] + stored
+
+
+def limit_arguments(limits: BoxLimits) -> list[bytes]:
+    """The limits of a box, and how long a message is kept, in milliseconds."""
+    return [b"%d" % number for number in (limits.max_messages, limits.max_bytes, limits.ttl_s * 1000)]
+
+
+def _content(entry: Entry | FanOut) -> list[bytes]:
+    options = entry.options or Options()
+    names = [device_key(name or "") for name in (options.priority, options.collapse_key, options.id)]
+    return [b"%d" % entry.timestamp_ms, entry.payload, b"%d" % entry.expires_ms, *names]
+
+
+def _audience(fan_out: FanOut) -> list[bytes]:
+    options = b"" if fan_out.options is None else json.dumps(fan_out.options).encode()
+    names = sorted(fan_out.excluded)
+    excluded = [json.dumps(names).encode(), b"%d" % len(names), *map(device_key, names)]
+    return [device_key(fan_out.audience), options, *excluded]
 
 
 def device_key(device_id: str) -> bytes:

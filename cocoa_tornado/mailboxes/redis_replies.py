@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 from typing import Any
 
-from ..rules.box import Box, Mark, StoredMessage, with_marks
+from ..rules.addressing import Options
+from ..rules.box import Box, Epochs, Lane, Mark, StoredMessage, with_marks
 from ..rules.feed import Page
+from ..rules.runs import runs_of_text
+from .backlog import Join
+from .port import FanOut, FanOutStep, LaneRead
 from .redis_connection import RedisFault
 from .redis_group import device_key
 
@@ -14,39 +21,104 @@ from .redis_group import device_key
 def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
     """The box in a reply of the reading script, with ``marks`` applied."""
     if reply[0] == b"none":
-        return Box.new(int(reply[1]), int(reply[2]), emptied=int(reply[3]))
-    _, base, last, gone, acked, written, cuts, epoch, emptied, *_ = reply
+        return Box.new(int(reply[1]), Epochs(int(reply[2]), emptied=int(reply[3])))
+    _, (base, *of_normal), of_high, epoch, emptied, *_ = reply
+    normal = _lane(int(base), *of_normal)
+    if of_high:
+        last, gone, acked, *rest = of_high
+        # A device that acknowledges does so in both lanes, but a mailbox of the previous release has only one.
+        is_unmarked = acked is None and normal.acked is not None
+        high = _lane(int(base), last, gone, base if is_unmarked else acked, *rest)
+    else:
+        high = replace(Lane.new(int(base)), acked=None if normal.acked is None else int(base))
+    return with_marks(Box(normal, high, Epochs(int(epoch), emptied=int(emptied))), marks)
+
+
+def _lane(base: int, *fields: bytes | None) -> Lane:
+    last, gone, acked, written, cuts, retracted = fields
     pairs = (cut.split(b":") for cut in (cuts or b"").split())
-    found = tuple((int(begun), int(kept)) for begun, kept in pairs)
-    acked_to = None if acked is None else int(acked)
-    box = Box(int(base), int(last), int(gone), acked_to, int(written), int(epoch), found, emptied=int(emptied))
-    return with_marks(box, marks)
+    return Lane(
+        base,
+        _number(last, base),
+        _number(gone, base),
+        None if acked is None else int(acked),
+        _number(written, base),
+        tuple((int(begun), int(kept)) for begun, kept in pairs),
+        runs_of_text((retracted or b"").decode()),
+    )
 
 
-def page_of(reply: list[Any], marks: Iterable[Mark], start: int) -> Page:
-    """The messages after the number ``start``.
+def _number(field: bytes | None, default: int) -> int:
+    return default if field is None else int(field)
+
+
+def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead]) -> list[Page]:
+    """A page for each of the lanes.
 
     :param marks: the marks set before the question, which may not be stored yet
     """
     box = box_of(reply, marks)
-    if reply[0] == b"none":
-        return Page((), box.gone, box.last, box.base)
-    messages = [
-        StoredMessage(number, payload, int(timestamp_ms))
-        for number, timestamp_ms, payload in zip(reply[10::3], reply[11::3], reply[12::3], strict=True)
-    ]
-    # Messages that another program has deleted count as missed; the feed must not wait for them.
-    first = messages[0].number if messages else box.last + 1
-    gone = first - 1 if first > max(start, box.gone) + 1 else box.gone
-    return Page(messages, gone, box.last, box.base, box.acked or 0)
+    found = [[]] * len(lanes) if reply[0] == b"none" else reply[6:]
+    pages = []
+    for (name, _, _), parts in zip(lanes, found, strict=True):
+        lane = box.lane(name)
+        messages = [
+            StoredMessage(number, payload, int(timestamp_ms), int(expires_ms))
+            for number, timestamp_ms, expires_ms, payload in zip(
+                parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True
+            )
+        ]
+        pages.append(Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted))
+    return pages
 
 
 def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
     """The arguments of the script that stores marks."""
     arguments = []
     for device_id, mark in marks.items():
-        arguments += [device_key(device_id), *(b"" if number is None else b"%d" % number for number in mark)]
+        pairs = ((b"", b"") if pair is None else tuple(b"%d" % number for number in pair) for pair in mark[:2])
+        arguments += [device_key(device_id), *chain.from_iterable(pairs), b"%d" % mark.epoch]
     return arguments
+
+
+def join_arguments(joins: Mapping[str, Join]) -> list[bytes]:
+    """The arguments of the script that stores members."""
+    arguments = []
+    for device_id, join in joins.items():
+        arguments += [device_key(device_id), device_key("\n".join(sorted(join.audiences)))]
+    return arguments
+
+
+def steps_of(reply: list[Any], known: Mapping[bytes, FanOut]) -> dict[bytes, FanOutStep]:
+    """The steps of fan-outs in the reply of a script, by the ids of their fan-outs.
+
+    :param known: the fan-outs that the script does not describe
+    """
+    steps = {}
+    for id_, is_last, recipients, names, given, about in reply:
+        of = _described(about) if about else known.get(id_)
+        if of is not None:
+            numbers = {
+                name.decode("utf-8", "surrogatepass"): int(number)
+                for name, number in zip(names, given.split(), strict=True)
+                if number.isdigit()
+            }
+            content = (of.audience, of.excluded, of.payload, of.timestamp_ms, of.options, of.expires_ms)
+            steps[id_] = FanOutStep(*content, numbers, bool(is_last), recipients)
+    return steps
+
+
+def fan_out_of(step: FanOutStep) -> FanOut:
+    """The fan-out of a step, without its source."""
+    return FanOut(step.audience, step.excluded, step.payload, step.timestamp_ms, "", 0, step.options, step.expires_ms)
+
+
+def _described(about: list[bytes]) -> FanOut:
+    audience, excluded, payload, timestamp_ms, options, expires_ms = about
+    names = frozenset(json.loads(excluded))
+    kept = Options(*json.loads(options)) if options else None
+    name = audience.decode("utf-8", "surrogatepass")
+    return FanOut(name, names, payload, int(timestamp_ms), "", 0, kept, int(expires_ms))
 
 
 def refusal_of(reply: Any) -> RedisFault | None:
@@ -73,9 +145,9 @@ def foreign_keys(reply: Any) -> list[bytes]:
     match reply:
         case [b"foreign", key]:
             return [key]
-        case [b"box", _, _, _, _, _, _, _, _, [*keys], *_]:
+        case [b"box", _, _, _, _, [*keys], *_]:
             return keys
-        case [b"open" | b"stored" | b"marked" | b"swept", *_, [*keys]]:
+        case [b"open" | b"stored" | b"stepped" | b"joined" | b"marked" | b"swept", *_, [*keys]]:
             return keys
     return []
 

@@ -1,0 +1,71 @@
+"""Lua for all scripts of the Redis mailbox: the mailbox itself, and commands on keys that may have a wrong type."""
+
+from __future__ import annotations
+
+from typing import Final
+
+BASE: Final = """
+local meta = KEYS[1]
+local root = string.sub(meta, 1, -5)
+
+local function whole(number) return string.format('%.0f', number) end
+
+local foreign, is_noted = {}, {}
+local function note(key)
+  if not is_noted[key] then foreign[#foreign + 1] = key end
+  is_noted[key] = true
+end
+
+-- Returns whether these fields of a key are numbers. If another program has overwritten one, the key is recorded.
+local function is_sound(key, ...)
+  for at = 1, select('#', ...) do
+    local value = select(at, ...)
+    if not value or not string.find(value, '^%-?%d+$') then
+      note(key)
+      return false
+    end
+  end
+  return true
+end
+
+-- Returns the reply of a command; or nil and true if its key has a wrong type, which is recorded.
+local function try(command, key, ...)
+  local reply = redis.pcall(command, key, ...)
+  if type(reply) ~= 'table' or not reply.err then return reply, false end
+  if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...), false end
+  note(key)
+  return nil, true
+end
+
+-- A write that Redis accepts although memory is full; after it, Redis accepts every write of the script.
+local function begin_although_full() redis.call('DEL', root .. 'probe') end
+"""
+
+MAILBOX: Final = """
+-- The mailbox that this script works on, and the time (ms).
+local mailbox, now = {}, ARGV[2]
+local was = {}
+
+-- Reads the mailbox. Returns a reason if it is not the one, or the epoch, that the gateway's arguments are for.
+local function enter()
+  local found = redis.call('HMGET', meta, 'key', 'given', 'messages', 'bytes', 'era', 'emptied')
+  local key, epoch = found[1] or '', found[5] or '0'
+  if key .. ':' .. epoch ~= ARGV[1] then
+    return key ~= '' and string.sub(ARGV[1], 1, #key) == key and 'epoch' or 'replaced'
+  end
+  mailbox.epoch, mailbox.emptied = tonumber(epoch), found[6] or '0'
+  for at, name in ipairs({'given', 'messages', 'bytes'}) do
+    mailbox[name] = tonumber(found[at + 1]) or 0
+    was[name] = mailbox[name]
+  end
+end
+
+-- Writes what has changed.
+local function leave()
+  mailbox.messages, mailbox.bytes = math.max(0, mailbox.messages), math.max(0, mailbox.bytes)
+  if mailbox.given ~= was.given or mailbox.messages ~= was.messages or mailbox.bytes ~= was.bytes then
+    redis.call('HSET', meta, 'given', whole(mailbox.given), 'messages', whole(mailbox.messages),
+      'bytes', whole(mailbox.bytes))
+  end
+end
+"""

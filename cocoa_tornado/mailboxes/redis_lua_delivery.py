@@ -1,0 +1,209 @@
+"""Lua that stores one message in one box of the Redis mailbox, and keeps the box within its limits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LIMITS: Final = """
+local limits = {}
+
+local function is_full(count, box)
+  return count > limits.messages or (box.bytes > limits.bytes and count > 1)
+end
+
+-- Drop the oldest messages of a plain box while it is too full. Done once, after its last message.
+local function trim_oldest(box)
+  local lane = box.normal
+  if not is_full(lane.last - lane.gone, box) then return end
+  local gone, left = lane.gone, box.bytes
+  local function is_over()
+    return lane.last - gone > limits.messages or (left > limits.bytes and lane.last - gone > 1)
+  end
+  while is_over() do
+    local count = math.max(4, math.min(100, lane.last - gone - limits.messages))
+    local oldest = redis.call('XRANGE', lane.stream, whole(gone + 1), '+', 'COUNT', count)
+    if #oldest == 0 then gone, left = lane.last - 1, 0 end
+    for _, entry in ipairs(oldest) do
+      if is_over() then gone, left = number_of(entry), left - size_of(entry, more_of(entry)) end
+    end
+  end
+  local dropped = gone - lane.gone
+  mailbox.lost, mailbox.messages = mailbox.lost + dropped, mailbox.messages - dropped
+  mailbox.bytes, box.bytes, lane.gone = mailbox.bytes - (box.bytes - left), left, gone
+  trim(lane)
+end
+
+-- The message to drop from a box that is not plain: a low one, else a normal one, else a high one; the oldest.
+local function first_to_drop(box, newest)
+  while true do
+    local low = (try('ZRANGE', root .. 'l:' .. box.name, 0, 0) or {})[1]
+    if not low then break end
+    local entry, lane = find(box, 'n' .. low)
+    if entry then return entry, lane end
+    redis.call('ZREM', root .. 'l:' .. box.name, low)
+  end
+  for _, lane in ipairs({box.normal, box.high}) do
+    for _, entry in ipairs(try('XRANGE', lane.stream, whole(lane.gone + 1), '+', 'COUNT', 2) or {}) do
+      if lane.letter .. whole(number_of(entry)) ~= newest then return entry, lane end
+    end
+  end
+end
+
+-- Drop messages of a box that is not plain while it is too full. Done after each of its messages.
+local function shrink(box, newest)
+  local normal, high = box.normal, box.high
+  if not is_full(normal.last - normal.gone + high.last - high.gone, box) then return end
+  local count = (try('XLEN', normal.stream) or 0) + (try('XLEN', high.stream) or 0)
+  while is_full(count, box) do
+    local entry, lane = first_to_drop(box, newest)
+    if not entry then return end
+    drop(box, lane, entry)
+    mailbox.lost, count = mailbox.lost + 1, count - 1
+  end
+end
+"""
+
+IDS: Final = """
+-- The last 1,000 ids of a device are in a hash with a ring: '#' is the number of ids ever stored, '@<n modulo 1,000>'
+-- the n-th of them, and '=<id>' has '<n> <ms> <place>'.
+local function is_known(box, id)
+  local found = try('HGET', root .. 'i:' .. box.name, '=' .. id)
+  if not found then return false end
+  local ms, place = string.match(found, '^%d+ (%d+) (.+)$')
+  return ms and (now - ms < 600000 or find(box, place) ~= nil)
+end
+
+local function remember(box, id, place)
+  local key = root .. 'i:' .. box.name
+  local n, is_foreign = try('HGET', key, '#')
+  if is_foreign then return end
+  n = (tonumber(n or '0') or 0) + 1
+  local slot = '@' .. n % 1000
+  local oldest = redis.call('HGET', key, slot)
+  if oldest then
+    local found = redis.call('HGET', key, '=' .. oldest)
+    if found and string.match(found, '^%d+') == whole(n - 1000) then redis.call('HDEL', key, '=' .. oldest) end
+  end
+  redis.call('HSET', key, '#', whole(n), slot, id, '=' .. id, whole(n) .. ' ' .. now .. ' ' .. place)
+end
+"""
+
+DELIVER: Final = """
+-- A message for deliver: its payload as it stands in the stream, its size, and its options.
+--   fields: what its entry has beyond those of a plain message
+local function message_of(timestamp, payload, expires, priority, key, id)
+  local message = {timestamp = timestamp, payload = payload, size = #payload, priority = priority, fields = {},
+    expires = expires ~= '' and tonumber(expires) > 0 and tonumber(expires) or nil,
+    key = key ~= '' and key or nil, id = id ~= '' and id or nil}
+  message.is_special = message.expires or message.key or message.id or priority ~= 'normal'
+  local fields = message.fields
+  local function add(name, value)
+    fields[#fields + 1], fields[#fields + 2] = name, value
+  end
+  if message.expires then add('expires', expires) end
+  if priority == 'low' then add('low', '1') end
+  if message.key then add('key', key) end
+  return message
+end
+
+-- With a lane's first message of an epoch, record its last number before it. Beyond 8 cuts the two oldest are merged:
+-- an old position may then resolve to an earlier one, never to a later one.
+local function cut(box, lane)
+  local epoch = whole(mailbox.epoch)
+  if mailbox.epoch == 0 or (lane.cuts and string.match(lane.cuts, '(%d+):%d+$') == epoch) then return end
+  local cuts = (lane.cuts and lane.cuts .. ' ' or '') .. epoch .. ':' .. whole(lane.last)
+  local _, count = string.gsub(cuts, ':', '')
+  if count > 8 then
+    cuts = string.gsub(cuts, '^%d+:(%d+) (%d+):(%d+)', function(one, later, other)
+      return later .. ':' .. whole(math.min(tonumber(one), tonumber(other)))
+    end)
+  end
+  lane.cuts = cuts
+  redis.call('HSET', box.key, lane.letter == 'h' and 'hcuts' or 'cuts', cuts)
+end
+
+-- Something else changed the stream, so that it contradicts the box. New messages must be stored all the same.
+local function replace_stream(box, lane, fault)
+  if string.find(fault, 'WRONGTYPE', 1, true) then note(lane.stream) end
+  redis.call('DEL', lane.stream)
+  local other = box.high and (lane.letter == 'h' and box.normal or box.high)
+  local left = other and left_in(other.stream)
+  local gone, freed = lane.last - lane.gone, box.bytes - (left and left.size or 0)
+  mailbox.lost, mailbox.messages, mailbox.bytes = mailbox.lost + gone, mailbox.messages - gone, mailbox.bytes - freed
+  lane.gone, box.bytes = lane.last, box.bytes - freed
+end
+
+local function add_to_indexes(box, message, place)
+  local name = box.name
+  if message.expires then
+    try('ZADD', root .. 'x:' .. name, message.expires, place)
+    -- Boxes are due limits.ttl after their scores.
+    try('ZADD', root .. 'due', 'LT', message.expires - limits.ttl, name)
+  end
+  if message.priority == 'low' then try('ZADD', root .. 'l:' .. name, string.sub(place, 2), string.sub(place, 2)) end
+  if message.key then try('HSET', root .. 'k:' .. name, message.key, place) end
+  if message.id then remember(box, message.id, place) end
+end
+
+-- Stores a message. Returns its number; '-' if the box is unusable; '=' if the device has had one with its id.
+local function deliver(box, message)
+  if message.is_special and not box.high and not box.is_foreign then
+    trim_oldest(box)
+    extend(box)
+  end
+  if box.is_foreign then return '-' end
+  if message.id and is_known(box, message.id) then return '=' end
+  local place = message.key and try('HGET', root .. 'k:' .. box.name, message.key)
+  if place then
+    local entry, lane = find(box, place)
+    if entry then
+      retract(box, lane, entry)
+      mailbox.collapsed = mailbox.collapsed + 1
+    end
+  end
+  local lane = message.priority == 'high' and box.high or box.normal
+  if not box.is_touched then
+    try('ZADD', root .. 'due', 'NX', now, box.name)
+    box.is_touched = true
+  end
+  cut(box, lane)
+  local number = whole(lane.last + 1)
+  local function add(command)
+    return command('XADD', lane.stream, number .. '-0', 'payload', message.payload, 'stored_ms', now,
+      'timestamp_ms', message.timestamp, unpack(message.fields))
+  end
+  local stored = add(redis.pcall)
+  if type(stored) == 'table' and stored.err then
+    replace_stream(box, lane, stored.err)
+    add(redis.call)
+  end
+  lane.last = lane.last + 1
+  mailbox.given, mailbox.messages = mailbox.given + 1, mailbox.messages + 1
+  box.bytes, mailbox.bytes = box.bytes + message.size, mailbox.bytes + message.size
+  if message.is_special then add_to_indexes(box, message, lane.letter .. number) end
+  if box.high then shrink(box, lane.letter .. number) end
+  return number
+end
+
+local boxes, touched = {}, {}
+
+-- The box of a device, created if there is none; read once in a script.
+local function box_of(name)
+  local box = boxes[name]
+  if not box then
+    box = load(name) or create(name)
+    boxes[name] = box
+    touched[#touched + 1] = box
+  end
+  return box
+end
+
+local function save_boxes()
+  for _, box in ipairs(touched) do
+    if box.is_touched then
+      if not box.high then trim_oldest(box) end
+      save(box, 'touched', now)
+    end
+  end
+end
+"""
