@@ -54,12 +54,14 @@ class StoredMessage(NamedTuple):
     """:ivar number: in its lane, counted from 1
     :ivar timestamp_ms: the record's timestamp, Unix milliseconds; 0 if it has none
     :ivar expires_ms: not to be sent after this time, Unix milliseconds; 0: its own ``ttl`` is unlimited
+    :ivar collapse_key: a newer message of the device with this key replaces it
     """
 
     number: int
     payload: bytes
     timestamp_ms: int
     expires_ms: int = 0
+    collapse_key: str | None = None
 
 
 class Numbers(NamedTuple):
@@ -295,11 +297,13 @@ class Box:
     def may_have_lost(self, position: Position) -> bool:
         """True if the whole mailbox was lost, with the box of this position, and messages may have been in it.
 
-        False if the position's number is the highest of all, or the device has acknowledged anything since.
+        False if one of the position's numbers is the highest of all, or the device has acknowledged anything since.
         """
-        lane = self.normal
-        is_of_lost_box = position.epoch < self.epochs.emptied and 0 <= position.normal < lane.base
-        return is_of_lost_box and (lane.acked or 0) <= lane.base
+        lanes = (self.normal, self.high)
+        is_of_lost_box = position.epoch < self.epochs.emptied and position.normal >= 0
+        is_highest = any(number >= lane.base for number, lane in zip(position.numbers, lanes, strict=True))
+        has_acked_since = any((lane.acked or 0) > lane.base for lane in lanes)
+        return is_of_lost_box and not is_highest and not has_acked_since
 
     def start(self, after: Position | None) -> Numbers:
         """Return the numbers at which a connection begins.

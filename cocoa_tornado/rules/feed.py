@@ -8,10 +8,11 @@ receives its messages in the order of their numbers, whichever way each takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .box import StoredMessage
-from .runs import Runs, count_between
+from .runs import Runs, above, count_between, without
 
 
 class Page(NamedTuple):
@@ -52,11 +53,12 @@ class Feed:
     :ivar reading: a page was requested and has not arrived
     """
 
-    __slots__ = ("_stored_since", "last", "opened", "position", "reading")
+    __slots__ = ("_counted", "_stored_since", "last", "opened", "position", "reading")
 
     def __init__(self) -> None:
         self.position = self.last = self._stored_since = 0
         self.opened = self.reading = False
+        self._counted: Runs = ()  # unused numbers that are accounted for, and may be read again after fall_behind
 
     def __repr__(self) -> str:
         state = "not opened" if not self.opened else "live" if self.is_live else "behind"
@@ -108,13 +110,25 @@ class Feed:
         before = max(self.position, page.base, page.acked)
         messages = [message for message in page.messages if message.number > before]
         end = messages[-1].number if messages else page.last
-        missed = max(0, end - before - count_between(page.retracted, before, end) - len(messages))
+        missed = 0 if end - before == len(messages) else self._missed(messages, before, end, page.retracted)
         self.position = max(before, end)
         # Not max(self.last, ...): a box that has lost its end would be read again indefinitely.
         self.last = max(page.last, self.position, self._stored_since)
         return Delivery(missed, messages)
 
+    def _missed(self, messages: Sequence[StoredMessage], before: int, end: int, retracted: Runs) -> int:
+        counted = above(self._counted, before)
+        unused = without(_between(before, [message.number for message in messages], end), counted)
+        self._counted = tuple(sorted((*counted, *unused)))
+        return sum(last - first + 1 - count_between(retracted, first - 1, last) for first, last in unused)
+
     def acknowledged(self, number: int) -> None:
         """The device has everything up to ``number``."""
         self.position = max(self.position, number)
         self.last = max(self.last, self.position)
+
+
+def _between(before: int, numbers: Sequence[int], end: int) -> Runs:
+    """The numbers above ``before``, up to ``end``, that are not among these."""
+    edges = (before, *numbers, end + 1)
+    return tuple((low + 1, high - 1) for low, high in pairwise(edges) if high - low > 1)

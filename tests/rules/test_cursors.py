@@ -26,25 +26,35 @@ DEVICES = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable(
 NUMBERS = st.integers(0, MAX_NUMBER)
 
 
-@given(DEVICES, NUMBERS, st.integers(0, MAX_EPOCH))
-def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, number: int, epoch: int) -> None:
-    cursor = make_cursor(KEY, device, number, epoch)
-    assert read_cursor(KEY, device, cursor) == Position(number, epoch)
+POSITIONS = st.builds(Position, NUMBERS, st.integers(0, MAX_EPOCH), st.just(0) | NUMBERS)
+
+
+@given(DEVICES, POSITIONS)
+def test_a_cursor_is_read_by_its_own_device_and_mailbox_alone(device: str, position: Position) -> None:
+    cursor = make_cursor(KEY, device, position)
+    assert len(cursor) == (32 if position.high else 24)
+    assert read_cursor(KEY, device, cursor) == position
     assert read_cursor(KEY, device + "x", cursor) is None
     assert read_cursor(OTHER_KEY, device, cursor) is None
 
 
 def test_a_cursor_needs_no_escaping() -> None:
-    cursors = [make_cursor(KEY, "doll", number) for number in range(1000)]
-    assert all(len(cursor) == 24 and cursor.replace("-", "a").replace("_", "a").isalnum() for cursor in cursors)
+    cursors = [make_cursor(KEY, "doll", Position(at % 500, 0, at // 500)) for at in range(1000)]
+    assert all(cursor.replace("-", "a").replace("_", "a").isalnum() for cursor in cursors)
     assert len(set(cursors)) == 1000
 
 
-@given(NUMBERS, st.integers(0, 23), st.characters())
-def test_a_cursor_that_was_tampered_with_is_unknown(number: int, at: int, character: str) -> None:
-    cursor = make_cursor(KEY, "doll", number)
+@given(POSITIONS, st.integers(0, 31), st.characters())
+def test_a_cursor_that_was_tampered_with_is_unknown(position: Position, at: int, character: str) -> None:
+    cursor = make_cursor(KEY, "doll", position)
     forged = cursor[:at] + character + cursor[at + 1 :]
-    assert read_cursor(KEY, "doll", forged) == (Position(number) if forged == cursor else None)
+    assert read_cursor(KEY, "doll", forged) == (position if forged == cursor else None)
+
+
+def test_a_cursor_of_the_previous_release_is_read_and_made_as_before() -> None:
+    """Literally, because devices keep them."""
+    assert make_cursor(KEY, "doll", Position(7, 3)) == "AAAAAwAAAAAAB1jhoCW-nLiT"
+    assert read_cursor(KEY, "doll", "AAAAAwAAAAAAB1jhoCW-nLiT") == Position(7, 3, 0)
 
 
 @given(st.text(max_size=40))

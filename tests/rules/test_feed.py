@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cocoa_tornado.rules.box import Box, StoredMessage
+from cocoa_tornado.rules.box import Epochs, Lane, StoredMessage
 from cocoa_tornado.rules.feed import Feed, Page
+from cocoa_tornado.rules.runs import Runs
 
 from ..profiles import examples
 
@@ -15,8 +16,8 @@ def message(number: int) -> StoredMessage:
     return StoredMessage(number, b"{}", 0)
 
 
-def page(*numbers: int, gone: int = 0, last: int = 0, base: int = 0) -> Page:
-    return Page([message(number) for number in numbers], gone, last, base)
+def page(*numbers: int, last: int = 0, base: int = 0, acked: int = 0, retracted: Runs = ()) -> Page:
+    return Page([message(number) for number in numbers], last, base, acked, retracted)
 
 
 def opened(position: int, last: int) -> Feed:
@@ -61,20 +62,20 @@ def test_what_is_not_the_next_is_read() -> None:
 def test_what_has_fallen_out_is_counted_once() -> None:
     feed = opened(2, 9)
     feed.read()
-    assert feed.page(page(6, 7, gone=5, last=9)).missed == 3
+    assert feed.page(page(6, 7, last=9)).missed == 3
     feed.read()
-    assert feed.page(page(8, 9, gone=5, last=9)).missed == 0
+    assert feed.page(page(8, 9, last=9)).missed == 0
 
 
 def test_a_box_that_is_empty_ends_the_reading() -> None:
     feed = opened(2, 9)
     feed.read()
-    assert feed.page(page(gone=9, last=9)).missed == 7
+    assert feed.page(page(last=9)).missed == 7
     assert feed.is_live
     assert feed.stored(10)
 
 
-def test_a_box_that_has_lost_its_end_is_not_read_for_ever() -> None:
+def test_a_box_that_has_lost_its_end_is_not_read_again_and_again() -> None:
     feed = opened(2, 9)
     feed.read()
     feed.page(page(3, last=3))
@@ -85,7 +86,7 @@ def test_what_stood_in_a_box_before_this_one_is_not_missed() -> None:
     feed = opened(40, 40)
     assert not feed.stored(51)
     feed.read()
-    turn = feed.page(page(51, gone=50, last=51, base=50))
+    turn = feed.page(page(51, last=51, base=50))
     assert (turn.missed, len(turn.messages)) == (0, 1)
 
 
@@ -109,7 +110,7 @@ def test_a_page_that_could_not_be_had_is_asked_for_again() -> None:
 def test_what_was_acknowledged_on_another_connection_is_not_missed() -> None:
     feed = opened(0, 10)
     feed.read()
-    assert feed.page(Page([message(10)], gone=9, last=10, acked=7)).missed == 2
+    assert feed.page(page(10, last=10, acked=7)).missed == 2
 
 
 def test_a_second_look_counts_though_a_page_is_under_way() -> None:
@@ -120,39 +121,87 @@ def test_a_second_look_counts_though_a_page_is_under_way() -> None:
     assert feed.is_behind
 
 
+def test_numbers_between_messages_are_missed_unless_they_were_retracted() -> None:
+    feed = opened(0, 9)
+    feed.read()
+    assert feed.page(page(2, 5, 8, last=9, retracted=((3, 3), (6, 7)))).missed == 2  # 1 and 4
+    feed.read()
+    assert feed.page(page(last=9, retracted=((9, 9),))).missed == 0
+    assert feed.is_live
+
+
+def test_messages_in_runs_that_were_joined_are_no_reason_to_miss_less() -> None:
+    """Where runs were joined, they include messages that are in the box."""
+    feed = opened(0, 5)
+    feed.read()
+    assert feed.page(page(2, 4, last=5, retracted=((1, 4),))).missed == 0
+    feed.read()
+    assert feed.page(page(last=5, retracted=((1, 4),))).missed == 1
+
+
+def test_what_is_missed_counts_once_though_there_was_no_room_for_what_follows() -> None:
+    feed = opened(0, 9)
+    feed.read()
+    assert feed.page(page(2, 5, 9, last=9)).missed == 6
+    feed.fall_behind(2)
+    assert feed.read() == 2
+    assert feed.page(page(5, 9, last=9)).missed == 0
+    feed.fall_behind(4)
+    feed.read()
+    assert feed.page(page(9, last=9)).missed == 1  # 5 has expired meanwhile
+    feed.fall_behind(8)
+    assert feed.stored(10) is False
+    feed.read()
+    assert feed.page(page(9, 10, last=10)).missed == 0
+    assert feed.is_live
+
+
 class OneDevice(RuleBasedStateMachine):
-    """A box, and a device that comes and goes, with a cursor or without: on each connection it gets every message once,
-    in order, or is notified that it missed it; and none is between what it has and where its next connection begins."""
+    """A lane, and a device that comes and goes, with a cursor or without: on each connection it gets every message
+    once, in order, or is notified that it missed it; and none is between what it has and where its next connection
+    begins."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.box = Box()
+        self.lane = Lane()
+        self.kept: set[int] = set()
         self.feed: Feed | None = None
         self.after: int | None = None
         self.page_under_way: Page | None = None
         self.at = 0  # how far this connection has come
         self.has = 0  # how far the device has come
-
-    def _gets(self, number: int) -> None:
-        assert number == max(self.at, self.box.acked or 0) + 1
-        self._comes_to(number)
-
-    def _misses(self, count: int) -> None:
-        self._comes_to(max(self.at, self.box.acked or 0) + count)
+        self.retracted: set[int] = set()
 
     def _comes_to(self, number: int) -> None:
         self.at, self.has = number, max(self.has, number)
-        self.box = self.box.write(number)
+        self.lane = self.lane.write(number)
+
+    def _lose(self, number: int) -> None:
+        self.kept.discard(number)
+        self.lane = self.lane.lose(min(self.kept, default=self.lane.last + 1) - 1)
 
     @rule()
     def store(self) -> None:
-        self.box = self.box.append()
-        if self.feed is not None and self.feed.stored(self.box.last):
-            self._gets(self.box.last)
+        self.lane = self.lane.append(Epochs())
+        number = self.lane.last
+        self.kept.add(number)
+        if self.feed is not None and self.feed.stored(number):
+            assert number == max(self.at, self.lane.acked or 0) + 1
+            self._comes_to(number)
 
-    @rule(up_to=st.integers(0, 30))
-    def lose(self, up_to: int) -> None:
-        self.box = self.box.lose(up_to)
+    @precondition(lambda self: self.kept)
+    @rule(at=st.integers(0, 30))
+    def expire(self, at: int) -> None:
+        """Any of them: each may have a ``ttl`` of its own."""
+        self._lose(sorted(self.kept)[at % len(self.kept)])
+
+    @precondition(lambda self: self.kept)
+    @rule(at=st.integers(0, 30))
+    def replace(self, at: int) -> None:
+        number = sorted(self.kept)[at % len(self.kept)]
+        self.lane = self.lane.retract(number)
+        self.retracted.add(number)
+        self._lose(number)
 
     @rule(back=st.integers(0, 3), here=st.booleans())
     def acknowledge(self, back: int, here: bool) -> None:
@@ -160,7 +209,8 @@ class OneDevice(RuleBasedStateMachine):
         number = max(0, self.has - back)
         if number == 0 or (self.feed is not None and not self.feed.opened):
             return
-        self.box = self.box.acknowledge(number)
+        self.lane = self.lane.acknowledge(number)
+        self.kept = {kept for kept in self.kept if kept > number}
         if here and self.feed is not None:
             self.feed.acknowledged(number)
 
@@ -175,39 +225,44 @@ class OneDevice(RuleBasedStateMachine):
     def look(self) -> None:
         """For the first time, or again."""
         assert self.feed is not None
-        begins = self.box.start(self.after)
-        assert begins <= max(self.has, self.box.acked or 0)
+        begins = self.lane.start(self.after)
+        assert begins <= max(self.has, self.lane.acked or 0)
         if not self.feed.opened:
             self.at = begins
-        self.feed.open(begins, self.box.last)
+        self.feed.open(begins, self.lane.last)
 
     @precondition(lambda self: self.feed is not None and self.feed.is_behind)
     @rule(size=st.integers(1, 3), fails=st.booleans())
     def ask(self, size: int, fails: bool) -> None:
         assert self.feed is not None
-        after = max(self.feed.read(), self.box.gone)
+        after, lane = self.feed.read(), self.lane
         if fails:
             self.feed.failed()
             return
-        messages = [message(number) for number in range(after + 1, min(after + size, self.box.last) + 1)]
-        self.page_under_way = Page(messages, self.box.gone, self.box.last, 0, self.box.acked or 0)
+        numbers = sorted(number for number in self.kept if number > after)[:size]
+        self.page_under_way = page(*numbers, last=lane.last, acked=lane.acked or 0, retracted=lane.retracted)
 
     @precondition(lambda self: self.page_under_way is not None)
-    @rule()
-    def answer(self) -> None:
+    @rule(room=st.integers(0, 3))
+    def answer(self, room: int) -> None:
+        """Some of it has no room."""
         assert self.feed is not None
         assert self.page_under_way is not None
         position, under_way = self.feed.position, self.page_under_way
         turn = self.feed.page(under_way)
         self.page_under_way = None
         # What was acknowledged since, here or elsewhere, is accounted for.
-        self.at = max(self.at, position, under_way.acked)
-        if turn.missed:
-            self.at += turn.missed
-            self._comes_to(self.at)
-        for item in turn.messages:
-            assert item.number == self.at + 1
-            self._comes_to(item.number)
+        before = max(position, under_way.acked)
+        end = self.feed.position
+        numbers = [item.number for item in turn.messages]
+        assert numbers == sorted(set(numbers))
+        assert all(before < number <= end for number in numbers)
+        unused = set(range(before + 1, end + 1)) - set(numbers)
+        assert not unused & self.kept
+        assert turn.missed <= len(unused - self.retracted)
+        if numbers[room:]:
+            self.feed.fall_behind(numbers[room] - 1)
+        self._comes_to(max(self.at, self.feed.position))
 
     @precondition(lambda self: self.feed is not None)
     @rule()
@@ -217,9 +272,66 @@ class OneDevice(RuleBasedStateMachine):
     @invariant()
     def a_live_device_has_everything(self) -> None:
         if self.feed is not None and self.feed.is_live:
-            assert max(self.at, self.feed.position) == self.box.last
-            assert max(self.has, self.box.acked or 0) == self.box.last
+            assert max(self.at, self.feed.position) == self.lane.last
+            assert max(self.has, self.lane.acked or 0) == self.lane.last
+
+
+class Counting(RuleBasedStateMachine):
+    """One connection, of which nothing is acknowledged: in the end every number was sent, missed or retracted, and none
+    counts twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lane, self.feed = Lane(), opened(0, 0)
+        self.kept: set[int] = set()
+        self.retracted: set[int] = set()
+        self.got: list[int] = []
+        self.missed = 0
+
+    @rule(is_seen=st.booleans())
+    def store(self, is_seen: bool) -> None:
+        self.lane = self.lane.append(Epochs())
+        self.kept.add(self.lane.last)
+        if is_seen and self.feed.stored(self.lane.last):
+            self.got.append(self.lane.last)
+        elif not is_seen:
+            self.feed.open(0, self.lane.last)
+
+    @precondition(lambda self: self.kept)
+    @rule(at=st.integers(0, 30), is_replaced=st.booleans())
+    def leave(self, at: int, is_replaced: bool) -> None:
+        number = sorted(self.kept)[at % len(self.kept)]
+        self.kept.discard(number)
+        if is_replaced:
+            self.lane = self.lane.retract(number)
+            self.retracted.add(number)
+
+    @precondition(lambda self: self.feed.is_behind)
+    @rule(size=st.integers(1, 4), room=st.integers(0, 4))
+    def read(self, size: int, room: int) -> None:
+        after = self.feed.read()
+        numbers = sorted(number for number in self.kept if number > after)[:size]
+        turn = self.feed.page(page(*numbers, last=self.lane.last, retracted=self.lane.retracted))
+        self.missed += turn.missed
+        sent = [item.number for item in turn.messages]
+        self.got += sent[:room]
+        if sent[room:]:
+            self.feed.fall_behind(sent[room] - 1)
+
+    @invariant()
+    def each_once_and_in_order(self) -> None:
+        assert self.got == sorted(set(self.got))
+
+    @invariant()
+    def every_number_is_accounted_for(self) -> None:
+        if not self.feed.is_live:
+            return
+        others = set(range(1, self.lane.last + 1)) - set(self.got)
+        # One that was missed before it would have been replaced can't be both.
+        assert len(others - self.retracted) <= self.missed <= len(others)
 
 
 TestOneDevice = OneDevice.TestCase
 TestOneDevice.settings = examples(150, steps=40)
+TestCounting = Counting.TestCase
+TestCounting.settings = examples(100, steps=30)
