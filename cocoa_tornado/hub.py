@@ -127,6 +127,10 @@ class Hub:
         clients = self._clients.get(device_id)
         return clients[-1] if clients else None
 
+    def identity_of(self, device_id: str) -> DeviceIdentity | None:
+        """The newest token of a device that is connected."""
+        return self._identities.get(device_id)
+
     def clients_of(self, device_id: str) -> Sequence[Client]:
         """The device's connections, oldest first. Not changed by what happens to them."""
         return self._clients.get(device_id, ())

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from ..counters import count
 from ..presence.grants import Grant
 from ..presence.port import Health
+from ..rules.addressing import Options
+from ..rules.audiences import Audience, audiences_of
 from ..rules.box import Position
-from ..rules.close_codes import NO_PONG, CloseReason
+from ..rules.close_codes import NO_PONG, REPLACED, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
@@ -158,10 +160,20 @@ class DeviceConnection:
                 return True
         return False
 
-    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+    def make_room(self, body: bytes, terms: Terms, least: int) -> int:
+        """See ``feed.Outlet``."""
+        return self.protocol.outbox.withdraw(body, self._context.limits().outbox, terms, least)
+
+    def collapse(self, key: str) -> None:
+        """See ``feed.Outlet``."""
+        self._context.counters.collapsed += self.protocol.outbox.collapse(key)
+
+    def stored(
+        self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
+    ) -> None:
         """See ``hub.Client``."""
         if self._box is not None:
-            self._box.stored(number, frame, timestamp_ms)
+            self._box.stored(number, payload, timestamp_ms, options, expires_ms)
 
     def look_again(self) -> None:
         """See ``hub.Client``."""
@@ -186,6 +198,9 @@ class DeviceConnection:
     def has_nothing_to_write(self) -> bool:
         return self.protocol.write is None and not self.protocol.outbox.has_queued
 
+    def has_no_high_to_write(self) -> bool:
+        return not self.protocol.outbox.has_high
+
     def outbox_limits(self) -> OutboxLimits:
         return self._context.limits().outbox
 
@@ -195,6 +210,8 @@ class DeviceConnection:
         """Send a ping at the end of this loop turn, ahead of the outbox."""
         self.protocol.ping(self._context.clock())
         self._context.flusher.add(self)
+        if self._box is not None and self._box.is_refresh_due:
+            self._box.refresh(self._audiences())
 
     def pong_may_be_late(self) -> bool:
         """See ``keepalive.Pinged``."""
@@ -256,7 +273,7 @@ class DeviceConnection:
             context.sockets.add(self)
             self._socket.start_reading(self._on_readable)
             if self._box is not None:
-                self._box.open()
+                self._box.open(self._audiences())
         except BaseException:
             self.cut()
             raise
@@ -315,7 +332,7 @@ class DeviceConnection:
     def _leave(self, ending: Ending) -> None:
         """Remove the connection from everything that refers to it. Called once."""
         context = self._context
-        self.outcome = ending.outcome
+        self.outcome, audiences = ending.outcome, self._audiences()
         context.hub.unregister(self)
         context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
@@ -328,11 +345,17 @@ class DeviceConnection:
             self._inbound.close()
             self._inbound = None  # it refers to this connection: a reference cycle otherwise
         if self._box is not None:
-            self._box.close()
+            # A device whose connection was replaced may have a newer token, which another server has accepted.
+            is_last = not context.hub.is_device_connected(self.identity.device_id)
+            self._box.close(audiences if is_last and ending.code != str(REPLACED.code) else None)
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
         fate = "dropped" if self._box is None else "left_in_box"
         extra = {"outcome": ending.outcome, "code": ending.code, fate: dropped}
         log.info("device disconnected", extra=self.who() | extra)
+
+    def _audiences(self) -> frozenset[Audience]:
+        """Those of the device's newest token, for the mailbox."""
+        return audiences_of(self._context.hub.identity_of(self.identity.device_id) or self.identity)
 
     def _count_lost(self, reason: str, messages: int) -> None:
         """Count messages that were queued and not written. With a mailbox they stay in the box, and nothing is lost."""
@@ -357,8 +380,11 @@ class DeviceConnection:
 
     def note_expired(self, terms: Terms) -> None:
         """See ``outbox.Taker``."""
-        if self._box is None:
+        if self._box is None or terms.number is None:
             count(self._context.counters.dropped, "expired")
+        elif (notice := self._box.expired(terms)) is not None:
+            # It takes the place of what has expired, so there is room for it.
+            self.protocol.outbox.push(b"", 0, self._context.limits().outbox, notice)
 
     def flush(self) -> None:
         """Write what is queued, unless the socket is busy with the last write."""
@@ -366,6 +392,8 @@ class DeviceConnection:
         protocol, socket = self.protocol, self._socket
         if protocol.write is not None:
             return
+        if self._box is not None:
+            self._box.begin_write()
         data = protocol.data_to_send(self)
         if not (data or protocol.has_to_send):
             return
@@ -395,11 +423,8 @@ class DeviceConnection:
         """The socket has taken something, with a mailbox."""
         assert self._box is not None
         if numbered:
-            self._box.given(numbered)
-        is_all = self.has_nothing_to_write()
-        if is_all:
-            self._box.taken()
-        if is_all or numbered:
+            self._box.given(len(numbered))
+        if numbered or self.has_nothing_to_write():
             self._box.written()
 
     def _on_sent(self) -> None:

@@ -8,21 +8,29 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from ..counters import count
-from ..errors import MailboxError
+from ..errors import MailboxClosed, MailboxError
+from ..rules.addressing import Options
+from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
-from ..rules.box import Box, PageLimits, Position, StoredMessage
+from ..rules.box import Box, LaneName, PageLimits, Position, StoredMessage
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
-from ..rules.feed import Delivery, Page
+from ..rules.feed import Page
 from ..rules.frames import text_frame
 from ..rules.terms import Terms
-from .box_reader import Ack, BoxReader
+from .box_reader import LOOK, Ack, Arrived, BoxReader
 from .mail import Mail, retry_delays
 from .outbox import Numbered, OutboxLimits
 
-Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[Page]"
+Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
+
+NORMAL: Final[LaneName] = "normal"
+HIGH: Final[LaneName] = "high"
+
+REFRESH_S: Final = 86_400.0
+"""How often a device that stays connected joins its audiences again, so that it is not forgotten."""
 
 log = logging.getLogger("cocoa.device")
 
@@ -34,13 +42,22 @@ class Outlet(Protocol):
         """Queue a frame. A connection whose outbox has no room for it is closed, unless it is an interim."""
 
     def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
-        """Queue a message if the outbox has room for it; False if not.
+        """Queue a message if the outbox has room for it; False if not. It replaces those with its collapse key.
 
         :param body: its frame or, if its terms have a number, its payload
         """
 
+    def make_room(self, body: bytes, terms: Terms, least: int) -> int:
+        """See ``Outbox.withdraw``."""
+
+    def collapse(self, key: str) -> None:
+        """Remove the queued messages with this collapse key."""
+
     def has_nothing_to_write(self) -> bool:
         """True if the socket has taken all that was sent."""
+
+    def has_no_high_to_write(self) -> bool:
+        """True if no message of high priority is queued."""
 
     def outbox_limits(self) -> OutboxLimits: ...
 
@@ -57,90 +74,182 @@ class BoxFeed:
     :param after: the position of the cursor that the device named, if any
     """
 
-    __slots__ = ("_asked", "_backoff", "_device_id", "_is_closed", "_is_waiting", "_mail", "_outlet", "_reader")
+    __slots__ = (
+        "_asked",
+        "_backoff",
+        "_collapsed",
+        "_device_id",
+        "_is_closed",
+        "_is_waiting",
+        "_mail",
+        "_outlet",
+        "_reader",
+        "_refresh_at",
+    )
 
     def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: Position | None) -> None:
         self._mail, self._outlet, self._device_id = mail, outlet, device_id
         self._reader = BoxReader(after)
         self._asked: Answer | None = None
-        self._is_closed = self._is_waiting = False  # waiting: before a question is repeated
+        self._is_closed = False
+        self._is_waiting = True  # for the device to be known, and before a question is repeated
         self._backoff: Backoff | None = None
+        self._refresh_at = 0.0
+        # The newest message of each collapse key that was stored since the question that is under way.
+        self._collapsed: dict[str, tuple[LaneName, int]] | None = None
 
     def __repr__(self) -> str:
         return f"<BoxFeed {self._device_id!r} {self._reader!r}>"
 
-    def open(self) -> None:
-        """Look at the box. Call it after the connection is registered, so that nothing is stored unnoticed."""
-        self._ask()
+    def open(self, audiences: frozenset[Audience]) -> None:
+        """Make the device known, and look at its box. Call it after the connection is registered, so that nothing is
+        stored unnoticed."""
+        self._refresh_at = self._mail.clock() + REFRESH_S
+        try:
+            joined = self._mail.mailbox.join(self._device_id, audiences)
+        except MailboxClosed:
+            self._retry()
+        else:
+            joined.add_done_callback(self._on_joined)
+
+    def _on_joined(self, joined: asyncio.Future[None]) -> None:
+        if joined.cancelled():
+            return
+        error = joined.exception()
+        if error is not None and not isinstance(error, MailboxError):
+            log.error("device cannot join", exc_info=error, extra=self._outlet.who())
+        self._retry()
+
+    @property
+    def is_refresh_due(self) -> bool:
+        """Whether to call :meth:`refresh`."""
+        return self._mail.clock() >= self._refresh_at
+
+    def refresh(self, audiences: frozenset[Audience]) -> None:
+        """The device is connected still."""
+        self._refresh_at = self._mail.clock() + REFRESH_S
+        self._mail.refresh(self._device_id, audiences)
 
     def look_again(self) -> None:
         """Something may have been stored without a call of :meth:`stored`."""
         self._reader.look_again()
         self._ask()
 
-    def close(self) -> None:
-        """Nothing more is passed to the connection. What its socket has taken still counts as written."""
+    def close(self, audiences: frozenset[Audience] | None = None) -> None:
+        """Nothing more is passed to the connection. What its socket has taken still counts as written.
+
+        :param audiences: if this was the device's last connection, which it is known for some time after
+        """
         self._is_closed, self._asked = True, None  # an answer to come refers to this feed: there is no reference cycle
         early, self._reader.early = self._reader.early, None
         if early is not None:
             self._mail.late_acks.add(self._device_id, early, self._outlet.who())
+        if audiences is not None:
+            self._mail.refresh(self._device_id, audiences)
 
     # -- from the router
 
-    def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
+    def stored(
+        self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
+    ) -> None:
         """A message was stored. It is sent now, or read from the box when its turn comes."""
         if self._is_closed:
             return
-        reader = self._reader
+        reader, lane = self._reader, NORMAL
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
-        if not reader.feed.stored(number):
-            self._ask()
-        elif self._outlet.offer(frame, timestamp_ms):
-            reader.pushed = number
+        if options is None:
+            terms = Terms("", "normal", expires_ms, None, None, reader.ticket(number))
         else:
-            reader.feed.fall_behind(number - 1)
+            lane = HIGH if options.priority == "high" else NORMAL
+            terms = _terms(options, expires_ms, reader.ticket(number))
+            if options.collapse_key is not None:
+                self._replace(options.collapse_key, lane, number)
+        if not reader.feed(lane).stored(number):
+            self._ask()
+        elif not self._queue(lane, number, payload, timestamp_ms, terms):
+            reader.no_room(lane, number)
+
+    def _replace(self, key: str, lane: LaneName, number: int) -> None:
+        self._outlet.collapse(key)
+        if self._asked is not None:  # the answer may have the message that this one replaces
+            self._collapsed = self._collapsed or {}
+            self._collapsed[key] = (lane, number)
+
+    def _queue(self, lane: LaneName, number: int, body: bytes, timestamp_ms: int, terms: Terms) -> bool:
+        """Queue a message if there is room for it."""
+        outlet, reader = self._outlet, self._reader
+        is_queued = outlet.offer(body, timestamp_ms, terms)
+        if not is_queued and lane == HIGH:
+            lowest = outlet.make_room(body, terms, reader.least_ticket)
+            if lowest:
+                reader.withdrawn(lowest)
+                is_queued = outlet.offer(body, timestamp_ms, terms)
+        if is_queued:
+            reader.pushed(lane, number)
+        return is_queued
 
     def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
-        """A transient message has the cursor of the last message before it, and is dropped while messages wait in the
-        box. If it is no interim, it is also dropped if the outbox has no room."""
-        key, reader = self._mail.mailbox.key, self._reader
-        interim_of = "" if terms is None else terms.interim_of
-        if self._is_closed or key is None or not reader.feed.is_live:
-            count(self._mail.counters.dropped, "interim" if interim_of else "catching_up")
-            return
-        cursor = make_cursor(key, self._device_id, reader.feed.position, reader.epoch)
-        frame = text_frame(with_cursor(payload, cursor))
-        if interim_of:
-            self._outlet.send(frame, timestamp_ms, Terms(interim_of))
-        elif not self._outlet.offer(frame, timestamp_ms):
+        """A transient message has the cursor of the last message before it. An interim is dropped while messages wait
+        in the box, any other if the outbox has no room for it."""
+        terms = Terms(number=0) if terms is None else terms._replace(number=0)
+        if self._is_closed or (terms.interim_of and not self._reader.normal.is_live):
+            count(self._mail.counters.dropped, "interim" if terms.interim_of else "catching_up")
+        elif terms.interim_of:
+            self._outlet.send(payload, timestamp_ms, terms)
+        elif not self._outlet.offer(payload, timestamp_ms, terms):
             count(self._mail.counters.dropped, "overflow")
 
     # -- from the connection
 
+    def begin_write(self) -> None:
+        """What to write is about to be taken from the outbox."""
+        self._reader.begin_write()
+
     def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
         """See ``outbox.Taker``."""
-        return self._frame(StoredMessage(numbered.number, payload, 0))
+        reader, (lane, ticket) = self._reader, numbered
+        if not ticket:
+            return self._message(payload, reader.here, ticket)
+        gift = reader.give(lane, ticket)
+        frame = self._message(payload, gift.position, ticket) if payload else None
+        return text_frame(gap_notice(gift.missed)) + (frame or b"") if gift.missed else frame
 
-    def given(self, numbered: Sequence[Numbered]) -> None:
-        """The socket has taken these messages. Call :meth:`written` then."""
-        self._reader.taken = max(self._reader.taken, numbered[-1].number)
+    def _message(self, payload: bytes, position: Position | None, ticket: int) -> bytes | None:
+        """:param position: None: it is unknown. The message then has no cursor"""
+        key = self._reader.key or self._mail.mailbox.key
+        try:
+            if position is None or key is None:
+                return text_frame(payload)
+            return text_frame(with_cursor(payload, make_cursor(key, self._device_id, position)))
+        except Exception:
+            # The gateway has not stored this. It must not hold up the messages behind it.
+            count(self._mail.counters.dropped, "fault")
+            log.exception("message in the box skipped", extra=self._outlet.who() | {"number": ticket})
+            return None
 
-    def taken(self) -> None:
-        """The socket has taken all that was queued."""
-        reader = self._reader
-        reader.taken = reader.pushed
+    def expired(self, terms: Terms) -> Terms | None:
+        """A stored message has expired in the outbox. Return the terms of an empty message to queue; None: none."""
+        if not terms.number:
+            count(self._mail.counters.dropped, "expired")
+            return None
+        lane = HIGH if terms.priority == "high" else NORMAL
+        ticket = self._reader.expired(lane, terms.number)
+        return Terms(priority=lane, number=ticket) if ticket else None
+
+    def given(self, messages: int) -> None:
+        """The socket has taken so many messages that have a number. Call :meth:`written` then."""
+        self._mail.counters.gaps += self._reader.given(messages)
 
     def written(self) -> None:
-        """See :meth:`taken`."""
+        """The socket has taken messages, or all that was queued."""
         reader, mailbox = self._reader, self._mail.mailbox
         written = reader.written()
         if written is not None:
             mailbox.written(self._device_id, written)
-        if reader.gap:
-            gap = reader.take_gap()
-            if gap is not None:
-                mailbox.acknowledge(self._device_id, gap)
+        gap = reader.take_gap()
+        if gap is not None:
+            mailbox.acknowledge(self._device_id, gap)
         self._ask()
 
     def take_ack(self, text: str) -> bool:
@@ -179,14 +288,14 @@ class BoxFeed:
             self._follow()
         if self._is_waiting or not reader.may_ask:
             return
-        question = reader.ask(self._outlet.has_nothing_to_write())
+        outlet = self._outlet
+        limits = page_limits(outlet.outbox_limits())
+        question = reader.ask(outlet.has_nothing_to_write(), outlet.has_no_high_to_write(), limits)
         if question is None:
             return
         asked: Answer
-        if question.after is None:
-            asked = mailbox.look(self._device_id)
-        else:
-            asked = mailbox.read(self._device_id, question.after, page_limits(self._outlet.outbox_limits()))
+        is_look = question is LOOK
+        asked = mailbox.look(self._device_id) if is_look else mailbox.read(self._device_id, question.reads)
         self._asked = asked
         asked.add_done_callback(self._on_answer)
 
@@ -216,51 +325,46 @@ class BoxFeed:
         self._is_waiting = False
         self._ask()
 
-    def _take(self, result: Box | Page) -> None:
-        if isinstance(result, Page):
-            before = self._reader.feed.position
-            self._reader.delivered(self._deliver(self._reader.arrived(result), before))
+    def _take(self, result: Box | list[Page]) -> None:
+        if isinstance(result, list):
+            self._deliver(self._reader.arrived(result))
+            self._reader.delivered()
             return
         missed, ack = self._reader.looked(result, self._mail.mailbox.key)
         if missed:
             self._mail.counters.gaps += 1
-            self._outlet.send(text_frame(gap_notice(missed)), 0)
+            self._outlet.send(text_frame(gap_notice(missed)), 0, Terms(priority="high"))
         if ack is not None:
             self._carry_out(ack)
 
-    def _deliver(self, delivery: Delivery, before: int) -> int | None:
-        """Queue what fits in the outbox; return the number of the last message that does, None if all do.
+    def _deliver(self, arrived: Arrived) -> None:
+        """Queue what fits in the outbox."""
+        collapsed, self._collapsed = self._collapsed or {}, None
+        self._queue_page(HIGH, arrived.high, collapsed)
+        self._queue_page(NORMAL, arrived.normal, collapsed)
+        if arrived.notice is not None:
+            lane, number = arrived.notice
+            self._queue(lane, number, b"", 0, Terms(priority=lane, number=self._reader.ticket(number)))
 
-        :param before: the number before the delivery
-        """
-        reader, outlet, counters = self._reader, self._outlet, self._mail.counters
-        if delivery.missed:
-            if not outlet.offer(text_frame(gap_notice(delivery.missed)), 0):
-                return before
-            counters.gaps += 1
-            reader.push_gap(delivery)
-        for message in delivery.messages:
-            frame = self._frame(message)
+    def _queue_page(
+        self, lane: LaneName, messages: Sequence[StoredMessage], collapsed: dict[str, tuple[LaneName, int]]
+    ) -> None:
+        reader, counters = self._reader, self._mail.counters
+        for number, payload, _, expires_ms, key in messages:
+            if key is not None and collapsed.get(key, (lane, number)) != (lane, number):
+                continue  # it has been replaced since the page was read
+            terms = Terms("", lane, expires_ms, key, None, reader.ticket(number))
             # No timestamp: how long a message was in the box says nothing about this gateway's latency.
-            if frame is not None and not outlet.offer(frame, 0):
-                return message.number - 1
-            reader.pushed = message.number
+            if not self._queue(lane, number, payload, 0, terms):
+                reader.no_room(lane, number)
+                return
             counters.caught_up += 1
-        return None
-
-    def _frame(self, message: StoredMessage) -> bytes | None:
-        key = self._mail.mailbox.key
-        assert key is not None  # a page has been read
-        try:
-            cursor = make_cursor(key, self._device_id, message.number, self._reader.epoch)
-            return text_frame(with_cursor(message.payload, cursor))
-        except Exception:
-            # The gateway has not stored this. It must not hold up the messages behind it.
-            count(self._mail.counters.dropped, "fault")
-            log.exception("message in the box skipped", extra=self._outlet.who() | {"number": message.number})
-            return None
 
 
 def page_limits(limits: OutboxLimits) -> PageLimits:
     """Half of the outbox stays free for what is stored while the page is written."""
     return PageLimits(max(1, min(100, limits.max_messages // 2)), max(1, min(256 * 1024, limits.max_bytes // 2)))
+
+
+def _terms(options: Options, expires_ms: int, ticket: int) -> Terms:
+    return Terms("", options.priority, expires_ms, options.collapse_key, options.id, ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from ..counters import Counters
 from ..errors import MailboxClosed, MailboxError
 from ..mailboxes.port import Mailbox
+from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
 from ..rules.box import Box, Position
 from ..rules.rate import LineBudget, RateLimit
@@ -55,6 +57,11 @@ class Mail:
         """An acknowledgement of a connection that has ended is one too many."""
         self.counters.acks_dropped += 1
         self._warn("acknowledgement dropped", who)
+
+    def refresh(self, device_id: str, audiences: frozenset[Audience]) -> None:
+        """A device is known that is connected, or was until now: from now on for the whole ``member_ttl`` once more."""
+        with contextlib.suppress(MailboxClosed):  # the gateway is stopping
+            self.mailbox.join(device_id, audiences).add_done_callback(_forget)
 
     def _warn(self, event: str, who: dict[str, object]) -> None:
         suppressed = self.ack_lines.take(self.clock())
@@ -124,8 +131,14 @@ class LateAcks:
         asyncio.get_running_loop().call_later(self._backoff.next_s(), self._look)
 
     def _settle(self, device_id: str, late: LateAck, box: Box) -> None:
-        number = box.find(late.position)
-        if number is None or number < 0:
+        numbers = box.find(late.position)
+        if numbers is None or min(numbers) < 0:
             self._mail.refuse_ack(late.who)
         else:
-            self._mail.mailbox.acknowledge(device_id, Position(number, box.epoch))
+            self._mail.mailbox.acknowledge(device_id, Position(numbers.normal, box.epoch, numbers.high))
+
+
+def _forget(joined: asyncio.Future[None]) -> None:
+    """Asyncio reports an error that nobody has asked for."""
+    if not joined.cancelled():
+        joined.exception()

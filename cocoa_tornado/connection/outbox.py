@@ -229,6 +229,11 @@ class Outbox(_Lane):
     def has_queued(self) -> bool:
         return bool(self._bodies) or (self._details is not None and bool(self._details.high._bodies))
 
+    @property
+    def has_high(self) -> bool:
+        """Whether a message of high priority is queued."""
+        return self._details is not None and bool(self._details.high._bodies)
+
     # -- queuing
 
     def push(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms | None = None) -> bool:
@@ -356,6 +361,31 @@ class Outbox(_Lane):
             if not waiting or (waiting < limits.max_messages and left + size <= limits.max_bytes):
                 return *chosen, min(order, len(own) + len(interims))
         return None
+
+    def withdraw(self, body: bytes, limits: OutboxLimits, terms: Terms, least: int) -> int:
+        """Make room for a message by removing others that have a number of at least ``least``, from the newest to the
+        oldest. Those of high priority stay.
+
+        Returns the lowest number removed. If that would not make enough room, nothing is removed: 0.
+        """
+        waiting, size = len(self), self._bytes + _cost(body, terms)
+        chosen: list[int] = []
+        lowest = 0
+        for at in reversed(self._find(lambda found: found.number is not None and found.number >= max(1, least))):
+            has_room = not waiting or (waiting < limits.max_messages and size <= limits.max_bytes)
+            number = self._number_at(at)
+            if has_room and number < lowest:
+                break
+            chosen.append(at)
+            lowest, waiting, size = number, waiting - 1, size - self._cost_at(at)
+        if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
+            return 0
+        self._remove_from(chosen, ())
+        return lowest
+
+    def _number_at(self, at: int) -> int:
+        terms = self._terms_at(at)
+        return 0 if terms is None or terms.number is None else terms.number
 
     # -- writing
 

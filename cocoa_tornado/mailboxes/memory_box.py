@@ -39,6 +39,11 @@ class KeptMessage(NamedTuple):
     def lane(self) -> LaneName:
         return lane_of(self.options)
 
+    @property
+    def stored(self) -> StoredMessage:
+        key = self.options.collapse_key
+        return StoredMessage(self.number, self.payload, self.timestamp_ms, self.expires_ms, key)
+
 
 class _Named(NamedTuple):
     """Where the message with an ``id`` is, or was."""
@@ -181,7 +186,7 @@ class KeptBox:
             size += len(message.payload)
             if messages and (len(messages) == asked.limits.max_messages or size > asked.limits.max_bytes):
                 break
-            messages.append(StoredMessage(message.number, message.payload, message.timestamp_ms, message.expires_ms))
+            messages.append(message.stored)
         return Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted)
 
     def _collapse(self, key: str | None) -> Removed:
