@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
-    "connection.box_reader": {"mailboxes.port", "rules"},
+    "connection.box_reader": {"rules"},
     "connection.outbox": {"rules"},
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},

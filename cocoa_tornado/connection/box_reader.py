@@ -31,9 +31,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from ..mailboxes.port import LaneRead
 from ..rules.box import LANES, NO_CURSOR_YET, Box, LaneName, Numbers, PageLimits, Position, StoredMessage
-from ..rules.feed import Feed, Page
+from ..rules.feed import Feed, LaneRead, Page
 
 NORMALS_FOR_HIGH: Final = 8
 """While more messages of high priority wait than a page holds, a page of the normal lane is so many times smaller:

@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 
 from ..rules.addressing import Options
 from ..rules.audiences import Audience
-from ..rules.box import Box, LaneName, PageLimits, Position
+from ..rules.box import Box, Position
+from ..rules.feed import LaneRead as LaneRead
 from ..rules.feed import Page
 
 
@@ -78,14 +79,6 @@ class FanOutStep(NamedTuple):
     numbers: Mapping[str, int] | None
     is_last: bool
     recipients: int
-
-
-class LaneRead(NamedTuple):
-    """What to read of a box: the messages of one lane numbered above ``after``, within ``limits``."""
-
-    lane: LaneName
-    after: int
-    limits: PageLimits
 
 
 class MailboxState(enum.Enum):

@@ -11,8 +11,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from .box import StoredMessage
+from .box import LaneName, PageLimits, StoredMessage
 from .runs import Runs, above, count_between, without
+
+
+class LaneRead(NamedTuple):
+    """What to read of a box: the messages of one lane numbered above ``after``, within ``limits``."""
+
+    lane: LaneName
+    after: int
+    limits: PageLimits
 
 
 class Page(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from cocoa_tornado.rules.box import Box, Position
+from cocoa_tornado.rules.box import Box, Epochs, Numbers, Position
 
 
 @dataclass
@@ -31,9 +31,15 @@ class GrowingIds:
         return GrowingIds(dict(self.messages))
 
 
+def stored(box: Box, messages: int = 1) -> Box:
+    for _ in range(messages):
+        box = box.with_lane("normal", box.normal.append(box.epochs))
+    return box
+
+
 def named(epoch: int, epochs: tuple[int, ...], box: Box) -> Box:
     """The box once another epoch of its mailbox has begun."""
-    return replace(box, epoch=epoch, epochs=epochs)
+    return replace(box, epochs=Epochs(epoch, epochs))
 
 
 def test_two_copies_that_go_on_give_different_numbers_and_a_cursor_of_one_skips_messages_of_the_other() -> None:
@@ -45,11 +51,10 @@ def test_two_copies_that_go_on_give_different_numbers_and_a_cursor_of_one_skips_
     assert cursor not in here.messages
     assert here.after(cursor) == []  # and loses "only here", which it has never had
 
-    ours = named(7, (0, 7), Box().append()).append()
+    ours = stored(named(7, (0, 7), stored(Box())))
     theirs = Position(2, epoch=8)  # of an epoch that this copy has not begun: it stands for the beginning
-    number = ours.find(theirs)
-    assert number is not None
-    assert ours.start(number) == 0
+    assert ours.find(theirs) is not None
+    assert ours.start(theirs).normal == 0
 
 
 def test_a_clock_that_is_set_back_with_the_machine_gives_numbers_below_a_cursor_of_before() -> None:
@@ -61,9 +66,9 @@ def test_a_clock_that_is_set_back_with_the_machine_gives_numbers_below_a_cursor_
     backup.store("stored after it", now=150)
     assert backup.after(cursor) == []  # "stored after it" is skipped
 
-    box = named(7, (0, 7), Box().append()).append()
-    assert box.find(Position(2, epoch=0)) == 1
-    assert box.start(1) == 1  # the second message comes
+    box = stored(named(7, (0, 7), stored(Box())))
+    assert box.find(Position(2, epoch=0)) == Numbers(1, 0)
+    assert box.start(Position(2, epoch=0)).normal == 1  # the second message comes
 
 
 def test_numbers_with_holes_do_not_tell_how_many_messages_were_missed() -> None:
@@ -73,5 +78,5 @@ def test_numbers_with_holes_do_not_tell_how_many_messages_were_missed() -> None:
     gone = [mailbox.store("expired", now) for now in (200, 900)]
     assert gone[-1] - cursor != len(gone)
 
-    box = Box().append().append().append().lose(3)
-    assert box.gone - 1 == len(gone)
+    lane = stored(Box(), 3).normal.lose(3)
+    assert lane.missed(1, lane.gone) == len(gone)
