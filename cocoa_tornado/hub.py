@@ -6,17 +6,18 @@ IOLoop thread.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from .presence.grants import Grant, Lease
+from .presence.grants import ConnectionDelivery, Grant, Lease
 from .presence.port import Health
 from .rules.addressing import Options
 from .rules.close_codes import GOING_AWAY, CloseReason
 from .rules.frames import text_frame
 from .rules.identity import DeviceIdentity
 from .rules.members import Members
-from .rules.terms import Terms
+from .rules.terms import Left, Terms
 
 
 class Client(Protocol):
@@ -53,6 +54,9 @@ class Client(Protocol):
     def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         """Queue a transient message, if a mailbox is configured. It may be dropped."""
 
+    def take_over(self, left: Left) -> None:
+        """Go on where another connection of the device has stopped. From now on, the device's messages come here."""
+
     def challenge(self) -> None:
         """Send a ping; the answer is reported to presence."""
 
@@ -65,10 +69,15 @@ class Hub:
     there are.
 
     A device's user and groups are those of its newest token, for all of its connections, until the last has ended.
+
+    :param delivery: ``all``: each of a device's connections gets its messages; ``one``: only the *active* one does,
+        until :meth:`unregister` or :meth:`relieve`. The others stand by
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delivery: ConnectionDelivery = "all") -> None:
         self._clients: dict[str, list[Client]] = {}
+        # Those that get messages: all of them, or one of each device.
+        self._receiving = self._clients if delivery == "all" else dict[str, list[Client]]()
         self._identities: dict[str, DeviceIdentity] = {}
         self._users: Members[int | str] = Members()
         self._groups: Members[str] = Members()
@@ -89,6 +98,8 @@ class Hub:
         """The upgrade is done: from here on the device's messages go to this client."""
         device_id = client.grant.device_id
         self._clients[device_id] = [*self._clients.get(device_id, ()), client]
+        if self._receiving is not self._clients:
+            self._receiving.setdefault(device_id, [client])
         self._set_identity(device_id, client.identity)
         self._registered += 1
 
@@ -105,15 +116,31 @@ class Hub:
             del self._clients[device_id]
             self._forget(device_id, self._identities.pop(device_id))
         self._registered -= 1
+        if self._receiving is not self._clients and self._receiving[device_id][0] is client:
+            del self._receiving[device_id]
+            if remaining:
+                self._receiving[device_id] = [min(remaining, key=_by_health)]
         return True
+
+    def relieve(self, client: Client) -> Client | None:
+        """An active connection is in trouble: its queue is long, or a pong is missing. If another one of its device is
+        healthier, that one becomes active and is returned."""
+        device_id = client.grant.device_id
+        if self._receiving is self._clients or not self.is_receiving(client):
+            return None
+        healthiest = min(self._clients[device_id], key=_by_health)
+        if healthiest is client:
+            return None
+        self._receiving[device_id] = [healthiest]
+        return healthiest
 
     # -- look-up
 
     @property
     def connected(self) -> Mapping[str, Sequence[Client]]:
-        """The devices that are connected, each with its connections, oldest first: a live view. The sequences do not
-        change; another takes their place."""
-        return self._clients
+        """The devices that are connected, each with the connections that get its messages, oldest first: a live view.
+        The sequences do not change; another takes their place."""
+        return self._receiving
 
     def devices(self) -> Collection[str]:
         """The devices that are connected: a live view."""
@@ -135,6 +162,14 @@ class Hub:
         """The device's connections, oldest first. Not changed by what happens to them."""
         return self._clients.get(device_id, ())
 
+    def receivers_of(self, device_id: str) -> Sequence[Client]:
+        """Likewise those that get its messages."""
+        return self._receiving.get(device_id, ())
+
+    def is_receiving(self, client: Client) -> bool:
+        """False: the connection stands by, or is not registered."""
+        return any(other is client for other in self._receiving.get(client.grant.device_id, ()))
+
     def devices_of_user(self, user_id: int | str) -> Collection[str]:
         """Connected devices of a user, oldest first. User 99 and user "99" are two.
 
@@ -149,13 +184,13 @@ class Hub:
     # -- sending
 
     def send_to_device(self, device_id: str, payload: bytes, timestamp_ms: int = 0, terms: Terms | None = None) -> int:
-        """Queue a text message for every connection of one device, and of no other; returns how many that are.
+        """Queue a text message for one device, and no other; returns for how many of its connections.
 
         :param payload: UTF-8, as the device is to read it
         :param timestamp_ms: when the record was made, Unix milliseconds, for the latency metric; 0: unknown
         :param terms: None: the defaults
         """
-        clients = self._clients.get(device_id)
+        clients = self._receiving.get(device_id)
         if clients is None:
             return 0
         frame = text_frame(payload)
@@ -214,3 +249,10 @@ class Hub:
         self._users.remove(identity.user_id, device_id)
         for group in identity.groups:
             self._groups.remove(group, device_id)
+
+
+def _by_health(client: Client) -> tuple[bool, int, float, int]:
+    """The order of health: no pong is missing, the shortest queue, the shortest round trip, the newest."""
+    health = client.health
+    round_trip_s = math.inf if health.round_trip_s is None else health.round_trip_s
+    return health.misses_pong, health.queued, round_trip_s, -client.grant.generation.number

@@ -104,7 +104,7 @@ class Gateway:
         self._clock = loop_clock()
         self._wall_clock = time.time
         self.counters = Counters()
-        self.hub = Hub()
+        self.hub = Hub(settings.connection_delivery)
         self.relay = MemoryRelay() if relay is None else relay
         self.presence = make_presence(self.relay, self._clock) if presence is None else presence
         self.presence.limits = lambda: self.live.now.slots

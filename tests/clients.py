@@ -13,7 +13,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
-from cocoa_tornado.rules.terms import Terms
+from cocoa_tornado.rules.terms import Left, Terms
 
 LEASE = Lease("here")
 HEALTH = Health(0.5, 0.01, 2)
@@ -30,6 +30,7 @@ class FakeClient:
     health: Health = HEALTH
     sent: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+    taken_over: list[Left] = field(default_factory=list)
     challenges: int = 0
     closed: int = 0
 
@@ -41,6 +42,9 @@ class FakeClient:
     ) -> None:
         self.sent.append(payload)
         self.numbers.append(number)
+
+    def take_over(self, left: Left) -> None:
+        self.taken_over.append(left)
 
     def look_again(self) -> None:
         pass

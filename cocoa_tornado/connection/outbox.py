@@ -83,11 +83,20 @@ class Squeezed(NamedTuple):
     lows: int = 0
 
 
+Waiting: TypeAlias = tuple[bytes, int, Terms | None]
+"""A queued message: its body, its timestamp and its terms."""
+
+
 class Discarded(NamedTuple):
-    """Messages removed from the outbox: :ivar interims: and :ivar messages: all others."""
+    """Messages removed from the outbox: :ivar interims: and :ivar messages: all others.
+
+    :ivar left: all of them, in the order in which they would have been given; before them those that the socket has
+        taken in part
+    """
 
     messages: int
     interims: int
+    left: Sequence[Waiting] = ()
 
 
 # Shared by all empty lanes, which is most of them most of the time. Never changed.
@@ -125,6 +134,12 @@ class _Lane:
 
     def _terms_at(self, at: int) -> Terms | None:
         return None if self._terms is None else self._terms[at]
+
+    def _waiting_at(self, at: int) -> Waiting:
+        return self._bodies[at], self._stamps[at], self._terms_at(at)
+
+    def _all_waiting(self) -> list[Waiting]:
+        return [self._waiting_at(at) for at in range(len(self._bodies))]
 
     def _cost_at(self, at: int) -> int:
         return _cost(self._bodies[at], self._terms_at(at))
@@ -165,12 +180,14 @@ class _Pick(NamedTuple):
     """One message of a write.
 
     :ivar size: of its frame; 0: it is skipped
+    :ivar waiting: the message as it was queued
     """
 
     is_high: bool
     size: int
     timestamp_ms: int
     numbered: Numbered | None
+    waiting: Waiting
 
 
 class _Details:
@@ -432,13 +449,15 @@ class Outbox(_Lane):
                 in_a_row = in_a_row + 1 if normal_waits else 0
             else:
                 lane, position, at, in_a_row = self, at, at + 1, 0
-            frame, numbered, terms = lane._bodies[position], None, lane._terms_at(position)
+            waiting = lane._waiting_at(position)
+            frame, stamp, terms = waiting
+            numbered = None
             if terms is not None and terms.number is not None:
                 numbered = Numbered("high" if is_high else "normal", terms.number)
                 frame = taker.frame_of(frame, numbered) or b""
             pieces.append(frame)
             size += len(frame)
-            details.picks.append(_Pick(is_high, len(frame), lane._stamps[position], numbered))
+            details.picks.append(_Pick(is_high, len(frame), stamp, numbered, waiting))
         return pieces
 
     @property
@@ -491,8 +510,9 @@ class Outbox(_Lane):
         return end, self._give(details, begun, complete)
 
     def _plain_picks(self, messages: int) -> Iterator[_Pick]:
-        for frame, stamp in zip(self._bodies[:messages], self._stamps, strict=False):
-            yield _Pick(False, len(frame), stamp, None)
+        for at in range(messages):
+            waiting = self._waiting_at(at)
+            yield _Pick(False, len(waiting[0]), waiting[1], None, waiting)
 
     def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:
         """The socket has taken the first ``complete`` of these messages completely, and the others in part. Whatever
@@ -533,19 +553,21 @@ class Outbox(_Lane):
 
     def discard(self) -> Discarded:
         """Drop what is queued. What the socket has begun to take can't be taken back."""
-        messages, interims = len(self._bodies), len(self._find(_is_interim))
+        details, left = self._details, self._all_waiting()
+        messages, interims = len(left), len(self._find(_is_interim))
         self._clear()
-        details = self._details
         if details is None:
             self._bytes = 0
-            return Discarded(messages - interims, interims)
-        messages += len(details.high._bodies)
+            return Discarded(messages - interims, interims, left)
+        high = details.high._all_waiting()
+        messages += len(high)
         interims += len(details.high._find(_is_interim))
         details.high._clear()
         details.picks, details.plain, details.taken_bytes = [], 0, 0
         self._bytes, self._others = details.begun_bytes, len(details.begun)
         self._drop_details()
-        return Discarded(messages - interims, interims)
+        begun = [pick.waiting for pick in details.begun]
+        return Discarded(messages - interims, interims, [*begun, *high, *left])
 
 
 def _is_interim(terms: Terms) -> bool:

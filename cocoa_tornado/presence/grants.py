@@ -12,6 +12,8 @@ RefusalReason = Literal["device", "full", "draining", "presence"]
 """``device``: connections that are alive hold every slot of the device; ``full`` and ``draining``: this server is;
 ``presence``: it is not known now who holds the device."""
 DuplicatePolicy = Literal["challenge", "reject"]
+ConnectionDelivery = Literal["all", "one"]
+"""Which of a device's connections get its messages."""
 
 
 class Lease:

@@ -33,11 +33,13 @@ class Health:
     :ivar silent_s: seconds since the last sign of life
     :ivar round_trip_s: of its last ping and pong; None before the first
     :ivar queued: messages that its socket has not taken yet
+    :ivar misses_pong: a pong is overdue
     """
 
     silent_s: float
     round_trip_s: float | None
     queued: int
+    misses_pong: bool = False
 
 
 @dataclass(frozen=True, slots=True)

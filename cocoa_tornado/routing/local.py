@@ -152,7 +152,7 @@ class LocalDelivery:
                 self._suggest(device_id, record.payload, record.timestamp_ms, self.terms_of(record))
             elif number is None:
                 self.look_again(device_id)
-            elif clients := self._hub.clients_of(device_id):
+            elif clients := self._hub.receivers_of(device_id):
                 for client in clients:
                     client.stored(number, record.payload, record.timestamp_ms, record.options, expires_ms)
                 self._counters.routed += 1
@@ -188,11 +188,11 @@ class LocalDelivery:
 
     def look_again(self, device_id: str) -> None:
         """Make the device's connections look into its box."""
-        for client in self._hub.clients_of(device_id):
+        for client in self._hub.receivers_of(device_id):
             client.look_again()
 
     def _suggest(self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
-        clients = self._hub.clients_of(device_id)
+        clients = self._hub.receivers_of(device_id)
         if not clients:
             self.not_connected(device_id)
         elif terms is None or not terms.interim_of:

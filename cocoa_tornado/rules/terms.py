@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from .addressing import Options, Priority
+from .box import Position
 
 
 class Terms(NamedTuple):
@@ -28,6 +30,17 @@ class Terms(NamedTuple):
 
     def has_expired(self, now_ms: float) -> bool:
         return 0 < self.expires_ms < now_ms
+
+
+class Left(NamedTuple):
+    """What a connection has not written when another one of its device takes over.
+
+    :ivar messages: those that are in no box, in their order: body, timestamp (Unix milliseconds) and terms of each
+    :ivar position: what the socket has taken of the device's box; None: nothing of it, or there is no mailbox
+    """
+
+    messages: Sequence[tuple[bytes, int, Terms | None]] = ()
+    position: Position | None = None
 
 
 def terms_of(interim_of: str, options: Options | None, timestamp_ms: int, now_ms: float) -> Terms | None:

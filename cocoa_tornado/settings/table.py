@@ -22,7 +22,7 @@ from ..adapters import Scheme, bare
 from ..brokers.kafka_settings import KAFKA_SECTIONS, KAFKA_URL, KafkaSettings
 from ..mailboxes.redis_url import REDIS
 from ..mailboxes.sqlite_url import SQLITE
-from ..presence.grants import DuplicatePolicy
+from ..presence.grants import ConnectionDelivery, DuplicatePolicy
 from ..rules import buffers
 from ..rules.addresses import kafka_servers, without_user_info
 from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding
@@ -237,6 +237,13 @@ class Settings(KafkaSettings):
     # Connections
     connections_per_device: Annotated[int, Meta(ge=1, le=1000)] = row(
         CONNECTIONS, 1, "Connections per device.", reloadable=True
+    )
+    connection_delivery: ConnectionDelivery = row(
+        CONNECTIONS,
+        "all",
+        "Which of a device's connections get its messages, if it may hold several: all, or one at a time.",
+        "With ``one``, the others stand by. If the active connection ends, misses a pong, or has a queue of more than "
+        "half its limit, the healthiest one goes on with what was not written yet.",
     )
     max_connections: Annotated[int, Meta(ge=0, le=10_000_000)] = row(
         CONNECTIONS, 0, "Limit of all device connections, above which new ones get a 503; 0: none.", reloadable=True
