@@ -122,6 +122,11 @@ class Hub:
                 self._receiving[device_id] = [min(remaining, key=_by_health)]
         return True
 
+    @property
+    def has_stand_bys(self) -> bool:
+        """Whether only one of a device's connections gets its messages."""
+        return self._receiving is not self._clients
+
     def relieve(self, client: Client) -> Client | None:
         """An active connection is in trouble: its queue is long, or a pong is missing. If another one of its device is
         healthier, that one becomes active and is returned."""

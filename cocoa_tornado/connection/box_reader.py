@@ -155,6 +155,7 @@ class BoxReader:
     :ivar high: the same in the lane of high priority
     :ivar key: the MAC key of the mailbox that gave the numbers; None until the box was looked at
     :ivar early: acknowledged before the box was looked at
+    :ivar stands_by: another connection of the device gets its messages: nothing is read
     """
 
     __slots__ = (
@@ -181,6 +182,7 @@ class BoxReader:
         "high",
         "key",
         "normal",
+        "stands_by",
     )
 
     def __init__(self, after: Position | None) -> None:
@@ -204,6 +206,7 @@ class BoxReader:
         self._acked = Numbers()
         self._has_acked = False  # on this connection or an earlier one
         self.early: Position | None = None
+        self.stands_by = False
 
     def __repr__(self) -> str:
         return f"<BoxReader {self.normal!r} high {self.high!r}>"
@@ -220,7 +223,8 @@ class BoxReader:
     @property
     def may_ask(self) -> bool:
         """Whether :meth:`ask` would return a question, if there is room for a page."""
-        return self._asked is None and (self._wants_look or self.normal.is_behind or self.high.is_behind)
+        is_behind = (self.normal.is_behind or self.high.is_behind) and not self.stands_by
+        return self._asked is None and (self._wants_look or is_behind)
 
     def ask(self, has_room: bool, has_room_for_high: bool, limits: PageLimits) -> Question | None:
         """Return the next question; None if there is none, or an answer is awaited.
@@ -231,12 +235,12 @@ class BoxReader:
         """
         if self._asked is not None:
             return None
-        lanes = self._lanes_to_read(has_room, has_room_for_high)
+        lanes = [] if self.stands_by else self._lanes_to_read(has_room, has_room_for_high)
         if lanes:
             self._asked = Question(tuple(self._reads(lanes, limits)))
             # Pages also say which messages there are, so nothing that was stored before is unseen.
             self._wants_look = self._wants_look and len(lanes) < len(LANES)
-        elif self._wants_look and not (self.normal.is_behind and self.high.is_behind):
+        elif self._wants_look and (self.stands_by or not (self.normal.is_behind and self.high.is_behind)):
             self._asked, self._wants_look = LOOK, False
         return self._asked
 
@@ -268,6 +272,28 @@ class BoxReader:
     def look_again(self) -> None:
         """Something may have been stored unseen. A look that is under way may have come before it."""
         self._wants_look = True
+
+    def stand_by(self, begun: int) -> Position | None:
+        """Another connection of the device goes on. Return the position at which it does; None: it is unknown.
+
+        :param begun: so many messages that have a number are written to the end before this connection stops
+        """
+        self.stands_by = True
+        if self._asked is not None:
+            self.failed()
+        self._owed, self._gaps = [], {}
+        if not self._is_open:
+            return self._after
+        self._picks = self._picks[:begun]
+        return self._position(self._picks[-1].position if self._picks else self._given)
+
+    def go_on(self, after: Position | None) -> None:
+        """Read the box from this position on, instead of another connection. None: as if that had never been."""
+        self.stands_by = False
+        if after is not None:
+            self._after, self._lost = after, None
+            self.normal, self.high = Feed(), Feed()
+        self._asked, self._wants_look = None, True
 
     def follow(self, epoch: int, key: bytes | None) -> bool:
         """The mailbox may have begun another epoch. True: it has, and an answer that is awaited is void."""
@@ -306,7 +332,7 @@ class BoxReader:
         self._note_acked(Numbers(*(lane.base if lane.acked is None else lane.acked for lane in (box.normal, box.high))))
         self._has_acked = self._has_acked or box.has_acked
         early, self.early = self.early, None
-        return Looked(missed, None if early is None else self.acknowledge(early))
+        return Looked(missed, None if early is None else self._judge(early))
 
     def _begin_epoch(self, box: Box, key: bytes | None, start: Numbers) -> None:
         if self.key is None:
@@ -314,7 +340,7 @@ class BoxReader:
         else:
             self._earlier.append((self.epoch, self.key))
             known = _Settling(box, self.epoch) if key == self.key else None
-            self._given, self._marked = _settle(self._given, known), _settle(self._marked, known)
+            self._given, self._marked = _settle(self._given, known).joined(start), _settle(self._marked, known)
             self._picks = [_Pick(_settle(at, known), _renewed(told, known)) for at, told in self._picks]
             self._owed = _renewed(self._owed, known)
         self._gaps.clear()
@@ -504,9 +530,13 @@ class BoxReader:
 
     def acknowledge(self, position: Position) -> Ack:
         """The device acknowledges everything up to a position that its cursor encodes."""
-        if not self._is_open:
-            self.early = latest(self.early, position)
+        if not self._is_open or self.stands_by:
+            # A connection that stands by does not know what has been stored since.
+            self.early, self._wants_look = latest(self.early, position), True
             return LATER
+        return self._judge(position)
+
+    def _judge(self, position: Position) -> Ack:
         numbers: Numbers | None = position.numbers
         if position.epoch != self.epoch:
             numbers = None if self._begun is None else self._begun.find(position)

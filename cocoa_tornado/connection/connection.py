@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..counters import count
+from ..hub import Client
 from ..presence.grants import Grant
 from ..presence.port import Health
 from ..rules.addressing import Options
@@ -20,12 +21,12 @@ from ..rules.close_codes import NO_PONG, REPLACED, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
-from ..rules.terms import Terms
+from ..rules.terms import Left, Terms
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
-from .outbox import MOST_PER_TAKE, Numbered, OutboxLimits
+from .outbox import MOST_PER_TAKE, Discarded, Numbered, OutboxLimits, Waiting
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 
 log = logging.getLogger("cocoa.device")
@@ -54,6 +55,7 @@ class DeviceConnection:
         "flush_pending",
         "grant",
         "identity",
+        "misses_pong",
         "outcome",
         "protocol",
     )
@@ -72,7 +74,7 @@ class DeviceConnection:
         self.protocol = DeviceProtocol(context.clock(), context.unmask)
         self.outcome = ""
         self.flush_pending = False
-        self.awaiting_pong = False
+        self.awaiting_pong = self.misses_pong = False
         self.due_tick = 0
         self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None  # at the protocol's deadline
@@ -96,7 +98,7 @@ class DeviceConnection:
         """See ``hub.Client``. The round trip is measured from queuing the ping to reading the pong."""
         heartbeat = self.protocol.heartbeat
         silent_s = self._context.clock() - heartbeat.heard_at
-        return Health(silent_s, heartbeat.round_trip_s, len(self.protocol.outbox))
+        return Health(silent_s, heartbeat.round_trip_s, len(self.protocol.outbox), self.misses_pong)
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
@@ -127,6 +129,10 @@ class DeviceConnection:
 
     def _send_to_full_outbox(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         if self._push_after_flush(frame, timestamp_ms, terms):
+            return
+        heir = self._hand_over()
+        if heir is not None:
+            heir.send(frame, timestamp_ms, terms)
             return
         context, protocol = self._context, self.protocol
         now, limits = context.clock(), context.limits()
@@ -222,6 +228,8 @@ class DeviceConnection:
         )
         if protocol.has_to_send:
             self._context.flusher.add(self)
+        self.misses_pong = True
+        self._hand_over()
         return may_be_late
 
     def expire(self) -> None:
@@ -273,7 +281,7 @@ class DeviceConnection:
             context.sockets.add(self)
             self._socket.start_reading(self._on_readable)
             if self._box is not None:
-                self._box.open(self._audiences())
+                self._box.open(self._audiences(), stands_by=not context.hub.is_receiving(self))
         except BaseException:
             self.cut()
             raise
@@ -333,11 +341,12 @@ class DeviceConnection:
         """Remove the connection from everything that refers to it. Called once."""
         context = self._context
         self.outcome, audiences = ending.outcome, self._audiences()
+        was_receiving = context.hub.is_receiving(self)
         context.hub.unregister(self)
         context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
-        dropped, interim = ending.dropped
+        dropped, interim = self._leave_to_another(ending.dropped, was_receiving)
         self._count_lost(ending.outcome, dropped)
         if interim:
             count(context.counters.dropped, "interim", interim)
@@ -352,6 +361,52 @@ class DeviceConnection:
         fate = "dropped" if self._box is None else "left_in_box"
         extra = {"outcome": ending.outcome, "code": ending.code, fate: dropped}
         log.info("device disconnected", extra=self.who() | extra)
+
+    # -- where only one of a device's connections gets its messages
+
+    def take_over(self, left: Left) -> None:
+        """See ``hub.Client``."""
+        if self._box is not None:
+            self._box.go_on(left.position)
+        self._receive(left.messages)
+
+    def _receive(self, messages: Sequence[Waiting]) -> None:
+        for body, timestamp_ms, terms in messages:
+            if terms is not None and terms.number is not None:
+                self.suggest(body, timestamp_ms, terms)
+            else:
+                self.send(body, timestamp_ms, terms)
+
+    def _hand_over_if_slow(self) -> None:
+        if self._context.hub.has_stand_bys and self.protocol.outbox.is_over_half(self._context.limits().outbox):
+            self._hand_over()
+
+    def _hand_over(self) -> Client | None:
+        """Leave what is queued to a healthier connection of the device, if there is one; return that one.
+
+        What the socket has begun to take stays here.
+        """
+        heir = self._context.hub.relieve(self)
+        if heir is None:
+            return None
+        outbox = self.protocol.outbox
+        position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
+        heir.take_over(Left(_not_in_box(outbox.discard().queued), position))
+        return heir
+
+    def _leave_to_another(self, dropped: Discarded, was_receiving: bool) -> tuple[int, int]:
+        """The connection has ended: leave what it has not written to the one that gets the device's messages now.
+        Returns how many messages and interims are dropped because there is none."""
+        hub = self._context.hub
+        heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
+        if not heirs:
+            return dropped.messages, dropped.interims
+        if was_receiving:
+            position = None if self._box is None else self._box.stand_by(0)
+            heirs[0].take_over(Left(_not_in_box(dropped.left), position))
+        else:  # another one has gone on behind what this one had begun to write
+            heirs[0].take_over(Left([_without_number(waiting) for waiting in dropped.begun]))
+        return 0, 0
 
     def _audiences(self) -> frozenset[Audience]:
         """Those of the device's newest token, for the mailbox."""
@@ -391,6 +446,7 @@ class DeviceConnection:
         self.flush_pending = False
         protocol, socket = self.protocol, self._socket
         if protocol.write is not None:
+            self._hand_over_if_slow()
             return
         if self._box is not None:
             self._box.begin_write()
@@ -418,6 +474,7 @@ class DeviceConnection:
         if self._box is not None:
             self._note_written(numbered)
         context.flusher.watch(self)
+        self._hand_over_if_slow()
 
     def _note_written(self, numbered: Sequence[Numbered]) -> None:
         """The socket has taken something, with a mailbox."""
@@ -478,7 +535,7 @@ class DeviceConnection:
         phase, has_message = protocol.phase, False
         for event in protocol.receive(data, context.clock(), context.limits()):
             if isinstance(event, Pong):
-                self.awaiting_pong = False
+                self.awaiting_pong = self.misses_pong = False
                 self._note_sign_of_life()
             else:
                 has_message = True
@@ -529,3 +586,13 @@ class DeviceConnection:
         """If the connection waits for room, check again."""
         if self._inbound is not None:
             self._inbound.wake()
+
+
+def _not_in_box(messages: Iterable[Waiting]) -> list[Waiting]:
+    """Messages that the next connection does not find in the box."""
+    return [waiting for waiting in messages if waiting[2] is None or not waiting[2].number]
+
+
+def _without_number(waiting: Waiting) -> Waiting:
+    body, timestamp_ms, terms = waiting
+    return (body, timestamp_ms, terms._replace(number=0)) if terms is not None and terms.number else waiting

@@ -101,9 +101,13 @@ class BoxFeed:
     def __repr__(self) -> str:
         return f"<BoxFeed {self._device_id!r} {self._reader!r}>"
 
-    def open(self, audiences: frozenset[Audience]) -> None:
+    def open(self, audiences: frozenset[Audience], *, stands_by: bool = False) -> None:
         """Make the device known, and look at its box. Call it after the connection is registered, so that nothing is
-        stored unnoticed."""
+        stored unnoticed.
+
+        :param stands_by: nothing is read until :meth:`go_on`
+        """
+        self._reader.stands_by = stands_by
         self._refresh_at = self._mail.clock() + REFRESH_S
         try:
             joined = self._mail.mailbox.join(self._device_id, audiences)
@@ -146,6 +150,17 @@ class BoxFeed:
             self._mail.late_acks.add(self._device_id, early, self._outlet.who())
         if audiences is not None:
             self._mail.refresh(self._device_id, audiences)
+
+    def stand_by(self, begun: int) -> Position | None:
+        """See :meth:`BoxReader.stand_by`."""
+        self._asked = None
+        return self._reader.stand_by(begun)
+
+    def go_on(self, after: Position | None) -> None:
+        """See :meth:`BoxReader.go_on`."""
+        self._asked = None
+        self._reader.go_on(after)
+        self._ask()
 
     # -- from the router
 
@@ -264,6 +279,7 @@ class BoxFeed:
             self._mail.refuse_ack(self._outlet.who())
         else:
             self._carry_out(self._reader.acknowledge(position))
+            self._ask()
         return True
 
     def _carry_out(self, ack: Ack) -> None:

@@ -90,13 +90,19 @@ Waiting: TypeAlias = tuple[bytes, int, Terms | None]
 class Discarded(NamedTuple):
     """Messages removed from the outbox: :ivar interims: and :ivar messages: all others.
 
-    :ivar left: all of them, in the order in which they would have been given; before them those that the socket has
-        taken in part
+    :ivar queued: all of them, those of high priority first
+    :ivar begun: those that the socket has taken in part, which are not removed
     """
 
     messages: int
     interims: int
-    left: Sequence[Waiting] = ()
+    queued: Sequence[Waiting] = ()
+    begun: Sequence[Waiting] = ()
+
+    @property
+    def left(self) -> list[Waiting]:
+        """What is lost with the connection."""
+        return [*self.begun, *self.queued]
 
 
 # Shared by all empty lanes, which is most of them most of the time. Never changed.
@@ -245,6 +251,15 @@ class Outbox(_Lane):
     @property
     def has_queued(self) -> bool:
         return bool(self._bodies) or (self._details is not None and bool(self._details.high._bodies))
+
+    @property
+    def begun_numbered(self) -> int:
+        """How many messages that have a number the socket has taken in part."""
+        return 0 if self._details is None else sum(pick.numbered is not None for pick in self._details.begun)
+
+    def is_over_half(self, limits: OutboxLimits) -> bool:
+        """Whether more than half of the limits is in use."""
+        return 2 * len(self) > limits.max_messages or 2 * self._bytes > limits.max_bytes
 
     @property
     def has_high(self) -> bool:
@@ -567,7 +582,7 @@ class Outbox(_Lane):
         self._bytes, self._others = details.begun_bytes, len(details.begun)
         self._drop_details()
         begun = [pick.waiting for pick in details.begun]
-        return Discarded(messages - interims, interims, [*begun, *high, *left])
+        return Discarded(messages - interims, interims, [*high, *left], begun)
 
 
 def _is_interim(terms: Terms) -> bool:

@@ -16,11 +16,13 @@ from cocoa_tornado.connection.flusher import Flushed, Flusher, Housekeeping
 from cocoa_tornado.connection.intake import IntakeGate
 from cocoa_tornado.connection.keepalive import ExpiryCalendar, PingWheel
 from cocoa_tornado.connection.limits import DeviceLimits
+from cocoa_tornado.connection.mail import Mail
 from cocoa_tornado.connection.protocol import PAUSED
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.hub import Hub
-from cocoa_tornado.presence.grants import SlotLimits
+from cocoa_tornado.mailboxes.port import Mailbox
+from cocoa_tornado.presence.grants import ConnectionDelivery, SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.port import Refused
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -75,12 +77,20 @@ class Stand:
     Pings, pong timeouts and the write wait go by :attr:`now`, which only :meth:`pass_time` moves.
     """
 
-    def __init__(self, broker: MemoryBroker | None = None, intake_bytes: int = 16 * MIB, **limits: Any) -> None:
+    def __init__(
+        self,
+        broker: MemoryBroker | None = None,
+        intake_bytes: int = 16 * MIB,
+        delivery: ConnectionDelivery = "all",
+        per_device: int = 1,
+        mailbox: Mailbox | None = None,
+        **limits: Any,
+    ) -> None:
         self.now = 1000.0
         self.broker = MemoryBroker() if broker is None else broker
-        self.counters, self.hub = Counters(), Hub()
+        self.counters, self.hub = Counters(), Hub(delivery)
         loop, made = asyncio.get_running_loop(), DeviceLimits(**limits)
-        self.presence = LocalPresence(SlotLimits, MemoryRelay(), loop.time)
+        self.presence = LocalPresence(lambda: SlotLimits(per_device=per_device), MemoryRelay(), loop.time)
         self.flusher = Flusher(loop, lambda: 0.0)
         self.context = DeviceContext(
             hub=self.hub,
@@ -95,6 +105,7 @@ class Stand:
             intake=IntakeGate(intake_bytes, lambda: self.now, lambda: len(self.hub)),
             clock=lambda: self.now,
             wall_clock=lambda: self.now,
+            mail=None if mailbox is None else Mail(mailbox, self.counters, lambda: self.now),
         )
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)

@@ -220,7 +220,11 @@ class Outboxes(RuleBasedStateMachine):
     @rule()
     def everything_is_discarded(self) -> None:
         interims = sum(bool(item.terms.interim_of) for item in self.queued)
-        assert self.outbox.discard() == (len(self.queued) - interims, interims)
+        discarded = self.outbox.discard()
+        assert discarded[:2] == (len(self.queued) - interims, interims)
+        assert [body for body, _, _ in discarded.left] == [
+            item.body for item in (*self.begun, *self.high, *self.normal)
+        ]
         self.normal, self.high = [], []
         if not self.begun:
             self.in_a_row = 0

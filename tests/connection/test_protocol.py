@@ -112,6 +112,12 @@ class Device:
         return self.protocol.closing.ending
 
 
+def ended(device: Device) -> tuple[str, str, tuple[int, int]]:
+    """How it has ended, with how many messages and interims were dropped."""
+    outcome, code, dropped = device.ending
+    return outcome, code, (dropped.messages, dropped.interims)
+
+
 # -- what the device says
 
 
@@ -165,7 +171,7 @@ def test_an_invalid_frame_ends_the_connection_with_its_code_and_text(name: str) 
     device = Device()
     device.push(b"queued")
     assert device.says(frame(TEXT, b"before"), data, frame(TEXT, b"after")) == [Text("before")]
-    assert (device.phase, device.ending) == (DISCARDING, ("protocol_error", str(number), (1, 0)))
+    assert (device.phase, ended(device)) == (DISCARDING, ("protocol_error", str(number), (1, 0)))
     (close,) = device.is_sent()
     assert close_of(close) == (number, text)
     assert device.is_in(LINGERING)
@@ -259,7 +265,7 @@ def test_an_end_drops_what_is_queued_unless_it_is_to_be_kept() -> None:
     device.push(b"one")
     device.push(b"interim", terms=INTERIM)
     device.end()
-    assert device.ending == ("drain", "1001", (1, 1))
+    assert ended(device) == ("drain", "1001", (1, 1))
     assert [opcode for opcode, _ in device.is_sent()] == [CLOSE]
 
 
@@ -280,7 +286,7 @@ def test_a_message_that_finds_no_room_closes_with_1013_and_an_interim_one_does_n
     assert device.squeeze_in(b"interim", INTERIM) == (False, 1, 0)
     assert device.is_in(OPEN)
     assert device.squeeze_in(b"final") == (False, 0, 0)
-    assert device.ending == ("slow_consumer", "1013", (3, 0))
+    assert ended(device) == ("slow_consumer", "1013", (3, 0))
     assert close_of(device.is_sent()[0]) == (1013, "slow consumer")
 
 
@@ -577,7 +583,7 @@ def test_a_close_is_echoed_and_the_server_closes_the_socket_behind_it(number: in
     device = Device()
     device.push(b"queued")
     assert device.says(frame(TEXT, b"x"), frame(CLOSE, code(number, b"bye")), frame(TEXT, b"y")) == [Text("x")]
-    assert (device.phase, device.ending) == (ANSWERED, ("closed_by_device", str(number), (1, 0)))
+    assert (device.phase, ended(device)) == (ANSWERED, ("closed_by_device", str(number), (1, 0)))
     assert [close_of(sent) for sent in device.is_sent()] == [(number, "")]
     assert device.is_in(CLOSED)
 
