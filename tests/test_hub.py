@@ -7,6 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.presence.grants import Lease
+from cocoa_tornado.presence.port import Health
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.frames import text_frame
 
@@ -54,6 +55,48 @@ def test_a_late_close_of_the_old_connection_does_not_touch_the_new_one() -> None
     new = connect(hub)
     assert not hub.unregister(old)
     assert hub.get_client_by_device("doll") is new
+
+
+def test_with_delivery_to_one_the_first_connection_gets_the_messages_until_it_ends() -> None:
+    hub = Hub("one")
+    first, second, third = connect(hub), connect(hub), connect(hub)
+    assert (hub.send_to_device("doll", b"x"), hub.receivers_of("doll")) == (1, [first])
+    assert hub.unregister(second)
+    assert hub.receivers_of("doll") == [first]
+    assert hub.unregister(first)
+    assert (hub.receivers_of("doll"), hub.clients_of("doll")) == ([third], [third])
+    assert hub.unregister(third)
+    assert (hub.receivers_of("doll"), list(hub.connected)) == ((), [])
+
+
+def test_the_healthiest_connection_takes_over() -> None:
+    hub = Hub("one")
+    active, *others = (connect(hub) for _ in range(5))
+    assert hub.relieve(others[0]) is None  # it is not the active one
+    active.health = Health(0.0, 0.1, 200)
+    healths = [Health(0.0, 0.1, 0, True), Health(0.0, 0.2, 3), Health(0.0, 0.1, 3), Health(0.0, None, 3)]
+    for client, health in zip(others, healths, strict=True):
+        client.health = health
+    assert hub.relieve(active) is others[2]
+    assert hub.receivers_of("doll") == [others[2]]
+    hub.unregister(others[2])
+    assert hub.receivers_of("doll") == [others[1]]
+
+
+def test_a_connection_that_is_the_healthiest_is_not_relieved() -> None:
+    hub = Hub("one")
+    active, other = connect(hub), connect(hub)
+    active.health, other.health = Health(0.0, 0.1, 20), Health(0.0, 0.1, 30)
+    assert hub.relieve(active) is None
+    assert hub.receivers_of("doll") == [active]
+
+
+def test_with_delivery_to_all_no_connection_is_relieved() -> None:
+    hub = Hub()
+    first, second = connect(hub), connect(hub)
+    first.health = Health(0.0, 0.1, 200)
+    assert hub.relieve(first) is None
+    assert hub.receivers_of("doll") == [first, second]
 
 
 def test_two_hubs_do_not_meet() -> None:

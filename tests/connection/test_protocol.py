@@ -694,11 +694,11 @@ def test_a_socket_that_fails_ends_the_connection_whatever_its_phase(phase: str) 
     before = None
     if phase != "open":
         ENDS[phase](device)
-        before = device.ending
+        before = ended(device)
     device.protocol.lose("lost")
     assert (device.phase, device.protocol.deadline) == (CLOSED, None)
     assert (device.protocol.has_to_send, device.is_sent()) == (False, [])
-    assert device.ending == (before or ("lost", "lost", (1, 0)))
+    assert ended(device) == (before or ("lost", "lost", (1, 0)))
     device.says(frame(TEXT, b"x"))
     device.protocol.lose("again")
     assert (device.phase, device.ending) == (CLOSED, before or ("lost", "lost", (1, 0)))
