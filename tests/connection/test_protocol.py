@@ -701,7 +701,7 @@ def test_a_socket_that_fails_ends_the_connection_whatever_its_phase(phase: str) 
     assert ended(device) == (before or ("lost", "lost", (1, 0)))
     device.says(frame(TEXT, b"x"))
     device.protocol.lose("again")
-    assert (device.phase, device.ending) == (CLOSED, before or ("lost", "lost", (1, 0)))
+    assert (device.phase, ended(device)) == (CLOSED, before or ("lost", "lost", (1, 0)))
 
 
 # -- bounds
