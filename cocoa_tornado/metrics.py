@@ -122,7 +122,11 @@ class GatewayCollector(Collector):
                 "cocoa_mailbox_bytes", "Size of the payloads in the mailbox", value=status.size_bytes
             )
         yield _total("cocoa_mailbox_stored", "Messages stored", box.stored)
-        yield _total("cocoa_mailbox_duplicates", "Records read again that were already stored", box.duplicates)
+        yield _total("cocoa_mailbox_duplicates", "Messages not stored because they had been before", box.duplicates)
+        collapsed = "Messages deleted because a newer one has their collapse_key"
+        yield _total("cocoa_mailbox_collapsed", collapsed, box.collapsed)
+        withdrawn = "Messages deleted because their device has left their user or group"
+        yield _total("cocoa_mailbox_withdrawn", withdrawn, box.withdrawn)
         yield _total("cocoa_mailbox_acknowledged", "Messages deleted after an acknowledgement", box.acknowledged)
         yield _by("cocoa_mailbox_lost", "Messages deleted unacknowledged", "reason", box.lost)
         yield _total("cocoa_mailbox_failures", "Times that the mailbox became unavailable", box.failures)

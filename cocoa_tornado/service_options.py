@@ -22,7 +22,9 @@ PRESENCE_LOCAL = "local://"
 
 
 def box_limits(settings: Settings) -> BoxLimits:
-    return BoxLimits(settings.mailbox_max_messages, settings.mailbox_max_bytes, settings.mailbox_ttl_s)
+    return BoxLimits(
+        settings.mailbox_max_messages, settings.mailbox_max_bytes, settings.mailbox_ttl_s, settings.member_ttl_s
+    )
 
 
 def slot_limits(settings: Settings) -> SlotLimits:

@@ -18,6 +18,7 @@ from ..mailboxes.port import Entry, FanOut, FanOutStep, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
+from ..rules.records import Record
 from .address import Address, Everyone, Group, User, recipients
 from .forwarding import Forwarding
 from .local import LocalDelivery
@@ -93,14 +94,11 @@ class _InFlight:
     def take(self, step: FanOutStep) -> bool:
         """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
         belongs to no record of this batch."""
-        for at in self.fan_outs:
-            record = self.batch.records[at]
-            if (record.timestamp_ms, record.payload) == (step.timestamp_ms, step.payload) and record.address == (
-                address_of(step.audience, step.excluded)
-            ):
-                self.steps.setdefault(at, []).append(step)
-                return True
-        return False
+        found = [at for at in self.fan_outs if _is_step_of(step, self.batch.records[at])]
+        if found:
+            at = next((at for at in found if at not in self.steps), found[0])
+            self.steps.setdefault(at, []).append(step)
+        return bool(found)
 
 
 class Router:
@@ -338,6 +336,13 @@ class Router:
     def _note_round_trips(self, batch: Batch) -> None:
         if self._round_trips is not None:
             self._round_trips.routed(batch.records)
+
+
+def _is_step_of(step: FanOutStep, record: Record) -> bool:
+    """Whether a step may be one of this record. It is certain unless the same record was produced twice."""
+    if (step.timestamp_ms, step.payload) != (record.timestamp_ms, record.payload):
+        return False
+    return record.address == address_of(step.audience, step.excluded)
 
 
 def _entries(flight: _InFlight) -> list[Entry | FanOut]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +21,9 @@ from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.relay.messages import Forward, RelayMessage, WakeUp
 from cocoa_tornado.relay.port import Fate
-from cocoa_tornado.routing.address import Devices
+from cocoa_tornado.routing.address import Devices, Group
 from cocoa_tornado.routing.router import Router
+from cocoa_tornado.rules.audiences import of_group
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.claims import Generation
 from cocoa_tornado.rules.records import Record
@@ -78,25 +80,31 @@ class LateMailbox(MemoryMailbox):
         return future
 
 
-ADDRESSES = st.sampled_from([HERE, THERE, NOWHERE, Devices((HERE, THERE)), Devices((THERE, NOWHERE))])
-STEPS = st.lists(st.one_of(st.lists(ADDRESSES, min_size=1, max_size=3), st.integers(0, 5)), max_size=14)
+RED = Group("red", frozenset({NOWHERE}))
+ADDRESSES = st.sampled_from([HERE, THERE, NOWHERE, Devices((HERE, THERE)), Devices((THERE, NOWHERE)), RED])
+Steps: TypeAlias = "list[list[str | Devices | Group] | int]"
+STEPS: st.SearchStrategy[Steps] = st.lists(
+    st.one_of(st.lists(ADDRESSES, min_size=1, max_size=3), st.integers(0, 5)), max_size=14
+)
 
 
 @examples(200)
 @given(STEPS, st.booleans())
-def test_in_any_order_of_answers_messages_keep_theirs(steps: list[list[str | Devices] | int], mailbox: bool) -> None:
+def test_in_any_order_of_answers_messages_keep_theirs(steps: Steps, mailbox: bool) -> None:
     """A list is a batch that is read; a number answers one of the questions that are open."""
     asyncio.run(_play(steps, mailbox))
 
 
-async def _play(steps: list[list[str | Devices] | int], has_mailbox: bool) -> None:
+async def _play(steps: Steps, has_mailbox: bool) -> None:
     pending, hub, counters = Pending(), Hub(), Counters()
     relay, box = LateRelay(), LateMailbox(BoxLimits())
     presence = LatePresence(SlotLimits, relay, lambda: 0.0)
     presence.pending = relay.pending = box.pending = pending
     relay.sent = []
     await box.start()
-    client = connect(hub, HERE)
+    client = connect(hub, HERE, groups=["red"])
+    for name in (HERE, THERE, NOWHERE):
+        box.join(name, frozenset({of_group("red")}))
     router = Router(hub, counters, lambda: 0.0, presence, relay, mailbox=box if has_mailbox else None)
     done: list[int] = []
     expected: dict[str, list[int]] = {HERE: [], THERE: []}
@@ -108,7 +116,7 @@ async def _play(steps: list[list[str | Devices] | int], has_mailbox: bool) -> No
         else:
             records = [Record(address, b'{"n":%d}' % at, 0) for at, address in enumerate(step, offset)]
             for at, address in enumerate(step, offset):
-                for device_id in (address,) if isinstance(address, str) else address.device_ids:
+                for device_id in _recipients(address, has_mailbox):
                     expected.setdefault(device_id, []).append(at)
             offsets = list(range(offset, offset + len(step)))
             offset += len(step)
@@ -130,6 +138,12 @@ async def _play(steps: list[list[str | Devices] | int], has_mailbox: bool) -> No
     else:
         assert _forwarded(relay.sent, has_mailbox) == expected[THERE]
         assert counters.unknown_device == len(expected.get(NOWHERE, ()))
+
+
+def _recipients(address: str | Devices | Group, has_mailbox: bool) -> Sequence[str]:
+    if isinstance(address, Group):
+        return (HERE, THERE) if has_mailbox else (HERE,)
+    return (address,) if isinstance(address, str) else address.device_ids
 
 
 async def _settle() -> None:

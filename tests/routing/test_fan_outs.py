@@ -1,0 +1,176 @@
+"""Records for users, groups and everyone with a mailbox: stored as fan-outs, and sent step by step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry, FanOut, FanOutStep
+from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
+from cocoa_tornado.routing.address import Devices, Everyone, Group, User
+from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.audiences import ALL, of_group, of_user
+from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.records import Record
+
+from .test_router import NOW_OR_NEVER, SlowMailbox, Stand, text, texts
+
+pytestmark = pytest.mark.gen_test(timeout=30)
+
+
+async def stand_with_mailbox() -> Stand:
+    return await Stand(MemoryMailbox(BoxLimits())).open()
+
+
+def step(numbers: dict[str, int] | None, audience: str = of_group("red"), excluded: tuple[str, ...] = ()) -> FanOutStep:
+    """The last step of a fan-out that another life of this gateway has begun."""
+    return FanOutStep(audience, frozenset(excluded), b"{7,}", 0, None, 0, numbers, True, len(numbers or "?"))
+
+
+async def test_a_record_for_a_group_is_sent_to_its_connected_devices_and_kept_for_the_others() -> None:
+    stand = await stand_with_mailbox()
+    one, two, blue = stand.connect("one", groups=["red"]), stand.connect("two", groups=["red"]), stand.connect("blue")
+    stand.hub.unregister(two)
+    stand.router(stand.batch(text(0, Group("red")), text(1, User(99)), text(2, Everyone(frozenset({"one"})))))
+    await asyncio.sleep(0)
+    assert (texts(one), texts(two), texts(blue)) == (["0", "1"], [], ["1", "2"])
+    assert (stand.done, stand.counters.routed, stand.counters.kept, stand.counters.unknown_device) == ([""], 4, 3, 0)
+    assert stand.mailbox is not None
+    assert (await stand.mailbox.look("two")).last.normal == (await stand.mailbox.look("one")).last.normal + 1 == 3
+
+
+async def test_a_device_gets_fan_outs_and_its_own_messages_in_the_order_of_the_records() -> None:
+    stand = await stand_with_mailbox()
+    client = stand.connect(groups=["red"])
+    interim = text(2, interim_of="s")
+    stand.router(stand.batch(text(0), text(1, Group("red")), interim, text(3, User(99)), text(4)))
+    assert client.sent == []
+    await asyncio.sleep(0)
+    assert (texts(client), client.numbers) == (["0", "1", "2", "3", "4"], [1, 2, 3, 4])
+
+
+async def test_a_transient_record_for_a_group_goes_to_the_connected_devices_and_is_not_stored() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client, away = stand.connect(groups=["red"]), stand.connect("away", groups=["red"])
+    stand.hub.unregister(away)
+    now = text(0, Group("red"))._replace(options=NOW_OR_NEVER)
+    stand.router(stand.batch(now, text(1, Everyone(), interim_of="s")))
+    await mailbox.store()
+    assert (texts(client), texts(away), mailbox.calls[0][0]) == (["0", "1"], [], [])
+
+
+async def test_messages_and_fan_outs_are_stored_with_their_options_and_one_deadline() -> None:
+    """It counts from the record's timestamp, or from reading if that is absent or in the future."""
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    options = Options("high", ttl_s=60, collapse_key="k", id="i")
+    stand.router(
+        stand.batch(
+            Record("doll", b"0", 900_000, options=options),
+            Record(Group("red", frozenset({"doll"})), b"1", 0, options=options),
+            Record(Devices(("one", "two")), b"2", 2_000_000, options=options),
+            Record(User("99"), b"3", 5),
+        )
+    )
+    assert mailbox.calls[0][0] == [
+        Entry("doll", b"0", 900_000, "results/0", 0, options, 960_000),
+        FanOut(of_group("red"), frozenset({"doll"}), b"1", 0, "results/0", 1, options, 1_060_000),
+        Entry("one", b"2", 2_000_000, "results/0", 2, options, 1_060_000),
+        Entry("two", b"2", 2_000_000, "results/0", 2, options, 1_060_000),
+        FanOut(of_user("99"), frozenset(), b"3", 5, "results/0", 3),
+    ]
+
+
+async def test_a_batch_is_done_before_its_large_fan_out_is_complete() -> None:
+    stand = await stand_with_mailbox()
+    clients = [stand.connect(str(number), groups=["red"]) for number in range(FAN_OUT_STEP + 3)]
+    stand.router(stand.batch(text(0, Group("red")), text(1, "0")))
+    await asyncio.sleep(0)
+    assert (stand.done, sum(len(client.sent) for client in clients)) == ([""], FAN_OUT_STEP + 4)
+    assert texts(clients[0]) == ["0", "1"]
+    assert all(texts(client) == ["0"] for client in clients[1:])
+    assert stand.counters.routed == FAN_OUT_STEP + 4
+
+
+async def test_a_fan_out_without_recipients_is_counted_once_as_not_connected(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stand = await stand_with_mailbox()
+    stand.connect()
+    with caplog.at_level(logging.INFO, "cocoa.router"):
+        stand.router(stand.batch(text(0, Group("red")), text(1, Everyone(frozenset({"doll"})))))
+        await asyncio.sleep(0)
+    assert (stand.done, stand.counters.unknown_device, stand.counters.routed) == ([""], 2, 0)
+    assert [vars(line)["reason"] for line in caplog.records] == ["no recipient"] * 2
+
+
+async def test_a_step_that_belongs_to_no_batch_is_sent_as_well() -> None:
+    """A fan-out goes on after a restart."""
+    stand = await stand_with_mailbox()
+    client = stand.connect(groups=["red"])
+    stand.router.on_step(step({"doll": 1, "away": 4}))
+    assert (texts(client), client.numbers) == (["7"], [1])
+    assert (stand.counters.routed, stand.counters.kept, stand.counters.unknown_device) == (1, 1, 0)
+
+
+async def test_a_step_whose_numbers_are_unknown_has_the_audience_look_into_its_boxes() -> None:
+    stand = await stand_with_mailbox()
+    looks: list[str] = []
+    for name, groups in (("one", ["red"]), ("two", ["red"]), ("blue", ["blue"])):
+        client = stand.connect(name, groups=groups)
+        client.look_again = lambda name=name: looks.append(name)  # type: ignore[method-assign, misc]
+    stand.router.on_step(step(None, excluded=("two",)))
+    assert looks == ["one"]
+    stand.router.on_step(step(None, ALL))
+    assert sorted(looks) == ["blue", "one", "one", "two"]
+
+
+async def test_a_fan_out_that_is_read_again_has_its_devices_look_and_no_transient_message_is_repeated() -> None:
+    stand = await stand_with_mailbox()
+    client = stand.connect(groups=["red"])
+    looks: list[int] = []
+    client.look_again = lambda: looks.append(1)  # type: ignore[method-assign]
+    batch = stand.batch(text(0, interim_of="s"), text(1, Group("red")), text(2, interim_of="s"))
+    stand.router(batch)
+    await asyncio.sleep(0)
+    assert (texts(client), looks) == (["0", "1", "2"], [])
+    stand.router(batch)
+    await asyncio.sleep(0)
+    assert (texts(client), looks) == (["0", "1", "2", "2"], [1])
+    assert (stand.counters.routed, stand.counters.unknown_device) == (1, 0)
+
+
+async def test_a_message_that_its_id_has_dropped_is_not_sent() -> None:
+    stand = await stand_with_mailbox()
+    client = stand.connect(groups=["red"])
+    first = text(0)._replace(options=Options(id="x"))
+    stand.router(stand.batch(first, text(1, Group("red"))._replace(options=Options(id="x")), text(2)))
+    await asyncio.sleep(0)
+    assert (texts(client), client.numbers, stand.counters.routed) == (["0", "2"], [1, 2], 2)
+
+
+async def test_the_same_record_twice_in_a_batch_is_sent_twice_in_its_place() -> None:
+    stand = await stand_with_mailbox()
+    client = stand.connect(groups=["red"])
+    stand.router(stand.batch(text(0, Group("red")), text(1), text(0, Group("red"))))
+    await asyncio.sleep(0)
+    assert (texts(client), client.numbers) == (["0", "1", "0"], [1, 2, 3])
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_with_one_device_of_a_step_does_not_affect_the_others() -> None:
+    stand = await stand_with_mailbox()
+    broken, client = stand.connect("broken"), stand.connect("client")
+
+    def fail(*_: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    broken.stored = fail  # type: ignore[assignment, method-assign]
+    stand.router(stand.batch(text(0, User(99))))
+    await asyncio.sleep(0)
+    assert (texts(client), stand.done, stand.counters.dropped) == (["0"], [""], {"fault": 1})
+    assert stand.counters.routed == 1
