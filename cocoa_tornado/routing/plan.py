@@ -91,14 +91,15 @@ def to_store(records: Sequence[Record], messages: Iterable[Message]) -> Sequence
 
 
 def deadlines(records: Sequence[Record], now_ms: float) -> dict[int, int]:
-    """When the ``ttl`` of each record ends, Unix milliseconds, by the record's index. It counts from the record's
-    timestamp or, if there is none or it is in the future, from ``now_ms``, when the record was read."""
+    """When the ``ttl`` of each record ends, Unix milliseconds, by the record's index: only of those that have one.
+
+    :param now_ms: when they were read
+    """
     found = {}
     for at, record in enumerate(records):
         options = record[5]
         if options is not None and options.ttl_s:
-            begin_ms = record.timestamp_ms if 0 < record.timestamp_ms <= now_ms else int(now_ms)
-            found[at] = begin_ms + options.ttl_s * 1000
+            found[at] = options.expires_ms(record.timestamp_ms, now_ms)
     return found
 
 
