@@ -272,11 +272,13 @@ def _make_session(request: Request) -> Session:
     warning = needs_warning([device, *([other] if other else [])])
     if warning:
         click.echo(warning, err=True)
+    brokers = _publisher(request, servers) if servers else None
     return Session(
         target,
         device,
-        _publisher(request, servers) if servers else HttpPublisher(target),
+        brokers or HttpPublisher(target),
         Limits(timeout_s=request.timeout_s),
+        brokers,
         other=other,
         key=key,
         idle_s=request.idle_s,

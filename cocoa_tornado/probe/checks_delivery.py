@@ -47,7 +47,7 @@ async def order(session: Session) -> Verdict:
         sent = [await _published(session, session.device, f"number {number}") for number in range(ORDERED)]
     except PublishUnavailableError as error:
         return skipped(str(error))
-    messages = await _collect(session, link, sent)
+    messages = await collect(session, link, sent)
     return judged(judge_received(messages, sent, in_order=True))
 
 
@@ -76,7 +76,7 @@ async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
             theirs.append(await _published(session, session.other, f"for the second, {number}"))
     except PublishUnavailableError as error:
         return skipped(str(error))
-    first, second = await asyncio.gather(_collect(session, link, mine), _collect(session, other_link, theirs))
+    first, second = await asyncio.gather(collect(session, link, mine), collect(session, other_link, theirs))
     await asyncio.sleep(session.limits.quiet_s)
     first, second = [*first, *link.received()], [*second, *other_link.received()]
     for name, problem in (
@@ -109,7 +109,7 @@ async def _await_session(session: Session, link: Link, session_id: str) -> tuple
     return None, others
 
 
-async def _collect(session: Session, link: Link, sessions: Sequence[str]) -> list[Message]:
+async def collect(session: Session, link: Link, sessions: Sequence[str]) -> list[Message]:
     """All messages until those of all ``sessions`` have arrived, within the time limit."""
     messages: list[Message] = []
     missing = set(sessions)

@@ -85,15 +85,22 @@ def random_device_id() -> str:
     return f"probe-{secrets.token_hex(6)}"
 
 
-def claims_for(device_id: str, now: float, lifetime_s: float = LIFETIME_S) -> dict[str, object]:
+def random_group() -> str:
+    """A group that no real device is in."""
+    return f"probe-{secrets.token_hex(6)}"
+
+
+def claims_for(
+    device_id: str, now: float, lifetime_s: float = LIFETIME_S, groups: tuple[str, ...] = ()
+) -> dict[str, object]:
     """The claims of a device, valid from ``now`` (Unix seconds) for ``lifetime_s``."""
-    request = TokenRequest(device_id, 0, device_version="probe", lifetime_s=lifetime_s)
+    request = TokenRequest(device_id, 0, device_version="probe", groups=groups, lifetime_s=lifetime_s)
     return token_claims(request, TokenPolicy(), now)
 
 
-def minted(key: Key, device_id: str, now: float, *, given: bool = False) -> Device:
+def minted(key: Key, device_id: str, now: float, *, given: bool = False, groups: tuple[str, ...] = ()) -> Device:
     """A device with a fresh token."""
-    return Device(device_id, 0, key.sign(claims_for(device_id, now)), given)
+    return Device(device_id, 0, key.sign(claims_for(device_id, now, groups=groups)), given)
 
 
 def from_token(token: str) -> Device:

@@ -16,9 +16,10 @@ from .credentials import Device
 from .judge import described
 from .target import Target
 from .verdicts import ProbeError
-from .wire import exchange
+from .wire import Response, exchange
 
 PUBLISH_ROUTE = "/api/v1/transcriptions"
+_PASS_BROKER = "pass --broker kafka://HOST:PORT"
 
 
 class PublishUnavailableError(Exception):
@@ -38,6 +39,13 @@ class RecordPublisher(Protocol):
     async def close(self) -> None: ...
 
 
+class BackendPublisher(Protocol):
+    """Publishes records that address others than one device, which no device may do."""
+
+    async def publish_to_others(self, key: str, value: bytes) -> str | None:
+        """Publish a record (JSON bytes). Return None, or why it was rejected."""
+
+
 class HttpPublisher:
     """Publishes with the device's own token, if the gateway allows it."""
 
@@ -45,12 +53,12 @@ class HttpPublisher:
         self._target = target
 
     async def publish(self, device: Device, value: bytes) -> str | None:
-        headers = [("Authorization", f"Bearer {device.token}"), ("Content-Type", "application/json")]
-        response = await exchange(self._target, "POST", PUBLISH_ROUTE, headers, value)
-        if is_blocked(response):
-            raise PublishUnavailableError("a proxy takes no records over HTTP; pass --broker kafka://HOST:PORT")
+        try:
+            response = await post_record(self._target, device, value)
+        except PublishUnavailableError as error:
+            raise PublishUnavailableError(f"{error}; {_PASS_BROKER}") from error
         if response.status == 404:
-            raise PublishUnavailableError("the gateway takes no records over HTTP; pass --broker kafka://HOST:PORT")
+            raise PublishUnavailableError(f"the gateway takes no records over HTTP; {_PASS_BROKER}")
         return None if response.status == 202 else f"publishing over HTTP: answered {described(response)}, expected 202"
 
     async def close(self) -> None:
@@ -79,7 +87,10 @@ class KafkaPublisher:
         self._problem: str | None = None
 
     async def publish(self, device: Device, value: bytes) -> str | None:
-        return self._problem or await asyncio.to_thread(self._publish, device.device_id.encode(), value)
+        return await self.publish_to_others(device.device_id, value)
+
+    async def publish_to_others(self, key: str, value: bytes) -> str | None:
+        return self._problem or await asyncio.to_thread(self._publish, key.encode(), value)
 
     async def close(self) -> None:
         if self._producer is not None:
@@ -111,6 +122,19 @@ class KafkaPublisher:
             delivery_timeout_ms=2 * limit_ms,
             **self._security,
         )
+
+
+async def post_record(target: Target, device: Device, value: bytes) -> Response:
+    """Send a record with the device's own token. The gateway's response is 404 if it takes no records over HTTP.
+
+    :raises PublishUnavailableError: a proxy blocks the route
+    :raises OSError: the connection failed
+    """
+    headers = [("Authorization", f"Bearer {device.token}"), ("Content-Type", "application/json")]
+    response = await exchange(target, "POST", PUBLISH_ROUTE, headers, value)
+    if is_blocked(response):
+        raise PublishUnavailableError("a proxy takes no records over HTTP")
+    return response
 
 
 def kafka_servers(url: str) -> list[str]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from .wire import Response, Upgrade, json_value
 
+OPTIONS = ("to", "except", "priority", "ttl", "collapse_key")
 READY_PARTS = ("broker", "mailbox", "presence", "speech")
 _HEALTH_START = b'{"status":"healthy","timestamp":"'
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -251,4 +252,38 @@ def judge_received(
         return f"got {len(arrived)} messages for {len(own)} records"
     if in_order and arrived != list(own):
         return "got its messages out of order"
+    return None
+
+
+def judge_priorities(messages: Sequence[str | bytes], sent: Sequence[tuple[str, str]]) -> str | None:
+    """Judge the messages of one device by the priorities of their records.
+
+    What was written to the socket before a high record came cannot be overtaken, so a high message may arrive after
+    normal ones that were published before it. It may not arrive after one that was published after it. That holds for
+    at most eight high records: after eight, a gateway may send a normal message that waits.
+
+    :param sent: the session id and the priority of each record, in the order of publishing, to one partition
+    """
+    sessions = [session for session, _ in sent]
+    if problem := judge_received(messages, sessions):
+        return problem
+    arrived = [found for found in map(session_of, messages) if found in sessions]
+    numbers = [sessions.index(session) for session in arrived if session is not None]
+    for priority in ("high", "normal", "low"):
+        own = [number for number in numbers if sent[number][1] == priority]
+        if own != sorted(own):
+            return f"got its messages of priority {priority} out of order"
+    for place, number in enumerate(numbers):
+        if sent[number][1] == "high" and any(before > number for before in numbers[:place]):
+            return "got a high message after one of a lower priority that was published later"
+    return None
+
+
+def judge_options_removed(messages: Iterable[str | bytes], sessions: Collection[str]) -> str | None:
+    """Judge whether the messages of ``sessions`` are without the fields that say how to deliver a record."""
+    for message in messages:
+        if session_of(message) in sessions:
+            value = json_value(message.encode("utf-8", "replace") if isinstance(message, str) else message)
+            if found := [name for name in OPTIONS if isinstance(value, dict) and name in value]:
+                return f"got the field {found[0]}, which is not for devices: {quoted(message)}"
     return None

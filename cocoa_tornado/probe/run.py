@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, replace
 from typing import Final
 
-from . import checks_audio, checks_connection, checks_delivery, checks_http
+from . import checks_addressing, checks_audio, checks_connection, checks_delivery, checks_http
 from .between import HEALTH_ROUTE, no_gateway, no_upgrade
 from .credentials import Device
 from .device import ConnectionLostError, Message, connect
@@ -73,6 +73,9 @@ CHECKS: Final = (
     Check("delivery", "a record arrives as compact JSON, type first", checks_delivery.delivery, True, _publish_s),
     Check("order", "each record arrives once, in order", checks_delivery.order, True, _publish_s),
     Check("isolation", "a message reaches its device only", checks_delivery.isolation, True, _publish_s),
+    Check("priority", "high goes first, each priority in order", checks_addressing.priority, True, _publish_s),
+    Check("addressing", "a device can't address others", checks_addressing.addressing, True),
+    Check("group", "a group's message reaches its members only", checks_addressing.group, True, _publish_s),
     Check("audio", "speech returns as a transcript", checks_audio.audio, True, _speech_s),
     Check("close", "a close gets a close", checks_connection.close_handshake, True),
     Check(

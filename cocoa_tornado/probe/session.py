@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from .between import no_upgrade
 from .credentials import Device, Key, minted, random_device_id
-from .delivery import RecordPublisher
+from .delivery import BackendPublisher, RecordPublisher
 from .device import Link, connect
 from .judge import judge_handshake
 from .judge_speech import SpeechResult
@@ -68,7 +68,9 @@ class Session:
     """The state of a run. One event loop, one check at a time.
 
     :ivar device: the device of the probe
+    :ivar backend: publishes records that no device may publish, or None
     :ivar other: a second device, or None
+    :ivar member: a device with a group of its own, or None
     :ivar key: the secret for signing further tokens, or None
     :ivar key_proven: whether the gateway has accepted a token of that key
     :ivar audio: the recording to send, or None
@@ -87,7 +89,9 @@ class Session:
     device: Device
     publisher: RecordPublisher
     limits: Limits = field(default_factory=Limits)
+    backend: BackendPublisher | None = None
     other: Device | None = None
+    member: Device | None = None
     key: Key | None = None
     key_proven: bool = False
     idle_s: float = 0.0
@@ -175,7 +179,7 @@ class Session:
 
     def redacted(self, text: str) -> str:
         """Replace the tokens and secrets of this run in ``text``."""
-        known = [self.device.token, self.other.token if self.other else "", self.key.secret if self.key else ""]
-        for secret in filter(None, known):
+        devices = [device for device in (self.device, self.other, self.member) if device is not None]
+        for secret in [device.token for device in devices] + ([self.key.secret] if self.key else []):
             text = text.replace(secret, "***")
         return text

@@ -21,8 +21,9 @@ ACCEPTED_PER_TURN: Final = 512
 """The most connections accepted before the event loop may do something else. Each costs one system call, some 10 us."""
 
 SERVED_PER_TURN: Final = 8
-"""The most that are served before the event loop may do something else. A handshake takes some 0.2 ms, and connected
-devices wait for as many as this when thousands arrive at once."""
+"""The most of those that wait here which are served before the event loop may do something else. A handshake takes some
+0.2 ms, and connected devices wait for as many as this when thousands arrive at once. Those that have sent nothing when
+they are served do not come back here: of them ``rules.turns.MAX_PER_TURN`` are upgraded in a turn at most."""
 
 RETRY_S: Final = 1.0
 

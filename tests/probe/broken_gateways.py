@@ -16,6 +16,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
@@ -68,6 +69,17 @@ class Fault(enum.Enum):
     OUT_OF_ORDER = enum.auto()
     DELIVERED_TWICE = enum.auto()
     BROADCAST = enum.auto()
+    PRIORITY_SWAPPED = enum.auto()
+    HIGH_OVERTAKEN = enum.auto()
+    HIGH_LOST = enum.auto()
+    PRIORITY_PASSED_ON = enum.auto()
+    ADDRESS_ACCEPTED = enum.auto()
+    EXCEPT_ACCEPTED = enum.auto()
+    GROUP_NOT_REACHED = enum.auto()
+    GROUP_DOUBLED = enum.auto()
+    GROUP_LEAKED = enum.auto()
+    EXCEPT_IGNORED = enum.auto()
+    TO_PASSED_ON = enum.auto()
     CLOSE_NOT_ANSWERED = enum.auto()
     SLOT_KEPT_AFTER_CLOSE = enum.auto()
     SLOT_KEPT_AFTER_RESET = enum.auto()
@@ -98,6 +110,7 @@ class BrokenGateway:
         self.opened: list[str] = []
         self._slots: dict[str, list[Connection]] = {}
         self._held_back: list[tuple[str, dict[str, object]]] = []
+        self._waiting: list[dict[str, object]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
@@ -181,8 +194,16 @@ class BrokenGateway:
         if isinstance(claims, str) or claims["device_id"] != record["device_id"]:
             refuse(writer, 403, "The token is for another device")
             return
+        is_refused = "to" in record and not self.has(Fault.ADDRESS_ACCEPTED)
+        if is_refused or ("except" in record and not self.has(Fault.EXCEPT_ACCEPTED)):
+            refuse(writer, 403, "Devices can't address others")
+            return
         answer(writer, 202, '{"success":true}')
-        if self.has(Fault.OUT_OF_ORDER) and not self._held_back:
+        for ready in self._reordered(record):
+            self._publish_one(ready)
+
+    def _publish_one(self, record: dict[str, Any]) -> None:
+        if self.has(Fault.OUT_OF_ORDER) and not self._held_back and "priority" not in record:
             self._held_back.append((record["device_id"], record))
             asyncio.get_running_loop().call_later(0.05, self._deliver_held_back)
             return
@@ -208,6 +229,33 @@ class BrokenGateway:
             claims, reader, lambda status, body: answer(writer, status, body), writer.transport.abort
         )
 
+    def _reordered(self, record: dict[str, object]) -> list[dict[str, object]]:
+        """What to deliver now: a record may wait for the next one."""
+        priority = record.get("priority")
+        swaps = self.has(Fault.PRIORITY_SWAPPED)
+        if priority == "high" and self.has(Fault.HIGH_LOST):
+            return []
+        if (priority == "high" and self.has(Fault.HIGH_OVERTAKEN)) or (
+            priority == "low" and swaps and not self._waiting
+        ):
+            self._waiting.append(record)
+            return []
+        if swaps and priority != "low":
+            return [record]
+        ready, self._waiting = [record, *self._waiting], []
+        return ready
+
+    def produce(self, record: dict[str, Any]) -> None:
+        """A backend's record for a group."""
+        if self.has(Fault.GROUP_NOT_REACHED):
+            return
+        excepted = [] if self.has(Fault.EXCEPT_IGNORED) else record.get("except", {"devices": []})["devices"]
+        for device_id, connections in list(self._slots.items()):
+            is_member = any(connection.is_in(record["to"]["group"]) for connection in connections)
+            if (is_member or self.has(Fault.GROUP_LEAKED)) and device_id not in excepted:
+                for _ in range(2 if self.has(Fault.GROUP_DOUBLED) else 1):
+                    self._deliver(device_id, record)
+
     def _deliver_held_back(self) -> None:
         while self._held_back:
             self._deliver(*self._held_back.pop())
@@ -223,7 +271,9 @@ class BrokenGateway:
                 connection.send(TEXT, self._message(record).encode())
 
     def _message(self, record: dict[str, object]) -> str:
-        fields = {name: value for name, value in record.items() if name != "type"}
+        kept = {Fault.PRIORITY_PASSED_ON: "priority", Fault.TO_PASSED_ON: "to"}
+        removed = {"type", "to", "except", "priority"} - {name for fault, name in kept.items() if self.has(fault)}
+        fields = {name: value for name, value in record.items() if name not in removed}
         if self.has(Fault.UNKNOWN_FIELDS_LOST):
             fields.pop("probe", None)
         if self.has(Fault.CURSORS):
@@ -361,6 +411,10 @@ class Connection:
     ) -> None:
         self.device_id = device_id
         self._gateway, self._writer, self._claims = gateway, writer, claims or {}
+
+    def is_in(self, group: str) -> bool:
+        groups = self._claims.get("groups", [])
+        return isinstance(groups, list) and group in groups
 
     def send(self, opcode: int, payload: bytes) -> None:
         size = len(payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from dataclasses import replace
@@ -56,13 +57,24 @@ BREAKS: list[tuple[Fault, set[str]]] = [
     (Fault.ACCEPT_THEN_CLOSE, {"duplicate"}),
     (Fault.INCUMBENT_EVICTED, {"duplicate"}),
     (Fault.NO_RETRY_AFTER, {"duplicate"}),
-    (Fault.NOTHING_DELIVERED, {"delivery", "order", "isolation"}),
+    (Fault.NOTHING_DELIVERED, {"delivery", "order", "isolation", "priority", "group"}),
     (Fault.MESSAGE_HAS_BLANKS, {"delivery"}),
     (Fault.TYPE_LAST, {"delivery"}),
     (Fault.MESSAGE_ESCAPED, {"delivery"}),
     (Fault.UNKNOWN_FIELDS_LOST, {"delivery"}),
     (Fault.OUT_OF_ORDER, {"order"}),
-    (Fault.BROADCAST, {"isolation"}),
+    (Fault.BROADCAST, {"isolation", "group"}),
+    (Fault.PRIORITY_SWAPPED, {"priority"}),
+    (Fault.HIGH_OVERTAKEN, {"priority"}),
+    (Fault.HIGH_LOST, {"priority"}),
+    (Fault.PRIORITY_PASSED_ON, {"priority"}),
+    (Fault.ADDRESS_ACCEPTED, {"addressing"}),
+    (Fault.EXCEPT_ACCEPTED, {"addressing"}),
+    (Fault.GROUP_NOT_REACHED, {"group"}),
+    (Fault.GROUP_DOUBLED, {"group"}),
+    (Fault.GROUP_LEAKED, {"group"}),
+    (Fault.EXCEPT_IGNORED, {"group"}),
+    (Fault.TO_PASSED_ON, {"group"}),
     (Fault.CLOSE_NOT_ANSWERED, {"close"}),
     (Fault.SLOT_KEPT_AFTER_CLOSE, {"clean-up-close"}),
     (Fault.SLOT_KEPT_AFTER_RESET, {"clean-up-reset"}),
@@ -70,6 +82,15 @@ BREAKS: list[tuple[Fault, set[str]]] = [
     (Fault.OVERSIZE_CUT, {"oversize"}),
     (Fault.INVALID_FRAME_IGNORED, {"invalid-frame"}),
 ]
+
+
+class Backend:
+    def __init__(self, gateway: BrokenGateway) -> None:
+        self._gateway = gateway
+
+    async def publish_to_others(self, key: str, value: bytes) -> str | None:
+        self._gateway.produce(json.loads(value))
+        return None
 
 
 def session_for(gateway: BrokenGateway, **fields: object) -> Session:
@@ -81,6 +102,7 @@ def session_for(gateway: BrokenGateway, **fields: object) -> Session:
         minted(KEY, "probe-first", now),
         HttpPublisher(target),
         QUICK,
+        Backend(gateway),
         other=minted(KEY, "probe-second", now),
         key=KEY,
     )
@@ -131,7 +153,7 @@ def test_a_broken_promise_fails_its_own_check_and_no_other(fault: Fault, failing
 def test_a_message_delivered_twice_is_noticed() -> None:
     report = asyncio.run(probed(Fault.DELIVERED_TWICE))
 
-    assert names(report, Status.FAILED) == {"order", "isolation"}
+    assert names(report, Status.FAILED) == {"order", "isolation", "priority", "group"}
 
 
 def test_a_slot_that_is_freed_late_is_not_freed_at_once() -> None:
@@ -191,8 +213,18 @@ def test_a_plain_get_of_a_device_that_connects_elsewhere_is_not_a_failed_426() -
 def test_without_http_publishing_delivery_is_skipped_and_the_way_out_named() -> None:
     report = asyncio.run(probed(Fault.NO_HTTP_PUBLISH))
 
-    assert {"delivery", "order", "isolation"} <= names(report, Status.SKIPPED)
+    assert {"delivery", "order", "isolation", "priority"} <= names(report, Status.SKIPPED)
     assert "--broker" in outcome(report, "delivery").detail
+    assert outcome(report, "addressing").status is Status.PASSED
+    assert outcome(report, "addressing").detail == "the gateway takes no records over HTTP"
+    assert report.ok
+
+
+def test_without_a_broker_a_group_is_skipped_and_the_way_out_named() -> None:
+    report = asyncio.run(probed(backend=None))
+
+    assert outcome(report, "group").status is Status.SKIPPED
+    assert "--broker" in outcome(report, "group").detail
     assert report.ok
 
 
@@ -258,7 +290,7 @@ def test_a_given_device_whose_slot_is_not_freed_is_left_alone() -> None:
 def test_without_a_key_nothing_is_said_of_expired_tokens() -> None:
     report = asyncio.run(probed(key=None, device=from_token(given().token), other=None))
 
-    assert names(report, Status.SKIPPED) == {"audio", "isolation", "expired", "no-device-id"} | LONG
+    assert names(report, Status.SKIPPED) == {"audio", "isolation", "group", "expired", "no-device-id"} | LONG
     assert report.ok
 
 

@@ -45,7 +45,7 @@ def test_a_healthy_gateway_is_one_line_per_check_and_status_0() -> None:
     assert result.exit_code == 0
     assert result.stderr == ""
     assert [line.split()[1] for line in lines[: len(CHECKS)]] == [check.name for check in CHECKS]
-    assert lines[-1].startswith("28 passed, 0 failed, 3 skipped in ")
+    assert lines[-1].startswith("30 passed, 0 failed, 4 skipped in ")
     assert "\x1b" not in result.stdout
 
 
@@ -89,14 +89,17 @@ def test_a_required_check_that_is_skipped_fails_the_run() -> None:
     assert line.split()[1] == "idle"
     assert "required, but skipped: " in line
     assert strict.exit_code == 1
-    assert strict.stdout.splitlines()[-1].startswith("28 passed, 3 failed, 0 skipped in ")
+    assert strict.stdout.splitlines()[-1].startswith("30 passed, 4 failed, 0 skipped in ")
 
 
 def test_a_required_check_that_the_run_does_not_have_is_wrong_usage() -> None:
     result = invoke("127.0.0.1:1", "--secret", SECRET, "--require", "audio-words")
 
     assert result.exit_code == 2
-    assert "--require 'audio-words': this run has no such check; its checks are alg-none, audio, " in result.stderr
+    assert (
+        "--require 'audio-words': this run has no such check; its checks are addressing, alg-none, audio, "
+        in result.stderr
+    )
 
 
 def test_brokers_are_reached_as_the_gateways_settings_say(tmp_path: Path) -> None:
@@ -168,7 +171,7 @@ def test_a_given_token_and_the_right_key_allow_every_check() -> None:
         result = invoke(f"127.0.0.1:{gateway.port}", "--token", TOKEN, "--secret", SECRET)
 
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].startswith("28 passed")
+    assert result.stdout.splitlines()[-1].startswith("30 passed")
 
 
 def test_a_device_id_is_given_a_token_and_a_companion() -> None:
@@ -276,7 +279,7 @@ def test_over_tls_only_what_is_trusted_is_probed(trust: str, certificate: tuple[
         assert "is not trusted: self-signed certificate" in result.output
     else:
         assert result.exit_code == 0
-        assert result.stdout.splitlines()[-1].startswith("28 passed, 0 failed")
+        assert result.stdout.splitlines()[-1].startswith("30 passed, 0 failed")
 
 
 def test_a_plain_url_for_a_tls_port_is_one_line_and_status_1(certificate: tuple[Path, Path]) -> None:

@@ -41,7 +41,7 @@ class FakeProducer:
         self.closed = True
 
 
-def test_a_record_is_keyed_by_its_device() -> None:
+def test_a_record_is_keyed_by_its_device_or_by_whom_it_addresses() -> None:
     producers: list[FakeProducer] = []
 
     def connect(**settings: Any) -> FakeProducer:
@@ -51,12 +51,12 @@ def test_a_record_is_keyed_by_its_device() -> None:
     async def scenario() -> None:
         publisher = KafkaPublisher(["k1:9092"], "results", 2.0, connect=connect)
         assert await publisher.publish(DEVICE, b"1") is None
-        assert await publisher.publish(DEVICE, b"2") is None
+        assert await publisher.publish_to_others("kitchen", b"2") is None
         await publisher.close()
 
     asyncio.run(scenario())
     [producer] = producers
-    assert producer.sent == [("results", b"doll", b"1"), ("results", b"doll", b"2")]
+    assert producer.sent == [("results", b"doll", b"1"), ("results", b"kitchen", b"2")]
     assert producer.settings["bootstrap_servers"] == ["k1:9092"]
     assert producer.settings["allow_auto_create_topics"] is False
     assert producer.closed

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.probe.credentials import Device, Key, minted
 from cocoa_tornado.probe.delivery import HttpPublisher, KafkaPublisher
 from cocoa_tornado.probe.run import run
@@ -16,17 +17,29 @@ from cocoa_tornado.probe.verdicts import Report, Status
 from testing.kafka_admin import create_topic, read_all
 from testing.kafka_server import KafkaServer, TansuServer
 
-from ..harness import SECRET, Harness
+from ..harness import RESULTS, SECRET, Harness
 
 
-def test_our_own_gateway_passes_every_check_that_is_made() -> None:
+class Backend:
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    async def publish_to_others(self, key: str, value: bytes) -> str | None:
+        await self._broker.publish(RESULTS, key, value)
+        return None
+
+
+@pytest.mark.parametrize("mailbox", ["none://", "memory://"])
+def test_our_own_gateway_passes_every_check_that_is_made(mailbox: str) -> None:
     async def scenario() -> Report:
-        harness = await Harness.start()
+        harness = await Harness.start(mailbox=mailbox)
         target, _ = parse_target(harness.ws_url)
         key = Key("the test", SECRET)
         first, second = minted(key, "first", time.time()), minted(key, "second", time.time())
         try:
-            return await run(Session(target, first, HttpPublisher(target), other=second, key=key), lambda outcome: None)
+            publisher, backend = HttpPublisher(target), Backend(harness.broker)
+            session = Session(target, first, publisher, backend=backend, other=second, key=key)
+            return await run(session, lambda outcome: None)
         finally:
             await harness.stop()
 

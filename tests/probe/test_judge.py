@@ -18,7 +18,9 @@ from cocoa_tornado.probe.judge import (
     judge_handshake,
     judge_health,
     judge_message,
+    judge_options_removed,
     judge_plain_get,
+    judge_priorities,
     judge_ready,
     judge_received,
     judge_refusal,
@@ -259,6 +261,63 @@ def test_mail_of_a_life_of_its_own_does_not_matter() -> None:
 )
 def test_what_is_wrong_with_the_mail_is_named(sessions: str, problem: str) -> None:
     assert judge_received(of(*sessions), ["a", "b"], ["c"], in_order=True) == problem
+
+
+SENT = [("a", "normal"), ("H", "high"), ("b", "normal"), ("l", "low"), ("I", "high"), ("m", "low"), ("c", "normal")]
+
+
+@pytest.mark.parametrize(
+    "sessions",
+    [
+        pytest.param("aHblImc", id="each before the next was published"),
+        pytest.param("HIablmc", id="high ones overtake all that wait"),
+        pytest.param("aHIblmc", id="high ones overtake what still waits"),
+        pytest.param("HIabclm", id="low ones are overtaken"),
+    ],
+)
+def test_a_high_message_may_overtake_any_number_of_others(sessions: str) -> None:
+    assert judge_priorities([*of("other"), *of(*sessions)], SENT) is None
+
+
+@pytest.mark.parametrize(
+    ("sessions", "problem"),
+    [
+        ("aHblIm", "did not get 1 of 7 messages"),
+        ("aHblImcc", "got 8 messages for 7 records"),
+        ("bHalImc", "got its messages of priority normal out of order"),
+        ("aIblHmc", "got its messages of priority high out of order"),
+        ("aHbmIlc", "got its messages of priority low out of order"),
+        ("abHlImc", "got a high message after one of a lower priority that was published later"),
+        ("aHblmIc", "got a high message after one of a lower priority that was published later"),
+    ],
+)
+def test_what_is_wrong_with_the_order_of_priorities_is_named(sessions: str, problem: str) -> None:
+    assert judge_priorities(of(*sessions), SENT) == problem
+
+
+@given(st.data())
+def test_a_socket_that_takes_messages_at_any_time_is_never_a_violation(data: st.DataObject) -> None:
+    """As many records are published as hypothesis likes before the socket takes the next message."""
+    waiting: list[tuple[str, str]] = []
+    written: list[str] = []
+    for record in [*SENT, None]:
+        for _ in range(data.draw(st.integers(0, len(waiting))) if record else len(waiting)):
+            first = next((found for found in waiting if found[1] == "high"), waiting[0])
+            waiting.remove(first)
+            written.append(first[0])
+        waiting += [record] if record else []
+    assert judge_priorities(of(*written), SENT) is None
+
+
+def test_fields_that_are_not_for_devices_are_named() -> None:
+    messages: list[str | bytes] = [
+        '{"session_id":"a","priority":"high"}',
+        '{"session_id":"b","id":"7","text":"to"}',
+        "garbage",
+        b"\xff",
+    ]
+    assert judge_options_removed(messages, ["b"]) is None
+    assert "the field priority" in str(judge_options_removed(messages, ["a", "b"]))
 
 
 @given(st.binary() | st.text())

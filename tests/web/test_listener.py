@@ -343,6 +343,26 @@ async def test_a_crowd_is_taken_from_the_kernels_queue_at_once_and_served_in_the
 
 
 @pytest.mark.gen_test
+async def test_what_comes_in_for_connected_devices_waits_for_a_few_of_a_crowd_only() -> None:
+    loop = asyncio.get_running_loop()
+    came_after: list[int] = []
+    handed_over_after: list[int] = []
+
+    def note_and_upgrade_nobody(sock: socket.socket, received: bytes, peer: str) -> bool:
+        came = len(came_after)
+        came_after.append(came)
+        # As a batch of records comes from the broker's thread, in the middle of a turn.
+        loop.call_soon_threadsafe(lambda: handed_over_after.append(len(came_after) - came))
+        return False
+
+    async with listening(note_and_upgrade_nobody) as (_, address, served):
+        with crowd(address, 100):
+            await eventually(lambda: len(served) == 100)
+    assert len(handed_over_after) == 100
+    assert max(handed_over_after) <= SERVED_PER_TURN
+
+
+@pytest.mark.gen_test
 async def test_a_crowd_larger_than_may_wait_is_served_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with listening(max_pending=200) as (_, address, served):
