@@ -22,12 +22,14 @@ from typing import Final
 from ..rules.box import BoxLimits
 from .backlog import CommitGroup, GroupLimits
 from .driver import Driver
+from .port import FanOutStep
+from .sqlite_boxes import Change
 from .sqlite_file import SqliteFile
+from .sqlite_pages import Expiry
 from .sqlite_reader import Reader
-from .sqlite_rows import Change
 from .sqlite_schema import MIGRATIONS, Migration
 from .sqlite_thread import JobThread
-from .store import Answer, Ledger, Question, StoreFault, Timing
+from .store import Answer, Committed, Ledger, Question, StoreFault, Timing
 
 TIMING: Final = Timing(
     retry_s=(0.1, 2.0),
@@ -83,6 +85,7 @@ class SqliteStore:
         self.promise = "stored messages survive the end of the gateway and a power failure"
         self.key: bytes | None = None
         self.epoch = 0
+        self.has_fan_outs = False
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._file = SqliteFile(path, limits, clock, migrations)
         self._reader = Reader(path, lambda: self._file.identity)
@@ -95,19 +98,27 @@ class SqliteStore:
             self._writing.start()
         except RuntimeError as error:
             raise StoreFault(f"{self.name}: {error}", away=True) from error
-        store = await self._writing.submit(self._file.probe)
-        self.key, self.epoch = store.key, store.last_seen.epoch
-        self._ledger.set_totals(store.messages, store.size_bytes)
+        self._note(await self._writing.submit(lambda: self._file.probe().state()))
+        self.key = self._file.key
         return False
 
-    async def commit(self, group: CommitGroup) -> Sequence[Sequence[int | None]]:
+    async def commit(self, group: CommitGroup) -> Committed:
         def store() -> Change:
             with self._file.used() as rows:
-                return rows.store([call.entries for call in group.calls], group.marks, group.id)
+                return rows.store([call.entries for call in group.calls], group.marks, group.joins, group.id)
 
         change = await self._writing.submit(store)
         self._note(change)
-        return change.results
+        return Committed(change.results, change.steps)
+
+    async def fan_out(self) -> Sequence[FanOutStep]:
+        def step() -> Change:
+            with self._file.used() as rows:
+                return rows.fan_out()
+
+        change = await self._writing.submit(step)
+        self._note(change)
+        return change.steps
 
     async def sweep(self) -> int:
         def sweep() -> Change:
@@ -119,8 +130,8 @@ class SqliteStore:
         return change.expired
 
     def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
-        expired_at = self._clock() - self._limits.ttl_s
-        return self._reading.submit(partial(self._reader.answers, questions, expired_at))
+        expiry = Expiry.at(self._clock(), self._limits.ttl_s)
+        return self._reading.submit(partial(self._reader.answers, questions, expiry))
 
     async def close(self, timeout_s: float) -> None:
         # The writer last, as its close checkpoints the log.
@@ -136,8 +147,10 @@ class SqliteStore:
         counters = self._ledger.counters
         counters.stored += change.stored
         counters.duplicates += change.duplicates
+        counters.collapsed += change.collapsed
+        counters.withdrawn += change.withdrawn
         counters.acknowledged += change.acknowledged
         counters.lose("overflow", change.overflowed)
         counters.lose("expired", change.expired)
-        self.epoch = change.epoch
+        self.epoch, self.has_fan_outs = change.epoch, change.has_fan_outs
         self._ledger.set_totals(*change.totals)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import CocoaError, MailboxError
 from . import sqlite_schema
-from .sqlite_rows import look, read
+from .sqlite_pages import Expiry, look, read
 from .sqlite_schema import FileIdentity
 from .store import Answer, Look, Question
 
@@ -28,10 +28,10 @@ class Reader:
         self._database: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
 
-    def answers(self, questions: Sequence[Question], expired_at: float) -> list[Answer]:
+    def answers(self, questions: Sequence[Question], expiry: Expiry) -> list[Answer]:
         """Answer all questions from one snapshot.
 
-        :param expired_at: messages stored up to this time (Unix seconds) have expired and are not returned
+        :param expiry: which messages have expired and are not returned
         """
         answers: list[Answer] = []
         try:
@@ -39,7 +39,7 @@ class Reader:
             database.execute("BEGIN")
             try:
                 for question in questions:
-                    answers.append(self._answer(database, question, expired_at))
+                    answers.append(self._answer(database, question, expiry))
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
@@ -55,11 +55,11 @@ class Reader:
                 self._database.close()
             self._database = None
 
-    def _answer(self, database: sqlite3.Connection, question: Question, expired_at: float) -> Answer:
+    def _answer(self, database: sqlite3.Connection, question: Question, expiry: Expiry) -> Answer:
         try:
             if isinstance(question, Look):
                 return look(database, question.device_id, question.marks)
-            return read(database, question.device_id, question.after, question.limits, expired_at, question.marks)
+            return read(database, question, expiry)
         except sqlite3.Error:
             raise
         except Exception as error:

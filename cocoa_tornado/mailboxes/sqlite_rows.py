@@ -1,6 +1,6 @@
-"""Boxes and messages as rows of the SQLite mailbox. Each operation is one transaction; none uses threads.
+"""The SQLite mailbox's transactions: storing a group, one step of a fan-out, one sweep. None uses threads.
 
-:class:`Rows` is for the writer, :func:`look` and :func:`read` are for the reader. All of them raise sqlite3.Error.
+Writer thread only. All methods raise sqlite3.Error.
 """
 
 from __future__ import annotations
@@ -8,88 +8,51 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from ..rules.box import (
-    FORGET_AFTER_S,
-    FORGET_MISSED_AFTER_S,
-    KNOWN_EPOCHS,
-    Box,
-    BoxLimits,
-    Marks,
-    PageLimits,
-    StoredMessage,
-    surplus,
-    with_marks,
-)
-from ..rules.cursors import MAX_EPOCH
-from ..rules.feed import Page
+from ..rules.box import FORGET_AFTER_S, BoxLimits, Marks
 from ..rules.seen import judge
-from .port import Entry
+from .backlog import Join
+from .port import Entry, FanOut
+from .sqlite_append import Appender
+from .sqlite_boxes import Boxes, Change
+from .sqlite_epochs import begin_epoch, epochs_of
+from .sqlite_fan_outs import FanOuts
+from .sqlite_marks import store_marks
+from .sqlite_members import store_joins
 from .sqlite_schema import damaged
 from .sqlite_seen import SeenRows
+from .sqlite_sweep import SWEEP_MESSAGES, Sweep
 
-SWEEP_BOXES: Final = 1_000
-SWEEP_MESSAGES: Final = 1_000
-
-_COLUMNS: Final = "id, base, last, gone, acked, written, bytes, touched, cuts"
-_ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few distinct statements, so that SQLite's statement cache holds them
-_OLDEST_READ: Final = 16
+_NO_JOINS: Final[Mapping[str, Join]] = {}
 
 
-@dataclass(slots=True)
-class Change:
-    """The effects of a transaction, valid once it is committed.
+class Attempt(NamedTuple):
+    """A transaction that may have been committed although it raised.
 
-    :ivar results: for each call, the numbers of its entries
-    :ivar epoch: the mailbox's epoch after the commit
-    :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
+    :ivar id: it is stored with the transaction
     """
 
-    results: list[list[int | None]] = field(default_factory=list)
-    epoch: int = 0
-    totals: tuple[int, int] = (0, 0)
-    messages: int = 0
-    size_bytes: int = 0
-    stored: int = 0
-    duplicates: int = 0
-    acknowledged: int = 0
-    overflowed: int = 0
-    expired: int = 0
-
-    def removed(self, messages: int, size_bytes: int) -> None:
-        self.messages -= messages
-        self.size_bytes -= size_bytes
+    id: str
+    change: Change
 
 
-class _Row:
-    """A row of the table ``box``, with the changes of this transaction."""
-
-    __slots__ = ("box", "changed", "device_id", "id", "is_new", "size_bytes", "touched_s")
-
-    def __init__(self, id_: int, device_id: str, box: Box, size_bytes: int, touched_s: float, is_new: bool) -> None:
-        self.id, self.device_id, self.box, self.size_bytes, self.touched_s = id_, device_id, box, size_bytes, touched_s
-        self.is_new = is_new
-        self.changed = is_new
-
-    def values(self) -> tuple[int, int, int | None, int, int, float, str, int]:
-        """The arguments of the UPDATE statement."""
-        box = self.box
-        cuts = " ".join(f"{epoch}:{last}" for epoch, last in box.cuts)
-        return box.last, box.gone, box.acked, box.written, self.size_bytes, self.touched_s, cuts, self.id
+Kind = Literal["answer", "step"]
+"""The key in the table ``meta`` with the id of the last group, or of the last step of a fan-out."""
 
 
 class LastSeen(NamedTuple):
     """The state of a mailbox when it was last seen.
 
     :ivar given: messages ever stored
+    :ivar attempts: the last group, and the step of a fan-out that may not have been reported
     """
 
     epoch: int
     given: int
+    attempts: Mapping[Kind, Attempt]
 
 
 class Rows:
@@ -100,7 +63,7 @@ class Rows:
 
     :param known: the state that this process last saw, if any
     :ivar key: the MAC key of the cursors
-    :ivar epochs: the epochs that the mailbox remembers, oldest first; the last one is current
+    :ivar epochs: the epochs that the mailbox remembers
     :ivar messages: the number of stored messages
     :ivar size_bytes: the total size of their payloads
     """
@@ -114,86 +77,89 @@ class Rows:
     ) -> None:
         self._database, self._limits, self._clock = database, limits, clock
         self._seen = SeenRows(database)
-        self._swept_id = self._last_id = 0
+        self._swept_id = 0
+        self._attempts: dict[Kind, Attempt] = dict(known.attempts) if known else {}
         meta = dict(database.execute("SELECT key, value FROM meta"))
-        kinds = (("key", bytes), ("given", int), ("eras", str))
+        kinds = (("key", bytes), ("given", int), ("eras", str), ("joined", int))
         if not all(isinstance(meta.get(name), kind) for name, kind in kinds):
             raise damaged("the table meta is incomplete")
         self.key: bytes = meta["key"]
-        self._given: int = meta["given"]
-        self.epochs = _epochs_of(meta["eras"])
-        if known is None or self.epochs[-1:] != (known.epoch,) or self._given < known.given:
+        self.epochs = epochs_of(meta["eras"])
+        self._given, self._joined = int(meta["given"]), int(meta["joined"])
+        self._fan_outs = FanOuts(database)
+        if known is None or self.epochs.names[-1:] != (known.epoch,) or self._given < known.given:
             self._begin_epoch()
-        totals = "SELECT coalesce(max(id), 0), coalesce(sum(last - gone), 0), coalesce(sum(bytes), 0) FROM box"
+        totals = (
+            "SELECT coalesce(max(id), 0), coalesce(sum(last - gone + coalesce(high_last - high_gone, 0) - holes), 0),"
+            " coalesce(sum(bytes), 0) FROM box"
+        )
         self._last_id, self.messages, self.size_bytes = database.execute(totals).fetchone()
 
     @property
     def last_seen(self) -> LastSeen:
-        return LastSeen(self.epochs[-1], self._given)
+        return LastSeen(self.epochs.current, self._given, self._attempts)
 
-    def _begin_epoch(self) -> None:
-        # The first epoch of a new file needs no random number, as its key is random.
-        epochs = (*self.epochs[1 - KNOWN_EPOCHS :], _new_epoch(self.epochs)) if self.epochs else (0,)
-        with self._transaction():
-            self._database.execute("UPDATE meta SET value = ? WHERE key = 'eras'", (" ".join(map(str, epochs)),))
-        self.epochs = epochs
+    @property
+    def has_fan_outs(self) -> bool:
+        """True if a fan-out is not complete, or not reported completely."""
+        return "step" in self._attempts or bool(self._fan_outs)
 
-    def store(self, calls: Sequence[Sequence[Entry]], marks: Mapping[str, Marks], group: str = "") -> Change:
-        """Apply the marks, then the calls of append, in one transaction.
+    def store(
+        self,
+        calls: Sequence[Sequence[Entry | FanOut]],
+        marks: Mapping[str, Marks],
+        joins: Mapping[str, Join] = _NO_JOINS,
+        group: str = "",
+    ) -> Change:
+        """Apply the marks, then the joins, then the calls of append, in one transaction.
 
         :param group: the unique id of this request. If an attempt raised although its transaction was committed, a
             retry with the same id returns its results and stores nothing twice
         """
-        now = self._clock()
-        change = self._answered(calls, group) if calls and group else None
-        if change is None:
-            change = Change()
-        else:
+        earlier = self._committed("answer", group) if calls and group else None
+        if earlier is not None:
             calls = ()  # but the marks may include newer ones
-        with self._transaction():
-            devices = {entry.device_id for entries in calls for entry in entries} | marks.keys()
-            rows = {row.device_id: row for row in self._rows(devices)}
-            self._acknowledge(rows, marks, now, change)
-            self._append(rows, calls, now, change)
-            self._write(rows.values())
-            if change.stored:
-                self._database.execute("UPDATE meta SET value = ? WHERE key = 'given'", (self._given,))
-            if calls and group:
-                self._remember_answer(change.results, group)
-        self._believe(change)
-        return change
+        with self._transaction(("answer", group) if calls and group else None) as boxes:
+            device_ids = {entry.device_id for entries in calls for entry in entries}
+            boxes.load(device_ids | marks.keys() | joins.keys())
+            store_marks(boxes, marks)
+            if joins:
+                store_joins(boxes, joins)
+            self._append(boxes, calls)
+        if earlier is not None:
+            boxes.change.adopt(earlier)
+        return boxes.change
+
+    def fan_out(self) -> Change:
+        """Store the next messages of the oldest fan-out. If an attempt raised although its transaction was committed,
+        the next one reports its messages, too."""
+        earlier = self._committed("step", self._attempts["step"].id) if "step" in self._attempts else None
+        change = Change()
+        if self._fan_outs:
+            with self._transaction(("step", secrets.token_hex(8))) as boxes:
+                appender, change = Appender(boxes), boxes.change
+                change.steps.append(self._fan_outs.step(boxes, appender))
+                appender.flush()
+        self._attempts.pop("step", None)
+        if earlier is not None:
+            change.adopt(earlier)
+        return self._with_state(change)
 
     def sweep(self) -> Change:
         """Delete the expired messages of the next boxes, and unused boxes. Starts over after the last box."""
-        now, change = self._clock(), Change()
-        # There is no other writer, so rows that are read before the transaction do not change until it begins.
-        boxes = self._database.execute(
-            f"SELECT {_COLUMNS} FROM box WHERE id > ? ORDER BY id LIMIT ?", (self._swept_id, SWEEP_BOXES)
-        ).fetchall()
-        swept_id = boxes[-1][0] if len(boxes) == SWEEP_BOXES else 0
-        expired: list[_Row] = []
-        forgotten: list[int] = []
-        for columns in boxes:
-            row = _row("", columns, self.epochs)
-            if len(row.box):
-                if change.expired == SWEEP_MESSAGES:
-                    swept_id = row.id - 1
-                    break
-                if self._expire(row, now, change):
-                    expired.append(row)
-            elif now - row.touched_s > (FORGET_MISSED_AFTER_S if row.box.owes_a_gap else FORGET_AFTER_S):
-                forgotten.append(row.id)
-        has_old = self._seen.has_old(now - FORGET_AFTER_S)
-        if expired or forgotten or has_old:
-            with self._transaction():
-                self._delete(expired)
-                self._write(expired)
-                self._database.executemany("DELETE FROM box WHERE id = ?", [(id_,) for id_ in forgotten])
-                if has_old:
-                    self._seen.sweep(now - FORGET_AFTER_S, SWEEP_MESSAGES)
-        self._swept_id = swept_id
-        self._believe(change)
-        return change
+        before_s = self._clock() - FORGET_AFTER_S
+        # Deferred: it takes no lock unless there is something to delete.
+        with self._transaction(None, "BEGIN") as boxes:
+            sweep = Sweep(boxes, self._swept_id)
+            sweep.run()
+            if self._seen.has_old(before_s):
+                self._seen.sweep(before_s, SWEEP_MESSAGES)
+        self._swept_id = sweep.swept_id
+        return boxes.change
+
+    def state(self) -> Change:
+        """The state of the mailbox, without any change."""
+        return self._with_state(Change())
 
     def probe(self) -> None:
         """Raise if the database is not writable now."""
@@ -208,249 +174,87 @@ class Rows:
         (busy, _, _) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
-    def _remember_answer(self, results: Iterable[Iterable[int | None]], group: str) -> None:
-        given = ("-" if number is None else str(number) for numbers in results for number in numbers)
-        answer = " ".join((group, *given))
-        self._database.execute("INSERT OR REPLACE INTO meta(key, value) VALUES ('answer', ?)", (answer,))
-
-    def _answered(self, calls: Sequence[Sequence[Entry]], group: str) -> Change | None:
-        found = self._database.execute("SELECT value FROM meta WHERE key = 'answer'").fetchone()
-        name, *given = str(found[0]).split() if found else [""]
-        if name != group:
-            return None
-        if len(given) != sum(map(len, calls)) or not all(number == "-" or number.isdecimal() for number in given):
-            raise damaged("the answer to the last group is malformed")
-        numbers = iter(None if number == "-" else int(number) for number in given)
-        change = Change()
-        change.results += [[next(numbers) for _ in entries] for entries in calls]
-        change.stored = len(given) - given.count("-")
-        change.duplicates = given.count("-")
-        return change
-
-    # -- the parts of a transaction
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        given, last_id = self._given, self._last_id
+    def _begin_epoch(self) -> None:
+        self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            yield
+            epochs = begin_epoch(self._database, self.epochs)
             self._database.execute("COMMIT")
         except BaseException:
-            self._given, self._last_id = given, last_id
-            self._seen.forget()
-            # SQLite may have rolled back already. If the rollback fails, closing the connection rolls back.
-            with contextlib.suppress(sqlite3.Error):
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
+            self._roll_back()
             raise
+        self.epochs = epochs
 
-    def _believe(self, change: Change) -> None:
-        self.messages += change.messages
-        self.size_bytes += change.size_bytes
-        change.epoch, change.totals = self.epochs[-1], (self.messages, self.size_bytes)
-
-    def _rows(self, devices: Iterable[str]) -> Iterator[_Row]:
-        wanted = sorted(devices)
-        for start in range(0, len(wanted), _ASKED_TOGETHER[-1]):
-            chunk: list[str | None] = list(wanted[start : start + _ASKED_TOGETHER[-1]])
-            size = next(size for size in _ASKED_TOGETHER if size >= len(chunk))
-            chunk += [None] * (size - len(chunk))
-            marks = ",".join("?" * size)
-            query = f"SELECT {_COLUMNS}, device FROM box WHERE device IN ({marks})"
-            for columns in self._database.execute(query, chunk):
-                yield _row(columns[9], columns, self.epochs)
-
-    def _acknowledge(self, rows: Mapping[str, _Row], marks: Mapping[str, Marks], now: float, change: Change) -> None:
-        emptier = []
-        for device_id, of_device in marks.items():
-            row = rows.get(device_id)
-            if row is None:
-                continue
-            before, row.box = row.box, with_marks(row.box, of_device)
-            if row.box == before:
-                continue
-            row.changed, row.touched_s = True, now
-            gone = len(before) - len(row.box)
-            if gone:
-                size_bytes = self._size(row, before.gone)
-                row.size_bytes -= size_bytes
-                change.removed(gone, size_bytes)
-                change.acknowledged += gone
-                emptier.append(row)
-        self._delete(emptier)
-
-    def _size(self, row: _Row, gone: int) -> int:
-        """The total size of the messages that have left the box since ``gone``."""
-        if not len(row.box):
-            return row.size_bytes
-        query = "SELECT coalesce(sum(length(payload)), 0) FROM message WHERE box = ? AND number > ? AND number <= ?"
-        (size_bytes,) = self._database.execute(query, (row.id, gone, row.box.gone)).fetchone()
-        return int(size_bytes)
-
-    def _append(self, rows: dict[str, _Row], calls: Sequence[Sequence[Entry]], now: float, change: Change) -> None:
-        messages = []
-        fresh = iter(judge(calls, partial(self._seen.take, now=now)))
+    def _append(self, boxes: Boxes, calls: Sequence[Sequence[Entry | FanOut]]) -> None:
+        appender, change, fan_outs = Appender(boxes), boxes.change, self._fan_outs
+        fresh = iter(judge(calls, partial(self._seen.take, now=boxes.now)))
         for entries in calls:
             numbers: list[int | None] = []
             for entry in entries:
+                number = None
                 if not next(fresh):
                     change.duplicates += 1
-                    numbers.append(None)
-                    continue
-                row = rows.get(entry.device_id)
-                if row is None:
-                    self._last_id += 1
-                    box = Box.new(self._given, self.epochs[-1], self.epochs)
-                    row = rows[entry.device_id] = _Row(self._last_id, entry.device_id, box, 0, now, True)
-                row.box = row.box.append()
-                row.size_bytes += len(entry.payload)
-                row.touched_s, row.changed = now, True
-                change.size_bytes += len(entry.payload)
-                self._given += 1
-                messages.append((row.id, row.box.last, now, entry.timestamp_ms, entry.payload))
-                numbers.append(row.box.last)
+                elif isinstance(entry, FanOut):
+                    change.steps += fan_outs.begin(boxes, appender, entry)
+                else:
+                    if fan_outs:
+                        change.steps += fan_outs.pull(boxes, appender, entry.device_id)
+                    number = appender.append(entry)
+                numbers.append(number)
             change.results.append(numbers)
-        change.stored += len(messages)
-        change.messages += len(messages)
-        insert = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"
-        self._database.executemany(insert, messages)
-        self._overflow(rows.values(), change)
+        appender.flush()
 
-    def _overflow(self, rows: Iterable[_Row], change: Change) -> None:
-        emptier = []
-        for row in rows:
-            if len(row.box) > self._limits.max_messages or row.size_bytes > self._limits.max_bytes:
-                before = len(row.box)
-                size_bytes = self._lose_oldest(row)
-                change.removed(before - len(row.box), size_bytes)
-                change.overflowed += before - len(row.box)
-                emptier.append(row)
-        self._delete(emptier)
+    # -- transactions
 
-    def _lose_oldest(self, row: _Row) -> int:
-        """Drop the oldest messages until the box is within its limits; return the bytes freed.
+    @contextlib.contextmanager
+    def _transaction(self, attempt: tuple[Kind, str] | None, begin: str = "BEGIN IMMEDIATE") -> Iterator[Boxes]:
+        """:param attempt: the kind and the id for :meth:`_committed`"""
+        counts = (self._given, self._last_id, self._joined)
+        boxes = Boxes(self._database, self.epochs, self._limits, self._clock(), counts)
+        try:
+            self._database.execute(begin)
+            yield boxes
+            boxes.write()
+            self._write_counts(boxes)
+            if attempt:
+                self._remember(*attempt, boxes.change)
+            self._database.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._given, self._last_id, self._joined = boxes.given, boxes.last_id, boxes.joined
+        self.messages += boxes.change.messages
+        self.size_bytes += boxes.change.size_bytes
+        self._with_state(boxes.change)
 
-        It reads the sizes of as few messages as possible: the oldest ones, against what the others leave of the limits.
-        """
-        box, limits = row.box, self._limits
-        looked_at = max(0, len(box) - limits.max_messages) + _OLDEST_READ
-        query = "SELECT length(payload) FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
-        while True:
-            sizes = [size for (size,) in self._database.execute(query, (row.id, box.gone, looked_at))]
-            others = len(box) - len(sizes)
-            left = BoxLimits(limits.max_messages - others, limits.max_bytes - (row.size_bytes - sum(sizes)))
-            gone = surplus(sizes, left)
-            if len(sizes) < looked_at or gone < len(sizes) - 1:
-                break
-            looked_at *= 4
-        row.box = box.lose(box.gone + gone)
-        row.size_bytes -= sum(sizes[:gone])
-        return sum(sizes[:gone])
+    def _write_counts(self, boxes: Boxes) -> None:
+        update = "UPDATE meta SET value = ? WHERE key = ?"
+        if boxes.given != self._given:
+            self._database.execute(update, (boxes.given, "given"))
+        if boxes.joined != self._joined:
+            self._database.execute(update, (boxes.joined, "joined"))
 
-    def _expire(self, row: _Row, now: float, change: Change) -> bool:
-        query = "SELECT stored_at, length(payload) FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
-        found = self._database.execute(query, (row.id, row.box.gone, SWEEP_MESSAGES - change.expired))
-        expired = size_bytes = 0
-        for stored_at, size in found:
-            if stored_at > now - self._limits.ttl_s:
-                break
-            expired += 1
-            size_bytes += size
-        row.box = row.box.lose(row.box.gone + expired)
-        row.size_bytes -= size_bytes
-        row.changed = expired > 0
-        change.removed(expired, size_bytes)
-        change.expired += expired
-        return row.changed
+    def _remember(self, kind: Kind, id_: str, change: Change) -> None:
+        self._database.execute("INSERT OR REPLACE INTO meta(key, value) VALUES (?, ?)", (kind, id_))
+        self._attempts[kind] = Attempt(id_, change)
 
-    def _delete(self, rows: Iterable[_Row]) -> None:
-        ranges = [(row.id, row.box.gone) for row in rows]
-        self._database.executemany("DELETE FROM message WHERE box = ? AND number <= ?", ranges)
+    def _roll_back(self) -> None:
+        # SQLite may have rolled back already. If the rollback fails, closing the connection rolls back.
+        with contextlib.suppress(sqlite3.Error):
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+        self._seen.forget()
+        self._fan_outs.forget()
 
-    def _write(self, rows: Iterable[_Row]) -> None:
-        changed = [row for row in rows if row.changed]
-        self._database.executemany(
-            "INSERT INTO box(last, gone, acked, written, bytes, touched, cuts, id, device, base)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [(*row.values(), row.device_id, row.box.base) for row in changed if row.is_new],
-        )
-        self._database.executemany(
-            "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, bytes = ?, touched = ?, cuts = ? WHERE id = ?",
-            [row.values() for row in changed if not row.is_new],
-        )
+    def _committed(self, kind: Kind, id_: str) -> Change | None:
+        """What the last attempt of this kind has stored, if it has this id and was committed."""
+        attempt = self._attempts.get(kind)
+        if attempt is None or attempt.id != id_:
+            return None
+        found = self._database.execute("SELECT value FROM meta WHERE key = ?", (kind,)).fetchone()
+        return attempt.change if found and found[0] == id_ else None
 
-
-def look(database: sqlite3.Connection, device_id: str, marks: Marks) -> Box:
-    """A device's box with ``marks`` applied; a new one if there is none."""
-    found = _find(database, device_id)
-    return _new(database) if found is None else with_marks(found.box, marks)
-
-
-def read(
-    database: sqlite3.Connection, device_id: str, after: int, limits: PageLimits, expired_at: float, marks: Marks
-) -> Page:
-    """The messages above ``after`` that were stored later than ``expired_at``, with ``marks`` applied."""
-    found = _find(database, device_id)
-    if found is None:
-        box = _new(database)
-        return Page((), box.gone, box.last, box.base)
-    box = with_marks(found.box, marks)
-    alive = database.execute(
-        "SELECT number FROM message WHERE box = ? AND number > ? AND stored_at > ? ORDER BY number LIMIT 1",
-        (found.id, box.gone, expired_at),
-    ).fetchone()
-    box = box.lose(box.last if alive is None else alive[0] - 1)
-    messages: list[StoredMessage] = []
-    size = 0
-    query = "SELECT number, payload, timestamp_ms FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
-    with contextlib.closing(
-        database.execute(query, (found.id, max(after, box.gone), max(1, limits.max_messages)))
-    ) as rows:
-        for message in rows:
-            size += len(message[1])
-            if messages and size > limits.max_bytes:
-                break
-            messages.append(StoredMessage(*message))
-    return Page(messages, box.gone, box.last, box.base, box.acked or 0)
-
-
-def _find(database: sqlite3.Connection, device_id: str) -> _Row | None:
-    columns = database.execute(f"SELECT {_COLUMNS} FROM box WHERE device = ?", (device_id,)).fetchone()
-    if columns is None:
-        return None
-    ((epochs,),) = database.execute("SELECT value FROM meta WHERE key = 'eras'")
-    return _row(device_id, columns, _epochs_of(epochs))
-
-
-def _new(database: sqlite3.Connection) -> Box:
-    meta = dict(database.execute("SELECT key, value FROM meta WHERE key IN ('given', 'eras')"))
-    epochs = _epochs_of(meta["eras"])
-    return Box.new(int(meta["given"]), epochs[-1], epochs)
-
-
-def _row(device_id: str, columns: Sequence[Any], epochs: tuple[int, ...]) -> _Row:
-    id_, base, last, gone, acked, written, size_bytes, touched_s, cuts = columns[:9]
-    box = Box(base, last, gone, acked, written, epochs[-1], _cuts_of(cuts) if cuts else (), epochs)
-    return _Row(id_, device_id, box, size_bytes, touched_s, False)
-
-
-def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
-    try:
-        pairs = (cut.split(":") for cut in text.split())
-        return tuple((int(epoch), int(last)) for epoch, last in pairs)
-    except ValueError as error:
-        raise damaged(f"a row of the table box is malformed: {error}") from error
-
-
-def _epochs_of(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, text.split()))
-    except ValueError as error:
-        raise damaged(f"the epochs in the table meta are malformed: {error}") from error
-
-
-def _new_epoch(epochs: Sequence[int]) -> int:
-    while (epoch := secrets.randbelow(MAX_EPOCH) + 1) in epochs:
-        pass
-    return epoch
+    def _with_state(self, change: Change) -> Change:
+        """Add the state of the mailbox after the change."""
+        change.epoch, change.totals = self.epochs.current, (self.messages, self.size_bytes)
+        change.has_fan_outs = self.has_fan_outs
+        return change

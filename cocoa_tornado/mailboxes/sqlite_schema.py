@@ -67,7 +67,58 @@ def _add_epochs(database: sqlite3.Connection) -> None:
     database.execute("ALTER TABLE box ADD COLUMN cuts TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_epochs)
+# Adding a column to a table changes no stored row. In ``message``, the added columns are behind the payload, but NULL
+# and 0 are read without the pages of a large payload.
+_LANES_AND_MEMBERS: Final = (
+    # The lane of high priority. NULL: as in a new box.
+    "ALTER TABLE box ADD COLUMN high_last INTEGER",
+    "ALTER TABLE box ADD COLUMN high_gone INTEGER",
+    "ALTER TABLE box ADD COLUMN high_acked INTEGER",
+    "ALTER TABLE box ADD COLUMN high_written INTEGER",
+    "ALTER TABLE box ADD COLUMN high_cuts TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE box ADD COLUMN high_retracted TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE box ADD COLUMN retracted TEXT NOT NULL DEFAULT ''",
+    # Unused numbers above ``gone`` and ``high_gone``: the other numbers are the messages.
+    "ALTER TABLE box ADD COLUMN holes INTEGER NOT NULL DEFAULT 0",
+    # When the device last joined its audiences; NULL: it is not known.
+    "ALTER TABLE box ADD COLUMN seen_at REAL",
+    # How many messages with an ``id`` the box has been given.
+    "ALTER TABLE box ADD COLUMN ids INTEGER NOT NULL DEFAULT 0",
+    # A message of high priority has its box's id, negated, as ``box``.
+    "ALTER TABLE message ADD COLUMN expires_ms INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE message ADD COLUMN low INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE message ADD COLUMN collapse_key TEXT",
+    # The user or group that it was addressed to, if the device is only one of its members.
+    "ALTER TABLE message ADD COLUMN audience TEXT",
+    # The row of the table payload that has its payload, and the payload's size.
+    "ALTER TABLE message ADD COLUMN shared INTEGER",
+    "ALTER TABLE message ADD COLUMN size INTEGER",
+    "CREATE INDEX message_low ON message(box, number) WHERE low = 1",
+    "CREATE INDEX message_collapsible ON message(box, collapse_key) WHERE collapse_key IS NOT NULL",
+    "CREATE INDEX message_expiring ON message(expires_ms) WHERE expires_ms > 0",
+    "CREATE TABLE payload(id INTEGER PRIMARY KEY, stored_at REAL NOT NULL, data BLOB NOT NULL)",
+    "CREATE INDEX payload_old ON payload(stored_at)",
+    "CREATE TABLE named(box INTEGER NOT NULL, id TEXT NOT NULL, ordinal INTEGER NOT NULL, stored_at REAL NOT NULL,"
+    " place INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY(box, id)) WITHOUT ROWID",
+    # ``joined`` numbers all rows ever added, so a fan-out knows those that were there before it.
+    "CREATE TABLE member(audience TEXT NOT NULL, joined INTEGER NOT NULL, box INTEGER NOT NULL,"
+    " PRIMARY KEY(audience, joined)) WITHOUT ROWID",
+    "CREATE UNIQUE INDEX member_of ON member(box, audience)",
+    "CREATE TABLE fan_out(id INTEGER PRIMARY KEY AUTOINCREMENT, audience TEXT NOT NULL, excluded TEXT NOT NULL,"
+    " payload BLOB NOT NULL, shared INTEGER, timestamp_ms INTEGER NOT NULL, options TEXT, expires_ms INTEGER NOT NULL,"
+    " up_to INTEGER NOT NULL, done INTEGER NOT NULL, recipients INTEGER NOT NULL)",
+    "CREATE INDEX fan_out_to ON fan_out(audience)",
+    "CREATE TABLE skipped(fan_out INTEGER NOT NULL, box INTEGER NOT NULL, PRIMARY KEY(fan_out, box)) WITHOUT ROWID",
+    "INSERT INTO meta(key, value) VALUES ('joined', 0)",
+)
+
+
+def _add_lanes_and_members(database: sqlite3.Connection) -> None:
+    for statement in _LANES_AND_MEMBERS:
+        database.execute(statement)
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create, _add_epochs, _add_lanes_and_members)
 """The migration at index n upgrades version n to n + 1. Each runs in a transaction of its own."""
 
 

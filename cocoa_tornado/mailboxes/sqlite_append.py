@@ -1,0 +1,207 @@
+"""Adding messages to the boxes of the SQLite mailbox: numbers, options, and the bound of each box.
+
+Messages without options are inserted together, and their boxes reduced once. Any other message is inserted at once, as
+what it replaces or drops depends on the messages before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from ..rules.addressing import Options
+from ..rules.audiences import ALL, Audience
+from ..rules.box import LANES, BoxLimits, LaneName, surplus
+from .memory_box import ID_REMEMBERED_S, IDS_REMEMBERED, lane_of
+from .port import Entry
+from .sqlite_boxes import SIZE, Boxes, BoxRow
+
+INSERT_PLAIN: Final = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"
+INSERT: Final = (
+    "INSERT INTO message(box, number, stored_at, timestamp_ms, payload, expires_ms, low, collapse_key, audience,"
+    " shared, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_DEFAULTS: Final = Options()
+_OLDEST_READ: Final = 16
+_SURPLUS_IDS: Final = 100
+"""Ids beyond those remembered that are deleted together."""
+
+
+class Source(NamedTuple):
+    """The fan-out that a message is part of.
+
+    :ivar audience: whom it is addressed to
+    :ivar shared: the row of the table ``payload`` with its payload; None: each message has its own
+    """
+
+    audience: Audience
+    shared: int | None
+
+
+class Appender:
+    """Adds messages within one transaction. Call :meth:`flush` at the end, and before reading messages."""
+
+    def __init__(self, boxes: Boxes) -> None:
+        self._boxes, self._limits = boxes, boxes.limits
+        self._messages: list[tuple[Any, ...]] = []
+        self._overflowing: dict[int, BoxRow] = {}
+
+    def append(self, entry: Entry, source: Source | None = None) -> int | None:
+        """Store a message. The box of its device must have been loaded. Returns its number in its lane; None if the
+        box has had a message with its ``id``."""
+        boxes = self._boxes
+        row = boxes.get(entry.device_id)
+        if entry.options is not None or entry.expires_ms or source is not None:
+            return self._append_special(row, entry, entry.options or _DEFAULTS, source)
+        row.normal = lane = row.normal.append(boxes.epochs)
+        self._messages.append((row.id, lane.last, boxes.now, entry.timestamp_ms, entry.payload))
+        self._count(row, len(entry.payload))
+        if _is_over(row, self._limits) and row.id not in self._overflowing:
+            self._overflow(row)
+        return lane.last
+
+    def flush(self) -> None:
+        """Store what has been added, and drop what is too much of messages without options."""
+        self._boxes.database.executemany(INSERT_PLAIN, self._messages)
+        self._messages.clear()
+        for row in self._overflowing.values():
+            self._drop_oldest(row)
+        self._overflowing.clear()
+
+    def _count(self, row: BoxRow, size: int) -> None:
+        boxes = self._boxes
+        row.messages += 1
+        row.size_bytes += size
+        row.touched_s, row.changed = boxes.now, True
+        boxes.given += 1
+        boxes.change.stored += 1
+        boxes.change.messages += 1
+        boxes.change.size_bytes += size
+
+    # -- a message with options
+
+    def _append_special(self, row: BoxRow, entry: Entry, options: Options, source: Source | None) -> int | None:
+        self.flush()
+        if options.id is not None and self._has_had(row, options.id):
+            self._boxes.change.duplicates += 1
+            return None
+        if options.collapse_key is not None:
+            self._collapse(row, options.collapse_key)
+        name = lane_of(options)
+        lane = row.lane(name).append(self._boxes.epochs)
+        row.put(name, lane)
+        self._insert(row, entry, options, source)
+        self._count(row, len(entry.payload))
+        if options.id is not None:
+            self._name(row, options.id, name)
+        self._shrink(row, name)
+        return lane.last
+
+    def _insert(self, row: BoxRow, entry: Entry, options: Options, source: Source | None) -> None:
+        name = lane_of(options)
+        audience, shared = source or (None, None)
+        values = (
+            row.place(name), row.lane(name).last, self._boxes.now, entry.timestamp_ms,
+            entry.payload if shared is None else b"", entry.expires_ms, int(options.priority == "low"),
+            options.collapse_key, None if audience == ALL else audience, shared,
+            None if shared is None else len(entry.payload),
+        )  # fmt: skip
+        self._boxes.database.execute(INSERT, values)
+
+    def _collapse(self, row: BoxRow, key: str) -> None:
+        query = f"SELECT box, number, {SIZE} FROM message INDEXED BY message_collapsible"
+        query += " WHERE box IN (?, ?) AND collapse_key = ?"
+        for place, number, size in self._boxes.database.execute(query, (row.id, -row.id, key)).fetchall():
+            retract(self._boxes, row, "high" if place < 0 else "normal", number, size)
+            self._boxes.change.collapsed += 1
+
+    def _has_had(self, row: BoxRow, id_: str) -> bool:
+        """True if a message with this ``id`` is in the box, or was stored within the last 10 minutes."""
+        query = (
+            "SELECT ordinal, stored_at, EXISTS (SELECT 1 FROM message WHERE box = place AND number = named.number)"
+            " FROM named WHERE box = ? AND id = ?"
+        )
+        found = self._boxes.database.execute(query, (row.id, id_)).fetchone()
+        if found is None or found[0] <= row.ids - IDS_REMEMBERED:
+            return False
+        return bool(found[2]) or self._boxes.now - found[1] < ID_REMEMBERED_S
+
+    def _name(self, row: BoxRow, id_: str, name: LaneName) -> None:
+        row.ids += 1
+        values = (row.id, id_, row.ids, self._boxes.now, row.place(name), row.lane(name).last)
+        database = self._boxes.database
+        database.execute(
+            "INSERT OR REPLACE INTO named(box, id, ordinal, stored_at, place, number) VALUES (?, ?, ?, ?, ?, ?)", values
+        )
+        if row.ids % _SURPLUS_IDS == 0:
+            database.execute("DELETE FROM named WHERE box = ? AND ordinal <= ?", (row.id, row.ids - IDS_REMEMBERED))
+
+    # -- the bound
+
+    def _overflow(self, row: BoxRow) -> None:
+        """A message without options is one too many."""
+        if row.has_high or self._has_low(row):
+            self.flush()
+            self._shrink(row, "normal")
+        else:
+            self._overflowing[row.id] = row
+
+    def _has_low(self, row: BoxRow) -> bool:
+        query = "SELECT 1 FROM message INDEXED BY message_low WHERE box = ? AND low = 1 LIMIT 1"
+        return self._boxes.database.execute(query, (row.id,)).fetchone() is not None
+
+    def _drop_oldest(self, row: BoxRow) -> None:
+        """Drop the oldest messages of a box that has only normal ones.
+
+        It reads the sizes of as few messages as possible: the oldest ones, against what the others leave of the limits.
+        """
+        database, limits, gone = self._boxes.database, self._limits, row.normal.gone
+        looked_at = max(0, row.messages - limits.max_messages) + _OLDEST_READ
+        query = f"SELECT number, {SIZE} FROM message WHERE box = ? AND number > ? ORDER BY number LIMIT ?"
+        while True:
+            found = database.execute(query, (row.id, gone, looked_at)).fetchall()
+            sizes = [size for _, size in found]
+            others = row.messages - len(sizes)
+            left = BoxLimits(limits.max_messages - others, limits.max_bytes - (row.size_bytes - sum(sizes)))
+            count = surplus(sizes, left)
+            if len(sizes) < looked_at or count < len(sizes) - 1:
+                break
+            looked_at *= 4
+        last = found[count - 1][0] if count else gone
+        database.execute("DELETE FROM message WHERE box = ? AND number <= ?", (row.id, last))
+        row.normal = row.normal.lose(last)
+        self._boxes.removed(row, count, sum(sizes[:count]))
+        self._boxes.change.overflowed += count
+
+    def _shrink(self, row: BoxRow, newest: LaneName) -> None:
+        """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones.
+
+        :param newest: the lane of the message that was just stored
+        """
+        while row.messages > 1 and _is_over(row, self._limits):
+            name, number, size = self._first_to_drop(row, newest)
+            self._boxes.remove(row, name, number, size)
+            self._boxes.change.overflowed += 1
+
+    def _first_to_drop(self, row: BoxRow, newest: LaneName) -> tuple[LaneName, int, int]:
+        database = self._boxes.database
+        query = f"SELECT number, {SIZE} FROM message INDEXED BY message_low WHERE box = ? AND low = 1 ORDER BY number"
+        found = database.execute(f"{query} LIMIT 1", (row.id,)).fetchone()
+        if found is not None:
+            return "normal", *found
+        query = f"SELECT number, {SIZE} FROM message WHERE box = ? AND number < ? ORDER BY number LIMIT 1"
+        for name in LANES:
+            last = row.lane(name).last
+            found = database.execute(query, (row.place(name), last if name == newest else last + 1)).fetchone()
+            if found is not None:
+                return name, *found
+        raise AssertionError("a box holds more messages than it has")
+
+
+def retract(boxes: Boxes, row: BoxRow, name: LaneName, number: int, size: int) -> None:
+    """Delete a message that does not count as missed."""
+    row.put(name, row.lane(name).retract(number))
+    boxes.remove(row, name, number, size)
+
+
+def _is_over(row: BoxRow, limits: BoxLimits) -> bool:
+    return row.messages > limits.max_messages or row.size_bytes > limits.max_bytes

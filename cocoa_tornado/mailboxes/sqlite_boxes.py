@@ -1,0 +1,298 @@
+"""The boxes of the SQLite mailbox: their rows, and the changes that one transaction makes to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..rules.box import Box, BoxLimits, Epochs, Lane, LaneName
+from ..rules.runs import Runs, runs_of_text, runs_to_text
+from .port import FanOutStep
+from .sqlite_schema import damaged
+
+COLUMNS: Final = (
+    "id, base, last, gone, acked, written, cuts, retracted, holes, bytes, touched, seen_at, ids,"
+    " high_last, high_gone, high_acked, high_written, high_cuts, high_retracted"
+)
+SIZE: Final = "coalesce(size, length(payload))"
+"""The size of a message's payload."""
+
+_ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few distinct statements, so that SQLite's statement cache holds them
+_INSERT: Final = (
+    "INSERT INTO box(last, gone, acked, written, cuts, retracted, holes, bytes, touched, seen_at, ids, id, device,"
+    " base) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_UPDATE: Final = (
+    "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, cuts = ?, retracted = ?, holes = ?, bytes = ?,"
+    " touched = ?, seen_at = ?, ids = ? WHERE id = ?"
+)
+_UPDATE_HIGH: Final = (
+    "UPDATE box SET high_last = ?, high_gone = ?, high_acked = ?, high_written = ?, high_cuts = ?, high_retracted = ?"
+    " WHERE id = ?"
+)
+
+
+@dataclass(slots=True)
+class Change:
+    """The effects of a transaction, valid once it is committed.
+
+    :ivar results: for each call, the numbers of its entries
+    :ivar steps: of fan-outs
+    :ivar epoch: the mailbox's epoch after the commit
+    :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
+    :ivar has_fan_outs: a fan-out is not complete after the commit
+    """
+
+    results: list[list[int | None]] = field(default_factory=list)
+    steps: list[FanOutStep] = field(default_factory=list)
+    epoch: int = 0
+    totals: tuple[int, int] = (0, 0)
+    has_fan_outs: bool = False
+    messages: int = 0
+    size_bytes: int = 0
+    stored: int = 0
+    duplicates: int = 0
+    acknowledged: int = 0
+    collapsed: int = 0
+    withdrawn: int = 0
+    overflowed: int = 0
+    expired: int = 0
+
+    def adopt(self, other: Change) -> None:
+        """Report what another transaction has stored, too. The mailbox's totals include it already."""
+        self.results = other.results
+        self.steps = [*other.steps, *self.steps]
+        for counter in ("stored", "duplicates", "acknowledged", "collapsed", "withdrawn", "overflowed"):
+            setattr(self, counter, getattr(self, counter) + getattr(other, counter))
+
+
+class BoxRow:
+    """A row of the table ``box``, with the changes of this transaction.
+
+    :ivar messages: how many the box holds
+    :ivar size_bytes: the total size of their payloads
+    :ivar touched_s: when a message or a mark was last stored
+    :ivar seen_s: when the device last joined its audiences; None: it is not known
+    :ivar ids: how many messages with an ``id`` the box has been given
+    """
+
+    __slots__ = (
+        "_high",
+        "changed",
+        "device_id",
+        "high_changed",
+        "id",
+        "ids",
+        "is_new",
+        "messages",
+        "normal",
+        "seen_s",
+        "size_bytes",
+        "touched_s",
+    )
+
+    def __init__(self, id_: int, device_id: str, normal: Lane, touched_s: float) -> None:
+        self.id, self.device_id, self.normal, self.touched_s = id_, device_id, normal, touched_s
+        self._high: Lane | None = None  # as in a new box
+        self.messages = self.size_bytes = self.ids = 0
+        self.seen_s: float | None = None
+        self.is_new = self.changed = self.high_changed = False
+
+    @classmethod
+    def of(cls, device_id: str, columns: Sequence[Any]) -> BoxRow:
+        """:param columns: the values of ``COLUMNS``"""
+        id_, base, last, gone, acked, written, cuts, retracted, holes, size_bytes, touched_s, seen_s, ids = columns[:13]
+        row = cls(id_, device_id, _lane(base, last, gone, acked, written, cuts, retracted), touched_s)
+        row.messages, row.size_bytes, row.seen_s, row.ids = last - gone - holes, size_bytes, seen_s, ids
+        high_last = columns[13]
+        if high_last is not None:
+            row._high = _lane(base, *columns[13:19])
+            row.messages += high_last - columns[14]
+        return row
+
+    @property
+    def high(self) -> Lane:
+        return Lane.new(self.normal.base) if self._high is None else self._high
+
+    @property
+    def has_high(self) -> bool:
+        """False if no message of high priority is in the box."""
+        return self._high is not None and self._high.last > self._high.gone
+
+    @property
+    def holes(self) -> int:
+        """Unused numbers above what is gone, in both lanes."""
+        high = 0 if self._high is None else self._high.last - self._high.gone
+        return self.normal.last - self.normal.gone + high - self.messages
+
+    def box(self, epochs: Epochs) -> Box:
+        return Box(self.normal, self.high, epochs)
+
+    def lane(self, name: LaneName) -> Lane:
+        return self.high if name == "high" else self.normal
+
+    def place(self, name: LaneName) -> int:
+        """The value of the column ``box`` of the lane's messages."""
+        return -self.id if name == "high" else self.id
+
+    def put(self, name: LaneName, lane: Lane) -> None:
+        if name == "high":
+            self._high, self.high_changed = lane, True
+        else:
+            self.normal = lane
+        self.changed = True
+
+    def put_box(self, box: Box) -> None:
+        self.put("normal", box.normal)
+        if box.high != self.high:
+            self.put("high", box.high)
+
+    def values(self) -> tuple[Any, ...]:
+        """The arguments of the UPDATE statement."""
+        lane = self.normal
+        return (
+            lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), runs_to_text(lane.retracted),
+            self.holes, self.size_bytes, self.touched_s, self.seen_s, self.ids, self.id,
+        )  # fmt: skip
+
+    def high_values(self) -> tuple[Any, ...]:
+        """Those of the UPDATE statement for the lane of high priority."""
+        lane = self.high
+        retracted = runs_to_text(lane.retracted)
+        return lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), retracted, self.id
+
+
+class Boxes:
+    """The boxes that a transaction reads and changes.
+
+    :ivar given: messages ever stored: no box has assigned a higher number
+    :ivar last_id: the highest id of a box
+    :ivar joined: how many rows the table ``member`` was ever given
+    """
+
+    def __init__(
+        self, database: sqlite3.Connection, epochs: Epochs, limits: BoxLimits, now: float, counts: tuple[int, int, int]
+    ) -> None:
+        self.database, self.epochs, self.limits, self.now = database, epochs, limits, now
+        self.given, self.last_id, self.joined = counts
+        self.change = Change()
+        self._rows: dict[str, BoxRow] = {}
+
+    def load(self, device_ids: Iterable[str]) -> None:
+        """Read the boxes of these devices."""
+        wanted = sorted(device_id for device_id in device_ids if device_id not in self._rows)
+        query = f"SELECT {COLUMNS}, device FROM box WHERE device IN"
+        for columns in select_each(self.database, query, wanted):
+            self._rows[columns[19]] = BoxRow.of(columns[19], columns)
+
+    def load_ids(self, ids: Iterable[int]) -> dict[int, BoxRow]:
+        """Read the boxes with these ids."""
+        found = {}
+        query = f"SELECT {COLUMNS}, device FROM box WHERE id IN"
+        for columns in select_each(self.database, query, sorted(ids)):
+            row = self.adopt(columns)
+            found[row.id] = row
+        return found
+
+    def adopt(self, columns: Sequence[Any]) -> BoxRow:
+        """A box whose row has been read.
+
+        :param columns: the values of ``COLUMNS``, and the device
+        """
+        row = self._rows.get(columns[19])
+        if row is None:
+            row = self._rows[columns[19]] = BoxRow.of(columns[19], columns)
+        return row
+
+    def find(self, device_id: str) -> BoxRow | None:
+        """The box of a device, if it has one. It must have been loaded."""
+        return self._rows.get(device_id)
+
+    def get(self, device_id: str) -> BoxRow:
+        """The box of a device, a new one if it has none. It must have been loaded."""
+        row = self._rows.get(device_id)
+        if row is None:
+            self.last_id += 1
+            row = self._rows[device_id] = BoxRow(self.last_id, device_id, Lane.new(self.given), self.now)
+            row.is_new = row.changed = True
+        return row
+
+    def remove(self, row: BoxRow, name: LaneName, number: int, size: int) -> None:
+        """Delete one message."""
+        self.database.execute("DELETE FROM message WHERE box = ? AND number = ?", (row.place(name), number))
+        self.removed(row, 1, size)
+        self.skip_holes(row, name)
+
+    def removed(self, row: BoxRow, messages: int, size_bytes: int) -> None:
+        row.messages -= messages
+        row.size_bytes -= size_bytes
+        row.changed = True
+        self.change.messages -= messages
+        self.change.size_bytes -= size_bytes
+
+    def delete(self, row: BoxRow) -> None:
+        """Delete an empty box."""
+        self.database.execute("DELETE FROM named WHERE box = ?", (row.id,))
+        self.database.execute("DELETE FROM box WHERE id = ?", (row.id,))
+        del self._rows[row.device_id]
+
+    def skip_holes(self, row: BoxRow, name: LaneName) -> None:
+        """Everything before the lane's first message is gone."""
+        lane = row.lane(name)
+        query = "SELECT min(number) FROM message WHERE box = ? AND number > ?"
+        (first,) = self.database.execute(query, (row.place(name), lane.gone)).fetchone()
+        row.put(name, lane.lose(lane.last if first is None else first - 1))
+
+    def write(self) -> None:
+        """Store the changes of all rows."""
+        changed = [row for row in self._rows.values() if row.changed]
+        new = [(*row.values(), row.device_id, row.normal.base) for row in changed if row.is_new]
+        self.database.executemany(_INSERT, new)
+        self.database.executemany(_UPDATE, [row.values() for row in changed if not row.is_new])
+        self.database.executemany(_UPDATE_HIGH, [row.high_values() for row in changed if row.high_changed])
+        for row in changed:
+            row.is_new = row.changed = row.high_changed = False
+
+    def forget(self) -> None:
+        """Statements change the stored rows directly from here on."""
+        self.write()
+        self._rows.clear()
+
+
+def select_each(database: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterator[Any]:
+    """The rows for many values, asked for in few statements.
+
+    :param query: ends with ``IN``
+    """
+    for start in range(0, len(values), _ASKED_TOGETHER[-1]):
+        chunk = list(values[start : start + _ASKED_TOGETHER[-1]])
+        size = next(size for size in _ASKED_TOGETHER if size >= len(chunk))
+        chunk += [None] * (size - len(chunk))
+        yield from database.execute(f"{query} ({','.join('?' * size)})", chunk)
+
+
+def _lane(base: int, last: int, gone: int, acked: int | None, written: int, cuts: str, retracted: str) -> Lane:
+    return Lane(base, last, gone, acked, written, _cuts_of(cuts) if cuts else (), _runs_of(retracted))
+
+
+def _text_of_cuts(lane: Lane) -> str:
+    return " ".join([f"{epoch}:{last}" for epoch, last in lane.cuts]) if lane.cuts else ""
+
+
+def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        pairs = (cut.split(":") for cut in text.split())
+        return tuple((int(epoch), int(last)) for epoch, last in pairs)
+    except ValueError as error:
+        raise damaged(f"a row of the table box is malformed: {error}") from error
+
+
+def _runs_of(text: str) -> Runs:
+    if not text:
+        return ()
+    try:
+        return runs_of_text(text)
+    except ValueError as error:
+        raise damaged(f"a row of the table box is malformed: {error}") from error

@@ -1,0 +1,81 @@
+"""What the SQLite mailbox's reader returns: the state of a box, and pages of its messages. They raise sqlite3.Error."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import NamedTuple
+
+from ..rules.box import Box, Epochs, Lane, Marks, StoredMessage, with_marks
+from ..rules.feed import Page
+from .port import LaneRead
+from .sqlite_boxes import COLUMNS, BoxRow
+from .sqlite_epochs import epochs_of
+from .store import Read
+
+
+class Expiry(NamedTuple):
+    """Which messages have expired: those stored up to ``stored_s``, and those whose own ``ttl`` ended before
+    ``own_ms``. The first is in Unix seconds, the other in Unix milliseconds."""
+
+    stored_s: float
+    own_ms: int
+
+    @classmethod
+    def at(cls, now: float, ttl_s: float) -> Expiry:
+        return cls(now - ttl_s, int(now * 1000))
+
+
+def look(database: sqlite3.Connection, device_id: str, marks: Marks) -> Box:
+    """A device's box with ``marks`` applied; a new one if there is none."""
+    found = _find(database, device_id)
+    return _new(database) if found is None else with_marks(found.box(_epochs(database)), marks)
+
+
+def read(database: sqlite3.Connection, question: Read, expiry: Expiry) -> list[Page]:
+    """A page of each lane, with marks applied. Expired messages are skipped."""
+    found = _find(database, question.device_id)
+    if found is None:
+        base = _new(database).normal.base
+        return [Page((), base, base) for _ in question.lanes]
+    box = found.box(_epochs(database))
+    if question.marks:
+        box = with_marks(box, question.marks)
+    return [_page(database, found.place(asked.lane), box.lane(asked.lane), asked, expiry) for asked in question.lanes]
+
+
+def _page(database: sqlite3.Connection, place: int, lane: Lane, asked: LaneRead, expiry: Expiry) -> Page:
+    messages: list[StoredMessage] = []
+    size = 0
+    query = (
+        "SELECT number, payload, timestamp_ms, expires_ms, shared FROM message WHERE box = ? AND number > ?"
+        " AND stored_at > ? AND (expires_ms = 0 OR expires_ms >= ?) ORDER BY number LIMIT ?"
+    )
+    args = (place, max(asked.after, lane.gone), *expiry, max(1, asked.limits.max_messages))
+    with contextlib.closing(database.execute(query, args)) as rows:
+        for number, payload, timestamp_ms, expires_ms, shared in rows:
+            if shared is not None:
+                found = database.execute("SELECT data FROM payload WHERE id = ?", (shared,)).fetchone()
+                if found is None:
+                    continue  # it had expired with a shorter ``ttl_s``
+                (payload,) = found
+            size += len(payload)
+            if messages and size > asked.limits.max_bytes:
+                break
+            messages.append(StoredMessage(number, payload, timestamp_ms, expires_ms))
+    return Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted)
+
+
+def _find(database: sqlite3.Connection, device_id: str) -> BoxRow | None:
+    columns = database.execute(f"SELECT {COLUMNS} FROM box WHERE device = ?", (device_id,)).fetchone()
+    return None if columns is None else BoxRow.of(device_id, columns)
+
+
+def _new(database: sqlite3.Connection) -> Box:
+    ((given,),) = database.execute("SELECT value FROM meta WHERE key = 'given'")
+    return Box.new(int(given), _epochs(database))
+
+
+def _epochs(database: sqlite3.Connection) -> Epochs:
+    ((epochs,),) = database.execute("SELECT value FROM meta WHERE key = 'eras'")
+    return epochs_of(epochs)
