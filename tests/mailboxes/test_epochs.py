@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from cocoa_tornado.mailboxes.port import Mailbox
-from cocoa_tornado.rules.box import NO_CURSOR_YET, Position
+from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, Position
 
 from .lives import Keeper, RedisKeeper, SqliteKeeper
 from .stands import contents, entries, payloads
@@ -42,6 +42,12 @@ async def opened(keeper: Keeper) -> AsyncIterator[Mailbox]:
         await mailbox.close(5.0)
 
 
+def found(box: Box, positions: Iterable[Position]) -> list[int]:
+    """The number in the lane of normal priority that each position stands for."""
+    numbers = [box.find(position) for position in positions]
+    return [number.normal for number in numbers if number is not None]
+
+
 async def test_a_backup_put_back_begins_another_epoch_and_a_newer_cursor_skips_nothing(keeper: Keeper) -> None:
     async with opened(keeper) as mailbox:
         before = mailbox.epoch
@@ -53,8 +59,9 @@ async def test_a_backup_put_back_begins_another_epoch_and_a_newer_cursor_skips_n
         assert mailbox.epoch != before
         assert await mailbox.append(entries(10, 3)) == [6, 7, 8]
         box = await mailbox.look("doll")
-        assert [box.find(Position(number, before)) for number in (3, 5, 7, 10)] == [3, 5, 5, 5]
-        assert [box.find(Position(number, mailbox.epoch)) for number in (7, 8, 9)] == [7, 8, None]
+        assert found(box, [Position(number, before) for number in (3, 5, 7, 10)]) == [3, 5, 5, 5]
+        assert found(box, [Position(number, mailbox.epoch) for number in (7, 8)]) == [7, 8]
+        assert box.find(Position(9, mailbox.epoch)) is None
         assert await contents(mailbox, after=5) == payloads([10, 11, 12])
 
 
@@ -70,11 +77,11 @@ async def test_an_acknowledgement_from_before_deletes_nothing_that_came_after(ke
         mailbox.acknowledge("doll", Position(9, before))
         mailbox.written("doll", Position(9, before))
         box = await mailbox.look("doll")
-        assert (box.acked, box.gone, box.written) == (5, 5, 5)
+        assert (box.normal.acked, box.normal.gone, box.normal.written) == (5, 5, 5)
         await mailbox.append(entries(13, 1))  # the marks are stored with it
         assert await contents(mailbox) == payloads([10, 11, 12, 13])
         mailbox.acknowledge("doll", Position(7, mailbox.epoch))
-        assert (await mailbox.look("doll")).acked == 7
+        assert (await mailbox.look("doll")).normal.acked == 7
 
 
 async def test_a_cursor_of_a_life_that_the_backup_does_not_know_skips_nothing(keeper: Keeper) -> None:
@@ -92,9 +99,8 @@ async def test_a_cursor_of_a_life_that_the_backup_does_not_know_skips_nothing(ke
         assert mailbox.epoch != lost
         assert await mailbox.append(entries(10, 5)) == [6, 7, 8, 9, 10]
         box = await mailbox.look("doll")
-        number = box.find(Position(8, lost))
-        assert number is not None
-        assert box.start(number) <= 5
+        assert box.find(Position(8, lost)) is not None
+        assert box.start(Position(8, lost)).normal <= 5
         mailbox.acknowledge("doll", Position(9, lost))
         await mailbox.append(entries(15, 1))
         assert (await contents(mailbox))[-6:] == payloads(range(10, 16))
@@ -108,15 +114,14 @@ async def test_a_box_that_the_backup_does_not_have_is_made_anew_and_an_old_curso
         await mailbox.append(entries(0, 5, "other"))
         await keeper.back_up()
         await mailbox.append(entries(5, 4))
-        cursor = Position((await mailbox.look("doll")).last, before)
+        cursor = Position((await mailbox.look("doll")).normal.last, before)
     await keeper.put_back()
     async with opened(keeper) as mailbox:
         (number,) = await mailbox.append(entries(9, 1))
         assert number is not None
         box = await mailbox.look("doll")
-        found = box.find(cursor)
-        assert found is not None
-        assert box.start(found) == number - 1
+        assert box.find(cursor) is not None
+        assert box.start(cursor).normal == number - 1
 
 
 async def test_cursors_of_as_many_epochs_as_are_remembered_are_exact(keeper: Keeper) -> None:
@@ -130,7 +135,7 @@ async def test_cursors_of_as_many_epochs_as_are_remembered_are_exact(keeper: Kee
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(keeper.known, 1))
         box = await mailbox.look("doll")
-        assert [box.find(place) for place in places] == [place.number for place in places]
+        assert found(box, places) == [place.normal for place in places]
 
 
 async def test_cursors_of_more_epochs_than_are_remembered_skip_nothing(keeper: Keeper) -> None:
@@ -144,10 +149,10 @@ async def test_cursors_of_more_epochs_than_are_remembered_skip_nothing(keeper: K
     async with opened(keeper) as mailbox:
         await mailbox.append(entries(len(places), 1))
         box = await mailbox.look("doll")
-        assert len(box.cuts) <= keeper.known + 1
-        found = [box.find(place) for place in places]
-        assert all(number is not None and number <= place.number for number, place in zip(found, places, strict=True))
-        assert found[-keeper.known :] == [place.number for place in places[-keeper.known :]]
+        assert len(box.normal.cuts) <= keeper.known + 1
+        numbers = found(box, places)
+        assert all(number <= place.normal for number, place in zip(numbers, places, strict=True))
+        assert numbers[-keeper.known :] == [place.normal for place in places[-keeper.known :]]
 
 
 async def test_two_copies_that_go_on_do_not_take_each_others_cursors_for_their_own(tmp_path: Path) -> None:
@@ -165,15 +170,14 @@ async def test_two_copies_that_go_on_do_not_take_each_others_cursors_for_their_o
         await two.append(entries(200, 3))
         theirs = Position(8, two.epoch)
         box = await one.look("doll")
-        found = box.find(theirs)
-        assert found == NO_CURSOR_YET.number
-        assert box.start(found) == 0
+        assert box.find(theirs) == NO_CURSOR_YET.numbers
+        assert box.start(theirs).normal == 0
         one.acknowledge("doll", theirs)
         await one.append(entries(104, 1))
         assert await contents(one) == payloads([*range(5), *range(100, 105)])
     async with opened(first) as one:  # and the one that has begun an epoch since knows it no better
         box = await one.look("doll")
-        assert box.find(theirs) == NO_CURSOR_YET.number
+        assert box.find(theirs) == NO_CURSOR_YET.numbers
 
 
 async def test_an_empty_backup_put_back_begins_another_epoch(tmp_path: Path) -> None:
@@ -187,4 +191,4 @@ async def test_an_empty_backup_put_back_begins_another_epoch(tmp_path: Path) -> 
         assert mailbox.epoch != before
         await mailbox.append(entries(5, 3))
         box = await mailbox.look("doll")
-        assert box.find(Position(5, before)) == 0
+        assert box.find(Position(5, before)) == (0, 0)
