@@ -170,6 +170,8 @@ class Appender:
         database.execute("DELETE FROM message WHERE box = ? AND number <= ?", (row.id, last))
         row.normal = row.normal.lose(last)
         self._boxes.removed(row, count, sum(sizes[:count]))
+        if row.holes:
+            self._boxes.skip_holes(row, "normal")
         self._boxes.change.overflowed += count
 
     def _shrink(self, row: BoxRow, newest: LaneName) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import random
 import shutil
 import signal
 import sqlite3
@@ -23,7 +22,6 @@ import pytest
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes import sqlite_schema
-from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, Mailbox, MailboxState
 from cocoa_tornado.mailboxes.sqlite import TIMING, SqliteMailbox
 from cocoa_tornado.mailboxes.sqlite_boxes import Boxes, Change
@@ -32,7 +30,7 @@ from cocoa_tornado.mailboxes.sqlite_rows import Rows
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
 from cocoa_tornado.mailboxes.store import Answer
-from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Lane, PageLimits, Position
+from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Lane, Position
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
 
 from .sqlite_stand import SqliteStand
@@ -1054,61 +1052,3 @@ def test_runs_are_put_together_across_small_holes() -> None:
     assert put_together([]) == []
     long = run(0, *range(LONG_RUN))
     assert put_together([long, run(LONG_RUN, 1)]) == [long, run(LONG_RUN, 1)]
-
-
-@pytest.mark.parametrize("seed", range(12))
-async def test_it_does_what_the_embedded_one_does(place: SqliteStand, seed: int) -> None:
-    """After any operations on both, they have the same contents. Marks have assigned numbers, like a gateway's."""
-    dice = random.Random(seed)
-    limits = BoxLimits(max_messages=dice.choice([3, 40]), max_bytes=dice.choice([200, 2_000]), ttl_s=50)
-    model = MemoryMailbox(limits, place.clock)
-    await model.start()
-    mailbox = await place.open_file(limits)
-    offset = 0
-    for _ in range(250):
-        device_id = f"d{dice.randrange(6)}"
-        match dice.choice(["append", "append", "append", "acknowledge", "written", "sweep", "pass", "read", "reopen"]):
-            case "append":
-                offset = max(0, offset - dice.randrange(5))
-                batch = [
-                    entry(offset + n, f"d{dice.randrange(6)}", b"x" * dice.choice([1, 30, 150]))
-                    for n in range(dice.randrange(30))
-                ]
-                offset += len(batch)
-                assert await mailbox.append(batch) == await model.append(batch)
-            case "acknowledge" | "written" as what:
-                box = await model.look(device_id)
-                number = dice.randint(box.base, box.last)
-                for each in (model, mailbox):
-                    getattr(each, what)(device_id, Position(number, each.epoch))
-            case "sweep":
-                # Both look at all of these boxes, this one at once and that one every other time.
-                await mailbox.append([])
-                await until_idle(mailbox)
-                await mailbox.sweep()
-                await model.sweep()
-                await model.sweep()
-            case "pass":
-                place.clock.now += dice.choice([1, 20])
-            case "reopen" if dice.random() < 0.3:
-                await mailbox.close(5.0)
-                mailbox = await place.open_file(limits)
-            case _:
-                page = PageLimits(dice.choice([1, 5, 1_000]), dice.choice([1, 100, 10_000]))
-                after = dice.randrange(30)
-                theirs, ours = await model.read(device_id, after, page), await mailbox.read(device_id, after, page)
-                assert (list(ours.messages), *ours[1:]) == (list(theirs.messages), *theirs[1:])
-    await until_idle(mailbox)
-    for each in (model, mailbox):
-        for _ in range(3):
-            await each.sweep()
-    assert mailbox.status().messages == model.status().messages
-    assert mailbox.status().size_bytes == model.status().size_bytes
-    count, size = ask(place.path, "SELECT count(*), coalesce(sum(length(payload)), 0) FROM message")[0]
-    assert (count, size) == (mailbox.status().messages, mailbox.status().size_bytes)
-    await mailbox.close(1.0)
-
-
-async def until_idle(mailbox: SqliteMailbox) -> None:
-    """All marks are stored."""
-    await until(lambda: not mailbox._backlog.has_marks and mailbox._backlog._group is None)
