@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speech.port": {"rules"},
     "speech.engines": {"adapters", "plain_text"},
     "speech": {"speech.port", "speech.engines", "rules", "errors"},
-    "relay.messages": {"rules"},
+    "relay.messages": {"routing.address", "rules"},
     "relay.port": {"relay.messages", "rules"},
     "relay": {"relay.messages", "relay.port", "rules", "errors"},
     "presence.grants": {"rules"},

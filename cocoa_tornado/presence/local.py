@@ -198,6 +198,10 @@ class LocalPresence:
         found.set_result({device_id: [*map(self._holder, of)] for device_id, of in grants.items() if of})
         return found
 
+    def others(self) -> Sequence[str]:
+        members, me = self._store.members, self._lease.server
+        return () if len(members) < 2 else [server for server in members if server != me]
+
     def _holder(self, grant: Grant) -> Holder:
         return Holder(grant.claim.server, grant.generation, self._store.members[grant.claim.server].health(grant))
 

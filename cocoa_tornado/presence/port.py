@@ -179,6 +179,9 @@ class Presence(Protocol):
         ``local://``, and never fail. While the store is unavailable, the result has this server's holders.
         """
 
+    def others(self) -> Sequence[str]:
+        """The other servers that may hold devices, by their addresses in the relay. Returns at once, from memory."""
+
     def drain(self) -> None:
         """Refuse every new connection from now on with ``draining``, even after the lease has ended."""
 

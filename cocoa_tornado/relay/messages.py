@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from ..routing.address import Address, Devices, Group, User
 from ..rules.claims import Claim, Generation
 from ..rules.close_codes import CloseReason
 from ..rules.terms import Terms
@@ -15,8 +16,10 @@ ENVELOPE_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class ForwardedMessage:
-    """One message for a device that the receiving server holds, as that server's router would have made it.
+    """One record for devices that the receiving server holds, as that server's router would have made it.
 
+    :ivar address: a device or, for a record that is for a user, a group or everyone, those of its devices that the
+        receiving server holds
     :ivar payload: UTF-8, as the device receives it
     :ivar timestamp_ms: of its record, Unix milliseconds; 0: unknown
     :ivar source: the partition of its record, such as ``transcription.results/3``
@@ -24,7 +27,7 @@ class ForwardedMessage:
     :ivar terms: how to deliver it; None: the defaults
     """
 
-    device_id: str
+    address: Address
     payload: bytes = field(repr=False)
     timestamp_ms: int
     source: str
@@ -32,8 +35,16 @@ class ForwardedMessage:
     terms: Terms | None = None
 
 
+def _length_of(address: Address) -> int:
+    if isinstance(address, str):
+        return len(address)
+    device_ids = address.device_ids if isinstance(address, Devices) else address.excluded
+    name = address.name if isinstance(address, Group) else str(address.user_id) if isinstance(address, User) else ""
+    return len(name) + sum(map(len, device_ids))
+
+
 def _size_of(message: ForwardedMessage) -> int:
-    strings = len(message.device_id) + len(message.source)
+    strings = _length_of(message.address) + len(message.source)
     if message.terms is not None:
         terms = message.terms
         strings += len(terms.interim_of) + len(terms.collapse_key or "") + len(terms.id or "")
@@ -70,6 +81,23 @@ class WakeUp:
     @property
     def size_bytes(self) -> int:
         return sum(ENVELOPE_BYTES + len(device_id) for device_id in self.device_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUpMembers:
+    """Those devices of a user, a group or everyone that the receiving server holds may have new messages in their
+    boxes."""
+
+    kind: ClassVar[str] = "wake_up"
+    address: Address
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def size_bytes(self) -> int:
+        return ENVELOPE_BYTES + _length_of(self.address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +154,4 @@ class Eviction(_Small):
     reason: CloseReason
 
 
-RelayMessage = Forward | WakeUp | Challenge | Answer | Eviction
+RelayMessage = Forward | WakeUp | WakeUpMembers | Challenge | Answer | Eviction

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..brokers.port import Batch
 from ..counters import Counters, count
-from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp
+from ..presence.port import Presence
+from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp, WakeUpMembers
 from ..relay.port import Fate, Relay
+from .address import Address
 from .local import LocalDelivery
-from .plan import Message
+from .plan import Part
 from .receipt import Receipt
 
 
@@ -20,24 +22,26 @@ class Forwarding:
     accepted are dropped and counted: the server has ended or is unreachable. With a mailbox that costs interims only.
     """
 
-    def __init__(self, relay: Relay, local: LocalDelivery, counters: Counters) -> None:
-        self._relay, self._local, self._counters = relay, local, counters
+    def __init__(self, relay: Relay, presence: Presence, local: LocalDelivery, counters: Counters) -> None:
+        self._relay, self._presence, self._local, self._counters = relay, presence, local, counters
         relay.handle(Forward, self._on_forward)
         relay.handle(WakeUp, self._on_wake_up)
+        relay.handle(WakeUpMembers, self._on_wake_up_members)
 
     @property
     def me(self) -> str:
         """This server's name in presence."""
         return self._relay.server
 
-    def forward(self, batch: Batch, server: str, messages: Sequence[Message], receipt: Receipt) -> None:
+    def forward(self, batch: Batch, server: str, messages: Sequence[Part], receipt: Receipt) -> None:
         """Send messages of a batch to the server that holds their devices."""
         records, origins = batch.records, batch.origins()
         forwarded = []
         for at, device_id in messages:
             record = records[at]
             terms = self._local.terms_of(record)
-            forwarded.append(ForwardedMessage(device_id, record.payload, record.timestamp_ms, *origins[at], terms))
+            address = record.address if device_id is None else device_id
+            forwarded.append(ForwardedMessage(address, record.payload, record.timestamp_ms, *origins[at], terms))
         ended = receipt.leg()
 
         def then(fate: Fate) -> None:
@@ -54,6 +58,11 @@ class Forwarding:
         ended = _nothing if receipt is None else receipt.leg()
         self._send(server, WakeUp(tuple(dict.fromkeys(device_ids))), lambda _: ended())
 
+    def wake_up_members(self, address: Address) -> None:
+        """Notify all other servers of new messages in boxes of devices that an address stands for."""
+        for server in self._presence.others():
+            self._relay.send(server, WakeUpMembers(address))
+
     def _send(self, server: str, message: RelayMessage, then: Callable[[Fate], None]) -> None:
         sent = self._relay.send(server, message)
         if sent.done():
@@ -61,20 +70,24 @@ class Forwarding:
         else:
             sent.add_done_callback(lambda sent: then(sent.result()))
 
-    def _note_fate(self, fate: Fate, messages: Sequence[Message]) -> None:
+    def _note_fate(self, fate: Fate, messages: Sequence[Part]) -> None:
         if fate is Fate.NO_SERVER:
             for _, device_id in messages:
-                self._local.not_connected(device_id)
+                if device_id is not None:
+                    self._local.not_connected(device_id)
         elif fate is not Fate.ACCEPTED:
             count(self._counters.dropped, "overflow" if fate is Fate.OVERFLOW else "lost", len(messages))
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
         for message in forward.messages:
-            self._local.take(message.device_id, message.payload, message.timestamp_ms, message.terms)
+            self._local.take(message.address, message.payload, message.timestamp_ms, message.terms)
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:
             self._local.wake(device_id)
+
+    def _on_wake_up_members(self, sender: str, wake_up: WakeUpMembers) -> None:
+        self._local.wake_members(wake_up.address)
 
 
 def _nothing() -> None:

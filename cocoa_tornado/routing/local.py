@@ -12,6 +12,7 @@ from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
 from ..rules.terms import Terms, terms_of
+from .address import Address, recipients
 from .plan import Message
 
 NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
@@ -57,20 +58,20 @@ class LocalDelivery:
     # -- without a mailbox
 
     def send_each(self, records: Iterable[Record]) -> None:
-        """Send records that are for one device each. A device that is not connected here is connected to no server."""
+        """Send the records of a batch. A device that is not connected here is connected to no server."""
         connected, routed = self._connected, 0
         for record in records:
             try:
-                device_id, payload, timestamp_ms, _, interim_of, options = record
+                address, payload, timestamp_ms, _, interim_of, options = record
                 terms = None
                 if interim_of or options is not None:
                     terms = self.terms_of(record)
                     if terms is not None and terms.expires_ms and self._has_expired(terms):
                         count(self._counters.dropped, "expired")
                         continue
-                clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
+                clients = connected.get(address)  # type: ignore[arg-type]  # no other address is a key
                 if clients is None:
-                    self.not_connected(device_id)  # type: ignore[arg-type]  # a str, as above
+                    routed += self._send_to_all(address, payload, timestamp_ms, terms)
                     continue
                 frame = text_frame(payload)
                 for client in clients:
@@ -79,6 +80,26 @@ class LocalDelivery:
             except Exception:
                 self._failed(str(record[0]), "dropped")
         self._counters.routed += routed
+
+    def _send_to_all(self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None) -> int:
+        """Send one message to each device that an address stands for. Return how many are connected here."""
+        device_ids = (address,) if isinstance(address, str) else recipients(address, self._hub)
+        if not device_ids:
+            self.no_recipient(1)
+            return 0
+        connected, frame, routed = self._connected, text_frame(payload), 0
+        for device_id in device_ids:
+            clients = connected.get(device_id)
+            if clients is None:
+                self.not_connected(device_id)
+                continue
+            try:
+                for client in clients:
+                    client.send(frame, timestamp_ms, terms)
+                routed += 1
+            except Exception:
+                self._failed(device_id, "dropped")
+        return routed
 
     def send(self, records: Sequence[Record], messages: Iterable[Message]) -> None:
         """Send messages of a batch."""
@@ -127,17 +148,16 @@ class LocalDelivery:
             return  # only transient messages are dropped then
         self._log_dropped({"device_id": device_id, "reason": "not connected"})
 
-    def take(self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
-        """Route a message that another server has read and forwarded."""
+    def take(self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+        """Route a record that another server has read and forwarded, for those of its devices that are here."""
         try:
             if self._mailbox is not None:
-                self._suggest(device_id, payload, timestamp_ms, terms)
-            elif self._hub.send_to_device(device_id, payload, timestamp_ms, terms):
-                self._counters.routed += 1
-            else:
-                self.not_connected(device_id)
+                for device_id in recipients(address, self._hub):
+                    self._suggest(device_id, payload, timestamp_ms, terms)
+            elif isinstance(address, str) or recipients(address, self._hub):
+                self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms)
         except Exception:
-            self._failed(device_id, "dropped")
+            self._failed(str(address), "dropped")
 
     # -- with a mailbox
 
@@ -185,6 +205,11 @@ class LocalDelivery:
             self.look_again(device_id)
         except Exception:
             self._failed(device_id, "kept")
+
+    def wake_members(self, address: Address) -> None:
+        """Messages may have been stored for these devices without a number that is known here."""
+        for device_id in recipients(address, self._hub):
+            self.wake(device_id)
 
     def look_again(self, device_id: str) -> None:
         """Make the device's connections look into its box."""

@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from ..rules.records import Record
-from .address import Directory, Everyone, Group, User, recipients
+from .address import Address, Devices, Directory, Everyone, Group, User, recipients
 
 Message: TypeAlias = tuple[int, str]
 """The index of the record in the batch, and the device."""
-Stored: TypeAlias = tuple[int, str | None]
-"""What a mailbox stores of a record: a message or, without a device, a fan-out, whose recipients the mailbox knows."""
+Part: TypeAlias = tuple[int, str | None]
+"""A message or, without a device, a record whose devices somebody else finds: the mailbox those of a fan-out, another
+server those that it holds."""
 
 
 class Plan(NamedTuple):
@@ -29,22 +30,39 @@ class Plan(NamedTuple):
     """
 
     local: Sequence[Message] = ()
-    forward: Mapping[str, Sequence[Message]] = MappingProxyType({})
+    forward: Mapping[str, Sequence[Part]] = MappingProxyType({})
     unheld: Sequence[Message] = ()
 
 
-def away_of(records: Sequence[Record], here: Container[str]) -> list[str] | None:
-    """Return the devices that are not connected to this server, one for each record; None if a record addresses
-    anything but one device.
+def away_of(records: Sequence[Record], here: Container[str]) -> list[str]:
+    """Return the devices that records address and that are not connected to this server. Devices of a user, a group or
+    everyone are not among them, because these are looked up in this server's own table.
 
-    Nearly every batch is only for single devices that are here and needs no :func:`plan`. This detects that in a fifth
-    of the time.
+    Nearly every batch is only for devices that are here and needs no :func:`plan`. This detects that in a fifth of the
+    time.
     """
     # An address of several devices is never a key of ``here``.
     away = [record[0] for record in records if record[0] not in here]
-    if away and not all(type(address) is str for address in away):
-        return None
-    return away  # type: ignore[return-value]  # each is a str, as has just been seen
+    if all(type(address) is str for address in away):
+        return away  # type: ignore[return-value]  # each is a str, as has just been seen
+    return [device_id for address in away for device_id in _named(address) if device_id not in here]
+
+
+def _named(address: Address) -> Sequence[str]:
+    """The devices that an address names."""
+    if isinstance(address, str):
+        return (address,)
+    return address.device_ids if isinstance(address, Devices) else ()
+
+
+def shared_by(records: Sequence[Record], *, has_mailbox: bool) -> list[int]:
+    """The indexes of the records that each server sends to those of the devices that it holds: records for a user, a
+    group or everyone, unless they are stored."""
+    return [
+        at
+        for at, record in enumerate(records)
+        if isinstance(record.address, (User, Group, Everyone)) and not (has_mailbox and is_fan_out(record))
+    ]
 
 
 def is_fan_out(record: Record) -> bool:
@@ -79,7 +97,7 @@ def without_recipient(records: Sequence[Record], messages: Iterable[Message], *,
     return sum(at not in found and not (has_mailbox and is_fan_out(record)) for at, record in enumerate(records))
 
 
-def to_store(records: Sequence[Record], messages: Iterable[Message]) -> Sequence[Stored]:
+def to_store(records: Sequence[Record], messages: Iterable[Message]) -> Sequence[Part]:
     """Return what a mailbox stores, in the order of the records: all but transient messages, which are worthless later.
 
     This does not depend on which devices are connected.
@@ -103,15 +121,17 @@ def deadlines(records: Sequence[Record], now_ms: float) -> dict[int, int]:
     return found
 
 
-def in_order(messages: Sequence[Message], fan_outs: Sequence[int]) -> Sequence[Stored]:
-    """Merge messages and the indexes of fan-outs in the order of the records."""
-    return sorted([*messages, *((at, None) for at in fan_outs)], key=itemgetter(0)) if fan_outs else messages
+def in_order(messages: Sequence[Part], whole: Sequence[int]) -> Sequence[Part]:
+    """Merge messages, and the indexes of records that are not expanded into messages, in the order of the records."""
+    return sorted([*messages, *((at, None) for at in whole)], key=itemgetter(0)) if whole else messages
 
 
 def plan(
     messages: Sequence[Message],
     here: Container[str],
     holders: Mapping[str, Sequence[str]],
+    others: Sequence[str] = (),
+    shared: Sequence[int] = (),
 ) -> Plan:
     """Decide where each message goes. With a mailbox, decide once they are stored: a device that connects in the
     meantime may have looked into its box too early to find them.
@@ -119,23 +139,31 @@ def plan(
     :param messages: from :func:`messages_of`
     :param here: the devices that are connected to this server
     :param holders: by device, the other servers that hold it; ignored for devices that are here
+    :param others: all other servers
+    :param shared: from :func:`shared_by`; the other servers get these records as they are
     """
     # The cases of a message, in order; a device that is not in ``holders`` is held by no other server:
     #   1. its device is here                    -> local, whatever others say: this server's own table is the latest
-    #   2. other servers hold it                 -> forward, to each of them: more than one only if a device may have
+    #   2. it is one of a shared record, and there are other servers: its device has just left -> unheld; if another
+    #      server holds it now, that one finds it
+    #   3. other servers hold it                 -> forward, to each of them: more than one only if a device may have
     #                                               several connections
-    #   3. no server holds it                    -> unheld
+    #   4. no server holds it                    -> unheld
     local, unheld = [], []
-    forward: dict[str, list[Message]] = {}
+    forward: dict[str, list[Part]] = {}
+    whole = frozenset(shared) if others else frozenset()
     for message in messages:
-        device_id = message[1]
+        at, device_id = message
         if device_id in here:
             local.append(message)
-        elif not (servers := holders.get(device_id)):
+        elif at in whole or not (servers := holders.get(device_id)):
             unheld.append(message)
         else:
             for server in dict.fromkeys(servers):
                 forward.setdefault(server, []).append(message)
+    if whole:
+        for server in others:
+            forward[server] = list(in_order(forward.get(server, ()), shared))
     if not forward:
         return Plan(tuple(local), unheld=tuple(unheld))
     by_server = {server: tuple(of_server) for server, of_server in forward.items()}

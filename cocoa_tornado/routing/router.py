@@ -24,13 +24,14 @@ from .forwarding import Forwarding
 from .local import LocalDelivery
 from .plan import (
     Message,
+    Part,
     Plan,
-    Stored,
     away_of,
     deadlines,
     in_order,
     messages_of,
     plan,
+    shared_by,
     stale_messages,
     to_store,
     without_recipient,
@@ -74,7 +75,7 @@ class _InFlight:
         self.batch, self.messages = batch, messages
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()
-        self.to_store: Sequence[Stored] = ()
+        self.to_store: Sequence[Part] = ()
         self.deadlines: Mapping[int, int] = _NO_DEADLINES
         self.steps: dict[int, list[FanOutStep]] = {}
         self.stored: asyncio.Future[list[int | None]] | None = None
@@ -142,7 +143,7 @@ class Router:
         self._wall_clock = wall_clock
         self._connected = hub.connected
         self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock)
-        self._forwarding = Forwarding(relay, self._local, counters)
+        self._forwarding = Forwarding(relay, presence, self._local, counters)
         self._in_flight: deque[_InFlight] = deque()
         if mailbox is not None:
             mailbox.watch_fan_outs(self.on_step)
@@ -176,11 +177,11 @@ class Router:
     def _route(self, batch: Batch) -> None:
         """Route without a mailbox: at once, unless presence must be asked about other servers."""
         holders = None
-        if not self._in_flight:
+        if not self._in_flight and not self._is_shared(batch):
             away = away_of(batch.records, self._connected)
             if away:
                 holders = self._ask(away)
-            if away is not None and (holders is None or (holders.done() and not holders.result())):
+            if holders is None or (holders.done() and not holders.result()):
                 self._local.send_each(batch.records)
                 batch.done()
                 self._note_round_trips(batch)
@@ -193,8 +194,13 @@ class Router:
     def _take_off(self, batch: Batch) -> _InFlight:
         has_mailbox = self._mailbox is not None
         messages = messages_of(batch.records, self._hub, has_mailbox=has_mailbox)
-        self._local.no_recipient(without_recipient(batch.records, messages, has_mailbox=has_mailbox))
+        if not self._is_shared(batch):  # otherwise it is not known
+            self._local.no_recipient(without_recipient(batch.records, messages, has_mailbox=has_mailbox))
         return _InFlight(batch, messages)
+
+    def _is_shared(self, batch: Batch) -> bool:
+        """True if other servers find recipients of their own for a record of this batch."""
+        return bool(self._presence.others()) and bool(shared_by(batch.records, has_mailbox=self._mailbox is not None))
 
     def _on_stored(
         self, flight: _InFlight, stored: asyncio.Future[list[int | None]], storing: Callable[[], None]
@@ -230,17 +236,18 @@ class Router:
                 self._carry_out(flight)
 
     def _carry_out(self, flight: _InFlight) -> None:
-        records, elsewhere = flight.batch.records, self._elsewhere(flight.holders)
+        records, elsewhere, others = flight.batch.records, self._elsewhere(flight.holders), self._presence.others()
+        shared = shared_by(records, has_mailbox=flight.stored is not None) if others else ()
         if flight.stored is None:
             messages = self._local.drop_expired(records, flight.messages)
-            routes = plan(messages, self._connected, elsewhere)
+            routes = plan(messages, self._connected, elsewhere, others, shared)
             self._local.send(records, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
             for server, part in routes.forward.items():
                 self._forwarding.forward(flight.batch, server, part, flight.receipt)
         else:
-            routes = plan(flight.messages, self._connected, elsewhere)
+            routes = plan(flight.messages, self._connected, elsewhere, others, shared)
             self._carry_out_stored(flight, routes, dict(zip(flight.to_store, flight.stored.result(), strict=True)))
         flight.routing()
         self._note_round_trips(flight.batch)
@@ -255,20 +262,21 @@ class Router:
             for device_id, found in holders.result().items()
         }
 
-    def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Stored, int | None]) -> None:
+    def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Part, int | None]) -> None:
         records = flight.batch.records
         stale = self._stale(flight, numbers) if None in numbers.values() else frozenset()
         looked: set[str] = set()
-        for at, device_id in in_order(routes.local, flight.fan_outs):
+        for message in in_order(routes.local, flight.fan_outs):
+            at, device_id = message
             if device_id is None:
                 self._send_fan_out(flight, at)
                 continue
-            number = numbers.get((at, device_id))
-            if number is None and (at, device_id) in numbers:
+            number = numbers.get(message)
+            if number is None and message in numbers:
                 if device_id in looked:
                     continue
                 looked.add(device_id)
-            if (at, device_id) not in stale:
+            if message not in stale:
                 self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0))
         for message in routes.unheld:
             if message not in numbers:
@@ -276,14 +284,14 @@ class Router:
             elif numbers[message] is not None:
                 self._counters.kept += 1
         for server, part in routes.forward.items():
-            waking = [device_id for at, device_id in part if (at, device_id) in numbers]
+            waking = [message[1] for message in part if message[1] is not None and message in numbers]
             transient = [message for message in part if message not in numbers and message not in stale]
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
             if transient:
                 self._forwarding.forward(flight.batch, server, transient, flight.receipt)
 
-    def _stale(self, flight: _InFlight, numbers: Mapping[Stored, int | None]) -> frozenset[Message]:
+    def _stale(self, flight: _InFlight, numbers: Mapping[Part, int | None]) -> frozenset[Message]:
         """The transient messages of a batch that must not be sent, because later ones were stored earlier."""
         records = flight.batch.records
         read_again = [at for at in flight.fan_outs if at not in flight.steps]
@@ -301,7 +309,7 @@ class Router:
         an older fan-out."""
         steps = flight.steps.get(at)
         if steps is None:
-            self._look_again(flight.batch.records[at].address)
+            self._wake_members(flight.batch.records[at].address)
         else:
             for step in steps:
                 self._send_step(step)
@@ -311,7 +319,7 @@ class Router:
         if step.is_last and not step.recipients:
             self._local.no_recipient(1)
         if step.numbers is None:
-            self._look_again(address_of(step.audience, step.excluded))
+            self._wake_members(address_of(step.audience, step.excluded))
             return
         away = self._local.send_step(step, step.numbers)
         holders = self._ask(away)
@@ -326,12 +334,12 @@ class Router:
         routes = plan([(0, device_id) for device_id in away], (), self._elsewhere(holders))
         self._counters.kept += len(routes.unheld)
         for server, part in routes.forward.items():
-            self._forwarding.wake_up(server, [device_id for _, device_id in part])
+            self._forwarding.wake_up(server, [device_id for _, device_id in part if device_id is not None])
 
-    def _look_again(self, address: Address) -> None:
+    def _wake_members(self, address: Address) -> None:
         """Messages may have been stored for these devices without a number that is known here."""
-        for device_id in recipients(address, self._hub):
-            self._local.wake(device_id)
+        self._local.wake_members(address)
+        self._forwarding.wake_up_members(address)
 
     def _note_round_trips(self, batch: Batch) -> None:
         if self._round_trips is not None:

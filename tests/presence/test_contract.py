@@ -45,6 +45,14 @@ async def test_a_free_device_is_granted_at_once(stand: PresenceStand) -> None:
     assert (a.presence.slots_taken, await holders_of(a)) == (0, [])
 
 
+async def test_the_others_are_the_servers_that_have_joined_and_not_ended(stand: PresenceStand) -> None:
+    a, b = await stand.open(2)
+    assert list(a.presence.others()) == [b.presence.lease.server]
+    assert list(b.presence.others()) == [a.presence.lease.server]
+    await a.presence.close(1.0)
+    assert list(b.presence.others()) == []
+
+
 async def test_what_is_granted_without_waiting_is_what_a_claim_would_be_granted(stand: PresenceStand) -> None:
     a, b = await stand.open(2, per_device=1, total=2)
     grant = a.presence.try_claim("doll")

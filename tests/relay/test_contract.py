@@ -8,8 +8,9 @@ import pickle
 
 import pytest
 
-from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, RelayMessage, WakeUp
+from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, RelayMessage, WakeUp, WakeUpMembers
 from cocoa_tornado.relay.port import Fate, RelayLimits, RelayState
+from cocoa_tornado.routing.address import Everyone, Group, User
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import REPLACED
 from cocoa_tornado.rules.terms import Terms
@@ -23,6 +24,8 @@ A, B = Claim("a", 1), Claim("b", 7)
 ONE_OF_EACH: list[RelayMessage] = [
     forward(1, 2, payload='{"text":"grüß dich"}'.encode()),
     WakeUp(("doll", "müller")),
+    WakeUpMembers(User("99", frozenset({"doll"}))),
+    Forward((dataclasses.replace(forward(3).messages[0], address=Group("red"), terms=Terms(priority="high")),)),
     Challenge("doll", A, B),
     Answer("doll", A, B, "alive"),
     Eviction("doll", Generation(3, 4), REPLACED),
@@ -34,14 +37,14 @@ async def test_every_kind_arrives_as_it_was_sent_with_the_name_of_its_sender(sta
     a.join("a")
     b.join("b")
     arrived: list[tuple[str, RelayMessage]] = []
-    kinds: tuple[type[RelayMessage], ...] = (Forward, WakeUp, Challenge, Answer, Eviction)
+    kinds: tuple[type[RelayMessage], ...] = (Forward, WakeUp, WakeUpMembers, Challenge, Answer, Eviction)
     for kind in kinds:
         b.handle(kind, lambda sender, message: arrived.append((sender, message)))
     for message in ONE_OF_EACH:
         assert await a.send("b", message) is Fate.ACCEPTED
     await eventually(lambda: len(arrived) == len(ONE_OF_EACH))
     assert arrived == [("a", message) for message in ONE_OF_EACH]
-    assert a.counters.accepted == {"forward": 2, "wake_up": 2, "challenge": 1, "answer": 1, "eviction": 1}
+    assert a.counters.accepted == {"forward": 3, "wake_up": 3, "challenge": 1, "answer": 1, "eviction": 1}
     assert b.counters.received == a.counters.accepted
 
 
@@ -154,7 +157,10 @@ async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> N
     b.join("b")
     long, plain = "s" * 10_000, forward(0).messages[0]
     for message in (
-        dataclasses.replace(plain, device_id=long),
+        dataclasses.replace(plain, address=long),
+        dataclasses.replace(plain, address=Group(long)),
+        dataclasses.replace(plain, address=User(long)),
+        dataclasses.replace(plain, address=Everyone(frozenset({long}))),
         dataclasses.replace(plain, source=long),
         dataclasses.replace(plain, terms=Terms(interim_of=long)),
     ):

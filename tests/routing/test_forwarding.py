@@ -17,12 +17,14 @@ from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.port import RelayLimits
-from cocoa_tornado.routing.address import Devices, Everyone, Group
+from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.audiences import of_group
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.records import Record
+from cocoa_tornado.rules.terms import Terms
 from testing.waiting import eventually
 
 from ..clients import FakeClient
@@ -82,7 +84,9 @@ class Stand:
 async def with_mailbox(limits: RelayLimits | None = None) -> Stand:
     mailbox = MemoryMailbox(BoxLimits())
     await mailbox.start()
-    return Stand(mailbox, limits)
+    stand = Stand(mailbox, limits)
+    mailbox.watch_fan_outs(stand.a.router.on_step)  # those of what A reads
+    return stand
 
 
 def text(number: int, address: object = "doll", interim_of: str = "") -> Record:
@@ -108,12 +112,49 @@ async def test_one_record_reaches_devices_at_two_servers_and_each_once() -> None
     assert [client.texts for client in clients] == [["0"]] * 3
 
 
-async def test_a_group_and_everyone_are_the_devices_connected_to_the_server_that_reads() -> None:
-    """Those at other servers are for a later release to find."""
+async def test_a_group_a_user_and_everyone_are_found_at_all_servers() -> None:
     stand = Stand()
     one, two, other = await stand.a.connect("one", "red"), await stand.a.connect("two"), await stand.b.connect("other")
-    stand.read_at_a(text(0, Group("red")), text(1, Everyone()))
-    assert (one.texts, two.texts, other.texts) == (["0", "1"], ["1"], [])
+    red = await stand.b.connect("red", "red")
+    no_red = Everyone(frozenset({"red"}))
+    stand.read_at_a(text(0, Group("red")), text(1, no_red), text(2, "other"), text(3, User(99)), text(4, "two"))
+    await eventually(lambda: len(other.sent) == 3)
+    assert (one.texts, two.texts) == (["0", "1", "3"], ["1", "3", "4"])
+    assert (other.texts, red.texts, stand.done) == (["1", "2", "3"], ["0", "3"], [1])
+    assert (stand.a.counters.routed, stand.b.counters.routed) == (6, 5)
+    stand.read_at_a(text(5, Group("blue")))  # whether it has recipients is not known to this server
+    await asyncio.sleep(0)
+    assert (stand.a.counters.unknown_device, stand.b.counters.unknown_device) == (0, 0)
+
+
+async def test_options_reach_the_devices_of_other_servers() -> None:
+    stand = Stand()
+    client = await stand.b.connect("doll", "red")
+    sent: list[object] = []
+    client.send = lambda frame, timestamp_ms, terms=None: sent.append(terms)  # type: ignore[method-assign]
+    options = Options("high", ttl_s=10**10, collapse_key="k", id="i")
+    for address in ("doll", Group("red")):
+        stand.read_at_a(text(0, address)._replace(options=options))
+    await eventually(lambda: len(sent) == 2)
+    assert sent == [Terms(priority="high", expires_ms=7 + 10**13, collapse_key="k", id="i")] * 2
+
+
+async def test_with_a_mailbox_a_fan_out_wakes_its_devices_at_other_servers_once_a_step() -> None:
+    stand = await with_mailbox()
+    here, there = await stand.a.connect("here", "red"), await stand.b.connect("there", "red")
+    other = await stand.b.connect("other")
+    for device_id in ("here", "there", "away"):
+        assert stand.a.mailbox is not None
+        stand.a.mailbox.join(device_id, frozenset({of_group("red")}))
+    interim, now = text(1, Group("red"), "s"), text(2, User(99))._replace(options=Options(ttl_s=0))
+    batch = (text(0, Group("red")), interim, now)
+    stand.read_at_a(*batch)
+    await eventually(lambda: len(other.sent) == 1)
+    assert (here.texts, here.numbers, there.texts, there.looks, other.looks) == (["0", "1", "2"], [1], ["1", "2"], 1, 0)
+    assert (stand.a.counters.routed, stand.a.counters.kept, stand.b.counters.kept, stand.done) == (2, 1, 0, [1])
+    stand.read_at_a(*batch)  # once more: stored before, so it may not have been notified
+    await eventually(lambda: there.looks == 2)
+    assert (here.looks, other.looks) == (1, 0)
 
 
 async def test_a_device_that_moves_is_sent_what_is_read_from_then_on() -> None:

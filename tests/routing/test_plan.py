@@ -7,16 +7,17 @@ from collections import Counter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cocoa_tornado.routing.address import Devices, Group, recipients
+from cocoa_tornado.routing.address import Devices, Everyone, Group, User, recipients
 from cocoa_tornado.routing.plan import (
+    Part,
     Plan,
-    Stored,
     away_of,
     deadlines,
     in_order,
     is_fan_out,
     messages_of,
     plan,
+    shared_by,
     stale_messages,
     to_store,
     without_recipient,
@@ -25,7 +26,8 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.records import Record
 
 from ..profiles import examples
-from .anyone import DEVICES, Table, batches, device_ids, record, tables
+from .anyone import DEVICES, USERS, Table, batches, device_ids, record, tables
+from .anyone import GROUPS as NAMES
 
 here_sets = st.sets(device_ids)
 servers = st.lists(st.sampled_from(["x", "y"]), max_size=3)
@@ -81,13 +83,13 @@ def test_every_message_is_in_one_place_and_no_other(
 ) -> None:
     messages = messages_of(batch, table)
     where = plan(messages, here, holders)
-    places = Counter([*where.local, *where.unheld])
+    places: Counter[Part] = Counter([*where.local, *where.unheld])
     places.update({message for of_server in where.forward.values() for message in of_server})
     assert places == Counter(messages)
     assert set(where.local) == {message for message in messages if message[1] in here}
     for server, of_server in where.forward.items():
         assert of_server
-        assert all(device_id not in here and server in holders[device_id] for _, device_id in of_server)
+        assert all(device_id not in here and server in holders[device_id or ""] for _, device_id in of_server)
     assert all(not holders.get(device_id) for _, device_id in where.unheld)
 
 
@@ -111,7 +113,7 @@ def test_with_a_mailbox_all_but_transient_records_are_stored_as_messages_or_as_o
 ) -> None:
     messages = messages_of(batch, table, has_mailbox=True)
     stored = to_store(batch, messages)
-    expected: list[Stored] = []
+    expected: list[Part] = []
     for at, found in enumerate(batch):
         if is_transient(found):
             continue
@@ -152,17 +154,36 @@ def test_nothing_is_made_for_a_device_that_no_record_addresses(batch: list[Recor
         assert (0, device_id) in alone
 
 
-@given(batches, tables, here_sets)
-def test_a_batch_for_single_devices_needs_no_plan(batch: list[Record], table: Table, here: set[str]) -> None:
+@given(batches, here_sets)
+@example([record("a"), record(Devices(("b", "a"))), record(Group("red"))], {"a"})
+def test_away_are_the_named_devices_that_are_not_here(batch: list[Record], here: set[str]) -> None:
+    """The plan of a batch whose members are those that are here."""
+    connected = sorted(here)
+    table = Table(connected, dict.fromkeys(USERS, connected), dict.fromkeys(NAMES, connected))
     where = plan(messages_of(batch, table), here, {})
-    away = away_of(batch, here)
-    if away is None:
-        assert not all(isinstance(item.address, str) for item in batch)
-    else:
-        messages = [(at, item.address) for at, item in enumerate(batch)]
-        assert [message for message in messages if message[1] in here] == list(where.local)
-        assert [message for message in messages if message[1] not in here] == list(where.unheld)
-        assert away == [device_id for _, device_id in where.unheld]
+    assert set(away_of(batch, here)) == {device_id for _, device_id in where.unheld}
+
+
+@given(batches, tables, here_sets, holder_tables, st.booleans())
+def test_other_servers_get_shared_records_once_and_in_their_order(
+    batch: list[Record], table: Table, here: set[str], holders: dict[str, list[str]], has_mailbox: bool
+) -> None:
+    messages = messages_of(batch, table, has_mailbox=has_mailbox)
+    shared = shared_by(batch, has_mailbox=has_mailbox)
+    alone, where = plan(messages, here, holders), plan(messages, here, holders, ["x", "y"], shared)
+    assert where.local == alone.local
+    for server in ("x", "y"):
+        part = where.forward.get(server, ())
+        assert [at for at, device_id in part if device_id is None] == shared
+        assert [message for message in part if message[1] is not None] == [
+            message for message in alone.forward.get(server, ()) if message[0] not in shared
+        ]
+        assert [at for at, _ in part] == sorted(at for at, _ in part)
+    assert {at for at in shared} == {
+        at
+        for at, found in enumerate(batch)
+        if isinstance(found.address, (User, Group, Everyone)) and (not has_mailbox or is_transient(found))
+    }
 
 
 def is_transient(found: Record) -> bool:
