@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -30,7 +29,7 @@ def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
         is_unmarked = acked is None and normal.acked is not None
         high = _lane(int(base), last, gone, base if is_unmarked else acked, *rest)
     else:
-        high = replace(Lane.new(int(base)), acked=None if normal.acked is None else int(base))
+        high = Lane.new(int(base))._replace(acked=None if normal.acked is None else int(base))
     return with_marks(Box(normal, high, Epochs(int(epoch), emptied=int(emptied))), marks)
 
 

@@ -10,7 +10,7 @@ ones between them, say what a device has missed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .runs import Runs, above, count_between, with_number
@@ -131,8 +131,7 @@ class Epochs:
         return epoch in self.names and self.names.index(epoch) > self.names.index(other)
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """The state of one lane of a box, without its messages.
 
     :ivar base: the first message's number is at least ``base + 1``. A box that is recreated after its removal begins
@@ -196,36 +195,39 @@ class Lane:
     def append(self, epochs: Epochs) -> Lane:
         """Add one message, numbered ``last`` of the result. With named epochs, the first message of every epoch but the
         mailbox's first adds a cut."""
-        lane = replace(self, last=self.last + 1)
-        is_cut = len(epochs.names) < 2 or (self.cuts and self.cuts[-1][0] == epochs.current)
-        if is_cut:
-            return lane
-        # Keep only cuts that apply to positions of an epoch that is still known.
-        known = tuple(cut for cut in self.cuts if cut[0] in epochs.names[1:])
-        return replace(lane, cuts=(*known, (epochs.current, self.last)))
+        base, last, gone, acked, written, cuts, retracted = self
+        is_cut = len(epochs.names) < 2 or (cuts and cuts[-1][0] == epochs.current)
+        if not is_cut:
+            # Keep only cuts that apply to positions of an epoch that is still known.
+            cuts = (*(cut for cut in cuts if cut[0] in epochs.names[1:]), (epochs.current, last))
+        return Lane(base, last + 1, gone, acked, written, cuts, retracted)
 
     def acknowledge(self, number: int) -> Lane:
         """Mark everything up to ``number`` as received. Never moves back, or beyond the last message."""
-        number = max(min(number, self.last), self.base if self.acked is None else self.acked)
-        return replace(self, gone=max(self.gone, number), acked=number, retracted=above(self.retracted, number))
+        base, last, gone, acked, written, cuts, retracted = self
+        number = max(min(number, last), base if acked is None else acked)
+        if number == acked:
+            return self
+        return Lane(base, last, max(gone, number), number, written, cuts, above(retracted, number))
 
     def write(self, number: int) -> Lane:
         """Mark everything up to ``number`` as written to a socket. Never moves back, or beyond the last message."""
-        return replace(self, written=max(self.written, min(number, self.last)))
+        number = min(number, self.last)
+        return self._replace(written=number) if number > self.written else self
 
     def lose(self, up_to: int) -> Lane:
         """Messages up to this number have expired, or were dropped or retracted."""
-        return replace(self, gone=max(self.gone, min(up_to, self.last)))
+        up_to = min(up_to, self.last)
+        return self._replace(gone=up_to) if up_to > self.gone else self
 
     def retract(self, number: int) -> Lane:
         """The message with this number has left the box and does not count as missed."""
         if number <= (self.base if self.acked is None else self.acked):
             return self
-        return replace(self, retracted=with_number(self.retracted, number))
+        return self._replace(retracted=with_number(self.retracted, number))
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """The state of a device's box, without its messages.
 
     :ivar normal: the lane of messages of normal and low priority

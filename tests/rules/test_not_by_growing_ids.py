@@ -8,7 +8,7 @@ used against it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cocoa_tornado.rules.box import Box, Epochs, Numbers, Position
 
@@ -39,7 +39,7 @@ def stored(box: Box, messages: int = 1) -> Box:
 
 def named(epoch: int, epochs: tuple[int, ...], box: Box) -> Box:
     """The box once another epoch of its mailbox has begun."""
-    return replace(box, epochs=Epochs(epoch, epochs))
+    return box._replace(epochs=Epochs(epoch, epochs))
 
 
 def test_two_copies_that_go_on_give_different_numbers_and_a_cursor_of_one_skips_messages_of_the_other() -> None:
