@@ -8,9 +8,12 @@ import dataclasses
 import json
 
 import pytest
+from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.presence.grants import Grant
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, PING, PONG, TEXT
 from testing.waiting import eventually
@@ -167,9 +170,81 @@ async def test_what_one_gateway_reads_reaches_a_device_at_the_other_in_order_and
     assert (b.gateway.counters.routed, b.gateway.counters.unknown_device) == (101, 0)
 
 
-async def test_with_a_mailbox_what_one_gateway_stores_the_other_sends_at_once(neighbors: Neighbors) -> None:
+async def texts_of(device: ClientConnection, count: int) -> list[str]:
+    """The texts of the next messages. A gap notice counts as one."""
+    messages = [json.loads(await device.recv()) for _ in range(count)]
+    return [message["text"] if "text" in message else f"missed {message['missed']}" for message in messages]
+
+
+async def test_users_groups_and_everyone_are_reached_at_both_gateways(two_gateways: Two) -> None:
+    a, b = two_gateways
+    here = await a.connect_with(a.token("here", groups=["red"]))
+    there, blue = await b.connect_with(b.token("there", groups=["red"])), await b.connect_with(b.token("blue"))
+    await a.publish("", "all", to={"all": True})
+    await a.publish("", "user", to={"user": 99}, **{"except": {"devices": ["here"]}})
+    await a.publish("", "nobody", to={"user": "99"})
+    await a.publish("", "late", to={"group": "red"}, ttl=0)
+    await b.publish("", "group", to={"group": "red"})
+    assert sorted(await texts_of(here, 3)) == ["all", "group", "late"]
+    assert sorted(await texts_of(there, 4)) == ["all", "group", "late", "user"]
+    assert await texts_of(blue, 2) == ["all", "user"]
+
+
+async def shared(neighbors: Neighbors) -> tuple[Harness, Harness, MemoryMailbox]:
     mailbox = MemoryMailbox(BoxLimits())
     a, b = [await Harness.start(neighbors=neighbors, shared_mailbox=mailbox) for _ in range(2)]
+    return a, b, mailbox
+
+
+async def leave(device: ClientConnection, harness: Harness, device_id: str) -> None:
+    await device.close()
+    await eventually(lambda: not harness.gateway.hub.is_device_connected(device_id))
+
+
+async def test_with_a_mailbox_members_are_reached_at_both_gateways_and_in_their_boxes(neighbors: Neighbors) -> None:
+    a, b, mailbox = await shared(neighbors)
+    here = await a.connect_with(a.token("here", groups=["red"]))
+    there, away = [await b.connect_with(b.token(name, groups=["red"])) for name in ("there", "away")]
+    await leave(away, b, "away")
+    await a.publish("", "red", to={"group": "red"}, **{"except": {"devices": ["other"]}})
+    await b.publish("", "all", to={"all": True})
+    for device in (here, there):
+        assert sorted(await texts_of(device, 2)) == ["all", "red"]
+    assert a.gateway.counters.kept + b.gateway.counters.kept == 2
+    away = await a.connect_with(a.token("away", groups=["blue"]))  # it has left the group
+    assert await texts_of(away, 1) == ["all"]
+    assert mailbox.counters.withdrawn == 1
+    await b.publish("", "once more", to={"group": "red"})
+    await b.publish("away", "for itself")
+    assert await texts_of(away, 1) == ["for itself"]
+    await a.stop()
+    await b.stop()
+
+
+async def test_with_a_mailbox_options_hold_whichever_gateway_reads_and_serves(neighbors: Neighbors) -> None:
+    a, b, mailbox = await shared(neighbors)
+    await leave(await b.connect("doll"), b, "doll")
+    long_ago_ms = 1_000
+    await a.publish("doll", "normal", id="x")
+    await a.publish("doll", "old state", collapse_key="state")
+    await a.publish("", "high", to={"user": 99}, priority="high")
+    await a.publish("", "new state", to={"user": 99}, collapse_key="state")
+    await a.publish("doll", "normal again", id="x")
+    await a.publish("doll", "for those who are here", ttl=0)
+    mailbox.append([Entry("doll", b'{"text":"expired"}', long_ago_ms, "elsewhere/0", 0, Options(ttl_s=1), 2_000)])
+    doll = await b.connect("doll")
+    assert sorted(await texts_of(doll, 4)) == ["high", "missed 1", "new state", "normal"]
+    counters = mailbox.counters
+    assert (counters.collapsed, counters.duplicates, counters.stored) == (1, 1, 5)
+    await a.publish("doll", "now", ttl=0)
+    await a.publish("doll", "later", ttl=60, priority="low")
+    assert sorted(await texts_of(doll, 2)) == ["later", "now"]
+    await a.stop()
+    await b.stop()
+
+
+async def test_with_a_mailbox_what_one_gateway_stores_the_other_sends_at_once(neighbors: Neighbors) -> None:
+    a, b, _ = await shared(neighbors)
     doll = await b.connect("doll")
     await a.publish("doll", "here")
     assert json.loads(await doll.recv())["text"] == "here"
