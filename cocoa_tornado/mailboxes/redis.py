@@ -47,14 +47,14 @@ from .redis_replies import (
     steps_of,
 )
 from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SWEEP, Command
-from .store import Answer, Committed, Ledger, Look, Question, Timing
+from .store import FAN_OUT_STEP, Answer, Committed, Ledger, Look, Question, Timing
 
 TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, questions=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
 STEP: Final = 100
-"""Messages of a fan-out that one script stores. Redis does nothing else meanwhile, so it stores fewer than it could."""
+"""Messages of a fan-out that one script stores: Redis does nothing else meanwhile."""
 
 JOIN_AGAIN_S: Final = 3600.0
 """A device that joins the same audiences again within this time changes nothing. Less if members are soon forgotten."""
@@ -140,8 +140,8 @@ class RedisStore:
             marking = len(commands)
             if not is_empty:
                 judged = await self._judge(group)
-                known = b" ".join(self._fan_outs)
-                commands.append(judged.command(self._stamp(), _ms(self._clock()), self._limits, known))
+                now_ms, limits = _ms(self._clock()), self._limits
+                commands.append(judged.command(self._stamp(), now_ms, limits, self._fan_outs, _step()))
             replies = await self._storing.exchange(commands) if commands else []
             for reply in replies:
                 self._name_foreign(reply)
@@ -183,7 +183,7 @@ class RedisStore:
 
     async def fan_out(self) -> Sequence[FanOutStep]:
         head = [b"%d" % _ms(self._clock()), self._gateway, self._step_id, *limit_arguments(self._limits)]
-        command = FAN_OUT.call(self._stamp(), *head, b"%d" % STEP, b" ".join(self._fan_outs))
+        command = FAN_OUT.call(self._stamp(), *head, b"%d" % _step(), b" ".join(self._fan_outs))
         (reply,) = await self._storing.exchange([command])
         self._name_foreign(reply)
         fault = refusal_of(reply)
@@ -374,6 +374,10 @@ class RedisStore:
 
 def _sources_of(group: CommitGroup) -> Sequence[str]:
     return list({entry.source: None for call in group.calls for entry in call.entries})
+
+
+def _step() -> int:
+    return min(STEP, FAN_OUT_STEP)
 
 
 def _ms(at_s: float) -> int:

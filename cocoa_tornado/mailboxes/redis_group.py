@@ -28,9 +28,6 @@ FANNED_OUT: Final = b"*"
 
 _NO_NUMBER: Final = frozenset({UNDELIVERABLE, SAME_ID, FANNED_OUT})
 
-IN_PLACE: Final = 100
-"""A fan-out to at most so many members is stored together with the messages around it."""
-
 _FIRST: Final = struct.Struct("<q")
 _REMEMBER_MS: Final = b"%d" % int(FORGET_AFTER_S * 1000)
 
@@ -68,13 +65,14 @@ class Judged:
         self.fan_outs: dict[bytes, FanOut] = {}
         self._arguments = self._made()
 
-    def command(self, key: bytes, now_ms: int, limits: BoxLimits, known: bytes) -> Command:
+    def command(self, key: bytes, now_ms: int, limits: BoxLimits, known: Iterable[bytes], at_once: int) -> Command:
         """The command that stores the group. The messages' time to live begins at ``now_ms``.
 
-        :param known: the ids of fan-outs that need not be part of the reply
+        :param known: the ids of fan-outs that the reply need not describe
+        :param at_once: a fan-out to at most so many members is stored together with the messages around it
         """
         head = [b"%d" % now_ms, self._gateway, self.group_id, *limit_arguments(limits), _REMEMBER_MS]
-        return APPEND.call(key, *head, b" ".join((known, *self.fan_outs)), b"%d" % IN_PLACE, *self._arguments)
+        return APPEND.call(key, *head, b" ".join((*known, *self.fan_outs)), b"%d" % at_once, *self._arguments)
 
     def settle(self, numbers: Sequence[bytes]) -> list[list[int | None]]:
         """The group was stored: update the versions of its sources. Returns the numbers of each call."""

@@ -13,12 +13,12 @@ import pytest
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.port import Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
-from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Position
+from cocoa_tornado.rules.box import FORGET_AFTER_S, NO_CURSOR_YET, BoxLimits, Position
 from cocoa_tornado.rules.feed import Delivery, Feed
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
-from .stands import ALL, SOURCE, Clock, contents, entries, entry, payloads, ready
+from .stands import SOURCE, Clock, contents, entries, entry, page_of, payloads, ready
 
 pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=90)]
 
@@ -55,15 +55,12 @@ def logged(caplog: pytest.LogCaptureFixture, text: str) -> list[logging.LogRecor
 
 
 async def heard(mailbox: Mailbox, device_id: str, after: Position | None) -> Delivery:
-    """The first messages that a connecting device receives."""
+    """The first messages of the normal lane that a connecting device receives."""
     box = await mailbox.look(device_id)
-    number = None
-    if after is not None:
-        number = box.find(after)
-        assert number is not None
+    assert after is None or box.find(after) is not None
     feed = Feed()
-    feed.open(box.start(number), box.last)
-    return feed.page(await mailbox.read(device_id, feed.read(), ALL)) if feed.is_behind else Delivery(0, ())
+    feed.open(box.start(after).normal, box.last.normal)
+    return feed.page(await page_of(mailbox, device_id, feed.read())) if feed.is_behind else Delivery(0, ())
 
 
 def payloads_of(delivery: Delivery) -> list[bytes]:
@@ -228,7 +225,7 @@ async def test_a_box_with_foreign_values_costs_its_device_alone_and_is_named(
         await mailbox.append([entry(0), entry(1, "other"), entry(2, "third")])
         shared.command("HSET", key("b:doll"), field, "mine")
         unreadable, readable = mailbox.look("doll"), mailbox.look("other")
-        assert (await readable).last == 2
+        assert (await readable).last.normal == 2
         if field != "bytes":
             with pytest.raises(MailboxError, match="b:doll has another type, or other fields"):
                 await unreadable
@@ -318,11 +315,11 @@ async def test_a_box_that_was_evicted_with_its_messages_is_a_gap(
             clock.now += FORGET_AFTER_S + 1500
             await mailbox.sweep()
         box = await mailbox.look("doll")
-        number = None if after is None else after if after < 0 else box.find(Position(after, mailbox.epoch))
+        position = None if after is None else NO_CURSOR_YET if after < 0 else Position(after, mailbox.epoch)
         feed = Feed()
-        feed.open(box.start(number), box.last)
+        feed.open(box.start(position).normal, box.last.normal)
         assert feed.is_behind
-        turn = feed.page(await mailbox.read("doll", feed.read(), ALL))
+        turn = feed.page(await page_of(mailbox, after=feed.read()))
         assert turn.missed == 1
         assert payloads_of(turn) == (payloads([6, 7]) if first == "append" else [])
         # A gap is reported only once.
