@@ -1,4 +1,8 @@
-"""Lua for all scripts of the Redis mailbox: the mailbox itself, and commands on keys that may have a wrong type."""
+"""Lua for all scripts of the Redis mailbox: the mailbox itself, and commands on keys that may have a wrong type.
+
+A script creates all of its functions each time it is called, which takes longer than storing a message. So functions
+that plain messages do not need are created by ``lazily``, when one of them is first called.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,15 @@ local function try(command, key, ...)
   if not string.find(reply.err, 'WRONGTYPE', 1, true) then return redis.call(command, key, ...), false end
   note(key)
   return nil, true
+end
+
+-- Returns a function that returns what another makes when it is first called.
+local function lazily(make)
+  local made
+  return function()
+    if not made then made = make() end
+    return made
+  end
 end
 
 -- A write that Redis accepts although memory is full; after it, Redis accepts every write of the script.

@@ -94,6 +94,8 @@ end
 """
 
 BOXES: Final = """
+local rebuilding = lazily(function()
+
 -- The number of the messages left in a stream, their size, the first and the last number; nil if there are none.
 local function left_in(stream)
   local count, size, first = 0, 0, nil
@@ -135,6 +137,9 @@ local function rebuild(name, key)
   return true
 end
 
+return {rebuild = rebuild, left_in = left_in}
+end)
+
 -- Reads what a plain box lacks, if it was not read before. Returns false if it is unusable.
 local function extend(box)
   if box.high or box.is_foreign then return not box.is_foreign end
@@ -163,7 +168,7 @@ local function load(name)
   local found, is_foreign = try('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more')
   if is_foreign then return {is_foreign = true} end
   if not found[1] then
-    if not rebuild(name, key) then return nil end
+    if not rebuilding().rebuild(name, key) then return nil end
     found = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more')
   end
   if not is_sound(key, found[1], found[2], found[3]) then return {is_foreign = true} end
@@ -196,7 +201,7 @@ local function save(box, ...)
 end
 """
 
-LEAVING: Final = """
+TRIM: Final = """
 -- Delete the messages of a lane up to gone.
 local function trim(lane)
   if lane.gone >= lane.last then
@@ -205,7 +210,9 @@ local function trim(lane)
     try('XTRIM', lane.stream, 'MINID', '=', whole(lane.gone + 1))
   end
 end
+"""
 
+LEAVING: Final = """
 -- Skip numbers that are unused: raise gone to the number before the first message.
 local function advance(lane)
   local first = try('XRANGE', lane.stream, whole(lane.gone + 1), '+', 'COUNT', 1) or {}
@@ -249,7 +256,7 @@ end
 -- Remove one message, which does not count as missed.
 local function retract(box, lane, entry)
   local number = number_of(entry)
-  if number > lane.acked then lane.retracted = with_number(lane.retracted, number) end
+  if number > lane.acked then lane.retracted = runs().with_number(lane.retracted, number) end
   drop(box, lane, entry)
 end
 """

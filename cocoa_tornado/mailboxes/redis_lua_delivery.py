@@ -7,18 +7,14 @@ from typing import Final
 LIMITS: Final = """
 local limits = {}
 
-local function is_full(count, box)
-  return count > limits.messages or (box.bytes > limits.bytes and count > 1)
-end
-
 -- Drop the oldest messages of a plain box while it is too full. Done once, after its last message.
 local function trim_oldest(box)
   local lane = box.normal
-  if not is_full(lane.last - lane.gone, box) then return end
   local gone, left = lane.gone, box.bytes
   local function is_over()
     return lane.last - gone > limits.messages or (left > limits.bytes and lane.last - gone > 1)
   end
+  if not is_over() then return end
   while is_over() do
     local count = math.max(4, math.min(100, lane.last - gone - limits.messages))
     local oldest = redis.call('XRANGE', lane.stream, whole(gone + 1), '+', 'COUNT', count)
@@ -32,7 +28,9 @@ local function trim_oldest(box)
   mailbox.bytes, box.bytes, lane.gone = mailbox.bytes - (box.bytes - left), left, gone
   trim(lane)
 end
+"""
 
+SHRINK: Final = """
 -- The message to drop from a box that is not plain: a low one, else a normal one, else a high one; the oldest.
 local function first_to_drop(box, newest)
   while true do
@@ -52,9 +50,12 @@ end
 -- Drop messages of a box that is not plain while it is too full. Done after each of its messages.
 local function shrink(box, newest)
   local normal, high = box.normal, box.high
-  if not is_full(normal.last - normal.gone + high.last - high.gone, box) then return end
+  local function is_over(count)
+    return count > limits.messages or (box.bytes > limits.bytes and count > 1)
+  end
+  if not is_over(normal.last - normal.gone + high.last - high.gone) then return end
   local count = (try('XLEN', normal.stream) or 0) + (try('XLEN', high.stream) or 0)
-  while is_full(count, box) do
+  while is_over(count) do
     local entry, lane = first_to_drop(box, newest)
     if not entry then return end
     drop(box, lane, entry)
@@ -88,7 +89,7 @@ local function remember(box, id, place)
 end
 """
 
-DELIVER: Final = """
+SPECIAL: Final = """
 -- A message for deliver: its payload as it stands in the stream, its size, and its options.
 --   fields: what its entry has beyond those of a plain message
 local function message_of(timestamp, payload, expires, priority, key, id)
@@ -106,11 +107,50 @@ local function message_of(timestamp, payload, expires, priority, key, id)
   return message
 end
 
+-- Before a special message is stored. Returns '-' or '=' if it must not be, as deliver does.
+local function prepare(box, message)
+  if not box.high and not box.is_foreign then
+    trim_oldest(box)
+    extend(box)
+  end
+  if box.is_foreign then return '-' end
+  if message.id and is_known(box, message.id) then return '=' end
+  local place = message.key and try('HGET', root .. 'k:' .. box.name, message.key)
+  local entry, lane = nil, nil
+  if place then entry, lane = find(box, place) end
+  if entry then
+    retract(box, lane, entry)
+    mailbox.collapsed = mailbox.collapsed + 1
+  end
+end
+
+-- After it has been stored.
+local function add_to_indexes(box, message, place)
+  local name, number = box.name, string.sub(place, 2)
+  if message.expires then
+    try('ZADD', root .. 'x:' .. name, message.expires, place)
+    -- Boxes are due limits.ttl after their scores.
+    try('ZADD', root .. 'due', 'LT', message.expires - limits.ttl, name)
+  end
+  if message.priority == 'low' then try('ZADD', root .. 'l:' .. name, number, number) end
+  if message.key then try('HSET', root .. 'k:' .. name, message.key, place) end
+  if message.id then remember(box, message.id, place) end
+end
+
+-- Something else changed the stream, so that it contradicts the box. New messages must be stored all the same.
+local function replace_stream(box, lane, fault)
+  if string.find(fault, 'WRONGTYPE', 1, true) then note(lane.stream) end
+  redis.call('DEL', lane.stream)
+  local other = box.high and (lane.letter == 'h' and box.normal or box.high)
+  local left = other and rebuilding().left_in(other.stream)
+  local gone, freed = lane.last - lane.gone, box.bytes - (left and left.size or 0)
+  mailbox.lost, mailbox.messages, mailbox.bytes = mailbox.lost + gone, mailbox.messages - gone, mailbox.bytes - freed
+  lane.gone, box.bytes = lane.last, box.bytes - freed
+end
+
 -- With a lane's first message of an epoch, record its last number before it. Beyond 8 cuts the two oldest are merged:
 -- an old position may then resolve to an earlier one, never to a later one.
-local function cut(box, lane)
-  local epoch = whole(mailbox.epoch)
-  if mailbox.epoch == 0 or (lane.cuts and string.match(lane.cuts, '(%d+):%d+$') == epoch) then return end
+local function cut(box, lane, epoch)
   local cuts = (lane.cuts and lane.cuts .. ' ' or '') .. epoch .. ':' .. whole(lane.last)
   local _, count = string.gsub(cuts, ':', '')
   if count > 8 then
@@ -121,67 +161,37 @@ local function cut(box, lane)
   lane.cuts = cuts
   redis.call('HSET', box.key, lane.letter == 'h' and 'hcuts' or 'cuts', cuts)
 end
+"""
 
--- Something else changed the stream, so that it contradicts the box. New messages must be stored all the same.
-local function replace_stream(box, lane, fault)
-  if string.find(fault, 'WRONGTYPE', 1, true) then note(lane.stream) end
-  redis.call('DEL', lane.stream)
-  local other = box.high and (lane.letter == 'h' and box.normal or box.high)
-  local left = other and left_in(other.stream)
-  local gone, freed = lane.last - lane.gone, box.bytes - (left and left.size or 0)
-  mailbox.lost, mailbox.messages, mailbox.bytes = mailbox.lost + gone, mailbox.messages - gone, mailbox.bytes - freed
-  lane.gone, box.bytes = lane.last, box.bytes - freed
-end
-
-local function add_to_indexes(box, message, place)
-  local name = box.name
-  if message.expires then
-    try('ZADD', root .. 'x:' .. name, message.expires, place)
-    -- Boxes are due limits.ttl after their scores.
-    try('ZADD', root .. 'due', 'LT', message.expires - limits.ttl, name)
-  end
-  if message.priority == 'low' then try('ZADD', root .. 'l:' .. name, string.sub(place, 2), string.sub(place, 2)) end
-  if message.key then try('HSET', root .. 'k:' .. name, message.key, place) end
-  if message.id then remember(box, message.id, place) end
-end
-
+DELIVER: Final = """
 -- Stores a message. Returns its number; '-' if the box is unusable; '=' if the device has had one with its id.
 local function deliver(box, message)
-  if message.is_special and not box.high and not box.is_foreign then
-    trim_oldest(box)
-    extend(box)
-  end
-  if box.is_foreign then return '-' end
-  if message.id and is_known(box, message.id) then return '=' end
-  local place = message.key and try('HGET', root .. 'k:' .. box.name, message.key)
-  if place then
-    local entry, lane = find(box, place)
-    if entry then
-      retract(box, lane, entry)
-      mailbox.collapsed = mailbox.collapsed + 1
-    end
-  end
+  local refusal = box.is_foreign and '-' or message.is_special and special().prepare(box, message)
+  if refusal then return refusal end
   local lane = message.priority == 'high' and box.high or box.normal
   if not box.is_touched then
     try('ZADD', root .. 'due', 'NX', now, box.name)
     box.is_touched = true
   end
-  cut(box, lane)
-  local number = whole(lane.last + 1)
-  local function add(command)
-    return command('XADD', lane.stream, number .. '-0', 'payload', message.payload, 'stored_ms', now,
-      'timestamp_ms', message.timestamp, unpack(message.fields))
+  if mailbox.epoch > 0 and not lane.is_cut then
+    local epoch = whole(mailbox.epoch)
+    if not lane.cuts or string.match(lane.cuts, '(%d+):%d+$') ~= epoch then special().cut(box, lane, epoch) end
+    lane.is_cut = true
   end
-  local stored = add(redis.pcall)
+  local number = whole(lane.last + 1)
+  local id, fields = number .. '-0', message.fields
+  local stored = redis.pcall('XADD', lane.stream, id, 'payload', message.payload, 'stored_ms', now,
+    'timestamp_ms', message.timestamp, unpack(fields))
   if type(stored) == 'table' and stored.err then
-    replace_stream(box, lane, stored.err)
-    add(redis.call)
+    special().replace_stream(box, lane, stored.err)
+    redis.call('XADD', lane.stream, id, 'payload', message.payload, 'stored_ms', now,
+      'timestamp_ms', message.timestamp, unpack(fields))
   end
   lane.last = lane.last + 1
   mailbox.given, mailbox.messages = mailbox.given + 1, mailbox.messages + 1
   box.bytes, mailbox.bytes = box.bytes + message.size, mailbox.bytes + message.size
-  if message.is_special then add_to_indexes(box, message, lane.letter .. number) end
-  if box.high then shrink(box, lane.letter .. number) end
+  if message.is_special then special().add_to_indexes(box, message, lane.letter .. number) end
+  if box.high then special().shrink(box, lane.letter .. number) end
   return number
 end
 

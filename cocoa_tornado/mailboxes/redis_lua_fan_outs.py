@@ -18,7 +18,7 @@ local pending, reported = nil, {}
 local META = {'audience', 'excluded', 'timestamp', 'options', 'expires', 'priority', 'key', 'name', 'size', 'shared'}
 
 local function with_message(fan)
-  local message = message_of(fan.timestamp, fan.payload or '', fan.expires, fan.priority, fan.key, fan.name)
+  local message = special().message_of(fan.timestamp, fan.payload or '', fan.expires, fan.priority, fan.key, fan.name)
   local fields = message.fields
   message.size = tonumber(fan.size)
   if fan.audience ~= 'all' then fields[#fields + 1], fields[#fields + 2] = 'audience', fan.audience end
@@ -91,6 +91,8 @@ local function pull(box, name, older)
   box.pulled = math.max(box.pulled or 0, older)
 end
 
+local function pull_all(box, name) pull(box, name, #all_pending()) end
+
 -- Store a fan-out's message for its next recipients, at most so many.
 local function step(fan, most, older)
   local rows = try('ZRANGEBYSCORE', root .. 'a:' .. fan.audience, '(' .. fan.done, fan.up_to, 'WITHSCORES',
@@ -108,6 +110,11 @@ local function step(fan, most, older)
   if #names > 0 then fan.done = rows[#rows] end
   fan.is_last = #names < most or fan.done == fan.up_to
   report(fan)
+end
+
+local function step_oldest(most)
+  local oldest = all_pending()[1]
+  if oldest then step(oldest, most, 0) end
 end
 
 -- Record a fan-out. A small one is carried out at once.
@@ -142,8 +149,9 @@ end
 
 -- Write how far the fan-outs have come. Returns what to report of each: its id, whether it is complete, its recipients
 -- so far, the devices and their numbers, and, unless the gateway knows it, the fan-out itself.
-local function save_fans(known)
-  local reports, left = {}, 0
+local function save_fans(ids_known)
+  local reports, left, known = {}, 0, {}
+  for id in string.gmatch(ids_known, '%S+') do known[id] = true end
   for at, fan in ipairs(reported) do
     local about = {}
     if not known[fan.id] then
@@ -164,9 +172,4 @@ local function save_fans(known)
   return reports, left
 end
 
-local function known_of(text)
-  local known = {}
-  for id in string.gmatch(text, '%S+') do known[id] = true end
-  return known
-end
 """

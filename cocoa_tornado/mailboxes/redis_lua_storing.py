@@ -18,7 +18,8 @@ local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost', 'collapsed', 'steps')
 if answer[1] == ARGV[4] then
   return {'stored', answer[2], answer[3], answer[4] or '0', whole(mailbox.given), whole(mailbox.messages),
-    whole(mailbox.bytes), whole(#all_pending()), answer[5] and cmsgpack.unpack(answer[5]) or {}, foreign}
+    whole(mailbox.bytes), whole(try('LLEN', root .. 'fans') or 0),
+    answer[5] and answer[5] ~= '' and cmsgpack.unpack(answer[5]) or {}, foreign}
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local remember_ms, in_place = ARGV[8], tonumber(ARGV[10])
@@ -39,11 +40,11 @@ end
 redis.call('HSET', answer_key, 'group', '')
 
 mailbox.lost, mailbox.collapsed = 0, 0
-local names_at, older = at - 1, #all_pending()
+local names_at, has_fans = at - 1, (try('LLEN', root .. 'fans') or 0) > 0
 local function store(index, message)
   local name = ARGV[names_at + index]
   local box = box_of(name)
-  if older > 0 and not box.is_foreign then pull(box, name, older) end
+  if has_fans and not box.is_foreign then fanning().pull_all(box, name) end
   return deliver(box, message)
 end
 
@@ -53,15 +54,16 @@ at = names_at + devices + 1
 for i = 1, entries do
   local kind = ARGV[at]
   if kind == '+' then
-    numbers[i] = store(tonumber(ARGV[at + 1]), message_of(unpack(ARGV, at + 2, at + 7)))
+    numbers[i] = store(tonumber(ARGV[at + 1]), special().message_of(unpack(ARGV, at + 2, at + 7)))
     at = at + 8
   elseif kind == '*' then
     local fan = {id = ARGV[at + 1], timestamp = ARGV[at + 2], payload = ARGV[at + 3], expires = ARGV[at + 4],
       priority = ARGV[at + 5], key = ARGV[at + 6], name = ARGV[at + 7], audience = ARGV[at + 8],
       options = ARGV[at + 9], excluded = ARGV[at + 10]}
     local count = tonumber(ARGV[at + 11])
-    steps_left = steps_left - begin(fan, {unpack(ARGV, at + 12, at + 11 + count)}, math.min(in_place, steps_left))
-    numbers[i], older = '*', #all_pending()
+    local excluded = {unpack(ARGV, at + 12, at + 11 + count)}
+    steps_left = steps_left - fanning().begin(fan, excluded, math.min(in_place, steps_left))
+    numbers[i], has_fans = '*', true
     at = at + 12 + count
   else
     plain.timestamp, plain.payload, plain.size = ARGV[at + 1], ARGV[at + 2], #ARGV[at + 2]
@@ -84,11 +86,12 @@ for _, at in pairs(runs_at) do
   if runs > 0 then redis.call('PEXPIRE', seen, remember_ms) end
 end
 
-local steps, left = save_fans(known_of(ARGV[9]))
+local steps, left = {}, 0
+if has_fans then steps, left = fanning().save_fans(ARGV[9]) end
 leave()
 local joined, lost, collapsed = table.concat(numbers, ' '), whole(mailbox.lost), whole(mailbox.collapsed)
 redis.call('HSET', answer_key, 'group', ARGV[4], 'numbers', joined, 'lost', lost, 'collapsed', collapsed,
-  'steps', cmsgpack.pack(steps))
+  'steps', #steps > 0 and cmsgpack.pack(steps) or '')
 redis.call('EXPIRE', answer_key, 86400)
 return {'stored', joined, lost, collapsed, whole(mailbox.given), whole(mailbox.messages), whole(mailbox.bytes),
   whole(left), steps, foreign}
@@ -103,16 +106,15 @@ local answer_key = root .. 'answer:' .. ARGV[3]
 local answer = redis.call('HMGET', answer_key, 'step', 'stepped')
 if answer[1] == ARGV[4] then
   local reply = cmsgpack.unpack(answer[2])
-  reply[4], reply[5], reply[6] = whole(mailbox.messages), whole(mailbox.bytes), whole(#all_pending())
+  reply[4], reply[5], reply[6] = whole(mailbox.messages), whole(mailbox.bytes), whole(try('LLEN', root .. 'fans') or 0)
   return reply
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 mailbox.lost, mailbox.collapsed = 0, 0
 redis.call('HSET', answer_key, 'step', '')
-local oldest = all_pending()[1]
-if oldest then step(oldest, tonumber(ARGV[8]), 0) end
+fanning().step_oldest(tonumber(ARGV[8]))
 save_boxes()
-local steps, left = save_fans(known_of(ARGV[9]))
+local steps, left = fanning().save_fans(ARGV[9])
 leave()
 local reply = {'stepped', whole(mailbox.lost), whole(mailbox.collapsed), whole(mailbox.messages), whole(mailbox.bytes),
   whole(left), steps, foreign}
@@ -150,13 +152,13 @@ end
 local function withdraw(box, named)
   if not extend(box) then return end
   for _, lane in ipairs({box.normal, box.high}) do
-    local leaving = {}
+    local withdrawn = {}
     each(lane.stream, lane.gone + 1, '+', function(entry)
       local more = more_of(entry)
-      if more and more.audience and not named[more.audience] then leaving[#leaving + 1] = entry end
+      if more and more.audience and not named[more.audience] then withdrawn[#withdrawn + 1] = entry end
     end)
-    for _, entry in ipairs(leaving) do retract(box, lane, entry) end
-    mailbox.withdrawn = mailbox.withdrawn + #leaving
+    for _, entry in ipairs(withdrawn) do leaving().retract(box, lane, entry) end
+    mailbox.withdrawn = mailbox.withdrawn + #withdrawn
   end
   save(box)
 end

@@ -26,11 +26,11 @@ local function receive(box, lane, number)
   lane.gone = number
   if box.high then
     each(lane.stream, before + 1, whole(number), function(entry, at)
-      count_out(box, lane, entry, at)
+      leaving().count_out(box, lane, entry, at)
       count = count + 1
     end)
     trim(lane)
-    advance(lane)
+    leaving().advance(lane)
     return count
   end
   if number >= lane.last then
@@ -47,7 +47,7 @@ end
 local function acknowledge(box, lane, number, acked)
   number = math.max(number, acked)
   local count = receive(box, lane, number)
-  if box.high then lane.retracted = above(lane.retracted, number) end
+  if box.high then lane.retracted = runs().above(lane.retracted, number) end
   return whole(number), count
 end
 
@@ -106,7 +106,7 @@ local function expire_oldest(box, lane)
     if ms > expired then stored = ms end
     if ms > expired or removed >= most then return true end
     gone, removed = number, removed + 1
-    if box.high then count_out(box, lane, entry, number) else size = size + size_of(entry, more_of(entry)) end
+    if box.high then leaving().count_out(box, lane, entry, number) else size = size + size_of(entry, more_of(entry)) end
   end)
   if not stored and removed < most and gone < lane.last then
     -- Something else has deleted the rest.
@@ -120,7 +120,7 @@ local function expire_oldest(box, lane)
     mailbox.messages = mailbox.messages - (gone - before)
   end
   trim(lane)
-  if box.high then advance(lane) end
+  if box.high then leaving().advance(lane) end
   box.is_changed = true
   return stored
 end
@@ -130,9 +130,9 @@ local function expire_own(box)
   local key = root .. 'x:' .. box.name
   for _, place in ipairs(try('ZRANGEBYSCORE', key, '-inf', '(' .. now, 'LIMIT', 0, most) or {}) do
     if removed >= most then break end
-    local entry, lane = find(box, place)
+    local entry, lane = leaving().find(box, place)
     if entry then
-      drop(box, lane, entry)
+      leaving().drop(box, lane, entry)
       removed, box.is_changed = removed + 1, true
     end
     try('ZREM', key, place)
@@ -141,7 +141,7 @@ local function expire_own(box)
 end
 
 local function owes_a_gap(lane)
-  return lane.gone - lane.confirmed - count_between(lane.retracted, lane.confirmed, lane.gone) > 0
+  return lane.gone - lane.confirmed - runs().count_between(lane.retracted, lane.confirmed, lane.gone) > 0
 end
 
 local function is_unused(box)

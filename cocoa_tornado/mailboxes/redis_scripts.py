@@ -50,8 +50,8 @@ import hashlib
 from typing import Final
 
 from .redis_lua_base import BASE, MAILBOX
-from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RUNS
-from .redis_lua_delivery import DELIVER, IDS, LIMITS
+from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RUNS, TRIM
+from .redis_lua_delivery import DELIVER, IDS, LIMITS, SHRINK, SPECIAL
 from .redis_lua_fan_outs import FAN_OUTS
 from .redis_lua_reading import OPEN as _OPEN
 from .redis_lua_reading import READ as _READ
@@ -80,16 +80,33 @@ class Script:
         return [b"EVALSHA", self._digest, b"1", META, *arguments]
 
 
-_BOXES: Final = BASE + MAILBOX + RUNS + MESSAGES + BOXES
-_STORING: Final = _BOXES + LEAVING + LIMITS + IDS + DELIVER + FAN_OUTS
+def _lazily(name: str, text: str, *functions: str) -> str:
+    """Lua whose functions are created when one of them is first needed, as ``name().function``."""
+    exports = ", ".join(f"{function} = {function}" for function in functions)
+    return f"local {name} = lazily(function()\n{text}\nreturn {{{exports}}}\nend)\n"
+
+
+_RUNS: Final = _lazily("runs", RUNS, "with_number", "above", "count_between")
+_BOXES: Final = BASE + MAILBOX + MESSAGES + BOXES
+_LEAVING: Final = ("advance", "find", "count_out", "drop", "retract")
+_SPECIAL: Final = ("message_of", "prepare", "add_to_indexes", "replace_stream", "cut", "shrink")
+_FANNING: Final = ("pull_all", "begin", "step_oldest", "save_fans")
+
+_UPKEEP: Final = _BOXES + TRIM + _RUNS + _lazily("leaving", LEAVING, *_LEAVING)
+_STORING: Final = "".join(
+    (
+        *(_BOXES, TRIM, LIMITS, _RUNS, _lazily("special", LEAVING + SHRINK + IDS + SPECIAL, *_SPECIAL)),
+        *(DELIVER, _lazily("fanning", FAN_OUTS, *_FANNING)),
+    )
+)
 
 OPEN = Script(BASE, _OPEN)
 READ = Script(_BOXES, _READ)
 APPEND = Script(_STORING, _APPEND)
 FAN_OUT = Script(_STORING, _FAN_OUT)
-JOIN = Script(_BOXES, LEAVING, _JOIN)
-MARK = Script(_BOXES, LEAVING, _MARK)
-SWEEP = Script(_BOXES, LEAVING, _SWEEP)
+JOIN = Script(_UPKEEP, _JOIN)
+MARK = Script(_UPKEEP, _MARK)
+SWEEP = Script(_UPKEEP, _SWEEP)
 
 LOAD_ALL: Final[list[Command]] = [
     [b"SCRIPT", b"LOAD", script.text] for script in (OPEN, READ, APPEND, FAN_OUT, JOIN, MARK, SWEEP)
