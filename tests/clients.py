@@ -28,11 +28,13 @@ class FakeClient:
     identity: DeviceIdentity
     health: Health = HEALTH
     sent: list[bytes] = field(default_factory=list)
+    terms: list[Terms | None] = field(default_factory=list)  # of each of them
     challenges: int = 0
     closed: int = 0
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         self.sent.append(frame)
+        self.terms.append(terms)
 
     def stored(self, number: int, frame: bytes, timestamp_ms: int) -> None:
         self.sent.append(frame)
@@ -42,6 +44,7 @@ class FakeClient:
 
     def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         self.sent.append(payload)
+        self.terms.append(terms)
 
     def challenge(self) -> None:
         self.challenges += 1

@@ -367,18 +367,19 @@ class DeviceConnection:
         if protocol.write is not None:
             return
         data = protocol.data_to_send(self)
-        if not (data or protocol.has_to_send):
-            return
-        if not data or socket.write(data, self._on_sent):  # nearly always
-            stamps, numbered = protocol.sent()
-            if stamps:
-                self._context.flusher.stamps += stamps
-            if self._box is not None:
-                self._note_written(numbered)
-            if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
-                self._carry_out()
-        else:
+        if not data:
+            if not protocol.has_to_send:
+                return
+        elif not socket.write(data, self._on_sent):  # rarely
             self._wait_for_room(len(data))
+            return
+        stamps, numbered = protocol.sent()
+        if stamps:
+            self._context.flusher.stamps += stamps
+        if self._box is not None:
+            self._note_written(numbered)
+        if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
+            self._carry_out()
 
     def _wait_for_room(self, size: int) -> None:
         """The socket has not taken all of a write. What it has not begun to take, it gets later."""

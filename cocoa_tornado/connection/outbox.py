@@ -108,16 +108,15 @@ class _Lane:
         self._bodies, self._stamps = _NO_BODIES, _NO_STAMPS
         self._terms: list[Terms | None] | None = None
 
-    def _append(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+    def _append(self, body: bytes, timestamp_ms: int, terms: Terms) -> None:
         if self._bodies:
             self._bodies.append(body)
             self._stamps.append(timestamp_ms)
         else:
             self._bodies, self._stamps = [body], [timestamp_ms]
-        if terms is not None or self._terms is not None:
-            if self._terms is None:
-                self._terms = [None] * (len(self._bodies) - 1)
-            self._terms.append(terms)
+        if self._terms is None:
+            self._terms = [None] * (len(self._bodies) - 1)
+        self._terms.append(terms)
 
     def _find(self, wanted: Callable[[Terms], bool]) -> list[int]:
         """The positions of the messages whose terms are wanted."""
@@ -238,33 +237,37 @@ class Outbox(_Lane):
 
         :param body: its frame or, if its terms have a number, its payload
         """
-        if terms is not None:
-            return self._push_with_terms(body, timestamp_ms, limits, terms)
-        bodies, size = self._bodies, self._bytes + len(body)
-        waiting = len(bodies) + self._others
-        if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
-            return False
-        self._bytes = size
+        bodies = self._bodies
+        if terms is not None and (terms.expires_ms or terms.number is not None or terms.priority == "high"):
+            return self._push_with_details(body, timestamp_ms, limits, terms)
+        if bodies or self._others:
+            size = self._bytes + len(body)
+            if size > limits.max_bytes or len(bodies) + self._others >= limits.max_messages:
+                return False
+            self._bytes = size
+        else:
+            self._bytes = len(body)
         if bodies:
             bodies.append(body)
             self._stamps.append(timestamp_ms)
         else:
             self._bodies, self._stamps = [body], [timestamp_ms]
-        if self._terms is not None:
-            self._terms.append(None)
+        if terms is not None or self._terms is not None:
+            if self._terms is None:
+                self._terms = [None] * (len(self._bodies) - 1)
+            self._terms.append(terms)
         return True
 
-    def _push_with_terms(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms) -> bool:
+    def _push_with_details(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms) -> bool:
         size, waiting = self._bytes + _cost(body, terms), len(self)
         if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
             return False
         self._bytes = size
+        details = self._detailed()
         if terms.priority == "high":
-            self._detailed().high._append(body, timestamp_ms, terms)
+            details.high._append(body, timestamp_ms, terms)
             self._others += 1
         else:
-            if terms.expires_ms or terms.number is not None:
-                self._detailed()
             self._append(body, timestamp_ms, terms)
         return True
 

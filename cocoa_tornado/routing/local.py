@@ -12,7 +12,7 @@ from ..rules.cursors import make_cursor, with_cursor
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
-from ..rules.terms import Terms, terms_of
+from ..rules.terms import Terms, interim_terms, terms_of
 from .plan import Message
 
 NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
@@ -64,11 +64,13 @@ class LocalDelivery:
             try:
                 device_id, payload, timestamp_ms, _, interim_of, options = record
                 terms = None
-                if interim_of or options is not None:
+                if options is not None:
                     terms = self.terms_of(record)
-                    if terms is not None and terms.expires_ms and self._has_expired(terms):
+                    if self._has_expired(terms):
                         count(self._counters.dropped, "expired")
                         continue
+                elif interim_of:
+                    terms = interim_terms(interim_of)
                 clients = connected.get(device_id)  # type: ignore[arg-type]  # a str: see plan.away_of
                 if clients is None:
                     self.not_connected(device_id)  # type: ignore[arg-type]  # a str, as above
