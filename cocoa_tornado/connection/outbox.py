@@ -331,7 +331,7 @@ class Outbox(Lane):
             normal_waits = at < len(self.bodies)
             if high_at < len(details.high.bodies) and not (normal_waits and in_a_row >= MOST_HIGH_IN_A_ROW):
                 yield details.high, high_at
-                high_at, in_a_row = high_at + 1, in_a_row + 1 if normal_waits else 0
+                high_at, in_a_row = high_at + 1, in_a_row + 1
             else:
                 yield self, at
                 at, in_a_row = at + 1, 0
