@@ -124,7 +124,8 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
     "--broker",
     metavar="URL",
     help="kafka://HOST:PORT[,HOST:PORT...]: produce the records of the delivery checks to the topic. "
-    "Without it, the probe posts them to the gateway, which accepts them if its own broker is memory://.",
+    "Without it, the probe posts them to the gateway, which accepts them if its own broker is memory://; groups are "
+    "then not checked.",
 )
 @click.option(
     "--config",

@@ -31,11 +31,13 @@ class FakeClient:
     sent: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     taken_over: list[Left] = field(default_factory=list)
+    terms: list[Terms | None] = field(default_factory=list)  # of each of them
     challenges: int = 0
     closed: int = 0
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         self.sent.append(frame)
+        self.terms.append(terms)
 
     def stored(
         self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0
@@ -51,6 +53,7 @@ class FakeClient:
 
     def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         self.sent.append(payload)
+        self.terms.append(terms)
 
     def challenge(self) -> None:
         self.challenges += 1

@@ -10,6 +10,7 @@ from cocoa_tornado.presence.grants import Lease
 from cocoa_tornado.presence.port import Health
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.frames import text_frame
+from cocoa_tornado.rules.terms import Terms
 
 from .clients import HEALTH, FakeClient, connect
 from .profiles import examples
@@ -18,7 +19,7 @@ from .profiles import examples
 def test_a_message_goes_to_its_device_and_to_no_other() -> None:
     hub = Hub()
     one, two = connect(hub, "one"), connect(hub, "two")
-    assert hub.send_to_device("one", b"x") == 1
+    assert hub.send_to_device("one", b"x", 0, Terms(priority="high")) == 1
     assert (one.sent, two.sent) == ([text_frame(b"x")], [])
 
 

@@ -69,7 +69,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
     "connection.box_reader": {"rules"},
-    "connection.outbox": {"rules"},
+    "connection.lane": {"rules"},
+    "connection.outbox": {"connection.lane", "rules"},
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},
     "connection.limits": {"connection.outbox", "rules"},
@@ -159,7 +160,10 @@ PURE = (
     "counters",
     *(f"presence.{name}" for name in ("actions", "grants", "rules", "table")),
     "relay.messages",
-    *(f"connection.{name}" for name in ("box_reader", "heartbeat", "keepalive", "limits", "outbox", "protocol")),
+    *(
+        f"connection.{name}"
+        for name in ("box_reader", "heartbeat", "keepalive", "lane", "limits", "outbox", "protocol")
+    ),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}
 

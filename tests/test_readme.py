@@ -141,6 +141,8 @@ def type_them_all(terminal: Terminal, port: int) -> None:
         with listening(terminal, f"127.0.0.1:{port}") as device:
             assert terminal.run(publish) == '{"success":true}'
             assert line_of(device) == '{"type":"transcription","device_id":"doll-1","text":"Hello"}\n'
+        # The probe fails while the speech engine loads its model, which takes seconds on a loaded machine.
+        terminal.wait_until(f"curl -sf http://127.0.0.1:{port}/api/v1/ready")
         for command in typed:
             if command not in {*NOT_RUN, *ON_KAFKA, publish} and "--listen 0" not in command:
                 terminal.run(f"make --dry-run {command[5:]}" if command.startswith("make ") else command)

@@ -33,6 +33,7 @@ PURE: Final = (
         f"connection/test_{name}.py"
         for name in ("outbox", "outbox_machine", "protocol", "protocol_machine", "reference")
     ),
+    "examples/test_kinds.py",
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     "mailboxes/test_driver.py",
     *(

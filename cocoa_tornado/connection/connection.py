@@ -26,7 +26,8 @@ from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
-from .outbox import MOST_PER_TAKE, Discarded, Numbered, OutboxLimits, Waiting
+from .lane import Waiting
+from .outbox import MOST_PER_TAKE, Discarded, Numbered, OutboxLimits
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 
 log = logging.getLogger("cocoa.device")
@@ -451,18 +452,19 @@ class DeviceConnection:
         if self._box is not None:
             self._box.begin_write()
         data = protocol.data_to_send(self)
-        if not (data or protocol.has_to_send):
-            return
-        if not data or socket.write(data, self._on_sent):  # nearly always
-            stamps, numbered = protocol.sent()
-            if stamps:
-                self._context.flusher.stamps += stamps
-            if self._box is not None:
-                self._note_written(numbered)
-            if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
-                self._carry_out()
-        else:
+        if not data:
+            if not protocol.has_to_send:
+                return
+        elif not socket.write(data, self._on_sent):  # rarely
             self._wait_for_room(len(data))
+            return
+        stamps, numbered = protocol.sent()
+        if stamps:
+            self._context.flusher.stamps += stamps
+        if self._box is not None:
+            self._note_written(numbered)
+        if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
+            self._carry_out()
 
     def _wait_for_room(self, size: int) -> None:
         """The socket has not taken all of a write. What it has not begun to take, it gets later."""

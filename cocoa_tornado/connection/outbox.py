@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..rules.terms import Terms
+from .lane import NO_BODIES, NO_STAMPS, Droppable, Lane, Waiting, cost, droppable
 
 MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
 would mostly be joined in vain."""
 MOST_HIGH_IN_A_ROW: Final = 8
 """Contract section 9: so many high messages go before a normal one that waits."""
-CURSOR_BYTES: Final = 64
-"""What a message whose frame is not made yet counts for in addition to its payload: the header and the cursor."""
 
 LaneName: TypeAlias = Literal["normal", "high"]
 
@@ -83,10 +82,6 @@ class Squeezed(NamedTuple):
     lows: int = 0
 
 
-Waiting: TypeAlias = tuple[bytes, int, Terms | None]
-"""A queued message: its body, its timestamp and its terms."""
-
-
 class Discarded(NamedTuple):
     """Messages removed from the outbox: :ivar interims: and :ivar messages: all others.
 
@@ -103,83 +98,6 @@ class Discarded(NamedTuple):
     def left(self) -> list[Waiting]:
         """What is lost with the connection."""
         return [*self.begun, *self.queued]
-
-
-# Shared by all empty lanes, which is most of them most of the time. Never changed.
-_NO_BODIES: Final[list[bytes]] = []
-_NO_STAMPS: Final[list[int]] = []
-
-
-class _Lane:
-    """Messages in the order of queuing, in parallel lists. An empty lane holds no list, and a lane whose messages all
-    have the default terms has no list of terms."""
-
-    __slots__ = ("_bodies", "_stamps", "_terms")
-
-    def __init__(self) -> None:
-        self._clear()
-
-    def _clear(self) -> None:
-        self._bodies, self._stamps = _NO_BODIES, _NO_STAMPS
-        self._terms: list[Terms | None] | None = None
-
-    def _append(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> None:
-        if self._bodies:
-            self._bodies.append(body)
-            self._stamps.append(timestamp_ms)
-        else:
-            self._bodies, self._stamps = [body], [timestamp_ms]
-        if terms is not None or self._terms is not None:
-            if self._terms is None:
-                self._terms = [None] * (len(self._bodies) - 1)
-            self._terms.append(terms)
-
-    def _find(self, wanted: Callable[[Terms], bool]) -> list[int]:
-        """The positions of the messages whose terms are wanted."""
-        return [at for at, terms in enumerate(self._terms or ()) if terms is not None and wanted(terms)]
-
-    def _terms_at(self, at: int) -> Terms | None:
-        return None if self._terms is None else self._terms[at]
-
-    def _waiting_at(self, at: int) -> Waiting:
-        return self._bodies[at], self._stamps[at], self._terms_at(at)
-
-    def _all_waiting(self) -> list[Waiting]:
-        return [self._waiting_at(at) for at in range(len(self._bodies))]
-
-    def _cost_at(self, at: int) -> int:
-        return _cost(self._bodies[at], self._terms_at(at))
-
-    def _remove(self, positions: Sequence[int]) -> int:
-        """Remove messages; return what they counted for."""
-        freed = sum(map(self._cost_at, positions))
-        if len(positions) == len(self._bodies):
-            self._clear()
-            return freed  # 0 if the lane was empty
-        for at in sorted(positions, reverse=True):
-            del self._bodies[at], self._stamps[at]
-            if self._terms is not None:
-                del self._terms[at]
-        return freed
-
-    def _remove_first(self, messages: int) -> int:
-        """Remove the first messages; return what they counted for."""
-        if not messages:
-            return 0
-        first = self._bodies[:messages]
-        freed = sum(map(len, first) if self._terms is None else map(_cost, first, self._terms))
-        if messages == len(self._bodies):
-            self._clear()
-        else:
-            del self._bodies[:messages], self._stamps[:messages]
-            if self._terms is not None:
-                del self._terms[:messages]
-        return freed
-
-
-def _cost(body: bytes, terms: Terms | None) -> int:
-    """What a message counts for."""
-    return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
 
 
 class _Pick(NamedTuple):
@@ -211,13 +129,13 @@ class _Details:
     __slots__ = ("begun", "begun_bytes", "high", "high_in_a_row", "picks", "plain", "taken_bytes")
 
     def __init__(self) -> None:
-        self.high = _Lane()
+        self.high = Lane()
         self.high_in_a_row = self.taken_bytes = self.plain = self.begun_bytes = 0
         self.picks: list[_Pick] = []
         self.begun: list[_Pick] = []
 
 
-class Outbox(_Lane):
+class Outbox(Lane):
     """Messages in the order of :meth:`push`, except that those of high priority go first: up to eight in a row while
     others wait. An empty outbox holds no list. It is itself the lane of all other messages.
 
@@ -242,7 +160,7 @@ class Outbox(_Lane):
 
     def __len__(self) -> int:
         """Messages that are queued, or that the socket has not taken completely."""
-        return len(self._bodies) + self._others
+        return len(self.bodies) + self._others
 
     @property
     def waiting_bytes(self) -> int:
@@ -250,21 +168,21 @@ class Outbox(_Lane):
 
     @property
     def has_queued(self) -> bool:
-        return bool(self._bodies) or (self._details is not None and bool(self._details.high._bodies))
+        return bool(self.bodies) or (self._details is not None and bool(self._details.high.bodies))
 
     @property
     def begun_numbered(self) -> int:
         """How many messages that have a number the socket has taken in part."""
         return 0 if self._details is None else sum(pick.numbered is not None for pick in self._details.begun)
 
-    def is_over_half(self, limits: OutboxLimits) -> bool:
-        """Whether more than half of the limits is in use."""
-        return 2 * len(self) > limits.max_messages or 2 * self._bytes > limits.max_bytes
-
     @property
     def has_high(self) -> bool:
         """Whether a message of high priority is queued."""
-        return self._details is not None and bool(self._details.high._bodies)
+        return self._details is not None and bool(self._details.high.bodies)
+
+    def is_over_half(self, limits: OutboxLimits) -> bool:
+        """Whether more than half of the limits is in use."""
+        return 2 * len(self) > limits.max_messages or 2 * self._bytes > limits.max_bytes
 
     # -- queuing
 
@@ -275,34 +193,38 @@ class Outbox(_Lane):
 
         :param body: its frame or, if its terms have a number, its payload
         """
-        if terms is not None:
-            return self._push_with_terms(body, timestamp_ms, limits, terms)
-        bodies, size = self._bodies, self._bytes + len(body)
-        waiting = len(bodies) + self._others
-        if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
-            return False
-        self._bytes = size
+        bodies = self.bodies
+        if terms is not None and (terms.expires_ms or terms.number is not None or terms.priority == "high"):
+            return self._push_with_details(body, timestamp_ms, limits, terms)
+        if bodies or self._others:
+            size = self._bytes + len(body)
+            if size > limits.max_bytes or len(bodies) + self._others >= limits.max_messages:
+                return False
+            self._bytes = size
+        else:
+            self._bytes = len(body)
         if bodies:
             bodies.append(body)
-            self._stamps.append(timestamp_ms)
+            self.stamps.append(timestamp_ms)
         else:
-            self._bodies, self._stamps = [body], [timestamp_ms]
-        if self._terms is not None:
-            self._terms.append(None)
+            self.bodies, self.stamps = [body], [timestamp_ms]
+        if terms is not None or self.terms is not None:
+            if self.terms is None:
+                self.terms = [None] * (len(self.bodies) - 1)
+            self.terms.append(terms)
         return True
 
-    def _push_with_terms(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms) -> bool:
-        size, waiting = self._bytes + _cost(body, terms), len(self)
+    def _push_with_details(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms) -> bool:
+        size, waiting = self._bytes + cost(body, terms), len(self)
         if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
             return False
         self._bytes = size
+        details = self._detailed()
         if terms.priority == "high":
-            self._detailed().high._append(body, timestamp_ms, terms)
+            details.high.append(body, timestamp_ms, terms)
             self._others += 1
         else:
-            if terms.expires_ms or terms.number is not None:
-                self._detailed()
-            self._append(body, timestamp_ms, terms)
+            self.append(body, timestamp_ms, terms)
         return True
 
     def _detailed(self) -> _Details:
@@ -331,25 +253,25 @@ class Outbox(_Lane):
             taker.note_expired(terms)
 
     def _remove_all(self, wanted: Callable[[Terms], bool]) -> int:
-        normal, high = self._find(wanted), self._details.high._find(wanted) if self._details else []
-        if normal or high:
-            self._remove_from(normal, high)
+        normal, high = self.find(wanted), self._details.high.find(wanted) if self._details else []
+        self._remove_from(normal, high)
         return len(normal) + len(high)
 
     def _remove_from(self, normal: Sequence[int], high: Sequence[int]) -> None:
-        self._bytes -= self._remove(normal)
-        if self._details is not None:
-            self._bytes -= self._details.high._remove(high)
+        if normal:
+            self._bytes -= self.remove(normal)
+        if high and self._details is not None:
+            self._bytes -= self._details.high.remove(high)
             self._others -= len(high)
-            self._drop_details()
+        self._drop_details()
 
     # -- making room
 
     def squeeze_in(
         self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms | None = None, *, may_drop_low: bool
     ) -> Squeezed:
-        """Queue a message that :meth:`push` did not accept, by dropping others: as few as possible, and none if that
-        would not be enough.
+        """Queue a message that :meth:`push` did not accept, by dropping others until it fits; none if that would not be
+        enough.
 
         Interims of its own session go first, then other interims, then messages of low priority, each the oldest first.
         An interim drops interims only. A message that is itself an interim, or of low priority, counts as dropped if it
@@ -359,39 +281,30 @@ class Outbox(_Lane):
         """
         if self.push(body, timestamp_ms, limits, terms):
             return Squeezed(True)
-        is_interim, is_low = bool(terms and terms.interim_of), bool(terms and terms.priority == "low") and may_drop_low
-        victims = self._victims(_cost(body, terms), limits, terms, may_drop_low and not is_interim)
-        if victims is None:
+        is_interim = terms is not None and bool(terms.interim_of)
+        dropped = self._to_drop(cost(body, terms), limits, terms, may_drop_low and not is_interim)
+        if dropped is None:
+            is_low = terms is not None and terms.priority == "low" and may_drop_low
             return Squeezed(False, int(is_interim), int(is_low and not is_interim))
-        normal, high, interims = victims
-        self._remove_from(normal, high)
+        normal = [each.at for each in dropped if each.lane is self]
+        self._remove_from(normal, [each.at for each in dropped if each.lane is not self])
         queued = self.push(body, timestamp_ms, limits, terms)
         assert queued
-        return Squeezed(True, interims, len(normal) + len(high) - interims)
+        interims = sum(each.is_interim for each in dropped)
+        return Squeezed(True, interims, len(dropped) - interims)
 
-    def _victims(
+    def _to_drop(
         self, size: int, limits: OutboxLimits, terms: Terms | None, may_drop_low: bool
-    ) -> tuple[list[int], list[int], int] | None:
-        """What to drop: positions in this lane and in the high one, and how many of them are interims. None: whatever
-        may be dropped is not enough."""
-        session = terms.interim_of if terms is not None else ""
-        own, interims, lows = list[tuple[bool, int]](), list[tuple[bool, int]](), list[tuple[bool, int]]()
-        lanes: list[_Lane] = [self] if self._details is None else [self, self._details.high]
-        for lane in lanes:
-            for at, found in enumerate(lane._terms or ()):
-                if found is None:
-                    continue
-                if found.interim_of:
-                    (own if found.interim_of == session else interims).append((lane is not self, at))
-                elif found.priority == "low" and may_drop_low:
-                    lows.append((False, at))
-        waiting, left = len(self), self._bytes
-        chosen: tuple[list[int], list[int]] = [], []
-        for order, (is_high, at) in enumerate((*own, *interims, *lows), 1):
-            chosen[is_high].append(at)
-            waiting, left = waiting - 1, left - lanes[is_high]._cost_at(at)
+    ) -> list[Droppable] | None:
+        """What to drop for a message of this size. None: whatever may be dropped is not enough."""
+        lanes = [self] if self._details is None else [self, self._details.high]
+        session = "" if terms is None else terms.interim_of
+        dropped, waiting, left = list[Droppable](), len(self), self._bytes
+        for each in droppable(lanes, session, may_drop_low):
+            dropped.append(each)
+            waiting, left = waiting - 1, left - each.lane.cost_at(each.at)
             if not waiting or (waiting < limits.max_messages and left + size <= limits.max_bytes):
-                return *chosen, min(order, len(own) + len(interims))
+                return dropped
         return None
 
     def withdraw(self, body: bytes, limits: OutboxLimits, terms: Terms, least: int) -> int:
@@ -400,23 +313,23 @@ class Outbox(_Lane):
 
         Returns the lowest number removed. If that would not make enough room, nothing is removed: 0.
         """
-        waiting, size = len(self), self._bytes + _cost(body, terms)
+        waiting, size = len(self), self._bytes + cost(body, terms)
         chosen: list[int] = []
         lowest = 0
-        for at in reversed(self._find(lambda found: found.number is not None and found.number >= max(1, least))):
+        for at in reversed(self.find(lambda found: found.number is not None and found.number >= max(1, least))):
             has_room = not waiting or (waiting < limits.max_messages and size <= limits.max_bytes)
             number = self._number_at(at)
             if has_room and number < lowest:
                 break
             chosen.append(at)
-            lowest, waiting, size = number, waiting - 1, size - self._cost_at(at)
+            lowest, waiting, size = number, waiting - 1, size - self.cost_at(at)
         if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
             return 0
         self._remove_from(chosen, ())
         return lowest
 
     def _number_at(self, at: int) -> int:
-        terms = self._terms_at(at)
+        terms = self.terms_at(at)
         return 0 if terms is None or terms.number is None else terms.number
 
     # -- writing
@@ -428,52 +341,53 @@ class Outbox(_Lane):
         Don't call it before the socket has taken what it has begun to take.
         """
         if self._details is None and self._bytes <= MOST_PER_TAKE:
-            bodies = self._bodies
+            bodies = self.bodies
             return bodies[0] if len(bodies) == 1 else b"".join(bodies)
         self.expire(taker)
         if not self.has_queued:
             return b""
         details = self._detailed()
-        is_plain = self._terms is None and not details.high._bodies
-        pieces = self._pick_plain(details) if is_plain else self._pick(details, taker)
-        data = b"".join(pieces)
+        is_plain = self.terms is None and not details.high.bodies
+        data = b"".join(self._take_plain(details) if is_plain else self._take_picked(details, taker))
         details.taken_bytes = len(data)
         return data
 
-    def _pick_plain(self, details: _Details) -> list[bytes]:
-        if self._bytes <= MOST_PER_TAKE:
-            details.plain = len(self._bodies)
-            return self._bodies
-        size = details.plain = 0
-        for frame in self._bodies:
-            details.plain += 1
+    def _take_plain(self, details: _Details) -> list[bytes]:
+        messages = size = 0
+        for frame in self.bodies:
+            messages, size = messages + 1, size + len(frame)
+            if size >= MOST_PER_TAKE:
+                break
+        details.plain = messages
+        return self.bodies[:messages]
+
+    def _take_picked(self, details: _Details, taker: Taker) -> list[bytes]:
+        pieces, picks, size = list[bytes](), list[_Pick](), 0
+        for lane, at in self._in_order(details):
+            waiting, numbered = lane.waiting_at(at), None
+            frame, stamp, terms = waiting
+            if terms is not None and terms.number is not None:
+                numbered = Numbered("normal" if lane is self else "high", terms.number)
+                frame = taker.frame_of(frame, numbered) or b""
+            pieces.append(frame)
+            picks.append(_Pick(lane is not self, len(frame), stamp, numbered, waiting))
             size += len(frame)
             if size >= MOST_PER_TAKE:
                 break
-        return self._bodies[: details.plain]
-
-    def _pick(self, details: _Details, taker: Taker) -> list[bytes]:
-        pieces, size = list[bytes](), 0
-        high, at, high_at, in_a_row = details.high, 0, 0, details.high_in_a_row
-        normals, highs = len(self._bodies), len(high._bodies)
-        while size < MOST_PER_TAKE and (at < normals or high_at < highs):
-            normal_waits = at < normals
-            is_high = high_at < highs and not (normal_waits and in_a_row >= MOST_HIGH_IN_A_ROW)
-            if is_high:
-                lane, position, high_at = high, high_at, high_at + 1
-                in_a_row = in_a_row + 1 if normal_waits else 0
-            else:
-                lane, position, at, in_a_row = self, at, at + 1, 0
-            waiting = lane._waiting_at(position)
-            frame, stamp, terms = waiting
-            numbered = None
-            if terms is not None and terms.number is not None:
-                numbered = Numbered("high" if is_high else "normal", terms.number)
-                frame = taker.frame_of(frame, numbered) or b""
-            pieces.append(frame)
-            size += len(frame)
-            details.picks.append(_Pick(is_high, len(frame), stamp, numbered, waiting))
+        details.picks = picks
         return pieces
+
+    def _in_order(self, details: _Details) -> Iterator[tuple[Lane, int]]:
+        """Everything that is queued, in the order of giving."""
+        at, high_at, in_a_row = 0, 0, details.high_in_a_row
+        while at < len(self.bodies) or high_at < len(details.high.bodies):
+            normal_waits = at < len(self.bodies)
+            if high_at < len(details.high.bodies) and not (normal_waits and in_a_row >= MOST_HIGH_IN_A_ROW):
+                yield details.high, high_at
+                high_at, in_a_row = high_at + 1, in_a_row + 1
+            else:
+                yield self, at
+                at, in_a_row = at + 1, 0
 
     @property
     def taken_bytes(self) -> int:
@@ -486,20 +400,20 @@ class Outbox(_Lane):
         details = self._details
         if details is None:
             return True
-        return len(details.picks) + details.plain == len(self._bodies) + len(details.high._bodies)
+        return len(details.picks) + details.plain == len(self.bodies) + len(details.high.bodies)
 
     def given_all(self) -> Given:
         """The socket has taken all that :meth:`take` returned."""
         details = self._details
         if details is None:
-            stamps = self._stamps
-            self._bodies, self._stamps, self._terms, self._bytes = _NO_BODIES, _NO_STAMPS, None, 0
+            stamps = self.stamps
+            self.bodies, self.stamps, self.terms, self._bytes = NO_BODIES, NO_STAMPS, None, 0
             return stamps, ()
         if details.picks:
             return self._give(details, details.picks, len(details.picks))
-        stamps, messages = self._stamps[: details.plain], details.plain
+        stamps, messages = self.stamps[: details.plain], details.plain
         details.plain = details.taken_bytes = details.high_in_a_row = 0
-        self._bytes -= self._remove_first(messages)
+        self._bytes -= self.remove_first(messages)
         self._drop_details()
         return stamps, ()
 
@@ -514,7 +428,7 @@ class Outbox(_Lane):
         details = self._details
         if details is None:
             details = self._detailed()
-            details.plain = len(self._bodies)
+            details.plain = len(self.bodies)
         begun, complete, end = list[_Pick](), 0, 0
         for pick in details.picks or self._plain_picks(details.plain):
             if end >= committed and (pick.size or end > taken):
@@ -526,23 +440,23 @@ class Outbox(_Lane):
 
     def _plain_picks(self, messages: int) -> Iterator[_Pick]:
         for at in range(messages):
-            waiting = self._waiting_at(at)
+            waiting = self.waiting_at(at)
             yield _Pick(False, len(waiting[0]), waiting[1], None, waiting)
 
     def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:
         """The socket has taken the first ``complete`` of these messages completely, and the others in part. Whatever
         else was taken from the outbox stays queued."""
         highs = [pick.is_high for pick in begun]
-        normals_left, in_a_row = len(self._bodies), details.high_in_a_row
+        normals_left, in_a_row = len(self.bodies), details.high_in_a_row
         for is_high in highs:
             normals_left -= not is_high
             in_a_row = in_a_row + 1 if is_high and normals_left else 0
         complete_highs, all_highs = sum(highs[:complete]), sum(highs)
-        self._bytes -= self._remove_first(complete - complete_highs)
-        self._bytes -= details.high._remove_first(complete_highs)
+        self._bytes -= self.remove_first(complete - complete_highs)
+        self._bytes -= details.high.remove_first(complete_highs)
         details.begun = list(begun[complete:])
-        details.begun_bytes = self._remove_first(len(details.begun) - all_highs + complete_highs)
-        details.begun_bytes += details.high._remove_first(all_highs - complete_highs)
+        details.begun_bytes = self.remove_first(len(details.begun) - all_highs + complete_highs)
+        details.begun_bytes += details.high.remove_first(all_highs - complete_highs)
         self._others += len(details.begun) - all_highs
         details.high_in_a_row = in_a_row
         details.picks, details.plain, details.taken_bytes = [], 0, 0
@@ -568,25 +482,23 @@ class Outbox(_Lane):
 
     def discard(self) -> Discarded:
         """Drop what is queued. What the socket has begun to take can't be taken back."""
-        details, left = self._details, self._all_waiting()
-        messages, interims = len(left), len(self._find(_is_interim))
-        self._clear()
-        if details is None:
-            self._bytes = 0
-            return Discarded(messages - interims, interims, left)
-        high = details.high._all_waiting()
-        messages += len(high)
-        interims += len(details.high._find(_is_interim))
-        details.high._clear()
-        details.picks, details.plain, details.taken_bytes = [], 0, 0
-        self._bytes, self._others = details.begun_bytes, len(details.begun)
-        self._drop_details()
-        begun = [pick.waiting for pick in details.begun]
-        return Discarded(messages - interims, interims, [*high, *left], begun)
+        queued, begun = _emptied(self), list[Waiting]()
+        self._bytes = self._others = 0
+        details = self._details
+        if details is not None:
+            queued = _emptied(details.high) + queued
+            begun = [pick.waiting for pick in details.begun]
+            details.picks, details.plain, details.taken_bytes = [], 0, 0
+            self._bytes, self._others = details.begun_bytes, len(details.begun)
+            self._drop_details()
+        interims = sum(terms is not None and bool(terms.interim_of) for _, _, terms in queued)
+        return Discarded(len(queued) - interims, interims, queued, begun)
 
 
-def _is_interim(terms: Terms) -> bool:
-    return bool(terms.interim_of)
+def _emptied(lane: Lane) -> list[Waiting]:
+    queued = lane.all_waiting()
+    lane.clear()
+    return queued
 
 
 def _report(picks: Sequence[_Pick]) -> Given:

@@ -11,7 +11,7 @@ from ..mailboxes.port import FanOutStep, Mailbox
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
-from ..rules.terms import Terms, terms_of
+from ..rules.terms import Terms, interim_terms, terms_of
 from .address import Address, recipients
 from .plan import Message
 
@@ -64,11 +64,13 @@ class LocalDelivery:
             try:
                 address, payload, timestamp_ms, _, interim_of, options = record
                 terms = None
-                if interim_of or options is not None:
+                if options is not None:
                     terms = self.terms_of(record)
-                    if terms is not None and terms.expires_ms and self._has_expired(terms):
+                    if self._has_expired(terms):
                         count(self._counters.dropped, "expired")
                         continue
+                elif interim_of:
+                    terms = interim_terms(interim_of)
                 clients = connected.get(address)  # type: ignore[arg-type]  # no other address is a key
                 if clients is None:
                     routed += self._send_to_all(address, payload, timestamp_ms, terms)

@@ -50,10 +50,14 @@ def terms_of(interim_of: str, options: Options | None, timestamp_ms: int, now_ms
     :param now_ms: when it was read: its ``ttl`` counts from then if it has no timestamp, or one in the future
     """
     if options is None:
-        return _NEW(Terms, (interim_of, "normal", 0, None, None, None)) if interim_of else None
-    return Terms(
-        interim_of, options.priority, options.expires_ms(timestamp_ms, now_ms), options.collapse_key, options.id
-    )
+        return interim_terms(interim_of) if interim_of else None
+    expires_ms = options.expires_ms(timestamp_ms, now_ms)
+    return Terms(interim_of, options.priority, expires_ms, options.collapse_key, options.id)
+
+
+def interim_terms(session: str) -> Terms:
+    """Return the terms of an interim without options."""
+    return _NEW(Terms, (session, "normal", 0, None, None, None))
 
 
 _NEW: Final = tuple.__new__

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cocoa_tornado.connection.lane import CURSOR_BYTES
 from cocoa_tornado.connection.outbox import (
-    CURSOR_BYTES,
     MOST_HIGH_IN_A_ROW,
     MOST_PER_TAKE,
     Numbered,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cocoa_tornado.connection import outbox as tested
-from cocoa_tornado.connection.outbox import CURSOR_BYTES, MOST_HIGH_IN_A_ROW, Numbered, Outbox, OutboxLimits
+from cocoa_tornado.connection.lane import CURSOR_BYTES
+from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, Numbered, Outbox, OutboxLimits
 from cocoa_tornado.rules.terms import Terms
 
 from ..profiles import examples

@@ -364,6 +364,79 @@ def test_the_socket_stays_open_until_it_has_taken_our_close_frame() -> None:
     assert device.is_in(CLOSED)
 
 
+def test_what_the_socket_has_not_begun_to_take_is_overtaken_by_control_frames_and_high_messages() -> None:
+    device = Device()
+    for number in range(5):
+        device.push(b"%d" % number, number + 1)
+    assert device.is_blocked(taken=4, committed=4) == [(TEXT, b"0"), (TEXT, b"1")]
+    assert device.stamps == [1]
+    device.push(b"high", 9, Terms(priority="high"))
+    device.protocol.ping(device.now)
+    device.says(frame(PING, b"?"))
+    device.taken()
+    assert device.stamps == [1, 2]
+    others = [(TEXT, b"%d" % number) for number in range(2, 5)]
+    assert device.is_sent() == [(PING, b""), (PONG, b"?"), (TEXT, b"high"), *others]
+    assert device.stamps == [1, 2, 9, 3, 4, 5]
+
+
+def test_an_end_drops_what_the_socket_has_not_begun_to_take() -> None:
+    device = Device()
+    for number in range(5):
+        device.push(b"%d" % number)
+    device.is_blocked(taken=1, committed=1)
+    device.end()
+    assert ended(device) == ("drain", "1001", (4, 0))
+    device.taken()
+    assert [opcode for opcode, _ in device.is_sent()] == [CLOSE]
+
+
+def test_a_close_frame_behind_messages_that_are_kept_goes_after_the_last_of_them_however_long_that_takes() -> None:
+    device = Device(DeviceLimits(outbox=OutboxLimits(max_bytes=10_000_000)))
+    large = bytes(70_000)
+    for _ in range(5):
+        device.push(large)
+    device.end(keep_queued=True)
+    assert device.is_blocked(taken=1, committed=1) == [(TEXT, large)]
+    device.taken()
+    assert device.protocol.has_to_send
+    assert device.is_sent() == [(TEXT, large)] * 2
+    assert device.is_blocked(taken=0, committed=0) == []
+    device.taken()
+    assert device.is_in(CLOSING)
+    assert [opcode for opcode, _ in device.is_blocked(taken=0)] == [TEXT, TEXT, CLOSE]
+    assert not device.protocol.has_to_send
+    device.taken()
+    assert device.is_sent() == []
+
+
+def test_control_frames_stay_in_the_write_though_the_socket_has_not_begun_to_take_them() -> None:
+    device = Device()
+    device.push(b"x")
+    device.protocol.ping(device.now)
+    assert device.is_blocked(taken=0, committed=0) == [(PING, b"")]
+    device.taken()
+    assert device.is_sent() == [(TEXT, b"x")]
+
+
+def test_a_socket_that_has_room_for_nothing_is_stuck_though_nothing_is_in_the_write() -> None:
+    device = Device()
+    device.push(b"x")
+    assert device.is_blocked(taken=0, committed=0) == []
+    device.later(10.0)
+    assert device.protocol.is_stuck(device.now, LIMITS)
+    assert device.protocol.progressed((1, 0), device.now)
+    assert not device.protocol.is_stuck(device.now, LIMITS)
+
+
+def test_a_low_message_that_finds_no_room_closes_nothing() -> None:
+    device = Device(TIGHT)
+    for number in range(3):
+        device.push(b"%d" % number)
+    assert device.squeeze_in(b"low", Terms(priority="low")) == (False, 0, 1)
+    assert device.is_in(OPEN)
+
+
 # -- pings, and pongs that may be late because of this side
 
 

@@ -163,6 +163,8 @@ async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> N
         dataclasses.replace(plain, address=Everyone(frozenset({long}))),
         dataclasses.replace(plain, source=long),
         dataclasses.replace(plain, terms=Terms(interim_of=long)),
+        dataclasses.replace(plain, terms=Terms(collapse_key=long)),
+        dataclasses.replace(plain, terms=Terms(id=long)),
     ):
         assert await a.send("b", Forward((message,))) is Fate.OVERFLOW
 

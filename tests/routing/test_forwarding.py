@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -188,6 +189,21 @@ async def test_messages_for_a_server_that_has_ended_are_dropped_and_the_batch_is
     await stand.b.relay.close(1.0)
     stand.read_at_a(text(0))
     assert (stand.done, stand.a.counters.unknown_device, stand.a.counters.dropped) == ([1], 1, {})
+
+
+async def test_a_message_is_forwarded_with_its_options_and_the_deadline_that_its_reader_has_computed() -> None:
+    stand = Stand()
+    client = await stand.b.connect("doll")
+    options = Options("low", 60, "key", "id")
+    far_ms = 10**14  # in the future: the ttl counts from reading
+    before_ms = time.time() * 1000
+    stand.read_at_a(text(0), text(1, interim_of="s"), text(2)._replace(options=options, timestamp_ms=far_ms))
+    await eventually(lambda: len(client.sent) == 3)
+    plain, interim, low = client.terms
+    assert (plain, interim) == (None, Terms("s"))
+    assert low is not None
+    assert low == Terms("", "low", low.expires_ms, "key", "id")
+    assert before_ms + 59_999 <= low.expires_ms <= time.time() * 1000 + 60_000
 
 
 async def test_messages_for_which_an_inbox_has_no_room_are_dropped_counted_and_done() -> None:

@@ -24,6 +24,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import audiences_of
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Record
+from cocoa_tornado.rules.terms import Terms
 
 from ..clients import FakeClient, connect
 
@@ -335,6 +336,29 @@ async def test_without_a_mailbox_a_message_whose_ttl_has_passed_is_dropped_and_c
     stand.router(stand.batch(*(record._replace(address=Group("red")) for record in records)))
     assert (texts(client), stand.counters.dropped) == (["1", "2", "3"] * 2, {"expired": 4})
     assert (stand.done, stand.counters.unknown_device) == (["", ""], 0)
+
+
+async def test_without_a_mailbox_a_records_options_and_its_deadline_reach_its_connections() -> None:
+    """For one device and for many, which are sent in two ways."""
+    stand = Stand()
+    client = connect(stand.hub, "doll", groups=["red"])
+    options = Options("high", 60, "key", "id")
+    records = [
+        text(0),
+        text(1)._replace(options=options),
+        text(2, interim_of="s"),
+        text(3, interim_of="s")._replace(options=options, timestamp_ms=990_000),
+    ]
+    expected = [
+        None,
+        Terms("", "high", 1_060_000, "key", "id"),
+        Terms("s"),
+        Terms("s", "high", 1_050_000, "key", "id"),
+    ]
+    stand.router(stand.batch(*records))
+    assert client.terms == expected
+    stand.router(stand.batch(*(record._replace(address=Group("red")) for record in records)))
+    assert client.terms == expected * 2
 
 
 async def test_a_message_for_now_or_never_reaches_who_is_connected_however_old_it_is() -> None:

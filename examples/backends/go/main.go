@@ -17,14 +17,17 @@ import (
 )
 
 type result struct {
-	SessionID string         `json:"session_id"`
-	DeviceID  string         `json:"device_id,omitempty"` // the recipient, without "to"
-	To        map[string]any `json:"to,omitempty"`
-	Except    map[string]any `json:"except,omitempty"`
-	TTL       *int           `json:"ttl,omitempty"` // a pointer, because 0 has a meaning
-	Text      string         `json:"text"`
-	Timestamp time.Time      `json:"timestamp"`
-	Success   bool           `json:"success"`
+	SessionID   string         `json:"session_id"`
+	ID          string         `json:"id,omitempty"`
+	DeviceID    string         `json:"device_id,omitempty"` // the recipient, without "to"
+	To          map[string]any `json:"to,omitempty"`
+	Except      map[string]any `json:"except,omitempty"`
+	Priority    string         `json:"priority,omitempty"`
+	TTL         *int           `json:"ttl,omitempty"` // a pointer, because 0 has a meaning
+	CollapseKey string         `json:"collapse_key,omitempty"`
+	Text        string         `json:"text"`
+	Timestamp   time.Time      `json:"timestamp"`
+	Success     bool           `json:"success"`
 }
 
 func main() {
@@ -76,7 +79,7 @@ func toDevice(device string, texts []string) (records []*kgo.Record) {
 }
 
 func ofEachKind(user json.RawMessage, group, device string) []*kgo.Record {
-	minute := 60
+	minute, now := 60, 0
 	toGroup, butDevice := map[string]any{"group": group}, map[string]any{"devices": []string{device}}
 	header, err := json.Marshal(toGroup)
 	if err != nil {
@@ -86,8 +89,16 @@ func ofEachKind(user json.RawMessage, group, device string) []*kgo.Record {
 		record(string(user), result{To: map[string]any{"user": user}, Text: "to a user"}),
 		record(group, result{To: toGroup, Text: "to a group"}),
 		record(group, result{To: toGroup, Except: butDevice, Text: "to the rest of a group"}),
+		record("all", result{To: map[string]any{"all": true}, Text: "to all devices"}),
+		record(device, result{To: map[string]any{"device": device}, Text: "to a device"}),
+		record(device, result{To: map[string]any{"devices": []string{device}}, Text: "to a list of devices"}),
 		record(device, result{DeviceID: device, TTL: &minute, Text: "worth sending for a minute"}),
+		record(device, result{DeviceID: device, TTL: &now, Text: "only for open connections"}),
 		record(device, result{DeviceID: device, Text: "urgent"}, kgo.RecordHeader{Key: "cocoa.priority", Value: []byte("high")}),
+		record(device, result{DeviceID: device, Priority: "low", Text: "first to be dropped"}),
+		record(device, result{DeviceID: device, CollapseKey: "volume", Text: "volume 7"}),
+		// The id is new for each message, and the same when a message is sent again.
+		record(device, result{ID: fmt.Sprintf("example-%d", time.Now().UnixNano()), DeviceID: device, Text: "with an id"}),
 		// The same fields can be headers, for records whose value cannot be changed.
 		record(group, result{Text: "to a group, by header"}, kgo.RecordHeader{Key: "cocoa.to", Value: header}),
 	}

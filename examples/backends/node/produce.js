@@ -3,6 +3,7 @@
 //     node produce.js DEVICE TEXT...
 //     node produce.js --each-kind USER GROUP DEVICE    (USER is JSON: 99 and "99" are different users)
 
+import { randomUUID } from "node:crypto";
 import { CompressionTypes, Kafka, Partitioners, logLevel } from "kafkajs";
 
 const [first, ...others] = process.argv.slice(2);
@@ -43,8 +44,16 @@ function ofEachKind(user, group, device) {
     message(String(user), { to: { user }, text: "to a user" }),
     message(group, { to: { group }, text: "to a group" }),
     message(group, { to: { group }, except: { devices: [device] }, text: "to the rest of a group" }),
+    message("all", { to: { all: true }, text: "to all devices" }),
+    message(device, { to: { device }, text: "to a device" }),
+    message(device, { to: { devices: [device] }, text: "to a list of devices" }),
     message(device, { device_id: device, ttl: 60, text: "worth sending for a minute" }),
+    message(device, { device_id: device, ttl: 0, text: "only for open connections" }),
     message(device, { device_id: device, text: "urgent" }, { "cocoa.priority": "high" }),
+    message(device, { device_id: device, priority: "low", text: "first to be dropped" }),
+    message(device, { device_id: device, collapse_key: "volume", text: "volume 7" }),
+    // The id is new for each message, and the same when a message is sent again.
+    message(device, { id: randomUUID(), device_id: device, text: "with an id" }),
     // The same fields can be headers, for records whose value cannot be changed.
     message(group, { text: "to a group, by header" }, { "cocoa.to": JSON.stringify({ group }) }),
   ];

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,8 +37,16 @@ def of_each_kind(user: int | str, group: str, device: str) -> list[Record]:
         (str(user), {"to": {"user": user}, "text": "to a user"}, []),
         (group, {"to": {"group": group}, "text": "to a group"}, []),
         (group, {**others, "text": "to the rest of a group"}, []),
+        ("all", {"to": {"all": True}, "text": "to all devices"}, []),
+        (device, {"to": {"device": device}, "text": "to a device"}, []),
+        (device, {"to": {"devices": [device]}, "text": "to a list of devices"}, []),
         (device, {"device_id": device, "ttl": 60, "text": "worth sending for a minute"}, []),
+        (device, {"device_id": device, "ttl": 0, "text": "only for open connections"}, []),
         (device, {"device_id": device, "text": "urgent"}, [("cocoa.priority", b"high")]),
+        (device, {"device_id": device, "priority": "low", "text": "first to be dropped"}, []),
+        (device, {"device_id": device, "collapse_key": "volume", "text": "volume 7"}, []),
+        # The id is new for each message, and the same when a message is sent again.
+        (device, {"id": str(uuid.uuid4()), "device_id": device, "text": "with an id"}, []),
         # The same fields can be headers, for records whose value cannot be changed.
         (group, {"text": "to a group, by header"}, [("cocoa.to", json.dumps({"group": group}).encode())]),
     ]

@@ -7,6 +7,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import java.util.UUID;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import org.apache.kafka.clients.producer.KafkaProducer;
@@ -83,8 +84,16 @@ public final class Produce {
         record(user, "to a user", "\"to\":{\"user\":" + user + "}"),
         record(group, "to a group", toGroup),
         record(group, "to the rest of a group", toGroup, exceptDevice),
+        record("all", "to all devices", "\"to\":{\"all\":true}"),
+        record(device, "to a device", "\"to\":{\"device\":" + quoted(device) + "}"),
+        record(device, "to a list of devices", "\"to\":{\"devices\":[" + quoted(device) + "]}"),
         record(device, "worth sending for a minute", toDevice, "\"ttl\":60"),
+        record(device, "only for open connections", toDevice, "\"ttl\":0"),
         urgent,
+        record(device, "first to be dropped", toDevice, "\"priority\":\"low\""),
+        record(device, "volume 7", toDevice, "\"collapse_key\":\"volume\""),
+        // The id is new for each message, and the same when a message is sent again.
+        record(device, "with an id", "\"id\":" + quoted(UUID.randomUUID().toString()), toDevice),
         byHeader);
   }
 

@@ -1,0 +1,115 @@
+"""A lane of an outbox: messages in the order of queuing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from ..rules.terms import Terms
+
+CURSOR_BYTES: Final = 64
+"""What a message whose frame is not made yet counts for in addition to its payload: the header and the cursor."""
+
+Waiting: TypeAlias = tuple[bytes, int, Terms | None]
+"""A queued message: its body, its timestamp and its terms."""
+
+# Shared by all empty lanes, which is most of them most of the time. Never changed.
+NO_BODIES: Final[list[bytes]] = []
+NO_STAMPS: Final[list[int]] = []
+
+
+class Lane:
+    """Messages in parallel lists. An empty lane holds no list of its own, and a lane whose messages all have the
+    default terms has no list of terms.
+
+    :ivar bodies: frames, or payloads if their terms have a number
+    :ivar stamps: the timestamps of their records
+    :ivar terms: None: all have the default terms
+    """
+
+    __slots__ = ("bodies", "stamps", "terms")
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.bodies, self.stamps = NO_BODIES, NO_STAMPS
+        self.terms: list[Terms | None] | None = None
+
+    def append(self, body: bytes, timestamp_ms: int, terms: Terms) -> None:
+        if self.bodies:
+            self.bodies.append(body)
+            self.stamps.append(timestamp_ms)
+        else:
+            self.bodies, self.stamps = [body], [timestamp_ms]
+        if self.terms is None:
+            self.terms = [None] * (len(self.bodies) - 1)
+        self.terms.append(terms)
+
+    def find(self, wanted: Callable[[Terms], bool]) -> list[int]:
+        """The positions of the messages with such terms."""
+        return [at for at, terms in enumerate(self.terms or ()) if terms is not None and wanted(terms)]
+
+    def terms_at(self, at: int) -> Terms | None:
+        return None if self.terms is None else self.terms[at]
+
+    def waiting_at(self, at: int) -> Waiting:
+        return self.bodies[at], self.stamps[at], self.terms_at(at)
+
+    def all_waiting(self) -> list[Waiting]:
+        return [self.waiting_at(at) for at in range(len(self.bodies))]
+
+    def cost_at(self, at: int) -> int:
+        return cost(self.bodies[at], self.terms_at(at))
+
+    def remove(self, positions: Sequence[int]) -> int:
+        """Remove messages; return what they counted for."""
+        freed = sum(map(self.cost_at, positions))
+        if len(positions) == len(self.bodies):
+            self.clear()
+            return freed
+        for at in sorted(positions, reverse=True):
+            del self.bodies[at], self.stamps[at]
+            if self.terms is not None:
+                del self.terms[at]
+        return freed
+
+    def remove_first(self, messages: int) -> int:
+        """Remove the first messages; return what they counted for."""
+        first = self.bodies[:messages]
+        freed = sum(map(len, first) if self.terms is None else map(cost, first, self.terms))
+        if messages == len(self.bodies):
+            self.clear()
+        elif messages:
+            del self.bodies[:messages], self.stamps[:messages]
+            if self.terms is not None:
+                del self.terms[:messages]
+        return freed
+
+
+def cost(body: bytes, terms: Terms | None) -> int:
+    """What a message counts for."""
+    return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
+
+
+class Droppable(NamedTuple):
+    """A message that may be dropped to make room: :ivar lane: and :ivar at: where it is."""
+
+    lane: Lane
+    at: int
+    is_interim: bool
+
+
+def droppable(lanes: Sequence[Lane], session: str, may_drop_low: bool) -> list[Droppable]:
+    """Return the messages that may be dropped, in the order of dropping: interims of this session, other interims, and
+    messages of low priority, each the oldest first."""
+    own, others, lows = list[Droppable](), list[Droppable](), list[Droppable]()
+    for lane in lanes:
+        for at, terms in enumerate(lane.terms or ()):
+            if terms is None:
+                continue
+            if terms.interim_of:
+                (own if terms.interim_of == session else others).append(Droppable(lane, at, True))
+            elif may_drop_low and terms.priority == "low":
+                lows.append(Droppable(lane, at, False))
+    return own + others + lows
