@@ -179,6 +179,7 @@ class Boxes:
         self.given, self.last_id, self.joined = counts
         self.change = Change()
         self._rows: dict[str, BoxRow] = {}
+        self._forgotten: set[str] = set()
 
     def load(self, device_ids: Iterable[str]) -> None:
         """Read the boxes of these devices."""
@@ -208,11 +209,12 @@ class Boxes:
 
     def find(self, device_id: str) -> BoxRow | None:
         """The box of a device, if it has one. It must have been loaded."""
-        return self._rows.get(device_id)
+        row = self._rows.get(device_id)
+        return self._reloaded(device_id) if row is None else row
 
     def get(self, device_id: str) -> BoxRow:
         """The box of a device, a new one if it has none. It must have been loaded."""
-        row = self._rows.get(device_id)
+        row = self.find(device_id)
         if row is None:
             self.last_id += 1
             row = self._rows[device_id] = BoxRow(self.last_id, device_id, Lane.new(self.given), self.now)
@@ -256,9 +258,17 @@ class Boxes:
             row.is_new = row.changed = row.high_changed = False
 
     def forget(self) -> None:
-        """Statements change the stored rows directly from here on."""
+        """Write all rows, as statements will change them in the database. They are read again when needed."""
         self.write()
+        self._forgotten.update(self._rows)
         self._rows.clear()
+
+    def _reloaded(self, device_id: str) -> BoxRow | None:
+        if device_id not in self._forgotten:
+            return None
+        self._forgotten.remove(device_id)
+        self.load([device_id])
+        return self._rows.get(device_id)
 
 
 def select_each(database: sqlite3.Connection, query: str, values: Sequence[Any]) -> Iterator[Any]:

@@ -11,14 +11,14 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..rules.addressing import Options
-from ..rules.audiences import Audience
 from .port import Entry, FanOut, FanOutStep
 from .sqlite_append import Appender, Source
 from .sqlite_boxes import Boxes, select_each
 from .sqlite_schema import damaged
+from .sqlite_sets import is_ordinary, store_in_ordinary
 from .store import FAN_OUT_STEP
 
 SHARED_BYTES: Final = 1_024
@@ -63,6 +63,17 @@ class Pending:
         return FanOutStep(*message, numbers, is_last=is_last, recipients=self.recipients)
 
 
+class _Recipients(NamedTuple):
+    """:ivar ids: JSON array of the ids of their boxes, in the order in which they joined
+    :ivar number: how many they are
+    :ivar last: the number with which the last one joined
+    """
+
+    ids: str
+    number: int
+    last: int
+
+
 class FanOuts:
     """All fan-outs that are not complete, oldest first. Call :meth:`forget` after a failed transaction."""
 
@@ -89,25 +100,24 @@ class FanOuts:
         are under way."""
         appender.flush()
         boxes.write()
-        recipients = self._recipients(message.audience, 0, boxes.joined, FAN_OUT_STEP + 1 + len(message.excluded))
-        device_ids = [device_id for _, device_id in recipients if device_id not in message.excluded]
-        if len(device_ids) <= FAN_OUT_STEP:
-            return self._store_now(boxes, appender, message, device_ids)
+        recipients = self._recipients(message, 0, boxes.joined, FAN_OUT_STEP + 1)
+        if recipients.number <= FAN_OUT_STEP:
+            return self._store_now(boxes, appender, message, recipients)
         self._pending.append(self._record(boxes, message))
         return [self.step(boxes, appender)] if len(self._pending) == 1 else []
 
     def step(self, boxes: Boxes, appender: Appender) -> FanOutStep:
         """Store the next messages of the oldest fan-out."""
         pending = self._pending[0]
-        found = self._recipients(pending.message.audience, pending.done, pending.up_to, FAN_OUT_STEP + 1, pending.id)
-        is_last, found = len(found) <= FAN_OUT_STEP, found[:FAN_OUT_STEP]
+        recipients = self._recipients(pending.message, pending.done, pending.up_to, FAN_OUT_STEP, pending.id)
         # It is the oldest: there is none to pull forward.
-        numbers = self._store_for(boxes, appender, pending, [device_id for _, device_id in found])
+        numbers = self._store_for(boxes, appender, pending, recipients.ids)
+        is_last = recipients.number < FAN_OUT_STEP
         step = pending.step(numbers, is_last=is_last)
         if is_last:
             self._end(boxes, pending)
         else:
-            pending.done = found[-1][0]
+            pending.done = recipients.last
             self._save(pending)
         return step
 
@@ -125,27 +135,33 @@ class FanOuts:
         owed = {id_ for (id_,) in self._database.execute(query, (row.id,))}
         for pending in self._pending if owed else ():
             if pending.id in owed:
-                numbers = self._store_for(boxes, appender, pending, [device_id])
+                numbers = self._append_each(appender, pending, [device_id])
                 self._database.execute("INSERT INTO skipped(fan_out, box) VALUES (?, ?)", (pending.id, row.id))
                 steps.append(pending.step(numbers, is_last=False))
                 self._save(pending)
         return steps
 
     def _store_now(
-        self, boxes: Boxes, appender: Appender, message: FanOut, device_ids: Sequence[str]
+        self, boxes: Boxes, appender: Appender, message: FanOut, recipients: _Recipients
     ) -> list[FanOutStep]:
-        pending = Pending(0, message, self._share(boxes, message) if len(device_ids) > 1 else None)
+        pending = Pending(0, message, self._share(boxes, message) if recipients.number > 1 else None)
         steps = []
-        boxes.load(device_ids)
-        for device_id in device_ids if self._pending else ():
-            steps += self.pull(boxes, appender, device_id)
-        numbers = self._store_for(boxes, appender, pending, device_ids)
+        for row in boxes.load_ids(json.loads(recipients.ids)).values() if self._pending else ():
+            steps += self.pull(boxes, appender, row.device_id)
+        appender.flush()
+        numbers = self._store_for(boxes, appender, pending, recipients.ids)
         return [*steps, pending.step(numbers, is_last=True)]
 
-    def _store_for(
-        self, boxes: Boxes, appender: Appender, pending: Pending, device_ids: Sequence[str]
-    ) -> dict[str, int]:
-        boxes.load(device_ids)
+    def _store_for(self, boxes: Boxes, appender: Appender, pending: Pending, ids: str) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        if is_ordinary(pending.message.options):
+            numbers, others = store_in_ordinary(boxes, ids, pending.message, pending.shared)
+        else:
+            others = json.loads(ids)
+        device_ids = [row.device_id for row in boxes.load_ids(others).values()] if others else []
+        return numbers | self._append_each(appender, pending, device_ids)
+
+    def _append_each(self, appender: Appender, pending: Pending, device_ids: Sequence[str]) -> dict[str, int]:
         of, source = pending.message, Source(pending.message.audience, pending.shared)
         numbers = {}
         for device_id in device_ids:
@@ -157,16 +173,23 @@ class FanOuts:
 
     # -- rows
 
-    def _recipients(
-        self, audience: Audience, after: int, up_to: int, limit: int, fan_out: int = 0
-    ) -> list[tuple[int, str]]:
-        """The next recipients: the number with which each joined, and the device."""
+    def _recipients(self, message: FanOut, after: int, up_to: int, limit: int, fan_out: int = 0) -> _Recipients:
+        """The next recipients.
+
+        :param fan_out: the id of its row, if it has one; its excluded devices are then among those skipped
+        """
         query = (
-            "SELECT joined, device FROM member JOIN box ON box.id = member.box"
-            " WHERE audience = ? AND joined > ? AND joined <= ? AND NOT EXISTS"
-            " (SELECT 1 FROM skipped WHERE fan_out = ? AND skipped.box = member.box) ORDER BY joined LIMIT ?"
+            "SELECT joined, box FROM member WHERE audience = :audience AND joined > :after AND joined <= :up_to"
+            " AND NOT EXISTS (SELECT 1 FROM skipped WHERE fan_out = :fan_out AND skipped.box = member.box)"
         )
-        return self._database.execute(query, (audience, after, up_to, fan_out, limit)).fetchall()
+        if message.excluded and not fan_out:
+            query += " AND box NOT IN (SELECT id FROM box WHERE device IN (SELECT value FROM json_each(:excluded)))"
+        args = {
+            "audience": message.audience, "after": after, "up_to": up_to, "fan_out": fan_out, "limit": limit,
+            "excluded": json.dumps(list(message.excluded)),
+        }  # fmt: skip
+        query = f"SELECT json_group_array(box), count(*), max(joined) FROM ({query} ORDER BY joined LIMIT :limit)"
+        return _Recipients(*self._database.execute(query, args).fetchone())
 
     def _record(self, boxes: Boxes, message: FanOut) -> Pending:
         shared = self._share(boxes, message)
