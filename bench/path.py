@@ -3,6 +3,8 @@
 Records are decoded and passed to the gateway's sink in batches, like in the Kafka adapter, and sent over loopback to
 devices in another process, which discards them. It measures this process's CPU time per message, and compares it with
 the floor: one send() of the same bytes on the same sockets. All variants alternate in one run.
+
+All devices are in one group. "To the group" is one record for it, decoded and routed, per message that a device gets.
 """
 
 from __future__ import annotations
@@ -28,13 +30,16 @@ from cocoa_tornado.service import Gateway
 from cocoa_tornado.settings import Settings
 
 SECRET = "a secret of thirty-two bytes, or more"
+GROUP = "everyone here"
+SOURCE = "results/0"
 
 
 def drain(port: int, devices: int) -> None:
     """Run the devices: connect, and read until the gateway closes."""
     signer, poller, sockets = Signer.from_secret(SECRET), select.epoll(), {}
     for number in range(devices):
-        token = mint(TokenRequest(f"device-{number}", 99), signer, TokenPolicy(), time.time())
+        request = TokenRequest(f"device-{number}", 99, extra_claims={"groups": [GROUP]})
+        token = mint(request, signer, TokenPolicy(), time.time())
         sock = socket.create_connection(("127.0.0.1", port))
         lines = [
             f"GET /ws?token={token} HTTP/1.1",
@@ -58,24 +63,40 @@ def drain(port: int, devices: int) -> None:
 
 def values(devices: int, each: int) -> list[tuple[bytes, bytes]]:
     """The records of one batch, as keys and values."""
-    found = []
-    for turn in range(each):
-        for number in range(devices):
-            record = {
-                "session_id": "a1b2c3d4e5f6g7h8",
-                "user_id": 99,
-                "device_id": f"device-{number}",
-                "text": "Hello, this is what was heard just now",
-                "timestamp": "2024-01-15T10:30:00Z",
-                "success": True,
-                "seq": turn,
-            }
-            found.append((f"device-{number}".encode(), json.dumps(record).encode()))
-    return found
+    return [
+        (f"device-{number}".encode(), value({"device_id": f"device-{number}"}, turn))
+        for turn in range(each)
+        for number in range(devices)
+    ]
+
+
+def value(address: dict[str, object], seq: int) -> bytes:
+    record = {
+        "session_id": "a1b2c3d4e5f6g7h8",
+        "user_id": 99,
+        **address,
+        "text": "Hello, this is what was heard just now",
+        "timestamp": "2024-01-15T10:30:00Z",
+        "success": True,
+        "seq": seq,
+    }
+    return json.dumps(record).encode()
+
+
+class Sink:
+    """Passes batches to the gateway as one partition of a broker does."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._sink, self._offset = gateway._sink, 0
+
+    def __call__(self, batch: list[Record]) -> None:
+        offsets = range(self._offset, self._offset + len(batch))
+        self._offset += len(batch)
+        self._sink(Batch(batch, offsets=offsets, sources=[(SOURCE, len(batch))]))
 
 
 async def settle() -> None:
-    for _ in range(3):
+    for _ in range(6):  # with a mailbox, a large fan-out has several steps
         await asyncio.sleep(0)
 
 
@@ -91,9 +112,13 @@ async def measure(turn: Callable[[], Awaitable[None]], messages: int, seconds: f
     return taken / count * 1e6
 
 
-async def run(devices: int, rounds: int, seconds: float) -> None:
-    gateway = Gateway(Settings(port=0, jwt_secret=SECRET, speech="none://", log_level="error", access_log=False))
+async def run(devices: int, rounds: int, seconds: float, mailbox: str) -> None:
+    settings = Settings(
+        port=0, jwt_secret=SECRET, speech="none://", log_level="error", access_log=False, mailbox=mailbox
+    )
+    gateway = Gateway(settings)
     await gateway.start()
+    sink = Sink(gateway)
     child = subprocess.Popen(
         [sys.executable, "-m", "bench.path", "--drain", str(gateway.port), "--devices", str(devices)]
     )
@@ -111,11 +136,16 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
         async def whole(records: list[tuple[bytes, bytes]] = records) -> None:
             now_ms = int(time.time() * 1000)
             batch = [decode(key, value, now_ms) for key, value in records]
-            gateway._sink(Batch(batch))  # type: ignore[arg-type]  # all of them can be decoded
+            sink(batch)  # type: ignore[arg-type]  # all of them can be decoded
             await settle()
 
+        to_group = [(b"", value({"to": {"group": GROUP}}, turn)) for turn in range(each)]
+
+        async def group(records: list[tuple[bytes, bytes]] = to_group) -> None:
+            await whole(records)
+
         async def routed(deliveries: list[Record] = deliveries) -> None:
-            gateway._sink(Batch(deliveries))
+            sink(deliveries)
             await settle()
 
         async def floor(frames: list[bytes] = frames, each: int = each) -> None:
@@ -124,11 +154,16 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
             await settle()
 
         for _ in range(rounds):
-            for name, turn in (("floor", floor), ("routed", routed), ("decoded and routed", whole)):
+            for name, turn in (
+                ("floor", floor),
+                ("routed", routed),
+                ("decoded and routed", whole),
+                ("to the group", group),
+            ):
                 cost = await measure(turn, len(records), seconds)
                 results.setdefault(f"{each:2} per device: {name}", []).append(cost)
     for name, costs in results.items():
-        print(f"{name:32} {statistics.median(costs):6.2f} us ({min(costs):.2f} to {max(costs):.2f})")
+        print(f"{name:34} {statistics.median(costs):6.2f} us ({min(costs):.2f} to {max(costs):.2f})")
     await gateway.drain_and_stop()
     child.wait()
 
@@ -137,12 +172,13 @@ async def run(devices: int, rounds: int, seconds: float) -> None:
 @click.option("--devices", default=500, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--seconds", default=0.4, show_default=True, help="CPU time of each measurement.")
+@click.option("--mailbox", default="none://", show_default=True)
 @click.option("--drain", "port", type=int, default=0, hidden=True)
-def main(devices: int, rounds: int, seconds: float, port: int) -> None:
+def main(devices: int, rounds: int, seconds: float, mailbox: str, port: int) -> None:
     if port:
         drain(port, devices)
     else:
-        asyncio.run(run(devices, rounds, seconds))
+        asyncio.run(run(devices, rounds, seconds, mailbox))
 
 
 if __name__ == "__main__":
