@@ -53,7 +53,7 @@ TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, s
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
-STEP: Final = 100
+STEP: Final = 25
 """Messages of a fan-out that one script stores: Redis does nothing else meanwhile."""
 
 JOIN_AGAIN_S: Final = 3600.0
@@ -318,15 +318,16 @@ class RedisStore:
         _, numbers, lost, collapsed, given, messages, size_bytes, pending, steps, _ = reply
         self._judged, self._given = None, max(self._given, int(given))
         self._ledger.counters.duplicates += judged.fresh.count(False)
-        self._note_results(numbers)
+        self._note_results(numbers, judged.fresh.count(True))
         self._note_totals((messages, size_bytes))
         self._fan_outs.update(judged.fan_outs)
         stepped = self._note_steps(steps, int(lost), int(collapsed), int(pending))
-        return Committed(judged.settle(numbers.split()), stepped)
+        return Committed(judged.settle(numbers), stepped)
 
-    def _note_results(self, numbers: bytes) -> None:
+    def _note_results(self, numbers: bytes, count: int) -> None:
+        """:param numbers: what a script says of so many messages"""
         counters, refused, same = self._ledger.counters, numbers.count(UNDELIVERABLE), numbers.count(SAME_ID)
-        counters.stored += len(numbers.split()) - numbers.count(FANNED_OUT) - refused - same
+        counters.stored += count - numbers.count(FANNED_OUT) - refused - same
         counters.duplicates += same
         counters.lose("foreign_key", refused)
 
@@ -335,7 +336,7 @@ class RedisStore:
         counters.collapsed += collapsed
         counters.lose("overflow", lost)
         for step in reply:
-            self._note_results(step[4])
+            self._note_results(step[4], len(step[3]))
         steps = steps_of(reply, self._fan_outs)
         for id_, step in steps.items():
             if step.is_last:

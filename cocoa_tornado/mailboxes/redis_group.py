@@ -26,8 +26,6 @@ SAME_ID: Final = b"="
 FANNED_OUT: Final = b"*"
 """Stands for a fan-out among the numbers of messages."""
 
-_NO_NUMBER: Final = frozenset({UNDELIVERABLE, SAME_ID, FANNED_OUT})
-
 _FIRST: Final = struct.Struct("<q")
 _REMEMBER_MS: Final = b"%d" % int(FORGET_AFTER_S * 1000)
 
@@ -74,14 +72,14 @@ class Judged:
         head = [b"%d" % now_ms, self._gateway, self.group_id, *limit_arguments(limits), _REMEMBER_MS]
         return APPEND.call(key, *head, b" ".join((*known, *self.fan_outs)), b"%d" % at_once, *self._arguments)
 
-    def settle(self, numbers: Sequence[bytes]) -> list[list[int | None]]:
+    def settle(self, numbers: bytes) -> list[list[int | None]]:
         """The group was stored: update the versions of its sources. Returns the numbers of each call."""
         for name, remembered in self._remembered.items():
             if remembered.runs:
                 source = self._sources[name]
                 before = 0 if remembered.reset else source.runs
                 self._sources[name] = source._replace(version=self.group_id, runs=before + len(remembered.runs))
-        given = (None if number in _NO_NUMBER else int(number) for number in numbers)
+        given = (int(number) if number.isdigit() else None for number in numbers.split())
         results = iter([next(given) if fresh else None for fresh in self.fresh])
         return [[next(results) for _ in entries] for entries in self._calls]
 

@@ -57,7 +57,7 @@ local function begin_although_full() redis.call('DEL', root .. 'probe') end
 MAILBOX: Final = """
 -- The mailbox that this script works on, and the time (ms).
 local mailbox, now = {}, ARGV[2]
-local was = {}
+local given_before, messages_before, bytes_before
 
 -- Reads the mailbox. Returns a reason if it is not the one, or the epoch, that the gateway's arguments are for.
 local function enter()
@@ -67,16 +67,15 @@ local function enter()
     return key ~= '' and string.sub(ARGV[1], 1, #key) == key and 'epoch' or 'replaced'
   end
   mailbox.epoch, mailbox.emptied = tonumber(epoch), found[6] or '0'
-  for at, name in ipairs({'given', 'messages', 'bytes'}) do
-    mailbox[name] = tonumber(found[at + 1]) or 0
-    was[name] = mailbox[name]
-  end
+  mailbox.given, mailbox.messages = tonumber(found[2]) or 0, tonumber(found[3]) or 0
+  mailbox.bytes = tonumber(found[4]) or 0
+  given_before, messages_before, bytes_before = mailbox.given, mailbox.messages, mailbox.bytes
 end
 
 -- Writes what has changed.
 local function leave()
   mailbox.messages, mailbox.bytes = math.max(0, mailbox.messages), math.max(0, mailbox.bytes)
-  if mailbox.given ~= was.given or mailbox.messages ~= was.messages or mailbox.bytes ~= was.bytes then
+  if mailbox.given ~= given_before or mailbox.messages ~= messages_before or mailbox.bytes ~= bytes_before then
     redis.call('HSET', meta, 'given', whole(mailbox.given), 'messages', whole(mailbox.messages),
       'bytes', whole(mailbox.bytes))
   end

@@ -155,7 +155,7 @@ local function extend(box)
   box.normal.acked, box.normal.retracted = tonumber(found[2] or base), found[7] or ''
   box.normal.confirmed = tonumber(found[2] or written)
   box.high = {letter = 'h', stream = root .. 'h:' .. box.name, last = tonumber(last), gone = tonumber(gone),
-    acked = tonumber(acked), cuts = found[6], retracted = found[8] or '',
+    acked = tonumber(acked), written = tonumber(hwritten), cuts = found[6], retracted = found[8] or '',
     confirmed = found[2] and tonumber(acked) or tonumber(hwritten)}
   return true
 end
@@ -163,20 +163,21 @@ end
 -- Returns a box; nil if there is none. An unusable one has only is_foreign.
 --   normal, high: its lanes, with letter, stream, last, gone and cuts. Only a box that is not plain has the second, and
 --   in each lane acked (or the lane's base), retracted, and confirmed as in rules/box.py
-local function load(name)
+-- Also returns the values of further fields, after five others.
+local function load(name, ...)
   local key = root .. 'b:' .. name
-  local found, is_foreign = try('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more')
+  local found, is_foreign = try('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more', ...)
   if is_foreign then return {is_foreign = true} end
   if not found[1] then
     if not rebuilding().rebuild(name, key) then return nil end
-    found = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more')
+    found = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more', ...)
   end
   if not is_sound(key, found[1], found[2], found[3]) then return {is_foreign = true} end
   local normal = {letter = 'n', stream = root .. 'm:' .. name, last = tonumber(found[1]), gone = tonumber(found[2]),
     cuts = found[4]}
   local box = {name = name, key = key, bytes = tonumber(found[3]), normal = normal}
   if found[5] then extend(box) end
-  return box
+  return box, found
 end
 
 -- A new box begins above all numbers ever given.
@@ -191,6 +192,10 @@ end
 
 local function save(box, ...)
   local normal, high = box.normal, box.high
+  if box.bytes ~= 0 and normal.gone >= normal.last and (not high or high.gone >= high.last) then
+    -- A gateway of the previous release counts shared payloads, and the high lane, wrongly.
+    mailbox.bytes, box.bytes = mailbox.bytes - box.bytes, 0
+  end
   if high then
     redis.call('HSET', box.key, 'last', whole(normal.last), 'gone', whole(normal.gone), 'bytes', whole(box.bytes),
       'more', '1', 'hlast', whole(high.last), 'hgone', whole(high.gone),

@@ -10,11 +10,11 @@ local limits = {}
 -- Drop the oldest messages of a plain box while it is too full. Done once, after its last message.
 local function trim_oldest(box)
   local lane = box.normal
+  if lane.last - lane.gone <= limits.messages and box.bytes <= limits.bytes then return end
   local gone, left = lane.gone, box.bytes
   local function is_over()
     return lane.last - gone > limits.messages or (left > limits.bytes and lane.last - gone > 1)
   end
-  if not is_over() then return end
   while is_over() do
     local count = math.max(4, math.min(100, lane.last - gone - limits.messages))
     local oldest = redis.call('XRANGE', lane.stream, whole(gone + 1), '+', 'COUNT', count)
@@ -24,6 +24,7 @@ local function trim_oldest(box)
     end
   end
   local dropped = gone - lane.gone
+  if dropped == 0 then return end
   mailbox.lost, mailbox.messages = mailbox.lost + dropped, mailbox.messages - dropped
   mailbox.bytes, box.bytes, lane.gone = mailbox.bytes - (box.bytes - left), left, gone
   trim(lane)

@@ -10,16 +10,12 @@ READ: Final = """
 local why = enter()
 if why then return {why} end
 local name, expired = ARGV[3], tonumber(ARGV[4])
-local box = load(name)
+local box, found = load(name, 'base', 'acked', 'written', 'retracted')
 leave()
 if not box then return {'none', whole(mailbox.given), whole(mailbox.epoch), mailbox.emptied} end
 local key = root .. 'b:' .. name
-local found = not box.is_foreign and redis.call('HMGET', key, 'base', 'last', 'gone', 'acked', 'written', 'cuts',
-  'retracted')
-if not found or not is_sound(key, found[1], found[2], found[3], found[4] or '0', found[5]) then
-  return {'foreign', key}
-end
-local high = false
+if box.is_foreign or not is_sound(key, found[6], found[7] or '0', found[8]) then return {'foreign', key} end
+local normal, high = {found[6], found[1], found[2], found[7], found[8], found[4], found[9]}, false
 if box.high then
   high = redis.call('HMGET', key, 'hlast', 'hgone', 'hacked', 'hwritten', 'hcuts', 'hretracted')
 end
@@ -56,7 +52,7 @@ local function page(letter, after, most, most_bytes)
   return messages
 end
 
-local reply = {'box', found, high, whole(mailbox.epoch), mailbox.emptied, foreign}
+local reply = {'box', normal, high, whole(mailbox.epoch), mailbox.emptied, foreign}
 for at = 5, #ARGV, 4 do
   reply[#reply + 1] = page(ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
 end

@@ -5,82 +5,87 @@ from __future__ import annotations
 from typing import Final
 
 MARK: Final = """
--- ARGV: key and epoch, now (ms); then for each mark: device, acknowledged in the normal and in the high lane, written
--- likewise (either pair may be empty), epoch of all
+-- ARGV: key and epoch, now (ms); then for each mark: device, acknowledged, written, epoch of both. Either may be empty;
+-- it is a number of the normal lane, or that and one of the high lane
 local why = enter()
 if why then return {why} end
 
+local function numbers_of(text)
+  local number = tonumber(text)
+  if number then return number, 0 end
+  local normal, high = string.match(text, '^(%d+) (%d+)$')
+  return tonumber(normal), tonumber(high)
+end
+
 -- The current number of a position, as in rules/box.py, Lane.settled.
 local function settled(lane, number, epoch)
-  number = math.min(tonumber(number), lane.last)
-  for later, kept in string.gmatch(lane.cuts or '', '(%d+):(%d+)') do
-    if tonumber(later) > tonumber(epoch) then number = math.min(number, tonumber(kept)) end
+  number = math.min(number, lane.last)
+  if lane.cuts then
+    for later, kept in string.gmatch(lane.cuts, '(%d+):(%d+)') do
+      if tonumber(later) > tonumber(epoch) then number = math.min(number, tonumber(kept)) end
+    end
   end
   return number
 end
 
--- Delete the messages of a lane up to a number; returns how many.
-local function receive(box, lane, number)
-  local before, count, size = lane.gone, 0, 0
-  if number <= before then return 0 end
-  lane.gone = number
-  if box.high then
-    each(lane.stream, before + 1, whole(number), function(entry, at)
-      leaving().count_out(box, lane, entry, at)
-      count = count + 1
-    end)
-    trim(lane)
-    leaving().advance(lane)
-    return count
+-- Delete the messages of a plain box up to a number; returns how many.
+local function receive(box, number)
+  local lane, size = box.normal, box.bytes
+  local count = number - lane.gone
+  if count <= 0 then return 0 end
+  if number < lane.last then
+    size = 0
+    each(lane.stream, lane.gone + 1, whole(number), function(entry) size = size + size_of(entry, more_of(entry)) end)
   end
-  if number >= lane.last then
-    size = box.bytes
-  else
-    each(lane.stream, before + 1, whole(number), function(entry) size = size + size_of(entry, more_of(entry)) end)
-  end
-  count = number - before
   box.bytes, mailbox.bytes, mailbox.messages = box.bytes - size, mailbox.bytes - size, mailbox.messages - count
+  lane.gone = number
   trim(lane)
   return count
 end
 
-local function acknowledge(box, lane, number, acked)
-  number = math.max(number, acked)
-  local count = receive(box, lane, number)
-  if box.high then lane.retracted = runs().above(lane.retracted, number) end
-  return whole(number), count
+-- The same for one lane of a box that is not plain.
+local function receive_of(box, lane, number)
+  lane.retracted = runs().above(lane.retracted, number)
+  if number <= lane.gone then return 0 end
+  local before, count = lane.gone, 0
+  lane.gone = number
+  each(lane.stream, before + 1, whole(number), function(entry, at)
+    leaving().count_out(box, lane, entry, at)
+    count = count + 1
+  end)
+  trim(lane)
+  leaving().advance(lane)
+  return count
 end
 
-local function mark(name, acked, hacked, written, hwritten, epoch)
-  local box = load(name)
-  if not box or box.is_foreign then return 0 end
-  local found, removed, count = redis.call('HMGET', box.key, 'base', 'acked', 'written', 'hacked', 'hwritten'), 0, 0
-  local base = found[1]
-  if not is_sound(box.key, base, found[2] or '0', found[3]) then return 0 end
+local function mark(name, acked, written, epoch)
+  local box, found = load(name, 'base', 'acked', 'written')
+  if not found or box.is_foreign or not is_sound(box.key, found[6], found[7] or '0', found[8]) then return 0 end
+  local key, normal, high = box.key, box.normal, box.high
   if written ~= '' then
-    local number = settled(box.normal, written, epoch)
-    if number > tonumber(found[3]) then redis.call('HSET', box.key, 'written', whole(number)) end
-    if box.high then
-      number = settled(box.high, hwritten, epoch)
-      if number > tonumber(found[5] or base) then redis.call('HSET', box.key, 'hwritten', whole(number)) end
-    end
+    local number, hnumber = numbers_of(written)
+    number = settled(normal, number, epoch)
+    if number > tonumber(found[8]) then redis.call('HSET', key, 'written', whole(number)) end
+    hnumber = high and settled(high, hnumber, epoch) or 0
+    if high and hnumber > high.written then redis.call('HSET', key, 'hwritten', whole(hnumber)) end
   end
-  if acked ~= '' then
-    local number, hnumber
-    number, removed = acknowledge(box, box.normal, settled(box.normal, acked, epoch), tonumber(found[2] or base))
-    if box.high then
-      hnumber, count = acknowledge(box, box.high, settled(box.high, hacked, epoch), tonumber(found[4] or base))
-      save(box, 'acked', number, 'hacked', hnumber)
-    else
-      save(box, 'acked', number)
-    end
+  if acked == '' then return 0 end
+  local number, hnumber = numbers_of(acked)
+  number = math.max(settled(normal, number, epoch), tonumber(found[7] or found[6]))
+  if not high then
+    local count = receive(box, number)
+    redis.call('HSET', key, 'acked', whole(number), 'gone', whole(normal.gone), 'bytes', whole(box.bytes))
+    return count
   end
-  return removed + count
+  hnumber = math.max(settled(high, hnumber, epoch), high.acked)
+  local count = receive_of(box, normal, number) + receive_of(box, high, hnumber)
+  save(box, 'acked', whole(number), 'hacked', whole(hnumber))
+  return count
 end
 
 begin_although_full()
 local removed = 0
-for at = 3, #ARGV, 6 do removed = removed + mark(unpack(ARGV, at, at + 5)) end
+for at = 3, #ARGV, 4 do removed = removed + mark(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]) end
 leave()
 return {'marked', removed, whole(mailbox.messages), whole(mailbox.bytes), foreign}
 """

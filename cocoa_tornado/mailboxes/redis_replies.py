@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from ..rules.addressing import Options
-from ..rules.box import Box, Epochs, Lane, Mark, StoredMessage, with_marks
+from ..rules.box import Box, Epochs, Lane, Mark, Numbers, StoredMessage, with_marks
 from ..rules.feed import Page
 from ..rules.runs import runs_of_text
 from .backlog import Join
@@ -73,16 +72,21 @@ def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead])
 
 def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
     """The arguments of the script that stores marks."""
-    arguments = []
-    for device_id, mark in marks.items():
-        pairs = ((b"", b"") if pair is None else tuple(b"%d" % number for number in pair) for pair in mark[:2])
-        arguments += [device_key(device_id), *chain.from_iterable(pairs), b"%d" % mark.epoch]
+    arguments: list[bytes] = []
+    for device_id, (acked, written, epoch) in marks.items():
+        arguments += (device_key(device_id), _numbers(acked), _numbers(written), b"%d" % epoch)
     return arguments
+
+
+def _numbers(numbers: Numbers | None) -> bytes:
+    if numbers is None:
+        return b""
+    return b"%d %d" % numbers if numbers.high else b"%d" % numbers.normal
 
 
 def join_arguments(joins: Mapping[str, Join]) -> list[bytes]:
     """The arguments of the script that stores members."""
-    arguments = []
+    arguments: list[bytes] = []
     for device_id, join in joins.items():
         arguments += [device_key(device_id), device_key("\n".join(sorted(join.audiences)))]
     return arguments
