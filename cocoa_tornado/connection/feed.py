@@ -312,7 +312,7 @@ class BoxFeed:
         asked: Answer
         is_look = question is LOOK
         asked = mailbox.look(self._device_id) if is_look else mailbox.read(self._device_id, question.reads)
-        self._asked = asked
+        self._asked, self._collapsed = asked, None
         asked.add_done_callback(self._on_answer)
 
     def _on_answer(self, answer: Answer) -> None:
@@ -367,14 +367,19 @@ class BoxFeed:
     ) -> None:
         reader, counters = self._reader, self._mail.counters
         for number, payload, _, expires_ms, key in messages:
-            if key is not None and collapsed.get(key, (lane, number)) != (lane, number):
-                continue  # it has been replaced since the page was read
+            if key is not None and _is_older((lane, number), collapsed.get(key)):
+                continue  # it has been replaced since the page was requested
             terms = Terms("", lane, expires_ms, key, None, reader.ticket(number))
             # No timestamp: how long a message was in the box says nothing about this gateway's latency.
             if not self._queue(lane, number, payload, 0, terms):
                 reader.no_room(lane, number)
                 return
             counters.caught_up += 1
+
+
+def _is_older(one: tuple[LaneName, int], other: tuple[LaneName, int] | None) -> bool:
+    """Numbers of two lanes can't be compared: what can't be known to have been replaced is sent."""
+    return other is not None and one[0] == other[0] and one[1] < other[1]
 
 
 def page_limits(limits: OutboxLimits) -> PageLimits:

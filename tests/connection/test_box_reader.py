@@ -1,35 +1,82 @@
-"""What a connection reads from its device's box, and what it sends and marks, across losses of the mailbox."""
+"""What a connection reads from its device's box, and what it sends and marks, across losses of the mailbox.
+
+The two lanes on one connection, and what overtakes what, are in ``test_delivery_machine.py``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cocoa_tornado.connection.box_reader import LATER, LOOK, REFUSED, Ack, BoxReader, Question, latest
-from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, Mark, Position, StoredMessage
-from cocoa_tornado.rules.feed import Page
+from cocoa_tornado.rules.box import (
+    NO_CURSOR_YET,
+    Box,
+    Epochs,
+    Lane,
+    LaneName,
+    Mark,
+    PageLimits,
+    Position,
+    StoredMessage,
+)
+from cocoa_tornado.rules.feed import LaneRead, Page
+from cocoa_tornado.rules.runs import Runs
 
 from ..profiles import examples
 
 KEY, OTHER_KEY = b"key", b"other"
+LIMITS = PageLimits(16, 1600)
+EMPTY, FIRST = Lane(), Epochs()
 
 
-def box(last: int, *, gone: int = 0, acked: int | None = None, written: int = 0, epoch: int = 0) -> Box:
-    return Box(0, last, gone, acked, written, epoch)
+def box(last: int, *, high: Lane = EMPTY, acked: int | None = None, written: int = 0, epochs: Epochs = FIRST) -> Box:
+    return Box(Lane(0, last, acked or 0, acked, written), high, epochs)
 
 
-def page(*numbers: int, gone: int = 0, last: int = 0) -> Page:
-    return Page([StoredMessage(number, b"{}", 0) for number in numbers], gone, last)
+def after_a_loss(last: int, kept: int) -> Box:
+    """In the next epoch, after all but the messages up to ``kept`` were lost."""
+    return Box(Lane(last=last, cuts=((1, kept),)), epochs=Epochs(1))
+
+
+def page(*numbers: int, last: int = 0, acked: int = 0, retracted: Runs = ()) -> Page:
+    return Page([StoredMessage(number, b"{}", 0) for number in numbers], last, 0, acked, retracted)
 
 
 def opened(at: Box, after: Position | None = None) -> BoxReader:
     reader = BoxReader(after)
-    assert reader.ask(may_read=True) is LOOK
+    assert ask(reader) is LOOK
     reader.looked(at, KEY)
     return reader
+
+
+def ask(reader: BoxReader, has_room: bool = True, has_room_for_high: bool = True) -> Question | None:
+    return reader.ask(has_room, has_room_for_high, LIMITS)
+
+
+def reads(reader: BoxReader, has_room: bool = True, has_room_for_high: bool = True) -> list[tuple[str, int, int]]:
+    """Which lanes are read, after which number, and how many messages at most."""
+    question = ask(reader, has_room, has_room_for_high)
+    assert question is not None
+    return [(lane, after, limits.max_messages) for lane, after, limits in question.reads]
+
+
+def push(reader: BoxReader, lane: LaneName, number: int) -> None:
+    assert reader.feed(lane).stored(number)
+    reader.pushed(lane, number)
+
+
+def write(reader: BoxReader, *messages: tuple[LaneName, int]) -> list[tuple[int, Position]]:
+    """The socket takes these at once. Returns what their gap notices name, and their cursors' positions."""
+    reader.begin_write()
+    gifts = [reader.give(lane, reader.ticket(number)) for lane, number in messages]
+    reader.given(len(messages))
+    return [(gift.missed, gift.position) for gift in gifts]
 
 
 # -- questions
@@ -37,70 +84,257 @@ def opened(at: Box, after: Position | None = None) -> BoxReader:
 
 def test_a_connection_looks_at_its_box_first_and_asks_nothing_else_meanwhile() -> None:
     reader = BoxReader(None)
-    assert reader.ask(may_read=True) is LOOK
+    assert ask(reader) is LOOK
     assert not reader.may_ask
-    assert reader.ask(may_read=True) is None
+    assert ask(reader) is None
     reader.looked(box(3), KEY)
-    assert reader.ask(may_read=True) == Question(0)
-    assert reader.ask(may_read=True) is None
+    assert reads(reader) == [("normal", 0, 16)]
+    assert ask(reader) is None
 
 
 def test_a_page_is_read_only_when_there_is_room_for_it() -> None:
     reader = opened(box(3))
-    assert reader.ask(may_read=False) is None
+    assert ask(reader, has_room=False) is None
     assert reader.may_ask
-    assert reader.ask(may_read=True) == Question(0)
+    assert reads(reader) == [("normal", 0, 16)]
+
+
+def test_one_question_asks_for_both_lanes_high_first() -> None:
+    assert reads(opened(box(30, high=Lane(last=3)))) == [("high", 0, 16), ("normal", 0, 16)]
+
+
+def test_while_more_high_messages_wait_than_a_page_holds_normal_ones_get_an_eighth() -> None:
+    assert reads(opened(box(30, high=Lane(last=16)))) == [("high", 0, 16), ("normal", 0, 16)]
+    assert reads(opened(box(30, high=Lane(last=17)))) == [("high", 0, 16), ("normal", 0, 2)]
+
+
+def test_the_lane_of_high_priority_is_read_while_normal_messages_are_queued() -> None:
+    reader = opened(box(0))
+    push(reader, "normal", 1)
+    assert not reader.high.stored(2)
+    assert ask(reader, has_room=False, has_room_for_high=False) is None
+    assert reads(reader, has_room=False) == [("high", 0, 16)]
 
 
 def test_a_question_without_an_answer_is_asked_again() -> None:
     reader = BoxReader(None)
     for _ in range(2):
-        assert reader.ask(may_read=True) is LOOK
+        assert ask(reader) is LOOK
         reader.failed()
-    reader.ask(may_read=True)
+    ask(reader)
     reader.looked(box(2), KEY)
     for _ in range(2):
-        assert reader.ask(may_read=True) == Question(0)
+        assert reads(reader) == [("normal", 0, 16)]
         reader.failed()
 
 
 def test_what_is_stored_unseen_is_found_by_another_look_however_many_say_so() -> None:
     reader = opened(box(0))
-    assert reader.ask(may_read=True) is None
+    assert ask(reader) is None
     reader.look_again()
-    assert reader.ask(may_read=True) is LOOK
+    assert ask(reader) is LOOK
     reader.look_again()  # it may have been stored after the box was looked at
     reader.look_again()
     reader.looked(box(0), KEY)
-    assert reader.ask(may_read=True) is LOOK
+    assert ask(reader) is LOOK
     reader.looked(box(0), KEY)
-    assert reader.ask(may_read=True) is None
+    assert ask(reader) is None
 
 
-def test_a_page_finds_it_as_well_so_that_a_feed_that_is_behind_reads_on() -> None:
+def test_a_page_of_both_lanes_finds_it_as_well() -> None:
     reader = opened(box(2))
     reader.look_again()
-    assert reader.ask(may_read=True) == Question(0)
-    reader.arrived(page(1, 2, last=2))
+    assert reads(reader) == [("high", 0, 16), ("normal", 0, 16)]
+    assert not reader.arrived([page(last=0), page(1, 2, last=2)]).high
     reader.delivered()
-    assert reader.ask(may_read=True) is None
+    assert ask(reader) is None
+
+
+def test_what_is_stored_unseen_in_the_other_lane_is_found_though_a_lane_is_behind() -> None:
+    reader = opened(box(2))
+    reader.look_again()
+    assert ask(reader, has_room=False) is LOOK
+    reader.looked(box(2, high=Lane(last=1)), KEY)
+    assert reads(reader, has_room=False) == [("high", 0, 16)]
+
+
+def test_a_question_that_failed_leaves_nothing_unseen() -> None:
+    reader = opened(box(2))
+    reader.look_again()
+    ask(reader)
+    reader.failed()
+    assert reads(reader) == [("high", 0, 16), ("normal", 0, 16)]
 
 
 def test_nothing_is_asked_while_a_delivery_is_being_queued() -> None:
     reader = opened(box(5))
-    reader.ask(may_read=True)
-    reader.arrived(page(1, 2, last=5))
-    assert reader.ask(may_read=True) is None
+    ask(reader)
+    reader.arrived([page(1, 2, last=5)])
+    assert ask(reader) is None
     reader.delivered()
-    assert reader.ask(may_read=True) == Question(2)
+    assert reads(reader) == [("normal", 2, 16)]
 
 
 def test_what_has_no_room_is_read_again() -> None:
     reader = opened(box(5))
-    reader.ask(may_read=True)
-    reader.arrived(page(1, 2, 3, last=5))
-    reader.delivered(up_to=1)
-    assert reader.ask(may_read=True) == Question(1)
+    ask(reader)
+    reader.arrived([page(1, 2, 3, last=5)])
+    reader.no_room("normal", 2)
+    reader.delivered()
+    assert reads(reader) == [("normal", 1, 16)]
+
+
+def test_where_a_connection_is_does_not_change_because_another_one_has_written_more() -> None:
+    reader = opened(box(2))
+    reader.look_again()
+    ask(reader, has_room=False)
+    reader.looked(box(5, written=4), KEY)
+    assert reads(reader) == [("normal", 0, 16)]
+
+
+# -- cursors
+
+
+def test_a_cursor_says_what_was_given_in_both_lanes() -> None:
+    reader = opened(box(0))
+    for number in (1, 2):
+        push(reader, "normal", number)
+    push(reader, "high", 1)
+    assert write(reader, ("high", 1), ("normal", 1)) == [(0, Position(0, 0, 1)), (0, Position(1, 0, 1))]
+    assert write(reader, ("normal", 2)) == [(0, Position(2, 0, 1))]
+
+
+def test_what_the_socket_has_not_begun_to_take_gets_another_cursor_if_something_overtakes_it() -> None:
+    reader = opened(box(0))
+    for number in (1, 2):
+        push(reader, "normal", number)
+    reader.begin_write()
+    assert [reader.give("normal", number).position for number in (1, 2)] == [Position(1), Position(2)]
+    reader.given(1)
+    push(reader, "high", 1)
+    assert write(reader, ("high", 1), ("normal", 2)) == [(0, Position(1, 0, 1)), (0, Position(2, 0, 1))]
+
+
+def test_a_device_that_was_given_nothing_of_high_priority_gets_short_cursors() -> None:
+    reader = opened(Box.new(40))
+    push(reader, "normal", 41)
+    push(reader, "high", 41)
+    assert write(reader, ("normal", 41), ("high", 41)) == [(0, Position(41)), (0, Position(41, 0, 41))]
+
+
+def test_the_position_is_unknown_before_the_box_was_looked_at_unless_a_cursor_names_it() -> None:
+    assert BoxReader(None).here is None
+    assert BoxReader(NO_CURSOR_YET).here is None
+    assert BoxReader(Position(3, 0, 2)).here == Position(3, 0, 2)
+
+
+# -- gaps
+
+
+def test_one_notice_before_a_page_names_what_is_missed_in_both_lanes() -> None:
+    reader = opened(box(9, high=Lane(last=5)))
+    ask(reader)
+    arrived = reader.arrived([page(3, last=5), page(4, 6, last=9)])
+    assert ([m.number for m in arrived.high], [m.number for m in arrived.normal]) == ([3], [4, 6])
+    # It stands before either lane, so the cursors include what it names.
+    missed, position = write(reader, ("high", 3))[0]
+    assert (missed, position) == (2 + 4, Position(3, 0, 3))
+    assert write(reader, ("normal", 4)) == [(0, Position(4, 0, 3))]
+
+
+def test_a_notice_that_was_not_written_is_repeated() -> None:
+    reader = opened(box(3))
+    ask(reader)
+    reader.arrived([page(3, last=3)])
+    for _ in range(2):
+        reader.begin_write()
+        assert reader.give("normal", 3).missed == 2
+    assert reader.given(1) == 1
+    reader.begin_write()
+    assert reader.give("normal", 4).missed == 0
+
+
+@pytest.mark.parametrize(("acked", "expected"), [(0, Position(4)), (None, None)])
+def test_a_gap_with_nothing_behind_it_is_acknowledged_for_a_device_that_acknowledges(
+    acked: int | None, expected: Position | None
+) -> None:
+    reader = opened(box(4, acked=acked))
+    ask(reader)
+    assert reader.arrived([page(last=4)]).notice == ("normal", 4)
+    assert reader.take_gap() is None
+    assert write(reader, ("normal", 4)) == [(4, Position(4))]
+    assert reader.take_gap() == expected
+    assert reader.take_gap() is None
+
+
+def test_in_both_lanes_it_is_acknowledged_with_one_position() -> None:
+    reader = opened(box(4, acked=0, high=Lane(last=2, acked=0)))
+    ask(reader)
+    assert reader.arrived([page(last=2), page(last=4)]).notice == ("high", 2)
+    assert write(reader, ("high", 2)) == [(6, Position(4, 0, 2))]
+    assert reader.take_gap() == Position(4, 0, 2)
+
+
+def test_a_gap_is_not_acknowledged_before_the_messages_in_front_of_it_are() -> None:
+    reader = opened(box(4, acked=0))
+    ask(reader)
+    reader.arrived([page(1, 2, last=4)])
+    reader.delivered()
+    write(reader, ("normal", 1), ("normal", 2))
+    assert reads(reader) == [("normal", 2, 16)]
+    reader.arrived([page(last=4)])
+    write(reader, ("normal", 4))
+    assert reader.take_gap() is None
+    assert reader.acknowledge(Position(1)) == Ack(Position(1))
+    assert reader.acknowledge(Position(2)) == Ack(Position(4))
+
+
+def test_a_gap_before_messages_is_acknowledged_with_them() -> None:
+    reader = opened(box(4, acked=0))
+    ask(reader)
+    assert reader.arrived([page(4, last=4)]).notice is None
+    assert write(reader, ("normal", 4)) == [(3, Position(4))]
+    assert reader.take_gap() is None
+
+
+# -- messages that leave the outbox
+
+
+def test_in_place_of_what_has_expired_in_the_outbox_the_device_is_notified() -> None:
+    reader = opened(box(0))
+    for number in range(1, 5):
+        push(reader, "normal", number)
+    assert [reader.expired("normal", number) for number in (2, 3)] == [4, 0]  # one empty message, behind the last
+    reader.pushed("normal", 4)
+    assert write(reader, ("normal", 1), ("normal", 4)) == [(0, Position(1)), (2, Position(4))]
+    assert write(reader, ("normal", 4)) == [(0, Position(4))]  # the empty one, which is skipped
+
+
+def test_it_is_notified_though_no_message_follows() -> None:
+    reader = opened(box(0, acked=0))
+    for number in range(1, 4):
+        push(reader, "normal", number)
+    write(reader, ("normal", 1))
+    reader.acknowledge(Position(1))
+    assert [reader.expired("normal", number) for number in (2, 3)] == [3, 0]
+    assert write(reader, ("normal", 3)) == [(2, Position(3))]
+    assert reader.take_gap() == Position(3)
+
+
+def test_what_makes_room_for_high_messages_is_read_from_the_box_once_more() -> None:
+    reader = opened(box(0))
+    for number in range(1, 5):
+        push(reader, "normal", number)
+    reader.expired("normal", 4)
+    reader.withdrawn(reader.ticket(3))
+    assert reads(reader) == [("normal", 2, 16)]
+    arrived = reader.arrived([page(3, last=4)])
+    reader.delivered()
+    assert [message.number for message in arrived.normal] == [3]
+    assert write(reader, ("normal", 1), ("normal", 2), ("normal", 3))[-1] == (0, Position(3))
+    assert reads(reader) == [("normal", 3, 16)]
+    reader.arrived([page(last=4)])
+    assert write(reader, ("normal", 4)) == [(1, Position(4))]
 
 
 # -- epochs
@@ -108,30 +342,49 @@ def test_what_has_no_room_is_read_again() -> None:
 
 def test_an_epoch_that_ends_voids_the_question_and_the_box_is_looked_at_again() -> None:
     reader = opened(box(5))
-    reader.ask(may_read=True)
+    ask(reader)
     assert not reader.follow(0, KEY)
     assert reader.follow(1, KEY)
     assert not reader.follow(1, KEY)
-    assert reader.ask(may_read=True) is LOOK
+    assert ask(reader) is LOOK
 
 
 def test_messages_lost_with_their_epoch_are_missed_if_they_had_not_been_sent() -> None:
     reader = opened(box(5))
-    reader.ask(may_read=True)
-    reader.arrived(page(1, 2, 3, last=5))
+    ask(reader)
+    reader.arrived([page(1, 2, 3, last=5)])
     reader.delivered()
     reader.follow(1, KEY)
-    assert reader.looked(Box(0, 4, epoch=1, cuts=((1, 4),)), KEY).missed == 1
-    assert reader.ask(may_read=True) == Question(3)
+    ask(reader)
+    assert reader.looked(after_a_loss(4, kept=4), KEY).missed == 1
+    assert reads(reader) == [("normal", 3, 16)]
+
+
+def test_what_is_still_queued_of_an_earlier_epoch_has_cursors_of_the_new_one() -> None:
+    reader = opened(box(0))
+    for number in range(1, 6):
+        push(reader, "normal", number)
+    write(reader, ("normal", 1))
+    old = [reader.ticket(number) for number in range(2, 6)]
+    reader.follow(1, KEY)
+    reader.looked(after_a_loss(3, kept=3), KEY)
+    push(reader, "normal", 4)
+    reader.begin_write()
+    # 4 and 5 of the earlier epoch were lost with it. Another message is number 4 now.
+    tickets = [*old, reader.ticket(4)]
+    positions = [reader.give("normal", ticket).position for ticket in tickets]
+    assert positions == [Position(number, 1) for number in (2, 3, 3, 3, 4)]
+    assert all(ticket < reader.least_ticket for ticket in old)
 
 
 def test_another_mailbox_knows_nothing_of_the_old_ones_numbers() -> None:
     reader = opened(box(5))
-    reader.pushed = reader.taken = 5
+    write(reader, ("normal", 5))
     reader.follow(1, OTHER_KEY)
-    assert reader.looked(Box(0, 2, epoch=1), OTHER_KEY).missed == 0
-    assert (reader.pushed, reader.written()) == (0, None)
-    assert reader.ask(may_read=True) == Question(0)
+    ask(reader)
+    assert reader.looked(Box(Lane(last=2), epochs=Epochs(1)), OTHER_KEY).missed == 0
+    assert reader.written() is None
+    assert reads(reader) == [("normal", 0, 16)]
 
 
 # -- marks
@@ -139,56 +392,34 @@ def test_another_mailbox_knows_nothing_of_the_old_ones_numbers() -> None:
 
 def test_what_the_socket_has_taken_is_marked_once() -> None:
     reader = opened(box(0))
-    assert reader.feed.stored(1)
-    reader.pushed = 1
+    push(reader, "normal", 1)
     assert reader.written() is None
-    reader.taken = reader.pushed
+    write(reader, ("normal", 1))
     assert reader.written() == Position(1)
     assert reader.written() is None
-    reader.pushed = reader.taken = 2
-    assert reader.written() == Position(2)
+    push(reader, "high", 1)
+    write(reader, ("high", 1))
+    assert reader.written() == Position(1, 0, 1)
 
 
 def test_what_an_earlier_connection_has_marked_is_not_marked_again() -> None:
     reader = opened(box(3, written=2), Position(0))
-    reader.pushed = reader.taken = 2
+    write(reader, ("normal", 2))
     assert reader.written() is None
-    reader.pushed = reader.taken = 3
+    write(reader, ("normal", 3))
     assert reader.written() == Position(3)
 
 
 def test_a_number_that_is_given_again_in_another_epoch_is_marked_again() -> None:
     reader = opened(box(5))
-    reader.pushed = reader.taken = 5
+    write(reader, ("normal", 5))
     assert reader.written() == Position(5)
     reader.follow(1, KEY)
-    reader.ask(may_read=True)
-    reader.looked(Box(0, 4, epoch=1, cuts=((1, 4),)), KEY)
+    ask(reader)
+    reader.looked(after_a_loss(4, kept=4), KEY)
     assert reader.written() is None
-    reader.pushed = reader.taken = 5
+    write(reader, ("normal", 5))
     assert reader.written() == Position(5, 1)
-
-
-def test_a_gap_with_nothing_behind_it_is_acknowledged_for_a_device_that_acknowledges() -> None:
-    for acked, expected in ((0, Position(4)), (None, None)):
-        reader = opened(box(4, acked=acked))
-        reader.ask(may_read=True)
-        delivery = reader.arrived(page(gone=4, last=4))
-        assert delivery.missed == 4
-        reader.push_gap(delivery)
-        reader.delivered()
-        assert reader.take_gap() is None
-        assert reader.gap == 4
-        reader.taken = reader.pushed
-        assert reader.take_gap() == expected
-        assert reader.gap == 0
-
-
-def test_a_gap_before_messages_is_not() -> None:
-    reader = opened(box(4, acked=0))
-    reader.ask(may_read=True)
-    reader.push_gap(reader.arrived(page(4, gone=3, last=4)))
-    assert (reader.pushed, reader.gap) == (3, 0)
 
 
 # -- acknowledgements
@@ -197,24 +428,25 @@ def test_a_gap_before_messages_is_not() -> None:
 def test_an_acknowledgement_before_the_look_waits_for_it() -> None:
     reader = BoxReader(None)
     assert reader.acknowledge(Position(3)) is LATER
-    reader.ask(may_read=True)
+    ask(reader)
     assert reader.looked(box(5), KEY).ack == Ack(Position(3))
-    assert reader.ask(may_read=True) == Question(3)
+    assert reads(reader) == [("normal", 3, 16)]
     assert reader.early is None
 
 
-def test_one_beyond_the_end_is_refused_before_and_after() -> None:
+def test_one_beyond_the_end_of_either_lane_is_refused_before_and_after() -> None:
     reader = BoxReader(None)
     reader.acknowledge(Position(6))
-    reader.ask(may_read=True)
+    ask(reader)
     assert reader.looked(box(5), KEY).ack is REFUSED
     assert reader.acknowledge(Position(6)) is REFUSED
     assert reader.acknowledge(Position(-1)) is REFUSED
+    assert reader.acknowledge(Position(5, 0, 1)) is REFUSED
 
 
-def test_of_two_acknowledgements_the_higher_counts_and_of_two_epochs_the_newer() -> None:
+def test_of_two_acknowledgements_the_higher_numbers_count_and_of_two_epochs_the_newer() -> None:
     assert latest(None, Position(1)) == Position(1)
-    assert latest(Position(3), Position(1)) == Position(3)
+    assert latest(Position(3, 0, 1), Position(1, 0, 2)) == Position(3, 0, 2)
     assert latest(Position(1), Position(3)) == Position(3)
     assert latest(Position(3, 0), Position(1, 1)) == Position(1, 1)
 
@@ -222,8 +454,8 @@ def test_of_two_acknowledgements_the_higher_counts_and_of_two_epochs_the_newer()
 def test_one_of_an_earlier_epoch_stands_for_what_is_left_of_it() -> None:
     reader = opened(box(5))
     reader.follow(1, KEY)
-    reader.ask(may_read=True)
-    reader.looked(Box(0, 4, epoch=1, cuts=((1, 4),)), KEY)
+    ask(reader)
+    reader.looked(after_a_loss(4, kept=4), KEY)
     assert reader.acknowledge(Position(5, 0)) == Ack(Position(4, 1))
     assert reader.acknowledge(Position(5, 7)) is REFUSED
 
@@ -239,14 +471,22 @@ class Sent(NamedTuple):
     missed: int = 0
 
 
+class Queued(NamedTuple):
+    """:ivar content: None: a gap notice alone"""
+
+    content: int | None
+    ticket: int
+
+
 class Connection:
-    """A shell like ``feed.py``, whose outbox has room for a few frames. The device has what the socket has taken."""
+    """A shell like ``feed.py``, whose outbox has room for a few messages of the normal lane. The device has what the
+    socket has taken."""
 
     def __init__(self, mailbox: Mailbox, after: Position | None) -> None:
         self.mailbox, self.reader = mailbox, BoxReader(after)
         self.question: Question | None = None
-        self.outbox: list[Sent] = []
-        self.in_flight: list[Sent] = []
+        self.outbox: list[Queued] = []
+        self.in_flight: list[Queued] = []
         self.received: list[Sent] = []
         self.start: int | None = None
         self.may_count = True  # no number has been skipped or given twice
@@ -260,47 +500,53 @@ class Connection:
     def ask(self) -> None:
         self.follow()
         if self.question is None:
-            self.question = self.reader.ask(may_read=not self.outbox and not self.in_flight)
+            has_room = not self.outbox and not self.in_flight
+            self.question = self.reader.ask(has_room, True, LIMITS)
 
-    def offer(self, sent: Sent) -> bool:
+    def offer(self, number: int, content: int | None) -> bool:
         if len(self.outbox) + len(self.in_flight) >= 2:
             return False
-        self.outbox.append(sent)
+        self.outbox.append(Queued(content, self.reader.ticket(number)))
+        self.reader.pushed("normal", number)
         return True
 
     def stored(self, number: int) -> None:
         self.follow()
-        if not self.reader.feed.stored(number):
+        if not self.reader.normal.stored(number):
             self.ask()
-        elif self.offer(self.mailbox.sent(number)):
-            self.reader.pushed = number
-        else:
-            self.reader.feed.fall_behind(number - 1)
+        elif not self.offer(number, self.mailbox.contents[number]):
+            self.reader.no_room("normal", number)
 
     def flush(self) -> None:
         if not self.in_flight:
-            self.reader.taken = self.reader.pushed
             self.in_flight, self.outbox = self.outbox, []
+            self.reader.begin_write()
+            for content, ticket in self.in_flight:
+                gift = self.reader.give("normal", ticket)
+                if gift.missed:
+                    self.received.append(Sent(None, gift.position, gift.missed))
+                if content is not None:
+                    self.received.append(Sent(content, gift.position))
 
     def written(self) -> None:
-        self.received += self.in_flight
+        self.reader.given(len(self.in_flight))
         self.in_flight = []
         position = self.reader.written()
         if position is not None:
-            self.mailbox.mark(Mark(written=position.number, epoch=position.epoch))
-        if self.reader.gap and (gap := self.reader.take_gap()) is not None:
-            self.mailbox.mark(Mark(acked=gap.number, epoch=gap.epoch))
+            self.mailbox.mark(Mark(written=position.numbers, epoch=position.epoch))
+        if (gap := self.reader.take_gap()) is not None:
+            self.mailbox.mark(Mark(acked=gap.numbers, epoch=gap.epoch))
         self.ask()
 
     def acknowledge(self, position: Position) -> None:
         self.ask()
-        before = self.reader.feed.position
+        before = self.reader.normal.position
         self.carry_out(self.reader.acknowledge(position))
-        self.may_count &= self.reader.feed.position == before and self.reader.early is None
+        self.may_count &= self.reader.normal.position == before and self.reader.early is None
 
     def carry_out(self, ack: Ack) -> None:
         if ack.position is not None:
-            self.mailbox.mark(Mark(acked=ack.position.number, epoch=ack.position.epoch))
+            self.mailbox.mark(Mark(acked=ack.position.numbers, epoch=ack.position.epoch))
 
     def answer(self, fails: bool) -> None:
         self.follow()
@@ -310,27 +556,24 @@ class Connection:
         elif question is LOOK:
             missed, ack = self.reader.looked(self.mailbox.box, KEY)
             if self.start is None:
-                self.start = self.reader.feed.position
+                self.start = self.reader.normal.position
             if missed:
-                self.outbox.append(Sent(None, Position(0), missed))
+                self.received.append(Sent(None, Position(0), missed))
             if ack is not None:
                 self.carry_out(ack)
-        elif question is not None and question.after is not None:
-            before = self.reader.feed.position
-            self.reader.delivered(self.deliver(self.mailbox.page(question.after), before))
+        elif question is not None:
+            self.deliver([self.mailbox.page(read) for read in question.reads])
+            self.reader.delivered()
         self.ask()
 
-    def deliver(self, found: Page, before: int) -> int | None:
-        delivery = self.reader.arrived(found)
-        if delivery.missed:
-            if not self.offer(Sent(None, Position(0), delivery.missed)):
-                return before
-            self.reader.push_gap(delivery)
-        for message in delivery.messages:
-            if not self.offer(self.mailbox.sent(message.number)):
-                return message.number - 1
-            self.reader.pushed = message.number
-        return None
+    def deliver(self, found: Sequence[Page]) -> None:
+        arrived = self.reader.arrived(found)
+        for message in arrived.normal:
+            if not self.offer(message.number, self.mailbox.contents[message.number]):
+                self.reader.no_room("normal", message.number)
+                return
+        if arrived.notice is not None:
+            self.offer(arrived.notice[1], None)
 
     def settle(self) -> None:
         """Until nothing happens any more."""
@@ -352,29 +595,37 @@ class Mailbox:
         self.given = 0
         self.saved = [(self.box, self.contents)]
 
-    def sent(self, number: int) -> Sent:
-        return Sent(self.contents[number], Position(number, self.box.epoch))
+    @property
+    def lane(self) -> Lane:
+        return self.box.normal
 
     def append(self) -> int:
-        self.box, self.given = self.box.append(), self.given + 1
-        self.contents = self.contents | {self.box.last: self.given}
+        self.box, self.given = self.box.with_lane("normal", self.lane.append(self.box.epochs)), self.given + 1
+        self.contents = self.contents | {self.lane.last: self.given}
         self.saved.append((self.box, self.contents))
-        return self.box.last
+        return self.lane.last
 
     def mark(self, mark: Mark) -> None:
         self.box = mark.on(self.box)
 
-    def page(self, after: int) -> Page:
-        first = max(after, self.box.gone) + 1
-        numbers = range(first, min(first + 1, self.box.last) + 1)
+    def expire(self, up_to: int) -> None:
+        self.box = self.box.with_lane("normal", self.lane.lose(up_to))
+
+    def page(self, read: LaneRead) -> Page:
+        if read.lane == "high":
+            return Page((), 0)
+        lane = self.lane
+        first = max(read.after, lane.gone) + 1
+        numbers = range(first, min(first + 1, lane.last) + 1)
         messages = [StoredMessage(number, b"", 0) for number in numbers]
-        return Page(messages, self.box.gone, self.box.last, self.box.base, self.box.acked or 0)
+        return Page(messages, lane.last, lane.base, lane.acked or 0)
 
     def lose_latest(self, messages: int) -> None:
         box, self.contents = self.saved[max(-len(self.saved), -1 - messages)]
-        box = box.lose(self.box.gone)  # what has expired does not come back
+        lane = box.normal.lose(self.lane.gone)  # what has expired does not come back
         epoch = self.box.epoch + 1
-        self.box = replace(box, epoch=epoch, cuts=(*box.cuts, (epoch, box.last)))
+        lane = replace(lane, cuts=(*lane.cuts, (epoch, lane.last)))
+        self.box = Box(lane, replace(box.high, cuts=(*box.high.cuts, (epoch, 0))), Epochs(epoch))
         self.saved = [(self.box, self.contents)]
 
 
@@ -403,7 +654,7 @@ class Delivering(RuleBasedStateMachine):
 
     @rule(up_to=st.integers(1, 20))
     def expire(self, up_to: int) -> None:
-        self.mailbox.box = self.mailbox.box.lose(up_to)
+        self.mailbox.expire(up_to)
 
     @rule(back=st.none() | st.integers(0, 3))
     def reconnect(self, back: int | None) -> None:
@@ -442,13 +693,13 @@ class Delivering(RuleBasedStateMachine):
         connection = self.connection
         connection.settle()
         self._note()
-        box, has = self.mailbox.box, {sent.content for sent in self.has}
-        for number in range(box.gone + 1, box.last + 1):
+        lane, has = self.mailbox.lane, {sent.content for sent in self.has}
+        for number in range(lane.gone + 1, lane.last + 1):
             assert self.mailbox.contents[number] in has
-        assert connection.reader.feed.is_live
+        assert connection.reader.normal.is_live
         if connection.may_count and connection.start is not None:
             accounted = sum(sent.missed or 1 for sent in connection.received)
-            assert connection.start + accounted == box.last
+            assert connection.start + accounted == lane.last
 
     def teardown(self) -> None:
         self.settle()

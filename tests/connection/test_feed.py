@@ -5,23 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
+from typing import Any
 
 import pytest
 
-from cocoa_tornado.connection.feed import BoxFeed
+from cocoa_tornado.connection.feed import REFRESH_S, BoxFeed
 from cocoa_tornado.connection.mail import Mail
-from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.connection.outbox import Numbered, Outbox, OutboxLimits
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
-from cocoa_tornado.rules.box import Box, BoxLimits, Position
-from cocoa_tornado.rules.cursors import make_cursor
-from cocoa_tornado.rules.frames import text_frame
+from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.audiences import ALL
+from cocoa_tornado.rules.box import Box, BoxLimits, Numbers, Position
+from cocoa_tornado.rules.cursors import make_cursor, read_cursor
 from cocoa_tornado.rules.terms import Terms
 from testing.waiting import eventually
 
+from .wire import sent_frames
+
 pytestmark = pytest.mark.gen_test
+
+AUDIENCES = frozenset({ALL})
+HIGH = Options("high")
+LIMITS = BoxLimits()
 
 
 class SlowMailbox(MemoryMailbox):
@@ -53,32 +61,106 @@ class SlowMailbox(MemoryMailbox):
     async def close(self, timeout_s: float) -> None:
         self.is_closed = True
 
+    async def is_asked(self) -> None:
+        """Wait until a feed that has joined looks into its box."""
+        await eventually(lambda: self.looks_waiting > 0)
+
 
 class Outlet:
-    """A connection that has room for so many frames."""
+    """A connection with an outbox. The socket takes a write as a whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_messages: int = 256) -> None:
         self.sent: list[bytes] = []
-        self.room = 100
+        self.limits = OutboxLimits(max_messages=max_messages)
+        self.outbox = Outbox()
+        self.feed: BoxFeed | None = None
+        self.now = 1000.0
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
-        self.sent.append(frame)
+        self.offer(frame, timestamp_ms, terms)
 
     def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
-        if not self.room:
-            return False
-        self.room -= 1
-        self.sent.append(body)
-        return True
+        return self.outbox.push(body, timestamp_ms, self.limits, terms)
+
+    def make_room(self, body: bytes, terms: Terms, least: int) -> int:
+        return self.outbox.withdraw(body, self.limits, terms, least)
+
+    def collapse(self, key: str) -> None:
+        self.outbox.collapse(key)
 
     def has_nothing_to_write(self) -> bool:
-        return bool(self.room)
+        return not self.outbox.has_queued
+
+    def has_no_high_to_write(self) -> bool:
+        return not self.outbox.has_high
 
     def outbox_limits(self) -> OutboxLimits:
-        return OutboxLimits()
+        return self.limits
 
     def who(self) -> dict[str, object]:
         return {"device_id": "doll"}
+
+    # -- outbox.Taker
+
+    def now_ms(self) -> float:
+        return self.now * 1000
+
+    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+        assert self.feed is not None
+        return self.feed.frame_of(payload, numbered)
+
+    def note_expired(self, terms: Terms) -> None:
+        assert self.feed is not None
+        notice = self.feed.expired(terms)
+        if notice is not None:
+            assert self.outbox.push(b"", 0, self.limits, notice)
+
+    async def write(self) -> list[object]:
+        """The socket takes everything. Returns what it is: the numbers of messages, and of missed ones in brackets."""
+        assert self.feed is not None
+        written: list[object] = []
+        for _ in range(20):
+            self.feed.begin_write()
+            data = self.outbox.take(self)
+            _, numbered = self.outbox.given_all()
+            self.feed.given(len(numbered))
+            self.feed.written()
+            self.sent += [frame.payload for frame in sent_frames(data)]
+            written += [_summary(json.loads(frame.payload)) for frame in sent_frames(data)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return written
+
+
+def _summary(message: dict[str, object]) -> object:
+    return [message["missed"]] if message["type"] == "gap" else message["n"]
+
+
+def fed(mailbox: MemoryMailbox, outlet: Outlet, after: Position | None = None, **mail: Any) -> BoxFeed:
+    counters = mail.get("counters", Counters())
+    feed = BoxFeed(Mail(mailbox, counters, mail.get("clock", lambda: 0.0)), outlet, "doll", after)
+    outlet.feed = feed
+    return feed
+
+
+async def keep(mailbox: MemoryMailbox, number: int, options: Options | None = None, expires_ms: int = 0) -> int:
+    entry = Entry("doll", b'{"type":"t","n":%d}' % number, 1, "results/0", number, options, expires_ms)
+    (stored,) = await mailbox.append([entry])
+    assert stored is not None
+    return stored
+
+
+async def live(mailbox: MemoryMailbox, outlet: Outlet, after: Position | None = None) -> BoxFeed:
+    feed = fed(mailbox, outlet, after)
+    feed.open(AUDIENCES)
+    await outlet.write()
+    return feed
+
+
+async def say(feed: BoxFeed, mailbox: MemoryMailbox, at: int, options: Options | None = None, ttl_ms: int = 0) -> None:
+    """A message is stored while its device is connected."""
+    number = await keep(mailbox, at, options, ttl_ms)
+    feed.stored(number, b'{"type":"t","n":%d}' % at, 1, options, ttl_ms)
 
 
 async def acknowledge_and_leave(mailbox: SlowMailbox, number: int) -> Counters:
@@ -88,9 +170,11 @@ async def acknowledge_and_leave(mailbox: SlowMailbox, number: int) -> Counters:
     await mailbox.append(entries)
     assert mailbox.key is not None
     counters = Counters()
-    feed = BoxFeed(Mail(mailbox, counters, lambda: 0.0), Outlet(), "doll", None)
-    feed.open()
-    assert feed.take_ack(json.dumps({"type": "ack", "cursor": make_cursor(mailbox.key, "doll", number)}))
+    feed = fed(mailbox, Outlet(), counters=counters)
+    feed.open(AUDIENCES)
+    await mailbox.is_asked()
+    cursor = make_cursor(mailbox.key, "doll", Position(number))
+    assert feed.take_ack(json.dumps({"type": "ack", "cursor": cursor}))
     feed.close()
     await eventually(lambda: mailbox.looks_waiting == 2)  # the feed's, which is of no use now
     mailbox.may_look.set()
@@ -142,8 +226,9 @@ async def test_acknowledgements_of_devices_that_left_are_bounded_while_the_mailb
         assert number is not None
         outlet = Outlet()
         feed = BoxFeed(mail, outlet, name, None)
-        feed.open()
-        assert feed.take_ack(json.dumps({"type": "ack", "cursor": make_cursor(mailbox.key, name, number)}))
+        feed.open(AUDIENCES)
+        cursor = make_cursor(mailbox.key, name, Position(number))
+        assert feed.take_ack(json.dumps({"type": "ack", "cursor": cursor}))
         feed.close()
         connections.append(weakref.ref(outlet))
         del feed, outlet
@@ -180,41 +265,185 @@ async def test_a_mailbox_that_is_closed_ends_the_wait_for_it() -> None:
     await eventually(lambda: len(mail.late_acks) == 0)
 
 
+async def ready(limits: BoxLimits = LIMITS) -> MemoryMailbox:
+    mailbox = MemoryMailbox(limits, lambda: 1000.0)
+    await mailbox.start()
+    return mailbox
+
+
 async def test_what_the_outbox_has_no_room_for_is_read_from_the_box_once_there_is() -> None:
-    mailbox, outlet = MemoryMailbox(BoxLimits()), Outlet()
-    await mailbox.start()
-    feed = BoxFeed(Mail(mailbox, Counters(), lambda: 0.0), outlet, "doll", None)
-    feed.open()
-    await asyncio.sleep(0)
+    mailbox, outlet = await ready(), Outlet(max_messages=3)
+    feed = await live(mailbox, outlet)
+    for at in range(9):
+        await say(feed, mailbox, at)
+    assert len(outlet.outbox) == 3
+    assert await outlet.write() == list(range(9))
+    assert (await mailbox.look("doll")).written == Numbers(9, 0)
+
+
+async def test_high_messages_overtake_in_the_box_and_in_the_outbox() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    for at in range(3):
+        await keep(mailbox, at)
+        await keep(mailbox, 10 + at, HIGH)
+    feed = fed(mailbox, outlet)
+    feed.open(AUDIENCES)
+    assert await outlet.write() == [10, 11, 12, 0, 1, 2]
+    await say(feed, mailbox, 3)
+    await say(feed, mailbox, 13, HIGH)
+    assert await outlet.write() == [13, 3]
+
+
+async def test_eight_high_messages_go_before_a_normal_one_while_more_of_them_are_in_the_box() -> None:
+    mailbox, outlet = await ready(), Outlet(max_messages=32)
+    for at in range(40):
+        await keep(mailbox, at, HIGH)
+    for at in range(100, 105):
+        await keep(mailbox, at)
+    fed(mailbox, outlet).open(AUDIENCES)
+    written = await outlet.write()
+    assert sorted(map(str, written)) == sorted(map(str, [*range(40), *range(100, 105)]))
+    assert written[:9] == [*range(8), 100]
+    assert written.index(103) < written.index(39)
+
+
+async def test_a_high_message_takes_the_room_of_the_newest_normal_ones_which_are_sent_later() -> None:
+    mailbox, outlet = await ready(), Outlet(max_messages=3)
+    feed = await live(mailbox, outlet)
+    for at in range(3):
+        await say(feed, mailbox, at)
+    for at in (10, 11):
+        await say(feed, mailbox, at, HIGH)
+    assert len(outlet.outbox) == 3
+    await say(feed, mailbox, 3)
+    assert await outlet.write() == [10, 11, 0, 1, 2, 3]
+    assert (await mailbox.look("doll")).written == Numbers(4, 2)
+
+
+async def test_in_place_of_what_expires_in_the_outbox_the_device_gets_a_notice() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    feed = await live(mailbox, outlet)
     for at in range(6):
-        outlet.room = 2 if at < 3 else 0
-        (number,) = await mailbox.append([Entry("doll", b'{"n":%d}' % at, 1, "results/0", at)])
-        assert number is not None
-        feed.stored(number, text_frame(b"%d" % at), 1)
-    assert outlet.sent == [text_frame(b"%d" % at) for at in range(3)]
-    for _ in range(3):  # a page in two pieces, for there is room for two frames
-        outlet.room = 2
-        feed.taken()
-        feed.written()
+        await say(feed, mailbox, at, ttl_ms=0 if at in (0, 3) else 1_000_500)
+    outlet.now += 1
+    assert await outlet.write() == [0, [2], 3, [2]]
+    assert (await mailbox.look("doll")).written == Numbers(6, 0)
+
+
+async def test_a_queued_message_gives_way_to_a_newer_one_with_its_collapse_key() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    feed = await live(mailbox, outlet)
+    await keep(mailbox, 0, Options(collapse_key="k"))
+    feed.look_again()
+    for _ in range(5):
         await asyncio.sleep(0)
-    assert [b'"n":%d' % at in frame for at, frame in enumerate(outlet.sent[3:], 3)] == [True, True, True]
-    assert (await mailbox.look("doll")).written == 6
+    assert len(outlet.outbox) == 1  # out of the box
+    await say(feed, mailbox, 1)
+    await say(feed, mailbox, 2, Options("high", collapse_key="k"))
+    assert await outlet.write() == [2, 1]
+    assert (await mailbox.look("doll")).normal.retracted == ((1, 1),)
 
 
-async def test_a_transient_message_is_dropped_and_counted_while_the_box_is_being_read() -> None:
-    mailbox = SlowMailbox()
+async def test_what_a_page_brings_that_was_replaced_meanwhile_is_not_sent() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    await keep(mailbox, 0, Options(collapse_key="k"))
+    await keep(mailbox, 1)
+    feed = fed(mailbox, outlet)
+    feed.open(AUDIENCES)
+    while feed._asked is None or not isinstance(feed._asked.result(), list):
+        await asyncio.sleep(0)
+    await say(feed, mailbox, 2, Options(collapse_key="k"))  # the page was read before, and arrives afterwards
+    assert await outlet.write() == [1, 2]
+
+
+async def test_an_interim_is_dropped_and_another_transient_message_sent_while_the_box_is_being_read() -> None:
+    mailbox, counters, outlet = SlowMailbox(), Counters(), Outlet()
     await mailbox.start()
-    counters, outlet = Counters(), Outlet()
-    feed = BoxFeed(Mail(mailbox, counters, lambda: 0.0), outlet, "doll", None)
-    feed.open()
-    feed.suggest(b'{"type":"t"}', 0, Terms("session"))
-    feed.suggest(b'{"type":"t"}', 0, None)
-    assert (counters.dropped, outlet.sent) == ({"interim": 1, "catching_up": 1}, [])
-    await eventually(lambda: mailbox.looks_waiting == 1)
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    feed.suggest(b'{"type":"t","n":0}', 0, Terms("session"))
+    feed.suggest(b'{"type":"t","n":1}', 0, None)
+    assert counters.dropped == {"interim": 1}
+    assert await outlet.write() == [1]
+    assert outlet.sent == [b'{"type":"t","n":1}']  # where the connection is is not known yet
+    await mailbox.is_asked()
     mailbox.may_look.set()
     await eventually(lambda: mailbox.looks_waiting == 0)
-    feed.suggest(b'{"type":"t"}', 0, None)
-    outlet.room = 0
-    feed.suggest(b'{"type":"t"}', 0, None)
-    assert (len(outlet.sent), counters.dropped["overflow"]) == (1, 1)
+    feed.suggest(b'{"type":"t","n":2}', 0, Terms("session"))
+    assert await outlet.write() == [2]
+    assert b"cursor" in outlet.sent[-1]
+    outlet.limits = OutboxLimits(max_messages=1)
+    for _ in range(2):
+        feed.suggest(b'{"type":"t","n":3}', 0, None)
+    assert counters.dropped == {"interim": 1, "overflow": 1}
     feed.close()
+
+
+async def test_a_transient_message_has_the_position_at_which_it_is_written() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    feed = await live(mailbox, outlet)
+    await say(feed, mailbox, 0)
+    feed.suggest(b'{"type":"t","n":1}', 0, None)
+    await say(feed, mailbox, 2)
+    await say(feed, mailbox, 3, HIGH)
+    assert await outlet.write() == [3, 0, 1, 2]
+    cursors = [json.loads(message)["cursor"] for message in outlet.sent]
+    key = mailbox.key
+    assert key is not None
+    positions = [read_cursor(key, "doll", cursor) for cursor in cursors]
+    assert positions == [Position(0, 0, 1), Position(1, 0, 1), Position(1, 0, 1), Position(2, 0, 1)]
+
+
+# -- members
+
+
+class Joining(MemoryMailbox):
+    """:ivar joined: the calls of join"""
+
+    def __init__(self) -> None:
+        super().__init__(LIMITS)
+        self.joined: list[tuple[str, frozenset[str]]] = []
+        self.may_join: asyncio.Future[None] | None = None
+
+    def join(self, device_id: str, audiences: frozenset[str]) -> asyncio.Future[None]:
+        self.joined.append((device_id, audiences))
+        return self.may_join or super().join(device_id, audiences)
+
+
+async def test_a_device_is_known_before_its_box_is_looked_at() -> None:
+    mailbox, outlet = Joining(), Outlet()
+    await mailbox.start()
+    mailbox.may_join = asyncio.get_running_loop().create_future()
+    await keep(mailbox, 0)
+    feed = fed(mailbox, outlet)
+    feed.open(AUDIENCES)
+    feed.look_again()
+    assert await outlet.write() == []
+    mailbox.may_join.set_result(None)
+    await asyncio.sleep(0)
+    assert await outlet.write() == [0]
+    assert mailbox.joined == [("doll", AUDIENCES)]
+
+
+async def test_a_device_that_stays_joins_again_once_a_day_and_when_its_last_connection_ends() -> None:
+    mailbox, now = Joining(), 0.0
+    await mailbox.start()
+    feed = fed(mailbox, Outlet(), clock=lambda: now)
+    feed.open(AUDIENCES)
+    now = REFRESH_S - 1
+    assert not feed.is_refresh_due
+    now = REFRESH_S
+    assert feed.is_refresh_due
+    feed.refresh(AUDIENCES)
+    assert not feed.is_refresh_due
+    assert len(mailbox.joined) == 2
+    feed.close(AUDIENCES)
+    assert len(mailbox.joined) == 3
+
+
+async def test_a_mailbox_that_is_closed_lets_a_connection_end() -> None:
+    mailbox = await ready()
+    feed = await live(mailbox, Outlet())
+    await mailbox.close(1.0)
+    feed.refresh(AUDIENCES)
+    feed.close(AUDIENCES)
