@@ -340,7 +340,9 @@ class BoxReader:
         else:
             self._earlier.append((self.epoch, self.key))
             known = _Settling(box, self.epoch) if key == self.key else None
-            self._given, self._marked = _settle(self._given, known).joined(start), _settle(self._marked, known)
+            self._given, self._marked = _settle(self._given, known), _settle(self._marked, known)
+            if self._lost is None:  # another connection has gone on up to there; otherwise messages may be queued still
+                self._given = self._given.joined(start)
             self._picks = [_Pick(_settle(at, known), _renewed(told, known)) for at, told in self._picks]
             self._owed = _renewed(self._owed, known)
         self._gaps.clear()

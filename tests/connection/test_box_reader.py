@@ -6,7 +6,6 @@ The two lanes on one connection, and what overtakes what, are in ``test_delivery
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -624,8 +623,9 @@ class Mailbox:
         box, self.contents = self.saved[max(-len(self.saved), -1 - messages)]
         lane = box.normal.lose(self.lane.gone)  # what has expired does not come back
         epoch = self.box.epoch + 1
-        lane = replace(lane, cuts=(*lane.cuts, (epoch, lane.last)))
-        self.box = Box(lane, replace(box.high, cuts=(*box.high.cuts, (epoch, 0))), Epochs(epoch))
+        lane = lane._replace(cuts=(*lane.cuts, (epoch, lane.last)))
+        high = box.high._replace(cuts=(*box.high.cuts, (epoch, 0)))
+        self.box = Box(lane, high, Epochs(epoch))
         self.saved = [(self.box, self.contents)]
 
 

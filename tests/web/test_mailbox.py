@@ -17,8 +17,8 @@ from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, MailboxState, MailboxStatus
-from cocoa_tornado.rules.box import Box, BoxLimits, PageLimits
+from cocoa_tornado.mailboxes.port import Entry, FanOut, LaneRead, MailboxState, MailboxStatus
+from cocoa_tornado.rules.box import Box, BoxLimits, Numbers, Position
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.records import Record
@@ -80,7 +80,7 @@ async def test_every_message_carries_a_cursor_as_its_last_field(start_gateway: S
     payload = (await device.read_frame()).payload
     key = box_of(gateway).key
     assert key is not None
-    cursor = make_cursor(key, "doll", 1).encode()
+    cursor = make_cursor(key, "doll", Position(1)).encode()
     assert payload == b'{"type":"transcription",' + RECORD[1:-1] + b',"cursor":"' + cursor + b'"}'
 
 
@@ -176,9 +176,9 @@ async def test_an_unknown_or_foreign_cursor_is_400_before_the_upgrade(start_gate
     await stored(gateway, 2)
     key = box_of(gateway).key
     assert key is not None
-    foreign, future = make_cursor(key, "other", 1), make_cursor(key, "doll", 99)
-    stranger = make_cursor(bytes(32), "doll", 1)
-    mine = make_cursor(key, "doll", 1)
+    foreign, future = make_cursor(key, "other", Position(1)), make_cursor(key, "doll", Position(99))
+    stranger = make_cursor(bytes(32), "doll", Position(1))
+    mine = make_cursor(key, "doll", Position(1))
     for query in (foreign, future, stranger, "", "x", "%FF", f"{mine}&after={mine}"):
         device = await gateway.upgrade(f"{gateway.token()}&after={query}")
         assert (device.response.status, device.response.body) == (400, b'{"message":"Unknown cursor"}'), query
@@ -356,7 +356,9 @@ async def test_a_device_that_goes_by_cursors_and_has_none_yet_is_sent_all_that_i
     device = await gateway.connect_with(f"{gateway.token()}&cursors=1")
     for text in ("one", "two"):
         await gateway.publish("doll", text)
-    await eventually(lambda: box_of(gateway)._store._kept["doll"].box.written == 2)  # to a socket, and no further
+    await eventually(
+        lambda: box_of(gateway)._store._kept["doll"].box.written.normal == 2
+    )  # to a socket, and no further
     device.transport.abort()
     await eventually(lambda: not gateway.gateway.hub.is_device_connected("doll"))
     device = await gateway.connect_with(f"{gateway.token()}&cursors=1")
@@ -433,12 +435,12 @@ class Moody(MemoryMailbox):
     def __init__(self) -> None:
         super().__init__(BoxLimits())
         self.is_away = False
-        self.waiting: list[tuple[Sequence[Entry], asyncio.Future[list[int | None]]]] = []
+        self.waiting: list[tuple[Sequence[Entry | FanOut], asyncio.Future[list[int | None]]]] = []
 
     def status(self) -> MailboxStatus:
         return MailboxStatus(MailboxState.OPENING, "away") if self.is_away else super().status()
 
-    def append(self, entries: Sequence[Entry]) -> asyncio.Future[list[int | None]]:
+    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
         if not self.is_away:
             return super().append(entries)
         future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
@@ -448,8 +450,8 @@ class Moody(MemoryMailbox):
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._away() if self.is_away else super().look(device_id)
 
-    def read(self, device_id: str, after: int, limits: PageLimits) -> asyncio.Future[Page]:
-        return self._away() if self.is_away else super().read(device_id, after, limits)
+    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+        return self._away() if self.is_away else super().read(device_id, lanes)
 
     def _away(self) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -486,7 +488,9 @@ async def test_while_the_mailbox_is_away_nothing_is_lost_and_nobody_is_cut_off(
     assert json.loads(ready.body)["parts"]["mailbox"] == {"ok": False, "state": "opening"}
     newcomer = await gateway.connect("newcomer")
     await gateway.publish("newcomer", "three")
-    refused = await gateway.upgrade(f"{gateway.token('third')}&after={make_cursor(moody.key or b'', 'third', 0)}")
+    refused = await gateway.upgrade(
+        f"{gateway.token('third')}&after={make_cursor(moody.key or b'', 'third', Position(0))}"
+    )
     assert (refused.response.status, refused.response.body) == (503, b'{"message":"Mailbox not available"}')
     assert "retry-after" in refused.response.headers
     moody.come_back()
@@ -534,4 +538,4 @@ async def test_what_a_drain_has_written_counts_as_written(start_gateway: StartGa
     await gateway.publish("doll", "one")
     await gateway.gateway.drain_and_stop()
     assert b'"one"' in (await device.read_frame()).payload
-    assert (await moody.look("doll")).written == 1
+    assert (await moody.look("doll")).written == Numbers(1, 0)
