@@ -431,7 +431,7 @@ class Outbox(Lane):
             details.plain = len(self.bodies)
         begun, complete, end = list[_Pick](), 0, 0
         for pick in details.picks or self._plain_picks(details.plain):
-            if end >= committed and (pick.size or end > taken):
+            if end >= committed:
                 break
             begun.append(pick)
             end += pick.size

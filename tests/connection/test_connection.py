@@ -12,7 +12,9 @@ import struct
 import pytest
 
 from cocoa_tornado.connection.device_socket import DeviceSocket
+from cocoa_tornado.connection.flusher import Flusher
 from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.counters import Histogram
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
 from cocoa_tornado.rules.close_codes import GOING_AWAY
 from cocoa_tornado.rules.rate import RateLimit
@@ -294,6 +296,56 @@ async def test_low_ones_are_dropped_first_and_a_full_outbox_closes_only_if_that_
     assert not stand.is_connected()
     assert stand.counters.outbox_overflows == 1
     assert (await device.read_until(CLOSE)).close_code == 1013
+
+
+async def test_what_has_expired_makes_room_before_anything_else_is_dropped(make_stand: MakeStand) -> None:
+    stand = await make_stand(outbox=OutboxLimits(max_messages=10))
+    connection, _ = await stand.connect(receive_buffer=4096)
+    while connection.protocol.write is None:
+        stand.send("doll", b"x" * 10_000)
+        await asyncio.sleep(0)
+    stand.send("doll", b"low", LOW)
+    while len(connection.protocol.outbox) < 10:
+        stand.send("doll", b"expires", Terms(expires_ms=round(stand.now * 1000)))
+    stand.now += 1.0
+    stand.send("doll", b"final")
+    assert stand.is_connected()
+    assert set(stand.counters.dropped) == {"expired"}
+
+
+async def test_the_latency_of_a_message_is_observed_once_when_the_socket_has_taken_it(make_stand: MakeStand) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    latency = Histogram()
+    stand.context.flusher = stand.flusher = Flusher(asyncio.get_running_loop(), lambda: 1.0, latency)
+    connection, device = await stand.connect(receive_buffer=4096)
+    sent = 0
+    while connection.protocol.write is None or sent < 1000:
+        stand.hub.send_to_device("doll", b"x" * 1000, 1)
+        sent += 1
+        if sent % 100 == 0:
+            await asyncio.sleep(0)
+    assert latency.cumulative()[-1][1] < sent
+    for _ in range(sent):
+        await device.read_frame()
+    await eventually(lambda: latency.cumulative()[-1][1] == sent)
+
+
+async def test_more_than_fits_in_one_write_follows_in_the_next(
+    make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    await stand.connect()
+    writes = list[int]()
+
+    def write(self: DeviceSocket, data: bytes, on_sent: object) -> bool:
+        writes.append(len(data))
+        return True
+
+    monkeypatch.setattr(DeviceSocket, "write", write)
+    for _ in range(300):
+        stand.send("doll", b"x" * 996)
+    await eventually(lambda: sum(writes) == 300_000)
+    assert writes == [132_000, 132_000, 36_000]
 
 
 async def test_a_newer_message_replaces_the_older_one_that_waits_and_one_that_expires_is_not_sent(

@@ -219,6 +219,19 @@ def test_the_eight_are_counted_over_several_writes() -> None:
     assert outbox.take(TAKER) == b"hNhh"
 
 
+def test_a_normal_one_ends_the_eight_though_no_high_one_is_left_then() -> None:
+    outbox = filled(b"N", b"N", *[(b"h", HIGH)] * 8, limits=ROOMY)
+    assert outbox.take(TAKER) == b"hhhhhhhhNN"
+    outbox.given(8, 8)
+    outbox.written()
+    assert outbox.take(TAKER) == b"NN"
+    outbox.given(1, 1)
+    outbox.written()
+    for _ in range(9):
+        outbox.push(b"h", 0, ROOMY, HIGH)
+    assert outbox.take(TAKER) == b"hhhhhhhhNh"
+
+
 def test_high_ones_that_went_while_no_normal_one_waited_do_not_count() -> None:
     outbox = filled(*[(b"h", HIGH)] * 12, limits=ROOMY)
     assert outbox.take(TAKER) == b"h" * 12
@@ -381,7 +394,7 @@ def test_a_message_that_is_skipped_is_reported_in_its_turn_and_is_not_in_the_wri
     assert outbox.take(taker) == b"a:n2 "
     assert outbox.given(2, 2) == (5, ([], [("normal", 1)]))
     assert outbox.written() == ([1], [("normal", 2)])
-    assert (outbox.take(taker), outbox.has_queued) == (b"", True)
+    assert (outbox.take(taker), outbox.has_queued) == (b"", True)  # there is nothing else
     assert outbox.given_all() == ([], [("normal", 3)])
     assert held_lists(outbox) == []
 

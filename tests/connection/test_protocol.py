@@ -380,6 +380,20 @@ def test_what_the_socket_has_not_begun_to_take_is_overtaken_by_control_frames_an
     assert device.stamps == [1, 2, 9, 3, 4, 5]
 
 
+def test_what_the_socket_has_taken_is_counted_behind_the_control_frames() -> None:
+    device = Device()
+    for number in range(3):
+        device.push(b"x" * 100, number)
+    device.protocol.ping(device.now)
+    assert device.is_blocked(taken=103, committed=103) == [(PING, b""), (TEXT, b"x" * 100)]
+    assert device.stamps == []
+    device.taken()
+    assert device.stamps == [0]
+    device.says(frame(PING, b"?"))
+    assert len(device.is_blocked(taken=3 + 102, committed=3 + 102)) == 2
+    assert device.stamps == [0, 1]
+
+
 def test_an_end_drops_what_the_socket_has_not_begun_to_take() -> None:
     device = Device()
     for number in range(5):
@@ -404,7 +418,10 @@ def test_a_close_frame_behind_messages_that_are_kept_goes_after_the_last_of_them
     assert device.is_blocked(taken=0, committed=0) == []
     device.taken()
     assert device.is_in(CLOSING)
-    assert [opcode for opcode, _ in device.is_blocked(taken=0)] == [TEXT, TEXT, CLOSE]
+    size = 2 * len(text_frame(large))
+    assert [opcode for opcode, _ in device.is_blocked(taken=1, committed=size)] == [TEXT, TEXT]
+    device.taken()
+    assert [opcode for opcode, _ in device.is_blocked(taken=1)] == [CLOSE]
     assert not device.protocol.has_to_send
     device.taken()
     assert device.is_sent() == []

@@ -15,6 +15,7 @@ from cocoa_tornado.routing.address import Address, Devices, Everyone, Group, Use
 from cocoa_tornado.rules import records
 from cocoa_tornado.rules.addressing import FIELDS, MAX_TTL_S, Options
 from cocoa_tornado.rules.records import Record, Rejected, decode
+from cocoa_tornado.rules.terms import Terms
 
 from ..profiles import examples
 
@@ -482,6 +483,12 @@ def test_a_ttl_counts_from_reading_where_the_timestamp_is_absent_or_in_the_futur
     minute = Options(ttl_s=60)
     assert minute.expires_ms(0, 1_000_000.7) == 1_060_000
     assert minute.expires_ms(2_000_000, 1_000_000) == 1_060_000
+
+
+def test_a_message_has_expired_only_after_its_deadline() -> None:
+    assert not Terms(expires_ms=1000).has_expired(1000.0)
+    assert Terms(expires_ms=1000).has_expired(1000.5)
+    assert not Terms().has_expired(10.0**15)
 
 
 def test_what_has_no_ttl_or_is_for_now_only_never_expires_before_it_is_routed() -> None:
