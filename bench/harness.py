@@ -4,8 +4,9 @@ Each contender is one process, pinned to one core of this machine; the devices, 
 others. Contenders take turns in several rounds. Absolute figures depend on the machine, so read the ratios. The floor
 is a program that only makes one send() call per message, on the same number of sockets, in the same run.
 
-Parts: broker (cost and latency of messages), growth (the same with more and more devices), memory and idle (silent
-devices), handshakes (with a JWT), storm (all devices reconnect at once).
+Parts: broker (cost and latency of messages), growth (the same with more and more devices), fan-out (one record for a
+group of devices, and one for each of them), memory and idle (silent devices), handshakes (with a JWT), storm (all
+devices reconnect at once).
 """
 
 from __future__ import annotations
@@ -172,6 +173,7 @@ def main(
     plan = chosen(FULL if full else QUICK, parts or (), rounds)
     if devices:
         plan = replace(plan, broker_devices=devices, growth_devices=devices, rest_devices=devices)
+        plan = replace(plan, fan_out_devices=devices)
         plan = replace(plan, handshakes=max(devices), storm_devices=max(devices))
     plan = replace(plan, seconds=seconds or plan.seconds)
     for line in text(run(plan, names, out)):

@@ -107,6 +107,8 @@ class Flow:
     :ivar rate: records per second
     :ivar messages: the total number; 0: until :meth:`Load.settle`
     :ivar ping_every_s: the interval at which each of these devices pings the server; 0: never
+    :ivar to_group: each record is for the group of all devices, which must be those of the flow; ``rate`` and
+        ``messages`` still count records
     """
 
     count: int
@@ -114,6 +116,7 @@ class Flow:
     rate: float
     messages: int
     ping_every_s: float = 0.0
+    to_group: bool = False
 
 
 class Load(Conversation):
@@ -135,14 +138,17 @@ class Load(Conversation):
         super().__init__([str(binary), dialect], secret)
         self._port, self._bootstrap, self._topic, self._text_bytes = port, bootstrap, topic, text_bytes
 
-    def connect(self, first: int, count: int, at_once: int, patience_s: float) -> dict[str, Any]:
-        """Connect devices until all are connected or time is up. Refused ones retry after Retry-After or a second."""
-        wanted = {"port": self._port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
-        return self.ask("connect", patience_s + SPARE_PATIENCE_S, **wanted)
+    def connect(self, first: int, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:
+        """Connect devices until all are connected or time is up. Refused ones retry after Retry-After or a second.
 
-    def connect_all(self, count: int, at_once: int, patience_s: float) -> dict[str, Any]:
+        :param grouped: the tokens of devices that connect for the first time name the group of all
+        """
+        wanted = {"port": self._port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
+        return self.ask("connect", patience_s + SPARE_PATIENCE_S, grouped=grouped, **wanted)
+
+    def connect_all(self, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:
         """Connect devices. Raises Unfinished unless all are connected."""
-        found = self.connect(0, count, at_once, patience_s)
+        found = self.connect(0, count, at_once, patience_s, grouped)
         if found["in"] < count:
             refused, errors = found["refused"] or "", found["errors"] or ""
             raise Unfinished(f"{found['in']:,} of {count:,} devices are in after {patience_s:.0f} s {refused} {errors}")
@@ -169,6 +175,7 @@ class Load(Conversation):
             messages=flow.messages,
             ping_every_s=flow.ping_every_s,
             settle_patience_s=settle_patience_s,
+            to_group=flow.to_group,
         )
 
     def settle(self, patience_s: float) -> dict[str, Any]:

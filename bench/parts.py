@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .contenders import Contender
+from .contenders import GATEWAY_DIALECT, Contender
+from .gateways import GATEWAYS
 from .load_generator import Flow, Unfinished, message_bytes
 from .plans import Plan
 from .proc import Memory, ahead, memory
@@ -130,7 +131,12 @@ def _losses(heard: dict[str, Any]) -> dict[str, float]:
 
 def _cost(turn: Turn, trial: Trial, each: int, rate: float) -> dict[str, float]:
     """The cost and latency of a message at a fixed rate."""
-    cpu_us, heard = measure(turn, trial, _flow(turn.plan, turn.devices, each, rate))
+    return _cost_of(turn, trial, _flow(turn.plan, turn.devices, each, rate), rate)
+
+
+def _cost_of(turn: Turn, trial: Trial, flow: Flow, rate: float) -> dict[str, float]:
+    """:param rate: messages a second"""
+    cpu_us, heard = measure(turn, trial, flow)
     latency = {f"{name}_ms": heard["latency_us"][name] / 1000 for name in ("p50", "p99", "p999")}
     return {"rate": rate, "cpu_us": cpu_us, "per_cpu_s": 1e6 / cpu_us, **latency, **_losses(heard)}
 
@@ -186,6 +192,24 @@ def _floor(turn: Turn, part: str, rate: float, cases: Mapping[int, str]) -> Iter
         after = trial.load.heard(before["received"] + FLOOD_MESSAGES, SETTLE_PATIENCE_S)
         received = after["received"] - before["received"]
         turn.findings.evidence.setdefault("generator_per_s", []).append(received / (after["cpu_s"] - before["cpu_s"]))
+
+
+def fan_out(turn: Turn) -> Iterator[Sample]:
+    """Messages for all devices of a group, at a fixed rate: a record for each device, or one for the group. Contenders
+    without groups have no part in it."""
+    assert turn.contender is not None
+    plan, devices, case = turn.plan, turn.devices, f"a group of {title(turn.devices)}"
+    if turn.contender not in GATEWAYS and turn.contender.dialect == GATEWAY_DIALECT:
+        turn.findings.note(f"fan-out: {turn.name} has no groups")
+        return
+    with turn.stage.trial(turn.contender) as trial:
+        trial.load.connect_all(devices, AT_ONCE, patience_s(devices), grouped=True)
+        measure(turn, trial, _flow(plan, devices, 1, plan.rate, WARM_UP_S), is_counted=False)
+        yield from turn.samples("fan-out", f"{case}, one record each", **_cost(turn, trial, 1, plan.rate))
+        records = max(3, round(plan.rate * plan.seconds / devices))
+        flow = Flow(devices, 1, plan.rate / devices, records, to_group=True)
+        measure(turn, trial, replace(flow, messages=3), is_counted=False)
+        yield from turn.samples("fan-out", f"{case}, one record for all", **_cost_of(turn, trial, flow, plan.rate))
 
 
 # -- devices at rest
@@ -309,6 +333,7 @@ def storm(turn: Turn) -> Iterator[Sample]:
 PARTS = [
     Part(broker, lambda plan: plan.broker_devices, ("broker",), with_floor=True),
     Part(growth, lambda plan: plan.growth_devices, ("growth",), with_floor=True),
+    Part(fan_out, lambda plan: plan.fan_out_devices, ("fan-out",)),
     Part(rest, lambda plan: plan.rest_devices, ("memory", "idle"), with_floor=True),
     Part(handshakes, lambda plan: (plan.handshakes,), ("handshakes",)),
     Part(storm, lambda plan: (plan.storm_devices,), ("storm",)),

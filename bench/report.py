@@ -11,6 +11,7 @@ from .samples import FLOOR, KEY_METRIC, METRICS, Failure, Sample, Section, Sprea
 TITLES = {
     "broker": "Broker to device",
     "growth": "Growth: cost of a message",
+    "fan-out": "Fan-out: a group's message",
     "memory": "Memory of an idle device",
     "idle": "Idle cost",
     "handshakes": "Handshakes with a JWT",

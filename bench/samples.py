@@ -82,6 +82,7 @@ METRICS = {
 KEY_METRIC = {
     "broker": "cpu_us",
     "growth": "cpu_us",
+    "fan-out": "cpu_us",
     "memory": "user_kib",
     "idle": "idle_ms",
     "handshakes": "handshake_us",

@@ -43,11 +43,14 @@ type device struct {
 	sequence int64  // of its last message
 }
 
-func newDevice(index int, secret []byte, port int, speaking dialect) *device {
-	id := deviceID(index)
+func newDevice(index int, secret []byte, port int, speaking dialect, grouped bool) *device {
+	id, membership := deviceID(index), ""
+	if grouped {
+		membership = speaking.membership
+	}
 	request := fmt.Sprintf("GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"+
 		"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-		speaking.target(mint(id, secret)), port)
+		speaking.target(mint(id, secret, membership)), port)
 	return &device{
 		index: index, fd: -1, sequence: -1, name: []byte(`"device_id":"` + id + `"`), prefix: speaking.prefix(id),
 		request: []byte(request),
@@ -56,11 +59,11 @@ func newDevice(index int, secret []byte, port int, speaking dialect) *device {
 
 func deviceID(index int) string { return "device-" + strconv.Itoa(index) }
 
-// mint signs a token as the gateways expect it, with HS256.
-func mint(deviceID string, secret []byte) string {
+// mint signs a token as the gateways expect it, with HS256. The membership is further claims, or nothing.
+func mint(deviceID string, secret []byte, membership string) string {
 	now := time.Now()
 	claims := fmt.Sprintf(`{"device_id":%q,"user_id":99,"device_version":"1.0.0","iss":"cocoa-fruit-agentic",`+
-		`"sub":"audio-streaming","iat":%d,"exp":%d}`, deviceID, now.Unix(), now.Add(tokenLifetime).Unix())
+		`"sub":"audio-streaming","iat":%d,"exp":%d%s}`, deviceID, now.Unix(), now.Add(tokenLifetime).Unix(), membership)
 	encoding := base64.RawURLEncoding
 	signed := encoding.EncodeToString([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encoding.EncodeToString([]byte(claims))
 	mac := hmac.New(sha256.New, secret)

@@ -24,9 +24,19 @@ type dialect struct {
 	headers func(deviceID string) []kgo.RecordHeader // of each record for the device
 	prefix  func(deviceID string) []byte             // that each message for the device has
 	kind    func(payload []byte) frameKind
+	// membership is the claims of a token that put a device in the group of all, and groupHeaders and groupPrefix are
+	// what a record for that group and its messages have.
+	membership   string
+	groupHeaders []kgo.RecordHeader
+	groupPrefix  []byte
 	// welcomes is true for a server that verifies the token after the upgrade: the device is in with its welcome.
 	welcomes bool
 }
+
+const (
+	groupName  = "everyone"
+	groupNamed = `"device_id":"` + groupName + `"` // which the gateways pass on from a record with "to"
+)
 
 var dialects = map[string]dialect{"gateway": gatewayDialect, "centrifugo": centrifugoDialect}
 
@@ -35,6 +45,8 @@ var gatewayDialect = dialect{
 	headers: func(string) []kgo.RecordHeader { return nil },
 	prefix:  func(string) []byte { return nil },
 	kind:    func([]byte) frameKind { return publication },
+
+	membership: `,"groups":["` + groupName + `"]`,
 }
 
 // centrifugoDialect is that of unidirectional WebSocket: https://centrifugal.dev/docs/transports/uni_websocket
@@ -51,6 +63,10 @@ var centrifugoDialect = dialect{
 	},
 	kind:     centrifugoKind,
 	welcomes: true,
+
+	membership:   `,"channels":["` + groupName + `"]`,
+	groupHeaders: []kgo.RecordHeader{{Key: "centrifugo-channels", Value: []byte(groupName)}},
+	groupPrefix:  []byte(`{"channel":"` + groupName + `","pub":{"data":{`),
 }
 
 // centrifugoChannel is the personal channel of the user that a token names.

@@ -228,6 +228,8 @@ type heard struct {
 	latencies   []int64        // microseconds
 	pongs       []int64        // likewise
 	last        time.Time
+	name        []byte // as messages must name their recipients, if that is not each device by itself
+	prefix      []byte
 }
 
 func newHeard() *heard { return &heard{Closed: map[string]int{}} }
@@ -245,7 +247,11 @@ func (h *heard) message(d *device, payload []byte, now time.Time) {
 	} else {
 		h.Disorder++
 	}
-	if !bytes.HasPrefix(payload, d.prefix) || !bytes.Contains(payload, d.name) {
+	prefix, name := d.prefix, d.name
+	if h.name != nil {
+		prefix, name = h.prefix, h.name
+	}
+	if !bytes.HasPrefix(payload, prefix) || !bytes.Contains(payload, name) {
 		h.Strays++
 	}
 }

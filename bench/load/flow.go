@@ -29,6 +29,7 @@ type flowing struct {
 	TextBytes  int     `json:"text_bytes"`
 	PingEveryS float64 `json:"ping_every_s"`
 	PatientS   float64 `json:"settle_patience_s"`
+	ToGroup    bool    `json:"to_group"` // each record is for the group of all, and not for one device
 }
 
 // settled is the answer to "settle".
@@ -47,7 +48,7 @@ type settled struct {
 type flow struct {
 	flowing
 	client   *kgo.Client
-	headers  func(deviceID string) []kgo.RecordHeader
+	dialect  dialect
 	text     string
 	began    time.Time
 	cpuS     float64
@@ -81,10 +82,15 @@ func (f *fleet) startFlow(spec flowing) any {
 		text[i] = 'a' + byte(i%26)
 	}
 	it := &flow{
-		flowing: spec, client: client, headers: f.dialect.headers, text: string(text),
+		flowing: spec, client: client, dialect: f.dialect, text: string(text),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	f.do(func() { f.heard, f.flow = newHeard(), it })
+	f.do(func() {
+		f.heard, f.flow = newHeard(), it
+		if spec.ToGroup {
+			f.heard.name, f.heard.prefix = []byte(groupNamed), f.dialect.groupPrefix
+		}
+	})
 	it.began, it.cpuS = time.Now(), cpuSeconds()
 	go it.run()
 	return map[string]bool{"flowing": true}
@@ -101,10 +107,14 @@ func (f *fleet) settle() any {
 	}
 	<-it.done
 	it.client.Close()
-	answer := settled{Sent: it.sent, Failed: int(it.failed.Load()), LagUS: it.lagUS}
+	each := 1 // messages of a record
+	if it.ToGroup {
+		each = it.FlowCount
+	}
+	answer := settled{Sent: it.sent * each, Failed: int(it.failed.Load()) * each, LagUS: it.lagUS}
 	patience := time.Duration(it.PatientS * float64(time.Second))
 	f.do(func() { it.PingEveryS = 0 })
-	f.awaitMessages(it.sent-answer.Failed, patience)
+	f.awaitMessages(answer.Sent-answer.Failed, patience)
 	f.awaitPongs(patience)
 	f.do(func() { answer.heard, f.flow = *f.heard, nil })
 	answer.Seconds = answer.last.Sub(it.began).Seconds()
@@ -173,8 +183,12 @@ func (it *flow) run() {
 		}
 		it.lagUS = max(it.lagUS, time.Since(due).Microseconds())
 		id := deviceID(it.FlowFirst + order[group%len(order)])
+		headers, to := it.dialect.headers(id), ""
+		if it.ToGroup {
+			id, headers, to = groupName, it.dialect.groupHeaders, `,"to":{"group":"`+groupName+`"}`
+		}
 		for range it.Each {
-			it.publish(id)
+			it.publish(id, headers, to)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushLimit)
@@ -182,21 +196,24 @@ func (it *flow) run() {
 	_ = it.client.Flush(ctx)
 }
 
-func (it *flow) publish(id string) {
+// publish produces one record. The key of all records for the group is the same, so that they keep their order.
+func (it *flow) publish(id string, headers []kgo.RecordHeader, to string) {
 	it.sent++
 	sequence++
 	now := time.Now()
 	value := make([]byte, 0, 192+len(it.text))
 	value = append(value, `{"session_id":"a1b2c3d4e5f6g7h8","user_id":99,"device_id":"`...)
 	value = append(value, id...)
-	value = append(value, `","text":"`...)
+	value = append(value, '"')
+	value = append(value, to...)
+	value = append(value, `,"text":"`...)
 	value = append(value, it.text...)
 	value = append(value, `","timestamp":"2024-01-15T10:30:00Z","success":true,"seq":`...)
 	value = strconv.AppendInt(value, sequence, 10)
 	value = append(value, `,"sent_us":`...)
 	value = strconv.AppendInt(value, now.UnixMicro(), 10)
 	value = append(value, '}')
-	record := &kgo.Record{Key: []byte(id), Value: value, Headers: it.headers(id), Timestamp: now}
+	record := &kgo.Record{Key: []byte(id), Value: value, Headers: headers, Timestamp: now}
 	it.client.Produce(context.Background(), record, func(_ *kgo.Record, err error) {
 		if err != nil {
 			it.failed.Add(1)

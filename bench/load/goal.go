@@ -17,6 +17,7 @@ type connecting struct {
 	Count   int     `json:"count"`
 	AtOnce  int     `json:"at_once"`
 	WithinS float64 `json:"within_s"`
+	Grouped bool    `json:"grouped"` // the tokens of new devices name the group of all
 }
 
 // connected is its answer. Times are from the command to each device's 101.
@@ -51,7 +52,7 @@ func (f *fleet) connect(c connecting) any {
 	g.answer = connected{Refused: map[string]int{}, Errors: map[string]int{}}
 	devices := f.devices[:len(f.devices):len(f.devices)] // a copy, from here on: the other thread reads
 	for index := len(devices); index < c.First+c.Count; index++ {
-		devices = append(devices, newDevice(index, f.secret, c.Port, f.dialect))
+		devices = append(devices, newDevice(index, f.secret, c.Port, f.dialect, c.Grouped))
 	}
 	g.began = time.Now()
 	g.deadline = g.began.Add(time.Duration(c.WithinS * float64(time.Second)))

@@ -19,7 +19,7 @@ from bench.samples import Sample
 from bench.stage import Stage
 
 STAGE = Stage(Path("load"), "127.0.0.1:9092", Path(), Cores(frozenset({1}), frozenset({0})), 40, 1)
-PLAN = Plan({"broker": 2}, (500, 10_000), (), (), 0, 0)
+PLAN = Plan({"broker": 2}, (500, 10_000), (), (), (), 0, 0)
 
 
 def contender(name: str, prepare: Callable[[], None] = lambda: None) -> Contender:
