@@ -1,8 +1,8 @@
 """Fan-outs in the SQLite mailbox: one record for all members of an audience.
 
-A fan-out for more devices than a step is stored as a row. Its recipients are the members that joined up to then, so
-one number says which of them have been served. Those that were served out of turn, because something was stored for
-them after it, are rows of ``skipped``, and so are the devices that it excludes.
+A fan-out for more than ``FAN_OUT_STEP`` devices is stored as a row. Its recipients are the members that joined up to
+then, so one number says which of them have been served. Those that were served out of turn, because something was
+stored for them after it, are rows of ``skipped``, and so are the devices that it excludes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from .sqlite_boxes import Boxes, select_each
 from .sqlite_schema import damaged
 from .sqlite_sets import is_ordinary, store_in_ordinary
 from .store import FAN_OUT_STEP
+
+STEP: Final = 50
+"""Messages of a large fan-out that are stored together. A message for a single device waits for one such step. In steps
+of 500, a fan-out takes a third of the CPU time, but the 99th percentile of that wait is three times as long."""
 
 SHARED_BYTES: Final = 1_024
 """A payload of this size is stored once for all of its devices."""
@@ -96,8 +100,8 @@ class FanOuts:
         return self._known
 
     def begin(self, boxes: Boxes, appender: Appender, message: FanOut) -> list[FanOutStep]:
-        """Store a new fan-out: all of its messages if they are no more than a step, else the first step, unless others
-        are under way."""
+        """Store a new fan-out: all of its messages if they are no more than ``FAN_OUT_STEP``, else the first step,
+        unless others are under way."""
         appender.flush()
         boxes.write()
         recipients = self._recipients(message, 0, boxes.joined, FAN_OUT_STEP + 1)
@@ -109,10 +113,10 @@ class FanOuts:
     def step(self, boxes: Boxes, appender: Appender) -> FanOutStep:
         """Store the next messages of the oldest fan-out."""
         pending = self._pending[0]
-        recipients = self._recipients(pending.message, pending.done, pending.up_to, FAN_OUT_STEP, pending.id)
+        recipients = self._recipients(pending.message, pending.done, pending.up_to, STEP, pending.id)
         # It is the oldest: there is none to pull forward.
         numbers = self._store_for(boxes, appender, pending, recipients.ids)
-        is_last = recipients.number < FAN_OUT_STEP
+        is_last = recipients.number < STEP
         step = pending.step(numbers, is_last=is_last)
         if is_last:
             self._end(boxes, pending)

@@ -33,6 +33,7 @@ STEP = 3
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SqliteStand]:
     for module in (memory, sqlite_fan_outs):
         monkeypatch.setattr(module, "FAN_OUT_STEP", STEP)
+    monkeypatch.setattr(sqlite_fan_outs, "STEP", STEP)
     stand = SqliteStand(tmp_path / "box.db")
     yield stand
     asyncio.run(stand.clear())
