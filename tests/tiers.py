@@ -31,7 +31,7 @@ PURE: Final = (
     *(f"connection/test_{name}.py" for name in ("box_reader", "feed", "flusher", "keepalive", "limits", "masks")),
     *(
         f"connection/test_{name}.py"
-        for name in ("outbox", "outbox_machine", "protocol", "protocol_machine", "reference")
+        for name in ("delivery_machine", "outbox", "outbox_machine", "protocol", "protocol_machine", "reference")
     ),
     "examples/test_kinds.py",
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),

@@ -367,4 +367,4 @@ class Delivering(RuleBasedStateMachine):
 
 
 TestDelivering = Delivering.TestCase
-TestDelivering.settings = examples(150, steps=50)
+TestDelivering.settings = examples(60, steps=40)
