@@ -76,7 +76,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection.limits": {"connection.outbox", "rules"},
     "connection.protocol": {"connection.heartbeat", "connection.limits", "connection.outbox", "rules"},
     "connection": {
-        *("connection.box_reader", "connection.keepalive", "connection.lane", "connection.limits", "connection.outbox"),
+        *(
+            "connection.box_reader",
+            "connection.keepalive",
+            "connection.lane",
+            "connection.lane",
+            "connection.limits",
+            "connection.outbox",
+        ),
         "connection.protocol",
         *("hub", "presence.port", "presence.grants", "transcriber"),
         *("counters", "brokers.port", "mailboxes.port", "rules", "errors"),
