@@ -160,6 +160,14 @@ local function extend(box)
   return true
 end
 
+-- A box is its own normal lane: one table is made faster than two.
+local function new_box(name, key, last, gone, bytes, cuts)
+  local box = {name = name, key = key, bytes = bytes, high = false, is_touched = false,
+    letter = 'n', stream = root .. 'm:' .. name, last = last, gone = gone, cuts = cuts}
+  box.normal = box
+  return box
+end
+
 -- Returns a box; nil if there is none. An unusable one has only is_foreign.
 --   normal, high: its lanes, with letter, stream, last, gone and cuts. Only a box that is not plain has the second, and
 --   in each lane acked (or the lane's base), retracted, and confirmed as in rules/box.py
@@ -173,9 +181,7 @@ local function load(name, ...)
     found = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more', ...)
   end
   if not is_sound(key, found[1], found[2], found[3]) then return {is_foreign = true} end
-  local normal = {letter = 'n', stream = root .. 'm:' .. name, last = tonumber(found[1]), gone = tonumber(found[2]),
-    cuts = found[4]}
-  local box = {name = name, key = key, bytes = tonumber(found[3]), normal = normal}
+  local box = new_box(name, key, tonumber(found[1]), tonumber(found[2]), tonumber(found[3]), found[4])
   if found[5] then extend(box) end
   return box, found
 end
@@ -186,8 +192,7 @@ local function create(name)
   redis.call('DEL', root .. 'm:' .. name, root .. 'h:' .. name, root .. 'x:' .. name, root .. 'l:' .. name,
     root .. 'k:' .. name, root .. 'i:' .. name)
   redis.call('HSET', key, 'base', whole(base), 'written', whole(base))
-  return {name = name, key = key, bytes = 0, normal = {letter = 'n', stream = root .. 'm:' .. name, last = base,
-    gone = base}}
+  return new_box(name, key, base, base, 0)
 end
 
 local function save(box, ...)

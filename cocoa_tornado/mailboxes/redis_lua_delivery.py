@@ -181,12 +181,18 @@ local function deliver(box, message)
   end
   local number = whole(lane.last + 1)
   local id, fields = number .. '-0', message.fields
-  local stored = redis.pcall('XADD', lane.stream, id, 'payload', message.payload, 'stored_ms', now,
-    'timestamp_ms', message.timestamp, unpack(fields))
+  local stored
+  if fields then
+    stored = redis.pcall('XADD', lane.stream, id, 'payload', message.payload, 'stored_ms', now,
+      'timestamp_ms', message.timestamp, unpack(fields))
+  else
+    stored = redis.pcall('XADD', lane.stream, id, 'payload', message.payload, 'stored_ms', now,
+      'timestamp_ms', message.timestamp)
+  end
   if type(stored) == 'table' and stored.err then
     special().replace_stream(box, lane, stored.err)
     redis.call('XADD', lane.stream, id, 'payload', message.payload, 'stored_ms', now,
-      'timestamp_ms', message.timestamp, unpack(fields))
+      'timestamp_ms', message.timestamp, unpack(fields or {}))
   end
   lane.last = lane.last + 1
   mailbox.given, mailbox.messages = mailbox.given + 1, mailbox.messages + 1

@@ -49,7 +49,7 @@ local function store(index, message)
 end
 
 local numbers, steps_left = {}, 500
-local plain = {fields = {}, priority = 'normal'}
+local plain = {priority = 'normal'}
 at = names_at + devices + 1
 for i = 1, entries do
   local kind = ARGV[at]
