@@ -96,7 +96,7 @@ class Sink:
 
 
 async def settle() -> None:
-    for _ in range(6):  # with a mailbox, a large fan-out has several steps
+    for _ in range(3):
         await asyncio.sleep(0)
 
 
@@ -142,7 +142,11 @@ async def run(devices: int, rounds: int, seconds: float, mailbox: str) -> None:
         to_group = [(b"", value({"to": {"group": GROUP}}, turn)) for turn in range(each)]
 
         async def group(records: list[tuple[bytes, bytes]] = to_group) -> None:
+            end = gateway.counters.routed + devices * len(records)
             await whole(records)
+            while gateway.counters.routed < end:  # with a mailbox, a large fan-out has several steps
+                await asyncio.sleep(0)
+            await settle()
 
         async def routed(deliveries: list[Record] = deliveries) -> None:
             sink(deliveries)
