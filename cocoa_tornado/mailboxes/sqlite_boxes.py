@@ -21,13 +21,13 @@ SIZE: Final = "coalesce(size, length(payload))"
 
 _ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few distinct statements, so that SQLite's statement cache holds them
 _INSERT: Final = (
-    "INSERT INTO box(last, gone, acked, written, cuts, retracted, holes, bytes, touched, seen_at, ids, id, device,"
-    " base) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO box(last, gone, acked, written, holes, bytes, touched, id, device, base) VALUES (?, ?, ?, ?, ?, ?, ?,"
+    " ?, ?, ?)"
 )
 _UPDATE: Final = (
-    "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, cuts = ?, retracted = ?, holes = ?, bytes = ?,"
-    " touched = ?, seen_at = ?, ids = ? WHERE id = ?"
+    "UPDATE box SET last = ?, gone = ?, acked = ?, written = ?, holes = ?, bytes = ?, touched = ? WHERE id = ?"
 )
+_UPDATE_RARE: Final = "UPDATE box SET cuts = ?, retracted = ?, seen_at = ?, ids = ? WHERE id = ?"
 _UPDATE_HIGH: Final = (
     "UPDATE box SET high_last = ?, high_gone = ?, high_acked = ?, high_written = ?, high_cuts = ?, high_retracted = ?"
     " WHERE id = ?"
@@ -80,6 +80,7 @@ class BoxRow:
 
     __slots__ = (
         "_high",
+        "_stored",
         "changed",
         "device_id",
         "high_changed",
@@ -93,24 +94,36 @@ class BoxRow:
         "touched_s",
     )
 
-    def __init__(self, id_: int, device_id: str, normal: Lane, touched_s: float) -> None:
-        self.id, self.device_id, self.normal, self.touched_s = id_, device_id, normal, touched_s
-        self._high: Lane | None = None  # as in a new box
-        self.messages = self.size_bytes = self.ids = 0
-        self.seen_s: float | None = None
+    def __init__(
+        self,
+        id_: int,
+        device_id: str,
+        normal: Lane,
+        high: Lane | None,
+        counts: tuple[int, int, int],
+        times: tuple[float, float | None],
+    ) -> None:
+        self.id, self.device_id, self.normal, self._high = id_, device_id, normal, high
+        self.messages, self.size_bytes, self.ids = counts
+        self.touched_s, self.seen_s = times
         self.is_new = self.changed = self.high_changed = False
+        self._stored = (normal.cuts, normal.retracted, self.seen_s, self.ids)
+
+    @classmethod
+    def new(cls, id_: int, device_id: str, base: int, now: float) -> BoxRow:
+        row = cls(id_, device_id, Lane.new(base), None, (0, 0, 0), (now, None))
+        row.is_new = row.changed = True
+        return row
 
     @classmethod
     def of(cls, device_id: str, columns: Sequence[Any]) -> BoxRow:
         """:param columns: the values of ``COLUMNS``"""
         id_, base, last, gone, acked, written, cuts, retracted, holes, size_bytes, touched_s, seen_s, ids = columns[:13]
-        row = cls(id_, device_id, _lane(base, last, gone, acked, written, cuts, retracted), touched_s)
-        row.messages, row.size_bytes, row.seen_s, row.ids = last - gone - holes, size_bytes, seen_s, ids
-        high_last = columns[13]
-        if high_last is not None:
-            row._high = _lane(base, *columns[13:19])
-            row.messages += high_last - columns[14]
-        return row
+        normal, high, messages = _lane(base, last, gone, acked, written, cuts, retracted), None, last - gone - holes
+        if columns[13] is not None:
+            high = _lane(base, *columns[13:19])
+            messages += high.last - high.gone
+        return cls(id_, device_id, normal, high, (messages, size_bytes, ids), (touched_s, seen_s))
 
     @property
     def high(self) -> Lane:
@@ -151,17 +164,27 @@ class BoxRow:
 
     def values(self) -> tuple[Any, ...]:
         """The arguments of the UPDATE statement."""
-        lane = self.normal
-        return (
-            lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), runs_to_text(lane.retracted),
-            self.holes, self.size_bytes, self.touched_s, self.seen_s, self.ids, self.id,
-        )  # fmt: skip
+        _, last, gone, acked, written, _, _ = self.normal
+        return last, gone, acked, written, self.holes, self.size_bytes, self.touched_s, self.id
+
+    @property
+    def rare_changed(self) -> bool:
+        """True if a column has changed that seldom does."""
+        return self._stored != (self.normal.cuts, self.normal.retracted, self.seen_s, self.ids)
+
+    def rare_values(self) -> tuple[Any, ...]:
+        """The arguments of the UPDATE statement for them."""
+        return _text_of_cuts(self.normal), _text_of_runs(self.normal), self.seen_s, self.ids, self.id
+
+    def written(self) -> None:
+        """All changes are stored."""
+        self.is_new = self.changed = self.high_changed = False
+        self._stored = (self.normal.cuts, self.normal.retracted, self.seen_s, self.ids)
 
     def high_values(self) -> tuple[Any, ...]:
         """Those of the UPDATE statement for the lane of high priority."""
         lane = self.high
-        retracted = runs_to_text(lane.retracted)
-        return lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), retracted, self.id
+        return lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), _text_of_runs(lane), self.id
 
 
 class Boxes:
@@ -217,8 +240,7 @@ class Boxes:
         row = self.find(device_id)
         if row is None:
             self.last_id += 1
-            row = self._rows[device_id] = BoxRow(self.last_id, device_id, Lane.new(self.given), self.now)
-            row.is_new = row.changed = True
+            row = self._rows[device_id] = BoxRow.new(self.last_id, device_id, self.given, self.now)
         return row
 
     def remove(self, row: BoxRow, name: LaneName, number: int, size: int) -> None:
@@ -253,9 +275,10 @@ class Boxes:
         new = [(*row.values(), row.device_id, row.normal.base) for row in changed if row.is_new]
         self.database.executemany(_INSERT, new)
         self.database.executemany(_UPDATE, [row.values() for row in changed if not row.is_new])
+        self.database.executemany(_UPDATE_RARE, [row.rare_values() for row in changed if row.rare_changed])
         self.database.executemany(_UPDATE_HIGH, [row.high_values() for row in changed if row.high_changed])
         for row in changed:
-            row.is_new = row.changed = row.high_changed = False
+            row.written()
 
     def forget(self) -> None:
         """Write all rows, as statements will change them in the database. They are read again when needed."""
@@ -284,11 +307,17 @@ def select_each(database: sqlite3.Connection, query: str, values: Sequence[Any])
 
 
 def _lane(base: int, last: int, gone: int, acked: int | None, written: int, cuts: str, retracted: str) -> Lane:
-    return Lane(base, last, gone, acked, written, _cuts_of(cuts) if cuts else (), _runs_of(retracted))
+    return Lane(
+        base, last, gone, acked, written, _cuts_of(cuts) if cuts else (), _runs_of(retracted) if retracted else ()
+    )
 
 
 def _text_of_cuts(lane: Lane) -> str:
     return " ".join([f"{epoch}:{last}" for epoch, last in lane.cuts]) if lane.cuts else ""
+
+
+def _text_of_runs(lane: Lane) -> str:
+    return runs_to_text(lane.retracted) if lane.retracted else ""
 
 
 def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
@@ -300,8 +329,6 @@ def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def _runs_of(text: str) -> Runs:
-    if not text:
-        return ()
     try:
         return runs_of_text(text)
     except ValueError as error:

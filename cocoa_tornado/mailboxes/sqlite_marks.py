@@ -38,7 +38,8 @@ def _remove(boxes: Boxes, row: BoxRow, before: Numbers) -> list[tuple[int, int]]
     if row.holes:
         for name in LANES:
             boxes.skip_holes(row, name)
-    return [(row.place(name), row.lane(name).gone) for name in LANES if name == "normal" or row.high_changed]
+    lanes = zip(LANES, before, strict=True)
+    return [(row.place(name), row.lane(name).gone) for name, gone in lanes if row.lane(name).gone > gone]
 
 
 def _acknowledged(boxes: Boxes, row: BoxRow, before: Numbers) -> tuple[int, int]:

@@ -319,8 +319,8 @@ class Box(NamedTuple):
 
     def acknowledge(self, numbers: Numbers) -> Box:
         """Mark everything up to these numbers as received."""
-        normal, high = self.normal.acknowledge(numbers.normal), self.high.acknowledge(numbers.high)
-        return Box(normal, high, self.epochs)
+        normal, high, epochs = self
+        return Box(normal.acknowledge(numbers.normal), high.acknowledge(numbers.high), epochs)
 
     def write(self, numbers: Numbers) -> Box:
         """Mark everything up to these numbers as written to a socket."""
@@ -348,13 +348,18 @@ class Mark(NamedTuple):
 
     def on(self, box: Box) -> Box:
         """Return the box with this mark stored. A mark of an epoch that the mailbox does not know changes nothing."""
-        if not box.epochs.knows(self.epoch):
+        if self.epoch != box.epochs.current and not box.epochs.knows(self.epoch):
             return box
         if self.acked is not None:
-            box = box.acknowledge(box.settled(Position(self.acked.normal, self.epoch, self.acked.high)))
+            box = box.acknowledge(self._settled(box, self.acked))
         if self.written is not None:
-            box = box.write(box.settled(Position(self.written.normal, self.epoch, self.written.high)))
+            box = box.write(self._settled(box, self.written))
         return box
+
+    def _settled(self, box: Box, numbers: Numbers) -> Numbers:
+        # No cut applies to the current epoch.
+        is_current = self.epoch == box.epochs.current
+        return numbers if is_current else box.settled(Position(numbers.normal, self.epoch, numbers.high))
 
 
 Marks = tuple[Mark, ...]
