@@ -46,6 +46,9 @@ from ..profiles import examples
 T = TypeVar("T")
 ALL = PageLimits(10_000, 10**9)
 PRIORITIES: tuple[Priority, ...] = ("normal", "high", "low")
+OPTIONS = st.tuples(st.sampled_from(PRIORITIES), st.none() | st.integers(1, 3), st.none() | st.sampled_from("ab")).map(
+    lambda options: Options(*options)
+)
 
 
 class Kernel(DeviceSocket):
@@ -135,7 +138,7 @@ class Delivering(RuleBasedStateMachine):
 
         async def doing() -> T:
             result = act()
-            for _ in range(10):
+            for _ in range(6):
                 await asyncio.sleep(0)
             return result
 
@@ -262,25 +265,30 @@ class Delivering(RuleBasedStateMachine):
 
     # -- the backend
 
-    @rule(messages=st.integers(1, 4), priority=st.sampled_from(PRIORITIES), is_seen=st.booleans())
-    def store_plain(self, messages: int, priority: Priority, is_seen: bool) -> None:
-        self.store(messages, priority, None, None, is_seen)
+    @rule(messages=st.lists(OPTIONS, min_size=1, max_size=6), is_seen=st.booleans())
+    def store(self, messages: list[Options], is_seen: bool) -> None:
+        for options in messages:
+            self.do(lambda options=options: self._store(options, is_seen))  # type: ignore[misc]
 
     @rule(
-        messages=st.integers(1, 4),
-        priority=st.sampled_from(PRIORITIES),
-        key=st.none() | st.sampled_from("ab"),
-        ttl_s=st.none() | st.integers(1, 3),
-        is_seen=st.booleans(),
+        messages=st.lists(st.sampled_from(PRIORITIES), min_size=1, max_size=6),
+        size=st.integers(1, 1000),
+        frames=st.integers(0, 10),
+        is_next_turn=st.booleans(),
     )
-    def store(self, messages: int, priority: Priority, key: str | None, ttl_s: int | None, is_seen: bool) -> None:
-        for _ in range(messages):
-            self.do(lambda: self._store(priority, key, ttl_s, is_seen))
+    def live(self, messages: list[Priority], size: int, frames: int, is_next_turn: bool) -> None:
+        """What is stored is written as far as there is room for it, and heard in part."""
+        self.answer()
+        if is_next_turn:
+            self.read(size)
+        self.do(lambda: [self._store(Options(priority), is_seen=True) for priority in messages])
+        self.read(size)
+        self.hear(frames)
 
-    def _store(self, priority: Priority, key: str | None, ttl_s: int | None, is_seen: bool) -> None:
+    def _store(self, options: Options, is_seen: bool) -> None:
         text = len(self.stored) + len(self.transient)
         payload = b'{"type":"t","text":%d}' % text
-        options = Options(priority, ttl_s, key)
+        priority, ttl_s, key, _ = options
         expires_ms = 0 if ttl_s is None else int((self.now + ttl_s) * 1000)
         entry = Entry("doll", payload, 1, "results/0", text, options, expires_ms)
         (number,) = self.mailbox.append([entry]).result()
@@ -319,13 +327,13 @@ class Delivering(RuleBasedStateMachine):
 
     # -- the end
 
-    @rule()
     def settle(self) -> None:
         if self.has_unseen:
             self.look_again()
-        before = -1
+        before, rounds = -1, 0
         while before != len(self.kernel.received) or self.mailbox.waiting:
-            before = len(self.kernel.received)
+            before, rounds = len(self.kernel.received), rounds + 1
+            assert rounds < 200, "it ends"
             self.read(1 << 20)
             self.do(self.mailbox.answer)
         self.kernel.room = 0
@@ -367,4 +375,4 @@ class Delivering(RuleBasedStateMachine):
 
 
 TestDelivering = Delivering.TestCase
-TestDelivering.settings = examples(60, steps=40)
+TestDelivering.settings = examples(60, steps=30)
