@@ -281,9 +281,13 @@ class Delivering(RuleBasedStateMachine):
         self.answer()
         if is_next_turn:
             self.read(size)
-        self.do(lambda: [self._store(Options(priority), is_seen=True) for priority in messages])
+        self.do(lambda: self._store_in_one_turn(messages))
         self.read(size)
         self.hear(frames)
+
+    def _store_in_one_turn(self, messages: list[Priority]) -> None:
+        for priority in messages:
+            self._store(Options(priority), is_seen=True)
 
     def _store(self, options: Options, is_seen: bool) -> None:
         text = len(self.stored) + len(self.transient)
