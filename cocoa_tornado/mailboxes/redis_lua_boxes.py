@@ -161,8 +161,8 @@ local function extend(box)
 end
 
 -- A box is its own normal lane: one table is made faster than two.
-local function new_box(name, key, last, gone, bytes, cuts)
-  local box = {name = name, key = key, bytes = bytes, high = false, is_touched = false,
+local function new_box(name, key, last, gone, bytes, cuts, gone_stored)
+  local box = {name = name, key = key, bytes = bytes, high = false, is_touched = false, gone_stored = gone_stored,
     letter = 'n', stream = root .. 'm:' .. name, last = last, gone = gone, cuts = cuts}
   box.normal = box
   return box
@@ -181,7 +181,8 @@ local function load(name, ...)
     found = redis.call('HMGET', key, 'last', 'gone', 'bytes', 'cuts', 'more', ...)
   end
   if not is_sound(key, found[1], found[2], found[3]) then return {is_foreign = true} end
-  local box = new_box(name, key, tonumber(found[1]), tonumber(found[2]), tonumber(found[3]), found[4])
+  local gone = tonumber(found[2])
+  local box = new_box(name, key, tonumber(found[1]), gone, tonumber(found[3]), found[4], gone)
   if found[5] then extend(box) end
   return box, found
 end
@@ -205,6 +206,8 @@ local function save(box, ...)
     redis.call('HSET', box.key, 'last', whole(normal.last), 'gone', whole(normal.gone), 'bytes', whole(box.bytes),
       'more', '1', 'hlast', whole(high.last), 'hgone', whole(high.gone),
       'retracted', normal.retracted, 'hretracted', high.retracted, ...)
+  elseif normal.gone == box.gone_stored then
+    redis.call('HSET', box.key, 'last', whole(normal.last), 'bytes', whole(box.bytes), ...)
   else
     redis.call('HSET', box.key, 'last', whole(normal.last), 'gone', whole(normal.gone), 'bytes', whole(box.bytes), ...)
   end
