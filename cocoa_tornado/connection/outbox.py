@@ -377,7 +377,9 @@ class Outbox(Lane):
     @property
     def taken_bytes(self) -> int:
         """The size of what the last :meth:`take` returned, until it is given."""
-        return self._bytes if self._details is None else self._details.taken_bytes
+        if self._details is not None:
+            return self._details.taken_bytes
+        return self._bytes if self._made is None else sum(map(len, self._made))
 
     @property
     def has_taken_all(self) -> bool:

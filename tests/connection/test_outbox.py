@@ -324,6 +324,17 @@ def test_what_has_expired_while_it_was_queued_is_not_sent() -> None:
     assert held_lists(outbox) == []
 
 
+def test_whichever_expires_first_is_not_sent_then_in_whatever_order_they_were_queued() -> None:
+    for order in ((1, 5, 10), (10, 5, 1), (5, 1, 10)):
+        taker = FakeTaker(0.0)
+        outbox = filled(*[(b"%d " % ms, Terms(expires_ms=ms)) for ms in order], limits=ROOMY)
+        for now_ms, left in ((0.0, {1, 5, 10}), (2.0, {5, 10}), (7.0, {10})):
+            taker.now = now_ms
+            assert {int(each) for each in outbox.take(taker).split()} == left
+            outbox.given(0, 0)
+            outbox.written()
+
+
 def test_an_outbox_whose_messages_have_all_expired_has_nothing_to_take() -> None:
     outbox = filled((b"x", Terms(expires_ms=5)), (b"h", Terms(priority="high", expires_ms=5)))
     assert outbox.take(FakeTaker(6.0)) == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -16,8 +17,8 @@ from cocoa_tornado.rules.terms import Terms
 from ..profiles import examples
 from .takers import FakeTaker
 
-LIMITS = OutboxLimits(max_messages=7, max_bytes=350)
-MOST_PER_TAKE = 60
+LIMITS = OutboxLimits(max_messages=7, max_bytes=500)
+MOST_PER_TAKE = 150
 SKIPPED = b"skip"
 
 TERMS = [
@@ -32,6 +33,15 @@ TERMS = [
 ]
 """A number of 1 stands for a new one."""
 SIZES = [0, 0, 5, 5, 10, 20, 40, 100, 400]
+
+
+STORED = [Terms(number=1), Terms(number=1), Terms(number=0), Terms("a", number=0)]
+PLAIN = [None, None, Terms("a"), Terms(priority="low")]
+
+
+def messages_with(terms: Sequence[Terms | None]) -> st.SearchStrategy[list[tuple[int, Terms | None, bool]]]:
+    message = st.tuples(st.sampled_from(SIZES), st.sampled_from(terms), st.sampled_from([False, False, True]))
+    return st.lists(message, min_size=1, max_size=6)
 
 
 @dataclass(eq=False)
@@ -159,11 +169,7 @@ class Outboxes(RuleBasedStateMachine):
         return Item(body, self.numbers, terms or Terms())
 
     @rule(
-        messages=st.lists(
-            st.tuples(st.sampled_from(SIZES), st.sampled_from(TERMS), st.sampled_from([False, False, True])),
-            min_size=1,
-            max_size=8,
-        ),
+        messages=messages_with(TERMS) | messages_with(STORED) | messages_with(PLAIN),
         may_drop_low=st.booleans(),
     )
     def messages_are_queued(self, messages: list[tuple[int, Terms | None, bool]], may_drop_low: bool) -> None:
