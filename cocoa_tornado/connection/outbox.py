@@ -494,7 +494,6 @@ class Outbox(Lane):
         if details is not None:
             high_messages, high_interims = self._discard_lane(details.high)
             messages, interims = messages + high_messages, interims + high_interims
-            details.end_write()
             self._bytes, details.others = details.begun_bytes, len(details.begun)
             self._drop_details()
         return Discarded(messages - interims, interims)

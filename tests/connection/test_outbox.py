@@ -232,6 +232,23 @@ def test_a_normal_one_ends_the_eight_though_no_high_one_is_left_then() -> None:
     assert outbox.take(TAKER) == b"hhhhhhhhNh"
 
 
+def test_a_normal_one_ends_the_eight_also_if_it_fills_a_write_by_itself() -> None:
+    large = b"N" * MOST_PER_TAKE
+    outbox = filled(large, large, *[(b"h", HIGH)] * 8, limits=ROOMY)
+    outbox.take(TAKER)
+    outbox.given(8, 8)
+    outbox.written()
+    assert outbox.take(TAKER) == large
+    assert outbox.given_all() == ([0], ())
+    for _ in range(9):
+        outbox.push(b"h", 0, ROOMY, HIGH)
+    assert outbox.take(TAKER) == b"hhhhhhhh" + large
+    assert not outbox.has_taken_all
+    outbox.given_all()
+    assert outbox.take(TAKER) == b"h"
+    assert outbox.has_taken_all
+
+
 def test_high_ones_that_went_while_no_normal_one_waited_do_not_count() -> None:
     outbox = filled(*[(b"h", HIGH)] * 12, limits=ROOMY)
     assert outbox.take(TAKER) == b"h" * 12
