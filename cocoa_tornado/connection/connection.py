@@ -102,7 +102,8 @@ class DeviceConnection:
         return Health(silent_s, heartbeat.round_trip_s, len(self.protocol.outbox), self.misses_pong)
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
-        """Queue one frame for this loop turn's write. A full outbox closes the connection with 1013."""
+        """Queue one frame for this loop turn's write. A full outbox drops what it may; if that is not enough, the
+        connection is closed with 1013."""
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return

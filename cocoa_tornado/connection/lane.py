@@ -36,15 +36,16 @@ class Lane:
         self.bodies, self.stamps = NO_BODIES, NO_STAMPS
         self.terms: list[Terms | None] | None = None
 
-    def append(self, body: bytes, timestamp_ms: int, terms: Terms) -> None:
+    def append(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         if self.bodies:
             self.bodies.append(body)
             self.stamps.append(timestamp_ms)
         else:
             self.bodies, self.stamps = [body], [timestamp_ms]
-        if self.terms is None:
-            self.terms = [None] * (len(self.bodies) - 1)
-        self.terms.append(terms)
+        if terms is not None or self.terms is not None:
+            if self.terms is None:
+                self.terms = [None] * (len(self.bodies) - 1)
+            self.terms.append(terms)
 
     def find(self, wanted: Callable[[Terms], bool]) -> list[int]:
         """The positions of the messages with such terms."""
@@ -85,6 +86,10 @@ class Lane:
             if self.terms is not None:
                 del self.terms[:messages]
         return freed
+
+
+NO_LANE: Final = Lane()
+"""Stands for a lane that is not there. It stays empty."""
 
 
 def cost(body: bytes, terms: Terms | None) -> int:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ..rules.terms import Terms
-from .lane import NO_BODIES, NO_STAMPS, Droppable, Lane, Waiting, cost, droppable
+from .lane import NO_BODIES, NO_LANE, NO_STAMPS, Droppable, Lane, Waiting, cost, droppable
 
 MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
@@ -49,6 +50,8 @@ Given: TypeAlias = tuple[Sequence[int], Sequence[Numbered]]
 """What the socket has taken completely, in the order of taking: the timestamps of all messages, and those that have a
 number. The latter include the messages that :meth:`Taker.frame_of` has skipped."""
 NOTHING_GIVEN: Final[Given] = ((), ())
+
+_NEW: Final = tuple.__new__  # like Numbered(...), without the Python function that a NamedTuple has for it
 
 
 class Taker(Protocol):
@@ -119,20 +122,35 @@ class _Details:
 
     :ivar high: the lane of high priority
     :ivar high_in_a_row: high messages given since a normal one, while a normal one waited
+    :ivar expires_ms: no queued message expires before this time; 0: none expires
+    :ivar others: messages that wait, but not in the outbox's own lane
     :ivar taken_bytes: the size of the current write's messages
-    :ivar picks: what the current write consists of, in its order
-    :ivar plain: if there are no picks, it consists of so many messages of the other lane, all with finished frames
+    :ivar picks: what the current write consists of, in its order, if both lanes have messages
+    :ivar single: otherwise, how many messages of the lane that has any
     :ivar begun: the messages that the socket has begun to take, and not taken completely
     :ivar begun_bytes: what they count for
     """
 
-    __slots__ = ("begun", "begun_bytes", "high", "high_in_a_row", "picks", "plain", "taken_bytes")
+    __slots__ = (
+        "begun",
+        "begun_bytes",
+        "expires_ms",
+        "high",
+        "high_in_a_row",
+        "others",
+        "picks",
+        "single",
+        "taken_bytes",
+    )
 
     def __init__(self) -> None:
-        self.high = Lane()
-        self.high_in_a_row = self.taken_bytes = self.plain = self.begun_bytes = 0
-        self.picks: list[_Pick] = []
-        self.begun: list[_Pick] = []
+        self.high = NO_LANE
+        self.high_in_a_row = self.expires_ms = self.others = self.taken_bytes = self.single = self.begun_bytes = 0
+        self.picks: Sequence[_Pick] = ()
+        self.begun: Sequence[_Pick] = ()
+
+    def end_write(self) -> None:
+        self.picks, self.single, self.taken_bytes = (), 0, 0
 
 
 class Outbox(Lane):
@@ -147,20 +165,20 @@ class Outbox(Lane):
     fall behind, not the size of a message.
     """
 
-    __slots__ = ("_bytes", "_details", "_others")
+    __slots__ = ("_bytes", "_details", "_made")
 
     def __init__(self) -> None:
         super().__init__()
         self._bytes = 0  # all that waits
-        self._others = 0  # messages that wait elsewhere than in this lane
         self._details: _Details | None = None
+        self._made: list[bytes] | None = None  # the frames of a write of one lane, if any had to be made
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self)} messages, {self.waiting_bytes} bytes>"
 
     def __len__(self) -> int:
         """Messages that are queued, or that the socket has not taken completely."""
-        return len(self.bodies) + self._others
+        return len(self.bodies) + (0 if self._details is None else self._details.others)
 
     @property
     def waiting_bytes(self) -> int:
@@ -193,38 +211,40 @@ class Outbox(Lane):
 
         :param body: its frame or, if its terms have a number, its payload
         """
-        bodies = self.bodies
-        if terms is not None and (terms.expires_ms or terms.number is not None or terms.priority == "high"):
+        if self._details is not None or (terms is not None and (terms.expires_ms or terms.priority == "high")):
             return self._push_with_details(body, timestamp_ms, limits, terms)
-        if bodies or self._others:
-            size = self._bytes + len(body)
-            if size > limits.max_bytes or len(bodies) + self._others >= limits.max_messages:
-                return False
-            self._bytes = size
-        else:
-            self._bytes = len(body)
+        bodies, size = self.bodies, len(body) if terms is None else cost(body, terms)
         if bodies:
+            size += self._bytes
+            if size > limits.max_bytes or len(bodies) >= limits.max_messages:
+                return False
             bodies.append(body)
             self.stamps.append(timestamp_ms)
         else:
             self.bodies, self.stamps = [body], [timestamp_ms]
+        self._bytes = size
         if terms is not None or self.terms is not None:
             if self.terms is None:
                 self.terms = [None] * (len(self.bodies) - 1)
             self.terms.append(terms)
         return True
 
-    def _push_with_details(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms) -> bool:
+    def _push_with_details(self, body: bytes, timestamp_ms: int, limits: OutboxLimits, terms: Terms | None) -> bool:
         size, waiting = self._bytes + cost(body, terms), len(self)
         if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
             return False
         self._bytes = size
         details = self._detailed()
-        if terms.priority == "high":
-            details.high.append(body, timestamp_ms, terms)
-            self._others += 1
-        else:
-            self.append(body, timestamp_ms, terms)
+        if terms is not None:
+            if terms.expires_ms and not 0 < details.expires_ms < terms.expires_ms:
+                details.expires_ms = terms.expires_ms
+            if terms.priority == "high":
+                details.others += 1
+                if details.high is NO_LANE:
+                    details.high = Lane()
+                details.high.append(body, timestamp_ms, terms)
+                return True
+        self.append(body, timestamp_ms, terms)
         return True
 
     def _detailed(self) -> _Details:
@@ -238,17 +258,24 @@ class Outbox(Lane):
 
     def expire(self, taker: Taker) -> None:
         """Remove the queued messages that have expired."""
-        if self._details is None:  # none of them has a limit
+        details = self._details
+        if details is None or not details.expires_ms:
             return
-        now_ms, expired = taker.now_ms(), list[Terms]()
+        now_ms, expired, later = taker.now_ms(), list[Terms](), 0
+        if now_ms <= details.expires_ms:
+            return
 
         def is_expired(terms: Terms) -> bool:
+            nonlocal later
             if terms.has_expired(now_ms):
                 expired.append(terms)
                 return True
+            if terms.expires_ms and not 0 < later < terms.expires_ms:
+                later = terms.expires_ms
             return False
 
         self._remove_all(is_expired)
+        details.expires_ms = later
         for terms in expired:
             taker.note_expired(terms)
 
@@ -262,7 +289,7 @@ class Outbox(Lane):
             self._bytes -= self.remove(normal)
         if high and self._details is not None:
             self._bytes -= self._details.high.remove(high)
-            self._others -= len(high)
+            self._details.others -= len(high)
         self._drop_details()
 
     # -- making room
@@ -341,41 +368,52 @@ class Outbox(Lane):
         Don't call it before the socket has taken what it has begun to take.
         """
         if self._details is None and self._bytes <= MOST_PER_TAKE:
-            bodies = self.bodies
+            bodies = self.bodies if self.terms is None else self._take_from(self, taker)
             return bodies[0] if len(bodies) == 1 else b"".join(bodies)
         self.expire(taker)
         if not self.has_queued:
             return b""
         details = self._detailed()
-        is_plain = self.terms is None and not details.high.bodies
-        data = b"".join(self._take_plain(details) if is_plain else self._take_picked(details, taker))
+        if self.bodies and details.high.bodies:
+            frames = self._take_in_order(details, taker)
+        else:
+            frames = self._take_from(self if self.bodies else details.high, taker)
+            details.single = len(frames)
+        data = b"".join(frames)
         details.taken_bytes = len(data)
         return data
 
-    def _take_plain(self, details: _Details) -> list[bytes]:
-        messages = size = 0
-        for frame in self.bodies:
-            messages, size = messages + 1, size + len(frame)
+    def _take_from(self, lane: Lane, taker: Taker) -> list[bytes]:
+        """Return the next frames of one lane, if the other is empty."""
+        name: LaneName = "normal" if lane is self else "high"
+        frames, size, is_made = list[bytes](), 0, False
+        for frame, terms in zip(lane.bodies, lane.terms or repeat(None), strict=False):
+            if terms is not None and terms.number is not None:
+                frame = taker.frame_of(frame, _NEW(Numbered, (name, terms.number))) or b""
+                is_made = True
+            frames.append(frame)
+            size += len(frame)
             if size >= MOST_PER_TAKE:
                 break
-        details.plain = messages
-        return self.bodies[:messages]
+        self._made = frames if is_made else None
+        return frames
 
-    def _take_picked(self, details: _Details, taker: Taker) -> list[bytes]:
-        pieces, picks, size = list[bytes](), list[_Pick](), 0
+    def _take_in_order(self, details: _Details, taker: Taker) -> list[bytes]:
+        """Return the next frames of both lanes."""
+        frames, picks, size = list[bytes](), list[_Pick](), 0
         for lane, at in self._in_order(details):
             waiting, numbered = lane.waiting_at(at), None
             frame, stamp, terms = waiting
             if terms is not None and terms.number is not None:
                 numbered = Numbered("normal" if lane is self else "high", terms.number)
                 frame = taker.frame_of(frame, numbered) or b""
-            pieces.append(frame)
+            frames.append(frame)
             picks.append(_Pick(lane is not self, len(frame), stamp, numbered, waiting))
             size += len(frame)
             if size >= MOST_PER_TAKE:
                 break
         details.picks = picks
-        return pieces
+        return frames
 
     def _in_order(self, details: _Details) -> Iterator[tuple[Lane, int]]:
         """Everything that is queued, in the order of giving."""
@@ -392,30 +430,48 @@ class Outbox(Lane):
     @property
     def taken_bytes(self) -> int:
         """The size of what the last :meth:`take` returned, until it is given."""
-        return self._bytes if self._details is None else self._details.taken_bytes
+        if self._details is not None:
+            return self._details.taken_bytes
+        return self._bytes if self._made is None else sum(map(len, self._made))
 
     @property
     def has_taken_all(self) -> bool:
         """Whether the last :meth:`take` returned all that is queued."""
         details = self._details
-        if details is None:
-            return True
-        return len(details.picks) + details.plain == len(self.bodies) + len(details.high.bodies)
+        return details is None or len(details.picks) + details.single == len(self.bodies) + len(details.high.bodies)
 
     def given_all(self) -> Given:
         """The socket has taken all that :meth:`take` returned."""
         details = self._details
         if details is None:
-            stamps = self.stamps
-            self.bodies, self.stamps, self.terms, self._bytes = NO_BODIES, NO_STAMPS, None, 0
-            return stamps, ()
+            given = (self.stamps, ()) if self.terms is None else self._report_from(self, len(self.bodies))
+            self.bodies, self.stamps, self.terms, self._bytes, self._made = NO_BODIES, NO_STAMPS, None, 0, None
+            return given
         if details.picks:
             return self._give(details, details.picks, len(details.picks))
-        stamps, messages = self.stamps[: details.plain], details.plain
-        details.plain = details.taken_bytes = details.high_in_a_row = 0
-        self._bytes -= self.remove_first(messages)
+        lane, messages = self if self.bodies else details.high, details.single
+        given = self._report_from(lane, messages)
+        self._bytes -= lane.remove_first(messages)
+        details.others -= messages if lane is not self else 0
+        details.high_in_a_row, self._made = 0, None
+        details.end_write()
         self._drop_details()
-        return stamps, ()
+        return given
+
+    def _report_from(self, lane: Lane, messages: int) -> Given:
+        """What to report of the first messages of a lane, once they are given."""
+        stamps, made = lane.stamps[:messages], self._made
+        if made is not None and b"" in made:
+            stamps = [stamp for stamp, frame in zip(stamps, made, strict=True) if frame]
+        if made is None or lane.terms is None:
+            return stamps, ()
+        name: LaneName = "normal" if lane is self else "high"
+        numbered = [
+            _NEW(Numbered, (name, terms.number))
+            for terms in islice(lane.terms, messages)
+            if terms is not None and terms.number
+        ]
+        return stamps, numbered
 
     def given(self, taken: int, committed: int) -> tuple[int, Given]:
         """The socket has not taken all that :meth:`take` returned. The frames that it has begun to take count as
@@ -428,9 +484,9 @@ class Outbox(Lane):
         details = self._details
         if details is None:
             details = self._detailed()
-            details.plain = len(self.bodies)
+            details.single = len(self.bodies)
         begun, complete, end = list[_Pick](), 0, 0
-        for pick in details.picks or self._plain_picks(details.plain):
+        for pick in details.picks or self._single_picks(self if self.bodies else details.high, details.single):
             if end >= committed:
                 break
             begun.append(pick)
@@ -438,10 +494,15 @@ class Outbox(Lane):
             complete += end <= taken
         return end, self._give(details, begun, complete)
 
-    def _plain_picks(self, messages: int) -> Iterator[_Pick]:
+    def _single_picks(self, lane: Lane, messages: int) -> Iterator[_Pick]:
+        name: LaneName = "normal" if lane is self else "high"
+        frames = lane.bodies if self._made is None else self._made
         for at in range(messages):
-            waiting = self.waiting_at(at)
-            yield _Pick(False, len(waiting[0]), waiting[1], None, waiting)
+            waiting = lane.waiting_at(at)
+            _, stamp, terms = waiting
+            has_number = terms is not None and terms.number is not None
+            numbered = Numbered(name, terms.number) if has_number else None  # type: ignore[union-attr, arg-type]
+            yield _Pick(lane is not self, len(frames[at]), stamp, numbered, waiting)
 
     def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:
         """The socket has taken the first ``complete`` of these messages completely, and the others in part. Whatever
@@ -454,12 +515,12 @@ class Outbox(Lane):
         complete_highs, all_highs = sum(highs[:complete]), sum(highs)
         self._bytes -= self.remove_first(complete - complete_highs)
         self._bytes -= details.high.remove_first(complete_highs)
-        details.begun = list(begun[complete:])
+        details.begun = begun[complete:]
         details.begun_bytes = self.remove_first(len(details.begun) - all_highs + complete_highs)
         details.begun_bytes += details.high.remove_first(all_highs - complete_highs)
-        self._others += len(details.begun) - all_highs
-        details.high_in_a_row = in_a_row
-        details.picks, details.plain, details.taken_bytes = [], 0, 0
+        details.others += len(details.begun) - all_highs
+        details.high_in_a_row, self._made = in_a_row, None
+        details.end_write()
         self._drop_details()
         return _report(begun[:complete])
 
@@ -468,8 +529,8 @@ class Outbox(Lane):
         details = self._details
         if details is None:
             return NOTHING_GIVEN
-        begun, details.begun = details.begun, []
-        self._others -= len(begun)
+        begun, details.begun = details.begun, ()
+        details.others -= len(begun)
         self._bytes -= details.begun_bytes
         details.begun_bytes = 0
         self._drop_details()
@@ -483,13 +544,12 @@ class Outbox(Lane):
     def discard(self) -> Discarded:
         """Drop what is queued. What the socket has begun to take can't be taken back."""
         queued, begun = _emptied(self), list[Waiting]()
-        self._bytes = self._others = 0
+        self._bytes, self._made = 0, None
         details = self._details
         if details is not None:
             queued = _emptied(details.high) + queued
             begun = [pick.waiting for pick in details.begun]
-            details.picks, details.plain, details.taken_bytes = [], 0, 0
-            self._bytes, self._others = details.begun_bytes, len(details.begun)
+            self._bytes, details.others = details.begun_bytes, len(details.begun)
             self._drop_details()
         interims = sum(terms is not None and bool(terms.interim_of) for _, _, terms in queued)
         return Discarded(len(queued) - interims, interims, queued, begun)

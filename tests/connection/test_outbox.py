@@ -232,6 +232,23 @@ def test_a_normal_one_ends_the_eight_though_no_high_one_is_left_then() -> None:
     assert outbox.take(TAKER) == b"hhhhhhhhNh"
 
 
+def test_a_normal_one_ends_the_eight_also_if_it_fills_a_write_by_itself() -> None:
+    large = b"N" * MOST_PER_TAKE
+    outbox = filled(large, large, *[(b"h", HIGH)] * 8, limits=ROOMY)
+    outbox.take(TAKER)
+    outbox.given(8, 8)
+    outbox.written()
+    assert outbox.take(TAKER) == large
+    assert outbox.given_all() == ([0], ())
+    for _ in range(9):
+        outbox.push(b"h", 0, ROOMY, HIGH)
+    assert outbox.take(TAKER) == b"hhhhhhhh" + large
+    assert not outbox.has_taken_all
+    outbox.given_all()
+    assert outbox.take(TAKER) == b"h"
+    assert outbox.has_taken_all
+
+
 def test_high_ones_that_went_while_no_normal_one_waited_do_not_count() -> None:
     outbox = filled(*[(b"h", HIGH)] * 12, limits=ROOMY)
     assert outbox.take(TAKER) == b"h" * 12
@@ -322,6 +339,17 @@ def test_what_has_expired_while_it_was_queued_is_not_sent() -> None:
     assert taker.expired == [soon, later]
     outbox.given_all()
     assert held_lists(outbox) == []
+
+
+def test_whichever_expires_first_is_not_sent_then_in_whatever_order_they_were_queued() -> None:
+    for order in ((1, 5, 10), (10, 5, 1), (5, 1, 10)):
+        taker = FakeTaker(0.0)
+        outbox = filled(*[(b"%d " % ms, Terms(expires_ms=ms)) for ms in order], limits=ROOMY)
+        for now_ms, left in ((0.0, {1, 5, 10}), (2.0, {5, 10}), (7.0, {10})):
+            taker.now = now_ms
+            assert {int(each) for each in outbox.take(taker).split()} == left
+            outbox.given(0, 0)
+            outbox.written()
 
 
 def test_an_outbox_whose_messages_have_all_expired_has_nothing_to_take() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -16,8 +17,8 @@ from cocoa_tornado.rules.terms import Terms
 from ..profiles import examples
 from .takers import FakeTaker
 
-LIMITS = OutboxLimits(max_messages=7, max_bytes=350)
-MOST_PER_TAKE = 60
+LIMITS = OutboxLimits(max_messages=7, max_bytes=500)
+MOST_PER_TAKE = 150
 SKIPPED = b"skip"
 
 TERMS = [
@@ -31,6 +32,16 @@ TERMS = [
     *(Terms(number=0), Terms("a", number=0), Terms(expires_ms=10, number=1)),
 ]
 """A number of 1 stands for a new one."""
+SIZES = [0, 0, 5, 5, 10, 20, 40, 100, 400]
+
+
+STORED = [Terms(number=1), Terms(number=1), Terms(number=0), Terms("a", number=0)]
+PLAIN = [None, None, Terms("a"), Terms(priority="low")]
+
+
+def messages_with(terms: Sequence[Terms | None]) -> st.SearchStrategy[list[tuple[int, Terms | None, bool]]]:
+    message = st.tuples(st.sampled_from(SIZES), st.sampled_from(terms), st.sampled_from([False, False, True]))
+    return st.lists(message, min_size=1, max_size=6)
 
 
 @dataclass(eq=False)
@@ -158,12 +169,14 @@ class Outboxes(RuleBasedStateMachine):
         return Item(body, self.numbers, terms or Terms())
 
     @rule(
-        size=st.integers(0, 40) | st.integers(0, 400),
-        terms=st.sampled_from(TERMS),
-        is_skipped=st.sampled_from([False, False, True]),
+        messages=messages_with(TERMS) | messages_with(STORED) | messages_with(PLAIN),
         may_drop_low=st.booleans(),
     )
-    def message_is_queued(self, size: int, terms: Terms | None, is_skipped: bool, may_drop_low: bool) -> None:
+    def messages_are_queued(self, messages: list[tuple[int, Terms | None, bool]], may_drop_low: bool) -> None:
+        for size, terms, is_skipped in messages:
+            self.queue(size, terms, is_skipped, may_drop_low)
+
+    def queue(self, size: int, terms: Terms | None, is_skipped: bool, may_drop_low: bool) -> None:
         item = self.item(size, terms, is_skipped and terms is not None and terms.number is not None)
         given = None if terms is None else item.terms
         if item.terms.collapse_key is not None:
@@ -179,7 +192,7 @@ class Outboxes(RuleBasedStateMachine):
         expected = self.squeeze_in(item, may_drop_low)
         assert self.outbox.squeeze_in(item.body, item.stamp, LIMITS, given, may_drop_low=may_drop_low) == expected
 
-    @precondition(lambda self: not self.begun)
+    @precondition(lambda self: self.queued and not self.begun)
     @rule(
         share=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1.0]), committed_bytes=st.sampled_from([0, 0, 1, 30])
     )
@@ -216,6 +229,7 @@ class Outboxes(RuleBasedStateMachine):
         if not self.queued:
             self.in_a_row = 0
 
+    @precondition(lambda self: len(self.queued) > 2)
     @rule()
     def everything_is_discarded(self) -> None:
         interims = sum(bool(item.terms.interim_of) for item in self.queued)

@@ -394,6 +394,20 @@ def test_what_the_socket_has_taken_is_counted_behind_the_control_frames() -> Non
     assert device.stamps == [0, 1]
 
 
+def test_a_frame_that_is_made_when_it_is_taken_is_counted_behind_the_control_frames_too() -> None:
+    """Its size is unknown before."""
+    device = Device()
+    device.taker = FakeTaker(make=lambda payload, _: text_frame(payload))
+    for number in range(3):
+        device.protocol.outbox.push(b"x" * 100, number, LIMITS.outbox, Terms(number=number + 1))
+    device.protocol.ping(device.now)
+    assert device.is_blocked(taken=105, committed=105) == [(PING, b""), (TEXT, b"x" * 100), (TEXT, b"x" * 100)]
+    assert device.stamps == [0]
+    device.taken()
+    assert device.is_sent() == [(TEXT, b"x" * 100)]
+    assert device.stamps == [0, 1, 2]
+
+
 def test_an_end_drops_what_the_socket_has_not_begun_to_take() -> None:
     device = Device()
     for number in range(5):
