@@ -36,6 +36,7 @@ PURE: Final = (
     "examples/test_kinds.py",
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     "mailboxes/test_driver.py",
+    "mailboxes/test_redis_scripts.py",
     *(
         f"probe/test_{name}.py"
         for name in ("between", "credentials", "judge", "judge_speech", "recording", "report", "target")

@@ -13,12 +13,13 @@ import pytest
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.port import Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
+from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import FORGET_AFTER_S, NO_CURSOR_YET, BoxLimits, Position
 from cocoa_tornado.rules.feed import Delivery, Feed
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
-from .stands import SOURCE, Clock, contents, entries, entry, page_of, payloads, ready
+from .stands import SOURCE, Clock, contents, entries, entry, missed, page_of, payloads, ready
 
 pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=90)]
 
@@ -378,3 +379,27 @@ async def test_what_redis_evicts_is_missed_and_not_lost_in_silence(own_redis: Re
             assert turn.missed == 1 or payloads_of(turn) == [b"x" * 2000]
             gaps += turn.missed
         assert gaps > 0
+
+
+@pytest.mark.parametrize("gone", ["b", "bm", "bh", "bmh"])
+async def test_a_box_of_two_lanes_that_was_evicted_gives_no_number_twice(shared: RedisServer, gone: str) -> None:
+    high = Options(priority="high", collapse_key="k")
+    async with opened(shared.url) as mailbox:
+        # The highest number of the high lane is unused, because the last message has replaced it.
+        batch = [entry(0), entry(1, options=high), entry(2), entry(3, options=high)]
+        batch.append(entry(4, options=Options(collapse_key="k")))
+        assert await mailbox.append(batch) == [1, 1, 2, 2, 3]
+        assert await mailbox.append([entry(5, options=Options(priority="high"))]) == [3]
+        for name in gone:
+            shared.command("DEL", key(f"{name}:doll"))
+        box = await mailbox.look("doll")
+        for position in (Position(3, mailbox.epoch, 3), Position(0, mailbox.epoch)):
+            assert box.find(position) is not None
+        assert await contents(mailbox) == ([] if "m" in gone else payloads([0, 2, 4]))
+        assert await contents(mailbox, lane="high") == ([] if "h" in gone else payloads([5]))
+        if "m" in gone:
+            assert missed(await page_of(mailbox, after=1), 1) == 1
+        numbers = await mailbox.append([entry(6), entry(7, options=Options(priority="high"))])
+        assert all(number is not None and number > 3 for number in numbers)
+        assert await contents(mailbox, after=box.last.normal) == payloads([6])
+        assert await contents(mailbox, after=box.last.high, lane="high") == payloads([7])

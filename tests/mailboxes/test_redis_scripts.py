@@ -1,0 +1,24 @@
+"""The scripts of the Redis mailbox as texts. No Redis."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cocoa_tornado.mailboxes import redis_scripts
+from cocoa_tornado.mailboxes.redis_scripts import LOAD_ALL, OPEN, Script
+
+COMMANDS = re.compile(r"(?:redis\.p?call|\btry)\('([A-Z]+)'")
+SCRIPTS = [(name, script) for name, script in vars(redis_scripts).items() if isinstance(script, Script)]
+
+
+@pytest.mark.parametrize(("name", "script"), SCRIPTS)
+def test_opening_calls_every_command_so_that_a_missing_permission_shows_then(name: str, script: Script) -> None:
+    called = set(COMMANDS.findall(script.text.decode()))
+    assert called
+    assert called <= set(COMMANDS.findall(OPEN.text.decode()))
+
+
+def test_every_script_is_loaded_again_when_redis_has_forgotten_one() -> None:
+    assert {command[2] for command in LOAD_ALL} == {script.text for _, script in SCRIPTS}
