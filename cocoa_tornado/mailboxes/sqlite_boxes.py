@@ -62,8 +62,7 @@ class Change:
 
     def adopt(self, other: Change) -> None:
         """Report what another transaction has stored, too. The mailbox's totals include it already."""
-        self.results = other.results
-        self.steps = [*other.steps, *self.steps]
+        self.results, self.steps = other.results, other.steps
         for counter in ("stored", "duplicates", "acknowledged", "collapsed", "withdrawn", "overflowed"):
             setattr(self, counter, getattr(self, counter) + getattr(other, counter))
 

@@ -132,18 +132,17 @@ class Rows:
 
     def fan_out(self) -> Change:
         """Store the next messages of the oldest fan-out. If an attempt raised although its transaction was committed,
-        the next one reports its messages, too."""
-        earlier = self._committed("step", self._attempts["step"].id) if "step" in self._attempts else None
-        change = Change()
-        if self._fan_outs:
+        report its messages instead."""
+        attempt = self._attempts.get("step")
+        change = self._committed("step", attempt.id) if attempt else None
+        if change is None and self._fan_outs:
             with self._transaction(("step", secrets.token_hex(8))) as boxes:
-                appender, change = Appender(boxes), boxes.change
-                change.steps.append(self._fan_outs.step(boxes, appender))
+                appender = Appender(boxes)
+                boxes.change.steps.append(self._fan_outs.step(boxes, appender))
                 appender.flush()
+                change = boxes.change
         self._attempts.pop("step", None)
-        if earlier is not None:
-            change.adopt(earlier)
-        return self._with_state(change)
+        return self._with_state(change or Change())
 
     def sweep(self) -> Change:
         """Delete the expired messages of the next boxes, and unused boxes. Starts over after the last box."""

@@ -346,6 +346,8 @@ def _prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Migr
     # Before anything else is read: from here on, a commit survives a power failure.
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA cache_size = -16000")
+    # Fails if this SQLite was built without JSON, which fan-outs need.
+    database.execute("SELECT json_group_array(value) FROM json_each('[]')").fetchone()
     # Fails if another process holds the write lock: better now than at the first message.
     database.execute("BEGIN IMMEDIATE")
     database.execute("ROLLBACK")
