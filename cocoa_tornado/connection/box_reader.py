@@ -450,11 +450,13 @@ class BoxReader:
         """A message is part of the write, behind those for which this was called before."""
         at = self._at.joined(self._located(lane, ticket))
         told: Sequence[_Owed] = ()
+        missed = 0
         if self._unnamed:
             at, told = self._due(at)
+            missed = sum(owed.missed for owed in told)
         self._at = at
         self._picks.append(_Pick(at, told))
-        return Gift(sum(owed.missed for owed in told), self._position(at))
+        return Gift(missed, self._position(at))
 
     def _due(self, at: Numbers) -> tuple[Numbers, Sequence[_Owed]]:
         for owed in self._unnamed:

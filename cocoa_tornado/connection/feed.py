@@ -29,6 +29,9 @@ Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
 NORMAL: Final[LaneName] = "normal"
 HIGH: Final[LaneName] = "high"
 
+_NEW: Final = tuple.__new__
+"""Like Terms(...), without the Python function that a NamedTuple has for it."""
+
 REFRESH_S: Final = 86_400.0
 """How often a device that stays connected joins its audiences again, so that it is not forgotten."""
 
@@ -174,7 +177,7 @@ class BoxFeed:
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
         if options is None:
-            terms = Terms("", "normal", expires_ms, None, None, reader.ticket(number))
+            terms = _NEW(Terms, ("", "normal", expires_ms, None, None, reader.ticket(number)))
         else:
             lane = HIGH if options.priority == "high" else NORMAL
             terms = _terms(options, expires_ms, reader.ticket(number))

@@ -175,8 +175,11 @@ class MemoryStore:
         self._messages += 1
         self._size_bytes += len(entry.payload)
         self.counters.stored += 1
-        self.counters.collapsed += self._removed(replaced)
-        self._lose(kept.shrink(self._limits), "overflow")
+        if replaced:
+            self.counters.collapsed += self._removed(replaced)
+        dropped = kept.shrink(self._limits)
+        if dropped:
+            self._lose(dropped, "overflow")
         return number
 
     def _lose(self, lost: Removed, reason: str) -> int:

@@ -67,6 +67,7 @@ class KeptBox:
 
     __slots__ = (
         "_collapsible",
+        "_count",
         "_lanes",
         "_low",
         "_named",
@@ -85,6 +86,7 @@ class KeptBox:
         self._collapsible: dict[str, tuple[LaneName, int]] | None = None
         self._named: dict[str, _Named] | None = None
         self._newest: KeptMessage | None = None
+        self._count = 0
         self.size_bytes = 0
         self.touched_s = now
         self.audiences: frozenset[Audience] = frozenset()
@@ -92,7 +94,7 @@ class KeptBox:
 
     def __len__(self) -> int:
         """The number of messages in both lanes."""
-        return sum(map(len, self._lanes.values()))
+        return self._count
 
     def __iter__(self) -> Iterator[KeptMessage]:
         """A snapshot of the messages, lane by lane, oldest first."""
@@ -119,6 +121,7 @@ class KeptBox:
         self.box = self.box.with_lane(name, lane)
         message = KeptMessage(lane.last, entry.payload, entry.timestamp_ms, now, entry.expires_ms, options, audience)
         self._lanes.setdefault(name, OrderedDict())[lane.last] = self._newest = message
+        self._count += 1
         self.size_bytes += len(entry.payload)
         self.touched_s = now
         if entry.options is not None:
@@ -143,7 +146,7 @@ class KeptBox:
     def shrink(self, limits: BoxLimits) -> Removed:
         """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones."""
         dropped: Removed = []
-        while len(self) > 1 and (len(self) > limits.max_messages or self.size_bytes > limits.max_bytes):
+        while self._count > 1 and (self._count > limits.max_messages or self.size_bytes > limits.max_bytes):
             victim = self._first_to_drop()
             dropped.append(self._remove(victim.lane, victim.number))
         return dropped
@@ -151,8 +154,11 @@ class KeptBox:
     def _first_to_drop(self) -> KeptMessage:
         if self._low:
             return self._lane("normal")[next(iter(self._low))]
-        oldest = (message for lane in LANES for message in self._lane(lane).values())
-        return next(message for message in oldest if message is not self._newest)
+        for lane in LANES:
+            for message in self._lane(lane).values():
+                if message is not self._newest:
+                    return message
+        raise AssertionError("the newest message is alone")
 
     # -- removing
 
@@ -200,6 +206,7 @@ class KeptBox:
     def _remove(self, name: LaneName, number: int) -> KeptMessage:
         of_lane = self._lanes[name]
         message = of_lane.pop(number)
+        self._count -= 1
         self.size_bytes -= len(message.payload)
         if self._low is not None and name == "normal":
             self._low.pop(number, None)

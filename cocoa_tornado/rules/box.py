@@ -72,7 +72,11 @@ class Numbers(NamedTuple):
 
     def joined(self, other: Numbers) -> Numbers:
         """Return the higher number of each lane."""
-        return Numbers(max(self.normal, other.normal), max(self.high, other.high))
+        normal, high = self
+        other_normal, other_high = other
+        if other_high == high:  # nearly always
+            return self if normal >= other_normal else other
+        return Numbers(max(normal, other_normal), max(high, other_high))
 
 
 class Position(NamedTuple):
@@ -324,7 +328,8 @@ class Box(NamedTuple):
 
     def write(self, numbers: Numbers) -> Box:
         """Mark everything up to these numbers as written to a socket."""
-        return Box(self.normal.write(numbers.normal), self.high.write(numbers.high), self.epochs)
+        normal, high, epochs = self
+        return Box(normal.write(numbers.normal), high.write(numbers.high), epochs)
 
 
 class Mark(NamedTuple):
