@@ -216,13 +216,15 @@ class Lane(NamedTuple):
 
     def write(self, number: int) -> Lane:
         """Mark everything up to ``number`` as written to a socket. Never moves back, or beyond the last message."""
-        number = min(number, self.last)
-        return self._replace(written=number) if number > self.written else self
+        base, last, gone, acked, written, cuts, retracted = self
+        number = min(number, last)
+        return self if number <= written else Lane(base, last, gone, acked, number, cuts, retracted)
 
     def lose(self, up_to: int) -> Lane:
         """Messages up to this number have expired, or were dropped or retracted."""
-        up_to = min(up_to, self.last)
-        return self._replace(gone=up_to) if up_to > self.gone else self
+        base, last, gone, acked, written, cuts, retracted = self
+        up_to = min(up_to, last)
+        return self if up_to <= gone else Lane(base, last, up_to, acked, written, cuts, retracted)
 
     def retract(self, number: int) -> Lane:
         """The message with this number has left the box and does not count as missed."""
