@@ -290,10 +290,11 @@ class BoxReader:
     def go_on(self, after: Position | None) -> None:
         """Read the box from this position on, instead of another connection. None: as if that had never been."""
         self.stands_by = False
+        self.failed()  # what was asked gets no answer
         if after is not None:
             self._after, self._lost = after, None
             self.normal, self.high = Feed(), Feed()
-        self._asked, self._wants_look = None, True
+        self._wants_look = True
 
     def follow(self, epoch: int, key: bytes | None) -> bool:
         """The mailbox may have begun another epoch. True: it has, and an answer that is awaited is void."""

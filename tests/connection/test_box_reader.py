@@ -81,6 +81,13 @@ def write(reader: BoxReader, *messages: tuple[LaneName, int]) -> list[tuple[int,
 # -- questions
 
 
+def test_a_reader_that_is_to_go_on_reads_again_what_it_had_asked_for() -> None:
+    reader = opened(box(3))
+    assert reads(reader) == [("normal", 0, 16)]
+    reader.go_on(None)  # what another connection had begun to write comes here, and the answer is not waited for
+    assert reads(reader) == [("high", 0, 16), ("normal", 0, 16)]
+
+
 def test_a_connection_looks_at_its_box_first_and_asks_nothing_else_meanwhile() -> None:
     reader = BoxReader(None)
     assert ask(reader) is LOOK
