@@ -154,6 +154,11 @@ class BoxFeed:
         if audiences is not None:
             self._mail.refresh(self._device_id, audiences)
 
+    @property
+    def stands_by(self) -> bool:
+        """Another connection of the device gets its messages."""
+        return self._reader.stands_by
+
     def stand_by(self, begun: int) -> Position | None:
         """See :meth:`BoxReader.stand_by`."""
         self._asked = None

@@ -194,6 +194,11 @@ class Outbox(Lane):
         return 0 if self._details is None else sum(pick.numbered is not None for pick in self._details.begun)
 
     @property
+    def begun(self) -> int:
+        """How many messages the socket has taken in part."""
+        return 0 if self._details is None else len(self._details.begun)
+
+    @property
     def has_high(self) -> bool:
         """Whether a message of high priority is queued."""
         return self._details is not None and bool(self._details.high.bodies)
@@ -535,6 +540,12 @@ class Outbox(Lane):
         details.begun_bytes = 0
         self._drop_details()
         return _report(begun)
+
+    def abandon(self) -> list[Waiting]:
+        """The socket will never take the rest of what it had begun to take. Return the messages."""
+        begun = [] if self._details is None else [pick.waiting for pick in self._details.begun]
+        self.written()
+        return begun
 
     def _drop_details(self) -> None:
         """An empty outbox has none."""
