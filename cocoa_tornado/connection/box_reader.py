@@ -325,6 +325,8 @@ class BoxReader:
             start = box.start(self._after)
             self._begin_epoch(box, key, start)
             missed = self._missed_with_epoch(box)
+            if self.stands_by:
+                missed = 0  # the device is notified on the connection that gets its messages
         else:
             start = Numbers()  # where the connection is does not depend on others of its device
         self.normal.open(start.normal, box.normal.last)

@@ -81,6 +81,16 @@ def write(reader: BoxReader, *messages: tuple[LaneName, int]) -> list[tuple[int,
 # -- questions
 
 
+def test_a_reader_that_stands_by_names_no_messages_that_an_epoch_has_lost() -> None:
+    reader = BoxReader(None)
+    reader.stands_by = True
+    assert ask(reader) is LOOK
+    reader.looked(box(5), KEY)
+    assert reader.follow(1, KEY)
+    assert ask(reader) is LOOK
+    assert reader.looked(after_a_loss(3, 3), KEY).missed == 0
+
+
 def test_a_reader_that_is_to_go_on_reads_again_what_it_had_asked_for() -> None:
     reader = opened(box(3))
     assert reads(reader) == [("normal", 0, 16)]
