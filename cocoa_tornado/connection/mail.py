@@ -61,7 +61,7 @@ class Mail:
     def refresh(self, device_id: str, audiences: frozenset[Audience]) -> None:
         """A device is known that is connected, or was until now: from now on for the whole ``member_ttl`` once more."""
         with contextlib.suppress(MailboxClosed):  # the gateway is stopping
-            self.mailbox.join(device_id, audiences).add_done_callback(_forget)
+            self.mailbox.refresh(device_id, audiences).add_done_callback(_forget)
 
     def _warn(self, event: str, who: dict[str, object]) -> None:
         suppressed = self.ack_lines.take(self.clock())
