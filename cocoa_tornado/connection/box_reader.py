@@ -133,7 +133,7 @@ class _Pick(NamedTuple):
     """A message of the current write: the position after it, and the gaps that it names."""
 
     position: Numbers
-    told: Sequence[_Owed]
+    named: Sequence[_Owed]
 
 
 def latest(known: Position | None, new: Position) -> Position:
@@ -346,7 +346,7 @@ class BoxReader:
             self._given, self._marked = _settle(self._given, known), _settle(self._marked, known)
             if self._lost is None:  # another connection has gone on up to there; otherwise messages may be queued still
                 self._given = self._given.joined(start)
-            self._picks = [_Pick(_settle(at, known), _renewed(told, known)) for at, told in self._picks]
+            self._picks = [_Pick(_settle(at, known), _renewed(named, known)) for at, named in self._picks]
             self._owed = _renewed(self._owed, known)
         self._gaps.clear()
         self._acked, self._pushed, self._flushed = Numbers(), [0, 0], [0, 0]
@@ -452,22 +452,24 @@ class BoxReader:
     def give(self, lane: LaneName, ticket: int) -> Gift:
         """A message is part of the write, behind those for which this was called before."""
         at = self._at.joined(self._located(lane, ticket))
-        told: Sequence[_Owed] = ()
+        named: Sequence[_Owed] = ()
         missed = 0
         if self._unnamed:
-            at, told = self._due(at)
-            missed = sum(owed.missed for owed in told)
+            at, named = self._due(at)
+            missed = sum(owed.missed for owed in named)
         self._at = at
-        self._picks.append(_Pick(at, told))
+        self._picks.append(_Pick(at, named))
         return Gift(missed, self._position(at))
 
     def _due(self, at: Numbers) -> tuple[Numbers, Sequence[_Owed]]:
         for owed in self._unnamed:
             if owed.is_due:
                 at = at.joined(owed.up_to)
-        told = [owed for owed in self._unnamed if owed.is_due or owed.up_to.joined(at) == at]
-        self._unnamed = [owed for owed in self._unnamed if owed not in told]
-        return at, told
+        named, unnamed = list[_Owed](), list[_Owed]()
+        for owed in self._unnamed:
+            (named if owed.is_due or owed.up_to.joined(at) == at else unnamed).append(owed)
+        self._unnamed = unnamed
+        return at, named
 
     @property
     def here(self) -> Position | None:
@@ -496,10 +498,10 @@ class BoxReader:
         self._given = self._given.joined(picks[-1].position)
         if not self._owed:
             return 0
-        told = [pick.told for pick in picks if pick.told]
-        for owed in (owed for group in told for owed in group):
+        groups = [pick.named for pick in picks if pick.named]
+        for owed in (owed for group in groups for owed in group):
             self._owed.remove(owed)
-        return len(told)
+        return len(groups)
 
     def written(self) -> Position | None:
         """Return the position to mark as written, because the socket has taken messages; None: it is marked."""
