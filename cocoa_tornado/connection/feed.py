@@ -32,9 +32,6 @@ HIGH: Final[LaneName] = "high"
 _NEW: Final = tuple.__new__
 """Like Terms(...), without the Python function that a NamedTuple has for it."""
 
-REFRESH_S: Final = 86_400.0
-"""How often a device that stays connected joins its audiences again, so that it is not forgotten."""
-
 log = logging.getLogger("cocoa.device")
 
 
@@ -111,7 +108,7 @@ class BoxFeed:
         :param stands_by: nothing is read until :meth:`go_on`
         """
         self._reader.stands_by = stands_by
-        self._refresh_at = self._mail.clock() + REFRESH_S
+        self._refresh_at = self._mail.clock() + self._mail.refresh_s
         try:
             joined = self._mail.mailbox.join(self._device_id, audiences)
         except MailboxClosed:
@@ -134,7 +131,7 @@ class BoxFeed:
 
     def refresh(self, audiences: frozenset[Audience]) -> None:
         """The device is connected still."""
-        self._refresh_at = self._mail.clock() + REFRESH_S
+        self._refresh_at = self._mail.clock() + self._mail.refresh_s
         self._mail.refresh(self._device_id, audiences)
 
     def look_again(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cocoa_tornado.connection.feed import REFRESH_S, BoxFeed
-from cocoa_tornado.connection.mail import Mail
+from cocoa_tornado.connection.feed import BoxFeed
+from cocoa_tornado.connection.mail import REFRESH_S, Mail, refresh_period_s
 from cocoa_tornado.connection.outbox import Numbered, Outbox, OutboxLimits
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError
@@ -138,7 +138,8 @@ def _summary(message: dict[str, object]) -> object:
 
 def fed(mailbox: MemoryMailbox, outlet: Outlet, after: Position | None = None, **mail: Any) -> BoxFeed:
     counters = mail.get("counters", Counters())
-    feed = BoxFeed(Mail(mailbox, counters, mail.get("clock", lambda: 0.0)), outlet, "doll", after)
+    clock, refresh_s = mail.get("clock", lambda: 0.0), mail.get("refresh_s", REFRESH_S)
+    feed = BoxFeed(Mail(mailbox, counters, clock, refresh_s), outlet, "doll", after)
     outlet.feed = feed
     return feed
 
@@ -444,6 +445,18 @@ async def test_a_device_that_stays_is_refreshed_once_a_day_and_when_its_last_con
     assert mailbox.refreshed == 1
     feed.close(AUDIENCES)
     assert (mailbox.refreshed, len(mailbox.joined)) == (2, 1)
+
+
+@pytest.mark.parametrize(("member_ttl_s", "period_s"), [(30 * 86_400, 86_400), (3_600, 1_800)])
+async def test_a_device_that_stays_is_refreshed_before_it_is_forgotten(member_ttl_s: float, period_s: float) -> None:
+    mailbox, now = Joining(), 0.0
+    await mailbox.start()
+    feed = fed(mailbox, Outlet(), clock=lambda: now, refresh_s=refresh_period_s(member_ttl_s))
+    feed.open(AUDIENCES)
+    now = period_s - 1
+    assert not feed.is_refresh_due
+    now = period_s
+    assert feed.is_refresh_due
 
 
 async def test_a_mailbox_that_is_closed_lets_a_connection_end() -> None:
