@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from ..rules.box import LaneName
 from ..rules.terms import Terms
 from .lane import NO_BODIES, NO_LANE, NO_STAMPS, Droppable, Lane, Waiting, cost, droppable
 
@@ -24,8 +25,6 @@ MOST_PER_TAKE: Final = 128 * 1024
 would mostly be joined in vain."""
 MOST_HIGH_IN_A_ROW: Final = 8
 """Contract section 9: so many high messages go before a normal one that waits."""
-
-LaneName: TypeAlias = Literal["normal", "high"]
 
 
 @dataclass(frozen=True, slots=True)
