@@ -285,7 +285,8 @@ class BoxReader:
         if not self._is_open:
             return self._after
         self._picks = self._picks[:begun]
-        return self._position(self._picks[-1].position if self._picks else self._given)
+        # What is being written may come from before this connection stood by the last time.
+        return self._position(self._given.joined(self._picks[-1].position) if self._picks else self._given)
 
     def go_on(self, after: Position | None) -> None:
         """Read the box from this position on, instead of another connection. None: as if that had never been."""

@@ -81,6 +81,18 @@ def write(reader: BoxReader, *messages: tuple[LaneName, int]) -> list[tuple[int,
 # -- questions
 
 
+def test_a_message_begun_long_ago_does_not_take_the_next_connection_back() -> None:
+    reader = opened(box(0))
+    push(reader, "normal", 1)
+    reader.begin_write()
+    reader.give("normal", reader.ticket(1))
+    assert reader.stand_by(1) == Position(1)
+    reader.go_on(Position(5))  # another connection has written up to there, and this one is still busy with the first
+    assert ask(reader) is LOOK
+    reader.looked(box(5), KEY)
+    assert reader.stand_by(1) == Position(5)
+
+
 def test_a_reader_that_stands_by_names_no_messages_that_an_epoch_has_lost() -> None:
     reader = BoxReader(None)
     reader.stands_by = True
