@@ -291,7 +291,8 @@ class BoxReader:
     def go_on(self, after: Position | None) -> None:
         """Read the box from this position on, instead of another connection. None: as if that had never been."""
         self.stands_by = False
-        self.failed()  # what was asked gets no answer
+        if self._asked is not None:
+            self.failed()
         if after is not None:
             self._after, self._lost = after, None
             self.normal, self.high = Feed(), Feed()

@@ -29,6 +29,9 @@ from .store import Committed, Ledger, Look, Question, Read, Store, StoreFault, T
 CLOSING_RETRY_S: Final = 0.1
 """The longest delay between attempts while the mailbox closes."""
 
+GROUPS_FIRST: Final = 4
+"""So many groups in a row may go before a step of a fan-out."""
+
 FAREWELL_S: Final = 1.0
 """The part of a close's timeout that is reserved for the store to release its files and connections."""
 
@@ -42,6 +45,7 @@ class Driver:
         self._store, self._ledger, self._timing = store, ledger, timing
         self._readiness = Readiness()
         self._is_away = True
+        self._groups_first = 0  # stored since the last step of a fan-out, while another one was due
         self._on_step: Callable[[FanOutStep], None] = lambda step: None
         # Storing.
         self._backlog = Backlog(limits)
@@ -237,11 +241,17 @@ class Driver:
                     future.set_result(None)
 
     async def _fan_out(self) -> None:
-        """One step, so that a fan-out delays the next group by no more than that."""
-        if self._store.has_fan_outs:
-            with self._watched():
-                steps = await self._store.fan_out()
-            self._report(steps)
+        """One step, so that a fan-out delays the next group by no more than that. A group that is due goes first, but a
+        fan-out goes on under any load."""
+        if not self._store.has_fan_outs:
+            return
+        if self._backlog.is_due and self._groups_first < GROUPS_FIRST:
+            self._groups_first += 1
+            return
+        self._groups_first = 0
+        with self._watched():
+            steps = await self._store.fan_out()
+        self._report(steps)
 
     def _report(self, steps: Sequence[FanOutStep]) -> None:
         for step in steps:

@@ -12,11 +12,7 @@ from ..rules.addressing import Options
 from ..rules.audiences import ALL, Audience
 from ..rules.box import LANES, Box, BoxLimits, LaneName, Numbers, StoredMessage
 from ..rules.feed import Page
-from .port import Entry, LaneRead
-
-ID_REMEMBERED_S: Final = 600.0
-IDS_REMEMBERED: Final = 1_000
-"""For so long, and so many of each device, an ``id`` is remembered although its message has left the box."""
+from .port import ID_REMEMBERED_S, IDS_REMEMBERED, Entry, LaneRead, lane_of
 
 _DEFAULTS: Final = Options()
 _NO_MESSAGES: Final[Mapping[int, KeptMessage]] = MappingProxyType({})
@@ -216,11 +212,6 @@ class KeptBox:
         lane = self.box.lane(name)
         self.box = self.box.with_lane(name, lane.lose(next(iter(of_lane)) - 1 if of_lane else lane.last))
         return message
-
-
-def lane_of(options: Options | None) -> LaneName:
-    """The lane of a message with these options."""
-    return "high" if options is not None and options.priority == "high" else "normal"
 
 
 def _is_alive(message: KeptMessage, limits: BoxLimits, now: float) -> bool:

@@ -10,13 +10,17 @@ import asyncio
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..rules.addressing import Options
 from ..rules.audiences import Audience
-from ..rules.box import Box, Position
+from ..rules.box import Box, LaneName, Position
 from ..rules.feed import LaneRead as LaneRead
 from ..rules.feed import Page
+
+ID_REMEMBERED_S: Final = 600.0
+IDS_REMEMBERED: Final = 1_000
+"""For so long, and so many of each device, an ``id`` is remembered although its message has left the box."""
 
 
 class Entry(NamedTuple):
@@ -229,3 +233,8 @@ class Mailbox(Protocol):
     async def close(self, timeout_s: float) -> None:
         """Store what is queued, marks included, within ``timeout_s``, then close. Never raises; a second call waits for
         the first."""
+
+
+def lane_of(options: Options | None) -> LaneName:
+    """The lane of a message with these options."""
+    return "high" if options is not None and options.priority == "high" else "normal"

@@ -44,7 +44,8 @@ local function page(letter, after, most, most_bytes)
         size = size + #payload
         if count > 0 and (count >= most or size > most_bytes) then return messages end
         count = count + 1
-        for _, part in ipairs({number_of(entry), entry[2][6], ends or 0, payload}) do messages[#messages + 1] = part end
+        local parts = {number_of(entry), entry[2][6], ends or 0, more and more.key or '', payload}
+        for _, part in ipairs(parts) do messages[#messages + 1] = part end
       end
       at = number_of(entry) + 1
     end

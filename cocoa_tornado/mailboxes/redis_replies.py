@@ -61,10 +61,8 @@ def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead])
     for (name, _, _), parts in zip(lanes, found, strict=True):
         lane = box.lane(name)
         messages = [
-            StoredMessage(number, payload, int(timestamp_ms), int(expires_ms))
-            for number, timestamp_ms, expires_ms, payload in zip(
-                parts[::4], parts[1::4], parts[2::4], parts[3::4], strict=True
-            )
+            StoredMessage(number, payload, int(timestamp_ms), int(expires_ms), key.decode() or None)
+            for number, timestamp_ms, expires_ms, key, payload in zip(*(parts[at::5] for at in range(5)), strict=True)
         ]
         pages.append(Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted))
     return pages

@@ -11,8 +11,7 @@ from typing import Any, Final, NamedTuple
 from ..rules.addressing import Options
 from ..rules.audiences import ALL, Audience
 from ..rules.box import LANES, BoxLimits, LaneName, surplus
-from .memory_box import ID_REMEMBERED_S, IDS_REMEMBERED, lane_of
-from .port import Entry
+from .port import ID_REMEMBERED_S, IDS_REMEMBERED, Entry, lane_of
 from .sqlite_boxes import SIZE, Boxes, BoxRow
 
 INSERT_PLAIN: Final = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"

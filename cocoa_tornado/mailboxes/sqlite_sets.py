@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from ..rules.addressing import Options
 from ..rules.audiences import ALL
-from .memory_box import lane_of
-from .port import FanOut
+from .port import FanOut, lane_of
 from .sqlite_boxes import Boxes
 
 LONG_CUTS: Final = 400

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, LaneName
-from .memory_box import ID_REMEMBERED_S
+from .port import ID_REMEMBERED_S
 from .sqlite_boxes import COLUMNS, SIZE, Boxes, BoxRow
 from .sqlite_members import forget_member, precision_s
 

@@ -745,3 +745,47 @@ class Delivering(RuleBasedStateMachine):
 
 TestDelivering = Delivering.TestCase
 TestDelivering.settings = examples(80, steps=30)
+
+
+# -- standing by
+
+
+def test_a_connection_that_stands_by_looks_but_reads_nothing() -> None:
+    reader = BoxReader(None)
+    reader.stands_by = True
+    assert ask(reader) is LOOK
+    reader.looked(box(3), KEY)
+    assert (ask(reader), reader.may_ask) == (None, False)
+
+
+def test_it_goes_on_where_the_other_one_has_stopped() -> None:
+    active, reader = opened(box(5)), BoxReader(Position(1))
+    reader.stands_by = True
+    ask(reader)
+    reader.looked(box(5), KEY)
+    ask(active)
+    active.arrived([page(1, 2, 3, 4, 5, last=5)])
+    active.delivered()
+    write(active, ("normal", 1), ("normal", 2), ("normal", 3))
+    reader.go_on(active.stand_by(0))
+    assert ask(reader) is LOOK
+    reader.looked(box(5), KEY)
+    assert reads(reader) == [("normal", 3, 16)]
+
+
+def test_a_page_that_is_under_way_is_asked_for_again_when_another_one_has_ended() -> None:
+    reader = opened(box(3))
+    ask(reader)
+    reader.go_on(None)
+    assert reads(reader)[-1] == ("normal", 0, 16)
+
+
+def test_an_acknowledgement_to_a_connection_that_stands_by_waits_for_a_look() -> None:
+    reader = opened(box(0))
+    reader.stands_by = True
+    assert reader.acknowledge(Position(2)) == LATER
+    assert ask(reader) is LOOK
+    assert reader.looked(box(3), KEY).ack == Ack(Position(2))
+    assert reader.acknowledge(Position(9)) == LATER
+    assert ask(reader) is LOOK
+    assert reader.looked(box(3), KEY).ack == REFUSED

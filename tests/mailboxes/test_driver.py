@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, TypeVar
 
 import pytest
@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import CommitGroup, GroupLimits
-from cocoa_tornado.mailboxes.driver import Driver
+from cocoa_tornado.mailboxes.driver import GROUPS_FIRST, Driver
 from cocoa_tornado.mailboxes.port import FanOut, FanOutStep, LaneRead, MailboxState
 from cocoa_tornado.mailboxes.store import FAN_OUT_STEP, Committed, Ledger, Timing
 from cocoa_tornado.rules.audiences import ALL as EVERYONE
@@ -599,20 +599,33 @@ def test_a_join_that_was_not_stored_fails_when_the_mailbox_closes() -> None:
     play(scene)
 
 
-def test_groups_and_steps_of_a_fan_out_alternate() -> None:
+def test_groups_go_before_steps_of_a_fan_out_which_goes_on_all_the_same() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:
         for n in range(4 * FAN_OUT_STEP):
             store.boxes.join(f"d{n}", GROUPS)
         await driver.append([everyone(0)])
-        del store.steps[:]  # the second step has begun
+        await asyncio.sleep(0)  # the second step begins
+        del store.steps[:]
         waiting = [driver.append(entries(1, 1))]
-        while store.has_fan_outs:
-            await waiting[-1]
+        while store.has_fan_outs:  # there is always a group that is due
             waiting.append(driver.append(entries(len(waiting) + 1, 1)))
+            await asyncio.sleep(0.0005)
         stored = [step for step in store.steps if step in ("commit", "fan_out")]
-        assert stored.count("fan_out") == 2
-        assert all(one != other for one, other in pairwise(stored))
+        runs = [(name, len(list(run))) for name, run in groupby(stored)]
+        assert [(name, length) for name, length in runs if name == "fan_out"] == [("fan_out", 1)] * 2
+        assert max(length for name, length in runs if name == "commit") == GROUPS_FIRST + 1
         await asyncio.gather(*waiting)
+
+    play(scene)
+
+
+def test_a_fan_out_goes_on_while_nothing_else_is_due() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        for n in range(3 * FAN_OUT_STEP):
+            store.boxes.join(f"d{n}", GROUPS)
+        await driver.append([everyone(0)])
+        await asyncio.sleep(1)
+        assert (store.has_fan_outs, store.steps.count("fan_out")) == (False, 2)
 
     play(scene)
 

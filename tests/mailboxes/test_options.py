@@ -168,6 +168,14 @@ async def test_a_newer_message_replaces_the_older_one_of_its_key(stand: Stand) -
     await mailbox.close(1.0)
 
 
+async def test_a_page_says_which_key_a_message_has(stand: Stand) -> None:
+    mailbox = await stand.open()
+    await mailbox.append([keyed(0, "volume \u00e9"), entry(1), keyed(2, "k", "high")])
+    assert [message.collapse_key for message in (await page_of(mailbox)).messages] == ["volume \u00e9", None]
+    assert [message.collapse_key for message in (await page_of(mailbox, lane="high")).messages] == ["k"]
+    await mailbox.close(1.0)
+
+
 async def test_a_message_replaces_one_of_another_priority(stand: Stand) -> None:
     mailbox = await stand.open()
     await mailbox.append([keyed(0, "k", "high"), entry(1), keyed(2, "k", "low")])

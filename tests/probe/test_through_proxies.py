@@ -21,14 +21,14 @@ Script = Callable[[ScriptedProxy], None]
 
 
 @contextlib.asynccontextmanager
-async def proxied(script: Script) -> AsyncIterator[ScriptedProxy]:
+async def proxied(script: Script) -> AsyncIterator[tuple[BrokenGateway, ScriptedProxy]]:
     gateway = BrokenGateway()
     await gateway.start()
     proxy = ScriptedProxy(gateway.port)
     script(proxy)
     await proxy.start()
     try:
-        yield proxy
+        yield gateway, proxy
     finally:
         await proxy.stop()
         await gateway.stop()
@@ -36,9 +36,9 @@ async def proxied(script: Script) -> AsyncIterator[ScriptedProxy]:
 
 def probed(script: Script, prefix: str = "") -> Report:
     async def scenario() -> Report:
-        async with proxied(script) as proxy:
+        async with proxied(script) as (gateway, proxy):
             target = Target("127.0.0.1", proxy.port, secure=False, prefix=prefix)
-            session = session_for(BrokenGateway(), target=target, publisher=HttpPublisher(target))
+            session = session_for(gateway, target=target, publisher=HttpPublisher(target))
             return await run(session, lambda outcome: None)
 
     return asyncio.run(scenario())
