@@ -127,14 +127,19 @@ class Hub:
         """Whether only one of a device's connections gets its messages."""
         return self._receiving is not self._clients
 
-    def relieve(self, client: Client) -> Client | None:
+    def relieve(self, client: Client, keeps: int) -> Client | None:
         """An active connection is in trouble: its queue is long, or a pong is missing. If another one of its device is
-        healthier, that one becomes active and is returned."""
+        healthier, that one becomes active and is returned.
+
+        :param keeps: how long its queue would be without the messages that it would leave to the other one. It is
+            compared with the queues of the others, so that two slow connections don't pass messages back and forth
+        """
         device_id = client.grant.device_id
         if self._receiving is self._clients or not self.is_receiving(client):
             return None
-        healthiest = min(self._clients[device_id], key=_by_health)
-        if healthiest is client:
+        others = [other for other in self._clients[device_id] if other is not client]
+        healthiest = min(others, key=_by_health, default=client)
+        if healthiest is client or _by_health(healthiest) > _by_health(client, keeps):
             return None
         self._receiving[device_id] = [healthiest]
         return healthiest
@@ -256,8 +261,12 @@ class Hub:
             self._groups.remove(group, device_id)
 
 
-def _by_health(client: Client) -> tuple[bool, int, float, int]:
-    """The order of health: no pong is missing, the shortest queue, the shortest round trip, the newest."""
+def _by_health(client: Client, queued: int | None = None) -> tuple[bool, int, float, int]:
+    """The order of health: no pong is missing, the shortest queue, the shortest round trip, the newest.
+
+    :param queued: assume a queue of this length
+    """
     health = client.health
     round_trip_s = math.inf if health.round_trip_s is None else health.round_trip_s
-    return health.misses_pong, health.queued, round_trip_s, -client.grant.generation.number
+    length = health.queued if queued is None else queued
+    return health.misses_pong, length, round_trip_s, -client.grant.generation.number

@@ -19,7 +19,7 @@ from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
 from .connection.keepalive import ExpiryCalendar, PingWheel
-from .connection.mail import Mail
+from .connection.mail import Mail, refresh_period_s
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
@@ -283,9 +283,12 @@ class Gateway:
             clock=self._clock,
             wall_clock=self._wall_clock,
             audio=None if self.transcriber is None else audio_intake(self.transcriber, settings, self._audio_limits),
-            mail=None if self.mailbox is None else Mail(self.mailbox, self.counters, self._clock),
+            mail=None if self.mailbox is None else self._make_mail(self.mailbox),
             intake=IntakeGate(settings.buffers["uplink"], self._clock, lambda: len(self.hub)),
         )
+
+    def _make_mail(self, mailbox: Mailbox) -> Mail:
+        return Mail(mailbox, self.counters, self._clock, refresh_period_s(self.settings.member_ttl_s))
 
     def _make_web(self, devices: DeviceContext) -> WebContext:
         settings = self.settings

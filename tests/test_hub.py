@@ -73,12 +73,12 @@ def test_with_delivery_to_one_the_first_connection_gets_the_messages_until_it_en
 def test_the_healthiest_connection_takes_over() -> None:
     hub = Hub("one")
     active, *others = (connect(hub) for _ in range(5))
-    assert hub.relieve(others[0]) is None  # it is not the active one
+    assert hub.relieve(others[0], 0) is None  # it is not the active one
     active.health = Health(0.0, 0.1, 200)
     healths = [Health(0.0, 0.1, 0, True), Health(0.0, 0.2, 3), Health(0.0, 0.1, 3), Health(0.0, None, 3)]
     for client, health in zip(others, healths, strict=True):
         client.health = health
-    assert hub.relieve(active) is others[2]
+    assert hub.relieve(active, 4) is others[2]
     assert hub.receivers_of("doll") == [others[2]]
     hub.unregister(others[2])
     assert hub.receivers_of("doll") == [others[1]]
@@ -88,15 +88,26 @@ def test_a_connection_that_is_the_healthiest_is_not_relieved() -> None:
     hub = Hub("one")
     active, other = connect(hub), connect(hub)
     active.health, other.health = Health(0.0, 0.1, 20), Health(0.0, 0.1, 30)
-    assert hub.relieve(active) is None
+    assert hub.relieve(active, 20) is None
     assert hub.receivers_of("doll") == [active]
+
+
+def test_two_slow_connections_do_not_relieve_each_other() -> None:
+    hub = Hub("one")
+    active, other = connect(hub), connect(hub)
+    active.health, other.health = Health(0.0, 0.1, 200), Health(0.0, 0.2, 1)
+    assert hub.relieve(active, keeps=1) is None  # it has the shorter round trip
+    active.health = Health(0.0, 0.3, 200)
+    assert hub.relieve(active, keeps=1) is other
+    active.health, other.health = Health(0.0, 0.3, 1), Health(0.0, 0.2, 200)
+    assert hub.relieve(other, keeps=1) is None
 
 
 def test_with_delivery_to_all_no_connection_is_relieved() -> None:
     hub = Hub()
     first, second = connect(hub), connect(hub)
     first.health = Health(0.0, 0.1, 200)
-    assert hub.relieve(first) is None
+    assert hub.relieve(first, 1) is None
     assert hub.receivers_of("doll") == [first, second]
 
 

@@ -285,7 +285,8 @@ class BoxReader:
         if not self._is_open:
             return self._after
         self._picks = self._picks[:begun]
-        return self._position(self._picks[-1].position if self._picks else self._given)
+        # What is being written may come from before this connection stood by the last time.
+        return self._position(self._given.joined(self._picks[-1].position) if self._picks else self._given)
 
     def go_on(self, after: Position | None) -> None:
         """Read the box from this position on, instead of another connection. None: as if that had never been."""
@@ -326,6 +327,8 @@ class BoxReader:
             start = box.start(self._after)
             self._begin_epoch(box, key, start)
             missed = self._missed_with_epoch(box)
+            if self.stands_by:
+                missed = 0  # the device is notified on the connection that gets its messages
         else:
             start = Numbers()  # where the connection is does not depend on others of its device
         self.normal.open(start.normal, box.normal.last)
@@ -464,8 +467,10 @@ class BoxReader:
         for owed in self._unnamed:
             if owed.is_due:
                 at = at.joined(owed.up_to)
-        named = [owed for owed in self._unnamed if owed.is_due or owed.up_to.joined(at) == at]
-        self._unnamed = [owed for owed in self._unnamed if owed not in named]
+        named, unnamed = list[_Owed](), list[_Owed]()
+        for owed in self._unnamed:
+            (named if owed.is_due or owed.up_to.joined(at) == at else unnamed).append(owed)
+        self._unnamed = unnamed
         return at, named
 
     @property
@@ -495,10 +500,10 @@ class BoxReader:
         self._given = self._given.joined(picks[-1].position)
         if not self._owed:
             return 0
-        named = [pick.named for pick in picks if pick.named]
-        for owed in (owed for group in named for owed in group):
+        groups = [pick.named for pick in picks if pick.named]
+        for owed in (owed for group in groups for owed in group):
             self._owed.remove(owed)
-        return len(named)
+        return len(groups)
 
     def written(self) -> Position | None:
         """Return the position to mark as written, because the socket has taken messages; None: it is marked."""

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from ..counters import count
-from ..hub import Client
 from ..presence.grants import Grant
 from ..presence.port import Health
 from ..rules.addressing import Options
@@ -122,9 +121,9 @@ class DeviceConnection:
         if terms is not None and terms.collapse_key is not None:
             self._context.counters.collapsed += protocol.outbox.collapse(terms.collapse_key)
         if not protocol.outbox.push(body, timestamp_ms, self._context.limits().outbox, terms):
-            return self._push_after_flush(body, timestamp_ms, terms) or self._push_for_interim(
-                body, timestamp_ms, terms
-            )
+            if self._push_after_flush(body, timestamp_ms, terms):
+                return True
+            return self._is_receiving and self._push_for_interim(body, timestamp_ms, terms)
         if not self.flush_pending:
             self._context.flusher.add(self)
         return True
@@ -132,9 +131,8 @@ class DeviceConnection:
     def _send_to_full_outbox(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> None:
         if self._push_after_flush(frame, timestamp_ms, terms):
             return
-        heir = self._hand_over()
-        if heir is not None:
-            heir.send(frame, timestamp_ms, terms)
+        self._hand_over()
+        if not self._is_receiving and self._pass_on(frame, timestamp_ms, terms):
             return
         context, protocol = self._context, self.protocol
         now, limits = context.clock(), context.limits()
@@ -144,10 +142,11 @@ class DeviceConnection:
             count(context.counters.dropped, "interim", squeezed.interims)
         if squeezed.lows:
             count(context.counters.dropped, "overflow", squeezed.lows)
+        self._carry_out()
         if protocol.phase is not OPEN:
             context.counters.outbox_overflows += 1
-            self._count_lost("overflow", 1)
-        self._carry_out()
+            if not self._pass_on(frame, timestamp_ms, terms):
+                self._count_lost("overflow", 1)
 
     def _push_for_interim(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         outbox, limits = self.protocol.outbox, self._context.limits().outbox
@@ -158,11 +157,17 @@ class DeviceConnection:
         return squeezed.queued
 
     def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
-        """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket."""
+        """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket.
+
+        A flush that the socket does not take may leave what is queued to another connection of the device. Then the
+        message does not belong here any more.
+        """
         protocol, context = self.protocol, self._context
         outbox, limits = protocol.outbox, context.limits().outbox
         while protocol.write is None and outbox.has_queued:
             self.flush()
+            if not self._is_receiving:
+                return False
             if outbox.push(body, timestamp_ms, limits, terms):
                 context.flusher.add(self)
                 return True
@@ -291,9 +296,11 @@ class DeviceConnection:
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
         """Begin the closing handshake and free the slot at once. Nothing happens if it has begun already.
 
-        :param keep_queued: write what is queued before the close frame, instead of dropping it
+        :param keep_queued: write what is queued before the close frame, instead of dropping it, unless another
+            connection of the device goes on with it
         """
         if self.protocol.phase is OPEN:
+            keep_queued = keep_queued and not self._has_another
             self.protocol.end(reason, self._context.clock(), self._context.limits(), keep_queued)
             self._carry_out()
 
@@ -324,6 +331,8 @@ class DeviceConnection:
         protocol, now = self.protocol, self._context.clock()
         if not self.outcome:
             self._leave(closing.ending)
+        elif protocol.phase is CLOSED:
+            self._leave_begun_to_another()
         protocol.advance(now, self._context.limits())
         if protocol.phase is CLOSED:
             self._close_socket()
@@ -372,43 +381,78 @@ class DeviceConnection:
             self._box.go_on(left.position)
         self._receive(left.messages)
 
-    def _receive(self, messages: Sequence[Waiting]) -> None:
+    def _receive(self, messages: Iterable[Waiting]) -> None:
+        device_id, hub = self.identity.device_id, self._context.hub
         for body, timestamp_ms, terms in messages:
-            if terms is not None and terms.number is not None:
-                self.suggest(body, timestamp_ms, terms)
-            else:
-                self.send(body, timestamp_ms, terms)
+            # Each message may make a connection slow, and another one go on.
+            receivers = hub.receivers_of(device_id)
+            for client in receivers:
+                if terms is not None and terms.number is not None:
+                    client.suggest(body, timestamp_ms, terms)
+                else:
+                    client.send(body, timestamp_ms, terms)
+            if not receivers:
+                self._count_lost(self.outcome, 1)
+
+    @property
+    def _is_receiving(self) -> bool:
+        return self._context.hub.is_receiving(self)
+
+    @property
+    def _has_another(self) -> bool:
+        """Whether another connection of the device would go on with what this one has not written."""
+        hub = self._context.hub
+        return hub.has_stand_bys and len(hub.clients_of(self.identity.device_id)) > 1
 
     def _hand_over_if_slow(self) -> None:
         if self._context.hub.has_stand_bys and self.protocol.outbox.is_over_half(self._context.limits().outbox):
             self._hand_over()
 
-    def _hand_over(self) -> Client | None:
-        """Leave what is queued to a healthier connection of the device, if there is one; return that one.
+    def _hand_over(self) -> None:
+        """Leave what is queued to a healthier connection of the device, if there is one.
 
-        What the socket has begun to take stays here.
+        What the socket has begun to take stays here. It counts as one message even if it is a control frame: a
+        connection that has nothing to write is healthier.
         """
-        heir = self._context.hub.relieve(self)
-        if heir is None:
-            return None
         outbox = self.protocol.outbox
-        position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
-        heir.take_over(Left(_not_in_box(outbox.discard().queued), position))
-        return heir
+        heir = self._context.hub.relieve(self, keeps=max(1, outbox.begun))
+        if heir is not None:
+            position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
+            heir.take_over(Left(_not_in_box(outbox.discard().queued), position))
+
+    def _pass_on(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
+        """Another connection of the device, if there is one, gets this message."""
+        receivers = self._context.hub.receivers_of(self.identity.device_id)
+        for client in receivers:
+            client.send(frame, timestamp_ms, terms)
+        return bool(receivers)
 
     def _leave_to_another(self, dropped: Discarded, was_receiving: bool) -> tuple[int, int]:
         """The connection has ended: leave what it has not written to the one that gets the device's messages now.
-        Returns how many messages and interims are dropped because there is none."""
+        Returns how many messages and interims are dropped because there is none.
+
+        What the socket has begun to take stays here while it may take the rest.
+        """
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
         if not heirs:
             return dropped.messages, dropped.interims
+        is_lost = self.protocol.phase is CLOSED
         if was_receiving:
-            position = None if self._box is None else self._box.stand_by(0)
-            heirs[0].take_over(Left(_not_in_box(dropped.left), position))
-        else:  # another one has gone on behind what this one had begun to write
-            heirs[0].take_over(Left([_without_number(waiting) for waiting in dropped.begun]))
+            begun = 0 if is_lost else self.protocol.outbox.begun_numbered
+            position = None if self._box is None else self._box.stand_by(begun)
+            heirs[0].take_over(Left(_not_in_box(dropped.left if is_lost else dropped.queued), position))
+        elif is_lost:
+            self._leave_begun_to_another()
         return 0, 0
+
+    def _leave_begun_to_another(self) -> None:
+        """The socket is lost, and another connection has gone on behind what this one had begun to write."""
+        hub = self._context.hub
+        heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
+        begun = self.protocol.outbox.abandon()
+        if begun and heirs and (self._box is None or self._box.stands_by):
+            heirs[0].take_over(Left([_without_number(waiting) for waiting in begun]))
 
     def _audiences(self) -> frozenset[Audience]:
         """Those of the device's newest token, for the mailbox."""

@@ -32,9 +32,6 @@ HIGH: Final[LaneName] = "high"
 _NEW: Final = tuple.__new__
 """Like Terms(...), without the Python function that a NamedTuple has for it."""
 
-REFRESH_S: Final = 86_400.0
-"""How often a device that stays connected joins its audiences again, so that it is not forgotten."""
-
 log = logging.getLogger("cocoa.device")
 
 
@@ -111,7 +108,7 @@ class BoxFeed:
         :param stands_by: nothing is read until :meth:`go_on`
         """
         self._reader.stands_by = stands_by
-        self._refresh_at = self._mail.clock() + REFRESH_S
+        self._refresh_at = self._mail.clock() + self._mail.refresh_s
         try:
             joined = self._mail.mailbox.join(self._device_id, audiences)
         except MailboxClosed:
@@ -134,7 +131,7 @@ class BoxFeed:
 
     def refresh(self, audiences: frozenset[Audience]) -> None:
         """The device is connected still."""
-        self._refresh_at = self._mail.clock() + REFRESH_S
+        self._refresh_at = self._mail.clock() + self._mail.refresh_s
         self._mail.refresh(self._device_id, audiences)
 
     def look_again(self) -> None:
@@ -153,6 +150,11 @@ class BoxFeed:
             self._mail.late_acks.add(self._device_id, early, self._outlet.who())
         if audiences is not None:
             self._mail.refresh(self._device_id, audiences)
+
+    @property
+    def stands_by(self) -> bool:
+        """Another connection of the device gets its messages."""
+        return self._reader.stands_by
 
     def stand_by(self, begun: int) -> Position | None:
         """See :meth:`BoxReader.stand_by`."""

@@ -22,8 +22,16 @@ from .box_reader import latest
 ACK_LINES = RateLimit(per_s=1, burst=10)
 RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0
 MAX_LATE_ACKS = 1_000
+REFRESH_S = 86_400.0
+"""How often a device that stays connected is refreshed in the mailbox, so that it is not forgotten: see
+:func:`refresh_period_s`."""
 
 log = logging.getLogger("cocoa.device")
+
+
+def refresh_period_s(member_ttl_s: float) -> float:
+    """How often to refresh devices that the mailbox forgets after ``member_ttl_s``. A refresh waits for a ping."""
+    return min(REFRESH_S, member_ttl_s / 2)
 
 
 def retry_delays() -> Backoff:
@@ -36,12 +44,14 @@ class Mail:
     """See the module. IOLoop thread only.
 
     :ivar clock: monotonic seconds
+    :ivar refresh_s: how often a device that stays connected is refreshed
     :ivar late_acks: of connections that have ended
     """
 
     mailbox: Mailbox
     counters: Counters
     clock: Callable[[], float]
+    refresh_s: float = REFRESH_S
     ack_lines: LineBudget = field(default_factory=lambda: LineBudget(ACK_LINES))
     late_acks: LateAcks = field(init=False)
 
@@ -61,7 +71,7 @@ class Mail:
     def refresh(self, device_id: str, audiences: frozenset[Audience]) -> None:
         """A device is known that is connected, or was until now: from now on for the whole ``member_ttl`` once more."""
         with contextlib.suppress(MailboxClosed):  # the gateway is stopping
-            self.mailbox.join(device_id, audiences).add_done_callback(_forget)
+            self.mailbox.refresh(device_id, audiences).add_done_callback(_forget)
 
     def _warn(self, event: str, who: dict[str, object]) -> None:
         suppressed = self.ack_lines.take(self.clock())

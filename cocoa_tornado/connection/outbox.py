@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, repeat
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
+from ..rules.box import LaneName
 from ..rules.terms import Terms
 from .lane import NO_BODIES, NO_LANE, NO_STAMPS, Droppable, Lane, Waiting, cost, droppable
 
@@ -24,8 +25,6 @@ MOST_PER_TAKE: Final = 128 * 1024
 would mostly be joined in vain."""
 MOST_HIGH_IN_A_ROW: Final = 8
 """Contract section 9: so many high messages go before a normal one that waits."""
-
-LaneName: TypeAlias = Literal["normal", "high"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +191,11 @@ class Outbox(Lane):
     def begun_numbered(self) -> int:
         """How many messages that have a number the socket has taken in part."""
         return 0 if self._details is None else sum(pick.numbered is not None for pick in self._details.begun)
+
+    @property
+    def begun(self) -> int:
+        """How many messages the socket has taken in part."""
+        return 0 if self._details is None else len(self._details.begun)
 
     @property
     def has_high(self) -> bool:
@@ -535,6 +539,12 @@ class Outbox(Lane):
         details.begun_bytes = 0
         self._drop_details()
         return _report(begun)
+
+    def abandon(self) -> list[Waiting]:
+        """The socket will never take the rest of what it had begun to take. Return the messages."""
+        begun = [] if self._details is None else [pick.waiting for pick in self._details.begun]
+        self.written()
+        return begun
 
     def _drop_details(self) -> None:
         """An empty outbox has none."""

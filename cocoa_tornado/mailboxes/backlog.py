@@ -24,10 +24,19 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Join:
-    """The newest audiences of a device, and the calls of join that wait for them to be stored."""
+    """The newest audiences of a device, and the calls of join and refresh that wait for them to be stored.
+
+    :ivar is_new: they replace those that are stored; False: they count only if none are
+    """
 
     audiences: frozenset[Audience]
     futures: list[asyncio.Future[None]]
+    is_new: bool = True
+
+    def then(self, later: Join) -> Join:
+        """Return this one, followed by another."""
+        audiences = later.audiences if later.is_new else self.audiences
+        return Join(audiences, [*self.futures, *later.futures], self.is_new or later.is_new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +96,10 @@ class Backlog:
     def append(self, call: Call) -> None:
         self._calls.append(call)
 
-    def join(self, device_id: str, audiences: frozenset[Audience], future: asyncio.Future[None]) -> None:
+    def join(self, device_id: str, join: Join) -> None:
         """The device's newest audiences count. Every call that is appended later is stored after them."""
-        waiting = self._joins.setdefault(device_id, Join(audiences, []))
-        waiting.audiences = audiences
-        waiting.futures.append(future)
+        waiting = self._joins.get(device_id)
+        self._joins[device_id] = join if waiting is None else waiting.then(join)
 
     def mark(self, device_id: str, mark: Mark) -> None:
         self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
@@ -124,7 +132,7 @@ class Backlog:
         for device_id in list(islice(self._joins, max(0, self._limits.max_marks - len(group.joins)))):
             newer = self._joins.pop(device_id)
             older = group.joins.get(device_id)
-            group.joins[device_id] = Join(newer.audiences, [*older.futures, *newer.futures]) if older else newer
+            group.joins[device_id] = older.then(newer) if older else newer
 
     def stored(self) -> None:
         """The current group has been stored."""

@@ -20,7 +20,7 @@ from ..rules.backoff import Backoff
 from ..rules.box import Box, Mark, Position
 from ..rules.feed import Page
 from .asking import Asker, fail
-from .backlog import Backlog, Call, CommitGroup, GroupLimits
+from .backlog import Backlog, Call, CommitGroup, GroupLimits, Join
 from .chore import Chore
 from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
@@ -106,9 +106,15 @@ class Driver:
         return future
 
     def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        return self._join(device_id, audiences, is_new=True)
+
+    def refresh(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        return self._join(device_id, audiences, is_new=False)
+
+    def _join(self, device_id: str, audiences: frozenset[Audience], *, is_new: bool) -> asyncio.Future[None]:
         self._refuse_if_closed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._backlog.join(device_id, audiences, future)
+        self._backlog.join(device_id, Join(audiences, [future], is_new))
         self._wake.set()
         return future
 

@@ -110,13 +110,14 @@ class MemoryStore:
             self._under_way.popleft()
         return [under_way.step(numbers, is_last=is_last)]
 
-    def join(self, device_id: str, audiences: frozenset[Audience]) -> None:
+    def join(self, device_id: str, audiences: frozenset[Audience], *, is_new: bool = True) -> None:
+        """:param is_new: False: the device stays in the audiences that it has, if any"""
         now = self._clock()
         kept = self._kept.get(device_id)
         if kept is None:
             kept = self._kept[device_id] = KeptBox(self._given, now)
         kept.joined_s = now
-        if audiences != kept.audiences:
+        if audiences != kept.audiences and (is_new or not kept.audiences):
             self._set_audiences(device_id, kept, audiences)
             withdrawn = self._removed(kept.withdraw())
             self.counters.withdrawn += withdrawn
@@ -295,6 +296,11 @@ class MemoryMailbox:
     def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
         self._refuse_if_closed()
         self._store.join(device_id, audiences)
+        return _done(None)
+
+    def refresh(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        self._refuse_if_closed()
+        self._store.join(device_id, audiences, is_new=False)
         return _done(None)
 
     def look(self, device_id: str) -> asyncio.Future[Box]:

@@ -140,7 +140,7 @@ class Mailbox(Protocol):
       holds until more than ``rules.seen.WINDOW`` later offsets of its source have been stored.
     - *Members*: :meth:`join` adds a device to the audiences that its token names, and removes it from all others; its
       messages for those are withdrawn: they leave the box and do not count as missed. A device is forgotten
-      ``member_ttl_s`` after its last join.
+      ``member_ttl_s`` after its last :meth:`join` or :meth:`refresh`.
     - *Fan-out*: a :class:`FanOut` is stored durably at once, like an entry. Its recipients are the members of its
       audience at that moment. Their messages are then stored in steps, also after a crash, each exactly once; and a
       message that is appended later for one of them is stored after it. A fan-out never delays an append by more than a
@@ -197,10 +197,17 @@ class Mailbox(Protocol):
         """
 
     def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
-        """A device has connected, or is connected still, with a token that names these audiences. It is known from now
-        on. Fails with MailboxClosed only; else it is complete once it is stored, before any later :meth:`append`.
+        """A device has connected with a token that names these audiences. It is known from now on. Fails with
+        MailboxClosed only; else it is complete once it is stored, before any later :meth:`append`.
 
         :raises MailboxClosed: after :meth:`close`
+        """
+
+    def refresh(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+        """A device is connected still, or was until now. It is known from now on, in the audiences that it has: another
+        server may have accepted a newer token. Otherwise like :meth:`join`.
+
+        :param audiences: if it is not known
         """
 
     def look(self, device_id: str) -> asyncio.Future[Box]:

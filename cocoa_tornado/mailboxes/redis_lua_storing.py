@@ -125,7 +125,7 @@ return reply
 
 JOIN: Final = """
 -- ARGV: key and epoch, now (ms), the time (ms) since which a device is known well enough; then for each device: its
--- name and its audiences, one a line
+-- name; its audiences, one a line; and 'new', or '' if they count only for a device without any
 local why = enter()
 if why then return {why} end
 mailbox.withdrawn = 0
@@ -163,9 +163,10 @@ local function withdraw(box, named)
   save(box)
 end
 
-for at = 4, #ARGV, 2 do
+for at = 4, #ARGV, 3 do
   local name, text = ARGV[at], ARGV[at + 1]
   local before = try('HGET', root .. 'members', name) or ''
+  if ARGV[at + 2] == '' and before ~= '' then text = before end
   local seen = tonumber(try('ZSCORE', root .. 'known', name) or '0')
   local is_new, key = redis.call('EXISTS', root .. 'b:' .. name) == 0, root .. 'b:' .. name
   if before ~= text or seen < tonumber(ARGV[3]) or is_new then

@@ -86,7 +86,8 @@ def join_arguments(joins: Mapping[str, Join]) -> list[bytes]:
     """The arguments of the script that stores members."""
     arguments: list[bytes] = []
     for device_id, join in joins.items():
-        arguments += [device_key(device_id), device_key("\n".join(sorted(join.audiences)))]
+        audiences = device_key("\n".join(sorted(join.audiences)))
+        arguments += [device_key(device_id), audiences, b"new" if join.is_new else b""]
     return arguments
 
 

@@ -24,7 +24,7 @@ def store_joins(boxes: Boxes, joins: Mapping[str, Join]) -> None:
         if row.seen_s is None or abs(boxes.now - row.seen_s) > precision_s(boxes.limits.member_ttl_s):
             row.seen_s, row.changed = boxes.now, True
         before: set[Audience] = known.get(row.id, set())
-        if before != join.audiences:
+        if before != join.audiences and (join.is_new or not before):
             _replace(boxes, row, before, join.audiences)
             _withdraw(boxes, row, join.audiences)
 

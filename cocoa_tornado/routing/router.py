@@ -18,7 +18,6 @@ from ..mailboxes.port import Entry, FanOut, FanOutStep, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
-from ..rules.records import Record
 from .address import Address, Everyone, Group, User, recipients
 from .forwarding import Forwarding
 from .local import LocalDelivery
@@ -49,6 +48,7 @@ class _InFlight:
     :ivar messages: determined when the batch arrived; devices that join a group later are not in it
     :ivar routing: ends the leg that is held until all others have begun
     :ivar to_store: what is stored of it, in the order of the numbers that :attr:`stored` has
+    :ivar fan_outs: the indexes of the records that the mailbox fans out
     :ivar deadlines: when the ``ttl`` of its records ends, Unix milliseconds, by index: only of those that have one
     :ivar steps: those of its fan-outs that were stored before it is carried out, by the index of the record
     :ivar stored: the numbers of the messages that the mailbox stores; None without a mailbox
@@ -58,8 +58,10 @@ class _InFlight:
     """
 
     __slots__ = (
+        "_fan_outs_by_content",
         "batch",
         "deadlines",
+        "fan_outs",
         "holders",
         "is_given_up",
         "is_stored",
@@ -76,6 +78,8 @@ class _InFlight:
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()
         self.to_store: Sequence[Part] = ()
+        self.fan_outs: Sequence[int] = ()
+        self._fan_outs_by_content: dict[tuple[int, bytes], list[int]] = {}  # each step looks for its record
         self.deadlines: Mapping[int, int] = _NO_DEADLINES
         self.steps: dict[int, list[FanOutStep]] = {}
         self.stored: asyncio.Future[list[int | None]] | None = None
@@ -87,15 +91,23 @@ class _InFlight:
         """True if everything that its plan needs is known."""
         return self.is_stored and (self.holders is None or self.holders.done())
 
-    @property
-    def fan_outs(self) -> list[int]:
-        """The indexes of the records that the mailbox fans out."""
-        return [at for at, device_id in self.to_store if device_id is None]
+    def store(self, parts: Sequence[Part]) -> None:
+        """This is what will be stored of it."""
+        self.to_store = parts
+        self.fan_outs = [at for at, device_id in parts if device_id is None]
+        for at in self.fan_outs:
+            record = self.batch.records[at]
+            self._fan_outs_by_content.setdefault((record.timestamp_ms, record.payload), []).append(at)
 
     def take(self, step: FanOutStep) -> bool:
         """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
         belongs to no record of this batch."""
-        found = [at for at in self.fan_outs if _is_step_of(step, self.batch.records[at])]
+        candidates = self._fan_outs_by_content.get((step.timestamp_ms, step.payload))
+        if candidates is None:
+            return False
+        # It is certain which one is meant unless the same record was produced twice.
+        address, records = address_of(step.audience, step.excluded), self.batch.records
+        found = [at for at in candidates if records[at].address == address]
         if found:
             at = next((at for at in found if at not in self.steps), found[0])
             self.steps.setdefault(at, []).append(step)
@@ -156,7 +168,7 @@ class Router:
             self._route(batch)
             return
         flight = self._take_off(batch)
-        flight.to_store = to_store(batch.records, flight.messages)
+        flight.store(to_store(batch.records, flight.messages))
         flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
         self._in_flight.append(flight)  # now, because steps may be reported before append returns
         try:
@@ -170,7 +182,7 @@ class Router:
     def on_step(self, step: FanOutStep) -> None:
         """The mailbox has stored some messages of a fan-out."""
         for flight in self._in_flight:
-            if flight.to_store and flight.take(step):
+            if flight.take(step):
                 return
         self._send_step(step)
 
@@ -344,13 +356,6 @@ class Router:
     def _note_round_trips(self, batch: Batch) -> None:
         if self._round_trips is not None:
             self._round_trips.routed(batch.records)
-
-
-def _is_step_of(step: FanOutStep, record: Record) -> bool:
-    """Whether a step may be one of this record. It is certain unless the same record was produced twice."""
-    if (step.timestamp_ms, step.payload) != (record.timestamp_ms, record.payload):
-        return False
-    return record.address == address_of(step.audience, step.excluded)
 
 
 def _entries(flight: _InFlight) -> list[Entry | FanOut]:

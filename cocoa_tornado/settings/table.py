@@ -315,7 +315,7 @@ class Settings(KafkaSettings):
     mailbox_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
         BROKER, 4 * 1024 * 1024, "Bytes of messages kept per device. Beyond it the oldest are dropped."
     )
-    member_ttl_s: Annotated[float, Meta(ge=1, le=366 * 86400), Duration] = row(
+    member_ttl_s: Annotated[float, Meta(ge=3600, le=366 * 86400), Duration] = row(
         BROKER,
         30 * 86_400.0,
         "Time for which a mailbox knows an offline device as a member of its groups.",

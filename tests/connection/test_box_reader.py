@@ -81,6 +81,35 @@ def write(reader: BoxReader, *messages: tuple[LaneName, int]) -> list[tuple[int,
 # -- questions
 
 
+def test_a_message_begun_long_ago_does_not_take_the_next_connection_back() -> None:
+    reader = opened(box(0))
+    push(reader, "normal", 1)
+    reader.begin_write()
+    reader.give("normal", reader.ticket(1))
+    assert reader.stand_by(1) == Position(1)
+    reader.go_on(Position(5))  # another connection has written up to there, and this one is still busy with the first
+    assert ask(reader) is LOOK
+    reader.looked(box(5), KEY)
+    assert reader.stand_by(1) == Position(5)
+
+
+def test_a_reader_that_stands_by_names_no_messages_that_an_epoch_has_lost() -> None:
+    reader = BoxReader(None)
+    reader.stands_by = True
+    assert ask(reader) is LOOK
+    reader.looked(box(5), KEY)
+    assert reader.follow(1, KEY)
+    assert ask(reader) is LOOK
+    assert reader.looked(after_a_loss(3, 3), KEY).missed == 0
+
+
+def test_a_reader_that_is_to_go_on_reads_again_what_it_had_asked_for() -> None:
+    reader = opened(box(3))
+    assert reads(reader) == [("normal", 0, 16)]
+    reader.go_on(None)  # what another connection had begun to write comes here, and the answer is not waited for
+    assert reads(reader) == [("high", 0, 16), ("normal", 0, 16)]
+
+
 def test_a_connection_looks_at_its_box_first_and_asks_nothing_else_meanwhile() -> None:
     reader = BoxReader(None)
     assert ask(reader) is LOOK

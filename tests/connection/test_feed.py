@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cocoa_tornado.connection.feed import REFRESH_S, BoxFeed
-from cocoa_tornado.connection.mail import Mail
+from cocoa_tornado.connection.feed import BoxFeed
+from cocoa_tornado.connection.mail import REFRESH_S, Mail, refresh_period_s
 from cocoa_tornado.connection.outbox import Numbered, Outbox, OutboxLimits
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError
@@ -138,7 +138,8 @@ def _summary(message: dict[str, object]) -> object:
 
 def fed(mailbox: MemoryMailbox, outlet: Outlet, after: Position | None = None, **mail: Any) -> BoxFeed:
     counters = mail.get("counters", Counters())
-    feed = BoxFeed(Mail(mailbox, counters, mail.get("clock", lambda: 0.0)), outlet, "doll", after)
+    clock, refresh_s = mail.get("clock", lambda: 0.0), mail.get("refresh_s", REFRESH_S)
+    feed = BoxFeed(Mail(mailbox, counters, clock, refresh_s), outlet, "doll", after)
     outlet.feed = feed
     return feed
 
@@ -398,16 +399,21 @@ async def test_a_transient_message_has_the_position_at_which_it_is_written() -> 
 
 
 class Joining(MemoryMailbox):
-    """:ivar joined: the calls of join"""
+    """:ivar joined: the calls of join; :ivar refreshed: how often refresh was called"""
 
     def __init__(self) -> None:
         super().__init__(LIMITS)
         self.joined: list[tuple[str, frozenset[str]]] = []
+        self.refreshed = 0
         self.may_join: asyncio.Future[None] | None = None
 
     def join(self, device_id: str, audiences: frozenset[str]) -> asyncio.Future[None]:
         self.joined.append((device_id, audiences))
         return self.may_join or super().join(device_id, audiences)
+
+    def refresh(self, device_id: str, audiences: frozenset[str]) -> asyncio.Future[None]:
+        self.refreshed += 1
+        return super().refresh(device_id, audiences)
 
 
 async def test_a_device_is_known_before_its_box_is_looked_at() -> None:
@@ -425,7 +431,7 @@ async def test_a_device_is_known_before_its_box_is_looked_at() -> None:
     assert mailbox.joined == [("doll", AUDIENCES)]
 
 
-async def test_a_device_that_stays_joins_again_once_a_day_and_when_its_last_connection_ends() -> None:
+async def test_a_device_that_stays_is_refreshed_once_a_day_and_when_its_last_connection_ends() -> None:
     mailbox, now = Joining(), 0.0
     await mailbox.start()
     feed = fed(mailbox, Outlet(), clock=lambda: now)
@@ -436,9 +442,21 @@ async def test_a_device_that_stays_joins_again_once_a_day_and_when_its_last_conn
     assert feed.is_refresh_due
     feed.refresh(AUDIENCES)
     assert not feed.is_refresh_due
-    assert len(mailbox.joined) == 2
+    assert mailbox.refreshed == 1
     feed.close(AUDIENCES)
-    assert len(mailbox.joined) == 3
+    assert (mailbox.refreshed, len(mailbox.joined)) == (2, 1)
+
+
+@pytest.mark.parametrize(("member_ttl_s", "period_s"), [(30 * 86_400, 86_400), (3_600, 1_800)])
+async def test_a_device_that_stays_is_refreshed_before_it_is_forgotten(member_ttl_s: float, period_s: float) -> None:
+    mailbox, now = Joining(), 0.0
+    await mailbox.start()
+    feed = fed(mailbox, Outlet(), clock=lambda: now, refresh_s=refresh_period_s(member_ttl_s))
+    feed.open(AUDIENCES)
+    now = period_s - 1
+    assert not feed.is_refresh_due
+    now = period_s
+    assert feed.is_refresh_due
 
 
 async def test_a_mailbox_that_is_closed_lets_a_connection_end() -> None:

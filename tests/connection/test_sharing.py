@@ -15,8 +15,9 @@ from cocoa_tornado.presence.grants import ConnectionDelivery
 from cocoa_tornado.routing.local import LocalDelivery
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.close_codes import TOKEN_EXPIRED
 from cocoa_tornado.rules.records import Record
-from testing.raw_device import PING, PONG, TEXT, RawDevice
+from testing.raw_device import CLOSE, PING, PONG, TEXT, RawDevice
 from testing.waiting import eventually
 
 from .stand import PING_INTERVAL_S, Stand
@@ -52,16 +53,26 @@ class Sharing:
     async def send(self, count: int, options: Options | None = None) -> None:
         """Route so many messages, numbered from 0, one in each turn of the loop."""
         for _ in range(count):
-            payload = json.dumps({"n": self.offset, "pad": PAYLOAD}, separators=(",", ":")).encode()
-            record = Record("doll", payload, 0, True, "", options)
-            if self.mailbox is None:
-                self.local.send_each([record])
-            else:
-                entry = Entry("doll", payload, 0, "topic/0", self.offset, options)
-                [number] = await self.mailbox.append([entry])
+            await self.send_at_once(1, options)
+
+    async def send_at_once(self, count: int, options: Options | None = None) -> None:
+        """Route so many messages in one turn of the loop."""
+        records = [self._next_record(options) for _ in range(count)]
+        if self.mailbox is None:
+            self.local.send_each(records)
+        else:
+            first = self.offset - count
+            entries = [
+                Entry("doll", each.payload, 0, "topic/0", first + at, options) for at, each in enumerate(records)
+            ]
+            for record, number in zip(records, self.mailbox.append(entries).result(), strict=True):
                 self.local.send_stored("doll", record, number, 0)
-            self.offset += 1
-            await self.stand.rest()
+        await self.stand.rest()
+
+    def _next_record(self, options: Options | None) -> Record:
+        payload = json.dumps({"n": self.offset, "pad": PAYLOAD}, separators=(",", ":")).encode()
+        self.offset += 1
+        return Record("doll", payload, 0, True, "", options)
 
 
 async def numbers(device: RawDevice, up_to: int) -> list[int]:
@@ -214,11 +225,64 @@ async def test_an_acknowledgement_on_any_connection_counts_for_all() -> None:
     await stand.stop()
 
 
+async def test_a_batch_that_makes_a_connection_slow_is_continued_by_another_in_order_once(play: Play) -> None:
+    async def scene(sharing: Sharing) -> None:
+        await sharing.send_at_once(40)
+        assert sharing.stand.hub.is_receiving(sharing.standby)
+        there = await numbers(sharing.second, 39)
+        here = await numbers(sharing.first, there[0] - 1)
+        sharing.active.cut()
+        assert [*here, *await _rest_of(sharing.first), *there] == list(range(40))
+        assert not sharing.stand.counters.dropped
+
+    await play(scene)
+
+
+async def test_what_a_connection_writes_while_it_closes_does_not_move(play: Play) -> None:
+    async def scene(sharing: Sharing) -> None:
+        await sharing.send(10)
+        assert sharing.active.protocol.write is not None
+        sharing.active.end(TOKEN_EXPIRED, keep_queued=True)
+        await sharing.send(1)
+        there = await numbers(sharing.second, 10)
+        assert [*await _rest_of(sharing.first), *there] == list(range(11))
+
+    await play(scene)
+
+
+async def test_what_a_closing_connection_had_begun_to_write_moves_if_its_socket_is_lost(play: Play) -> None:
+    async def scene(sharing: Sharing) -> None:
+        await sharing.send(10)
+        sharing.active.end(TOKEN_EXPIRED)
+        there = await numbers(sharing.second, 9)
+        sharing.active.cut()
+        there += await numbers(sharing.second, there[0] - 1)
+        assert sorted([*await _rest_of(sharing.first), *there]) == list(range(10))
+
+    await play(scene)
+
+
+@pytest.mark.parametrize("play", ["none"], indirect=True)
+async def test_two_slow_connections_end_one_after_the_other(play: Play) -> None:
+    async def scene(sharing: Sharing) -> None:
+        sharing.standby.cut()
+        sharing.standby, sharing.second = await sharing.stand.connect(receive_buffer=4096)
+        await sharing.send(100)
+        assert sharing.active.outcome == sharing.standby.outcome == "slow_consumer"
+        assert sharing.stand.counters.outbox_overflows == 2
+        assert "fault" not in sharing.stand.counters.dropped
+        here, there = await _rest_of(sharing.first), await _rest_of(sharing.second)
+        assert [*here, *there] == list(range(len(here) + len(there)))
+
+    await play(scene)
+
+
 async def _rest_of(device: RawDevice) -> list[int]:
-    """The complete messages in what a device has been sent before its connection was cut."""
+    """The complete messages in what a device has been sent before its connection was closed or cut."""
     found: list[int] = []
     try:
-        while True:
-            found.append(json.loads((await device.read_until(TEXT)).payload)["n"])
+        while (frame := await device.read_frame()).opcode != CLOSE:
+            found.append(json.loads(frame.payload)["n"])
     except (OSError, EOFError):
-        return found
+        pass
+    return found

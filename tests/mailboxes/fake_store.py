@@ -103,7 +103,7 @@ class FakeStore:
                     if mark.written is not None:
                         self.boxes.written(device_id, mark.written)
             for device_id, join in group.joins.items():
-                self.boxes.join(device_id, join.audiences)
+                self.boxes.join(device_id, join.audiences, is_new=join.is_new)
             if group.calls and self._answered[0] != group.id:
                 stored = [self.boxes.append(call.entries) for call in group.calls]
                 steps = [step for _, of_call in stored for step in of_call]

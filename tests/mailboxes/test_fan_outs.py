@@ -116,6 +116,22 @@ async def test_the_newest_token_decides_where_a_device_belongs(stand: Stand) -> 
     await mailbox.close(1.0)
 
 
+async def test_a_device_that_is_connected_still_stays_in_the_audiences_of_its_newest_token(stand: Stand) -> None:
+    mailbox = await stand.open()
+    steps = watch(mailbox)
+    await join(mailbox, "a")
+    await mailbox.append([fan_out(0)])
+    refreshed = mailbox.refresh("a", frozenset((ALL, HALL)))  # by a server that has accepted an older token
+    await mailbox.refresh("b", frozenset((ALL, HALL)))
+    await refreshed
+    await mailbox.append([fan_out(1), fan_out(2, HALL)])
+    await complete(steps, 3)
+    assert await contents(mailbox, "a") == payloads([0, 1])
+    assert await contents(mailbox, "b") == payloads([2])
+    assert mailbox.counters.withdrawn == 0
+    await mailbox.close(1.0)
+
+
 async def test_messages_for_a_group_that_the_device_has_left_are_withdrawn_and_not_missed(stand: Stand) -> None:
     mailbox = await stand.open()
     steps = watch(mailbox)
