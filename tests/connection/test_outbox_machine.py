@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cocoa_tornado.connection import outbox as tested
 from cocoa_tornado.connection.lane import CURSOR_BYTES
 from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, Numbered, Outbox, OutboxLimits
+from cocoa_tornado.rules.box import LaneName
 from cocoa_tornado.rules.terms import Terms
 
 from ..profiles import examples
@@ -55,7 +56,7 @@ class Item:
         return len(self.body) + (0 if self.terms.number is None else CURSOR_BYTES)
 
     @property
-    def lane(self) -> tested.LaneName:
+    def lane(self) -> LaneName:
         return "high" if self.terms.priority == "high" else "normal"
 
     @property
