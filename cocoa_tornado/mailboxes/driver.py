@@ -32,6 +32,13 @@ CLOSING_RETRY_S: Final = 0.1
 GROUPS_FIRST: Final = 4
 """So many groups in a row may go before a step of a fan-out."""
 
+PACED_FROM: Final = 10_000
+"""A fan-out that has had so many recipients is paced."""
+
+REST_FACTOR: Final = 4
+"""A paced fan-out rests for so many times as long as its last step took, if messages were stored meanwhile: their
+latency matters more than when the last of so many devices gets the message."""
+
 FAREWELL_S: Final = 1.0
 """The part of a close's timeout that is reserved for the store to release its files and connections."""
 
@@ -46,6 +53,7 @@ class Driver:
         self._readiness = Readiness()
         self._is_away = True
         self._groups_first = 0  # stored since the last step of a fan-out, while another one was due
+        self._has_stored = self._is_resting = False  # a group since that step; after it
         self._on_step: Callable[[FanOutStep], None] = lambda step: None
         # Storing.
         self._backlog = Backlog(limits)
@@ -203,7 +211,7 @@ class Driver:
 
     @property
     def _has_work(self) -> bool:
-        return self._backlog.is_due or self._sweep_is_due or self._store.has_fan_outs
+        return self._backlog.is_due or self._sweep_is_due or self._fan_out_is_due
 
     async def _store_group(self) -> None:
         group = self._backlog.group()
@@ -243,15 +251,29 @@ class Driver:
     async def _fan_out(self) -> None:
         """One step, so that a fan-out delays the next group by no more than that. A group that is due goes first, but a
         fan-out goes on under any load."""
-        if not self._store.has_fan_outs:
+        if not self._fan_out_is_due:
             return
         if self._backlog.is_due and self._groups_first < GROUPS_FIRST:
             self._groups_first += 1
             return
-        self._groups_first = 0
+        self._groups_first, loop = 0, asyncio.get_running_loop()
+        begun = loop.time()
         with self._watched():
             steps = await self._store.fan_out()
+        took = loop.time() - begun
+        if self._has_stored and steps and steps[-1].recipients > PACED_FROM:
+            self._is_resting = True
+            loop.call_later(REST_FACTOR * took, self._end_rest)
+        self._has_stored = False
         self._report(steps)
+
+    @property
+    def _fan_out_is_due(self) -> bool:
+        return self._store.has_fan_outs and not self._is_resting
+
+    def _end_rest(self) -> None:
+        self._is_resting = False
+        self._wake.set()
 
     def _report(self, steps: Sequence[FanOutStep]) -> None:
         for step in steps:
@@ -308,6 +330,7 @@ class Driver:
         self._wake.set()
 
     def _note_stored(self, results: Sequence[Sequence[int | None]]) -> None:
+        self._has_stored = self._has_stored or bool(results)
         if any(results):
             self._marking.messages_stored()
             self._sweeping.messages_stored()

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
+from cocoa_tornado.mailboxes import driver as driver_module
 from cocoa_tornado.mailboxes.backlog import CommitGroup, GroupLimits
 from cocoa_tornado.mailboxes.driver import GROUPS_FIRST, Driver
 from cocoa_tornado.mailboxes.port import FanOut, FanOutStep, LaneRead, MailboxState
@@ -615,6 +616,29 @@ def test_groups_go_before_steps_of_a_fan_out_which_goes_on_all_the_same() -> Non
         assert [(name, length) for name, length in runs if name == "fan_out"] == [("fan_out", 1)] * 2
         assert max(length for name, length in runs if name == "commit") == GROUPS_FIRST + 1
         await asyncio.gather(*waiting)
+
+    play(scene)
+
+
+def test_a_fan_out_to_very_many_rests_between_its_steps_while_messages_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_module, "PACED_FROM", FAN_OUT_STEP)
+
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        for n in range(6 * FAN_OUT_STEP):
+            store.boxes.join(f"d{n}", GROUPS)
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        await driver.append([everyone(0)])
+        for offset in range(1, 1000):
+            await driver.append(entries(offset, 1))
+            if not store.has_fan_outs:
+                break
+        busy_s = loop.time() - since
+        since = loop.time()
+        await driver.append([everyone(1000)])
+        while store.has_fan_outs:
+            await asyncio.sleep(0.0005)
+        assert busy_s > 1.5 * (loop.time() - since)
 
     play(scene)
 
