@@ -74,7 +74,7 @@ test-all: $(VENV)/installed-engines
 # Without tests/cli/test_streams.py: what a full disk or a closed pipe does to the output is Python's affair, not a library's.
 test-lowest: $(LOWEST)/installed
 	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not nightly and not kafka' --hypothesis-profile=lowest \
-	  --ignore=tests/cli/test_streams.py $(PYTEST_OPTIONS)
+	  --ignore=tests/cli/test_streams.py --ignore=tests/asyncapi --ignore=tests/bench $(PYTEST_OPTIONS)
 
 test-nightly: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)

@@ -108,7 +108,7 @@ def test_nothing_is_lost_or_comes_twice_though_the_gateway_is_killed(
     if mailbox == "redis":
         request.getfixturevalue("redis_server")  # which knows whether there can be one
     command = [sys.executable, "-m", "bench.survival", "--mailbox", mailbox]
-    options = ["--devices", "20", "--messages", "1500", "--kills", "2", "--rate", "100"]
+    options = ["--devices", "20", "--messages", "1000", "--kills", "2", "--rate", "100"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost 0, out of order 0, twice 0" in done.stdout

@@ -267,5 +267,5 @@ class Outboxes(RuleBasedStateMachine):
             assert all(getattr(self.outbox, name) is getattr(empty, name) for name in names)
 
 
-Outboxes.TestCase.settings = examples(100, steps=30)
+Outboxes.TestCase.settings = examples(60, steps=30)
 TestOutboxes = Outboxes.TestCase

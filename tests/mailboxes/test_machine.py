@@ -504,7 +504,7 @@ def test_no_cursor_ever_stands_for_more_than_its_device_has_had(make_keeper: Cal
     machine = type("AnyRestoredMachine", (RestoredMachine,), {"make_keeper": staticmethod(make_keeper)})
     run_state_machine_as_test(
         machine,
-        settings=settings(examples(20, steps=20), suppress_health_check=list(HealthCheck)),
+        settings=settings(examples(14, steps=20), suppress_health_check=list(HealthCheck)),
     )
 
 
@@ -515,5 +515,5 @@ def test_no_sequence_of_events_loses_repeats_or_reorders_a_message(
     small_steps(monkeypatch)
     run_state_machine_as_test(
         machine,
-        settings=settings(examples(60, steps=30), suppress_health_check=list(HealthCheck)),
+        settings=settings(examples(40, steps=30), suppress_health_check=list(HealthCheck)),
     )
