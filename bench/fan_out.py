@@ -78,13 +78,13 @@ async def measure(mailbox: Mailbox, devices: int, size: int, rate: float, server
     singles = Singles(mailbox, devices)
     for turn in range(3):
         end = time.monotonic() + 5
-        alone = await singles.run(1 / rate, lambda end=end: time.monotonic() > end)  # type: ignore[misc]
+        alone = await singles.run(1 / rate, lambda end=end: time.monotonic() > end)  # type: ignore[misc]  # the default has no type
         steps: list[FanOutStep] = []
         mailbox.watch_fan_outs(steps.append)
         before = (own_cpu_s(), cpu_s(server_pid) if server_pid else 0.0, resident_mib(), time.monotonic())
         message = FanOut(ALL, frozenset(), b"x" * size, turn, "fan-outs/0", turn)
         begun = mailbox.append([message])
-        beside = await singles.run(1 / rate, lambda steps=steps: bool(steps and steps[-1].is_last))  # type: ignore[misc]
+        beside = await singles.run(1 / rate, lambda steps=steps: bool(steps and steps[-1].is_last))  # type: ignore[misc]  # the default has no type
         await begun
         own, there = own_cpu_s() - before[0], (cpu_s(server_pid) if server_pid else 0.0) - before[1]
         click.echo(

@@ -2,7 +2,7 @@
 
 A write has three steps. :meth:`Outbox.take` returns what to write next and leaves it queued. The shell passes that to
 the socket, and then calls :meth:`Outbox.given_all` or :meth:`Outbox.given`, depending on how much the socket has taken.
-Only what the socket has begun to take leaves the queue, so whatever is queued later may still overtake the rest.
+Only what the socket has begun to take leaves the queue, so what is queued later may still overtake the rest.
 
 A message is queued in one of two forms, see ``Terms.number``: as a finished frame, or as a payload whose frame is made
 when it is taken, again each time. The second form is for messages that carry a cursor: the cursor depends on what was
@@ -505,7 +505,7 @@ class Outbox(Lane):
             waiting = lane.waiting_at(at)
             _, stamp, terms = waiting
             has_number = terms is not None and terms.number is not None
-            numbered = Numbered(name, terms.number) if has_number else None  # type: ignore[union-attr, arg-type]
+            numbered = Numbered(name, terms.number) if has_number else None  # type: ignore[union-attr, arg-type]  # has_number
             yield _Pick(lane is not self, len(frames[at]), stamp, numbered, waiting)
 
     def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:

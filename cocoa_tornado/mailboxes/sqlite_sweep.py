@@ -1,4 +1,4 @@
-"""Deleting what nobody needs from the SQLite mailbox: expired messages, forgotten members, unused boxes."""
+"""Cleans up the SQLite mailbox: expired messages, forgotten members, unused boxes."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ LANES: Final[tuple[LaneName, ...]] = ("normal", "high")
 
 @dataclass(frozen=True, slots=True)
 class BoxLimits:
-    """A box never exceeds them, over both lanes. The newest message stays, whatever its size, unless it is of low
-    priority and not the only one.
+    """A box never exceeds them, over both lanes. The newest message stays even if it is larger, unless it is of
+    low priority and not the only one.
 
     :ivar max_messages: messages that a box may hold
     :ivar max_bytes: their total size
@@ -44,7 +44,7 @@ class BoxLimits:
 
 @dataclass(frozen=True, slots=True)
 class PageLimits:
-    """How much of a lane one read returns; at least one message, whatever its size."""
+    """How much of a lane one read returns; at least one message, even if it is larger."""
 
     max_messages: int = 64
     max_bytes: int = 256 * 1024

@@ -268,7 +268,7 @@ class Delivering(RuleBasedStateMachine):
     @rule(messages=st.lists(OPTIONS, min_size=1, max_size=6), is_seen=st.booleans())
     def store(self, messages: list[Options], is_seen: bool) -> None:
         for options in messages:
-            self.do(lambda options=options: self._store(options, is_seen))  # type: ignore[misc]
+            self.do(lambda options=options: self._store(options, is_seen))  # type: ignore[misc]  # the default has no type
 
     @rule(
         messages=st.lists(st.sampled_from(PRIORITIES), min_size=1, max_size=6),
