@@ -315,12 +315,13 @@ class Settings(KafkaSettings):
     mailbox_max_bytes: Annotated[int, Meta(ge=1024, le=2**31), Size] = row(
         BROKER, 4 * 1024 * 1024, "Bytes of messages kept per device. Beyond it the oldest are dropped."
     )
-    member_ttl_s: Annotated[float, Meta(ge=3600, le=366 * 86400), Duration] = row(
+    member_ttl_s: Annotated[float, Meta(ge=1, le=366 * 86400), Duration] = row(
         BROKER,
         30 * 86_400.0,
         "Time for which a mailbox knows an offline device as a member of its groups.",
         "Counted from the device's last connection; messages do not prolong it. After that, messages for its user, its "
-        "groups or everyone are not stored for it any more.",
+        "groups or everyone are not stored for it any more. A device that stays connected is refreshed with its pings, "
+        "so a value under twice ``ping_interval`` may forget it as well.",
     )
     presence: Annotated[str, PRESENCE] = row(
         BROKER, "local://", "Registry of the servers that hold devices; only local:// in this version."
