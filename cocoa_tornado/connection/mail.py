@@ -149,6 +149,6 @@ class LateAcks:
 
 
 def _forget(joined: asyncio.Future[None]) -> None:
-    """Asyncio reports an error that nobody has asked for."""
+    """Retrieve the error, or asyncio reports it."""
     if not joined.cancelled():
         joined.exception()

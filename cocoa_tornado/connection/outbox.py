@@ -327,7 +327,7 @@ class Outbox(Lane):
     def _to_drop(
         self, size: int, limits: OutboxLimits, terms: Terms | None, may_drop_low: bool
     ) -> list[Droppable] | None:
-        """What to drop for a message of this size. None: whatever may be dropped is not enough."""
+        """What to drop to make room for a message of this size. None: dropping cannot make enough room."""
         lanes = [self] if self._details is None else [self, self._details.high]
         session = "" if terms is None else terms.interim_of
         dropped, waiting, left = list[Droppable](), len(self), self._bytes
@@ -504,13 +504,12 @@ class Outbox(Lane):
         for at in range(messages):
             waiting = lane.waiting_at(at)
             _, stamp, terms = waiting
-            has_number = terms is not None and terms.number is not None
-            numbered = Numbered(name, terms.number) if has_number else None  # type: ignore[union-attr, arg-type]  # has_number
+            numbered = None if terms is None or terms.number is None else Numbered(name, terms.number)
             yield _Pick(lane is not self, len(frames[at]), stamp, numbered, waiting)
 
     def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:
-        """The socket has taken the first ``complete`` of these messages completely, and the others in part. Whatever
-        else was taken from the outbox stays queued."""
+        """The socket has taken the first ``complete`` of these messages completely, and the others in part. The
+        rest of what was taken from the outbox stays queued."""
         highs = [pick.is_high for pick in begun]
         normals_left, in_a_row = len(self.bodies), details.high_in_a_row
         for is_high in highs:

@@ -1,5 +1,5 @@
-"""One device, its connections and its box: whatever overtakes what, after any reconnect with the last cursor nothing is
-missing and nothing arrives twice.
+"""One device, its connections and its box: after any reconnect with the last cursor nothing is missing and nothing
+arrives twice, in any order of overtaking.
 
 Everything is real but the socket, which takes as much as the test allows, and the time that the mailbox takes to
 answer.
@@ -91,7 +91,7 @@ class Kernel(DeviceSocket):
 
 
 class LateMailbox(MemoryMailbox):
-    """Answers a question when it is told to, with what was so when it was asked."""
+    """Answers a question later, with the state at the time of asking."""
 
     def __init__(self, limits: BoxLimits, clock: Callable[[], float]) -> None:
         super().__init__(limits, clock)

@@ -427,7 +427,7 @@ def test_a_message_that_is_skipped_is_reported_in_its_turn_and_is_not_in_the_wri
     assert held_lists(outbox) == []
 
 
-# -- whatever happens
+# -- any sequence of events
 
 
 @given(

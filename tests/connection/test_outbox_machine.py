@@ -1,4 +1,4 @@
-"""Whatever is queued, taken, replaced or dropped, in any order: an outbox compared with a plain model."""
+"""Any sequence of queuing, taking, replacing and dropping: an outbox compared with a plain model."""
 
 from __future__ import annotations
 
