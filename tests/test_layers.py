@@ -40,9 +40,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "presence.actions": {"presence.grants", "relay.messages", "rules"},
     "presence.rules": {"presence.actions", "presence.grants", "relay.messages", "rules"},
     "presence.table": {"presence.grants", "rules"},
+    "presence.membership": {"presence.grants", "rules"},
+    "presence.redis_lua": set(),
+    "presence.redis_scripts": {"presence.redis_lua", "rules"},
     "presence.port": {"presence.grants", "rules"},
     "presence": {
-        *(f"presence.{name}" for name in ("actions", "grants", "port", "rules", "table")),
+        *(f"presence.{name}" for name in ("actions", "grants", "membership", "port", "rules", "table")),
+        *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
         *("relay.messages", "relay.port", "rules", "errors"),
     },
     "settings.types": {"adapters", "rules", "plain_text"},
@@ -165,7 +169,8 @@ PURE = (
     "routing.plan",
     "routing.receipt",
     "counters",
-    *(f"presence.{name}" for name in ("actions", "grants", "rules", "table")),
+    *(f"presence.{name}" for name in ("actions", "grants", "membership", "rules", "table")),
+    *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
     "relay.messages",
     *(
         f"connection.{name}"

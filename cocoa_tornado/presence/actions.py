@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..relay.messages import Answer, Challenge
 from ..rules.claims import Claim
@@ -11,16 +12,26 @@ from .grants import Grant, RefusalReason
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Ask the store for the device; its answer goes to ``Slots.granted`` or ``Slots.held``. If it does not answer, call
-    ``Slots.undecided``."""
+    """Ask the store for the device; its answer goes to ``Slots.granted``, ``held``, ``late`` or ``settling``. If there
+    is none within a second or so, call ``Slots.unanswered``: whether it has granted the device is not known.
+
+    :ivar mode: ``keep``: in a new term, for a connection that was granted before
+    :ivar kept: numbers of this server's other claims that are not given up: slots, and connections that are claimed
+        again. The store frees the slots of any others
+    """
 
     device_id: str
     claim: Claim
+    mode: Literal["new", "keep"] = "new"
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Free the claim's slot in the store, if it has one."""
+    """Free the claim's slot in the store, if it has one. Repeat it until it is answered, or the claim's epoch ends.
+
+    A ``gone`` that follows in the list is sent after the answer: its receiver claims the device at once.
+    """
 
     device_id: str
     claim: Claim
@@ -64,6 +75,22 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True)
+class Regrant:
+    """The connection goes on under another grant and its lease, in a new term: what it did under the old one was valid
+    until that lease ended."""
+
+    old: Grant
+    new: Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Supersede:
+    """Another connection has the device since this one's lease has ended: end it before doing anything that follows."""
+
+    grant: Grant
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """The new connection gets no slot."""
 
@@ -71,7 +98,7 @@ class Refuse:
     reason: RefusalReason
 
 
-Action = Acquire | Release | Ping | Evict | Send | Wake | Admit | Refuse
+Action = Acquire | Release | Ping | Evict | Send | Wake | Admit | Regrant | Supersede | Refuse
 """One step."""
 Actions = list[Action]
 """Steps, to be carried out in order."""

@@ -387,6 +387,37 @@ class Slots:
         self._devices.clear()
         return todo
 
+    # -- a store that others share, and that may be away
+
+    def unanswered(self, device_id: str, claim: Claim, now: float) -> Actions:
+        """The store has not answered a claim for a while: ask again, or give up, with :meth:`undecided`."""
+        raise NotImplementedError
+
+    def late(self, device_id: str, claim: Claim, now: float) -> Actions:
+        """The store has refused a claim, because it knows a later one of this server that this one does not."""
+        raise NotImplementedError
+
+    def settling(self, device_id: str, claim: Claim, now: float) -> Actions:
+        """The store grants nothing new yet: refuse the new connection. One that is claimed again waits for
+        :meth:`settled`."""
+        raise NotImplementedError
+
+    def rejoin(self, server: str, lease_length_s: float, proof_s: float, now: float) -> Actions:
+        """A new term has begun: refuse new connections that wait, give up slots whose upgrade is not done, and claim
+        those of connections again.
+
+        A connection whose lease was extended less than ``proof_s`` ago cannot have been fenced: it is claimed at once,
+        and goes on until its old lease ends. Any other one waits for :meth:`settled`.
+
+        :param server: the new epoch
+        :param lease_length_s: ``freeze_s``
+        """
+        raise NotImplementedError
+
+    def settled(self, now: float) -> Actions:
+        """The new term is settled: claim the connections that have waited for it."""
+        raise NotImplementedError
+
     # -- the queue
 
     def _go_on(self, device_id: str, device: _Device, now: float, todo: Actions) -> None:
