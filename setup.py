@@ -80,6 +80,7 @@ setup(
         "cocoa_tornado.identity",
         "cocoa_tornado.mailboxes",
         "cocoa_tornado.presence",
+        "cocoa_tornado.redis_store",
         "cocoa_tornado.probe",
         "cocoa_tornado.relay",
         "cocoa_tornado.routing",

@@ -22,7 +22,8 @@
     |-- MailboxError        the mailbox is unavailable
     |   |-- MailboxClosed   append after close
     |   `-- StoreFault      an operation of a store failed, in mailboxes/store.py
-    |       `-- RedisFault  an operation in Redis failed, in mailboxes/redis_connection.py
+    |       `-- RedisStoreFault  one of the mailbox in Redis, in mailboxes/redis_faults.py
+    |-- RedisFault          Redis is unreachable, or rejects a command, in redis_store/faults.py
     `-- ServiceError        the gateway cannot start (port taken, certificate unreadable, ...)
 
 Adapters translate the errors of other libraries with ``raise ... from``.

@@ -32,6 +32,7 @@ PACKAGE_OF = {
 EXTRA_OF = {
     "brokers.confluent": "librdkafka",
     "mailboxes.redis": "redis",
+    "redis_store": "redis",
     "speech.decoding": "speech",
     "speech.pocketsphinx": "speech",
     "speech.segmenter": "speech",

@@ -37,6 +37,7 @@ PURE: Final = (
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     "mailboxes/test_driver.py",
     "mailboxes/test_redis_scripts.py",
+    *(f"redis_store/test_{name}.py" for name in ("faults", "redis_url")),
     *(
         f"probe/test_{name}.py"
         for name in ("between", "credentials", "judge", "judge_speech", "recording", "report", "target")

@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from ..errors import MailboxError
+from ..redis_store.connection import RedisConnection
+from ..redis_store.faults import NOT_ANSWERING
+from ..redis_store.scripts import Command
 from ..rules.addresses import without_user_info
 from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, LaneName, Marks
 from ..rules.cursors import KEY_BYTES
 from .backlog import CommitGroup, GroupLimits
 from .driver import Driver
 from .port import FanOut, FanOutStep
-from .redis_connection import NOT_ANSWERING, RedisConnection, RedisFault
+from .redis_faults import RedisStoreFault, store_fault_of
 from .redis_group import (
     FANNED_OUT,
     SAME_ID,
@@ -46,7 +49,7 @@ from .redis_replies import (
     refusal_of,
     steps_of,
 )
-from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SWEEP, Command
+from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SCRIPTS, SWEEP
 from .store import FAN_OUT_STEP, Answer, Committed, Ledger, Look, Question, Timing
 
 TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, questions=50)
@@ -70,7 +73,7 @@ log = logging.getLogger("cocoa.mailbox")
 class RedisMailbox(Driver):
     """The :class:`~cocoa_tornado.mailboxes.port.Mailbox` in Redis. IOLoop thread only.
 
-    :param url: ``redis://[user:password@]host:port/db``, or ``rediss://``
+    :param url: ``redis://[user:password@]host:port/db``, ``rediss://``, or ``redis+sentinel://``
     :param clock: Unix seconds
     """
 
@@ -89,7 +92,7 @@ class RedisStore:
         self.epoch = 0
         self.has_fan_outs = False
         self._limits, self._clock, self._ledger = limits, clock, ledger
-        self._storing, self._asking = RedisConnection(url), RedisConnection(url)
+        self._storing, self._asking = (RedisConnection(url, SCRIPTS, store_fault_of) for _ in range(2))
         self._gateway = secrets.token_hex(8).encode()
         self._given = 0  # messages ever stored, to this gateway's knowledge
         self._sources: dict[str, Source] = {}
@@ -113,10 +116,10 @@ class RedisStore:
             raise fault
         if opened[0] == b"version":
             version = (opened[1] or b"?").decode(errors="replace")
-            raise RedisFault(f"the mailbox in Redis has version {version}; this gateway supports {SCHEMA}")
+            raise RedisStoreFault(f"the mailbox in Redis has version {version}; this gateway supports {SCHEMA}")
         _, key, _, given, epoch, messages, size_bytes, was, fan_outs, _ = opened
         if key is None or len(key) != KEY_BYTES:
-            raise RedisFault("the mailbox in Redis has no cursor key, or an invalid one")
+            raise RedisStoreFault("the mailbox in Redis has no cursor key, or an invalid one")
         await self._asking.exchange([[b"PING"]])
         before = self._ledger.messages or 0
         self.key, self._given, self.epoch, self.has_fan_outs = key, int(given), int(epoch), bool(fan_outs)
@@ -309,7 +312,9 @@ class RedisStore:
                 try:
                     self._sources[name] = source_of(reply)
                 except ValueError as error:
-                    raise RedisFault(f"the stored offsets of {name} cannot be read: {error}", away=False) from error
+                    raise RedisStoreFault(
+                        f"the stored offsets of {name} cannot be read: {error}", away=False
+                    ) from error
                 await asyncio.sleep(0)
 
     # -- results

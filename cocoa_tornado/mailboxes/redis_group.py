@@ -7,12 +7,13 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from ..redis_store.scripts import PREFIX, Command
 from ..rules.addressing import Options
 from ..rules.box import FORGET_AFTER_S, BoxLimits
 from ..rules.seen import Remembered, Run, SeenOffsets, judge
 from .backlog import CommitGroup
 from .port import Entry, FanOut
-from .redis_scripts import APPEND, GROUP_ID_BYTES, PREFIX, Command
+from .redis_scripts import APPEND, GROUP_ID_BYTES
 
 MOST_RUNS: Final = 256
 """The largest number of stored runs of a source; beyond it, they are joined and stored again."""

@@ -12,7 +12,7 @@ from ..rules.feed import Page
 from ..rules.runs import runs_of_text
 from .backlog import Join
 from .port import FanOut, FanOutStep, LaneRead
-from .redis_connection import RedisFault
+from .redis_faults import RedisStoreFault
 from .redis_group import device_key
 
 
@@ -123,17 +123,17 @@ def _described(about: list[bytes]) -> FanOut:
     return FanOut(name, names, payload, int(timestamp_ms), "", 0, kept, int(expires_ms))
 
 
-def refusal_of(reply: Any) -> RedisFault | None:
+def refusal_of(reply: Any) -> RedisStoreFault | None:
     """The fault that a reply stands for; None if it is no fault."""
-    if isinstance(reply, RedisFault):
+    if isinstance(reply, RedisStoreFault):
         return reply
     match reply:
         case [b"replaced"]:
-            return RedisFault("Redis was emptied or replaced", away=False, reopen=True)
+            return RedisStoreFault("Redis was emptied or replaced", away=False, reopen=True)
         case [b"epoch"]:
-            return RedisFault("another epoch of the mailbox has begun", away=False, reopen=True)
+            return RedisStoreFault("another epoch of the mailbox has begun", away=False, reopen=True)
         case [b"foreign", key]:
-            return RedisFault(f"{key_name(key)} has another type, or other fields", away=False, is_foreign=True)
+            return RedisStoreFault(f"{key_name(key)} has another type, or other fields", away=False, is_foreign=True)
     return None
 
 
@@ -156,7 +156,7 @@ def foreign_keys(reply: Any) -> list[bytes]:
 
 def promise_of(settings: list[Any]) -> tuple[str, tuple[str, ...]]:
     """What messages survive, and warnings, according to the values of three Redis settings."""
-    if any(isinstance(reply, RedisFault) or len(reply) != 2 for reply in settings):
+    if any(isinstance(reply, RedisStoreFault) or len(reply) != 2 for reply in settings):
         return "messages survive the gateway, and Redis as far as it persists them", ()
     policy, appendonly, appendfsync = (reply[1].decode() for reply in settings)
     cautions = []

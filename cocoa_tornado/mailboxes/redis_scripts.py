@@ -46,9 +46,9 @@ fan-outs, and leaves their keys alone.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
+from ..redis_store.scripts import PREFIX, Script
 from .redis_lua_base import BASE, MAILBOX
 from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RUNS, TRIM
 from .redis_lua_delivery import DELIVER, IDS, LIMITS, SHRINK, SPECIAL
@@ -61,23 +61,9 @@ from .redis_lua_storing import JOIN as _JOIN
 from .redis_lua_upkeep import MARK as _MARK
 from .redis_lua_upkeep import SWEEP as _SWEEP
 
-PREFIX: Final = b"cocoa:{box}:"
 META: Final = PREFIX + b"meta"
 SCHEMA: Final = 1
 GROUP_ID_BYTES: Final = 16
-
-Command = list[bytes]
-
-
-class Script:
-    """A script, called by its digest. Redis forgets all scripts when it restarts."""
-
-    def __init__(self, *parts: str) -> None:
-        self.text = "".join(parts).encode()
-        self._digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
-
-    def call(self, *arguments: bytes) -> Command:
-        return [b"EVALSHA", self._digest, b"1", META, *arguments]
 
 
 def _lazily(name: str, text: str, *functions: str) -> str:
@@ -100,14 +86,12 @@ _STORING: Final = "".join(
     )
 )
 
-OPEN = Script(BASE, _OPEN)
-READ = Script(_BOXES, _READ)
-APPEND = Script(_STORING, _APPEND)
-FAN_OUT = Script(_STORING, _FAN_OUT)
-JOIN = Script(_UPKEEP, _JOIN)
-MARK = Script(_UPKEEP, _MARK)
-SWEEP = Script(_UPKEEP, _SWEEP)
+OPEN = Script(BASE, _OPEN, key=META)
+READ = Script(_BOXES, _READ, key=META)
+APPEND = Script(_STORING, _APPEND, key=META)
+FAN_OUT = Script(_STORING, _FAN_OUT, key=META)
+JOIN = Script(_UPKEEP, _JOIN, key=META)
+MARK = Script(_UPKEEP, _MARK, key=META)
+SWEEP = Script(_UPKEEP, _SWEEP, key=META)
 
-LOAD_ALL: Final[list[Command]] = [
-    [b"SCRIPT", b"LOAD", script.text] for script in (OPEN, READ, APPEND, FAN_OUT, JOIN, MARK, SWEEP)
-]
+SCRIPTS: Final = (OPEN, READ, APPEND, FAN_OUT, JOIN, MARK, SWEEP)

@@ -88,10 +88,16 @@ def kafka_servers(url: str) -> tuple[str, ...]:
     scheme, separator, rest = url.partition("://")
     if scheme.lower() != "kafka" or not separator:
         raise ValueError("is not a supported broker")
-    servers = [_host_and_port(strip_blanks(part), DEFAULT_KAFKA_PORT) for part in rest.removesuffix("/").split(",")]
-    if None in servers:
+    servers = hosts_and_ports(rest.removesuffix("/"), DEFAULT_KAFKA_PORT)
+    if servers is None:
         raise ValueError("has an invalid host or port")
-    return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in filter(None, servers))
+    return tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in servers)
+
+
+def hosts_and_ports(text: str, default_port: int) -> tuple[tuple[str, int], ...] | None:
+    """Each host (without brackets) and port of ``host:port[,host:port...]``; None if one is malformed."""
+    found = [_host_and_port(strip_blanks(part), default_port) for part in text.split(",")]
+    return None if None in found else tuple(filter(None, found))
 
 
 def without_user_info(text: str) -> str:

@@ -20,9 +20,9 @@ from msgspec import Meta
 
 from ..adapters import Scheme, bare
 from ..brokers.kafka_settings import KAFKA_SECTIONS, KAFKA_URL, KafkaSettings
-from ..mailboxes.redis_url import REDIS
 from ..mailboxes.sqlite_url import SQLITE
 from ..presence.grants import ConnectionDelivery, DuplicatePolicy
+from ..redis_store.redis_url import redis_scheme
 from ..rules import buffers
 from ..rules.addresses import kafka_servers, without_user_info
 from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding
@@ -79,7 +79,7 @@ BROKERS: Final = AdapterUrl(bare("memory", _UNKNOWN_BROKER), KAFKA_URL, unknown=
 MAILBOXES: Final = AdapterUrl(
     *(bare(name, f"nothing may follow {name}://") for name in ("none", "memory")),
     SQLITE,
-    REDIS,
+    redis_scheme(instead="sqlite:///path"),
     unknown="it is not a supported mailbox",
     colon=":",
 )
@@ -304,7 +304,9 @@ class Settings(KafkaSettings):
         "With a mailbox, each message is stored before it is sent, has a cursor, and is kept until its device has it. "
         "``memory://`` loses its messages when the gateway stops. ``sqlite:///relative/path`` or "
         "``sqlite:////absolute/path`` is a file for one gateway. ``redis://host:port/db``, or ``rediss://`` over TLS, "
-        "needs the extra ``redis``.",
+        "needs the extra ``redis``. ``redis+sentinel://[user:password@]host:26379[,host:26379...]/<master>/<db>`` "
+        "follows the master that Redis Sentinel names; user and password are those of the Redis servers, and of "
+        "Sentinels that require one.",
     )
     mailbox_ttl_s: Annotated[float, Meta(ge=1, le=366 * 86400), Duration] = row(
         BROKER, 86_400.0, "Time for which a message is kept for its device."

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from redis.exceptions import BusyLoadingError, ResponseError
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError
 from cocoa_tornado.mailboxes.port import Mailbox, MailboxState
 from cocoa_tornado.mailboxes.redis import RedisMailbox
-from cocoa_tornado.mailboxes.redis_connection import RedisConnection, RedisFault, fault_of
-from cocoa_tornado.mailboxes.redis_scripts import Command
+from cocoa_tornado.mailboxes.redis_faults import RedisStoreFault
+from cocoa_tornado.redis_store.connection import RedisConnection
+from cocoa_tornado.redis_store.scripts import Command
 from cocoa_tornado.rules.box import BoxLimits, Position
 from testing.redis_server import RedisServer
 
@@ -198,7 +198,7 @@ async def test_a_close_ends_though_the_client_library_turns_its_cancellation_int
             return await exchange(self, commands)
         except asyncio.CancelledError:
             cancelled += 1
-            raise RedisFault("interrupted") from None
+            raise RedisStoreFault("interrupted") from None
 
     own_redis.start()
     async with opened(own_redis.url) as mailbox:
@@ -357,24 +357,6 @@ async def test_keys_that_are_something_else_are_left_alone(shared: RedisServer) 
     async with started(shared.url) as mailbox:
         await until(lambda: "cocoa:{box}:meta has another type" in mailbox.status().detail)
     assert shared.command("GET", "cocoa:{box}:meta") == b"mine"
-
-
-@pytest.mark.parametrize(
-    ("error", "detail", "away"),
-    [
-        (ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), "to its disk", False),
-        (ResponseError("Error running script (call to f_1): @user_script:1: -OOM command"), "no memory left", False),
-        (ResponseError("ACL failure in script: this user has no permissions"), "lacks a permission", False),
-        (ResponseError("something else"), "Redis rejects a command: something else", False),
-        (ResponseError("BUSY Redis is busy running a script."), "busy", True),
-        (BusyLoadingError("LOADING Redis is loading the dataset in memory"), "is loading", True),
-        (ConnectionRefusedError(111, "Connection refused"), "no connection", True),
-    ],
-)
-def test_errors_of_redis_are_translated(error: Exception, detail: str, away: bool) -> None:
-    fault = fault_of(error)
-    assert detail in str(fault)
-    assert fault.away is away
 
 
 # -- what it says

@@ -7,13 +7,14 @@ import re
 import pytest
 
 from cocoa_tornado.mailboxes import redis_scripts
-from cocoa_tornado.mailboxes.redis_scripts import LOAD_ALL, OPEN, Script
+from cocoa_tornado.mailboxes.redis_scripts import OPEN, SCRIPTS
+from cocoa_tornado.redis_store.scripts import Script
 
 COMMANDS = re.compile(r"(?:redis\.p?call|\btry)\('([A-Z]+)'")
-SCRIPTS = [(name, script) for name, script in vars(redis_scripts).items() if isinstance(script, Script)]
+ALL = [(name, script) for name, script in vars(redis_scripts).items() if isinstance(script, Script)]
 
 
-@pytest.mark.parametrize(("name", "script"), SCRIPTS)
+@pytest.mark.parametrize(("name", "script"), ALL)
 def test_opening_calls_every_command_so_that_a_missing_permission_shows_then(name: str, script: Script) -> None:
     called = set(COMMANDS.findall(script.text.decode()))
     assert called
@@ -21,4 +22,4 @@ def test_opening_calls_every_command_so_that_a_missing_permission_shows_then(nam
 
 
 def test_every_script_is_loaded_again_when_redis_has_forgotten_one() -> None:
-    assert {command[2] for command in LOAD_ALL} == {script.text for _, script in SCRIPTS}
+    assert set(SCRIPTS) == {script for _, script in ALL}
