@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "speech": {"speech.port", "speech.engines", "rules", "errors"},
     "relay.messages": {"routing.address", "rules"},
     "relay.port": {"relay.messages", "rules"},
-    "relay": {"relay.messages", "relay.port", "rules", "errors"},
+    "relay.wire": {"routing.address", "relay.messages", "rules"},
+    "relay": {"relay.messages", "relay.port", "relay.wire", "rules", "errors"},
     "presence.grants": {"rules"},
     "presence.actions": {"presence.grants", "relay.messages", "rules"},
     "presence.rules": {"presence.actions", "presence.grants", "relay.messages", "rules"},
@@ -172,7 +173,7 @@ PURE = (
     "counters",
     *(f"presence.{name}" for name in ("actions", "grants", "membership", "rules", "table")),
     *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
-    "relay.messages",
+    *("relay.messages", "relay.wire"),
     *(
         f"connection.{name}"
         for name in ("box_reader", "heartbeat", "keepalive", "lane", "limits", "outbox", "protocol")

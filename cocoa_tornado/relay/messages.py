@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+import msgspec
 
 from ..routing.address import Address, Devices, Group, User
 from ..rules.claims import Claim, Generation
@@ -14,9 +16,10 @@ ENVELOPE_BYTES = 64
 """What a message counts for in addition to its strings and payloads."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardedMessage:
+class ForwardedMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One record for devices that the receiving server holds, as that server's router would have made it.
+
+    It is a Struct because a dataclass takes ten times as long to make, and to encode.
 
     :ivar address: a device or, for a record that is for a user, a group or everyone, those of its devices that the
         receiving server holds
@@ -28,11 +31,14 @@ class ForwardedMessage:
     """
 
     address: Address
-    payload: bytes = field(repr=False)
+    payload: bytes
     timestamp_ms: int
     source: str
     offset: int
     terms: Terms | None = None
+
+    def __repr__(self) -> str:
+        return f"<ForwardedMessage {self.source}/{self.offset} for {self.address!r}>"  # never its text
 
 
 def _length_of(address: Address) -> int:

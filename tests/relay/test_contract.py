@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import pickle
 
+import msgspec
 import pytest
 
 from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, RelayMessage, WakeUp, WakeUpMembers
@@ -25,7 +26,7 @@ ONE_OF_EACH: list[RelayMessage] = [
     forward(1, 2, payload='{"text":"grüß dich"}'.encode()),
     WakeUp(("doll", "müller")),
     WakeUpMembers(User("99", frozenset({"doll"}))),
-    Forward((dataclasses.replace(forward(3).messages[0], address=Group("red"), terms=Terms(priority="high")),)),
+    Forward((msgspec.structs.replace(forward(3).messages[0], address=Group("red"), terms=Terms(priority="high")),)),
     Challenge("doll", A, B),
     Answer("doll", A, B, "alive"),
     Eviction("doll", Generation(3, 4), REPLACED),
@@ -157,14 +158,14 @@ async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> N
     b.join("b")
     long, plain = "s" * 10_000, forward(0).messages[0]
     for message in (
-        dataclasses.replace(plain, address=long),
-        dataclasses.replace(plain, address=Group(long)),
-        dataclasses.replace(plain, address=User(long)),
-        dataclasses.replace(plain, address=Everyone(frozenset({long}))),
-        dataclasses.replace(plain, source=long),
-        dataclasses.replace(plain, terms=Terms(interim_of=long)),
-        dataclasses.replace(plain, terms=Terms(collapse_key=long)),
-        dataclasses.replace(plain, terms=Terms(id=long)),
+        msgspec.structs.replace(plain, address=long),
+        msgspec.structs.replace(plain, address=Group(long)),
+        msgspec.structs.replace(plain, address=User(long)),
+        msgspec.structs.replace(plain, address=Everyone(frozenset({long}))),
+        msgspec.structs.replace(plain, source=long),
+        msgspec.structs.replace(plain, terms=Terms(interim_of=long)),
+        msgspec.structs.replace(plain, terms=Terms(collapse_key=long)),
+        msgspec.structs.replace(plain, terms=Terms(id=long)),
     ):
         assert await a.send("b", Forward((message,))) is Fate.OVERFLOW
 
