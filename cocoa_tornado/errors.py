@@ -21,6 +21,7 @@
     |   `-- EngineFailed    the engine failed; only this stream is lost (502)
     |-- MailboxError        the mailbox is unavailable
     |   |-- MailboxClosed   append after close
+    |   |-- Superseded      another connection, perhaps of another server, holds the device
     |   `-- StoreFault      an operation of a store failed, in mailboxes/store.py
     |       `-- RedisStoreFault  one of the mailbox in Redis, in mailboxes/redis_faults.py
     |-- RedisFault          Redis is unreachable, or rejects a command, in redis_store/faults.py
@@ -118,6 +119,10 @@ class MailboxError(CocoaError):
 
 class MailboxClosed(MailboxError):
     """The mailbox is closed and stores nothing more."""
+
+
+class Superseded(MailboxError):
+    """The connection that reads the box does not hold the device any more."""
 
 
 class ServiceError(CocoaError):

@@ -81,7 +81,9 @@ class DeviceConnection:
         self._inbound: Inbound | None = None
         self._holding: asyncio.Task[None] | None = None  # while the socket is not read from
         self._wants_interim = wants_interim
-        self._box = None if context.mail is None else BoxFeed(context.mail, self, identity.device_id, after)
+        self._box: BoxFeed | None = None
+        if context.mail is not None:
+            self._box = BoxFeed(context.mail, self, identity.device_id, after, grant.fencing_token)
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else self.outcome or "closing"
@@ -176,6 +178,10 @@ class DeviceConnection:
     def make_room(self, body: bytes, terms: Terms, least: int) -> int:
         """See ``feed.Outlet``."""
         return self.protocol.outbox.withdraw(body, self._context.limits().outbox, terms, least)
+
+    def superseded(self) -> None:
+        """See ``feed.Outlet``."""
+        self.end(REPLACED)
 
     def collapse(self, key: str) -> None:
         """See ``feed.Outlet``."""

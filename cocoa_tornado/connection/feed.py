@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
 
 from ..counters import count
-from ..errors import MailboxClosed, MailboxError
+from ..errors import MailboxClosed, MailboxError, Superseded
 from ..rules.addressing import Options
 from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
 from ..rules.box import Box, LaneName, PageLimits, Position, StoredMessage
+from ..rules.claims import FencingToken
 from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
 from ..rules.feed import Page
 from ..rules.frames import text_frame
@@ -61,6 +62,9 @@ class Outlet(Protocol):
 
     def outbox_limits(self) -> OutboxLimits: ...
 
+    def superseded(self) -> None:
+        """Another connection, perhaps of another server, holds the device: this one ends."""
+
     def who(self) -> dict[str, object]: ...
 
 
@@ -72,6 +76,7 @@ class BoxFeed:
 
     :param device_id: whose box it is
     :param after: the position of the cursor that the device named, if any
+    :ivar fencing_token: the connection's grant, as the mailbox may check it
     """
 
     __slots__ = (
@@ -85,9 +90,13 @@ class BoxFeed:
         "_outlet",
         "_reader",
         "_refresh_at",
+        "fencing_token",
     )
 
-    def __init__(self, mail: Mail, outlet: Outlet, device_id: str, after: Position | None) -> None:
+    def __init__(
+        self, mail: Mail, outlet: Outlet, device_id: str, after: Position | None, token: FencingToken | None = None
+    ) -> None:
+        self.fencing_token = token
         self._mail, self._outlet, self._device_id = mail, outlet, device_id
         self._reader = BoxReader(after)
         self._asked: Answer | None = None
@@ -266,7 +275,7 @@ class BoxFeed:
         reader, mailbox = self._reader, self._mail.mailbox
         written = reader.written()
         if written is not None:
-            mailbox.written(self._device_id, written)
+            mailbox.written(self._device_id, written, self.fencing_token)
         gap = reader.take_gap()
         if gap is not None:
             mailbox.acknowledge(self._device_id, gap)
@@ -316,7 +325,8 @@ class BoxFeed:
             return
         asked: Answer
         is_look = question is LOOK
-        asked = mailbox.look(self._device_id) if is_look else mailbox.read(self._device_id, question.reads)
+        device_id = self._device_id
+        asked = mailbox.look(device_id) if is_look else mailbox.read(device_id, question.reads, self.fencing_token)
         self._asked, self._collapsed = asked, None
         asked.add_done_callback(self._on_answer)
 
@@ -327,6 +337,9 @@ class BoxFeed:
         self._follow()
         if answer is self._asked:
             self._asked = None
+            if isinstance(error, Superseded):
+                self._outlet.superseded()
+                return
             if error is None:
                 self._backoff = None
                 self._take(answer.result())

@@ -56,12 +56,14 @@ class CommitGroup:
     """Calls, joins and marks that are stored together: first the marks, then the joins, then the calls.
 
     :ivar id: unique. The store keeps its reply under this id, in case the driver misses the reply
+    :ivar waiting: done when the marks are stored
     """
 
     calls: list[Call]
     marks: dict[str, Marks]
     joins: dict[str, Join] = field(default_factory=dict)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
 
 class Backlog:
@@ -76,6 +78,7 @@ class Backlog:
         self._calls: deque[Call] = deque()
         self._marks: dict[str, Marks] = {}
         self._joins: dict[str, Join] = {}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # for the marks of a device in _marks
         self._group: CommitGroup | None = None
         self.marks_due = self.marks_held = False
 
@@ -104,6 +107,19 @@ class Backlog:
     def mark(self, device_id: str, mark: Mark) -> None:
         self._marks[device_id] = marked(self._marks.get(device_id, ()), mark)
 
+    def wait_for_marks(self, device_id: str) -> asyncio.Future[None] | None:
+        """Done when the marks of a device that are here now are stored; None if there are none."""
+        group = self._group
+        if device_id in self._marks:
+            waiting = self._waiting.setdefault(device_id, [])
+        elif group is not None and device_id in group.marks:
+            waiting = group.waiting
+        else:
+            return None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        return future
+
     def marks_of(self, device_id: str) -> Marks:
         """The marks of a device that may not be stored yet."""
         waiting = self._marks.get(device_id, ())
@@ -125,6 +141,7 @@ class Backlog:
         for device_id in list(islice(self._marks, room)):
             for mark in self._marks.pop(device_id):
                 marks[device_id] = marked(marks.get(device_id, ()), mark)
+            group.waiting += self._waiting.pop(device_id, ())
         self.marks_due = self.marks_due and bool(self._marks)
         return group
 
@@ -136,20 +153,26 @@ class Backlog:
 
     def stored(self) -> None:
         """The current group has been stored."""
-        self._group = None
+        group, self._group = self._group, None
+        if group is not None:
+            _end(group.waiting)
 
     def stored_without_marks(self) -> None:
-        """The calls and joins of the current group have been stored. Its marks are queued again, before newer ones."""
-        if self._group is not None:
-            waiting, self._marks = self._marks, self._group.marks
+        """The calls and joins of the current group have been stored. Its marks are queued again, before newer ones;
+        what waits for them waits no longer, for the store may refuse them for long."""
+        group = self._group
+        if group is not None:
+            waiting, self._marks = self._marks, group.marks
             for device_id, marks in waiting.items():
                 for mark in marks:
                     self.mark(device_id, mark)
             self._group, self.marks_due = None, bool(self._marks)
+            _end(group.waiting)
 
     def forget_marks(self) -> None:
         """Discard all marks: they belong to another mailbox."""
         self._marks.clear()
+        self._end_waiting()
         if self._group is not None:
             self._group.marks.clear()
 
@@ -159,10 +182,19 @@ class Backlog:
         joins = [*group.joins.values(), *self._joins.values()]
         futures: list[asyncio.Future[Any]] = [call.future for call in (*group.calls, *self._calls)]
         futures += [future for join in joins for future in join.futures]
+        self._end_waiting()
         self._group = None
         self._calls.clear()
         self._joins.clear()
         return futures
+
+    def _end_waiting(self) -> None:
+        """No mark is waited for any more."""
+        if self._group is not None:
+            _end(self._group.waiting)
+        for waiting in self._waiting.values():
+            _end(waiting)
+        self._waiting.clear()
 
     def _next_calls(self) -> list[Call]:
         taken: list[Call] = []
@@ -174,6 +206,13 @@ class Backlog:
                 break
             taken.append(self._calls.popleft())
         return taken
+
+
+def _end(waiting: list[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)
+    waiting.clear()
 
 
 def _size(entries: Iterable[Entry | FanOut]) -> int:

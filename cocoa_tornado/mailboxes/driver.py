@@ -18,6 +18,7 @@ from ..errors import CocoaError, MailboxClosed, MailboxError, ServiceError
 from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
 from ..rules.box import Box, Mark, Position
+from ..rules.claims import FencingToken
 from ..rules.feed import Page
 from .asking import Asker, fail
 from .backlog import Backlog, Call, CommitGroup, GroupLimits, Join
@@ -129,14 +130,25 @@ class Driver:
     def acknowledge(self, device_id: str, position: Position) -> None:
         self._mark(device_id, Mark(acked=position.numbers, epoch=position.epoch))
 
-    def written(self, device_id: str, position: Position) -> None:
-        self._mark(device_id, Mark(written=position.numbers, epoch=position.epoch))
+    def written(self, device_id: str, position: Position, fencing_token: FencingToken | None = None) -> None:
+        self._mark(device_id, Mark(None, position.numbers, position.epoch, fencing_token))
+
+    def marked(self, device_id: str) -> asyncio.Future[None] | None:
+        if not self._store.checks_holders or self._is_over:
+            return None
+        waiting = self._backlog.wait_for_marks(device_id)
+        if waiting is not None:
+            self._backlog.marks_due = True
+            self._wake.set()
+        return waiting
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._ask(Look(device_id, self._backlog.marks_of(device_id)))
 
-    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
-        return self._ask(Read(device_id, self._backlog.marks_of(device_id), lanes))
+    def read(
+        self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[list[Page]]:
+        return self._ask(Read(device_id, self._backlog.marks_of(device_id), lanes, fencing_token))
 
     async def sweep(self) -> int:
         self._refuse_if_closed()

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from ..errors import MailboxClosed
 from ..rules.audiences import Audience
 from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, Box, BoxLimits, Numbers, Position
+from ..rules.claims import FencingToken
 from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from ..rules.members import Members
@@ -306,14 +307,19 @@ class MemoryMailbox:
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return _done(self._store.look(device_id))
 
-    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+    def read(
+        self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[list[Page]]:
         return _done(self._store.read(device_id, lanes))
 
     def acknowledge(self, device_id: str, position: Position) -> None:
         self._store.acknowledge(device_id, position.numbers)
 
-    def written(self, device_id: str, position: Position) -> None:
+    def written(self, device_id: str, position: Position, fencing_token: FencingToken | None = None) -> None:
         self._store.written(device_id, position.numbers)
+
+    def marked(self, device_id: str) -> None:
+        return None
 
     async def sweep(self) -> int:
         return self._store.sweep()

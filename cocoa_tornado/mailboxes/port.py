@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 from ..rules.addressing import Options
 from ..rules.audiences import Audience
 from ..rules.box import Box, LaneName, Position
+from ..rules.claims import FencingToken
 from ..rules.feed import LaneRead as LaneRead
 from ..rules.feed import Page
 
@@ -115,6 +116,7 @@ class MailboxCounters:
     stored: int = 0
     duplicates: int = 0  # messages not stored because their record, or their id, had been stored before
     collapsed: int = 0  # messages removed because a newer one had the same collapse key
+    superseded: int = 0  # marks without effect because another server holds the device
     withdrawn: int = 0  # messages removed because their device is no longer in their audience
     acknowledged: int = 0  # messages deleted because their device acknowledged them
     lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
@@ -156,6 +158,8 @@ class Mailbox(Protocol):
       and written marks are positions, which include the epoch.
     - *Expiry*: a message older than ``ttl_s``, or whose own ``ttl`` has ended, is never returned; :meth:`sweep` deletes
       it soon after. It counts as missed. One whose ``ttl`` has ended before it is stored still takes a number.
+    - *Holders*: a mailbox that several servers share checks who holds a device where a connection reads the box or has
+      written to its socket. A connection that another one has superseded gets nothing and marks nothing.
     - *Faults*: a mailbox that is slow, locked, full or unreachable is retried indefinitely, and recovers by itself.
       Appends wait in order, reads fail with MailboxError within seconds, and marks are kept until they are stored. A
       mailbox that hangs leaves READY after a few seconds. Each change of state is logged once.
@@ -214,15 +218,28 @@ class Mailbox(Protocol):
         """The state of a device's box, including all marks set before this call. Never raises; the future fails with
         MailboxError if the mailbox is unavailable, and with MailboxClosed after :meth:`close`."""
 
-    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
-        """A page of each of these lanes, all from one state of the box. Fails like :meth:`look`."""
+    def read(
+        self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[list[Page]]:
+        """A page of each of these lanes, all from one state of the box. Fails like :meth:`look`, and with Superseded.
+
+        :param fencing_token: of the connection that reads; None: other servers cannot hold the device
+        """
 
     def acknowledge(self, device_id: str, position: Position) -> None:
         """The device has everything up to ``position``, which may be deleted. Stored within a second, not
         immediately."""
 
-    def written(self, device_id: str, position: Position) -> None:
-        """Everything up to ``position`` was written to a socket of the device. Stored like :meth:`acknowledge`."""
+    def written(self, device_id: str, position: Position, fencing_token: FencingToken | None = None) -> None:
+        """Everything up to ``position`` was written to a socket of the device. Stored like :meth:`acknowledge`.
+
+        :param fencing_token: of the grant under which it was written. If the device is held under another one by then,
+            the mark has no effect
+        """
+
+    def marked(self, device_id: str) -> asyncio.Future[None] | None:
+        """Store the marks of a device now. The future is done when they are stored, and when the mailbox closes; it
+        never fails. None: there are none, or the mailbox does not check grants."""
 
     async def sweep(self) -> int:
         """Delete some expired messages and unused boxes; return the number of deleted messages.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-from ..errors import MailboxError
+from ..errors import MailboxError, Superseded
 from ..redis_store.connection import RedisConnection
 from ..redis_store.faults import NOT_ANSWERING
 from ..redis_store.scripts import Command
@@ -41,6 +41,7 @@ from .redis_replies import (
     box_of,
     fan_out_of,
     foreign_keys,
+    guard_argument,
     join_arguments,
     key_name,
     mark_arguments,
@@ -90,7 +91,7 @@ class RedisStore:
         self.location = f"Redis at {self.name}"
         self.key: bytes | None = None
         self.epoch = 0
-        self.has_fan_outs = False
+        self.has_fan_outs, self.checks_holders = False, True
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._storing, self._asking = (RedisConnection(url, SCRIPTS, store_fault_of) for _ in range(2))
         self._gateway = secrets.token_hex(8).encode()
@@ -232,7 +233,9 @@ class RedisStore:
 
     def _question(self, question: Question) -> Command:
         now = self._clock()
-        head = [device_key(question.device_id), b"%d" % _ms(now - self._limits.ttl_s)]
+        fencing_token = None if isinstance(question, Look) else question.fencing_token
+        guarded = [self._asking.run or b"", guard_argument(question.device_id, fencing_token)]
+        head = [device_key(question.device_id), b"%d" % _ms(now - self._limits.ttl_s), *guarded]
         if not isinstance(question, Look):
             for name, after, limits in question.lanes:
                 after = max(after, self._acked(question.marks, name))
@@ -245,6 +248,10 @@ class RedisStore:
         fault = refusal_of(reply)
         if fault is not None:
             return fault
+        if reply[0] == b"superseded":
+            return Superseded(f"another connection holds {question.device_id!r}")
+        if reply[0] == b"term":
+            return MailboxError("presence begins another term")
         try:
             if isinstance(question, Look):
                 return box_of(reply, question.marks)
@@ -277,7 +284,8 @@ class RedisStore:
         device would have to read its box twice."""
         for at in range(max(map(len, marks.values()), default=0)):
             some = {device_id: of_device[at] for device_id, of_device in marks.items() if at < len(of_device)}
-            yield MARK.call(self._stamp(), b"%d" % _ms(self._clock()), *mark_arguments(some))
+            now, run = b"%d" % _ms(self._clock()), self._storing.run or b""
+            yield MARK.call(self._stamp(), now, run, *mark_arguments(some))
 
     async def _judge(self, group: CommitGroup) -> Judged:
         """Decide which entries are new. A retry gets the same result."""
@@ -354,8 +362,9 @@ class RedisStore:
         return list(steps.values())
 
     def _note_marked(self, replies: Sequence[list[Any]]) -> None:
-        for _, removed, messages, size_bytes, _ in replies:
+        for _, removed, messages, size_bytes, superseded, _ in replies:
             self._ledger.counters.acknowledged += removed
+            self._ledger.counters.superseded += superseded
             self._note_totals((messages, size_bytes))
 
     def _note_totals(self, totals: Sequence[bytes]) -> None:

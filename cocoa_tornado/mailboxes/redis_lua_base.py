@@ -84,3 +84,25 @@ local function leave()
   end
 end
 """
+
+GUARD: Final = """
+-- Who holds devices, according to presence (``cocoa_tornado/presence``), which is in the same Redis.
+local term_of_presence
+
+-- Returns nil if a connection may act for its device, else the reason why it may not.
+-- run: of the Redis process that this script runs in; guard: bucket, term and holder
+local function superseded(name, run, guard)
+  if guard == '' then return end
+  local bucket, term, holder = string.match(guard, '^(%d+) (%d+) (.+)$')
+  if not term_of_presence then
+    local found = try('HMGET', root .. 'p:meta', 'term', 'run') or {}
+    term_of_presence = found[2] == run and found[1] or 'another'
+  end
+  if term_of_presence ~= term then return 'term' end
+  local holders = try('HGET', root .. 'p:h:' .. bucket, name)
+  if holders == holder then return end
+  -- A device may hold several connections.
+  if holders and string.find(' ' .. holders .. ' ', ' ' .. holder .. ' ', 1, true) then return end
+  return 'superseded'
+end
+"""

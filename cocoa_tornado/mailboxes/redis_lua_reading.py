@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 READ: Final = """
--- ARGV: key and epoch, now (ms), device, the time (ms) up to which messages have expired; then for each lane: 'n' or
--- 'h', after, maximum messages, maximum bytes
-local why = enter()
+-- ARGV: key and epoch, now (ms), device, the time (ms) up to which messages have expired, the run id of this Redis, who
+-- must hold the device (or empty); then for each lane: 'n' or 'h', after, maximum messages, maximum bytes
+local why = enter() or superseded(ARGV[3], ARGV[5], ARGV[6])
 if why then return {why} end
 local name, expired = ARGV[3], tonumber(ARGV[4])
 local box, found = load(name, 'base', 'acked', 'written', 'retracted')
@@ -54,7 +54,7 @@ local function page(letter, after, most, most_bytes)
 end
 
 local reply = {'box', normal, high, whole(mailbox.epoch), mailbox.emptied, foreign}
-for at = 5, #ARGV, 4 do
+for at = 7, #ARGV, 4 do
   reply[#reply + 1] = page(ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]))
 end
 return reply

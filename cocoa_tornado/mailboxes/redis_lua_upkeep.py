@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 MARK: Final = """
--- ARGV: key and epoch, now (ms); then for each mark: device, acknowledged, written, epoch of both. Either may be empty;
--- it is a number of the normal lane, or that and one of the high lane
+-- ARGV: key and epoch, now (ms), the run id of this Redis; then for each mark: device, acknowledged, written, epoch of
+-- both, who must hold the device for what was written to count (or empty). Either number may be empty; it is a number
+-- of the normal lane, or that and one of the high lane
 local why = enter()
 if why then return {why} end
 
@@ -84,10 +85,18 @@ local function mark(name, acked, written, epoch)
 end
 
 begin_although_full()
-local removed = 0
-for at = 3, #ARGV, 4 do removed = removed + mark(ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]) end
+local removed, without_effect = 0, 0
+for at = 4, #ARGV, 5 do
+  local written = ARGV[at + 2]
+  if written ~= '' and superseded(ARGV[at], ARGV[3], ARGV[at + 4]) then
+    written, without_effect = '', without_effect + 1
+  end
+  if written ~= '' or ARGV[at + 1] ~= '' then
+    removed = removed + mark(ARGV[at], ARGV[at + 1], written, ARGV[at + 3])
+  end
+end
 leave()
-return {'marked', removed, whole(mailbox.messages), whole(mailbox.bytes), foreign}
+return {'marked', removed, whole(mailbox.messages), whole(mailbox.bytes), without_effect, foreign}
 """
 
 SWEEP: Final = """

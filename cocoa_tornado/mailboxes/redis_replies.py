@@ -8,6 +8,7 @@ from typing import Any
 
 from ..rules.addressing import Options
 from ..rules.box import Box, Epochs, Lane, Mark, Numbers, StoredMessage, with_marks
+from ..rules.claims import FencingToken, bucket_of
 from ..rules.feed import Page
 from ..rules.runs import runs_of_text
 from .backlog import Join
@@ -71,9 +72,17 @@ def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead])
 def mark_arguments(marks: Mapping[str, Mark]) -> list[bytes]:
     """The arguments of the script that stores marks."""
     arguments: list[bytes] = []
-    for device_id, (acked, written, epoch) in marks.items():
-        arguments += (device_key(device_id), _numbers(acked), _numbers(written), b"%d" % epoch)
+    for device_id, (acked, written, epoch, fencing_token) in marks.items():
+        guarded = guard_argument(device_id, fencing_token)
+        arguments += (device_key(device_id), _numbers(acked), _numbers(written), b"%d" % epoch, guarded)
     return arguments
+
+
+def guard_argument(device_id: str, fencing_token: FencingToken | None) -> bytes:
+    """Where presence has the device's holders, and the one that must be among them; empty: nothing is checked."""
+    if fencing_token is None:
+        return b""
+    return b"%d %d %b" % (bucket_of(device_key(device_id)), fencing_token.term, fencing_token.holder.encode())
 
 
 def _numbers(numbers: Numbers | None) -> bytes:

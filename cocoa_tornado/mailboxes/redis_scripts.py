@@ -49,7 +49,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..redis_store.scripts import PREFIX, Script
-from .redis_lua_base import BASE, MAILBOX
+from .redis_lua_base import BASE, GUARD, MAILBOX
 from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RUNS, TRIM
 from .redis_lua_delivery import DELIVER, IDS, LIMITS, SHRINK, SPECIAL
 from .redis_lua_fan_outs import FAN_OUTS
@@ -87,11 +87,11 @@ _STORING: Final = "".join(
 )
 
 OPEN = Script(BASE, _OPEN, key=META)
-READ = Script(_BOXES, _READ, key=META)
+READ = Script(_BOXES, GUARD, _READ, key=META)
 APPEND = Script(_STORING, _APPEND, key=META)
 FAN_OUT = Script(_STORING, _FAN_OUT, key=META)
 JOIN = Script(_UPKEEP, _JOIN, key=META)
-MARK = Script(_UPKEEP, _MARK, key=META)
+MARK = Script(_UPKEEP, GUARD, _MARK, key=META)
 SWEEP = Script(_UPKEEP, _SWEEP, key=META)
 
 SCRIPTS: Final = (OPEN, READ, APPEND, FAN_OUT, JOIN, MARK, SWEEP)

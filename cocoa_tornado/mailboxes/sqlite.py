@@ -85,6 +85,7 @@ class SqliteStore:
         self.promise = "stored messages survive the end of the gateway and a power failure"
         self.key: bytes | None = None
         self.epoch = 0
+        self.checks_holders = False
         self.has_fan_outs = False
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._file = SqliteFile(path, limits, clock, migrations)

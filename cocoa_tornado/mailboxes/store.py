@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 
 from ..errors import MailboxError
 from ..rules.box import Box, Marks
+from ..rules.claims import FencingToken
 from ..rules.feed import Page
 from .backlog import CommitGroup
 from .port import FanOutStep, LaneRead, MailboxCounters
@@ -47,11 +48,12 @@ class Look(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Ask for a page of each of these lanes. ``marks`` as in :class:`Look`."""
+    """Ask for a page of each of these lanes. ``marks`` as in :class:`Look`; the token as in ``Mailbox.read``."""
 
     device_id: str
     marks: Marks
     lanes: Sequence[LaneRead]
+    fencing_token: FencingToken | None = None
 
 
 Question = Look | Read
@@ -117,8 +119,10 @@ class Store(Protocol):
     :ivar promise: what messages survive; known once the store is open
     :ivar key: the MAC key of the cursors; None until the store was first opened
     :ivar epoch: the epoch of the messages stored from now on
+    :ivar checks_holders: several servers may share it, and presence is in it: see *Holders* in ``Mailbox``
     """
 
+    checks_holders: bool
     name: str
     location: str
     promise: str

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..rules.claims import Claim, Generation
+from ..rules.claims import Claim, FencingToken, Generation
 
 RefusalReason = Literal["device", "full", "draining", "presence"]
 """``device``: connections that are alive hold every slot of the device; ``full`` and ``draining``: this server is;
@@ -22,12 +22,13 @@ class Lease:
 
     :ivar server: the epoch
     :ivar until: monotonic seconds, extended by the adapter; ``math.inf`` if the lease cannot be lost
+    :ivar is_shared: the grants are in a store that other servers use too
     """
 
-    __slots__ = ("server", "until")
+    __slots__ = ("is_shared", "server", "until")
 
-    def __init__(self, server: str, until: float = math.inf) -> None:
-        self.server, self.until = server, until
+    def __init__(self, server: str, until: float = math.inf, *, is_shared: bool = False) -> None:
+        self.server, self.until, self.is_shared = server, until, is_shared
 
     def __repr__(self) -> str:
         return f"<Lease of {self.server or 'no server'} until {self.until:g}>"
@@ -54,6 +55,13 @@ class Grant:
 
     def __repr__(self) -> str:
         return f"<Grant #{self.generation.number} {self.device_id!r}>"
+
+    @property
+    def fencing_token(self) -> FencingToken | None:
+        """What the shared store has of this grant; None if there is none."""
+        if not self.lease.is_shared:
+            return None
+        return FencingToken(self.generation.term, f"{self.claim.server}:{self.claim.number}:{self.generation.number}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grant):

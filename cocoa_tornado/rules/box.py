@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from .claims import FencingToken
 from .runs import Runs, above, count_between, with_number
 
 FORGET_AFTER_S: Final = 30 * 86_400.0
@@ -340,18 +341,28 @@ class Mark(NamedTuple):
     :ivar acked: the device has everything up to these numbers; None: it has acknowledged nothing
     :ivar written: written to a socket of the device up to these numbers
     :ivar epoch: the epoch of all numbers
+    :ivar fencing_token: of the grant under which the messages were written. ``written`` has no effect if the device is
+        held under another grant by then. None: nothing is checked
     """
 
     acked: Numbers | None = None
     written: Numbers | None = None
     epoch: int = 0
+    fencing_token: FencingToken | None = None
+
+    def joins(self, other: Mark) -> bool:
+        """Whether the two can be combined: they have the same epoch, and do not refer to two grants."""
+        if self.epoch != other.epoch:
+            return False
+        return self.written is None or other.written is None or self.fencing_token == other.fencing_token
 
     def joined(self, other: Mark) -> Mark:
         """Combine two marks, in any order: marks never move back.
 
-        :param other: a mark of the same epoch
+        :param other: a mark that this one :meth:`joins`
         """
-        return Mark(_later(self.acked, other.acked), _later(self.written, other.written), self.epoch)
+        fencing_token = self.fencing_token if other.written is None else other.fencing_token
+        return Mark(_later(self.acked, other.acked), _later(self.written, other.written), self.epoch, fencing_token)
 
     def on(self, box: Box) -> Box:
         """Return the box with this mark stored. A mark of an epoch that the mailbox does not know changes nothing."""
@@ -370,12 +381,12 @@ class Mark(NamedTuple):
 
 
 Marks = tuple[Mark, ...]
-"""The marks of one device, one for each epoch, oldest first."""
+"""The marks of one device, oldest first: one for each epoch and grant."""
 
 
 def marked(marks: Marks, mark: Mark) -> Marks:
     """Add a mark."""
-    if marks and marks[-1].epoch == mark.epoch:
+    if marks and marks[-1].joins(mark):
         return (*marks[:-1], marks[-1].joined(mark))
     return (*marks, mark)
 

@@ -6,7 +6,11 @@ fenced, gets a new epoch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import zlib
+from typing import Final, NamedTuple
+
+BUCKETS: Final = 16_384
+"""Devices are kept in so many hashes: small ones, which take a third of the memory of one key for each device."""
 
 
 class Claim(NamedTuple):
@@ -35,3 +39,20 @@ class Generation(NamedTuple):
 
     term: int
     number: int
+
+
+class FencingToken(NamedTuple):
+    """What a store that several servers share has of a grant. A mailbox in the same store checks it where the grant is
+    used, so that nothing which a superseded connection does takes effect.
+
+    :ivar term: of the grant's generation
+    :ivar holder: ``<epoch>:<number of the claim>:<number of the generation>``
+    """
+
+    term: int
+    holder: str
+
+
+def bucket_of(device: bytes) -> int:
+    """Which of the ``BUCKETS`` has a device."""
+    return zlib.crc32(device) % BUCKETS

@@ -35,6 +35,7 @@ from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
 from cocoa_tornado.rules.addressing import Options, Priority
 from cocoa_tornado.rules.box import LANES, NO_CURSOR_YET, Box, BoxLimits, LaneName, PageLimits, Position
+from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import read_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.identity import DeviceIdentity
@@ -105,7 +106,9 @@ class LateMailbox(MemoryMailbox):
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._later(super().look(device_id))
 
-    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+    def read(
+        self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[list[Page]]:
         return self._later(super().read(device_id, lanes))
 
     def answer(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ from cocoa_tornado.connection.feed import BoxFeed
 from cocoa_tornado.connection.mail import REFRESH_S, Mail, refresh_period_s
 from cocoa_tornado.connection.outbox import Numbered, Outbox, OutboxLimits
 from cocoa_tornado.counters import Counters
-from cocoa_tornado.errors import MailboxClosed, MailboxError
+from cocoa_tornado.errors import MailboxClosed, MailboxError, Superseded
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.mailboxes.port import Entry, LaneRead
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import ALL
-from cocoa_tornado.rules.box import Box, BoxLimits, Numbers, Position
+from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, Numbers, Position
+from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import make_cursor, read_cursor
+from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.terms import Terms
 from testing.waiting import eventually
 
@@ -75,6 +78,7 @@ class Outlet:
         self.outbox = Outbox()
         self.feed: BoxFeed | None = None
         self.now = 1000.0
+        self.is_superseded = False
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         self.offer(frame, timestamp_ms, terms)
@@ -87,6 +91,9 @@ class Outlet:
 
     def collapse(self, key: str) -> None:
         self.outbox.collapse(key)
+
+    def superseded(self) -> None:
+        self.is_superseded = True
 
     def has_nothing_to_write(self) -> bool:
         return not self.outbox.has_queued
@@ -465,3 +472,32 @@ async def test_a_mailbox_that_is_closed_lets_a_connection_end() -> None:
     await mailbox.close(1.0)
     feed.refresh(AUDIENCES)
     feed.close(AUDIENCES)
+
+
+class Checking(MemoryMailbox):
+    """A mailbox that several servers share, and which knows who holds the device."""
+
+    holder: FencingToken | None = None
+
+    def read(
+        self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[list[Page]]:
+        if fencing_token == self.holder:
+            return super().read(device_id, lanes, fencing_token)
+        refused: asyncio.Future[list[Page]] = asyncio.get_running_loop().create_future()
+        refused.set_exception(Superseded("another connection holds it"))
+        return refused
+
+
+async def test_a_superseded_connection_reads_nothing_and_ends() -> None:
+    mailbox, outlet = Checking(BoxLimits(), lambda: 1000.0), Outlet()
+    await keep(mailbox, 1)
+    feed = fed(mailbox, outlet, NO_CURSOR_YET)
+    feed.fencing_token = mailbox.holder = FencingToken(1, "a:1:1")
+    feed.open(frozenset())
+    assert await outlet.write() == [1]
+    mailbox.holder = FencingToken(1, "b:1:2")
+    await keep(mailbox, 2)
+    feed.look_again()
+    assert await outlet.write() == []
+    assert outlet.is_superseded

@@ -41,6 +41,7 @@ class FakeStore:
     """
 
     name, location, promise = "fake", "a fake store", "messages survive"
+    checks_holders = False
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.boxes = MemoryStore(BoxLimits(max_messages=1_000_000, ttl_s=1e9), clock)

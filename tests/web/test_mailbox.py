@@ -19,6 +19,7 @@ from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, FanOut, LaneRead, MailboxState, MailboxStatus
 from cocoa_tornado.rules.box import Box, BoxLimits, Numbers, Position
+from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import make_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.records import Record
@@ -450,7 +451,9 @@ class Moody(MemoryMailbox):
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._away() if self.is_away else super().look(device_id)
 
-    def read(self, device_id: str, lanes: Sequence[LaneRead]) -> asyncio.Future[list[Page]]:
+    def read(
+        self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[list[Page]]:
         return self._away() if self.is_away else super().read(device_id, lanes)
 
     def _away(self) -> asyncio.Future[Any]:
