@@ -115,10 +115,10 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The server has a new epoch: have its inbox begin.
+    """The server has a new epoch: have its inbox begin, then call :meth:`Slots.rejoin`.
 
-    :ivar is_new_term: connections go on, but must be claimed again, with :meth:`Slots.rejoin`. If not, there are none:
-        :meth:`Slots.lose_all`
+    :ivar is_new_term: there may be connections, which must be claimed again. False: it is the first epoch of this
+        server, or the one after :class:`Fenced`
     """
 
     lease: Lease
@@ -132,14 +132,16 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """Others may hold the devices of this server: end all connections. The lease has ended, as have those before it."""
+    """Others may hold the devices of this server: end all connections, then call :meth:`Slots.lose_all`. The lease has
+    ended, as have those before it."""
 
     lease: Lease
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The store has been away for ``cut_s``: end all connections. The epoch may still be alive."""
+    """End every connection whose lease is over: the store has been away for ``cut_s``, or it is strict mode. The epoch
+    may still be alive, so their slots must be released."""
 
 
 Action = Join | Beat | Fence | Settle | Leave | Joined | Settled | Fenced | Cut
@@ -150,12 +152,14 @@ class _Observed:
     """Another server's beat.
 
     :ivar since: when it was first seen, or seen again after a gap
+    :ivar fence_at: when FENCE is due
     """
 
-    __slots__ = ("beat", "since")
+    __slots__ = ("beat", "fence_at", "since")
 
-    def __init__(self, beat: int, since: float) -> None:
+    def __init__(self, beat: int, since: float, watch_s: float) -> None:
         self.beat, self.since = beat, since
+        self.fence_at = since + watch_s
 
 
 class Membership:
@@ -165,6 +169,7 @@ class Membership:
     :ivar lease: of the current epoch; its ``until`` is extended as beats are answered
     :ivar stamp: ``<term>:<run>``, for the scripts
     :ivar infos: what the other members say about themselves, by epoch
+    :ivar answered_at: when the last answered BEAT or JOIN was sent
     :ivar inbox_read_at: when the own inbox was last read to its end, if that is to be watched. A server that does not
         read its inbox does not beat: it would hold its devices and answer no challenge
     """
@@ -176,8 +181,27 @@ class Membership:
         self.term = 0
         self.is_settled = False
         self.infos: Mapping[str, str] = {}
+        self.answered_at = -math.inf
         self.inbox_read_at = math.inf
         self._new_epoch = new_epoch
+        self._is_over = self._is_cut = False
+        # Of joining. No epoch is valid while one of the first two is set, or after the epoch was fenced.
+        self._join: Join | None = None
+        self._join_at = math.inf
+        self._is_member = False
+        self._former_leases: list[Lease] = []
+        # Of the own beat: the last one that the store has reported, and when it was first sent with that.
+        self._seen = 0
+        self._first_sent_at: float | None = None
+        self._beat: Beat | None = None
+        self._beat_at = math.inf
+        # Of the others.
+        self._observed: dict[str, _Observed] = {}
+        self._heard_at = -math.inf
+        self._settle_at = math.inf
+
+    def __repr__(self) -> str:
+        return f"<Membership of {self.epoch or 'no epoch'}, term {self.term}>"
 
     @property
     def epoch(self) -> str:
@@ -186,37 +210,66 @@ class Membership:
 
     @property
     def is_joining(self) -> bool:
-        """The current epoch, if there is one, is not for this term, or was fenced."""
-        raise NotImplementedError
-
-    @property
-    def answered_at(self) -> float:
-        """When the last answered BEAT or JOIN was sent."""
-        raise NotImplementedError
+        """There is no epoch, or it is not for the current term, or it was fenced."""
+        return self._join is not None or self._join_at < math.inf or not self.epoch
 
     @property
     def wake_at(self) -> float:
         """When :meth:`wake` is to be called next; ``math.inf``: not before another event."""
-        raise NotImplementedError
+        if self._is_over:
+            return math.inf
+        due = [self._join_at, self._cut_at]
+        if not self.is_joining:
+            due += [math.inf if self._beat is not None else self._beat_at, self._settle_at]
+            due += [observed.fence_at for observed in self._observed.values()]
+        return min(due)
+
+    @property
+    def _cut_at(self) -> float:
+        cut_at = math.inf if self._is_cut else self.answered_at + self.timing.cut_s
+        if self.is_strict:
+            cut_at = min([cut_at, *(lease.until for lease in self._former_leases)])
+        return cut_at if self.epoch else math.inf
+
+    @property
+    def is_strict(self) -> bool:
+        """No connection stays open without a lease."""
+        return self.timing.cut_s <= self.timing.freeze_s
 
     def may_admit(self, now: float) -> bool:
         """The lease is valid, and the term is settled."""
-        raise NotImplementedError
+        return self.is_settled and not self.is_joining and self.lease.is_valid(now)
 
     def silent_for(self, epoch: str, now: float) -> float:
         """For how long a member's beat has not changed, as far as this server has seen; 0 if it is not known."""
-        raise NotImplementedError
+        observed = self._observed.get(epoch)
+        return 0.0 if observed is None else now - observed.since
 
     def others(self) -> list[str]:
         """The other epochs of the last reply to BEAT."""
-        raise NotImplementedError
+        return list(self._observed)
+
+    # -- events
 
     def start(self, now: float) -> Actions:
-        raise NotImplementedError
+        return self._begin_to_join()
 
     def wake(self, now: float) -> Actions:
         """Beat, judge the others, join again, settle, cut: whatever is due."""
-        raise NotImplementedError
+        todo: Actions = []
+        if self._is_over:
+            return todo
+        if now >= self._cut_at:
+            self._is_cut = now >= self.answered_at + self.timing.cut_s
+            self._former_leases = [lease for lease in self._former_leases if lease.is_valid(now)]
+            todo.append(Cut())
+        if now >= self._join_at:
+            todo += self._begin_to_join()
+        if not self.is_joining:
+            self._judge(now, todo)
+            if self._beat is None and now >= self._beat_at:
+                self._send_beat(now, todo)
+        return todo
 
     def joined(self, join: Join, run: str, term: int, is_settled: bool, sent_at: float, now: float) -> Actions:
         """JOIN was answered. Ignored if it is not the last one.
@@ -224,11 +277,29 @@ class Membership:
         :param run: as it was sent
         :param sent_at: before it was sent
         """
-        raise NotImplementedError
+        if join is not self._join or self._is_over:
+            return []
+        # In strict mode, wake() ends the connections of one that is over already.
+        leases = (*self._former_leases, self.lease) if self._is_member else ()
+        self._former_leases = [lease for lease in leases if self.is_strict or lease.is_valid(now)]
+        self.lease = Lease(join.epoch, sent_at + self.timing.freeze_s)
+        self.stamp, self.term, self.is_settled = f"{term}:{run}", term, is_settled
+        self.infos, self._observed = {}, {}
+        self.answered_at, self._heard_at, self._is_cut = sent_at, now, False
+        self._join, self._join_at = None, math.inf
+        self._seen, self._first_sent_at, self._beat, self._beat_at = 0, None, None, now
+        self._settle_at = math.inf if is_settled else now + self.timing.watch_s
+        is_new_term, self._is_member = self._is_member, True
+        todo: Actions = [Joined(self.lease, is_new_term)]
+        if is_settled:
+            todo.append(Settled())
+        return todo
 
     def join_failed(self, join: Join, now: float) -> Actions:
         """JOIN was not answered, or rejected; the next attempt has another epoch."""
-        raise NotImplementedError
+        if join is self._join and not self._is_over:
+            self._join, self._join_at = None, now + self.timing.beat_s / 2
+        return []
 
     def beaten(
         self,
@@ -240,24 +311,104 @@ class Membership:
         now: float,
     ) -> Actions:
         """BEAT was answered."""
-        raise NotImplementedError
+        todo: Actions = []
+        if beat is not self._beat or self._is_over:
+            return todo
+        assert self._first_sent_at is not None
+        # Others may have seen this beat since it was first sent, so the lease must not be longer than from then on.
+        self.answered_at = self._first_sent_at
+        self.lease.until = max(self.lease.until, self.answered_at + self.timing.freeze_s)
+        self._beat, self._seen, self._first_sent_at = None, mine, None
+        self._is_cut = False
+        had_gap, self._heard_at = now - self._heard_at > self.timing.gap_s, now
+        self._observe(beats, had_gap, now)
+        self.infos = infos
+        if is_settled and not self.is_settled:
+            self.is_settled, self._settle_at = True, math.inf
+            todo.append(Settled())
+        self._judge(now, todo)
+        return todo
 
     def beat_failed(self, beat: Beat, now: float) -> Actions:
         """BEAT was not answered, or rejected: it will be sent again, with the same ``seen``."""
-        raise NotImplementedError
+        if beat is self._beat:
+            self._beat = None
+        return []
 
     def term_over(self, stamp: str, now: float) -> Actions:
         """A script was answered with ``term``, or a connection has reached a process with another run: join again.
 
         :param stamp: that the script carried; ignored if it is not the current one
         """
-        raise NotImplementedError
+        if stamp != self.stamp or self.is_joining or self._is_over:
+            return []
+        return self._begin_to_join()
 
     def epoch_over(self, epoch: str, now: float) -> Actions:
         """A script of this epoch was answered with ``fenced``: end all connections, and join again."""
-        raise NotImplementedError
+        if epoch != self.epoch or not self._is_member or self._is_over:
+            return []
+        self._end_leases()
+        self._is_member = False
+        todo: Actions = [Fenced(self.lease)]
+        if not self.is_joining:
+            todo += self._begin_to_join()
+        return todo
 
     def leave(self, now: float) -> Actions:
         """The lease ends now, and no action follows any more. New claims have stopped, upgrades were refused, and all
         connections have ended before."""
-        raise NotImplementedError
+        was_member = bool(self.epoch) and not self._is_over
+        self._is_over = True
+        self._end_leases()
+        return [Leave(self.stamp, self.epoch)] if was_member else []
+
+    # -- steps
+
+    def _begin_to_join(self) -> Actions:
+        # A new epoch for each attempt: a copy of JOIN that comes late must not bring back one that was fenced.
+        self._join, self._join_at = Join(self._new_epoch(), self.term), math.inf
+        self._beat = None
+        return [self._join]
+
+    def _end_leases(self) -> None:
+        for lease in (*self._former_leases, self.lease):
+            lease.end()
+        self._former_leases = []
+
+    def _send_beat(self, now: float, todo: Actions) -> None:
+        self._beat_at = now + self.timing.beat_s
+        if now - self.inbox_read_at > self.timing.freeze_s:
+            return
+        if self._first_sent_at is None:
+            self._first_sent_at = now
+        self._beat = Beat(self.stamp, self.epoch, self._seen)
+        todo.append(self._beat)
+
+    def _observe(self, beats: Mapping[str, int], had_gap: bool, now: float) -> None:
+        observed = {}
+        for epoch, beat in beats.items():
+            before = self._observed.get(epoch)
+            if before is None or before.beat != beat or had_gap:
+                before = _Observed(beat, now, self.timing.watch_s)
+            observed[epoch] = before
+        observed.pop(self.epoch, None)
+        self._observed = observed
+        if had_gap and not self.is_settled:
+            self._settle_at = now + self.timing.watch_s
+
+    def _judge(self, now: float, todo: Actions) -> None:
+        """Fence those that have stopped, and settle the term, if it is time, and if nothing may have been missed."""
+        if now - self._heard_at > self.timing.gap_s:
+            # The next reply starts the observation anew.
+            self._settle_at = math.inf
+            for observed in self._observed.values():
+                observed.fence_at = math.inf
+            return
+        for epoch, observed in self._observed.items():
+            if now >= observed.fence_at:
+                observed.fence_at = now + self.timing.beat_s  # until a reply shows that it is gone
+                todo.append(Fence(self.stamp, epoch, observed.beat))
+        if now >= self._settle_at:
+            self._settle_at = now + self.timing.beat_s
+            todo.append(Settle(self.stamp))

@@ -17,13 +17,13 @@ holder's answer is outstanding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
 from ..relay.messages import Answer, Challenge
 from ..rules.claims import Claim
-from .actions import Acquire, Actions, Admit, Evict, Ping, Refuse, Release, Send, Wake
-from .grants import Grant, RefusalReason, SlotLimits
+from .actions import Acquire, Actions, Admit, Evict, Ping, Refuse, Regrant, Release, Send, Supersede, Wake
+from .grants import Grant, Lease, RefusalReason, SlotLimits
 
 MAX_WAITING: Final = 16
 """New connections that may wait for a device on one server. One more is refused at once."""
@@ -31,20 +31,28 @@ MAX_ROUNDS: Final = 2
 """Rounds of challenges for one queue: a connection that got the device meanwhile is challenged too."""
 ANSWER_PATIENCE_S: Final = 1.0
 """How much longer than ``challenge_s`` the answer of another server may take."""
+LATE_S: Final = 0.1
+"""If a challenge is judged so much later than planned, this server has paused, and may not have read the answer yet."""
 
 
 class _Slot:
     """A grant of this server: reserved or held, and challenged or not.
 
+    :ivar grant: the last one; of an earlier term while it is claimed again
+    :ivar claim: the one that was granted, or that claims it again
+    :ivar renewal: how it is claimed again; None: it is granted
+    :ivar is_asking: the store has not answered that claim yet
     :ivar deadline: it is evicted if it gives no sign of life until then; None while it is not challenged
+    :ivar has_grace: it was pinged once more, because the deadline was noticed late
     :ivar challengers: claims to notify of the outcome
     """
 
-    __slots__ = ("challengers", "deadline", "grant", "is_held")
+    __slots__ = ("challengers", "claim", "deadline", "grant", "has_grace", "is_asking", "is_held", "renewal")
 
     def __init__(self, grant: Grant, challengers: tuple[Claim, ...]) -> None:
-        self.grant = grant
-        self.is_held = False
+        self.grant, self.claim = grant, grant.claim
+        self.renewal: Literal["keep", "new"] | None = None
+        self.is_held = self.is_asking = self.has_grace = False
         self.deadline: float | None = None
         self.challengers = challengers
 
@@ -53,14 +61,17 @@ class _Queue:
     """This server's new connections that wait for one device, in the order of their arrival.
 
     :ivar name: the claim that began it; its challenges carry this name
+    :ivar waiting: claims, with the time of their arrival
     :ivar asking: the claim that the store has not answered yet
     :ivar may_be_free: a slot may have become free since the store was asked
     :ivar holders: the device's holders, according to the store
+    :ivar silent: servers that are not challenged, since they seem to have stopped
     :ivar answers: for each challenged holder, whether it has given a sign of life
     :ivar rounds: of challenges so far
     :ivar deadline: for the answers of other servers
     :ivar is_late: the deadline has passed
-    :ivar early: for claims in ``waiting`` that other servers already know as holders, the challengers
+    :ivar early: claims in ``waiting`` that the store may have granted: other servers have challenged them, or a
+        question was not answered. With the challengers, if there are any
     """
 
     __slots__ = (
@@ -73,15 +84,17 @@ class _Queue:
         "may_be_free",
         "name",
         "rounds",
+        "silent",
         "waiting",
     )
 
-    def __init__(self, first: Claim) -> None:
+    def __init__(self, first: Claim, now: float) -> None:
         self.name = first
-        self.waiting = [first]
+        self.waiting = {first: now}
         self.asking: Claim | None = None
         self.may_be_free = True
         self.holders: tuple[Claim, ...] = ()
+        self.silent: Collection[str] = ()
         self.answers: dict[Claim, bool] = {}
         self.rounds = 0
         self.deadline: float | None = None
@@ -98,9 +111,13 @@ class _Device:
 
     def find(self, claim: Claim) -> _Slot | None:
         for slot in self.slots:
-            if slot.grant.claim == claim:
+            if slot.claim == claim or slot.grant.claim == claim:
                 return slot
         return None
+
+    def kept(self, claim: Claim) -> tuple[int, ...]:
+        """For an :class:`Acquire` of this claim."""
+        return tuple([slot.claim.number for slot in self.slots if slot.claim != claim])
 
 
 class Slots:
@@ -110,10 +127,12 @@ class Slots:
 
     :param server: its epoch
     :param limits: returns the current limits; lower limits end no connection
+    :ivar lease: of the epoch. Without a valid one, this server says of no connection that it is alive
     """
 
     def __init__(self, server: str, limits: Callable[[], SlotLimits]) -> None:
         self.server = server
+        self.lease = Lease(server)
         self.limits = limits
         self.draining = False
         self._devices: dict[str, _Device] = {}
@@ -205,11 +224,12 @@ class Slots:
             return claim, [Refuse(claim, "device")]
         if device is None:
             device = self._devices[device_id] = _Device()
-        if queue is None:
-            device.queue = _Queue(claim)
-        else:
-            queue.waiting.append(claim)
         todo: Actions = []
+        if queue is None:
+            device.queue = _Queue(claim, now)
+        else:
+            queue.waiting[claim] = now
+            todo.append(Wake(device_id, now + self._patience_s))
         self._go_on(device_id, device, now, todo)
         return claim, todo
 
@@ -217,39 +237,64 @@ class Slots:
         """A connection whose upgrade is under way is not challenged: it is alive."""
         return self.limits().policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
 
+    @property
+    def _patience_s(self) -> float:
+        """How long a new connection may wait: for all rounds of challenges."""
+        return MAX_ROUNDS * (self.limits().challenge_s + ANSWER_PATIENCE_S)
+
     def granted(self, grant: Grant, now: float) -> Actions:
-        """The store has granted a claim. If its connection no longer waits, or this server is full, it is released."""
+        """The store has granted a claim. It is released if its connection no longer waits, if this server is full, or
+        if the lease has ended."""
         device_id, claim = grant.device_id, grant.claim
         device = self._devices.get(device_id)
+        slot = None if device is None else device.find(claim)
+        if slot is not None and slot.renewal is not None and slot.claim == claim:
+            old, slot.grant, slot.renewal = slot.grant, grant, None
+            return [Regrant(old, grant)]
+        if slot is not None:
+            return []  # the answer to a repeated question
         queue = None if device is None else device.queue
         if device is None or queue is None:
             return [Release(device_id, claim)]
-        queue.asking, queue.may_be_free = None, True
+        if claim == queue.asking:
+            queue.asking, queue.may_be_free = None, True
         early = queue.early.pop(claim, ())
         todo: Actions = []
         if claim not in queue.waiting:
             todo.append(Release(device_id, claim))
             self._notify(device_id, claim, early, "gone", now, todo)
-        elif self._is_full:
-            queue.waiting.remove(claim)
-            todo += [Release(device_id, claim), Refuse(claim, "full")]
+        elif self._is_full or not grant.lease.is_valid(now):
+            del queue.waiting[claim]
+            todo += [Release(device_id, claim), Refuse(claim, "full" if self._is_full else "presence")]
             self._notify(device_id, claim, early, "gone", now, todo)
         else:
-            queue.waiting.remove(claim)
+            del queue.waiting[claim]
             device.slots.append(_Slot(grant, early))
             self._taken += 1
             todo.append(Admit(grant))
         self._go_on(device_id, device, now, todo)
         return todo
 
-    def held(self, device_id: str, claim: Claim, holders: Sequence[Claim], now: float) -> Actions:
-        """The store has refused the claim, and returned the holders of the device."""
+    def held(
+        self, device_id: str, claim: Claim, holders: Sequence[Claim], now: float, silent: Collection[str] = ()
+    ) -> Actions:
+        """The store has refused the claim, and returned the holders of the device.
+
+        :param silent: servers that have not beaten for so long that it is no use to challenge them
+        """
         device = self._devices.get(device_id)
-        if device is None or device.queue is None:
-            return []
         todo: Actions = []
-        device.queue.asking, device.queue.holders = None, tuple(holders)
-        self._notify(device_id, claim, device.queue.early.pop(claim, ()), "gone", now, todo)
+        if self._end_renewed(device_id, device, claim, now, todo):
+            return todo
+        if device is None or device.queue is None or device.queue.asking != claim:
+            return todo
+        device.queue.asking, device.queue.holders, device.queue.silent = None, tuple(holders), silent
+        if claim in device.queue.waiting:
+            todo.append(Wake(device_id, device.queue.waiting[claim] + self._patience_s))
+        challengers = device.queue.early.get(claim, ())
+        if challengers:
+            device.queue.early[claim] = ()
+        self._notify(device_id, claim, challengers, "gone", now, todo)
         self._go_on(device_id, device, now, todo)
         return todo
 
@@ -262,7 +307,7 @@ class Slots:
         queue.asking, queue.may_be_free = None, True
         todo: Actions = [Release(device_id, claim)]
         if claim in queue.waiting:
-            queue.waiting.remove(claim)
+            del queue.waiting[claim]
             todo.append(Refuse(claim, "presence"))
         self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
         self._go_on(device_id, device, now, todo)
@@ -275,9 +320,10 @@ class Slots:
             return []
         if device.queue is None or claim not in device.queue.waiting:
             return self.release(device_id, claim, now)
-        device.queue.waiting.remove(claim)
+        del device.queue.waiting[claim]
         todo: Actions = []
-        if claim != device.queue.asking:
+        if claim != device.queue.asking and claim in device.queue.early:
+            todo.append(Release(device_id, claim))
             self._notify(device_id, claim, device.queue.early.pop(claim, ()), "gone", now, todo)
         self._go_on(device_id, device, now, todo)
         return todo
@@ -294,7 +340,7 @@ class Slots:
         todo: Actions = []
         if device.queue is not None:
             # That it has registered just now is its sign of life.
-            device.queue.answers[grant.claim] = True
+            device.queue.answers[slot.claim] = True
         if slot.challengers:
             self._hear(grant.device_id, slot, now, todo)
         if device.queue is not None:
@@ -328,8 +374,15 @@ class Slots:
             return []
         todo: Actions = []
         silent = [slot for slot in device.slots if slot.deadline is not None and slot.deadline <= now]
+        late = [slot for slot in silent if now - (slot.deadline or now) > LATE_S and not slot.has_grace]
+        for slot in late:
+            slot.has_grace, slot.deadline = True, None
+        self._ping(late, now, todo)
+        silent = [slot for slot in silent if slot not in late]
         todo += [Evict(slot.grant) for slot in silent]
         self._free(device_id, device, silent, todo, now)
+        if device.queue is not None:
+            self._give_up(device_id, device, device.queue, now, todo)
         queue = device.queue
         if queue is not None and queue.deadline is not None and queue.deadline <= now:
             queue.deadline, queue.is_late, queue.may_be_free = None, True, True
@@ -355,7 +408,7 @@ class Slots:
             early[holder] = (*early.get(holder, ()), challenge.challenger)
             if device.queue.asking is None:
                 device.queue.asking = holder
-                todo.append(Acquire(device_id, holder))
+                todo.append(Acquire(device_id, holder, "new", device.kept(holder)))
         else:
             todo.append(Release(device_id, holder))
             self._notify(device_id, holder, (challenge.challenger,), "gone", now, todo)
@@ -383,40 +436,132 @@ class Slots:
             if device.queue is not None
             for claim in device.queue.waiting
         ]
-        self.server, self._taken = server, 0
-        self._devices.clear()
+        self.server, self.lease, self._taken = server, Lease(server), 0
+        self._devices = {}
         return todo
 
     # -- a store that others share, and that may be away
 
     def unanswered(self, device_id: str, claim: Claim, now: float) -> Actions:
-        """The store has not answered a claim for a while: ask again, or give up, with :meth:`undecided`."""
-        raise NotImplementedError
+        """The store has not answered a claim for a second or so: ask again, or give up if the new connection has waited
+        for too long. A connection that is claimed again does not give up."""
+        device = self._devices.get(device_id)
+        renewed = self._find_renewed(device, claim)
+        if device is None:
+            return []
+        if renewed is not None:
+            return [self._renew(device_id, device, renewed)]
+        queue = device.queue
+        if queue is None or queue.asking != claim:
+            return []
+        if claim not in queue.waiting or now - queue.waiting[claim] >= self._patience_s:
+            return self.undecided(device_id, claim, now)
+        queue.early.setdefault(claim, ())
+        give_up_at = queue.waiting[claim] + self._patience_s
+        return [Acquire(device_id, claim, "new", device.kept(claim)), Wake(device_id, give_up_at)]
 
     def late(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has refused a claim, because it knows a later one of this server that this one does not."""
-        raise NotImplementedError
+        todo: Actions = []
+        device = self._devices.get(device_id)
+        if not self._end_renewed(device_id, device, claim, now, todo):
+            self._refuse_asking(device_id, claim, now, todo)
+        return todo
 
     def settling(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store grants nothing new yet: refuse the new connection. One that is claimed again waits for
         :meth:`settled`."""
-        raise NotImplementedError
+        todo: Actions = []
+        renewed = self._find_renewed(self._devices.get(device_id), claim)
+        if renewed is not None:
+            renewed.is_asking = False
+        else:
+            self._refuse_asking(device_id, claim, now, todo)
+        return todo
 
-    def rejoin(self, server: str, lease_length_s: float, proof_s: float, now: float) -> Actions:
-        """A new term has begun: refuse new connections that wait, give up slots whose upgrade is not done, and claim
-        those of connections again.
+    def rejoin(self, lease: Lease, lease_length_s: float, proof_s: float, now: float) -> Actions:
+        """The server has a new epoch. Refuse new connections that wait, give up slots whose upgrade is not done, and
+        claim those of connections again, if there are any: then a new term has begun.
 
         A connection whose lease was extended less than ``proof_s`` ago cannot have been fenced: it is claimed at once,
-        and goes on until its old lease ends. Any other one waits for :meth:`settled`.
+        and goes on until its old lease ends. Any other one waits for :meth:`settled`, however many terms begin.
 
-        :param server: the new epoch
-        :param lease_length_s: ``freeze_s``
+        :param lease: of the new epoch
+        :param lease_length_s: ``freeze_s``, from the sending of a beat to the end of the lease
         """
-        raise NotImplementedError
+        devices, todo = self._devices, self.lose_all(lease.server)
+        self.lease, self._devices = lease, devices
+        for device_id, device in list(devices.items()):
+            device.queue, device.slots = None, [slot for slot in device.slots if slot.is_held]
+            self._taken += len(device.slots)
+            for slot in device.slots:
+                self._number += 1
+                slot.claim = Claim(lease.server, self._number)
+                slot.challengers, slot.deadline, slot.is_asking = (), None, False
+                slot.renewal = "keep" if now - (slot.grant.lease.until - lease_length_s) < proof_s else "new"
+            todo += [self._renew(device_id, device, slot) for slot in device.slots if slot.renewal == "keep"]
+            if not device.slots:
+                del devices[device_id]
+        return todo
 
     def settled(self, now: float) -> Actions:
         """The new term is settled: claim the connections that have waited for it."""
-        raise NotImplementedError
+        return [
+            self._renew(device_id, device, slot)
+            for device_id, device in self._devices.items()
+            for slot in device.slots
+            if slot.renewal == "new" and not slot.is_asking
+        ]
+
+    def leases(self) -> Sequence[Lease]:
+        """Those under which connections of this server were granted."""
+        return list({slot.grant.lease for device in self._devices.values() for slot in device.slots})
+
+    def _renew(self, device_id: str, device: _Device, slot: _Slot) -> Acquire:
+        assert slot.renewal is not None
+        slot.is_asking = True
+        return Acquire(device_id, slot.claim, slot.renewal, device.kept(slot.claim))
+
+    def _find_renewed(self, device: _Device | None, claim: Claim) -> _Slot | None:
+        """The slot of a connection that is being claimed again."""
+        slot = None if device is None else device.find(claim)
+        return slot if slot is not None and slot.renewal is not None and slot.claim == claim else None
+
+    def _end_renewed(self, device_id: str, device: _Device | None, claim: Claim, now: float, todo: Actions) -> bool:
+        """End a connection that cannot be claimed again; False: this is not the claim of one."""
+        renewed = self._find_renewed(device, claim)
+        if device is None or renewed is None:
+            return False
+        todo.append(Supersede(renewed.grant))
+        self._free(device_id, device, [renewed], todo, now)
+        return True
+
+    def _refuse_asking(self, device_id: str, claim: Claim, now: float, todo: Actions) -> None:
+        """Refuse the new connection whose claim the store has refused, without any slot having been granted."""
+        device = self._devices.get(device_id)
+        if device is None or device.queue is None or device.queue.asking != claim:
+            return
+        queue = device.queue
+        queue.asking, queue.may_be_free = None, True
+        if queue.waiting.pop(claim, None) is not None:
+            todo.append(Refuse(claim, "presence"))
+        self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
+        self._go_on(device_id, device, now, todo)
+
+    def _give_up(self, device_id: str, device: _Device, queue: _Queue, now: float, todo: Actions) -> None:
+        """Refuse the new connections that have waited for too long."""
+        overdue = [claim for claim, since in queue.waiting.items() if now - since >= self._patience_s]
+        for claim in overdue:
+            del queue.waiting[claim]
+            todo.append(Refuse(claim, "presence"))
+            if claim == queue.asking:
+                queue.asking, queue.may_be_free = None, True
+                todo.append(Release(device_id, claim))
+            elif claim in queue.early:
+                todo.append(Release(device_id, claim))
+            self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
+        if overdue:
+            self._go_on(device_id, device, now, todo)
 
     # -- the queue
 
@@ -435,10 +580,10 @@ class Slots:
             return
         is_full_here = len(device.slots) >= self.limits().per_device
         if queue.may_be_free and not is_full_here:
-            queue.may_be_free, queue.asking = False, queue.waiting[0]
-            todo.append(Acquire(device_id, queue.asking))
+            queue.may_be_free, queue.asking = False, next(iter(queue.waiting))
+            todo.append(Acquire(device_id, queue.asking, "new", device.kept(queue.asking)))
             return
-        holders = [slot.grant.claim for slot in device.slots] if is_full_here else queue.holders
+        holders = [slot.claim for slot in device.slots] if is_full_here else queue.holders
         unasked = [claim for claim in holders if claim not in queue.answers and not _is_reserved(device, claim)]
         if unasked and self.limits().policy == "challenge" and queue.rounds < MAX_ROUNDS:
             self._begin_round(device_id, device, queue, unasked, now, todo)
@@ -446,7 +591,7 @@ class Slots:
             self._refuse_all(device_id, device, "device" if self.limits().policy == "reject" else "presence", now, todo)
         elif all(queue.answers.get(claim, True) for claim in holders):
             self._refuse_all(device_id, device, "device", now, todo)
-        elif queue.is_late:
+        elif queue.is_late or all(queue.answers.get(claim, True) or claim.server in queue.silent for claim in holders):
             self._refuse_all(device_id, device, "presence", now, todo)
 
     def _begin_round(
@@ -455,7 +600,7 @@ class Slots:
         queue.rounds += 1
         queue.is_late = False
         own = [slot for slot in map(device.find, holders) if slot is not None]
-        others = [claim for claim in holders if claim.server != self.server]
+        others = [claim for claim in holders if claim.server != self.server and claim.server not in queue.silent]
         queue.answers.update(dict.fromkeys(holders, False))
         self._challenge(own, queue.name, now, todo)
         if others:
@@ -465,10 +610,11 @@ class Slots:
 
     def _refuse_all(self, device_id: str, device: _Device, reason: RefusalReason, now: float, todo: Actions) -> None:
         assert device.queue is not None
+        if reason == "device" and not self.lease.is_valid(now):
+            reason = "presence"
         for claim in device.queue.waiting:
             todo.append(Refuse(claim, reason))
             if claim in device.queue.early:
-                # To another server this claim is a holder of the device.
                 todo.append(Release(device_id, claim))
                 self._notify(device_id, claim, device.queue.early[claim], "gone", now, todo)
         device.queue.waiting.clear()
@@ -502,29 +648,37 @@ class Slots:
 
     def _challenge(self, slots: Sequence[_Slot], challenger: Claim, now: float, todo: Actions) -> None:
         """Ask those that were not asked yet. A reserved slot is not asked: its upgrade will succeed or fail soon."""
-        asked = []
         for slot in slots:
             slot.challengers = (*slot.challengers, challenger)
-            if slot.is_held and slot.deadline is None:
-                slot.deadline = now + self.limits().challenge_s
-                asked.append(slot.grant)
-        if asked:
-            todo += [Ping(tuple(asked)), Wake(asked[0].device_id, now + self.limits().challenge_s)]
+        silent = [slot for slot in slots if slot.is_held and slot.deadline is None]
+        for slot in silent:
+            slot.has_grace = False
+        self._ping(silent, now, todo)
+
+    def _ping(self, slots: Sequence[_Slot], now: float, todo: Actions) -> None:
+        if slots:
+            deadline = now + self.limits().challenge_s
+            for slot in slots:
+                slot.deadline = deadline
+            todo += [Ping(tuple([slot.grant for slot in slots])), Wake(slots[0].grant.device_id, deadline)]
 
     def _hear(self, device_id: str, slot: _Slot, now: float, todo: Actions) -> None:
         challengers, slot.challengers, slot.deadline = slot.challengers, (), None
-        self._notify(device_id, slot.grant.claim, challengers, "alive", now, todo)
+        if not self.lease.is_valid(now):
+            # Others may hold the device by now: their servers get no answer from this one.
+            challengers = tuple([claim for claim in challengers if claim.server == self.server])
+        self._notify(device_id, slot.claim, challengers, "alive", now, todo)
 
     def _free(self, device_id: str, device: _Device, slots: Sequence[_Slot], todo: Actions, now: float) -> None:
         """Take slots away, then notify the challengers."""
         for slot in slots:
             device.slots.remove(slot)
             self._taken -= 1
-            todo.append(Release(device_id, slot.grant.claim))
+            todo.append(Release(device_id, slot.claim))
         if device.queue is not None:
             device.queue.may_be_free = device.queue.may_be_free or bool(slots)
         for slot in slots:
-            self._notify(device_id, slot.grant.claim, slot.challengers, "gone", now, todo)
+            self._notify(device_id, slot.claim, slot.challengers, "gone", now, todo)
         if device.queue is not None:
             self._go_on(device_id, device, now, todo)
         elif not device.slots:
