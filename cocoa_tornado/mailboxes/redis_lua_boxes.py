@@ -9,54 +9,65 @@ from __future__ import annotations
 
 from typing import Final
 
-RUNS: Final = """
--- Sets of numbers as text, such as '3-5 9-9'; see rules/runs.py.
+RETRACTED: Final = """
+-- The retracted numbers of a lane as text, such as '3-90:41 95-97 99'; see rules/retracted.py.
 local function runs_of(text)
   local runs = {}
-  for first, last in string.gmatch(text, '(%d+)-(%d+)') do runs[#runs + 1] = {tonumber(first), tonumber(last)} end
+  for first, last, count in string.gmatch(text, '(%d+)%-?(%d*):?(%d*)') do
+    first = tonumber(first)
+    last = tonumber(last) or first
+    runs[#runs + 1] = {first, last, tonumber(count) or last - first + 1}
+  end
   return runs
 end
 
 local function text_of(runs)
   local parts = {}
-  for at, run in ipairs(runs) do parts[at] = whole(run[1]) .. '-' .. whole(run[2]) end
+  for at, run in ipairs(runs) do
+    local first, last, count = unpack(run)
+    local text = first < last and whole(first) .. '-' .. whole(last) or whole(first)
+    parts[at] = count == last - first + 1 and text or text .. ':' .. whole(count)
+  end
   return table.concat(parts, ' ')
+end
+
+-- Join a run with the one behind it.
+local function join(runs, at)
+  runs[at] = {runs[at][1], runs[at + 1][2], runs[at][3] + runs[at + 1][3]}
+  table.remove(runs, at + 1)
 end
 
 local function with_number(text, number)
   local runs = runs_of(text)
   local at = #runs
   while at > 0 and runs[at][1] > number do at = at - 1 end
-  if at > 0 and runs[at][2] >= number then return text end
-  table.insert(runs, at + 1, {number, number})
-  if runs[at + 2] and runs[at + 2][1] == number + 1 then
-    runs[at + 1][2] = runs[at + 2][2]
-    table.remove(runs, at + 2)
+  if at > 0 and runs[at][2] >= number then
+    runs[at][3] = math.min(runs[at][3] + 1, runs[at][2] - runs[at][1] + 1)
+    return text_of(runs)
   end
-  if at > 0 and runs[at][2] == number - 1 then
-    runs[at][2] = runs[at + 1][2]
-    table.remove(runs, at + 1)
-  end
-  if #runs > 64 then
-    runs[1][2] = runs[2][2]
-    table.remove(runs, 2)
-  end
+  table.insert(runs, at + 1, {number, number, 1})
+  if runs[at + 2] and runs[at + 2][1] == number + 1 then join(runs, at + 1) end
+  if at > 0 and runs[at][2] == number - 1 then join(runs, at) end
+  if #runs > 256 then join(runs, 1) end
   return text_of(runs)
+end
+
+local function within(run, after, up_to)
+  return math.max(0, math.min(run[3], math.min(run[2], up_to) - math.max(run[1] - 1, after)))
 end
 
 local function above(text, number)
   local kept = {}
   for _, run in ipairs(runs_of(text)) do
-    if run[2] > number then kept[#kept + 1] = {math.max(run[1], number + 1), run[2]} end
+    local count = within(run, number, run[2])
+    if count > 0 then kept[#kept + 1] = {math.max(run[1], number + 1), run[2], count} end
   end
   return text_of(kept)
 end
 
 local function count_between(text, after, up_to)
   local count = 0
-  for _, run in ipairs(runs_of(text)) do
-    count = count + math.max(0, math.min(run[2], up_to) - math.max(run[1], after + 1) + 1)
-  end
+  for _, run in ipairs(runs_of(text)) do count = count + within(run, after, up_to) end
   return count
 end
 """
@@ -269,7 +280,7 @@ end
 -- Remove one message, which does not count as missed.
 local function retract(box, lane, entry)
   local number = number_of(entry)
-  if number > lane.acked then lane.retracted = runs().with_number(lane.retracted, number) end
+  if number > lane.acked then lane.retracted = retracted().with_number(lane.retracted, number) end
   drop(box, lane, entry)
 end
 """

@@ -46,7 +46,7 @@ end
 
 -- The same for one lane of a box that is not plain.
 local function receive_of(box, lane, number)
-  lane.retracted = runs().above(lane.retracted, number)
+  lane.retracted = retracted().above(lane.retracted, number)
   if number <= lane.gone then return 0 end
   local before, count = lane.gone, 0
   lane.gone = number
@@ -155,7 +155,7 @@ local function expire_own(box)
 end
 
 local function owes_a_gap(lane)
-  return lane.gone - lane.confirmed - runs().count_between(lane.retracted, lane.confirmed, lane.gone) > 0
+  return lane.gone - lane.confirmed - retracted().count_between(lane.retracted, lane.confirmed, lane.gone) > 0
 end
 
 local function is_unused(box)

@@ -10,7 +10,7 @@ from ..rules.addressing import Options
 from ..rules.box import Box, Epochs, Lane, Mark, Numbers, StoredMessage, with_marks
 from ..rules.claims import FencingToken, bucket_of
 from ..rules.feed import Page
-from ..rules.runs import runs_of_text
+from ..rules.retracted import retracted_of_text
 from .backlog import Join
 from .port import FanOut, FanOutStep, LaneRead
 from .redis_faults import RedisStoreFault
@@ -43,7 +43,7 @@ def _lane(base: int, *fields: bytes | None) -> Lane:
         None if acked is None else int(acked),
         _number(written, base),
         tuple((int(begun), int(kept)) for begun, kept in pairs),
-        runs_of_text((retracted or b"").decode()),
+        retracted_of_text((retracted or b"").decode()),
     )
 
 

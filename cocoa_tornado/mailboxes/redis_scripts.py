@@ -9,7 +9,7 @@ All keys begin with ``cocoa:{box}:``, whose braces keep them in one slot of a cl
                              ``sequence`` (the number of the last member)
 ``b:<device>``       hash    the box: ``base last gone acked written`` of the normal lane, ``bytes`` in both lanes,
                              ``touched`` (ms), ``cuts`` (``<epoch>:<last>`` for each, oldest first). If the box is
-                             not plain (``redis_lua_boxes.py``): ``more``, ``retracted`` (runs of numbers), and
+                             not plain (``redis_lua_boxes.py``): ``more``, ``retracted`` (rules/retracted.py), and
                              ``hlast hgone hacked hwritten hcuts hretracted`` of the high lane, whose base is the same
 ``m:<device>``       stream  the messages of its normal lane: ``<number>-0``: ``payload stored_ms timestamp_ms``, and
                              as far as they apply ``expires low key audience shared size``; none while it is empty
@@ -50,7 +50,7 @@ from typing import Final
 
 from ..redis_store.scripts import PREFIX, Script
 from .redis_lua_base import BASE, GUARD, MAILBOX
-from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RUNS, TRIM
+from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RETRACTED, TRIM
 from .redis_lua_delivery import DELIVER, IDS, LIMITS, SHRINK, SPECIAL
 from .redis_lua_fan_outs import FAN_OUTS
 from .redis_lua_reading import OPEN as _OPEN
@@ -72,16 +72,16 @@ def _lazily(name: str, text: str, *functions: str) -> str:
     return f"local {name} = lazily(function()\n{text}\nreturn {{{exports}}}\nend)\n"
 
 
-_RUNS: Final = _lazily("runs", RUNS, "with_number", "above", "count_between")
+_RETRACTED: Final = _lazily("retracted", RETRACTED, "with_number", "above", "count_between")
 _BOXES: Final = BASE + MAILBOX + MESSAGES + BOXES
 _LEAVING: Final = ("advance", "find", "count_out", "drop", "retract")
 _SPECIAL: Final = ("message_of", "prepare", "add_to_indexes", "replace_stream", "cut", "shrink")
 _FANNING: Final = ("pull_all", "begin", "step_oldest", "save_fans")
 
-_UPKEEP: Final = _BOXES + TRIM + _RUNS + _lazily("leaving", LEAVING, *_LEAVING)
+_UPKEEP: Final = _BOXES + TRIM + _RETRACTED + _lazily("leaving", LEAVING, *_LEAVING)
 _STORING: Final = "".join(
     (
-        *(_BOXES, TRIM, LIMITS, _RUNS, _lazily("special", LEAVING + SHRINK + IDS + SPECIAL, *_SPECIAL)),
+        *(_BOXES, TRIM, LIMITS, _RETRACTED, _lazily("special", LEAVING + SHRINK + IDS + SPECIAL, *_SPECIAL)),
         *(DELIVER, _lazily("fanning", FAN_OUTS, *_FANNING)),
     )
 )

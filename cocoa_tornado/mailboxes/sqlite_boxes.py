@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..rules.box import Box, BoxLimits, Epochs, Lane, LaneName
-from ..rules.runs import Runs, runs_of_text, runs_to_text
+from ..rules.retracted import Retracted, retracted_of_text, retracted_to_text
 from .port import FanOutStep
 from .sqlite_schema import damaged
 
@@ -173,7 +173,7 @@ class BoxRow:
 
     def rare_values(self) -> tuple[Any, ...]:
         """The arguments of the UPDATE statement for them."""
-        return _text_of_cuts(self.normal), _text_of_runs(self.normal), self.seen_s, self.ids, self.id
+        return _text_of_cuts(self.normal), _text_of_retracted(self.normal), self.seen_s, self.ids, self.id
 
     def written(self) -> None:
         """All changes are stored."""
@@ -183,7 +183,7 @@ class BoxRow:
     def high_values(self) -> tuple[Any, ...]:
         """Those of the UPDATE statement for the lane of high priority."""
         lane = self.high
-        return lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), _text_of_runs(lane), self.id
+        return lane.last, lane.gone, lane.acked, lane.written, _text_of_cuts(lane), _text_of_retracted(lane), self.id
 
 
 class Boxes:
@@ -307,7 +307,7 @@ def select_each(database: sqlite3.Connection, query: str, values: Sequence[Any])
 
 def _lane(base: int, last: int, gone: int, acked: int | None, written: int, cuts: str, retracted: str) -> Lane:
     return Lane(
-        base, last, gone, acked, written, _cuts_of(cuts) if cuts else (), _runs_of(retracted) if retracted else ()
+        base, last, gone, acked, written, _cuts_of(cuts) if cuts else (), _retracted_of(retracted) if retracted else ()
     )
 
 
@@ -315,8 +315,8 @@ def _text_of_cuts(lane: Lane) -> str:
     return " ".join([f"{epoch}:{last}" for epoch, last in lane.cuts]) if lane.cuts else ""
 
 
-def _text_of_runs(lane: Lane) -> str:
-    return runs_to_text(lane.retracted) if lane.retracted else ""
+def _text_of_retracted(lane: Lane) -> str:
+    return retracted_to_text(lane.retracted) if lane.retracted else ""
 
 
 def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
@@ -327,8 +327,8 @@ def _cuts_of(text: str) -> tuple[tuple[int, int], ...]:
         raise damaged(f"a row of the table box is malformed: {error}") from error
 
 
-def _runs_of(text: str) -> Runs:
+def _retracted_of(text: str) -> Retracted:
     try:
-        return runs_of_text(text)
+        return retracted_of_text(text)
     except ValueError as error:
         raise damaged(f"a row of the table box is malformed: {error}") from error

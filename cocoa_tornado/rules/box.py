@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from .claims import FencingToken
-from .runs import Runs, above, count_between, with_number
+from .retracted import Retracted, above, count_between, with_number
 
 FORGET_AFTER_S: Final = 30 * 86_400.0
 """An empty box of a device that is not known is removed after this long without any change."""
@@ -156,7 +156,7 @@ class Lane(NamedTuple):
     acked: int | None = None
     written: int = 0
     cuts: tuple[tuple[int, int], ...] = ()
-    retracted: Runs = ()
+    retracted: Retracted = ()
 
     @classmethod
     def new(cls, base: int) -> Lane:

@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from .box import LaneName, PageLimits, StoredMessage
-from .runs import Runs, above, count_between, without
+from .retracted import Retracted, count_between
+from .runs import Runs, above, without
 
 
 class LaneRead(NamedTuple):
@@ -38,7 +39,7 @@ class Page(NamedTuple):
     last: int
     base: int = 0
     acked: int = 0
-    retracted: Runs = ()
+    retracted: Retracted = ()
 
 
 class Delivery(NamedTuple):
@@ -124,7 +125,7 @@ class Feed:
         self.last = max(page.last, self.position, self._stored_since)
         return Delivery(missed, messages)
 
-    def _missed(self, messages: Sequence[StoredMessage], before: int, end: int, retracted: Runs) -> int:
+    def _missed(self, messages: Sequence[StoredMessage], before: int, end: int, retracted: Retracted) -> int:
         counted = above(self._counted, before)
         unused = without(_between(before, [message.number for message in messages], end), counted)
         self._counted = tuple(sorted((*counted, *unused)))

@@ -25,7 +25,7 @@ from cocoa_tornado.rules.box import (
     StoredMessage,
 )
 from cocoa_tornado.rules.feed import LaneRead, Page
-from cocoa_tornado.rules.runs import Runs
+from cocoa_tornado.rules.retracted import Retracted
 
 from ..profiles import examples
 
@@ -43,7 +43,7 @@ def after_a_loss(last: int, kept: int) -> Box:
     return Box(Lane(last=last, cuts=((1, kept),)), epochs=Epochs(1))
 
 
-def page(*numbers: int, last: int = 0, acked: int = 0, retracted: Runs = ()) -> Page:
+def page(*numbers: int, last: int = 0, acked: int = 0, retracted: Retracted = ()) -> Page:
     return Page([StoredMessage(number, b"{}", 0) for number in numbers], last, 0, acked, retracted)
 
 

@@ -212,6 +212,23 @@ async def test_replaced_messages_do_not_count_as_missed_when_the_others_expire(s
     await mailbox.close(1.0)
 
 
+@pytest.mark.parametrize("pairs", [200, 600])
+async def test_what_is_missed_is_right_however_often_it_alternates_with_what_was_replaced(
+    stand: Stand, pairs: int
+) -> None:
+    mailbox = await stand.open(BoxLimits(max_messages=2))
+    await mailbox.append([keyed(n, "k") if n % 2 else entry(n) for n in range(2 * pairs)])
+    mailbox = await reopened(stand, mailbox, BoxLimits(max_messages=2))
+    await mailbox.append([of("low", 5_000)])  # the box is full: it is missed itself
+    page = await page_of(mailbox)
+    assert (numbers(page), missed(page)) == ([2 * pairs - 1, 2 * pairs], pairs - 1)
+    assert missed(await page_of(mailbox, after=2 * pairs), 2 * pairs) == 1
+    mailbox.acknowledge("doll", Position(2 * pairs, mailbox.epoch))
+    assert (await mailbox.look("doll")).normal.retracted == ()
+    assert missed(await page_of(mailbox)) == 1
+    await mailbox.close(1.0)
+
+
 # -- id
 
 

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from cocoa_tornado.mailboxes import redis_scripts
-from cocoa_tornado.mailboxes.redis_scripts import OPEN, SCRIPTS
+from cocoa_tornado.mailboxes.redis_scripts import MARK, OPEN, SCRIPTS
 from cocoa_tornado.redis_store.scripts import Script
+from cocoa_tornado.rules.retracted import MAX_RUNS
 
 COMMANDS = re.compile(r"(?:redis\.p?call|\btry)\('([A-Z]+)'")
 ALL = [(name, script) for name, script in vars(redis_scripts).items() if isinstance(script, Script)]
@@ -23,3 +24,7 @@ def test_opening_calls_every_command_so_that_a_missing_permission_shows_then(nam
 
 def test_every_script_is_loaded_again_when_redis_has_forgotten_one() -> None:
     assert set(SCRIPTS) == {script for _, script in ALL}
+
+
+def test_the_scripts_merge_retracted_numbers_where_python_does() -> None:
+    assert b"if #runs > %d then join(runs, 1) end" % MAX_RUNS in MARK.text

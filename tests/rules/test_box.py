@@ -24,6 +24,7 @@ from cocoa_tornado.rules.box import (
     surplus,
     with_marks,
 )
+from cocoa_tornado.rules.retracted import Run
 
 FIVE = Lane(last=5)
 NUMBERED = Epochs(current=3)
@@ -232,7 +233,7 @@ def test_unused_numbers_are_missed_unless_they_were_retracted() -> None:
 
 def test_what_was_retracted_is_forgotten_once_it_is_acknowledged() -> None:
     lane = FIVE.retract(2).retract(4)
-    assert lane.acknowledge(3).retracted == ((4, 4),)
+    assert lane.acknowledge(3).retracted == (Run(4, 4, 1),)
     assert lane.acknowledge(3).retract(2) == lane.acknowledge(3)
 
 
@@ -286,7 +287,7 @@ def test_numbers_never_go_back_nor_beyond_the_end(steps: list[tuple[str, int]]) 
         assert before.last <= lane.last
         assert lane.base <= lane.start(None) <= lane.last
         assert 0 <= lane.missed(lane.base, lane.last) <= lane.last - lane.base
-        assert all(first > lane.confirmed or lane.acked is None for first, _ in lane.retracted)
+        assert all(first > lane.confirmed or lane.acked is None for first, _, _ in lane.retracted)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8))

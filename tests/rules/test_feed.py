@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cocoa_tornado.rules.box import Epochs, Lane, StoredMessage
 from cocoa_tornado.rules.feed import Feed, Page
-from cocoa_tornado.rules.runs import Runs
+from cocoa_tornado.rules.retracted import Retracted, retracted_of_text
 
 from ..profiles import examples
 
@@ -16,7 +16,7 @@ def message(number: int) -> StoredMessage:
     return StoredMessage(number, b"{}", 0)
 
 
-def page(*numbers: int, last: int = 0, base: int = 0, acked: int = 0, retracted: Runs = ()) -> Page:
+def page(*numbers: int, last: int = 0, base: int = 0, acked: int = 0, retracted: Retracted = ()) -> Page:
     return Page([message(number) for number in numbers], last, base, acked, retracted)
 
 
@@ -124,9 +124,9 @@ def test_a_second_look_counts_though_a_page_is_under_way() -> None:
 def test_numbers_between_messages_are_missed_unless_they_were_retracted() -> None:
     feed = opened(0, 9)
     feed.read()
-    assert feed.page(page(2, 5, 8, last=9, retracted=((3, 3), (6, 7)))).missed == 2  # 1 and 4
+    assert feed.page(page(2, 5, 8, last=9, retracted=retracted_of_text("3 6-7"))).missed == 2  # 1 and 4
     feed.read()
-    assert feed.page(page(last=9, retracted=((9, 9),))).missed == 0
+    assert feed.page(page(last=9, retracted=retracted_of_text("9"))).missed == 0
     assert feed.is_live
 
 
@@ -134,9 +134,9 @@ def test_messages_in_runs_that_were_joined_are_no_reason_to_miss_less() -> None:
     """Where runs were joined, they include messages that are in the box."""
     feed = opened(0, 5)
     feed.read()
-    assert feed.page(page(2, 4, last=5, retracted=((1, 4),))).missed == 0
+    assert feed.page(page(2, 4, last=5, retracted=retracted_of_text("1-4"))).missed == 0
     feed.read()
-    assert feed.page(page(last=5, retracted=((1, 4),))).missed == 1
+    assert feed.page(page(last=5, retracted=retracted_of_text("1-4"))).missed == 1
 
 
 def test_what_is_missed_counts_once_though_there_was_no_room_for_what_follows() -> None:
