@@ -58,7 +58,16 @@ class Client(Protocol):
         """Go on where another connection of the device has stopped. From now on, the device's messages come here."""
 
     def challenge(self) -> None:
-        """Send a ping; the answer is reported to presence."""
+        """Send a ping; the answer is reported to presence. A connection that has ended is cut."""
+
+    def regrant(self, grant: Grant) -> None:
+        """Go on under another grant."""
+
+    def resume(self) -> None:
+        """The lease of the grant is valid again: write what has waited."""
+
+    def drop(self, reason: CloseReason) -> None:
+        """Close the socket now, behind the close frame if the socket takes it at once."""
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
         """Begin the closing handshake. Calls :meth:`Hub.unregister` before it returns."""
@@ -82,6 +91,7 @@ class Hub:
         self._users: Members[int | str] = Members()
         self._groups: Members[str] = Members()
         self._registered = 0
+        self._ending: dict[Grant, Client] = {}  # have ended, but presence does not know yet
 
     def __repr__(self) -> str:
         return f"<Hub {self._registered} connections of {len(self._clients)} devices>"
@@ -116,11 +126,18 @@ class Hub:
             del self._clients[device_id]
             self._forget(device_id, self._identities.pop(device_id))
         self._registered -= 1
+        if client.grant.lease.is_shared:
+            self._ending[client.grant] = client
         if self._receiving is not self._clients and self._receiving[device_id][0] is client:
             del self._receiving[device_id]
             if remaining:
                 self._receiving[device_id] = [min(remaining, key=_by_health)]
         return True
+
+    def forget(self, client: Client) -> None:
+        """The socket of a connection that is unregistered has been closed. Needed where the lease of its grant is
+        shared: until then, presence reaches the connection."""
+        self._ending.pop(client.grant, None)
 
     @property
     def has_stand_bys(self) -> bool:
@@ -226,7 +243,12 @@ class Hub:
 
     def evict(self, grant: Grant, reason: CloseReason) -> None:
         client = self._find(grant)
-        if client is not None:
+        if client is None:
+            return
+        if grant.lease.is_shared:
+            # When this returns, another server may have the device.
+            client.drop(reason)
+        else:
             client.end(reason)
 
     def health(self, grant: Grant) -> Health | None:
@@ -234,15 +256,27 @@ class Hub:
         return None if client is None else client.health
 
     def lease_lost(self, lease: Lease) -> None:
-        for client in self:
+        for client in (*self, *self._ending.values()):
             if client.grant.lease is lease:
-                client.end(GOING_AWAY)
+                client.drop(GOING_AWAY)
+
+    def regranted(self, old: Grant, new: Grant) -> None:
+        client = self._find(old)
+        if client is None:
+            return
+        if self._ending.pop(old, None) is not None:
+            self._ending[new] = client
+        client.regrant(new)
+
+    def resumed(self) -> None:
+        for client in self:
+            client.resume()
 
     def _find(self, grant: Grant) -> Client | None:
         for client in self._clients.get(grant.device_id, ()):
             if client.grant == grant:
                 return client
-        return None
+        return self._ending.get(grant)
 
     # -- members
 

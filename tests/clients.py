@@ -33,6 +33,7 @@ class FakeClient:
     taken_over: list[Left] = field(default_factory=list)
     terms: list[Terms | None] = field(default_factory=list)  # of each of them
     challenges: int = 0
+    resumed: int = 0
     closed: int = 0
 
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
@@ -57,6 +58,15 @@ class FakeClient:
 
     def challenge(self) -> None:
         self.challenges += 1
+
+    def regrant(self, grant: Grant) -> None:
+        self.grant = grant
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+    def drop(self, reason: CloseReason) -> None:
+        self.end(reason)
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
         self.closed = reason.code

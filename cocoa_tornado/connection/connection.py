@@ -16,7 +16,7 @@ from ..presence.port import Health
 from ..rules.addressing import Options
 from ..rules.audiences import Audience, audiences_of
 from ..rules.box import Position
-from ..rules.close_codes import NO_PONG, REPLACED, CloseReason
+from ..rules.close_codes import GOING_AWAY, NO_PONG, REPLACED, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
@@ -36,7 +36,11 @@ class DeviceConnection:
     """One device's WebSocket. Implements ``hub.Client`` and ``flusher.Flushed``; IOLoop thread only.
 
     :meth:`open` starts it. It is open until the first of: a close of either side, an error, a timeout. Then the Hub
-    forgets the connection and the device can connect again, even while the closing handshake is under way.
+    forgets the connection and the device can connect again, even while the closing handshake is under way. If other
+    servers may hold the device next, its slot is released when the socket is closed and the mailbox has stored what was
+    written to it; a connection that is challenged before that is cut.
+
+    While the lease of its grant is not valid, it writes no messages. It answers pings, and waits.
 
     :ivar outcome: how it ended, in one word; "" while it is open
     """
@@ -158,6 +162,12 @@ class DeviceConnection:
             count(self._context.counters.dropped, "interim", squeezed.interims)
         return squeezed.queued
 
+    @property
+    def _is_frozen(self) -> bool:
+        """Whether other servers may hold the device now, as far as this one knows."""
+        lease = self.grant.lease
+        return lease.is_shared and not lease.is_valid(self._context.clock())
+
     def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket.
 
@@ -166,7 +176,7 @@ class DeviceConnection:
         """
         protocol, context = self.protocol, self._context
         outbox, limits = protocol.outbox, context.limits().outbox
-        while protocol.write is None and outbox.has_queued:
+        while protocol.write is None and outbox.has_queued and not self._is_frozen:
             self.flush()
             if not self._is_receiving:
                 return False
@@ -181,7 +191,7 @@ class DeviceConnection:
 
     def superseded(self) -> None:
         """See ``feed.Outlet``."""
-        self.end(REPLACED)
+        self.drop(REPLACED)
 
     def collapse(self, key: str) -> None:
         """See ``feed.Outlet``."""
@@ -204,8 +214,24 @@ class DeviceConnection:
         if self._box is not None:
             self._box.suggest(payload, timestamp_ms, terms)
 
+    def regrant(self, grant: Grant) -> None:
+        """See ``hub.Client``."""
+        self.grant = grant
+        if self._box is not None:
+            self._box.fencing_token = grant.fencing_token
+            self._box.look_again()
+        self.resume()
+
+    def resume(self) -> None:
+        """See ``hub.Client``."""
+        if self.protocol.has_to_send:
+            self._context.flusher.add(self)
+
     def challenge(self) -> None:
         """Ping. While the socket is busy with an earlier write, its progress is the sign of life."""
+        if self.outcome:
+            self.drop(GOING_AWAY)  # it has ended, but its slot is not free yet
+            return
         now = self._context.clock()
         self.protocol.challenge(now)
         self._look_for_progress(now)
@@ -306,9 +332,16 @@ class DeviceConnection:
             connection of the device goes on with it
         """
         if self.protocol.phase is OPEN:
-            keep_queued = keep_queued and not self._has_another
+            keep_queued = keep_queued and not self._has_another and not self._is_frozen
             self.protocol.end(reason, self._context.clock(), self._context.limits(), keep_queued)
             self._carry_out()
+
+    def drop(self, reason: CloseReason) -> None:
+        """Close the socket now, behind the close frame if the socket takes it at once."""
+        self.end(reason)
+        if self.protocol.phase is not CLOSED:
+            self.flush()
+            self.cut()
 
     def cut(self) -> None:
         """Close the socket now, in any phase. Idempotent."""
@@ -320,10 +353,23 @@ class DeviceConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._context.flusher.forget(self)
+        context = self._context
+        context.flusher.forget(self)
         self._socket.close()
         self._box = None
-        self._context.sockets.discard(self)
+        context.sockets.discard(self)
+        if self.grant.lease.is_shared:
+            context.hub.forget(self)
+            self._release()
+
+    def _release(self) -> None:
+        """Free the slot, once the mailbox has stored what was written: the device gets it only once."""
+        presence, grant, mail = self._context.presence, self.grant, self._context.mail
+        marked = None if mail is None else mail.mailbox.marked(grant.device_id)
+        if marked is None:
+            presence.release(grant)
+        else:
+            marked.add_done_callback(lambda _: presence.release(grant))
 
     def _carry_out(self) -> None:
         """Do what the protocol has decided since the last call."""
@@ -360,7 +406,8 @@ class DeviceConnection:
         self.outcome, audiences = ending.outcome, self._audiences()
         was_receiving = context.hub.is_receiving(self)
         context.hub.unregister(self)
-        context.presence.release(self.grant)
+        if not self.grant.lease.is_shared:
+            context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
         dropped, interim = self._leave_to_another(ending.dropped, was_receiving)
@@ -500,6 +547,9 @@ class DeviceConnection:
         if protocol.write is not None:
             self._hand_over_if_slow()
             return
+        if self._is_frozen and protocol.phase is OPEN:
+            self._flush_control_frames()
+            return
         if self._box is not None:
             self._box.begin_write()
         data = protocol.data_to_send(self)
@@ -516,6 +566,16 @@ class DeviceConnection:
             self._note_written(numbered)
         if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
             self._carry_out()
+
+    def _flush_control_frames(self) -> None:
+        data = self.protocol.control_frames()
+        if not data:
+            return
+        if self._socket.write(data, self._on_sent):
+            self.protocol.control_frames_sent()
+        else:
+            self.protocol.control_frames_blocked(self._socket.write_mark, self._context.clock())
+            self._context.flusher.watch(self)
 
     def _wait_for_room(self, size: int) -> None:
         """The socket has not taken all of a write. What it has not begun to take, it gets later."""

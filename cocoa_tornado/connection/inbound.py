@@ -6,9 +6,10 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from ..errors import BrokerError, RecordTooLarge
+from ..presence.grants import Grant
 from ..rules.close_codes import TOO_BIG_FOR_BROKER, CloseReason
 from ..rules.frames import Binary, Text
 from ..rules.identity import DeviceIdentity
@@ -21,11 +22,17 @@ from .uplink import Uplink
 Full: TypeAlias = "Uplink | AudioSession | Inbound"
 """What a connection waits for before it is read further. ``Inbound`` stands for the intake of all connections."""
 
+GENERATION_HEADER: Final = "cocoa.generation"
+"""Two decimal numbers, ``<term>.<number>``: compare them as a pair."""
+
 log = logging.getLogger("cocoa.device")
 
 
 class Speaker(Protocol):
     """The connection that sends."""
+
+    @property
+    def grant(self) -> Grant: ...
 
     def end(self, reason: CloseReason, keep_queued: bool = False) -> None: ...
 
@@ -166,7 +173,8 @@ class Inbound:
 
     def _publish(self, record: bytes) -> None:
         try:
-            sent = self._context.broker.publish(self._context.messages_topic, self._identity.device_id, record)
+            topic, device_id = self._context.messages_topic, self._identity.device_id
+            sent = self._context.broker.publish(topic, device_id, record, headers_of(self._speaker.grant))
         except BrokerError:
             self._uplink_dropped(1)
             return
@@ -189,3 +197,11 @@ class Inbound:
         suppressed = self._context.uplink_lines.take(self._context.clock())
         if suppressed is not None:
             log.warning(event, extra=self._speaker.who() | extra | ({"suppressed": suppressed} if suppressed else {}))
+
+
+def headers_of(grant: Grant) -> dict[str, bytes] | None:
+    """Those of a record that a device publishes. Where several servers may hold a device, a backend drops records of a
+    lower generation than it has seen: their connection had been superseded."""
+    if not grant.lease.is_shared:
+        return None
+    return {GENERATION_HEADER: b"%d.%d" % grant.generation}

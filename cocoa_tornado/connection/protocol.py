@@ -212,6 +212,21 @@ class DeviceProtocol:
             return self._with_control_frames(taker)
         return self.outbox.take(taker)
 
+    def control_frames(self) -> bytes:
+        """Return the control frames to write now, without messages and without a close frame. Then call
+        :meth:`control_frames_sent` or :meth:`control_frames_blocked`. Don't call it during a write."""
+        data, self._pong = self.heartbeat.take() + self._pong, b""
+        return data
+
+    def control_frames_sent(self) -> None:
+        """The socket has taken the last :meth:`control_frames`."""
+        if self.heartbeat.state is not SENT:
+            self.heartbeat.written(after_a_wait=False)
+
+    def control_frames_blocked(self, mark: tuple[int, int], now: float) -> None:
+        """The socket has not taken all of the last :meth:`control_frames`. Call :meth:`sent` when it has."""
+        self.write = Write(mark, now)
+
     def _with_control_frames(self, taker: Taker) -> bytes:
         if self.phase is CLOSED:
             return b""

@@ -157,6 +157,12 @@ class Backlog:
         if group is not None:
             _end(group.waiting)
 
+    def marks_stored(self) -> None:
+        """Only the marks of the current group have been stored."""
+        if self._group is not None:
+            self._group.marks.clear()
+            _end(self._group.waiting)
+
     def stored_without_marks(self) -> None:
         """The calls and joins of the current group have been stored. Its marks are queued again, before newer ones;
         what waits for them waits no longer, for the store may refuse them for long."""

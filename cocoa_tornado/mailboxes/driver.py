@@ -392,7 +392,7 @@ class Driver:
             if group.marks and self._store.key is not None:
                 with self._watched():
                     await self._store.commit(CommitGroup([], group.marks))
-                group.marks.clear()
+                self._backlog.marks_stored()
             await self._sweep()
         except Exception as error:
             self._fault_of(error)

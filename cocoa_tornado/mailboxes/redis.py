@@ -234,7 +234,7 @@ class RedisStore:
     def _question(self, question: Question) -> Command:
         now = self._clock()
         fencing_token = None if isinstance(question, Look) else question.fencing_token
-        guarded = [self._asking.run or b"", guard_argument(question.device_id, fencing_token)]
+        guarded = [self._asking.process or b"", guard_argument(question.device_id, fencing_token)]
         head = [device_key(question.device_id), b"%d" % _ms(now - self._limits.ttl_s), *guarded]
         if not isinstance(question, Look):
             for name, after, limits in question.lanes:
@@ -284,7 +284,7 @@ class RedisStore:
         device would have to read its box twice."""
         for at in range(max(map(len, marks.values()), default=0)):
             some = {device_id: of_device[at] for device_id, of_device in marks.items() if at < len(of_device)}
-            now, run = b"%d" % _ms(self._clock()), self._storing.run or b""
+            now, run = b"%d" % _ms(self._clock()), self._storing.process or b""
             yield MARK.call(self._stamp(), now, run, *mark_arguments(some))
 
     async def _judge(self, group: CommitGroup) -> Judged:

@@ -95,7 +95,14 @@ class Incumbents(Protocol):
     def health(self, grant: Grant) -> Health | None: ...
 
     def lease_lost(self, lease: Lease) -> None:
-        """End every connection that was granted under this lease."""
+        """End every connection that was granted under this lease. When this returns, none of them acts any more."""
+
+    def regranted(self, old: Grant, new: Grant) -> None:
+        """A connection goes on under another grant: a new term has begun, and its server has claimed the device again.
+        Nothing happens if it has ended."""
+
+    def resumed(self) -> None:
+        """The lease is valid again after it was not. Connections write what has waited meanwhile."""
 
 
 class Presence(Protocol):

@@ -32,7 +32,8 @@ class Holders:
         self._redis = redis
 
     def begin(self, run: str | None = None) -> None:
-        own = self._redis.command("INFO", "server")["run_id"]
+        facts = self._redis.command("INFO", "server") | self._redis.command("INFO", "replication")
+        own = f"{facts['run_id']}.{facts['master_replid']}"
         self._redis.command("HSET", "cocoa:{box}:p:meta", "term", TERM, "run", run or own)
 
     def set(self, *holdings: FencingToken) -> None:

@@ -33,6 +33,8 @@ class Connections:
         self.challenged: list[Grant] = []
         self.evicted: list[tuple[Grant, int]] = []
         self.lost: list[Lease] = []
+        self.regrants: list[tuple[Grant, Grant]] = []
+        self.resumptions = 0
 
     async def connect(self, device_id: str = "doll") -> Grant:
         assert self.presence is not None
@@ -63,6 +65,14 @@ class Connections:
 
     def health(self, grant: Grant) -> Health | None:
         return HEALTH if grant in self.open else None
+
+    def regranted(self, old: Grant, new: Grant) -> None:
+        if old in self.open:
+            self.open[self.open.index(old)] = new
+            self.regrants.append((old, new))
+
+    def resumed(self) -> None:
+        self.resumptions += 1
 
     def lease_lost(self, lease: Lease) -> None:
         self.lost.append(lease)
