@@ -166,7 +166,7 @@ class DeviceConnection:
     def _is_frozen(self) -> bool:
         """Whether other servers may hold the device now, as far as this one knows."""
         lease = self.grant.lease
-        return lease.is_shared and not lease.is_valid(self._context.clock())
+        return lease.is_shared and not lease.is_valid(self._context.presence.clock())
 
     def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket.

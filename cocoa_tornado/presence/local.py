@@ -18,7 +18,7 @@ from ..rules.claims import Claim
 from ..rules.close_codes import REPLACED, CloseReason
 from .actions import Acquire, Action, Actions, Admit, Evict, Ping, Refuse, Release, Send, Wake
 from .grants import Grant, Lease, RefusalReason, SlotLimits
-from .port import Health, Holder, Incumbents, PresenceCounters, PresenceState, PresenceStatus, Refused
+from .port import Health, Holder, Incumbents, Peer, PresenceCounters, PresenceState, PresenceStatus, Refused
 from .rules import Slots
 from .table import Table
 
@@ -89,6 +89,10 @@ class LocalPresence:
     @property
     def lease(self) -> Lease:
         return self._lease
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        return self._clock
 
     @property
     def counters(self) -> PresenceCounters:
@@ -201,6 +205,9 @@ class LocalPresence:
     def others(self) -> Sequence[str]:
         members, me = self._store.members, self._lease.server
         return () if len(members) < 2 else [server for server in members if server != me]
+
+    def peers(self) -> Sequence[Peer]:
+        return [Peer(server, is_draining=self._store.members[server].draining) for server in self.others()]
 
     def _holder(self, grant: Grant) -> Holder:
         return Holder(grant.claim.server, grant.generation, self._store.members[grant.claim.server].health(grant))

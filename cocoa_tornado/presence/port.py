@@ -55,11 +55,27 @@ class Holder:
     health: Health | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another server, as it describes itself.
+
+    :ivar server: its epoch, which is its address in the relay
+    :ivar name: for people; may be that of several servers
+    :ivar room: how many more connections it takes; None: any number
+    """
+
+    server: str
+    name: str = ""
+    is_draining: bool = False
+    room: int | None = None
+
+
 class PresenceState(enum.Enum):
     """What an adapter can do right now."""
 
-    JOINING = "joining"  # no epoch, or no lease: nothing is granted
+    JOINING = "joining"  # no epoch yet, or others' leases have to end first: nothing is granted
     READY = "ready"
+    FROZEN = "frozen"  # the lease has ended, though no other server has ended the epoch: nothing is granted or sent
     CLOSED = "closed"
 
 
@@ -137,6 +153,10 @@ class Presence(Protocol):
         """Of this server's current epoch."""
 
     @property
+    def clock(self) -> Callable[[], float]:
+        """Returns the time in which leases are given. Pauses of the process, and of the machine if possible, count."""
+
+    @property
     def counters(self) -> PresenceCounters: ...
 
     @property
@@ -183,11 +203,15 @@ class Presence(Protocol):
         """The devices' connections on all servers, in the order of their generations, including upgrades under way.
 
         A device without a holder is not in the result. Futures are done in the order of the calls, at once with
-        ``local://``, and never fail. While the store is unavailable, the result has this server's holders.
+        ``local://``, and never fail. While the store is unavailable, they stay pending. After :meth:`close`, the result
+        has this server's holders.
         """
 
     def others(self) -> Sequence[str]:
         """The other servers that may hold devices, by their addresses in the relay. Returns at once, from memory."""
+
+    def peers(self) -> Sequence[Peer]:
+        """The servers of :meth:`others`, with what they have said about themselves."""
 
     def drain(self) -> None:
         """Refuse every new connection from now on with ``draining``, even after the lease has ended."""

@@ -195,7 +195,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         """What may have changed while an incumbent was challenged, or the mailbox asked."""
         if self.context.devices.presence.draining:
             return handshake.unavailable("draining")
-        if not grant.lease.is_valid(self.context.devices.clock()):
+        if not grant.lease.is_valid(self.context.devices.presence.clock()):
             return handshake.unavailable("presence")
         if not self.context.live.now.keys.still_trusts(identity):
             return Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"})
