@@ -71,10 +71,10 @@ test-fast: $(VENV)/installed-test
 test-all: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -m 'not nightly' $(PYTEST_OPTIONS)
 
-# Without tests/cli/test_streams.py: what a full disk or a closed pipe does to the output is Python's affair, not a library's.
+# Without tests/cli/test_streams.py and the simulator of presence: what they test is not a library's affair.
 test-lowest: $(LOWEST)/installed
 	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not nightly and not kafka' --hypothesis-profile=lowest \
-	  --ignore=tests/cli/test_streams.py --ignore=tests/asyncapi --ignore=tests/bench $(PYTEST_OPTIONS)
+	  --ignore=tests/cli/test_streams.py --ignore=tests/presence/test_simulator.py --ignore=tests/asyncapi --ignore=tests/bench $(PYTEST_OPTIONS)
 
 test-nightly: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)

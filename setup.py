@@ -52,6 +52,7 @@ EXTRAS["test"] = [
     "pytest-xdist>=3.8.0",
     "hypothesis>=6.170.17",
     "packaging>=26.4",
+    "lupa>=2.8",  # Lua 5.1, for the simulator of presence
     # For docs/asyncapi.yaml.
     *("jsonschema>=4.26.0", "pyyaml>=6.0.4"),
     # A Kafka-compatible broker in memory, for machines without Java and Maven.

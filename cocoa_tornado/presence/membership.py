@@ -167,7 +167,8 @@ class Membership:
 
     :param new_epoch: draws an epoch that was never used before
     :ivar lease: of the current epoch; its ``until`` is extended as beats are answered
-    :ivar stamp: ``<term>:<run>``, for the scripts
+    :ivar stamp: ``<term>:<run>``, for the scripts. A connection whose process has another run than this one must not
+        send it: Redis may have loaded the run of its predecessor from its disk. Call :meth:`term_over` then
     :ivar infos: what the other members say about themselves, by epoch
     :ivar answered_at: when the last answered BEAT or JOIN was sent
     :ivar inbox_read_at: when the own inbox was last read to its end, if that is to be watched. A server that does not

@@ -17,6 +17,7 @@ holder's answer is outstanding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, Literal
 
@@ -67,6 +68,7 @@ class _Queue:
     :ivar holders: the device's holders, according to the store
     :ivar silent: servers that are not challenged, since they seem to have stopped
     :ivar answers: for each challenged holder, whether it has given a sign of life
+    :ivar asked_at: when holders of other servers were challenged
     :ivar rounds: of challenges so far
     :ivar deadline: for the answers of other servers
     :ivar is_late: the deadline has passed
@@ -76,6 +78,7 @@ class _Queue:
 
     __slots__ = (
         "answers",
+        "asked_at",
         "asking",
         "deadline",
         "early",
@@ -88,14 +91,15 @@ class _Queue:
         "waiting",
     )
 
-    def __init__(self, first: Claim, now: float) -> None:
-        self.name = first
-        self.waiting = {first: now}
+    def __init__(self, waiting: dict[Claim, float]) -> None:
+        self.name = next(iter(waiting))
+        self.waiting = waiting
         self.asking: Claim | None = None
         self.may_be_free = True
         self.holders: tuple[Claim, ...] = ()
         self.silent: Collection[str] = ()
         self.answers: dict[Claim, bool] = {}
+        self.asked_at: dict[Claim, float] = {}
         self.rounds = 0
         self.deadline: float | None = None
         self.is_late = False
@@ -155,6 +159,12 @@ class Slots:
         """The device's grants on this server."""
         device = self._devices.get(device_id)
         return [slot.grant for slot in device.slots] if device else ()
+
+    def grant_of(self, device_id: str, claim: Claim) -> Grant | None:
+        """The last grant of the slot that a claim has, or claims again."""
+        device = self._devices.get(device_id)
+        slot = None if device is None else device.find(claim)
+        return None if slot is None else slot.grant
 
     def obstacle(self, device_id: str) -> RefusalReason | None:
         """Why a new connection would not be admitted at once, as far as this server knows without the store."""
@@ -226,7 +236,7 @@ class Slots:
             device = self._devices[device_id] = _Device()
         todo: Actions = []
         if queue is None:
-            device.queue = _Queue(claim, now)
+            device.queue = _Queue({claim: now})
         else:
             queue.waiting[claim] = now
             todo.append(Wake(device_id, now + self._patience_s))
@@ -590,7 +600,9 @@ class Slots:
         elif unasked:
             self._refuse_all(device_id, device, "device" if self.limits().policy == "reject" else "presence", now, todo)
         elif all(queue.answers.get(claim, True) for claim in holders):
-            self._refuse_all(device_id, device, "device", now, todo)
+            # What another server knew when it answered proves nothing to a connection that came after the challenge.
+            covers = min([at for claim, at in queue.asked_at.items() if claim in holders], default=now)
+            self._refuse_all(device_id, device, "device", now, todo, covers)
         elif queue.is_late or all(queue.answers.get(claim, True) or claim.server in queue.silent for claim in holders):
             self._refuse_all(device_id, device, "presence", now, todo)
 
@@ -602,23 +614,41 @@ class Slots:
         own = [slot for slot in map(device.find, holders) if slot is not None]
         others = [claim for claim in holders if claim.server != self.server and claim.server not in queue.silent]
         queue.answers.update(dict.fromkeys(holders, False))
+        queue.asked_at.update(dict.fromkeys(others, now))
         self._challenge(own, queue.name, now, todo)
         if others:
             queue.deadline = now + self.limits().challenge_s + ANSWER_PATIENCE_S
             todo += [Send(claim.server, Challenge(device_id, claim, queue.name)) for claim in others]
             todo.append(Wake(device_id, queue.deadline))
 
-    def _refuse_all(self, device_id: str, device: _Device, reason: RefusalReason, now: float, todo: Actions) -> None:
-        assert device.queue is not None
+    def _refuse_all(
+        self,
+        device_id: str,
+        device: _Device,
+        reason: RefusalReason,
+        now: float,
+        todo: Actions,
+        arrived_until: float = math.inf,
+    ) -> None:
+        """End the queue; those that have arrived later begin another one."""
+        queue = device.queue
+        assert queue is not None
         if reason == "device" and not self.lease.is_valid(now):
-            reason = "presence"
-        for claim in device.queue.waiting:
+            reason, arrived_until = "presence", math.inf
+        later = {claim: arrived_at for claim, arrived_at in queue.waiting.items() if arrived_at > arrived_until}
+        for claim in queue.waiting:
+            if claim in later:
+                continue
             todo.append(Refuse(claim, reason))
-            if claim in device.queue.early:
+            if claim in queue.early:
                 todo.append(Release(device_id, claim))
-                self._notify(device_id, claim, device.queue.early[claim], "gone", now, todo)
-        device.queue.waiting.clear()
+                self._notify(device_id, claim, queue.early[claim], "gone", now, todo)
         self._close_queue(device_id, device)
+        if later:
+            self._devices[device_id] = device
+            device.queue = _Queue(later)
+            device.queue.early = {claim: challengers for claim, challengers in queue.early.items() if claim in later}
+            self._go_on(device_id, device, now, todo)
 
     def _close_queue(self, device_id: str, device: _Device) -> None:
         """Its challenges of this server's connections end with it, unless another server waits for them as well."""
