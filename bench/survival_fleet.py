@@ -58,6 +58,8 @@ class Memory:
     def take(self, text: str, findings: Findings) -> None:
         """Record a message."""
         message = json.loads(text)
+        if message["type"] == "reconnect":
+            return
         if message["type"] == "gap":
             findings.gap_notices += 1
             return
