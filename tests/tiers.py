@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 TESTS: Final = Path(__file__).parent
 
-# Files, and folders with everything below them.
+# Files, and folders with everything below them, except what needs Redis.
 PURE: Final = (
     "routing/",
     "rules/",
@@ -72,7 +72,7 @@ class Tiers:
     @pytest.hookimpl(tryfirst=True)  # before the marks are compared with the option -m
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         place = item.path.relative_to(TESTS).as_posix()
-        if place.startswith(PURE):
+        if place.startswith(PURE) and item.get_closest_marker("redis") is None:
             item.add_marker(pytest.mark.pure)
         if place.startswith(SLOW) or not SLOW_FIXTURES.isdisjoint(_fixtures(item)):
             item.add_marker(pytest.mark.slow)

@@ -10,16 +10,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
-from ..relay.messages import Answer, Challenge, Eviction
-from ..relay.port import Fate, Relay
+from ..relay.port import Relay
 from ..rules.claims import Claim
-from ..rules.close_codes import REPLACED, CloseReason
-from .actions import Acquire, Action, Actions, Admit, Evict, Ping, Refuse, Release, Send, Wake
+from .actions import Acquire, Actions
+from .base import PresenceBase
 from .grants import Grant, Lease, RefusalReason, SlotLimits
-from .port import Health, Holder, Incumbents, Peer, PresenceCounters, PresenceState, PresenceStatus, Refused
-from .rules import Slots
+from .port import Holder, Incumbents, Peer, PresenceState, PresenceStatus
 from .table import Table
 
 log = logging.getLogger("cocoa.presence")
@@ -49,7 +46,7 @@ class LocalStore:
             member.lose_lease()
 
 
-class LocalPresence:
+class LocalPresence(PresenceBase):
     """The :class:`~cocoa_tornado.presence.port.Presence` that needs no service.
 
     :param clock: monotonic seconds; the IOLoop's own time
@@ -62,61 +59,26 @@ class LocalPresence:
         clock: Callable[[], float],
         store: LocalStore | None = None,
     ) -> None:
+        super().__init__(limits, relay, clock)
         self._store = LocalStore() if store is None else store
-        self._relay, self._clock = relay, clock
-        self._counters = PresenceCounters()
-        self._slots = Slots("", limits)
         self._lease = Lease("")
         self._lease.end()
-        self._incumbents: Incumbents | None = None
-        self._claims: dict[Claim, asyncio.Future[Grant]] = {}
-        self._is_closed = False
-        relay.handle(Challenge, self._on_challenge)
-        relay.handle(Answer, self._on_answer)
-        relay.handle(Eviction, self._on_eviction)
 
     def __repr__(self) -> str:
         return f"<LocalPresence {self._slots!r}, {self.status().state.value}>"
 
     @property
-    def limits(self) -> Callable[[], SlotLimits]:
-        return self._slots.limits
-
-    @limits.setter
-    def limits(self, limits: Callable[[], SlotLimits]) -> None:
-        self._slots.limits = limits
-
-    @property
     def lease(self) -> Lease:
         return self._lease
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        return self._clock
-
-    @property
-    def counters(self) -> PresenceCounters:
-        return self._counters
-
-    @property
-    def draining(self) -> bool:
-        return self._slots.draining
-
-    @property
-    def slots_taken(self) -> int:
-        return len(self._slots)
 
     def start(self, incumbents: Incumbents) -> None:
         self._incumbents = incumbents
         self._join(self._new_epoch())
 
-    def drain(self) -> None:
-        self._slots.draining = True
-
     def status(self) -> PresenceStatus:
         if self._is_closed:
             return PresenceStatus(PresenceState.CLOSED, "closed")
-        if not self._lease.is_valid(self._clock()):
+        if not self._may_admit():
             return PresenceStatus(PresenceState.JOINING, "not started")
         return PresenceStatus(PresenceState.READY, "in this process")
 
@@ -142,59 +104,28 @@ class LocalPresence:
         self._slots.reserve(answer)
         return answer
 
-    async def claim(self, device_id: str) -> Grant:
-        granted = self.try_claim(device_id)
-        if granted is not None:
-            return granted
-        if not self._lease.is_valid(self._clock()):
-            raise self._refused(self._without_lease())
-        claim, actions = self._slots.request(device_id, self._clock())
-        verdict: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._claims[claim] = verdict
-        self._carry_out(actions)
-        try:
-            return verdict.result() if verdict.done() else await verdict
-        except asyncio.CancelledError:
-            if verdict.done() and not verdict.cancelled():
-                verdict.exception()  # a refusal in the turn of the cancellation: mark it as retrieved
-            self._claims.pop(claim, None)
-            self._carry_out(self._slots.withdraw(device_id, claim, self._clock()))
-            raise
-        finally:
-            del verdict  # it refers to the error, whose traceback refers to this frame
-
     async def obstacle(self, device_id: str) -> RefusalReason | None:
-        if not self._lease.is_valid(self._clock()):
+        if not self._may_admit():
             return self._without_lease()
         obstacle = self._slots.obstacle(device_id)
         if obstacle is None and len(self._store.table.grants(device_id)) >= self.limits().per_device:
             return "device"
         return obstacle
 
-    def _without_lease(self) -> RefusalReason:
-        """Why a new connection is refused. A server that has left after draining gives the same reason as before."""
-        return "draining" if self._slots.draining else "presence"
+    def _may_admit(self) -> bool:
+        return self._lease.is_valid(self._clock())
 
-    # -- connections
+    def _acquire(self, acquire: Acquire) -> Actions:
+        device_id, claim = acquire.device_id, acquire.claim
+        answer = self._store.table.claim(device_id, claim, self.limits().per_device)
+        if isinstance(answer, Grant):
+            return self._slots.granted(answer, self._clock())
+        return self._slots.held(device_id, claim, answer, self._clock())
 
-    def register(self, grant: Grant) -> None:
-        self._carry_out(self._slots.register(grant, self._clock()))
+    def _release(self, device_id: str, claim: Claim) -> None:
+        self._store.table.release(device_id, claim)
 
-    def answered(self, grant: Grant) -> None:
-        self._carry_out(self._slots.answered(grant, self._clock()))
-
-    def release(self, grant: Grant) -> None:
-        if self._slots.free(grant.device_id, grant.claim):
-            self._store.table.release(grant.device_id, grant.claim)
-        else:
-            self._carry_out(self._slots.release(grant.device_id, grant.claim, self._clock()))
-
-    def evict(self, device_id: str, holder: Holder, reason: CloseReason) -> None:
-        eviction = Eviction(device_id, holder.generation, reason)
-        if holder.server == self._lease.server:
-            self._evict(eviction)
-        else:
-            self._relay.send(holder.server, eviction)
+    # -- holders
 
     def holders(self, device_ids: Sequence[str]) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
         found: asyncio.Future[Mapping[str, Sequence[Holder]]] = asyncio.get_running_loop().create_future()
@@ -211,10 +142,6 @@ class LocalPresence:
 
     def _holder(self, grant: Grant) -> Holder:
         return Holder(grant.claim.server, grant.generation, self._store.members[grant.claim.server].health(grant))
-
-    def health(self, grant: Grant) -> Health | None:
-        """Of a connection of this server."""
-        return None if self._incumbents is None else self._incumbents.health(grant)
 
     # -- the lease
 
@@ -239,88 +166,3 @@ class LocalPresence:
         self._store.members[epoch] = self
         self._store.table.join(self._lease)
         self._relay.join(epoch)
-
-    # -- the relay
-
-    def _on_challenge(self, sender: str, challenge: Challenge) -> None:
-        self._carry_out(self._slots.challenged(challenge, self._clock()))
-
-    def _on_answer(self, sender: str, answer: Answer) -> None:
-        self._carry_out(self._slots.heard(answer, self._clock()))
-
-    def _on_eviction(self, sender: str, eviction: Eviction) -> None:
-        self._evict(eviction)
-
-    def _evict(self, eviction: Eviction) -> None:
-        for grant in self._slots.grants(eviction.device_id):
-            if grant.generation == eviction.generation and self._incumbents is not None:
-                self._incumbents.evict(grant, eviction.reason)
-
-    def _send(self, send: Send) -> None:
-        sent = self._relay.send(send.server, send.message)
-        if isinstance(send.message, Challenge):
-            sent.add_done_callback(partial(self._on_sent, send.message))
-
-    def _on_sent(self, challenge: Challenge, sent: asyncio.Future[Fate]) -> None:
-        if not sent.cancelled() and sent.result() is Fate.NO_SERVER:
-            self._carry_out(self._slots.unreachable(challenge, self._clock()))
-
-    # -- carrying out
-
-    def _carry_out(self, actions: Actions) -> None:
-        """Carry out actions in order. Those that follow from an answer of the store come after the others."""
-        for action in actions:  # the list grows meanwhile
-            actions.extend(self._do(action))
-
-    def _do(self, action: Action) -> Sequence[Action]:
-        match action:
-            case Acquire(device_id, claim):
-                return self._acquire(device_id, claim)
-            case Admit(grant):
-                self._settle(grant.claim, grant)
-            case Release(device_id, claim):
-                self._store.table.release(device_id, claim)
-            case Refuse(claim, reason):
-                self._settle(claim, self._refused(reason))
-            case Send():
-                self._send(action)
-            case Wake(device_id, at):
-                delay_s = max(0.0, at - self._clock())
-                asyncio.get_running_loop().call_later(delay_s, self._expire, device_id, at)
-            case Ping(grants):
-                self._challenge(grants)
-            case Evict(grant):
-                self._counters.evictions += 1
-                assert self._incumbents is not None
-                self._incumbents.evict(grant, REPLACED)
-        return ()
-
-    def _acquire(self, device_id: str, claim: Claim) -> Actions:
-        answer = self._store.table.claim(device_id, claim, self.limits().per_device)
-        if isinstance(answer, Grant):
-            return self._slots.granted(answer, self._clock())
-        return self._slots.held(device_id, claim, answer, self._clock())
-
-    def _challenge(self, grants: Sequence[Grant]) -> None:
-        assert self._incumbents is not None
-        self._counters.challenges += 1
-        for grant in grants:
-            self._incumbents.challenge(grant)
-
-    def _expire(self, device_id: str, at: float) -> None:
-        # A timer may fire slightly early: expire() gets the time that it was set for.
-        self._carry_out(self._slots.expire(device_id, max(at, self._clock())))
-
-    def _settle(self, claim: Claim, verdict: Grant | Refused) -> None:
-        waiting = self._claims.pop(claim, None)
-        if waiting is None or waiting.done():
-            # It was cancelled in this turn; claim() releases the slot when it runs.
-            return
-        if isinstance(verdict, Refused):
-            waiting.set_exception(verdict)
-        else:
-            waiting.set_result(verdict)
-
-    def _refused(self, reason: RefusalReason) -> Refused:
-        self._counters.refused[reason] = self._counters.refused.get(reason, 0) + 1
-        return Refused(reason)

@@ -283,7 +283,7 @@ class Membership:
         # In strict mode, wake() ends the connections of one that is over already.
         leases = (*self._former_leases, self.lease) if self._is_member else ()
         self._former_leases = [lease for lease in leases if self.is_strict or lease.is_valid(now)]
-        self.lease = Lease(join.epoch, sent_at + self.timing.freeze_s)
+        self.lease = Lease(join.epoch, sent_at + self.timing.freeze_s, is_shared=True)
         self.stamp, self.term, self.is_settled = f"{term}:{run}", term, is_settled
         self.infos, self._observed = {}, {}
         self.answered_at, self._heard_at, self._is_cut = sent_at, now, False

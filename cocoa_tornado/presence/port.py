@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..rules.claims import Generation
+from ..rules.claims import Claim, Generation
 from ..rules.close_codes import CloseReason
 from .grants import Grant, Lease, RefusalReason, SlotLimits
 
@@ -24,6 +24,10 @@ class Refused(Exception):
     def __init__(self, reason: RefusalReason) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+OnVerdict = Callable[["Grant | Refused"], None]
+"""Is given the verdict on a new connection, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,16 @@ class Presence(Protocol):
 
         :raises Refused: no slot is free
         """
+
+    def begin_claim(self, device_id: str, on_verdict: OnVerdict) -> Claim:
+        """:meth:`claim` without a task: the verdict may come before this returns, or in a later turn of the loop.
+
+        A slot that it grants is the caller's, as after :meth:`claim`. The claim is for :meth:`withdraw`.
+        """
+
+    def withdraw(self, device_id: str, claim: Claim) -> None:
+        """The new connection has left: it gets no verdict any more, and its place or its slot is free. Idempotent, and
+        harmless after the verdict if the slot was not registered."""
 
     async def obstacle(self, device_id: str) -> RefusalReason | None:
         """Why :meth:`claim` would be refused now, without a challenge; None: it would not."""

@@ -39,6 +39,7 @@ class RedisConnection:
     :param url: ``redis://``, ``rediss://`` or ``redis+sentinel://``; any other scheme raises ValueError
     :param scripts: those that its commands call; they are loaded when Redis has forgotten one
     :param fault_of: translates errors
+    :param connect_s: how long to wait for a connection
     :param reply_s: how long to wait for a reply; a command that blocks needs longer
     :ivar run: the run id of the current Redis process; empty if Redis hides it; None before the first connection
     :ivar process: the run id and the replication id, ``<run id>.<replication id>``. It is another one if the process
@@ -51,21 +52,22 @@ class RedisConnection:
         scripts: Sequence[Script] = (),
         fault_of: Callable[[Exception], Exception] = fault_of,
         *,
+        connect_s: float = CONNECT_PATIENCE_S,
         reply_s: float = REPLY_PATIENCE_S,
     ) -> None:
         self._retry = Retry(NoBackoff(), 1, supported_errors=(errors.ConnectionError,))
         self._loading, self._fault_of = loading(scripts), fault_of
-        self._sentinels, self._connection = self._make(url, reply_s)
+        self._sentinels, self._connection = self._make(url, connect_s, reply_s)
         self._turn = asyncio.Lock()
         self._wanted: bytes | None = None
         self.run: bytes | None = None
         self.process: bytes | None = None
 
-    def _make(self, url: str, reply_s: float) -> tuple[Sentinels | None, Any]:
+    def _make(self, url: str, connect_s: float, reply_s: float) -> tuple[Sentinels | None, Any]:
         options: dict[str, Any] = {
             "protocol": 2,
             "client_name": "cocoa",
-            "socket_connect_timeout": CONNECT_PATIENCE_S,
+            "socket_connect_timeout": connect_s,
             "socket_timeout": reply_s,
             "socket_keepalive": True,
             "retry": Retry(NoBackoff(), 0),
@@ -78,7 +80,13 @@ class RedisConnection:
         options |= {"db": several.database, "username": several.user, "password": several.password}
         return Sentinels(several), redis_asyncio.Connection(**options)
 
-    async def exchange(self, commands: Sequence[Command], process: bytes | None = None) -> list[Any]:
+    @property
+    def has_sentinels(self) -> bool:
+        return self._sentinels is not None
+
+    async def exchange(
+        self, commands: Sequence[Command], process: bytes | None = None, *, once: bool = False
+    ) -> list[Any]:
         """Send commands and return their replies; the reply to a rejected command is a fault, as of ``fault_of``.
 
         The commands must be idempotent: they may run more than once, and may run although this raises. A cancelled
@@ -86,15 +94,16 @@ class RedisConnection:
 
         :param process: the only process that the commands are for, see the class; None: that of the connection so far,
             or any after :meth:`begin_anew`
+        :param once: do not reopen the connection; the commands need not be idempotent
         :raises RedisFault: there are no replies. ``is_another_process``: nothing was sent
         """
         async with self._turn:
             self._wanted = process
             try:
-                replies = await self._send(commands)
+                replies = await self._send(commands, once)
                 if any(isinstance(reply, errors.NoScriptError) for reply in replies):
                     await self._send(self._loading)
-                    replies = await self._send(commands)
+                    replies = await self._send(commands, once)
                 if self._sentinels is not None and any(map(_is_of_replica, replies)):
                     await self.close()
             except (errors.RedisError, OSError) as error:
@@ -112,8 +121,10 @@ class RedisConnection:
         with contextlib.suppress(errors.RedisError, OSError):  # it is closed either way
             await self._connection.disconnect()
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], once: bool = False) -> list[Any]:
         request = b"".join(map(packed, commands))
+        if once:
+            return await self._ask(request, len(commands))
         return await self._retry.call_with_retry(
             lambda: self._ask(request, len(commands)), lambda _: self._connection.disconnect(nowait=True)
         )

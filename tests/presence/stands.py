@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 from cocoa_tornado.presence.grants import Grant, Lease, SlotLimits
@@ -94,7 +93,12 @@ class Server:
 
 
 class PresenceStand(Protocol):
-    """A store, and servers that use it."""
+    """A store, and servers that use it.
+
+    :ivar health_elsewhere: what a server knows of :data:`HEALTH` of another one's connections
+    """
+
+    health_elsewhere: Health | None
 
     async def open(self, count: int = 1, **limits: object) -> list[Server]:
         """So many servers, started and READY, with these ``SlotLimits``."""
@@ -110,6 +114,8 @@ class PresenceStand(Protocol):
 
 
 class LocalStand:
+    health_elsewhere: Health | None = HEALTH
+
     def __init__(self) -> None:
         self._store, self._exchange = LocalStore(term=1), Exchange()
         self._servers: list[Server] = []
@@ -135,6 +141,3 @@ class LocalStand:
     async def close(self) -> None:
         for server in self._servers:
             await server.presence.close(1.0)
-
-
-STANDS: dict[str, Callable[[], PresenceStand]] = {"local": LocalStand}

@@ -50,7 +50,7 @@ async def test_the_others_are_the_servers_that_have_joined_and_not_ended(stand: 
     assert list(a.presence.others()) == [b.presence.lease.server]
     assert list(b.presence.others()) == [a.presence.lease.server]
     await a.presence.close(1.0)
-    assert list(b.presence.others()) == []
+    await eventually(lambda: list(b.presence.others()) == [])
 
 
 async def test_what_is_granted_without_waiting_is_what_a_claim_would_be_granted(stand: PresenceStand) -> None:
@@ -357,7 +357,10 @@ async def test_the_holders_of_many_devices_are_told_at_once_over_all_servers(sta
     again, under_way = await b.connections.connect("one"), await a.presence.claim("three")
     found = await b.presence.holders(["one", "nobody", "two", "three", "one"])
     assert found == {
-        "one": [Holder(one.claim.server, one.generation, HEALTH), Holder(again.claim.server, again.generation, HEALTH)],
+        "one": [
+            Holder(one.claim.server, one.generation, stand.health_elsewhere),
+            Holder(again.claim.server, again.generation, HEALTH),
+        ],
         "two": [Holder(two.claim.server, two.generation, HEALTH)],
         "three": [Holder(under_way.claim.server, under_way.generation, None)],
     }
@@ -455,7 +458,7 @@ async def test_a_server_that_leaves_frees_its_devices_and_claims_no_more(stand: 
     assert len(await holders_of(b)) == 1
 
 
-@pytest.mark.logs("cocoa.presence", "lease lost")
+@pytest.mark.logs("cocoa.presence", "lease lost", optional=True)  # or it leaves before it notices
 async def test_holders_are_answered_in_order_and_never_fail_whatever_becomes_of_the_server(
     stand: PresenceStand,
 ) -> None:

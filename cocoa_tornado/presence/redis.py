@@ -1,0 +1,491 @@
+"""Presence in Redis 6.2 or later: one device, one holder, over several servers.
+
+``membership.py`` decides about this server's epoch and lease, ``rules.py`` about its devices; both are carried out
+here. The scripts are in ``redis_lua.py``; ``redis_link.py`` sends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Final, assert_never
+
+from ..redis_store.faults import RedisFault
+from ..relay.port import Relay
+from ..rules.addresses import without_user_info
+from ..rules.claims import Claim, Generation
+from . import membership as member
+from .actions import Acquire, Actions, Send
+from .base import PresenceBase
+from .grants import Grant, Lease, RefusalReason, SlotLimits
+from .membership import Beat, Cut, Fence, Fenced, Join, Joined, Leave, Membership, Settle, Settled, Timing
+from .port import Holder, Incumbents, Peer, PresenceStatus
+from .redis_backlog import Asked, Backlog, LookUp
+from .redis_cautions import cautions_of
+from .redis_link import Answers, RedisLink
+from .redis_phases import Phase, phase_of
+from .redis_scripts import EpochOver, Granted, Held, TermOver
+
+RETRY_S: Final = (0.1, 1.0)
+"""The first and the longest delay until questions are asked again that Redis did not answer."""
+OBSTACLE_PATIENCE_S: Final = 2.0
+"""How long a plain GET waits to hear who holds a device."""
+SILENT_S: Final = 3.0
+"""A server that has not beaten for so long is not challenged: it would not answer."""
+
+log = logging.getLogger("cocoa.presence")
+
+
+def lease_clock() -> Callable[[], float]:
+    """Monotonic seconds; the time for which the machine was suspended counts where the system can tell (Linux)."""
+    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
+    if boot_time is None:
+        return time.monotonic
+    return lambda: time.clock_gettime(boot_time)
+
+
+class RedisPresence(PresenceBase):
+    """The :class:`~cocoa_tornado.presence.port.Presence` in Redis. IOLoop thread only.
+
+    :param url: as for :class:`~cocoa_tornado.redis_store.connection.RedisConnection`
+    :param relay: between the servers; its address is this server's epoch
+    :param name: of this server, for people
+    :param clock: of leases, see :func:`lease_clock`
+    """
+
+    def __init__(
+        self,
+        url: str,
+        limits: Callable[[], SlotLimits],
+        relay: Relay,
+        timing: Timing | None = None,
+        name: str = "",
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        super().__init__(limits, relay, clock or lease_clock())
+        self._location, self._name = f"Redis at {without_user_info(url)}", name
+        self._timing = timing or Timing()
+        self._membership = Membership(self._timing, lambda: secrets.token_hex(8))
+        self._link = RedisLink(url)
+        self._backlog = Backlog()
+        self._asking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._phase = Phase.STARTING
+        self._fault = self._refusal = ""
+        self._info_sent = ""
+        self._cautions: list[str] = []
+        self._is_cut = False
+
+    def __repr__(self) -> str:
+        return f"<RedisPresence {self._slots!r}, {self._phase.value}>"
+
+    @property
+    def lease(self) -> Lease:
+        return self._membership.lease
+
+    def start(self, incumbents: Incumbents) -> None:
+        self._incumbents = incumbents
+        self._act(self._membership.start(self._clock()))
+
+    def status(self) -> PresenceStatus:
+        return PresenceStatus(self._phase.state, self._detail())
+
+    def _detail(self) -> str:
+        match self._phase:
+            case Phase.SETTLING:
+                return "new connections wait until the leases of the last term have ended"
+            case Phase.READY | Phase.STARTING | Phase.CLOSED:
+                return self._location if self._phase is Phase.READY else self._phase.value
+            case _:
+                return self._fault or "Redis was restarted or replaced"
+
+    @property
+    def lease_age_s(self) -> float:
+        """Since the last answered beat was sent; infinite before the first."""
+        return self._clock() - self._membership.answered_at
+
+    async def close(self, timeout_s: float) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._set_timer(math.inf)
+        ending = [*self._tasks, *([] if self._asking is None else [self._asking])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+        leaving = self._membership.leave(self._clock())
+        self._carry_out(self._slots.lose_all(""))
+        self._end_look_ups()
+        self._note_phase()
+        for action in leaving:
+            assert isinstance(action, Leave)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._link.send(action)
+            except (RedisFault, TermOver, EpochOver, TimeoutError) as error:
+                log.info("server not signed off", extra={"reason": str(error) or "it was over"})
+        await self._link.close(timeout_s)
+
+    # -- new connections
+
+    def _may_admit(self) -> bool:
+        return not self._is_closed and self._membership.may_admit(self._clock())
+
+    async def obstacle(self, device_id: str) -> RefusalReason | None:
+        if not self._may_admit():
+            return self._without_lease()
+        obstacle = self._slots.obstacle(device_id)
+        if obstacle is not None:
+            return obstacle
+        try:
+            async with asyncio.timeout(OBSTACLE_PATIENCE_S):
+                holders = await self.holders([device_id])
+        except TimeoutError:
+            return "presence"
+        return "device" if len(holders.get(device_id, ())) >= self.limits().per_device else None
+
+    def _acquire(self, acquire: Acquire) -> Actions:
+        self._backlog.acquire(acquire)
+        self._ask_soon()
+        return []
+
+    def _release(self, device_id: str, claim: Claim) -> None:
+        if not self._is_closed:
+            self._backlog.release(device_id, claim)
+            self._ask_soon()
+
+    def _send(self, send: Send) -> None:
+        if not self._backlog.send_after(send):
+            self._send_now(send)
+
+    # -- holders
+
+    def holders(self, device_ids: Sequence[str]) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
+        found: asyncio.Future[Mapping[str, Sequence[Holder]]] = asyncio.get_running_loop().create_future()
+        if self._is_closed or not device_ids:
+            found.set_result(self._holders_here(device_ids))
+        else:
+            self._backlog.look_up(device_ids, found)
+            self._ask_soon()
+        return found
+
+    def others(self) -> Sequence[str]:
+        return self._membership.others()
+
+    def peers(self) -> Sequence[Peer]:
+        return [_peer_of(server, self._membership.infos.get(server, "")) for server in self._membership.others()]
+
+    def _holders_here(self, device_ids: Sequence[str]) -> dict[str, list[Holder]]:
+        grants = {device_id: self._slots.grants(device_id) for device_id in device_ids}
+        return {device_id: [*map(self._holder, of)] for device_id, of in grants.items() if of}
+
+    def _holder(self, grant: Grant) -> Holder:
+        return Holder(grant.claim.server, grant.generation, self.health(grant))
+
+    def _complete(self, look_up: LookUp, found: Mapping[str, Sequence[Holder]]) -> None:
+        """Of this server's own holders, the rules know more than the store."""
+        if look_up.found.done():
+            return
+        me, result = self._membership.epoch, {}
+        for device_id in look_up.device_ids:
+            elsewhere = [holder for holder in found.get(device_id, ()) if holder.server != me]
+            holders = [*elsewhere, *map(self._holder, self._slots.grants(device_id))]
+            if holders:
+                result[device_id] = sorted(holders, key=_generation)
+        look_up.found.set_result(result)
+
+    def _end_look_ups(self) -> None:
+        for look_up in self._backlog.end():
+            if not look_up.found.done():
+                look_up.found.set_result(self._holders_here(look_up.device_ids))
+
+    # -- asking Redis about devices
+
+    def _ask_soon(self) -> None:
+        """Send what has gathered at the end of this turn of the loop, or after the answer that is outstanding."""
+        if self._asking is None and not self._membership.is_joining and not self._is_closed:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    async def _ask(self) -> None:
+        delay_s, longest_s = RETRY_S
+        try:
+            while self._backlog and not self._membership.is_joining:
+                stamp, epoch, asked = self._membership.stamp, self._membership.epoch, self._backlog.take()
+                try:
+                    answers = await self._link.ask(stamp, epoch, self.limits().per_device, asked)
+                except TermOver:
+                    self._give_back(stamp, epoch, asked)
+                    self._act(self._membership.term_over(stamp, self._clock()))
+                    return
+                except (RedisFault, asyncio.CancelledError) as error:
+                    self._give_back(stamp, epoch, asked)
+                    if isinstance(error, asyncio.CancelledError):
+                        raise
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(longest_s, 2 * delay_s)
+                    self._repeat(stamp, epoch, asked.acquires)
+                    continue
+                if self._take(stamp, epoch, asked, answers):
+                    delay_s = RETRY_S[0]
+                else:
+                    await asyncio.sleep(delay_s)
+                    delay_s = min(longest_s, 2 * delay_s)
+        finally:
+            self._asking = None
+
+    def _is_current(self, stamp: str, epoch: str) -> bool:
+        is_same = (stamp, epoch) == (self._membership.stamp, self._membership.epoch)
+        return is_same and not self._membership.is_joining
+
+    def _give_back(self, stamp: str, epoch: str, asked: Asked) -> None:
+        """What was not answered is asked again; but of a term that is over, only who holds which device."""
+        if self._is_current(stamp, epoch):
+            self._backlog.give_back(asked)
+        else:
+            self._backlog.give_back(asked._replace(releases=()))
+            self._send_all(self._backlog.released(asked.releases))
+
+    def _repeat(self, stamp: str, epoch: str, acquires: Sequence[Acquire]) -> None:
+        if self._is_current(stamp, epoch):
+            for acquire in acquires:
+                self._carry_out(self._slots.unanswered(acquire.device_id, acquire.claim, self._clock()))
+
+    def _take(self, stamp: str, epoch: str, asked: Asked, answers: Answers) -> bool:
+        """Returns whether nothing has to be asked again."""
+        is_current = self._is_current(stamp, epoch)
+        again = Asked(asked.releases if answers.released else (), (), ())
+        if not answers.released:
+            self._send_all(self._backlog.released(asked.releases))
+        if isinstance(answers.found, RedisFault):
+            again = again._replace(look_ups=asked.look_ups)
+        self._give_back(stamp, epoch, again)
+        if answers.is_fenced:
+            self._act(self._membership.epoch_over(epoch, self._clock()))
+        elif is_current:
+            for acquire, answer in zip(asked.acquires, answers.claims, strict=True):
+                self._take_claim(acquire, answer)
+            if answers.claims:
+                self._note_refusal(answers.claims)
+        if not isinstance(answers.found, RedisFault):
+            for look_up, found in zip(asked.look_ups, answers.found, strict=True):
+                self._complete(look_up, found)
+        return not (again.releases or again.look_ups)
+
+    def _take_claim(self, acquire: Acquire, answer: object) -> None:
+        device_id, claim, now = acquire.device_id, acquire.claim, self._clock()
+        match answer:
+            case Granted(number):
+                lease = self._membership.lease
+                grant = Grant(device_id, claim, Generation(self._membership.term, number), lease)
+                self._carry_out(self._slots.granted(grant, now))
+            case Held(holders):
+                claims = [holding.claim for holding in holders]
+                silent = [server for server in {claim.server for claim in claims} if self._is_silent(server, now)]
+                self._carry_out(self._slots.held(device_id, claim, claims, now, silent))
+            case "settling":
+                self._carry_out(self._slots.settling(device_id, claim, now))
+            case "late":
+                self._carry_out(self._slots.late(device_id, claim, now))
+            case _:  # rejected before anything was written
+                self._carry_out(self._slots.undecided(device_id, claim, now))
+
+    def _is_silent(self, server: str, now: float) -> bool:
+        return self._membership.silent_for(server, now) > SILENT_S * self._timing.beat_s
+
+    def _send_all(self, sends: Sequence[Send]) -> None:
+        for send in sends:
+            self._send_now(send)
+
+    def _note_refusal(self, answers: Sequence[object]) -> None:
+        """One line when Redis begins to reject claims, and one when it accepts them again."""
+        refusal = next((str(answer) for answer in answers if isinstance(answer, RedisFault)), "")
+        if refusal and not self._refusal:
+            log.warning("claims rejected", extra={"presence": self._location, "reason": refusal})
+        elif self._refusal and not refusal:
+            log.info("claims accepted", extra={"presence": self._location})
+        self._refusal = refusal
+
+    # -- membership
+
+    def _act(self, actions: member.Actions) -> None:
+        """Carry out what membership has decided, and go by what has changed."""
+        for action in actions:
+            self._do_as_member(action)
+        self._note_phase()
+        self._set_timer(self._membership.wake_at)
+        if self._backlog:
+            self._ask_soon()
+
+    def _do_as_member(self, action: member.Action) -> None:
+        assert self._incumbents is not None
+        match action:
+            case Join():
+                self._begin(self._join(action))
+            case Beat():
+                self._begin(self._beat(action))
+            case Fence() | Settle() | Leave():
+                self._begin(self._tell(action))
+            case Joined(lease):
+                self._enter(lease)
+            case Settled():
+                self._carry_out(self._slots.settled(self._clock()))
+            case Fenced(lease):
+                log.warning("lease lost", extra={"server": lease.server})
+                self._send_all(self._backlog.forget())
+                self._lose(self._slots.leases(), self._slots.lose_all(""))
+            case Cut():
+                self._is_cut = True
+                self._lose(self._slots.leases(), [])
+            case _:
+                assert_never(action)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _enter(self, lease: Lease) -> None:
+        """The server has a new epoch."""
+        self._is_cut, self._info_sent = False, ""
+        self._send_all(self._backlog.forget())
+        actions = self._slots.rejoin(lease, self._timing.freeze_s, self._timing.proof_s, self._clock())
+        self._relay.join(lease.server)
+        self._carry_out(actions)
+
+    def _lose(self, leases: Sequence[Lease], actions: Actions) -> None:
+        assert self._incumbents is not None
+        for lease in leases:
+            self._incumbents.lease_lost(lease)
+        self._carry_out(actions)
+
+    async def _join(self, join: Join) -> None:
+        try:
+            run, reply, sent_at = await self._link.join(join, time.time(), self._clock)
+        except RedisFault as fault:
+            self._fault = str(fault)
+            self._act(self._membership.join_failed(join, self._clock()))
+            return
+        self._fault = ""
+        self._act(self._membership.joined(join, run, reply.term, reply.is_settled, sent_at, self._clock()))
+        await self._look_at_settings()
+
+    async def _beat(self, beat: Beat) -> None:
+        info = self._info()
+        try:
+            reply = await self._link.beat(beat, "" if info == self._info_sent else info)
+        except TermOver:
+            self._act(self._membership.term_over(beat.stamp, self._clock()))
+            return
+        except EpochOver:
+            self._act(self._membership.epoch_over(beat.epoch, self._clock()))
+            return
+        except RedisFault as fault:
+            self._fault = str(fault)
+            self._act(self._membership.beat_failed(beat, self._clock()))
+            return
+        was_frozen = not self._membership.lease.is_valid(self._clock())
+        self._fault, self._is_cut, self._info_sent = "", False, info
+        beaten = self._membership.beaten(beat, reply.mine, reply.is_settled, reply.beats, reply.infos, self._clock())
+        self._act(beaten)
+        if was_frozen:
+            self._resume()
+
+    def _resume(self) -> None:
+        if self._incumbents is not None and self._membership.lease.is_valid(self._clock()):
+            self._incumbents.resumed()
+
+    async def _tell(self, action: Fence | Settle | Leave) -> None:
+        try:
+            await self._link.send(action)
+        except (RedisFault, EpochOver):
+            return  # it is done again, if it is still due
+        except TermOver:
+            self._act(self._membership.term_over(action.stamp, self._clock()))
+            return
+        if isinstance(action, Fence):
+            log.warning("server fenced", extra={"server": action.epoch})
+
+    async def _look_at_settings(self) -> None:
+        try:
+            facts = await self._link.facts()
+        except RedisFault:
+            return  # beats notice that as well
+        cautions = [] if facts is None else cautions_of(facts, self._timing)
+        for caution in cautions:
+            if caution not in self._cautions:
+                log.warning("two servers may hold a device", extra={"presence": self._location, "reason": caution})
+        self._cautions = cautions
+
+    def _info(self) -> str:
+        total = self.limits().total
+        room = None if not total else max(0, total - self.slots_taken)
+        return json.dumps({"name": self._name, "draining": int(self.draining), "room": room}, separators=(",", ":"))
+
+    # -- time
+
+    def _set_timer(self, wake_at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now, until = self._clock(), self._membership.lease.until
+        at = min(wake_at, until) if until > now else wake_at  # the end of the lease is an event for the log
+        if at < math.inf and not self._is_closed:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - now), self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._act(self._membership.wake(self._clock()))
+
+    # -- for operators
+
+    def _note_phase(self) -> None:
+        """One line for each change."""
+        before, self._phase = self._phase, self._phase_now()
+        if self._phase is before:
+            return
+        extra: dict[str, object] = {"presence": self._location}
+        match self._phase:
+            case Phase.READY:
+                extra |= {"server": self._membership.epoch, "term": self._membership.term}
+                log.info("presence ready", extra=extra)
+            case Phase.SETTLING:
+                extra |= {"server": self._membership.epoch, "term": self._membership.term}
+                log.info("presence settling", extra=extra | {"seconds": round(self._timing.watch_s, 1)})
+            case Phase.JOINING | Phase.SILENT:
+                if before not in (Phase.JOINING, Phase.SILENT):
+                    log.warning("presence unavailable", extra=extra | {"reason": self._detail()})
+            case Phase.FROZEN:
+                log.warning("presence frozen", extra=extra | {"reason": self._detail()})
+            case Phase.CUT:
+                log.warning("presence cut", extra=extra | {"reason": self._detail()})
+
+    def _phase_now(self) -> Phase:
+        if self._is_closed:
+            return Phase.CLOSED
+        return phase_of(self._membership, self._fault, is_cut=self._is_cut, now=self._clock())
+
+
+def _generation(holder: Holder) -> Generation:
+    return holder.generation
+
+
+def _peer_of(server: str, info: str) -> Peer:
+    """A neighboring release may say more or less about itself."""
+    try:
+        told = json.loads(info) if info else {}
+    except ValueError:
+        told = {}
+    told = told if isinstance(told, dict) else {}
+    name, room = told.get("name"), told.get("room")
+    return Peer(
+        server,
+        name if isinstance(name, str) else "",
+        bool(told.get("draining")),
+        room if isinstance(room, int) else None,
+    )

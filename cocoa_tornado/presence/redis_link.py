@@ -1,0 +1,180 @@
+"""The scripts of presence, on two connections to Redis: beats do not wait behind claims."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from ..redis_store.connection import RedisConnection, facts_of
+from ..redis_store.faults import RedisFault
+from ..redis_store.scripts import Command, Script
+from ..rules.claims import Generation
+from . import redis_scripts as scripts
+from .actions import Acquire
+from .membership import Beat, Fence, Join, Leave, Settle
+from .port import Holder
+from .redis_backlog import Asked
+from .redis_cautions import Facts
+from .redis_scripts import BeatReply, ClaimItem, ClaimReply, EpochOver, JoinReply, TermOver
+
+PATIENCE_S: Final = 1.0
+"""For a connection, and for a reply: after that, the question is asked again."""
+
+_SCRIPTS: Final = {name: Script(text, key=scripts.META) for name, text in scripts.TEXTS.items()}
+_SETTINGS: Final = (b"maxmemory-policy", b"min-replicas-to-write", b"min-replicas-max-lag")
+
+T = TypeVar("T")
+Holders = Mapping[str, Sequence[Holder]]
+
+
+class Answers(NamedTuple):
+    """The answers to one round trip.
+
+    :ivar released: None, or why the releases were rejected
+    :ivar claims: in their order; a fault says that nothing was granted
+    :ivar is_fenced: the epoch has ended; then there are no claims
+    :ivar found: for each look-up, or why they were rejected
+    """
+
+    released: RedisFault | None
+    claims: Sequence[ClaimReply | RedisFault]
+    is_fenced: bool
+    found: Sequence[Holders] | RedisFault
+
+
+class RedisLink:
+    """Every method raises RedisFault if Redis does not answer, and TermOver if it is another process than the one that
+    the arguments are for, or another term has begun."""
+
+    def __init__(self, url: str) -> None:
+        both = (RedisConnection(url, [*_SCRIPTS.values()], connect_s=PATIENCE_S, reply_s=PATIENCE_S) for _ in range(2))
+        self._asking, self._beating = both
+
+    async def join(self, join: Join, wall_s: float, clock: Callable[[], float]) -> tuple[str, JoinReply, float]:
+        """Returns the run, the reply, and when it was sent."""
+        await self._beating.begin_anew()
+        await self._beating.exchange([[b"PING"]])
+        process = self._beating.process
+        if not process:
+            raise RedisFault("the Redis user lacks a permission: INFO", away=False)
+        run = process.decode()
+        arguments = scripts.join_arguments(run, join.known_term, join.epoch, wall_s)
+        command = _SCRIPTS["join"].call(*arguments)
+        sent_at = clock()
+        (reply,) = await self._beating.exchange([command], process, once=True)
+        return run, scripts.join_reply(_accepted(reply)), sent_at
+
+    async def beat(self, beat: Beat, info: str) -> BeatReply:
+        """:raises EpochOver: this server was fenced"""
+        command = _SCRIPTS["beat"].call(*scripts.beat_arguments(beat.stamp, beat.epoch, beat.seen, info))
+        return scripts.beat_reply(await self._send(self._beating, beat.stamp, command))
+
+    async def send(self, action: Fence | Settle | Leave) -> None:
+        """:raises EpochOver: LEAVE came too late"""
+        match action:
+            case Fence(stamp, epoch, beat):
+                command = _SCRIPTS["fence"].call(*scripts.fence_arguments(stamp, epoch, beat))
+            case Settle(stamp):
+                command = _SCRIPTS["settle"].call(*scripts.settle_arguments(stamp))
+            case Leave(stamp, epoch):
+                command = _SCRIPTS["leave"].call(*scripts.leave_arguments(stamp, epoch))
+        scripts.done(await self._send(self._beating, action.stamp, command))
+
+    async def facts(self) -> Facts | None:
+        """What Redis says about its settings; None if it may not be asked."""
+        replies = await self._beating.exchange(
+            [[b"INFO", b"replication"], *([b"CONFIG", b"GET", name] for name in _SETTINGS)]
+        )
+        if any(isinstance(reply, RedisFault) or len(reply) < 2 for reply in replies):
+            return None
+        policy, least, lag = (reply[1].decode() for reply in replies[1:])
+        replicas = int(facts_of(replies[0]).get(b"connected_slaves", b"0"))
+        return Facts(policy, replicas, int(least), float(lag), self._beating.has_sentinels)
+
+    async def ask(self, stamp: str, epoch: str, per_device: int, asked: Asked) -> Answers:
+        """One round trip."""
+        releases = [*_chunks([(each.device_id, each.claim) for each in asked.releases])]
+        claims = [*_chunks(asked.acquires)]
+        devices = list(dict.fromkeys(device_id for look_up in asked.look_ups for device_id in look_up.device_ids))
+        look_ups = [*_chunks(devices)]
+        commands: list[Command] = [
+            *(_SCRIPTS["release"].call(*scripts.release_arguments(stamp, some)) for some in releases),
+            *(_SCRIPTS["claim"].call(*_claims(stamp, epoch, per_device, some)) for some in claims),
+            *(_SCRIPTS["holders"].call(*scripts.holders_arguments(stamp, some)) for some in look_ups),
+        ]
+        replies = await self._exchange(self._asking, stamp, commands)
+        released, rest = replies[: len(releases)], replies[len(releases) :]
+        claimed, found = rest[: len(claims)], rest[len(claims) :]
+        answers, is_fenced = _claimed(claims, claimed)
+        return Answers(_fault_among(released), answers, is_fenced, _found(stamp, asked, look_ups, found))
+
+    async def close(self, timeout_s: float) -> None:
+        closing = [asyncio.ensure_future(link.close()) for link in (self._asking, self._beating)]
+        _, late = await asyncio.wait(closing, timeout=timeout_s)  # closing a TLS connection may hang
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    async def _send(self, link: RedisConnection, stamp: str, command: Command) -> Any:
+        (reply,) = await self._exchange(link, stamp, [command])
+        return _accepted(reply)
+
+    async def _exchange(self, link: RedisConnection, stamp: str, commands: Sequence[Command]) -> list[Any]:
+        try:
+            replies = await link.exchange(commands, stamp.partition(":")[2].encode())
+        except RedisFault as fault:
+            if fault.is_another_process:
+                raise TermOver from fault
+            raise
+        if any(not isinstance(reply, RedisFault) and reply[0] == b"term" for reply in replies):
+            raise TermOver
+        return replies
+
+
+def _claims(stamp: str, epoch: str, per_device: int, acquires: Sequence[Acquire]) -> list[bytes]:
+    items = [ClaimItem(each.device_id, each.claim.number, each.mode, each.kept) for each in acquires]
+    return scripts.claim_arguments(stamp, epoch, per_device, items)
+
+
+def _claimed(chunks: Sequence[Sequence[Acquire]], replies: Sequence[Any]) -> tuple[list[ClaimReply | RedisFault], bool]:
+    answers: list[ClaimReply | RedisFault] = []
+    for chunk, reply in zip(chunks, replies, strict=True):
+        try:
+            answers += [reply] * len(chunk) if isinstance(reply, RedisFault) else scripts.claim_replies(reply)
+        except EpochOver:
+            return [], True
+    return answers, False
+
+
+def _found(
+    stamp: str, asked: Asked, chunks: Sequence[Sequence[str]], replies: Sequence[Any]
+) -> Sequence[Holders] | RedisFault:
+    fault = _fault_among(replies)
+    if fault is not None:
+        return fault
+    term = int(stamp.partition(":")[0])
+    holders: dict[str, list[Holder]] = {}
+    for chunk, reply in zip(chunks, replies, strict=True):
+        for device_id, found in zip(chunk, scripts.holders_replies(reply), strict=True):
+            if found:
+                holders[device_id] = [Holder(each.claim.server, Generation(term, each.number)) for each in found]
+    return [
+        {device_id: holders[device_id] for device_id in look_up.device_ids if device_id in holders}
+        for look_up in asked.look_ups
+    ]
+
+
+def _fault_among(replies: Sequence[Any]) -> RedisFault | None:
+    return next((reply for reply in replies if isinstance(reply, RedisFault)), None)
+
+
+def _accepted(reply: Any) -> Any:
+    if isinstance(reply, RedisFault):
+        raise reply
+    return reply
+
+
+def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), scripts.MAX_BATCH):
+        yield items[start : start + scripts.MAX_BATCH]
