@@ -170,6 +170,7 @@ class Writer:
             stream = f"{key}/{importance}"
             number = numbers[stream] = numbers.get(stream, -1) + 1
             record = {"session_id": "s", "text": "Hello " * 20, "key": key, "importance": importance, "seq": number}
+            record["made"] = time.monotonic_ns()
             record["not_for"] = address.get("except", {}).get("devices", [])
             value = json.dumps(record | address | {"priority": importance}).encode()
             future = producer.send(TOPIC, key=key.encode(), value=value)

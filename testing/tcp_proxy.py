@@ -14,6 +14,8 @@ class TcpProxy:
 
     :ivar target: ``host:port`` of the server, for new connections
     :ivar address: its own ``host:port``
+    :ivar flows: while it is not set, connections stay open and nothing passes, as if the network were cut. What was sent
+        meanwhile arrives later
     """
 
     def __init__(self, target: str) -> None:
@@ -22,6 +24,8 @@ class TcpProxy:
         self.address = f"127.0.0.1:{self._port.number}"
         self._server: asyncio.Server | None = None
         self._passing: set[asyncio.Task[None]] = set()
+        self.flows = asyncio.Event()
+        self.flows.set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port.number)
@@ -46,9 +50,20 @@ class TcpProxy:
             writer.close()
             return
         for source, sink in ((reader, their_writer), (their_reader, writer)):
-            task = asyncio.ensure_future(_pass_on(source, sink))
+            task = asyncio.ensure_future(self._pass_on(source, sink))
             self._passing.add(task)
             task.add_done_callback(self._passing.discard)
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self.flows.wait()
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass  # either end may close at any time
+        finally:
+            sink.close()
 
 
 @contextlib.asynccontextmanager
@@ -60,14 +75,3 @@ async def proxying(target: str) -> AsyncIterator[TcpProxy]:
         yield proxy
     finally:
         await proxy.close()
-
-
-async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    try:
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-    except OSError:
-        pass  # either end may close at any time
-    finally:
-        sink.close()
