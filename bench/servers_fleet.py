@@ -21,7 +21,7 @@ MEAN_REST_S: Final = 0.3
 OPEN_S: Final = 8.0
 LAST_WORD_S: Final = 90.0
 ACKS: Final = 0.3
-WAYS_TO_END: Final = (("close", 4), ("abort", 4), ("silence", 2))
+WAYS_TO_END: Final = {"close": 4, "abort": 4, "silence": 2}
 
 
 class Roamer:
@@ -101,7 +101,7 @@ class Roamer:
         return True
 
     async def _end(self, device: ClientConnection, ended: Operation) -> None:
-        (how,) = self._chance.choices(*zip(*WAYS_TO_END, strict=True))
+        (how,) = self._chance.choices(list(WAYS_TO_END), list(WAYS_TO_END.values()))
         if how == "silence":
             # Frames that arrive from now on are never read, and no ping is answered.
             device.transport.pause_reading()

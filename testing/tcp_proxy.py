@@ -14,8 +14,8 @@ class TcpProxy:
 
     :ivar target: ``host:port`` of the server, for new connections
     :ivar address: its own ``host:port``
-    :ivar flows: while it is not set, connections stay open and nothing passes, as if the network were cut. What was sent
-        meanwhile arrives later
+    :ivar flows: while it is not set, connections stay open and nothing passes, as if the network were cut. What was
+        sent meanwhile arrives later
     """
 
     def __init__(self, target: str) -> None:
