@@ -92,7 +92,8 @@ class MemoryStore:
             elif isinstance(entry, FanOut):
                 steps += self._begin(entry)
             else:
-                steps += self._pull(entry.device_id)
+                if self._under_way:
+                    steps += self._pull(entry.device_id)
                 number = self._store(entry, None)
             numbers.append(number)
         return numbers, steps
@@ -142,7 +143,7 @@ class MemoryStore:
     def written(self, device_id: str, numbers: Numbers) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.box = kept.box.write(numbers)
+            kept.write(numbers)
 
     def sweep(self) -> int:
         now = self._clock()
@@ -179,9 +180,8 @@ class MemoryStore:
         self.counters.stored += 1
         if replaced:
             self.counters.collapsed += self._removed(replaced)
-        dropped = kept.shrink(self._limits)
-        if dropped:
-            self._lose(dropped, "overflow")
+        if kept.is_over(self._limits):
+            self._lose(kept.shrink(self._limits), "overflow")
         return number
 
     def _lose(self, lost: Removed, reason: str) -> int:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
 from itertools import takewhile
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ..rules.addressing import Options
 from ..rules.audiences import ALL, Audience
-from ..rules.box import LANES, Box, BoxLimits, LaneName, Numbers, StoredMessage
+from ..rules.box import LANES, Box, BoxLimits, Epochs, Lane, LaneName, Numbers, StoredMessage
 from ..rules.feed import Page
 from .port import ID_REMEMBERED_S, IDS_REMEMBERED, Entry, LaneRead, lane_of
 
 _DEFAULTS: Final = Options()
-_NO_MESSAGES: Final[Mapping[int, KeptMessage]] = MappingProxyType({})
+_NO_EPOCHS: Final = Epochs()
+_NEW: Final = tuple.__new__
+"""Like KeptMessage(...), without the Python function that a NamedTuple has for it."""
 
 
 class KeptMessage(NamedTuple):
@@ -52,6 +52,74 @@ class _Named(NamedTuple):
 Removed = list[KeptMessage]
 
 
+class KeptLane:
+    """A lane and its messages. If there are any, the first one's number is ``state.gone + 1``.
+
+    :ivar messages: by number, in order
+    """
+
+    __slots__ = ("_has_ttls", "messages", "state")
+
+    def __init__(self, base: int) -> None:
+        self.state = Lane.new(base)
+        self.messages: dict[int, KeptMessage] = {}
+        self._has_ttls = False  # a message has had a ttl of its own, since the lane was empty
+
+    @property
+    def first(self) -> KeptMessage | None:
+        return self.messages.get(self.state.gone + 1)
+
+    def append(self, message: KeptMessage) -> None:
+        """:param message: its number is the next one"""
+        self.state = self.state.append(_NO_EPOCHS)
+        self.messages[message.number] = message
+        if message.expires_ms:
+            self._has_ttls = True
+
+    def remove(self, number: int) -> KeptMessage:
+        message = self.messages.pop(number)
+        if number == self.state.gone + 1:
+            self._find_first(number + 1)
+        return message
+
+    def acknowledge(self, number: int) -> Removed:
+        before = self.state
+        self.state = before.acknowledge(number)
+        if self.state.gone == before.gone:
+            return []
+        received = range(before.gone + 1, self.state.gone + 1)
+        removed = [self.messages.pop(each) for each in received if each in self.messages]
+        self._find_first(self.state.gone + 1)
+        return removed
+
+    def _find_first(self, number: int) -> None:
+        """No message before this number is left."""
+        last, messages = self.state.last, self.messages
+        while number <= last and number not in messages:
+            number += 1
+        self.state = self.state.lose(number - 1)
+        self._has_ttls = self._has_ttls and bool(messages)
+
+    def expired(self, limits: BoxLimits, now: float) -> list[int]:
+        """The numbers of the messages that have expired. Nearly always they are the oldest."""
+        messages, has_expired = self.messages.values(), lambda message: not _is_alive(message, limits, now)
+        found = filter(has_expired, messages) if self._has_ttls else takewhile(has_expired, messages)
+        return [message.number for message in found]
+
+    def read(self, asked: LaneRead, limits: BoxLimits, now: float) -> Page:
+        messages: list[StoredMessage] = []
+        size = 0
+        for message in self.messages.values():
+            if message.number <= asked.after or not _is_alive(message, limits, now):
+                continue
+            size += len(message.payload)
+            if messages and (len(messages) == asked.limits.max_messages or size > asked.limits.max_bytes):
+                break
+            messages.append(message.stored)
+        state = self.state
+        return Page(messages, state.last, state.base, state.acked or 0, state.retracted)
+
+
 class KeptBox:
     """A box and its messages. Methods that remove messages return them.
 
@@ -64,20 +132,19 @@ class KeptBox:
     __slots__ = (
         "_collapsible",
         "_count",
-        "_lanes",
+        "_high",
         "_low",
         "_named",
         "_newest",
+        "_normal",
         "audiences",
-        "box",
         "joined_s",
         "size_bytes",
         "touched_s",
     )
 
     def __init__(self, base: int, now: float) -> None:
-        self.box = Box.new(base)
-        self._lanes: dict[LaneName, OrderedDict[int, KeptMessage]] = {}
+        self._normal, self._high = KeptLane(base), KeptLane(base)
         self._low: OrderedDict[int, None] | None = None  # numbers of messages of low priority
         self._collapsible: dict[str, tuple[LaneName, int]] | None = None
         self._named: dict[str, _Named] | None = None
@@ -88,16 +155,16 @@ class KeptBox:
         self.audiences: frozenset[Audience] = frozenset()
         self.joined_s = 0.0
 
+    @property
+    def box(self) -> Box:
+        return Box(self._normal.state, self._high.state)
+
     def __len__(self) -> int:
         """The number of messages in both lanes."""
         return self._count
 
-    def __iter__(self) -> Iterator[KeptMessage]:
-        """A snapshot of the messages, lane by lane, oldest first."""
-        return iter([message for lane in LANES for message in self._lane(lane).values()])
-
-    def _lane(self, name: LaneName) -> Mapping[int, KeptMessage]:
-        return self._lanes.get(name, _NO_MESSAGES)
+    def _lane(self, name: LaneName) -> KeptLane:
+        return self._high if name == "high" else self._normal
 
     # -- adding
 
@@ -106,23 +173,24 @@ class KeptBox:
         named = None if self._named is None else self._named.get(id_)
         if named is None:
             return False
-        return now - named.stored_s < ID_REMEMBERED_S or named.number in self._lane(named.lane)
+        return now - named.stored_s < ID_REMEMBERED_S or named.number in self._lane(named.lane).messages
 
     def append(self, entry: Entry, audience: Audience | None, now: float) -> tuple[int, Removed]:
         """Store a message. Returns its number, and the message that it replaces, if any."""
-        options = entry.options or _DEFAULTS
-        replaced = self._collapse(options.collapse_key)
-        name = lane_of(options)
-        lane = self.box.lane(name).append(self.box.epochs)
-        self.box = self.box.with_lane(name, lane)
-        message = KeptMessage(lane.last, entry.payload, entry.timestamp_ms, now, entry.expires_ms, options, audience)
-        self._lanes.setdefault(name, OrderedDict())[lane.last] = self._newest = message
+        _, payload, timestamp_ms, _, _, options, expires_ms = entry
+        lane, replaced = self._normal, list[KeptMessage]()
+        if options is not None:
+            lane, replaced = self._lane(lane_of(options)), self._collapse(options.collapse_key)
+        number = lane.state.last + 1
+        kept = (number, payload, timestamp_ms, now, expires_ms, options or _DEFAULTS, audience)
+        self._newest = message = _NEW(KeptMessage, kept)
+        lane.append(message)
         self._count += 1
-        self.size_bytes += len(entry.payload)
+        self.size_bytes += len(payload)
         self.touched_s = now
-        if entry.options is not None:
+        if options is not None:
             self._note_options(message)
-        return lane.last, replaced
+        return number, replaced
 
     def _note_options(self, message: KeptMessage) -> None:
         options, place = message.options, (message.lane, message.number)
@@ -139,79 +207,80 @@ class KeptBox:
             if len(self._named) > IDS_REMEMBERED:
                 del self._named[next(iter(self._named))]
 
+    def is_over(self, limits: BoxLimits) -> bool:
+        """Whether to call :meth:`shrink`."""
+        return self._count > limits.max_messages or self.size_bytes > limits.max_bytes
+
     def shrink(self, limits: BoxLimits) -> Removed:
         """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones."""
         dropped: Removed = []
-        while self._count > 1 and (self._count > limits.max_messages or self.size_bytes > limits.max_bytes):
+        while self._count > 1 and self.is_over(limits):
             victim = self._first_to_drop()
             dropped.append(self._remove(victim.lane, victim.number))
         return dropped
 
     def _first_to_drop(self) -> KeptMessage:
         if self._low:
-            return self._lane("normal")[next(iter(self._low))]
-        for lane in LANES:
-            for message in self._lane(lane).values():
-                if message is not self._newest:
-                    return message
+            return self._normal.messages[next(iter(self._low))]
+        for lane in (self._normal, self._high):
+            if lane.first is not None and lane.first is not self._newest:
+                return lane.first
         raise AssertionError("the newest message is alone")
 
     # -- removing
 
     def acknowledge(self, numbers: Numbers) -> Removed:
-        self.box = self.box.acknowledge(numbers)
-        removed: Removed = []
-        for name in LANES:
-            gone = self.box.lane(name).gone
-            received = list(takewhile(gone.__ge__, self._lane(name)))
-            removed += [self._remove(name, number) for number in received]
+        removed = [*self._normal.acknowledge(numbers.normal), *self._high.acknowledge(numbers.high)]
+        for message in removed:
+            self._note_removed(message)
         return removed
 
+    def write(self, numbers: Numbers) -> None:
+        """Mark everything up to these numbers as written to a socket."""
+        for lane, number in ((self._normal, numbers.normal), (self._high, numbers.high)):
+            if number > lane.state.written:
+                lane.state = lane.state.write(number)
+
     def expire(self, limits: BoxLimits, now: float) -> Removed:
-        return [self._remove(message.lane, message.number) for message in self if not _is_alive(message, limits, now)]
+        return [self._remove(lane, number) for lane in LANES for number in self._lane(lane).expired(limits, now)]
 
     def withdraw(self) -> Removed:
         """Remove the messages that are for audiences which the device is no longer in."""
+        kept = [*self._normal.messages.values(), *self._high.messages.values()]
         return [
             self._retract(message.lane, message.number)
-            for message in self
+            for message in kept
             if message.audience not in (None, ALL) and message.audience not in self.audiences
         ]
 
     def read(self, asked: LaneRead, limits: BoxLimits, now: float) -> Page:
-        lane = self.box.lane(asked.lane)
-        messages: list[StoredMessage] = []
-        size = 0
-        for message in self._lane(asked.lane).values():
-            if message.number <= asked.after or not _is_alive(message, limits, now):
-                continue
-            size += len(message.payload)
-            if messages and (len(messages) == asked.limits.max_messages or size > asked.limits.max_bytes):
-                break
-            messages.append(message.stored)
-        return Page(messages, lane.last, lane.base, lane.acked or 0, lane.retracted)
+        return self._lane(asked.lane).read(asked, limits, now)
 
     def _collapse(self, key: str | None) -> Removed:
         place = None if key is None or self._collapsible is None else self._collapsible.get(key)
         return [] if place is None else [self._retract(*place)]
 
     def _retract(self, name: LaneName, number: int) -> KeptMessage:
-        self.box = self.box.with_lane(name, self.box.lane(name).retract(number))
+        lane = self._lane(name)
+        lane.state = lane.state.retract(number)
         return self._remove(name, number)
 
     def _remove(self, name: LaneName, number: int) -> KeptMessage:
-        of_lane = self._lanes[name]
-        message = of_lane.pop(number)
+        message = self._lane(name).remove(number)
+        self._note_removed(message)
+        return message
+
+    def _note_removed(self, message: KeptMessage) -> None:
         self._count -= 1
         self.size_bytes -= len(message.payload)
-        if self._low is not None and name == "normal":
-            self._low.pop(number, None)
+        if message.options is _DEFAULTS:
+            return
+        if self._low is not None and message.options.priority == "low":
+            self._low.pop(message.number, None)
         key = message.options.collapse_key
-        if self._collapsible is not None and key is not None and self._collapsible.get(key) == (name, number):
+        place = (message.lane, message.number)
+        if self._collapsible is not None and key is not None and self._collapsible.get(key) == place:
             del self._collapsible[key]
-        lane = self.box.lane(name)
-        self.box = self.box.with_lane(name, lane.lose(next(iter(of_lane)) - 1 if of_lane else lane.last))
-        return message
 
 
 def _is_alive(message: KeptMessage, limits: BoxLimits, now: float) -> bool:

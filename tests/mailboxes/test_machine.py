@@ -184,6 +184,8 @@ class Machine(RuleBasedStateMachine):
         batch = [item for record in self.records[first:] for item in record]
         expected: list[tuple[LaneName, int] | None] = []
         given: set[tuple[int, str]] = set()
+        for model in self.boxes.values():  # but not between the messages: one that has expired takes room until a sweep
+            model.expire(self.stand.clock.now)
         for item in batch:
             is_new = item.offset >= known and (item.offset, item.device_id) not in given
             expected.append(self._model(item) if is_new else None)
@@ -198,8 +200,6 @@ class Machine(RuleBasedStateMachine):
     def _model(self, item: Entry | FanOut) -> tuple[LaneName, int] | None:
         rest = (item.payload, item.options or Options(), item.expires_ms / 1000)
         now = self.stand.clock.now
-        for model in self.boxes.values():
-            model.expire(now)
         if isinstance(item, Entry):
             return self.box(item.device_id).append(*rest, None, now)
         for device_id, model in self.boxes.items():
