@@ -44,6 +44,7 @@ class Request:
     """The parsed command line."""
 
     url: str
+    also: tuple[str, ...]
     tokens: tuple[str, ...] = field(repr=False)
     device_ids: tuple[str, ...]
     secret: str | None = field(repr=False)
@@ -75,6 +76,13 @@ _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 
 @click.command("probe-device", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("url")
+@click.option(
+    "--also",
+    multiple=True,
+    metavar="URL",
+    help="Another server of the same deployment; repeatable. Also check what holds across servers: duplicates, "
+    "delivery, isolation and clean-up.",
+)
 @click.option(
     "--token",
     "tokens",
@@ -196,6 +204,9 @@ def probe_device(url: str, **options: object) -> None:
       cocoa probe-device ws://127.0.0.1:8080/ws --audio hello.wav
     Check that a load balancer keeps idle connections:
       cocoa probe-device wss://gateway.example/ws --idle 180
+    Check three servers that share one Redis and one group of Kafka, each by its own address:
+      cocoa probe-device ws://10.0.0.1:8080 --also ws://10.0.0.2:8080 --also ws://10.0.0.3:8080 \\
+        --secret @secret.txt --broker kafka://k1:9092
     Print the messages for a device:
       cocoa probe-device ws://127.0.0.1:8080/ws --device-id doll-1 --listen 0
     """
@@ -245,6 +256,8 @@ def _with_environment(request: Request) -> Request:
     for device_id in request.device_ids:
         if not is_device_id(device_id):
             raise WrongUsage(f"--device-id {quoted(device_id)}: an id is 1 to 128 bytes of UTF-8 in one line.")
+    if request.listen_s is not None and request.also:
+        raise WrongUsage("--listen connects to one server: it cannot be combined with --also.")
     if request.listen_s is not None and request.output != "text":
         raise WrongUsage("--listen prints messages, not a report: it cannot be combined with --format.")
     if request.ca is not None and request.insecure:
@@ -261,11 +274,15 @@ def _make_session(request: Request) -> Session:
 
     try:
         target, url_token = parse_target(request.url)
+        also = [parse_target(url)[0] for url in request.also]
         servers = kafka_servers(request.broker) if request.broker else []
     except ProbeError as error:
         raise WrongUsage(str(error)) from error
-    if target.secure:
-        target = replace(target, tls=tls_context(request.ca, request.insecure))
+    if len({(server.host, server.port, server.prefix) for server in (target, *also)}) <= len(also):
+        raise WrongUsage("--also: each server must have an address of its own.")
+    if any(server.secure for server in (target, *also)):
+        tls = tls_context(request.ca, request.insecure)
+        target, *also = (replace(server, tls=tls) if server.secure else server for server in (target, *also))
     if url_token and not request.tokens and not request.device_ids:
         request = replace(request, tokens=(url_token,))
     key = _key(request)
@@ -285,6 +302,7 @@ def _make_session(request: Request) -> Session:
         idle_s=request.idle_s,
         audio=_audio(request.audio),
         take_over=request.take_over,
+        also=also,
     )
 
 

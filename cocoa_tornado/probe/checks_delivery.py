@@ -44,7 +44,7 @@ async def order(session: Session) -> Verdict:
     link = await session.hold()
     link.received()
     try:
-        sent = [await _published(session, session.device, f"number {number}") for number in range(ORDERED)]
+        sent = [await published(session, session.device, f"number {number}") for number in range(ORDERED)]
     except PublishUnavailableError as error:
         return skipped(str(error))
     messages = await collect(session, link, sent)
@@ -72,8 +72,8 @@ async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
     theirs: list[str] = []
     try:
         for number in range(EACH):
-            mine.append(await _published(session, session.device, f"for the first, {number}"))
-            theirs.append(await _published(session, session.other, f"for the second, {number}"))
+            mine.append(await published(session, session.device, f"for the first, {number}"))
+            theirs.append(await published(session, session.other, f"for the second, {number}"))
     except PublishUnavailableError as error:
         return skipped(str(error))
     first, second = await asyncio.gather(collect(session, link, mine), collect(session, other_link, theirs))
@@ -88,7 +88,7 @@ async def _isolated(session: Session, link: Link, other_link: Link) -> Verdict:
     return passed(f"{2 * EACH} messages")
 
 
-async def _published(session: Session, device: Device, text: str) -> str:
+async def published(session: Session, device: Device, text: str) -> str:
     """Publish a record and return its session id. Raises :class:`UnexpectedError` if it is rejected."""
     record = new_record(device, text)
     if problem := await session.publisher.publish(device, spacious_json(record)):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, replace
 from typing import Final
 
-from . import checks_addressing, checks_audio, checks_connection, checks_delivery, checks_http
+from . import checks_addressing, checks_audio, checks_connection, checks_delivery, checks_http, checks_servers
 from .between import HEALTH_ROUTE, no_gateway, no_upgrade
 from .credentials import Device
 from .device import ConnectionLostError, Message, connect
@@ -119,12 +119,51 @@ AUDIO_CHECKS: Final = (
 )
 
 
+def _servers_s(session: Session) -> float:
+    """Every pair of servers takes a few exchanges."""
+    servers = len(session.also) + 1
+    return servers * servers * (session.limits.timeout_s + session.limits.challenge_s)
+
+
+def _servers_publish_s(session: Session) -> float:
+    return (len(session.also) + 1) * (_publish_s(session) + session.limits.timeout_s)
+
+
+# Further checks of several servers, which follow "audio" and its checks. The device moves from server to server in all
+# of them, so its clean-up comes first.
+SERVER_CHECKS: Final = (
+    Check("servers-ready", "every server is ready", checks_servers.ready, extra_s=_servers_s),
+    Check(
+        "servers-clean-up",
+        "the device can reconnect at another server",
+        checks_servers.clean_up,
+        True,
+        _servers_s,
+    ),
+    Check("servers-duplicate", "every other server answers 409", checks_servers.duplicate, True, _servers_s),
+    Check(
+        "servers-delivery",
+        "records arrive on whichever server the device is",
+        checks_servers.delivery,
+        True,
+        _servers_publish_s,
+    ),
+    Check(
+        "servers-isolation",
+        "devices on two servers get their own messages",
+        checks_servers.isolation,
+        True,
+        _servers_publish_s,
+    ),
+)
+
+
 def checks_for(session: Session) -> tuple[Check, ...]:
     """The checks of a run, in order."""
-    if session.audio is None:
-        return CHECKS
     behind = next(index for index, check in enumerate(CHECKS) if check.name == "audio") + 1
-    return (*CHECKS[:behind], *AUDIO_CHECKS, *CHECKS[behind:])
+    of_audio = () if session.audio is None else AUDIO_CHECKS
+    of_servers = SERVER_CHECKS if session.also else ()
+    return (*CHECKS[:behind], *of_audio, *of_servers, *CHECKS[behind:])
 
 
 async def run(session: Session, on_outcome: Callable[[Outcome], None], required: Container[str] = ()) -> Report:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .between import no_upgrade
@@ -67,6 +67,7 @@ class Idleness:
 class Session:
     """The state of a run. One event loop, one check at a time.
 
+    :ivar also: the other servers of the deployment
     :ivar device: the device of the probe
     :ivar backend: publishes records that no device may publish, or None
     :ivar other: a second device, or None
@@ -107,10 +108,14 @@ class Session:
     closing_since: float | None = None
     idleness: Idleness | None = None
     speech: SpeechResult | None = None
+    also: Sequence[Target] = ()
 
-    async def connect(self, upgrade: Upgrade | None = None) -> tuple[Response, Link | None]:
-        """Connect as the device, or with ``upgrade``. The response is unchecked."""
-        return await connect(self.target, upgrade or self.upgrade())
+    async def connect(
+        self, upgrade: Upgrade | None = None, target: Target | None = None
+    ) -> tuple[Response, Link | None]:
+        """Connect as the device, or with ``upgrade``, to the first server, or to ``target``. The response is
+        unchecked."""
+        return await connect(target or self.target, upgrade or self.upgrade())
 
     def upgrade(self) -> Upgrade:
         """The plain opening handshake of the device."""
@@ -134,9 +139,9 @@ class Session:
         self.link = await self.opened(self.upgrade())
         return self.link
 
-    async def opened(self, upgrade: Upgrade, selected: str | None = None) -> Link:
+    async def opened(self, upgrade: Upgrade, selected: str | None = None, target: Target | None = None) -> Link:
         """Open a connection that must be admitted. Raises as :meth:`hold` does."""
-        response, link = await self.connect(upgrade)
+        response, link = await self.connect(upgrade, target)
         if response.status == 409:
             raise DeviceHeldError(HELD)
         if problem := judge_handshake(response, upgrade, selected):

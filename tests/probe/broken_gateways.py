@@ -91,6 +91,11 @@ class Fault(enum.Enum):
     NO_SERVER_PING = enum.auto()
     NO_HTTP_PUBLISH = enum.auto()
     TOKEN_ECHOED = enum.auto()
+    SLOTS_OF_ITS_OWN = enum.auto()  # of one of several servers, as those that follow
+    NOT_FORWARDED = enum.auto()
+    FORWARDED_TWICE = enum.auto()
+    FORWARDED_TO_ALL = enum.auto()
+    FREED_LATE_ELSEWHERE = enum.auto()
     UPLOAD_HELD_BACK = enum.auto()
     CURSORS = enum.auto()  # no fault: a gateway with a mailbox
     PLAIN_GET_NOT_JUDGED = enum.auto()  # no fault: 426 for any token, like gateways of 0.1.0
@@ -101,14 +106,20 @@ class BrokenGateway:
     """One gateway on a free port of loopback.
 
     :param speech: what is wrong with its speech; None: it has none
+    :param beside: another server of the same deployment
     """
 
-    def __init__(self, *faults: Fault, speech: Sequence[SpeechFault] | None = None) -> None:
+    def __init__(
+        self, *faults: Fault, speech: Sequence[SpeechFault] | None = None, beside: BrokenGateway | None = None
+    ) -> None:
         self.faults = frozenset(faults)
         self.speech = None if speech is None else BrokenSpeech(speech, self.send_text, self._connected)
         self.port = 0
         self.opened: list[str] = []
-        self._slots: dict[str, list[Connection]] = {}
+        is_alone = beside is None or self.has(Fault.SLOTS_OF_ITS_OWN)
+        self._slots: dict[str, list[Connection]] = {} if is_alone or beside is None else beside._slots
+        # The server at which each device was last closed.
+        self.left: dict[str, BrokenGateway] = {} if beside is None else beside.left
         self._held_back: list[tuple[str, dict[str, object]]] = []
         self._waiting: list[dict[str, object]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -266,8 +277,14 @@ class BrokenGateway:
         receivers = self._slots.get(device_id, [])
         if self.has(Fault.BROADCAST):
             receivers = [connection for slots in self._slots.values() for connection in slots]
+        if self.has(Fault.FORWARDED_TO_ALL):
+            others = [connection for slots in self._slots.values() for connection in slots if connection.is_away(self)]
+            receivers = [*receivers, *(connection for connection in others if connection not in receivers)]
         for connection in list(receivers):
-            for _ in range(2 if self.has(Fault.DELIVERED_TWICE) else 1):
+            if connection.is_away(self) and self.has(Fault.NOT_FORWARDED):
+                continue
+            twice = self.has(Fault.DELIVERED_TWICE) or (connection.is_away(self) and self.has(Fault.FORWARDED_TWICE))
+            for _ in range(2 if twice else 1):
                 connection.send(TEXT, self._message(record).encode())
 
     def _message(self, record: dict[str, object]) -> str:
@@ -343,6 +360,10 @@ class BrokenGateway:
         device_id = str(claims["device_id"])
         connection = Connection(self, device_id, writer, claims)
         others = self._slots.setdefault(device_id, [])
+        if self.left.get(device_id, self) is not self and self.has(Fault.FREED_LATE_ELSEWHERE):
+            self.left.pop(device_id)
+            refuse(writer, 409, "Device already connected", {"Retry-After": "5"})
+            return
         if others and not self.faults & {Fault.NO_409, Fault.ACCEPT_THEN_CLOSE, Fault.INCUMBENT_EVICTED}:
             late = {} if self.has(Fault.NO_RETRY_AFTER) else {"Retry-After": "5"}
             refuse(writer, 409, "Device already connected", late)
@@ -395,6 +416,8 @@ class BrokenGateway:
         if self.has(kept):
             return
         slots = self._slots.get(connection.device_id, [])
+        if closed:
+            self.left[connection.device_id] = self
         if connection in slots:
             slots.remove(connection)
 
@@ -411,6 +434,10 @@ class Connection:
     ) -> None:
         self.device_id = device_id
         self._gateway, self._writer, self._claims = gateway, writer, claims or {}
+
+    def is_away(self, gateway: BrokenGateway) -> bool:
+        """Whether another server has the connection."""
+        return self._gateway is not gateway
 
     def is_in(self, group: str) -> bool:
         groups = self._claims.get("groups", [])

@@ -14,7 +14,7 @@ from cocoa_tornado.probe import run as run_module
 from cocoa_tornado.probe.credentials import Device, Key, from_token, minted
 from cocoa_tornado.probe.delivery import HttpPublisher
 from cocoa_tornado.probe.device import Link, Message
-from cocoa_tornado.probe.run import CHECKS, listen, run
+from cocoa_tornado.probe.run import CHECKS, SERVER_CHECKS, listen, run
 from cocoa_tornado.probe.session import HELD, Limits, Session
 from cocoa_tornado.probe.target import Target
 from cocoa_tornado.probe.verdicts import Outcome, ProbeError, Report, Status
@@ -120,6 +120,20 @@ async def probed(*faults: Fault, held: str | None = None, **fields: object) -> R
         return await run(session_for(gateway, **fields), lambda outcome: None)
     finally:
         await gateway.stop()
+
+
+async def probed_together(*faults: Fault, **fields: object) -> Report:
+    """Of three servers, where the first keeps the contract unless the fault is in what it forwards."""
+    first = BrokenGateway(*faults)
+    others = [BrokenGateway(*faults, beside=first), BrokenGateway(beside=first)]
+    for gateway in (first, *others):
+        await gateway.start()
+    also = [Target("127.0.0.1", gateway.port, secure=False) for gateway in others]
+    try:
+        return await run(session_for(first, also=also, **fields), lambda outcome: None)
+    finally:
+        for gateway in (first, *others):
+            await gateway.stop()
 
 
 def names(report: Report, status: Status) -> set[str]:
@@ -443,3 +457,39 @@ def test_a_link_waits_for_no_more_once_it_is_lost() -> None:
             await gateway.stop()
 
     assert asyncio.run(asyncio.wait_for(scenario(), 5)) is False
+
+
+# -- several servers
+
+OF_SERVERS = {check.name for check in SERVER_CHECKS}
+
+
+def test_servers_that_keep_the_contract_pass_every_check() -> None:
+    report = asyncio.run(probed_together(idle_s=IDLE_S))
+
+    assert names(report, Status.FAILED) == set()
+    assert names(report, Status.PASSED) == (ALL | OF_SERVERS) - NOT_ASKED_FOR
+
+
+@pytest.mark.parametrize(
+    ("fault", "failing"),
+    [
+        (Fault.SLOTS_OF_ITS_OWN, {"servers-duplicate", "servers-delivery", "servers-isolation"}),
+        (Fault.NOT_FORWARDED, {"servers-delivery", "servers-isolation"}),
+        (Fault.FORWARDED_TWICE, {"servers-delivery", "servers-isolation"}),
+        (Fault.FORWARDED_TO_ALL, {"servers-isolation"}),
+        (Fault.FREED_LATE_ELSEWHERE, {"servers-clean-up", "servers-duplicate"}),
+    ],
+    ids=lambda value: value.name.lower() if isinstance(value, Fault) else "",
+)
+def test_what_does_not_hold_across_servers_fails_its_own_check_and_no_other(fault: Fault, failing: set[str]) -> None:
+    report = asyncio.run(probed_together(fault))
+
+    assert names(report, Status.FAILED) == failing
+
+
+def test_a_server_that_is_not_ready_is_named() -> None:
+    report = asyncio.run(probed_together(Fault.NOT_READY))
+
+    assert names(report, Status.FAILED) == {"ready", "servers-ready"}
+    assert outcome(report, "servers-ready").detail.startswith("127.0.0.1:")
