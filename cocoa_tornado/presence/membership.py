@@ -177,7 +177,7 @@ class Membership:
 
     def __init__(self, timing: Timing, new_epoch: Callable[[], str]) -> None:
         self.timing = timing
-        self.lease = Lease("", -math.inf)
+        self.lease = Lease("", -math.inf, is_shared=True)
         self.stamp = FIRST_STAMP
         self.term = 0
         self.is_settled = False
