@@ -51,8 +51,12 @@ class Client(Protocol):
     def look_again(self) -> None:
         """The device's box may have messages without a call of :meth:`stored`."""
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
-        """Queue a transient message, if a mailbox is configured. It may be dropped."""
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
+        """Queue a transient message, if a mailbox is configured. It may be dropped.
+
+        :param after: the number of the stored message that it comes after, in the lane of its priority; None: it is
+            unknown
+        """
 
     def take_over(self, left: Left) -> None:
         """Go on where another connection of the device has stopped. From now on, the device's messages come here."""

@@ -17,7 +17,7 @@ from .brokers.port import BrokerCounters, BrokerState, BrokerStatus, QuarantineS
 from .counters import Counters, Histogram
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
-from .presence.port import Presence
+from .presence.port import Presence, PresenceState, PresenceStatus
 from .rules.buffers import Use
 from .rules.labels import LABELS
 from .speech.port import SpeechStatus
@@ -76,6 +76,8 @@ class GatewayCollector(Collector):
         yield _total(
             "cocoa_duplicate_evictions", "Unresponsive connections evicted (4409)", presence.counters.evictions
         )
+        if presence.lease.is_shared:
+            yield from _presence(presence.status())
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
         yield _by("cocoa_messages_dropped", "Messages dropped before they were written", "reason", counters.dropped)
@@ -177,6 +179,14 @@ class MetricsPage:
 
 def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
     return HistogramMetricFamily(name, text, buckets=histogram.cumulative(), sum_value=histogram.total)
+
+
+def _presence(status: PresenceStatus) -> Iterator[Metric]:
+    ready = 1.0 if status.state is PresenceState.READY else 0.0
+    yield GaugeMetricFamily("cocoa_presence_ready", "1 while devices can be admitted", value=ready)
+    age = "Since Redis has last confirmed that this server may act for its devices"
+    if status.lease_age_s is not None:
+        yield GaugeMetricFamily("cocoa_presence_lease_age_seconds", age, value=status.lease_age_s)
 
 
 def _total(name: str, text: str, value: int) -> CounterMetricFamily:

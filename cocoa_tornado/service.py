@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -106,7 +107,7 @@ class Gateway:
         self.counters = Counters()
         self.hub = Hub(settings.connection_delivery)
         self.relay = MemoryRelay() if relay is None else relay
-        self.presence = make_presence(self.relay, self._clock) if presence is None else presence
+        self.presence = presence or make_presence(settings, self.relay, self._clock, self._server_name)
         self.presence.limits = lambda: self.live.now.slots
         self.broker = make_broker(settings) if broker is None else broker
         self.engine = make_engine(settings) if engine is None else engine
@@ -131,6 +132,9 @@ class Gateway:
     def keys(self) -> KeyStore:
         """Those in force."""
         return self.live.now.keys
+
+    def _server_name(self) -> str:
+        return self.settings.server_name or f"{socket.gethostname()}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -8,6 +8,7 @@ from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .connection.limits import DeviceLimits
 from .connection.outbox import OutboxLimits
 from .presence.grants import SlotLimits
+from .presence.membership import Timing
 from .rules.box import BoxLimits
 from .rules.buffers import split
 from .rules.crowd import LOOPBACK
@@ -17,8 +18,6 @@ from .rules.upload import AudioLimits
 from .settings.table import MAILBOX_OFF, Settings
 from .transcriber import SpeechLimits
 from .web.listener import ListenerOptions
-
-PRESENCE_LOCAL = "local://"
 
 
 def box_limits(settings: Settings) -> BoxLimits:
@@ -74,6 +73,16 @@ def listener_options(settings: Settings) -> ListenerOptions:
     )
 
 
+def membership_timing(settings: Settings) -> Timing:
+    """Of a server that shares presence with others."""
+    is_strict = settings.presence_mode == "strict"
+    return Timing(
+        fence_s=settings.presence_fence_s,
+        freeze_s=settings.presence_freeze_s,
+        cut_s=settings.presence_freeze_s if is_strict else settings.presence_cut_s,
+    )
+
+
 def kafka_options(settings: Settings) -> KafkaOptions:
     """The Kafka adapter's own options; an empty setting is an absent option."""
     shares = split(settings.buffer_bytes, embedded=False)
@@ -81,7 +90,7 @@ def kafka_options(settings: Settings) -> KafkaOptions:
         bootstrap=settings.broker_servers,
         group=settings.kafka_group,
         # With presence local:// no other gateway knows which devices this one holds.
-        sole_reader=settings.presence == PRESENCE_LOCAL,
+        sole_reader=not settings.shares_presence,
         client_id=settings.kafka_client_id,
         results_topic=settings.kafka_results_topic,
         messages_topic=settings.kafka_messages_topic,

@@ -22,12 +22,13 @@ from .mailboxes.sqlite_url import sqlite_path
 from .presence.grants import SlotLimits
 from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
+from .redis_store.redis_url import database_of
 from .relay.port import Relay
 from .rules.addresses import is_loopback
 from .rules.audio import undeclared
 from .rules.upload import AudioLimits
 from .rules.worker_count import count_workers
-from .service_options import box_limits, kafka_options
+from .service_options import box_limits, kafka_options, membership_timing
 from .settings.table import SPEECH_AUTO, SPEECH_OFF, Settings
 from .speech.engines import MIB, engine_of, missing_module, worker_bytes
 from .speech.machine import this_machine
@@ -130,15 +131,22 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
         from .mailboxes.sqlite import SqliteMailbox
 
         return SqliteMailbox(Path(sqlite_path(settings.mailbox)), limits)
-    if scheme in ("redis", "rediss"):
+    if database_of(settings.mailbox) is not None:
         from .mailboxes.redis import RedisMailbox
 
         return RedisMailbox(settings.mailbox, limits)
     return None
 
 
-def make_presence(relay: Relay, clock: Callable[[], float]) -> Presence:
-    """Presence, not started, with the limits of :class:`SlotLimits` itself."""
+def make_presence(settings: Settings, relay: Relay, clock: Callable[[], float], name: Callable[[], str]) -> Presence:
+    """Presence, not started, with the limits of :class:`SlotLimits` itself.
+
+    :param name: of this server, once it listens
+    """
+    if settings.shares_presence:
+        from .presence.redis import RedisPresence
+
+        return RedisPresence(settings.presence, SlotLimits, relay, membership_timing(settings), name)
     # A later process has a greater term, so that no generation is given twice.
     return LocalPresence(SlotLimits, relay, clock, LocalStore(term=int(time.time() * 1000)))
 

@@ -32,6 +32,7 @@ class FakeClient:
     numbers: list[int] = field(default_factory=list)
     taken_over: list[Left] = field(default_factory=list)
     terms: list[Terms | None] = field(default_factory=list)  # of each of them
+    places: list[int | None] = field(default_factory=list)  # the messages that transient ones come after
     challenges: int = 0
     resumed: int = 0
     closed: int = 0
@@ -52,9 +53,10 @@ class FakeClient:
     def look_again(self) -> None:
         pass
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
         self.sent.append(payload)
         self.terms.append(terms)
+        self.places.append(after)
 
     def challenge(self) -> None:
         self.challenges += 1

@@ -123,6 +123,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "presence",
         "presence.port",
         "presence.grants",
+        "presence.membership",
         "relay",
         "relay.port",
         "routing",

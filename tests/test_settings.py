@@ -218,18 +218,6 @@ def test_a_wrong_text_is_refused_in_one_short_line(key: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "url"),
-    [
-        ("presence", "redis://host/0"),
-    ],
-)
-def test_a_part_of_a_later_version_is_known_by_name_and_refused(key: str, url: str) -> None:
-    with pytest.raises(WrongValue, match="is not available in this version") as caught:
-        TABLE[key].kind.from_text(url)
-    assert "hunter2" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
     "url",
     [
         "auto",

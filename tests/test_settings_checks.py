@@ -22,6 +22,7 @@ GRANT: dict[str, Any] = {
     "kafka_oauth_client_id": "client",
     "kafka_oauth_client_secret": "hunter2",
 }
+SHARED: dict[str, Any] = {"presence": "redis://one", "broker": "kafka://k"}
 PEM = Path("some.pem")
 
 TOGETHER: list[dict[str, Any]] = [
@@ -45,6 +46,11 @@ TOGETHER: list[dict[str, Any]] = [
     GRANT,
     GRANT | {"kafka_oauth_scope": "kafka"},
     {"api_credentials": (("a", "1"), ("b", "1"))},
+    SHARED,
+    SHARED | {"mailbox": "redis://:other@one:6379/0"},
+    SHARED | {"presence": "redis+sentinel://a,b/main/1", "mailbox": "redis+sentinel://b/main/1"},
+    {"mailbox": "redis://one/0", "broker": "memory://"},
+    {"presence_fence_s": 8.0, "presence_freeze_s": 5.0, "presence_cut_s": 5.0},
 ]
 
 
@@ -54,6 +60,14 @@ def test_these_go_together(values: dict[str, Any]) -> None:
 
 
 APART: list[tuple[dict[str, Any], str, str]] = [
+    (SHARED | {"broker": "memory://"}, "presence", "cannot share the broker memory://"),
+    (SHARED | {"mailbox": "memory://"}, "presence", "cannot share the mailbox memory://"),
+    (SHARED | {"mailbox": "sqlite:///box.db"}, "presence", "cannot share the mailbox sqlite://"),
+    (SHARED | {"mailbox": "redis://two"}, "presence", "different Redis databases"),
+    (SHARED | {"mailbox": "redis://one/1"}, "presence", "different Redis databases"),
+    (SHARED | {"mailbox": "redis+sentinel://one/one"}, "presence", "different Redis databases"),
+    ({"presence_fence_s": 7.0}, "presence_fence", "presence_fence 7s is less than 3s above presence_freeze 5s"),
+    ({"presence_cut_s": 4.0}, "presence_cut", "presence_cut 4s is shorter than presence_freeze 5s"),
     ({"host": "0.0.0.0"}, "host", "0.0.0.0 is not a loopback address"),
     ({"host": "gateway"}, "host", "gateway is not a loopback address"),
     ({"host": "::", "jwt_previous_secrets": ("s",)}, "host", "development key"),

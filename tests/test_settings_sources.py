@@ -143,6 +143,7 @@ def check_three_names(row: Setting, write: Write) -> None:
         "jwt_max_lifetime": {"COCOA_JWT_LIFETIME": "1s"},
         "high_water": {"COCOA_LOW_WATER": "1"},
         "ping_interval": {"COCOA_PING_TIMEOUT": "1s"},
+        "presence_freeze": {"COCOA_PRESENCE_FENCE": "1h"},
         "kafka_security_protocol": {
             "COCOA_KAFKA_SASL_MECHANISM": "PLAIN",
             "COCOA_KAFKA_SASL_USERNAME": "u",

@@ -209,10 +209,10 @@ class DeviceConnection:
         if self._box is not None:
             self._box.look_again()
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
         """See ``hub.Client``."""
         if self._box is not None:
-            self._box.suggest(payload, timestamp_ms, terms)
+            self._box.suggest(payload, timestamp_ms, terms, after)
 
     def regrant(self, grant: Grant) -> None:
         """See ``hub.Client``."""

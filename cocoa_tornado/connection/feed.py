@@ -218,7 +218,7 @@ class BoxFeed:
             reader.pushed(lane, number)
         return is_queued
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
         """A transient message has the cursor of the last message before it. An interim is dropped while messages wait
         in the box, any other if the outbox has no room for it."""
         terms = Terms(number=0) if terms is None else terms._replace(number=0)

@@ -166,13 +166,20 @@ class MemoryStore:
 
     def _store(self, entry: Entry, audience: Audience | None) -> int | None:
         """Store one message; None if its device has had one with its ``id``."""
-        now = self._clock()
+        now, options = self._clock(), entry.options
         kept = self._kept.get(entry.device_id)
         if kept is None:
+            if options is not None and options.is_transient and options.id is None:
+                return self._given
             kept = self._kept[entry.device_id] = KeptBox(self._given, now)
-        if entry.options is not None and entry.options.id is not None and kept.has(entry.options.id, now):
-            self.counters.duplicates += 1
-            return None
+        if options is not None:
+            if options.id is not None and kept.has(options.id, now):
+                self.counters.duplicates += 1
+                return None
+            if options.is_transient:
+                after, replaced = kept.pass_by(options, now)
+                self.counters.collapsed += self._removed(replaced)
+                return after
         number, replaced = kept.append(entry, audience, now)
         self._given += 1
         self._messages += 1

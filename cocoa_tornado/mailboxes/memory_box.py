@@ -10,7 +10,7 @@ from ..rules.addressing import Options
 from ..rules.audiences import ALL, Audience
 from ..rules.box import LANES, Box, BoxLimits, Epochs, Lane, LaneName, Numbers, StoredMessage
 from ..rules.feed import Page
-from .port import ID_REMEMBERED_S, IDS_REMEMBERED, Entry, LaneRead, lane_of
+from .port import ID_REMEMBERED_S, IDS_REMEMBERED, NOT_STORED, Entry, LaneRead, lane_of
 
 _DEFAULTS: Final = Options()
 _NO_EPOCHS: Final = Epochs()
@@ -192,6 +192,14 @@ class KeptBox:
             self._note_options(message)
         return number, replaced
 
+    def pass_by(self, options: Options, now: float) -> tuple[int, Removed]:
+        """A message is not stored, but its ``collapse_key`` and its ``id`` count. Returns the number that it comes
+        after, and the message that it replaces, if any."""
+        name, replaced = lane_of(options), self._collapse(options.collapse_key)
+        if options.id is not None:
+            self._name(options.id, _Named(name, NOT_STORED, now))
+        return self.box.lane(name).last, replaced
+
     def _note_options(self, message: KeptMessage) -> None:
         options, place = message.options, (message.lane, message.number)
         if options.priority == "low":
@@ -201,11 +209,14 @@ class KeptBox:
             self._collapsible = self._collapsible or {}
             self._collapsible[options.collapse_key] = place
         if options.id is not None:
-            self._named = self._named or {}
-            self._named.pop(options.id, None)
-            self._named[options.id] = _Named(*place, message.stored_s)
-            if len(self._named) > IDS_REMEMBERED:
-                del self._named[next(iter(self._named))]
+            self._name(options.id, _Named(*place, message.stored_s))
+
+    def _name(self, id_: str, named: _Named) -> None:
+        self._named = self._named or {}
+        self._named.pop(id_, None)
+        self._named[id_] = named
+        if len(self._named) > IDS_REMEMBERED:
+            del self._named[next(iter(self._named))]
 
     def is_over(self, limits: BoxLimits) -> bool:
         """Whether to call :meth:`shrink`."""

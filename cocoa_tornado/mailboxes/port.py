@@ -23,9 +23,15 @@ ID_REMEMBERED_S: Final = 600.0
 IDS_REMEMBERED: Final = 1_000
 """For so long, and so many of each device, an ``id`` is remembered although its message has left the box."""
 
+NOT_STORED: Final = 0
+"""The number of a transient message where its ``id`` is remembered. No stored message has it."""
+
 
 class Entry(NamedTuple):
     """One message to store: one record for one device.
+
+    If its options have a ``ttl`` of 0, the message is transient: it is not stored, but its ``collapse_key`` and its
+    ``id`` count.
 
     :ivar source: the record's partition, such as ``transcription.results/3``, or ``transcription.results@<id>/3`` in a
         topic that was recreated
@@ -46,7 +52,8 @@ class Entry(NamedTuple):
 
 
 class FanOut(NamedTuple):
-    """One record for all members of an audience, however many. The fields are those of :class:`Entry`.
+    """One record for all members of an audience, however many. The fields are those of :class:`Entry`, and a ``ttl`` of
+    0 means the same.
 
     :ivar excluded: devices that do not get it
     """
@@ -69,8 +76,8 @@ class FanOut(NamedTuple):
 class FanOutStep(NamedTuple):
     """Some messages of a fan-out have been stored.
 
-    :ivar numbers: each device's number in the lane of the message's priority; None: they are unknown, because the reply
-        was lost, and any member of the audience may have got one
+    :ivar numbers: each device's number in the lane of the message's priority, as :meth:`Mailbox.append` returns it;
+        None: they are unknown, because the reply was lost, and any member of the audience may have got one
     :ivar is_last: the fan-out is complete
     :ivar recipients: how many devices have got the message so far, over all steps
     """
@@ -84,6 +91,11 @@ class FanOutStep(NamedTuple):
     numbers: Mapping[str, int] | None
     is_last: bool
     recipients: int
+
+    @property
+    def is_transient(self) -> bool:
+        """True if the messages are not stored."""
+        return self.options is not None and self.options.is_transient
 
 
 class MailboxState(enum.Enum):
@@ -114,7 +126,7 @@ class MailboxCounters:
     """Counters for the metrics. Each is written by one thread only."""
 
     stored: int = 0
-    duplicates: int = 0  # messages not stored because their record, or their id, had been stored before
+    duplicates: int = 0  # messages dropped because their record, or their id, had been stored before
     collapsed: int = 0  # messages removed because a newer one had the same collapse key
     superseded: int = 0  # marks without effect because another server holds the device
     withdrawn: int = 0  # messages removed because their device is no longer in their audience
@@ -149,8 +161,10 @@ class Mailbox(Protocol):
       step.
     - *Collapse*: when a message is stored, the device's earlier message with the same ``collapse_key``, in either lane,
       leaves the box unless it is acknowledged. It does not count as missed.
-    - *Ids*: a message is not stored if one with the same ``id`` is in the box of its device, or was stored there less
+    - *Ids*: a message is dropped if one with the same ``id`` is in the box of its device, or was appended for it less
       than 10 minutes ago. Of each device the last 1,000 ids are remembered.
+    - *Transient messages* are not stored, and take no number. Otherwise they are appended like all others: in their
+      order, once for each record and device, replacing older messages and dropped as duplicates.
     - *Bound*: a box never exceeds its ``BoxLimits``. Messages of low priority are dropped first, then normal ones, then
       high ones, each the oldest first; all of them count as missed.
     - *Epochs*: after an event that may have lost the latest messages (a crash, a restored backup, a copied file), a new
@@ -190,9 +204,10 @@ class Mailbox(Protocol):
         """Call a function, on the IOLoop thread, for every step that is stored: at least one for each fan-out."""
 
     def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
-        """Store messages. The result holds each message's number in its lane of its device's box. It holds None for a
-        message that an earlier call or another process has stored, for the second of two entries of one record and
-        device, for a message whose box is unusable although the mailbox works, and for a fan-out.
+        """Store messages. The result holds each message's number in its lane of its device's box and, for a transient
+        one, the number that it comes after. It holds None for a message that an earlier call or another process has
+        stored, for the second of two entries of one record and device, for one that is dropped because of its ``id``,
+        for a message whose box is unusable although the mailbox works, and for a fan-out.
 
         Calls are executed in order, several in one commit where that is faster. The future fails with MailboxClosed
         only. If the reply to a commit was lost, the retry still returns the numbers.

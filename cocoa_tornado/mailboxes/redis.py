@@ -28,6 +28,7 @@ from .port import FanOut, FanOutStep
 from .redis_faults import RedisStoreFault, store_fault_of
 from .redis_group import (
     FANNED_OUT,
+    PASSED_BY,
     SAME_ID,
     UNDELIVERABLE,
     Judged,
@@ -340,7 +341,7 @@ class RedisStore:
     def _note_results(self, numbers: bytes, count: int) -> None:
         """:param numbers: what a script says of so many messages"""
         counters, refused, same = self._ledger.counters, numbers.count(UNDELIVERABLE), numbers.count(SAME_ID)
-        counters.stored += count - numbers.count(FANNED_OUT) - refused - same
+        counters.stored += count - numbers.count(FANNED_OUT) - numbers.count(PASSED_BY) - refused - same
         counters.duplicates += same
         counters.lose("foreign_key", refused)
 

@@ -27,6 +27,9 @@ SAME_ID: Final = b"="
 FANNED_OUT: Final = b"*"
 """Stands for a fan-out among the numbers of messages."""
 
+PASSED_BY: Final = b"~"
+"""Begins a transient message, and precedes the number that it comes after."""
+
 _FIRST: Final = struct.Struct("<q")
 _REMEMBER_MS: Final = b"%d" % int(FORGET_AFTER_S * 1000)
 
@@ -80,7 +83,7 @@ class Judged:
                 source = self._sources[name]
                 before = 0 if remembered.reset else source.runs
                 self._sources[name] = source._replace(version=self.group_id, runs=before + len(remembered.runs))
-        given = (int(number) if number.isdigit() else None for number in numbers.split())
+        given = map(number_of, numbers.split())
         results = iter([next(given) if fresh else None for fresh in self.fresh])
         return [[next(results) for _ in entries] for entries in self._calls]
 
@@ -108,7 +111,9 @@ class Judged:
                 stored += (FANNED_OUT, id_, *_content(entry), *_audience(entry))
                 continue
             index = b"%d" % indexes.setdefault(entry.device_id, len(indexes) + 1)
-            if entry.options is None and not entry.expires_ms:
+            if entry.options is not None and entry.options.is_transient:
+                stored += (PASSED_BY, index, *_names(entry.options))
+            elif entry.options is None and not entry.expires_ms:
                 stored += (index, b"%d" % entry.timestamp_ms, entry.payload)
             else:
                 stored += (b"+", index, *_content(entry))
@@ -120,22 +125,31 @@ class Judged:
         return head + [device_key(device_id) for device_id in indexes] + stored
 
 
+def number_of(result: bytes) -> int | None:
+    """The number that a script returns for a message; None if it has none."""
+    number = result.removeprefix(PASSED_BY)
+    return int(number) if number.isdigit() else None
+
+
 def limit_arguments(limits: BoxLimits) -> list[bytes]:
     """The limits of a box, and how long a message is kept, in milliseconds."""
     return [b"%d" % number for number in (limits.max_messages, limits.max_bytes, limits.ttl_s * 1000)]
 
 
 def _content(entry: Entry | FanOut) -> list[bytes]:
-    options = entry.options or Options()
-    names = [device_key(name or "") for name in (options.priority, options.collapse_key, options.id)]
-    return [b"%d" % entry.timestamp_ms, entry.payload, b"%d" % entry.expires_ms, *names]
+    return [b"%d" % entry.timestamp_ms, entry.payload, b"%d" % entry.expires_ms, *_names(entry.options or Options())]
+
+
+def _names(options: Options) -> list[bytes]:
+    return [device_key(name or "") for name in (options.priority, options.collapse_key, options.id)]
 
 
 def _audience(fan_out: FanOut) -> list[bytes]:
+    is_transient = fan_out.options is not None and fan_out.options.is_transient
     options = b"" if fan_out.options is None else json.dumps(fan_out.options).encode()
     names = sorted(fan_out.excluded)
     excluded = [json.dumps(names).encode(), b"%d" % len(names), *map(device_key, names)]
-    return [device_key(fan_out.audience), options, *excluded]
+    return [b"1" if is_transient else b"", device_key(fan_out.audience), options, *excluded]
 
 
 def device_key(device_id: str) -> bytes:

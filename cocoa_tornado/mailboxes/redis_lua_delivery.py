@@ -7,6 +7,13 @@ from typing import Final
 LIMITS: Final = """
 local limits = {}
 
+-- The box is to be saved.
+local function touch(box)
+  if box.is_touched then return end
+  try('ZADD', root .. 'due', 'NX', now, box.name)
+  box.is_touched = true
+end
+
 -- Drop the oldest messages of a plain box while it is too full. Done once, after its last message.
 local function trim_oldest(box)
   local lane = box.normal
@@ -91,7 +98,8 @@ end
 """
 
 SPECIAL: Final = """
--- A message for deliver: its payload as it stands in the stream, its size, and its options.
+-- A message for deliver: its payload as it stands in the stream, its size, and its options. A transient one has no
+-- payload.
 --   fields: what its entry has beyond those of a plain message
 local function message_of(timestamp, payload, expires, priority, key, id)
   local message = {timestamp = timestamp, payload = payload, size = #payload, priority = priority, fields = {},
@@ -108,7 +116,7 @@ local function message_of(timestamp, payload, expires, priority, key, id)
   return message
 end
 
--- Before a special message is stored. Returns '-' or '=' if it must not be, as deliver does.
+-- Before a special message is stored. Returns what deliver does, if that is not a number.
 local function prepare(box, message)
   if not box.high and not box.is_foreign then
     trim_oldest(box)
@@ -123,6 +131,11 @@ local function prepare(box, message)
     retract(box, lane, entry)
     mailbox.collapsed = mailbox.collapsed + 1
   end
+  if not message.transient then return end
+  touch(box)
+  lane = message.priority == 'high' and box.high or box.normal
+  if message.id then remember(box, message.id, lane.letter .. '0') end
+  return '~' .. whole(lane.last)
 end
 
 -- After it has been stored.
@@ -165,15 +178,13 @@ end
 """
 
 DELIVER: Final = """
--- Stores a message. Returns its number; '-' if the box is unusable; '=' if the device has had one with its id.
+-- Stores a message. Returns its number; '-' if the box is unusable; '=' if the device has had one with its id. A
+-- transient message is not stored: returns '~' and the number that it comes after.
 local function deliver(box, message)
   local refusal = box.is_foreign and '-' or message.is_special and special().prepare(box, message)
   if refusal then return refusal end
   local lane = message.priority == 'high' and box.high or box.normal
-  if not box.is_touched then
-    try('ZADD', root .. 'due', 'NX', now, box.name)
-    box.is_touched = true
-  end
+  touch(box)
   if mailbox.epoch > 0 and not lane.is_cut then
     local epoch = whole(mailbox.epoch)
     if not lane.cuts or string.match(lane.cuts, '(%d+):%d+$') ~= epoch then special().cut(box, lane, epoch) end
@@ -202,21 +213,22 @@ local function deliver(box, message)
   return number
 end
 
-local boxes, touched = {}, {}
+local boxes, loaded = {}, {}
 
--- The box of a device, created if there is none; read once in a script.
-local function box_of(name)
+-- The box of a device; read once in a script.
+--   may_create: if there is none; without it, nil is returned then
+local function box_of(name, may_create)
   local box = boxes[name]
   if not box then
-    box = load(name) or create(name)
+    box = load(name) or may_create and create(name) or nil
     boxes[name] = box
-    touched[#touched + 1] = box
+    loaded[#loaded + 1] = box
   end
   return box
 end
 
 local function save_boxes()
-  for _, box in ipairs(touched) do
+  for _, box in ipairs(loaded) do
     if box.is_touched then
       if not box.high then trim_oldest(box) end
       save(box, 'touched', now)

@@ -15,12 +15,13 @@ local ELSEWHERE = '{"type":"gap","missed":1}'
 -- Fan-outs that are not complete, oldest first, as far as they have been asked for; and those to report.
 local pending, reported = nil, {}
 
-local META = {'audience', 'excluded', 'timestamp', 'options', 'expires', 'priority', 'key', 'name', 'size', 'shared'}
+local META = {'audience', 'excluded', 'timestamp', 'options', 'expires', 'priority', 'key', 'name', 'transient', 'size',
+  'shared'}
 
 local function with_message(fan)
   local message = special().message_of(fan.timestamp, fan.payload or '', fan.expires, fan.priority, fan.key, fan.name)
   local fields = message.fields
-  message.size = tonumber(fan.size)
+  message.size, message.transient = tonumber(fan.size), fan.transient == '1'
   if fan.audience ~= 'all' then fields[#fields + 1], fields[#fields + 2] = 'audience', fan.audience end
   if fan.shared == '1' then
     fields[#fields + 1], fields[#fields + 2] = 'shared', fan.id
@@ -102,7 +103,7 @@ local function step(fan, most, older)
   local has_it = #names > 0 and try('SMISMEMBER', root .. 'd:' .. fan.id, unpack(names)) or {}
   for at, name in ipairs(names) do
     if has_it[at] ~= 1 then
-      local box = box_of(name)
+      local box = box_of(name, true)
       pull(box, name, older)
       give(fan, box)
     end
@@ -123,7 +124,7 @@ local function begin(fan, excluded, in_place)
   local count = try('ZCARD', members) or 0
   fan.up_to = (try('ZREVRANGE', members, 0, 0, 'WITHSCORES') or {})[2] or '0'
   fan.done, fan.recipients, fan.size = '0', 0, whole(#fan.payload)
-  fan.shared = #fan.payload >= 1024 and count > 1 and '1' or ''
+  fan.shared = #fan.payload >= 1024 and count > 1 and fan.transient ~= '1' and '1' or ''
   with_message(fan)
   local key = root .. 'f:' .. fan.id
   if fan.shared == '1' then redis.call('SET', root .. 'p:' .. fan.id, fan.payload) end

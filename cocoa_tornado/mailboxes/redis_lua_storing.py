@@ -10,8 +10,9 @@ APPEND: Final = """
 -- the sources: name, version, replace (1/0), floor, count of runs, runs; the devices; the entries:
 --   index of its device, timestamp, payload
 --   '+', index of its device, timestamp, payload, expires, priority, collapse key, id
---   '*', id of the fan-out, timestamp, payload, expires, priority, collapse key, id, audience, options, excluded
---     devices as the gateway writes them, their count, their names
+--   '~', index of its device, priority, collapse key, id: a transient message
+--   '*', id of the fan-out, timestamp, payload, expires, priority, collapse key, id, '1' if it is transient, audience,
+--     options, excluded devices as the gateway writes them, their count, their names
 local why = enter()
 if why then return {why} end
 local answer_key = root .. 'answer:' .. ARGV[3]
@@ -43,7 +44,9 @@ mailbox.lost, mailbox.collapsed = 0, 0
 local names_at, has_fans = at - 1, (try('LLEN', root .. 'fans') or 0) > 0
 local function store(index, message)
   local name = ARGV[names_at + index]
-  local box = box_of(name)
+  -- To a device without a box, a transient message without an id makes no difference.
+  local box = box_of(name, not message.transient or message.id)
+  if not box then return '~' .. whole(mailbox.given) end
   if has_fans and not box.is_foreign then fanning().pull_all(box, name) end
   return deliver(box, message)
 end
@@ -56,15 +59,20 @@ for i = 1, entries do
   if kind == '+' then
     numbers[i] = store(tonumber(ARGV[at + 1]), special().message_of(unpack(ARGV, at + 2, at + 7)))
     at = at + 8
+  elseif kind == '~' then
+    local message = special().message_of('0', '', '', unpack(ARGV, at + 2, at + 4))
+    message.transient, message.is_special = true, true
+    numbers[i] = store(tonumber(ARGV[at + 1]), message)
+    at = at + 5
   elseif kind == '*' then
     local fan = {id = ARGV[at + 1], timestamp = ARGV[at + 2], payload = ARGV[at + 3], expires = ARGV[at + 4],
-      priority = ARGV[at + 5], key = ARGV[at + 6], name = ARGV[at + 7], audience = ARGV[at + 8],
-      options = ARGV[at + 9], excluded = ARGV[at + 10]}
-    local count = tonumber(ARGV[at + 11])
-    local excluded = {unpack(ARGV, at + 12, at + 11 + count)}
+      priority = ARGV[at + 5], key = ARGV[at + 6], name = ARGV[at + 7], transient = ARGV[at + 8],
+      audience = ARGV[at + 9], options = ARGV[at + 10], excluded = ARGV[at + 11]}
+    local count = tonumber(ARGV[at + 12])
+    local excluded = {unpack(ARGV, at + 13, at + 12 + count)}
     steps_left = steps_left - fanning().begin(fan, excluded, math.min(in_place, steps_left))
     numbers[i], has_fans = '*', true
-    at = at + 12 + count
+    at = at + 13 + count
   else
     plain.timestamp, plain.payload, plain.size = ARGV[at + 1], ARGV[at + 2], #ARGV[at + 2]
     numbers[i] = store(tonumber(kind), plain)

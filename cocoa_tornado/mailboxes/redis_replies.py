@@ -14,7 +14,7 @@ from ..rules.retracted import retracted_of_text
 from .backlog import Join
 from .port import FanOut, FanOutStep, LaneRead
 from .redis_faults import RedisStoreFault
-from .redis_group import device_key
+from .redis_group import device_key, number_of
 
 
 def box_of(reply: list[Any], marks: Iterable[Mark] = ()) -> Box:
@@ -110,9 +110,9 @@ def steps_of(reply: list[Any], known: Mapping[bytes, FanOut]) -> dict[bytes, Fan
         of = _described(about) if about else known.get(id_)
         if of is not None:
             numbers = {
-                name.decode("utf-8", "surrogatepass"): int(number)
-                for name, number in zip(names, given.split(), strict=True)
-                if number.isdigit()
+                name.decode("utf-8", "surrogatepass"): number
+                for name, result in zip(names, given.split(), strict=True)
+                if (number := number_of(result)) is not None
             }
             content = (of.audience, of.excluded, of.payload, of.timestamp_ms, of.options, of.expires_ms)
             steps[id_] = FanOutStep(*content, numbers, bool(is_last), recipients)

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from ..rules.addressing import Options
 from ..rules.audiences import ALL, Audience
 from ..rules.box import LANES, BoxLimits, LaneName, surplus
-from .port import ID_REMEMBERED_S, IDS_REMEMBERED, Entry, lane_of
+from .port import ID_REMEMBERED_S, IDS_REMEMBERED, NOT_STORED, Entry, lane_of
 from .sqlite_boxes import SIZE, Boxes, BoxRow
 
 INSERT_PLAIN: Final = "INSERT INTO message(box, number, stored_at, timestamp_ms, payload) VALUES (?, ?, ?, ?, ?)"
@@ -46,8 +46,11 @@ class Appender:
 
     def append(self, entry: Entry, source: Source | None = None) -> int | None:
         """Store a message. The box of its device must have been loaded. Returns its number in its lane; None if the
-        box has had a message with its ``id``."""
+        box has had a message with its ``id``. A transient message is not stored: the result is the number that it
+        comes after."""
         boxes = self._boxes
+        if entry.options is not None and entry.options.is_transient:
+            return self._pass_by(entry.device_id, entry.options)
         row = boxes.get(entry.device_id)
         if entry.options is not None or entry.expires_ms or source is not None:
             return self._append_special(row, entry, entry.options or _DEFAULTS, source)
@@ -91,9 +94,26 @@ class Appender:
         self._insert(row, entry, options, source)
         self._count(row, len(entry.payload))
         if options.id is not None:
-            self._name(row, options.id, name)
+            self._name(row, options.id, name, lane.last)
         self._shrink(row, name)
         return lane.last
+
+    def _pass_by(self, device_id: str, options: Options) -> int | None:
+        """A message is not stored, but its ``collapse_key`` and its ``id`` count."""
+        row, name = self._boxes.find(device_id), lane_of(options)
+        if row is None:
+            if options.id is None:
+                return self._boxes.given
+            row = self._boxes.get(device_id)
+        self.flush()
+        if options.id is not None and self._has_had(row, options.id):
+            self._boxes.change.duplicates += 1
+            return None
+        if options.collapse_key is not None:
+            self._collapse(row, options.collapse_key)
+        if options.id is not None:
+            self._name(row, options.id, name, NOT_STORED)
+        return row.lane(name).last
 
     def _insert(self, row: BoxRow, entry: Entry, options: Options, source: Source | None) -> None:
         name = lane_of(options)
@@ -120,19 +140,29 @@ class Appender:
             " FROM named WHERE box = ? AND id = ?"
         )
         found = self._boxes.database.execute(query, (row.id, id_)).fetchone()
-        if found is None or found[0] <= row.ids - IDS_REMEMBERED:
+        if found is None or self._is_beyond(row, found[0]):
             return False
         return bool(found[2]) or self._boxes.now - found[1] < ID_REMEMBERED_S
 
-    def _name(self, row: BoxRow, id_: str, name: LaneName) -> None:
-        row.ids += 1
-        values = (row.id, id_, row.ids, self._boxes.now, row.place(name), row.lane(name).last)
+    def _is_beyond(self, row: BoxRow, ordinal: int) -> bool:
+        """True if more ids were named since than are remembered. One that is named again leaves its ordinal unused."""
+        return ordinal <= row.ids - IDS_REMEMBERED and ordinal < self._oldest(row)
+
+    def _oldest(self, row: BoxRow) -> int:
+        """The ordinal of the oldest id that is remembered."""
+        query = "SELECT ordinal FROM named WHERE box = ? ORDER BY ordinal DESC LIMIT 1 OFFSET ?"
+        found = self._boxes.database.execute(query, (row.id, IDS_REMEMBERED - 1)).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def _name(self, row: BoxRow, id_: str, name: LaneName, number: int) -> None:
+        row.ids, row.changed = row.ids + 1, True
+        values = (row.id, id_, row.ids, self._boxes.now, row.place(name), number)
         database = self._boxes.database
         database.execute(
             "INSERT OR REPLACE INTO named(box, id, ordinal, stored_at, place, number) VALUES (?, ?, ?, ?, ?, ?)", values
         )
         if row.ids % _SURPLUS_IDS == 0:
-            database.execute("DELETE FROM named WHERE box = ? AND ordinal <= ?", (row.id, row.ids - IDS_REMEMBERED))
+            database.execute("DELETE FROM named WHERE box = ? AND ordinal < ?", (row.id, self._oldest(row)))
 
     # -- the bound
 

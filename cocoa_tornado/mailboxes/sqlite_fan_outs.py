@@ -213,7 +213,8 @@ class FanOuts:
         return Pending(inserted.lastrowid, message, shared, boxes.joined)
 
     def _share(self, boxes: Boxes, message: FanOut) -> int | None:
-        if len(message.payload) < SHARED_BYTES:
+        is_transient = message.options is not None and message.options.is_transient
+        if is_transient or len(message.payload) < SHARED_BYTES:
             return None
         insert = "INSERT INTO payload(stored_at, data) VALUES (?, ?)"
         return self._database.execute(insert, (boxes.now, message.payload)).lastrowid

@@ -72,7 +72,7 @@ def store_in_ordinary(boxes: Boxes, ids: str, message: FanOut, shared: int | Non
 
 def is_ordinary(options: Options | None) -> bool:
     """False if a message with these options depends on what else is in the box."""
-    return options is None or (options.collapse_key is None and options.id is None)
+    return options is None or not options.looks_into_box
 
 
 def _arguments(boxes: Boxes, ids: str, message: FanOut, shared: int | None) -> dict[str, Any]:

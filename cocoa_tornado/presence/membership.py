@@ -177,7 +177,7 @@ class Membership:
 
     def __init__(self, timing: Timing, new_epoch: Callable[[], str]) -> None:
         self.timing = timing
-        self.lease = Lease("", -math.inf)
+        self.lease = Lease("", -math.inf, is_shared=True)
         self.stamp = FIRST_STAMP
         self.term = 0
         self.is_settled = False
@@ -320,6 +320,8 @@ class Membership:
         self.answered_at = self._first_sent_at
         self.lease.until = max(self.lease.until, self.answered_at + self.timing.freeze_s)
         self._beat, self._seen, self._first_sent_at = None, mine, None
+        if not self.lease.is_valid(now):
+            self._beat_at = now  # this answer is to a beat of long ago
         self._is_cut = False
         had_gap, self._heard_at = now - self._heard_at > self.timing.gap_s, now
         self._observe(beats, had_gap, now)

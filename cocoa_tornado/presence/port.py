@@ -88,10 +88,12 @@ class PresenceStatus:
     """A snapshot, cheap to make, safe to ask for on the IOLoop at any time.
 
     :ivar detail: one line for people
+    :ivar lease_age_s: since the store has last confirmed this server's epoch; None: it has not yet, or need not
     """
 
     state: PresenceState
     detail: str
+    lease_age_s: float | None = None
 
 
 @dataclass(slots=True)

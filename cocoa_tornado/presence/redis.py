@@ -54,7 +54,7 @@ class RedisPresence(PresenceBase):
 
     :param url: as for :class:`~cocoa_tornado.redis_store.connection.RedisConnection`
     :param relay: between the servers; its address is this server's epoch
-    :param name: of this server, for people
+    :param name: of this server, for people; called when it has joined
     :param clock: of leases, see :func:`lease_clock`
     """
 
@@ -64,7 +64,7 @@ class RedisPresence(PresenceBase):
         limits: Callable[[], SlotLimits],
         relay: Relay,
         timing: Timing | None = None,
-        name: str = "",
+        name: Callable[[], str] = str,
         clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(limits, relay, clock or lease_clock())
@@ -94,7 +94,8 @@ class RedisPresence(PresenceBase):
         self._act(self._membership.start(self._clock()))
 
     def status(self) -> PresenceStatus:
-        return PresenceStatus(self._phase.state, self._detail())
+        age_s = self._clock() - self._membership.answered_at
+        return PresenceStatus(self._phase.state, self._detail(), age_s if age_s < math.inf else None)
 
     def _detail(self) -> str:
         match self._phase:
@@ -104,11 +105,6 @@ class RedisPresence(PresenceBase):
                 return self._location if self._phase is Phase.READY else self._phase.value
             case _:
                 return self._fault or "Redis was restarted or replaced"
-
-    @property
-    def lease_age_s(self) -> float:
-        """Since the last answered beat was sent; infinite before the first."""
-        return self._clock() - self._membership.answered_at
 
     async def close(self, timeout_s: float) -> None:
         if self._is_closed:
@@ -425,7 +421,7 @@ class RedisPresence(PresenceBase):
     def _info(self) -> str:
         total = self.limits().total
         room = None if not total else max(0, total - self.slots_taken)
-        return json.dumps({"name": self._name, "draining": int(self.draining), "room": room}, separators=(",", ":"))
+        return json.dumps({"name": self._name(), "draining": int(self.draining), "room": room}, separators=(",", ":"))
 
     # -- time
 

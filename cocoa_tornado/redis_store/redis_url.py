@@ -10,6 +10,7 @@ from ..adapters import Library, Scheme
 from ..plain_text import has_no_controls
 from ..rules.addresses import hosts_and_ports, is_host
 
+DEFAULT_PORT: Final = 6379
 DEFAULT_SENTINEL_PORT: Final = 26379
 _SENTINEL: Final = "redis+sentinel"
 
@@ -58,6 +59,20 @@ def sentinel_url(url: str) -> SentinelUrl | None:
         unquote(user) if separator and user else None,
         unquote(password) if has_password else None,
     )
+
+
+def database_of(url: str) -> tuple[str, int] | None:
+    """Which database a valid URL names: its server or its master, and its number. None: it is no URL of Redis.
+
+    Two names of one server are two servers.
+    """
+    if url.partition("://")[0].lower() not in ("redis", "rediss", _SENTINEL):
+        return None
+    several = sentinel_url(url)
+    if several is not None:
+        return f"master {several.master}", several.database
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or DEFAULT_PORT}", int(parts.path.removeprefix("/") or 0)
 
 
 def _check(url: str) -> str:

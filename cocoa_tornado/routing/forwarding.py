@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..brokers.port import Batch
 from ..counters import Counters, count
+from ..mailboxes.port import FanOutStep
 from ..presence.port import Presence
 from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp, WakeUpMembers
 from ..relay.port import Fate, Relay
-from .address import Address
+from ..rules.terms import terms_of
+from .address import Address, Devices
 from .local import LocalDelivery
 from .plan import Part
 from .receipt import Receipt
@@ -49,6 +51,13 @@ class Forwarding:
             ended()
 
         self._send(server, Forward(tuple(forwarded)), then)
+
+    def forward_step(self, server: str, step: FanOutStep, device_ids: Sequence[str]) -> None:
+        """Send the transient message of a fan-out to the server that holds these devices."""
+        terms = terms_of("", step.options, step.timestamp_ms, 0)
+        message = ForwardedMessage(Devices(tuple(device_ids)), step.payload, step.timestamp_ms, "", 0, terms)
+        parts = [(0, device_id) for device_id in device_ids]
+        self._send(server, Forward((message,)), lambda fate: self._note_fate(fate, parts))
 
     def wake_up(self, server: str, device_ids: Iterable[str], receipt: Receipt | None = None) -> None:
         """Notify the server that holds these devices of new messages in their boxes. A lost notification only delays.

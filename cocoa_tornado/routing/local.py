@@ -167,11 +167,12 @@ class LocalDelivery:
         """Send a message that is stored.
 
         :param number: in its lane of the device's box. None: the record was stored earlier, and may not have been sent,
-            so the connections look into the box. None also for a transient message, which is not stored
+            so the connections look into the box. Of a transient message, which is not stored: that of the message that
+            it comes after, or None if it is unknown
         """
         try:
             if record.is_transient:
-                self._suggest(device_id, record.payload, record.timestamp_ms, self.terms_of(record))
+                self._suggest(device_id, record.payload, record.timestamp_ms, self.terms_of(record), number)
             elif number is None:
                 self.look_again(device_id)
             elif clients := self._hub.receivers_of(device_id):
@@ -187,6 +188,7 @@ class LocalDelivery:
         """Send the messages of a step of a fan-out. Return the devices that are not connected here."""
         connected, elsewhere, failed = self._connected, [], 0
         _, _, payload, timestamp_ms, options, expires_ms, _, _, _ = step
+        is_transient, terms = step.is_transient, terms_of("", options, timestamp_ms, 0)
         for device_id, number in numbers.items():
             clients = connected.get(device_id)
             if clients is None:
@@ -194,7 +196,10 @@ class LocalDelivery:
                 continue
             try:
                 for client in clients:
-                    client.stored(number, payload, timestamp_ms, options, expires_ms)
+                    if is_transient:
+                        client.suggest(payload, timestamp_ms, terms, number)
+                    else:
+                        client.stored(number, payload, timestamp_ms, options, expires_ms)
             except Exception:
                 failed += 1
                 self._failed(device_id, "kept")
@@ -218,14 +223,16 @@ class LocalDelivery:
         for client in self._hub.receivers_of(device_id):
             client.look_again()
 
-    def _suggest(self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+    def _suggest(
+        self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None
+    ) -> None:
         clients = self._hub.receivers_of(device_id)
         if not clients:
             self.not_connected(device_id)
         elif terms is None or not terms.interim_of:
             self._counters.routed += 1
         for client in clients:
-            client.suggest(payload, timestamp_ms, terms)
+            client.suggest(payload, timestamp_ms, terms, after)
 
     def _log_dropped(self, extra: dict[str, object]) -> None:
         suppressed = self._lines.take(self._clock())

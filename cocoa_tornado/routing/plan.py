@@ -57,7 +57,7 @@ def _named(address: Address) -> Sequence[str]:
 
 def shared_by(records: Sequence[Record], *, has_mailbox: bool) -> list[int]:
     """The indexes of the records that each server sends to those of the devices that it holds: records for a user, a
-    group or everyone, unless they are stored."""
+    group or everyone, unless a mailbox finds their recipients."""
     return [
         at
         for at, record in enumerate(records)
@@ -66,8 +66,8 @@ def shared_by(records: Sequence[Record], *, has_mailbox: bool) -> list[int]:
 
 
 def is_fan_out(record: Record) -> bool:
-    """True if a mailbox finds the recipients of this record: it is for a user, a group or everyone, and is stored."""
-    return isinstance(record.address, (User, Group, Everyone)) and not record.is_transient
+    """True if a mailbox finds the recipients of this record, which is for a user, a group or everyone."""
+    return isinstance(record.address, (User, Group, Everyone)) and record.is_for_mailbox
 
 
 def messages_of(records: Sequence[Record], directory: Directory, *, has_mailbox: bool = False) -> list[Message]:
@@ -97,15 +97,16 @@ def without_recipient(records: Sequence[Record], messages: Iterable[Message], *,
     return sum(at not in found and not (has_mailbox and is_fan_out(record)) for at, record in enumerate(records))
 
 
-def to_store(records: Sequence[Record], messages: Iterable[Message]) -> Sequence[Part]:
-    """Return what a mailbox stores, in the order of the records: all but transient messages, which are worthless later.
+def to_append(records: Sequence[Record], messages: Iterable[Message]) -> Sequence[Part]:
+    """Return what is appended to a mailbox, in the order of the records: all but the transient messages whose delivery
+    does not depend on what is in a box.
 
     This does not depend on which devices are connected.
 
     :param messages: from :func:`messages_of`, with a mailbox
     """
-    stored = [message for message in messages if not records[message[0]].is_transient]
-    return in_order(stored, [at for at, record in enumerate(records) if is_fan_out(record)])
+    appended = [message for message in messages if records[message[0]].is_for_mailbox]
+    return in_order(appended, [at for at, record in enumerate(records) if is_fan_out(record)])
 
 
 def deadlines(records: Sequence[Record], now_ms: float) -> dict[int, int]:
@@ -179,7 +180,8 @@ def stale_messages(
     A message that was dropped because of its ``id`` counts as stored earlier: it may have been, and a transient message
     is sent at most once.
 
-    :param messages: the transient messages, and those of ``stored_earlier``, in the order of the records
+    :param messages: the transient messages that are for no mailbox, and those of ``stored_earlier``, in the order of
+        the records
     """
     stale, known_later = set(), set()
     for message in reversed(messages):

@@ -32,7 +32,7 @@ from .plan import (
     plan,
     shared_by,
     stale_messages,
-    to_store,
+    to_append,
     without_recipient,
 )
 from .receipt import Receipt
@@ -47,11 +47,11 @@ class _InFlight:
 
     :ivar messages: determined when the batch arrived; devices that join a group later are not in it
     :ivar routing: ends the leg that is held until all others have begun
-    :ivar to_store: what is stored of it, in the order of the numbers that :attr:`stored` has
+    :ivar to_append: what the mailbox takes of it, in the order of the numbers that :attr:`stored` has
     :ivar fan_outs: the indexes of the records that the mailbox fans out
     :ivar deadlines: when the ``ttl`` of its records ends, Unix milliseconds, by index: only of those that have one
     :ivar steps: those of its fan-outs that were stored before it is carried out, by the index of the record
-    :ivar stored: the numbers of the messages that the mailbox stores; None without a mailbox
+    :ivar stored: the numbers of the messages that the mailbox takes; None without a mailbox
     :ivar is_stored: those numbers are known, or storing was given up
     :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
     :ivar holders: of the devices that were not here once it was stored; None if all were
@@ -70,14 +70,14 @@ class _InFlight:
         "routing",
         "steps",
         "stored",
-        "to_store",
+        "to_append",
     )
 
     def __init__(self, batch: Batch, messages: list[Message]) -> None:
         self.batch, self.messages = batch, messages
         self.receipt = Receipt(batch.done)
         self.routing = self.receipt.leg()
-        self.to_store: Sequence[Part] = ()
+        self.to_append: Sequence[Part] = ()
         self.fan_outs: Sequence[int] = ()
         self._fan_outs_by_content: dict[tuple[int, bytes], list[int]] = {}  # each step looks for its record
         self.deadlines: Mapping[int, int] = _NO_DEADLINES
@@ -91,9 +91,9 @@ class _InFlight:
         """True if everything that its plan needs is known."""
         return self.is_stored and (self.holders is None or self.holders.done())
 
-    def store(self, parts: Sequence[Part]) -> None:
-        """This is what will be stored of it."""
-        self.to_store = parts
+    def append(self, parts: Sequence[Part]) -> None:
+        """This is what the mailbox takes of it."""
+        self.to_append = parts
         self.fan_outs = [at for at, device_id in parts if device_id is None]
         for at in self.fan_outs:
             record = self.batch.records[at]
@@ -120,7 +120,9 @@ class Router:
     A message for a device that is not connected goes to no other device; without a mailbox it is dropped. With a
     mailbox, each batch is stored first and then sent to the connected devices. A transient message (an interim, or one
     whose ``ttl`` is 0) is not stored, because it is worthless later; it waits for its batch, so it never changes order
-    with other messages. A record that was stored earlier may not have been sent, so its devices look into their boxes.
+    with other messages. With a ``collapse_key`` or an ``id`` it is appended to the mailbox all the same, which drops it
+    or says which message it comes after. A record that was stored earlier may not have been sent, so its devices look
+    into their boxes.
 
     A record's recipients are those of this moment, once: a record without any is counted like a message for a device
     that is not connected. With a mailbox, a record for a user, a group or everyone is stored as a fan-out. The mailbox
@@ -168,7 +170,7 @@ class Router:
             self._route(batch)
             return
         flight = self._take_off(batch)
-        flight.store(to_store(batch.records, flight.messages))
+        flight.append(to_append(batch.records, flight.messages))
         flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
         self._in_flight.append(flight)  # now, because steps may be reported before append returns
         try:
@@ -260,7 +262,7 @@ class Router:
                 self._forwarding.forward(flight.batch, server, part, flight.receipt)
         else:
             routes = plan(flight.messages, self._connected, elsewhere, others, shared)
-            self._carry_out_stored(flight, routes, dict(zip(flight.to_store, flight.stored.result(), strict=True)))
+            self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
         flight.routing()
         self._note_round_trips(flight.batch)
 
@@ -276,35 +278,37 @@ class Router:
 
     def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Part, int | None]) -> None:
         records = flight.batch.records
-        stale = self._stale(flight, numbers) if None in numbers.values() else frozenset()
+        unsent = self._unsent(flight, numbers) if None in numbers.values() else frozenset()
         looked: set[str] = set()
         for message in in_order(routes.local, flight.fan_outs):
             at, device_id = message
             if device_id is None:
                 self._send_fan_out(flight, at)
                 continue
+            if message in unsent:
+                continue
             number = numbers.get(message)
             if number is None and message in numbers:
                 if device_id in looked:
                     continue
                 looked.add(device_id)
-            if message not in stale:
-                self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0))
+            self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0))
         for message in routes.unheld:
-            if message not in numbers:
-                self._counters.unknown_device += message not in stale
+            if records[message[0]].is_transient:
+                self._counters.unknown_device += message not in unsent
             elif numbers[message] is not None:
                 self._counters.kept += 1
         for server, part in routes.forward.items():
-            waking = [message[1] for message in part if message[1] is not None and message in numbers]
-            transient = [message for message in part if message not in numbers and message not in stale]
+            waking = [device_id for at, device_id in part if device_id is not None and not records[at].is_transient]
+            transient = [message for message in part if records[message[0]].is_transient and message not in unsent]
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
             if transient:
                 self._forwarding.forward(flight.batch, server, transient, flight.receipt)
 
-    def _stale(self, flight: _InFlight, numbers: Mapping[Part, int | None]) -> frozenset[Message]:
-        """The transient messages of a batch that must not be sent, because later ones were stored earlier."""
+    def _unsent(self, flight: _InFlight, numbers: Mapping[Part, int | None]) -> frozenset[Part]:
+        """The transient messages of a batch that must not be sent: the mailbox has dropped them or, if they are for no
+        mailbox, later ones were stored earlier."""
         records = flight.batch.records
         read_again = [at for at in flight.fan_outs if at not in flight.steps]
         members = [(at, device_id) for at in read_again for device_id in recipients(records[at].address, self._hub)]
@@ -312,41 +316,50 @@ class Router:
         if not (earlier or members):
             return frozenset()
         messages = sorted([*flight.messages, *members], key=itemgetter(0)) if members else flight.messages
-        return stale_messages(records, messages, earlier.union(members))
+        stale = stale_messages(records, messages, earlier.union(members)).difference(numbers)
+        return stale.union(message for message in earlier if records[message[0]].is_transient)
 
     # -- fan-outs
 
     def _send_fan_out(self, flight: _InFlight, at: int) -> None:
         """Send the steps that were stored with the batch. If there is none, the record was stored earlier, or waits for
         an older fan-out."""
-        steps = flight.steps.get(at)
+        steps, record = flight.steps.get(at), flight.batch.records[at]
         if steps is None:
-            self._wake_members(flight.batch.records[at].address)
+            if not record.is_transient:
+                self._wake_members(record.address)
         else:
             for step in steps:
                 self._send_step(step)
 
     def _send_step(self, step: FanOutStep) -> None:
-        """Send the messages of a step to the devices that are here, and wake the others where they are."""
+        """Send the messages of a step to the devices that are here, and wake the others where they are. A transient
+        message is sent there."""
         if step.is_last and not step.recipients:
             self._local.no_recipient(1)
         if step.numbers is None:
-            self._wake_members(address_of(step.audience, step.excluded))
+            if not step.is_transient:
+                self._wake_members(address_of(step.audience, step.excluded))
             return
         away = self._local.send_step(step, step.numbers)
         holders = self._ask(away)
         if holders is None:
             return
         if holders.done():
-            self._wake_elsewhere(away, holders)
+            self._send_elsewhere(step, away, holders)
         else:
-            holders.add_done_callback(lambda holders: self._wake_elsewhere(away, holders))
+            holders.add_done_callback(lambda holders: self._send_elsewhere(step, away, holders))
 
-    def _wake_elsewhere(self, away: Sequence[str], holders: Holders) -> None:
+    def _send_elsewhere(self, step: FanOutStep, away: Sequence[str], holders: Holders) -> None:
         routes = plan([(0, device_id) for device_id in away], (), self._elsewhere(holders))
-        self._counters.kept += len(routes.unheld)
+        if not step.is_transient:
+            self._counters.kept += len(routes.unheld)
         for server, part in routes.forward.items():
-            self._forwarding.wake_up(server, [device_id for _, device_id in part if device_id is not None])
+            device_ids = [device_id for _, device_id in part if device_id is not None]
+            if step.is_transient:
+                self._forwarding.forward_step(server, step, device_ids)
+            else:
+                self._forwarding.wake_up(server, device_ids)
 
     def _wake_members(self, address: Address) -> None:
         """Messages may have been stored for these devices without a number that is known here."""
@@ -359,10 +372,10 @@ class Router:
 
 
 def _entries(flight: _InFlight) -> list[Entry | FanOut]:
-    """What to store of a batch, a record's messages together, as the mailbox requires."""
+    """What the mailbox takes of a batch, a record's messages together, as it requires."""
     records, origins, expires_ms = flight.batch.records, flight.batch.origins(), flight.deadlines.get
     found: list[Entry | FanOut] = []
-    for at, device_id in flight.to_store:
+    for at, device_id in flight.to_append:
         address, payload, timestamp_ms, _, _, options = records[at]
         message = (payload, timestamp_ms, *origins[at], options, expires_ms(at, 0))
         if device_id is not None:

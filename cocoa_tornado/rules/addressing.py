@@ -42,6 +42,16 @@ class Options(NamedTuple):
     collapse_key: str | None = None
     id: str | None = None
 
+    @property
+    def is_transient(self) -> bool:
+        """True if the record is never stored."""
+        return self.ttl_s == 0
+
+    @property
+    def looks_into_box(self) -> bool:
+        """True if how to deliver the record depends on what is in the device's box, or changes that."""
+        return self.collapse_key is not None or self.id is not None
+
     def expires_ms(self, timestamp_ms: int, now_ms: float) -> int:
         """Return the time until which the record may be sent, Unix milliseconds; 0: its ``ttl`` sets no limit. It
         counts from the record's timestamp or, if there is none or it is in the future, from ``now_ms``.

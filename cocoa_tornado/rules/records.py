@@ -60,7 +60,16 @@ class Record(NamedTuple):
     @property
     def is_transient(self) -> bool:
         """True if it is never stored: an interim, or a record whose ``ttl`` is 0."""
-        return bool(self.interim_of) or (self.options is not None and self.options.ttl_s == 0)
+        return bool(self.interim_of) or (self.options is not None and self.options.is_transient)
+
+    @property
+    def is_for_mailbox(self) -> bool:
+        """True if a mailbox, if there is one, takes the record: to store it or, if its ``ttl`` is 0, because it has a
+        ``collapse_key`` or an ``id``. An interim is for no mailbox: its final result may have the same ``id``."""
+        options = self.options
+        if self.interim_of:
+            return False
+        return options is None or not options.is_transient or options.looks_into_box
 
 
 class Rejected(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from ..brokers.kafka_settings import faults as kafka_faults
 from ..errors import SettingError
 from ..plain_text import one_line
+from ..presence.redis_settings import faults as presence_faults
 from ..rules.addresses import is_loopback
 from ..rules.identity import ADMIN_AUDIENCE, MIN_SECRET_BYTES
 from ..rules.sizes import format_size
@@ -148,5 +149,6 @@ _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     _credentials,
     lambda settings: together(settings, "tls_cert", "tls_key"),
     _order,
+    lambda settings: presence_faults(settings, settings.presence, settings.broker, settings.mailbox),
     kafka_faults,
 )

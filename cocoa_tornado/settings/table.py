@@ -18,10 +18,11 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta
 
-from ..adapters import Scheme, bare
+from ..adapters import bare
 from ..brokers.kafka_settings import KAFKA_SECTIONS, KAFKA_URL, KafkaSettings
 from ..mailboxes.sqlite_url import SQLITE
 from ..presence.grants import ConnectionDelivery, DuplicatePolicy
+from ..presence.redis_settings import PRESENCE_REDIS, SERVERS, PresenceSettings
 from ..redis_store.redis_url import redis_scheme
 from ..rules import buffers
 from ..rules.addresses import kafka_servers, without_user_info
@@ -67,11 +68,7 @@ BROKER: Final = "Broker"
 SPEECH: Final = "Speech"
 LOGGING: Final = "Logging"
 DRAIN: Final = "Draining"
-SECTIONS: Final = (LISTEN, IDENTITY, ACCESS, CONNECTIONS, BROKER, SPEECH, *KAFKA_SECTIONS, DRAIN, LOGGING)
-
-
-def _later(url: str) -> str:
-    raise ValueError("is not available in this version")
+SECTIONS: Final = (LISTEN, IDENTITY, ACCESS, CONNECTIONS, BROKER, SERVERS, SPEECH, *KAFKA_SECTIONS, DRAIN, LOGGING)
 
 
 _UNKNOWN_BROKER: Final = "is not a supported broker"
@@ -85,14 +82,14 @@ MAILBOXES: Final = AdapterUrl(
 )
 PRESENCE: Final = AdapterUrl(
     bare("local", "is unknown"),
-    Scheme(names=("redis", "rediss"), form="", check=_later),
+    PRESENCE_REDIS,
     unknown="is unknown",
 )
 ENGINES: Final = AdapterUrl(bare("none", UNKNOWN_ENGINE), *ENGINE_SCHEMES, unknown=UNKNOWN_ENGINE, words=(SPEECH_AUTO,))
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Settings(KafkaSettings):
+class Settings(KafkaSettings, PresenceSettings):
     """All settings, typed and frozen. Durations are in seconds (``_s``), sizes in bytes.
 
     :func:`cocoa_tornado.settings.sources.load` creates it. Code may also create it directly, and should then call
@@ -326,7 +323,12 @@ class Settings(KafkaSettings):
         "so a value under twice ``ping_interval`` may forget it as well.",
     )
     presence: Annotated[str, PRESENCE] = row(
-        BROKER, "local://", "Registry of the servers that hold devices; only local:// in this version."
+        BROKER,
+        "local://",
+        "Registry of the servers that hold devices; local:// for one server.",
+        "Several servers name the same ``redis://host:port/db``, which needs the extra ``redis``; or ``rediss://`` "
+        "over TLS, or ``redis+sentinel://`` as for ``mailbox``. They need ``kafka://`` and share its consumer group. A "
+        "Redis ``mailbox`` is in the same database.",
     )
     high_water: Annotated[int, Meta(ge=2, le=10_000_000)] = row(
         BROKER, 10_000, "Records in flight between broker and devices at which reading pauses."
@@ -464,6 +466,11 @@ class Settings(KafkaSettings):
     def has_embedded_broker(self) -> bool:
         """Whether the broker is part of this process."""
         return self.broker == EMBEDDED_BROKER
+
+    @property
+    def shares_presence(self) -> bool:
+        """Whether other servers may hold devices."""
+        return self.presence != "local://"
 
     @property
     def broker_servers(self) -> tuple[str, ...]:

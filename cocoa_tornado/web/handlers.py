@@ -19,6 +19,7 @@ from ..errors import IdentityError
 from ..live import Live
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
+from ..presence.port import PresenceState
 from ..rules.byte_budget import ByteBudget
 from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
@@ -331,10 +332,15 @@ class ReadyHandler(NoStore):
                 "state": broker.quarantine.value,
             },
             "mailbox": self._mailbox(),
-            "presence": {"ok": True, "state": "local"},
+            "presence": self._presence(),
             "speech": self._speech(),
             "keys": {"ok": keys_ok, "state": "ready" if keys_ok else "loading"},
         }
+
+    def _presence(self) -> dict[str, object]:
+        presence = self.context.devices.presence
+        state = presence.status().state
+        return {"ok": state is PresenceState.READY, "state": state.value if presence.lease.is_shared else "local"}
 
     def _mailbox(self) -> dict[str, object]:
         mail = self.context.devices.mail

@@ -36,6 +36,7 @@ OPTIONS = st.builds(
     priority=st.sampled_from(["normal", "high", "low"]),
     collapse_key=st.sampled_from([None, None, "k", "l"]),
     id=st.sampled_from([None, None, None, "x", "y"]),
+    ttl_s=st.sampled_from([None, None, None, 0]),
 )
 NEW = st.tuples(
     st.lists(DEVICES, min_size=1, max_size=3) | GROUPS,
@@ -63,6 +64,8 @@ class Message:
 class Model:
     """One device's box: nothing is ever removed from the list.
 
+    :ivar named: the ids of transient messages, each with the time when it was last appended
+    :ivar exists: there is a box
     :ivar acked_for_sure: the acknowledged position that survives a crash
     :ivar written_for_sure: the written position that survives a crash
     """
@@ -73,6 +76,8 @@ class Model:
     acked_for_sure: Numbers | None = None
     written_for_sure: Numbers = NOTHING
     audiences: frozenset[str] = frozenset()
+    named: dict[str, float] = field(default_factory=dict)
+    exists: bool = False
 
     def of(self, lane: LaneName) -> list[Message]:
         return [message for message in self.messages if message.lane == lane]
@@ -107,9 +112,16 @@ class Model:
             is_known = now - older.stored_s < 600 or older in self.present()
             if options.id is not None and older.options.id == options.id and is_known:
                 return None
+        if options.id is not None and now - self.named.get(options.id, -1_000.0) < 600:
+            return None
         for older in self.present():
             if options.collapse_key is not None and older.options.collapse_key == options.collapse_key:
                 older.state = "retracted"
+        self.exists = self.exists or not options.is_transient or options.id is not None
+        if options.is_transient:
+            if options.id is not None:
+                self.named[options.id] = now
+            return lane, len(self.of(lane))
         newest = Message(lane, len(self.of(lane)) + 1, payload, now, expires_s, options, audience)
         self.messages.append(newest)
         self._shrink(newest)
@@ -186,12 +198,18 @@ class Machine(RuleBasedStateMachine):
         given: set[tuple[int, str]] = set()
         for model in self.boxes.values():  # but not between the messages: one that has expired takes room until a sweep
             model.expire(self.stand.clock.now)
-        for item in batch:
+        boxless: set[int] = set()  # what changes nothing because there is no box
+        for at, item in enumerate(batch):
             is_new = item.offset >= known and (item.offset, item.device_id) not in given
             expected.append(self._model(item) if is_new else None)
             given.add((item.offset, item.device_id))
+            if is_new and isinstance(item, Entry) and not self.box(item.device_id).exists:
+                boxless.add(at)
         stored = self.runner.run(self._store(batch))
-        for number, wanted, item in zip(stored, expected, batch, strict=True):
+        for at, (number, wanted, item) in enumerate(zip(stored, expected, batch, strict=True)):
+            if at in boxless:
+                assert number is not None
+                continue
             relative = number and number - getattr(self.base(item.device_id), wanted[0] if wanted else "normal")
             assert relative == (wanted and wanted[1])
         for model in self.boxes.values() if new else ():
@@ -229,7 +247,7 @@ class Machine(RuleBasedStateMachine):
 
         model.expire(self.stand.clock.now)
         self.runner.run(store())
-        model.audiences = frozenset((ALL, *audiences))
+        model.audiences, model.exists = frozenset((ALL, *audiences)), True
         model.withdraw()
 
     @rule(

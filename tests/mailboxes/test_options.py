@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from cocoa_tornado.mailboxes.port import Entry, LaneRead, Mailbox
+from cocoa_tornado.mailboxes.port import Entry, FanOut, FanOutStep, LaneRead, Mailbox
 from cocoa_tornado.rules.addressing import Options, Priority
+from cocoa_tornado.rules.audiences import of_group
 from cocoa_tornado.rules.box import BoxLimits, Numbers, PageLimits, Position
 
-from .stands import ALL, Stand, contents, entry, missed, numbers, page_of, payloads
+from .stands import ALL, SOURCE, Stand, contents, entry, missed, numbers, page_of, payloads, small_steps, until
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -25,6 +26,12 @@ def keyed(offset: int, key: str, priority: Priority = "normal", device_id: str =
 
 def named(offset: int, id_: str, device_id: str = "doll") -> Entry:
     return entry(offset, device_id, options=Options(id=id_))
+
+
+def transient(
+    offset: int, key: str | None = None, id_: str | None = None, priority: Priority = "normal", device_id: str = "doll"
+) -> Entry:
+    return entry(offset, device_id, options=Options(priority, 0, key, id_))
 
 
 async def reopened(stand: Stand, mailbox: Mailbox, limits: BoxLimits | None = None) -> Mailbox:
@@ -258,4 +265,111 @@ async def test_the_last_thousand_ids_of_a_device_are_known(stand: Stand) -> None
     await mailbox.append([named(n, f"n{n}") for n in range(1001)])
     assert await mailbox.append([named(2000, "n1"), named(2001, "n1000")]) == [None, None]
     assert (await mailbox.append([named(2002, "n0")]))[0] is not None
+    await mailbox.close(1.0)
+
+
+async def test_an_id_that_is_named_again_takes_one_place_of_the_thousand(stand: Stand) -> None:
+    mailbox = await stand.open(BoxLimits(max_messages=10))
+    await mailbox.append([named(0, "first")])
+    for again in (1, 2, 3):
+        stand.clock.now += 601
+        mailbox.acknowledge("doll", Position(2 * again, mailbox.epoch))
+        assert (await mailbox.append([named(10 * again, "again"), entry(10 * again + 1)]))[0] is not None
+    assert await mailbox.append([named(99, "first")]) != [None]
+    await mailbox.append([named(100 + n, f"n{n}") for n in range(998)])
+    assert await mailbox.append([named(2000, "first"), named(2001, "again")]) == [None, None]
+    assert (await mailbox.append([named(2002, "n998"), named(2003, "again")]))[1] is not None
+    await mailbox.close(1.0)
+
+
+# -- a ttl of 0
+
+
+async def test_a_transient_message_replaces_the_older_one_of_its_key_and_is_not_stored(stand: Stand) -> None:
+    mailbox = await stand.open()
+    batch = [entry(0), keyed(1, "k"), transient(2, "k"), keyed(3, "k", "high"), transient(4, "k", None, "high")]
+    assert await mailbox.append(batch) == [1, 2, 2, 1, 1]
+    mailbox = await reopened(stand, mailbox)
+    assert (await contents(mailbox), await contents(mailbox, lane="high")) == (payloads([0]), [])
+    assert (missed(await page_of(mailbox)), missed(await page_of(mailbox, lane="high"))) == (0, 0)
+    assert mailbox.status().messages == 1
+    assert await mailbox.append([entry(5), transient(6, "k"), keyed(7, "k")]) == [3, 3, 4]
+    assert (numbers(await page_of(mailbox)), missed(await page_of(mailbox))) == ([1, 3, 4], 0)
+    await mailbox.close(1.0)
+
+
+async def test_the_id_of_a_transient_message_is_known_for_ten_minutes(stand: Stand) -> None:
+    mailbox = await stand.open()
+    assert await mailbox.append([named(0, "a"), transient(1, id_="a"), transient(2, id_="b")]) == [1, None, 1]
+    mailbox = await reopened(stand, mailbox)
+    stand.clock.now += 599
+    assert await mailbox.append([named(3, "b"), transient(4, id_="b"), named(5, "c")]) == [None, None, 2]
+    stand.clock.now += 2
+    assert await mailbox.append([transient(6, id_="b"), named(7, "b"), transient(8, id_="a")]) == [2, None, None]
+    assert await contents(mailbox) == payloads([0, 5])
+    await mailbox.close(1.0)
+
+
+async def test_a_transient_message_that_is_dropped_replaces_nothing(stand: Stand) -> None:
+    mailbox = await stand.open()
+    assert await mailbox.append([keyed(0, "k"), named(1, "a"), transient(2, "k", "a")]) == [1, 2, None]
+    assert await contents(mailbox) == payloads([0, 1])
+    assert (mailbox.counters.collapsed, mailbox.counters.duplicates, mailbox.counters.stored) == (0, 1, 2)
+    await mailbox.close(1.0)
+
+
+async def test_a_transient_message_that_is_read_again_is_dropped(stand: Stand) -> None:
+    mailbox = await stand.open()
+    batch = [keyed(0, "k"), transient(1, "k", "a"), transient(2, "k")]
+    assert await mailbox.append(batch) == [1, 1, 1]
+    mailbox = await reopened(stand, mailbox)
+    assert await mailbox.append([*batch, keyed(3, "k")]) == [None, None, None, 2]
+    assert await mailbox.append(batch) == [None, None, None]
+    assert await contents(mailbox) == payloads([3])
+    await mailbox.close(1.0)
+
+
+async def test_a_transient_message_for_an_unknown_device_stores_no_message(stand: Stand) -> None:
+    mailbox = await stand.open()
+    [first] = await mailbox.append([transient(0, "k", device_id="new")])
+    assert await mailbox.append([transient(1, "k", "a", device_id="new"), transient(2, "k", "a", device_id="new")]) == [
+        first,
+        None,
+    ]
+    assert (mailbox.status().messages, mailbox.counters.stored) == (0, 0)
+    [number] = await mailbox.append([entry(3, "new")])
+    assert first is not None
+    assert number is not None
+    assert first < number
+    assert await contents(mailbox, "new") == payloads([3])
+    await mailbox.close(1.0)
+
+
+@pytest.mark.parametrize("in_steps", [False, True])
+async def test_a_transient_fan_out_replaces_and_is_dropped_for_each_device_by_itself(
+    stand: Stand, in_steps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_steps:
+        small_steps(monkeypatch)
+    mailbox, steps = await stand.open(), list[FanOutStep]()
+    mailbox.watch_fan_outs(steps.append)
+    red = of_group("red")
+    for name in ("one", "two", "three", "four"):
+        await mailbox.join(name, frozenset((red,)))
+    await mailbox.append([keyed(0, "k", device_id="one"), entry(1, "two"), keyed(2, "x", device_id="two")])
+    await mailbox.append([named(3, "a", "three")])
+    bases = {name: (await mailbox.look(name)).normal.base for name in ("one", "two", "three", "four")}
+    options = Options(ttl_s=0, collapse_key="k", id="a")
+    fan_out = FanOut(red, frozenset(["four"]), b"x" * 2_000, 9, SOURCE, 4, options)
+    assert await mailbox.append([fan_out, entry(5, "two")]) == [None, bases["two"] + 3]
+    await until(lambda: any(step.is_last for step in steps))
+    found = {name: number for step in steps for name, number in (step.numbers or {}).items()}
+    assert found == {"one": bases["one"] + 1, "two": bases["two"] + 2}
+    assert all(step.is_transient and step.options == options for step in steps)
+    assert await contents(mailbox, "one") == []
+    assert await contents(mailbox, "two") == payloads([1, 2, 5])
+    assert (mailbox.status().messages, mailbox.counters.collapsed) == (4, 1)
+    steps.clear()
+    await mailbox.append([fan_out, transient(6, None, "a", device_id="one")])
+    assert (steps, await mailbox.append([transient(7, None, "a", device_id="one")])) == ([], [None])
     await mailbox.close(1.0)

@@ -50,7 +50,9 @@ addresses: st.SearchStrategy[Address] = st.one_of(
     st.builds(Group, st.sampled_from(GROUPS), few_devices),
     st.builds(Everyone, few_devices),
 )
-options = st.sampled_from([None, None, Options(ttl_s=0), Options(ttl_s=60), Options(priority="high")])
+options = st.sampled_from(
+    [None, None, Options(ttl_s=0), Options(ttl_s=0, id="x"), Options(ttl_s=60), Options(priority="high")]
+)
 records = st.builds(record, addresses, interim_of=st.sampled_from(["", "", "s"]), options=options)
 batches = st.lists(records, max_size=12)
 one_of_few = st.sampled_from([[], ["a"], ["b", "a", "d"], list(DEVICES)])

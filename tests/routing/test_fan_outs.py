@@ -63,6 +63,33 @@ async def test_a_transient_record_for_a_group_goes_to_the_connected_devices_and_
     assert (texts(client), texts(away), mailbox.calls[0][0]) == (["0", "1"], [], [])
 
 
+async def test_a_transient_record_for_a_group_replaces_what_is_in_every_box_and_goes_to_the_connected_devices() -> None:
+    stand = await stand_with_mailbox()
+    client, away = stand.connect(groups=["red"]), stand.connect("away", groups=["red"])
+    stand.hub.unregister(away)
+    keyed = text(0, Group("red"))._replace(options=Options(collapse_key="k"))
+    now = text(1, Group("red"))._replace(options=Options(ttl_s=0, collapse_key="k", id="x"))
+    batch = stand.batch(keyed, now, text(2))
+    for _ in range(2):
+        stand.router(batch)
+        await asyncio.sleep(0)
+    assert (texts(client), client.places) == (["0", "1", "2"], [1])
+    stand.router(stand.batch(text(3, Group("red"))._replace(options=Options(ttl_s=0, id="x"))))
+    await asyncio.sleep(0)
+    assert stand.mailbox is not None
+    assert (texts(client), stand.mailbox.counters.collapsed, stand.mailbox.status().messages) == (["0", "1", "2"], 2, 1)
+    # The last one has no recipient: each device has had its id.
+    assert (stand.counters.routed, stand.counters.kept, stand.counters.unknown_device) == (3, 1, 1)
+
+
+async def test_a_transient_step_whose_numbers_are_unknown_is_not_sent() -> None:
+    stand = await stand_with_mailbox()
+    client, looks = stand.connect(groups=["red"]), list[int]()
+    client.look_again = lambda: looks.append(1)  # type: ignore[method-assign]
+    stand.router.on_step(step(None)._replace(options=Options(ttl_s=0, id="x")))
+    assert (client.sent, looks) == ([], [])
+
+
 async def test_messages_and_fan_outs_are_stored_with_their_options_and_one_deadline() -> None:
     """It counts from the record's timestamp, or from reading if that is absent or in the future."""
     mailbox = SlowMailbox()

@@ -21,7 +21,7 @@ from cocoa_tornado.relay.port import RelayLimits
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
-from cocoa_tornado.rules.audiences import of_group
+from cocoa_tornado.rules.audiences import audiences_of, of_group
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.identity import DeviceIdentity
 from cocoa_tornado.rules.records import Record
@@ -231,6 +231,23 @@ async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_transient_
     stand.read_at_a(*batch[:3])  # once more: stored before, so it may not have been notified
     await eventually(lambda: there.looks == 2)
     assert here.looks == 1
+
+
+async def test_with_a_mailbox_a_transient_record_with_a_key_is_sent_to_the_devices_of_other_servers_once() -> None:
+    stand = await with_mailbox()
+    here, there = await stand.a.connect("here", "red"), await stand.b.connect("there", "red")
+    mailbox = stand.a.mailbox
+    assert mailbox is not None
+    for client in (here, there):
+        await mailbox.join(client.identity.device_id, audiences_of(client.identity))
+    now = Options(ttl_s=0, collapse_key="k", id="x")
+    batch = text(0, Group("red"))._replace(options=now), text(1, "there")._replace(options=Options(ttl_s=0, id="y"))
+    for _ in range(2):
+        stand.read_at_a(*batch)
+        await eventually(lambda: len(there.sent) == 2)
+    await asyncio.sleep(0)
+    assert (here.texts, there.texts, there.looks) == (["0"], ["0", "1"], 0)
+    assert there.terms == [Terms(collapse_key="k", id="x"), Terms(id="y")]
 
 
 @pytest.mark.logs("cocoa.router", "routing failed")

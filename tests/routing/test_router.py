@@ -13,7 +13,7 @@ from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, FanOut
+from cocoa_tornado.mailboxes.port import Entry, FanOut, LaneRead
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -22,7 +22,7 @@ from cocoa_tornado.routing.round_trips import RoundTrips
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import audiences_of
-from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.box import BoxLimits, PageLimits
 from cocoa_tornado.rules.records import Record
 from cocoa_tornado.rules.terms import Terms
 
@@ -389,3 +389,43 @@ async def test_a_message_for_now_or_never_is_not_sent_again_with_a_batch_that_is
         stand.router(batch)
         await asyncio.sleep(0)
     assert texts(client) == ["0", "1"]
+
+
+async def test_a_message_for_now_or_never_replaces_what_is_in_the_box_and_says_what_it_comes_after() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    client, now = stand.connect(), Options(ttl_s=0, collapse_key="k")
+    keyed = text(1)._replace(options=Options(collapse_key="k"))
+    stand.router(
+        stand.batch(text(0), keyed, text(2)._replace(options=now), text(3), text(4, "away")._replace(options=now))
+    )
+    await asyncio.sleep(0)
+    assert (texts(client), client.numbers, client.places) == (["0", "1", "2", "3"], [1, 2, 3], [2])
+    [page] = await mailbox.read("doll", [LaneRead("normal", 0, PageLimits())])
+    assert [message.number for message in page.messages] == [1, 3]
+    assert (stand.done, stand.counters.routed, stand.counters.kept, stand.counters.unknown_device) == ([""], 4, 0, 1)
+
+
+async def test_a_message_for_now_or_never_is_dropped_because_of_its_id_like_any_other() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    stand = await Stand(mailbox).open()
+    client, named, now = stand.connect(), Options(id="x"), Options(ttl_s=0, id="x")
+    stand.router(stand.batch(text(0)._replace(options=named), text(1)._replace(options=now)))
+    other = stand.batch(text(2)._replace(options=Options(ttl_s=0, id="y")))
+    for _ in range(2):  # the second time, no later message shows that it was sent
+        stand.router(other)
+    stand.router(stand.batch(text(3)._replace(options=Options(id="y")), text(4, "away")._replace(options=now)))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert (texts(client), stand.counters.routed, stand.counters.unknown_device) == (["0", "2"], 2, 1)
+    assert mailbox.counters.duplicates == 3
+
+
+async def test_a_message_for_now_or_never_is_no_concern_of_the_mailbox_without_a_key_and_an_id() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    stand.connect()
+    options = [NOW_OR_NEVER, Options(ttl_s=0, id="x"), Options(ttl_s=0, collapse_key="k")]
+    interim = text(7, interim_of="s")._replace(options=Options(id="x", collapse_key="k"))
+    stand.router(stand.batch(*(text(at)._replace(options=found) for at, found in enumerate(options)), interim))
+    assert [entry.payload for entry in mailbox.calls[0][0]] == [b"{1,}", b"{2,}"]

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado.presence import redis_scripts as scripts
+from cocoa_tornado.presence.redis_scripts import Holding
+from cocoa_tornado.rules.claims import Claim
+
+from .script_cases import *  # noqa: F403  # the cases of every store
+from .script_stands import SimulatedStore
+
+
+@pytest.fixture
+def store() -> SimulatedStore:
+    return SimulatedStore()
+
+
+@given(st.text(min_size=1))
+def test_every_device_has_a_bucket(device_id: str) -> None:
+    assert 0 <= int(scripts.bucket_of(device_id)) < scripts.BUCKETS
+
+
+def test_buckets_stay_where_they_are() -> None:
+    """Servers of two releases must find the same holders."""
+    assert (scripts.bucket_of("doll"), scripts.bucket_of("Bär")) == (b"14989", b"3662")
+
+
+def test_holders_are_parsed_in_their_order() -> None:
+    reply = [b"holders", b"e1:7:12 e2:1:13", b""]
+    held = (Holding(Claim("e1", 7), 12), Holding(Claim("e2", 1), 13))
+    assert scripts.holders_replies(reply) == [held, ()]
