@@ -55,7 +55,7 @@ COMPLAINTS_IN_A_TAIL = ("mailbox emptied", "mailbox replaced")
 @dataclass(frozen=True, slots=True)
 class Plan:
     """:ivar rate: messages a second for all devices
-    :ivar fence: ``presence_fence`` in seconds; the lease is half of it
+    :ivar fence: ``presence_fence`` in seconds, at least 5
     """
 
     servers: int = 3
@@ -179,7 +179,7 @@ class Stage:
         options = [
             *GATEWAY_OPTIONS,
             *("--broker", f"kafka://{self.kafka.bootstrap}", "--presence-mode", plan.mode),
-            *("--presence-fence", f"{plan.fence:g}s", "--presence-freeze", f"{plan.fence / 2:g}s"),
+            *("--presence-fence", f"{plan.fence:g}s", "--presence-freeze", f"{min(plan.fence / 2, plan.fence - 3):g}s"),
         ]
         made = []
         for number in range(plan.servers):

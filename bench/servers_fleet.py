@@ -57,7 +57,7 @@ class Roamer:
 
     async def introduce(self) -> None:
         """Connect once, so that the deployment knows the device and its groups."""
-        while not await self._visit(lambda: False, 0.0):
+        while not await self._visit(lambda: True, 0.0):
             await asyncio.sleep(0.2)
 
     async def roam(self) -> None:
