@@ -74,9 +74,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
-    "connection.box_reader": {"rules"},
-    "connection.lane": {"rules"},
-    "connection.outbox": {"connection.lane", "rules"},
+    "connection.gap_notices": {"rules"},
+    "connection.box_reader": {"connection.gap_notices", "rules"},
+    "connection.queue": {"rules"},
+    "connection.outbox": {"connection.queue", "rules"},
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},
     "connection.limits": {"connection.outbox", "rules"},
@@ -85,8 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "connection.box_reader",
             "connection.keepalive",
-            "connection.lane",
-            "connection.lane",
+            "connection.queue",
             "connection.limits",
             "connection.outbox",
         ),
@@ -177,7 +177,7 @@ PURE = (
     *("relay.messages", "relay.wire"),
     *(
         f"connection.{name}"
-        for name in ("box_reader", "heartbeat", "keepalive", "lane", "limits", "outbox", "protocol")
+        for name in ("box_reader", "gap_notices", "heartbeat", "keepalive", "limits", "outbox", "protocol", "queue")
     ),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}
