@@ -21,10 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from .certificates import Certificate, read_certificate, write_certificate
+from .kafka_admin import administrator
 from .kafka_installation import Installation, install, java, kafka_version
 from .locking import alone
 from .ports import ReservedPort
@@ -187,8 +187,8 @@ class _Process:
             if not _is_open(self.bootstrap):
                 time.sleep(0.05)
                 continue
-            with contextlib.suppress(kafka_errors.KafkaError):  # the port is open, but the server does not answer yet
-                KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=10_000).close()
+            # Suppressed: the port is open, but the server does not answer yet.
+            with contextlib.suppress(kafka_errors.KafkaError), administrator(self.bootstrap, 10_000):
                 return
         log = (self.folder / "server.log").read_text(errors="replace")[-4000:]
         self.kill()
