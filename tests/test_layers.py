@@ -36,7 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relay.messages": {"routing.address", "rules"},
     "relay.port": {"relay.messages", "rules"},
     "relay.wire": {"routing.address", "relay.messages", "rules"},
-    "relay": {"relay.messages", "relay.port", "relay.wire", "rules", "errors"},
+    "relay.redis_lua": {"relay.port", "redis_store.scripts"},
+    "relay": {
+        *(f"relay.{name}" for name in ("messages", "port", "redis_lua", "wire")),
+        *("redis_store", "rules", "errors"),
+    },
     "presence.grants": {"rules"},
     "presence.actions": {"presence.grants", "relay.messages", "rules"},
     "presence.rules": {"presence.actions", "presence.grants", "relay.messages", "rules"},

@@ -22,7 +22,7 @@ PURE: Final = (
     "routing/",
     "rules/",
     "presence/",
-    "relay/",
+    *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
