@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from .brokers.port import Batch, Broker
+from .brokers.port import Broker
 from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
@@ -244,7 +244,7 @@ class Gateway:
         if self.engine is not None:
             round_trips = RoundTrips(self._clock)
             self.transcriber = self._make_transcriber(self.engine, round_trips)
-        self._sink: Callable[[Batch], None] = Router(
+        self._sink = Router(
             self.hub,
             self.counters,
             self._clock,
@@ -253,7 +253,9 @@ class Gateway:
             mailbox=self.mailbox,
             wall_clock=self._wall_clock,
             round_trips=round_trips,
+            has_neighbors=self.settings.shares_presence,
         )
+        self._opened.callback(self._sink.close)
         self._devices = devices = self._make_devices()
         self._revocation = Revocation(self.live, devices.sockets)
         self.keys.on_distrust = self._revocation.start
