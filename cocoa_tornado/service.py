@@ -30,7 +30,6 @@ from .logs import lines_lost, set_level
 from .mailboxes.port import Mailbox, MailboxState
 from .metrics import GatewayCollector, MetricsPage
 from .presence.port import Presence
-from .relay.memory import MemoryRelay
 from .relay.port import Relay
 from .routing.round_trips import RoundTrips
 from .routing.router import Router
@@ -53,6 +52,7 @@ from .service_parts import (
     make_engine,
     make_mailbox,
     make_presence,
+    make_relay,
     speech_url,
 )
 from .settings.sources import changes, reloaded
@@ -106,7 +106,7 @@ class Gateway:
         self._wall_clock = time.time
         self.counters = Counters()
         self.hub = Hub(settings.connection_delivery)
-        self.relay = MemoryRelay() if relay is None else relay
+        self.relay = relay or make_relay(settings)
         self.presence = presence or make_presence(settings, self.relay, self._clock, self._server_name)
         self.presence.limits = lambda: self.live.now.slots
         self.broker = make_broker(settings) if broker is None else broker
