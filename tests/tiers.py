@@ -47,7 +47,7 @@ PURE: Final = (
     *(f"test_{name}.py" for name in ("asking", "conf", "counters", "hub", "layers", "metrics")),
     *(f"test_settings{part}.py" for part in ("", "_any_text", "_checks", "_options", "_sources")),
     *(f"test_{name}.py" for name in ("dependencies", "kafka_secrets", "logs_format", "logs_writer", "plain_files")),
-    *(f"test_{name}.py" for name in ("documentation", "plain_text", "transcriber")),
+    *(f"test_{name}.py" for name in ("documentation", "plain_text", "tiers", "transcriber")),
 )
 LOAD: Final = "bench"
 SLOW: Final = (f"{LOAD}/",)
@@ -96,7 +96,7 @@ NOT_AT_LOWEST: Final = (
     *("mailboxes/test_sqlite", "brokers/test_kafka_oauth.py"),
     # the repository: its documents, imports, benchmarks, examples and the tests' own plugins
     *("asyncapi/", "bench/", "examples/", "test_demo.py", "test_expected_logs.py", "test_layers.py", "test_readme.py"),
-    *("test_dependencies.py", "test_documentation.py"),
+    *("test_dependencies.py", "test_documentation.py", "test_tiers.py"),
     # processes: their signals, pauses, files and output, and what stands between them and their clients
     *("cli/test_serve.py", "cli/test_serve_keys.py", "cli/test_signals.py", "cli/test_streams.py"),
     *("test_behind_proxies.py", "probe/test_through_proxies.py", "web/test_browser.py", "speech/test_out_of_memory.py"),
@@ -156,8 +156,8 @@ class Tiers:
         Not where the order is random.
         """
         if config.getoption("lowest"):
-            config.hook.pytest_deselected(items=[item for item in items if not _is_at_lowest(item)])
-            items[:] = [item for item in items if _is_at_lowest(item)]
+            config.hook.pytest_deselected(items=[item for item in items if not is_at_lowest(item.nodeid)])
+            items[:] = [item for item in items if is_at_lowest(item.nodeid)]
         if not config.pluginmanager.hasplugin("randomly"):
             items.sort(key=_rank)
 
@@ -168,7 +168,7 @@ class Tiers:
         pytest-xdist's own groups (``--dist loadgroup``) have no effect with pytest 9.
         """
         scheduler = LoadScopeScheduling(config, log)
-        scheduler._split_scope = _scope
+        scheduler._split_scope = scope
         return scheduler
 
     @pytest.hookimpl(wrapper=True)
@@ -202,7 +202,7 @@ def _name(node_id: str) -> str:
     return node_id.removeprefix(f"{TESTS.name}/")
 
 
-def _scope(node_id: str) -> str:
+def scope(node_id: str) -> str:
     """Tests with the same scope run in one process, one after another."""
     name = _name(node_id)
     if name.startswith(PURE):
@@ -210,8 +210,8 @@ def _scope(node_id: str) -> str:
     return next((together for together in TOGETHER if name.startswith(together)), node_id)
 
 
-def _is_at_lowest(item: pytest.Item) -> bool:
-    name = _name(item.nodeid)
+def is_at_lowest(node_id: str) -> bool:
+    name = _name(node_id)
     return name.startswith(BUT_AT_LOWEST) or not name.startswith(NOT_AT_LOWEST)
 
 
