@@ -7,8 +7,10 @@
 #                else on a substitute, and on Redis if redis-server is installed
 #   make test-fast      the tests that start no process, in half a minute
 #   make test-all       all but the nightly tests, including those that stop servers, load the machine or run Whisper
-#   make test-lowest    all but the slow and the Kafka tests, with the lowest library versions that setup.py allows
-#   make test-nightly   all tests, including the Go examples, in random order, with ten times as many random examples
+#   make test-lowest    what the libraries' versions may change, with the lowest ones that setup.py allows; without Kafka
+#   make test-nightly   all tests, including the longest, in random order, with ten times as many random examples; then
+#                those that need no Kafka with the lowest versions
+#   make prepare install what test-lowest and test-all need, which takes a minute; CI does it beside make check
 #   make check   formatting, lint, types, import layers
 #   make constraints    regenerate conf/constraints.txt: the versions and hashes that deployments install
 #   make figures  modules, functions, classes, comments, words of this tree, or side by side: COMMITS='v0.1 main'
@@ -38,11 +40,13 @@ URL := 127.0.0.1:$(PORT)
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 # Keeps the order of tests/tiers.py; tests/conftest.py sets the number of processes.
 PARALLEL := -n auto --no-loadscope-reorder
+PYTEST_LOWEST := PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) --hypothesis-profile=lowest \
+  -m 'not slow and not nightly and not kafka'
 
 # What `make constraints` upgrades: everything, or one library with UPGRADE='--upgrade-package tornado'.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly check constraints format figures soak memory survive bench bench-full clean
+.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly prepare check constraints format figures soak memory survive bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -71,13 +75,17 @@ test-fast: $(VENV)/installed-test
 test-all: $(VENV)/installed-engines
 	$(PYTEST) $(PARALLEL) -m 'not nightly' $(PYTEST_OPTIONS)
 
-# Without tests/cli/test_streams.py and the simulator of presence: what they test is not a library's affair.
 test-lowest: $(LOWEST)/installed
-	PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARALLEL) -m 'not slow and not nightly and not kafka' --hypothesis-profile=lowest \
-	  --ignore=tests/cli/test_streams.py --ignore=tests/presence/test_simulator.py --ignore=tests/asyncapi --ignore=tests/bench $(PYTEST_OPTIONS)
+	$(PYTEST_LOWEST) --lowest $(PYTEST_OPTIONS)
 
-test-nightly: $(VENV)/installed-engines
+test-nightly: $(VENV)/installed-engines $(LOWEST)/installed
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
+	$(PYTEST_LOWEST) --ignore=tests/asyncapi --ignore=tests/bench $(PYTEST_OPTIONS)
+
+# What the first tests would wait for: the lowest versions, the tests' bytecode (all processes would write it), Kafka.
+prepare: $(VENV)/installed-engines $(LOWEST)/installed
+	$(PYTEST) --collect-only -qq >/dev/null
+	$(BIN)/python -W ignore -c 'from testing.kafka_server import prepare; prepare()'
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from .brokers.port import Batch, Broker
+from .brokers.port import Broker
 from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
@@ -30,7 +30,6 @@ from .logs import lines_lost, set_level
 from .mailboxes.port import Mailbox, MailboxState
 from .metrics import GatewayCollector, MetricsPage
 from .presence.port import Presence
-from .relay.memory import MemoryRelay
 from .relay.port import Relay
 from .routing.round_trips import RoundTrips
 from .routing.router import Router
@@ -53,6 +52,7 @@ from .service_parts import (
     make_engine,
     make_mailbox,
     make_presence,
+    make_relay,
     speech_url,
 )
 from .settings.sources import changes, reloaded
@@ -106,7 +106,7 @@ class Gateway:
         self._wall_clock = time.time
         self.counters = Counters()
         self.hub = Hub(settings.connection_delivery)
-        self.relay = MemoryRelay() if relay is None else relay
+        self.relay = relay or make_relay(settings)
         self.presence = presence or make_presence(settings, self.relay, self._clock, self._server_name)
         self.presence.limits = lambda: self.live.now.slots
         self.broker = make_broker(settings) if broker is None else broker
@@ -244,7 +244,7 @@ class Gateway:
         if self.engine is not None:
             round_trips = RoundTrips(self._clock)
             self.transcriber = self._make_transcriber(self.engine, round_trips)
-        self._sink: Callable[[Batch], None] = Router(
+        self._sink = Router(
             self.hub,
             self.counters,
             self._clock,
@@ -253,7 +253,9 @@ class Gateway:
             mailbox=self.mailbox,
             wall_clock=self._wall_clock,
             round_trips=round_trips,
+            has_neighbors=self.settings.shares_presence,
         )
+        self._opened.callback(self._sink.close)
         self._devices = devices = self._make_devices()
         self._revocation = Revocation(self.live, devices.sockets)
         self.keys.on_distrust = self._revocation.start

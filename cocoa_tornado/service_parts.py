@@ -23,6 +23,7 @@ from .presence.grants import SlotLimits
 from .presence.local import LocalPresence, LocalStore
 from .presence.port import Presence
 from .redis_store.redis_url import database_of
+from .relay.memory import MemoryRelay
 from .relay.port import Relay
 from .rules.addresses import is_loopback
 from .rules.audio import undeclared
@@ -136,6 +137,16 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
 
         return RedisMailbox(settings.mailbox, limits)
     return None
+
+
+def make_relay(settings: Settings) -> Relay:
+    """The relay for :func:`make_presence`, which begins and ends its addresses."""
+    if settings.shares_presence:
+        from .presence.redis import lease_clock
+        from .relay.redis import RedisRelay
+
+        return RedisRelay(settings.presence, lease_clock())
+    return MemoryRelay()
 
 
 def make_presence(settings: Settings, relay: Relay, clock: Callable[[], float], name: Callable[[], str]) -> Presence:

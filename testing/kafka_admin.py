@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
@@ -17,33 +17,26 @@ from kafka.admin import (
     ResourceType,
 )
 
+from cocoa_tornado.brokers.kafka_connections import make_client
+
 PATIENT_MS = 30_000  # a broker that has just started is slow on a loaded machine
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = 1, settings: dict[str, str] | None = None) -> None:
     wanted = {"num_partitions": partitions, "replication_factor": 1, "configs": settings or {}}
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         admin.create_topics({topic: wanted}, wait_for_metadata=True)
-    finally:
-        admin.close()
 
 
 def forbid_writing(bootstrap: str, topic: str, user: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         assert not admin.create_acls(_denials(topic, user))["failed"]
-    finally:
-        admin.close()
 
 
 def allow_writing(bootstrap: str, topic: str, user: str) -> None:
     """Undo :func:`forbid_writing`."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         admin.delete_acls(_denials(topic, user))
-    finally:
-        admin.close()
 
 
 def _denials(topic: str, user: str) -> list[ACL]:
@@ -56,61 +49,43 @@ def _denials(topic: str, user: str) -> list[ACL]:
 
 
 def delete_topic(bootstrap: str, topic: str) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         admin.delete_topics([topic])
-    finally:
-        admin.close()
 
 
 def recreate_topic(bootstrap: str, topic: str, partitions: int = 1) -> None:
     """Delete a topic and create it again, as fast as the broker can."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
     wanted = {topic: {"num_partitions": partitions, "replication_factor": 1}}
-    try:
+    with administrator(bootstrap) as admin:
         admin.delete_topics([topic])
         deadline = time.monotonic() + PATIENT_MS / 1000
         while admin.create_topics(wanted, raise_errors=False)["topics"][0]["error_code"]:  # until it is deleted
             assert time.monotonic() < deadline
         admin.wait_for_topics([topic], timeout_ms=PATIENT_MS)
-    finally:
-        admin.close()
 
 
 def find_topic_id(bootstrap: str, topic: str) -> str:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         return str(admin.describe_topics([topic])[0]["topic_id"])
-    finally:
-        admin.close()
 
 
 def delete_records(bootstrap: str, topic: str, before: int) -> None:
     """Delete the records of the first partition before this offset."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         admin.delete_records({TopicPartition(topic, 0): before})
-    finally:
-        admin.close()
 
 
 def add_partitions(bootstrap: str, topic: str, partitions: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         admin.create_partitions({topic: partitions})
         admin.wait_for_topics([topic])
-    finally:
-        admin.close()
 
 
 def throw_out(bootstrap: str, group: str) -> None:
     """Remove all members of a consumer group, as if their sessions had timed out."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(bootstrap) as admin:
         members = admin.describe_groups([group])[group]["members"]
         admin.remove_group_members(group, [MemberToRemove(member_id=member["member_id"]) for member in members])
-    finally:
-        admin.close()
 
 
 def committed_offset(bootstrap: str, group: str, topic: str, partition: int = 0) -> int | None:
@@ -134,8 +109,17 @@ def read_all(bootstrap: str, topic: str, count: int, patience_s: float = 10.0) -
 
 
 @contextlib.contextmanager
+def administrator(bootstrap: str, patience_ms: int = PATIENT_MS) -> Iterator[Any]:
+    admin = _make(KafkaAdminClient, bootstrap, bootstrap_timeout_ms=patience_ms)
+    try:
+        yield admin
+    finally:
+        admin.close()
+
+
+@contextlib.contextmanager
 def reader(bootstrap: str, **settings: Any) -> Iterator[Any]:
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, **settings)
+    consumer = _make(KafkaConsumer, bootstrap, enable_auto_commit=False, **settings)
     try:
         yield consumer
     finally:
@@ -144,8 +128,13 @@ def reader(bootstrap: str, **settings: Any) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def writer(bootstrap: str, **settings: Any) -> Iterator[Any]:
-    producer = KafkaProducer(bootstrap_servers=bootstrap, **settings)
+    producer = _make(KafkaProducer, bootstrap, **settings)
     try:
         yield producer
     finally:
         producer.close(timeout=10)
+
+
+def _make(kind: Callable[..., Any], bootstrap: str, **settings: Any) -> Any:
+    """The gateway's client, as kafka-python's own leaves sockets to the garbage collector, which warns of them."""
+    return make_client(kind, {"bootstrap_servers": bootstrap} | settings, creates_topics=True).client

@@ -21,10 +21,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 
 from .certificates import Certificate, read_certificate, write_certificate
+from .kafka_admin import administrator
 from .kafka_installation import Installation, install, java, kafka_version
 from .locking import alone
 from .ports import ReservedPort
@@ -35,6 +35,7 @@ START_PATIENCE_S = 60.0
 SASL_USER, SASL_PASSWORD = "gateway", "sasl-password-for-tests"
 KEY_PASSWORD = "key-password-for-tests"
 
+# Without records that say nothing, an idle server takes a third less of a core: metadata.max.idle.interval.ms.
 SERVER_PROPERTIES = """
 process.roles=broker,controller
 node.id=1
@@ -73,6 +74,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 broker.session.timeout.ms=1000
 broker.heartbeat.interval.ms=200
+metadata.max.idle.interval.ms=0
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 log.cleaner.enable=false
@@ -187,8 +189,8 @@ class _Process:
             if not _is_open(self.bootstrap):
                 time.sleep(0.05)
                 continue
-            with contextlib.suppress(kafka_errors.KafkaError):  # the port is open, but the server does not answer yet
-                KafkaAdminClient(bootstrap_servers=self.bootstrap, bootstrap_timeout_ms=10_000).close()
+            # Suppressed: the port is open, but the server does not answer yet.
+            with contextlib.suppress(kafka_errors.KafkaError), administrator(self.bootstrap, 10_000):
                 return
         log = (self.folder / "server.log").read_text(errors="replace")[-4000:]
         self.kill()
@@ -324,6 +326,12 @@ def describe_broker() -> str:
     if which_broker() == "apache":
         return KafkaServer.name
     return "Tansu (in memory; tests that restart the broker do not run)"
+
+
+def prepare() -> None:
+    """Do what the first start on a machine waits for: fetch the server and record its classes."""
+    if which_broker() == "apache":
+        _class_archive(install())
 
 
 def make_broker(folder: Path) -> KafkaServer | TansuServer:

@@ -15,7 +15,7 @@ import pytest
 from . import profiles
 from .expected_logs import ExpectedLogs
 from .shared_folder import SHARED_FOLDER, SharedFolder
-from .tiers import Tiers
+from .tiers import OWN_KAFKA, Tiers
 
 if TYPE_CHECKING:
     from tornado.ioloop import IOLoop
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 profiles.register()
 
 _KAFKA = pytest.StashKey[object]()
+_OWN_KAFKA = pytest.StashKey["KafkaServer | TansuServer"]()
 KAFKA_PYTHON_ON_3_11 = "ignore:(read|open)_text is deprecated:DeprecationWarning"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lowest", action="store_true", help="only what a library's version may change (tests/tiers.py)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,6 +54,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """For ``-n auto``: more processes than cores, for the tests of servers mostly wait."""
     return min(2 * (os.cpu_count() or 1), 8)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Kill this process's own broker after the last test that uses it: an idle one takes 3 to 5 % of a core.
+
+    In random order it remains, as any of the next tests may use it.
+    """
+    server = item.config.stash.get(_OWN_KAFKA, None)
+    if server is None or OWN_KAFKA in getattr(item, "fixturenames", ()):
+        return
+    if not item.config.pluginmanager.hasplugin("randomly"):
+        server.kill()
 
 
 def pytest_report_header() -> str:
@@ -120,7 +137,7 @@ def kafka(request: pytest.FixtureRequest) -> KafkaServer | TansuServer:
 def _restartable_kafka(request: pytest.FixtureRequest) -> Iterator[KafkaServer | TansuServer]:
     from testing.kafka_server import make_broker
 
-    server = make_broker(_server_folder(request, "own-kafka-"))
+    server = request.config.stash[_OWN_KAFKA] = make_broker(_server_folder(request, "own-kafka-"))
     yield server
     server.close()
 

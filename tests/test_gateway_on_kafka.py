@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import websockets
-from kafka import KafkaProducer, TopicPartition
+from kafka import TopicPartition
 from tornado.ioloop import IOLoop
 from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.brokers.kafka import KafkaBroker
-from cocoa_tornado.brokers.kafka_connections import DIRECT
 from cocoa_tornado.brokers.kafka_reading import Reading
 from cocoa_tornado.brokers.port import BrokerState, Decoder
 from cocoa_tornado.service import Gateway
@@ -177,10 +176,7 @@ class Site:
 
         def stream() -> None:
             number = 0
-            # kafka-python leaves the sockets of failed connections to the garbage collector, unless it is told this.
-            with contextlib.closing(
-                KafkaProducer(bootstrap_servers=self.server.bootstrap, proxy_url=DIRECT)
-            ) as producer:
+            with writer(self.server.bootstrap) as producer:
                 while not stopping.wait(0.005):
                     partition = number % partitions
                     value = record(device_id, number, partition=partition)

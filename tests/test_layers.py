@@ -36,7 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relay.messages": {"routing.address", "rules"},
     "relay.port": {"relay.messages", "rules"},
     "relay.wire": {"routing.address", "relay.messages", "rules"},
-    "relay": {"relay.messages", "relay.port", "relay.wire", "rules", "errors"},
+    "relay.redis_lua": {"relay.port", "redis_store"},
+    "relay": {
+        *(f"relay.{name}" for name in ("messages", "port", "redis_lua", "wire")),
+        *("redis_store", "rules", "errors"),
+    },
     "presence.grants": {"rules"},
     "presence.actions": {"presence.grants", "relay.messages", "rules"},
     "presence.rules": {"presence.actions", "presence.grants", "relay.messages", "rules"},
@@ -74,9 +78,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
-    "connection.box_reader": {"rules"},
-    "connection.lane": {"rules"},
-    "connection.outbox": {"connection.lane", "rules"},
+    "connection.gap_notices": {"rules"},
+    "connection.box_reader": {"connection.gap_notices", "rules"},
+    "connection.queue": {"rules"},
+    "connection.outbox": {"connection.queue", "rules"},
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},
     "connection.limits": {"connection.outbox", "rules"},
@@ -85,8 +90,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *(
             "connection.box_reader",
             "connection.keepalive",
-            "connection.lane",
-            "connection.lane",
+            "connection.queue",
             "connection.limits",
             "connection.outbox",
         ),
@@ -177,7 +181,7 @@ PURE = (
     *("relay.messages", "relay.wire"),
     *(
         f"connection.{name}"
-        for name in ("box_reader", "heartbeat", "keepalive", "lane", "limits", "outbox", "protocol")
+        for name in ("box_reader", "gap_notices", "heartbeat", "keepalive", "limits", "outbox", "protocol", "queue")
     ),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}

@@ -80,9 +80,10 @@ async def test_two_devices_speak_at_once_and_each_hears_its_own_words_and_nothin
     assert [len(hearing[device].heard) for device in "ABC"] == [1, 1, 1]
 
 
-async def test_twenty_streams_at_once_with_four_workers_are_never_mixed_up(site: Site) -> None:
-    devices = [f"doll-{number}" for number in range(20)]
-    gateway, hearing = await ready_to_hear(site, 4, devices)
+@pytest.mark.parametrize(("streams", "workers"), [(6, 2), pytest.param(20, 4, marks=pytest.mark.nightly)])
+async def test_many_streams_at_once_are_never_mixed_up(site: Site, streams: int, workers: int) -> None:
+    devices = [f"doll-{number}" for number in range(streams)]
+    gateway, hearing = await ready_to_hear(site, workers, devices)
     files = dict(zip(devices, itertools.cycle(SPOKEN), strict=False))
     answers = await asyncio.gather(*(speak(gateway, device, files[device]) for device in devices))
     for device, answer in zip(devices, answers, strict=True):
@@ -92,4 +93,4 @@ async def test_twenty_streams_at_once_with_four_workers_are_never_mixed_up(site:
         message = json.loads(heard)
         assert (message["device_id"], message["session_id"], message["text"]) == (device, session, text)
     await eventually(lambda: gateway.gateway.transcriber is not None and not len(gateway.gateway.transcriber))
-    assert [len(hearing[device].heard) for device in devices] == [1] * 20
+    assert [len(hearing[device].heard) for device in devices] == [1] * streams

@@ -9,24 +9,23 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType
-from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
-from kafka.net.selector import NetworkSelector
 
 from .kafka_bounds import Bounds, bound_consumer
 from .kafka_connections import (
     BOOTSTRAP_TIMEOUT_MS,
-    DIRECT,
     REQUEST_TIMEOUT_MS,
-    ConnectionManager,
     KafkaClient,
+    Made,
     ProducerClient,
+    TidyClient,
     TidyTlsSocket,
+    make_client,
 )
 from .kafka_failures import AUTH_ERRORS, describe, is_retriable, unreachable
 from .kafka_link import CLOSE_TIMEOUT_MS, FETCH_WAIT_MS, ConsumerLink
@@ -78,7 +77,7 @@ class KafkaClients:
             )
 
     def admin(self) -> KafkaClient:
-        return self._make(KafkaAdminClient, {"request_timeout_ms": REQUEST_TIMEOUT_MS})[0]
+        return self._make(KafkaAdminClient, {"request_timeout_ms": REQUEST_TIMEOUT_MS}).client
 
     @contextlib.contextmanager
     def administering(self) -> Iterator[KafkaClient]:
@@ -143,8 +142,8 @@ class KafkaClients:
                 "metadata_max_age_ms": int(options.metadata_max_age_s * 1000),
                 "metrics_enabled": False,
             },
-            client_kind=ProducerClient,
-        )[0]
+            net_client=ProducerClient,
+        ).client
 
     def largest_batch_bytes(self, topic: str) -> int | None:
         """The topic's limit; None if the brokers don't say."""
@@ -186,32 +185,9 @@ class KafkaClients:
         self,
         kind: Callable[..., KafkaClient],
         config: dict[str, object],
-        client_kind: Callable[..., KafkaClient] = KafkaNetClient,
-    ) -> tuple[KafkaClient, ConnectionManager, Any]:
-        """Create one client; return it, its connections and its network loop."""
-        made: list[tuple[KafkaClient, ConnectionManager, Any]] = []
-
-        def kafka_client(**settings: object) -> KafkaClient:
-            net = NetworkSelector(**settings)
-            manager = ConnectionManager(net, **settings)
-            # The constructors accept allow_auto_create_topics but don't pass it on, so a request for a topic would
-            # create it, if the broker allows that.
-            manager.cluster.config["allow_auto_create_topics"] = False
-            made.append((client_kind(net=net, manager=manager, **settings), manager, net))
-            return made[0][0]
-
-        try:
-            client = kind(**self._common(), **config, kafka_client=kafka_client)
-        except BaseException as error:
-            # A constructor that fails to bootstrap raises, and leaves its thread and its sockets behind.
-            for half_made, _, _ in made:
-                with contextlib.suppress(Exception):  # it is discarded; the first error is the one to report
-                    half_made.close()
-            if made and isinstance(error, kafka_errors.KafkaTimeoutError) and made[0][1].trouble is not None:
-                raise made[0][1].trouble from error  # the actual cause
-            raise
-        _, manager, net = made[0]
-        return client, manager, net
+        net_client: Callable[..., KafkaClient] = TidyClient,
+    ) -> Made:
+        return make_client(kind, self._common() | config, net_client, creates_topics=False)
 
     def _common(self) -> dict[str, object]:
         options = self._options
@@ -220,7 +196,6 @@ class KafkaClients:
             "client_id": options.client_id,
             "bootstrap_timeout_ms": BOOTSTRAP_TIMEOUT_MS,
             "reconnect_backoff_max_ms": RECONNECT_MAX_MS,
-            "proxy_url": DIRECT,
             **self.security(),
         }
 

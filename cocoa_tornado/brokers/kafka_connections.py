@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import time
 import weakref
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from ..rules.rebootstrap import Reachability
 from .kafka_failures import UnreachableBroker
@@ -42,7 +45,9 @@ class TidySocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python ships no
 
 
 class TidyTlsSocket(ssl.SSLSocket):
-    """Closed when its handshake fails; kafka-python leaves that to the garbage collector, too."""
+    """Closed when its handshake fails, or is abandoned because the client closes. kafka-python leaves that to the
+    garbage collector, too.
+    """
 
     def do_handshake(self, block: bool = False) -> None:
         try:
@@ -52,6 +57,10 @@ class TidyTlsSocket(ssl.SSLSocket):
         except BaseException:
             self.close()
             raise
+
+    def __del__(self) -> None:
+        # An abandoned handshake is a coroutine that is closed: it holds the last reference, and no error reaches it.
+        self.close()
 
 
 class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-python ships no types
@@ -74,6 +83,13 @@ class ConnectionManager(KafkaConnectionManager):  # type: ignore[misc]  # kafka-
     def trouble(self) -> BaseException | None:
         """The latest connection failure of a node to which no later attempt has succeeded. Thread-safe."""
         return next(reversed(list(self._troubles.values())), None)
+
+    def close(self, node_id: Any = None, timeout_ms: float | None = None) -> None:
+        transports = [connection.transport for connection in self._conns.values() if node_id is None]
+        super().close(node_id, timeout_ms)
+        for transport in transports:
+            if transport is not None:
+                transport._close()  # if a request waits to be written: nothing writes it once the client is closed
 
     def get_connection(self, node_id: Any, *args: Any, **settings: Any) -> Any:
         connection = super().get_connection(node_id, *args, **settings)
@@ -138,7 +154,18 @@ def follow(manager: ConnectionManager | None) -> None:
         manager.follow_the_brokers()
 
 
-class ProducerClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
+class TidyClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ships no types
+    """Leaves no thread and no socket behind when it is closed."""
+
+    def close(self, node_id: Any = None) -> None:
+        if node_id is None:
+            # kafka-python closes the connections on the caller's thread while its own still uses them: a connection
+            # that is being made may lose its socket, and a task that is running makes the closing fail half-way.
+            self._net.stop()
+        super().close(node_id)
+
+
+class ProducerClient(TidyClient):
     """Keeps a producer from spinning while a broker does not answer.
 
     The sender expects milliseconds, but gets seconds, and zero for a connection that is being set up. With a hanging
@@ -148,3 +175,50 @@ class ProducerClient(KafkaNetClient):  # type: ignore[misc]  # kafka-python ship
     def connection_delay(self, node_id: Any) -> float:
         delay_s: float = super().connection_delay(node_id)
         return max(delay_s * 1000, SETUP_LOOK_MS)
+
+
+class Made(NamedTuple):
+    """A client and its parts.
+
+    :ivar client: a KafkaConsumer, a KafkaProducer or a KafkaAdminClient
+    :ivar net: its network loop
+    """
+
+    client: KafkaClient
+    manager: ConnectionManager
+    net: Any
+
+
+def make_client(
+    kind: Callable[..., KafkaClient],
+    settings: Mapping[str, object],
+    net_client: Callable[..., KafkaClient] = TidyClient,
+    *,
+    creates_topics: bool,
+) -> Made:
+    """Create a client that closes its sockets, also if its constructor fails.
+
+    :param creates_topics: whether a request for a missing topic creates it, if the broker allows that
+    """
+    made: list[tuple[KafkaClient, ConnectionManager, Any]] = []
+
+    def kafka_client(**settings: object) -> KafkaClient:
+        net = NetworkSelector(**settings)
+        manager = ConnectionManager(net, **settings)
+        # The constructors accept allow_auto_create_topics but don't pass it on.
+        manager.cluster.config["allow_auto_create_topics"] = creates_topics
+        made.append((net_client(net=net, manager=manager, **settings), manager, net))
+        return made[0][0]
+
+    try:
+        client = kind(**settings, proxy_url=DIRECT, kafka_client=kafka_client)
+    except BaseException as error:
+        # A constructor that fails to bootstrap raises, and leaves its thread and its sockets behind.
+        for half_made, _, _ in made:
+            with contextlib.suppress(Exception):  # it is discarded; the first error is the one to report
+                half_made.close()
+        if made and isinstance(error, kafka_errors.KafkaTimeoutError) and made[0][1].trouble is not None:
+            raise made[0][1].trouble from error  # the actual cause
+        raise
+    _, manager, net = made[0]
+    return Made(client, manager, net)

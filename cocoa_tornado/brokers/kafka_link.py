@@ -144,3 +144,5 @@ def close_consumer(consumer: KafkaClient) -> None:
     """Release the partitions (the listener commits), leave the group, end the threads. Bounded; never raises."""
     with contextlib.suppress(Exception):  # it is being discarded
         consumer.close(autocommit=False, timeout_ms=CLOSE_TIMEOUT_MS)
+    with contextlib.suppress(Exception):  # if it failed before it closed its connections
+        consumer._client.close()

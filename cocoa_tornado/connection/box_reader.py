@@ -22,24 +22,28 @@ The socket takes messages in another order than that of the box: those of high p
 is made when its message is given to the socket. It says what was given before, in both lanes: :meth:`BoxReader.give`
 for what a write consists of, and :meth:`BoxReader.given` once the socket has taken that.
 
-A gap notice has no place of its own in the outbox. It is written in front of the next message, :attr:`Gift.missed`.
-Where none follows, an empty message is queued, to be given as its notice alone.
+A gap notice (``gap_notices.py``) is written in front of the next message. Where none follows, an empty message is
+queued, to be given as its notice alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from ..rules.box import LANES, NO_CURSOR_YET, Box, LaneName, Numbers, PageLimits, Position, StoredMessage
 from ..rules.feed import Feed, LaneRead, Page
+from .gap_notices import GapNotices, in_lane, of_lane
 
 NORMALS_FOR_HIGH: Final = 8
 """While more messages of high priority wait than a page holds, a page of the normal lane is so many times smaller:
 contract section 9."""
 _EPOCH_SHIFT: Final = 48
 """Numbers are lower than 2**48 (``rules/cursors.py``)."""
-_NUMBER_MASK: Final = (1 << _EPOCH_SHIFT) - 1
+_ONE_EPOCH: Final = 1 << _EPOCH_SHIFT
+_EARLIER_EPOCHS: Final = 8
+"""So many epochs are remembered. What was queued before them, and is queued still, counts as unknown to the mailbox."""
 
 
 class Question(NamedTuple):
@@ -91,17 +95,6 @@ class Arrived(NamedTuple):
     notice: tuple[LaneName, int] | None = None
 
 
-class Gift(NamedTuple):
-    """A message that is about to be given to the socket.
-
-    :ivar missed: how many messages a gap notice in front of it names; 0: there is none
-    :ivar position: that of its cursor
-    """
-
-    missed: int
-    position: Position
-
-
 class Lost(NamedTuple):
     """What an epoch has ended with: :ivar after: the feeds' positions :ivar last: the last numbers that they knew"""
 
@@ -109,31 +102,8 @@ class Lost(NamedTuple):
     last: Position
 
 
-class _Owed(NamedTuple):
-    """A gap that the device was not notified of.
-
-    :ivar up_to: the numbers up to which messages are missed
-    :ivar is_due: nothing that is queued comes before them. Otherwise what is queued up to these numbers does
-    """
-
-    up_to: Numbers
-    missed: int
-    is_due: bool
-
-
-class _Gap(NamedTuple):
-    """A gap of a lane with no message behind it: from ``after``, up to ``up_to``. It can only be acknowledged here:
-    there is no cursor that stands for it."""
-
-    after: int
-    up_to: int
-
-
-class _Pick(NamedTuple):
-    """A message of the current write: the position after it, and the gaps that it names."""
-
-    position: Numbers
-    named: Sequence[_Owed]
+_NEW: Final = tuple.__new__
+"""Like Numbers(...), without the Python function that a NamedTuple has for it."""
 
 
 def latest(known: Position | None, new: Position) -> Position:
@@ -150,12 +120,16 @@ class BoxReader:
     In the outbox a message has a *ticket*: its number and, above 48 bits, how many epochs of the mailbox the connection
     had seen when it was queued. What was queued in an earlier epoch is sent as well.
 
+    Without gaps, a message that is queued, given and marked as written costs no more than its two positions.
+
     :param after: the position of the cursor that the device named, if any
     :ivar normal: the position in the lane of normal and low priority, within this epoch
     :ivar high: the same in the lane of high priority
     :ivar key: the MAC key of the mailbox that gave the numbers; None until the box was looked at
     :ivar early: acknowledged before the box was looked at
     :ivar stands_by: another connection of the device gets its messages: nothing is read
+    :ivar least_ticket: that of the beginning of the box. What has a lower one was queued in an earlier epoch, and may
+        not be withdrawn
     """
 
     __slots__ = (
@@ -165,22 +139,20 @@ class BoxReader:
         "_at",
         "_begun",
         "_earlier",
-        "_flushed",
-        "_gaps",
         "_given",
         "_has_acked",
         "_high_base",
         "_lost",
         "_marked",
-        "_owed",
-        "_picks",
+        "_notices",
         "_pushed",
-        "_unnamed",
         "_wants_look",
+        "_writing",
         "early",
         "epoch",
         "high",
         "key",
+        "least_ticket",
         "normal",
         "stands_by",
     )
@@ -191,18 +163,17 @@ class BoxReader:
         self.epoch = 0
         self.key: bytes | None = None
         self._begun: Box | None = None  # the box when it was first looked at in this epoch, unless this is the first
-        self._earlier: list[tuple[int, bytes | None]] = []  # the epochs before, each with its mailbox's key
+        self._earlier: tuple[tuple[int, bytes], ...] = ()  # the epochs before, each with its mailbox's key
+        self.least_ticket = 0
         self._high_base = 0
         self._lost: Lost | None = None
         self._asked: Question | None = None
         self._wants_look = True
-        # What the socket has taken, and what the current write contains in addition.
+        # What the socket has taken, with what the current write contains, and the position behind each of its messages.
         self._given = self._at = self._marked = Numbers()
-        self._picks: list[_Pick] = []
-        self._pushed, self._flushed = [0, 0], [0, 0]  # of the outbox's lanes: the last number, also if it was empty
-        self._owed: list[_Owed] = []
-        self._unnamed: list[_Owed] = []  # of these, what the current write does not name
-        self._gaps: dict[LaneName, _Gap] = {}
+        self._writing: list[Numbers] = []
+        self._pushed = [0, 0]  # of the outbox's lanes: the last number
+        self._notices: GapNotices | None = None  # while there never was a gap
         self._acked = Numbers()
         self._has_acked = False  # on this connection or an earlier one
         self.early: Position | None = None
@@ -223,7 +194,10 @@ class BoxReader:
     @property
     def may_ask(self) -> bool:
         """Whether :meth:`ask` would return a question, if there is room for a page."""
-        is_behind = (self.normal.is_behind or self.high.is_behind) and not self.stands_by
+        normal, high = self.normal, self.high
+        if normal.position >= normal.last and high.position >= high.last and not self._wants_look:  # nearly always
+            return False
+        is_behind = (normal.is_behind or high.is_behind) and not self.stands_by
         return self._asked is None and (self._wants_look or is_behind)
 
     def ask(self, has_room: bool, has_room_for_high: bool, limits: PageLimits) -> Question | None:
@@ -281,12 +255,13 @@ class BoxReader:
         self.stands_by = True
         if self._asked is not None:
             self.failed()
-        self._owed, self._gaps = [], {}
+        if self._notices is not None:
+            self._notices.clear()
         if not self._is_open:
             return self._after
-        self._picks = self._picks[:begun]
+        self._writing = self._writing[:begun]
         # What is being written may come from before this connection stood by the last time.
-        return self._position(self._given.joined(self._picks[-1].position) if self._picks else self._given)
+        return self._position(self._given.joined(self._writing[-1]) if self._writing else self._given)
 
     def go_on(self, after: Position | None) -> None:
         """Read the box from this position on, instead of another connection. None: as if that had never been."""
@@ -343,15 +318,17 @@ class BoxReader:
         if self.key is None:
             self._given = self._marked = start
         else:
-            self._earlier.append((self.epoch, self.key))
-            known = _Settling(box, self.epoch) if key == self.key else None
-            self._given, self._marked = _settle(self._given, known), _settle(self._marked, known)
+            if (self.epoch, self.key) != (box.epoch, key):  # and not only another connection that has gone on meanwhile
+                self._earlier = (*self._earlier, (self.epoch, self.key))[-_EARLIER_EPOCHS:]
+                self.least_ticket += _ONE_EPOCH
+            settle = partial(_settle, box if key == self.key else None, self.epoch)
+            self._given, self._marked = settle(self._given), settle(self._marked)
             if self._lost is None:  # another connection has gone on up to there; otherwise messages may be queued still
                 self._given = self._given.joined(start)
-            self._picks = [_Pick(_settle(at, known), _renewed(named, known)) for at, named in self._picks]
-            self._owed = _renewed(self._owed, known)
-        self._gaps.clear()
-        self._acked, self._pushed, self._flushed = Numbers(), [0, 0], [0, 0]
+            self._writing = [settle(position) for position in self._writing]
+            if self._notices is not None:
+                self._notices.renew(settle)
+        self._acked, self._pushed = Numbers(), [0, 0]
         self._high_base = box.high.base
         self.epoch, self.key = box.epoch, key
         self._begun = box if box.epoch else None
@@ -375,15 +352,17 @@ class BoxReader:
             missed[lane], messages[lane] = self.feed(lane).page(page)
             found = messages[lane]
             up_to[lane == "high"] = found[0].number - 1 if found else self.feed(lane).position
-            self._note_acked(_in_lane(lane, max(page.acked, page.base)))
-        if any(missed.values()):
-            self._owed.append(_Owed(Numbers(*up_to), sum(missed.values()), is_due=True))
+            self._note_acked(in_lane(lane, max(page.acked, page.base)))
         arrived = Arrived(messages.get("high", ()), messages.get("normal", ()))
-        if arrived.high or arrived.normal or not any(missed.values()):
+        if not any(missed.values()):
+            return arrived
+        notices = self._made_notices()
+        notices.owe(Numbers(*up_to), sum(missed.values()))
+        if arrived.high or arrived.normal:
             return arrived
         for lane, count in missed.items():
             if count:
-                self._gaps[lane] = _Gap(_of(before, lane), self.feed(lane).position)
+                notices.note_trailing(lane, of_lane(before, lane), self.feed(lane).position)
         lane = "high" if missed.get("high") else "normal"
         return Arrived(notice=(lane, self.feed(lane).position))
 
@@ -395,7 +374,7 @@ class BoxReader:
 
     def ticket(self, number: int) -> int:
         """With which ticket to queue a message now."""
-        return len(self._earlier) << _EPOCH_SHIFT | number
+        return self.least_ticket + number
 
     def pushed(self, lane: LaneName, number: int) -> None:
         """The message is in the outbox."""
@@ -408,70 +387,54 @@ class BoxReader:
     def withdrawn(self, ticket: int) -> None:
         """The message with this ticket and all those behind it in the normal lane have been taken out of the outbox.
         They will be read from the box once more."""
-        number = ticket & _NUMBER_MASK
+        number = ticket - self.least_ticket
         self.no_room("normal", number)
-        self._pushed[0], self._flushed[0] = number - 1, 0
-        self._gaps.pop("normal", None)
-        self._owed = [owed for owed in self._owed if owed.is_due or owed.up_to.normal < number]
-
-    @property
-    def least_ticket(self) -> int:
-        """What has a lower ticket was queued in an earlier epoch, and may not be withdrawn."""
-        return self.ticket(0)
+        self._pushed[0] = number - 1
+        if self._notices is not None:
+            self._notices.withdrawn(number)
 
     def expired(self, lane: LaneName, ticket: int) -> int:
         """A queued message has expired: the device is notified in its place. Return the ticket of an empty message to
         queue behind all others of the lane, in case none of them follows; 0: one is queued already."""
-        number = _of(self._located(lane, ticket), lane)
-        self._owed.append(_Owed(_in_lane(lane, number), 1, is_due=False))
+        number, notices, pushed = self._located(lane, ticket), self._made_notices(), self._pushed[lane == "high"]
+        notices.expired(lane, number)
         if ticket < self.least_ticket:
             return ticket
-        is_high = lane == "high"
-        if number == self._pushed[is_high]:
-            self._gaps[lane] = self._gap_up_to(lane, number)
-        if self._flushed[is_high] == self._pushed[is_high]:
-            return 0
-        self._flushed[is_high] = self._pushed[is_high]
-        return self.ticket(self._pushed[is_high])
+        if number == pushed:
+            notices.expired_last(lane, number)
+        return self.ticket(pushed) if notices.flush_behind(lane, pushed) else 0
 
-    def _gap_up_to(self, lane: LaneName, number: int) -> _Gap:
-        expired = {_of(owed.up_to, lane) for owed in self._owed if not owed.is_due}
-        after, gap = number, self._gaps.get(lane)
-        while after in expired:
-            after -= 1
-        return _Gap(gap.after if gap is not None and gap.up_to >= after else after, number)
+    def _made_notices(self) -> GapNotices:
+        if self._notices is None:
+            self._notices = GapNotices()
+        return self._notices
 
     # -- the socket
 
     def begin_write(self) -> None:
         """What to write is about to be chosen. What an earlier write contained and the socket has not begun to take is
         chosen again."""
-        self._at = self._given
-        if self._picks:
-            self._picks = []
-        self._unnamed = list(self._owed) if self._owed else self._owed
+        self._at, self._writing = self._given, []
+        if self._notices is not None:
+            self._notices.begin_write()
 
-    def give(self, lane: LaneName, ticket: int) -> Gift:
-        """A message is part of the write, behind those for which this was called before."""
-        at = self._at.joined(self._located(lane, ticket))
-        named: Sequence[_Owed] = ()
-        missed = 0
-        if self._unnamed:
-            at, named = self._due(at)
-            missed = sum(owed.missed for owed in named)
+    def give(self, lane: LaneName, ticket: int) -> tuple[Position, int]:
+        """A message is part of the write, behind those for which this was called before. Return the position of its
+        cursor, and how many messages a gap notice in front of it names; 0: there is none."""
+        number, missed = ticket - self.least_ticket, 0
+        if number < 0:
+            number = self._located(lane, ticket)
+        normal, high = self._at
+        if lane == "high":
+            high = max(high, number)
+        elif number > normal:
+            normal = number
+        at = _NEW(Numbers, (normal, high))
+        if self._notices is not None:
+            at, missed = self._notices.name(at, len(self._writing))
         self._at = at
-        self._picks.append(_Pick(at, named))
-        return Gift(missed, self._position(at))
-
-    def _due(self, at: Numbers) -> tuple[Numbers, Sequence[_Owed]]:
-        for owed in self._unnamed:
-            if owed.is_due:
-                at = at.joined(owed.up_to)
-        named, unnamed = list[_Owed](), list[_Owed]()
-        for owed in self._unnamed:
-            (named if owed.is_due or owed.up_to.joined(at) == at else unnamed).append(owed)
-        self._unnamed = unnamed
-        return at, named
+        self._writing.append(at)
+        return self._position(at), missed
 
     @property
     def here(self) -> Position | None:
@@ -481,29 +444,26 @@ class BoxReader:
         return self._position(self._at)
 
     def _position(self, at: Numbers) -> Position:
+        normal, high = at
         # 0 stands for the beginning of the lane, and has a shorter cursor.
-        return Position(at.normal, self.epoch, at.high if at.high > self._high_base else 0)
+        return _NEW(Position, (normal, self.epoch, high if high > self._high_base else 0))
 
-    def _located(self, lane: LaneName, ticket: int) -> Numbers:
-        """The number of a ticket in this epoch."""
-        epochs, number = ticket >> _EPOCH_SHIFT, ticket & _NUMBER_MASK
-        if epochs == len(self._earlier):
-            return _in_lane(lane, number)
-        epoch, key = self._earlier[epochs]
-        return _settle(_in_lane(lane, number), _Settling(self._begun, epoch) if key == self.key else None)
+    def _located(self, lane: LaneName, ticket: int) -> int:
+        """The number of a ticket in this epoch; 0: the mailbox does not know it."""
+        if ticket >= self.least_ticket:
+            return ticket - self.least_ticket
+        ago = (self.least_ticket >> _EPOCH_SHIFT) - (ticket >> _EPOCH_SHIFT)
+        epoch, key = self._earlier[-ago] if ago <= len(self._earlier) else (0, None)
+        number = in_lane(lane, ticket & (_ONE_EPOCH - 1))
+        return of_lane(_settle(self._begun if key == self.key else None, epoch, number), lane)
 
     def given(self, messages: int) -> int:
         """The socket has taken so many more messages of the write. Return how many gap notices were among them."""
-        picks, self._picks = self._picks[:messages], self._picks[messages:]
-        if not picks:
+        taken, self._writing = self._writing[:messages], self._writing[messages:]
+        if not taken:
             return 0
-        self._given = self._given.joined(picks[-1].position)
-        if not self._owed:
-            return 0
-        groups = [pick.named for pick in picks if pick.named]
-        for owed in (owed for group in groups for owed in group):
-            self._owed.remove(owed)
-        return len(groups)
+        self._given = self._given.joined(taken[-1])
+        return 0 if self._notices is None else self._notices.given(messages)
 
     def written(self) -> Position | None:
         """Return the position to mark as written, because the socket has taken messages; None: it is marked."""
@@ -518,21 +478,13 @@ class BoxReader:
 
         That is so once it has acknowledged all messages before the gap. None if it never acknowledges anything.
         """
-        if not self._gaps or not self._has_acked:
+        if self._notices is None or not self._has_acked:
             return None
-        acked = self._acked.joined(self._with_gaps(self._acked))
+        acked = self._acked.joined(self._notices.acknowledged(self._acked, self._given))
         if acked == self._acked:
             return None
         self._acked = acked
         return Position(acked.normal, self.epoch, acked.high)
-
-    def _with_gaps(self, acked: Numbers) -> Numbers:
-        """What the device has acknowledged by acknowledging this, because gaps follow that it was notified of."""
-        for lane, (after, up_to) in list(self._gaps.items()):
-            if _of(self._given, lane) >= up_to and _of(acked, lane) >= after:
-                del self._gaps[lane]
-                acked = acked.joined(_in_lane(lane, up_to))
-        return acked
 
     def _note_acked(self, numbers: Numbers) -> None:
         self._acked = self._acked.joined(numbers)
@@ -558,7 +510,8 @@ class BoxReader:
         self.normal.acknowledged(numbers.normal)
         self.high.acknowledged(numbers.high)
         self._note_acked(numbers)
-        numbers = numbers.joined(self._with_gaps(self._acked) if self._gaps else numbers)
+        if self._notices is not None:
+            numbers = numbers.joined(self._notices.acknowledged(self._acked, self._given))
         self._note_acked(numbers)
         return Ack(Position(numbers.normal, self.epoch, numbers.high))
 
@@ -566,29 +519,12 @@ class BoxReader:
         return 0 <= numbers.normal <= self.normal.last and 0 <= numbers.high <= self.high.last
 
 
-class _Settling(NamedTuple):
-    """What numbers of an earlier epoch stand for now: see ``Box.settled``. ``box`` is of this epoch."""
+def _settle(box: Box | None, epoch: int, numbers: Numbers) -> Numbers:
+    """Return what numbers of an earlier epoch stand for now: see ``Box.settled``; 0 for what the mailbox does not know.
 
-    box: Box | None
-    epoch: int
-
-
-def _settle(numbers: Numbers, known: _Settling | None) -> Numbers:
-    """Return the numbers of this epoch; 0 for what the mailbox does not know."""
-    if known is None or known.box is None:
+    :param box: in this epoch; None: it belongs to another mailbox
+    """
+    if box is None:
         return Numbers()
-    settled = known.box.settled(Position(numbers.normal, known.epoch, numbers.high))
+    settled = box.settled(Position(numbers.normal, epoch, numbers.high))
     return Numbers(max(0, settled.normal), max(0, settled.high))
-
-
-def _renewed(owed: Iterable[_Owed], known: _Settling | None) -> list[_Owed]:
-    """In a new epoch the device is notified first of what it was not notified of before."""
-    return [_Owed(_settle(up_to, known), missed, is_due=True) for up_to, missed, _ in owed]
-
-
-def _in_lane(lane: LaneName, number: int) -> Numbers:
-    return Numbers(0, number) if lane == "high" else Numbers(number, 0)
-
-
-def _of(numbers: Numbers, lane: LaneName) -> int:
-    return numbers.high if lane == "high" else numbers.normal

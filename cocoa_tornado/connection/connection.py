@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ..counters import count
 from ..presence.grants import Grant
 from ..presence.port import Health
 from ..rules.addressing import Options
 from ..rules.audiences import Audience, audiences_of
-from ..rules.box import Position
+from ..rules.box import LaneName, Position
 from ..rules.close_codes import GOING_AWAY, NO_PONG, REPLACED, CloseReason
 from ..rules.frames import Pong
 from ..rules.identity import DeviceIdentity
@@ -25,9 +25,9 @@ from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
-from .lane import Waiting
-from .outbox import MOST_PER_TAKE, Discarded, Numbered, OutboxLimits
+from .outbox import MOST_PER_TAKE, Discarded, OutboxLimits
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
+from .queue import Waiting
 
 log = logging.getLogger("cocoa.device")
 
@@ -528,9 +528,9 @@ class DeviceConnection:
         """See ``outbox.Taker``."""
         return self._context.wall_clock() * 1000
 
-    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+    def frame_of(self, payload: bytes, lane: LaneName, number: int) -> bytes | None:
         """See ``outbox.Taker``."""
-        return None if self._box is None else self._box.frame_of(payload, numbered)
+        return None if self._box is None else self._box.frame_of(payload, lane, number)
 
     def note_expired(self, terms: Terms) -> None:
         """See ``outbox.Taker``."""
@@ -563,7 +563,7 @@ class DeviceConnection:
         if stamps:
             self._context.flusher.stamps += stamps
         if self._box is not None:
-            self._note_written(numbered)
+            self._note_written(self._box, numbered)
         if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
             self._carry_out()
 
@@ -585,17 +585,19 @@ class DeviceConnection:
         socket.take_back(size - kept)
         context.flusher.stamps += stamps
         if self._box is not None:
-            self._note_written(numbered)
+            self._note_written(self._box, numbered)
         context.flusher.watch(self)
         self._hand_over_if_slow()
 
-    def _note_written(self, numbered: Sequence[Numbered]) -> None:
-        """The socket has taken something, with a mailbox."""
-        assert self._box is not None
+    def _note_written(self, box: BoxFeed, numbered: int) -> None:
+        """The socket has taken something, with a mailbox.
+
+        :param numbered: of the messages, so many have a number
+        """
         if numbered:
-            self._box.given(len(numbered))
-        if numbered or self.has_nothing_to_write():
-            self._box.written()
+            box.given(numbered)
+        elif self.has_nothing_to_write():
+            box.written()
 
     def _on_sent(self) -> None:
         """The socket has taken the rest of a write, or has failed."""
@@ -611,7 +613,7 @@ class DeviceConnection:
         if stamps:
             context.flusher.note_written(stamps)
         if self._box is not None:
-            self._note_written(numbered)
+            self._note_written(self._box, numbered)
         self._carry_out()
 
     def _unwatch(self) -> None:

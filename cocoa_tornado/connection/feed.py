@@ -17,13 +17,13 @@ from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
 from ..rules.box import Box, LaneName, PageLimits, Position, StoredMessage
 from ..rules.claims import FencingToken
-from ..rules.cursors import acknowledged_cursor, gap_notice, make_cursor, read_cursor, with_cursor
+from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_cursor
 from ..rules.feed import Page
 from ..rules.frames import text_frame
 from ..rules.terms import Terms
 from .box_reader import LOOK, Ack, Arrived, BoxReader
 from .mail import Mail, retry_delays
-from .outbox import Numbered, OutboxLimits
+from .outbox import OutboxLimits
 
 Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
 
@@ -184,17 +184,20 @@ class BoxFeed:
         """A message was stored. It is sent now, or read from the box when its turn comes."""
         if self._is_closed:
             return
-        reader, lane = self._reader, NORMAL
+        reader = self._reader
+        lane, feed = NORMAL, reader.normal
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
+            feed = reader.normal
         if options is None:
-            terms = _NEW(Terms, ("", "normal", expires_ms, None, None, reader.ticket(number)))
+            terms = _NEW(Terms, ("", "normal", expires_ms, None, None, reader.least_ticket + number))
         else:
-            lane = HIGH if options.priority == "high" else NORMAL
+            if options.priority == "high":
+                lane, feed = HIGH, reader.high
             terms = _terms(options, expires_ms, reader.ticket(number))
             if options.collapse_key is not None:
                 self._replace(options.collapse_key, lane, number)
-        if not reader.feed(lane).stored(number):
+        if not feed.stored(number):
             self._ask()
         elif not self._queue(lane, number, payload, timestamp_ms, terms):
             reader.no_room(lane, number)
@@ -235,14 +238,13 @@ class BoxFeed:
         """What to write is about to be taken from the outbox."""
         self._reader.begin_write()
 
-    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+    def frame_of(self, payload: bytes, lane: LaneName, ticket: int) -> bytes | None:
         """See ``outbox.Taker``."""
-        reader, (lane, ticket) = self._reader, numbered
         if not ticket:
-            return self._message(payload, reader.here, ticket)
-        gift = reader.give(lane, ticket)
-        frame = self._message(payload, gift.position, ticket) if payload else None
-        return text_frame(gap_notice(gift.missed)) + (frame or b"") if gift.missed else frame
+            return self._message(payload, self._reader.here, ticket)
+        position, missed = self._reader.give(lane, ticket)
+        frame = self._message(payload, position, ticket) if payload else None
+        return text_frame(gap_notice(missed)) + (frame or b"") if missed else frame
 
     def _message(self, payload: bytes, position: Position | None, ticket: int) -> bytes | None:
         """:param position: None: it is unknown. The message then has no cursor"""
@@ -250,7 +252,7 @@ class BoxFeed:
         try:
             if position is None or key is None:
                 return text_frame(payload)
-            return text_frame(with_cursor(payload, make_cursor(key, self._device_id, position)))
+            return text_frame(with_cursor(payload, key, self._device_id, position))
         except Exception:
             # The gateway has not stored this. It must not hold up the messages behind it.
             count(self._mail.counters.dropped, "fault")
@@ -267,8 +269,11 @@ class BoxFeed:
         return Terms(priority=lane, number=ticket) if ticket else None
 
     def given(self, messages: int) -> None:
-        """The socket has taken so many messages that have a number. Call :meth:`written` then."""
-        self._mail.counters.gaps += self._reader.given(messages)
+        """The socket has taken so many messages that have a number."""
+        gaps = self._reader.given(messages)
+        if gaps:
+            self._mail.counters.gaps += gaps
+        self.written()
 
     def written(self) -> None:
         """The socket has taken messages, or all that was queued."""

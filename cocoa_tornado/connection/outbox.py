@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from ..rules.box import LaneName
 from ..rules.terms import Terms
-from .lane import NO_BODIES, NO_LANE, NO_STAMPS, Droppable, Lane, Waiting, cost, droppable
+from .queue import CURSOR_BYTES, NO_BODIES, NO_QUEUE, NO_STAMPS, Droppable, Queue, Waiting, cost, droppable
 
 MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
@@ -38,19 +38,10 @@ class OutboxLimits:
     max_bytes: int = 1024 * 1024
 
 
-class Numbered(NamedTuple):
-    """A stored message: its number in its lane of the device's box."""
-
-    lane: LaneName
-    number: int
-
-
-Given: TypeAlias = tuple[Sequence[int], Sequence[Numbered]]
-"""What the socket has taken completely, in the order of taking: the timestamps of all messages, and those that have a
+Given: TypeAlias = tuple[Sequence[int], int]
+"""What the socket has taken completely: the timestamps of all messages, in the order of taking, and how many have a
 number. The latter include the messages that :meth:`Taker.frame_of` has skipped."""
-NOTHING_GIVEN: Final[Given] = ((), ())
-
-_NEW: Final = tuple.__new__  # like Numbered(...), without the Python function that a NamedTuple has for it
+NOTHING_GIVEN: Final[Given] = ((), 0)
 
 
 class Taker(Protocol):
@@ -59,11 +50,11 @@ class Taker(Protocol):
     def now_ms(self) -> float:
         """The wall clock, Unix milliseconds."""
 
-    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+    def frame_of(self, payload: bytes, lane: LaneName, number: int) -> bytes | None:
         """Make the frame of a message that is about to be given to the socket. Called in the order of giving. A message
         that the socket does not take now is passed once more later, possibly after other messages.
 
-        :param numbered: its number is 0 if it is not stored
+        :param number: in its lane; 0: it is not stored
         :return: None: skip the message
         """
 
@@ -102,7 +93,7 @@ class Discarded(NamedTuple):
         return [*self.begun, *self.queued]
 
 
-class _Pick(NamedTuple):
+class _Taken(NamedTuple):
     """One message of a write.
 
     :ivar size: of its frame; 0: it is skipped
@@ -111,9 +102,13 @@ class _Pick(NamedTuple):
 
     is_high: bool
     size: int
-    timestamp_ms: int
-    numbered: Numbered | None
     waiting: Waiting
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the message is stored, and its number is reported."""
+        terms = self.waiting[2]
+        return terms is not None and bool(terms.number)
 
 
 class _Details:
@@ -124,7 +119,7 @@ class _Details:
     :ivar expires_ms: no queued message expires before this time; 0: none expires
     :ivar others: messages that wait, but not in the outbox's own lane
     :ivar taken_bytes: the size of the current write's messages
-    :ivar picks: what the current write consists of, in its order, if both lanes have messages
+    :ivar taken: what the current write consists of, in its order, if both lanes have messages
     :ivar single: otherwise, how many messages of the lane that has any
     :ivar begun: the messages that the socket has begun to take, and not taken completely
     :ivar begun_bytes: what they count for
@@ -137,24 +132,24 @@ class _Details:
         "high",
         "high_in_a_row",
         "others",
-        "picks",
         "single",
+        "taken",
         "taken_bytes",
     )
 
     def __init__(self) -> None:
-        self.high = NO_LANE
+        self.high = NO_QUEUE
         self.high_in_a_row = self.expires_ms = self.others = self.taken_bytes = self.single = self.begun_bytes = 0
-        self.picks: Sequence[_Pick] = ()
-        self.begun: Sequence[_Pick] = ()
+        self.taken: Sequence[_Taken] = ()
+        self.begun: Sequence[_Taken] = ()
 
     def end_write(self) -> None:
-        self.picks, self.single, self.taken_bytes = (), 0, 0
+        self.taken, self.single, self.taken_bytes = (), 0, 0
 
 
-class Outbox(Lane):
+class Outbox(Queue):
     """Messages in the order of :meth:`push`, except that those of high priority go first: up to eight in a row while
-    others wait. An empty outbox holds no list. It is itself the lane of all other messages.
+    others wait. An empty outbox holds no list. It is itself the queue of all other messages.
 
     Messages are dropped to make room for later ones, or if there is no room for them: interims first, because a later
     one of the same session replaces them, then those of low priority, if the caller allows that. Others leave only if
@@ -164,13 +159,15 @@ class Outbox(Lane):
     fall behind, not the size of a message.
     """
 
-    __slots__ = ("_bytes", "_details", "_made")
+    __slots__ = ("_bytes", "_details", "_made", "_numbered")
 
     def __init__(self) -> None:
         super().__init__()
         self._bytes = 0  # all that waits
         self._details: _Details | None = None
-        self._made: list[bytes] | None = None  # the frames of a write of one lane, if any had to be made
+        # The frames of a write of one lane, if any had to be made, and how many of its messages have a number.
+        self._made: list[bytes] | None = None
+        self._numbered = 0
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self)} messages, {self.waiting_bytes} bytes>"
@@ -190,7 +187,7 @@ class Outbox(Lane):
     @property
     def begun_numbered(self) -> int:
         """How many messages that have a number the socket has taken in part."""
-        return 0 if self._details is None else sum(pick.numbered is not None for pick in self._details.begun)
+        return 0 if self._details is None else sum(each.is_numbered for each in self._details.begun)
 
     @property
     def begun(self) -> int:
@@ -217,7 +214,9 @@ class Outbox(Lane):
         """
         if self._details is not None or (terms is not None and (terms.expires_ms or terms.priority == "high")):
             return self._push_with_details(body, timestamp_ms, limits, terms)
-        bodies, size = self.bodies, len(body) if terms is None else cost(body, terms)
+        bodies, size = self.bodies, len(body)
+        if terms is not None and terms.number is not None:
+            size += CURSOR_BYTES
         if bodies:
             size += self._bytes
             if size > limits.max_bytes or len(bodies) >= limits.max_messages:
@@ -244,8 +243,8 @@ class Outbox(Lane):
                 details.expires_ms = terms.expires_ms
             if terms.priority == "high":
                 details.others += 1
-                if details.high is NO_LANE:
-                    details.high = Lane()
+                if details.high is NO_QUEUE:
+                    details.high = Queue()
                 details.high.append(body, timestamp_ms, terms)
                 return True
         self.append(body, timestamp_ms, terms)
@@ -317,8 +316,8 @@ class Outbox(Lane):
         if dropped is None:
             is_low = terms is not None and terms.priority == "low" and may_drop_low
             return Squeezed(False, int(is_interim), int(is_low and not is_interim))
-        normal = [each.at for each in dropped if each.lane is self]
-        self._remove_from(normal, [each.at for each in dropped if each.lane is not self])
+        normal = [each.at for each in dropped if each.queue is self]
+        self._remove_from(normal, [each.at for each in dropped if each.queue is not self])
         queued = self.push(body, timestamp_ms, limits, terms)
         assert queued
         interims = sum(each.is_interim for each in dropped)
@@ -328,12 +327,12 @@ class Outbox(Lane):
         self, size: int, limits: OutboxLimits, terms: Terms | None, may_drop_low: bool
     ) -> list[Droppable] | None:
         """What to drop to make room for a message of this size. None: dropping cannot make enough room."""
-        lanes = [self] if self._details is None else [self, self._details.high]
+        queues = [self] if self._details is None else [self, self._details.high]
         session = "" if terms is None else terms.interim_of
         dropped, waiting, left = list[Droppable](), len(self), self._bytes
-        for each in droppable(lanes, session, may_drop_low):
+        for each in droppable(queues, session, may_drop_low):
             dropped.append(each)
-            waiting, left = waiting - 1, left - each.lane.cost_at(each.at)
+            waiting, left = waiting - 1, left - each.queue.cost_at(each.at)
             if not waiting or (waiting < limits.max_messages and left + size <= limits.max_bytes):
                 return dropped
         return None
@@ -387,39 +386,40 @@ class Outbox(Lane):
         details.taken_bytes = len(data)
         return data
 
-    def _take_from(self, lane: Lane, taker: Taker) -> list[bytes]:
+    def _take_from(self, queue: Queue, taker: Taker) -> list[bytes]:
         """Return the next frames of one lane, if the other is empty."""
-        name: LaneName = "normal" if lane is self else "high"
-        frames, size, is_made = list[bytes](), 0, False
-        for frame, terms in zip(lane.bodies, lane.terms or repeat(None), strict=False):
-            if terms is not None and terms.number is not None:
-                frame = taker.frame_of(frame, _NEW(Numbered, (name, terms.number))) or b""
-                is_made = True
+        name: LaneName = "normal" if queue is self else "high"
+        frames, size, numbered = list[bytes](), 0, 0
+        self._made = None
+        for frame, terms in zip(queue.bodies, queue.terms or repeat(None), strict=False):
+            if terms is not None and (number := terms.number) is not None:
+                frame = taker.frame_of(frame, name, number) or b""
+                numbered += number > 0
+                self._made = frames
             frames.append(frame)
             size += len(frame)
             if size >= MOST_PER_TAKE:
                 break
-        self._made = frames if is_made else None
+        self._numbered = numbered
         return frames
 
     def _take_in_order(self, details: _Details, taker: Taker) -> list[bytes]:
         """Return the next frames of both lanes."""
-        frames, picks, size = list[bytes](), list[_Pick](), 0
-        for lane, at in self._in_order(details):
-            waiting, numbered = lane.waiting_at(at), None
-            frame, stamp, terms = waiting
+        frames, taken, size = list[bytes](), list[_Taken](), 0
+        for queue, at in self._in_order(details):
+            waiting = queue.waiting_at(at)
+            frame, _, terms = waiting
             if terms is not None and terms.number is not None:
-                numbered = Numbered("normal" if lane is self else "high", terms.number)
-                frame = taker.frame_of(frame, numbered) or b""
+                frame = taker.frame_of(frame, "normal" if queue is self else "high", terms.number) or b""
             frames.append(frame)
-            picks.append(_Pick(lane is not self, len(frame), stamp, numbered, waiting))
+            taken.append(_Taken(queue is not self, len(frame), waiting))
             size += len(frame)
             if size >= MOST_PER_TAKE:
                 break
-        details.picks = picks
+        details.taken = taken
         return frames
 
-    def _in_order(self, details: _Details) -> Iterator[tuple[Lane, int]]:
+    def _in_order(self, details: _Details) -> Iterator[tuple[Queue, int]]:
         """Everything that is queued, in the order of giving."""
         at, high_at, in_a_row = 0, 0, details.high_in_a_row
         while at < len(self.bodies) or high_at < len(details.high.bodies):
@@ -442,39 +442,32 @@ class Outbox(Lane):
     def has_taken_all(self) -> bool:
         """Whether the last :meth:`take` returned all that is queued."""
         details = self._details
-        return details is None or len(details.picks) + details.single == len(self.bodies) + len(details.high.bodies)
+        return details is None or len(details.taken) + details.single == len(self.bodies) + len(details.high.bodies)
 
     def given_all(self) -> Given:
         """The socket has taken all that :meth:`take` returned."""
         details = self._details
         if details is None:
-            given = (self.stamps, ()) if self.terms is None else self._report_from(self, len(self.bodies))
-            self.bodies, self.stamps, self.terms, self._bytes, self._made = NO_BODIES, NO_STAMPS, None, 0, None
+            given = (self.stamps, 0) if self._made is None else self._report_made(self.stamps, self._made)
+            self.bodies, self.stamps, self.terms, self._bytes = NO_BODIES, NO_STAMPS, None, 0
             return given
-        if details.picks:
-            return self._give(details, details.picks, len(details.picks))
-        lane, messages = self if self.bodies else details.high, details.single
-        given = self._report_from(lane, messages)
-        self._bytes -= lane.remove_first(messages)
-        details.others -= messages if lane is not self else 0
-        details.high_in_a_row, self._made = 0, None
+        if details.taken:
+            return self._give(details, details.taken, len(details.taken))
+        queue, messages = self if self.bodies else details.high, details.single
+        stamps = queue.stamps[:messages]
+        given = (stamps, 0) if self._made is None else self._report_made(stamps, self._made)
+        self._bytes -= queue.remove_first(messages)
+        details.others -= messages if queue is not self else 0
+        details.high_in_a_row = 0
         details.end_write()
         self._drop_details()
         return given
 
-    def _report_from(self, lane: Lane, messages: int) -> Given:
-        """What to report of the first messages of a lane, once they are given."""
-        stamps, made = lane.stamps[:messages], self._made
-        if made is not None and b"" in made:
+    def _report_made(self, stamps: Sequence[int], made: Sequence[bytes]) -> Given:
+        """What to report of a write of one lane, once it is given."""
+        numbered, self._made, self._numbered = self._numbered, None, 0
+        if b"" in made:
             stamps = [stamp for stamp, frame in zip(stamps, made, strict=True) if frame]
-        if made is None or lane.terms is None:
-            return stamps, ()
-        name: LaneName = "normal" if lane is self else "high"
-        numbered = [
-            _NEW(Numbered, (name, terms.number))
-            for terms in islice(lane.terms, messages)
-            if terms is not None and terms.number
-        ]
         return stamps, numbered
 
     def given(self, taken: int, committed: int) -> tuple[int, Given]:
@@ -489,28 +482,24 @@ class Outbox(Lane):
         if details is None:
             details = self._detailed()
             details.single = len(self.bodies)
-        begun, complete, end = list[_Pick](), 0, 0
-        for pick in details.picks or self._single_picks(self if self.bodies else details.high, details.single):
+        begun, complete, end = list[_Taken](), 0, 0
+        for each in details.taken or self._taken_of_one(self if self.bodies else details.high, details.single):
             if end >= committed:
                 break
-            begun.append(pick)
-            end += pick.size
+            begun.append(each)
+            end += each.size
             complete += end <= taken
         return end, self._give(details, begun, complete)
 
-    def _single_picks(self, lane: Lane, messages: int) -> Iterator[_Pick]:
-        name: LaneName = "normal" if lane is self else "high"
-        frames = lane.bodies if self._made is None else self._made
+    def _taken_of_one(self, queue: Queue, messages: int) -> Iterator[_Taken]:
+        frames = queue.bodies if self._made is None else self._made
         for at in range(messages):
-            waiting = lane.waiting_at(at)
-            _, stamp, terms = waiting
-            numbered = None if terms is None or terms.number is None else Numbered(name, terms.number)
-            yield _Pick(lane is not self, len(frames[at]), stamp, numbered, waiting)
+            yield _Taken(queue is not self, len(frames[at]), queue.waiting_at(at))
 
-    def _give(self, details: _Details, begun: Sequence[_Pick], complete: int) -> Given:
+    def _give(self, details: _Details, begun: Sequence[_Taken], complete: int) -> Given:
         """The socket has taken the first ``complete`` of these messages completely, and the others in part. The
         rest of what was taken from the outbox stays queued."""
-        highs = [pick.is_high for pick in begun]
+        highs = [each.is_high for each in begun]
         normals_left, in_a_row = len(self.bodies), details.high_in_a_row
         for is_high in highs:
             normals_left -= not is_high
@@ -522,7 +511,7 @@ class Outbox(Lane):
         details.begun_bytes = self.remove_first(len(details.begun) - all_highs + complete_highs)
         details.begun_bytes += details.high.remove_first(all_highs - complete_highs)
         details.others += len(details.begun) - all_highs
-        details.high_in_a_row, self._made = in_a_row, None
+        details.high_in_a_row, self._made, self._numbered = in_a_row, None, 0
         details.end_write()
         self._drop_details()
         return _report(begun[:complete])
@@ -541,7 +530,7 @@ class Outbox(Lane):
 
     def abandon(self) -> list[Waiting]:
         """The socket will never take the rest of what it had begun to take. Return the messages."""
-        begun = [] if self._details is None else [pick.waiting for pick in self._details.begun]
+        begun = [] if self._details is None else [each.waiting for each in self._details.begun]
         self.written()
         return begun
 
@@ -553,23 +542,23 @@ class Outbox(Lane):
     def discard(self) -> Discarded:
         """Drop what is queued. What the socket has begun to take can't be taken back."""
         queued, begun = _emptied(self), list[Waiting]()
-        self._bytes, self._made = 0, None
+        self._bytes, self._made, self._numbered = 0, None, 0
         details = self._details
         if details is not None:
             queued = _emptied(details.high) + queued
-            begun = [pick.waiting for pick in details.begun]
+            begun = [each.waiting for each in details.begun]
             self._bytes, details.others = details.begun_bytes, len(details.begun)
             self._drop_details()
         interims = sum(terms is not None and bool(terms.interim_of) for _, _, terms in queued)
         return Discarded(len(queued) - interims, interims, queued, begun)
 
 
-def _emptied(lane: Lane) -> list[Waiting]:
-    queued = lane.all_waiting()
-    lane.clear()
+def _emptied(queue: Queue) -> list[Waiting]:
+    queued = queue.all_waiting()
+    queue.clear()
     return queued
 
 
-def _report(picks: Sequence[_Pick]) -> Given:
-    stamps = [pick.timestamp_ms for pick in picks if pick.size]
-    return stamps, [pick.numbered for pick in picks if pick.numbered is not None and pick.numbered.number]
+def _report(taken: Sequence[_Taken]) -> Given:
+    stamps = [each.waiting[1] for each in taken if each.size]
+    return stamps, sum(each.is_numbered for each in taken)

@@ -262,6 +262,10 @@ class Membership:
             return todo
         if now >= self._cut_at:
             self._is_cut = now >= self.answered_at + self.timing.cut_s
+            # A timer may fire slightly early: end them, so that they are over by any reading of the clock.
+            for lease in (*self._former_leases, self.lease):
+                if not lease.is_valid(now):
+                    lease.end()
             self._former_leases = [lease for lease in self._former_leases if lease.is_valid(now)]
             todo.append(Cut())
         if now >= self._join_at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,8 @@ class MemoryRelay:
     def __init__(self, exchange: Exchange | None = None) -> None:
         self._exchange = Exchange() if exchange is None else exchange
         self._handlers: dict[type, Callable[[str, Any], None]] = {}
+        self._on_loss: Callable[[], None] = _nothing
+        self._has_lost = False
         self._inbox: deque[tuple[str, RelayMessage]] = deque()
         self._messages = self._bytes = 0
         self._counters = RelayCounters()
@@ -56,7 +59,16 @@ class MemoryRelay:
     def handle(self, kind: type[M], handler: Callable[[str, M], None]) -> None:
         self._handlers[kind] = handler
 
+    @property
+    def last_read_at(self) -> float:
+        return math.inf  # it takes no reading: senders have the loop call this end
+
+    def watch_losses(self, on_loss: Callable[[], None]) -> None:
+        self._on_loss = on_loss
+
     def join(self, server: str) -> None:
+        if self._server:
+            asyncio.get_running_loop().call_soon(self._on_loss)
         self._leave()
         self._is_closed = False
         self._server = server
@@ -87,6 +99,7 @@ class MemoryRelay:
         self._server = ""
         self._inbox.clear()
         self._messages = self._bytes = 0
+        self._has_lost = False
 
     def _send(self, server: str, message: RelayMessage) -> Fate:
         """Cases, in order: this end has not joined; no such server; its inbox is full; sent."""
@@ -98,6 +111,8 @@ class MemoryRelay:
         limits = self._exchange.limits
         messages, size = receiver._messages + message.count, receiver._bytes + message.size_bytes
         if messages > limits.max_messages or size > limits.max_bytes:
+            receiver._has_lost = True
+            receiver._schedule()
             return Fate.OVERFLOW
         if not self._exchange.loses(self._server, server, message):
             receiver._messages, receiver._bytes = messages, size
@@ -127,6 +142,14 @@ class MemoryRelay:
                 handler(sender, message)
             except Exception:
                 log.exception("relay message failed", extra={"kind": message.kind, "sender": sender})
+        if self._has_lost and self._server == address:
+            self._has_lost = False
+            self._counters.losses += 1
+            self._on_loss()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _loses_nothing(sender: str, receiver: str, message: RelayMessage) -> bool:

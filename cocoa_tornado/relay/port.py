@@ -57,6 +57,8 @@ class RelayCounters:
     accepted: dict[str, int] = field(default_factory=dict)  # sent, by kind
     refused: dict[str, int] = field(default_factory=dict)  # not sent, or possibly not, by fate
     received: dict[str, int] = field(default_factory=dict)  # handed over, by kind
+    skipped: int = 0  # not handed over: of a later release, or unreadable
+    losses: int = 0  # times that this server has noticed that messages for it were lost
 
 
 class Relay(Protocol):
@@ -73,6 +75,8 @@ class Relay(Protocol):
       dropped.
     - *One hand-over per turn*: messages are handed over in one batch per turn of the loop, never within a call of
       :meth:`send`. A handler that fails is logged, and the others still run.
+    - *Losses are noticed*: if messages for this server were lost, or did not fit into its inbox, it is notified
+      (:meth:`watch_losses`), also if nothing else is sent to it. Messages that come later are handed over.
     - *Ends*: an unknown or ended server is reported at once as ``NO_SERVER``; nothing waits for its return. An address
       that has ended is never used again.
     """
@@ -90,8 +94,16 @@ class Relay(Protocol):
         A message without a handler is dropped, and counts as received.
         """
 
+    @property
+    def last_read_at(self) -> float:
+        """When this end last looked into its inbox, monotonic seconds: a server that does not must not hold devices."""
+
+    def watch_losses(self, on_loss: Callable[[], None]) -> None:
+        """Call a function when messages for this server may have been lost; in a later turn of the loop."""
+
     def join(self, server: str) -> None:
-        """Become reachable under this address. A previous address of this end ends, and its inbox with it.
+        """Become reachable under this address. A previous address of this end ends, and its inbox with it, which may
+        have lost messages.
 
         :param server: an epoch that was never used before
         """
@@ -99,7 +111,8 @@ class Relay(Protocol):
     def send(self, server: str, message: RelayMessage) -> asyncio.Future[Fate]:
         """Send a message to another server, or to this one. The future never fails, and may be dropped.
 
-        It is done at once if the adapter knows at once, and in any case when :meth:`close` returns.
+        It is done at once if the adapter knows at once, and in any case when :meth:`close` returns. While the transport
+        is unavailable, it waits; no more waits for a server than its inbox may hold.
         """
 
     def status(self) -> RelayStatus: ...

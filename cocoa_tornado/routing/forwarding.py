@@ -13,6 +13,7 @@ from ..relay.port import Fate, Relay
 from ..rules.terms import terms_of
 from .address import Address, Devices
 from .local import LocalDelivery
+from .looking import LookingAgain
 from .plan import Part
 from .receipt import Receipt
 
@@ -21,11 +22,18 @@ class Forwarding:
     """Forwards messages to the servers that hold their devices, and takes theirs.
 
     Each forward is a leg of its batch, which ends when the relay reports the message's fate. Messages that were not
-    accepted are dropped and counted: the server has ended or is unreachable. With a mailbox that costs interims only.
+    accepted are dropped and counted: the server has ended or is unreachable. With a mailbox that costs transient
+    messages only: if wake-ups for this server were lost, all of its devices look into their boxes.
+
+    :param looking: None without a mailbox
     """
 
-    def __init__(self, relay: Relay, presence: Presence, local: LocalDelivery, counters: Counters) -> None:
+    def __init__(
+        self, relay: Relay, presence: Presence, local: LocalDelivery, counters: Counters, looking: LookingAgain | None
+    ) -> None:
         self._relay, self._presence, self._local, self._counters = relay, presence, local, counters
+        if looking is not None:
+            relay.watch_losses(looking.start)
         relay.handle(Forward, self._on_forward)
         relay.handle(WakeUp, self._on_wake_up)
         relay.handle(WakeUpMembers, self._on_wake_up_members)
@@ -89,7 +97,8 @@ class Forwarding:
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
         for message in forward.messages:
-            self._local.take(message.address, message.payload, message.timestamp_ms, message.terms)
+            origin = (message.source, message.offset)
+            self._local.take(message.address, message.payload, message.timestamp_ms, message.terms, origin)
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
+from typing import TypeAlias
 
+from ..brokers.port import Batch
 from ..counters import Counters, count
 from ..hub import Hub
 from ..mailboxes.port import FanOutStep, Mailbox
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
+from ..rules.taken import TakenOffsets
 from ..rules.terms import Terms, interim_terms, terms_of
 from .address import Address, recipients
 from .plan import Message
+
+Origin: TypeAlias = tuple[str, int]
+"""The partition and the offset of a record."""
 
 NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
 """A fleet that is offline must not fill the log, but each of the first lines shows."""
@@ -30,6 +37,8 @@ class LocalDelivery:
     :param clock: monotonic seconds; :param wall_clock: Unix seconds
     :param mailbox: None: messages that can't be sent are dropped, counted and logged: 50 lines at once, then one every
         ten seconds with the number of suppressed ones
+    :param taken: what the devices have taken, if other servers may have read the same records; None without other
+        servers, and with a mailbox
     """
 
     def __init__(
@@ -39,8 +48,9 @@ class LocalDelivery:
         clock: Callable[[], float],
         mailbox: Mailbox | None,
         wall_clock: Callable[[], float],
+        taken: TakenOffsets | None = None,
     ) -> None:
-        self._hub, self._counters, self._mailbox = hub, counters, mailbox
+        self._hub, self._counters, self._mailbox, self._taken = hub, counters, mailbox, taken
         self._clock, self._wall_clock = clock, wall_clock
         self._connected = hub.connected
         self._lines = LineBudget(NOT_CONNECTED_LOG if mailbox is None else STORED_FAULT_LOG)
@@ -57,10 +67,11 @@ class LocalDelivery:
 
     # -- without a mailbox
 
-    def send_each(self, records: Iterable[Record]) -> None:
+    def send_each(self, batch: Batch) -> None:
         """Send the records of a batch. A device that is not connected here is connected to no server."""
-        connected, routed = self._connected, 0
-        for record in records:
+        connected, routed, taken = self._connected, 0, self._taken
+        origins: Iterable[Origin | None] = repeat(None) if taken is None else batch.origins()
+        for record, origin in zip(batch.records, origins, strict=False):
             try:
                 address, payload, timestamp_ms, _, interim_of, options = record
                 terms = None
@@ -73,7 +84,9 @@ class LocalDelivery:
                     terms = interim_terms(interim_of)
                 clients = connected.get(address)  # type: ignore[arg-type]  # no other address is a key
                 if clients is None:
-                    routed += self._send_to_all(address, payload, timestamp_ms, terms)
+                    routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
+                    continue
+                if origin is not None and self._is_repeated(address, origin, timestamp_ms):  # type: ignore[arg-type]
                     continue
                 frame = text_frame(payload)
                 for client in clients:
@@ -82,8 +95,23 @@ class LocalDelivery:
             except Exception:
                 self._failed(str(record[0]), "dropped")
         self._counters.routed += routed
+        self._forget_absent()
 
-    def _send_to_all(self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None) -> int:
+    def _is_repeated(self, device_id: str, origin: Origin, timestamp_ms: int) -> bool:
+        """Whether a device that is here has taken this record already: a server that owned its partition before has
+        read it too. If not, it has now."""
+        if self._taken is None or self._taken.take(device_id, *origin, timestamp_ms):
+            return False
+        count(self._counters.dropped, "repeated")
+        return True
+
+    def _forget_absent(self) -> None:
+        if self._taken is not None:
+            self._taken.forget_absent(self._connected, len(self._connected))
+
+    def _send_to_all(
+        self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None, origin: Origin | None = None
+    ) -> int:
         """Send one message to each device that an address stands for. Return how many are connected here."""
         device_ids = (address,) if isinstance(address, str) else recipients(address, self._hub)
         if not device_ids:
@@ -95,6 +123,8 @@ class LocalDelivery:
             if clients is None:
                 self.not_connected(device_id)
                 continue
+            if origin is not None and self._is_repeated(device_id, origin, timestamp_ms):
+                continue
             try:
                 for client in clients:
                     client.send(frame, timestamp_ms, terms)
@@ -103,10 +133,12 @@ class LocalDelivery:
                 self._failed(device_id, "dropped")
         return routed
 
-    def send(self, records: Sequence[Record], messages: Iterable[Message]) -> None:
+    def send(self, batch: Batch, messages: Iterable[Message]) -> None:
         """Send messages of a batch."""
         connected, routed, framed = self._connected, 0, -1
         frame, terms = b"", None
+        records = batch.records
+        origins = None if self._taken is None else batch.origins()
         for at, device_id in messages:
             try:
                 record = records[at]
@@ -117,12 +149,15 @@ class LocalDelivery:
                 if clients is None:  # an earlier message of this batch has overflowed its outbox
                     self.not_connected(device_id)
                     continue
+                if origins is not None and self._is_repeated(device_id, origins[at], timestamp_ms):
+                    continue
                 for client in clients:
                     client.send(frame, timestamp_ms, terms)
                 routed += 1
             except Exception:
                 self._failed(device_id, "dropped")
         self._counters.routed += routed
+        self._forget_absent()
 
     def drop_expired(self, records: Sequence[Record], messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages of a batch that may still be sent, and count the others."""
@@ -150,14 +185,18 @@ class LocalDelivery:
             return  # only transient messages are dropped then
         self._log_dropped({"device_id": device_id, "reason": "not connected"})
 
-    def take(self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None) -> None:
+    def take(
+        self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None, origin: Origin | None = None
+    ) -> None:
         """Route a record that another server has read and forwarded, for those of its devices that are here."""
+        origin = None if self._taken is None else origin
         try:
             if self._mailbox is not None:
                 for device_id in recipients(address, self._hub):
                     self._suggest(device_id, payload, timestamp_ms, terms)
             elif isinstance(address, str) or recipients(address, self._hub):
-                self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms)
+                self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
+                self._forget_absent()
         except Exception:
             self._failed(str(address), "dropped")
 

@@ -18,9 +18,11 @@ from ..mailboxes.port import Entry, FanOut, FanOutStep, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
+from ..rules.taken import TakenOffsets
 from .address import Address, Everyone, Group, User, recipients
 from .forwarding import Forwarding
 from .local import LocalDelivery
+from .looking import LookingAgain
 from .plan import (
     Message,
     Part,
@@ -138,6 +140,8 @@ class Router:
 
     :param mailbox: None: messages that can't be sent now are dropped
     :param round_trips: receives the records of each batch once they are routed
+    :param has_neighbors: True if other servers may have read the same records, so that some are read twice: each time
+        that a partition moves to another server. A mailbox knows them; without one, each device gets them once
     """
 
     def __init__(
@@ -151,13 +155,16 @@ class Router:
         mailbox: Mailbox | None = None,
         wall_clock: Callable[[], float] = time.time,
         round_trips: RoundTrips | None = None,
+        has_neighbors: bool = False,
     ) -> None:
         self._hub, self._counters, self._presence = hub, counters, presence
         self._mailbox, self._round_trips = mailbox, round_trips
         self._wall_clock = wall_clock
         self._connected = hub.connected
-        self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock)
-        self._forwarding = Forwarding(relay, presence, self._local, counters)
+        taken = TakenOffsets() if has_neighbors and mailbox is None else None
+        self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock, taken)
+        self._looking = None if mailbox is None else LookingAgain(hub.devices, self._local.wake)
+        self._forwarding = Forwarding(relay, presence, self._local, counters, self._looking)
         self._in_flight: deque[_InFlight] = deque()
         if mailbox is not None:
             mailbox.watch_fan_outs(self.on_step)
@@ -181,6 +188,11 @@ class Router:
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
 
+    def close(self) -> None:
+        """The gateway stops: cancel what is only due later."""
+        if self._looking is not None:
+            self._looking.stop()
+
     def on_step(self, step: FanOutStep) -> None:
         """The mailbox has stored some messages of a fan-out."""
         for flight in self._in_flight:
@@ -196,7 +208,7 @@ class Router:
             if away:
                 holders = self._ask(away)
             if holders is None or (holders.done() and not holders.result()):
-                self._local.send_each(batch.records)
+                self._local.send_each(batch)
                 batch.done()
                 self._note_round_trips(batch)
                 return
@@ -255,7 +267,7 @@ class Router:
         if flight.stored is None:
             messages = self._local.drop_expired(records, flight.messages)
             routes = plan(messages, self._connected, elsewhere, others, shared)
-            self._local.send(records, routes.local)
+            self._local.send(flight.batch, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
             for server, part in routes.forward.items():

@@ -9,7 +9,8 @@ from __future__ import annotations
 import binascii
 import hmac
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
+from binascii import b2a_base64
 from hashlib import blake2b
 from typing import Final
 
@@ -20,10 +21,12 @@ KEY_BYTES: Final = 32
 MAX_ACK_CHARS: Final = 256
 _EPOCH_BYTES: Final = 4
 _NUMBER_BYTES: Final = 6
+_NUMBER_BITS: Final = 8 * _NUMBER_BYTES
 _MAC_BYTES: Final = 8
 _POSITION_BYTES: Final = _EPOCH_BYTES + _NUMBER_BYTES
 _CURSOR_CHARS: Final = (_POSITION_BYTES + _MAC_BYTES) // 3 * 4
 _LONG_CURSOR_CHARS: Final = (_POSITION_BYTES + _NUMBER_BYTES + _MAC_BYTES) // 3 * 4
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 MAX_EPOCH: Final = 2 ** (8 * _EPOCH_BYTES) - 1
 MAX_NUMBER: Final = 2 ** (8 * _NUMBER_BYTES) - 1
@@ -35,10 +38,20 @@ def make_cursor(key: bytes, device_id: str, position: Position) -> str:
 
     :param key: ``KEY_BYTES`` bytes
     """
-    data = (position.epoch << 8 * _NUMBER_BYTES | position.normal).to_bytes(_POSITION_BYTES, "big")
-    if position.high:
-        data += position.high.to_bytes(_NUMBER_BYTES, "big")
-    return urlsafe_b64encode(data + _mac(key, device_id, data)).decode()
+    return _cursor(key, device_id, position).decode()
+
+
+def _cursor(key: bytes, device_id: str, position: Position) -> bytes:
+    normal, epoch, high = position
+    data = (epoch << _NUMBER_BITS | normal).to_bytes(_POSITION_BYTES, "big")
+    if high:
+        data += high.to_bytes(_NUMBER_BYTES, "big")
+    return _text_of(data + _mac(key, device_id, data))
+
+
+def _text_of(data: bytes) -> bytes:
+    """As ``base64.urlsafe_b64encode``, which takes twice as long."""
+    return b2a_base64(data, newline=False).translate(_URL_SAFE)
 
 
 def read_cursor(key: bytes, device_id: str, cursor: str) -> Position | None:
@@ -53,20 +66,21 @@ def read_cursor(key: bytes, device_id: str, cursor: str) -> Position | None:
     if not hmac.compare_digest(mac, _mac(key, device_id, position)):
         return None
     # A position has exactly one cursor, but a base64 decoder that ignores stray bits or characters accepts variants.
-    if urlsafe_b64encode(data) != cursor.encode():
+    if _text_of(data) != cursor.encode():
         return None
     epoch, normal, high = position[:_EPOCH_BYTES], position[_EPOCH_BYTES:_POSITION_BYTES], position[_POSITION_BYTES:]
     return Position(*(int.from_bytes(part, "big") for part in (normal, epoch, high)))
 
 
-def with_cursor(payload: bytes, cursor: str) -> bytes:
-    """Add the cursor as the message's last field. A ``cursor`` field of the record itself is replaced.
+def with_cursor(payload: bytes, key: bytes, device_id: str, position: Position) -> bytes:
+    """Add the cursor of a position as the message's last field. A ``cursor`` field of the record itself is replaced.
 
     :param payload: a message as in contract section 3: a compact JSON object that is not empty
+    :param key: as for :func:`make_cursor`
     """
     if b'"cursor":' in payload:
         payload = _without_cursor(payload)
-    return b'%b,"cursor":"%b"}' % (payload[:-1], cursor.encode())
+    return b'%b,"cursor":"%b"}' % (payload[:-1], _cursor(key, device_id, position))
 
 
 def gap_notice(missed: int) -> bytes:

@@ -92,12 +92,11 @@ class Feed:
 
     def stored(self, number: int) -> bool:
         """A message was stored. True: send it now. False: it will be read from the box."""
-        in_line = self.is_live and number == self.position + 1
-        self.last = max(self.last, number)
-        self._stored_since = self.last
-        if in_line:
-            self.position = number
-        return in_line
+        if number == self.position + 1 and self.position >= self.last and self.opened and not self.reading:
+            self.position = self.last = self._stored_since = number
+            return True
+        self.last = self._stored_since = max(self.last, number)
+        return False
 
     def fall_behind(self, up_to: int) -> None:
         """Only the messages up to this number could be passed to the connection. The others will be read from the box

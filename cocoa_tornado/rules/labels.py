@@ -38,6 +38,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_messages_dropped": (
         *("overflow", "interim", "fault"),
         "expired",  # its ttl passed before it was written
+        "repeated",  # of a record that the device has had: its partition has moved to another server
         "catching_up",  # its ttl is 0, and with a mailbox the connection has just ended
         # Queued for a connection that ended, by how it ended.
         *(

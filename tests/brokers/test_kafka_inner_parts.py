@@ -18,6 +18,7 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
+from kafka.net.transport import KafkaTCPTransport
 from kafka.producer.sender import Sender
 from kafka.protocol.metadata import FindCoordinatorResponse
 from kafka.record.default_records import DefaultRecordBatch
@@ -35,6 +36,10 @@ from cocoa_tornado.brokers import kafka_connections
         (Sender, "force_close", []),
         (KafkaNetSocket, "sock_connect", ["net", "sock", "sockaddr", "timeout_at"]),
         (KafkaNetClient, "connection_delay", ["node_id"]),
+        (KafkaNetClient, "close", ["node_id"]),
+        (KafkaConnectionManager, "close", ["node_id", "timeout_ms"]),
+        (KafkaTCPTransport, "_close", ["error"]),
+        (NetworkSelector, "stop", ["timeout_ms"]),
         (NetworkSelector, "sleep", ["delay"]),
         (Fetcher, "fetched_records", ["max_records", "update_offsets"]),
         (Fetcher, "_append", ["drained", "part", "max_records", "update_offsets"]),
@@ -61,7 +66,7 @@ def test_a_method_that_is_called_or_replaced_takes_the_same_arguments(
 @pytest.mark.parametrize(
     ("owner", "attributes"),
     [
-        (KafkaConsumer, {"_coordinator", "_fetcher"}),
+        (KafkaConsumer, {"_client", "_coordinator", "_fetcher"}),
         (Fetcher, {"_next_partition_records", "_completed_fetches", "_paused_completed_fetches", "_fetch_futures"}),
         (BaseCoordinator, {"coordinator_id"}),
         (KafkaConnection, {"in_flight_requests", "connected"}),

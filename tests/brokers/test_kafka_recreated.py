@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from cocoa_tornado.rules.topic_log import Log
-from testing.kafka_admin import PATIENT_MS, committed_offset, find_topic_id, recreate_topic, throw_out
+from testing.kafka_admin import administrator, committed_offset, find_topic_id, recreate_topic, throw_out
 from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
@@ -157,13 +157,10 @@ async def test_a_topic_that_was_recreated_while_the_gateway_was_down_is_read_fro
 
 def commit(stand: KafkaStand, offset: int, metadata: str) -> None:
     """Write the group's offset, as a tool does."""
-    admin = KafkaAdminClient(bootstrap_servers=stand.server.bootstrap, bootstrap_timeout_ms=PATIENT_MS)
-    try:
+    with administrator(stand.server.bootstrap) as admin:
         admin.alter_group_offsets(
             stand.options.group, {TopicPartition(stand.results, 0): OffsetAndMetadata(offset, metadata, -1)}
         )
-    finally:
-        admin.close()
 
 
 @SAYS_SO

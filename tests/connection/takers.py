@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cocoa_tornado.connection.outbox import Numbered
+from cocoa_tornado.rules.box import LaneName
 from cocoa_tornado.rules.terms import Terms
 
 
@@ -15,18 +15,18 @@ class FakeTaker:
     :ivar framed: the messages whose frames were made, in order
     """
 
-    def __init__(self, now_ms: float = 0.0, make: Callable[[bytes, Numbered], bytes | None] | None = None) -> None:
+    def __init__(self, now_ms: float = 0.0, make: Callable[[bytes, LaneName, int], bytes | None] | None = None) -> None:
         self.now = now_ms
         self.expired: list[Terms] = []
-        self.framed: list[Numbered] = []
-        self._make = make or (lambda payload, numbered: payload)
+        self.framed: list[tuple[LaneName, int]] = []
+        self._make = make or (lambda payload, lane, number: payload)
 
     def now_ms(self) -> float:
         return self.now
 
-    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
-        self.framed.append(numbered)
-        return self._make(payload, numbered)
+    def frame_of(self, payload: bytes, lane: LaneName, number: int) -> bytes | None:
+        self.framed.append((lane, number))
+        return self._make(payload, lane, number)
 
     def note_expired(self, terms: Terms) -> None:
         self.expired.append(terms)

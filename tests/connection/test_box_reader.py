@@ -75,7 +75,7 @@ def write(reader: BoxReader, *messages: tuple[LaneName, int]) -> list[tuple[int,
     reader.begin_write()
     gifts = [reader.give(lane, reader.ticket(number)) for lane, number in messages]
     reader.given(len(messages))
-    return [(gift.missed, gift.position) for gift in gifts]
+    return [(missed, position) for position, missed in gifts]
 
 
 # -- questions
@@ -108,6 +108,30 @@ def test_a_reader_that_is_to_go_on_reads_again_what_it_had_asked_for() -> None:
     assert reads(reader) == [("normal", 0, 16)]
     reader.go_on(None)  # what another connection had begun to write comes here, and the answer is not waited for
     assert reads(reader) == [("high", 0, 16), ("normal", 0, 16)]
+
+
+def test_a_hand_over_leaves_nothing_behind() -> None:
+    reader = opened(box(5))
+    for _ in range(100):
+        reader.stand_by(0)
+        reader.go_on(Position(5))
+        assert ask(reader) is LOOK
+        reader.looked(box(5), KEY)
+    assert reader.ticket(6) == 6
+    assert reader._earlier == ()
+
+
+def test_a_connection_remembers_a_few_epochs_and_skips_the_numbers_of_earlier_ones() -> None:
+    reader = opened(box(9))
+    tickets = [reader.ticket(9)]
+    for epoch in range(1, 100):
+        assert reader.follow(epoch, KEY)
+        assert ask(reader) is LOOK
+        reader.looked(Box(Lane(last=9), epochs=Epochs(epoch)), KEY)
+        tickets.append(reader.ticket(9))
+    assert len(reader._earlier) == 8
+    reader.begin_write()
+    assert [reader.give("normal", ticket)[0].normal for ticket in (tickets[0], tickets[-10], tickets[-9])] == [0, 0, 9]
 
 
 def test_a_connection_looks_at_its_box_first_and_asks_nothing_else_meanwhile() -> None:
@@ -237,7 +261,7 @@ def test_what_the_socket_has_not_begun_to_take_gets_another_cursor_if_something_
     for number in (1, 2):
         push(reader, "normal", number)
     reader.begin_write()
-    assert [reader.give("normal", number).position for number in (1, 2)] == [Position(1), Position(2)]
+    assert [reader.give("normal", number)[0] for number in (1, 2)] == [Position(1), Position(2)]
     reader.given(1)
     push(reader, "high", 1)
     assert write(reader, ("high", 1), ("normal", 2)) == [(0, Position(1, 0, 1)), (0, Position(2, 0, 1))]
@@ -276,10 +300,10 @@ def test_a_notice_that_was_not_written_is_repeated() -> None:
     reader.arrived([page(3, last=3)])
     for _ in range(2):
         reader.begin_write()
-        assert reader.give("normal", 3).missed == 2
+        assert reader.give("normal", 3)[1] == 2
     assert reader.given(1) == 1
     reader.begin_write()
-    assert reader.give("normal", 4).missed == 0
+    assert reader.give("normal", 4)[1] == 0
 
 
 @pytest.mark.parametrize(("acked", "expected"), [(0, Position(4)), (None, None)])
@@ -400,7 +424,7 @@ def test_what_is_still_queued_of_an_earlier_epoch_has_cursors_of_the_new_one() -
     reader.begin_write()
     # 4 and 5 of the earlier epoch were lost with it. Another message is number 4 now.
     tickets = [*old, reader.ticket(4)]
-    positions = [reader.give("normal", ticket).position for ticket in tickets]
+    positions = [reader.give("normal", ticket)[0] for ticket in tickets]
     assert positions == [Position(number, 1) for number in (2, 3, 3, 3, 4)]
     assert all(ticket < reader.least_ticket for ticket in old)
 
@@ -550,11 +574,11 @@ class Connection:
             self.in_flight, self.outbox = self.outbox, []
             self.reader.begin_write()
             for content, ticket in self.in_flight:
-                gift = self.reader.give("normal", ticket)
-                if gift.missed:
-                    self.received.append(Sent(None, gift.position, gift.missed))
+                position, missed = self.reader.give("normal", ticket)
+                if missed:
+                    self.received.append(Sent(None, position, missed))
                 if content is not None:
-                    self.received.append(Sent(content, gift.position))
+                    self.received.append(Sent(content, position))
 
     def written(self) -> None:
         self.reader.given(len(self.in_flight))

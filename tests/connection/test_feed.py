@@ -12,14 +12,14 @@ import pytest
 
 from cocoa_tornado.connection.feed import BoxFeed
 from cocoa_tornado.connection.mail import REFRESH_S, Mail, refresh_period_s
-from cocoa_tornado.connection.outbox import Numbered, Outbox, OutboxLimits
+from cocoa_tornado.connection.outbox import Outbox, OutboxLimits
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError, Superseded
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, LaneRead
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import ALL
-from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, Numbers, Position
+from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, LaneName, Numbers, Position
 from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import make_cursor, read_cursor
 from cocoa_tornado.rules.feed import Page
@@ -113,9 +113,9 @@ class Outlet:
     def now_ms(self) -> float:
         return self.now * 1000
 
-    def frame_of(self, payload: bytes, numbered: Numbered) -> bytes | None:
+    def frame_of(self, payload: bytes, lane: LaneName, number: int) -> bytes | None:
         assert self.feed is not None
-        return self.feed.frame_of(payload, numbered)
+        return self.feed.frame_of(payload, lane, number)
 
     def note_expired(self, terms: Terms) -> None:
         assert self.feed is not None
@@ -131,8 +131,7 @@ class Outlet:
             self.feed.begin_write()
             data = self.outbox.take(self)
             _, numbered = self.outbox.given_all()
-            self.feed.given(len(numbered))
-            self.feed.written()
+            self.feed.given(numbered)
             self.sent += [frame.payload for frame in sent_frames(data)]
             written += [_summary(json.loads(frame.payload)) for frame in sent_frames(data)]
             await asyncio.sleep(0)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cocoa_tornado.connection import outbox as tested
-from cocoa_tornado.connection.lane import CURSOR_BYTES
-from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, Numbered, Outbox, OutboxLimits
+from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, Outbox, OutboxLimits
+from cocoa_tornado.connection.queue import CURSOR_BYTES
 from cocoa_tornado.rules.box import LaneName
 from cocoa_tornado.rules.terms import Terms
 
@@ -63,11 +63,11 @@ class Item:
     def frame(self) -> bytes:
         if self.terms.number is None:
             return self.body
-        return frame_of(self.body, Numbered(self.lane, self.terms.number)) or b""
+        return frame_of(self.body, self.lane, self.terms.number) or b""
 
 
-def frame_of(payload: bytes, numbered: Numbered) -> bytes | None:
-    return None if payload.startswith(SKIPPED) else b"%s %s%d" % (payload, numbered.lane.encode(), numbered.number)
+def frame_of(payload: bytes, lane: LaneName, number: int) -> bytes | None:
+    return None if payload.startswith(SKIPPED) else b"%s %s%d" % (payload, lane.encode(), number)
 
 
 class Outboxes(RuleBasedStateMachine):
@@ -158,7 +158,7 @@ class Outboxes(RuleBasedStateMachine):
     def check_given(self, given: tested.Given, items: list[Item]) -> None:
         stamps, numbered = given
         assert list(stamps) == [item.stamp for item in items if item.frame]
-        assert list(numbered) == [(item.lane, item.terms.number) for item in items if item.terms.number]
+        assert numbered == sum(bool(item.terms.number) for item in items)
 
     # -- what happens
 
@@ -248,6 +248,11 @@ class Outboxes(RuleBasedStateMachine):
         self.taker.now += ms
 
     # -- what holds
+
+    @invariant()
+    def it_counts_what_the_socket_has_begun_to_take(self) -> None:
+        assert self.outbox.begun == len(self.begun)
+        assert self.outbox.begun_numbered == sum(bool(item.terms.number) for item in self.begun)
 
     @invariant()
     def it_counts_what_waits(self) -> None:

@@ -397,7 +397,7 @@ def test_what_the_socket_has_taken_is_counted_behind_the_control_frames() -> Non
 def test_a_frame_that_is_made_when_it_is_taken_is_counted_behind_the_control_frames_too() -> None:
     """Its size is unknown before."""
     device = Device()
-    device.taker = FakeTaker(make=lambda payload, _: text_frame(payload))
+    device.taker = FakeTaker(make=lambda payload, lane, number: text_frame(payload))
     for number in range(3):
         device.protocol.outbox.push(b"x" * 100, number, LIMITS.outbox, Terms(number=number + 1))
     device.protocol.ping(device.now)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.connection.outbox import OutboxLimits
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
@@ -59,7 +60,7 @@ class Sharing:
         """Route so many messages in one turn of the loop."""
         records = [self._next_record(options) for _ in range(count)]
         if self.mailbox is None:
-            self.local.send_each(records)
+            self.local.send_each(Batch(records))
         else:
             first = self.offset - count
             entries = [

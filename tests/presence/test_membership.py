@@ -346,6 +346,15 @@ def test_in_strict_mode_they_are_cut_with_the_lease() -> None:
     assert member.count(Cut) == 1
 
 
+def test_a_lease_is_over_by_any_clock_once_its_connections_are_cut() -> None:
+    member = strict_member()
+    lease = member.of.lease
+    member.wait(105.0, is_answered=False)
+    assert (member.count(Cut), lease.is_valid(104.9)) == (1, False)
+    member.wait(106.0)
+    assert lease.is_valid(106.0)
+
+
 def test_in_strict_mode_a_new_term_does_not_keep_connections_open_without_a_lease() -> None:
     member = strict_member()
     member.wait(102.0)

@@ -21,6 +21,7 @@ from .stands import Inbox, RelayStand, forward
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
+LOSSES = pytest.mark.logs("cocoa.relay", "relay messages lost", optional=True)
 A, B = Claim("a", 1), Claim("b", 7)
 ONE_OF_EACH: list[RelayMessage] = [
     forward(1, 2, payload='{"text":"grüß dich"}'.encode()),
@@ -130,6 +131,7 @@ async def test_nothing_is_sent_before_the_first_join(stand: RelayStand) -> None:
     assert await a.send("b", forward(1)) is Fate.CLOSED
 
 
+@LOSSES
 async def test_an_inbox_is_bounded_in_number_and_what_waits_in_it_is_kept(stand: RelayStand) -> None:
     a, b = await stand.open(2, RelayLimits(max_messages=5))
     a.join("a")
@@ -143,6 +145,32 @@ async def test_an_inbox_is_bounded_in_number_and_what_waits_in_it_is_kept(stand:
     assert await a.send("b", forward(5, 6)) is Fate.ACCEPTED, "once it has been read there is room again"
 
 
+@LOSSES
+async def test_a_server_whose_inbox_was_full_is_notified_of_the_loss(stand: RelayStand) -> None:
+    a, b = await stand.open(2, RelayLimits(max_messages=3))
+    a.join("a")
+    b.join("b")
+    inbox = Inbox(b)
+    fates = [a.send("b", forward(n, n + 1)) for n in (1, 3)]
+    assert [await fate for fate in fates] == [Fate.ACCEPTED, Fate.OVERFLOW]
+    await eventually(lambda: inbox.losses == 1)
+    assert b.counters.losses == 1
+    assert await a.send("b", forward(5)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+    assert inbox.losses == 1, "each loss is reported once"
+
+
+async def test_a_server_that_joins_again_may_have_lost_messages(stand: RelayStand) -> None:
+    (a,) = await stand.open(1)
+    inbox = Inbox(a)
+    a.join("a1")
+    await asyncio.sleep(0)
+    assert inbox.losses == 0
+    a.join("a2")
+    await eventually(lambda: inbox.losses == 1)
+
+
+@LOSSES
 async def test_an_inbox_is_bounded_in_bytes(stand: RelayStand) -> None:
     a, b = await stand.open(2, RelayLimits(max_bytes=10_000))
     a.join("a")
@@ -151,6 +179,7 @@ async def test_an_inbox_is_bounded_in_bytes(stand: RelayStand) -> None:
     assert [await fate for fate in fates] == [Fate.ACCEPTED, Fate.ACCEPTED, Fate.OVERFLOW]
 
 
+@LOSSES
 async def test_an_inbox_counts_every_string_of_a_message(stand: RelayStand) -> None:
     """The session of a hypothesis may be as long as a record."""
     a, b = await stand.open(2, RelayLimits(max_bytes=10_000))

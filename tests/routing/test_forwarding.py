@@ -18,6 +18,7 @@ from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.port import RelayLimits
+from cocoa_tornado.routing import looking
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
@@ -58,7 +59,15 @@ class Server:
     def __post_init__(self) -> None:
         self.relay = MemoryRelay(self.exchange)
         self.presence = LocalPresence(SlotLimits, self.relay, lambda: 0.0, self.store)
-        self.router = Router(self.hub, self.counters, lambda: 0.0, self.presence, self.relay, mailbox=self.mailbox)
+        self.router = Router(
+            self.hub,
+            self.counters,
+            lambda: 0.0,
+            self.presence,
+            self.relay,
+            mailbox=self.mailbox,
+            has_neighbors=True,
+        )
         self.presence.start(self.hub)
 
     async def connect(self, device_id: str, *groups: str) -> Connection:
@@ -76,10 +85,16 @@ class Stand:
         self.store, self.exchange = LocalStore(term=1), Exchange(limits)
         self.a, self.b = (Server(self.store, self.exchange, mailbox) for _ in range(2))
         self.done: list[int] = []
+        self.next_offset = 0
 
-    def read_at_a(self, *records: Record) -> None:
-        offsets = list(range(len(records)))
-        self.a.router(Batch(list(records), lambda: self.done.append(1), offsets, [("results/0", len(records))]))
+    def read_at_a(self, *records: Record, first: int | None = None) -> None:
+        """:param first: the offset of the first one; None: they come after all that were read"""
+        self.read_at(self.a, *records, first=self.next_offset if first is None else first)
+
+    def read_at(self, server: Server, *records: Record, first: int) -> None:
+        self.next_offset = first + len(records)
+        offsets = list(range(first, self.next_offset))
+        server.router(Batch(list(records), lambda: self.done.append(1), offsets, [("results/0", len(records))]))
 
 
 async def with_mailbox(limits: RelayLimits | None = None) -> Stand:
@@ -128,6 +143,50 @@ async def test_a_group_a_user_and_everyone_are_found_at_all_servers() -> None:
     assert (stand.a.counters.unknown_device, stand.b.counters.unknown_device) == (0, 0)
 
 
+async def test_without_a_mailbox_a_partition_that_another_server_reads_again_reaches_each_device_once() -> None:
+    stand = Stand()
+    here, there = await stand.a.connect("here", "red"), await stand.b.connect("there", "red")
+    addresses = ["there", "here", Group("red"), Devices(("here", "there")), "there", "here", Everyone()]
+    stand.read_at_a(*(text(at, address) for at, address in enumerate(addresses[:5])))
+    await eventually(lambda: len(there.sent) == 4)
+    stand.read_at(stand.b, *(text(at, address) for at, address in enumerate(addresses) if at >= 2), first=2)
+    await eventually(lambda: len(here.sent) == 5)
+    assert (here.texts, there.texts) == (["1", "2", "3", "5", "6"], ["0", "2", "3", "4", "6"])
+    assert (stand.a.counters.dropped, stand.b.counters.dropped) == ({"repeated": 2}, {"repeated": 3})
+
+
+async def test_a_device_that_comes_after_a_record_was_read_may_get_it_when_it_is_read_again() -> None:
+    stand = Stand()
+    stand.read_at_a(text(0), text(1))
+    client = await stand.b.connect("doll")
+    stand.read_at(stand.b, text(1), text(2), first=1)
+    assert client.texts == ["1", "2"]
+
+
+async def test_with_a_mailbox_all_devices_look_into_their_boxes_after_a_loss_of_wake_ups() -> None:
+    stand = await with_mailbox(RelayLimits(max_messages=3))
+    clients = [await stand.b.connect(str(number)) for number in range(5)]
+    stand.read_at_a(*(text(number, str(number)) for number in range(5)))  # more than the inbox of B may hold
+    await eventually(lambda: all(client.looks for client in clients))
+    assert ([client.looks for client in clients], stand.done) == ([1] * 5, [1])
+
+
+async def test_devices_look_a_few_at_a_time_and_once_after_several_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "AT_ONCE", 2)
+    monkeypatch.setattr(looking, "EVERY_S", 0.0)
+    looked: list[str] = []
+    again = looking.LookingAgain(lambda: list("abcde"), looked.append)
+    again.start()
+    assert looked == ["a", "b"]
+    again.start()
+    await eventually(lambda: len(looked) == 7)
+    assert (sorted(looked), repr(again)) == (list("aabbcde"), "<LookingAgain, 0 devices wait>")
+    again.start()
+    again.stop()
+    await asyncio.sleep(0)
+    assert len(looked) == 9
+
+
 async def test_options_reach_the_devices_of_other_servers() -> None:
     stand = Stand()
     client = await stand.b.connect("doll", "red")
@@ -153,7 +212,7 @@ async def test_with_a_mailbox_a_fan_out_wakes_its_devices_at_other_servers_once_
     await eventually(lambda: len(other.sent) == 1)
     assert (here.texts, here.numbers, there.texts, there.looks, other.looks) == (["0", "1", "2"], [1], ["1", "2"], 1, 0)
     assert (stand.a.counters.routed, stand.a.counters.kept, stand.b.counters.kept, stand.done) == (2, 1, 0, [1])
-    stand.read_at_a(*batch)  # once more: stored before, so it may not have been notified
+    stand.read_at_a(*batch, first=0)  # once more: stored before, so it may not have been notified
     await eventually(lambda: there.looks == 2)
     assert (here.looks, other.looks) == (1, 0)
 
@@ -228,7 +287,7 @@ async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_transient_
     assert (here.texts, there.texts, stand.done) == (["1"], ["3", "5"], [1])
     assert stand.b.relay.counters.received == {"wake_up": 1, "forward": 2}
     assert stand.a.counters.kept == 1
-    stand.read_at_a(*batch[:3])  # once more: stored before, so it may not have been notified
+    stand.read_at_a(*batch[:3], first=0)  # once more: stored before, so it may not have been notified
     await eventually(lambda: there.looks == 2)
     assert here.looks == 1
 

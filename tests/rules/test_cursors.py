@@ -62,10 +62,15 @@ def test_no_text_at_all_breaks_the_reader(text: str) -> None:
     assert read_cursor(KEY, "doll", text) is None
 
 
+def with_c(payload: bytes) -> bytes:
+    """The message with its cursor, which is shortened to ``C``."""
+    position = Position(7, 3)
+    cursor = make_cursor(KEY, "doll", position).encode()
+    return with_cursor(payload, KEY, "doll", position).replace(cursor, b"C")
+
+
 def test_the_cursor_is_the_last_field() -> None:
-    assert with_cursor(b'{"type":"transcription","text":"Hi"}', "abc") == (
-        b'{"type":"transcription","text":"Hi","cursor":"abc"}'
-    )
+    assert with_c(b'{"type":"transcription","text":"Hi"}') == (b'{"type":"transcription","text":"Hi","cursor":"C"}')
 
 
 @pytest.mark.parametrize(
@@ -79,7 +84,7 @@ def test_the_cursor_is_the_last_field() -> None:
     ],
 )
 def test_a_cursor_of_the_record_itself_is_replaced(payload: bytes, expected: bytes) -> None:
-    assert with_cursor(payload, "C") == expected
+    assert with_c(payload) == expected
 
 
 JSON = st.recursive(
@@ -94,7 +99,7 @@ def test_every_other_field_stays_as_it_was(fields: dict[str, object]) -> None:
     delivery = decode(None, json.dumps({"device_id": "doll", **fields}).encode(), 0)
     assert isinstance(delivery, Record)
     before = json.loads(delivery.payload)
-    after = json.loads(with_cursor(delivery.payload, "C"))
+    after = json.loads(with_c(delivery.payload))
     assert list(after)[-1] == "cursor"
     before.pop("cursor", None)
     assert after.pop("cursor") == "C"

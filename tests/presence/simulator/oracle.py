@@ -103,7 +103,7 @@ class Oracle:
         if server.is_alive and server.membership.epoch == epoch and not server.slots.draining:
             if server.membership.lease.is_valid(server.now) and not server.is_paused:
                 self.fault("P2 fenced with a valid lease", f"{server}")
-            if self.now - server.disturbed_at > 13 and server.walk.loss_rate < 0.1:
+            if self.now - server.disturbed_at > server.walk.timing.fence_s + 3.0 and server.walk.loss_rate < 0.1:
                 self.fault("L2 fenced without a reason", f"{server}")
 
     # -- connections

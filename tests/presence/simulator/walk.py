@@ -28,6 +28,8 @@ LAST_ATTEMPT_AT: Final = HEALED_AT + 13.0
 """By then the last term is settled, and whoever was dead is fenced."""
 ADMITTED_WITHIN_S: Final = 9.0
 KEPT_STATES: Final = 60
+CLOSING_S: Final = 0.3
+"""How long it takes until a server that wakes up has closed its connections."""
 
 HARM: Final = {
     "pause": 3,
@@ -35,7 +37,7 @@ HARM: Final = {
     "deaf": 1,
     "kill": 1,
     "leave": 1,
-    "redis": 2,
+    "redis": 1,
     "stuck": 1,
 }
 """What may happen, and how often."""
@@ -54,7 +56,9 @@ class Walk:
         self.planted = {planted} - {""}
         self.slots_class: type[Slots] = FAULTS[planted].slots if planted else Slots
         self.is_strict = draw.random() < 0.3
-        self.timing = Timing(cut_s=5.0 if self.is_strict else draw.choice((8.0, 30.0)))
+        fence_s, freeze_s = draw.choice(((10.0, 5.0), (6.0, 3.0)))  # the default, and one of which more happens
+        cut_s = freeze_s if self.is_strict else draw.choice((8.0, 30.0))
+        self.timing = Timing(fence_s=fence_s, freeze_s=freeze_s, cut_s=cut_s)
         self.limits = SlotLimits(per_device=2 if draw.random() < 0.2 else 1)
         self.loss_rate = draw.choice((0.0, 0.01, 0.05, 0.15))
         self.late_rate = draw.choice((0.0, 0.01, 0.05))
@@ -273,7 +277,7 @@ class Walk:
             # The promise is for pauses of up to 3 s, none of which follows another at once.
             if server.paused_until + 8.0 > self.now and server.paused_until > 0:
                 return
-            duration = min(duration, 3.0)
+            duration = min(duration, 0.99 * self.timing.watch_s - 1.01 * self.timing.freeze_s - CLOSING_S, 3.0)
         self.pause(server, min(duration, HEALED_AT - self.now))
 
     def pause(self, server: Server, duration: float) -> None:

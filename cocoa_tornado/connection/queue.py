@@ -1,4 +1,4 @@
-"""A lane of an outbox: messages in the order of queuing. Pure."""
+"""The messages of one lane of an outbox, in the order of queuing. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ CURSOR_BYTES: Final = 64
 Waiting: TypeAlias = tuple[bytes, int, Terms | None]
 """A queued message: its body, its timestamp and its terms."""
 
-# Shared by all empty lanes, which is most of them most of the time. Never changed.
+# Shared by all empty queues, which is most of them most of the time. Never changed.
 NO_BODIES: Final[list[bytes]] = []
 NO_STAMPS: Final[list[int]] = []
 
 
-class Lane:
-    """Messages in parallel lists. An empty lane holds no list of its own, and a lane whose messages all have the
-    default terms has no list of terms.
+class Queue:
+    """Messages in parallel lists. An empty queue holds no list of its own, and one whose messages all have the default
+    terms has no list of terms.
 
     :ivar bodies: frames, or payloads if their terms have a number
     :ivar stamps: the timestamps of their records
@@ -88,8 +88,8 @@ class Lane:
         return freed
 
 
-NO_LANE: Final = Lane()
-"""Stands for a lane that is not there. It stays empty."""
+NO_QUEUE: Final = Queue()
+"""Stands for a queue that is not there. It stays empty."""
 
 
 def cost(body: bytes, terms: Terms | None) -> int:
@@ -98,23 +98,23 @@ def cost(body: bytes, terms: Terms | None) -> int:
 
 
 class Droppable(NamedTuple):
-    """A message that may be dropped to make room: :ivar lane: and :ivar at: where it is."""
+    """A message that may be dropped to make room: :ivar queue: and :ivar at: where it is."""
 
-    lane: Lane
+    queue: Queue
     at: int
     is_interim: bool
 
 
-def droppable(lanes: Sequence[Lane], session: str, may_drop_low: bool) -> list[Droppable]:
+def droppable(queues: Sequence[Queue], session: str, may_drop_low: bool) -> list[Droppable]:
     """Return the messages that may be dropped, in the order of dropping: interims of this session, other interims, and
     messages of low priority, each the oldest first."""
     own, others, lows = list[Droppable](), list[Droppable](), list[Droppable]()
-    for lane in lanes:
-        for at, terms in enumerate(lane.terms or ()):
+    for queue in queues:
+        for at, terms in enumerate(queue.terms or ()):
             if terms is None:
                 continue
             if terms.interim_of:
-                (own if terms.interim_of == session else others).append(Droppable(lane, at, True))
+                (own if terms.interim_of == session else others).append(Droppable(queue, at, True))
             elif may_drop_low and terms.priority == "low":
-                lows.append(Droppable(lane, at, False))
+                lows.append(Droppable(queue, at, False))
     return own + others + lows

@@ -1,0 +1,294 @@
+"""Between servers on several machines, through one inbox for each of them in Redis 6.2 or later: a bounded stream.
+
+It uses two connections: one sends, the other one waits for messages. Presence, which uses the same Redis, begins and
+ends the addresses: it calls :meth:`RedisRelay.join` with an epoch that exists in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from ..redis_store.connection import RedisConnection
+from ..redis_store.faults import RedisFault
+from ..redis_store.scripts import Command
+from ..rules.rate import LineBudget, RateLimit
+from . import wire
+from .messages import RelayMessage
+from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
+from .redis_inbox import Position
+from .redis_lua import SCRIPTS, Entry, Posted, done_command, entries_of, fates_of, inbox_of, read_command, send_command
+
+SEND_MOST: Final = 100
+SEND_BYTES: Final = 1024 * 1024
+"""Messages in one script, and their size: Redis does nothing else while it runs. A single message may be larger."""
+READ_MOST: Final = 100
+BLOCK_MS: Final = 1000
+"""How long Redis waits for a message: each answer shows that the inbox is being read."""
+HAND_OVER_MOST: Final = 500
+"""After so many messages, other work of the loop has its turn."""
+RETRY_S: Final = (0.1, 2.0)
+ANOTHER_PROCESS_PATIENCE_S: Final = 5.0
+"""After a restart of Redis, presence joins again. If it does not in this time, Redis hides its run id."""
+LOSS_LOG: Final = RateLimit(per_s=0.1, burst=5)
+
+log = logging.getLogger("cocoa.relay")
+
+
+class _Outgoing(NamedTuple):
+    message: RelayMessage
+    posted: Posted
+    sent: asyncio.Future[Fate]
+
+
+class RedisRelay:
+    """A :class:`~cocoa_tornado.relay.port.Relay` through Redis.
+
+    A message that cannot be sent because Redis is unavailable waits, and is sent once. If this server joins again
+    meanwhile, a message that may have been sent already is ``LOST``.
+
+    :param url: as for :class:`RedisConnection`
+    :param clock: monotonic seconds
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float], limits: RelayLimits | None = None) -> None:
+        self._limits = RelayLimits() if limits is None else limits
+        self._clock = clock
+        self._links = {name: RedisConnection(url, SCRIPTS) for name in ("sending", "reading")}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._faults: dict[str, str] = {}
+        self._handlers: dict[type, Callable[[str, Any], None]] = {}
+        self._on_loss: Callable[[], None] = _nothing
+        self._outgoing: deque[_Outgoing] = deque()
+        self._waiting: dict[str, tuple[int, int]] = {}  # messages and bytes in ``_outgoing``, by server
+        self._refused: set[str] = set()  # servers that do not know yet that something did not fit
+        self._calls = 0
+        self._counters = RelayCounters()
+        self._loss_lines = LineBudget(LOSS_LOG)
+        self._last_read_at = -math.inf
+        self._is_closed = False
+        self._server = ""
+
+    def __repr__(self) -> str:
+        return f"<RedisRelay {self._server or 'not joined'}, {len(self._outgoing)} messages wait>"
+
+    @property
+    def server(self) -> str:
+        return self._server
+
+    @property
+    def counters(self) -> RelayCounters:
+        return self._counters
+
+    @property
+    def last_read_at(self) -> float:
+        return self._last_read_at
+
+    def handle(self, kind: type[M], handler: Callable[[str, M], None]) -> None:
+        self._handlers[kind] = handler
+
+    def watch_losses(self, on_loss: Callable[[], None]) -> None:
+        self._on_loss = on_loss
+
+    def join(self, server: str) -> None:
+        had_inbox = bool(self._server)
+        self._stop()
+        self._is_closed, self._server, self._last_read_at = False, server, self._clock()
+        self._tasks["reading"] = asyncio.ensure_future(self._read(server))
+        self._tasks["sending"] = asyncio.ensure_future(self._send_waiting(server, is_new=True))
+        if had_inbox:
+            asyncio.get_running_loop().call_soon(self._on_loss)
+
+    def send(self, server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        sent: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        refusal = self._refusal(server, message)
+        data = b"" if refusal else wire.encode(message)
+        outgoing = _Outgoing(message, Posted(server, message.count, message.size_bytes, data), sent)
+        if refusal:
+            if refusal is Fate.OVERFLOW:
+                self._refused.add(server)
+            self._settle(outgoing, refusal)
+            return sent
+        self._count_waiting(outgoing.posted, 1)
+        self._outgoing.append(outgoing)
+        if self._tasks["sending"].done():
+            self._tasks["sending"] = asyncio.ensure_future(self._send_waiting(self._server))
+        return sent
+
+    def status(self) -> RelayStatus:
+        if self._is_closed:
+            return RelayStatus(RelayState.CLOSED, "closed")
+        if not self._server:
+            return RelayStatus(RelayState.CONNECTING, "not joined")
+        if self._faults:
+            return RelayStatus(RelayState.CONNECTING, next(iter(self._faults.values())))
+        return RelayStatus(RelayState.READY, "in Redis")
+
+    async def close(self, timeout_s: float) -> None:
+        if "sending" in self._tasks and not self._is_closed:
+            await asyncio.wait([self._tasks["sending"]], timeout=timeout_s)
+        self._is_closed, self._server = True, ""
+        ending = self._stop()
+        while self._outgoing:
+            self._settle(self._outgoing.popleft(), Fate.CLOSED)
+        self._waiting.clear()
+        ending += [asyncio.ensure_future(link.close()) for link in self._links.values()]
+        _, late = await asyncio.wait(ending, timeout=timeout_s)  # closing a TLS connection may hang
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def _stop(self) -> list[asyncio.Task[None]]:
+        """Stop reading and sending. What is being sent is lost; what waits is kept."""
+        ending = [*self._tasks.values()]
+        for task in ending:
+            task.cancel()
+        self._tasks.clear()
+        self._faults.clear()
+        return ending
+
+    # -- sending
+
+    def _refusal(self, server: str, message: RelayMessage) -> Fate | None:
+        """Cases, in order: this end has not joined; as much waits as the inbox may hold; it can be sent."""
+        if not self._server:
+            return Fate.CLOSED
+        messages, size = self._waiting.get(server, (0, 0))
+        is_too_much = messages + message.count > self._limits.max_messages
+        return Fate.OVERFLOW if is_too_much or size + message.size_bytes > self._limits.max_bytes else None
+
+    def _count_waiting(self, posted: Posted, sign: int) -> None:
+        messages, size = self._waiting.get(posted.server, (0, 0))
+        left = (messages + sign * posted.messages, size + sign * posted.size_bytes)
+        if left == (0, 0):
+            self._waiting.pop(posted.server, None)
+        else:
+            self._waiting[posted.server] = left
+
+    async def _send_waiting(self, epoch: str, is_new: bool = False) -> None:
+        """Send what waits, in scripts of several messages: while one is under way, the next one fills up."""
+        if is_new:
+            await self._links["sending"].begin_anew()
+        while self._outgoing:
+            batch = self._next_batch()
+            self._calls += 1
+            # What never fits tells a server that something did not.
+            refused = [Posted(server, self._limits.max_messages + 1, 0, b"") for server in self._refused]
+            posted = [*(each.posted for each in batch), *refused]
+            self._refused.clear()
+            try:
+                fates = fates_of(await self._ask("sending", send_command(epoch, self._calls, self._limits, posted)))
+            except asyncio.CancelledError:
+                for each in batch:
+                    self._settle(each, Fate.LOST)
+                raise
+            # If this epoch is over, presence notices for itself, and joins again.
+            for each, fate in zip(batch, fates or [Fate.CLOSED] * len(batch), strict=False):
+                self._settle(each, fate)
+
+    def _next_batch(self) -> list[_Outgoing]:
+        batch: list[_Outgoing] = []
+        size = 0
+        while self._outgoing and len(batch) < SEND_MOST:
+            size += len(self._outgoing[0].posted.data)
+            if batch and size > SEND_BYTES:
+                break
+            batch.append(self._outgoing.popleft())
+            self._count_waiting(batch[-1].posted, -1)
+        return batch
+
+    def _settle(self, outgoing: _Outgoing, fate: Fate) -> None:
+        message = outgoing.message
+        accepted = fate is Fate.ACCEPTED
+        counted, label = (self._counters.accepted, message.kind) if accepted else (self._counters.refused, fate.value)
+        counted[label] = counted.get(label, 0) + message.count
+        if not outgoing.sent.done():  # its caller may have cancelled it
+            outgoing.sent.set_result(fate)
+
+    # -- reading
+
+    async def _read(self, epoch: str) -> None:
+        await self._links["reading"].begin_anew()
+        position = Position()
+        while True:
+            reply = await self._ask("reading", read_command(epoch, position.sequence, BLOCK_MS, READ_MOST))
+            self._last_read_at = self._clock()
+            entries = entries_of(reply)
+            position.take(entries)
+            # An entry leaves the inbox before it is handed over. A server that ends in between loses it either way.
+            inbox = inbox_of(await self._ask("reading", done_command(epoch, position.sequence, position.totals)))
+            if inbox is None:
+                return  # this epoch is over: presence notices for itself, and joins again
+            losses = position.check(inbox)
+            await self._hand_over(epoch, entries)
+            if losses:
+                self._lose(losses)
+
+    async def _hand_over(self, epoch: str, entries: Sequence[Entry]) -> None:
+        count = 0
+        for entry in entries:
+            if self._server != epoch:
+                return  # a handler has ended this address, and its inbox with it
+            if count >= HAND_OVER_MOST:
+                count = 0
+                await asyncio.sleep(0)
+            message, skipped = wire.decode(entry.data)
+            self._counters.skipped += skipped
+            if message is not None:
+                count += message.count
+                self._call_handler(entry.sender, message)
+
+    def _call_handler(self, sender: str, message: RelayMessage) -> None:
+        received = self._counters.received
+        received[message.kind] = received.get(message.kind, 0) + message.count
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return
+        try:
+            handler(sender, message)
+        except Exception:
+            log.exception("relay message failed", extra={"kind": message.kind, "sender": sender})
+
+    def _lose(self, reasons: Sequence[str]) -> None:
+        self._counters.losses += 1
+        suppressed = self._loss_lines.take(self._clock())
+        if suppressed is not None:
+            extra = {"reason": ", ".join(reasons)} | ({"suppressed": suppressed} if suppressed else {})
+            log.warning("relay messages lost", extra=extra)
+        self._on_loss()
+
+    # -- Redis
+
+    async def _ask(self, name: str, command: Command) -> Any:
+        """The reply to a command, which is repeated until Redis gives one."""
+        delay_s, longest_s = RETRY_S
+        while True:
+            try:
+                (reply,) = await self._links[name].exchange([command])
+            except RedisFault as fault:
+                reply = fault
+            if not isinstance(reply, RedisFault):
+                self._recover(name)
+                return reply
+            if reply.is_foreign and name == "reading":
+                return None  # DONE removes it
+            self._note_fault(name, str(reply))
+            await asyncio.sleep(ANOTHER_PROCESS_PATIENCE_S if reply.is_another_process else delay_s)
+            delay_s = min(longest_s, 2 * delay_s)
+
+    def _note_fault(self, name: str, fault: str) -> None:
+        if not self._faults:
+            log.warning("relay unavailable", extra={"reason": fault})
+        self._faults[name] = fault
+
+    def _recover(self, name: str) -> None:
+        if self._faults.pop(name, None) is not None and not self._faults:
+            log.info("relay available")
+
+
+def _nothing() -> None:
+    pass

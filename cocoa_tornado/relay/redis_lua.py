@@ -1,0 +1,245 @@
+"""The inboxes of servers in Redis: keys, Lua text, arguments and replies. No I/O.
+
+All keys begin with ``cocoa:{box}:p:``, beside those of presence (``presence/redis_scripts.py``), and end with the epoch
+of the server:
+
+==============  ======  =====================================================================================
+``in:<epoch>``  stream  ``<sequence>-0`` -> ``s`` (the sender's epoch), ``t`` (``messages bytes``: everything
+                        ever sent to this inbox, including this entry), ``m`` (the message, ``wire.py``)
+``q:<epoch>``   hash    of its inbox: ``sequence`` (of the last entry), ``messages`` and ``bytes`` (ever sent),
+                        ``read_messages`` and ``read_bytes`` (of those, taken out), ``lost`` (how often there
+                        was no room for a message); of its own sending: ``sent`` (the number of the last SEND),
+                        ``fates`` (its reply)
+==============  ======  =====================================================================================
+
+A server exists as long as ``servers`` has its epoch. Presence begins it, and deletes these keys when it ends; no script
+here creates a key of a server that does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from ..redis_store.scripts import PREFIX, Command, Script
+from .port import Fate, RelayLimits
+
+META: Final = PREFIX + b"p:meta"
+
+_BASE: Final = """
+local presence = string.sub(KEYS[1], 1, -5)
+local function is_alive(epoch) return redis.call('HEXISTS', presence .. 'servers', epoch) == 1 end
+"""
+
+POSTING: Final = """
+-- Inboxes: ``post`` decides, ``save_inboxes`` writes what was decided. Needs ``presence`` (the prefix of its
+-- keys) and ``is_alive``.
+local inboxes, posted_to = {}, {}
+
+local function digits(number)
+  return string.format(number < 2147483648 and '%d' or '%.0f', number)
+end
+
+-- The state of an inbox, read once in a script; false if its server does not exist.
+local function inbox_of(server)
+  local inbox = inboxes[server]
+  if inbox == nil then
+    inbox = is_alive(server) and {server = server, entries = {}}
+    if inbox then
+      local found = redis.pcall('HMGET', presence .. 'q:' .. server,
+        'sequence', 'messages', 'bytes', 'read_messages', 'read_bytes', 'lost')
+      inbox.is_foreign = found.err ~= nil
+      inbox.sequence = tonumber(found[1] or 0)
+      inbox.messages, inbox.bytes = tonumber(found[2] or 0), tonumber(found[3] or 0)
+      inbox.read_messages, inbox.read_bytes = tonumber(found[4] or 0), tonumber(found[5] or 0)
+      inbox.lost, inbox.lost_before = tonumber(found[6] or 0), tonumber(found[6] or 0)
+      posted_to[#posted_to + 1] = inbox
+    end
+    inboxes[server] = inbox
+  end
+  return inbox
+end
+
+-- Returns 'a' if the inbox has room, 'o' if not, 'n' if there is no such server. After an 'o', the same script posts
+-- nothing more to this inbox.
+local function post(server, sender, count, bytes, message, max_messages, max_bytes)
+  local inbox = inbox_of(server)
+  if not inbox then return 'n' end
+  local messages, size = inbox.messages + count, inbox.bytes + bytes
+  if inbox.lost > inbox.lost_before or messages - inbox.read_messages > max_messages
+      or size - inbox.read_bytes > max_bytes then
+    inbox.lost = inbox.lost + 1
+    return 'o'
+  end
+  inbox.sequence, inbox.messages, inbox.bytes = inbox.sequence + 1, messages, size
+  local totals = digits(messages) .. ' ' .. digits(size)
+  inbox.entries[#inbox.entries + 1] = {digits(inbox.sequence) .. '-0', 's', sender, 't', totals, 'm', message}
+  return 'a'
+end
+
+local function save_inboxes()
+  for _, inbox in ipairs(posted_to) do
+    local stream, queue = presence .. 'in:' .. inbox.server, presence .. 'q:' .. inbox.server
+    if inbox.is_foreign then redis.call('DEL', queue) end
+    for _, entry in ipairs(inbox.entries) do
+      local added = redis.pcall('XADD', stream, unpack(entry))
+      if type(added) == 'table' and added.err then
+        -- Something else has written or deleted one of the keys: the server notices that entries are missing.
+        redis.call('DEL', stream)
+        redis.call('XADD', stream, unpack(entry))
+      end
+    end
+    if #inbox.entries > 0 or inbox.lost > inbox.lost_before then
+      redis.call('HSET', queue, 'sequence', digits(inbox.sequence), 'messages', digits(inbox.messages),
+        'bytes', digits(inbox.bytes), 'lost', digits(inbox.lost))
+    end
+  end
+end
+"""
+"""For the scripts of others too: they ring the servers of the devices for which they store something."""
+
+SEND: Final = Script(
+    _BASE,
+    POSTING,
+    """
+-- ARGV: sender, number of this call, most messages and bytes of an inbox; then for each message: server, count, bytes,
+-- message. A call with the number of the last one has no effect, and returns the same.
+local sender, number, max_messages, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if not is_alive(sender) then return {'fenced'} end
+local own = presence .. 'q:' .. sender
+local last = redis.pcall('HMGET', own, 'sent', 'fates')
+if last[1] == number then return {'sent', last[2]} end
+local fates = {}
+for at = 5, #ARGV, 4 do
+  fates[#fates + 1] = post(ARGV[at], sender, tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), ARGV[at + 3],
+    max_messages, max_bytes)
+end
+-- A write that Redis accepts although memory is full; after it, Redis accepts every write of the script. Inboxes are
+-- bounded, and a challenge must get its answer.
+redis.call('DEL', presence .. 'probe')
+save_inboxes()
+fates = table.concat(fates)
+if last.err then redis.call('DEL', own) end
+redis.call('HSET', own, 'sent', number, 'fates', fates)
+return {'sent', fates}
+""",
+    key=META,
+)
+
+DONE: Final = Script(
+    _BASE,
+    """
+-- ARGV: server, the last sequence number that it has taken, and the totals of that entry: messages, bytes
+local server, taken = ARGV[1], tonumber(ARGV[2])
+if not is_alive(server) then return {'fenced'} end
+local stream, queue = presence .. 'in:' .. server, presence .. 'q:' .. server
+local found = redis.pcall('HMGET', queue, 'sequence', 'lost', 'read_messages')
+local sequence = tonumber(found[1] or 0)
+local left = redis.pcall('XLEN', stream)
+redis.call('DEL', presence .. 'probe')
+if type(left) == 'table' then
+  redis.call('DEL', stream)
+  left = 0
+end
+if found.err then redis.call('DEL', queue) end
+if left > 0 then
+  redis.call('XTRIM', stream, 'MINID', string.format('%.0f', taken + 1))
+  left = redis.call('XLEN', stream)
+end
+if left == 0 and sequence ~= taken then
+  -- What was sent since has been lost, or what is known of it has: count from what there is.
+  redis.call('HSET', queue, 'sequence', string.format('%.0f', math.max(sequence, taken)))
+  local totals = redis.call('HMGET', queue, 'messages', 'bytes')
+  redis.call('HSET', queue, 'read_messages', totals[1] or '0', 'read_bytes', totals[2] or '0')
+elseif (found[3] or '0') ~= ARGV[3] then
+  redis.call('HSET', queue, 'read_messages', ARGV[3], 'read_bytes', ARGV[4])
+end
+return {'done', found[1] or '0', left, found[2] or '0'}
+""",
+    key=META,
+)
+
+SCRIPTS: Final = (SEND, DONE)
+
+_FATES: Final = {ord("a"): Fate.ACCEPTED, ord("o"): Fate.OVERFLOW, ord("n"): Fate.NO_SERVER}
+
+
+class Posted(NamedTuple):
+    """A message for another server.
+
+    :ivar messages: for how many it counts
+    """
+
+    server: str
+    messages: int
+    size_bytes: int
+    data: bytes
+
+
+class Entry(NamedTuple):
+    """An entry of an inbox.
+
+    :ivar totals: messages and bytes that were ever sent to this inbox, including this entry
+    """
+
+    sequence: int
+    sender: str
+    totals: tuple[bytes, bytes]
+    data: bytes
+
+
+class Inbox(NamedTuple):
+    """The state of an inbox after DONE.
+
+    :ivar sequence: of the last entry that was ever in it
+    :ivar left: entries that wait in it
+    :ivar lost: how often there was no room for a message
+    """
+
+    sequence: int
+    left: int
+    lost: int
+
+
+def send_command(sender: str, number: int, limits: RelayLimits, messages: Iterable[Posted]) -> Command:
+    """:param number: grows with each call of this sender; a repetition has the same"""
+    arguments = [sender.encode(), b"%d" % number, b"%d" % limits.max_messages, b"%d" % limits.max_bytes]
+    for server, count, size_bytes, data in messages:
+        arguments += (server.encode(), b"%d" % count, b"%d" % size_bytes, data)
+    return SEND.call(*arguments)
+
+
+def fates_of(reply: Sequence[Any]) -> list[Fate] | None:
+    """The fate of each message; None: the sender's epoch is over, and nothing was sent."""
+    return None if reply[0] == b"fenced" else [_FATES[letter] for letter in reply[1]]
+
+
+def read_command(server: str, after: int, block_ms: int, most: int) -> Command:
+    """XREAD: wait for entries after this one, at most ``block_ms``. :func:`entries_of` reads the reply."""
+    key = PREFIX + b"p:in:" + server.encode()
+    return [b"XREAD", b"COUNT", b"%d" % most, b"BLOCK", b"%d" % block_ms, b"STREAMS", key, b"%d-0" % after]
+
+
+def entries_of(reply: Any) -> list[Entry]:
+    """Entries that somebody else wrote are not among them."""
+    found = []
+    for id_, fields in reply[0][1] if reply else ():
+        values = dict(zip(fields[::2], fields[1::2], strict=True))
+        messages, _, size = values.get(b"t", b"").partition(b" ")
+        if messages.isdigit() and size.isdigit():
+            sender = values.get(b"s", b"").decode(errors="replace")
+            found.append(Entry(int(id_.partition(b"-")[0]), sender, (messages, size), values.get(b"m", b"")))
+    return found
+
+
+def done_command(server: str, taken: int, totals: tuple[bytes, bytes]) -> Command:
+    """Remove the entries up to this one. Also says what has become of the inbox."""
+    return DONE.call(server.encode(), b"%d" % taken, *totals)
+
+
+def inbox_of(reply: Sequence[Any]) -> Inbox | None:
+    """None: the server's epoch is over."""
+    if reply[0] == b"fenced":
+        return None
+    _, sequence, left, lost = reply
+    return Inbox(int(sequence), int(left), int(lost))

@@ -1,0 +1,146 @@
+"""What the relay in Redis promises beside its port: losses in Redis, its outages, and two of them that meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from cocoa_tornado.relay.messages import WakeUp
+from cocoa_tornado.relay.port import Fate, Relay, RelayLimits, RelayState
+from cocoa_tornado.relay.redis_lua import SEND, Posted, send_command
+from testing.redis_server import RedisServer
+from testing.waiting import eventually
+
+from .stands import Inbox, RedisStand, forward
+
+pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.redis]
+
+PREFIX = "cocoa:{box}:p:"
+LOST = "relay messages lost"
+
+
+@pytest.fixture
+def stand(redis_server: RedisServer, io_loop: IOLoop) -> Iterator[RedisStand]:
+    made = RedisStand(redis_server)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+async def two(stand: RedisStand) -> tuple[Relay, Relay, Inbox]:
+    a, b = await stand.open(2)
+    a.join("a")
+    b.join("b")
+    inbox = Inbox(b)
+    assert await a.send("b", forward(1)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 1)
+    return a, b, inbox
+
+
+@pytest.mark.logs("cocoa.relay", LOST)
+async def test_a_deleted_inbox_is_noticed_although_nothing_else_is_sent(
+    stand: RedisStand, redis_server: RedisServer
+) -> None:
+    _, b, inbox = await two(stand)
+    redis_server.command("HINCRBY", f"{PREFIX}q:b", "sequence", 1)  # as if an entry had been sent, and deleted
+    await eventually(lambda: inbox.losses == 1)
+    assert b.counters.losses == 1
+
+
+@pytest.mark.logs("cocoa.relay", LOST)
+@pytest.mark.parametrize("keys", [("q:b",), ("in:b", "q:b")], ids=["counts", "all"])
+async def test_an_inbox_whose_keys_were_evicted_works_again_after_the_loss(
+    stand: RedisStand, redis_server: RedisServer, keys: tuple[str, ...]
+) -> None:
+    a, _, inbox = await two(stand)
+    redis_server.command("DEL", *(PREFIX + key for key in keys))
+    await eventually(lambda: inbox.losses >= 1)
+    assert await a.send("b", forward(2)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+
+
+@pytest.mark.logs("cocoa.relay", LOST, optional=True)
+async def test_an_inbox_that_another_program_has_overwritten_is_replaced(
+    stand: RedisStand, redis_server: RedisServer
+) -> None:
+    a, _, inbox = await two(stand)
+    for key in ("in:b", "q:b", "q:a"):
+        redis_server.command("SET", PREFIX + key, "mine")
+    await eventually(lambda: inbox.losses >= 1)
+    assert await a.send("b", forward(2)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+
+
+@pytest.mark.logs("cocoa.relay", LOST)
+async def test_a_repeated_send_has_no_effect_and_the_same_answer(stand: RedisStand, redis_server: RedisServer) -> None:
+    _, _, inbox = await two(stand)
+    redis_server.command("HSET", f"{PREFIX}servers", "c", 0)
+    messages = [Posted("b", 1, 100, b"not a message"), Posted("gone", 1, 1, b""), Posted("b", 99_999, 1, b"")]
+    command = send_command("c", 7, RelayLimits(), messages)
+    first = redis_server.command("EVAL", SEND.text, *command[2:])
+    assert first == [b"sent", b"ano"]
+    assert redis_server.command("EVAL", SEND.text, *command[2:]) == first
+    await eventually(lambda: inbox.losses == 1)
+    assert redis_server.command("HGET", f"{PREFIX}q:b", "sequence") == b"2"
+
+
+async def test_an_unreadable_message_is_skipped_and_counted(stand: RedisStand, redis_server: RedisServer) -> None:
+    a, b, inbox = await two(stand)
+    redis_server.command("XADD", f"{PREFIX}in:b", "2-0", "s", "a", "t", "2 200", "m", "from a later release")
+    redis_server.command("HSET", f"{PREFIX}q:b", "sequence", 2, "messages", 2, "bytes", 200)
+    assert await a.send("b", forward(2)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+    assert (b.counters.skipped, b.counters.losses) == (1, 0)
+
+
+async def test_an_epoch_that_has_ended_in_redis_neither_sends_nor_receives(
+    stand: RedisStand, redis_server: RedisServer
+) -> None:
+    a, b, inbox = await two(stand)
+    redis_server.command("HDEL", f"{PREFIX}servers", "b")
+    assert await a.send("b", forward(2)) is Fate.NO_SERVER
+    assert await b.send("a", forward(3)) is Fate.CLOSED
+    b.join("b2")
+    assert await a.send("b2", forward(4)) is Fate.ACCEPTED
+    await eventually(lambda: len(inbox.arrived) == 2)
+    assert inbox.messages == [forward(1), forward(4)]
+
+
+async def test_an_idle_inbox_leaves_nothing_in_redis(stand: RedisStand, redis_server: RedisServer) -> None:
+    await two(stand)
+    assert redis_server.command("XLEN", f"{PREFIX}in:b") == 0
+
+
+async def test_when_the_inbox_was_last_read_is_known(stand: RedisStand) -> None:
+    (a,) = await stand.open(1)
+    a.join("a")
+    joined_at = a.last_read_at
+    await eventually(lambda: a.last_read_at > joined_at)
+
+
+@pytest.mark.logs("cocoa.relay", "relay unavailable")
+async def test_messages_that_are_sent_while_redis_is_away_are_sent_once_when_it_is_back(
+    stand: RedisStand, redis_server: RedisServer
+) -> None:
+    a, _, inbox = await two(stand)
+    redis_server.pause()
+    try:
+        sent = [a.send("b", forward(n)) for n in (2, 3)] + [a.send("b", WakeUp(("doll",)))]
+        await eventually(lambda: a.status().state is RelayState.CONNECTING)
+    finally:
+        redis_server.resume()
+    assert [await fate for fate in sent] == [Fate.ACCEPTED] * 3
+    await eventually(lambda: len(inbox.arrived) == 4)
+    await eventually(lambda: a.status().state is RelayState.READY)
+    await asyncio.sleep(0)
+    assert inbox.messages == [forward(1), forward(2), forward(3), WakeUp(("doll",))]
+
+
+async def test_no_more_waits_for_a_server_than_its_inbox_may_hold(stand: RedisStand) -> None:
+    (a,) = await stand.open(1, RelayLimits(max_messages=3))
+    a.join("a")
+    sent = [a.send(server, forward(1, 2)) for server in ("x", "x", "y")]
+    assert sent[1].result() is Fate.OVERFLOW
+    assert [await fate for fate in sent] == [Fate.NO_SERVER, Fate.OVERFLOW, Fate.NO_SERVER]
