@@ -131,6 +131,10 @@ class GatewayCollector(Collector):
         yield _total("cocoa_mailbox_withdrawn", withdrawn, box.withdrawn)
         yield _total("cocoa_mailbox_acknowledged", "Messages deleted after an acknowledgement", box.acknowledged)
         yield _by("cocoa_mailbox_lost", "Messages deleted unacknowledged", "reason", box.lost)
+        if status.fan_outs is not None:
+            yield GaugeMetricFamily("cocoa_mailbox_fan_outs", "Fan-outs that are not complete", value=status.fan_outs)
+        waits = "Times that storing waited because many fan-outs were not complete"
+        yield _total("cocoa_mailbox_fan_out_waits", waits, box.fan_out_waits)
         yield _total("cocoa_mailbox_failures", "Times that the mailbox became unavailable", box.failures)
         yield _total("cocoa_messages_kept", "Messages stored for a device that was not connected", counters.kept)
         yield _total("cocoa_messages_caught_up", "Messages sent from a box", counters.caught_up)
