@@ -81,7 +81,9 @@ class GatewayCollector(Collector):
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
         yield _by("cocoa_messages_dropped", "Messages dropped before they were written", "reason", counters.dropped)
-        yield _total("cocoa_messages_collapsed", "Messages replaced by newer ones while queued", counters.collapsed)
+        yield _total(
+            "cocoa_messages_collapsed", "Messages in no box replaced by newer ones while queued", counters.collapsed
+        )
         yield _total("cocoa_outbox_overflows", "Connections closed as slow consumers (1013)", counters.outbox_overflows)
         yield _total("cocoa_device_messages", "Text messages from devices", counters.device_messages)
         dropped = counters.device_messages_dropped

@@ -33,6 +33,7 @@ PURE: Final = (
         f"connection/test_{name}.py"
         for name in ("delivery_machine", "outbox", "outbox_machine", "protocol", "protocol_machine", "reference")
     ),
+    "connection/test_transients.py",
     "examples/test_kinds.py",
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     "mailboxes/test_driver.py",
