@@ -15,8 +15,13 @@ from typing import Final
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
+PATIENCE_S: Final = 0.5
+"""How long a notification may wait for room in systemd's queue. A lost sign of life is followed by the next one, but a
+state is sent once."""
+
+
 class Notifier:
-    """Notifies the service manager of this process's state. Never blocks and never fails.
+    """Notifies the service manager of this process's state. Never fails, and blocks for ``PATIENCE_S`` at most.
 
     :param environ: the variables are removed from it, so that no child process reports in this one's place
     :ivar watchdog_s: the interval in which to call :meth:`alive`: a third of the time after which systemd kills the
@@ -50,19 +55,20 @@ class Notifier:
         self._send("", status)
 
     def alive(self) -> None:
-        """For the watchdog."""
-        self._send("WATCHDOG=1")
+        """For the watchdog. Never blocks."""
+        self._send("WATCHDOG=1", patience_s=0.0)
 
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    def _send(self, state: str, status: str = "", extra: str = "") -> None:
+    def _send(self, state: str, status: str = "", extra: str = "", patience_s: float = PATIENCE_S) -> None:
         lines = [line for line in (state, extra, f"STATUS={status}" if status else "") if line]
         if self._socket is not None:
-            # systemd is busy, or gone. The next notification may arrive.
+            # systemd is busy, or gone.
             with contextlib.suppress(OSError):
+                self._socket.settimeout(patience_s)
                 self._socket.send("\n".join(lines).encode())
 
 
@@ -72,7 +78,6 @@ def _connected(address: str) -> socket.socket | None:
         return None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
         sock.connect(f"\0{address[1:]}" if address.startswith("@") else address)
     except OSError:
         sock.close()

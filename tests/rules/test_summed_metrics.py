@@ -59,7 +59,11 @@ def test_any_text_is_read_without_an_error(text: str) -> None:
 
 def test_a_single_page_stays_as_it_is() -> None:
     text = page({"a b": 1, 'c"}': 2}, 1.5, (0.05, 5.0))
-    assert text_of(total([parse(text)])) == text
+    same = text_of(total([parse(text)]))
+    assert values(same) == values(text)
+    assert [line for line in same.split("\n") if line[:1] == "#"] == [
+        line for line in text.split("\n") if line[:1] == "#"
+    ]
 
 
 def gauge(name: str, value: float) -> str:

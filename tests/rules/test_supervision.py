@@ -292,6 +292,9 @@ class Processes(RuleBasedStateMachine):
     def the_parent_is_paused(self, seconds: float) -> None:
         self.now += seconds
         self.look()
+        # The workers run again as well.
+        for number in self.up - set(self.hung_since):
+            self.supervisor.on_beat(number, self.now)
 
     @precondition(lambda self: self.running - self.up)
     @rule(data=st.data())
@@ -339,5 +342,5 @@ class Processes(RuleBasedStateMachine):
             assert self.has_ended
 
 
-Processes.TestCase.settings = examples(150, steps=40)
+Processes.TestCase.settings = examples(60, steps=30)
 TestProcesses = Processes.TestCase
