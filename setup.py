@@ -89,6 +89,7 @@ setup(
         "cocoa_tornado.settings",
         "cocoa_tornado.speech",
         "cocoa_tornado.web",
+        "cocoa_tornado.workers",
         "cocoa_tornado_cli",
     ],
     # cli/ is a folder of the repository; in site-packages a module named plain "cli" would belong to everybody.

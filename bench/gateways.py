@@ -37,11 +37,16 @@ def _has_choice() -> bool:
     return "--kafka-client " in options_help()
 
 
-def _command(client: str) -> Callable[[Run], list[str]]:
+def with_mailbox(url: str, client: str) -> Contender:
+    """This project with a mailbox."""
+    return Contender("cocoa", "this project", lambda: None, _command(client, "--mailbox", url))
+
+
+def _command(client: str, *options: str) -> Callable[[Run], list[str]]:
     def command(run: Run) -> list[str]:
         chosen = ["--kafka-client", client] if _has_choice() else []
         kafka = ["--broker", f"kafka://{run.bootstrap}", "--kafka-results-topic", run.topic, "--kafka-group", run.group]
-        return [_program(), "serve", "--port", str(run.port), *kafka, *chosen, *QUIET]
+        return [_program(), "serve", "--port", str(run.port), *kafka, *chosen, *QUIET, *options]
 
     return command
 

@@ -109,6 +109,7 @@ class Flow:
     :ivar ping_every_s: the interval at which each of these devices pings the server; 0: never
     :ivar to_group: each record is for the group of all devices, which must be those of the flow; ``rate`` and
         ``messages`` still count records
+    :ivar linger_ms: how long the producer waits for a batch to fill; 5 ms is the default of Kafka's own
     """
 
     count: int
@@ -117,12 +118,15 @@ class Flow:
     messages: int
     ping_every_s: float = 0.0
     to_group: bool = False
+    linger_ms: int = 5
 
 
 class Load(Conversation):
     """The devices and the publisher. Device n is named ``device-n``.
 
     :param dialect: the protocol of the server, see bench/load/dialect.go
+    :ivar port: of the server
+    :ivar topic: of the records
     """
 
     def __init__(
@@ -136,14 +140,15 @@ class Load(Conversation):
         dialect: str = GATEWAY_DIALECT,
     ) -> None:
         super().__init__([str(binary), dialect], secret)
-        self._port, self._bootstrap, self._topic, self._text_bytes = port, bootstrap, topic, text_bytes
+        self.port, self.topic = port, topic
+        self._bootstrap, self._text_bytes = bootstrap, text_bytes
 
     def connect(self, first: int, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:
         """Connect devices until all are connected or time is up. Refused ones retry after Retry-After or a second.
 
         :param grouped: the tokens of devices that connect for the first time name the group of all
         """
-        wanted = {"port": self._port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
+        wanted = {"port": self.port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
         return self.ask("connect", patience_s + SPARE_PATIENCE_S, grouped=grouped, **wanted)
 
     def connect_all(self, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:
@@ -166,7 +171,7 @@ class Load(Conversation):
         self.ask(
             "flow",
             bootstrap=self._bootstrap,
-            topic=self._topic,
+            topic=self.topic,
             text_bytes=self._text_bytes,
             flow_first=0,
             flow_count=flow.count,
@@ -176,6 +181,7 @@ class Load(Conversation):
             ping_every_s=flow.ping_every_s,
             settle_patience_s=settle_patience_s,
             to_group=flow.to_group,
+            linger_ms=flow.linger_ms,
         )
 
     def settle(self, patience_s: float) -> dict[str, Any]:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Final
+
 import click
 
 from cocoa_tornado import __version__
 
-from .mint_token import mint_token
 from .one_line import OneLineGroup
-from .probe_device import probe_device
-from .serve import serve
+
+COMMANDS: Final = ("mint-token", "probe-device", "serve")
 
 
-@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class LazyGroup(OneLineGroup):
+    """Imports a command when it is needed: the parent of workers has no use for what the others import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(importlib.import_module(f".{name}", __package__), name)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="cocoa")
 def cocoa() -> None:
     """Gateway that connects a fleet of voice devices (WebSocket) to Kafka.
@@ -27,8 +43,3 @@ def cocoa() -> None:
     Shell completion (bash; also zsh and fish):
       eval "$(_COCOA_COMPLETE=bash_source cocoa)"
     """
-
-
-cocoa.add_command(serve)
-cocoa.add_command(mint_token)
-cocoa.add_command(probe_device)

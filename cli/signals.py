@@ -55,7 +55,8 @@ class ProcessSignals:
 
         :param stop: called with the signal's name, between any two bytecodes
         :param hang_up: called on SIGHUP, likewise
-        :param leave: called with the signal's name for a second SIGTERM or SIGINT; must not return
+        :param leave: called with the signal's name for a second SIGTERM or SIGINT; the process ends soon after
+            it, and ignores further signals
         """
         self._stop, self._hang_up, self._leave = stop, hang_up, leave
         if self._hung_up:

@@ -62,7 +62,7 @@ class Counters:
     routed: int = 0
     unknown_device: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
-    collapsed: int = 0  # replaced by newer ones while they were queued
+    collapsed: int = 0  # replaced by newer ones while they were queued, and in no box
     kept: int = 0  # stored for a device that was not connected
     caught_up: int = 0  # sent from a box
     left_in_box: int = 0  # queued for a connection that ended, and still in the box

@@ -25,7 +25,7 @@ MAX_MALFORMED: Final = 100
 log = logging.getLogger("cocoa.log")
 
 
-def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -> None:
+def configure(log_format: LogFormat, level: str, stream: TextIO | None = None, *, worker: str | None = None) -> None:
     """Route every logger of the process to one stream. The command line calls it once.
 
     Without ``stream``, lines go to standard error without blocking. So does everything else that is printed there:
@@ -33,8 +33,11 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
 
     :param level: ``debug``, ``info``, ``warning`` or ``error``
     :param stream: written synchronously by the logging thread; for tests
+    :param worker: the name of this process among the workers that share standard error; each line has it
     """
-    handler = _take_over_standard_error() if stream is None else logging.StreamHandler(stream)
+    handler = _take_over_standard_error(worker) if stream is None else logging.StreamHandler(stream)
+    if worker is not None:
+        handler.addFilter(Named(worker))
     colors = os.isatty(2) if stream is None else stream.isatty()
     handler.setFormatter(make_formatter(log_format, colors))
     handler.addFilter(TornadoLines())
@@ -52,15 +55,21 @@ def set_level(level: str) -> None:
     logging.getLogger("tornado.access").setLevel(logging.ERROR)
 
 
+def show_errors_plainly() -> None:
+    """From now on, what is printed to standard error does not name this process: its last words are the parent's."""
+    if isinstance(sys.stderr, LineStream):
+        sys.stderr.prefix = ""
+
+
 def lines_lost() -> int:
     """The number of lines lost since the start, because standard error did not accept them."""
     return sum(handler.writer.lost for handler in logging.getLogger().handlers if isinstance(handler, QueuedHandler))
 
 
-def _take_over_standard_error() -> QueuedHandler:
+def _take_over_standard_error(worker: str | None) -> QueuedHandler:
     # sys.stderr is None if the process was started without standard error.
-    handler = QueuedHandler(None if sys.stderr is None else 2)
-    sys.stderr = LineStream(handler.writer)
+    handler = QueuedHandler(None if sys.stderr is None else 2, is_shared=worker is not None)
+    sys.stderr = LineStream(handler.writer, "" if worker is None else f"[{worker}] ")
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
@@ -83,6 +92,19 @@ def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
     error = args.exc_value
     exc_info = None if error is None else (type(error), error, args.exc_traceback)
     log.error("exception ignored", extra={"detail": args.err_msg, "object": repr(args.object)}, exc_info=exc_info)
+
+
+class Named(logging.Filter):
+    """Adds the field ``worker`` to each line."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "worker"):
+            record.worker = self._worker
+        return True
 
 
 class TornadoLines(logging.Filter):

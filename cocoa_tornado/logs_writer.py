@@ -11,7 +11,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -44,11 +44,13 @@ class LineWriter:
 
     :param fd: duplicated, so that other code cannot close it. None loses every line
     :param lost_line: makes the line about lost lines
+    :param is_shared: other processes write to the same pipe; no line is torn by theirs, if it is not very long
     :ivar lost: lines lost since the start
     """
 
-    def __init__(self, fd: int | None, lost_line: Callable[[int], bytes]) -> None:
+    def __init__(self, fd: int | None, lost_line: Callable[[int], bytes], *, is_shared: bool = False) -> None:
         self.lost = 0
+        self._is_shared = is_shared
         self._fd = None if fd is None else os.dup(fd)
         self._lost_line = lost_line
         self._lock = threading.RLock()
@@ -117,7 +119,8 @@ class LineWriter:
                 with self._lock:
                     self._report()
             lines, done = self._batch()
-            self._write(fd, b"".join(lines))
+            for batch in in_batches(lines, select.PIPE_BUF) if self._is_shared else (b"".join(lines),):
+                self._write(fd, batch)
             self._written_bytes += sum(map(len, lines))
             if done is not None:
                 self._hurry.clear()
@@ -157,6 +160,19 @@ class LineWriter:
         return lines, item
 
 
+def in_batches(lines: Iterable[bytes], limit: int) -> Iterator[bytes]:
+    """Whole lines, joined up to ``limit`` bytes; a longer line by itself. The kernel writes up to ``PIPE_BUF`` bytes to
+    a pipe in one piece."""
+    batch = b""
+    for line in lines:
+        if batch and len(batch) + len(line) > limit:
+            yield batch
+            batch = b""
+        batch += line
+    if batch:
+        yield batch
+
+
 class QueuedHandler(logging.Handler):
     """Formats a record in the logging thread, so that its values can't change, and queues the line for writing.
 
@@ -167,9 +183,9 @@ class QueuedHandler(logging.Handler):
     wait for the handler's lock, whose owner waits for the writer's.
     """
 
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, fd: int | None, *, is_shared: bool = False) -> None:
         super().__init__()
-        self.writer = LineWriter(fd, self._lost_line)
+        self.writer = LineWriter(fd, self._lost_line, is_shared=is_shared)
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Like the base class, without the handler's lock: formatters are stateless, and the writer has a lock."""
@@ -203,8 +219,9 @@ class LineStream(io.TextIOBase):
     encoding = "utf-8"
     errors = "backslashreplace"
 
-    def __init__(self, writer: LineWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: LineWriter, prefix: str = "") -> None:
+        """:ivar prefix: of each line"""
+        self._writer, self.prefix = writer, prefix
         self._begun = ""
 
     def writable(self) -> bool:
@@ -228,6 +245,8 @@ class LineStream(io.TextIOBase):
             self._put(begun)
 
     def _put(self, text: str) -> None:
+        if self.prefix:
+            text = "".join(f"{self.prefix}{line}" for line in text.splitlines(keepends=True))
         self._writer.put(redact(text).encode("utf-8", "backslashreplace"))
 
 

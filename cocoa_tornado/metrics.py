@@ -81,7 +81,9 @@ class GatewayCollector(Collector):
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
         yield _by("cocoa_messages_dropped", "Messages dropped before they were written", "reason", counters.dropped)
-        yield _total("cocoa_messages_collapsed", "Messages replaced by newer ones while queued", counters.collapsed)
+        yield _total(
+            "cocoa_messages_collapsed", "Messages in no box replaced by newer ones while queued", counters.collapsed
+        )
         yield _total("cocoa_outbox_overflows", "Connections closed as slow consumers (1013)", counters.outbox_overflows)
         yield _total("cocoa_device_messages", "Text messages from devices", counters.device_messages)
         dropped = counters.device_messages_dropped
@@ -131,6 +133,10 @@ class GatewayCollector(Collector):
         yield _total("cocoa_mailbox_withdrawn", withdrawn, box.withdrawn)
         yield _total("cocoa_mailbox_acknowledged", "Messages deleted after an acknowledgement", box.acknowledged)
         yield _by("cocoa_mailbox_lost", "Messages deleted unacknowledged", "reason", box.lost)
+        if status.fan_outs is not None:
+            yield GaugeMetricFamily("cocoa_mailbox_fan_outs", "Fan-outs that are not complete", value=status.fan_outs)
+        waits = "Times that storing waited because many fan-outs were not complete"
+        yield _total("cocoa_mailbox_fan_out_waits", waits, box.fan_out_waits)
         yield _total("cocoa_mailbox_failures", "Times that the mailbox became unavailable", box.failures)
         yield _total("cocoa_messages_kept", "Messages stored for a device that was not connected", counters.kept)
         yield _total("cocoa_messages_caught_up", "Messages sent from a box", counters.caught_up)

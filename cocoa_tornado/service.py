@@ -33,10 +33,11 @@ from .presence.port import Presence
 from .relay.port import Relay
 from .routing.round_trips import RoundTrips
 from .routing.router import Router
-from .rules.addresses import without_user_info
+from .rules.addresses import base_url, without_user_info
 from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
+from .rules.readiness_report import Readiness
 from .rules.records import decode
 from .rules.upload import AudioLimits
 from .service_live import snapshot, successor
@@ -71,6 +72,7 @@ from .web.revocation import Revocation
 from .web.streams import write_progress_is_visible
 from .web.turns import loop_clock, new_event_loop
 from .web.upgrading import Upgrader
+from .workers.port import Siblings
 
 SHARE_OF_GRACE_FOR_SPEECH = 0.5
 SHARE_OF_GRACE_FOR_DEVICES = 0.6
@@ -88,6 +90,7 @@ class Gateway:
     :param mailbox: likewise
     :param presence: likewise, not started
     :param relay: likewise, the one that ``presence`` uses
+    :param siblings: the other workers, which listen on the same port; None without a parent
     """
 
     def __init__(
@@ -98,8 +101,10 @@ class Gateway:
         mailbox: Mailbox | None = None,
         presence: Presence | None = None,
         relay: Relay | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.settings = settings
+        self._siblings = siblings
         sources = key_sources(settings)
         self.live = Live(snapshot(settings, sources, key_store(settings, sources)))
         self._clock = loop_clock()
@@ -138,9 +143,8 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Where it listens: ``http://127.0.0.1:8080``."""
-        scheme, host = ("https" if self.live.now.tls else "http"), self.settings.host
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        """Where it listens."""
+        return base_url(self.settings.host, self.port, tls=self.live.now.tls is not None)
 
     async def start(self) -> None:
         """Read the keys, bind the port, start consuming. The broker may be away.
@@ -189,7 +193,7 @@ class Gateway:
         if self.mailbox is not None:
             opened.push_async_callback(self._within, self.mailbox.close)
             await self._open_mailbox(self.mailbox)
-        sockets = bind(self.settings.host, self.settings.port)
+        sockets = bind(self.settings.host, self.settings.port, shared=self._siblings is not None)
         self.port = sockets[0].getsockname()[1]
         opened.push_async_callback(self._within, self.broker.close)
         # Half of what is left: to flush needs time as well.
@@ -310,7 +314,18 @@ class Gateway:
             policy=settings.token_policy,
             audio=None if self.transcriber is None else AudioContext(self.transcriber, self._audio_limits),
             bodies=ByteBudget(settings.buffers["bodies"]),
+            siblings=self._siblings,
         )
+
+    def metrics(self) -> str:
+        """The metrics of this server alone. Only once it has started, as the next one."""
+        assert self._web is not None
+        return self._web.metrics.render().decode()
+
+    def readiness(self) -> Readiness:
+        """Which parts of this server are ready."""
+        assert self._web is not None
+        return self._web.readiness()
 
     def _make_collector(self) -> GatewayCollector:
         settings, engine = self.settings, self.engine

@@ -106,7 +106,7 @@ def make_engine(settings: Settings) -> WorkerPool | None:
 
 def _count_workers(settings: Settings, url: str) -> int:
     """How many workers there are to be, and the log says why."""
-    machine, size = this_machine(), worker_bytes(engine_of(url))
+    machine, size = this_machine().share(settings.workers), worker_bytes(engine_of(url))
     count = count_workers(settings.speech_workers, machine, size)
     extra = {
         "workers": count.workers,

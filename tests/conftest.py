@@ -89,12 +89,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("apache")]
 
 
-@pytest.fixture
-def neighbors() -> Neighbors:
-    """For gateways of one process that hold each other's devices."""
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.redis)])
+def neighbors(request: pytest.FixtureRequest) -> Iterator[Neighbors]:
+    """For gateways of one process that hold each other's devices: in memory, and in Redis."""
     from .harness import Neighbors
 
-    return Neighbors()
+    made = Neighbors()
+    if request.param == "redis":
+        from .redis_neighbors import RedisNeighbors
+
+        made = RedisNeighbors(request.getfixturevalue("redis_server"))
+    yield made
+    made.close()
 
 
 @pytest.fixture

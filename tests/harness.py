@@ -18,8 +18,10 @@ from cocoa_tornado.identity.minting import TokenRequest, mint
 from cocoa_tornado.mailboxes.port import Mailbox
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
+from cocoa_tornado.presence.port import Presence
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
+from cocoa_tornado.relay.port import Relay
 from cocoa_tornado.rules.identity import TokenPolicy
 from cocoa_tornado.rules.labels import LABELS
 from cocoa_tornado.service import Gateway
@@ -38,6 +40,17 @@ class Neighbors:
     def __init__(self) -> None:
         self.store = LocalStore()
         self.exchange = Exchange()
+
+    def make(self) -> tuple[Relay, Presence]:
+        """Those of one more gateway, not started."""
+        relay = MemoryRelay(self.exchange)
+        return relay, LocalPresence(SlotLimits, relay, loop_clock(), self.store)
+
+    async def ready(self, gateway: Gateway) -> None:
+        """Wait until it may admit devices, and until it and those before it know each other."""
+
+    def close(self) -> None:
+        """The gateways have stopped."""
 
     def cut(self, gateway: Gateway) -> None:
         """From now on nothing reaches this gateway from the others, nor the others from it."""
@@ -72,12 +85,11 @@ class Harness:
     ) -> Harness:
         """:param neighbors: gateways of this process that share who holds which device"""
         defaults: dict[str, Any] = {"port": 0, "jwt_secret": SECRET, "drain_grace_s": 5.0, "speech": "none://"}
-        relay = None if neighbors is None else MemoryRelay(neighbors.exchange)
-        presence = None
-        if neighbors is not None and relay is not None:
-            presence = LocalPresence(SlotLimits, relay, loop_clock(), neighbors.store)
+        relay, presence = (None, None) if neighbors is None else neighbors.make()
         gateway = Gateway(Settings(**(defaults | settings)), broker, engine, shared_mailbox, presence, relay)
         await gateway.start()
+        if neighbors is not None:
+            await neighbors.ready(gateway)
         return cls(gateway)
 
     async def stop(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cocoa_tornado.errors import SettingError
 from cocoa_tornado.rules.durations import parse_duration_s
+from cocoa_tornado.rules.supervision import DRAIN_MARGIN_S, HUNG_S, LEAVE_S
 from cocoa_tornado.settings import TABLE, Settings
 from cocoa_tornado.settings.sources import load
 from cocoa_tornado.settings.types import Flag
@@ -99,6 +100,14 @@ def test_the_unit_reloads_drains_and_waits_for_the_end_of_it() -> None:
     assert parse_duration_s(unit["TimeoutStopSec"]) > settings.drain_grace_s
     assert unit["EnvironmentFile"].startswith("-")
     assert "2" in unit["RestartPreventExitStatus"].split()
+
+
+def test_the_unit_notices_readiness_and_kills_what_hangs_as_a_parent_does() -> None:
+    unit = service()
+    assert unit["Type"] == "notify"
+    assert parse_duration_s(unit["WatchdogSec"]) == HUNG_S
+    assert unit["WatchdogSignal"] == "SIGKILL"
+    assert parse_duration_s(unit["TimeoutStopSec"]) >= production().drain_grace_s + DRAIN_MARGIN_S + LEAVE_S
 
 
 def test_the_unit_leaves_room_for_the_connections_of_the_configuration() -> None:

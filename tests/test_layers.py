@@ -62,6 +62,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("presence.grants", "speech.engines", "adapters", "rules", "errors", "plain_files", "plain_text"),
     },
     "logs": set(),
+    "systemd": set(),
+    "workers.messages": set(),
+    "workers.place": set(),
+    "workers.own_metrics": set(),
+    "workers.gathering": {"workers.messages"},
+    "workers.port": {"rules"},
+    "workers": {
+        *(f"workers.{name}" for name in ("messages", "place", "own_metrics", "gathering", "port")),
+        *("systemd", "rules", "errors"),
+    },
     "hub": {"presence.port", "presence.grants", "rules"},
     "counters": set(),
     "metrics": {"", "counters", "hub", "presence.port", "brokers.port", "mailboxes.port", "speech.port", "rules"},
@@ -99,7 +109,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("counters", "brokers.port", "mailboxes.port", "rules", "errors"),
     },
     "live": {"identity", "connection.limits", "presence.grants", "transcriber", "rules"},
+    "web.listening_sockets": {"errors", "rules"},
     "web": {
+        "web.listening_sockets",
         "live",
         "connection",
         "hub",
@@ -112,6 +124,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "mailboxes.port",
         "speech.port",
         "speech.segmenter",
+        "workers.port",
         "identity",
         "rules",
         "errors",
@@ -120,6 +133,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {
         "live",
         "web",
+        "web.listening_sockets",
         "connection",
         "connection.keepalive",
         "connection.limits",
@@ -146,6 +160,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "brokers",
         "about adapters",
         "brokers.port",
+        "workers.port",
         "identity",
         "settings",
         "rules",
@@ -154,6 +169,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "asking",
         "service",
+        "web.listening_sockets",
+        "workers",
+        "workers.place",
+        "systemd",
         "settings",
         "settings.domain",
         "settings.rows",
@@ -179,6 +198,7 @@ PURE = (
     *(f"presence.{name}" for name in ("actions", "grants", "membership", "rules", "table")),
     *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
     *("relay.messages", "relay.wire"),
+    *(f"workers.{name}" for name in ("gathering", "messages", "own_metrics", "port")),
     *(
         f"connection.{name}"
         for name in ("box_reader", "gap_notices", "heartbeat", "keepalive", "limits", "outbox", "protocol", "queue")
@@ -198,7 +218,19 @@ def modules() -> list[tuple[str, Path]]:
 
 MODULES = modules()
 # Packages whose __init__ imports from several layers, or from none.
-PACKAGES = {"", "brokers", "connection", "identity", "mailboxes", "presence", "probe", "relay", "routing", "web"}
+PACKAGES = {
+    "",
+    "brokers",
+    "connection",
+    "identity",
+    "mailboxes",
+    "presence",
+    "probe",
+    "relay",
+    "routing",
+    "web",
+    "workers",
+}
 
 
 def layer(module: str) -> str | None:

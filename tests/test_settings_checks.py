@@ -51,6 +51,7 @@ TOGETHER: list[dict[str, Any]] = [
     SHARED | {"presence": "redis+sentinel://a,b/main/1", "mailbox": "redis+sentinel://b/main/1"},
     {"mailbox": "redis://one/0", "broker": "memory://"},
     {"presence_fence_s": 8.0, "presence_freeze_s": 5.0, "presence_cut_s": 5.0},
+    {"workers": 2, "broker": "kafka://kafka:9092", "presence": "redis://redis:6379/0"},
 ]
 
 
@@ -68,6 +69,8 @@ APART: list[tuple[dict[str, Any], str, str]] = [
     (SHARED | {"mailbox": "redis+sentinel://one/one"}, "presence", "different Redis databases"),
     ({"presence_fence_s": 7.0}, "presence_fence", "presence_fence 7s is less than 3s above presence_freeze 5s"),
     ({"presence_cut_s": 4.0}, "presence_cut", "presence_cut 4s is shorter than presence_freeze 5s"),
+    ({"workers": 2}, "workers", "2 workers cannot share the broker memory://"),
+    ({"workers": 3, "broker": "kafka://kafka:9092"}, "workers", "3 workers cannot share the presence local://"),
     ({"host": "0.0.0.0"}, "host", "0.0.0.0 is not a loopback address"),
     ({"host": "gateway"}, "host", "gateway is not a loopback address"),
     ({"host": "::", "jwt_previous_secrets": ("s",)}, "host", "development key"),

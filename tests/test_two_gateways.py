@@ -23,6 +23,8 @@ from .harness import Harness, Neighbors
 pytestmark = pytest.mark.gen_test(timeout=60)
 
 Two = tuple[Harness, Harness]
+IN_MEMORY = pytest.mark.parametrize("neighbors", ["memory"], indirect=True)
+"""With Redis, a gateway does not hear at once that it was fenced, and shares no mailbox in memory."""
 
 
 def shorten_challenges(*harnesses: Harness) -> None:
@@ -87,9 +89,15 @@ async def test_a_pong_at_one_gateway_keeps_the_place_against_newcomers_of_both(t
     incumbent = await a.raw("doll")
     here, there = a.upgrade(a.token("doll")), b.upgrade(b.token("doll"))
     newcomers = asyncio.gather(here, there)
-    ping = await incumbent.read_until(PING)
-    incumbent.send(PONG, ping.payload)
+
+    async def answer_pings() -> None:
+        while True:
+            ping = await incumbent.read_until(PING)
+            incumbent.send(PONG, ping.payload)
+
+    answering = asyncio.ensure_future(answer_pings())
     assert [device.response.status for device in await newcomers] == [409, 409]
+    answering.cancel()
 
 
 async def test_a_plain_get_says_that_the_device_is_connected_elsewhere_and_challenges_nobody(
@@ -128,6 +136,7 @@ async def test_a_gateway_that_loses_its_lease_ends_its_connections_and_admits_ag
     assert (a.gateway.presence.slots_taken, b.gateway.presence.slots_taken) == (1, 1)
 
 
+@IN_MEMORY
 @pytest.mark.logs("cocoa.presence", "lease lost")
 async def test_a_newcomer_whose_grant_has_lost_its_lease_before_the_upgrade_gets_503(
     two_gateways: Two, neighbors: Neighbors, monkeypatch: pytest.MonkeyPatch
@@ -201,6 +210,7 @@ async def leave(device: ClientConnection, harness: Harness, device_id: str) -> N
     await eventually(lambda: not harness.gateway.hub.is_device_connected(device_id))
 
 
+@IN_MEMORY
 async def test_with_a_mailbox_members_are_reached_at_both_gateways_and_in_their_boxes(neighbors: Neighbors) -> None:
     a, b, mailbox = await shared(neighbors)
     here = await a.connect_with(a.token("here", groups=["red"]))
@@ -221,6 +231,7 @@ async def test_with_a_mailbox_members_are_reached_at_both_gateways_and_in_their_
     await b.stop()
 
 
+@IN_MEMORY
 async def test_with_a_mailbox_options_hold_whichever_gateway_reads_and_serves(neighbors: Neighbors) -> None:
     a, b, mailbox = await shared(neighbors)
     await leave(await b.connect("doll"), b, "doll")
@@ -243,6 +254,7 @@ async def test_with_a_mailbox_options_hold_whichever_gateway_reads_and_serves(ne
     await b.stop()
 
 
+@IN_MEMORY
 async def test_with_a_mailbox_what_one_gateway_stores_the_other_sends_at_once(neighbors: Neighbors) -> None:
     a, b, _ = await shared(neighbors)
     doll = await b.connect("doll")

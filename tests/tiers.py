@@ -23,6 +23,7 @@ PURE: Final = (
     "rules/",
     "presence/",
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
+    *(f"workers/test_{name}.py" for name in ("gathering", "messages")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),
@@ -33,9 +34,11 @@ PURE: Final = (
         f"connection/test_{name}.py"
         for name in ("delivery_machine", "outbox", "outbox_machine", "protocol", "protocol_machine", "reference")
     ),
+    "connection/test_transients.py",
     "examples/test_kinds.py",
     *(f"identity/test_{name}.py" for name in ("keys", "minting")),
     "mailboxes/test_driver.py",
+    "mailboxes/test_fan_out_bound.py",
     "mailboxes/test_redis_scripts.py",
     *(f"redis_store/test_{name}.py" for name in ("faults", "redis_url")),
     *(

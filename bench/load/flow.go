@@ -29,7 +29,8 @@ type flowing struct {
 	TextBytes  int     `json:"text_bytes"`
 	PingEveryS float64 `json:"ping_every_s"`
 	PatientS   float64 `json:"settle_patience_s"`
-	ToGroup    bool    `json:"to_group"` // each record is for the group of all, and not for one device
+	ToGroup    bool    `json:"to_group"`  // each record is for the group of all, and not for one device
+	LingerMS   int     `json:"linger_ms"` // what the producer waits for a batch to fill
 }
 
 // settled is the answer to "settle".
@@ -65,7 +66,7 @@ var sequence int64 // of the last record; only one flow runs at a time
 
 func (f *fleet) startFlow(spec flowing) any {
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(spec.Bootstrap), kgo.DefaultProduceTopic(spec.Topic), kgo.ProducerLinger(linger),
+		kgo.SeedBrokers(spec.Bootstrap), kgo.DefaultProduceTopic(spec.Topic), kgo.ProducerLinger(time.Duration(spec.LingerMS)*time.Millisecond),
 		kgo.MaxBufferedRecords(200_000), kgo.RecordPartitioner(kgo.StickyKeyPartitioner(nil)),
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 	)

@@ -189,6 +189,20 @@ class BoxReader:
     def feed(self, lane: LaneName) -> Feed:
         return self.high if lane == "high" else self.normal
 
+    def is_caught_up(self, lane: LaneName) -> bool:
+        """True if everything that was stored in a lane has been passed on, so what is not stored may be sent."""
+        return self.feed(lane).is_live and self.knows_all
+
+    @property
+    def knows_all(self) -> bool:
+        """False if something may have been stored that the feeds do not know of, or until an answer has arrived."""
+        return self._is_open and not self._wants_look and self._asked is None
+
+    @property
+    def wants_look(self) -> bool:
+        """True if something may have been stored that no question under way would show."""
+        return self._wants_look
+
     # -- questions
 
     @property
@@ -375,6 +389,11 @@ class BoxReader:
     def ticket(self, number: int) -> int:
         """With which ticket to queue a message now."""
         return self.least_ticket + number
+
+    @staticmethod
+    def number(ticket: int) -> int:
+        """The number of a ticket of this epoch."""
+        return ticket & (_ONE_EPOCH - 1)
 
     def pushed(self, lane: LaneName, number: int) -> None:
         """The message is in the outbox."""

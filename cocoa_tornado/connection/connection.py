@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import zip_longest
 
 from ..counters import count
 from ..presence.grants import Grant
@@ -25,7 +26,7 @@ from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .inbound import Inbound
-from .outbox import MOST_PER_TAKE, Discarded, OutboxLimits
+from .outbox import MOST_PER_TAKE, Discarded, OutboxLimits, Withdrawn
 from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
 from .queue import Waiting
 
@@ -185,7 +186,7 @@ class DeviceConnection:
                 return True
         return False
 
-    def make_room(self, body: bytes, terms: Terms, least: int) -> int:
+    def make_room(self, body: bytes, terms: Terms, least: int) -> Withdrawn:
         """See ``feed.Outlet``."""
         return self.protocol.outbox.withdraw(body, self._context.limits().outbox, terms, least)
 
@@ -432,16 +433,23 @@ class DeviceConnection:
         """See ``hub.Client``."""
         if self._box is not None:
             self._box.go_on(left.position)
-        self._receive(left.messages)
+        self._receive(left)
 
-    def _receive(self, messages: Iterable[Waiting]) -> None:
+    def _left(self, queued: Sequence[Waiting], position: Position | None) -> Left:
+        """What is not written and in no box, for the connection that goes on."""
+        if self._box is None:
+            return Left(queued)
+        messages, places = self._box.leave(queued)
+        return Left(messages, position, places)
+
+    def _receive(self, left: Left) -> None:
         device_id, hub = self.identity.device_id, self._context.hub
-        for body, timestamp_ms, terms in messages:
+        for (body, timestamp_ms, terms), after in zip_longest(left.messages, left.places):
             # Each message may make a connection slow, and another one go on.
             receivers = hub.receivers_of(device_id)
             for client in receivers:
                 if terms is not None and terms.number is not None:
-                    client.suggest(body, timestamp_ms, terms)
+                    client.suggest(body, timestamp_ms, terms, after)
                 else:
                     client.send(body, timestamp_ms, terms)
             if not receivers:
@@ -471,7 +479,7 @@ class DeviceConnection:
         heir = self._context.hub.relieve(self, keeps=max(1, outbox.begun))
         if heir is not None:
             position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
-            heir.take_over(Left(_not_in_box(outbox.discard().queued), position))
+            heir.take_over(self._left(outbox.discard().queued, position))
 
     def _pass_on(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Another connection of the device, if there is one, gets this message."""
@@ -494,7 +502,7 @@ class DeviceConnection:
         if was_receiving:
             begun = 0 if is_lost else self.protocol.outbox.begun_numbered
             position = None if self._box is None else self._box.stand_by(begun)
-            heirs[0].take_over(Left(_not_in_box(dropped.left if is_lost else dropped.queued), position))
+            heirs[0].take_over(self._left(dropped.left if is_lost else dropped.queued, position))
         elif is_lost:
             self._leave_begun_to_another()
         return 0, 0
@@ -701,11 +709,6 @@ class DeviceConnection:
         """If the connection waits for room, check again."""
         if self._inbound is not None:
             self._inbound.wake()
-
-
-def _not_in_box(messages: Iterable[Waiting]) -> list[Waiting]:
-    """Messages that the next connection does not find in the box."""
-    return [waiting for waiting in messages if waiting[2] is None or not waiting[2].number]
 
 
 def _without_number(waiting: Waiting) -> Waiting:

@@ -15,7 +15,7 @@ from ..errors import MailboxClosed, MailboxError, Superseded
 from ..rules.addressing import Options
 from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
-from ..rules.box import Box, LaneName, PageLimits, Position, StoredMessage
+from ..rules.box import LANES, Box, LaneName, PageLimits, Position, StoredMessage
 from ..rules.claims import FencingToken
 from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_cursor
 from ..rules.feed import Page
@@ -23,12 +23,15 @@ from ..rules.frames import text_frame
 from ..rules.terms import Terms
 from .box_reader import LOOK, Ack, Arrived, BoxReader
 from .mail import Mail, retry_delays
-from .outbox import OutboxLimits
+from .outbox import OutboxLimits, Withdrawn
+from .queue import Waiting
+from .transients import Transient, Transients
 
 Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
 
 NORMAL: Final[LaneName] = "normal"
 HIGH: Final[LaneName] = "high"
+CATCHING_UP: Final = "catching_up"
 
 _NEW: Final = tuple.__new__
 """Like Terms(...), without the Python function that a NamedTuple has for it."""
@@ -48,7 +51,7 @@ class Outlet(Protocol):
         :param body: its frame or, if its terms have a number, its payload
         """
 
-    def make_room(self, body: bytes, terms: Terms, least: int) -> int:
+    def make_room(self, body: bytes, terms: Terms, least: int) -> Withdrawn:
         """See ``Outbox.withdraw``."""
 
     def collapse(self, key: str) -> None:
@@ -90,6 +93,7 @@ class BoxFeed:
         "_outlet",
         "_reader",
         "_refresh_at",
+        "_transients",
         "fencing_token",
     )
 
@@ -106,6 +110,7 @@ class BoxFeed:
         self._refresh_at = 0.0
         # The newest message of each collapse key that was stored since the question that is under way.
         self._collapsed: dict[str, tuple[LaneName, int]] | None = None
+        self._transients: Transients | None = None  # while some wait
 
     def __repr__(self) -> str:
         return f"<BoxFeed {self._device_id!r} {self._reader!r}>"
@@ -154,6 +159,9 @@ class BoxFeed:
         :param audiences: if this was the device's last connection, which it is known for some time after
         """
         self._is_closed, self._asked = True, None  # an answer to come refers to this feed: there is no reference cycle
+        if self._transients is not None:
+            count(self._mail.counters.dropped, CATCHING_UP, len(self._transients))
+            self._transients = None
         early, self._reader.early = self._reader.early, None
         if early is not None:
             self._mail.late_acks.add(self._device_id, early, self._outlet.who())
@@ -169,6 +177,28 @@ class BoxFeed:
         """See :meth:`BoxReader.stand_by`."""
         self._asked = None
         return self._reader.stand_by(begun)
+
+    def leave(self, queued: Sequence[Waiting]) -> tuple[list[Waiting], list[int | None]]:
+        """Return what is not stored of what is queued, and of what waits here, for another connection: the messages,
+        and the numbers of the stored ones that they come after.
+
+        :param queued: what was in the outbox, in its order
+        """
+        reader, transients = self._reader, self._transients
+        self._transients = None
+        left: list[tuple[Waiting, int | None]] = []
+        following = {lane: reader.feed(lane).position + 1 for lane in LANES}
+        for waiting in reversed(queued):
+            terms = waiting[2]
+            lane = HIGH if terms is not None and terms.priority == "high" else NORMAL
+            if terms is None or not terms.number:
+                left.append((waiting, following[lane] - 1))
+            elif terms.number >= reader.least_ticket:
+                following[lane] = reader.number(terms.number)
+        left.reverse()
+        for _, after, body, timestamp_ms, terms in () if transients is None else transients.take_all():
+            left.append(((body, timestamp_ms, terms), after))
+        return [waiting for waiting, _ in left], [after for _, after in left]
 
     def go_on(self, after: Position | None) -> None:
         """See :meth:`BoxReader.go_on`."""
@@ -197,13 +227,20 @@ class BoxFeed:
             terms = _terms(options, expires_ms, reader.ticket(number))
             if options.collapse_key is not None:
                 self._replace(options.collapse_key, lane, number)
-        if not feed.stored(number):
+        is_next = feed.stored(number)
+        if self._transients is not None:
+            self._transients.place(lane, number - 1)
+            if is_next:
+                self._release(lane, number)
+        if not is_next:
             self._ask()
         elif not self._queue(lane, number, payload, timestamp_ms, terms):
             reader.no_room(lane, number)
 
     def _replace(self, key: str, lane: LaneName, number: int) -> None:
         self._outlet.collapse(key)
+        if self._transients is not None:
+            self._mail.counters.collapsed += self._transients.collapse(key)
         if self._asked is not None:  # the answer may have the message that this one replaces
             self._collapsed = self._collapsed or {}
             self._collapsed[key] = (lane, number)
@@ -213,24 +250,77 @@ class BoxFeed:
         outlet, reader = self._outlet, self._reader
         is_queued = outlet.offer(body, timestamp_ms, terms)
         if not is_queued and lane == HIGH:
-            lowest = outlet.make_room(body, terms, reader.least_ticket)
+            lowest, transient = outlet.make_room(body, terms, reader.least_ticket)
             if lowest:
                 reader.withdrawn(lowest)
+                for waiting in transient:
+                    self._wait_again(*waiting)
                 is_queued = outlet.offer(body, timestamp_ms, terms)
         if is_queued:
             reader.pushed(lane, number)
         return is_queued
 
+    def _wait_again(self, body: bytes, timestamp_ms: int, terms: Terms | None, ticket: int) -> None:
+        """A transient message was taken out of the outbox, together with the stored one before it."""
+        if terms is None or terms.interim_of:
+            count(self._mail.counters.dropped, "interim")
+        else:
+            self._let_wait(Transient(NORMAL, self._reader.number(ticket), body, timestamp_ms, terms))
+
     def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
-        """A transient message has the cursor of the last message before it. An interim is dropped while messages wait
-        in the box, any other if the outbox has no room for it."""
+        """A transient message has the cursor of the last message before it. While messages that come before it are in
+        the box, it waits for them, within bounds, and an interim is dropped: the next one replaces it.
+
+        :param after: see ``hub.Client``
+        """
         terms = Terms(number=0) if terms is None else terms._replace(number=0)
-        if self._is_closed or (terms.interim_of and not self._reader.normal.is_live):
-            count(self._mail.counters.dropped, "interim" if terms.interim_of else "catching_up")
+        lane = HIGH if terms.priority == "high" else NORMAL
+        reader, dropped = self._reader, self._mail.counters.dropped
+        if self._is_closed:
+            count(dropped, "interim" if terms.interim_of else CATCHING_UP)
+            return
+        if self._mail.mailbox.epoch != reader.epoch:
+            self._follow()
+        feed = reader.feed(lane)
+        last = feed.last if after is None else after
+        if feed.opened and last > feed.last:  # something was stored that the feed does not know of
+            reader.look_again()
+        knows_all = reader.knows_all
+        if terms.collapse_key is not None and not terms.interim_of:
+            self._replace(terms.collapse_key, lane, last + 1)
+        if knows_all and feed.is_live and feed.position <= last:  # nearly always
+            self._send_transient(payload, timestamp_ms, terms)
         elif terms.interim_of:
+            count(dropped, "interim")
+        elif feed.opened and last < feed.position:  # messages behind it were read from the box and passed on
+            count(dropped, CATCHING_UP)
+        else:
+            place = last if knows_all or after is not None else None
+            self._let_wait(Transient(lane, place, payload, timestamp_ms, terms))
+            self._ask()
+
+    def _let_wait(self, message: Transient) -> None:
+        if self._transients is None:
+            self._transients = Transients()
+        if not self._transients.add(message):
+            count(self._mail.counters.dropped, CATCHING_UP)
+
+    def _send_transient(self, payload: bytes, timestamp_ms: int, terms: Terms) -> None:
+        if terms.interim_of:
             self._outlet.send(payload, timestamp_ms, terms)
         elif not self._outlet.offer(payload, timestamp_ms, terms):
             count(self._mail.counters.dropped, "overflow")
+
+    def _release(self, lane: LaneName, number: int | None = None) -> None:
+        """Queue the transient messages of a lane that wait and come before a number; None: all of them."""
+        transients = self._transients
+        if transients is None:
+            return
+        released = transients.take_all(lane) if number is None else transients.take_before(lane, number)
+        for _, _, body, timestamp_ms, terms in released:
+            self._send_transient(body, timestamp_ms, terms)
+        if self._transients is transients and not transients:
+            self._transients = None
 
     # -- from the connection
 
@@ -314,6 +404,8 @@ class BoxFeed:
         mailbox = self._mail.mailbox
         if self._reader.follow(mailbox.epoch, mailbox.key):
             self._asked = None
+            if self._transients is not None:
+                self._transients.forget_places()
 
     def _ask(self) -> None:
         reader, mailbox = self._reader, self._mail.mailbox
@@ -321,6 +413,10 @@ class BoxFeed:
             return
         if mailbox.epoch != reader.epoch:
             self._follow()
+        if self._transients is not None:
+            for lane in LANES:
+                if reader.is_caught_up(lane):
+                    self._release(lane)
         if self._is_waiting or not reader.may_ask:
             return
         outlet = self._outlet
@@ -366,10 +462,29 @@ class BoxFeed:
 
     def _take(self, result: Box | list[Page]) -> None:
         if isinstance(result, list):
-            self._deliver(self._reader.arrived(result))
+            arrived = self._reader.arrived(result)
+            if self._transients is not None:
+                self._find_places()
+            self._deliver(arrived)
             self._reader.delivered()
-            return
-        missed, ack = self._reader.looked(result, self._mail.mailbox.key)
+        else:
+            self._take_look(result)
+            if self._transients is not None:
+                self._find_places()
+
+    def _find_places(self) -> None:
+        """An answer has arrived: the transient messages before it come after all that it has shown."""
+        reader, transients = self._reader, self._transients
+        if transients is not None and not reader.wants_look:
+            for lane in LANES:
+                transients.place(lane, reader.feed(lane).last)
+
+    def _take_look(self, result: Box) -> None:
+        reader = self._reader
+        was_open, epoch = reader.normal.opened, reader.epoch
+        missed, ack = reader.looked(result, self._mail.mailbox.key)
+        if self._transients is not None and was_open and reader.epoch != epoch:
+            self._transients.forget_places()
         if missed:
             self._mail.counters.gaps += 1
             self._outlet.send(text_frame(gap_notice(missed)), 0, Terms(priority="high"))
@@ -390,6 +505,8 @@ class BoxFeed:
     ) -> None:
         reader, counters = self._reader, self._mail.counters
         for number, payload, _, expires_ms, key in messages:
+            if self._transients is not None:
+                self._release(lane, number)
             if key is not None and _is_older((lane, number), collapsed.get(key)):
                 continue  # it has been replaced since the page was requested
             terms = Terms("", lane, expires_ms, key, None, reader.ticket(number))

@@ -75,6 +75,20 @@ class Squeezed(NamedTuple):
     lows: int = 0
 
 
+class Withdrawn(NamedTuple):
+    """What :meth:`Outbox.withdraw` has removed.
+
+    :ivar lowest: the lowest number; 0: nothing was removed
+    :ivar transient: the messages that are not stored: body, timestamp and terms of each, and the number before it
+    """
+
+    lowest: int = 0
+    transient: Sequence[tuple[bytes, int, Terms | None, int]] = ()
+
+
+NOTHING_WITHDRAWN: Final = Withdrawn()
+
+
 class Discarded(NamedTuple):
     """Messages removed from the outbox: :ivar interims: and :ivar messages: all others.
 
@@ -256,8 +270,18 @@ class Outbox(Queue):
         return self._details
 
     def collapse(self, key: str) -> int:
-        """Remove the queued messages with this collapse key; return how many there were."""
-        return self._remove_all(lambda terms: terms.collapse_key == key)
+        """Remove the queued messages with this collapse key; return how many of them are in no box."""
+        unstored = 0
+
+        def is_replaced(terms: Terms) -> bool:
+            nonlocal unstored
+            if terms.collapse_key != key:
+                return False
+            unstored += not terms.number
+            return True
+
+        self._remove_all(is_replaced)
+        return unstored
 
     def expire(self, taker: Taker) -> None:
         """Remove the queued messages that have expired."""
@@ -282,10 +306,8 @@ class Outbox(Queue):
         for terms in expired:
             taker.note_expired(terms)
 
-    def _remove_all(self, wanted: Callable[[Terms], bool]) -> int:
-        normal, high = self.find(wanted), self._details.high.find(wanted) if self._details else []
-        self._remove_from(normal, high)
-        return len(normal) + len(high)
+    def _remove_all(self, wanted: Callable[[Terms], bool]) -> None:
+        self._remove_from(self.find(wanted), self._details.high.find(wanted) if self._details else [])
 
     def _remove_from(self, normal: Sequence[int], high: Sequence[int]) -> None:
         if normal:
@@ -337,11 +359,10 @@ class Outbox(Queue):
                 return dropped
         return None
 
-    def withdraw(self, body: bytes, limits: OutboxLimits, terms: Terms, least: int) -> int:
+    def withdraw(self, body: bytes, limits: OutboxLimits, terms: Terms, least: int) -> Withdrawn:
         """Make room for a message by removing others that have a number of at least ``least``, from the newest to the
-        oldest. Those of high priority stay.
-
-        Returns the lowest number removed. If that would not make enough room, nothing is removed: 0.
+        oldest, and the transient messages behind them. Those of high priority stay. If that would not make enough room,
+        nothing is removed.
         """
         waiting, size = len(self), self._bytes + cost(body, terms)
         chosen: list[int] = []
@@ -354,9 +375,12 @@ class Outbox(Queue):
             chosen.append(at)
             lowest, waiting, size = number, waiting - 1, size - self.cost_at(at)
         if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
-            return 0
-        self._remove_from(chosen, ())
-        return lowest
+            return NOTHING_WITHDRAWN
+        behind = [at for at in self.find(lambda found: found.number == 0) if at > chosen[-1]] if chosen else []
+        after = [max(self._number_at(before) for before in chosen if before < at) for at in behind]
+        transient = [(*self.waiting_at(at), number) for at, number in zip(behind, after, strict=True)]
+        self._remove_from([*chosen, *behind], ())
+        return Withdrawn(lowest, transient)
 
     def _number_at(self, at: int) -> int:
         terms = self.terms_at(at)

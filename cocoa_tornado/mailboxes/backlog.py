@@ -12,14 +12,23 @@ from typing import Any, NamedTuple
 
 from ..rules.audiences import Audience
 from ..rules.box import Mark, Marks, marked
+from . import fan_out_bound
 from .port import Entry, FanOut
 
 
 class Call(NamedTuple):
-    """One pending call of append."""
+    """One pending call of append.
+
+    :ivar fan_outs: how many fan-outs may be under way because of it
+    """
 
     entries: Sequence[Entry | FanOut]
     future: asyncio.Future[list[int | None]]
+    fan_outs: int = 0
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry | FanOut]) -> Call:
+        return cls(entries, asyncio.get_running_loop().create_future(), fan_out_bound.count(entries))
 
 
 @dataclass(slots=True)
@@ -71,6 +80,7 @@ class Backlog:
 
     :ivar marks_due: marks wait for no further call
     :ivar marks_held: marks stay here, because the store has refused them
+    :ivar fan_outs: how many are under way in the store
     """
 
     def __init__(self, limits: GroupLimits) -> None:
@@ -81,6 +91,7 @@ class Backlog:
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # for the marks of a device in _marks
         self._group: CommitGroup | None = None
         self.marks_due = self.marks_held = False
+        self.fan_outs = 0
 
     def __repr__(self) -> str:
         return f"<Backlog {len(self._calls)} calls, marks of {len(self._marks)} devices, {self._group}>"
@@ -90,7 +101,13 @@ class Backlog:
         """Whether there is something to store now."""
         group = self._group
         under_way = group is not None and (group.calls or group.joins or group.marks)
-        return bool(self._calls or self._joins or under_way or (self._marks and self.marks_due and not self.marks_held))
+        calls_due, marks_due = self._calls and not self.calls_held, self.marks_due and not self.marks_held
+        return bool(calls_due or self._joins or under_way or (self._marks and marks_due))
+
+    @property
+    def calls_held(self) -> bool:
+        """Whether the next call waits until fewer fan-outs are under way."""
+        return bool(self._calls) and not fan_out_bound.may_begin(self._calls[0].fan_outs, self.fan_outs)
 
     @property
     def has_marks(self) -> bool:
@@ -205,11 +222,15 @@ class Backlog:
     def _next_calls(self) -> list[Call]:
         taken: list[Call] = []
         entries = size = 0
+        fan_outs = self.fan_outs
         while self._calls:
             call = self._calls[0]
-            entries, size = entries + len(call.entries), size + _size(call.entries)
+            entries, size, more = entries + len(call.entries), size + _size(call.entries), call.fan_outs
             if taken and (entries > self._limits.max_entries or size > self._limits.max_bytes):
                 break
+            if not fan_out_bound.may_begin(more, fan_outs):
+                break
+            fan_outs += more
             taken.append(self._calls.popleft())
         return taken
 

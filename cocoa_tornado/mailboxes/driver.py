@@ -55,6 +55,7 @@ class Driver:
         self._is_away = True
         self._groups_first = 0  # stored since the last step of a fan-out, while another one was due
         self._has_stored = self._is_resting = False  # a group since that step; after it
+        self._is_waiting = False  # the next call, for a fan-out to be complete
         self._on_step: Callable[[FanOutStep], None] = lambda step: None
         # Storing.
         self._backlog = Backlog(limits)
@@ -102,17 +103,17 @@ class Driver:
         state, detail = self._readiness.state, self._readiness.detail
         if self._is_away:
             return MailboxStatus(state, detail)
-        return MailboxStatus(state, detail, self._ledger.messages, self._ledger.size_bytes)
+        return MailboxStatus(state, detail, self._ledger.messages, self._ledger.size_bytes, self._store.fan_outs)
 
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
         self._on_step = on_step
 
     def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
         self._refuse_if_closed()
-        future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
-        self._backlog.append(Call(entries, future))
+        call = Call.of(entries)
+        self._backlog.append(call)
         self._wake.set()
-        return future
+        return call.future
 
     def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
         return self._join(device_id, audiences, is_new=True)
@@ -164,6 +165,7 @@ class Driver:
         if self._closed is None:
             # Before the task starts: from here on the runner ends as soon as nothing is due.
             self._backlog.marks_due, self._backlog.marks_held = self._backlog.has_marks, False
+            self._backlog.fan_outs = 0
             self._closed = asyncio.ensure_future(self._close(timeout_s))
         await asyncio.shield(self._closed)
 
@@ -211,6 +213,7 @@ class Driver:
                 if await self._store.open():
                     self._backlog.forget_marks()
             self._is_away = False
+        self._note_fan_outs()
         # If a group is due, storing it decides whether the mailbox is ready.
         if self._backlog.is_due:
             await self._store_group()
@@ -262,7 +265,8 @@ class Driver:
 
     async def _fan_out(self) -> None:
         """One step, so that a fan-out delays the next group by no more than that. A group that is due goes first, but a
-        fan-out goes on under any load."""
+        fan-out goes on under any load. There is no rest while a call waits for a fan-out to be complete."""
+        self._note_fan_outs()
         if not self._fan_out_is_due:
             return
         if self._backlog.is_due and self._groups_first < GROUPS_FIRST:
@@ -278,10 +282,17 @@ class Driver:
             loop.call_later(REST_FACTOR * took, self._end_rest)
         self._has_stored = False
         self._report(steps)
+        self._note_fan_outs()
 
     @property
     def _fan_out_is_due(self) -> bool:
-        return self._store.has_fan_outs and not self._is_resting
+        return self._store.fan_outs > 0 and (not self._is_resting or self._backlog.calls_held)
+
+    def _note_fan_outs(self) -> None:
+        """How many are under way may have changed. All that is queued is stored when the driver closes."""
+        self._backlog.fan_outs = self._store.fan_outs if self._closed is None else 0
+        was_waiting, self._is_waiting = self._is_waiting, self._backlog.calls_held
+        self.counters.fan_out_waits += self._is_waiting and not was_waiting
 
     def _end_rest(self) -> None:
         self._is_resting = False

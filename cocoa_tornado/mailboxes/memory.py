@@ -21,6 +21,8 @@ from ..rules.cursors import KEY_BYTES
 from ..rules.feed import Page
 from ..rules.members import Members
 from ..rules.seen import SeenOffsets, judge
+from . import fan_out_bound
+from .backlog import Call
 from .memory_box import KeptBox, Removed
 from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .store import FAN_OUT_STEP
@@ -33,14 +35,30 @@ log = logging.getLogger("cocoa.mailbox")
 
 
 class _UnderWay:
-    """A fan-out that is not complete. ``waiting`` has the devices that are still to get it, in order."""
+    """A fan-out that is not complete.
 
-    __slots__ = ("fan_out", "recipients", "waiting")
+    :ivar members: of its audience when it was appended, in the order in which they joined
+    :ivar up_to: its recipients are the members that joined up to then, see ``KeptBox.audiences``
+    :ivar at: the index of the next member
+    :ivar done: it has been stored for those that joined up to then
+    :ivar served: devices that are not to get it, or have it although their turn is still to come
+    """
 
-    def __init__(self, fan_out: FanOut, members: Sequence[str]) -> None:
-        self.fan_out = fan_out
-        self.waiting = {device_id: None for device_id in members if device_id not in fan_out.excluded}
-        self.recipients = 0
+    __slots__ = ("at", "done", "fan_out", "members", "recipients", "served", "up_to")
+
+    def __init__(self, fan_out: FanOut, members: Sequence[str], up_to: int) -> None:
+        self.fan_out, self.members, self.up_to = fan_out, members, up_to
+        self.served = set(fan_out.excluded)
+        self.at = self.done = self.recipients = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.at == len(self.members)
+
+    def is_for(self, device_id: str, kept: KeptBox | None) -> bool:
+        """True if a device is still to get it: it has not left the audience since."""
+        joined = 0 if kept is None else kept.audiences.get(self.fan_out.audience, 0)
+        return self.done < joined <= self.up_to and device_id not in self.served
 
     def entry(self, device_id: str) -> Entry:
         of = self.fan_out
@@ -49,7 +67,6 @@ class _UnderWay:
     def step(self, numbers: dict[str, int], *, is_last: bool) -> FanOutStep:
         """Report what has been stored."""
         of = self.fan_out
-        self.recipients += len(numbers)
         message = (of.audience, of.excluded, of.payload, of.timestamp_ms, of.options, of.expires_ms)
         return FanOutStep(*message, numbers, is_last=is_last, recipients=self.recipients)
 
@@ -64,6 +81,7 @@ class MemoryStore:
         self._limits, self._clock = limits, clock
         self._kept: dict[str, KeptBox] = {}
         self._members: Members[Audience] = Members()
+        self._joined = 0  # how many members were ever added
         self._seen: dict[str, SeenOffsets] = {}
         self._under_way: deque[_UnderWay] = deque()
         self._given = 0  # messages ever stored: no box has assigned a higher number
@@ -77,9 +95,9 @@ class MemoryStore:
         return self._messages, self._size_bytes
 
     @property
-    def has_fan_outs(self) -> bool:
-        """True if a fan-out is not complete."""
-        return bool(self._under_way)
+    def fan_outs(self) -> int:
+        """How many fan-outs are not complete."""
+        return len(self._under_way)
 
     def append(self, entries: Sequence[Entry | FanOut]) -> tuple[list[int | None], list[FanOutStep]]:
         """Store messages; return their numbers, and the steps of fan-outs that have been stored with them."""
@@ -102,15 +120,11 @@ class MemoryStore:
         """Store the next messages of the oldest fan-out."""
         if not self._under_way:
             return []
-        under_way = self._under_way[0]
-        step = list(islice(under_way.waiting, FAN_OUT_STEP))
-        numbers: dict[str, int] = {}
-        for device_id in step:  # it is the oldest: there is none to pull forward
-            self._fan_out_to(under_way, device_id, numbers)
-        is_last = not under_way.waiting
-        if is_last:
+        under_way = self._under_way[0]  # it is the oldest: there is none to pull forward
+        numbers = self._step(under_way)
+        if under_way.is_complete:
             self._under_way.popleft()
-        return [under_way.step(numbers, is_last=is_last)]
+        return [under_way.step(numbers, is_last=under_way.is_complete)]
 
     def join(self, device_id: str, audiences: frozenset[Audience], *, is_new: bool = True) -> None:
         """:param is_new: False: the device stays in the audiences that it has, if any"""
@@ -119,7 +133,7 @@ class MemoryStore:
         if kept is None:
             kept = self._kept[device_id] = KeptBox(self._given, now)
         kept.joined_s = now
-        if audiences != kept.audiences and (is_new or not kept.audiences):
+        if audiences != kept.audiences.keys() and (is_new or not kept.audiences):
             self._set_audiences(device_id, kept, audiences)
             withdrawn = self._removed(kept.withdraw())
             self.counters.withdrawn += withdrawn
@@ -204,44 +218,58 @@ class MemoryStore:
 
     def _begin(self, fan_out: FanOut) -> list[FanOutStep]:
         """A small fan-out does not wait for large ones that are under way."""
-        under_way = _UnderWay(fan_out, list(self._members.of(fan_out.audience)))
-        if len(under_way.waiting) > FAN_OUT_STEP:
+        under_way = _UnderWay(fan_out, tuple(self._members.of(fan_out.audience)), self._joined)
+        if len(under_way.members) - len(fan_out.excluded.intersection(under_way.members)) > FAN_OUT_STEP:
             self._under_way.append(under_way)
             return [] if len(self._under_way) > 1 else self.fan_out()
         steps: list[FanOutStep] = []
-        numbers: dict[str, int] = {}
-        for device_id in list(under_way.waiting):
-            steps += self._pull(device_id)
-            self._fan_out_to(under_way, device_id, numbers)
+        for device_id in under_way.members if self._under_way else ():
+            if device_id not in fan_out.excluded:
+                steps += self._pull(device_id)
+        numbers = self._step(under_way)
+        while not under_way.is_complete:
+            numbers |= self._step(under_way)
         return [*steps, under_way.step(numbers, is_last=True)]
+
+    def _step(self, under_way: _UnderWay) -> dict[str, int]:
+        """Store a fan-out's messages for its next members."""
+        numbers: dict[str, int] = {}
+        for device_id in under_way.members[under_way.at : under_way.at + FAN_OUT_STEP]:
+            under_way.at += 1
+            kept = self._kept.get(device_id)
+            if under_way.is_for(device_id, kept):
+                self._fan_out_to(under_way, device_id, numbers)
+            joined = 0 if kept is None else kept.audiences.get(under_way.fan_out.audience, 0)
+            if joined <= under_way.up_to:  # otherwise it has left the audience, and joined it again
+                under_way.done = max(under_way.done, joined)
+        return numbers
 
     def _pull(self, device_id: str) -> list[FanOutStep]:
         """Store a device's messages of all fan-outs under way: they are older than what is stored for it next."""
         steps = []
         for under_way in self._under_way:
-            numbers: dict[str, int] = {}
-            if device_id in under_way.waiting:
+            if under_way.is_for(device_id, self._kept.get(device_id)):
+                numbers: dict[str, int] = {}
                 self._fan_out_to(under_way, device_id, numbers)
-            if numbers:
+                under_way.served.add(device_id)
                 steps.append(under_way.step(numbers, is_last=False))
         return steps
 
     def _fan_out_to(self, under_way: _UnderWay, device_id: str, numbers: dict[str, int]) -> None:
-        del under_way.waiting[device_id]
-        audience = under_way.fan_out.audience
-        kept = self._kept.get(device_id)
-        if kept is None or audience not in kept.audiences:
-            return  # it has left the audience
-        number = self._store(under_way.entry(device_id), audience)
+        under_way.recipients += 1
+        number = self._store(under_way.entry(device_id), under_way.fan_out.audience)
         if number is not None:
             numbers[device_id] = number
 
     def _set_audiences(self, device_id: str, kept: KeptBox, audiences: frozenset[Audience]) -> None:
-        for audience in kept.audiences - audiences:
+        before = kept.audiences
+        for audience in before.keys() - audiences:
             self._members.remove(audience, device_id)
-        for audience in audiences - kept.audiences:
+        kept.audiences = {audience: joined for audience, joined in before.items() if audience in audiences}
+        for audience in sorted(audiences - before.keys()):
+            self._joined += 1
             self._members.add(audience, device_id)
-        kept.audiences = audiences
+            kept.audiences[audience] = self._joined
 
     def _forget(self, device_id: str, kept: KeptBox, now: float) -> None:
         if kept.audiences:
@@ -266,6 +294,7 @@ class MemoryMailbox:
         self._state = MailboxState.OPENING
         self._on_step: Callable[[FanOutStep], None] = lambda step: None
         self._is_stepping = False
+        self._waiting: deque[Call] = deque()  # until fewer fan-outs are under way
 
     def __repr__(self) -> str:
         return f"<MemoryMailbox {self._store.totals[0]} messages>"
@@ -288,7 +317,7 @@ class MemoryMailbox:
     def status(self) -> MailboxStatus:
         if self._state is MailboxState.READY:
             detail = "in this process: messages survive their device's absence, but not the end of the gateway"
-            return MailboxStatus(self._state, detail, *self._store.totals)
+            return MailboxStatus(self._state, detail, *self._store.totals, self._store.fan_outs)
         return MailboxStatus(self._state, self._state.value)
 
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
@@ -296,10 +325,23 @@ class MemoryMailbox:
 
     def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
         self._refuse_if_closed()
-        numbers, steps = self._store.append(entries)
+        call = Call.of(entries)
+        if self._waiting or not self._may_begin(call):
+            self.counters.fan_out_waits += not self._waiting
+            self._waiting.append(call)
+        else:
+            self._append(call)
+        return call.future
+
+    def _append(self, call: Call) -> None:
+        numbers, steps = self._store.append(call.entries)
         self._report(steps)
         self._step_later()
-        return _done(numbers)
+        if not call.future.done():
+            call.future.set_result(numbers)
+
+    def _may_begin(self, call: Call) -> bool:
+        return fan_out_bound.may_begin(call.fan_outs, self._store.fan_outs)
 
     def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
         self._refuse_if_closed()
@@ -332,6 +374,8 @@ class MemoryMailbox:
         return self._store.sweep()
 
     async def close(self, timeout_s: float) -> None:
+        while self._waiting:
+            self._append(self._waiting.popleft())
         self._state = MailboxState.CLOSED
 
     def _refuse_if_closed(self) -> None:
@@ -341,7 +385,7 @@ class MemoryMailbox:
     # -- fan-outs: one step in a turn of the loop
 
     def _step_later(self) -> None:
-        if self._store.has_fan_outs and not self._is_stepping:
+        if self._store.fan_outs and not self._is_stepping:
             self._is_stepping = True
             asyncio.get_running_loop().call_soon(self._step)
 
@@ -349,6 +393,8 @@ class MemoryMailbox:
         self._is_stepping = False
         if self._state is not MailboxState.CLOSED:
             self._report(self._store.fan_out())
+            while self._waiting and self._may_begin(self._waiting[0]):
+                self._append(self._waiting.popleft())
             self._step_later()
 
     def _report(self, steps: Sequence[FanOutStep]) -> None:

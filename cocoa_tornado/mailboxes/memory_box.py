@@ -125,7 +125,8 @@ class KeptBox:
 
     :ivar size_bytes: the total size of the payloads
     :ivar touched_s: when a message was last stored
-    :ivar audiences: those of the device's newest token; empty: it is not known
+    :ivar audiences: those of the device's newest token, each with a number that grows with every device that joins one;
+        empty: the device is not known
     :ivar joined_s: when the device last joined them
     """
 
@@ -152,7 +153,7 @@ class KeptBox:
         self._count = 0
         self.size_bytes = 0
         self.touched_s = now
-        self.audiences: frozenset[Audience] = frozenset()
+        self.audiences: dict[Audience, int] = {}
         self.joined_s = 0.0
 
     @property

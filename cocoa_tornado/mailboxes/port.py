@@ -79,7 +79,7 @@ class FanOutStep(NamedTuple):
     :ivar numbers: each device's number in the lane of the message's priority, as :meth:`Mailbox.append` returns it;
         None: they are unknown, because the reply was lost, and any member of the audience may have got one
     :ivar is_last: the fan-out is complete
-    :ivar recipients: how many devices have got the message so far, over all steps
+    :ivar recipients: how many devices it has been for so far, over all steps; with those that had its ``id`` already
     """
 
     audience: Audience
@@ -113,12 +113,14 @@ class MailboxStatus:
     :ivar detail: one line for operators: the cause if the mailbox is not ready, else its location and durability
     :ivar messages: the number of stored messages; None if unknown
     :ivar size_bytes: the total size of their payloads; None if unknown
+    :ivar fan_outs: how many fan-outs are under way; None if unknown
     """
 
     state: MailboxState
     detail: str
     messages: int | None = None
     size_bytes: int | None = None
+    fan_outs: int | None = None
 
 
 @dataclass(slots=True)
@@ -133,6 +135,7 @@ class MailboxCounters:
     acknowledged: int = 0  # messages deleted because their device acknowledged them
     lost: dict[str, int] = field(default_factory=dict)  # never acknowledged, by reason (rules/labels.py)
     failures: int = 0  # transitions from READY to OPENING
+    fan_out_waits: int = 0  # times that calls of append had to wait, because so many fan-outs were under way
 
     def lose(self, reason: str, count: int) -> None:
         if count:
@@ -156,9 +159,10 @@ class Mailbox(Protocol):
       messages for those are withdrawn: they leave the box and do not count as missed. A device is forgotten
       ``member_ttl_s`` after its last :meth:`join` or :meth:`refresh`.
     - *Fan-out*: a :class:`FanOut` is stored durably at once, like an entry. Its recipients are the members of its
-      audience at that moment. Their messages are then stored in steps, also after a crash, each exactly once; and a
-      message that is appended later for one of them is stored after it. A fan-out never delays an append by more than a
-      step.
+      audience at that moment, without those that leave it before their turn, even if they join it again. Their messages
+      are then stored in steps, also after a crash, each exactly once; and a message that is appended later for one of
+      them is stored after it. A fan-out never delays an append by more than a step. But if 32 large ones are under way
+      (``fan_out_bound.py``), an append with another one waits for the oldest, and so do the appends after it.
     - *Collapse*: when a message is stored, the device's earlier message with the same ``collapse_key``, in either lane,
       leaves the box unless it is acknowledged. It does not count as missed.
     - *Ids*: a message is dropped if one with the same ``id`` is in the box of its device, or was appended for it less

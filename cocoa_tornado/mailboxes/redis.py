@@ -92,7 +92,7 @@ class RedisStore:
         self.location = f"Redis at {self.name}"
         self.key: bytes | None = None
         self.epoch = 0
-        self.has_fan_outs, self.checks_holders = False, True
+        self.fan_outs, self.checks_holders = 0, True
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._storing, self._asking = (RedisConnection(url, SCRIPTS, store_fault_of) for _ in range(2))
         self._gateway = secrets.token_hex(8).encode()
@@ -124,7 +124,7 @@ class RedisStore:
             raise RedisStoreFault("the mailbox in Redis has no cursor key, or an invalid one")
         await self._asking.exchange([[b"PING"]])
         before = self._ledger.messages or 0
-        self.key, self._given, self.epoch, self.has_fan_outs = key, int(given), int(epoch), bool(fan_outs)
+        self.key, self._given, self.epoch, self.fan_outs = key, int(given), int(epoch), int(fan_outs)
         self._note_totals((messages, size_bytes))
         if was:
             # Redis was emptied and the mailbox recreated, or it holds another mailbox, which is used from now on.
@@ -212,7 +212,7 @@ class RedisStore:
         removed = int(reply[1])
         self._ledger.counters.lose("expired", removed)
         self._note_totals(reply[2:4])
-        self.has_fan_outs = reply[4] != b"0"
+        self.fan_outs = int(reply[4])
         return removed
 
     def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
@@ -359,7 +359,7 @@ class RedisStore:
                 self._fan_outs[id_] = fan_out_of(step)
         while len(self._fan_outs) > FAN_OUTS_KNOWN:
             self._fan_outs.popitem()
-        self.has_fan_outs = pending > 0
+        self.fan_outs = pending
         return list(steps.values())
 
     def _note_marked(self, replies: Sequence[list[Any]]) -> None:

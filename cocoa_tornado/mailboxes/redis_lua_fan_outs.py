@@ -76,7 +76,7 @@ local function give(fan, box)
   local number = deliver(box, fan.message)
   fan.tally = fan.tally + 1
   fan.names[fan.tally], fan.numbers[fan.tally] = box.name, number
-  if number ~= '-' and number ~= '=' then fan.recipients = fan.recipients + 1 end
+  fan.recipients = fan.recipients + 1
   report(fan)
 end
 

@@ -86,7 +86,7 @@ class SqliteStore:
         self.key: bytes | None = None
         self.epoch = 0
         self.checks_holders = False
-        self.has_fan_outs = False
+        self.fan_outs = 0
         self._limits, self._clock, self._ledger = limits, clock, ledger
         self._file = SqliteFile(path, limits, clock, migrations)
         self._reader = Reader(path, lambda: self._file.identity)
@@ -153,5 +153,5 @@ class SqliteStore:
         counters.acknowledged += change.acknowledged
         counters.lose("overflow", change.overflowed)
         counters.lose("expired", change.expired)
-        self.epoch, self.has_fan_outs = change.epoch, change.has_fan_outs
+        self.epoch, self.fan_outs = change.epoch, change.fan_outs
         self._ledger.set_totals(*change.totals)

@@ -42,14 +42,14 @@ class Change:
     :ivar steps: of fan-outs
     :ivar epoch: the mailbox's epoch after the commit
     :ivar totals: the mailbox's number of messages and their total size in bytes, after the commit
-    :ivar has_fan_outs: a fan-out is not complete after the commit
+    :ivar fan_outs: how many are not complete after the commit
     """
 
     results: list[list[int | None]] = field(default_factory=list)
     steps: list[FanOutStep] = field(default_factory=list)
     epoch: int = 0
     totals: tuple[int, int] = (0, 0)
-    has_fan_outs: bool = False
+    fan_outs: int = 0
     messages: int = 0
     size_bytes: int = 0
     stored: int = 0

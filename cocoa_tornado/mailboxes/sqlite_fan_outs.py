@@ -38,7 +38,7 @@ class Pending:
     :ivar shared: the row of the table ``payload`` with its payload, if that is shared
     :ivar up_to: its recipients are the members that joined up to then, in the numbers of the table ``member``
     :ivar done: it has been stored for those that joined up to then
-    :ivar recipients: how many devices have got it
+    :ivar recipients: for how many devices it has been, with those that had its ``id`` already
     """
 
     id: int
@@ -59,9 +59,9 @@ class Pending:
         message = FanOut(audience, names, payload, timestamp_ms, "", 0, given, expires_ms)
         return cls(id_, message, shared, up_to, done, recipients)
 
-    def step(self, numbers: dict[str, int], *, is_last: bool) -> FanOutStep:
-        """Report what has been stored."""
-        self.recipients += len(numbers)
+    def step(self, numbers: dict[str, int], recipients: int, *, is_last: bool) -> FanOutStep:
+        """Report what has been stored for so many devices."""
+        self.recipients += recipients
         of = self.message
         message = (of.audience, of.excluded, of.payload, of.timestamp_ms, of.options, of.expires_ms)
         return FanOutStep(*message, numbers, is_last=is_last, recipients=self.recipients)
@@ -85,8 +85,8 @@ class FanOuts:
         self._database = database
         self._known: list[Pending] | None = None
 
-    def __bool__(self) -> bool:
-        return bool(self._pending)
+    def __len__(self) -> int:
+        return len(self._pending)
 
     def forget(self) -> None:
         """Read them from the database again."""
@@ -117,7 +117,7 @@ class FanOuts:
         # It is the oldest: there is none to pull forward.
         numbers = self._store_for(boxes, appender, pending, recipients.ids)
         is_last = recipients.number < STEP
-        step = pending.step(numbers, is_last=is_last)
+        step = pending.step(numbers, recipients.number, is_last=is_last)
         if is_last:
             self._end(boxes, pending)
         else:
@@ -141,7 +141,7 @@ class FanOuts:
             if pending.id in owed:
                 numbers = self._append_each(appender, pending, [device_id])
                 self._database.execute("INSERT INTO skipped(fan_out, box) VALUES (?, ?)", (pending.id, row.id))
-                steps.append(pending.step(numbers, is_last=False))
+                steps.append(pending.step(numbers, 1, is_last=False))
                 self._save(pending)
         return steps
 
@@ -154,7 +154,7 @@ class FanOuts:
             steps += self.pull(boxes, appender, row.device_id)
         appender.flush()
         numbers = self._store_for(boxes, appender, pending, recipients.ids)
-        return [*steps, pending.step(numbers, is_last=True)]
+        return [*steps, pending.step(numbers, recipients.number, is_last=True)]
 
     def _store_for(self, boxes: Boxes, appender: Appender, pending: Pending, ids: str) -> dict[str, int]:
         numbers: dict[str, int] = {}

@@ -100,9 +100,9 @@ class Rows:
         return LastSeen(self.epochs.current, self._given, self._attempts)
 
     @property
-    def has_fan_outs(self) -> bool:
-        """True if a fan-out is not complete, or not reported completely."""
-        return "step" in self._attempts or bool(self._fan_outs)
+    def fan_outs(self) -> int:
+        """How many fan-outs are not complete, or not reported completely."""
+        return max(len(self._fan_outs), "step" in self._attempts)
 
     def store(
         self,
@@ -255,5 +255,5 @@ class Rows:
     def _with_state(self, change: Change) -> Change:
         """Add the state of the mailbox after the change."""
         change.epoch, change.totals = self.epochs.current, (self.messages, self.size_bytes)
-        change.has_fan_outs = self.has_fan_outs
+        change.fan_outs = self.fan_outs
         return change

@@ -130,8 +130,8 @@ class Store(Protocol):
     epoch: int
 
     @property
-    def has_fan_outs(self) -> bool:
-        """True if a fan-out is not complete. Cheap, and safe at any time; False until the store was first opened."""
+    def fan_outs(self) -> int:
+        """How many fan-outs are not complete. Cheap, and safe at any time; 0 until the store was first opened."""
 
     async def open(self) -> bool:
         """Open the store, for the first time or again, and check that it works.

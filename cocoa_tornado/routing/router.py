@@ -37,6 +37,7 @@ from .plan import (
     to_append,
     without_recipient,
 )
+from .portions import portions
 from .receipt import Receipt
 from .round_trips import RoundTrips
 
@@ -136,7 +137,8 @@ class Router:
 
     A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it is stored,
     it is routed here, and the relay has reported the fate of each other server's part. A fan-out is stored once it is
-    recorded; its steps are not waited for.
+    recorded; its steps are not waited for. While too many are under way, the mailbox holds back the next one and all
+    that comes after it, so batches are not done and the broker stops reading.
 
     :param mailbox: None: messages that can't be sent now are dropped
     :param round_trips: receives the records of each batch once they are routed
@@ -176,12 +178,16 @@ class Router:
         if self._mailbox is None:
             self._route(batch)
             return
+        for portion in portions(batch):
+            self._store(portion, self._mailbox)
+
+    def _store(self, batch: Batch, mailbox: Mailbox) -> None:
         flight = self._take_off(batch)
         flight.append(to_append(batch.records, flight.messages))
         flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
         self._in_flight.append(flight)  # now, because steps may be reported before append returns
         try:
-            flight.stored = self._mailbox.append(_entries(flight))
+            flight.stored = mailbox.append(_entries(flight))
         except MailboxClosed:
             self._in_flight.remove(flight)
             return  # the gateway is stopping: the broker redelivers what is not done

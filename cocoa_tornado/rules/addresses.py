@@ -100,6 +100,11 @@ def hosts_and_ports(text: str, default_port: int) -> tuple[tuple[str, int], ...]
     return None if None in found else tuple(filter(None, found))
 
 
+def base_url(host: str, port: int, *, tls: bool) -> str:
+    """Where a server listens: ``http://127.0.0.1:8080``."""
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def without_user_info(text: str) -> str:
     """Replace ``user:password`` in every URL in ``text`` with ``***``."""
     return _USER_INFO.sub("***@", text)

@@ -24,6 +24,10 @@ def of_user(user_id: int | str) -> Audience:
     return f"user:{json.dumps(user_id, ensure_ascii=False)}"
 
 
+def is_of_user(audience: Audience) -> bool:
+    return audience.startswith("user:")
+
+
 def of_group(name: str) -> Audience:
     return f"group:{name}"
 

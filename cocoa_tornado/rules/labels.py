@@ -39,7 +39,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
         *("overflow", "interim", "fault"),
         "expired",  # its ttl passed before it was written
         "repeated",  # of a record that the device has had: its partition has moved to another server
-        "catching_up",  # its ttl is 0, and with a mailbox the connection has just ended
+        "catching_up",  # its ttl is 0, and it could not wait, or not long enough, while the connection read its box
         # Queued for a connection that ended, by how it ended.
         *(
             "drain",

@@ -37,10 +37,13 @@ class Left(NamedTuple):
 
     :ivar messages: those that are in no box, in their order: body, timestamp (Unix milliseconds) and terms of each
     :ivar position: what the socket has taken of the device's box; None: nothing of it, or there is no mailbox
+    :ivar places: with a mailbox, for each message the number of the stored one that it comes after, as far as it is
+        known
     """
 
     messages: Sequence[tuple[bytes, int, Terms | None]] = ()
     position: Position | None = None
+    places: Sequence[int | None] = ()
 
 
 def terms_of(interim_of: str, options: Options | None, timestamp_ms: int, now_ms: float) -> Terms | None:

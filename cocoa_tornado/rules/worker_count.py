@@ -29,6 +29,14 @@ class Machine:
             return max(1, self.cores)
         return max(1, min(self.cores, int(self.quota + 0.5)))
 
+    def share(self, servers: int) -> Machine:
+        """The part of one of several gateways with equal parts."""
+        return Machine(
+            max(1, self.processors // servers),
+            None if self.quota is None else self.quota / servers,
+            None if self.memory_bytes is None else self.memory_bytes // servers,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerCount:

@@ -137,6 +137,18 @@ def _order(settings: Settings) -> Iterator[Fault]:
         yield Fault(("publish_queue_bytes", "max_message_bytes"), problem, "room for at least one message")
 
 
+def _workers(settings: Settings) -> Iterator[Fault]:
+    """Workers are servers of their own: they need what several servers need."""
+    if settings.workers == 1:
+        return
+    if settings.has_embedded_broker:
+        problem = f"{settings.workers} workers cannot share the broker memory://, which is part of one process"
+        yield Fault(("workers", "broker"), problem, "1, or more with broker kafka://")
+    if settings.presence.lower().startswith("local:"):
+        problem = f"{settings.workers} workers cannot share the presence local://, which is part of one process"
+        yield Fault(("workers", "presence"), problem, "1, or more with presence redis://")
+
+
 def _credentials(settings: Settings) -> Iterator[Fault]:
     keys = [key for key, _ in settings.api_credentials]
     if len(set(keys)) < len(keys):
@@ -150,5 +162,6 @@ _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     lambda settings: together(settings, "tls_cert", "tls_key"),
     _order,
     lambda settings: presence_faults(settings, settings.presence, settings.broker, settings.mailbox),
+    _workers,
     kafka_faults,
 )

@@ -108,6 +108,14 @@ class Settings(KafkaSettings, PresenceSettings):
     port: Annotated[int, Meta(ge=0, le=65535)] = row(
         LISTEN, 8080, "Port to listen on; 0 picks a free port and prints it."
     )
+    workers: Annotated[int, Meta(ge=1, le=256)] = row(
+        LISTEN,
+        1,
+        "Processes that share the port, each with a part of the devices.",
+        "More than one need a Kafka ``broker`` and a Redis ``presence``. Each is a server of its own, named "
+        "``<server name>/<number>``; limits and ``buffer_bytes`` apply to each, and ``speech_workers`` = 0 shares the "
+        "machine between them. A parent, which serves no device, restarts those that end or hang.",
+    )
     tls_cert: OptionalFile = row(
         LISTEN, None, "Certificate chain (PEM) for wss:// and https://.", "Requires ``tls_key``."
     )

@@ -11,7 +11,7 @@ from tornado.websocket import WebSocketHandler
 from ..connection.sockets import peer_has_closed
 from ..counters import count
 from ..errors import IdentityError, InvalidToken, MailboxError
-from ..presence.grants import Grant
+from ..presence.grants import Grant, RefusalReason
 from ..presence.port import Refused
 from ..rules.box import Position
 from ..rules.cursors import read_cursor
@@ -52,6 +52,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     outcome: str = ""
     _is_plain = False
     _admission: asyncio.Task[Grant] | None = None
+    _refused_before: tuple[str, RefusalReason] | None = None
 
     def initialize(self, context: WebContext, upgrader: Upgrader) -> None:  # type: ignore[override]  # takes an argument more
         super().initialize(context)
@@ -62,6 +63,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         return who | ({"outcome": self.outcome} if self.outcome else {})
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
+        self._refused_before = self._take_refusal()
         asked = self.request
         request = UpgradeRequest(asked.query_arguments, asked.headers, asked.host, asked.version)
         handshake = Handshake(request, Caller(asked.remote_ip or "", asked.host), self.context)
@@ -97,6 +99,14 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         grant = await self._claim(handshake, identity)
         if grant is not None:
             self._upgrade(Admission(handshake, found, identity, grant, after))
+
+    def _take_refusal(self) -> tuple[str, RefusalReason] | None:
+        """The refusal of this request, and of no later one on the same connection."""
+        stream = self.http_stream
+        if stream is None:
+            return None
+        refusal, stream.refusal = stream.refusal, None
+        return refusal
 
     def _is_closed_by_client(self) -> bool:
         """Whether nobody is left who could use a WebSocket. Nobody is challenged for such a client."""
@@ -162,6 +172,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
     async def _claim(self, handshake: Handshake, identity: DeviceIdentity) -> Grant | None:
         """A grant, or None where the answer has been given or nobody is left to hear it."""
         presence = self.context.devices.presence
+        if self._refused_before is not None and self._refused_before[0] == identity.device_id:
+            self._refuse(handshake.no_slot(self._refused_before[1]))
+            return None
         grant = presence.try_claim(identity.device_id) or await self._wait_for_a_slot(handshake, identity)
         if grant is None:
             return None

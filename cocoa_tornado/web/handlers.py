@@ -25,7 +25,9 @@ from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
 from ..rules.origins import Network, find_caller
 from ..rules.rate import Allowances, LineBudget, RateLimit
+from ..rules.readiness_report import Part, Readiness
 from ..speech.port import SpeechState
+from ..workers.port import Siblings
 from .answers import Answer
 from .streams import HttpStream
 
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
 SERVICE = "audio-streaming"
 MAX_SHOWN_PATH = 256
 MAX_BODIES_BYTES = 16 * 1024 * 1024
-
-ADVISORY = frozenset({"quarantine"})
-"""Parts of ``ready`` without which a record produced from now on is delivered all the same."""
 
 FLAGS = {b"true": True, b"1": True, b"false": False, b"0": False}
 
@@ -57,6 +56,7 @@ class WebContext:
     :ivar http_publish: whether a device may publish records to itself over HTTP (for trying things out)
     :ivar audio: None while speech is off
     :ivar bodies: what all bodies that are read whole may hold together
+    :ivar siblings: None unless this server is one of several workers under a parent
     :ivar guesses: wrong credentials, by address; :ivar publishing: records over HTTP, by device
     """
 
@@ -74,6 +74,40 @@ class WebContext:
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
     publishing: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
+    siblings: Siblings | None = None
+
+    def readiness(self) -> Readiness:
+        """This server's parts. What is off is ready; the details are in the log, for this page is open to anyone."""
+        broker = self.broker.status()
+        keys_ok, _ = self.live.now.keys.status()
+        quarantine = broker.quarantine
+        parts: dict[str, Part] = {
+            "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
+            "quarantine": {"ok": quarantine is not QuarantineState.UNAVAILABLE, "state": quarantine.value},
+            "mailbox": self._mailbox(),
+            "presence": self._presence(),
+            "speech": self._speech(),
+            "keys": {"ok": keys_ok, "state": "ready" if keys_ok else "loading"},
+        }
+        return Readiness(self.devices.presence.draining, parts)
+
+    def _presence(self) -> Part:
+        presence = self.devices.presence
+        state = presence.status().state
+        return {"ok": state is PresenceState.READY, "state": state.value if presence.lease.is_shared else "local"}
+
+    def _mailbox(self) -> Part:
+        mail = self.devices.mail
+        if mail is None:
+            return {"ok": True, "state": "off"}
+        state = mail.mailbox.status().state
+        return {"ok": state is MailboxState.READY, "state": state.value}
+
+    def _speech(self) -> Part:
+        if self.audio is None:
+            return {"ok": True, "state": "off"}
+        state = self.audio.transcriber.status().state
+        return {"ok": state is SpeechState.READY, "state": state.value}
 
 
 def compact(value: object) -> str:
@@ -307,61 +341,24 @@ class HealthHandler(NoStore):
 class ReadyHandler(NoStore):
     """A record produced from now on will be delivered, and a device can connect."""
 
-    def get(self) -> None:
-        parts = self._parts()
-        failing = [name for name, part in parts.items() if not part["ok"] and name not in ADVISORY]
-        if self.context.devices.presence.draining:
-            failing.insert(0, "draining")
-        body: dict[str, object] = {}
-        if failing:
-            body["message"] = "not ready: " + ", ".join(failing)
-        body |= {"status": "unavailable" if failing else "ready", "parts": parts}
-        headers = {"Retry-After": str(self.context.retry_after_s)} if failing else {}
-        self.answer(503 if failing else 200, body, headers)
+    async def get(self) -> None:
+        siblings, ready = self.context.siblings, self.context.readiness()
+        if siblings is not None:
+            ready = await siblings.ready(ready)
+        headers = {"Retry-After": str(self.context.retry_after_s)} if ready.failing else {}
+        self.answer(503 if ready.failing else 200, ready.body(), headers)
 
     head = get
-
-    def _parts(self) -> dict[str, dict[str, object]]:
-        """One entry a part. What is off is ready; the details are in the log, for this page is open to anyone."""
-        broker = self.context.broker.status()
-        keys_ok, _ = self.context.live.now.keys.status()
-        return {
-            "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
-            "quarantine": {
-                "ok": broker.quarantine is not QuarantineState.UNAVAILABLE,
-                "state": broker.quarantine.value,
-            },
-            "mailbox": self._mailbox(),
-            "presence": self._presence(),
-            "speech": self._speech(),
-            "keys": {"ok": keys_ok, "state": "ready" if keys_ok else "loading"},
-        }
-
-    def _presence(self) -> dict[str, object]:
-        presence = self.context.devices.presence
-        state = presence.status().state
-        return {"ok": state is PresenceState.READY, "state": state.value if presence.lease.is_shared else "local"}
-
-    def _mailbox(self) -> dict[str, object]:
-        mail = self.context.devices.mail
-        if mail is None:
-            return {"ok": True, "state": "off"}
-        state = mail.mailbox.status().state
-        return {"ok": state is MailboxState.READY, "state": state.value}
-
-    def _speech(self) -> dict[str, object]:
-        audio = self.context.audio
-        if audio is None:
-            return {"ok": True, "state": "off"}
-        state = audio.transcriber.status().state
-        return {"ok": state is SpeechState.READY, "state": state.value}
 
 
 class MetricsHandler(NoStore):
     """Prometheus reads it."""
 
-    def get(self) -> None:
+    async def get(self) -> None:
+        siblings, page = self.context.siblings, self.context.metrics.render()
+        if siblings is not None:
+            page = (await siblings.metrics(page.decode())).encode()
         self.set_header("Content-Type", self.context.metrics.content_type)
-        self.finish(self.context.metrics.render())
+        self.finish(page)
 
     head = get

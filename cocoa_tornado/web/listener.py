@@ -14,6 +14,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tornado.http1connection import HTTP1ConnectionParameters
@@ -30,6 +31,7 @@ from .http_server import WatchedServer
 from .lingering import Lingering
 from .newcomer import Newcomer
 from .streams import HttpsStream, HttpStream
+from .waiting import Waiting
 
 MAX_BUFFER_BYTES = 16 * 1024 * 1024
 LINES = RateLimit(per_s=1 / 30, burst=10)
@@ -43,7 +45,7 @@ EVENTS = {
 
 log = logging.getLogger("cocoa.listener")
 
-TryUpgrade = Callable[[socket.socket, bytes, str], bool]
+TryUpgrade = Callable[[socket.socket, bytes, str], bool | Waiting]
 """``Upgrader.try_at_once``."""
 
 
@@ -302,19 +304,49 @@ class Listener:
         sock = newcomer.leave()
         if not received:
             sock.close()
-        elif not self._is_upgraded(sock, received, newcomer.peer):
-            stream = HttpStream(sock, max_buffer_size=MAX_BUFFER_BYTES)
-            if newcomer in self._newcomers:
-                self._newcomers.remove(newcomer)
-                self._crowd.replace(newcomer, stream)
-            else:
-                self._enter(stream, newcomer)
-            self._serve_http(stream, newcomer.address)
+            self._gone(newcomer)
             return True
-        self._gone(newcomer)
+        upgraded = self._is_upgraded(sock, received, newcomer.peer)
+        if isinstance(upgraded, Waiting) and upgraded.refusal is None:
+            self._hold(newcomer, upgraded)
+        elif upgraded is True:
+            self._gone(newcomer)
+        else:
+            self._give_to_tornado(newcomer, upgraded if isinstance(upgraded, Waiting) else None)
         return True
 
-    def _is_upgraded(self, sock: socket.socket, received: bytes, peer: str) -> bool:
+    def _hold(self, newcomer: Newcomer, waiting: Waiting) -> None:
+        """Its handshake waits for presence."""
+        if newcomer not in self._newcomers:
+            self._enter(newcomer, newcomer)
+            self._newcomers.add(newcomer)
+        newcomer.hold(waiting, self._on_closed)
+        waiting.on_settled = partial(self._on_settled, newcomer)
+
+    def _on_settled(self, newcomer: Newcomer) -> None:
+        waiting = newcomer.waiting
+        if waiting is None or newcomer not in self._newcomers:
+            return
+        newcomer.leave()
+        if waiting.is_served:
+            self._gone(newcomer)
+        else:
+            self._give_to_tornado(newcomer, waiting)
+        self._follow_if_room()
+
+    def _give_to_tornado(self, newcomer: Newcomer, waiting: Waiting | None) -> None:
+        """:param waiting: its handshake, if presence has refused it"""
+        stream = HttpStream(newcomer.sock, max_buffer_size=MAX_BUFFER_BYTES)
+        if waiting is not None and waiting.refusal is not None:
+            stream.refusal = (waiting.device_id, waiting.refusal)
+        if newcomer in self._newcomers:
+            self._newcomers.remove(newcomer)
+            self._crowd.replace(newcomer, stream)
+        else:
+            self._enter(stream, newcomer)
+        self._serve_http(stream, newcomer.address)
+
+    def _is_upgraded(self, sock: socket.socket, received: bytes, peer: str) -> bool | Waiting:
         """Whether there is nothing left to do for this connection: it is a device's, or was closed after a fault."""
         try:
             return self._try_upgrade(sock, received, peer)

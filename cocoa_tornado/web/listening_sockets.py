@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ..errors import ServiceError
@@ -13,17 +13,61 @@ from ..rules.addresses import is_every_address
 LISTEN_BACKLOG: Final = 65_535  # as long as the kernel allows
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
+def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
     """Listening sockets, all on one port: one for each address of the host. ``::`` means all addresses, of IPv4 too.
 
+    :param shared: other processes of this user may listen on the port too, if they say so as well; the kernel spreads
+        new connections over them (``SO_REUSEPORT``)
     :raises ServiceError: one line; none of the addresses is kept then
     """
+
+    def listen(family: int, address: tuple[Any, ...]) -> socket.socket | None:
+        sock = _bound(family, address, host, shared=shared)
+        if sock is not None:
+            try:
+                sock.listen(LISTEN_BACKLOG)
+            except OSError:
+                sock.close()
+                raise
+        return sock
+
+    return _for_all_addresses(host, port, listen)
+
+
+def reserve(host: str, port: int) -> list[socket.socket]:
+    """Sockets that keep the port for ``bind(..., shared=True)`` in this process and its children, and do not listen.
+
+    :raises ServiceError: as :func:`bind`; also if the port is reserved, or shared by others
+    """
+    return _for_all_addresses(host, port, lambda family, address: _reserved(family, address, host))
+
+
+def _reserved(family: int, address: tuple[Any, ...], host: str) -> socket.socket | None:
+    """Linux lets sockets with SO_REUSEADDR share a port as long as none listens, and those with SO_REUSEPORT in any
+    case. So a first socket listens for an instant without the latter, which fails if the port is not free, and only
+    then admits a second one, which keeps the port."""
+    first = _bound(family, address, host, shared=False)
+    if first is None:
+        return None
+    with first:
+        first.listen(1)
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        second = _bound(family, first.getsockname(), host, shared=True)
+        if second is not None:
+            # It was needed because of old connections of this port; from now on it would let in others.
+            second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return second
+
+
+def _for_all_addresses(
+    host: str, port: int, make: Callable[[int, tuple[Any, ...]], socket.socket | None]
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, address in _addresses(host, port):
             # With port 0, the first address chooses for all.
             chosen = sockets[0].getsockname()[1] if sockets else port
-            sock = _listening(family, (address[0], chosen, *address[2:]), host)
+            sock = make(family, (address[0], chosen, *address[2:]))
             if sock is not None:
                 sockets.append(sock)
     except OSError as error:
@@ -44,7 +88,7 @@ def _addresses(host: str, port: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
         yield family, address
 
 
-def _listening(family: int, address: tuple[Any, ...], host: str) -> socket.socket | None:
+def _bound(family: int, address: tuple[Any, ...], host: str, *, shared: bool) -> socket.socket | None:
     """None where this machine cannot do IPv6, though the host has an address of that kind."""
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -57,9 +101,10 @@ def _listening(family: int, address: tuple[Any, ...], host: str) -> socket.socke
         if family == socket.AF_INET6:
             # An IPv4 client is the business of the IPv4 socket, on every platform.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setblocking(False)
         sock.bind(address)
-        sock.listen(LISTEN_BACKLOG)
     except OSError as error:
         sock.close()
         if (

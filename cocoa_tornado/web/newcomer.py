@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..rules.request_head import MAX_HEAD_BYTES
+from .waiting import Waiting
 
 
 class Newcomer:
@@ -18,14 +19,16 @@ class Newcomer:
     A member of the crowd (``rules/crowd.py``) while it waits.
 
     :ivar address: of the other end, as ``accept`` returns it
+    :ivar waiting: its handshake, while that waits for presence
     """
 
-    __slots__ = ("_on_end", "address", "has_upload", "sock")
+    __slots__ = ("_on_end", "address", "has_upload", "sock", "waiting")
 
     def __init__(self, sock: socket.socket, address: Any) -> None:
         self.sock, self.address = sock, address
         self.has_upload = False
         self._on_end: Callable[[Newcomer], None] | None = None
+        self.waiting: Waiting | None = None
 
     @property
     def peer(self) -> str:
@@ -48,16 +51,25 @@ class Newcomer:
         self._on_end = on_end
         asyncio.get_running_loop().add_reader(self.sock.fileno(), on_readable, self)
 
+    def hold(self, waiting: Waiting, on_end: Callable[[Newcomer], None]) -> None:
+        """Its handshake waits. Have ``on_end`` called as by :meth:`wait`; after :meth:`close`, the handshake is given
+        up."""
+        self.waiting, self._on_end = waiting, on_end
+
     def leave(self) -> socket.socket:
         """Stop waiting; returns the socket."""
         if self._on_end is not None:
             self._on_end = None
-            asyncio.get_running_loop().remove_reader(self.sock.fileno())
+            if self.waiting is None:  # else the reader is that of its connection, perhaps
+                asyncio.get_running_loop().remove_reader(self.sock.fileno())
+            self.waiting = None
         return self.sock
 
     def close(self) -> None:
         """Idempotent."""
         on_end = self._on_end
+        if self.waiting is not None:
+            self.waiting.give_up()
         with contextlib.suppress(OSError):
             self.leave().close()
         if on_end is not None:

@@ -42,6 +42,7 @@ from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from ..connection.sockets import unacknowledged_bytes
+from ..presence.grants import RefusalReason
 from ..rules.chunks import MAX_LINE_BYTES, ChunkFraming
 from ..rules.request_head import HeadScan, HeadTooLarge
 from .lingering import Lingering
@@ -78,6 +79,7 @@ class HttpStream(IOStream):
     :ivar is_last_request: the answer to the request under way ends the connection, unless it is an upgrade
     :ivar is_ending: the last answer on it is given, or being written: no other request is heard
     :ivar lingering: closes the socket in stages then; None: at once
+    :ivar refusal: a device, and why presence has refused it, before the first request was parsed
     """
 
     # In slots, beside Tornado's own attributes: with more than 30 in one dict CPython shares no keys between streams,
@@ -93,6 +95,7 @@ class HttpStream(IOStream):
         "is_last_request",
         "lingering",
         "needs_both_ways",
+        "refusal",
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -101,6 +104,7 @@ class HttpStream(IOStream):
         self._scan: HeadScan | None = None
         self.has_upload = self.has_ended = self.needs_both_ways = self.is_last_request = self.is_ending = False
         self.lingering: Lingering | None = None
+        self.refusal: tuple[str, RefusalReason] | None = None
         super().__init__(*args, **kwargs)
 
     def end_after_answer(self) -> None:

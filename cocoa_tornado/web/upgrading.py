@@ -2,7 +2,8 @@
 
 Nearly every handshake can be decided as soon as its bytes have arrived: the token is valid and the device has no other
 connection. :class:`Upgrader` does so on the bare socket, before there is a stream, a parser, a request or a handler.
-All others are Tornado's, with ``DeviceHandler`` as their judge. Both ask :class:`~.handshake.Handshake` for the rules,
+Where other servers may hold the device, the socket waits for the verdict of presence (``waiting.py``). All others are
+Tornado's, with ``DeviceHandler`` as their judge. Both ask :class:`~.handshake.Handshake` for the rules,
 and end in :meth:`Upgrader.start`.
 """
 
@@ -26,6 +27,7 @@ from ..rules.upgrade_request import DEVICE_PATH, recognize
 from .access_log import AccessLog, milliseconds
 from .handlers import WebContext
 from .handshake import Handshake
+from .waiting import Waiting, Waits
 
 log = logging.getLogger("cocoa.device")
 http_log = logging.getLogger("cocoa.http")
@@ -44,18 +46,28 @@ class Admission(NamedTuple):
     after: Position | None
 
 
+class Judged(NamedTuple):
+    """A handshake whose device has to be claimed."""
+
+    handshake: Handshake
+    found: FoundToken
+    identity: DeviceIdentity
+
+
 class Upgrader:
     """Makes connections of handshakes. One a process; IOLoop thread only."""
 
     def __init__(self, context: WebContext, access_log: AccessLog) -> None:
         self._context, self._access_log = context, access_log
+        self._waits = Waits(context.devices.presence)
 
-    def try_at_once(self, sock: socket.socket, received: bytes, peer: str) -> bool:
+    def try_at_once(self, sock: socket.socket, received: bytes, peer: str) -> bool | Waiting:
         """Upgrade a device if that can be decided now and nothing stands against it.
 
         :param received: what the socket has received so far, and still holds
         :param peer: the address at the other end
-        :returns: False: nothing has been done, and nothing was read from the socket
+        :returns: False: nothing has been done, and nothing was read from the socket. A :class:`Waiting`: the device
+            waits for the verdict of presence
         """
         recognized = recognize(received)
         if recognized is None:
@@ -64,29 +76,57 @@ class Upgrader:
         request, size = recognized
         try:
             caller = find_caller(peer, request.host, request.headers, self._context.trusted_proxies)
-            admission = self._admit(Handshake(request, caller, self._context), sock, began_at)
+            judged = self._judge(Handshake(request, caller, self._context), sock, began_at)
+            if judged is None:
+                return False
+            grant = self._context.devices.presence.try_claim(judged.identity.device_id)
         except Exception:
             # The handler will meet the same fault, log it, and answer 500.
             return False
-        if admission is None:
-            return False
-        head, grant = received[:size], admission.grant
+        head = received[:size]
+        if grant is None:
+            return self._context.devices.presence.lease.is_shared and self._wait(sock, head, judged, began_at)
+        self._upgrade(sock, head, judged, grant, began_at)
+        return True
+
+    def _wait(self, sock: socket.socket, head: bytes, judged: Judged, began_at: float) -> bool | Waiting:
+        def upgrade(grant: Grant) -> bool:
+            if not self._may_upgrade(judged.identity, grant):
+                self._context.devices.presence.release(grant)
+                return False
+            self._upgrade(sock, head, judged, grant, began_at)
+            return True
+
+        waiting = Waiting(self._waits, sock, judged.identity.device_id, upgrade, self._count_vanished)
+        return waiting if waiting.begin() or waiting.refusal is not None else waiting.is_served
+
+    def _may_upgrade(self, identity: DeviceIdentity, grant: Grant) -> bool:
+        """Whether nothing has changed meanwhile. If something has, the handshake is judged anew."""
+        devices = self._context.devices
+        is_valid = grant.lease.is_valid(devices.presence.clock()) and not devices.presence.draining
+        return is_valid and self._context.live.now.keys.still_trusts(identity)
+
+    def _upgrade(self, sock: socket.socket, head: bytes, judged: Judged, grant: Grant, began_at: float) -> None:
+        handshake, found, identity = judged
         try:
-            if sock.recv(size) != head:
+            if sock.recv(len(head)) != head:
                 raise ConnectionError("the socket holds something else")
         except OSError:
             self._context.devices.presence.release(grant)
-            count(self._context.devices.counters.handshakes, "vanished")
+            self._count_vanished()
             sock.close()
-            return True
+            return
+        admission = Admission(handshake, found, identity, grant, handshake.position_without_cursor())
         try:
             self.start(sock, b"", b"", admission, began_at)
         except Exception:
             http_log.exception("handler failed", extra={"method": "GET", "path": DEVICE_PATH})
-        return True
 
-    def _admit(self, handshake: Handshake, sock: socket.socket, now: float) -> Admission | None:
-        """None: it is refused, or has to wait."""
+    def _count_vanished(self) -> None:
+        count(self._context.devices.counters.handshakes, "vanished")
+
+    def _judge(self, handshake: Handshake, sock: socket.socket, now: float) -> Judged | None:
+        """None: it is refused, or needs more than a claim."""
         devices = self._context.devices
         if handshake.form is not None or devices.presence.draining:
             return None
@@ -99,10 +139,7 @@ class Upgrader:
             return None
         if peer_has_closed(sock):
             return None
-        grant = devices.presence.try_claim(identity.device_id)
-        if grant is None:
-            return None
-        return Admission(handshake, found, identity, grant, handshake.position_without_cursor())
+        return Judged(handshake, found, identity)
 
     def start(
         self, sock: socket.socket, unread: bytes, unsent: bytes, admission: Admission, began_at: float

@@ -62,7 +62,9 @@ def eventually(condition: Callable[[], bool]) -> None:
 class Served:
     """A running ``cocoa serve`` on a free port."""
 
-    def __init__(self, folder: Path, *options: str, max_files: int | None = None, starts: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *options: str, max_files: int | None = None, starts: bool = True, **variables: str
+    ) -> None:
         self._log_path = folder / "log"
 
         def limit_files() -> None:
@@ -73,7 +75,7 @@ class Served:
             self.process = subprocess.Popen(
                 [COCOA, "serve", "--port", "0", *options],
                 # Make Python warn about unclosed resources and coroutines that are never awaited.
-                env=environment(folder) | {"PYTHONDEVMODE": "1"},
+                env=environment(folder) | {"PYTHONDEVMODE": "1"} | variables,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -476,6 +478,27 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(serve: Serve) ->
 
 
 # -- reloading
+
+
+def test_systemd_is_notified_of_the_start_reloads_life_and_the_stop(serve: Serve, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_S)
+        served = serve(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="60000000")
+
+        def wait_for(state: str) -> None:
+            while systemd.recv(4096).decode().split("\n")[0] != state:
+                pass
+
+        # The queue has room for ten: no sign of life must be in the way of the rest.
+        wait_for("WATCHDOG=1")
+        wait_for("READY=1")
+        served.signal(signal.SIGHUP)
+        wait_for("RELOADING=1")
+        wait_for("READY=1")
+        served.signal(signal.SIGTERM)
+        wait_for("STOPPING=1")
+        assert served.exit_status() == 0
 
 
 def test_sighup_takes_over_what_the_file_says_now(serve: Serve, tmp_path: Path) -> None:

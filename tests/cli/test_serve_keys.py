@@ -13,8 +13,10 @@ from typing import NoReturn
 
 import pytest
 
-import cli.serve
+import cli.gateway
 from cocoa_tornado.errors import SettingError
+from cocoa_tornado.settings import Settings
+from cocoa_tornado.systemd import Notifier
 from testing.certificates import write_certificate
 
 from .test_serve import PATIENCE_S, SECRET, Served, eventually, fails, run, token
@@ -80,13 +82,14 @@ def test_a_stop_does_not_wait_for_a_reload_that_reads_a_pipe(monkeypatch: pytest
     async def serve_and_stop() -> None:
         hang_up = asyncio.Event()
         hang_up.set()
-        reloading = asyncio.create_task(cli.serve._reload_on(hang_up, None, None, {}))  # type: ignore[arg-type]
+        launch = cli.gateway.Launch(Settings(), None, {}, Notifier({}))
+        reloading = asyncio.create_task(cli.gateway._reload_on(hang_up, None, launch, lambda: None))  # type: ignore[arg-type]
         while not reading.is_set():
             await asyncio.sleep(0)
         reloading.cancel()
         await asyncio.wait({reloading})
 
-    monkeypatch.setattr(cli.serve, "load", load)
+    monkeypatch.setattr(cli.gateway, "load", load)
     stopped = threading.Thread(target=asyncio.run, args=(serve_and_stop(),), daemon=True)
     stopped.start()
     stopped.join(PATIENCE_S)

@@ -29,7 +29,7 @@ from cocoa_tornado.connection.outbox import OutboxLimits
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, LaneRead
+from cocoa_tornado.mailboxes.port import Entry, LaneRead, lane_of
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -128,7 +128,7 @@ class Delivering(RuleBasedStateMachine):
         self.stored: dict[int, tuple[LaneName, int]] = {}  # by the message's text
         self.keys: dict[str, int] = {}
         self.replaced: set[int] = set()
-        self.transient: set[int] = set()
+        self.transient: dict[int, LaneName] = {}
         self.written: set[int] = set()  # what a kernel took is not missed by a device without a cursor
         self.got: list[int] = []
         self.cursors: list[Position] = []
@@ -310,12 +310,16 @@ class Delivering(RuleBasedStateMachine):
         else:
             self.has_unseen = True
 
-    @rule(is_interim=st.booleans(), priority=st.sampled_from(PRIORITIES))
-    def suggest(self, is_interim: bool, priority: Priority) -> None:
-        text = len(self.stored) + len(self.transient)
-        self.transient.add(text)
+    @rule(is_interim=st.booleans(), priority=st.sampled_from(PRIORITIES), knows_place=st.booleans())
+    def suggest(self, is_interim: bool, priority: Priority, knows_place: bool) -> None:
+        """:param knows_place: its record went through the mailbox"""
+        if self.has_unseen:
+            self.look_again()  # the router says so first
+        text, lane = len(self.stored) + len(self.transient), lane_of(Options(priority))
+        self.transient[text] = lane
         terms = Terms("session" if is_interim else "", priority)
-        self.do(lambda: self.ours.suggest(b'{"type":"t","text":%d}' % text, 1, terms))
+        after = self.mailbox._store.look("doll").lane(lane).last if knows_place and not is_interim else None
+        self.do(lambda: self.ours.suggest(b'{"type":"t","text":%d}' % text, 1, terms, after))
 
     @rule()
     def look_again(self) -> None:
@@ -353,6 +357,7 @@ class Delivering(RuleBasedStateMachine):
         assert box._reader.normal.is_live
         assert box._reader.high.is_live
         assert not len(self.ours.protocol.outbox)
+        assert box._transients is None
         got = set(self.got)
         reads = [LaneRead(lane, 0, ALL) for lane in LANES]
         places = {place: text for text, place in self.stored.items()}
@@ -375,10 +380,10 @@ class Delivering(RuleBasedStateMachine):
 
     @invariant()
     def each_lane_is_in_order(self) -> None:
+        """Those that are not stored have their place among the others, too."""
         for lane in LANES:
-            places = [self.stored[text] for text in self.got if text in self.stored]
-            numbers = [number for of, number in places if of == lane]
-            assert numbers == sorted(numbers)
+            texts = [text for text in self.got if lane == (self.transient.get(text) or self.stored[text][0])]
+            assert texts == sorted(texts)
 
 
 TestDelivering = Delivering.TestCase

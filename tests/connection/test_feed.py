@@ -12,7 +12,8 @@ import pytest
 
 from cocoa_tornado.connection.feed import BoxFeed
 from cocoa_tornado.connection.mail import REFRESH_S, Mail, refresh_period_s
-from cocoa_tornado.connection.outbox import Outbox, OutboxLimits
+from cocoa_tornado.connection.outbox import Outbox, OutboxLimits, Withdrawn
+from cocoa_tornado.connection.transients import MOST_MESSAGES
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError, Superseded
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
@@ -87,7 +88,7 @@ class Outlet:
     def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
         return self.outbox.push(body, timestamp_ms, self.limits, terms)
 
-    def make_room(self, body: bytes, terms: Terms, least: int) -> int:
+    def make_room(self, body: bytes, terms: Terms, least: int) -> Withdrawn:
         return self.outbox.withdraw(body, self.limits, terms, least)
 
     def collapse(self, key: str) -> None:
@@ -364,27 +365,127 @@ async def test_what_a_page_brings_that_was_replaced_meanwhile_is_not_sent() -> N
     assert await outlet.write() == [1, 2]
 
 
-async def test_an_interim_is_dropped_and_another_transient_message_sent_while_the_box_is_being_read() -> None:
+def transient(number: int) -> bytes:
+    return b'{"type":"t","n":%d}' % number
+
+
+async def test_a_transient_message_waits_for_the_box_in_its_place_and_an_interim_is_dropped() -> None:
     mailbox, counters, outlet = SlowMailbox(), Counters(), Outlet()
     await mailbox.start()
+    for number in (0, 1):
+        await keep(mailbox, number)
     feed = fed(mailbox, outlet, counters=counters)
     feed.open(AUDIENCES)
-    feed.suggest(b'{"type":"t","n":0}', 0, Terms("session"))
-    feed.suggest(b'{"type":"t","n":1}', 0, None)
+    feed.suggest(transient(2), 0, Terms("session"))
+    feed.suggest(transient(3), 0, None)
+    await say(feed, mailbox, 4)
+    feed.suggest(transient(5), 0, None, 3)
+    await mailbox.is_asked()
+    assert await outlet.write() == []
+    mailbox.may_look.set()
+    await eventually(lambda: mailbox.looks_waiting == 0)
+    assert await outlet.write() == [0, 1, 3, 4, 5]
+    assert all(b"cursor" in message for message in outlet.sent)
+    feed.suggest(transient(6), 0, None)
+    feed.suggest(transient(7), 0, Terms("session"))
+    assert await outlet.write() == [6, 7]
     assert counters.dropped == {"interim": 1}
-    assert await outlet.write() == [1]
-    assert outlet.sent == [b'{"type":"t","n":1}']  # where the connection is is not known yet
+    outlet.limits = OutboxLimits(max_messages=1)
+    for _ in range(2):
+        feed.suggest(transient(8), 0, None)
+    assert counters.dropped == {"interim": 1, "overflow": 1}
+
+
+async def test_what_can_not_wait_while_the_box_is_read_is_dropped_and_counted() -> None:
+    mailbox, counters, outlet = SlowMailbox(), Counters(), Outlet()
+    await mailbox.start()
+    await keep(mailbox, 0)
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    for number in range(1, MOST_MESSAGES + 3):
+        feed.suggest(transient(number), 0, None)
+    assert counters.dropped == {"catching_up": 2}
     await mailbox.is_asked()
     mailbox.may_look.set()
     await eventually(lambda: mailbox.looks_waiting == 0)
-    feed.suggest(b'{"type":"t","n":2}', 0, Terms("session"))
-    assert await outlet.write() == [2]
-    assert b"cursor" in outlet.sent[-1]
-    outlet.limits = OutboxLimits(max_messages=1)
-    for _ in range(2):
-        feed.suggest(b'{"type":"t","n":3}', 0, None)
-    assert counters.dropped == {"interim": 1, "overflow": 1}
+    assert await outlet.write() == list(range(MOST_MESSAGES + 1))
+    feed.look_again()  # what waits when the connection ends is lost
+    feed.suggest(transient(100), 0, None)
     feed.close()
+    feed.suggest(transient(101), 0, None)
+    assert counters.dropped == {"catching_up": 4}
+    assert await outlet.write() == []
+
+
+async def test_a_transient_message_is_dropped_if_its_successor_was_read_from_the_box() -> None:
+    mailbox, counters, outlet = await ready(), Counters(), Outlet()
+    for number in range(3):
+        await keep(mailbox, number)
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    assert await outlet.write() == [0, 1, 2]
+    feed.suggest(transient(3), 0, None, 2)
+    feed.suggest(transient(4), 0, None, 3)
+    feed.suggest(transient(5), 0, Terms(priority="high"), 0)
+    assert await outlet.write() == [5, 4]
+    assert counters.dropped == {"catching_up": 1}
+
+
+async def test_a_transient_message_behind_one_that_is_not_known_of_waits_for_it() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    feed = await live(mailbox, outlet)
+    await keep(mailbox, 0)  # whose number did not arrive here
+    feed.suggest(transient(1), 0, None, 1)
+    feed.look_again()
+    feed.suggest(transient(2), 0, None)
+    assert await outlet.write() == [0, 1, 2]
+
+
+async def test_a_transient_message_does_not_overtake_what_there_was_no_room_for() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    feed = await live(mailbox, outlet)
+    outlet.limits = OutboxLimits(max_messages=2)
+    for number in range(3):
+        await say(feed, mailbox, number)
+    feed.suggest(transient(3), 0, None)
+    await say(feed, mailbox, 4)
+    assert await outlet.write() == [0, 1, 2, 3, 4]
+
+
+async def test_a_transient_message_does_not_overtake_what_was_taken_out_of_the_outbox() -> None:
+    mailbox, counters, outlet = await ready(), Counters(), Outlet()
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    await outlet.write()
+    outlet.limits = OutboxLimits(max_messages=4)
+    await say(feed, mailbox, 0)
+    await say(feed, mailbox, 1)
+    feed.suggest(transient(2), 0, None)
+    feed.suggest(transient(3), 0, Terms("session"))
+    await say(feed, mailbox, 4, HIGH)
+    assert await outlet.write() == [4, 0, 1, 2]
+    assert counters.dropped == {"interim": 1}
+
+
+async def test_a_transient_message_replaces_what_is_queued_waits_or_is_under_way_and_is_itself_replaced() -> None:
+    mailbox, counters, outlet = await ready(), Counters(), Outlet()
+    keyed = Options(collapse_key="k")
+    await keep(mailbox, 0, keyed)
+    await keep(mailbox, 1)
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    while feed._asked is None or not isinstance(feed._asked.result(), list):
+        await asyncio.sleep(0)
+    for number in (2, 3):  # the page was read before, and arrives afterwards
+        entry = Entry("doll", b"", 1, "results/0", number, Options(ttl_s=0, collapse_key="k"))
+        (after,) = await mailbox.append([entry])
+        feed.suggest(transient(number), 0, Terms(collapse_key="k"), after)
+    assert await outlet.write() == [1, 3]
+    assert (mailbox.counters.collapsed, counters.collapsed) == (1, 1)
+    await say(feed, mailbox, 4, keyed)
+    feed.suggest(transient(5), 0, Terms(collapse_key="k"))
+    await say(feed, mailbox, 6, keyed)
+    assert await outlet.write() == [6]
 
 
 async def test_a_transient_message_has_the_position_at_which_it_is_written() -> None:

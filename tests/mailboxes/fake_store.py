@@ -118,8 +118,8 @@ class FakeStore:
         raise AssertionError
 
     @property
-    def has_fan_outs(self) -> bool:
-        return self.boxes.has_fan_outs
+    def fan_outs(self) -> int:
+        return self.boxes.fan_outs
 
     async def fan_out(self) -> Sequence[FanOutStep]:
         async with self._step("fan_out"):

@@ -120,8 +120,10 @@ def missed(page: Page, after: int = 0) -> int:
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fan-outs are stored in steps of one device, in every mailbox."""
     for name, module in list(sys.modules.items()):
-        if name.startswith("cocoa_tornado.mailboxes.") and hasattr(module, "FAN_OUT_STEP"):
-            monkeypatch.setattr(module, "FAN_OUT_STEP", 1)
+        if name.startswith("cocoa_tornado.mailboxes."):
+            for constant in ("FAN_OUT_STEP", "STEP"):
+                if hasattr(module, constant):
+                    monkeypatch.setattr(module, constant, 1)
 
 
 def payloads(offsets: Sequence[int]) -> list[bytes]:

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from cocoa_tornado.errors import MailboxClosed, MailboxError, ServiceError
 from cocoa_tornado.mailboxes import driver as driver_module
+from cocoa_tornado.mailboxes import fan_out_bound
 from cocoa_tornado.mailboxes.backlog import CommitGroup, GroupLimits
 from cocoa_tornado.mailboxes.driver import GROUPS_FIRST, Driver
 from cocoa_tornado.mailboxes.port import FanOut, FanOutStep, LaneRead, MailboxState
@@ -608,7 +609,7 @@ def test_groups_go_before_steps_of_a_fan_out_which_goes_on_all_the_same() -> Non
         await asyncio.sleep(0)  # the second step begins
         del store.steps[:]
         waiting = [driver.append(entries(1, 1))]
-        while store.has_fan_outs:  # there is always a group that is due
+        while store.fan_outs:  # there is always a group that is due
             waiting.append(driver.append(entries(len(waiting) + 1, 1)))
             await asyncio.sleep(0.0005)
         stored = [step for step in store.steps if step in ("commit", "fan_out")]
@@ -631,14 +632,37 @@ def test_a_fan_out_to_very_many_rests_between_its_steps_while_messages_come(monk
         await driver.append([everyone(0)])
         for offset in range(1, 1000):
             await driver.append(entries(offset, 1))
-            if not store.has_fan_outs:
+            if not store.fan_outs:
                 break
         busy_s = loop.time() - since
         since = loop.time()
         await driver.append([everyone(1000)])
-        while store.has_fan_outs:
+        while store.fan_outs:
             await asyncio.sleep(0.0005)
         assert busy_s > 1.5 * (loop.time() - since)
+
+    play(scene)
+
+
+def test_a_fan_out_does_not_rest_while_another_one_waits_for_it_and_joins_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver_module, "PACED_FROM", FAN_OUT_STEP)
+    monkeypatch.setattr(driver_module, "REST_FACTOR", 1e12)
+    monkeypatch.setattr(fan_out_bound, "FAN_OUTS_UNDER_WAY", 1)
+
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        for n in range(6 * FAN_OUT_STEP):
+            store.boxes.join(f"d{n}", GROUPS)
+        await driver.append([everyone(0)])
+        for offset in range(1, 20):
+            await driver.append(entries(offset, 1))
+        assert store.fan_outs == 1  # it rests
+        waiting = driver.append([everyone(20)])
+        await driver.join("late", GROUPS)
+        assert not waiting.done()
+        await waiting
+        assert (store.fan_outs, driver.counters.fan_out_waits) == (1, 1)
 
     play(scene)
 
@@ -649,7 +673,7 @@ def test_a_fan_out_goes_on_while_nothing_else_is_due() -> None:
             store.boxes.join(f"d{n}", GROUPS)
         await driver.append([everyone(0)])
         await asyncio.sleep(1)
-        assert (store.has_fan_outs, store.steps.count("fan_out")) == (False, 2)
+        assert (store.fan_outs, store.steps.count("fan_out")) == (False, 2)
 
     play(scene)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 import pytest
 
+from cocoa_tornado.mailboxes import fan_out_bound
 from cocoa_tornado.mailboxes.port import FanOut, FanOutStep, Mailbox
 from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import ALL, of_group, of_user
 from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Position
 
-from .stands import SOURCE, Stand, contents, entry, missed, numbers, page_of, payloads, until
+from .stands import SOURCE, Stand, contents, entry, missed, numbers, page_of, payloads, small_steps, until
 
 pytestmark = pytest.mark.gen_test(timeout=120)
 
@@ -237,6 +239,38 @@ async def test_a_small_fan_out_does_not_wait_for_a_large_one_nor_overtake_it(sta
     await mailbox.close(1.0)
 
 
+async def test_a_device_that_leaves_the_audience_during_a_fan_out_gets_it_neither_then_nor_when_it_joins_again(
+    stand: Stand,
+) -> None:
+    """Whether its turn has come or not: what has been stored for it is withdrawn."""
+    mailbox = await stand.open()
+    steps = watch(mailbox)
+    devices = [f"d{n}" for n in range(2 * FAN_OUT_STEP)]
+    await join(mailbox, *devices)
+    await mailbox.append([fan_out(0)])
+    await join(mailbox, devices[0], devices[-2], devices[-1], audiences=(HALL,))
+    await join(mailbox, devices[0], devices[-2])
+    await mailbox.append([entry(1, devices[0]), entry(2, devices[-2]), fan_out(3)])
+    await complete(steps, 2)
+    assert await contents(mailbox, devices[0]) == payloads([1, 3])
+    assert await contents(mailbox, devices[-2]) == payloads([2, 3])
+    assert await contents(mailbox, devices[-1]) == []
+    assert await contents(mailbox, devices[-3]) == payloads([0, 3])
+    await mailbox.close(1.0)
+
+
+async def test_devices_that_have_had_the_id_are_recipients_all_the_same(stand: Stand) -> None:
+    mailbox = await stand.open()
+    steps = watch(mailbox)
+    await join(mailbox, "a", "b")
+    named = Options(id="x")
+    await mailbox.append([entry(0, "a", options=named), entry(1, "b", options=named), fan_out(2, options=named)])
+    await complete(steps)
+    assert (steps[-1].numbers, steps[-1].recipients, mailbox.counters.duplicates) == ({}, 2, 2)
+    assert await contents(mailbox, "a") == payloads([0])
+    await mailbox.close(1.0)
+
+
 async def test_a_fan_out_goes_on_after_a_crash(stand: Stand) -> None:
     if not stand.survives:
         pytest.skip("this mailbox is lost with its process, and says so")
@@ -257,6 +291,57 @@ async def test_a_fan_out_goes_on_after_a_crash(stand: Stand) -> None:
     assert await contents(mailbox, devices[-1]) == payloads([0, 1, 2])
     assert mailbox.status().messages == 2 * len(devices) + 2
     await mailbox.close(1.0)
+
+
+async def test_a_fan_out_waits_while_so_many_are_under_way_and_so_does_what_comes_after_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_steps(monkeypatch)
+    monkeypatch.setattr(fan_out_bound, "FAN_OUTS_UNDER_WAY", 3)
+    mailbox = await stand.open()
+    steps: list[FanOutStep] = []
+    under_way: list[int] = []
+
+    def on_step(step: FanOutStep) -> None:
+        steps.append(step)
+        under_way.append(mailbox.status().fan_outs or 0)
+
+    mailbox.watch_fan_outs(on_step)
+    devices = ["a", "b", "c", "d"]
+    await join(mailbox, *devices)
+    await join(mailbox, "alone", audiences=(HALL,))
+    complete_by_then: list[int] = []
+    stored = []
+    for offset in range(0, 20, 2):
+        stored.append(mailbox.append([fan_out(offset), entry(offset + 1, "alone")]))
+        stored[-1].add_done_callback(lambda _: complete_by_then.append(sum(step.is_last for step in steps)))
+    await asyncio.gather(*stored)
+    await complete(steps, 10)
+    assert max(under_way) <= 3
+    assert all(complete >= at - 2 for at, complete in enumerate(complete_by_then))
+    assert mailbox.counters.fan_out_waits > 0
+    assert mailbox.status().fan_outs == 0
+    assert await contents(mailbox, "alone") == payloads(range(1, 20, 2))
+    for device_id in devices:
+        assert await contents(mailbox, device_id) == payloads(range(0, 20, 2))
+    await mailbox.close(1.0)
+
+
+async def test_fan_outs_that_wait_are_stored_when_the_mailbox_closes(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_steps(monkeypatch)
+    monkeypatch.setattr(fan_out_bound, "FAN_OUTS_UNDER_WAY", 1)
+    mailbox = await stand.open()
+    await join(mailbox, "a", "b", "c")
+    stored = [mailbox.append([fan_out(offset)]) for offset in range(5)]
+    await mailbox.close(5.0)
+    assert await asyncio.gather(*stored) == [[None]] * 5
+    if stand.survives:
+        mailbox = await stand.open()
+        await until(lambda: mailbox.status().fan_outs == 0)
+        assert await contents(mailbox, "c") == payloads(range(5))
+        await mailbox.close(1.0)
 
 
 async def test_the_options_hold_for_each_member(stand: Stand) -> None:

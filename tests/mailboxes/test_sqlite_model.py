@@ -112,7 +112,7 @@ class Pair:
         """Everything is stored, fan-outs and marks included."""
         for each in (self.model, self.mailbox):
             await each.append([])
-        await until(lambda: not (self.model._store.has_fan_outs or self.mailbox._store.has_fan_outs))
+        await until(lambda: not (self.model._store.fan_outs or self.mailbox._store.fan_outs))
         await until(lambda: not self.mailbox._backlog.has_marks and self.mailbox._backlog._group is None)
 
     async def compare(self) -> None:

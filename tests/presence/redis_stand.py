@@ -13,6 +13,7 @@ from cocoa_tornado.presence.redis import RedisPresence
 from cocoa_tornado.redis_store.scripts import PREFIX
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
+from cocoa_tornado.relay.port import Relay
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
@@ -54,7 +55,7 @@ class RedisStand:
     async def open(self, count: int = 1, **limits: object) -> list[Server]:
         made = SlotLimits(**({"challenge_s": 600.0} | limits))  # type: ignore[arg-type]  # keywords of a test
         for _ in range(count):
-            self._servers.append(Server(RedisPresence(self.url, lambda: made, MemoryRelay(self._exchange), TIMING)))
+            self._servers.append(Server(RedisPresence(self.url, lambda: made, self.make_relay(), TIMING)))
         await eventually(lambda: all(self._is_ready(server) for server in self._servers))
         return self._servers[-count:]
 
@@ -63,8 +64,13 @@ class RedisStand:
         knows_all = len(presence.others()) == len(self._servers) - 1
         return presence.status().state is PresenceState.READY and knows_all
 
+    def make_relay(self) -> Relay:
+        return MemoryRelay(self._exchange)
+
     def fence(self, server: Server) -> None:
-        epoch = server.presence.lease.server
+        self.end_epoch(server.presence.lease.server)
+
+    def end_epoch(self, epoch: str) -> None:
         with self.client() as client:
             while (beat := client.hget(SERVERS, epoch)) is not None:
                 stamp = b":".join(client.hmget(scripts.META, "term", "run")).decode()
@@ -72,8 +78,9 @@ class RedisStand:
                 client.eval(scripts.TEXTS["fence"], 1, scripts.META, *arguments)
 
     def cut(self, server: Server) -> None:
-        name = server.presence.lease.server
+        self.cut_off(server.presence.lease.server)
 
+    def cut_off(self, name: str) -> None:
         def loses(sender: str, receiver: str, message: RelayMessage) -> bool:
             return name in (sender, receiver)
 
@@ -82,5 +89,8 @@ class RedisStand:
     async def close(self) -> None:
         for server in self._servers:
             await server.presence.close(1.0)
+        self.clear()
+
+    def clear(self) -> None:
         with self.client() as client:
             client.flushdb()

@@ -1,0 +1,61 @@
+"""Runs the parent of ``cocoa serve --workers N``. Imports nothing that only a gateway needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+from cocoa_tornado.rules.addresses import base_url
+from cocoa_tornado.settings import Settings
+from cocoa_tornado.systemd import Notifier
+from cocoa_tornado.web.listening_sockets import reserve
+from cocoa_tornado.workers.parent import Parent
+
+from .banner import announce
+from .signals import ProcessSignals
+
+log = logging.getLogger("cocoa.workers")
+
+
+def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier) -> int:
+    """Run ``settings.workers`` workers until a signal; returns the exit status.
+
+    The workers execute this process's own command line, so they read the same settings from the same sources.
+
+    :raises ServiceError: the port cannot be had
+    """
+    reserved = reserve(settings.host, settings.port)
+    port: int = reserved[0].getsockname()[1]
+    url = base_url(settings.host, port, tls=settings.tls_cert is not None)
+
+    def on_serving() -> None:
+        log.info("listening", extra={"url": url, "workers": settings.workers})
+        announce(url)
+
+    parent = Parent(
+        [sys.executable, *sys.orig_argv[1:]],
+        settings.workers,
+        settings.server_name or f"{socket.gethostname()}:{port}",
+        port,
+        os.environ,
+        settings.drain_grace_s,
+        notifier,
+        on_serving,
+    )
+
+    def on_stop(name: str) -> None:
+        log.info("stopping", extra={"signal": name})
+        parent.stop()
+
+    def on_second_stop(name: str) -> None:
+        log.warning("forced exit", extra={"signal": name})
+        parent.force()
+
+    with signals.calling(on_stop, parent.reload, on_second_stop):
+        status = parent.run()
+    for sock in reserved:
+        sock.close()
+    log.info("stopped", extra={"status": status})
+    return status

@@ -1,0 +1,84 @@
+"""Transient messages that wait until what was stored before them has been passed on. Pure.
+
+A connection that is still reading its box must not be sent a transient message ahead of what was stored before it. The
+message waits here, in its place among the numbers of its lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from ..rules.box import LaneName
+from ..rules.terms import Terms
+
+MOST_MESSAGES: Final = 64
+MOST_BYTES: Final = 128 * 1024
+"""A single message may be larger."""
+
+
+class Transient(NamedTuple):
+    """A message that waits.
+
+    :ivar after: the number of the stored message that it comes after, in its lane; None: it is not known yet
+    """
+
+    lane: LaneName
+    after: int | None
+    body: bytes
+    timestamp_ms: int
+    terms: Terms
+
+
+class Transients:
+    """The transient messages of a connection that wait, in the order in which they were added."""
+
+    __slots__ = ("_bytes", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: list[Transient] = []
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Transients {len(self)} messages, {self._bytes} bytes>"
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, message: Transient) -> bool:
+        """Have a message wait. False: there is no room for it."""
+        size = self._bytes + len(message.body)
+        if self._waiting and (len(self) >= MOST_MESSAGES or size > MOST_BYTES):
+            return False
+        self._waiting.append(message)
+        self._bytes = size
+        return True
+
+    def collapse(self, key: str) -> int:
+        """Remove the messages with this collapse key; return how many there were."""
+        return len(self._take(lambda waiting: waiting.terms.collapse_key == key))
+
+    def place(self, lane: LaneName, after: int) -> None:
+        """Those messages of a lane whose place is not known come after this number."""
+        for at, waiting in enumerate(self._waiting):
+            if waiting.after is None and waiting.lane == lane:
+                self._waiting[at] = waiting._replace(after=after)
+
+    def forget_places(self) -> None:
+        """The numbers mean nothing any more."""
+        self._waiting = [waiting._replace(after=None) for waiting in self._waiting]
+
+    def take_before(self, lane: LaneName, number: int) -> list[Transient]:
+        """Remove and return the messages that come before a number."""
+        return self._take(lambda waiting: waiting.lane == lane and waiting.after is not None and waiting.after < number)
+
+    def take_all(self, lane: LaneName | None = None) -> list[Transient]:
+        """Remove and return all messages of a lane, or of both."""
+        return self._take(lambda waiting: lane in (None, waiting.lane))
+
+    def _take(self, wanted: Callable[[Transient], bool]) -> list[Transient]:
+        taken = [waiting for waiting in self._waiting if wanted(waiting)]
+        if taken:
+            self._waiting = [waiting for waiting in self._waiting if not wanted(waiting)]
+            self._bytes -= sum(len(waiting.body) for waiting in taken)
+        return taken

@@ -1,0 +1,52 @@
+"""The answer of ``GET /api/v1/ready``, of one server and of several. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+ADVISORY: Final = frozenset({"quarantine"})
+"""Parts without which a record produced from now on is delivered all the same."""
+
+Part = Mapping[str, Any]
+"""``ok``, ``state``, and perhaps more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """:ivar parts: an entry per part, in their order."""
+
+    draining: bool
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    @property
+    def failing(self) -> list[str]:
+        """What keeps it from being ready; empty if it is."""
+        names = [name for name, part in self.parts.items() if not part["ok"] and name not in ADVISORY]
+        return ["draining", *names] if self.draining else names
+
+    def body(self) -> dict[str, object]:
+        """The JSON object."""
+        failing = self.failing
+        message = {"message": f"not ready: {', '.join(failing)}"} if failing else {}
+        return {**message, "status": "unavailable" if failing else "ready", "parts": self.parts}
+
+
+def worst(reports: Iterable[Readiness]) -> Readiness:
+    """The report of all: for each part the first entry that is not ``ok``, else the first."""
+    draining, parts = False, dict[str, Part]()
+    for report in reports:
+        draining = draining or report.draining
+        for name, part in report.parts.items():
+            if name not in parts or (parts[name]["ok"] and not part["ok"]):
+                parts[name] = part
+    return Readiness(draining, parts)
+
+
+def workers_part(missing: Sequence[str]) -> Part:
+    """The part ``workers``.
+
+    :param missing: the names of the workers that do not answer
+    """
+    return {"ok": False, "state": "missing", "missing": list(missing)} if missing else {"ok": True, "state": "ready"}

@@ -1,0 +1,55 @@
+"""Transient messages that wait until what was stored before them has been passed on."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cocoa_tornado.connection.transients import MOST_BYTES, MOST_MESSAGES, Transient, Transients
+from cocoa_tornado.rules.terms import Terms
+
+
+def message(body: bytes = b"{}", after: int | None = None, lane: str = "normal", key: str | None = None) -> Transient:
+    return Transient(lane, after, body, 0, Terms(collapse_key=key, number=0))  # type: ignore[arg-type]  # one of the two
+
+
+def test_messages_leave_in_their_order_once_what_they_come_after_has_gone() -> None:
+    waiting = Transients()
+    first, second, unknown, high = message(after=3), message(after=5), message(), message(after=1, lane="high")
+    assert all([waiting.add(each) for each in (first, second, unknown, high)])
+    assert waiting.take_before("normal", 3) == []
+    assert waiting.take_before("normal", 6) == [first, second]
+    waiting.place("high", 9)
+    waiting.place("normal", 9)
+    assert waiting.take_all("normal") == [message(after=9)]
+    assert (waiting.take_all(), repr(waiting)) == ([high], "<Transients 0 messages, 0 bytes>")
+
+
+def test_a_place_that_is_known_is_not_changed_until_the_numbers_mean_nothing_any_more() -> None:
+    waiting = Transients()
+    waiting.add(message(after=3))
+    waiting.place("normal", 9)
+    assert waiting.take_before("normal", 9) == [message(after=3)]
+    waiting.add(message(after=3))
+    waiting.forget_places()
+    assert waiting.take_before("normal", 100) == []
+    waiting.place("normal", 9)
+    assert waiting.take_before("normal", 10) == [message(after=9)]
+
+
+def test_a_newer_message_replaces_those_of_its_key() -> None:
+    waiting = Transients()
+    for key in ("a", "b", "a"):
+        waiting.add(message(b"12", key=key))
+    assert (waiting.collapse("a"), waiting.collapse("a"), repr(waiting)) == (2, 0, "<Transients 1 messages, 2 bytes>")
+
+
+@given(st.lists(st.sampled_from([0, 10, MOST_BYTES // 2, MOST_BYTES, 2 * MOST_BYTES]), max_size=200))
+def test_no_more_wait_than_there_is_room_for_unless_it_is_a_single_one(sizes: list[int]) -> None:
+    waiting, kept = Transients(), list[int]()
+    for size in sizes:
+        if waiting.add(message(bytes(size))):
+            kept.append(size)
+    assert len(kept) <= MOST_MESSAGES
+    assert sum(kept) <= MOST_BYTES or len(kept) == 1
+    assert [len(each.body) for each in waiting.take_all()] == kept
