@@ -17,6 +17,7 @@
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make memory  the gateway's memory while the mailbox or the broker hangs. Requires Java, Maven and Redis
 #   make survive kill the gateway six times while messages flow, with each mailbox
+#   make servers  several servers that are killed, paused and cut off from Redis, checked with Porcupine. Requires Go
 #   make bench   compare the gateway with six others, then measure a mailbox; some minutes. Requires Java, Maven and Go
 #   make bench-full   the same with up to 50,000 devices, memory, growth and storms; most of an hour
 
@@ -46,7 +47,7 @@ PYTEST_LOWEST := PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARAL
 # What `make constraints` upgrades: everything, or one library with UPGRADE='--upgrade-package tornado'.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly prepare check constraints format figures soak memory survive bench bench-full clean
+.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly prepare check constraints format figures soak memory survive servers bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -114,6 +115,12 @@ memory: $(VENV)/installed-test
 survive: $(VENV)/installed-test
 	$(BIN)/python -m bench.survival --mailbox sqlite
 	$(BIN)/python -m bench.survival --mailbox redis
+
+
+servers: $(VENV)/installed-test
+	$(BIN)/python -m bench.servers
+	$(BIN)/python -m bench.servers --servers 5 --mode strict --seconds 120
+	$(BIN)/python -m bench.servers --fault tail --seconds 120
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench.harness

@@ -19,7 +19,6 @@ import random
 import secrets
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,41 +100,41 @@ def violations(plan: Plan, outcome: Outcome) -> list[str]:
             "errors in the servers' logs": len(outcome.complaints),
         }
     found = [f"{name}: {count}" for name, count in must_be_zero.items() if count]
-    if not findings.connects or not outcome.accepted:
+    if not (findings.connects and outcome.accepted and outcome.generations):
         found.append("nothing happened")
     return found
 
 
-class Listener:
-    """Reads what devices publish, for the generations of their connections.
+class Published:
+    """What devices have published, for the generations of their connections.
 
     :ivar seen: device, number of the connection, and generation, in the order of the topic
     """
 
-    def __init__(self, bootstrap: str) -> None:
-        self._bootstrap = bootstrap
-        self._stopping = threading.Event()
+    def __init__(self) -> None:
         self.seen: list[tuple[str, int, tuple[int, int]]] = []
 
-    def run(self) -> None:
-        from kafka import KafkaConsumer
+    def read(self, bootstrap: str) -> None:
+        """Read the whole topic."""
+        from kafka import KafkaConsumer, TopicPartition
 
-        consumer = KafkaConsumer(MESSAGES, bootstrap_servers=self._bootstrap, auto_offset_reset="earliest")
+        consumer = KafkaConsumer(bootstrap_servers=bootstrap)
         try:
-            while not self._stopping.is_set():
-                for records in consumer.poll(timeout_ms=200).values():
+            partition = TopicPartition(MESSAGES, 0)
+            consumer.assign([partition])
+            consumer.seek_to_beginning(partition)
+            end = consumer.end_offsets([partition])[partition]
+            while consumer.position(partition) < end:
+                for records in consumer.poll(timeout_ms=1_000).values():
                     for record in records:
                         self._take(record)
         finally:
             consumer.close()
 
-    def stop(self) -> None:
-        self._stopping.set()
-
     def _take(self, record: Any) -> None:
         message, headers = json.loads(record.value), dict(record.headers)
         text = json.loads(message["text"])
-        if "conn" in text and "cocoa.generation" in headers:
+        if "conn" in text:
             term, _, number = headers["cocoa.generation"].partition(b".")
             self.seen.append((message["device_id"], text["conn"], (int(term), int(number))))
 
@@ -235,8 +234,6 @@ async def _run(
     await asyncio.gather(*(server.start() for server in servers))
     await asyncio.gather(*(server.await_ready() for server in servers))
     await asyncio.gather(*(device.introduce() for device in fleet))
-    listener = Listener(stage.kafka.bootstrap)
-    listening = asyncio.ensure_future(asyncio.to_thread(listener.run))
     kinds = FAULTS | {"tail": 2} if plan.fault == "tail" else FAULTS if plan.fault == "all" else {plan.fault: 1}
     faults = Faults(servers, stage.redis, random.Random(f"{plan.seed}/faults"), 2 * plan.fence, kinds)
     writer = Writer(
@@ -263,10 +260,9 @@ async def _run(
     lost = [device.memory.missing(writer.sent[device.device_id]) for device in fleet]
     findings.lost = sum(lost)
     await asyncio.gather(*(server.stop() for server in servers))
-    await asyncio.sleep(1.0)
-    listener.stop()
-    await listening
-    backwards = listener.note_in(history)
+    published = Published()
+    await asyncio.to_thread(published.read, stage.kafka.bootstrap)
+    backwards = published.note_in(history)
     complaints = [line for server in servers for line in server.complaints]
     return Outcome(
         findings,
@@ -275,7 +271,7 @@ async def _run(
         sum(writer.sent.values()),
         writer.failed,
         complaints=complaints,
-        generations=len(listener.seen),
+        generations=len(published.seen),
         backwards=backwards,
     )
 
