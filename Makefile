@@ -8,6 +8,7 @@
 #   make test-fast      the tests that start no process, in half a minute
 #   make test-all       all but the nightly tests, including those that stop servers, load the machine or run Whisper
 #   make test-lowest    what the libraries' versions may change, with the lowest ones that setup.py allows; without Kafka
+#   make test-lower     test-lowest, if one of the lowest versions is lower than the newest: what CI runs
 #   make test-nightly   all tests, including the longest, in random order, with ten times as many random examples; then
 #                those that need no Kafka with the lowest versions
 #   make prepare install what test-lowest and test-all need, which takes a minute; CI does it beside make check
@@ -47,7 +48,7 @@ PYTEST_LOWEST := PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARAL
 # What `make constraints` upgrades: everything, or one library with UPGRADE='--upgrade-package tornado'.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo kafka test test-fast test-all test-lowest test-nightly prepare check constraints format figures soak memory survive servers bench bench-full clean
+.PHONY: run demo kafka test test-fast test-all test-lowest test-lower test-nightly prepare check constraints format figures soak memory survive servers bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -78,6 +79,12 @@ test-all: $(VENV)/installed-engines
 
 test-lowest: $(LOWEST)/installed
 	$(PYTEST_LOWEST) --lowest $(PYTEST_OPTIONS)
+
+# For CI, which runs test-all as well: nothing, as long as setup.py allows no lower version than the newest.
+test-lower: $(VENV)/installed-engines $(LOWEST)/installed
+	@lower=$$($(BIN)/python -m testing.lowest_versions $(LOWEST)) || exit 1; \
+	if [ -n "$$lower" ]; then echo "$$lower"; $(MAKE) test-lowest; \
+	else echo 'The lowest versions are the newest: test-all is their test, too.'; fi
 
 test-nightly: $(VENV)/installed-engines $(LOWEST)/installed
 	$(PYTEST) $(PARALLEL) -p randomly --hypothesis-profile=nightly $(PYTEST_OPTIONS)
@@ -115,7 +122,6 @@ memory: $(VENV)/installed-test
 survive: $(VENV)/installed-test
 	$(BIN)/python -m bench.survival --mailbox sqlite
 	$(BIN)/python -m bench.survival --mailbox redis
-
 
 servers: $(VENV)/installed-test
 	$(BIN)/python -m bench.servers

@@ -436,6 +436,7 @@ class RedisPresence(PresenceBase):
 
     def _wake(self) -> None:
         self._timer = None
+        self._membership.inbox_read_at = self._relay.last_read_at
         self._act(self._membership.wake(self._clock()))
 
     # -- for operators

@@ -23,6 +23,15 @@ TIMING = Timing(beat_s=0.1)
 SERVERS = PREFIX + b"p:servers"
 
 
+def settle(redis: RedisServer, database: int = 0) -> None:
+    """Begin a term that is settled."""
+    with redis.client() as client:
+        client.select(database)
+        facts = client.info()
+        run = f"{facts['run_id']}.{facts['master_replid']}"
+        client.hset(scripts.META, mapping={"term": 1, "run": run, "settled": 1})
+
+
 class RedisStand:
     """Each stand has a database of its own. Its first term is settled: a test does not wait for leases of nobody.
 
@@ -39,9 +48,7 @@ class RedisStand:
         self._servers: list[Server] = []
         with self.client() as client:
             client.flushdb()
-            facts = client.info()
-            run = f"{facts['run_id']}.{facts['master_replid']}"
-            client.hset(scripts.META, mapping={"term": 1, "run": run, "settled": 1})
+        settle(self.redis, self.database)
 
     @property
     def url(self) -> str:

@@ -51,6 +51,18 @@ async def test_a_script_that_redis_has_forgotten_is_loaded_again(redis_server: R
             assert await connection.exchange([ECHO.call(b"a"), ECHO.call(b"b")]) == [b"a", b"b"]
 
 
+async def test_without_the_private_parts_of_redis_py_it_sends_and_reads_itself(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(redis_server.url) as fast, connected(redis_server.url) as slow:
+        commands: Sequence[Command] = [ECHO.call(b"a"), [b"GET"], [b"PING"]]
+        *_, pong = replies = await fast.exchange(commands)
+        with monkeypatch.context() as without:
+            without.setattr("cocoa_tornado.redis_store.connection.streams_of", lambda _: None)
+            assert [str(reply) for reply in await slow.exchange(commands)] == [*map(str, replies)]
+        assert pong == b"PONG"
+
+
 async def test_nothing_is_sent_to_another_process_than_the_commands_are_for(own_redis: RedisServer) -> None:
     own_redis.start()
     async with connected(own_redis.url) as one, connected(own_redis.url) as two:
