@@ -73,8 +73,11 @@ class Client(Protocol):
     def drop(self, reason: CloseReason) -> None:
         """Close the socket now, behind the close frame if the socket takes it at once."""
 
-    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
-        """Begin the closing handshake. Calls :meth:`Hub.unregister` before it returns."""
+    def end(self, reason: CloseReason, keep_queued: bool = False, notice: bytes = b"") -> None:
+        """Begin the closing handshake. Calls :meth:`Hub.unregister` before it returns.
+
+        :param notice: the last message, which comes right before the close frame
+        """
 
 
 class Hub:

@@ -37,6 +37,7 @@ from .rules.addresses import base_url, without_user_info
 from .rules.buffers import Use
 from .rules.byte_budget import ByteBudget
 from .rules.close_codes import GOING_AWAY
+from .rules.departure import reconnect_delays, reconnect_notice
 from .rules.readiness_report import Readiness
 from .rules.records import decode
 from .rules.upload import AudioLimits
@@ -414,13 +415,16 @@ class Gateway:
         log.info("stopped", extra={"connections_cut": self._connections_cut})
 
     async def _close_devices(self) -> None:
-        """1001 to every device, after what is queued for it; sockets that are still open at the end are cut."""
+        """1001 to every device, after what is queued for it and when to connect again; sockets that are still open at
+        the end are cut."""
         if self._devices is None:
             return
         # The handshakes of this very turn have not registered yet.
         await asyncio.sleep(0)
-        for client in self.hub:
-            client.end(GOING_AWAY, keep_queued=True)
+        clients = list(self.hub)
+        delays = reconnect_delays(len(clients), [peer.room for peer in self.presence.peers() if not peer.is_draining])
+        for client, after_ms in zip(clients, delays, strict=True):
+            client.end(GOING_AWAY, keep_queued=True, notice=reconnect_notice(after_ms))
         self._connections_cut = await self._devices.sockets.cut_late(self._left_s(SHARE_OF_GRACE_FOR_DEVICES))
 
 

@@ -70,7 +70,7 @@ class FakeClient:
     def drop(self, reason: CloseReason) -> None:
         self.end(reason)
 
-    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
+    def end(self, reason: CloseReason, keep_queued: bool = False, notice: bytes = b"") -> None:
         self.closed = reason.code
         self.hub.unregister(self)
 

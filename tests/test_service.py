@@ -39,6 +39,7 @@ from .identity.material import jwk, jwks, private_pem, public_pem
 GIB = 1 << 30
 NEW_SECRET = "the new secret of thirty-two bytes, or more"
 DRAINING = b'{"message":"Gateway is draining"}'
+RECONNECT = b'{"type":"reconnect","after_ms":0}'  # to the only device
 
 
 class Running:
@@ -99,6 +100,7 @@ async def test_devices_are_served_until_the_drain_delay_is_over(running: Running
     assert "still served" in await device.recv()
     await device.send("and heard")
     await eventually(lambda: len(gateway.broker.records("device.messages")) == 1)
+    assert await device.recv() == RECONNECT.decode()
     with pytest.raises(websockets.ConnectionClosed) as closed:
         await device.recv()
     assert closed.value.rcvd is not None
@@ -115,8 +117,8 @@ async def test_what_is_queued_for_a_device_reaches_it_before_the_close(running: 
     drained = asyncio.ensure_future(gateway.gateway.drain_and_stop())
     received = []
     while (frame := await device.read_frame()).opcode == TEXT:
-        received.append(int(frame.payload))
-    assert received == list(range(200))
+        received.append(frame.payload)
+    assert received == [*(b"%d" % number for number in range(200)), RECONNECT]
     assert (frame.opcode, frame.close_code) == (CLOSE, 1001)
     device.send(CLOSE, frame.payload)
     assert await device.read_to_end() == b""
@@ -137,8 +139,9 @@ async def test_what_waits_for_a_slow_device_reaches_it_before_the_close(running:
     await eventually(lambda: len(hub) == 0)
     received = []
     while (frame := await slow.read_frame()).opcode == TEXT:
-        received.append(frame.payload[0] - 65)
-    assert received == list(range(16))
+        received.append(frame.payload)
+    assert [payload[0] - 65 for payload in received[:-1]] == list(range(16))
+    assert received[-1] == RECONNECT
     assert (frame.opcode, frame.close_code) == (CLOSE, 1001)
     slow.send(CLOSE, frame.payload)
     await drained
@@ -485,6 +488,7 @@ async def test_a_drain_over_tls_delivers_what_is_queued_and_closes_with_1001(run
         gateway.gateway.hub.send_to_device("doll", b"last")
         drained = asyncio.ensure_future(gateway.gateway.drain_and_stop())
         assert await device.recv() == "last"
+        assert await device.recv() == RECONNECT.decode()
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await device.recv()
         assert closed.value.rcvd is not None

@@ -326,15 +326,16 @@ class DeviceConnection:
             self.cut()
             raise
 
-    def end(self, reason: CloseReason, keep_queued: bool = False) -> None:
-        """Begin the closing handshake and free the slot at once. Nothing happens if it has begun already.
+    def end(self, reason: CloseReason, keep_queued: bool = False, notice: bytes = b"") -> None:
+        """Begin the closing handshake. Nothing happens if it has begun already.
 
         :param keep_queued: write what is queued before the close frame, instead of dropping it, unless another
             connection of the device goes on with it
+        :param notice: the last message, which comes right before the close frame
         """
         if self.protocol.phase is OPEN:
             keep_queued = keep_queued and not self._has_another and not self._is_frozen
-            self.protocol.end(reason, self._context.clock(), self._context.limits(), keep_queued)
+            self.protocol.end(reason, self._context.clock(), self._context.limits(), keep_queued, notice)
             self._carry_out()
 
     def drop(self, reason: CloseReason) -> None:

@@ -442,13 +442,16 @@ class DeviceProtocol:
         """When to call :meth:`on_deadline`; None: never. Any method may change it."""
         return None if self.closing is None else self.closing.deadline
 
-    def end(self, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False) -> None:
+    def end(
+        self, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False, notice: bytes = b""
+    ) -> None:
         """Begin the closing handshake. Nothing happens if it has begun already.
 
         :param keep_queued: write what is queued before the close frame, instead of dropping it
+        :param notice: the last message, which comes right before the close frame
         """
         if self.phase is OPEN:
-            self._begin_to_close(CLOSING, reason, now, limits, keep_queued)
+            self._begin_to_close(CLOSING, reason, now, limits, keep_queued, notice)
 
     def _fault(self, reason: CloseReason, now: float, limits: DeviceLimits) -> None:
         """What the client sends from now on is discarded."""
@@ -467,11 +470,17 @@ class DeviceProtocol:
             self.advance(now, limits)
 
     def _begin_to_close(
-        self, phase: Phase, reason: CloseReason, now: float, limits: DeviceLimits, keep_queued: bool = False
+        self,
+        phase: Phase,
+        reason: CloseReason,
+        now: float,
+        limits: DeviceLimits,
+        keep_queued: bool = False,
+        notice: bytes = b"",
     ) -> None:
         dropped = NOTHING if keep_queued else self.outbox.discard()
-        ending = Ending(reason.outcome, str(reason.code), dropped)
-        self._set_closing(phase, ending, frames.close_frame(reason.code, reason.text), now, limits)
+        ending, frame = Ending(reason.outcome, str(reason.code), dropped), frames.close_frame(reason.code, reason.text)
+        self._set_closing(phase, ending, frames.text_frame(notice) + frame if notice else frame, now, limits)
 
     def _set_closing(self, phase: Phase, ending: Ending, frame: bytes, now: float, limits: DeviceLimits) -> None:
         self.phase, self.closing = phase, Closing(ending, frame, now + limits.write_wait_s)

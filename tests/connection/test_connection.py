@@ -122,6 +122,16 @@ async def test_an_end_from_this_side_is_a_whole_handshake(stand: Stand) -> None:
     await eventually(lambda: not list(stand.context.sockets))
 
 
+async def test_the_notice_of_an_end_comes_between_what_is_queued_and_the_close_frame(stand: Stand) -> None:
+    connection, device = await stand.connect(receive_buffer=4096)
+    for text in (b"x" * 900_000, b"last"):
+        stand.send("doll", text)
+    connection.end(GOING_AWAY, keep_queued=True, notice=b'{"type":"reconnect","after_ms":0}')
+    assert len((await device.read_frame()).payload) == 900_000
+    assert [(await device.read_frame()).payload for _ in range(2)] == [b"last", b'{"type":"reconnect","after_ms":0}']
+    assert (await device.read_frame()).close_code == 1001
+
+
 async def test_a_client_that_never_answers_our_close_is_cut_off(make_stand: MakeStand) -> None:
     stand = await make_stand(write_wait_s=0.05)
     connection, device = await stand.connect()
