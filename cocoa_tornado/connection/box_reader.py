@@ -490,7 +490,8 @@ class BoxReader:
         if marked == self._marked:
             return None
         self._marked = marked
-        return Position(marked.normal, self.epoch, marked.high)
+        normal, high = marked
+        return _NEW(Position, (normal, self.epoch, high))
 
     def take_gap(self) -> Position | None:
         """Return the position to acknowledge because the device was notified of a gap with no message behind it.
