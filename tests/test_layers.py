@@ -91,7 +91,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection.gap_notices": {"rules"},
     "connection.box_reader": {"connection.gap_notices", "rules"},
     "connection.queue": {"rules"},
-    "connection.outbox": {"connection.queue", "rules"},
+    "connection.details": {"connection.queue", "rules"},
+    "connection.outbox": {"connection.details", "connection.queue", "rules"},
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},
     "connection.limits": {"connection.outbox", "rules"},
@@ -201,7 +202,17 @@ PURE = (
     *(f"workers.{name}" for name in ("gathering", "messages", "own_metrics", "port")),
     *(
         f"connection.{name}"
-        for name in ("box_reader", "gap_notices", "heartbeat", "keepalive", "limits", "outbox", "protocol", "queue")
+        for name in (
+            "box_reader",
+            "details",
+            "gap_notices",
+            "heartbeat",
+            "keepalive",
+            "limits",
+            "outbox",
+            "protocol",
+            "queue",
+        )
     ),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}

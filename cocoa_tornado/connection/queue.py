@@ -88,10 +88,6 @@ class Queue:
         return freed
 
 
-NO_QUEUE: Final = Queue()
-"""Stands for a queue that is not there. It stays empty."""
-
-
 def cost(body: bytes, terms: Terms | None) -> int:
     """What a message counts for."""
     return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
