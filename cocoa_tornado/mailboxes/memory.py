@@ -154,10 +154,10 @@ class MemoryStore:
         if kept is not None:
             self.counters.acknowledged += self._removed(kept.acknowledge(numbers))
 
-    def written(self, device_id: str, position: Position) -> None:
+    def written(self, device_id: str, normal: int, high: int) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.write(position.normal, position.high)
+            kept.write(normal, high)
 
     def sweep(self) -> int:
         now = self._clock()
@@ -366,7 +366,7 @@ class MemoryMailbox:
         self._store.acknowledge(device_id, position.numbers)
 
     def written(self, device_id: str, position: Position, fencing_token: FencingToken | None = None) -> None:
-        self._store.written(device_id, position)
+        self._store.written(device_id, position.normal, position.high)
 
     def marked(self, device_id: str) -> None:
         return None
