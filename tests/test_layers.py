@@ -96,7 +96,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},
     "connection.limits": {"connection.outbox", "rules"},
-    "connection.protocol": {"connection.heartbeat", "connection.limits", "connection.outbox", "rules"},
+    "connection.protocol": {
+        "connection.heartbeat",
+        "connection.limits",
+        "connection.outbox",
+        "connection.queue",
+        "rules",
+    },
     "connection": {
         *(
             "connection.box_reader",

@@ -23,9 +23,9 @@ from ..rules.terms import Left, Terms
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
-from .outbox import Discarded, OutboxLimits, Withdrawn
+from .outbox import OutboxLimits, Withdrawn
 from .protocol import CLOSED, LINGERING, LOST, OPEN, Closing, Ending
-from .queue import Waiting
+from .queue import Fate, Waiting, fate_of
 from .socket_io import SocketIO
 
 log = logging.getLogger("cocoa.device")
@@ -97,7 +97,9 @@ class DeviceConnection(SocketIO):
         if not protocol.outbox.push(body, timestamp_ms, self._context.limits().outbox, terms):
             if self._push_after_flush(body, timestamp_ms, terms):
                 return True
-            return self._is_receiving and self._push_for_interim(body, timestamp_ms, terms)
+            if self._is_receiving:
+                return self._push_for_interim(body, timestamp_ms, terms)
+            return self._pass_on_transient(body, timestamp_ms, terms)
         if not self.flush_pending:
             self._context.flusher.add(self)
         return True
@@ -120,7 +122,7 @@ class DeviceConnection(SocketIO):
         if protocol.phase is not OPEN:
             context.counters.outbox_overflows += 1
             if not self._pass_on(frame, timestamp_ms, terms):
-                self._count_lost("overflow", 1)
+                self._count_lost("overflow", [(frame, timestamp_ms, terms)])
 
     def _push_for_interim(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         outbox, limits = self.protocol.outbox, self._context.limits().outbox
@@ -289,7 +291,9 @@ class DeviceConnection(SocketIO):
         if not self.outcome:
             self._leave(closing.ending)
         elif protocol.phase is CLOSED:
-            self._leave_begun_to_another()
+            outbox = protocol.outbox
+            lost = [*self._leave_begun_to_another(outbox.abandon()), *outbox.discard()]
+            self._count_lost(self.outcome, lost)
         protocol.advance(now, self._context.limits())
         if protocol.phase is CLOSED:
             self._close_socket()
@@ -315,10 +319,7 @@ class DeviceConnection(SocketIO):
             context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
-        dropped, interim = self._leave_to_another(ending.dropped, was_receiving)
-        self._count_lost(ending.outcome, dropped)
-        if interim:
-            count(context.counters.dropped, "interim", interim)
+        fate = self._count_lost(ending.outcome, self._leave_to_another(ending.dropped, was_receiving))
         if self._inbound is not None:
             self._inbound.close()
             self._inbound = None  # it refers to this connection: a reference cycle otherwise
@@ -327,8 +328,8 @@ class DeviceConnection(SocketIO):
             is_last = not context.hub.is_device_connected(self.identity.device_id)
             self._box.close(audiences if is_last and ending.code != str(REPLACED.code) else None)
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
-        fate = "dropped" if self._box is None else "left_in_box"
-        extra = {"outcome": ending.outcome, "code": ending.code, fate: dropped}
+        unwritten = {"dropped": fate.lost} if self._box is None else {"left_in_box": fate.in_box}
+        extra = {"outcome": ending.outcome, "code": ending.code, **unwritten}
         log.info("device disconnected", extra=self.who() | extra)
 
     # -- where only one of a device's connections gets its messages
@@ -357,7 +358,7 @@ class DeviceConnection(SocketIO):
                 else:
                     client.send(body, timestamp_ms, terms)
             if not receivers:
-                self._count_lost(self.outcome, 1)
+                self._count_lost(self.outcome, [(body, timestamp_ms, terms)])
 
     @property
     def _is_receiving(self) -> bool:
@@ -379,7 +380,7 @@ class DeviceConnection(SocketIO):
         heir = self._context.hub.relieve(self, keeps=max(1, outbox.begun))
         if heir is not None:
             position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
-            heir.take_over(self._left(outbox.discard().queued, position))
+            heir.take_over(self._left(outbox.discard(), position))
 
     def _pass_on(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Another connection of the device, if there is one, gets this message."""
@@ -388,39 +389,52 @@ class DeviceConnection(SocketIO):
             client.send(frame, timestamp_ms, terms)
         return bool(receivers)
 
-    def _leave_to_another(self, dropped: Discarded, was_receiving: bool) -> tuple[int, int]:
+    def _pass_on_transient(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
+        """The connection that gets the device's messages now gets this one, too, if it does not find it in the box.
+        False: it does."""
+        if terms is None or terms.number != 0:
+            return False
+        self._receive(Left([(body, timestamp_ms, terms)]))
+        return True
+
+    def _leave_to_another(self, dropped: Sequence[Waiting], was_receiving: bool) -> Sequence[Waiting]:
         """The connection has ended: leave what it has not written to the one that gets the device's messages now.
-        Returns how many messages and interims are dropped because there is none.
+        Returns the messages that nobody gets, because there is none.
 
         What the socket has begun to take stays here while it may take the rest.
         """
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
+        outbox = self.protocol.outbox
+        # Of what the socket has begun to take, nothing stays here if it is lost.
+        begun = outbox.abandon() if self.protocol.phase is CLOSED else []
+        left = [*begun, *dropped]
         if not heirs:
-            return dropped.messages, dropped.interims
-        is_lost = self.protocol.phase is CLOSED
+            return left
         if was_receiving:
-            begun = 0 if is_lost else self.protocol.outbox.begun_numbered
-            position = None if self._box is None else self._box.stand_by(begun)
-            heirs[0].take_over(self._left(dropped.left if is_lost else dropped.queued, position))
-        elif is_lost:
-            self._leave_begun_to_another()
-        return 0, 0
+            position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
+            heirs[0].take_over(self._left(left, position))
+            return ()
+        return self._leave_begun_to_another(begun)
 
-    def _leave_begun_to_another(self) -> None:
-        """The socket is lost, and another connection has gone on behind what this one had begun to write."""
+    def _leave_begun_to_another(self, begun: Sequence[Waiting]) -> Sequence[Waiting]:
+        """The socket is lost, and another connection has gone on behind what this one had begun to write. Returns the
+        messages that nobody gets, because there is none."""
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
-        begun = self.protocol.outbox.abandon()
-        if begun and heirs and (self._box is None or self._box.stands_by):
-            heirs[0].take_over(Left([_without_number(waiting) for waiting in begun]))
+        if not (begun and heirs and (self._box is None or self._box.stands_by)):
+            return begun
+        heirs[0].take_over(Left([_without_number(waiting) for waiting in begun]))
+        return ()
 
-    def _count_lost(self, reason: str, messages: int) -> None:
-        """Count messages that were queued and not written. With a mailbox they stay in the box, and nothing is lost."""
-        if self._box is not None:
-            self._context.counters.left_in_box += messages
-        elif messages:
-            count(self._context.counters.dropped, reason, messages)
+    def _count_lost(self, reason: str, messages: Sequence[Waiting]) -> Fate:
+        """Count messages that are not written."""
+        counters, fate = self._context.counters, fate_of(messages, has_mailbox=self._context.mail is not None)
+        counters.left_in_box += fate.in_box
+        for of_reason, lost in ((reason, fate.lost), ("interim", fate.interims)):
+            if lost:
+                count(counters.dropped, of_reason, lost)
+        return fate
 
 
 def _without_number(waiting: Waiting) -> Waiting:

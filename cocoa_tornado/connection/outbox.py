@@ -90,24 +90,6 @@ class Withdrawn(NamedTuple):
 NOTHING_WITHDRAWN: Final = Withdrawn()
 
 
-class Discarded(NamedTuple):
-    """Messages removed from the outbox: :ivar interims: and :ivar messages: all others.
-
-    :ivar queued: all of them, those of high priority first
-    :ivar begun: those that the socket has taken in part, which are not removed
-    """
-
-    messages: int
-    interims: int
-    queued: Sequence[Waiting] = ()
-    begun: Sequence[Waiting] = ()
-
-    @property
-    def left(self) -> list[Waiting]:
-        """What is lost with the connection."""
-        return [*self.begun, *self.queued]
-
-
 class Outbox(Queue):
     """Messages in the order of :meth:`push`, except that those of high priority go first: up to eight in a row while
     others wait. An empty outbox holds no list. It is itself the queue of all other messages.
@@ -510,18 +492,17 @@ class Outbox(Queue):
         if not len(self):
             self._details = None
 
-    def discard(self) -> Discarded:
-        """Drop what is queued. What the socket has begun to take can't be taken back."""
-        queued, begun = _emptied(self), list[Waiting]()
+    def discard(self) -> list[Waiting]:
+        """Drop what is queued, and return it, messages of high priority first. What the socket has begun to take can't
+        be taken back."""
+        queued = _emptied(self)
         self._bytes, self._made, self._numbered = 0, None, 0
         details = self._details
         if details is not None:
             queued = _emptied(details.high) + queued
-            begun = [each.waiting for each in details.begun]
             self._bytes, details.others = details.begun_bytes, len(details.begun)
             self._drop_details()
-        interims = sum(terms is not None and bool(terms.interim_of) for _, _, terms in queued)
-        return Discarded(len(queued) - interims, interims, queued, begun)
+        return queued
 
 
 def _emptied(queue: Queue) -> list[Waiting]:
