@@ -89,7 +89,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
     "connection.gap_notices": {"rules"},
-    "connection.box_reader": {"connection.gap_notices", "rules"},
+    "connection.questions": {"rules"},
+    "connection.box_reader": {"connection.gap_notices", "connection.questions", "rules"},
     "connection.queue": {"rules"},
     "connection.details": {"connection.queue", "rules"},
     "connection.outbox": {"connection.details", "connection.queue", "rules"},
@@ -106,6 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "connection": {
         *(
             "connection.box_reader",
+            "connection.questions",
             "connection.keepalive",
             "connection.queue",
             "connection.limits",
@@ -217,6 +219,7 @@ PURE = (
             "limits",
             "outbox",
             "protocol",
+            "questions",
             "queue",
         )
     ),
