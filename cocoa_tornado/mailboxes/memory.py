@@ -24,7 +24,7 @@ from ..rules.seen import SeenOffsets, judge
 from . import fan_out_bound
 from .backlog import Call
 from .memory_box import KeptBox, Removed
-from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .store import FAN_OUT_STEP
 
 SWEEP_BOXES: Final = 300
@@ -324,7 +324,13 @@ class MemoryMailbox:
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
         self._on_step = on_step
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    @property
+    def rings(self) -> bool:
+        return False
+
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         self._refuse_if_closed()
         call = Call.of(entries)
         if self._waiting or not self._may_begin(call):
