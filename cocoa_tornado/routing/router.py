@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -297,13 +298,34 @@ class Router:
             self._local.send(flight.batch, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
+            again = partial(self._route_again, flight)
             for server, part in routes.forward.items():
-                self._forwarding.forward(flight.batch, server, part, flight.receipt)
+                self._forwarding.forward(flight.batch, server, part, flight.receipt, again)
         else:
             routes = plan(flight.messages, self._connected, elsewhere, others, shared)
             self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
         flight.routing()
         self._note_round_trips(flight.batch)
+
+    def _route_again(self, flight: _InFlight, messages: Sequence[Message]) -> None:
+        """A server does not have these messages: ask once more who holds their devices."""
+        holders, ended = self._ask([device_id for _, device_id in messages]), flight.receipt.leg()
+
+        def then(holders: Holders) -> None:
+            routes = plan(messages, self._connected, self._elsewhere(holders))
+            self._local.send(flight.batch, routes.local)
+            for _, device_id in routes.unheld:
+                self._local.not_connected(device_id)
+            for server, part in routes.forward.items():
+                self._forwarding.forward(flight.batch, server, part, flight.receipt)
+            ended()
+
+        if holders is None:
+            ended()
+        elif holders.done():
+            then(holders)
+        else:
+            holders.add_done_callback(then)
 
     def _elsewhere(self, holders: Holders | None) -> dict[str, list[str]]:
         """The other servers that hold devices, by device."""

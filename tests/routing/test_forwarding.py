@@ -19,7 +19,8 @@ from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
 from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
-from cocoa_tornado.relay.port import RelayLimits
+from cocoa_tornado.relay.messages import RelayMessage
+from cocoa_tornado.relay.port import Fate, RelayLimits
 from cocoa_tornado.routing import looking
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
@@ -323,6 +324,32 @@ async def test_messages_for_a_server_that_has_ended_are_dropped_and_the_batch_is
     await stand.b.relay.close(1.0)
     stand.read_at_a(text(0))
     assert (stand.done, stand.a.counters.unknown_device, stand.a.counters.dropped) == ([1], 1, {})
+
+
+@pytest.mark.parametrize("fate", [Fate.LOST, Fate.NO_SERVER, Fate.CLOSED])
+async def test_without_a_mailbox_a_message_that_may_not_have_been_sent_is_sent_to_the_holder_once_more(
+    fate: Fate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand()
+    client = await stand.b.connect("doll")
+    send = stand.a.relay.send
+    fates = [fate]
+
+    def send_and_forget(server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        """The first one arrives only if it is lost: then nobody knows."""
+        if not fates:
+            return send(server, message)
+        sent: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        sent.set_result(fates.pop())
+        if sent.result() is Fate.LOST:
+            send(server, message)
+        return sent
+
+    monkeypatch.setattr(stand.a.relay, "send", send_and_forget)
+    stand.read_at_a(text(0), text(1))
+    await eventually(lambda: len(client.sent) == 2 and stand.b.relay.counters.received["forward"] >= 2)
+    await asyncio.sleep(0)
+    assert (client.texts, stand.done, stand.a.counters.unknown_device) == (["0", "1"], [1], 0)
 
 
 async def test_a_message_is_forwarded_with_its_options_and_the_deadline_that_its_reader_has_computed() -> None:
