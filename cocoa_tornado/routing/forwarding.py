@@ -114,8 +114,8 @@ class Forwarding:
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
         for message in forward.messages:
-            origin = (message.source, message.offset)
-            self._local.take(message.address, message.payload, message.timestamp_ms, message.terms, origin)
+            address, payload, source = message.address, message.payload, message.source
+            self._local.take(address, payload, message.timestamp_ms, message.terms, source, message.offset)
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:
