@@ -17,7 +17,12 @@ from .test_gateway_on_kafka import KAFKA_PATIENCE_S, Hearing, Site, message, onl
 
 __all__ = ["site"]
 
-pytestmark = [pytest.mark.gen_test(timeout=180), pytest.mark.kafka, pytest.mark.redis]
+pytestmark = [
+    pytest.mark.gen_test(timeout=180),
+    pytest.mark.kafka,
+    pytest.mark.redis,
+    pytest.mark.logs("cocoa.broker", "broker unavailable", optional=True),  # librdkafka, on a busy machine
+]
 
 PARTITIONS = 3
 
@@ -44,7 +49,7 @@ def texts(hearing: Hearing, partition: int) -> list[bytes]:
     return only(partition, [json.dumps(each, separators=(",", ":")).encode() for each in found])
 
 
-@pytest.mark.parametrize("mailbox", ["none", "redis"])
+@pytest.mark.parametrize("mailbox", ["none", pytest.param("redis", marks=pytest.mark.nightly)])
 async def test_devices_hear_each_record_once_and_in_order_while_gateways_join_and_leave(
     site: Site, redis_server: RedisServer, mailbox: str
 ) -> None:
@@ -56,7 +61,7 @@ async def test_devices_hear_each_record_once_and_in_order_while_gateways_join_an
     hearings = {"at one": Hearing(await one.connect("at one")), "at two": Hearing(await two.connect("at two"))}
 
     async def hear_more() -> None:
-        goals = {name: len(hearing.heard) + 30 for name, hearing in hearings.items()}
+        goals = {name: len(hearing.heard) + 15 for name, hearing in hearings.items()}
         await eventually(lambda: all(len(hearings[name].heard) >= goals[name] for name in goals), KAFKA_PATIENCE_S)
 
     async with site.streaming("at one", PARTITIONS) as first, site.streaming("at two", PARTITIONS) as second:
