@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import statistics
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -39,7 +40,7 @@ from .stage import Reading, Stage, Trial, staged
 GROUP: Final = "fleet"
 CONNECTED: Final = 20
 TEXT_BYTES: Final = 40
-WARM_UP_S: Final = 3.0
+WARM_UP_S: Final = 8.0  # for the broker's compiler
 PATIENCE_S: Final = 120.0
 SETTLE_S: Final = 2.0
 POLL_S: Final = 0.2
@@ -61,11 +62,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """:ivar redis_s: the CPU time of Redis
+    """:ivar ack_us: from a record to the broker's acknowledgement, which is part of the latency
+    :ivar redis_s: the CPU time of Redis
     :ivar grown_mib: the growth of the gateway's resident memory
     """
 
     latency_us: dict[str, int]
+    ack_us: dict[str, int]
     taken: Reading
     redis_s: float
     grown_mib: float
@@ -75,7 +78,8 @@ class Window:
         p50, p99, most = (self.latency_us[name] / 1000 for name in ("p50", "p99", "max"))
         return (
             f"{self.latency_us['count']:5} messages in {self.taken.at:4.1f} s: p50 {p50:5.1f} ms, p99 {p99:5.1f}, max"
-            f" {most:5.1f}; {self.lost} lost; gateway {self.taken.server_s:.2f} s of CPU, Redis {self.redis_s:.2f} s"
+            f" {most:5.1f} (broker's ack p99 {self.ack_us['p99'] / 1000:.1f}, max {self.ack_us['max'] / 1000:.1f});"
+            f" {self.lost} lost; gateway {self.taken.server_s:.2f} s of CPU, Redis {self.redis_s:.2f} s"
         )
 
 
@@ -98,7 +102,9 @@ class Singles:
         heard = self._trial.load.settle(PATIENCE_S)
         taken, redis_s = self._trial.read() - before, self._redis_s() - redis_s
         lost = heard["sent"] - heard["received"] + heard["strays"] + heard["disorder"]
-        found.append(Window(heard["latency_us"], taken, redis_s, self._resident_mib() - resident, lost))
+        found.append(
+            Window(heard["latency_us"], heard["ack_us"], taken, redis_s, self._resident_mib() - resident, lost)
+        )
 
     def stored(self) -> int:
         """The messages that the gateway has stored so far."""
@@ -228,22 +234,24 @@ def measure(stage: Stage, url: str, redis_pid: int, of: Settings) -> None:
 @click.option("--pairs", type=click.IntRange(1), default=3, show_default=True, help="Pairs of windows.")
 @click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Of a window without.")
 @click.option("--linger-ms", type=click.IntRange(0), default=0, show_default=True, help="Of the producer.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the mailbox's files are; else those of Kafka.")
 @click.option("--ahead", is_flag=True, help="Run everything before the machine's other processes (needs CAP_SYS_NICE).")
 @click.option("--client", type=click.Choice(["confluent", "kafka-python"]), default="confluent", show_default=True)
-def main(kind: str, **settings: Any) -> None:
+def main(kind: str, folder: Path | None, **settings: Any) -> None:
     of, cores = Settings(**settings), split(frozenset(os.sched_getaffinity(0)))
     if of.ahead:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # the processes that this one starts inherit it
     with staged(build(), cores, TEXT_BYTES) as stage, contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cocoa-fan-out-", dir=folder)))
         mailbox: Mailbox
         if kind == "sqlite":
-            url, redis_pid = f"sqlite:///{stage.folder}/box.db", 0
-            mailbox = SqliteMailbox(stage.folder / "box.db", BoxLimits())
+            url, redis_pid = f"sqlite:///{place}/box.db", 0
+            mailbox = SqliteMailbox(place / "box.db", BoxLimits())
         else:
             from cocoa_tornado.mailboxes.redis import RedisMailbox
             from testing.redis_server import RedisServer
 
-            redis = RedisServer(stage.folder / "redis")  # appendonly, as the documentation recommends
+            redis = RedisServer(place / "redis")  # appendonly, as the documentation recommends
             redis.start()
             stack.callback(redis.close)
             url, redis_pid = redis.url, redis.pid
