@@ -34,7 +34,7 @@ from cocoa_tornado.rules.box import BoxLimits
 
 from .gateways import with_mailbox
 from .load_generator import Flow, build
-from .proc import cpu_s, split
+from .proc import cpu_s, on_cores, split
 from .stage import Reading, Stage, Trial, staged
 
 GROUP: Final = "fleet"
@@ -113,11 +113,10 @@ class Singles:
         return int(float(next(line for line in lines if line.startswith("cocoa_mailbox_stored_total")).split()[1]))
 
     def foreign(self, window: Window) -> str:
-        """How much of the cores went to other processes. Redis runs on the cores of the load, as a child of this
-        process."""
-        taken, cores = window.taken, self._trial.cores
-        server = 1 - (taken.server_idle_s + taken.server_s) / taken.at / len(cores.server)
-        load = 1 - (taken.load_idle_s + taken.load_s) / taken.at / len(cores.load)
+        """How much of the cores went to other processes. Redis is a child of this process, on the gateway's core."""
+        taken, cores, redis_s = window.taken, self._trial.cores, window.redis_s
+        server = 1 - (taken.server_idle_s + taken.server_s + redis_s) / taken.at / len(cores.server)
+        load = 1 - (taken.load_idle_s + taken.load_s - redis_s) / taken.at / len(cores.load)
         return f"foreign load {max(server, 0):.0%} of its core, {max(load, 0):.0%} of the others"
 
     def _redis_s(self) -> float:
@@ -163,11 +162,14 @@ async def fill(mailbox: Mailbox, members: int) -> None:
     await mailbox.close(30)
 
 
-def ahead_of_broker(pid: int) -> None:
-    """Let the threads of a process that runs before ordinary ones run before the broker, too. Otherwise it would wait
-    for whole time slices of the broker's compiler and garbage collector."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
+def arrange(load_pid: int, broker_pid: int) -> None:
+    """Among the threads that run before ordinary ones: those of the load before the broker's, and the broker's compiler
+    after all of them. Otherwise each would wait for whole time slices of the compiler, which are 100 ms long."""
+    for task in Path(f"/proc/{load_pid}/task").iterdir():
         os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(2))
+    for task in Path(f"/proc/{broker_pid}/task").iterdir():
+        if (task / "comm").read_text().startswith(("C1 Compiler", "C2 Compiler")):
+            os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def take(singles: Singles, fan_out: Callable[[], None], members: int, rate: float, seconds: float) -> Pair:
@@ -202,7 +204,7 @@ def measure(stage: Stage, url: str, redis_pid: int, of: Settings) -> None:
     record = json.dumps({"session_id": "s", "to": {"group": GROUP}, "text": "x" * of.size, "success": True})
     with stage.trial(with_mailbox(url, of.client)) as trial:
         if of.ahead:
-            ahead_of_broker(trial.load.pid)
+            arrange(trial.load.pid, stage.broker_pid)
         trial.load.connect_all(CONNECTED, CONNECTED, 30)
         producer = KafkaProducer(bootstrap_servers=stage.bootstrap)
         singles = Singles(trial, flow, redis_pid)
@@ -252,13 +254,13 @@ def main(kind: str, folder: Path | None, **settings: Any) -> None:
             from testing.redis_server import RedisServer
 
             redis = RedisServer(place / "redis")  # appendonly, as the documentation recommends
-            redis.start()
+            with on_cores(cores.server):
+                redis.start()
             stack.callback(redis.close)
             url, redis_pid = redis.url, redis.pid
             if of.ahead:
-                # It shares its core with the load. A child that rewrites its log must not go before everything else.
-                how = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-                os.sched_setscheduler(redis_pid, how, os.sched_param(3))
+                # But not a child that rewrites its log.
+                os.sched_setscheduler(redis_pid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
             mailbox = RedisMailbox(url, BoxLimits())
         asyncio.run(fill(mailbox, of.members))
         click.echo(f"{kind}, {of.rate:g} single messages a second to {CONNECTED} devices:")
