@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import statistics
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -33,13 +34,13 @@ from cocoa_tornado.rules.box import BoxLimits
 
 from .gateways import with_mailbox
 from .load_generator import Flow, build
-from .proc import cpu_s, split
+from .proc import cpu_s, on_cores, split
 from .stage import Reading, Stage, Trial, staged
 
 GROUP: Final = "fleet"
 CONNECTED: Final = 20
 TEXT_BYTES: Final = 40
-WARM_UP_S: Final = 3.0
+WARM_UP_S: Final = 8.0  # for the broker's compiler
 PATIENCE_S: Final = 120.0
 SETTLE_S: Final = 2.0
 POLL_S: Final = 0.2
@@ -61,11 +62,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """:ivar redis_s: the CPU time of Redis
+    """:ivar ack_us: from a record to the broker's acknowledgement, which is part of the latency
+    :ivar redis_s: the CPU time of Redis
     :ivar grown_mib: the growth of the gateway's resident memory
     """
 
     latency_us: dict[str, int]
+    ack_us: dict[str, int]
     taken: Reading
     redis_s: float
     grown_mib: float
@@ -75,7 +78,8 @@ class Window:
         p50, p99, most = (self.latency_us[name] / 1000 for name in ("p50", "p99", "max"))
         return (
             f"{self.latency_us['count']:5} messages in {self.taken.at:4.1f} s: p50 {p50:5.1f} ms, p99 {p99:5.1f}, max"
-            f" {most:5.1f}; {self.lost} lost; gateway {self.taken.server_s:.2f} s of CPU, Redis {self.redis_s:.2f} s"
+            f" {most:5.1f} (broker's ack p99 {self.ack_us['p99'] / 1000:.1f}, max {self.ack_us['max'] / 1000:.1f});"
+            f" {self.lost} lost; gateway {self.taken.server_s:.2f} s of CPU, Redis {self.redis_s:.2f} s"
         )
 
 
@@ -98,7 +102,9 @@ class Singles:
         heard = self._trial.load.settle(PATIENCE_S)
         taken, redis_s = self._trial.read() - before, self._redis_s() - redis_s
         lost = heard["sent"] - heard["received"] + heard["strays"] + heard["disorder"]
-        found.append(Window(heard["latency_us"], taken, redis_s, self._resident_mib() - resident, lost))
+        found.append(
+            Window(heard["latency_us"], heard["ack_us"], taken, redis_s, self._resident_mib() - resident, lost)
+        )
 
     def stored(self) -> int:
         """The messages that the gateway has stored so far."""
@@ -107,11 +113,10 @@ class Singles:
         return int(float(next(line for line in lines if line.startswith("cocoa_mailbox_stored_total")).split()[1]))
 
     def foreign(self, window: Window) -> str:
-        """How much of the cores went to other processes. Redis runs on the cores of the load, as a child of this
-        process."""
-        taken, cores = window.taken, self._trial.cores
-        server = 1 - (taken.server_idle_s + taken.server_s) / taken.at / len(cores.server)
-        load = 1 - (taken.load_idle_s + taken.load_s) / taken.at / len(cores.load)
+        """How much of the cores went to other processes. Redis is a child of this process, on the gateway's core."""
+        taken, cores, redis_s = window.taken, self._trial.cores, window.redis_s
+        server = 1 - (taken.server_idle_s + taken.server_s + redis_s) / taken.at / len(cores.server)
+        load = 1 - (taken.load_idle_s + taken.load_s - redis_s) / taken.at / len(cores.load)
         return f"foreign load {max(server, 0):.0%} of its core, {max(load, 0):.0%} of the others"
 
     def _redis_s(self) -> float:
@@ -157,11 +162,14 @@ async def fill(mailbox: Mailbox, members: int) -> None:
     await mailbox.close(30)
 
 
-def ahead_of_broker(pid: int) -> None:
-    """Let the threads of a process that runs before ordinary ones run before the broker, too. Otherwise it would wait
-    for whole time slices of the broker's compiler and garbage collector."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
+def arrange(load_pid: int, broker_pid: int) -> None:
+    """Among the threads that run before ordinary ones: those of the load before the broker's, and the broker's compiler
+    after all of them. Otherwise each would wait for whole time slices of the compiler, which are 100 ms long."""
+    for task in Path(f"/proc/{load_pid}/task").iterdir():
         os.sched_setscheduler(int(task.name), os.SCHED_RR, os.sched_param(2))
+    for task in Path(f"/proc/{broker_pid}/task").iterdir():
+        if (task / "comm").read_text().startswith(("C1 Compiler", "C2 Compiler")):
+            os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
 
 
 def take(singles: Singles, fan_out: Callable[[], None], members: int, rate: float, seconds: float) -> Pair:
@@ -196,7 +204,7 @@ def measure(stage: Stage, url: str, redis_pid: int, of: Settings) -> None:
     record = json.dumps({"session_id": "s", "to": {"group": GROUP}, "text": "x" * of.size, "success": True})
     with stage.trial(with_mailbox(url, of.client)) as trial:
         if of.ahead:
-            ahead_of_broker(trial.load.pid)
+            arrange(trial.load.pid, stage.broker_pid)
         trial.load.connect_all(CONNECTED, CONNECTED, 30)
         producer = KafkaProducer(bootstrap_servers=stage.bootstrap)
         singles = Singles(trial, flow, redis_pid)
@@ -228,29 +236,31 @@ def measure(stage: Stage, url: str, redis_pid: int, of: Settings) -> None:
 @click.option("--pairs", type=click.IntRange(1), default=3, show_default=True, help="Pairs of windows.")
 @click.option("--seconds", type=click.FloatRange(1), default=8, show_default=True, help="Of a window without.")
 @click.option("--linger-ms", type=click.IntRange(0), default=0, show_default=True, help="Of the producer.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where the mailbox's files are; else those of Kafka.")
 @click.option("--ahead", is_flag=True, help="Run everything before the machine's other processes (needs CAP_SYS_NICE).")
 @click.option("--client", type=click.Choice(["confluent", "kafka-python"]), default="confluent", show_default=True)
-def main(kind: str, **settings: Any) -> None:
+def main(kind: str, folder: Path | None, **settings: Any) -> None:
     of, cores = Settings(**settings), split(frozenset(os.sched_getaffinity(0)))
     if of.ahead:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # the processes that this one starts inherit it
     with staged(build(), cores, TEXT_BYTES) as stage, contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cocoa-fan-out-", dir=folder)))
         mailbox: Mailbox
         if kind == "sqlite":
-            url, redis_pid = f"sqlite:///{stage.folder}/box.db", 0
-            mailbox = SqliteMailbox(stage.folder / "box.db", BoxLimits())
+            url, redis_pid = f"sqlite:///{place}/box.db", 0
+            mailbox = SqliteMailbox(place / "box.db", BoxLimits())
         else:
             from cocoa_tornado.mailboxes.redis import RedisMailbox
             from testing.redis_server import RedisServer
 
-            redis = RedisServer(stage.folder / "redis")  # appendonly, as the documentation recommends
-            redis.start()
+            redis = RedisServer(place / "redis")  # appendonly, as the documentation recommends
+            with on_cores(cores.server):
+                redis.start()
             stack.callback(redis.close)
             url, redis_pid = redis.url, redis.pid
             if of.ahead:
-                # It shares its core with the load. A child that rewrites its log must not go before everything else.
-                how = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-                os.sched_setscheduler(redis_pid, how, os.sched_param(3))
+                # But not a child that rewrites its log.
+                os.sched_setscheduler(redis_pid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
             mailbox = RedisMailbox(url, BoxLimits())
         asyncio.run(fill(mailbox, of.members))
         click.echo(f"{kind}, {of.rate:g} single messages a second to {CONNECTED} devices:")

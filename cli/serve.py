@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -69,20 +70,23 @@ def serve(context: click.Context, /, config: Path | None, only_check: bool, **op
         for warning in loaded.warnings:
             log.warning(warning.event, extra=dict(warning.fields))
     try:
-        if not only_check and place is None and settings.workers > 1:
-            # Each of the two imports what only it needs.
-            from .parent import run_parent
-
-            context.exit(run_parent(settings, signals, Notifier(os.environ)))
-        from .gateway import Launch, check, run_gateway, settings_at
-
         if only_check:
+            from .gateway import check
+
             check(settings)
             click.echo(
                 f"the settings are valid: {settings.host}:{settings.port}, broker {quoted(masked(settings.broker))}"
             )
             return
-        run_gateway(Launch(settings_at(place, settings), config, options, Notifier(os.environ), place), signals)
+        with contextlib.closing(Notifier(os.environ)) as notifier:
+            # Each of the two imports what only it needs.
+            if place is None and settings.workers > 1:
+                from .parent import run_parent
+
+                context.exit(run_parent(settings, signals, notifier))
+            from .gateway import Launch, run_gateway, settings_at
+
+            run_gateway(Launch(settings_at(place, settings), config, options, notifier, place), signals)
     except CocoaError as error:
         logs.show_errors_plainly()
         raise click.ClickException(str(error)) from error

@@ -135,7 +135,7 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
     if database_of(settings.mailbox) is not None:
         from .mailboxes.redis import RedisMailbox
 
-        return RedisMailbox(settings.mailbox, limits)
+        return RedisMailbox(settings.mailbox, limits, rings=settings.shares_presence)
     return None
 
 

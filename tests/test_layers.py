@@ -89,16 +89,25 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
     "connection.gap_notices": {"rules"},
-    "connection.box_reader": {"connection.gap_notices", "rules"},
+    "connection.questions": {"rules"},
+    "connection.box_reader": {"connection.gap_notices", "connection.questions", "rules"},
     "connection.queue": {"rules"},
-    "connection.outbox": {"connection.queue", "rules"},
+    "connection.details": {"connection.queue", "rules"},
+    "connection.outbox": {"connection.details", "connection.queue", "rules"},
     "connection.keepalive": set(),
     "connection.heartbeat": {"rules"},
     "connection.limits": {"connection.outbox", "rules"},
-    "connection.protocol": {"connection.heartbeat", "connection.limits", "connection.outbox", "rules"},
+    "connection.protocol": {
+        "connection.heartbeat",
+        "connection.limits",
+        "connection.outbox",
+        "connection.queue",
+        "rules",
+    },
     "connection": {
         *(
             "connection.box_reader",
+            "connection.questions",
             "connection.keepalive",
             "connection.queue",
             "connection.limits",
@@ -201,7 +210,18 @@ PURE = (
     *(f"workers.{name}" for name in ("gathering", "messages", "own_metrics", "port")),
     *(
         f"connection.{name}"
-        for name in ("box_reader", "gap_notices", "heartbeat", "keepalive", "limits", "outbox", "protocol", "queue")
+        for name in (
+            "box_reader",
+            "details",
+            "gap_notices",
+            "heartbeat",
+            "keepalive",
+            "limits",
+            "outbox",
+            "protocol",
+            "questions",
+            "queue",
+        )
     ),
 )
 FORBIDDEN_IN_RULES = {"asyncio", "tornado", "socket", "threading", "time", "kafka", "logging", "selectors", "ssl"}

@@ -30,11 +30,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..rules.box import LANES, NO_CURSOR_YET, Box, LaneName, Numbers, PageLimits, Position, StoredMessage
 from ..rules.feed import Feed, LaneRead, Page
 from .gap_notices import GapNotices, in_lane, of_lane
+from .questions import LATER, LOOK, REFUSED, Ack, Arrived, Looked, Lost, Question, latest
 
 NORMALS_FOR_HIGH: Final = 8
 """While more messages of high priority wait than a page holds, a page of the normal lane is so many times smaller:
@@ -46,72 +47,8 @@ _EARLIER_EPOCHS: Final = 8
 """So many epochs are remembered. What was queued before them, and is queued still, counts as unknown to the mailbox."""
 
 
-class Question(NamedTuple):
-    """A question to the mailbox.
-
-    :ivar reads: the pages to read; empty: a look at the box
-    """
-
-    reads: Sequence[LaneRead]
-
-
-LOOK: Final = Question(())
-
-
-class Ack(NamedTuple):
-    """What to do with an acknowledgement.
-
-    :ivar position: to be passed to the mailbox; None: nothing is
-    """
-
-    position: Position | None
-    is_refused: bool = False
-
-
-REFUSED: Final = Ack(None, is_refused=True)
-LATER: Final = Ack(None)
-"""The box has to be looked at first."""
-
-
-class Looked(NamedTuple):
-    """What follows from a look at the box.
-
-    :ivar missed: messages lost with their epoch; 0: none
-    :ivar ack: of an acknowledgement that arrived before the look
-    """
-
-    missed: int
-    ack: Ack | None
-
-
-class Arrived(NamedTuple):
-    """What to queue now: first :attr:`high`, then :attr:`normal`.
-
-    :ivar notice: if there is neither: the lane and the number of an empty message to queue for a gap notice
-    """
-
-    high: Sequence[StoredMessage] = ()
-    normal: Sequence[StoredMessage] = ()
-    notice: tuple[LaneName, int] | None = None
-
-
-class Lost(NamedTuple):
-    """What an epoch has ended with: :ivar after: the feeds' positions :ivar last: the last numbers that they knew"""
-
-    after: Numbers
-    last: Position
-
-
 _NEW: Final = tuple.__new__
 """Like Numbers(...), without the Python function that a NamedTuple has for it."""
-
-
-def latest(known: Position | None, new: Position) -> Position:
-    """Of two acknowledgements, the one that counts. Numbers of two epochs can't be compared: the newer one counts."""
-    if known is None or known.epoch != new.epoch:
-        return new
-    numbers = known.numbers.joined(new.numbers)
-    return Position(numbers.normal, new.epoch, numbers.high)
 
 
 class BoxReader:
@@ -490,7 +427,8 @@ class BoxReader:
         if marked == self._marked:
             return None
         self._marked = marked
-        return Position(marked.normal, self.epoch, marked.high)
+        normal, high = marked
+        return _NEW(Position, (normal, self.epoch, high))
 
     def take_gap(self) -> Position | None:
         """Return the position to acknowledge because the device was notified of a gap with no message behind it.

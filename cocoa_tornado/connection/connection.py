@@ -1,7 +1,7 @@
 """A device's connection from the upgrade to its end, on the IOLoop: a thin shell around ``protocol.py``.
 
-The protocol decides. This module reads and writes the socket, passes on what the device sends, and sets the timer. It
-does not decide which devices may connect or where a message goes.
+The protocol decides. This module queues messages, sets the timer, and leaves to another connection what is not written;
+``socket_io.py`` reads and writes the socket. Neither decides which devices may connect or where a message goes.
 """
 
 from __future__ import annotations
@@ -15,55 +15,32 @@ from ..counters import count
 from ..presence.grants import Grant
 from ..presence.port import Health
 from ..rules.addressing import Options
-from ..rules.audiences import Audience, audiences_of
-from ..rules.box import LaneName, Position
-from ..rules.close_codes import GOING_AWAY, NO_PONG, REPLACED, CloseReason
-from ..rules.frames import Pong
+from ..rules.box import Position
+from ..rules.close_codes import GOING_AWAY, REPLACED, CloseReason
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
 from ..rules.terms import Left, Terms
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
-from .inbound import Inbound
-from .outbox import MOST_PER_TAKE, Discarded, OutboxLimits, Withdrawn
-from .protocol import CLOSED, LINGERING, LOST, OPEN, PAUSED, WRITE_TIMEOUT, Closing, DeviceProtocol, Ending
-from .queue import Waiting
+from .outbox import OutboxLimits, Withdrawn
+from .protocol import CLOSED, LINGERING, LOST, OPEN, Closing, Ending
+from .queue import Fate, Waiting, fate_of
+from .socket_io import SocketIO
 
 log = logging.getLogger("cocoa.device")
 
 
-class DeviceConnection:
+class DeviceConnection(SocketIO):
     """One device's WebSocket. Implements ``hub.Client`` and ``flusher.Flushed``; IOLoop thread only.
 
     :meth:`open` starts it. It is open until the first of: a close of either side, an error, a timeout. Then the Hub
     forgets the connection and the device can connect again, even while the closing handshake is under way. If other
     servers may hold the device next, its slot is released when the socket is closed and the mailbox has stored what was
     written to it; a connection that is challenged before that is cut.
-
-    While the lease of its grant is not valid, it writes no messages. It answers pings, and waits.
-
-    :ivar outcome: how it ended, in one word; "" while it is open
     """
 
-    __slots__ = (
-        "_box",
-        "_context",
-        "_expires_at",
-        "_holding",
-        "_inbound",
-        "_socket",
-        "_timer",
-        "_wants_interim",
-        "awaiting_pong",
-        "due_tick",
-        "flush_pending",
-        "grant",
-        "identity",
-        "misses_pong",
-        "outcome",
-        "protocol",
-    )
+    __slots__ = ("_expires_at", "_timer")
 
     def __init__(
         self,
@@ -74,19 +51,9 @@ class DeviceConnection:
         wants_interim: bool = False,
         after: Position | None = None,
     ) -> None:
-        self._socket, self._context = socket, context
-        self.identity, self.grant = identity, grant
-        self.protocol = DeviceProtocol(context.clock(), context.unmask)
-        self.outcome = ""
-        self.flush_pending = False
-        self.awaiting_pong = self.misses_pong = False
-        self.due_tick = 0
+        super().__init__(socket, identity, grant, context, wants_interim)
         self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None  # at the protocol's deadline
-        self._inbound: Inbound | None = None
-        self._holding: asyncio.Task[None] | None = None  # while the socket is not read from
-        self._wants_interim = wants_interim
-        self._box: BoxFeed | None = None
         if context.mail is not None:
             self._box = BoxFeed(context.mail, self, identity.device_id, after, grant.fencing_token)
 
@@ -130,7 +97,9 @@ class DeviceConnection:
         if not protocol.outbox.push(body, timestamp_ms, self._context.limits().outbox, terms):
             if self._push_after_flush(body, timestamp_ms, terms):
                 return True
-            return self._is_receiving and self._push_for_interim(body, timestamp_ms, terms)
+            if self._is_receiving:
+                return self._push_for_interim(body, timestamp_ms, terms)
+            return self._pass_on_transient(body, timestamp_ms, terms)
         if not self.flush_pending:
             self._context.flusher.add(self)
         return True
@@ -153,7 +122,7 @@ class DeviceConnection:
         if protocol.phase is not OPEN:
             context.counters.outbox_overflows += 1
             if not self._pass_on(frame, timestamp_ms, terms):
-                self._count_lost("overflow", 1)
+                self._count_lost("overflow", [(frame, timestamp_ms, terms)])
 
     def _push_for_interim(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         outbox, limits = self.protocol.outbox, self._context.limits().outbox
@@ -162,12 +131,6 @@ class DeviceConnection:
         if squeezed.interims:
             count(self._context.counters.dropped, "interim", squeezed.interims)
         return squeezed.queued
-
-    @property
-    def _is_frozen(self) -> bool:
-        """Whether other servers may hold the device now, as far as this one knows."""
-        lease = self.grant.lease
-        return lease.is_shared and not lease.is_valid(self._context.presence.clock())
 
     def _push_after_flush(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Flush until the message fits: a batch may hold more for a device than its outbox, but not its socket.
@@ -241,68 +204,11 @@ class DeviceConnection:
 
     # -- for the feed from its box
 
-    def has_nothing_to_write(self) -> bool:
-        return self.protocol.write is None and not self.protocol.outbox.has_queued
-
     def has_no_high_to_write(self) -> bool:
         return not self.protocol.outbox.has_high
 
     def outbox_limits(self) -> OutboxLimits:
         return self._context.limits().outbox
-
-    # -- for the wheel, the calendar and the housekeeping
-
-    def ping(self) -> None:
-        """Send a ping at the end of this loop turn, ahead of the outbox."""
-        self.protocol.ping(self._context.clock())
-        self._context.flusher.add(self)
-        if self._box is not None and self._box.is_refresh_due:
-            self._box.refresh(self._audiences())
-
-    def pong_may_be_late(self) -> bool:
-        """See ``keepalive.Pinged``."""
-        protocol, socket = self.protocol, self._socket
-        # After a pause of the process, or a long turn, the pong may be unread in the socket.
-        may_be_late = protocol.pong_may_be_late(
-            has_unread=socket.may_have_unread, is_acknowledged=socket.all_is_acknowledged, now=self._context.clock()
-        )
-        if protocol.has_to_send:
-            self._context.flusher.add(self)
-        self.misses_pong = True
-        self._hand_over()
-        return may_be_late
-
-    def expire(self) -> None:
-        """No pong came in time."""
-        self.end(NO_PONG)
-
-    def check_socket(self, now: float) -> None:
-        """Check a socket that is busy with a write, or that is not read from."""
-        protocol = self.protocol
-        if protocol.reading is PAUSED:
-            self._look_at_the_unread(now)
-        if not self._look_for_progress(now) and protocol.is_stuck(now, self._context.limits()):
-            protocol.lose(WRITE_TIMEOUT)
-            self._carry_out()
-
-    def _look_at_the_unread(self, now: float) -> None:
-        """The device has sent more than may be held, so neither its close nor its pong can be read."""
-        protocol = self.protocol
-        if self._socket.peer_has_closed:
-            protocol.peer_has_gone(now, self._context.limits())
-            self._wake()
-        elif protocol.heartbeat.challenged and self._socket.all_is_acknowledged and protocol.all_acknowledged():
-            self._context.presence.answered(self.grant)
-
-    def _look_for_progress(self, now: float) -> bool:
-        if self.protocol.write is None or not self.protocol.progressed(self._socket.write_mark, now):
-            return False
-        self._note_sign_of_life()
-        return True
-
-    def _note_sign_of_life(self) -> None:
-        if self.protocol.heartbeat.answer_challenge():
-            self._context.presence.answered(self.grant)
 
     # -- the life of the connection
 
@@ -386,7 +292,9 @@ class DeviceConnection:
         if not self.outcome:
             self._leave(closing.ending)
         elif protocol.phase is CLOSED:
-            self._leave_begun_to_another()
+            outbox = protocol.outbox
+            lost = [*self._leave_begun_to_another(outbox.abandon()), *outbox.discard()]
+            self._count_lost(self.outcome, lost)
         protocol.advance(now, self._context.limits())
         if protocol.phase is CLOSED:
             self._close_socket()
@@ -412,10 +320,7 @@ class DeviceConnection:
             context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
-        dropped, interim = self._leave_to_another(ending.dropped, was_receiving)
-        self._count_lost(ending.outcome, dropped)
-        if interim:
-            count(context.counters.dropped, "interim", interim)
+        fate = self._count_lost(ending.outcome, self._leave_to_another(ending.dropped, was_receiving))
         if self._inbound is not None:
             self._inbound.close()
             self._inbound = None  # it refers to this connection: a reference cycle otherwise
@@ -424,8 +329,8 @@ class DeviceConnection:
             is_last = not context.hub.is_device_connected(self.identity.device_id)
             self._box.close(audiences if is_last and ending.code != str(REPLACED.code) else None)
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
-        fate = "dropped" if self._box is None else "left_in_box"
-        extra = {"outcome": ending.outcome, "code": ending.code, fate: dropped}
+        unwritten = {"dropped": fate.lost} if self._box is None else {"left_in_box": fate.in_box}
+        extra = {"outcome": ending.outcome, "code": ending.code, **unwritten}
         log.info("device disconnected", extra=self.who() | extra)
 
     # -- where only one of a device's connections gets its messages
@@ -454,7 +359,7 @@ class DeviceConnection:
                 else:
                     client.send(body, timestamp_ms, terms)
             if not receivers:
-                self._count_lost(self.outcome, 1)
+                self._count_lost(self.outcome, [(body, timestamp_ms, terms)])
 
     @property
     def _is_receiving(self) -> bool:
@@ -466,10 +371,6 @@ class DeviceConnection:
         hub = self._context.hub
         return hub.has_stand_bys and len(hub.clients_of(self.identity.device_id)) > 1
 
-    def _hand_over_if_slow(self) -> None:
-        if self._context.hub.has_stand_bys and self.protocol.outbox.is_over_half(self._context.limits().outbox):
-            self._hand_over()
-
     def _hand_over(self) -> None:
         """Leave what is queued to a healthier connection of the device, if there is one.
 
@@ -480,7 +381,7 @@ class DeviceConnection:
         heir = self._context.hub.relieve(self, keeps=max(1, outbox.begun))
         if heir is not None:
             position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
-            heir.take_over(self._left(outbox.discard().queued, position))
+            heir.take_over(self._left(outbox.discard(), position))
 
     def _pass_on(self, frame: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
         """Another connection of the device, if there is one, gets this message."""
@@ -489,227 +390,52 @@ class DeviceConnection:
             client.send(frame, timestamp_ms, terms)
         return bool(receivers)
 
-    def _leave_to_another(self, dropped: Discarded, was_receiving: bool) -> tuple[int, int]:
+    def _pass_on_transient(self, body: bytes, timestamp_ms: int, terms: Terms | None) -> bool:
+        """The connection that gets the device's messages now gets this one, too, if it does not find it in the box.
+        False: it does."""
+        if terms is None or terms.number != 0:
+            return False
+        self._receive(Left([(body, timestamp_ms, terms)]))
+        return True
+
+    def _leave_to_another(self, dropped: Sequence[Waiting], was_receiving: bool) -> Sequence[Waiting]:
         """The connection has ended: leave what it has not written to the one that gets the device's messages now.
-        Returns how many messages and interims are dropped because there is none.
+        Returns the messages that nobody gets, because there is none.
 
         What the socket has begun to take stays here while it may take the rest.
         """
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
+        outbox = self.protocol.outbox
+        # Of what the socket has begun to take, nothing stays here if it is lost.
+        begun = outbox.abandon() if self.protocol.phase is CLOSED else []
+        left = [*begun, *dropped]
         if not heirs:
-            return dropped.messages, dropped.interims
-        is_lost = self.protocol.phase is CLOSED
+            return left
         if was_receiving:
-            begun = 0 if is_lost else self.protocol.outbox.begun_numbered
-            position = None if self._box is None else self._box.stand_by(begun)
-            heirs[0].take_over(self._left(dropped.left if is_lost else dropped.queued, position))
-        elif is_lost:
-            self._leave_begun_to_another()
-        return 0, 0
+            position = None if self._box is None else self._box.stand_by(outbox.begun_numbered)
+            heirs[0].take_over(self._left(left, position))
+            return ()
+        return self._leave_begun_to_another(begun)
 
-    def _leave_begun_to_another(self) -> None:
-        """The socket is lost, and another connection has gone on behind what this one had begun to write."""
+    def _leave_begun_to_another(self, begun: Sequence[Waiting]) -> Sequence[Waiting]:
+        """The socket is lost, and another connection has gone on behind what this one had begun to write. Returns the
+        messages that nobody gets, because there is none."""
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
-        begun = self.protocol.outbox.abandon()
-        if begun and heirs and (self._box is None or self._box.stands_by):
-            heirs[0].take_over(Left([_without_number(waiting) for waiting in begun]))
+        if not (begun and heirs and (self._box is None or self._box.stands_by)):
+            return begun
+        heirs[0].take_over(Left([_without_number(waiting) for waiting in begun]))
+        return ()
 
-    def _audiences(self) -> frozenset[Audience]:
-        """Those of the device's newest token, for the mailbox."""
-        return audiences_of(self._context.hub.identity_of(self.identity.device_id) or self.identity)
-
-    def _count_lost(self, reason: str, messages: int) -> None:
-        """Count messages that were queued and not written. With a mailbox they stay in the box, and nothing is lost."""
-        if self._box is not None:
-            self._context.counters.left_in_box += messages
-        elif messages:
-            count(self._context.counters.dropped, reason, messages)
-
-    def who(self) -> dict[str, object]:
-        """The fields of every log line about this connection."""
-        return {"device_id": self.identity.device_id, "conn": self.grant.generation.number}
-
-    # -- writing
-
-    def now_ms(self) -> float:
-        """See ``outbox.Taker``."""
-        return self._context.wall_clock() * 1000
-
-    def frame_of(self, payload: bytes, lane: LaneName, number: int) -> bytes | None:
-        """See ``outbox.Taker``."""
-        return None if self._box is None else self._box.frame_of(payload, lane, number)
-
-    def note_expired(self, terms: Terms) -> None:
-        """See ``outbox.Taker``."""
-        if self._box is None or terms.number is None:
-            count(self._context.counters.dropped, "expired")
-        elif (notice := self._box.expired(terms)) is not None:
-            # It takes the place of what has expired, so there is room for it.
-            self.protocol.outbox.push(b"", 0, self._context.limits().outbox, notice)
-
-    def flush(self) -> None:
-        """Write what is queued, unless the socket is busy with the last write."""
-        self.flush_pending = False
-        protocol, socket = self.protocol, self._socket
-        if protocol.write is not None:
-            self._hand_over_if_slow()
-            return
-        if self._is_frozen and protocol.phase is OPEN:
-            self._flush_control_frames()
-            return
-        if self._box is not None:
-            self._box.begin_write()
-        data = protocol.data_to_send(self)
-        if not data:
-            if not protocol.has_to_send:
-                return
-        elif not socket.write(data, self._on_sent):  # rarely
-            self._wait_for_room(len(data))
-            return
-        stamps, numbered = protocol.sent()
-        if stamps:
-            self._context.flusher.stamps += stamps
-        if self._box is not None:
-            self._note_written(self._box, numbered)
-        if protocol.closing is not None or len(data) >= MOST_PER_TAKE:
-            self._carry_out()
-
-    def _flush_control_frames(self) -> None:
-        data = self.protocol.control_frames()
-        if not data:
-            return
-        if self._socket.write(data, self._on_sent):
-            self.protocol.control_frames_sent()
-        else:
-            self.protocol.control_frames_blocked(self._socket.write_mark, self._context.clock())
-            self._context.flusher.watch(self)
-
-    def _wait_for_room(self, size: int) -> None:
-        """The socket has not taken all of a write. What it has not begun to take, it gets later."""
-        protocol, socket, context = self.protocol, self._socket, self._context
-        taken, committed = socket.progress(size)
-        kept, (stamps, numbered) = protocol.blocked(size, taken, committed, socket.write_mark, context.clock())
-        socket.take_back(size - kept)
-        context.flusher.stamps += stamps
-        if self._box is not None:
-            self._note_written(self._box, numbered)
-        context.flusher.watch(self)
-        self._hand_over_if_slow()
-
-    def _note_written(self, box: BoxFeed, numbered: int) -> None:
-        """The socket has taken something, with a mailbox.
-
-        :param numbered: of the messages, so many have a number
-        """
-        if numbered:
-            box.given(numbered)
-        elif self.has_nothing_to_write():
-            box.written()
-
-    def _on_sent(self) -> None:
-        """The socket has taken the rest of a write, or has failed."""
-        protocol, context = self.protocol, self._context
-        stamps, numbered = protocol.sent()
-        self._unwatch()
-        if self._socket.has_failed:
-            # What the device has sent may be unread; the end of the socket comes after it.
-            protocol.peer_has_gone(context.clock(), context.limits())
-            self._wake()
-            self._on_readable()
-            return
-        if stamps:
-            context.flusher.note_written(stamps)
-        if self._box is not None:
-            self._note_written(self._box, numbered)
-        self._carry_out()
-
-    def _unwatch(self) -> None:
-        if self.protocol.write is None and self.protocol.reading is not PAUSED:
-            self._context.flusher.unwatch(self)
-
-    # -- reading
-
-    def _on_readable(self) -> None:
-        """Read once in a turn of the loop, so that a device that sends without a pause does not delay the others."""
-        try:
-            data = self._socket.read(self._context.intake.piece_bytes)
-        except OSError:
-            data = b""
-        if not data:
-            if data is not None or self._socket.has_failed:
-                self.cut()
-            return
-        try:
-            self._take_in(data)
-            inbound = self._inbound
-            if inbound is not None and inbound.full() is not None:
-                self._hold_back(inbound)
-        except Exception:
-            self._fail()
-
-    def _fail(self) -> None:
-        """Call it while an exception is handled."""
-        log.exception("connection failed", extra=self.who())
-        self.cut()
-
-    def _take_in(self, data: bytes) -> None:
-        protocol, context = self.protocol, self._context
-        phase, has_message = protocol.phase, False
-        for event in protocol.receive(data, context.clock(), context.limits()):
-            if isinstance(event, Pong):
-                self.awaiting_pong = self.misses_pong = False
-                self._note_sign_of_life()
-            else:
-                has_message = True
-                self._make_inbound().hear(event)
-            if self.outcome:
-                return
-        if protocol.phase is not OPEN:
-            if protocol.phase is not phase:
-                self._carry_out()
-            return
-        under_way = protocol.under_way_bytes
-        if self._inbound is not None or under_way:
-            self._make_inbound().note_under_way(under_way, has_message)
-        if protocol.has_to_send:
-            context.flusher.add(self)
-
-    def _make_inbound(self) -> Inbound:
-        if self._inbound is None:
-            self._inbound = Inbound(self, self.protocol, self.identity, self._context, self._box, self._wants_interim)
-        return self._inbound
-
-    def _hold_back(self, inbound: Inbound) -> None:
-        """Stop reading until there is room, the device has disconnected, or a challenge needs its pong."""
-        self._socket.stop_reading()
-        self.protocol.pause(self._context.clock())
-        self._context.flusher.watch(self)
-        self._holding = asyncio.get_running_loop().create_task(self._read_on_later(inbound))
-
-    async def _read_on_later(self, inbound: Inbound) -> None:
-        context = self._context
-        try:
-            while (full := inbound.full()) is not None:
-                await full.wait_for_room()
-        except Exception:
-            self._fail()
-            return
-        except asyncio.CancelledError:
-            self.cut()
-            raise
-        finally:
-            self._holding = None
-        self.protocol.resume(context.clock(), context.limits())
-        self._unwatch()
-        if not self._socket.is_closed:
-            self._socket.start_reading(self._on_readable)
-
-    def _wake(self) -> None:
-        """If the connection waits for room, check again."""
-        if self._inbound is not None:
-            self._inbound.wake()
+    def _count_lost(self, reason: str, messages: Sequence[Waiting]) -> Fate:
+        """Count messages that are not written."""
+        counters, fate = self._context.counters, fate_of(messages, has_mailbox=self._context.mail is not None)
+        counters.left_in_box += fate.in_box
+        for of_reason, lost in ((reason, fate.lost), ("interim", fate.interims)):
+            if lost:
+                count(counters.dropped, of_reason, lost)
+        return fate
 
 
 def _without_number(waiting: Waiting) -> Waiting:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 from ..counters import count
 from ..errors import MailboxClosed, MailboxError, Superseded
@@ -21,9 +21,11 @@ from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_c
 from ..rules.feed import Page
 from ..rules.frames import text_frame
 from ..rules.terms import Terms
-from .box_reader import LOOK, Ack, Arrived, BoxReader
+from .box_reader import BoxReader
 from .mail import Mail, retry_delays
-from .outbox import OutboxLimits, Withdrawn
+from .outbox import OutboxLimits
+from .outlet import Outlet
+from .questions import LOOK, Ack, Arrived
 from .queue import Waiting
 from .transients import Transient, Transients
 
@@ -37,38 +39,6 @@ _NEW: Final = tuple.__new__
 """Like Terms(...), without the Python function that a NamedTuple has for it."""
 
 log = logging.getLogger("cocoa.device")
-
-
-class Outlet(Protocol):
-    """A connection, as its feed sees it."""
-
-    def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
-        """Queue a frame. A connection whose outbox has no room for it is closed, unless it is an interim."""
-
-    def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
-        """Queue a message if the outbox has room for it; False if not. It replaces those with its collapse key.
-
-        :param body: its frame or, if its terms have a number, its payload
-        """
-
-    def make_room(self, body: bytes, terms: Terms, least: int) -> Withdrawn:
-        """See ``Outbox.withdraw``."""
-
-    def collapse(self, key: str) -> None:
-        """Remove the queued messages with this collapse key."""
-
-    def has_nothing_to_write(self) -> bool:
-        """True if the socket has taken all that was sent."""
-
-    def has_no_high_to_write(self) -> bool:
-        """True if no message of high priority is queued."""
-
-    def outbox_limits(self) -> OutboxLimits: ...
-
-    def superseded(self) -> None:
-        """Another connection, perhaps of another server, holds the device: this one ends."""
-
-    def who(self) -> dict[str, object]: ...
 
 
 class BoxFeed:

@@ -17,7 +17,7 @@ from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
 from ..rules.box import Box, Position
 from ..rules.rate import LineBudget, RateLimit
-from .box_reader import latest
+from .questions import latest
 
 ACK_LINES = RateLimit(per_s=1, burst=10)
 RETRY_BASE_S, RETRY_CAP_S = 0.5, 5.0

@@ -18,7 +18,8 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from ..rules.box import LaneName
 from ..rules.terms import Terms
-from .queue import CURSOR_BYTES, NO_BODIES, NO_QUEUE, NO_STAMPS, Droppable, Queue, Waiting, cost, droppable
+from .details import NO_QUEUE, Details, Taken
+from .queue import CURSOR_BYTES, NO_BODIES, NO_STAMPS, Droppable, Queue, Waiting, cost, droppable
 
 MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
@@ -89,78 +90,6 @@ class Withdrawn(NamedTuple):
 NOTHING_WITHDRAWN: Final = Withdrawn()
 
 
-class Discarded(NamedTuple):
-    """Messages removed from the outbox: :ivar interims: and :ivar messages: all others.
-
-    :ivar queued: all of them, those of high priority first
-    :ivar begun: those that the socket has taken in part, which are not removed
-    """
-
-    messages: int
-    interims: int
-    queued: Sequence[Waiting] = ()
-    begun: Sequence[Waiting] = ()
-
-    @property
-    def left(self) -> list[Waiting]:
-        """What is lost with the connection."""
-        return [*self.begun, *self.queued]
-
-
-class _Taken(NamedTuple):
-    """One message of a write.
-
-    :ivar size: of its frame; 0: it is skipped
-    :ivar waiting: the message as it was queued
-    """
-
-    is_high: bool
-    size: int
-    waiting: Waiting
-
-    @property
-    def is_numbered(self) -> bool:
-        """Whether the message is stored, and its number is reported."""
-        terms = self.waiting[2]
-        return terms is not None and bool(terms.number)
-
-
-class _Details:
-    """What an outbox has only while it is needed.
-
-    :ivar high: the lane of high priority
-    :ivar high_in_a_row: high messages given since a normal one, while a normal one waited
-    :ivar expires_ms: no queued message expires before this time; 0: none expires
-    :ivar others: messages that wait, but not in the outbox's own lane
-    :ivar taken_bytes: the size of the current write's messages
-    :ivar taken: what the current write consists of, in its order, if both lanes have messages
-    :ivar single: otherwise, how many messages of the lane that has any
-    :ivar begun: the messages that the socket has begun to take, and not taken completely
-    :ivar begun_bytes: what they count for
-    """
-
-    __slots__ = (
-        "begun",
-        "begun_bytes",
-        "expires_ms",
-        "high",
-        "high_in_a_row",
-        "others",
-        "single",
-        "taken",
-        "taken_bytes",
-    )
-
-    def __init__(self) -> None:
-        self.high = NO_QUEUE
-        self.high_in_a_row = self.expires_ms = self.others = self.taken_bytes = self.single = self.begun_bytes = 0
-        self.taken: Sequence[_Taken] = ()
-        self.begun: Sequence[_Taken] = ()
-
-    def end_write(self) -> None:
-        self.taken, self.single, self.taken_bytes = (), 0, 0
-
-
 class Outbox(Queue):
     """Messages in the order of :meth:`push`, except that those of high priority go first: up to eight in a row while
     others wait. An empty outbox holds no list. It is itself the queue of all other messages.
@@ -178,7 +107,7 @@ class Outbox(Queue):
     def __init__(self) -> None:
         super().__init__()
         self._bytes = 0  # all that waits
-        self._details: _Details | None = None
+        self._details: Details | None = None
         # The frames of a write of one lane, if any had to be made, and how many of its messages have a number.
         self._made: list[bytes] | None = None
         self._numbered = 0
@@ -264,9 +193,9 @@ class Outbox(Queue):
         self.append(body, timestamp_ms, terms)
         return True
 
-    def _detailed(self) -> _Details:
+    def _detailed(self) -> Details:
         if self._details is None:
-            self._details = _Details()
+            self._details = Details()
         return self._details
 
     def collapse(self, key: str) -> int:
@@ -427,23 +356,23 @@ class Outbox(Queue):
         self._numbered = numbered
         return frames
 
-    def _take_in_order(self, details: _Details, taker: Taker) -> list[bytes]:
+    def _take_in_order(self, details: Details, taker: Taker) -> list[bytes]:
         """Return the next frames of both lanes."""
-        frames, taken, size = list[bytes](), list[_Taken](), 0
+        frames, taken, size = list[bytes](), list[Taken](), 0
         for queue, at in self._in_order(details):
             waiting = queue.waiting_at(at)
             frame, _, terms = waiting
             if terms is not None and terms.number is not None:
                 frame = taker.frame_of(frame, "normal" if queue is self else "high", terms.number) or b""
             frames.append(frame)
-            taken.append(_Taken(queue is not self, len(frame), waiting))
+            taken.append(Taken(queue is not self, len(frame), waiting))
             size += len(frame)
             if size >= MOST_PER_TAKE:
                 break
         details.taken = taken
         return frames
 
-    def _in_order(self, details: _Details) -> Iterator[tuple[Queue, int]]:
+    def _in_order(self, details: Details) -> Iterator[tuple[Queue, int]]:
         """Everything that is queued, in the order of giving."""
         at, high_at, in_a_row = 0, 0, details.high_in_a_row
         while at < len(self.bodies) or high_at < len(details.high.bodies):
@@ -506,7 +435,7 @@ class Outbox(Queue):
         if details is None:
             details = self._detailed()
             details.single = len(self.bodies)
-        begun, complete, end = list[_Taken](), 0, 0
+        begun, complete, end = list[Taken](), 0, 0
         for each in details.taken or self._taken_of_one(self if self.bodies else details.high, details.single):
             if end >= committed:
                 break
@@ -515,12 +444,12 @@ class Outbox(Queue):
             complete += end <= taken
         return end, self._give(details, begun, complete)
 
-    def _taken_of_one(self, queue: Queue, messages: int) -> Iterator[_Taken]:
+    def _taken_of_one(self, queue: Queue, messages: int) -> Iterator[Taken]:
         frames = queue.bodies if self._made is None else self._made
         for at in range(messages):
-            yield _Taken(queue is not self, len(frames[at]), queue.waiting_at(at))
+            yield Taken(queue is not self, len(frames[at]), queue.waiting_at(at))
 
-    def _give(self, details: _Details, begun: Sequence[_Taken], complete: int) -> Given:
+    def _give(self, details: Details, begun: Sequence[Taken], complete: int) -> Given:
         """The socket has taken the first ``complete`` of these messages completely, and the others in part. The
         rest of what was taken from the outbox stays queued."""
         highs = [each.is_high for each in begun]
@@ -563,18 +492,17 @@ class Outbox(Queue):
         if not len(self):
             self._details = None
 
-    def discard(self) -> Discarded:
-        """Drop what is queued. What the socket has begun to take can't be taken back."""
-        queued, begun = _emptied(self), list[Waiting]()
+    def discard(self) -> list[Waiting]:
+        """Drop what is queued, and return it, messages of high priority first. What the socket has begun to take can't
+        be taken back."""
+        queued = _emptied(self)
         self._bytes, self._made, self._numbered = 0, None, 0
         details = self._details
         if details is not None:
             queued = _emptied(details.high) + queued
-            begun = [each.waiting for each in details.begun]
             self._bytes, details.others = details.begun_bytes, len(details.begun)
             self._drop_details()
-        interims = sum(terms is not None and bool(terms.interim_of) for _, _, terms in queued)
-        return Discarded(len(queued) - interims, interims, queued, begun)
+        return queued
 
 
 def _emptied(queue: Queue) -> list[Waiting]:
@@ -583,6 +511,6 @@ def _emptied(queue: Queue) -> list[Waiting]:
     return queued
 
 
-def _report(taken: Sequence[_Taken]) -> Given:
+def _report(taken: Sequence[Taken]) -> Given:
     stamps = [each.waiting[1] for each in taken if each.size]
     return stamps, sum(each.is_numbered for each in taken)

@@ -63,7 +63,8 @@ from ..rules.rate import RateBucket
 from ..rules.terms import Terms
 from .heartbeat import QUEUED, SENT, Heartbeat
 from .limits import DeviceLimits
-from .outbox import Discarded, Given, Outbox, Squeezed, Taker
+from .outbox import Given, Outbox, Squeezed, Taker
+from .queue import Waiting
 
 LINGER_S: Final = 2.0
 """How long a client that broke the protocol may take to read our close frame and to close."""
@@ -113,7 +114,6 @@ TO_END: Final = Reading.TO_END
 Event: TypeAlias = Text | Binary | Pong
 """What :meth:`DeviceProtocol.receive` returns."""
 
-NOTHING: Final = Discarded(0, 0)
 _ONE_PONG: Final[Sequence[Event]] = (Pong(b""),)
 
 
@@ -126,7 +126,7 @@ class Ending(NamedTuple):
 
     outcome: str
     code: str
-    dropped: Discarded
+    dropped: Sequence[Waiting]
 
 
 class Write(NamedTuple):
@@ -478,7 +478,7 @@ class DeviceProtocol:
         keep_queued: bool = False,
         notice: bytes = b"",
     ) -> None:
-        dropped = NOTHING if keep_queued else self.outbox.discard()
+        dropped = () if keep_queued else self.outbox.discard()
         ending, frame = Ending(reason.outcome, str(reason.code), dropped), frames.close_frame(reason.code, reason.text)
         self._set_closing(phase, ending, frames.text_frame(notice) + frame if notice else frame, now, limits)
 

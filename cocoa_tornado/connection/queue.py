@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from ..rules.terms import Terms
@@ -88,13 +88,35 @@ class Queue:
         return freed
 
 
-NO_QUEUE: Final = Queue()
-"""Stands for a queue that is not there. It stays empty."""
-
-
 def cost(body: bytes, terms: Terms | None) -> int:
     """What a message counts for."""
     return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
+
+
+class Fate(NamedTuple):
+    """What becomes of messages that their connection does not write.
+
+    :ivar in_box: they are stored, and another connection of the device gets them
+    :ivar lost: they are in no box; interims are not among them
+    """
+
+    in_box: int
+    lost: int
+    interims: int
+
+
+def fate_of(messages: Iterable[Waiting], *, has_mailbox: bool) -> Fate:
+    """Count messages that are not written. With a mailbox, all but stored and transient ones are notices of the gateway
+    itself, which do not count."""
+    in_box = lost = interims = 0
+    for body, _, terms in messages:
+        if terms is not None and terms.interim_of:
+            interims += 1
+        elif not has_mailbox or (terms is not None and terms.number == 0):
+            lost += 1
+        elif terms is not None and terms.number and body:  # without a body it is a place for a gap notice
+            in_box += 1
+    return Fate(in_box, lost, interims)
 
 
 class Droppable(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..rules.audiences import Audience
 from ..rules.box import Mark, Marks, marked
 from . import fan_out_bound
-from .port import Entry, FanOut
+from .port import Doorbell, Entry, FanOut
 
 
 class Call(NamedTuple):
@@ -25,10 +25,11 @@ class Call(NamedTuple):
     entries: Sequence[Entry | FanOut]
     future: asyncio.Future[list[int | None]]
     fan_outs: int = 0
+    doorbell: Doorbell | None = None
 
     @classmethod
-    def of(cls, entries: Sequence[Entry | FanOut]) -> Call:
-        return cls(entries, asyncio.get_running_loop().create_future(), fan_out_bound.count(entries))
+    def of(cls, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None) -> Call:
+        return cls(entries, asyncio.get_running_loop().create_future(), fan_out_bound.count(entries), doorbell)
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from ..rules.feed import Page
 from .asking import Asker, fail
 from .backlog import Backlog, Call, CommitGroup, GroupLimits, Join
 from .chore import Chore
-from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
 from .store import Committed, Ledger, Look, Question, Read, Store, StoreFault, Timing
 
@@ -108,9 +108,15 @@ class Driver:
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
         self._on_step = on_step
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    @property
+    def rings(self) -> bool:
+        return False
+
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         self._refuse_if_closed()
-        call = Call.of(entries)
+        call = Call.of(entries, doorbell)
         self._backlog.append(call)
         self._wake.set()
         return call.future

@@ -24,7 +24,7 @@ from ..rules.seen import SeenOffsets, judge
 from . import fan_out_bound
 from .backlog import Call
 from .memory_box import KeptBox, Removed
-from .port import Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .store import FAN_OUT_STEP
 
 SWEEP_BOXES: Final = 300
@@ -154,10 +154,10 @@ class MemoryStore:
         if kept is not None:
             self.counters.acknowledged += self._removed(kept.acknowledge(numbers))
 
-    def written(self, device_id: str, numbers: Numbers) -> None:
+    def written(self, device_id: str, normal: int, high: int) -> None:
         kept = self._kept.get(device_id)
         if kept is not None:
-            kept.write(numbers)
+            kept.write(normal, high)
 
     def sweep(self) -> int:
         now = self._clock()
@@ -201,8 +201,9 @@ class MemoryStore:
         self.counters.stored += 1
         if replaced:
             self.counters.collapsed += self._removed(replaced)
-        if kept.is_over(self._limits):
-            self._lose(kept.shrink(self._limits), "overflow")
+        dropped = kept.shrink(self._limits)
+        if dropped:
+            self._lose(dropped, "overflow")
         return number
 
     def _lose(self, lost: Removed, reason: str) -> int:
@@ -211,7 +212,7 @@ class MemoryStore:
 
     def _removed(self, removed: Removed) -> int:
         self._messages -= len(removed)
-        self._size_bytes -= sum(len(message.payload) for message in removed)
+        self._size_bytes -= sum([len(message.payload) for message in removed])
         return len(removed)
 
     # -- fan-outs and members
@@ -323,7 +324,13 @@ class MemoryMailbox:
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
         self._on_step = on_step
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    @property
+    def rings(self) -> bool:
+        return False
+
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         self._refuse_if_closed()
         call = Call.of(entries)
         if self._waiting or not self._may_begin(call):
@@ -365,7 +372,7 @@ class MemoryMailbox:
         self._store.acknowledge(device_id, position.numbers)
 
     def written(self, device_id: str, position: Position, fencing_token: FencingToken | None = None) -> None:
-        self._store.written(device_id, position.numbers)
+        self._store.written(device_id, position.normal, position.high)
 
     def marked(self, device_id: str) -> None:
         return None

@@ -219,14 +219,10 @@ class KeptBox:
         if len(self._named) > IDS_REMEMBERED:
             del self._named[next(iter(self._named))]
 
-    def is_over(self, limits: BoxLimits) -> bool:
-        """Whether to call :meth:`shrink`."""
-        return self._count > limits.max_messages or self.size_bytes > limits.max_bytes
-
     def shrink(self, limits: BoxLimits) -> Removed:
         """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones."""
         dropped: Removed = []
-        while self._count > 1 and self.is_over(limits):
+        while (self._count > limits.max_messages or self.size_bytes > limits.max_bytes) and self._count > 1:
             victim = self._first_to_drop()
             dropped.append(self._remove(victim.lane, victim.number))
         return dropped
@@ -235,8 +231,9 @@ class KeptBox:
         if self._low:
             return self._normal.messages[next(iter(self._low))]
         for lane in (self._normal, self._high):
-            if lane.first is not None and lane.first is not self._newest:
-                return lane.first
+            first = lane.first
+            if first is not None and first is not self._newest:
+                return first
         raise AssertionError("the newest message is alone")
 
     # -- removing
@@ -247,11 +244,12 @@ class KeptBox:
             self._note_removed(message)
         return removed
 
-    def write(self, numbers: Numbers) -> None:
+    def write(self, normal: int, high: int) -> None:
         """Mark everything up to these numbers as written to a socket."""
-        for lane, number in ((self._normal, numbers.normal), (self._high, numbers.high)):
-            if number > lane.state.written:
-                lane.state = lane.state.write(number)
+        if normal > self._normal.state.written:
+            self._normal.state = self._normal.state.write(normal)
+        if high > self._high.state.written:
+            self._high.state = self._high.state.write(high)
 
     def expire(self, limits: BoxLimits, now: float) -> Removed:
         return [self._remove(lane, number) for lane in LANES for number in self._lane(lane).expired(limits, now)]

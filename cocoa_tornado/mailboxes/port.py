@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -96,6 +96,23 @@ class FanOutStep(NamedTuple):
     def is_transient(self) -> bool:
         """True if the messages are not stored."""
         return self.options is not None and self.options.is_transient
+
+
+class Doorbell:
+    """Has a mailbox wake the servers that hold devices, in the step in which it stores messages for them.
+
+    :ivar device_ids: those that are not connected to this server
+    :ivar held: those of them that some server holds; known when the append is complete
+    """
+
+    __slots__ = ("device_ids", "held")
+
+    def __init__(self, device_ids: Iterable[str]) -> None:
+        self.device_ids = frozenset(device_ids)
+        self.held: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Doorbell for {len(self.device_ids)} devices>"
 
 
 class MailboxState(enum.Enum):
@@ -207,7 +224,13 @@ class Mailbox(Protocol):
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
         """Call a function, on the IOLoop thread, for every step that is stored: at least one for each fan-out."""
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    @property
+    def rings(self) -> bool:
+        """True if presence is in the mailbox, so that :meth:`append` can ring doorbells."""
+
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         """Store messages. The result holds each message's number in its lane of its device's box and, for a transient
         one, the number that it comes after. It holds None for a message that an earlier call or another process has
         stored, for the second of two entries of one record and device, for one that is dropped because of its ``id``,

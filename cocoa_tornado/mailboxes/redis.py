@@ -77,11 +77,19 @@ class RedisMailbox(Driver):
 
     :param url: ``redis://[user:password@]host:port/db``, ``rediss://``, or ``redis+sentinel://``
     :param clock: Unix seconds
+    :param rings: presence is in the same Redis
     """
 
-    def __init__(self, url: str, limits: BoxLimits, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, url: str, limits: BoxLimits, clock: Callable[[], float] = time.time, *, rings: bool = False
+    ) -> None:
         ledger = Ledger()
         super().__init__(RedisStore(url, limits, clock, ledger), ledger, TIMING, LIMITS)
+        self._rings = rings
+
+    @property
+    def rings(self) -> bool:
+        return self._rings
 
 
 class RedisStore:
@@ -329,14 +337,14 @@ class RedisStore:
     # -- results
 
     def _note_stored(self, judged: Judged, reply: list[Any]) -> Committed:
-        _, numbers, lost, collapsed, given, messages, size_bytes, pending, steps, _ = reply
+        _, numbers, lost, collapsed, given, messages, size_bytes, pending, steps, rung, _ = reply
         self._judged, self._given = None, max(self._given, int(given))
         self._ledger.counters.duplicates += judged.fresh.count(False)
         self._note_results(numbers, judged.fresh.count(True))
         self._note_totals((messages, size_bytes))
         self._fan_outs.update(judged.fan_outs)
         stepped = self._note_steps(steps, int(lost), int(collapsed), int(pending))
-        return Committed(judged.settle(numbers), stepped)
+        return Committed(judged.settle(numbers, rung), stepped)
 
     def _note_results(self, numbers: bytes, count: int) -> None:
         """:param numbers: what a script says of so many messages"""

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from ..redis_store.scripts import PREFIX, Command
 from ..rules.addressing import Options
 from ..rules.box import FORGET_AFTER_S, BoxLimits
+from ..rules.claims import bucket_of
 from ..rules.seen import Remembered, Run, SeenOffsets, judge
 from .backlog import CommitGroup
 from .port import Entry, FanOut
@@ -60,6 +61,12 @@ class Judged:
     def __init__(self, group: CommitGroup, sources: dict[str, Source], gateway: bytes) -> None:
         self.group_id = group.id.encode()
         self._calls = [call.entries for call in group.calls]
+        self._bells = [
+            (call.doorbell, device_id)
+            for call in group.calls
+            if call.doorbell
+            for device_id in call.doorbell.device_ids
+        ]
         self._remembered: dict[str, Remembered] = {}
         self._sources = sources
         self._gateway = gateway
@@ -76,8 +83,14 @@ class Judged:
         head = [b"%d" % now_ms, self._gateway, self.group_id, *limit_arguments(limits), _REMEMBER_MS]
         return APPEND.call(key, *head, b" ".join((*known, *self.fan_outs)), b"%d" % at_once, *self._arguments)
 
-    def settle(self, numbers: bytes) -> list[list[int | None]]:
-        """The group was stored: update the versions of its sources. Returns the numbers of each call."""
+    def settle(self, numbers: bytes, rung: bytes) -> list[list[int | None]]:
+        """The group was stored: update the versions of its sources. Returns the numbers of each call.
+
+        :param rung: the positions of the devices whose servers were woken
+        """
+        for position in rung.split():
+            doorbell, device_id = self._bells[int(position) - 1]
+            doorbell.held.add(device_id)
         for name, remembered in self._remembered.items():
             if remembered.runs:
                 source = self._sources[name]
@@ -122,6 +135,9 @@ class Judged:
             runs = [self.group_id + _FIRST.pack(run.first) + run.to_bytes() for run in remembered.runs]
             head += [name.encode(), self._sources[name].version, b"%d" % remembered.reset, b"%d" % remembered.floor]
             head += [b"%d" % len(runs), *runs]
+        for _, device_id in self._bells:
+            key = device_key(device_id)
+            stored += (b"%d" % bucket_of(key), key)
         return head + [device_key(device_id) for device_id in indexes] + stored
 
 

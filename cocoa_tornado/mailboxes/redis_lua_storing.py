@@ -13,14 +13,15 @@ APPEND: Final = """
 --   '~', index of its device, priority, collapse key, id: a transient message
 --   '*', id of the fan-out, timestamp, payload, expires, priority, collapse key, id, '1' if it is transient, audience,
 --     options, excluded devices as the gateway writes them, their count, their names
+-- then, for each device whose server is to be woken: its bucket (of presence), its name
 local why = enter()
 if why then return {why} end
 local answer_key = root .. 'answer:' .. ARGV[3]
-local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost', 'collapsed', 'steps')
+local answer = redis.call('HMGET', answer_key, 'group', 'numbers', 'lost', 'collapsed', 'steps', 'rung')
 if answer[1] == ARGV[4] then
   return {'stored', answer[2], answer[3], answer[4] or '0', whole(mailbox.given), whole(mailbox.messages),
     whole(mailbox.bytes), whole(try('LLEN', root .. 'fans') or 0),
-    answer[5] and answer[5] ~= '' and cmsgpack.unpack(answer[5]) or {}, foreign}
+    answer[5] and answer[5] ~= '' and cmsgpack.unpack(answer[5]) or {}, answer[6] or '', foreign}
 end
 limits.messages, limits.bytes, limits.ttl = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local remember_ms, in_place = ARGV[8], tonumber(ARGV[10])
@@ -97,12 +98,14 @@ end
 local steps, left = {}, 0
 if has_fans then steps, left = fanning().save_fans(ARGV[9]) end
 leave()
+local rung = ''
+if at <= #ARGV then rung = bells().ring(at, ARGV[3]) end
 local joined, lost, collapsed = table.concat(numbers, ' '), whole(mailbox.lost), whole(mailbox.collapsed)
 redis.call('HSET', answer_key, 'group', ARGV[4], 'numbers', joined, 'lost', lost, 'collapsed', collapsed,
-  'steps', #steps > 0 and cmsgpack.pack(steps) or '')
+  'steps', #steps > 0 and cmsgpack.pack(steps) or '', 'rung', rung)
 redis.call('EXPIRE', answer_key, 86400)
 return {'stored', joined, lost, collapsed, whole(mailbox.given), whole(mailbox.messages), whole(mailbox.bytes),
-  whole(left), steps, foreign}
+  whole(left), steps, rung, foreign}
 """
 
 FAN_OUT: Final = """

@@ -48,6 +48,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..redis_store.inboxes import BELLS
 from ..redis_store.scripts import PREFIX, Script
 from .redis_lua_base import BASE, GUARD, MAILBOX
 from .redis_lua_boxes import BOXES, LEAVING, MESSAGES, RETRACTED, TRIM
@@ -78,6 +79,11 @@ _LEAVING: Final = ("advance", "find", "count_out", "drop", "retract")
 _SPECIAL: Final = ("message_of", "prepare", "add_to_indexes", "replace_stream", "cut", "shrink")
 _FANNING: Final = ("pull_all", "begin", "step_oldest", "save_fans")
 
+_PRESENCE: Final = """
+local presence = root .. 'p:'
+local function is_alive(epoch) return try('HEXISTS', presence .. 'servers', epoch) == 1 end
+"""
+
 _UPKEEP: Final = _BOXES + TRIM + _RETRACTED + _lazily("leaving", LEAVING, *_LEAVING)
 _STORING: Final = "".join(
     (
@@ -88,7 +94,7 @@ _STORING: Final = "".join(
 
 OPEN = Script(BASE, _OPEN, key=META)
 READ = Script(_BOXES, GUARD, _READ, key=META)
-APPEND = Script(_STORING, _APPEND, key=META)
+APPEND = Script(_STORING, _lazily("bells", _PRESENCE + BELLS, "ring"), _APPEND, key=META)
 FAN_OUT = Script(_STORING, _FAN_OUT, key=META)
 JOIN = Script(_UPKEEP, _JOIN, key=META)
 MARK = Script(_UPKEEP, GUARD, _MARK, key=META)

@@ -19,6 +19,7 @@ COLUMNS: Final = (
 SIZE: Final = "coalesce(size, length(payload))"
 """The size of a message's payload."""
 
+_NEW: Final = tuple.__new__  # like Lane(...), without the Python function that a NamedTuple has for it
 _ASKED_TOGETHER: Final = (1, 8, 64, 512)  # few distinct statements, so that SQLite's statement cache holds them
 _INSERT: Final = (
     "INSERT INTO box(last, gone, acked, written, holes, bytes, touched, id, device, base) VALUES (?, ?, ?, ?, ?, ?, ?,"
@@ -126,7 +127,9 @@ class BoxRow:
 
     @property
     def high(self) -> Lane:
-        return Lane.new(self.normal.base) if self._high is None else self._high
+        if self._high is None:
+            self._high = Lane.new(self.normal.base)
+        return self._high
 
     @property
     def has_high(self) -> bool:
@@ -306,9 +309,8 @@ def select_each(database: sqlite3.Connection, query: str, values: Sequence[Any])
 
 
 def _lane(base: int, last: int, gone: int, acked: int | None, written: int, cuts: str, retracted: str) -> Lane:
-    return Lane(
-        base, last, gone, acked, written, _cuts_of(cuts) if cuts else (), _retracted_of(retracted) if retracted else ()
-    )
+    of_cuts, of_retracted = _cuts_of(cuts) if cuts else (), _retracted_of(retracted) if retracted else ()
+    return _NEW(Lane, (base, last, gone, acked, written, of_cuts, of_retracted))
 
 
 def _text_of_cuts(lane: Lane) -> str:

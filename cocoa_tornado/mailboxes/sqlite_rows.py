@@ -186,6 +186,7 @@ class Rows:
     def _append(self, boxes: Boxes, calls: Sequence[Sequence[Entry | FanOut]]) -> None:
         appender, change, fan_outs = Appender(boxes), boxes.change, self._fan_outs
         fresh = iter(judge(calls, partial(self._seen.take, now=boxes.now)))
+        has_fan_outs = bool(fan_outs)
         for entries in calls:
             numbers: list[int | None] = []
             for entry in entries:
@@ -194,8 +195,9 @@ class Rows:
                     change.duplicates += 1
                 elif isinstance(entry, FanOut):
                     change.steps += fan_outs.begin(boxes, appender, entry)
+                    has_fan_outs = bool(fan_outs)
                 else:
-                    if fan_outs:
+                    if has_fan_outs:
                         change.steps += fan_outs.pull(boxes, appender, entry.device_id)
                     number = appender.append(entry)
                 numbers.append(number)

@@ -362,7 +362,9 @@ def _prepare(database: sqlite3.Connection, path: Path, migrations: Sequence[Migr
     (mode,) = database.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise ServiceError(f"mailbox {path}: its file system is unsuitable (no shared memory); choose another folder")
-    database.execute("PRAGMA wal_autocheckpoint = 4000")
+    # A commit that checkpoints takes some milliseconds. Four times as many pages make it four times as long, and save
+    # neither CPU time nor, in bulk, time.
+    database.execute("PRAGMA wal_autocheckpoint = 1000")
     database.execute("PRAGMA journal_size_limit = 67108864")
     if is_new:
         # Make the directory entries of the new file and its log durable.

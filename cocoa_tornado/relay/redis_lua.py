@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from ..redis_store.inboxes import POSTING
 from ..redis_store.scripts import PREFIX, Command, Script
 from .port import Fate, RelayLimits
 
@@ -30,73 +31,6 @@ _BASE: Final = """
 local presence = string.sub(KEYS[1], 1, -5)
 local function is_alive(epoch) return redis.call('HEXISTS', presence .. 'servers', epoch) == 1 end
 """
-
-POSTING: Final = """
--- Inboxes: ``post`` decides, ``save_inboxes`` writes what was decided. Needs ``presence`` (the prefix of its
--- keys) and ``is_alive``.
-local inboxes, posted_to = {}, {}
-
-local function digits(number)
-  return string.format(number < 2147483648 and '%d' or '%.0f', number)
-end
-
--- The state of an inbox, read once in a script; false if its server does not exist.
-local function inbox_of(server)
-  local inbox = inboxes[server]
-  if inbox == nil then
-    inbox = is_alive(server) and {server = server, entries = {}}
-    if inbox then
-      local found = redis.pcall('HMGET', presence .. 'q:' .. server,
-        'sequence', 'messages', 'bytes', 'read_messages', 'read_bytes', 'lost')
-      inbox.is_foreign = found.err ~= nil
-      inbox.sequence = tonumber(found[1] or 0)
-      inbox.messages, inbox.bytes = tonumber(found[2] or 0), tonumber(found[3] or 0)
-      inbox.read_messages, inbox.read_bytes = tonumber(found[4] or 0), tonumber(found[5] or 0)
-      inbox.lost, inbox.lost_before = tonumber(found[6] or 0), tonumber(found[6] or 0)
-      posted_to[#posted_to + 1] = inbox
-    end
-    inboxes[server] = inbox
-  end
-  return inbox
-end
-
--- Returns 'a' if the inbox has room, 'o' if not, 'n' if there is no such server. After an 'o', the same script posts
--- nothing more to this inbox.
-local function post(server, sender, count, bytes, message, max_messages, max_bytes)
-  local inbox = inbox_of(server)
-  if not inbox then return 'n' end
-  local messages, size = inbox.messages + count, inbox.bytes + bytes
-  if inbox.lost > inbox.lost_before or messages - inbox.read_messages > max_messages
-      or size - inbox.read_bytes > max_bytes then
-    inbox.lost = inbox.lost + 1
-    return 'o'
-  end
-  inbox.sequence, inbox.messages, inbox.bytes = inbox.sequence + 1, messages, size
-  local totals = digits(messages) .. ' ' .. digits(size)
-  inbox.entries[#inbox.entries + 1] = {digits(inbox.sequence) .. '-0', 's', sender, 't', totals, 'm', message}
-  return 'a'
-end
-
-local function save_inboxes()
-  for _, inbox in ipairs(posted_to) do
-    local stream, queue = presence .. 'in:' .. inbox.server, presence .. 'q:' .. inbox.server
-    if inbox.is_foreign then redis.call('DEL', queue) end
-    for _, entry in ipairs(inbox.entries) do
-      local added = redis.pcall('XADD', stream, unpack(entry))
-      if type(added) == 'table' and added.err then
-        -- Something else has written or deleted one of the keys: the server notices that entries are missing.
-        redis.call('DEL', stream)
-        redis.call('XADD', stream, unpack(entry))
-      end
-    end
-    if #inbox.entries > 0 or inbox.lost > inbox.lost_before then
-      redis.call('HSET', queue, 'sequence', digits(inbox.sequence), 'messages', digits(inbox.messages),
-        'bytes', digits(inbox.bytes), 'lost', digits(inbox.lost))
-    end
-  end
-end
-"""
-"""For the scripts of others too: they ring the servers of the devices for which they store something."""
 
 SEND: Final = Script(
     _BASE,

@@ -14,7 +14,7 @@ from ..rules.terms import terms_of
 from .address import Address, Devices
 from .local import LocalDelivery
 from .looking import LookingAgain
-from .plan import Part
+from .plan import Message, Part
 from .receipt import Receipt
 
 
@@ -23,7 +23,9 @@ class Forwarding:
 
     Each forward is a leg of its batch, which ends when the relay reports the message's fate. Messages that were not
     accepted are dropped and counted: the server has ended or is unreachable. With a mailbox that costs transient
-    messages only: if wake-ups for this server were lost, all of its devices look into their boxes.
+    messages only: if wake-ups for this server were lost, all of its devices look into their boxes. Without one, the
+    holders are looked up once more before, because devices go on under other epochs when Redis was restarted. A
+    message that was sent before nevertheless reaches no device twice: see ``rules/taken.py``.
 
     :param looking: None without a mailbox
     """
@@ -43,8 +45,18 @@ class Forwarding:
         """This server's name in presence."""
         return self._relay.server
 
-    def forward(self, batch: Batch, server: str, messages: Sequence[Part], receipt: Receipt) -> None:
-        """Send messages of a batch to the server that holds their devices."""
+    def forward(
+        self,
+        batch: Batch,
+        server: str,
+        messages: Sequence[Part],
+        receipt: Receipt,
+        again: Callable[[Sequence[Message]], None] | None = None,
+    ) -> None:
+        """Send messages of a batch to the server that holds their devices.
+
+        :param again: gets the messages that this server does not have, or may not have, instead of their being dropped
+        """
         records, origins = batch.records, batch.origins()
         forwarded = []
         for at, device_id in messages:
@@ -55,7 +67,12 @@ class Forwarding:
         ended = receipt.leg()
 
         def then(fate: Fate) -> None:
-            self._note_fate(fate, messages)
+            if again is not None and fate in (Fate.NO_SERVER, Fate.LOST, Fate.CLOSED):
+                again([(at, device_id) for at, device_id in messages if device_id is not None])
+                rest = [message for message in messages if message[1] is None]
+            else:
+                rest = list(messages)
+            self._note_fate(fate, rest)
             ended()
 
         self._send(server, Forward(tuple(forwarded)), then)
@@ -92,13 +109,13 @@ class Forwarding:
             for _, device_id in messages:
                 if device_id is not None:
                     self._local.not_connected(device_id)
-        elif fate is not Fate.ACCEPTED:
+        elif fate is not Fate.ACCEPTED and messages:
             count(self._counters.dropped, "overflow" if fate is Fate.OVERFLOW else "lost", len(messages))
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
         for message in forward.messages:
-            origin = (message.source, message.offset)
-            self._local.take(message.address, message.payload, message.timestamp_ms, message.terms, origin)
+            address, payload, source = message.address, message.payload, message.source
+            self._local.take(address, payload, message.timestamp_ms, message.terms, source, message.offset)
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:

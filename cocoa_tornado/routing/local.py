@@ -14,13 +14,13 @@ from ..mailboxes.port import FanOutStep, Mailbox
 from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
-from ..rules.taken import TakenOffsets
+from ..rules.taken import TakenOffsets, TakenOfSource
 from ..rules.terms import Terms, interim_terms, terms_of
 from .address import Address, recipients
 from .plan import Message
 
-Origin: TypeAlias = tuple[str, int]
-"""The partition and the offset of a record."""
+Origin: TypeAlias = tuple[TakenOfSource, int]
+"""The partition of a record, as far as devices have taken it, and its offset."""
 
 NOT_CONNECTED_LOG = RateLimit(per_s=0.1, burst=50)
 """A fleet that is offline must not fill the log, but each of the first lines shows."""
@@ -70,7 +70,7 @@ class LocalDelivery:
     def send_each(self, batch: Batch) -> None:
         """Send the records of a batch. A device that is not connected here is connected to no server."""
         connected, routed, taken = self._connected, 0, self._taken
-        origins: Iterable[Origin | None] = repeat(None) if taken is None else batch.origins()
+        origins: Iterable[Origin | None] = repeat(None) if taken is None else _origins(batch, taken)
         for record, origin in zip(batch.records, origins, strict=False):
             try:
                 address, payload, timestamp_ms, _, interim_of, options = record
@@ -86,7 +86,8 @@ class LocalDelivery:
                 if clients is None:
                     routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
                     continue
-                if origin is not None and self._is_repeated(address, origin, timestamp_ms):  # type: ignore[arg-type]
+                if origin is not None and not origin[0].take(address, origin[1], timestamp_ms):  # type: ignore[arg-type]
+                    count(self._counters.dropped, "repeated")
                     continue
                 frame = text_frame(payload)
                 for client in clients:
@@ -95,19 +96,21 @@ class LocalDelivery:
             except Exception:
                 self._failed(str(record[0]), "dropped")
         self._counters.routed += routed
-        self._forget_absent()
+        self._forget_absent(batch)
 
     def _is_repeated(self, device_id: str, origin: Origin, timestamp_ms: int) -> bool:
         """Whether a device that is here has taken this record already: a server that owned its partition before has
         read it too. If not, it has now."""
-        if self._taken is None or self._taken.take(device_id, *origin, timestamp_ms):
+        source, offset = origin
+        if source.take(device_id, offset, timestamp_ms):
             return False
         count(self._counters.dropped, "repeated")
         return True
 
-    def _forget_absent(self) -> None:
+    def _forget_absent(self, batch: Batch) -> None:
         if self._taken is not None:
-            self._taken.forget_absent(self._connected, len(self._connected))
+            for partition, _ in batch.sources:
+                self._taken.of(partition).forget_absent(self._connected, len(self._connected))
 
     def _send_to_all(
         self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None, origin: Origin | None = None
@@ -138,7 +141,7 @@ class LocalDelivery:
         connected, routed, framed = self._connected, 0, -1
         frame, terms = b"", None
         records = batch.records
-        origins = None if self._taken is None else batch.origins()
+        origins = None if self._taken is None else _origins(batch, self._taken)
         for at, device_id in messages:
             try:
                 record = records[at]
@@ -157,7 +160,7 @@ class LocalDelivery:
             except Exception:
                 self._failed(device_id, "dropped")
         self._counters.routed += routed
-        self._forget_absent()
+        self._forget_absent(batch)
 
     def drop_expired(self, records: Sequence[Record], messages: Sequence[Message]) -> Sequence[Message]:
         """Return the messages of a batch that may still be sent, and count the others."""
@@ -186,17 +189,27 @@ class LocalDelivery:
         self._log_dropped({"device_id": device_id, "reason": "not connected"})
 
     def take(
-        self, address: Address, payload: bytes, timestamp_ms: int, terms: Terms | None, origin: Origin | None = None
+        self,
+        address: Address,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        source: str = "",
+        offset: int = 0,
     ) -> None:
-        """Route a record that another server has read and forwarded, for those of its devices that are here."""
-        origin = None if self._taken is None else origin
+        """Route a record that another server has read and forwarded, for those of its devices that are here.
+
+        :param source: its partition; :param offset: in that partition
+        """
+        origin = None if self._taken is None else (self._taken.of(source), offset)
         try:
             if self._mailbox is not None:
                 for device_id in recipients(address, self._hub):
                     self._suggest(device_id, payload, timestamp_ms, terms)
             elif isinstance(address, str) or recipients(address, self._hub):
                 self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
-                self._forget_absent()
+                if origin is not None:
+                    origin[0].forget_absent(self._connected, len(self._connected))
         except Exception:
             self._failed(str(address), "dropped")
 
@@ -282,3 +295,8 @@ class LocalDelivery:
         count(self._counters.dropped, "fault")
         if self._lines.take(self._clock()) is not None:
             log.exception("routing failed", extra={"device_id": device_id, "outcome": outcome})
+
+
+def _origins(batch: Batch, taken: TakenOffsets) -> list[Origin]:
+    sources = [source for partition, records in batch.sources for source in [taken.of(partition)] * records]
+    return list(zip(sources, batch.offsets, strict=True))

@@ -37,7 +37,7 @@ def portions(batch: Batch) -> list[Batch]:
 
 
 def _is_large(record: Record) -> bool:
-    return isinstance(record.address, Group | Everyone) and not record.is_transient
+    return isinstance(record.address, Group | Everyone) and record.is_for_mailbox
 
 
 def _sources(sources: Sequence[tuple[str, int]], first: int, end: int) -> Iterator[tuple[str, int]]:

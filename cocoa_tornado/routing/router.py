@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -14,7 +15,7 @@ from ..brokers.port import Batch
 from ..counters import Counters
 from ..errors import MailboxClosed
 from ..hub import Hub
-from ..mailboxes.port import Entry, FanOut, FanOutStep, Mailbox
+from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
@@ -55,6 +56,7 @@ class _InFlight:
     :ivar deadlines: when the ``ttl`` of its records ends, Unix milliseconds, by index: only of those that have one
     :ivar steps: those of its fan-outs that were stored before it is carried out, by the index of the record
     :ivar stored: the numbers of the messages that the mailbox takes; None without a mailbox
+    :ivar doorbell: wakes the servers that hold devices as their messages are stored; None if the router has to
     :ivar is_stored: those numbers are known, or storing was given up
     :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
     :ivar holders: of the devices that were not here once it was stored; None if all were
@@ -64,6 +66,7 @@ class _InFlight:
         "_fan_outs_by_content",
         "batch",
         "deadlines",
+        "doorbell",
         "fan_outs",
         "holders",
         "is_given_up",
@@ -87,6 +90,7 @@ class _InFlight:
         self.steps: dict[int, list[FanOutStep]] = {}
         self.stored: asyncio.Future[list[int | None]] | None = None
         self.is_stored = self.is_given_up = False
+        self.doorbell: Doorbell | None = None
         self.holders: Holders | None = None
 
     @property
@@ -187,12 +191,22 @@ class Router:
         flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
         self._in_flight.append(flight)  # now, because steps may be reported before append returns
         try:
-            flight.stored = mailbox.append(_entries(flight))
+            flight.stored = self._append(mailbox, flight)
         except MailboxClosed:
             self._in_flight.remove(flight)
             return  # the gateway is stopping: the broker redelivers what is not done
         storing = flight.receipt.leg()
         flight.stored.add_done_callback(lambda stored: self._on_stored(flight, stored, storing))
+
+    def _append(self, mailbox: Mailbox, flight: _InFlight) -> asyncio.Future[list[int | None]]:
+        entries, connected, records = _entries(flight), self._connected, flight.batch.records
+        if mailbox.rings:
+            stored = [device_id for at, device_id in flight.messages if not records[at].is_transient]
+            away = {device_id for device_id in stored if device_id not in connected}
+            if away:
+                flight.doorbell = Doorbell(away)
+                return mailbox.append(entries, flight.doorbell)
+        return mailbox.append(entries)
 
     def close(self) -> None:
         """The gateway stops: cancel what is only due later."""
@@ -249,12 +263,20 @@ class Router:
 
         :param asked: the lookup, if it was already started for all of them
         """
-        flight.is_stored, connected = True, self._connected
+        flight.is_stored = True
         if asked is None:
-            asked = self._ask([device_id for _, device_id in flight.messages if device_id not in connected])
+            asked = self._ask(self._unknown_of(flight))
         flight.holders = asked
         if asked is not None and not asked.done():
             asked.add_done_callback(lambda _: self._go_on())
+
+    def _unknown_of(self, flight: _InFlight) -> list[str]:
+        """The devices that are not here, apart from those whose servers the mailbox has woken, if it could find them. A
+        transient message is for no mailbox, so its device is looked up in any case."""
+        connected, records = self._connected, flight.batch.records
+        away = [message for message in flight.messages if message[1] not in connected]
+        woken = () if flight.doorbell is None else flight.doorbell.device_ids
+        return [device_id for at, device_id in away if device_id not in woken or records[at].is_transient]
 
     def _ask(self, away: Sequence[str]) -> Holders | None:
         """Look up the holders of these devices; None if there are no devices."""
@@ -276,23 +298,48 @@ class Router:
             self._local.send(flight.batch, routes.local)
             for _, device_id in routes.unheld:
                 self._local.not_connected(device_id)
+            again = partial(self._route_again, flight)
             for server, part in routes.forward.items():
-                self._forwarding.forward(flight.batch, server, part, flight.receipt)
+                self._forwarding.forward(flight.batch, server, part, flight.receipt, again)
         else:
             routes = plan(flight.messages, self._connected, elsewhere, others, shared)
             self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
         flight.routing()
         self._note_round_trips(flight.batch)
 
+    def _route_again(self, flight: _InFlight, messages: Sequence[Message]) -> None:
+        """A server does not have these messages: ask once more who holds their devices."""
+        holders, ended = self._ask([device_id for _, device_id in messages]), flight.receipt.leg()
+
+        def then(holders: Holders) -> None:
+            routes = plan(messages, self._connected, self._elsewhere(holders))
+            self._local.send(flight.batch, routes.local)
+            for _, device_id in routes.unheld:
+                self._local.not_connected(device_id)
+            for server, part in routes.forward.items():
+                self._forwarding.forward(flight.batch, server, part, flight.receipt)
+            ended()
+
+        if holders is None:
+            ended()
+        elif holders.done():
+            then(holders)
+        else:
+            holders.add_done_callback(then)
+
     def _elsewhere(self, holders: Holders | None) -> dict[str, list[str]]:
         """The other servers that hold devices, by device."""
         if holders is None:
             return {}
         me = self._forwarding.me
-        return {
+        elsewhere = {
             device_id: [holder.server for holder in found if holder.server != me]
             for device_id, found in holders.result().items()
         }
+        if self._mailbox is None and self._hub.has_stand_bys:
+            # One of a device's connections gets the message: one of those that are here, else the oldest.
+            return {device_id: servers[:1] for device_id, servers in elsewhere.items()}
+        return elsewhere
 
     def _carry_out_stored(self, flight: _InFlight, routes: Plan, numbers: Mapping[Part, int | None]) -> None:
         records = flight.batch.records
@@ -314,10 +361,15 @@ class Router:
         for message in routes.unheld:
             if records[message[0]].is_transient:
                 self._counters.unknown_device += message not in unsent
-            elif numbers[message] is not None:
+            elif numbers[message] is not None and not (flight.doorbell and message[1] in flight.doorbell.held):
                 self._counters.kept += 1
+        woken = () if flight.doorbell is None else flight.doorbell.device_ids
         for server, part in routes.forward.items():
-            waking = [device_id for at, device_id in part if device_id is not None and not records[at].is_transient]
+            waking = [
+                device_id
+                for at, device_id in part
+                if device_id is not None and device_id not in woken and not records[at].is_transient
+            ]
             transient = [message for message in part if records[message[0]].is_transient and message not in unsent]
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)

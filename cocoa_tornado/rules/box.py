@@ -205,7 +205,7 @@ class Lane(NamedTuple):
         if not is_cut:
             # Keep only cuts that apply to positions of an epoch that is still known.
             cuts = (*(cut for cut in cuts if cut[0] in epochs.names[1:]), (epochs.current, last))
-        return Lane(base, last + 1, gone, acked, written, cuts, retracted)
+        return _NEW(Lane, (base, last + 1, gone, acked, written, cuts, retracted))
 
     def acknowledge(self, number: int) -> Lane:
         """Mark everything up to ``number`` as received. Never moves back, or beyond the last message."""
@@ -213,25 +213,30 @@ class Lane(NamedTuple):
         number = max(min(number, last), base if acked is None else acked)
         if number == acked:
             return self
-        return Lane(base, last, max(gone, number), number, written, cuts, above(retracted, number))
+        retracted = above(retracted, number) if retracted else ()
+        return _NEW(Lane, (base, last, max(gone, number), number, written, cuts, retracted))
 
     def write(self, number: int) -> Lane:
         """Mark everything up to ``number`` as written to a socket. Never moves back, or beyond the last message."""
         base, last, gone, acked, written, cuts, retracted = self
         number = min(number, last)
-        return self if number <= written else Lane(base, last, gone, acked, number, cuts, retracted)
+        return self if number <= written else _NEW(Lane, (base, last, gone, acked, number, cuts, retracted))
 
     def lose(self, up_to: int) -> Lane:
         """Messages up to this number have expired, or were dropped or retracted."""
         base, last, gone, acked, written, cuts, retracted = self
         up_to = min(up_to, last)
-        return self if up_to <= gone else Lane(base, last, up_to, acked, written, cuts, retracted)
+        return self if up_to <= gone else _NEW(Lane, (base, last, up_to, acked, written, cuts, retracted))
 
     def retract(self, number: int) -> Lane:
         """The message with this number has left the box and does not count as missed."""
         if number <= (self.base if self.acked is None else self.acked):
             return self
         return self._replace(retracted=with_number(self.retracted, number))
+
+
+_NEW: Final = tuple.__new__
+"""Like Lane(...), without the Python function that a NamedTuple has for it."""
 
 
 class Box(NamedTuple):
@@ -327,12 +332,12 @@ class Box(NamedTuple):
     def acknowledge(self, numbers: Numbers) -> Box:
         """Mark everything up to these numbers as received."""
         normal, high, epochs = self
-        return Box(normal.acknowledge(numbers.normal), high.acknowledge(numbers.high), epochs)
+        return _NEW(Box, (normal.acknowledge(numbers.normal), high.acknowledge(numbers.high), epochs))
 
     def write(self, numbers: Numbers) -> Box:
         """Mark everything up to these numbers as written to a socket."""
         normal, high, epochs = self
-        return Box(normal.write(numbers.normal), high.write(numbers.high), epochs)
+        return _NEW(Box, (normal.write(numbers.normal), high.write(numbers.high), epochs))
 
 
 class Mark(NamedTuple):

@@ -13,48 +13,59 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final
 
-MAX_SOURCES: Final = 64
-"""Partitions remembered for each device; beyond it, the one that the device has heard of first is forgotten."""
+MAX_SOURCES: Final = 1024
+"""Partitions that are remembered; beyond it, the one that was heard of first is forgotten."""
 LEAST_DEVICES: Final = 1024
-"""Devices that are not connected are forgotten when more than half of the table, and of this, are such devices."""
+"""Devices that are not connected are forgotten when a partition has more than this, and than twice as many as are."""
 
 
 class TakenOffsets:
-    """The last offset, and the latest timestamp, of each partition and device."""
+    """What the devices of this server have taken, by partition."""
+
+    __slots__ = ("_sources",)
+
+    def __init__(self) -> None:
+        self._sources: dict[str, TakenOfSource] = {}
+
+    def __repr__(self) -> str:
+        return f"<TakenOffsets {len(self._sources)} partitions>"
+
+    def of(self, source: str) -> TakenOfSource:
+        found = self._sources.get(source)
+        if found is None:
+            if len(self._sources) >= MAX_SOURCES:
+                del self._sources[next(iter(self._sources))]
+            found = self._sources[source] = TakenOfSource()
+        return found
+
+
+class TakenOfSource:
+    """The last offset of a partition that each device has taken, and the latest timestamp."""
 
     __slots__ = ("_devices", "_limit")
 
     def __init__(self) -> None:
-        self._devices: dict[str, dict[str, tuple[int, int]]] = {}
+        self._devices: dict[str, tuple[int, int]] = {}
         self._limit = LEAST_DEVICES
-
-    def __repr__(self) -> str:
-        return f"<TakenOffsets {len(self._devices)} devices>"
 
     def __len__(self) -> int:
         return len(self._devices)
 
-    def take(self, device_id: str, source: str, offset: int, timestamp_ms: int) -> bool:
+    def take(self, device_id: str, offset: int, timestamp_ms: int) -> bool:
         """Return whether a device that is connected here has not taken this record yet, and remember that it has now.
 
         :param timestamp_ms: Unix milliseconds; 0: unknown
         """
-        sources = self._devices.get(device_id)
-        if sources is None:
-            self._devices[device_id] = {source: (offset, timestamp_ms)}
-            return True
-        last = sources.get(source)
+        last = self._devices.get(device_id)
         if last is None:
-            if len(sources) >= MAX_SOURCES:
-                del sources[next(iter(sources))]
-            sources[source] = (offset, timestamp_ms)
+            self._devices[device_id] = (offset, timestamp_ms)
             return True
-        latest_ms = last[1]
-        if offset > last[0]:
-            sources[source] = (offset, timestamp_ms if timestamp_ms > latest_ms else latest_ms)
+        last_offset, latest_ms = last
+        if offset > last_offset:
+            self._devices[device_id] = (offset, timestamp_ms if timestamp_ms > latest_ms else latest_ms)
             return True
         if timestamp_ms > latest_ms:
-            sources[source] = (offset, timestamp_ms)
+            self._devices[device_id] = (offset, timestamp_ms)
             return True
         return False
 
@@ -64,5 +75,5 @@ class TakenOffsets:
         :param count: of the connected devices
         """
         if len(self._devices) > self._limit:
-            self._devices = {name: sources for name, sources in self._devices.items() if name in connected}
+            self._devices = {name: last for name, last in self._devices.items() if name in connected}
             self._limit = max(LEAST_DEVICES, 2 * max(count, len(self._devices)))

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cocoa_tornado.connection.box_reader import LATER, LOOK, REFUSED, Ack, BoxReader, Question, latest
+from cocoa_tornado.connection.box_reader import BoxReader
+from cocoa_tornado.connection.questions import LATER, LOOK, REFUSED, Ack, Question, latest
 from cocoa_tornado.rules.box import (
     NO_CURSOR_YET,
     Box,

@@ -11,11 +11,15 @@ import struct
 
 import pytest
 
+from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.connection.device_socket import DeviceSocket
 from cocoa_tornado.connection.flusher import Flusher
 from cocoa_tornado.connection.outbox import OutboxLimits
 from cocoa_tornado.counters import Histogram
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
+from cocoa_tornado.mailboxes.memory import MemoryMailbox
+from cocoa_tornado.mailboxes.port import Entry
+from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.close_codes import GOING_AWAY
 from cocoa_tornado.rules.rate import RateLimit
 from cocoa_tornado.rules.terms import Terms
@@ -588,6 +592,78 @@ async def test_a_broker_that_refuses_everything_does_not_flood_the_log(
 
 
 # -- the log
+
+
+LARGE = b"x" * 100_000
+
+
+async def blocked(stand: Stand, *terms: Terms | None) -> DeviceConnection:
+    """A connection whose socket has taken a part of a message, and behind it messages with these terms."""
+    connection, _ = await stand.connect(receive_buffer=4096)
+    while connection.protocol.write is None:
+        stand.send("doll", LARGE)
+        await asyncio.sleep(0)
+    for each in terms:
+        stand.send("doll", LARGE, each)
+    await asyncio.sleep(0)
+    return connection
+
+
+async def test_a_message_that_is_half_written_when_its_connection_is_lost_counts_as_dropped(
+    make_stand: MakeStand,
+) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    connection = await blocked(stand, None, Terms("session"))
+    waiting = len(connection.protocol.outbox)
+    connection.cut()
+    connection.cut()
+    assert stand.counters.dropped == {"lost": waiting - 1, "interim": 1}
+
+
+async def test_a_half_written_interim_counts_as_one(make_stand: MakeStand) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    connection, _ = await stand.connect(receive_buffer=4096)
+    while connection.protocol.write is None:
+        stand.send("doll", LARGE, Terms("session"))
+        await asyncio.sleep(0)
+    waiting = len(connection.protocol.outbox)
+    connection.cut()
+    assert stand.counters.dropped == {"interim": waiting}
+
+
+@pytest.mark.parametrize("keep_queued", [False, True])
+async def test_what_a_closing_connection_could_not_write_counts_once_its_socket_is_lost(
+    make_stand: MakeStand, keep_queued: bool
+) -> None:
+    stand = await make_stand(outbox=ROOMY)
+    connection = await blocked(stand, None, None)
+    waiting = len(connection.protocol.outbox)
+    connection.end(GOING_AWAY, keep_queued=keep_queued)
+    assert sum(stand.counters.dropped.values()) == (0 if keep_queued else 2)
+    connection.cut()
+    assert stand.counters.dropped == {"drain": waiting}
+
+
+async def test_with_a_mailbox_only_what_is_not_stored_is_lost_with_its_connection(make_stand: MakeStand) -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    await mailbox.start()
+    stand = await make_stand(outbox=ROOMY, mailbox=mailbox)
+    connection, _ = await stand.connect(receive_buffer=4096)
+    await stand.rest()
+    payload = b'{"a":"%b"}' % LARGE
+    numbers = mailbox.append([Entry("doll", payload, 0, "results/0", at) for at in range(30)]).result()
+    for number in numbers:
+        assert number is not None
+        connection.stored(number, payload, 0)
+        await asyncio.sleep(0)
+    assert connection.protocol.write is not None
+    connection.suggest(b'{"a":1}', 0, None)
+    connection.suggest(b'{"a":2}', 0, Terms("session"))
+    waiting = len(connection.protocol.outbox)
+    connection.cut()
+    assert stand.counters.dropped == {"lost": 1, "interim": 1}
+    assert stand.counters.left_in_box == waiting - 2
+    assert mailbox._store.look("doll").written.normal == 30 - stand.counters.left_in_box
 
 
 async def test_a_line_says_how_a_connection_ended(stand: Stand, caplog: pytest.LogCaptureFixture) -> None:

@@ -115,7 +115,8 @@ class Device:
 def ended(device: Device) -> tuple[str, str, tuple[int, int]]:
     """How it has ended, with how many messages and interims were dropped."""
     outcome, code, dropped = device.ending
-    return outcome, code, (dropped.messages, dropped.interims)
+    interims = sum(terms is not None and bool(terms.interim_of) for _, _, terms in dropped)
+    return outcome, code, (len(dropped) - interims, interims)
 
 
 # -- what the device says

@@ -239,6 +239,24 @@ async def test_a_batch_that_makes_a_connection_slow_is_continued_by_another_in_o
     await play(scene)
 
 
+async def test_transient_messages_that_make_a_connection_slow_go_on_on_another_one(play: Play) -> None:
+    """With a mailbox some do not fit: they wait there until it has looked at the box."""
+
+    async def scene(sharing: Sharing) -> None:
+        await sharing.send_at_once(40, Options(ttl_s=0))
+        assert sharing.stand.hub.is_receiving(sharing.standby)
+        await sharing.send(1)
+        there = await numbers(sharing.second, 40)
+        sharing.active.end(TOKEN_EXPIRED)
+        got = [*await _rest_of(sharing.first), *there]
+        assert got == sorted(set(got))
+        missing = 41 - len(got)
+        assert sharing.stand.counters.dropped == ({"catching_up": missing} if missing else {})
+        assert not missing or sharing.mailbox is not None
+
+    await play(scene)
+
+
 async def test_what_a_connection_writes_while_it_closes_does_not_move(play: Play) -> None:
     async def scene(sharing: Sharing) -> None:
         await sharing.send(10)

@@ -102,7 +102,7 @@ class FakeStore:
                     if mark.acked is not None:
                         self.boxes.acknowledge(device_id, mark.acked)
                     if mark.written is not None:
-                        self.boxes.written(device_id, mark.written)
+                        self.boxes.written(device_id, *mark.written)
             for device_id, join in group.joins.items():
                 self.boxes.join(device_id, join.audiences, is_new=join.is_new)
             if group.calls and self._answered[0] != group.id:

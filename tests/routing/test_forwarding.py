@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,11 +14,13 @@ from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Mailbox
+from cocoa_tornado.mailboxes.port import Doorbell, Entry, FanOut, Mailbox
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
+from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
-from cocoa_tornado.relay.port import RelayLimits
+from cocoa_tornado.relay.messages import RelayMessage
+from cocoa_tornado.relay.port import Fate, RelayLimits
 from cocoa_tornado.routing import looking
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
@@ -155,12 +158,85 @@ async def test_without_a_mailbox_a_partition_that_another_server_reads_again_rea
     assert (stand.a.counters.dropped, stand.b.counters.dropped) == ({"repeated": 2}, {"repeated": 3})
 
 
+async def test_of_connections_at_several_servers_one_gets_each_message_where_one_is_to() -> None:
+    store, exchange, done = LocalStore(term=1), Exchange(), list[int]()
+    several = [Server(store, exchange, hub=Hub("one")) for _ in range(3)]
+    for server in several:
+        server.presence.limits = lambda: SlotLimits(per_device=2)
+    a, b, c = several
+    clients = [await b.connect("doll"), await c.connect("doll")]
+    for number, server in enumerate((a, b, c)):
+        server.router(Batch([text(number)], lambda: done.append(1), [number], [("results/0", 1)]))
+        await eventually(lambda number=number: len(clients[0].sent) + len(clients[1].sent) == number + 1)  # type: ignore[misc]
+    assert [client.texts for client in clients] == [["0", "1"], ["2"]]
+    assert done == [1, 1, 1]
+
+
 async def test_a_device_that_comes_after_a_record_was_read_may_get_it_when_it_is_read_again() -> None:
     stand = Stand()
     stand.read_at_a(text(0), text(1))
     client = await stand.b.connect("doll")
     stand.read_at(stand.b, text(1), text(2), first=1)
     assert client.texts == ["1", "2"]
+
+
+class RingingMailbox(MemoryMailbox):
+    """Wakes the holders' servers itself, as far as its test says who they are."""
+
+    rings = True
+
+    def __init__(self, holders: dict[str, Connection]) -> None:
+        super().__init__(BoxLimits())
+        self.holders = holders
+        self.rung: list[frozenset[str]] = []
+
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
+        if doorbell is not None:
+            self.rung.append(doorbell.device_ids)
+            doorbell.held.update(doorbell.device_ids & self.holders.keys())
+            for device_id in doorbell.held:
+                self.holders[device_id].look_again()
+        return super().append(entries)
+
+
+async def test_a_mailbox_that_rings_wakes_the_devices_of_other_servers_and_the_router_looks_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    holders: dict[str, Connection] = {}
+    mailbox = RingingMailbox(holders)
+    await mailbox.start()
+    stand = Stand(mailbox)
+    here, there = await stand.a.connect("here"), await stand.b.connect("there")
+    holders["there"] = there
+    asked: list[Sequence[str]] = []
+    holders_of = stand.a.presence.holders
+
+    def ask(device_ids: Sequence[str]) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
+        asked.append(device_ids)
+        return holders_of(device_ids)
+
+    monkeypatch.setattr(stand.a.presence, "holders", ask)
+    stand.read_at_a(text(0, "there"), text(1, "here"), text(2, "away"))
+    await eventually(lambda: stand.done == [1])
+    assert (mailbox.rung, asked) == ([frozenset({"there", "away"})], [])
+    assert (here.texts, there.looks, stand.a.counters.kept, stand.b.relay.counters.received) == (["1"], 1, 1, {})
+    stand.read_at_a(text(3, "here"), text(4, "there", "s"))
+    await eventually(lambda: len(there.sent) == 1)
+    assert asked == [["there"]], "what is not stored is forwarded"
+
+
+async def test_a_device_that_leaves_while_its_message_is_stored_is_looked_up() -> None:
+    mailbox = RingingMailbox({})
+    await mailbox.start()
+    stand = Stand(mailbox)
+    client = await stand.a.connect("doll")
+    stand.read_at_a(text(0))
+    stand.a.hub.unregister(client)
+    stand.a.presence.release(client.grant)
+    moved = await stand.b.connect("doll")
+    await eventually(lambda: moved.looks == 1)
 
 
 async def test_with_a_mailbox_all_devices_look_into_their_boxes_after_a_loss_of_wake_ups() -> None:
@@ -248,6 +324,32 @@ async def test_messages_for_a_server_that_has_ended_are_dropped_and_the_batch_is
     await stand.b.relay.close(1.0)
     stand.read_at_a(text(0))
     assert (stand.done, stand.a.counters.unknown_device, stand.a.counters.dropped) == ([1], 1, {})
+
+
+@pytest.mark.parametrize("fate", [Fate.LOST, Fate.NO_SERVER, Fate.CLOSED])
+async def test_without_a_mailbox_a_message_that_may_not_have_been_sent_is_sent_to_the_holder_once_more(
+    fate: Fate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand()
+    client = await stand.b.connect("doll")
+    send = stand.a.relay.send
+    fates = [fate]
+
+    def send_and_forget(server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        """The first one arrives only if it is lost: then nobody knows."""
+        if not fates:
+            return send(server, message)
+        sent: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        sent.set_result(fates.pop())
+        if sent.result() is Fate.LOST:
+            send(server, message)
+        return sent
+
+    monkeypatch.setattr(stand.a.relay, "send", send_and_forget)
+    stand.read_at_a(text(0), text(1))
+    await eventually(lambda: len(client.sent) == 2 and stand.b.relay.counters.received["forward"] >= 2)
+    await asyncio.sleep(0)
+    assert (client.texts, stand.done, stand.a.counters.unknown_device) == (["0", "1"], [1], 0)
 
 
 async def test_a_message_is_forwarded_with_its_options_and_the_deadline_that_its_reader_has_computed() -> None:

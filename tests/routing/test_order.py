@@ -14,7 +14,7 @@ from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, FanOut
+from cocoa_tornado.mailboxes.port import Doorbell, Entry, FanOut
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.presence.port import Holder
@@ -73,7 +73,9 @@ class LateRelay(MemoryRelay):
 class LateMailbox(MemoryMailbox):
     pending: Pending
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         stored = super().append(entries).result()
         future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
         self.pending.answers.append(lambda: future.set_result(stored))

@@ -13,7 +13,7 @@ from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, FanOut, LaneRead
+from cocoa_tornado.mailboxes.port import Doorbell, Entry, FanOut, LaneRead
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -38,7 +38,9 @@ class SlowMailbox(MemoryMailbox):
         super().__init__(BoxLimits())
         self.calls: list[tuple[Sequence[Entry | FanOut], asyncio.Future[list[int | None]]]] = []
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
         self.calls.append((entries, future))
         return future

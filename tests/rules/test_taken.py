@@ -17,7 +17,7 @@ def test_a_partition_that_is_read_again_in_any_pieces_gives_each_record_once_and
     taken, given_out, reached = TakenOffsets(), [], 0
     for begin, end in reads:
         for offset in range(min(begin, reached), end):
-            if taken.take("doll", "results/0", offset, 1000 + (offset * 7) % 5):
+            if taken.of("results/0").take("doll", offset, 1000 + (offset * 7) % 5):
                 given_out.append(offset)
         reached = max(reached, end)
     assert given_out == list(range(reached))
@@ -25,42 +25,43 @@ def test_a_partition_that_is_read_again_in_any_pieces_gives_each_record_once_and
 
 def test_devices_and_partitions_are_kept_apart() -> None:
     taken = TakenOffsets()
-    assert taken.take("doll", "results/0", 5, 1)
-    assert taken.take("doll", "results/1", 5, 1)
-    assert taken.take("bear", "results/0", 5, 1)
-    assert not taken.take("doll", "results/0", 5, 1)
-    assert not taken.take("doll", "results/1", 4, 1)
+    assert taken.of("results/0").take("doll", 5, 1)
+    assert taken.of("results/1").take("doll", 5, 1)
+    assert taken.of("results/0").take("bear", 5, 1)
+    assert not taken.of("results/0").take("doll", 5, 1)
+    assert not taken.of("results/1").take("doll", 4, 1)
 
 
 def test_a_partition_that_has_lost_its_end_gives_other_records_at_the_same_offsets() -> None:
     taken = TakenOffsets()
-    assert taken.take("doll", "results/0", 9, 100)
-    assert taken.take("doll", "results/0", 7, 200)
-    assert not taken.take("doll", "results/0", 7, 200)
-    assert taken.take("doll", "results/0", 8, 201)
+    assert taken.of("results/0").take("doll", 9, 100)
+    assert taken.of("results/0").take("doll", 7, 200)
+    assert not taken.of("results/0").take("doll", 7, 200)
+    assert taken.of("results/0").take("doll", 8, 201)
 
 
 def test_without_timestamps_offsets_alone_decide() -> None:
     taken = TakenOffsets()
-    assert taken.take("doll", "results/0", 9, 0)
-    assert not taken.take("doll", "results/0", 9, 0)
-    assert taken.take("doll", "results/0", 10, 0)
+    assert taken.of("results/0").take("doll", 9, 0)
+    assert not taken.of("results/0").take("doll", 9, 0)
+    assert taken.of("results/0").take("doll", 10, 0)
 
 
-def test_a_device_remembers_a_bounded_number_of_partitions() -> None:
+def test_a_bounded_number_of_partitions_is_remembered() -> None:
     taken = TakenOffsets()
     for partition in range(MAX_SOURCES + 1):
-        assert taken.take("doll", f"results/{partition}", 1, 1)
-    assert not taken.take("doll", f"results/{MAX_SOURCES}", 1, 1)
-    assert taken.take("doll", "results/0", 1, 1), "forgotten"
+        assert taken.of(f"results/{partition}").take("doll", 1, 1)
+    assert not taken.of(f"results/{MAX_SOURCES}").take("doll", 1, 1)
+    assert taken.of("results/0").take("doll", 1, 1), "forgotten"
 
 
 def test_devices_that_have_left_are_forgotten() -> None:
     taken = TakenOffsets()
     for number in range(LEAST_DEVICES + 1):
-        taken.take(str(number), "results/0", 1, 1)
-    taken.forget_absent({"0", "1"}, 2)
-    assert len(taken) == 2
-    assert not taken.take("0", "results/0", 1, 1)
-    taken.forget_absent(set(), 0)
-    assert len(taken) == 2, "only if there are many"
+        taken.of("results/0").take(str(number), 1, 1)
+    source = taken.of("results/0")
+    source.forget_absent({"0", "1"}, 2)
+    assert len(source) == 2
+    assert not source.take("0", 1, 1)
+    source.forget_absent(set(), 0)
+    assert len(source) == 2, "only if there are many"

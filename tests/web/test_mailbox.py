@@ -17,7 +17,7 @@ from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.errors import MailboxError
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
-from cocoa_tornado.mailboxes.port import Entry, FanOut, LaneRead, MailboxState, MailboxStatus
+from cocoa_tornado.mailboxes.port import Doorbell, Entry, FanOut, LaneRead, MailboxState, MailboxStatus
 from cocoa_tornado.rules.box import Box, BoxLimits, Numbers, Position
 from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import make_cursor
@@ -441,7 +441,9 @@ class Moody(MemoryMailbox):
     def status(self) -> MailboxStatus:
         return MailboxStatus(MailboxState.OPENING, "away") if self.is_away else super().status()
 
-    def append(self, entries: Sequence[Entry | FanOut]) -> asyncio.Future[list[int | None]]:
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
         if not self.is_away:
             return super().append(entries)
         future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()

@@ -1,0 +1,113 @@
+"""Lua that puts messages into the inboxes of servers (``relay/redis_lua.py`` has the keys). No I/O."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_MESSAGES: Final = 20_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""What an inbox holds at most, as in ``RelayLimits``, for scripts that are not told."""
+
+POSTING: Final = """
+-- Inboxes: ``post`` decides, ``save_inboxes`` writes what was decided. Needs ``presence`` (the prefix of its
+-- keys) and ``is_alive``.
+local inboxes, posted_to = {}, {}
+
+local function digits(number)
+  return string.format(number < 2147483648 and '%d' or '%.0f', number)
+end
+
+-- The state of an inbox, read once in a script; false if its server does not exist.
+local function inbox_of(server)
+  local inbox = inboxes[server]
+  if inbox == nil then
+    inbox = is_alive(server) and {server = server, entries = {}}
+    if inbox then
+      local found = redis.pcall('HMGET', presence .. 'q:' .. server,
+        'sequence', 'messages', 'bytes', 'read_messages', 'read_bytes', 'lost')
+      inbox.is_foreign = found.err ~= nil
+      inbox.sequence = tonumber(found[1] or 0)
+      inbox.messages, inbox.bytes = tonumber(found[2] or 0), tonumber(found[3] or 0)
+      inbox.read_messages, inbox.read_bytes = tonumber(found[4] or 0), tonumber(found[5] or 0)
+      inbox.lost, inbox.lost_before = tonumber(found[6] or 0), tonumber(found[6] or 0)
+      posted_to[#posted_to + 1] = inbox
+    end
+    inboxes[server] = inbox
+  end
+  return inbox
+end
+
+-- Returns 'a' if the inbox has room, 'o' if not, 'n' if there is no such server. After an 'o', the same script posts
+-- nothing more to this inbox.
+local function post(server, sender, count, bytes, message, max_messages, max_bytes)
+  local inbox = inbox_of(server)
+  if not inbox then return 'n' end
+  local messages, size = inbox.messages + count, inbox.bytes + bytes
+  if inbox.lost > inbox.lost_before or messages - inbox.read_messages > max_messages
+      or size - inbox.read_bytes > max_bytes then
+    inbox.lost = inbox.lost + 1
+    return 'o'
+  end
+  inbox.sequence, inbox.messages, inbox.bytes = inbox.sequence + 1, messages, size
+  local totals = digits(messages) .. ' ' .. digits(size)
+  inbox.entries[#inbox.entries + 1] = {digits(inbox.sequence) .. '-0', 's', sender, 't', totals, 'm', message}
+  return 'a'
+end
+
+local function save_inboxes()
+  for _, inbox in ipairs(posted_to) do
+    local stream, queue = presence .. 'in:' .. inbox.server, presence .. 'q:' .. inbox.server
+    if inbox.is_foreign then redis.call('DEL', queue) end
+    for _, entry in ipairs(inbox.entries) do
+      local added = redis.pcall('XADD', stream, unpack(entry))
+      if type(added) == 'table' and added.err then
+        -- Something else has written or deleted one of the keys: the server notices that entries are missing.
+        redis.call('DEL', stream)
+        redis.call('XADD', stream, unpack(entry))
+      end
+    end
+    if #inbox.entries > 0 or inbox.lost > inbox.lost_before then
+      redis.call('HSET', queue, 'sequence', digits(inbox.sequence), 'messages', digits(inbox.messages),
+        'bytes', digits(inbox.bytes), 'lost', digits(inbox.lost))
+    end
+  end
+end
+"""
+"""For the relay, and for the mailbox, which wakes the servers of the devices for which it stores something."""
+
+BELLS: Final = (
+    POSTING
+    + f"local max_messages, max_bytes = {MAX_MESSAGES}, {MAX_BYTES}\n"
+    + """
+-- Wakes the servers that hold devices: ``relay/wire.py`` reads these messages. Needs ``root``, ``try`` and ``whole`` of
+-- the mailbox's scripts.
+-- first: where pairs of bucket and device begin in ARGV, up to its end
+-- Returns the positions of the devices that a server holds, beginning with 1.
+local function ring(first, sender)
+  local rung, names, order = {}, {}, {}
+  for at = first, #ARGV, 2 do
+    local is_held = false
+    for holder in string.gmatch(try('HGET', presence .. 'h:' .. ARGV[at], ARGV[at + 1]) or '', '%S+') do
+      local server = string.match(holder, '^[^:]*')
+      if inbox_of(server) then
+        local of_server = names[server]
+        if not of_server then
+          of_server = {}
+          names[server], order[#order + 1] = of_server, server
+        end
+        if of_server[#of_server] ~= ARGV[at + 1] then of_server[#of_server + 1] = ARGV[at + 1] end
+        is_held = true
+      end
+    end
+    if is_held then rung[#rung + 1] = whole((at - first) / 2 + 1) end
+  end
+  for _, server in ipairs(order) do
+    local size = 0
+    for _, name in ipairs(names[server]) do size = size + 64 + #name end
+    post(server, sender, #names[server], size, cmsgpack.pack({1, 'wake', names[server]}), max_messages, max_bytes)
+  end
+  save_inboxes()
+  return table.concat(rung, ' ')
+end
+"""
+)

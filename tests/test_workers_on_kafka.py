@@ -1,0 +1,136 @@
+"""``cocoa serve --workers 2`` as it is meant to run: on a real Kafka, with presence in a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from cocoa_tornado.identity.keys import Signer
+from cocoa_tornado.identity.minting import TokenRequest, mint
+from cocoa_tornado.rules.identity import TokenPolicy
+from testing.kafka_admin import create_topic, writer
+from testing.kafka_server import KafkaServer, TansuServer
+from testing.redis_server import RedisServer
+
+pytestmark = pytest.mark.kafka
+
+PATIENCE_S = 60.0
+SECRET = "a secret of thirty-two bytes, or more"
+DEVICES = [f"doll-{number}" for number in range(8)]
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+class Served:
+    def __init__(self, folder: Path, kafka: KafkaServer | TansuServer, presence: str) -> None:
+        self.topic = f"workers-{uuid.uuid4().hex}"
+        self._log = folder / "log"
+        create_topic(kafka.bootstrap, self.topic, 4)
+        options = ["--port", "0", "--workers", "2", "--broker", f"kafka://{kafka.bootstrap}", "--presence", presence]
+        options += ["--kafka-results-topic", self.topic, "--kafka-group", self.topic, "--server-name", "here"]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "cocoa"), "serve", *options],
+                env={"PATH": os.environ["PATH"], "HOME": str(folder), "XDG_DATA_HOME": str(folder)}
+                | {"COCOA_SPEECH": "none://", "COCOA_JWT_SECRET": SECRET},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        found = re.search(r"listening on http://127\.0\.0\.1:(\d+) ", self.process.stdout.readline())
+        assert found is not None, self.log
+        self.port = int(found[1])
+        eventually(self.is_ready)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8")
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_S) as response:
+            text: str = response.read().decode()
+            return text
+
+    def is_ready(self) -> bool:
+        try:
+            return '"status":"ready"' in self.get("/api/v1/ready")
+        except OSError:
+            return False
+
+    def metric(self, name: str) -> float:
+        lines = (line.rpartition(" ") for line in self.get("/metrics").splitlines())
+        return next(float(value) for key, _, value in lines if key == name)
+
+    def device(self, device_id: str) -> ClientConnection:
+        token = mint(TokenRequest(device_id, 99), Signer.from_secret(SECRET), TokenPolicy(), time.time())
+        device: ClientConnection = connect(f"ws://127.0.0.1:{self.port}/ws?token={token}", proxy=None)
+        return device
+
+    def worker(self, number: int) -> int:
+        """The latest process of this number."""
+        return int(re.findall(rf"worker started .*worker=here/{number} pid=(\d+)", self.log)[-1])
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def served(
+    tmp_path: Path, kafka: KafkaServer | TansuServer, redis_server: RedisServer
+) -> Iterator[tuple[Served, Callable[[str], None]]]:
+    one = Served(tmp_path, kafka, redis_server.url)
+    with writer(kafka.bootstrap) as producer:
+
+        def publish(text: str) -> None:
+            """A record for each device, in all partitions."""
+            for number, device_id in enumerate(DEVICES):
+                value = json.dumps({"device_id": device_id, "text": text}).encode()
+                producer.send(one.topic, value, partition=number % 4)
+            producer.flush()
+
+        yield one, publish
+    one.end()
+    redis_server.command("FLUSHALL")
+
+
+def test_a_message_finds_its_device_whichever_worker_reads_it_and_a_killed_one_is_replaced(
+    served: tuple[Served, Callable[[str], None]],
+) -> None:
+    one, publish = served
+    with contextlib.ExitStack() as stack:
+        devices = [stack.enter_context(one.device(device_id)) for device_id in DEVICES]
+        eventually(lambda: one.metric("cocoa_connections") == len(DEVICES))
+        publish("hello")
+        for device in devices:
+            assert json.loads(device.recv(PATIENCE_S))["text"] == "hello"
+        assert one.metric("cocoa_records_consumed_total") == len(DEVICES)
+
+        killed = one.worker(2)
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: one.worker(2) != killed and one.is_ready())
+
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(PATIENCE_S) == 0, one.log
+    assert "Traceback" not in one.log
