@@ -81,7 +81,7 @@ _FANNING: Final = ("pull_all", "begin", "step_oldest", "save_fans")
 
 _PRESENCE: Final = """
 local presence = root .. 'p:'
-local function is_alive(epoch) return try('HEXISTS', presence .. 'servers', epoch) == 1 end
+local function is_alive(epoch) return (try('HGET', presence .. 'servers', epoch) or false) ~= false end
 """
 
 _UPKEEP: Final = _BOXES + TRIM + _RETRACTED + _lazily("leaving", LEAVING, *_LEAVING)

@@ -125,7 +125,7 @@ class RedisPresence(PresenceBase):
                 async with asyncio.timeout(timeout_s):
                     await self._link.send(action)
             except (RedisFault, TermOver, EpochOver, TimeoutError) as error:
-                log.info("server not signed off", extra={"reason": str(error) or "it was over"})
+                log.info("leave failed", extra={"reason": str(error) or type(error).__name__})
         await self._link.close(timeout_s)
 
     # -- new connections

@@ -231,7 +231,8 @@ class Slots:
         if obstacle is not None and queue is None and not self._may_challenge(device_id):
             return claim, [Refuse(claim, obstacle)]
         if queue is not None and len(queue.waiting) >= MAX_WAITING:
-            return claim, [Refuse(claim, "device")]
+            # Without a connection here, it is not known yet whether there is one elsewhere.
+            return claim, [Refuse(claim, "presence" if obstacle is None else obstacle)]
         if device is None:
             device = self._devices[device_id] = _Device()
         todo: Actions = []
@@ -525,7 +526,7 @@ class Slots:
 
     def leases(self) -> Sequence[Lease]:
         """Those under which connections of this server were granted."""
-        return list({slot.grant.lease for device in self._devices.values() for slot in device.slots})
+        return list(dict.fromkeys(slot.grant.lease for device in self._devices.values() for slot in device.slots))
 
     def _renew(self, device_id: str, device: _Device, slot: _Slot) -> Acquire:
         assert slot.renewal is not None
@@ -579,8 +580,8 @@ class Slots:
         """Decide what the waiting connections can do now.
 
         Cases, in order: the store is being asked; no connection waits; a slot may be free: ask for it; holders were not
-        challenged yet: challenge them, if the policy allows it; all holders are alive: refuse; their servers are late:
-        refuse; otherwise wait for answers.
+        challenged yet: challenge them, if the policy allows it; all holders are alive: refuse; all but those of servers
+        that have stopped are, or the answers are late: refuse for another reason; otherwise wait for answers.
         """
         queue = device.queue
         if queue is None or queue.asking is not None:
@@ -594,16 +595,18 @@ class Slots:
             todo.append(Acquire(device_id, queue.asking, "new", device.kept(queue.asking)))
             return
         holders = [slot.claim for slot in device.slots] if is_full_here else queue.holders
-        unasked = [claim for claim in holders if claim not in queue.answers and not _is_reserved(device, claim)]
+        reachable = [claim for claim in holders if claim.server not in queue.silent]
+        unasked = [claim for claim in reachable if claim not in queue.answers and not _is_reserved(device, claim)]
+        are_alive = all(queue.answers.get(claim, True) for claim in reachable)
         if unasked and self.limits().policy == "challenge" and queue.rounds < MAX_ROUNDS:
             self._begin_round(device_id, device, queue, unasked, now, todo)
         elif unasked:
             self._refuse_all(device_id, device, "device" if self.limits().policy == "reject" else "presence", now, todo)
-        elif all(queue.answers.get(claim, True) for claim in holders):
+        elif are_alive and len(reachable) == len(holders):
             # What another server knew when it answered proves nothing to a connection that came after the challenge.
             covers = min([at for claim, at in queue.asked_at.items() if claim in holders], default=now)
             self._refuse_all(device_id, device, "device", now, todo, covers)
-        elif queue.is_late or all(queue.answers.get(claim, True) or claim.server in queue.silent for claim in holders):
+        elif are_alive or queue.is_late:
             self._refuse_all(device_id, device, "presence", now, todo)
 
     def _begin_round(
@@ -612,7 +615,7 @@ class Slots:
         queue.rounds += 1
         queue.is_late = False
         own = [slot for slot in map(device.find, holders) if slot is not None]
-        others = [claim for claim in holders if claim.server != self.server and claim.server not in queue.silent]
+        others = [claim for claim in holders if claim.server != self.server]
         queue.answers.update(dict.fromkeys(holders, False))
         queue.asked_at.update(dict.fromkeys(others, now))
         self._challenge(own, queue.name, now, todo)

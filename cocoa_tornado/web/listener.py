@@ -92,6 +92,7 @@ class Listener:
         self._try_upgrade = try_upgrade
         self._crowd: Crowd[HttpStream | Newcomer] = Crowd(options.max_per_address)
         self._newcomers: set[Newcomer] = set()
+        self._held: set[Newcomer] = set()
         self._waiting: deque[tuple[socket.socket, Any]] = deque()
         self._marks: dict[HttpStream, tuple[int, int] | None] = {}
         # The listener itself sees to header_timeout, with one timer for all connections.
@@ -153,7 +154,7 @@ class Listener:
             connection, _ = self._leave_the_queue()
             connection.close()
             self._gate.ended()
-        for newcomer in list(self._newcomers):
+        for newcomer in self._newcomers | self._held:
             newcomer.close()
             self._gone(newcomer)
         self._lingering.close()
@@ -316,17 +317,16 @@ class Listener:
         return True
 
     def _hold(self, newcomer: Newcomer, waiting: Waiting) -> None:
-        """Its handshake waits for presence."""
-        if newcomer not in self._newcomers:
-            self._enter(newcomer, newcomer)
-            self._newcomers.add(newcomer)
+        """Its handshake waits for presence, for a millisecond as a rule. So it does not join the crowd."""
+        self._held.add(newcomer)
         newcomer.hold(waiting, self._on_closed)
         waiting.on_settled = partial(self._on_settled, newcomer)
 
     def _on_settled(self, newcomer: Newcomer) -> None:
         waiting = newcomer.waiting
-        if waiting is None or newcomer not in self._newcomers:
+        if waiting is None or newcomer not in self._held:
             return
+        self._held.remove(newcomer)
         newcomer.leave()
         if waiting.is_served:
             self._gone(newcomer)
@@ -362,13 +362,14 @@ class Listener:
             self._follow_if_room()
 
     def _on_closed(self, newcomer: Newcomer) -> None:
-        if newcomer in self._newcomers:
+        if newcomer in self._newcomers or newcomer in self._held:
             self._gone(newcomer)
             self._follow_if_room()
 
     def _gone(self, newcomer: Newcomer) -> None:
         """It is closed, or a device's."""
         self._newcomers.discard(newcomer)
+        self._held.discard(newcomer)
         self._crowd.leave(newcomer)
         self._gate.ended()
 

@@ -82,10 +82,6 @@ class Waiting:
             return
         if isinstance(verdict, Refused):
             self.refusal = verdict.reason
-        elif peer_has_closed(self.sock):
-            self._waits.presence.release(verdict)
-            self._vanish()
-            return
         else:
             self.is_served = self._on_grant(verdict)
         self._settle()

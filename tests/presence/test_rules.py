@@ -674,6 +674,14 @@ class FarStoreMachine(PresenceMachine):
             self.world.give_up(name)
         self.observe()
 
+    @precondition(lambda self: any(self.world.replies.values()))
+    @rule(data=st.data())
+    def an_answer_of_the_store_takes_long(self, data: st.DataObject) -> None:
+        self.world.ask_again(
+            data.draw(st.sampled_from([name for name in self.world.names if self.world.replies[name]]))
+        )
+        self.observe()
+
     @precondition(lambda self: len(self.world.names) > 1)
     @rule(device_id=PresenceMachine.devices)
     def a_second_server_is_told_of_what_the_first_has_not_heard(self, device_id: str) -> None:

@@ -131,6 +131,11 @@ class World:
         question, _ = self.replies[server].popleft()
         self.carry_out(server, self.servers[server].undecided(question.device_id, question.claim, self.now))
 
+    def ask_again(self, server: str) -> None:
+        """The server has waited for the store's first answer that is under way for a while; it arrives nevertheless."""
+        question, _ = self.replies[server][0]
+        self.carry_out(server, self.servers[server].unanswered(question.device_id, question.claim, self.now))
+
     def serve_all(self) -> None:
         while any(self.asked.values()) or any(self.replies.values()):
             for name in self.names:

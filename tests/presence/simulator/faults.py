@@ -8,7 +8,7 @@ from functools import cache
 from typing import Final
 
 from cocoa_tornado.presence.actions import Actions
-from cocoa_tornado.presence.grants import RefusalReason
+from cocoa_tornado.presence.grants import Lease, RefusalReason
 from cocoa_tornado.presence.rules import Slots, _Device
 from cocoa_tornado.relay.messages import Challenge
 
@@ -26,6 +26,27 @@ class _IgnoringPendingClaims(Slots):
         todo = super().challenged(challenge, now)
         self._devices = devices
         return todo
+
+
+class IgnoringWaitingClaims(Slots):
+    """A challenge waits only for a claim that the store is being asked for, and not for one that waits for answers."""
+
+    def challenged(self, challenge: Challenge, now: float) -> Actions:
+        device, devices = self._devices.get(challenge.device_id), self._devices
+        queue = None if device is None else device.queue
+        if queue is None or queue.asking == challenge.holder or challenge.holder not in queue.waiting:
+            return super().challenged(challenge, now)
+        self._devices = {}
+        todo = super().challenged(challenge, now)
+        self._devices = devices
+        return todo
+
+
+class _ClaimingAgainAtOnce(Slots):
+    """Every connection is claimed again before the term is settled."""
+
+    def rejoin(self, lease: Lease, lease_length_s: float, proof_s: float, now: float) -> Actions:
+        return super().rejoin(lease, lease_length_s, math.inf, now)
 
 
 class _TakingSilenceForLife(Slots):
@@ -75,6 +96,12 @@ FAULTS: Final[dict[str, Fault]] = {
     "leave": Fault("LEAVE first, then the rest"),
     "unique": Fault("generations without the term"),
     "t503": Fault("silence is taken for life", slots=_TakingSilenceForLife),
+    # The walks bring these about too seldom: see tests/presence/test_schedules.py.
+    "lease": Fault("all connections go by the lease of the current epoch"),
+    "proof": Fault("who may have been fenced claims again at once", slots=_ClaimingAgainAtOnce),
+    "waiting": Fault(
+        "a challenge does not wait for a claim that is itself in a challenge", slots=IgnoringWaitingClaims
+    ),
 }
 """By name."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ class Client:
 @dataclass
 class Oracle:
     """:ivar faults: what has gone wrong, each kind once, with its time and details
-    :ivar granted: clients by device, in the order in which the store granted them
+    :ivar granted: clients by device, and whether they still have what the store has granted them
     :ivar owners: clients by claim
     :ivar admitted: all clients that ever had a slot, by device
     """
@@ -59,7 +59,7 @@ class Oracle:
     faults: dict[str, str] = field(default_factory=dict)
     stats: Counter[str] = field(default_factory=Counter)
     owners: dict[Claim, Client] = field(default_factory=dict)
-    granted: defaultdict[str, list[Client]] = field(default_factory=lambda: defaultdict(list))
+    granted: defaultdict[str, dict[Client, bool]] = field(default_factory=lambda: defaultdict(dict))
     admitted: defaultdict[str, list[Client]] = field(default_factory=lambda: defaultdict(list))
     generations: dict[Generation, Claim] = field(default_factory=dict)
     newest: Generation = NONE_YET
@@ -72,32 +72,31 @@ class Oracle:
 
     # -- the store
 
-    def store_granted(self, device_id: str, claim: Claim, generation: Generation, holders: int) -> None:
-        """A reply to CLAIM, whether it arrives or not."""
+    def store_granted(self, device_id: str, claim: Claim, generation: Generation, holders: Sequence[Claim]) -> None:
+        """A reply to CLAIM, whether it arrives or not.
+
+        :param holders: in the store, after it
+        """
         before = self.generations.setdefault(generation, claim)
         if before != claim:
             self.fault("P1 generation given twice", f"{generation} to {before} and {claim}")
-        if holders > self.per_device:
+        if len(holders) > self.per_device:
             self.fault("P1 too many holders", f"{holders} of {device_id}")
-        owner = self.owners[claim]
-        granted = self.granted[device_id]
-        if generation > self.newest:
-            self.newest = generation
-            if owner in granted:
-                granted.remove(owner)
-            granted.append(owner)
-        elif owner not in granted:
-            self.fault("P1 generation goes back", f"{generation} after {self.newest}")
+        owner, granted = self.owners[claim], self.granted[device_id]
+        if generation <= self.newest:
+            if owner not in granted:
+                self.fault("P1 generation goes back", f"{generation} after {self.newest}")
+            return
+        self.newest = generation
+        granted[owner] = True
+        if len(holders) >= self.per_device:
+            holding = [self.owners[holder] for holder in holders]
+            for other in granted:
+                granted[other] = other in holding
 
     def is_superseded(self, client: Client) -> bool:
-        """So many others were granted the device since, and have not ended, that nothing is left for this one."""
-        granted = self.granted[client.device_id]
-        if client not in granted:
-            return True
-        later = granted[granted.index(client) + 1 :]
-        if self.per_device == 1:
-            return bool(later)
-        return sum(other.state != "ended" for other in later) >= self.per_device
+        """Others have all of the device's slots by now, or had them since in what Redis has lost."""
+        return not self.granted[client.device_id].get(client, False)
 
     def fenced(self, server: Server, epoch: str) -> None:
         if server.is_alive and server.membership.epoch == epoch and not server.slots.draining:

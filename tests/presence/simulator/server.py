@@ -469,7 +469,8 @@ class Server:
     def _act(self) -> None:
         for client in list(self.clients.values()):
             assert client.grant is not None
-            if client.grant.lease.is_valid(self.now) or "flush" in self.walk.planted:
+            lease = self.membership.lease if "lease" in self.walk.planted else client.grant.lease
+            if lease.is_valid(self.now) or "flush" in self.walk.planted:
                 self.walk.oracle.acts(client)
             if self.walk.random.random() < 0.5:
                 self._look(client, client.grant)

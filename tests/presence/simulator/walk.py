@@ -48,10 +48,11 @@ _WRITING: Final = frozenset({"claim", "release", "fence", "settle", "join", "lea
 class Walk:
     """:param planted: the name of a fault
     :param wants_end: go on after the chaos, and see that every device is admitted again
+    :param is_scripted: nothing happens by itself, and messages take a hundredth of a second
     :ivar process: the Redis of now
     """
 
-    def __init__(self, seed: int, planted: str = "", wants_end: bool = True) -> None:
+    def __init__(self, seed: int, planted: str = "", wants_end: bool = True, is_scripted: bool = False) -> None:
         self.random = draw = random.Random(seed)
         self.planted = {planted} - {""}
         self.slots_class: type[Slots] = FAULTS[planted].slots if planted else Slots
@@ -62,7 +63,7 @@ class Walk:
         self.limits = SlotLimits(per_device=2 if draw.random() < 0.2 else 1)
         self.loss_rate = draw.choice((0.0, 0.01, 0.05, 0.15))
         self.late_rate = draw.choice((0.0, 0.01, 0.05))
-        self.slow_s = draw.choice((0.01, 0.05, 0.3))
+        self.slow_s, self.slowest_s = draw.choice((0.01, 0.05, 0.3)), 1.2
         # Each walk has some kinds of harm: what many prevent, few bring about.
         self._harm = [kind for kind, weight in HARM.items() for _ in range(weight * (draw.random() < 0.5))] or ["pause"]
         self.oracle = Oracle(self.limits.per_device, self.is_strict)
@@ -78,27 +79,47 @@ class Walk:
         self._states: deque[Data] = deque(maxlen=KEPT_STATES)
         self._ends_at = LAST_ATTEMPT_AT + ADMITTED_WITHIN_S + 1.0 if wants_end else HEALED_AT
         self.servers: list[Server] = []
+        self.clients: dict[str, list[Client]] = {}
+        if is_scripted:
+            self._script_all()
+        else:
+            self._leave_all_to_chance()
+
+    def _leave_all_to_chance(self) -> None:
+        draw = self.random
         for number in range(draw.choice((2, 2, 3))):
             self.servers.append(Server(self, "ABC"[number]))
-        self.clients: dict[str, list[Client]] = {f"d{number}": [] for number in range(draw.choice((1, 2)))}
+        self.clients = {f"d{number}": [] for number in range(draw.choice((1, 2)))}
         # The first term is settled only after a while: most walks begin later.
         if draw.random() < 0.8:
-            self.at(1.0, self._settle_at_once)
+            self.at(1.0, self.settle)
         for device_id in self.clients:
             self.at(draw.uniform(1.0, 3.0), partial(self._live, device_id))
             self.at(LAST_ATTEMPT_AT, partial(self._attempt_last, device_id))
         self.at(draw.uniform(CHAOS_FROM, 5.0), self._do_harm)
         self.at(HEALED_AT, self._heal)
 
+    def _script_all(self) -> None:
+        self.is_strict, self.timing, self.limits = False, Timing(), SlotLimits()
+        self.loss_rate, self.late_rate = 0.0, 0.0
+        self.slow_s = self.slowest_s = 0.01
+        self.oracle.per_device, self.oracle.is_strict = 1, False
+        self.servers += [Server(self, "A"), Server(self, "B")]
+        self.clients = {"d0": []}
+
     def at(self, time: float, call: Callable[[], object], server: Server | None = None) -> None:
         """:param server: while it is paused, the call waits"""
         self._number += 1
         heapq.heappush(self._queue, (time, self._number, call, server))
 
-    def run(self) -> dict[str, str]:
-        """Returns what has gone wrong."""
+    def run(self, until: float | None = None) -> dict[str, str]:
+        """Returns what has gone wrong.
+
+        :param until: go on later
+        """
         queue, oracle = self._queue, self.oracle
-        while queue and queue[0][0] <= self._ends_at:
+        until = self._ends_at if until is None else until
+        while queue and queue[0][0] <= until:
             time, _, call, server = heapq.heappop(queue)
             self.now = oracle.now = max(self.now, time)
             if server is not None and server.paused_until > self.now:
@@ -106,6 +127,7 @@ class Walk:
                 continue
             self.events += 1
             call()
+        self.now = max(self.now, until)
         return oracle.faults
 
     def log(self, *what: object) -> None:
@@ -118,7 +140,7 @@ class Walk:
         return self.random.random() < self.loss_rate
 
     def delay(self) -> float:
-        return self.random.uniform(0.001, self.slow_s if self.random.random() < 0.95 else 1.2)
+        return self.random.uniform(0.001, self.slow_s if self.random.random() < 0.95 else self.slowest_s)
 
     def new_epoch(self) -> str:
         return f"{self.random.getrandbits(64):016x}"
@@ -152,8 +174,9 @@ class Walk:
         stamp, epoch, _, bucket, device, number = arguments[:6]
         if reply.startswith(b"granted"):
             generation = self.generation(int(stamp.partition(b":")[0]), int(reply.split()[1]))
-            holders = list(self.process.holders(bucket, device))
-            self.oracle.store_granted(device.decode(), Claim(epoch.decode(), int(number)), generation, len(holders))
+            holders = [holder.decode().split(":") for holder in self.process.holders(bucket, device)]
+            claims = [Claim(server, int(number)) for server, number, _ in holders]
+            self.oracle.store_granted(device.decode(), Claim(epoch.decode(), int(number)), generation, claims)
 
     def _forward(self, arguments: Sequence[bytes]) -> list[Any]:
         process, send = self.process, self.sends[int(arguments[1])]
@@ -172,7 +195,7 @@ class Walk:
                 )
         return [b"accepted"]
 
-    def _settle_at_once(self) -> None:
+    def settle(self) -> None:
         term = self.process.stamp.partition(":")[0]
         if term:
             self.process.call("settle", [self.process.stamp.encode()])
@@ -201,6 +224,13 @@ class Walk:
         server = client.server
         assert server is not None
         self.at(self.now + self.random.uniform(0, 0.05), lambda: server.end(client, "eof"), server)
+
+    def connect(self, server: Server, device_id: str = "d0") -> Client:
+        self._clients += 1
+        client = Client(self._clients, device_id, server=server)
+        self.clients[device_id].append(client)
+        server.connect(client)
+        return client
 
     def _attempt(self, device_id: str, retries: int, is_last: bool = False) -> None:
         if self.now > CHAOS_UNTIL and not is_last:
@@ -264,7 +294,7 @@ class Walk:
                 server.leave()
                 self.at(self.now + draw.uniform(0.1, 3), lambda: self._restart(server))
             case "redis":
-                self.restart_redis(draw.choice((0.1, 1.0, 4.0)), draw.choice((0, 0, 1, 2, 3, 6, 30)))
+                self._restart_redis(draw.choice((0.1, 1.0, 4.0)), draw.choice((0, 0, 1, 2, 3, 6, 30)))
             case "stuck":
                 self.process.stuck_until = self.now + min(duration, 7.0)
                 self._all_cut_off()
@@ -304,13 +334,16 @@ class Walk:
         for server in self.servers:
             self._cut_off(server)
 
-    def restart_redis(self, down_s: float, lost: int) -> None:
+    def _restart_redis(self, down_s: float, lost: int) -> None:
         """:param lost: the last so many writes"""
-        if not self.process.is_up:
-            return
+        if self.process.is_up:
+            self.restart_redis(down_s, self._states[-min(lost, len(self._states))] if lost and self._states else None)
+
+    def restart_redis(self, down_s: float, data: Data | None) -> None:
+        """:param data: what the next process begins with; None: all that this one has"""
         self.process.is_up = False
         self._runs += 1
-        data = self._states[-min(lost, len(self._states))] if lost and self._states else self.process.data
+        data = self.process.data if data is None else data
         new = Process(f"r{self._runs}", data.copy(), self._scripts)
         self._all_cut_off()
 
@@ -332,7 +365,7 @@ class Walk:
     def _heal(self) -> None:
         self.log("## heal")
         self.loss_rate = self.late_rate = 0.0
-        self.slow_s = 0.02
+        self.slow_s = self.slowest_s = 0.02
         self.process.stuck_until = min(self.process.stuck_until, self.now)
         for server in self.servers:
             server.cut = server.is_deaf = False
