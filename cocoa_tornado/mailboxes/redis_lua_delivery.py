@@ -73,8 +73,8 @@ end
 """
 
 IDS: Final = """
--- The last 1,000 ids of a device are in a hash with a ring: '#' is the number of ids ever stored, '@<n modulo 1,000>'
--- the n-th of them, and '=<id>' has '<n> <ms> <place>'.
+-- The last 1,000 ids of a device are in a hash. '=<id>' has '<n> <ms> <place>', and '@<n>' the id that was the n-th;
+-- '#' is the newest n, '<' the oldest one that is there, and '+' the number of ids.
 local function is_known(box, id)
   local found = try('HGET', root .. 'i:' .. box.name, '=' .. id)
   if not found then return false end
@@ -82,18 +82,29 @@ local function is_known(box, id)
   return ms and (now - ms < 600000 or find(box, place) ~= nil)
 end
 
+local function forget_id(key, n)
+  local id = redis.call('HGET', key, '@' .. whole(n))
+  local found = id and redis.call('HGET', key, '=' .. id)
+  redis.call('HDEL', key, '@' .. whole(n))
+  -- One that was named again has a newer n.
+  if not found or string.match(found, '^%d+') ~= whole(n) then return 0 end
+  redis.call('HDEL', key, '=' .. id)
+  return 1
+end
+
 local function remember(box, id, place)
   local key = root .. 'i:' .. box.name
-  local n, is_foreign = try('HGET', key, '#')
+  local found, is_foreign = try('HMGET', key, '#', '<', '+', '=' .. id)
   if is_foreign then return end
-  n = (tonumber(n or '0') or 0) + 1
-  local slot = '@' .. n % 1000
-  local oldest = redis.call('HGET', key, slot)
-  if oldest then
-    local found = redis.call('HGET', key, '=' .. oldest)
-    if found and string.match(found, '^%d+') == whole(n - 1000) then redis.call('HDEL', key, '=' .. oldest) end
+  local n = (tonumber(found[1]) or 0) + 1
+  local oldest, count = tonumber(found[2]) or n, tonumber(found[3]) or 0
+  if not found[4] then count = count + 1 end
+  redis.call('HSET', key, '#', whole(n), '@' .. whole(n), id, '=' .. id, whole(n) .. ' ' .. now .. ' ' .. place)
+  -- Places of ids that were named again are bounded, too, if the oldest id never is.
+  while count > 1000 or n - oldest >= 2000 do
+    count, oldest = count - forget_id(key, oldest), oldest + 1
   end
-  redis.call('HSET', key, '#', whole(n), slot, id, '=' .. id, whole(n) .. ' ' .. now .. ' ' .. place)
+  redis.call('HSET', key, '<', whole(oldest), '+', whole(count))
 end
 """
 

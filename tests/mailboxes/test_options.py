@@ -270,15 +270,17 @@ async def test_the_last_thousand_ids_of_a_device_are_known(stand: Stand) -> None
 
 async def test_an_id_that_is_named_again_takes_one_place_of_the_thousand(stand: Stand) -> None:
     mailbox = await stand.open(BoxLimits(max_messages=10))
-    await mailbox.append([named(0, "first")])
+    await mailbox.append([entry(0, options=Options("high", id="first"))])  # it stays in the box
     for again in (1, 2, 3):
         stand.clock.now += 601
-        mailbox.acknowledge("doll", Position(2 * again, mailbox.epoch))
-        assert (await mailbox.append([named(10 * again, "again"), entry(10 * again + 1)]))[0] is not None
-    assert await mailbox.append([named(99, "first")]) != [None]
+        [number] = await mailbox.append([named(again, "again")])
+        assert number == again
+        mailbox.acknowledge("doll", Position(again, mailbox.epoch))
     await mailbox.append([named(100 + n, f"n{n}") for n in range(998)])
-    assert await mailbox.append([named(2000, "first"), named(2001, "again")]) == [None, None]
-    assert (await mailbox.append([named(2002, "n998"), named(2003, "again")]))[1] is not None
+    assert await mailbox.append([named(2000, "first"), named(2001, "again"), named(2002, "n0")]) == [None] * 3
+    await mailbox.append([named(2003, "one more")])
+    assert await mailbox.append([named(2004, "again"), named(2005, "n0")]) == [None] * 2
+    assert await mailbox.append([named(2006, "first")]) != [None]
     await mailbox.close(1.0)
 
 
