@@ -42,3 +42,4 @@ def test_a_batch_with_few_fan_outs_and_one_whose_fan_outs_are_not_stored_stay_wh
     assert portions(few) == [few]
     transient = batch_of([Group("red")] * 100, [], Options(ttl_s=0))
     assert portions(transient) == [transient]
+    assert len(portions(batch_of([Group("red")] * 100, [], Options(ttl_s=0, id="x")))) > 1
