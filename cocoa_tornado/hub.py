@@ -17,7 +17,7 @@ from .rules.close_codes import GOING_AWAY, CloseReason
 from .rules.frames import text_frame
 from .rules.identity import DeviceIdentity
 from .rules.members import Members
-from .rules.terms import Left, Terms
+from .rules.terms import Later, Left, Terms
 
 
 class Client(Protocol):
@@ -51,11 +51,20 @@ class Client(Protocol):
     def look_again(self) -> None:
         """The device's box may have messages without a call of :meth:`stored`."""
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
+    def suggest(
+        self,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        after: int | None = None,
+        later: Later | None = None,
+    ) -> None:
         """Queue a transient message, if a mailbox is configured. It may be dropped.
 
         :param after: the number of the stored message that it comes after, in the lane of its priority; None: it is
             unknown
+        :param later: returns the lowest number of a lane that a later message of the device has; 0 if it is unknown;
+            None if there is no later one. It may take some time, so it is called only if that matters
         """
 
     def take_over(self, left: Left) -> None:

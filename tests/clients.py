@@ -13,7 +13,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.claims import Claim, Generation
 from cocoa_tornado.rules.close_codes import CloseReason
 from cocoa_tornado.rules.identity import DeviceIdentity
-from cocoa_tornado.rules.terms import Left, Terms
+from cocoa_tornado.rules.terms import Later, Left, Terms
 
 LEASE = Lease("here")
 HEALTH = Health(0.5, 0.01, 2)
@@ -33,6 +33,7 @@ class FakeClient:
     taken_over: list[Left] = field(default_factory=list)
     terms: list[Terms | None] = field(default_factory=list)  # of each of them
     places: list[int | None] = field(default_factory=list)  # the messages that transient ones come after
+    later: list[int | None] = field(default_factory=list)  # and those that they come before
     challenges: int = 0
     resumed: int = 0
     closed: int = 0
@@ -53,10 +54,18 @@ class FakeClient:
     def look_again(self) -> None:
         pass
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
+    def suggest(
+        self,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        after: int | None = None,
+        later: Later | None = None,
+    ) -> None:
         self.sent.append(payload)
         self.terms.append(terms)
         self.places.append(after)
+        self.later.append(later and later("normal"))
 
     def challenge(self) -> None:
         self.challenges += 1

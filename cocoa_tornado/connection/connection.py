@@ -19,7 +19,7 @@ from ..rules.box import Position
 from ..rules.close_codes import GOING_AWAY, REPLACED, CloseReason
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
-from ..rules.terms import Left, Terms
+from ..rules.terms import Later, Left, Terms
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
@@ -173,10 +173,17 @@ class DeviceConnection(SocketIO):
         if self._box is not None:
             self._box.look_again()
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
+    def suggest(
+        self,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        after: int | None = None,
+        later: Later | None = None,
+    ) -> None:
         """See ``hub.Client``."""
         if self._box is not None:
-            self._box.suggest(payload, timestamp_ms, terms, after)
+            self._box.suggest(payload, timestamp_ms, terms, after, later)
 
     def regrant(self, grant: Grant) -> None:
         """See ``hub.Client``."""

@@ -18,9 +18,9 @@ from ..rules.backoff import Backoff
 from ..rules.box import LANES, Box, LaneName, PageLimits, Position, StoredMessage
 from ..rules.claims import FencingToken
 from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_cursor
-from ..rules.feed import Page
+from ..rules.feed import Feed, Page
 from ..rules.frames import text_frame
-from ..rules.terms import Terms
+from ..rules.terms import Later, Terms
 from .box_reader import BoxReader
 from .mail import Mail, retry_delays
 from .outbox import OutboxLimits
@@ -166,7 +166,7 @@ class BoxFeed:
             elif terms.number >= reader.least_ticket:
                 following[lane] = reader.number(terms.number)
         left.reverse()
-        for _, after, body, timestamp_ms, terms in () if transients is None else transients.take_all():
+        for _, after, body, timestamp_ms, terms, _ in () if transients is None else transients.take_all():
             left.append(((body, timestamp_ms, terms), after))
         return [waiting for waiting, _ in left], [after for _, after in left]
 
@@ -237,11 +237,18 @@ class BoxFeed:
         else:
             self._let_wait(Transient(NORMAL, self._reader.number(ticket), body, timestamp_ms, terms))
 
-    def suggest(self, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None) -> None:
+    def suggest(
+        self,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        after: int | None = None,
+        later: Later | None = None,
+    ) -> None:
         """A transient message has the cursor of the last message before it. While messages that come before it are in
         the box, it waits for them, within bounds, and an interim is dropped: the next one replaces it.
 
-        :param after: see ``hub.Client``
+        :param after: see ``hub.Client``; :param later: likewise
         """
         terms = Terms(number=0) if terms is None else terms._replace(number=0)
         lane = HIGH if terms.priority == "high" else NORMAL
@@ -252,6 +259,8 @@ class BoxFeed:
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
         feed = reader.feed(lane)
+        if after is None and later is not None and not (reader.is_caught_up(lane) and feed.settled >= feed.position):
+            after = self._before(later(lane), feed)
         last = feed.last if after is None else after
         if feed.opened and last > feed.last:  # something was stored that the feed does not know of
             reader.look_again()
@@ -262,12 +271,23 @@ class BoxFeed:
             self._send_transient(payload, timestamp_ms, terms)
         elif terms.interim_of:
             count(dropped, "interim")
-        elif feed.opened and last < feed.position:  # messages behind it were read from the box and passed on
+        elif last < 0 or (feed.opened and last < feed.position):  # later ones may have been read from the box
             count(dropped, CATCHING_UP)
         else:
             place = last if knows_all or after is not None else None
-            self._let_wait(Transient(lane, place, payload, timestamp_ms, terms))
+            self._let_wait(Transient(lane, place, payload, timestamp_ms, terms, later if place is None else None))
             self._ask()
+
+    @staticmethod
+    def _before(first: int | None, feed: Feed) -> int | None:
+        """The number before that of the first later message, which may have been read from the box already.
+
+        :return: None: there is no later message; -1: what comes before it is unknown
+        """
+        if first is None:
+            feed.settled = max(feed.settled, feed.position)
+            return None
+        return first - 1
 
     def _let_wait(self, message: Transient) -> None:
         if self._transients is None:
@@ -287,7 +307,7 @@ class BoxFeed:
         if transients is None:
             return
         released = transients.take_all(lane) if number is None else transients.take_before(lane, number)
-        for _, _, body, timestamp_ms, terms in released:
+        for _, _, body, timestamp_ms, terms, _ in released:
             self._send_transient(body, timestamp_ms, terms)
         if self._transients is transients and not transients:
             self._transients = None
@@ -446,8 +466,9 @@ class BoxFeed:
         """An answer has arrived: the transient messages before it come after all that it has shown."""
         reader, transients = self._reader, self._transients
         if transients is not None and not reader.wants_look:
-            for lane in LANES:
-                transients.place(lane, reader.feed(lane).last)
+            dropped = sum(transients.place_up_to(lane, reader.feed(lane).last) for lane in LANES)
+            if dropped:
+                count(self._mail.counters.dropped, CATCHING_UP, dropped)
 
     def _take_look(self, result: Box) -> None:
         reader = self._reader

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from ..rules.box import LaneName
-from ..rules.terms import Terms
+from ..rules.terms import Later, Terms
 
 MOST_MESSAGES: Final = 64
 MOST_BYTES: Final = 128 * 1024
@@ -21,6 +21,7 @@ class Transient(NamedTuple):
     """A message that waits.
 
     :ivar after: the number of the stored message that it comes after, in its lane; None: it is not known yet
+    :ivar later: see ``hub.Client.suggest``; only while its place is not known
     """
 
     lane: LaneName
@@ -28,6 +29,7 @@ class Transient(NamedTuple):
     body: bytes
     timestamp_ms: int
     terms: Terms
+    later: Later | None = None
 
 
 class Transients:
@@ -62,7 +64,25 @@ class Transients:
         """Those messages of a lane whose place is not known come after this number."""
         for at, waiting in enumerate(self._waiting):
             if waiting.after is None and waiting.lane == lane:
-                self._waiting[at] = waiting._replace(after=after)
+                self._waiting[at] = waiting._replace(after=after, later=None)
+
+    def place_up_to(self, lane: LaneName, last: int) -> int:
+        """An answer has shown everything up to this number: those messages of a lane whose place is not known come
+        after it, unless a later message may be among what it has shown. A message whose place cannot be known is
+        removed. Return how many were."""
+        removed = 0
+        for at, waiting in reversed([*enumerate(self._waiting)]):
+            if waiting.after is not None or waiting.lane != lane:
+                continue
+            first = None if waiting.later is None else waiting.later(lane)
+            if first == 0:
+                self._bytes -= len(waiting.body)
+                del self._waiting[at]
+                removed += 1
+            else:
+                after = last if first is None else min(last, first - 1)
+                self._waiting[at] = waiting._replace(after=after, later=None)
+        return removed
 
     def forget_places(self) -> None:
         """The numbers mean nothing any more."""

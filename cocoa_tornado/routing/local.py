@@ -15,7 +15,7 @@ from ..rules.frames import text_frame
 from ..rules.rate import LineBudget, RateLimit
 from ..rules.records import Record
 from ..rules.taken import TakenOffsets, TakenOfSource
-from ..rules.terms import Terms, interim_terms, terms_of
+from ..rules.terms import Later, Terms, interim_terms, terms_of
 from .address import Address, recipients
 from .plan import Message
 
@@ -215,16 +215,19 @@ class LocalDelivery:
 
     # -- with a mailbox
 
-    def send_stored(self, device_id: str, record: Record, number: int | None, expires_ms: int) -> None:
+    def send_stored(
+        self, device_id: str, record: Record, number: int | None, expires_ms: int, later: Later | None = None
+    ) -> None:
         """Send a message that is stored.
 
         :param number: in its lane of the device's box. None: the record was stored earlier, and may not have been sent,
             so the connections look into the box. Of a transient message, which is not stored: that of the message that
             it comes after, or None if it is unknown
+        :param later: see ``hub.Client``
         """
         try:
             if record.is_transient:
-                self._suggest(device_id, record.payload, record.timestamp_ms, self.terms_of(record), number)
+                self._suggest(device_id, record.payload, record.timestamp_ms, self.terms_of(record), number, later)
             elif number is None:
                 self.look_again(device_id)
             elif clients := self._hub.receivers_of(device_id):
@@ -276,7 +279,13 @@ class LocalDelivery:
             client.look_again()
 
     def _suggest(
-        self, device_id: str, payload: bytes, timestamp_ms: int, terms: Terms | None, after: int | None = None
+        self,
+        device_id: str,
+        payload: bytes,
+        timestamp_ms: int,
+        terms: Terms | None,
+        after: int | None = None,
+        later: Later | None = None,
     ) -> None:
         clients = self._hub.receivers_of(device_id)
         if not clients:
@@ -284,7 +293,7 @@ class LocalDelivery:
         elif terms is None or not terms.interim_of:
             self._counters.routed += 1
         for client in clients:
-            client.suggest(payload, timestamp_ms, terms, after)
+            client.suggest(payload, timestamp_ms, terms, after, later)
 
     def _log_dropped(self, extra: dict[str, object]) -> None:
         suppressed = self._lines.take(self._clock())

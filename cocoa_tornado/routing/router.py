@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -15,10 +16,11 @@ from ..brokers.port import Batch
 from ..counters import Counters
 from ..errors import MailboxClosed
 from ..hub import Hub
-from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox
+from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox, lane_of
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
+from ..rules.box import LaneName
 from ..rules.taken import TakenOffsets
 from .address import Address, Everyone, Group, User, recipients
 from .forwarding import Forwarding
@@ -105,6 +107,24 @@ class _InFlight:
         for at in self.fan_outs:
             record = self.batch.records[at]
             self._fan_outs_by_content.setdefault((record.timestamp_ms, record.payload), []).append(at)
+
+    def first_number(self, after: int, device_id: str, lane: LaneName) -> int | None:
+        """The number of a device's first message in a lane behind the record with the index ``after``; 0: it is not
+        known; None: there is none."""
+        stored = self.stored
+        if stored is None or (stored.done() and (stored.cancelled() or stored.exception() is not None)):
+            return None
+        numbers = stored.result() if stored.done() else repeat(0)
+        for (at, name), number in zip(self.to_append, numbers, strict=False):
+            record = self.batch.records[at]
+            if at <= after or record.is_transient or lane_of(record.options) != lane:
+                continue
+            if name is None:
+                found = [(step.numbers or {}).get(device_id) for step in self.steps.get(at, ())]
+                number = next((each for each in found if each is not None), number)
+            if number is not None and name in (None, device_id):
+                return number
+        return None
 
     def take(self, step: FanOutStep) -> bool:
         """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
@@ -352,12 +372,15 @@ class Router:
                 continue
             if message in unsent:
                 continue
-            number = numbers.get(message)
-            if number is None and message in numbers:
-                if device_id in looked:
+            number, later = numbers.get(message), None
+            if number is None:
+                if message not in numbers:
+                    later = partial(self._first_later, flight, at, device_id)
+                elif device_id in looked:
                     continue
-                looked.add(device_id)
-            self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0))
+                else:
+                    looked.add(device_id)
+            self._local.send_stored(device_id, records[at], number, flight.deadlines.get(at, 0), later)
         for message in routes.unheld:
             if records[message[0]].is_transient:
                 self._counters.unknown_device += message not in unsent
@@ -388,6 +411,16 @@ class Router:
         messages = sorted([*flight.messages, *members], key=itemgetter(0)) if members else flight.messages
         stale = stale_messages(records, messages, earlier.union(members)).difference(numbers)
         return stale.union(message for message in earlier if records[message[0]].is_transient)
+
+    def _first_later(self, flight: _InFlight, at: int, device_id: str, lane: LaneName) -> int | None:
+        """The lowest number of a lane that a later message of a device has than this one of a batch; 0: it is not
+        known; None: there is no later one."""
+        found = flight.first_number(at, device_id, lane)
+        for other in self._in_flight:
+            if found is not None:
+                break
+            found = other.first_number(-1, device_id, lane)
+        return found
 
     # -- fan-outs
 

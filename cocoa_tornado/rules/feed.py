@@ -60,12 +60,14 @@ class Feed:
     :ivar last: the highest number known to have been given
     :ivar opened: the position is known
     :ivar reading: a page was requested and has not arrived
+    :ivar settled: up to this number, everything is known to come before what is routed from now on. A page may bring
+        messages that are stored, but not routed yet
     """
 
-    __slots__ = ("_counted", "_stored_since", "last", "opened", "position", "reading")
+    __slots__ = ("_counted", "_stored_since", "last", "opened", "position", "reading", "settled")
 
     def __init__(self) -> None:
-        self.position = self.last = self._stored_since = 0
+        self.position = self.last = self._stored_since = self.settled = 0
         self.opened = self.reading = False
         self._counted: Runs = ()  # unused numbers that are accounted for, and may be read again after fall_behind
 
@@ -93,9 +95,10 @@ class Feed:
     def stored(self, number: int) -> bool:
         """A message was stored. True: send it now. False: it will be read from the box."""
         if number == self.position + 1 and self.position >= self.last and self.opened and not self.reading:
-            self.position = self.last = self._stored_since = number
+            self.position = self.last = self._stored_since = self.settled = number
             return True
         self.last = self._stored_since = max(self.last, number)
+        self.settled = max(self.settled, number)
         return False
 
     def fall_behind(self, up_to: int) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 from .addressing import Options, Priority
-from .box import Position
+from .box import LaneName, Position
 
 
 class Terms(NamedTuple):
@@ -30,6 +30,10 @@ class Terms(NamedTuple):
 
     def has_expired(self, now_ms: float) -> bool:
         return 0 < self.expires_ms < now_ms
+
+
+Later: TypeAlias = Callable[[LaneName], int | None]
+"""See ``hub.Client.suggest``."""
 
 
 class Left(NamedTuple):

@@ -25,7 +25,7 @@ from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import make_cursor, read_cursor
 from cocoa_tornado.rules.feed import Page
 from cocoa_tornado.rules.retracted import Run
-from cocoa_tornado.rules.terms import Terms
+from cocoa_tornado.rules.terms import Later, Terms
 from testing.waiting import eventually
 
 from .wire import sent_frames
@@ -429,6 +429,41 @@ async def test_a_transient_message_is_dropped_if_its_successor_was_read_from_the
     feed.suggest(transient(5), 0, Terms(priority="high"), 0)
     assert await outlet.write() == [5, 4]
     assert counters.dropped == {"catching_up": 1}
+
+
+async def test_what_was_read_from_the_box_ahead_of_the_router_is_not_followed_by_what_comes_before_it() -> None:
+    mailbox, counters, outlet, asked = await ready(), Counters(), Outlet(), list[LaneName]()
+    await keep(mailbox, 0)
+
+    def later(*firsts: int | None) -> Later:
+        found = iter(firsts)
+
+        def first(lane: LaneName) -> int | None:
+            asked.append(lane)
+            return next(found)
+
+        return first
+
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    feed.suggest(transient(1), 0, None, None, later(None, None))  # asked again when the box has been looked at
+    feed.suggest(transient(2), 0, None, None, later(None, 1))
+    feed.suggest(transient(3), 0, None, None, later(None, 0))
+    feed.suggest(transient(4), 0, None, None, later(1))
+    assert await outlet.write() == [2, 4, 0, 1]
+    assert (counters.dropped, len(asked)) == ({"catching_up": 1}, 7)
+    feed.suggest(transient(5), 0, None, None, later(1))
+    feed.suggest(transient(6), 0, None, None, later(0))
+    feed.suggest(transient(7), 0, Terms("session"), None, later(1))
+    assert await outlet.write() == []
+    assert (counters.dropped, len(asked)) == ({"catching_up": 3, "interim": 1}, 10)
+    feed.suggest(transient(8), 0, None, None, later(2))
+    feed.suggest(transient(9), 0, None, None, later(None))
+    feed.suggest(transient(10), 0, None, None, later())  # all that was read has been routed
+    await say(feed, mailbox, 11)
+    feed.suggest(transient(12), 0, Terms("session"), None, later())
+    assert await outlet.write() == [8, 9, 10, 11, 12]
+    assert len(asked) == 12
 
 
 async def test_a_transient_message_behind_one_that_is_not_known_of_waits_for_it() -> None:

@@ -53,3 +53,13 @@ def test_no_more_wait_than_there_is_room_for_unless_it_is_a_single_one(sizes: li
     assert len(kept) <= MOST_MESSAGES
     assert sum(kept) <= MOST_BYTES or len(kept) == 1
     assert [len(each.body) for each in waiting.take_all()] == kept
+
+
+def test_what_an_answer_has_shown_comes_before_a_message_unless_it_is_known_to_be_later() -> None:
+    waiting = Transients()
+    for body, first in ((b"1", None), (b"2", 5), (b"3", 0), (b"4", 9)):
+        waiting.add(message(body)._replace(later=lambda lane, first=first: first))  # type: ignore[misc]  # the default
+    waiting.add(message(b"5", after=2))
+    assert (waiting.place_up_to("high", 7), waiting.place_up_to("normal", 7)) == (0, 1)
+    places = [(each.body, each.after, each.later) for each in waiting.take_all()]
+    assert places == [(b"1", 7, None), (b"2", 4, None), (b"4", 7, None), (b"5", 2, None)]

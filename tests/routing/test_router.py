@@ -431,3 +431,29 @@ async def test_a_message_for_now_or_never_is_no_concern_of_the_mailbox_without_a
     interim = text(7, interim_of="s")._replace(options=Options(id="x", collapse_key="k"))
     stand.router(stand.batch(*(text(at)._replace(options=found) for at, found in enumerate(options)), interim))
     assert [entry.payload for entry in mailbox.calls[0][0]] == [b"{1,}", b"{2,}"]
+
+
+async def test_a_message_for_now_or_never_knows_which_stored_one_of_its_device_comes_next() -> None:
+    """In its own batch and in those behind it: one that is stored, but not routed, may have been read from the box."""
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client, now, high = stand.connect(groups=["red"]), Options(ttl_s=0), Options("high")
+    stand.connect("other")
+    stand.router(stand.batch(text(0)._replace(options=now), text(1, "other"), text(2), text(3)._replace(options=now)))
+    stand.router(stand.batch(text(4)._replace(options=high), text(5)._replace(options=now), text(6, Group("red"))))
+    stand.router(stand.batch(text(7), text(8, "other")._replace(options=now)))
+    await mailbox.store(1)
+    assert client.sent == []
+    await mailbox.store(0)
+    await mailbox.store(2)
+    # The numbers are given in the order of storing: 6 got 1, 2 got 2.
+    assert texts(client) == ["0", "2", "3", "4", "5", "6", "7"]
+    assert client.later == [2, 1, 1]
+    stand.router(stand.batch(text(9)._replace(options=now)))
+    stand.router(stand.batch(text(10)))
+    await mailbox.store(3)
+    assert client.later[3:] == [0]
+    await mailbox.store(4)
+    stand.router(stand.batch(text(11)._replace(options=now)))
+    await mailbox.store(5)
+    assert client.later[4:] == [None]
