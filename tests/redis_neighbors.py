@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.port import Presence, PresenceState
 from cocoa_tornado.presence.redis import RedisPresence
@@ -23,7 +25,7 @@ class RedisNeighbors(Neighbors):
 
     def make(self) -> tuple[Relay, Presence]:
         relay = self._stand.make_relay()
-        return relay, RedisPresence(self._stand.url, SlotLimits, relay, TIMING)
+        return relay, RedisPresence(self._stand.url, SlotLimits, relay, TIMING, clock=time.monotonic)
 
     async def ready(self, gateway: Gateway) -> None:
         self._gateways.append(gateway)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from typing import Any
 
 from cocoa_tornado.presence import redis_scripts as scripts
@@ -11,9 +13,9 @@ from cocoa_tornado.presence.membership import Timing
 from cocoa_tornado.presence.port import Health, PresenceState
 from cocoa_tornado.presence.redis import RedisPresence
 from cocoa_tornado.redis_store.scripts import PREFIX
-from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
-from cocoa_tornado.relay.port import Relay
+from cocoa_tornado.relay.port import Fate
+from cocoa_tornado.relay.redis import RedisRelay
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
@@ -32,6 +34,21 @@ def settle(redis: RedisServer, database: int = 0) -> None:
         client.hset(scripts.META, mapping={"term": 1, "run": run, "settled": 1})
 
 
+class StandRelay(RedisRelay):
+    """:param cut: addresses from and to which everything is lost"""
+
+    def __init__(self, url: str, cut: set[str]) -> None:
+        super().__init__(url, time.monotonic)
+        self._cut = cut
+
+    def send(self, server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        if self._cut.isdisjoint((server, self.server)):
+            return super().send(server, message)
+        lost: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        lost.set_result(Fate.ACCEPTED)
+        return lost
+
+
 class RedisStand:
     """Each stand has a database of its own. Its first term is settled: a test does not wait for leases of nobody.
 
@@ -44,7 +61,8 @@ class RedisStand:
 
     def __init__(self) -> None:
         self.database = next(self._numbers) % 16
-        self._exchange = Exchange()
+        self._cut: set[str] = set()
+        self._relays: list[RedisRelay] = []
         self._servers: list[Server] = []
         with self.client() as client:
             client.flushdb()
@@ -62,7 +80,9 @@ class RedisStand:
     async def open(self, count: int = 1, **limits: object) -> list[Server]:
         made = SlotLimits(**({"challenge_s": 600.0} | limits))  # type: ignore[arg-type]  # keywords of a test
         for _ in range(count):
-            self._servers.append(Server(RedisPresence(self.url, lambda: made, self.make_relay(), TIMING)))
+            relay = self.make_relay()
+            self._relays.append(relay)
+            self._servers.append(Server(RedisPresence(self.url, lambda: made, relay, TIMING, clock=time.monotonic)))
         await eventually(lambda: all(self._is_ready(server) for server in self._servers))
         return self._servers[-count:]
 
@@ -71,8 +91,9 @@ class RedisStand:
         knows_all = len(presence.others()) == len(self._servers) - 1
         return presence.status().state is PresenceState.READY and knows_all
 
-    def make_relay(self) -> Relay:
-        return MemoryRelay(self._exchange)
+    def make_relay(self) -> RedisRelay:
+        """The caller closes it."""
+        return StandRelay(self.url, self._cut)
 
     def fence(self, server: Server) -> None:
         self.end_epoch(server.presence.lease.server)
@@ -88,14 +109,13 @@ class RedisStand:
         self.cut_off(server.presence.lease.server)
 
     def cut_off(self, name: str) -> None:
-        def loses(sender: str, receiver: str, message: RelayMessage) -> bool:
-            return name in (sender, receiver)
-
-        self._exchange.loses = loses
+        self._cut.add(name)
 
     async def close(self) -> None:
         for server in self._servers:
             await server.presence.close(1.0)
+        for relay in self._relays:
+            await relay.close(1.0)
         self.clear()
 
     def clear(self) -> None:
