@@ -34,6 +34,7 @@ Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
 NORMAL: Final[LaneName] = "normal"
 HIGH: Final[LaneName] = "high"
 CATCHING_UP: Final = "catching_up"
+_NOT_STORED: Final = Terms(number=0)
 
 _NEW: Final = tuple.__new__
 """Like Terms(...), without the Python function that a NamedTuple has for it."""
@@ -250,7 +251,7 @@ class BoxFeed:
 
         :param after: see ``hub.Client``; :param later: likewise
         """
-        terms = Terms(number=0) if terms is None else terms._replace(number=0)
+        terms = _NOT_STORED if terms is None else terms._replace(number=0)
         lane = HIGH if terms.priority == "high" else NORMAL
         reader, dropped = self._reader, self._mail.counters.dropped
         if self._is_closed:
@@ -258,16 +259,22 @@ class BoxFeed:
             return
         if self._mail.mailbox.epoch != reader.epoch:
             self._follow()
-        feed = reader.feed(lane)
-        if after is None and later is not None and not (reader.is_caught_up(lane) and feed.settled >= feed.position):
-            after = self._before(later(lane), feed)
+        feed = reader.high if lane == HIGH else reader.normal
+        if after is None:
+            is_settled = later is None or feed.settled >= feed.position
+            if is_settled and feed.position >= feed.last and reader.knows_all:  # nearly always
+                if terms.collapse_key is None:
+                    self._send_transient(payload, timestamp_ms, terms)
+                    return
+            elif later is not None:
+                after = self._before(later(lane), feed)
         last = feed.last if after is None else after
         if feed.opened and last > feed.last:  # something was stored that the feed does not know of
             reader.look_again()
         knows_all = reader.knows_all
         if terms.collapse_key is not None and not terms.interim_of:
             self._replace(terms.collapse_key, lane, last + 1)
-        if knows_all and feed.is_live and feed.position <= last:  # nearly always
+        if knows_all and feed.is_live and feed.position <= last:
             self._send_transient(payload, timestamp_ms, terms)
         elif terms.interim_of:
             count(dropped, "interim")
