@@ -62,6 +62,9 @@ SLOW_FIXTURES: Final = frozenset({OWN_KAFKA, "whisper_url"})
 # others share a broker that no other test can use.
 TOGETHER: Final = (f"{LOAD}/", "test_recreated_on_kafka.py::test_a_topic_that_its_producer_has_created")
 
+# Pure tests that take seconds each: any process takes the next one.
+APART: Final = "presence/test_simulator.py"
+
 # Only in ``make test-nightly``, beside those with the mark. In CI another engine, or another mailbox, stands for it.
 NIGHTLY: Final = (
     # The pool of workers does the same with each engine, and takes seconds of a core for each of these with Whisper.
@@ -84,7 +87,9 @@ NOT_AT_LOWEST: Final = (
         "relay/",
         "autobahn/",
         "presence/test_membership",
-        "presence/test_rules.py",
+        "presence/test_redis_scripts.py",
+        "presence/test_rules",
+        "presence/test_schedules.py",
         "presence/test_simulator.py",
         "mailboxes/test_driver.py",
         "web/test_turns.py",
@@ -209,7 +214,7 @@ def _name(node_id: str) -> str:
 def scope(node_id: str) -> str:
     """Tests with the same scope run in one process, one after another."""
     name = _name(node_id)
-    if name.startswith(PURE):
+    if name.startswith(PURE) and not name.startswith(APART):
         return name.split("::")[0]
     return next((together for together in TOGETHER if name.startswith(together)), node_id)
 
