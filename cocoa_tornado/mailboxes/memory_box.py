@@ -223,17 +223,18 @@ class KeptBox:
         """Drop messages until the box is within its limits: low ones first, then normal ones, then high ones."""
         dropped: Removed = []
         while (self._count > limits.max_messages or self.size_bytes > limits.max_bytes) and self._count > 1:
-            victim = self._first_to_drop()
-            dropped.append(self._remove(victim.lane, victim.number))
+            message = self._drop_first()
+            self._note_removed(message)
+            dropped.append(message)
         return dropped
 
-    def _first_to_drop(self) -> KeptMessage:
+    def _drop_first(self) -> KeptMessage:
         if self._low:
-            return self._normal.messages[next(iter(self._low))]
+            return self._normal.remove(next(iter(self._low)))
         for lane in (self._normal, self._high):
             first = lane.first
             if first is not None and first is not self._newest:
-                return first
+                return lane.remove(first.number)
         raise AssertionError("the newest message is alone")
 
     # -- removing
