@@ -104,7 +104,7 @@ async def test_a_hidden_process_is_empty(own_redis: RedisServer) -> None:
         assert (connection.run, connection.process) == (b"", b"")
 
 
-@pytest.mark.parametrize("password", ["", "word"])
+@pytest.mark.parametrize("password", ["word", pytest.param("", marks=pytest.mark.nightly)])
 async def test_a_failover_leads_to_the_new_master(own_redis: RedisServer, tmp_path: Path, password: str) -> None:
     secrets = {"requirepass": password, "masterauth": password} if password else {}
     own_redis.start(**secrets)
