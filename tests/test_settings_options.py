@@ -21,8 +21,8 @@ def run(*arguments: str, only: tuple[str, ...] | None = None) -> tuple[Result, l
 
     @click.command(cls=SettingsCommand)
     @settings_options(only)
-    @click.option("--workers", default=1, help="Some option of the command's own.")
-    def command(config: Path | None, workers: int, **options: object) -> None:
+    @click.option("--times", default=1, help="Some option of the command's own.")
+    def command(config: Path | None, times: int, **options: object) -> None:
         got.append(load_settings(config, options, {}))
 
     return CliRunner().invoke(command, arguments, terminal_width=100), got
@@ -89,7 +89,7 @@ def test_the_help_has_every_option_once_under_the_heading_of_its_section() -> No
             option = line.split()[0]
             assert option not in seen
             seen[option] = heading
-    assert {option for option, under in seen.items() if under == "Options"} == {"--config", "--workers", "--help"}
+    assert {option for option, under in seen.items() if under == "Options"} == {"--config", "--times", "--help"}
     for row in TABLE.values():
         assert seen[row.option] == row.section
     assert max(len(line) for line in result.output.splitlines()) <= 100

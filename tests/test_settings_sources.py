@@ -87,6 +87,7 @@ SAMPLES: dict[str, str | tuple[str, ...]] = {
     "speech": "none://",
     "broker": "kafka://a",
     "speech_workers": "3",
+    "workers": "3",
     "speech_language": "en-GB",
     "audio_rate": "8000",
     "audio_channels": "2",
@@ -143,6 +144,7 @@ def check_three_names(row: Setting, write: Write) -> None:
         "jwt_max_lifetime": {"COCOA_JWT_LIFETIME": "1s"},
         "high_water": {"COCOA_LOW_WATER": "1"},
         "ping_interval": {"COCOA_PING_TIMEOUT": "1s"},
+        "workers": {"COCOA_BROKER": "kafka://a", "COCOA_PRESENCE": "redis://a"},
         "presence_freeze": {"COCOA_PRESENCE_FENCE": "1h"},
         "kafka_security_protocol": {
             "COCOA_KAFKA_SASL_MECHANISM": "PLAIN",
