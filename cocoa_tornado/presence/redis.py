@@ -336,8 +336,9 @@ class RedisPresence(PresenceBase):
                 self._send_all(self._backlog.forget())
                 self._lose(self._slots.leases(), self._slots.lose_all(""))
             case Cut():
-                self._is_cut = True
-                self._lose(self._slots.leases(), [])
+                now = self._clock()
+                self._is_cut = not self._membership.lease.is_valid(now)
+                self._lose([lease for lease in self._slots.leases() if not lease.is_valid(now)], [])
             case _:
                 assert_never(action)
 
