@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import resource
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 from cocoa_tornado.asking import ask
 from cocoa_tornado.errors import SettingError
+from cocoa_tornado.rules.supervision import DRAIN_MARGIN_S, LEAVE_S
 from cocoa_tornado.service import Gateway, run
 from cocoa_tornado.service import check as check_gateway
 from cocoa_tornado.settings import Settings
@@ -83,7 +85,7 @@ async def _serve(launch: Launch, signals: ProcessSignals) -> None:
         loop.call_soon_threadsafe(orders.hang_up.set)
 
     with waking(loop), signals.calling(on_stop, on_hang_up, _leave_at_once):
-        channel = None if launch.place is None else await _open_channel(launch.place, orders)
+        channel = None if launch.place is None else await _open_channel(launch, launch.place, orders)
         watchdog = loop.create_task(_feed_watchdog(launch.notifier))
         try:
             await _run_gateway(launch, orders, channel)
@@ -93,8 +95,15 @@ async def _serve(launch: Launch, signals: ProcessSignals) -> None:
                 channel.leave()
 
 
-async def _open_channel(place: Place, orders: Orders) -> Channel:
-    channel = Channel(place.count, orders.hang_up.set, partial(orders.terminate, "parent ended"))
+async def _open_channel(launch: Launch, place: Place, orders: Orders) -> Channel:
+    def on_lost() -> None:
+        # No parent is left to kill a worker that does not complete its drain.
+        limit = threading.Timer(launch.settings.drain_grace_s + DRAIN_MARGIN_S + LEAVE_S, os._exit, (1,))
+        limit.daemon = True
+        limit.start()
+        orders.terminate("parent ended")
+
+    channel = Channel(place.count, orders.hang_up.set, on_lost)
     await channel.open(place.channel())
     return channel
 
