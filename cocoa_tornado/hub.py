@@ -151,8 +151,8 @@ class Hub:
         return True
 
     def forget(self, client: Client) -> None:
-        """The socket of a connection that is unregistered has been closed. Needed where the lease of its grant is
-        shared: until then, presence reaches the connection."""
+        """The slot of a connection that is unregistered is about to be released. Needed where the lease of its grant is
+        shared: until then, presence reaches the connection, and may give it another grant."""
         self._ending.pop(client.grant, None)
 
     @property

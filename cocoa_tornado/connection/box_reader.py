@@ -430,6 +430,10 @@ class BoxReader:
         normal, high = marked
         return _NEW(Position, (normal, self.epoch, high))
 
+    def mark_again(self) -> None:
+        """The last marks may have had no effect: :meth:`written` returns the position once more."""
+        self._marked = Numbers()
+
     def take_gap(self) -> Position | None:
         """Return the position to acknowledge because the device was notified of a gap with no message behind it.
 

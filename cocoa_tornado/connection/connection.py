@@ -189,8 +189,7 @@ class DeviceConnection(SocketIO):
         """See ``hub.Client``."""
         self.grant = grant
         if self._box is not None:
-            self._box.fencing_token = grant.fencing_token
-            self._box.look_again()
+            self._box.regranted(grant.fencing_token)
         self.resume()
 
     def resume(self) -> None:
@@ -274,17 +273,17 @@ class DeviceConnection(SocketIO):
         self._box = None
         context.sockets.discard(self)
         if self.grant.lease.is_shared:
-            context.hub.forget(self)
-            self._release()
+            # Once the mailbox has stored what was written: the device gets it only once.
+            marked = None if context.mail is None else context.mail.mailbox.marked(self.grant.device_id)
+            if marked is None:
+                self._release()
+            else:
+                marked.add_done_callback(lambda _: self._release())
 
     def _release(self) -> None:
-        """Free the slot, once the mailbox has stored what was written: the device gets it only once."""
-        presence, grant, mail = self._context.presence, self.grant, self._context.mail
-        marked = None if mail is None else mail.mailbox.marked(grant.device_id)
-        if marked is None:
-            presence.release(grant)
-        else:
-            marked.add_done_callback(lambda _: presence.release(grant))
+        """Free the slot of the grant, which may have changed until now."""
+        self._context.hub.forget(self)
+        self._context.presence.release(self.grant)
 
     def _carry_out(self) -> None:
         """Do what the protocol has decided since the last call."""

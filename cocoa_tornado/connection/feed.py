@@ -362,6 +362,13 @@ class BoxFeed:
             self._mail.counters.gaps += gaps
         self.written()
 
+    def regranted(self, token: FencingToken | None) -> None:
+        """The connection goes on under another grant. What was marked under the last one may have had no effect."""
+        self.fencing_token = token
+        self._reader.mark_again()
+        if not self._is_closed:
+            self.written()
+
     def written(self) -> None:
         """The socket has taken messages, or all that was queued."""
         reader, mailbox = self._reader, self._mail.mailbox

@@ -185,7 +185,7 @@ class SocketIO(ABC):
         if protocol.write is not None:
             self._hand_over_if_slow()
             return
-        if self._is_frozen and protocol.phase is OPEN:
+        if (protocol.phase is OPEN or protocol.outbox.has_queued) and self._is_frozen:
             self._flush_control_frames()
             return
         if self._box is not None:

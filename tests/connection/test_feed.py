@@ -629,6 +629,25 @@ class Checking(MemoryMailbox):
         return refused
 
 
+async def test_what_was_marked_under_the_last_grant_is_marked_again_under_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mailbox, outlet = Checking(BoxLimits(), lambda: 1000.0), Outlet()
+    marks: list[tuple[Position, FencingToken | None]] = []
+    monkeypatch.setattr(mailbox, "written", lambda _, position, token=None: marks.append((position, token)))
+    number = await keep(mailbox, 1)
+    feed = fed(mailbox, outlet, NO_CURSOR_YET)
+    first, second = FencingToken(1, "a:1:1"), FencingToken(2, "b:1:1")
+    feed.fencing_token = mailbox.holder = first
+    feed.open(frozenset())
+    assert await outlet.write() == [1]
+    assert marks == [(Position(number), first)]
+    feed.regranted(second)
+    assert marks == [(Position(number), first), (Position(number), second)]
+    feed.written()
+    assert len(marks) == 2
+
+
 async def test_a_superseded_connection_reads_nothing_and_ends() -> None:
     mailbox, outlet = Checking(BoxLimits(), lambda: 1000.0), Outlet()
     await keep(mailbox, 1)

@@ -68,6 +68,15 @@ async def test_a_token_that_expires_while_the_lease_is_not_valid_sends_nothing_m
     assert (await device.read_frame()).close_code == 1001
 
 
+async def test_a_connection_that_is_ending_when_its_lease_ends_writes_no_more_messages(make_stand: MakeStand) -> None:
+    stand = await make_stand(write_wait_s=0.1)
+    connection, device, lease = await connect(stand)
+    stand.send("doll", b"not sent")
+    connection.end(GOING_AWAY, keep_queued=True)
+    lease.until = stand.now
+    assert b"not sent" not in await device.read_to_end()
+
+
 async def test_the_slot_is_free_when_the_socket_is_closed(stand: Stand) -> None:
     connection, device, _ = await connect(stand)
     stand.send("doll", b"last")
@@ -133,6 +142,25 @@ async def test_the_slot_is_free_when_the_mailbox_has_stored_what_was_written(mak
     assert stand.presence.slots_taken == 1
     mailbox.stored.set_result(None)
     await eventually(lambda: stand.presence.slots_taken == 0)
+
+
+async def test_a_slot_that_is_granted_anew_while_the_marks_wait_is_released_under_its_last_grant(
+    make_stand: MakeStand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox = Marking()
+    stand = await make_stand(mailbox=mailbox)
+    connection, device, _ = await connect(stand)
+    device.reset()
+    await eventually(lambda: not list(stand.context.sockets))
+    old = connection.grant
+    new = Grant("doll", Claim("b", 1), Generation(8, 1), Lease("b", FOREVER, is_shared=True))
+    stand.hub.regranted(old, new)
+    released: list[Grant] = []
+    monkeypatch.setattr(stand.presence, "release", released.append)
+    mailbox.stored.set_result(None)
+    await eventually(lambda: released == [new])
+    monkeypatch.undo()
+    stand.presence.release(old)
 
 
 async def test_a_new_grant_takes_the_place_of_the_old_one(stand: Stand) -> None:
