@@ -7,7 +7,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from ..rules.audiences import Audience
@@ -66,14 +66,14 @@ class CommitGroup:
     """Calls, joins and marks that are stored together: first the marks, then the joins, then the calls.
 
     :ivar id: unique. The store keeps its reply under this id, in case the driver misses the reply
-    :ivar waiting: done when the marks are stored
+    :ivar waiting: by device, done when its marks are stored
     """
 
     calls: list[Call]
     marks: dict[str, Marks]
     joins: dict[str, Join] = field(default_factory=dict)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    waiting: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
 
 
 class Backlog:
@@ -131,7 +131,7 @@ class Backlog:
         if device_id in self._marks:
             waiting = self._waiting.setdefault(device_id, [])
         elif group is not None and device_id in group.marks:
-            waiting = group.waiting
+            waiting = group.waiting.setdefault(device_id, [])
         else:
             return None
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -148,7 +148,8 @@ class Backlog:
         group = self._group
         if group is None or not group.calls:
             # Marks that are refused repeatedly must not block later calls.
-            group = self._group = CommitGroup([], *((group.marks, group.joins) if group else ({}, {})))
+            kept = group or CommitGroup([], {})
+            group = self._group = CommitGroup([], kept.marks, kept.joins, waiting=kept.waiting)
             self._take_joins(group)
             if not self._joins:
                 group.calls = self._next_calls()
@@ -159,7 +160,8 @@ class Backlog:
         for device_id in list(islice(self._marks, room)):
             for mark in self._marks.pop(device_id):
                 marks[device_id] = marked(marks.get(device_id, ()), mark)
-            group.waiting += self._waiting.pop(device_id, ())
+            if device_id in self._waiting:
+                group.waiting.setdefault(device_id, []).extend(self._waiting.pop(device_id))
         self.marks_due = self.marks_due and bool(self._marks)
         return group
 
@@ -181,9 +183,11 @@ class Backlog:
             self._group.marks.clear()
             _end(self._group.waiting)
 
-    def stored_without_marks(self) -> None:
-        """The calls and joins of the current group have been stored. Its marks are queued again, before newer ones;
-        what waits for them waits no longer, for the store may refuse them for long."""
+    def stored_without_marks(self, *, are_refused: bool) -> None:
+        """The calls and joins of the current group have been stored. Its marks are queued again, before newer ones.
+
+        :param are_refused: by the store, perhaps for long: nothing waits for them any more
+        """
         group = self._group
         if group is not None:
             waiting, self._marks = self._marks, group.marks
@@ -191,7 +195,10 @@ class Backlog:
                 for mark in marks:
                     self.mark(device_id, mark)
             self._group, self.marks_due = None, bool(self._marks)
-            _end(group.waiting)
+            if are_refused:
+                _end(group.waiting)
+            for device_id, futures in group.waiting.items():
+                self._waiting.setdefault(device_id, []).extend(futures)
 
     def forget_marks(self) -> None:
         """Discard all marks: they belong to another mailbox."""
@@ -216,9 +223,7 @@ class Backlog:
         """No mark is waited for any more."""
         if self._group is not None:
             _end(self._group.waiting)
-        for waiting in self._waiting.values():
-            _end(waiting)
-        self._waiting.clear()
+        _end(self._waiting)
 
     def _next_calls(self) -> list[Call]:
         taken: list[Call] = []
@@ -236,8 +241,8 @@ class Backlog:
         return taken
 
 
-def _end(waiting: list[asyncio.Future[None]]) -> None:
-    for future in waiting:
+def _end(waiting: dict[str, list[asyncio.Future[None]]]) -> None:
+    for future in chain.from_iterable(waiting.values()):
         if not future.done():
             future.set_result(None)
     waiting.clear()

@@ -243,7 +243,7 @@ class Driver:
         except StoreFault as fault:
             if (group.calls or group.joins) and fault.committed is None:
                 raise
-            self._backlog.stored_without_marks()
+            self._backlog.stored_without_marks(are_refused=not (fault.away or fault.reopen))
             committed = fault.committed or Committed(())
             self._answer(group, committed)
             if not self._holds(self._marking, fault):

@@ -947,3 +947,42 @@ class DriverMachine(RuleBasedStateMachine):
 @pytest.mark.logs("cocoa.mailbox", ".", optional=True)
 def test_no_sequence_of_events_loses_reorders_or_doubles_anything() -> None:
     run_state_machine_as_test(DriverMachine, settings=examples(60, steps=40))
+
+
+# -- waiting for marks
+
+
+@pytest.mark.parametrize("fate", [Fate.AWAY, Fate.REOPEN, Fate.LOST])
+@pytest.mark.parametrize("with_join", [False, True])
+@pytest.mark.logs("cocoa.mailbox", FAULTS["unavailable"], optional=True)
+def test_who_waits_for_marks_waits_until_they_are_stored_whatever_the_store_does(fate: Fate, with_join: bool) -> None:
+    done: list[tuple[bool, int]] = []
+
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.checks_holders = True
+        [number] = await driver.append([entry(0)])
+        driver.written("doll", Position(number or 0))
+        if with_join:
+            driver.refresh("doll", frozenset())
+        waiting = driver.marked("doll")
+        assert waiting is not None
+        store.fates.append(fate)
+        await asyncio.wait_for(waiting, 60)
+        done.append((driver.marked("doll") is None, (await driver.look("doll")).normal.written))
+
+    play(scene)
+    assert done == [(True, 1)]
+
+
+@upkeep
+@unavailable
+def test_nobody_waits_for_marks_that_the_store_refuses() -> None:
+    async def scene(driver: Driver, store: FakeStore) -> None:
+        store.checks_holders = store.refuses_marks = True
+        driver.written("doll", Position(1))
+        waiting = driver.marked("doll")
+        assert waiting is not None
+        await asyncio.wait_for(waiting, 60)
+        store.refuses_marks = False
+
+    play(scene)
