@@ -189,7 +189,7 @@ class DeviceConnection(SocketIO):
         """See ``hub.Client``."""
         self.grant = grant
         if self._box is not None:
-            self._box.regranted(grant.fencing_token)
+            self._box.regranted(grant.fencing_token, self._audiences())
         self.resume()
 
     def resume(self) -> None:

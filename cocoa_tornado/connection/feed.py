@@ -95,7 +95,7 @@ class BoxFeed:
         self._reader.stands_by = stands_by
         self._refresh_at = self._mail.clock() + self._mail.refresh_s
         try:
-            joined = self._mail.mailbox.join(self._device_id, audiences)
+            joined = self._mail.mailbox.join(self._device_id, audiences, self.fencing_token)
         except MailboxClosed:
             self._retry()
         else:
@@ -362,11 +362,12 @@ class BoxFeed:
             self._mail.counters.gaps += gaps
         self.written()
 
-    def regranted(self, token: FencingToken | None) -> None:
-        """The connection goes on under another grant. What was marked under the last one may have had no effect."""
+    def regranted(self, token: FencingToken | None, audiences: frozenset[Audience]) -> None:
+        """The connection goes on under another grant. What was stored under the last one may have had no effect."""
         self.fencing_token = token
         self._reader.mark_again()
         if not self._is_closed:
+            self._mail.join(self._device_id, audiences, token)
             self.written()
 
     def written(self) -> None:

@@ -16,6 +16,7 @@ from ..mailboxes.port import Mailbox
 from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
 from ..rules.box import Box, Position
+from ..rules.claims import FencingToken
 from ..rules.rate import LineBudget, RateLimit
 from .questions import latest
 
@@ -72,6 +73,11 @@ class Mail:
         """A device is known that is connected, or was until now: from now on for the whole ``member_ttl`` once more."""
         with contextlib.suppress(MailboxClosed):  # the gateway is stopping
             self.mailbox.refresh(device_id, audiences).add_done_callback(_forget)
+
+    def join(self, device_id: str, audiences: frozenset[Audience], token: FencingToken | None) -> None:
+        """A device that is known is connected under another grant."""
+        with contextlib.suppress(MailboxClosed):  # the gateway is stopping
+            self.mailbox.join(device_id, audiences, token).add_done_callback(_forget)
 
     def _warn(self, event: str, who: dict[str, object]) -> None:
         suppressed = self.ack_lines.take(self.clock())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..rules.audiences import Audience
 from ..rules.box import Mark, Marks, marked
+from ..rules.claims import FencingToken
 from . import fan_out_bound
 from .port import Doorbell, Entry, FanOut
 
@@ -37,16 +38,18 @@ class Join:
     """The newest audiences of a device, and the calls of join and refresh that wait for them to be stored.
 
     :ivar is_new: they replace those that are stored; False: they count only if none are
+    :ivar fencing_token: of the connection that names them
     """
 
     audiences: frozenset[Audience]
     futures: list[asyncio.Future[None]]
     is_new: bool = True
+    fencing_token: FencingToken | None = None
 
     def then(self, later: Join) -> Join:
         """Return this one, followed by another."""
-        audiences = later.audiences if later.is_new else self.audiences
-        return Join(audiences, [*self.futures, *later.futures], self.is_new or later.is_new)
+        newest, futures = later if later.is_new else self, [*self.futures, *later.futures]
+        return Join(newest.audiences, futures, self.is_new or later.is_new, newest.fencing_token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,16 +121,20 @@ class Driver:
         self._wake.set()
         return call.future
 
-    def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
-        return self._join(device_id, audiences, is_new=True)
+    def join(
+        self, device_id: str, audiences: frozenset[Audience], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[None]:
+        return self._join(device_id, audiences, fencing_token, is_new=True)
 
     def refresh(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
-        return self._join(device_id, audiences, is_new=False)
+        return self._join(device_id, audiences, None, is_new=False)
 
-    def _join(self, device_id: str, audiences: frozenset[Audience], *, is_new: bool) -> asyncio.Future[None]:
+    def _join(
+        self, device_id: str, audiences: frozenset[Audience], token: FencingToken | None, *, is_new: bool
+    ) -> asyncio.Future[None]:
         self._refuse_if_closed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._backlog.join(device_id, Join(audiences, [future], is_new))
+        self._backlog.join(device_id, Join(audiences, [future], is_new, token))
         self._wake.set()
         return future
 

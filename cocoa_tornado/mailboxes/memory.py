@@ -350,7 +350,9 @@ class MemoryMailbox:
     def _may_begin(self, call: Call) -> bool:
         return fan_out_bound.may_begin(call.fan_outs, self._store.fan_outs)
 
-    def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+    def join(
+        self, device_id: str, audiences: frozenset[Audience], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[None]:
         self._refuse_if_closed()
         self._store.join(device_id, audiences)
         return _done(None)

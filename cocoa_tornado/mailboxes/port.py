@@ -242,10 +242,14 @@ class Mailbox(Protocol):
         :raises MailboxClosed: after :meth:`close`
         """
 
-    def join(self, device_id: str, audiences: frozenset[Audience]) -> asyncio.Future[None]:
+    def join(
+        self, device_id: str, audiences: frozenset[Audience], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[None]:
         """A device has connected with a token that names these audiences. It is known from now on. Fails with
         MailboxClosed only; else it is complete once it is stored, before any later :meth:`append`.
 
+        :param fencing_token: of the new connection. If the device is held under another grant by then, the call is
+            like :meth:`refresh`: the other connection may have a newer token
         :raises MailboxClosed: after :meth:`close`
         """
 

@@ -180,8 +180,8 @@ class RedisStore:
         """Store the joins of a group, after its marks. Both may be stored twice."""
         again_s = min(JOIN_AGAIN_S, self._limits.member_ttl_s / 24)
         now = self._clock()
-        times = (b"%d" % _ms(now), b"%d" % _ms(now - again_s))
-        commands = [*self._mark_commands(group.marks), JOIN.call(self._stamp(), *times, *join_arguments(group.joins))]
+        head = (b"%d" % _ms(now), b"%d" % _ms(now - again_s), self._storing.process or b"")
+        commands = [*self._mark_commands(group.marks), JOIN.call(self._stamp(), *head, *join_arguments(group.joins))]
         *marked, joined = await self._storing.exchange(commands)
         for reply in (*marked, joined):
             self._name_foreign(reply)

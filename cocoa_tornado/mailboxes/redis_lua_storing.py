@@ -135,8 +135,9 @@ return reply
 """
 
 JOIN: Final = """
--- ARGV: key and epoch, now (ms), the time (ms) since which a device is known well enough; then for each device: its
--- name; its audiences, one a line; and 'new', or '' if they count only for a device without any
+-- ARGV: key and epoch, now (ms), the time (ms) since which a device is known well enough, the process of this Redis;
+-- then for each device: its name; its audiences, one a line; 'new', or '' if they count only for a device without any;
+-- and who must hold the device for new ones to count (or empty)
 local why = enter()
 if why then return {why} end
 mailbox.withdrawn = 0
@@ -174,13 +175,15 @@ local function withdraw(box, named)
   save(box)
 end
 
-for at = 4, #ARGV, 3 do
+for at = 5, #ARGV, 4 do
   local name, text = ARGV[at], ARGV[at + 1]
   local before = try('HGET', root .. 'members', name) or ''
-  if ARGV[at + 2] == '' and before ~= '' then text = before end
+  -- The connection that has superseded this one may have a newer token.
+  local is_new = ARGV[at + 2] ~= '' and not superseded(name, ARGV[4], ARGV[at + 3])
+  if not is_new and before ~= '' then text = before end
   local seen = tonumber(try('ZSCORE', root .. 'known', name) or '0')
-  local is_new, key = redis.call('EXISTS', root .. 'b:' .. name) == 0, root .. 'b:' .. name
-  if before ~= text or seen < tonumber(ARGV[3]) or is_new then
+  local key = root .. 'b:' .. name
+  if before ~= text or seen < tonumber(ARGV[3]) or redis.call('EXISTS', key) == 0 then
     -- The first write: Redis rejects it if memory is full.
     try('HSET', root .. 'members', name, text)
     try('ZADD', root .. 'known', now, name)

@@ -96,7 +96,8 @@ def join_arguments(joins: Mapping[str, Join]) -> list[bytes]:
     arguments: list[bytes] = []
     for device_id, join in joins.items():
         audiences = device_key("\n".join(sorted(join.audiences)))
-        arguments += [device_key(device_id), audiences, b"new" if join.is_new else b""]
+        guard = guard_argument(device_id, join.fencing_token)
+        arguments += [device_key(device_id), audiences, b"new" if join.is_new else b"", guard]
     return arguments
 
 

@@ -96,7 +96,7 @@ OPEN = Script(BASE, _OPEN, key=META)
 READ = Script(_BOXES, GUARD, _READ, key=META)
 APPEND = Script(_STORING, _lazily("bells", _PRESENCE + BELLS, "ring"), _APPEND, key=META)
 FAN_OUT = Script(_STORING, _FAN_OUT, key=META)
-JOIN = Script(_UPKEEP, _JOIN, key=META)
+JOIN = Script(_UPKEEP, GUARD, _JOIN, key=META)
 MARK = Script(_UPKEEP, GUARD, _MARK, key=META)
 SWEEP = Script(_UPKEEP, _SWEEP, key=META)
 

@@ -554,7 +554,9 @@ class Joining(MemoryMailbox):
         self.refreshed = 0
         self.may_join: asyncio.Future[None] | None = None
 
-    def join(self, device_id: str, audiences: frozenset[str]) -> asyncio.Future[None]:
+    def join(
+        self, device_id: str, audiences: frozenset[str], fencing_token: FencingToken | None = None
+    ) -> asyncio.Future[None]:
         self.joined.append((device_id, audiences))
         return self.may_join or super().join(device_id, audiences)
 
@@ -642,7 +644,7 @@ async def test_what_was_marked_under_the_last_grant_is_marked_again_under_the_ne
     feed.open(frozenset())
     assert await outlet.write() == [1]
     assert marks == [(Position(number), first)]
-    feed.regranted(second)
+    feed.regranted(second, frozenset())
     assert marks == [(Position(number), first), (Position(number), second)]
     feed.written()
     assert len(marks) == 2

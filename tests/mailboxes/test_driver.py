@@ -974,7 +974,6 @@ def test_who_waits_for_marks_waits_until_they_are_stored_whatever_the_store_does
     assert done == [(True, 1)]
 
 
-@upkeep
 @unavailable
 def test_nobody_waits_for_marks_that_the_store_refuses() -> None:
     async def scene(driver: Driver, store: FakeStore) -> None:

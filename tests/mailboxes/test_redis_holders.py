@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from cocoa_tornado.errors import MailboxError, Superseded
-from cocoa_tornado.mailboxes.port import LaneRead
+from cocoa_tornado.mailboxes.port import FanOut, LaneRead
 from cocoa_tornado.mailboxes.redis import RedisMailbox
 from cocoa_tornado.rules.box import Numbers, Position
 from cocoa_tornado.rules.claims import FencingToken, bucket_of
 from testing.redis_server import RedisServer
 
-from .stands import ALL, entries, payloads
+from .stands import ALL, SOURCE, entries, payloads, until
 from .test_redis import opened
 
 pytestmark = [pytest.mark.redis, pytest.mark.gen_test(timeout=60)]
@@ -157,3 +157,18 @@ async def test_who_waits_for_marks_waits_no_longer_than_for_the_mailbox(redis_se
         assert waiting is not None
         await asyncio.wait_for(waiting, 1)
         assert mailbox.marked("doll") is None
+
+
+async def test_a_superseded_connection_does_not_replace_the_audiences_of_the_next(
+    redis_server: RedisServer, holders: Holders
+) -> None:
+    old, new = frozenset({"group:old"}), frozenset({"group:new"})
+    async with opened(redis_server.url) as mailbox:
+        await mailbox.join("doll", new, NOW)
+        await mailbox.append([FanOut("group:new", frozenset(), b"{}", 1, SOURCE, 1)])
+        await until(lambda: mailbox.status().messages == 1)
+        await mailbox.join("doll", old, BEFORE)
+        assert len(await read(mailbox, NOW)) == 1, "not withdrawn"
+        holders.set(BEFORE)
+        await mailbox.join("doll", old, BEFORE)
+        assert await read(mailbox, BEFORE) == []
