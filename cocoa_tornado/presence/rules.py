@@ -199,7 +199,8 @@ class Slots:
         self._taken += 1
 
     def free(self, device_id: str, claim: Claim) -> bool:
-        """Free the claim's slot if no connection waits for it. Otherwise do nothing: :meth:`release` decides.
+        """Free the claim's slot if no connection waits for it and it is not claimed again. Otherwise do nothing:
+        :meth:`release` decides.
 
         :returns: whether the slot was freed; then release it in the store, and nothing else
         """
@@ -207,7 +208,7 @@ class Slots:
         if device is None or device.queue is not None or len(device.slots) != 1:
             return False
         slot = device.slots[0]
-        if slot.challengers or slot.grant.claim != claim:
+        if slot.challengers or slot.renewal is not None or slot.grant.claim != claim:
             return False
         del self._devices[device_id]
         self._taken -= 1

@@ -271,6 +271,17 @@ def test_a_connection_that_ends_while_it_is_claimed_again_releases_that_claim() 
     assert slots.granted(late, 103.2) == [Release("doll", Claim("a2", 2))]
 
 
+def test_a_connection_that_is_claimed_again_is_not_freed_in_one_step() -> None:
+    """Else its claim of the old term is released, and the one under way may hold the device for a dead connection."""
+    slots = server()
+    old = connected(slots)
+    slots.rejoin(Lease("a2", 110.0), FREEZE_S, PROOF_S, 103.0)
+    assert not slots.free("doll", old.claim)
+    new = Grant("doll", Claim("a2", 2), Generation(2, 1), slots.lease)
+    assert slots.granted(new, 103.1) == [Regrant(old, new)]
+    assert slots.free("doll", new.claim)
+
+
 def test_the_connections_of_a_device_keep_each_other_when_they_are_claimed_again() -> None:
     slots = server(per_device=2)
     connected(slots)
