@@ -243,7 +243,8 @@ def holders_replies(reply: Reply) -> list[tuple[Holding, ...]]:
 
 
 def done(reply: Reply) -> bool:
-    """Of RELEASE, FENCE, SETTLE and LEAVE: False if FENCE has changed nothing, because there was a later beat.
+    """Of RELEASE, FENCE, SETTLE and LEAVE: False if FENCE has changed nothing, because there was a later beat, or the
+    epoch had ended.
 
     :raises TermOver, EpochOver:
     """
