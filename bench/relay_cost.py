@@ -21,6 +21,7 @@ from cocoa_tornado.redis_store.scripts import Script
 from cocoa_tornado.relay.messages import Forward, ForwardedMessage
 from cocoa_tornado.relay.redis import RedisRelay
 from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.claims import bucket_of
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
@@ -72,7 +73,7 @@ async def look_up(server: RedisServer, batches: int, size: int) -> None:
     devices = [f"device-{at:06}" for at in range(size)]
     server.command("HSET", scripts.META, "term", 1, "run", "run")
     for device_id in devices:
-        server.command("HSET", f"cocoa:{{box}}:p:h:{scripts.bucket_of(device_id).decode()}", device_id, "b:1:1")
+        server.command("HSET", f"cocoa:{{box}}:p:h:{bucket_of(device_id.encode())}", device_id, "b:1:1")
     script = Script(HOLDERS, key=scripts.META)
     link = RedisConnection(server.url, [script])
     meter = Meter(server)

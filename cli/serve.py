@@ -58,7 +58,10 @@ def serve(context: click.Context, /, config: Path | None, only_check: bool, **op
     immediately. SIGHUP reloads keys, limits and the certificate.
     """
     signals = context.find_object(ProcessSignals) or ProcessSignals()
-    place = take_place(os.environ)
+    try:
+        place = take_place(os.environ)
+    except ValueError as error:
+        raise WrongSetting(str(error)) from error
     loaded = load_settings(config, options)
     try:
         check_files(loaded)

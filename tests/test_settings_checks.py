@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cocoa_tornado.errors import SettingError
+from cocoa_tornado.presence.membership import Timing
+from cocoa_tornado.presence.redis_settings import PresenceMode, least_fence
 from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings.checks import advice, check
 
@@ -51,6 +55,10 @@ TOGETHER: list[dict[str, Any]] = [
     SHARED | {"presence": "redis+sentinel://a,b/main/1", "mailbox": "redis+sentinel://b/main/1"},
     {"mailbox": "redis://one/0", "broker": "memory://"},
     {"presence_fence_s": 8.0, "presence_freeze_s": 5.0, "presence_cut_s": 5.0},
+    {"presence_fence_s": 5.0, "presence_freeze_s": 2.0},
+    {"presence_fence_s": 103.8, "presence_freeze_s": 100.0},
+    {"presence_mode": "strict"},
+    {"presence_mode": "strict", "presence_fence_s": 9.7},
     {"workers": 2, "broker": "kafka://kafka:9092", "presence": "redis://redis:6379/0"},
 ]
 
@@ -67,7 +75,17 @@ APART: list[tuple[dict[str, Any], str, str]] = [
     (SHARED | {"mailbox": "redis://two"}, "presence", "different Redis databases"),
     (SHARED | {"mailbox": "redis://one/1"}, "presence", "different Redis databases"),
     (SHARED | {"mailbox": "redis+sentinel://one/one"}, "presence", "different Redis databases"),
-    ({"presence_fence_s": 7.0}, "presence_fence", "presence_fence 7s is less than 3s above presence_freeze 5s"),
+    ({"presence_fence_s": 7.0}, "presence_fence", "presence_fence 7s is too short for presence_freeze 5s"),
+    (
+        {"presence_fence_s": 103.0, "presence_freeze_s": 100.0},
+        "presence_fence",
+        "presence_fence 103s is too short for presence_freeze 100s",
+    ),
+    (
+        {"presence_mode": "strict", "presence_fence_s": 9.6},
+        "presence_fence",
+        "presence_fence 9.6s is too short for presence_freeze 5s and presence_mode strict",
+    ),
     ({"presence_cut_s": 4.0}, "presence_cut", "presence_cut 4s is shorter than presence_freeze 5s"),
     ({"workers": 2}, "workers", "2 workers cannot share the broker memory://"),
     ({"workers": 3, "broker": "kafka://kafka:9092"}, "workers", "3 workers cannot share the presence local://"),
@@ -123,6 +141,18 @@ def test_these_do_not_go_together(values: dict[str, Any], name: str, problem: st
     assert caught.value.source == "code"
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("mode", "margin_s"), [("freeze", 0.5), ("strict", 3.3)])
+@given(freeze_s=st.floats(2, 3000))
+def test_the_least_fence_leaves_the_margin_though_clocks_differ(
+    mode: PresenceMode, margin_s: float, freeze_s: float
+) -> None:
+    """Another server may fence this one, with a clock that is 1 % fast, only after the lease has ended here, by a clock
+    that is 1 % slow."""
+    timing = Timing(fence_s=least_fence(mode, freeze_s), freeze_s=freeze_s)
+    assert 0.99 * timing.watch_s - 1.01 * freeze_s >= margin_s - 1e-6
+    assert timing.fence_s >= freeze_s + 3.0
 
 
 def test_short_secrets_of_api_credentials_are_advised_against_off_loopback() -> None:

@@ -12,7 +12,8 @@ from websockets.asyncio.client import ClientConnection
 
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
-from cocoa_tornado.presence.grants import Grant
+from cocoa_tornado.presence.base import PresenceBase
+from cocoa_tornado.presence.grants import Grant, Lease
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
 from testing.raw_device import CLOSE, PING, PONG, TEXT
@@ -154,6 +155,29 @@ async def test_a_newcomer_whose_grant_has_lost_its_lease_before_the_upgrade_gets
     refused = await a.upgrade(a.token("doll"))
     assert (refused.response.status, refused.response.body) == (503, b'{"message":"Presence not available"}')
     assert (len(a.gateway.hub), a.gateway.presence.slots_taken) == (0, 0)
+
+
+@IN_MEMORY
+async def test_a_newcomer_whose_slot_has_ended_with_the_term_before_the_upgrade_gets_503(
+    two_gateways: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease of its grant is valid still."""
+    a, _ = two_gateways
+    presence = a.gateway.presence
+    assert isinstance(presence, PresenceBase)
+    claim = presence.claim
+
+    async def claim_and_begin_a_term(device_id: str) -> Grant:
+        grant = await claim(device_id)
+        presence._slots.rejoin(Lease("later"), 5.0, 8.5, 0.0)
+        assert grant.lease.is_valid(presence.clock())
+        return grant
+
+    monkeypatch.setattr(presence, "try_claim", lambda device_id: None)
+    monkeypatch.setattr(presence, "claim", claim_and_begin_a_term)
+    refused = await a.upgrade(a.token("doll"))
+    assert (refused.response.status, refused.response.body) == (503, b'{"message":"Presence not available"}')
+    assert (len(a.gateway.hub), presence.slots_taken) == (0, 0)
 
 
 async def test_a_gateway_that_stops_leaves_its_devices_to_the_other(two_gateways: Two) -> None:

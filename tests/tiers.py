@@ -23,7 +23,7 @@ PURE: Final = (
     "rules/",
     "presence/",
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
-    *(f"workers/test_{name}.py" for name in ("gathering", "messages")),
+    *(f"workers/test_{name}.py" for name in ("gathering", "messages", "place")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
     *(f"autobahn/test_{name}.py" for name in ("protocol", "table")),
     *(f"brokers/test_{name}.py" for name in ("kafka_availability", "kafka_inner_parts", "kafka_options")),

@@ -127,6 +127,9 @@ class PresenceBase:
 
     # -- connections
 
+    def has_slot(self, grant: Grant) -> bool:
+        return self._slots.grant_of(grant.device_id, grant.claim) is not None
+
     def register(self, grant: Grant) -> None:
         self._carry_out(self._slots.register(grant, self._clock()))
 

@@ -91,7 +91,7 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Send FENCE. Its reply is of no interest, and neither is its loss."""
+    """Send FENCE. Its reply is of interest for the log alone, and its loss of none."""
 
     stamp: str
     epoch: str

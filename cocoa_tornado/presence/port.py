@@ -203,6 +203,9 @@ class Presence(Protocol):
     async def obstacle(self, device_id: str) -> RefusalReason | None:
         """Why :meth:`claim` would be refused now, without a challenge; None: it would not."""
 
+    def has_slot(self, grant: Grant) -> bool:
+        """Whether the grant's slot is still reserved or held. A new term ends those that are not registered yet."""
+
     def register(self, grant: Grant) -> None:
         """The upgrade is done. KeyError if the grant no longer has a slot."""
 

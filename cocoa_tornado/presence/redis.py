@@ -399,13 +399,13 @@ class RedisPresence(PresenceBase):
 
     async def _tell(self, action: Fence | Settle | Leave) -> None:
         try:
-            await self._link.send(action)
+            has_changed = await self._link.send(action)
         except (RedisFault, EpochOver):
             return  # it is done again, if it is still due
         except TermOver:
             self._act(self._membership.term_over(action.stamp, self._clock()))
             return
-        if isinstance(action, Fence):
+        if isinstance(action, Fence) and has_changed:
             log.warning("server fenced", extra={"server": action.epoch})
 
     async def _look_at_settings(self) -> None:

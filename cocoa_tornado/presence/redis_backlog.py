@@ -87,7 +87,10 @@ class Backlog:
 
     def give_back(self, asked: Asked) -> None:
         """The releases and the look-ups were not answered: they go first next time."""
-        self._releases = {releasing.claim: releasing for releasing in asked.releases} | self._releases
+        earlier = {releasing.claim: releasing for releasing in asked.releases}
+        for claim in earlier.keys() & self._releases.keys():
+            self._releases[claim].then[:0] = earlier[claim].then
+        self._releases = earlier | self._releases
         self._look_ups.extendleft(reversed(asked.look_ups))
 
     def released(self, releases: Sequence[Releasing]) -> list[Send]:

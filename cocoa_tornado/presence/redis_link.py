@@ -70,8 +70,11 @@ class RedisLink:
         command = _SCRIPTS["beat"].call(*scripts.beat_arguments(beat.stamp, beat.epoch, beat.seen, info))
         return scripts.beat_reply(await self._send(self._beating, beat.stamp, command))
 
-    async def send(self, action: Fence | Settle | Leave) -> None:
-        """:raises EpochOver: LEAVE came too late"""
+    async def send(self, action: Fence | Settle | Leave) -> bool:
+        """
+        :returns: False: FENCE has changed nothing
+        :raises EpochOver: LEAVE came too late
+        """
         match action:
             case Fence(stamp, epoch, beat):
                 command = _SCRIPTS["fence"].call(*scripts.fence_arguments(stamp, epoch, beat))
@@ -79,7 +82,7 @@ class RedisLink:
                 command = _SCRIPTS["settle"].call(*scripts.settle_arguments(stamp))
             case Leave(stamp, epoch):
                 command = _SCRIPTS["leave"].call(*scripts.leave_arguments(stamp, epoch))
-        scripts.done(await self._send(self._beating, action.stamp, command))
+        return scripts.done(await self._send(self._beating, action.stamp, command))
 
     async def facts(self) -> Facts | None:
         """What Redis says about its settings; None if it may not be asked."""

@@ -24,16 +24,14 @@ epoch that has been fenced.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from ..rules.claims import Claim
+from ..rules.claims import Claim, bucket_of
 from . import redis_lua as lua
 
 META: Final = b"cocoa:{box}:p:meta"
-BUCKETS: Final = 16384
 MAX_BATCH: Final = 100
 """Devices in one CLAIM, RELEASE or HOLDERS. Redis does nothing else while a script runs."""
 TERM_ORIGIN_S: Final = 1_767_225_600
@@ -137,10 +135,6 @@ since, so this request is a late copy. Nothing is granted in either case."""
 # -- arguments
 
 
-def bucket_of(device_id: str) -> bytes:
-    return b"%d" % (zlib.crc32(device_id.encode()) % BUCKETS)
-
-
 def join_arguments(run: str, known_term: int, epoch: str, wall_s: float) -> Arguments:
     """Begin to exist, in the current term or, if the store may have lost something, in a new one.
 
@@ -168,8 +162,7 @@ def claim_arguments(stamp: str, epoch: str, per_device: int, items: Iterable[Cla
     arguments = [stamp.encode(), epoch.encode(), b"%d" % per_device]
     for item in items:
         kept = b",%b," % b",".join(b"%d" % number for number in item.kept)
-        arguments += (bucket_of(item.device_id), item.device_id.encode())
-        arguments += (b"%d" % item.number, item.mode.encode(), kept)
+        arguments += (*_place_of(item.device_id), b"%d" % item.number, item.mode.encode(), kept)
     return arguments
 
 
@@ -180,7 +173,7 @@ def release_arguments(stamp: str, items: Iterable[tuple[str, Claim]]) -> Argumen
     """
     arguments = [stamp.encode()]
     for device_id, claim in items:
-        arguments += (bucket_of(device_id), device_id.encode(), claim.server.encode(), b"%d" % claim.number)
+        arguments += (*_place_of(device_id), claim.server.encode(), b"%d" % claim.number)
     return arguments
 
 
@@ -188,7 +181,7 @@ def holders_arguments(stamp: str, device_ids: Iterable[str]) -> Arguments:
     """Look up the holders of devices."""
     arguments = [stamp.encode()]
     for device_id in device_ids:
-        arguments += (bucket_of(device_id), device_id.encode())
+        arguments += _place_of(device_id)
     return arguments
 
 
@@ -205,6 +198,12 @@ def settle_arguments(stamp: str) -> Arguments:
 def leave_arguments(stamp: str, epoch: str) -> Arguments:
     """End this server's epoch: its devices are free."""
     return [stamp.encode(), epoch.encode()]
+
+
+def _place_of(device_id: str) -> tuple[bytes, bytes]:
+    """Its bucket and its name."""
+    device = device_id.encode()
+    return b"%d" % bucket_of(device), device
 
 
 # -- replies
@@ -243,7 +242,8 @@ def holders_replies(reply: Reply) -> list[tuple[Holding, ...]]:
 
 
 def done(reply: Reply) -> bool:
-    """Of RELEASE, FENCE, SETTLE and LEAVE: False if FENCE has changed nothing, because there was a later beat.
+    """Of RELEASE, FENCE, SETTLE and LEAVE: False if FENCE has changed nothing, because there was a later beat, or the
+    epoch had ended.
 
     :raises TermOver, EpochOver:
     """

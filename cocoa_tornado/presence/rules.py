@@ -199,7 +199,8 @@ class Slots:
         self._taken += 1
 
     def free(self, device_id: str, claim: Claim) -> bool:
-        """Free the claim's slot if no connection waits for it. Otherwise do nothing: :meth:`release` decides.
+        """Free the claim's slot if no connection waits for it and it is not claimed again. Otherwise do nothing:
+        :meth:`release` decides.
 
         :returns: whether the slot was freed; then release it in the store, and nothing else
         """
@@ -207,7 +208,7 @@ class Slots:
         if device is None or device.queue is not None or len(device.slots) != 1:
             return False
         slot = device.slots[0]
-        if slot.challengers or slot.grant.claim != claim:
+        if slot.challengers or slot.renewal is not None or slot.grant.claim != claim:
             return False
         del self._devices[device_id]
         self._taken -= 1
@@ -240,18 +241,19 @@ class Slots:
             device.queue = _Queue({claim: now})
         else:
             queue.waiting[claim] = now
-            todo.append(Wake(device_id, now + self._patience_s))
         self._go_on(device_id, device, now, todo)
+        if device.queue is not None and claim in device.queue.waiting:
+            todo.append(Wake(device_id, self._give_up_at(now)))
         return claim, todo
 
     def _may_challenge(self, device_id: str) -> bool:
         """A connection whose upgrade is under way is not challenged: it is alive."""
         return self.limits().policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
 
-    @property
-    def _patience_s(self) -> float:
-        """How long a new connection may wait: for all rounds of challenges."""
-        return MAX_ROUNDS * (self.limits().challenge_s + ANSWER_PATIENCE_S)
+    def _give_up_at(self, arrived_at: float) -> float:
+        """When a new connection has waited for too long: it may wait for all rounds of challenges, whatever the store
+        does meanwhile. Redis may reject every JOIN."""
+        return arrived_at + MAX_ROUNDS * (self.limits().challenge_s + ANSWER_PATIENCE_S)
 
     def granted(self, grant: Grant, now: float) -> Actions:
         """The store has granted a claim. It is released if its connection no longer waits, if this server is full, or
@@ -300,8 +302,6 @@ class Slots:
         if device is None or device.queue is None or device.queue.asking != claim:
             return todo
         device.queue.asking, device.queue.holders, device.queue.silent = None, tuple(holders), silent
-        if claim in device.queue.waiting:
-            todo.append(Wake(device_id, device.queue.waiting[claim] + self._patience_s))
         challengers = device.queue.early.get(claim, ())
         if challengers:
             device.queue.early[claim] = ()
@@ -465,11 +465,10 @@ class Slots:
         queue = device.queue
         if queue is None or queue.asking != claim:
             return []
-        if claim not in queue.waiting or now - queue.waiting[claim] >= self._patience_s:
+        if claim not in queue.waiting or self._give_up_at(queue.waiting[claim]) <= now:
             return self.undecided(device_id, claim, now)
         queue.early.setdefault(claim, ())
-        give_up_at = queue.waiting[claim] + self._patience_s
-        return [Acquire(device_id, claim, "new", device.kept(claim)), Wake(device_id, give_up_at)]
+        return [Acquire(device_id, claim, "new", device.kept(claim))]
 
     def late(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has refused a claim, because it knows a later one of this server that this one does not."""
@@ -561,7 +560,7 @@ class Slots:
 
     def _give_up(self, device_id: str, device: _Device, queue: _Queue, now: float, todo: Actions) -> None:
         """Refuse the new connections that have waited for too long."""
-        overdue = [claim for claim, since in queue.waiting.items() if now - since >= self._patience_s]
+        overdue = [claim for claim, arrived_at in queue.waiting.items() if self._give_up_at(arrived_at) <= now]
         for claim in overdue:
             del queue.waiting[claim]
             todo.append(Refuse(claim, "presence"))

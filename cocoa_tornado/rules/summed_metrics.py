@@ -17,7 +17,7 @@ from typing import Final
 LARGEST: Final = re.compile(
     r".*(_lag|_lag_records|_age_seconds|_info)"
     # Of the mailbox that all workers share, each worker reports the same.
-    r"|cocoa_mailbox_(messages|bytes)"
+    r"|cocoa_mailbox_(messages|bytes|fan_outs)"
 )
 """The gauges of which the sum is the maximum: ages and lags, and what all workers report alike."""
 

@@ -206,9 +206,10 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
 
     def _check_again(self, handshake: Handshake, identity: DeviceIdentity, grant: Grant) -> Refusal | None:
         """What may have changed while an incumbent was challenged, or the mailbox asked."""
-        if self.context.devices.presence.draining:
+        presence = self.context.devices.presence
+        if presence.draining:
             return handshake.unavailable("draining")
-        if not grant.lease.is_valid(self.context.devices.presence.clock()):
+        if not grant.lease.is_valid(presence.clock()) or not presence.has_slot(grant):
             return handshake.unavailable("presence")
         if not self.context.live.now.keys.still_trusts(identity):
             return Refusal(401, InvalidToken.message, "key_removed", {"WWW-Authenticate": "Bearer"})

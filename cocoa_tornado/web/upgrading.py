@@ -102,8 +102,8 @@ class Upgrader:
 
     def _may_upgrade(self, identity: DeviceIdentity, grant: Grant) -> bool:
         """Whether nothing has changed meanwhile. If something has, the handshake is judged anew."""
-        devices = self._context.devices
-        is_valid = grant.lease.is_valid(devices.presence.clock()) and not devices.presence.draining
+        presence = self._context.devices.presence
+        is_valid = grant.lease.is_valid(presence.clock()) and presence.has_slot(grant) and not presence.draining
         return is_valid and self._context.live.now.keys.still_trusts(identity)
 
     def _upgrade(self, sock: socket.socket, head: bytes, judged: Judged, grant: Grant, began_at: float) -> None:

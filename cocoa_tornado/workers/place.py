@@ -40,6 +40,14 @@ class Place(msgspec.Struct, frozen=True):
 
 
 def take_place(environ: MutableMapping[str, str]) -> Place | None:
-    """This process's place under a parent, taken out of the environment; None if it has no parent."""
+    """This process's place under a parent, taken out of the environment; None if it has no parent.
+
+    :raises ValueError: the variable has another value; one line for the user
+    """
     text = environ.pop(VARIABLE, "")
-    return msgspec.json.decode(text, type=Place) if text else None
+    try:
+        return msgspec.json.decode(text, type=Place) if text else None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise ValueError(
+            f"environment {VARIABLE}: only cocoa sets it, for its workers; unset it. COCOA_WORKERS is their number"
+        ) from error

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cocoa_tornado.presence import redis_scripts as scripts
 from cocoa_tornado.presence.redis_scripts import Holding
-from cocoa_tornado.rules.claims import Claim
+from cocoa_tornado.rules.claims import BUCKETS, Claim, bucket_of
 
 from .script_cases import *  # noqa: F403  # the cases of every store
 from .script_stands import SimulatedStore
@@ -19,12 +19,13 @@ def store() -> SimulatedStore:
 
 @given(st.text(min_size=1))
 def test_every_device_has_a_bucket(device_id: str) -> None:
-    assert 0 <= int(scripts.bucket_of(device_id)) < scripts.BUCKETS
+    assert 0 <= bucket_of(device_id.encode()) < BUCKETS
 
 
 def test_buckets_stay_where_they_are() -> None:
     """Servers of two releases must find the same holders."""
-    assert (scripts.bucket_of("doll"), scripts.bucket_of("Bär")) == (b"14989", b"3662")
+    assert (bucket_of(b"doll"), bucket_of("Bär".encode())) == (14989, 3662)
+    assert scripts.holders_arguments("1:run", ["doll", "Bär"]) == [b"1:run", b"14989", b"doll", b"3662", "Bär".encode()]
 
 
 def test_holders_are_parsed_in_their_order() -> None:

@@ -100,7 +100,7 @@ def test_a_newcomer_challenges_the_incumbent() -> None:
     here.now = 10.0
     here.request()
     assert here.pings == [(incumbent,)]
-    assert here.timers == [(12.0, "a", "doll")]
+    assert here.timers == [(12.0, "a", "doll"), (16.0, "a", "doll")], "the challenge, and the whole wait"
 
 
 def test_an_incumbent_that_answers_keeps_its_slot() -> None:

@@ -80,6 +80,7 @@ def gauge(name: str, value: float) -> str:
         ("cocoa_consumer_lag_records", 3.0),
         ("cocoa_lease_age_seconds", 3.0),
         ("cocoa_mailbox_messages", 3.0),
+        ("cocoa_mailbox_fan_outs", 3.0),
         ("cocoa_build_info", 3.0),
         ("cocoa_broker_ready", 2.0),
         ("process_start_time_seconds", 2.0),

@@ -6,13 +6,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cocoa_tornado.presence.grants import Lease, SlotLimits
+from cocoa_tornado.presence.local import LocalPresence
+from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.web import upgrading
+from cocoa_tornado.web.access_log import AccessLog
 from cocoa_tornado.web.device_handler import DeviceHandler
 from cocoa_tornado.web.handshake import Handshake
 from cocoa_tornado.web.newcomer import Newcomer
@@ -21,6 +26,7 @@ from testing.raw_device import PING, PONG, TEXT, UPGRADE, frame
 from testing.waiting import eventually
 
 from ..harness import Harness
+from ..presence.stands import Connections
 from ..profiles import examples
 from .conftest import StartGateway
 
@@ -253,3 +259,19 @@ async def test_so_is_it_where_the_client_turns_out_to_have_gone(
     presence, handshakes = gateway.gateway.presence, gateway.gateway.counters.handshakes
     await eventually(lambda: presence.slots_taken == 0 and gateway.gateway.http_connections == 0)
     assert handshakes == {"vanished": 1}
+
+
+@pytest.mark.gen_test
+async def test_a_handshake_that_waited_is_not_upgraded_without_a_slot() -> None:
+    """A new term has begun meanwhile; the lease of its grant is valid still."""
+    presence = LocalPresence(SlotLimits, MemoryRelay(Exchange()), lambda: 1.0)
+    presence.start(Connections())
+    grant = await presence.claim("doll")
+    live = SimpleNamespace(now=SimpleNamespace(keys=SimpleNamespace(still_trusts=lambda identity: True)))
+    context: Any = SimpleNamespace(devices=SimpleNamespace(presence=presence), live=live)
+    identity: Any = None
+    upgrader = upgrading.Upgrader(context, AccessLog())
+    assert upgrader._may_upgrade(identity, grant)
+    presence._slots.rejoin(Lease("later"), 5.0, 8.5, 1.0)
+    assert grant.lease.is_valid(presence.clock())
+    assert not upgrader._may_upgrade(identity, grant)

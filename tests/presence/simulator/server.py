@@ -17,7 +17,7 @@ from cocoa_tornado.presence import redis_scripts as scripts
 from cocoa_tornado.presence.grants import Grant
 from cocoa_tornado.presence.membership import Membership
 from cocoa_tornado.relay.messages import Answer, Challenge
-from cocoa_tornado.rules.claims import Claim
+from cocoa_tornado.rules.claims import Claim, bucket_of
 
 from .oracle import Client
 
@@ -488,5 +488,5 @@ class Server:
                 self.end(client, "superseded")
 
         holder = b"%s:%d:%d" % (claim.server.encode(), claim.number, grant.generation.number)
-        bucket = scripts.bucket_of(client.device_id)
-        self.call("guard", [stamp.encode(), bucket, client.device_id.encode(), holder], looked)
+        device = client.device_id.encode()
+        self.call("guard", [stamp.encode(), b"%d" % bucket_of(device), device, holder], looked)
