@@ -38,7 +38,7 @@ EXTRAS = {
         "google-auth>=2.63.0,<3",
         "grpcio>=1.85.3,<2",
     ],
-    "redis": ["redis[hiredis]>=8.1.0,<9"],
+    "redis": ["redis[hiredis]>=8.1.0,<9", "hiredis>=3.5.0,<4"],
     "librdkafka": ["confluent-kafka>=2.16.1,<3"],
 }
 EXTRAS["all"] = sorted({requirement for requirements in EXTRAS.values() for requirement in requirements})

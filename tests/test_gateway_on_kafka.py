@@ -47,7 +47,7 @@ def message(value: bytes) -> bytes:
 class Hearing:
     """Takes in all that a device is sent, from now on.
 
-    :ivar heard: the messages, in their order
+    :ivar heard: the messages, in their order, without the notice of a server that stops
     """
 
     def __init__(self, connection: ClientConnection) -> None:
@@ -62,7 +62,9 @@ class Hearing:
     async def _listen(self) -> None:
         with contextlib.suppress(websockets.ConnectionClosed):
             while True:
-                self.heard.append(await self._connection.recv(decode=False))
+                message = await self._connection.recv(decode=False)
+                if not message.startswith(b'{"type":"reconnect"'):
+                    self.heard.append(message)
 
     async def hears(self, count: int) -> list[bytes]:
         """The first ``count`` messages; fails if they do not come in time."""

@@ -16,6 +16,7 @@ class RedisStand:
     def __init__(self, server: RedisServer) -> None:
         self.clock = Clock()
         self._server = server
+        server.command("FLUSHALL")  # other tests use the same Redis
 
     async def open(self, limits: BoxLimits | None = None) -> Mailbox:
         mailbox = RedisMailbox(self._server.url, limits or BoxLimits(), self.clock)

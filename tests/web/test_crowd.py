@@ -285,8 +285,8 @@ async def test_out_of_descriptors_a_stranger_gives_one_up(
 
     made: list[Full] = []
 
-    def bind_full(host: str, port: int) -> list[socket.socket]:
-        made.extend(Full(fileno=sock.detach()) for sock in bind(host, port))
+    def bind_full(host: str, port: int, **options: bool) -> list[socket.socket]:
+        made.extend(Full(fileno=sock.detach()) for sock in bind(host, port, **options))
         made[0].setblocking(False)
         return list(made)
 

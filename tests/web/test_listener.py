@@ -219,8 +219,8 @@ def failing(start_gateway: StartGateway, monkeypatch: pytest.MonkeyPatch) -> lis
     """The listening sockets of the gateways that the test starts."""
     made: list[FailingSocket] = []
 
-    def bind_failing(host: str, port: int) -> list[socket.socket]:
-        made.extend(FailingSocket(fileno=sock.detach()) for sock in bind(host, port))
+    def bind_failing(host: str, port: int, **options: bool) -> list[socket.socket]:
+        made.extend(FailingSocket(fileno=sock.detach()) for sock in bind(host, port, **options))
         for sock in made:
             sock.setblocking(False)
         return list(made)
