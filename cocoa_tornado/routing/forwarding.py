@@ -66,7 +66,7 @@ class Forwarding:
             forwarded.append(ForwardedMessage(address, record.payload, record.timestamp_ms, *origins[at], terms))
         ended = receipt.leg()
 
-        def then(fate: Fate) -> None:
+        def then(fate: Fate | None) -> None:
             if again is not None and fate in (Fate.NO_SERVER, Fate.LOST, Fate.CLOSED):
                 again([(at, device_id) for at, device_id in messages if device_id is not None])
                 rest = [message for message in messages if message[1] is None]
@@ -95,21 +95,28 @@ class Forwarding:
     def wake_up_members(self, address: Address) -> None:
         """Notify all other servers of new messages in boxes of devices that an address stands for."""
         for server in self._presence.others():
-            self._relay.send(server, WakeUpMembers(address))
+            self._send(server, WakeUpMembers(address), lambda _: None)
 
-    def _send(self, server: str, message: RelayMessage, then: Callable[[Fate], None]) -> None:
-        sent = self._relay.send(server, message)
+    def _send(self, server: str, message: RelayMessage, then: Callable[[Fate | None], None]) -> None:
+        """:param then: is given the message's fate; None: an internal error, which costs only this message"""
+        try:
+            sent = self._relay.send(server, message)
+        except Exception:
+            self._local.failed_elsewhere(message.count, server)
+            then(None)
+            return
         if sent.done():
             then(sent.result())
         else:
             sent.add_done_callback(lambda sent: then(sent.result()))
 
-    def _note_fate(self, fate: Fate, messages: Sequence[Part]) -> None:
+    def _note_fate(self, fate: Fate | None, messages: Sequence[Part]) -> None:
+        """:param fate: None: they are counted already"""
         if fate is Fate.NO_SERVER:
             for _, device_id in messages:
                 if device_id is not None:
                     self._local.not_connected(device_id)
-        elif fate is not Fate.ACCEPTED and messages:
+        elif fate not in (None, Fate.ACCEPTED) and messages:
             count(self._counters.dropped, "overflow" if fate is Fate.OVERFLOW else "lost", len(messages))
 
     def _on_forward(self, sender: str, forward: Forward) -> None:

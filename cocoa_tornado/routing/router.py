@@ -310,6 +310,15 @@ class Router:
                 self._carry_out(flight)
 
     def _carry_out(self, flight: _InFlight) -> None:
+        try:
+            self._send_out(flight)
+        except Exception:  # parts that were not sent are lost, but the batch must not hold back its partitions
+            self._local.failed_elsewhere(len(flight.batch.records))
+        finally:
+            flight.routing()
+        self._note_round_trips(flight.batch)
+
+    def _send_out(self, flight: _InFlight) -> None:
         records, elsewhere, others = flight.batch.records, self._elsewhere(flight.holders), self._presence.others()
         shared = shared_by(records, has_mailbox=flight.stored is not None) if others else ()
         if flight.stored is None:
@@ -324,8 +333,6 @@ class Router:
         else:
             routes = plan(flight.messages, self._connected, elsewhere, others, shared)
             self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
-        flight.routing()
-        self._note_round_trips(flight.batch)
 
     def _route_again(self, flight: _InFlight, messages: Sequence[Message]) -> None:
         """A server does not have these messages: ask once more who holds their devices."""

@@ -425,6 +425,38 @@ async def test_an_error_in_waking_a_device_does_not_affect_the_others() -> None:
     assert stand.b.counters.dropped == {"fault": 1}
 
 
+@pytest.mark.logs("cocoa.router", "routing failed")
+@pytest.mark.parametrize("has_mailbox", [False, True])
+async def test_an_error_in_sending_to_a_server_costs_only_that_message_and_the_batch_is_done(
+    has_mailbox: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = await with_mailbox() if has_mailbox else Stand()
+    await stand.b.connect("there")
+    here = await stand.a.connect("here")
+
+    def fail(server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        raise OverflowError("a mistake of ours")
+
+    monkeypatch.setattr(stand.a.relay, "send", fail)
+    stand.read_at_a(text(0, "there"), text(1, "here"), text(2, "there", "s"))
+    stand.read_at_a(text(3, "here"))
+    await eventually(lambda: stand.done == [1, 1])
+    assert (here.texts, stand.a.counters.dropped) == (["1", "3"], {"fault": 2})
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_in_routing_a_batch_does_not_hold_back_its_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand()
+    await stand.b.connect("there")
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(stand.a.router._forwarding, "forward", fail)
+    stand.read_at_a(text(0, "there"))
+    assert (stand.done, stand.a.counters.dropped) == ([1], {"fault": 1})
+
+
 async def test_with_a_mailbox_a_wake_up_that_is_not_taken_loses_nothing_and_the_batch_is_done() -> None:
     stand = await with_mailbox(RelayLimits(max_messages=0))
     await stand.b.connect("doll")
