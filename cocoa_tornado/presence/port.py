@@ -223,6 +223,14 @@ class Presence(Protocol):
         has this server's holders.
         """
 
+    def until_overview(self) -> asyncio.Future[None] | None:
+        """None: :meth:`holders` and :meth:`others` cover all servers now, as always with ``local://``.
+
+        Otherwise, this server has not heard of the others since it joined, its lease has ended, or others may have to
+        claim their devices again because a new term has begun. The future is done once that may be over: then ask
+        again.
+        """
+
     def others(self) -> Sequence[str]:
         """The other servers that may hold devices, by their addresses in the relay. Returns at once, from memory."""
 

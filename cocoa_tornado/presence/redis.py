@@ -24,7 +24,7 @@ from .actions import Acquire, Actions, Send
 from .base import PresenceBase
 from .grants import Grant, Lease, RefusalReason, SlotLimits
 from .membership import Beat, Cut, Fence, Fenced, Join, Joined, Leave, Membership, Settle, Settled, Timing
-from .port import Holder, Incumbents, Peer, PresenceStatus
+from .port import Holder, Incumbents, Peer, PresenceState, PresenceStatus
 from .redis_backlog import Asked, Backlog, LookUp
 from .redis_cautions import cautions_of
 from .redis_link import Answers, RedisLink
@@ -81,6 +81,7 @@ class RedisPresence(PresenceBase):
         self._info_sent = ""
         self._cautions: list[str] = []
         self._is_cut = False
+        self._overview: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<RedisPresence {self._slots!r}, {self._phase.value}>"
@@ -170,6 +171,17 @@ class RedisPresence(PresenceBase):
             self._backlog.look_up(device_ids, found)
             self._ask_soon()
         return found
+
+    def until_overview(self) -> asyncio.Future[None] | None:
+        if self._has_overview():
+            return None
+        if self._overview is None:
+            self._overview = asyncio.get_running_loop().create_future()
+        return self._overview
+
+    def _has_overview(self) -> bool:
+        """False after :meth:`close`: what is not routed by then is read again."""
+        return self._phase.state is PresenceState.READY and self._membership.knows_others
 
     def others(self) -> Sequence[str]:
         return self._membership.others()
@@ -445,6 +457,9 @@ class RedisPresence(PresenceBase):
     def _note_phase(self) -> None:
         """One line for each change."""
         before, self._phase = self._phase, self._phase_now()
+        if self._overview is not None and self._has_overview():
+            self._overview.set_result(None)
+            self._overview = None
         if self._phase is before:
             return
         extra: dict[str, object] = {"presence": self._location}

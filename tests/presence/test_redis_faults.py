@@ -82,8 +82,11 @@ async def test_a_server_may_start_before_redis(own_redis: RedisServer, caplog: p
         assert server.presence.status().state is PresenceState.JOINING
         assert "no connection to Redis" in server.presence.status().detail
         await is_refused(server)
+        overview = server.presence.until_overview()
+        assert overview is not None
         own_redis.start()
-        await comes(server, PresenceState.READY)
+        await overview
+        assert (server.presence.status().state, server.presence.until_overview()) == (PresenceState.READY, None)
         await server.connections.connect()
         assert events(caplog) == ["presence unavailable", "presence settling", "presence ready"]
 

@@ -172,6 +172,86 @@ async def test_of_connections_at_several_servers_one_gets_each_message_where_one
     assert done == [1, 1, 1]
 
 
+class Overview:
+    """Whether a server's presence knows all servers, as a test says."""
+
+    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._presence, self._monkeypatch = server.presence, monkeypatch
+        self._waited: list[asyncio.Future[None]] = []
+
+    def lose(self) -> None:
+        """It has joined anew, for example: it has not heard of any other server or holder."""
+        patches = {"until_overview": self._wait, "others": list, "holders": self._nobody}
+        for name, patch in patches.items():
+            self._monkeypatch.setattr(self._presence, name, patch)
+
+    def regain(self) -> None:
+        self._monkeypatch.undo()
+        for future in self._waited:
+            future.set_result(None)
+        self._waited.clear()
+
+    def _wait(self) -> asyncio.Future[None]:
+        self._waited.append(asyncio.get_running_loop().create_future())
+        return self._waited[-1]
+
+    def _nobody(self, device_ids: Sequence[str]) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
+        found: asyncio.Future[Mapping[str, Sequence[Holder]]] = asyncio.get_running_loop().create_future()
+        found.set_result({})
+        return found
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["there", Devices(("here", "there")), Group("red"), User(99), Everyone()],
+    ids=lambda address: str(address),
+)
+async def test_without_a_mailbox_what_may_be_for_other_servers_waits_until_presence_knows_them_all(
+    address: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand()
+    here, there = await stand.a.connect("here"), await stand.b.connect("there", "red")
+    overview = Overview(stand.a, monkeypatch)
+    overview.lose()
+    stand.read_at_a(text(0, address))
+    stand.read_at_a(text(1, "here"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (stand.done, stand.a.counters.unknown_device, here.texts) == ([], 0, [])
+    overview.regain()
+    await eventually(lambda: stand.done == [1, 1] and there.texts == ["0"])
+    assert (stand.a.counters.unknown_device, here.texts[-1]) == (0, "1")
+
+
+@pytest.mark.parametrize("address", ["there", Group("red")])
+async def test_without_a_mailbox_nothing_is_lost_when_a_term_ends_during_a_look_up(
+    address: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand()
+    there = await stand.b.connect("there", "red")
+    overview = Overview(stand.a, monkeypatch)
+    holders_of, answer = stand.a.presence.holders, asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(stand.a.presence, "holders", lambda _: answer)
+    stand.read_at_a(text(0, "other"), text(1, address))
+    monkeypatch.setattr(stand.a.presence, "holders", holders_of)
+    overview.lose()
+    answer.set_result({})
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (stand.done, there.texts) == ([], [])
+    overview.regain()
+    await eventually(lambda: stand.done == [1] and there.texts == ["1"])
+    assert stand.a.counters.unknown_device == 1
+
+
+async def test_what_is_for_devices_here_waits_for_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand()
+    here = await stand.a.connect("here")
+    Overview(stand.a, monkeypatch).lose()
+    stand.read_at_a(text(0, "here"))
+    assert (stand.done, here.texts) == ([1], ["0"])
+
+
 async def test_a_device_that_comes_after_a_record_was_read_may_get_it_when_it_is_read_again() -> None:
     stand = Stand()
     stand.read_at_a(text(0), text(1))
