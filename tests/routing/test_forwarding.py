@@ -21,7 +21,7 @@ from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.relay.port import Fate, RelayLimits
-from cocoa_tornado.routing import looking
+from cocoa_tornado.routing import forwards, looking
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
@@ -458,6 +458,18 @@ async def test_messages_for_which_an_inbox_has_no_room_are_dropped_counted_and_d
     await eventually(lambda: client.texts == ["0", "1", "3"])
 
 
+async def test_of_a_batch_that_is_larger_than_an_inbox_only_what_does_not_fit_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwards, "MOST", 2)
+    stand = Stand(limits=RelayLimits(max_messages=5))
+    client = await stand.b.connect("doll")
+    stand.read_at_a(*(text(number) for number in range(7)))
+    await eventually(lambda: len(client.sent) == 5)
+    assert (client.texts, stand.done) == (["0", "1", "2", "3", "6"], [1])
+    assert stand.a.counters.dropped == {"overflow": 2}
+
+
 async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_transient_messages_only() -> None:
     stand = await with_mailbox()
     here, there = await stand.a.connect("here"), await stand.b.connect("there")
@@ -522,6 +534,23 @@ async def test_an_error_in_sending_to_a_server_costs_only_that_message_and_the_b
     stand.read_at_a(text(3, "here"))
     await eventually(lambda: stand.done == [1, 1])
     assert (here.texts, stand.a.counters.dropped) == (["1", "3"], {"fault": 2})
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_in_preparing_a_message_for_a_server_costs_only_that_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand()
+    here, _ = await stand.a.connect("here"), await stand.b.connect("there")
+
+    def fail(record: Record) -> Terms | None:
+        if record.address == "there":
+            raise ValueError("a mistake of ours")
+        return None
+
+    monkeypatch.setattr(stand.a.router._local, "terms_of", fail)
+    stand.read_at_a(text(0, "there"), text(1, "here"))
+    assert (here.texts, stand.done, stand.a.counters.dropped) == (["1"], [1], {"fault": 1})
 
 
 @pytest.mark.logs("cocoa.router", "routing failed")
