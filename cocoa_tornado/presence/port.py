@@ -89,11 +89,13 @@ class PresenceStatus:
 
     :ivar detail: one line for people
     :ivar lease_age_s: since the store has last confirmed this server's epoch; None: it has not yet, or need not
+    :ivar reaches_others: False: messages to or from other servers wait
     """
 
     state: PresenceState
     detail: str
     lease_age_s: float | None = None
+    reaches_others: bool = True
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 from ..redis_store.faults import RedisFault
-from ..relay.port import Relay
+from ..relay.port import Relay, RelayState
 from ..rules.addresses import without_user_info
 from ..rules.claims import Claim, Generation
 from . import membership as member
@@ -96,7 +96,11 @@ class RedisPresence(PresenceBase):
 
     def status(self) -> PresenceStatus:
         age_s = self._clock() - self._membership.answered_at
-        return PresenceStatus(self._phase.state, self._detail(), age_s if age_s < math.inf else None)
+        relay = self._relay.status()
+        reaches_others = relay.state is RelayState.READY
+        is_ready = self._phase.state is PresenceState.READY
+        detail = relay.detail if is_ready and not reaches_others else self._detail()
+        return PresenceStatus(self._phase.state, detail, age_s if age_s < math.inf else None, reaches_others)
 
     def _detail(self) -> str:
         match self._phase:
