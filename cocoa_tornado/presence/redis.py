@@ -81,6 +81,7 @@ class RedisPresence(PresenceBase):
         self._info_sent = ""
         self._cautions: list[str] = []
         self._is_cut = False
+        self._foreign: set[bytes] = set()  # keys that have a line in the log
         self._overview: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
@@ -284,6 +285,7 @@ class RedisPresence(PresenceBase):
                 self._take_claim(acquire, answer)
             if answers.claims:
                 self._note_refusal(answers.claims)
+        self._note_foreign(answers.foreign)
         if not isinstance(answers.found, RedisFault):
             for look_up, found in zip(asked.look_ups, answers.found, strict=True):
                 self._complete(look_up, found)
@@ -322,6 +324,12 @@ class RedisPresence(PresenceBase):
         elif self._refusal and not refusal:
             log.info("claims accepted", extra={"presence": self._location})
         self._refusal = refusal
+
+    def _note_foreign(self, keys: frozenset[bytes]) -> None:
+        """One line for each key that is not a hash: it counts as empty."""
+        for key in sorted(keys - self._foreign):
+            log.warning("holders unreadable", extra={"presence": self._location, "key": key.decode()})
+        self._foreign |= keys
 
     # -- membership
 

@@ -121,6 +121,21 @@ async def test_a_missing_permission_is_named(own_redis: RedisServer, caplog: pyt
 # -- while it runs
 
 
+@pytest.mark.logs("cocoa.presence", "holders unreadable")
+async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(own_redis)
+    async with serving(own_redis.url) as server:
+        await comes(server, PresenceState.READY)
+        await server.connections.connect("bear")
+        own_redis.command("SET", "cocoa:{box}:p:h:14989", "x")  # that of the doll
+        for _ in range(2):
+            of_doll, of_bear = server.presence.holders(["doll"]), server.presence.holders(["bear"])
+            assert (await of_doll, list(await of_bear)) == ({}, ["bear"])
+        assert events(caplog).count("holders unreadable") == 1
+
+
 @pytest.mark.logs("cocoa.relay", "relay unavailable")
 async def test_a_server_that_may_not_send_says_so(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     begin(own_redis)
