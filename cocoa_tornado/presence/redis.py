@@ -205,18 +205,17 @@ class RedisPresence(PresenceBase):
         """Of this server's own holders, the rules know more than the store."""
         if look_up.found.done():
             return
-        me, result = self._membership.epoch, {}
+        me, result = self._membership.epoch, dict[str, Sequence[Holder]]()
         for device_id in look_up.device_ids:
             elsewhere = [holder for holder in found.get(device_id, ()) if holder.server != me]
             holders = [*elsewhere, *map(self._holder, self._slots.grants(device_id))]
             if holders:
                 result[device_id] = sorted(holders, key=_generation)
-        look_up.found.set_result(result)
+        look_up.end(result)
 
     def _end_look_ups(self) -> None:
         for look_up in self._backlog.end():
-            if not look_up.found.done():
-                look_up.found.set_result(self._holders_here(look_up.device_ids))
+            look_up.end(self._holders_here(look_up.device_ids))
 
     # -- asking Redis about devices
 
