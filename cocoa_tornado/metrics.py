@@ -18,6 +18,7 @@ from .counters import Counters, Histogram
 from .hub import Hub
 from .mailboxes.port import Mailbox, MailboxState
 from .presence.port import Presence, PresenceState, PresenceStatus
+from .relay.port import RelayCounters
 from .rules.buffers import Use
 from .rules.labels import LABELS
 from .speech.port import SpeechStatus
@@ -40,6 +41,7 @@ class GatewayCollector(Collector):
         topics: Sequence[str] = (),
         log_lines_lost: Callable[[], int] = lambda: 0,
         buffers: Callable[[], Mapping[str, Use]] = dict,
+        relay: RelayCounters | None = None,
     ) -> None:
         self._hub, self._presence = hub, presence
         self._counters, self._http_connections = counters, http_connections
@@ -47,6 +49,7 @@ class GatewayCollector(Collector):
         self._speech_status, self._workers_lost = speech_status, workers_lost
         self._mailbox, self._topics = mailbox, topics
         self._log_lines_lost, self._buffers = log_lines_lost, buffers
+        self._relay = relay
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
@@ -55,6 +58,8 @@ class GatewayCollector(Collector):
         yield from self._broker_side()
         if self._mailbox is not None:
             yield from self._mailbox_side(self._mailbox)
+        if self._relay is not None:
+            yield from _relay(self._relay)
         status = self._speech_status()
         if status is not None:
             yield from self._speech_side(status)
@@ -193,6 +198,16 @@ def _presence(status: PresenceStatus) -> Iterator[Metric]:
     age = "Since Redis has last confirmed that this server may act for its devices"
     if status.lease_age_s is not None:
         yield GaugeMetricFamily("cocoa_presence_lease_age_seconds", age, value=status.lease_age_s)
+
+
+def _relay(relay: RelayCounters) -> Iterator[Metric]:
+    yield _by("cocoa_relay_messages_sent", "Messages put into the inboxes of other servers", "kind", relay.accepted)
+    refused = "Messages for other servers that were not put into an inbox, or possibly not"
+    yield _by("cocoa_relay_messages_refused", refused, "fate", relay.refused)
+    yield _by("cocoa_relay_messages_received", "Messages received from other servers", "kind", relay.received)
+    skipped = "Messages from other servers that are unreadable, or of a later release"
+    yield _total("cocoa_relay_messages_skipped", skipped, relay.skipped)
+    yield _total("cocoa_relay_losses", "Times that messages for this server were lost", relay.losses)
 
 
 def _total(name: str, text: str, value: int) -> CounterMetricFamily:

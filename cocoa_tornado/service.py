@@ -343,6 +343,7 @@ class Gateway:
             (settings.kafka_results_topic, settings.kafka_messages_topic, settings.kafka_quarantine_topic),
             lines_lost,
             self.buffers,
+            self.relay.counters if settings.shares_presence else None,
         )
 
     def _audio_limits(self) -> AudioLimits:

@@ -74,7 +74,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "hub": {"presence.port", "presence.grants", "rules"},
     "counters": set(),
-    "metrics": {"", "counters", "hub", "presence.port", "brokers.port", "mailboxes.port", "speech.port", "rules"},
+    "metrics": {
+        *("", "counters", "hub", "rules"),
+        *("presence.port", "relay.port", "brokers.port", "mailboxes.port", "speech.port"),
+    },
     "mailboxes.port": {"rules"},
     "redis_store": {"about adapters", "rules", "errors"},
     "mailboxes": {"mailboxes.port", "redis_store", "rules", "errors"},

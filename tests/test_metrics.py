@@ -17,6 +17,8 @@ from cocoa_tornado.metrics import GatewayCollector, MetricsPage
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
+from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, WakeUp, WakeUpMembers
+from cocoa_tornado.relay.port import Fate, RelayCounters
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.labels import LABELS
 from cocoa_tornado.speech.port import SpeechState, SpeechStatus
@@ -30,6 +32,7 @@ class Page:
         self.presence = LocalPresence(SlotLimits, MemoryRelay(), lambda: 0.0)
         self.counters = Counters()
         self.broker = BrokerCounters()
+        self.relay = RelayCounters()
         self.status = BrokerStatus(BrokerState.READY, "", lag=3)
         collector = GatewayCollector(
             self.hub,
@@ -41,6 +44,7 @@ class Page:
             lambda: SpeechStatus(SpeechState.READY, "", 1, 0, 0),
             mailbox=MemoryMailbox(BoxLimits()),
             topics=("transcription.results", "device.messages"),
+            relay=self.relay,
         )
         self.page = MetricsPage(collector)
 
@@ -76,6 +80,22 @@ def test_counters_appear_under_their_labels() -> None:
     assert values[("cocoa_records_published_total", "device.messages")] == 5
     assert values[("cocoa_duplicate_challenges_total",)] == 4
     assert values[("cocoa_duplicate_evictions_total",)] == 1
+
+
+def test_what_servers_send_each_other_is_counted_by_kind_and_by_fate() -> None:
+    page = Page()
+    page.relay.accepted["forward"] = 5
+    page.relay.refused["overflow"] = 2
+    page.relay.received["wake_up"] = 3
+    page.relay.skipped, page.relay.losses = 4, 1
+    values = page.values()
+    assert values[("cocoa_relay_messages_sent_total", "forward")] == 5
+    assert values[("cocoa_relay_messages_refused_total", "overflow")] == 2
+    assert values[("cocoa_relay_messages_received_total", "wake_up")] == 3
+    assert (values[("cocoa_relay_messages_skipped_total",)], values[("cocoa_relay_losses_total",)]) == (4, 1)
+    kinds = {kind.kind for kind in (Forward, WakeUp, WakeUpMembers, Challenge, Answer, Eviction)}
+    assert set(LABELS["cocoa_relay_messages_sent"]) == kinds
+    assert set(LABELS["cocoa_relay_messages_refused"]) == {fate.value for fate in Fate} - {"accepted"}
 
 
 def test_every_counter_exists_from_the_start() -> None:

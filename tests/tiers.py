@@ -87,6 +87,7 @@ NOT_AT_LOWEST: Final = (
         "relay/",
         "autobahn/",
         "presence/test_membership",
+        "presence/test_redis_backlog.py",
         "presence/test_redis_scripts.py",
         "presence/test_rules",
         "presence/test_schedules.py",

@@ -80,6 +80,9 @@ class PresenceBase:
     def draining(self) -> bool:
         return self._slots.draining
 
+    def until_overview(self) -> asyncio.Future[None] | None:
+        return None
+
     @property
     def slots_taken(self) -> int:
         return len(self._slots)

@@ -215,6 +215,11 @@ class Membership:
         return self._join is not None or self._join_at < math.inf or not self.epoch
 
     @property
+    def knows_others(self) -> bool:
+        """A BEAT of this epoch was answered."""
+        return self._seen > 0
+
+    @property
     def wake_at(self) -> float:
         """When :meth:`wake` is to be called next; ``math.inf``: not before another event."""
         if self._is_over:

@@ -89,11 +89,13 @@ class PresenceStatus:
 
     :ivar detail: one line for people
     :ivar lease_age_s: since the store has last confirmed this server's epoch; None: it has not yet, or need not
+    :ivar reaches_others: False: messages to or from other servers wait
     """
 
     state: PresenceState
     detail: str
     lease_age_s: float | None = None
+    reaches_others: bool = True
 
 
 @dataclass(slots=True)
@@ -224,6 +226,14 @@ class Presence(Protocol):
         A device without a holder is not in the result. Futures are done in the order of the calls, at once with
         ``local://``, and never fail. While the store is unavailable, they stay pending. After :meth:`close`, the result
         has this server's holders.
+        """
+
+    def until_overview(self) -> asyncio.Future[None] | None:
+        """None: :meth:`holders` and :meth:`others` cover all servers now, as always with ``local://``.
+
+        Otherwise, this server has not heard of the others since it joined, its lease has ended, or others may have to
+        claim their devices again because a new term has begun. The future is done once that may be over: then ask
+        again.
         """
 
     def others(self) -> Sequence[str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 from ..redis_store.faults import RedisFault
-from ..relay.port import Relay
+from ..relay.port import Relay, RelayState
 from ..rules.addresses import without_user_info
 from ..rules.claims import Claim, Generation
 from . import membership as member
@@ -24,7 +24,7 @@ from .actions import Acquire, Actions, Send
 from .base import PresenceBase
 from .grants import Grant, Lease, RefusalReason, SlotLimits
 from .membership import Beat, Cut, Fence, Fenced, Join, Joined, Leave, Membership, Settle, Settled, Timing
-from .port import Holder, Incumbents, Peer, PresenceStatus
+from .port import Holder, Incumbents, Peer, PresenceState, PresenceStatus
 from .redis_backlog import Asked, Backlog, LookUp
 from .redis_cautions import cautions_of
 from .redis_link import Answers, RedisLink
@@ -81,6 +81,8 @@ class RedisPresence(PresenceBase):
         self._info_sent = ""
         self._cautions: list[str] = []
         self._is_cut = False
+        self._foreign: set[bytes] = set()  # keys that have a line in the log
+        self._overview: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<RedisPresence {self._slots!r}, {self._phase.value}>"
@@ -95,7 +97,11 @@ class RedisPresence(PresenceBase):
 
     def status(self) -> PresenceStatus:
         age_s = self._clock() - self._membership.answered_at
-        return PresenceStatus(self._phase.state, self._detail(), age_s if age_s < math.inf else None)
+        relay = self._relay.status()
+        reaches_others = relay.state is RelayState.READY
+        is_ready = self._phase.state is PresenceState.READY
+        detail = relay.detail if is_ready and not reaches_others else self._detail()
+        return PresenceStatus(self._phase.state, detail, age_s if age_s < math.inf else None, reaches_others)
 
     def _detail(self) -> str:
         match self._phase:
@@ -171,6 +177,17 @@ class RedisPresence(PresenceBase):
             self._ask_soon()
         return found
 
+    def until_overview(self) -> asyncio.Future[None] | None:
+        if self._has_overview():
+            return None
+        if self._overview is None:
+            self._overview = asyncio.get_running_loop().create_future()
+        return self._overview
+
+    def _has_overview(self) -> bool:
+        """False after :meth:`close`: what is not routed by then is read again."""
+        return self._phase.state is PresenceState.READY and self._membership.knows_others
+
     def others(self) -> Sequence[str]:
         return self._membership.others()
 
@@ -188,18 +205,17 @@ class RedisPresence(PresenceBase):
         """Of this server's own holders, the rules know more than the store."""
         if look_up.found.done():
             return
-        me, result = self._membership.epoch, {}
+        me, result = self._membership.epoch, dict[str, Sequence[Holder]]()
         for device_id in look_up.device_ids:
             elsewhere = [holder for holder in found.get(device_id, ()) if holder.server != me]
             holders = [*elsewhere, *map(self._holder, self._slots.grants(device_id))]
             if holders:
                 result[device_id] = sorted(holders, key=_generation)
-        look_up.found.set_result(result)
+        look_up.end(result)
 
     def _end_look_ups(self) -> None:
         for look_up in self._backlog.end():
-            if not look_up.found.done():
-                look_up.found.set_result(self._holders_here(look_up.device_ids))
+            look_up.end(self._holders_here(look_up.device_ids))
 
     # -- asking Redis about devices
 
@@ -268,6 +284,7 @@ class RedisPresence(PresenceBase):
                 self._take_claim(acquire, answer)
             if answers.claims:
                 self._note_refusal(answers.claims)
+        self._note_foreign(answers.foreign)
         if not isinstance(answers.found, RedisFault):
             for look_up, found in zip(asked.look_ups, answers.found, strict=True):
                 self._complete(look_up, found)
@@ -306,6 +323,12 @@ class RedisPresence(PresenceBase):
         elif self._refusal and not refusal:
             log.info("claims accepted", extra={"presence": self._location})
         self._refusal = refusal
+
+    def _note_foreign(self, keys: frozenset[bytes]) -> None:
+        """One line for each key that is not a hash: it counts as empty."""
+        for key in sorted(keys - self._foreign):
+            log.warning("holders unreadable", extra={"presence": self._location, "key": key.decode()})
+        self._foreign |= keys
 
     # -- membership
 
@@ -445,6 +468,9 @@ class RedisPresence(PresenceBase):
     def _note_phase(self) -> None:
         """One line for each change."""
         before, self._phase = self._phase, self._phase_now()
+        if self._overview is not None and self._has_overview():
+            self._overview.set_result(None)
+            self._overview = None
         if self._phase is before:
             return
         extra: dict[str, object] = {"presence": self._location}

@@ -17,7 +17,7 @@ from .actions import Acquire, Send
 from .port import Holder
 
 MOST: Final = 1000
-"""Devices in a round trip, of each kind. A single look-up may name more."""
+"""Devices in a round trip, of each kind: claims share its time to reply."""
 
 T = TypeVar("T")
 
@@ -33,8 +33,22 @@ class Releasing(NamedTuple):
 
 
 class LookUp(NamedTuple):
+    """At most :data:`MOST` devices of a look-up.
+
+    :ivar result: what the parts of the look-up have found so far
+    :ivar is_last: of these parts
+    """
+
     device_ids: Sequence[str]
     found: Found
+    result: dict[str, Sequence[Holder]]
+    is_last: bool
+
+    def end(self, holders: Mapping[str, Sequence[Holder]]) -> None:
+        """These are the holders of its devices."""
+        self.result.update(holders)
+        if self.is_last and not self.found.done():
+            self.found.set_result(self.result)
 
 
 class Asked(NamedTuple):
@@ -67,7 +81,10 @@ class Backlog:
         self._releases[claim] = self._under_way[device_id] = releasing
 
     def look_up(self, device_ids: Sequence[str], found: Found) -> None:
-        self._look_ups.append(LookUp(device_ids, found))
+        result: dict[str, Sequence[Holder]] = {}
+        for start in range(0, len(device_ids), MOST):
+            is_last = start + MOST >= len(device_ids)
+            self._look_ups.append(LookUp(device_ids[start : start + MOST], found, result, is_last))
 
     def send_after(self, send: Send) -> bool:
         """Have a message sent after the releases of its device; False: there are none, so send it now."""

@@ -35,12 +35,14 @@ class Answers(NamedTuple):
     :ivar claims: in their order; a fault says that nothing was granted
     :ivar is_fenced: the epoch has ended; then there are no claims
     :ivar found: for each look-up, or why they were rejected
+    :ivar foreign: keys with holders that are of another type
     """
 
     released: RedisFault | None
     claims: Sequence[ClaimReply | RedisFault]
     is_fenced: bool
     found: Sequence[Holders] | RedisFault
+    foreign: frozenset[bytes] = frozenset()
 
 
 class RedisLink:
@@ -110,7 +112,8 @@ class RedisLink:
         released, rest = replies[: len(releases)], replies[len(releases) :]
         claimed, found = rest[: len(claims)], rest[len(claims) :]
         answers, is_fenced = _claimed(claims, claimed)
-        return Answers(_fault_among(released), answers, is_fenced, _found(stamp, asked, look_ups, found))
+        holders = _found(stamp, asked, look_ups, found)
+        return Answers(_fault_among(released), answers, is_fenced, holders, _foreign(look_ups, found))
 
     async def close(self, timeout_s: float) -> None:
         closing = [asyncio.ensure_future(link.close()) for link in (self._asking, self._beating)]
@@ -166,6 +169,13 @@ def _found(
         {device_id: holders[device_id] for device_id in look_up.device_ids if device_id in holders}
         for look_up in asked.look_ups
     ]
+
+
+def _foreign(chunks: Sequence[Sequence[str]], replies: Sequence[Any]) -> frozenset[bytes]:
+    answered = [
+        (chunk, reply) for chunk, reply in zip(chunks, replies, strict=True) if not isinstance(reply, RedisFault)
+    ]
+    return frozenset().union(*(scripts.foreign_buckets(chunk, reply) for chunk, reply in answered))
 
 
 def _fault_among(replies: Sequence[Any]) -> RedisFault | None:

@@ -181,8 +181,14 @@ if not is_current(ARGV[1]) then return {'term'} end
 local replies = {'holders'}
 for at = 2, #ARGV, 2 do
   local living = {}
-  for holder in string.gmatch(holders_of(ARGV[at], ARGV[at + 1]), '%S+') do
-    if is_alive(string.match(holder, '^[^:]*')) then living[#living + 1] = holder end
+  local found = redis.pcall('HGET', root .. 'h:' .. ARGV[at], ARGV[at + 1]) or ''
+  if type(found) == 'table' then
+    if not string.find(found.err, 'WRONGTYPE', 1, true) then return found end
+    living[1] = '?'
+  else
+    for holder in string.gmatch(found, '%S+') do
+      if is_alive(string.match(holder, '^[^:]*')) then living[#living + 1] = holder end
+    end
   end
   replies[#replies + 1] = table.concat(living, ' ')
 end

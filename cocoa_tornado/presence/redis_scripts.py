@@ -32,6 +32,9 @@ from ..rules.claims import Claim, bucket_of
 from . import redis_lua as lua
 
 META: Final = b"cocoa:{box}:p:meta"
+HOLDERS_PREFIX: Final = b"cocoa:{box}:p:h:"
+FOREIGN: Final = b"?"
+"""In the reply of HOLDERS: the bucket of this device is not a hash. It counts as without a holder."""
 MAX_BATCH: Final = 100
 """Devices in one CLAIM, RELEASE or HOLDERS. Redis does nothing else while a script runs."""
 TERM_ORIGIN_S: Final = 1_767_225_600
@@ -238,7 +241,16 @@ def holders_replies(reply: Reply) -> list[tuple[Holding, ...]]:
 
     :raises TermOver:
     """
-    return [_holdings(item) for item in _checked(reply)[1:]]
+    return [() if item == FOREIGN else _holdings(item) for item in _checked(reply)[1:]]
+
+
+def foreign_buckets(device_ids: Iterable[str], reply: Reply) -> set[bytes]:
+    """The keys of these devices that somebody else has written: they have another type.
+
+    :param reply: of HOLDERS
+    """
+    pairs = zip(device_ids, reply[1:], strict=True)
+    return {HOLDERS_PREFIX + bucket_of(device_id) for device_id, item in pairs if item == FOREIGN}
 
 
 def done(reply: Reply) -> bool:

@@ -49,12 +49,16 @@ def _length_of(address: Address) -> int:
     return len(name) + sum(map(len, device_ids))
 
 
-def _size_of(message: ForwardedMessage) -> int:
+def size_of(message: ForwardedMessage) -> int:
     strings = _length_of(message.address) + len(message.source)
     if message.terms is not None:
         terms = message.terms
         strings += len(terms.interim_of) + len(terms.collapse_key or "") + len(terms.id or "")
     return ENVELOPE_BYTES + strings + len(message.payload)
+
+
+def _count_of(message: ForwardedMessage) -> int:
+    return len(message.address.device_ids) if isinstance(message.address, Devices) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,11 @@ class Forward:
 
     @property
     def count(self) -> int:
-        return len(self.messages)
+        return sum(map(_count_of, self.messages))
 
     @property
     def size_bytes(self) -> int:
-        return sum(map(_size_of, self.messages))
+        return sum(map(size_of, self.messages))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from ..rules.terms import Terms
 from .messages import Answer, Challenge, Eviction, Forward, ForwardedMessage, RelayMessage, WakeUp, WakeUpMembers
 
 VERSION: Final = 1
+_LEAST: Final = -(2**63)
+_GREATEST: Final = 2**64 - 1
+"""MessagePack has no integers beyond these: the id of such a user is sent in hexadecimal digits."""
 
 
 class Decoded(NamedTuple):
@@ -162,7 +165,10 @@ def _encoded(address: Address) -> object:
     if isinstance(address, Devices):
         return ("devices", address.device_ids)
     if isinstance(address, User):
-        return ("user", address.user_id, sorted(address.excluded))
+        user_id, excluded = address.user_id, sorted(address.excluded)
+        if isinstance(user_id, int) and not _LEAST <= user_id <= _GREATEST:
+            return ("big user", f"{user_id:x}", excluded)
+        return ("user", user_id, excluded)
     if isinstance(address, Group):
         return ("group", address.name, sorted(address.excluded))
     if isinstance(address, Everyone):
@@ -170,7 +176,12 @@ def _encoded(address: Address) -> object:
     assert_never(address)
 
 
+def _big_user(digits: str, excluded: frozenset[str]) -> User:
+    return User(int(digits, 16), excluded)
+
+
 _ADDRESSES: Final[dict[str, Any]] = {
+    "big user": (_big_user, tuple[str, str, frozenset[str]]),
     "devices": (Devices, tuple[str, tuple[str, ...]]),
     "user": (User, tuple[str, int | str, frozenset[str]]),
     "group": (Group, tuple[str, str, frozenset[str]]),
@@ -189,9 +200,9 @@ def _decoded(address: str | list[Any]) -> Address | None:
     kind, fields = known
     try:
         _, *values = msgspec.convert(address, fields)
-    except msgspec.ValidationError:
+        made: Address = kind(*values)
+    except (msgspec.ValidationError, ValueError):
         return None
-    made: Address = kind(*values)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from ..brokers.port import Batch
 from ..counters import Counters, count
@@ -12,6 +13,7 @@ from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp, Wa
 from ..relay.port import Fate, Relay
 from ..rules.terms import terms_of
 from .address import Address, Devices
+from .forwards import MOST, Portion, forwards_of
 from .local import LocalDelivery
 from .looking import LookingAgain
 from .plan import Message, Part
@@ -57,25 +59,36 @@ class Forwarding:
 
         :param again: gets the messages that this server does not have, or may not have, instead of their being dropped
         """
-        records, origins = batch.records, batch.origins()
-        forwarded = []
-        for at, device_id in messages:
-            record = records[at]
-            terms = self._local.terms_of(record)
-            address = record.address if device_id is None else device_id
-            forwarded.append(ForwardedMessage(address, record.payload, record.timestamp_ms, *origins[at], terms))
-        ended = receipt.leg()
-
-        def then(fate: Fate) -> None:
-            if again is not None and fate in (Fate.NO_SERVER, Fate.LOST, Fate.CLOSED):
-                again([(at, device_id) for at, device_id in messages if device_id is not None])
-                rest = [message for message in messages if message[1] is None]
-            else:
-                rest = list(messages)
-            self._note_fate(fate, rest)
+        ended, left = receipt.leg(), len(messages)
+        try:
+            for portion in forwards_of(batch.records, batch.origins(), messages, self._local.terms_of):
+                left -= len(portion.parts)
+                self._forward(server, portion, receipt.leg(), again)
+        except Exception:
+            self._local.failed_elsewhere(left, server)
+        finally:
             ended()
 
-        self._send(server, Forward(tuple(forwarded)), then)
+    def _forward(
+        self,
+        server: str,
+        portion: Portion,
+        ended: Callable[[], None],
+        again: Callable[[Sequence[Message]], None] | None,
+    ) -> None:
+        messages = portion.parts
+
+        def then(fate: Fate | None) -> None:
+            rest = messages
+            try:
+                if again is not None and fate in (Fate.NO_SERVER, Fate.LOST, Fate.CLOSED):
+                    again([(at, device_id) for at, device_id in messages if device_id is not None])
+                    rest = [message for message in messages if message[1] is None]
+                self._note_fate(fate, rest)
+            finally:
+                ended()
+
+        self._send(server, portion.forward, then)
 
     def forward_step(self, server: str, step: FanOutStep, device_ids: Sequence[str]) -> None:
         """Send the transient message of a fan-out to the server that holds these devices."""
@@ -89,27 +102,36 @@ class Forwarding:
 
         :param receipt: of the batch that it is a leg of, if any
         """
-        ended = _nothing if receipt is None else receipt.leg()
-        self._send(server, WakeUp(tuple(dict.fromkeys(device_ids))), lambda _: ended())
+        waking = tuple(dict.fromkeys(device_ids))
+        for start in range(0, len(waking), MOST):
+            ended = _nothing if receipt is None else receipt.leg()
+            self._send(server, WakeUp(waking[start : start + MOST]), partial(_end, ended))
 
     def wake_up_members(self, address: Address) -> None:
         """Notify all other servers of new messages in boxes of devices that an address stands for."""
         for server in self._presence.others():
-            self._relay.send(server, WakeUpMembers(address))
+            self._send(server, WakeUpMembers(address), lambda _: None)
 
-    def _send(self, server: str, message: RelayMessage, then: Callable[[Fate], None]) -> None:
-        sent = self._relay.send(server, message)
+    def _send(self, server: str, message: RelayMessage, then: Callable[[Fate | None], None]) -> None:
+        """:param then: is given the message's fate; None: an internal error, which costs only this message"""
+        try:
+            sent = self._relay.send(server, message)
+        except Exception:
+            self._local.failed_elsewhere(message.count, server)
+            then(None)
+            return
         if sent.done():
             then(sent.result())
         else:
             sent.add_done_callback(lambda sent: then(sent.result()))
 
-    def _note_fate(self, fate: Fate, messages: Sequence[Part]) -> None:
+    def _note_fate(self, fate: Fate | None, messages: Sequence[Part]) -> None:
+        """:param fate: None: they are counted already"""
         if fate is Fate.NO_SERVER:
             for _, device_id in messages:
                 if device_id is not None:
                     self._local.not_connected(device_id)
-        elif fate is not Fate.ACCEPTED and messages:
+        elif fate not in (None, Fate.ACCEPTED) and messages:
             count(self._counters.dropped, "overflow" if fate is Fate.OVERFLOW else "lost", len(messages))
 
     def _on_forward(self, sender: str, forward: Forward) -> None:
@@ -127,3 +149,7 @@ class Forwarding:
 
 def _nothing() -> None:
     pass
+
+
+def _end(ended: Callable[[], None], _: Fate | None) -> None:
+    ended()

@@ -300,6 +300,13 @@ class LocalDelivery:
         if suppressed is not None:
             log.info("message dropped", extra=extra | ({"suppressed": suppressed} if suppressed else {}))
 
+    def failed_elsewhere(self, messages: int, server: str = "") -> None:
+        """An internal error, which is being handled, has kept these messages from another server, or from all."""
+        count(self._counters.dropped, "fault", messages)
+        if self._lines.take(self._clock()) is not None:
+            outcome = "dropped" if self._mailbox is None else "kept"
+            log.exception("routing failed", extra={"server": server, "outcome": outcome})
+
     def _failed(self, device_id: str, outcome: str) -> None:
         count(self._counters.dropped, "fault")
         if self._lines.take(self._clock()) is not None:

@@ -159,6 +159,9 @@ class Router:
     A message for a device that another server holds goes there through the relay: the message itself or, with a
     mailbox, a notification. This server's own table is asked first, and presence only about the other devices.
 
+    Without a mailbox, what may be for other servers waits until presence knows them all. It would be lost if it were
+    sent while Redis is away, or before other servers have claimed their devices again in a new term.
+
     A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it is stored,
     it is routed here, and the relay has reported the fate of each other server's part. A fan-out is stored once it is
     recorded; its steps are not waited for. While too many are under way, the mailbox holds back the next one and all
@@ -187,7 +190,8 @@ class Router:
         self._mailbox, self._round_trips = mailbox, round_trips
         self._wall_clock = wall_clock
         self._connected = hub.connected
-        taken = TakenOffsets() if has_neighbors and mailbox is None else None
+        self._needs_overview = has_neighbors and mailbox is None
+        taken = TakenOffsets() if self._needs_overview else None
         self._local = LocalDelivery(hub, counters, clock, mailbox, wall_clock, taken)
         self._looking = None if mailbox is None else LookingAgain(hub.devices, self._local.wake)
         self._forwarding = Forwarding(relay, presence, self._local, counters, self._looking)
@@ -266,7 +270,11 @@ class Router:
 
     def _is_shared(self, batch: Batch) -> bool:
         """True if other servers find recipients of their own for a record of this batch."""
-        return bool(self._presence.others()) and bool(shared_by(batch.records, has_mailbox=self._mailbox is not None))
+        has_others = bool(self._presence.others()) or self._until_overview() is not None
+        return has_others and bool(shared_by(batch.records, has_mailbox=self._mailbox is not None))
+
+    def _until_overview(self) -> asyncio.Future[None] | None:
+        return self._presence.until_overview() if self._needs_overview else None
 
     def _on_stored(
         self, flight: _InFlight, stored: asyncio.Future[list[int | None]], storing: Callable[[], None]
@@ -285,7 +293,10 @@ class Router:
         """
         flight.is_stored = True
         if asked is None:
-            asked = self._ask(self._unknown_of(flight))
+            unknown = self._unknown_of(flight)
+            asked = self._ask(unknown)
+            if asked is None and self._until_overview() is not None and self._is_shared(flight.batch):
+                asked = self._ask_later(unknown)
         flight.holders = asked
         if asked is not None and not asked.done():
             asked.add_done_callback(lambda _: self._go_on())
@@ -300,16 +311,62 @@ class Router:
 
     def _ask(self, away: Sequence[str]) -> Holders | None:
         """Look up the holders of these devices; None if there are no devices."""
-        return self._presence.holders(list(dict.fromkeys(away))) if away else None
+        if not away:
+            return None
+        device_ids = list(dict.fromkeys(away))
+        if self._until_overview() is not None:
+            return self._ask_later(device_ids)
+        holders = self._presence.holders(device_ids)
+        if not self._needs_overview or holders.done():
+            return holders
+        return self._ask_later(device_ids, holders)
+
+    def _ask_later(self, device_ids: Sequence[str], asked: Holders | None = None) -> Holders:
+        """Look up holders as soon as presence knows all servers.
+
+        :param asked: a lookup under way. It is repeated if presence does not know all servers once it is answered
+        """
+        found: Holders = asyncio.get_running_loop().create_future()
+
+        def go_on(_: object) -> None:
+            nonlocal asked
+            until_overview = self._until_overview()
+            if until_overview is not None:
+                asked = None
+                until_overview.add_done_callback(go_on)
+            elif asked is not None and asked.done():
+                found.set_result(asked.result())
+            else:
+                asked = self._presence.holders(device_ids)
+                asked.add_done_callback(go_on)
+
+        if asked is None:
+            go_on(None)
+        else:
+            asked.add_done_callback(go_on)
+        return found
 
     def _go_on(self) -> None:
         """Route the ready batches, up to the first that is not ready: batches never overtake each other."""
         while self._in_flight and self._in_flight[0].is_ready:
-            flight = self._in_flight.popleft()
+            flight = self._in_flight[0]
+            if self._until_overview() is not None and (flight.holders is not None or self._is_shared(flight.batch)):
+                self._find_holders(flight)  # what was found before may not be valid any more
+                continue
+            self._in_flight.popleft()
             if not flight.is_given_up:
                 self._carry_out(flight)
 
     def _carry_out(self, flight: _InFlight) -> None:
+        try:
+            self._send_out(flight)
+        except Exception:  # parts that were not sent are lost, but the batch must not hold back its partitions
+            self._local.failed_elsewhere(len(flight.batch.records))
+        finally:
+            flight.routing()
+        self._note_round_trips(flight.batch)
+
+    def _send_out(self, flight: _InFlight) -> None:
         records, elsewhere, others = flight.batch.records, self._elsewhere(flight.holders), self._presence.others()
         shared = shared_by(records, has_mailbox=flight.stored is not None) if others else ()
         if flight.stored is None:
@@ -324,8 +381,6 @@ class Router:
         else:
             routes = plan(flight.messages, self._connected, elsewhere, others, shared)
             self._carry_out_stored(flight, routes, dict(zip(flight.to_append, flight.stored.result(), strict=True)))
-        flight.routing()
-        self._note_round_trips(flight.batch)
 
     def _route_again(self, flight: _InFlight, messages: Sequence[Message]) -> None:
         """A server does not have these messages: ask once more who holds their devices."""

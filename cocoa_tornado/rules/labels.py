@@ -28,6 +28,8 @@ CLOSE_CODES: Final = (
     "other",  # a device could invent thousands of codes
 )
 
+_RELAY_KINDS: Final = ("forward", "wake_up", "challenge", "answer", "eviction")
+
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_accept_pauses": tuple(obstacle.value for obstacle in Obstacle),
     "cocoa_handshakes": (
@@ -60,6 +62,9 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_records_quarantined": (*sorted(REASONS), "unreadable"),
     "cocoa_quarantine_lost": tuple(cause.value for cause in Cause),
     "cocoa_mailbox_lost": ("expired", "overflow", "emptied", "foreign_key"),
+    "cocoa_relay_messages_sent": _RELAY_KINDS,
+    "cocoa_relay_messages_refused": ("no_server", "overflow", "lost", "closed"),
+    "cocoa_relay_messages_received": _RELAY_KINDS,
     "cocoa_speech_workers_lost": ("crashed", "out_of_memory", "stuck", "slow", "nonsense"),
     "cocoa_speech_streams": (
         *("transcribed", "no_speech", "failed", "not_decodable", "too_long", "too_large", "timeout", "vanished"),

@@ -93,8 +93,10 @@ class WebContext:
 
     def _presence(self) -> Part:
         presence = self.devices.presence
-        state = presence.status().state
-        return {"ok": state is PresenceState.READY, "state": state.value if presence.lease.is_shared else "local"}
+        status, is_shared = presence.status(), presence.lease.is_shared
+        if status.state is PresenceState.READY and not status.reaches_others:
+            return {"ok": False, "state": "disconnected"}
+        return {"ok": status.state is PresenceState.READY, "state": status.state.value if is_shared else "local"}
 
     def _mailbox(self) -> Part:
         mail = self.devices.mail

@@ -392,3 +392,15 @@ def test_a_server_that_has_never_joined_has_nothing_to_leave() -> None:
     assert member.join() == []
     assert member.of.lease == member.of.lease
     assert isinstance(member.of.lease, Lease)
+
+
+def test_a_server_does_not_know_the_others_of_an_epoch_until_a_beat_is_answered(member: Member) -> None:
+    member.beats = {"other": 3}
+    for term in (1, 2):
+        assert not member.of.knows_others
+        assert member.of.others() == []
+        member.wait(member.now)
+        assert member.of.knows_others
+        assert member.of.others() == ["other"]
+        member.note(member.of.term_over(member.of.stamp, member.now))
+        member.join(term + 1)

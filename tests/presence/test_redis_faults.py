@@ -17,6 +17,8 @@ from cocoa_tornado.presence.grants import Grant, SlotLimits
 from cocoa_tornado.presence.membership import Timing
 from cocoa_tornado.presence.port import PresenceState, Refused
 from cocoa_tornado.presence.redis import RedisPresence
+from cocoa_tornado.relay.messages import WakeUp
+from cocoa_tornado.relay.port import Fate
 from cocoa_tornado.relay.redis import RedisRelay
 from testing.redis_sentinel import MASTER, RedisSentinel
 from testing.redis_server import RedisServer
@@ -82,8 +84,11 @@ async def test_a_server_may_start_before_redis(own_redis: RedisServer, caplog: p
         assert server.presence.status().state is PresenceState.JOINING
         assert "no connection to Redis" in server.presence.status().detail
         await is_refused(server)
+        overview = server.presence.until_overview()
+        assert overview is not None
         own_redis.start()
-        await comes(server, PresenceState.READY)
+        await overview
+        assert (server.presence.status().state, server.presence.until_overview()) == (PresenceState.READY, None)
         await server.connections.connect()
         assert events(caplog) == ["presence unavailable", "presence settling", "presence ready"]
 
@@ -114,6 +119,39 @@ async def test_a_missing_permission_is_named(own_redis: RedisServer, caplog: pyt
 
 
 # -- while it runs
+
+
+@pytest.mark.logs("cocoa.presence", "holders unreadable")
+async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(own_redis)
+    async with serving(own_redis.url) as server:
+        await comes(server, PresenceState.READY)
+        await server.connections.connect("bear")
+        own_redis.command("SET", "cocoa:{box}:p:h:14989", "x")  # that of the doll
+        for _ in range(2):
+            of_doll, of_bear = server.presence.holders(["doll"]), server.presence.holders(["bear"])
+            assert (await of_doll, list(await of_bear)) == ({}, ["bear"])
+        assert events(caplog).count("holders unreadable") == 1
+
+
+@pytest.mark.logs("cocoa.relay", "relay unavailable")
+async def test_a_server_that_may_not_send_says_so(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    begin(own_redis)
+    async with serving(own_redis.url) as server:
+        await comes(server, PresenceState.READY)
+        assert server.presence.status().reaches_others
+        own_redis.command("ACL", "SETUSER", "default", "-xadd")
+        relay = server.presence._relay  # type: ignore[attr-defined]  # of RedisPresence
+        sent = relay.send(relay.server, WakeUp(("doll",)))
+        await eventually(lambda: not server.presence.status().reaches_others)
+        assert "lacks a permission" in server.presence.status().detail
+        own_redis.command("ACL", "SETUSER", "default", "+xadd")
+        assert await sent is Fate.ACCEPTED
+        await eventually(lambda: server.presence.status().reaches_others)
+        lines = [record.getMessage() for record in caplog.records if record.name == "cocoa.relay"]
+        assert lines[:1] == ["relay unavailable"]
 
 
 async def test_scripts_that_redis_forgets_are_loaded_again(own_redis: RedisServer) -> None:

@@ -32,3 +32,9 @@ def test_holders_are_parsed_in_their_order() -> None:
     reply = [b"holders", b"e1:7:12 e2:1:13", b""]
     held = (Holding(Claim("e1", 7), 12), Holding(Claim("e2", 1), 13))
     assert scripts.holders_replies(reply) == [held, ()]
+
+
+def test_a_bucket_of_another_type_counts_as_without_holders_and_is_named() -> None:
+    reply = [b"holders", b"?", b"e1:7:12"]
+    assert scripts.holders_replies(reply) == [(), (Holding(Claim("e1", 7), 12),)]
+    assert scripts.foreign_buckets(["doll", "bear"], reply) == {b"cocoa:{box}:p:h:14989"}

@@ -35,7 +35,7 @@ excluded = st.frozensets(texts, max_size=3)
 addresses: st.SearchStrategy[Address] = st.one_of(
     texts,
     st.builds(Devices, st.lists(texts, max_size=3).map(tuple)),
-    st.builds(User, st.integers(-(2**53), 2**53) | texts, excluded),
+    st.builds(User, st.integers() | texts, excluded),
     st.builds(Group, texts, excluded),
     st.builds(Everyone, excluded),
 )
@@ -57,6 +57,12 @@ messages: st.SearchStrategy[RelayMessage] = st.one_of(
 
 @given(messages)
 def test_every_message_is_read_as_it_was_written(message: RelayMessage) -> None:
+    assert decode(encode(message)) == Decoded(message)
+
+
+@pytest.mark.parametrize("user_id", [-(2**63) - 1, -(2**63), 2**64 - 1, 2**64, 2**9999], ids=range(5))
+def test_the_id_of_a_user_may_be_any_integer(user_id: int) -> None:
+    message = WakeUpMembers(User(user_id, frozenset({"doll"})))
     assert decode(encode(message)) == Decoded(message)
 
 
@@ -96,7 +102,15 @@ def test_a_kind_or_a_version_of_a_later_release_is_skipped_and_counted(data: Any
 
 @pytest.mark.parametrize(
     "address",
-    [["model", "x7"], ["everyone", [], "but only the red ones"], ["group", "red"], [], [1], ["everyone", ["a", 1]]],
+    [
+        ["model", "x7"],
+        ["everyone", [], "but only the red ones"],
+        ["group", "red"],
+        [],
+        [1],
+        ["everyone", ["a", 1]],
+        ["big user", "x", []],
+    ],
 )
 def test_an_unknown_address_costs_its_own_message_and_never_stands_for_others(address: Any) -> None:
     known = forward(1).messages[0]

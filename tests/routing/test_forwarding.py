@@ -21,7 +21,7 @@ from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
 from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.relay.port import Fate, RelayLimits
-from cocoa_tornado.routing import looking
+from cocoa_tornado.routing import forwards, looking
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
 from cocoa_tornado.routing.router import Router
 from cocoa_tornado.rules.addressing import Options
@@ -170,6 +170,86 @@ async def test_of_connections_at_several_servers_one_gets_each_message_where_one
         await eventually(lambda number=number: len(clients[0].sent) + len(clients[1].sent) == number + 1)  # type: ignore[misc]
     assert [client.texts for client in clients] == [["0", "1"], ["2"]]
     assert done == [1, 1, 1]
+
+
+class Overview:
+    """Whether a server's presence knows all servers, as a test says."""
+
+    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._presence, self._monkeypatch = server.presence, monkeypatch
+        self._waited: list[asyncio.Future[None]] = []
+
+    def lose(self) -> None:
+        """It has joined anew, for example: it has not heard of any other server or holder."""
+        patches = {"until_overview": self._wait, "others": list, "holders": self._nobody}
+        for name, patch in patches.items():
+            self._monkeypatch.setattr(self._presence, name, patch)
+
+    def regain(self) -> None:
+        self._monkeypatch.undo()
+        for future in self._waited:
+            future.set_result(None)
+        self._waited.clear()
+
+    def _wait(self) -> asyncio.Future[None]:
+        self._waited.append(asyncio.get_running_loop().create_future())
+        return self._waited[-1]
+
+    def _nobody(self, device_ids: Sequence[str]) -> asyncio.Future[Mapping[str, Sequence[Holder]]]:
+        found: asyncio.Future[Mapping[str, Sequence[Holder]]] = asyncio.get_running_loop().create_future()
+        found.set_result({})
+        return found
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["there", Devices(("here", "there")), Group("red"), User(99), Everyone()],
+    ids=lambda address: str(address),
+)
+async def test_without_a_mailbox_what_may_be_for_other_servers_waits_until_presence_knows_them_all(
+    address: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand()
+    here, there = await stand.a.connect("here"), await stand.b.connect("there", "red")
+    overview = Overview(stand.a, monkeypatch)
+    overview.lose()
+    stand.read_at_a(text(0, address))
+    stand.read_at_a(text(1, "here"))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (stand.done, stand.a.counters.unknown_device, here.texts) == ([], 0, [])
+    overview.regain()
+    await eventually(lambda: stand.done == [1, 1] and there.texts == ["0"])
+    assert (stand.a.counters.unknown_device, here.texts[-1]) == (0, "1")
+
+
+@pytest.mark.parametrize("address", ["there", Group("red")])
+async def test_without_a_mailbox_nothing_is_lost_when_a_term_ends_during_a_look_up(
+    address: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = Stand()
+    there = await stand.b.connect("there", "red")
+    overview = Overview(stand.a, monkeypatch)
+    holders_of, answer = stand.a.presence.holders, asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(stand.a.presence, "holders", lambda _: answer)
+    stand.read_at_a(text(0, "other"), text(1, address))
+    monkeypatch.setattr(stand.a.presence, "holders", holders_of)
+    overview.lose()
+    answer.set_result({})
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (stand.done, there.texts) == ([], [])
+    overview.regain()
+    await eventually(lambda: stand.done == [1] and there.texts == ["1"])
+    assert stand.a.counters.unknown_device == 1
+
+
+async def test_what_is_for_devices_here_waits_for_no_other_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand()
+    here = await stand.a.connect("here")
+    Overview(stand.a, monkeypatch).lose()
+    stand.read_at_a(text(0, "here"))
+    assert (stand.done, here.texts) == ([1], ["0"])
 
 
 async def test_a_device_that_comes_after_a_record_was_read_may_get_it_when_it_is_read_again() -> None:
@@ -378,6 +458,18 @@ async def test_messages_for_which_an_inbox_has_no_room_are_dropped_counted_and_d
     await eventually(lambda: client.texts == ["0", "1", "3"])
 
 
+async def test_of_a_batch_that_is_larger_than_an_inbox_only_what_does_not_fit_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwards, "MOST", 2)
+    stand = Stand(limits=RelayLimits(max_messages=5))
+    client = await stand.b.connect("doll")
+    stand.read_at_a(*(text(number) for number in range(7)))
+    await eventually(lambda: len(client.sent) == 5)
+    assert (client.texts, stand.done) == (["0", "1", "2", "3", "6"], [1])
+    assert stand.a.counters.dropped == {"overflow": 2}
+
+
 async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_transient_messages_only() -> None:
     stand = await with_mailbox()
     here, there = await stand.a.connect("here"), await stand.b.connect("there")
@@ -423,6 +515,55 @@ async def test_an_error_in_waking_a_device_does_not_affect_the_others() -> None:
     stand.read_at_a(text(0, "broken"), text(1))
     await eventually(lambda: doll.looks == 1)
     assert stand.b.counters.dropped == {"fault": 1}
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+@pytest.mark.parametrize("has_mailbox", [False, True])
+async def test_an_error_in_sending_to_a_server_costs_only_that_message_and_the_batch_is_done(
+    has_mailbox: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand = await with_mailbox() if has_mailbox else Stand()
+    await stand.b.connect("there")
+    here = await stand.a.connect("here")
+
+    def fail(server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        raise OverflowError("a mistake of ours")
+
+    monkeypatch.setattr(stand.a.relay, "send", fail)
+    stand.read_at_a(text(0, "there"), text(1, "here"), text(2, "there", "s"))
+    stand.read_at_a(text(3, "here"))
+    await eventually(lambda: stand.done == [1, 1])
+    assert (here.texts, stand.a.counters.dropped) == (["1", "3"], {"fault": 2})
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_in_preparing_a_message_for_a_server_costs_only_that_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand()
+    here, _ = await stand.a.connect("here"), await stand.b.connect("there")
+
+    def fail(record: Record) -> Terms | None:
+        if record.address == "there":
+            raise ValueError("a mistake of ours")
+        return None
+
+    monkeypatch.setattr(stand.a.router._local, "terms_of", fail)
+    stand.read_at_a(text(0, "there"), text(1, "here"))
+    assert (here.texts, stand.done, stand.a.counters.dropped) == (["1"], [1], {"fault": 1})
+
+
+@pytest.mark.logs("cocoa.router", "routing failed")
+async def test_an_error_in_routing_a_batch_does_not_hold_back_its_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand()
+    await stand.b.connect("there")
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(stand.a.router._forwarding, "forward", fail)
+    stand.read_at_a(text(0, "there"))
+    assert (stand.done, stand.a.counters.dropped) == ([1], {"fault": 1})
 
 
 async def test_with_a_mailbox_a_wake_up_that_is_not_taken_loses_nothing_and_the_batch_is_done() -> None:

@@ -21,6 +21,7 @@ from cocoa_tornado.brokers.memory import MemoryBroker
 from cocoa_tornado.brokers.port import BrokerState, BrokerStatus, QuarantineState
 from cocoa_tornado.errors import BrokerError
 from cocoa_tornado.presence.grants import SlotLimits
+from cocoa_tornado.presence.port import PresenceState, PresenceStatus
 from testing.raw_device import UPGRADE, Response
 
 from ..harness import RESULTS, Harness
@@ -124,6 +125,17 @@ async def test_ready_has_an_entry_for_every_part(gateway: Harness) -> None:
     assert {"broker", "quarantine", "mailbox", "presence", "speech"} <= set(body["parts"])
     assert all(part["ok"] for part in body["parts"].values())
     assert b": " not in response.body
+
+
+@pytest.mark.gen_test
+async def test_a_server_that_does_not_reach_the_others_is_not_ready(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = PresenceStatus(PresenceState.READY, "a permission is missing", 0.1, reaches_others=False)
+    monkeypatch.setattr(gateway.gateway.presence, "status", lambda: status)
+    response = await gateway.http("GET", "/api/v1/ready")
+    assert response.status == 503
+    assert json.loads(response.body)["parts"]["presence"] == {"ok": False, "state": "disconnected"}
 
 
 @pytest.mark.gen_test

@@ -28,7 +28,7 @@ Replacements = Mapping[str, Sequence[tuple[str, str]]]
 
 _DRIVER: Final = b"""
 return function(call)
-  redis = {call = call}
+  redis = {call = call, pcall = call}
   return function(text) return assert(loadstring(text)) end,
     function(script, key, ...) KEYS, ARGV = {key}, {...} return script() end
 end

@@ -1,0 +1,63 @@
+"""Cuts what goes to another server into messages of the relay: no inbox takes a whole batch at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, NamedTuple
+
+from ..relay.messages import Forward, ForwardedMessage, size_of
+from ..rules.records import Record
+from ..rules.terms import Terms
+from .address import Devices
+from .plan import Part
+
+MOST: Final = 1000
+"""Devices in one message of the relay."""
+MOST_BYTES: Final = 1024 * 1024
+"""Their records together. A single record may be larger."""
+
+
+class Portion(NamedTuple):
+    """:ivar parts: what the message is made of"""
+
+    forward: Forward
+    parts: Sequence[Part]
+
+
+def forwards_of(
+    records: Sequence[Record],
+    origins: Sequence[tuple[str, int]],
+    parts: Sequence[Part],
+    terms_of: Callable[[Record], Terms | None],
+) -> Iterator[Portion]:
+    """Make messages of parts of a batch, in their order. The payload of a record goes once for several devices.
+
+    :param origins: by record: its partition, and its offset there
+    :param parts: in the order of the records
+    """
+    messages: list[ForwardedMessage] = []
+    taken: list[Part] = []
+    size = 0
+    for at, piece in _pieces(parts):
+        record = records[at]
+        device_ids = tuple([device_id for _, device_id in piece if device_id is not None])
+        address = Devices(device_ids) if len(device_ids) > 1 else device_ids[0] if device_ids else record.address
+        made = ForwardedMessage(address, record.payload, record.timestamp_ms, *origins[at], terms_of(record))
+        size += size_of(made)
+        if messages and (len(taken) + len(piece) > MOST or size > MOST_BYTES):
+            yield Portion(Forward(tuple(messages)), taken)
+            messages, taken, size = [], [], size_of(made)
+        messages.append(made)
+        taken += piece
+    if messages:
+        yield Portion(Forward(tuple(messages)), taken)
+
+
+def _pieces(parts: Sequence[Part]) -> Iterator[tuple[int, list[Part]]]:
+    """Those of one record together, at most :data:`MOST`."""
+    for at, of_record in groupby(parts, itemgetter(0)):
+        same = list(of_record)
+        for start in range(0, len(same), MOST):
+            yield at, same[start : start + MOST]
