@@ -453,6 +453,28 @@ async def test_a_transient_message_waits_for_the_box_in_its_place_and_an_interim
     assert counters.dropped == {"interim": 1, "overflow": 1}
 
 
+async def test_nothing_is_searched_for_an_interim_that_is_dropped_in_any_case() -> None:
+    mailbox, counters, outlet = await ready(), Counters(), Outlet()
+    await keep(mailbox, 0)
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    asked = list[LaneName]()
+    feed.suggest(transient(1), 0, Terms("session"), None, asked.append)
+    assert (asked, counters.dropped) == ([], {"interim": 1})
+
+
+async def test_nothing_is_searched_for_a_device_whose_box_has_nothing_for_it() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    for number in range(3):
+        await keep(mailbox, number)
+    mailbox.written("doll", Position(3))
+    feed = await live(mailbox, outlet)
+    asked = list[LaneName]()
+    feed.suggest(transient(3), 0, Terms("session"), None, asked.append)
+    feed.suggest(transient(4), 0, None, None, asked.append)
+    assert (asked, await outlet.write()) == ([], [3, 4])
+
+
 async def test_what_can_not_wait_while_the_box_is_read_is_dropped_and_counted() -> None:
     mailbox, counters, outlet = SlowMailbox(), Counters(), Outlet()
     await mailbox.start()
