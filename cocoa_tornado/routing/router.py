@@ -361,7 +361,7 @@ class Router:
         for message in in_order(routes.local, flight.fan_outs):
             at, device_id = message
             if device_id is None:
-                self._send_fan_out(flight, at)
+                self._send_fan_out(flight, at, is_recorded=numbers[message] is not None)
                 continue
             if message in unsent:
                 continue
@@ -396,7 +396,7 @@ class Router:
         """The transient messages of a batch that must not be sent: the mailbox has dropped them or, if they are for no
         mailbox, later ones were stored earlier."""
         records = flight.batch.records
-        read_again = [at for at in flight.fan_outs if at not in flight.steps]
+        read_again = [at for at in flight.fan_outs if numbers[at, None] is None]
         members = [(at, device_id) for at in read_again for device_id in recipients(records[at].address, self._hub)]
         earlier = {message for message in flight.messages if message in numbers and numbers[message] is None}
         if not (earlier or members):
@@ -418,12 +418,14 @@ class Router:
 
     # -- fan-outs
 
-    def _send_fan_out(self, flight: _InFlight, at: int) -> None:
-        """Send the steps that were stored with the batch. If there is none, the record was stored earlier, or waits for
-        an older fan-out."""
+    def _send_fan_out(self, flight: _InFlight, at: int, *, is_recorded: bool) -> None:
+        """Send the steps that were stored with the batch.
+
+        :param is_recorded: with the batch: all further steps will be reported. False: it was recorded earlier
+        """
         steps, record = flight.steps.get(at), flight.batch.records[at]
         if steps is None:
-            if not record.is_transient:
+            if not (record.is_transient or is_recorded):
                 self._wake_members(record.address)
         else:
             for step in steps:

@@ -14,6 +14,7 @@ from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Doorbell, Entry, FanOut, LaneRead
+from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -457,6 +458,22 @@ async def test_a_message_for_now_or_never_knows_which_stored_one_of_its_device_c
     stand.router(stand.batch(text(11)._replace(options=now)))
     await mailbox.store(5)
     assert client.later[4:] == [None]
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_large_fan_out_that_waits_for_another_one_is_not_taken_for_one_that_is_read_again(
+    is_busy: bool,
+) -> None:
+    stand = await Stand(MemoryMailbox(BoxLimits())).open()
+    clients = [stand.connect(f"doll{number}", groups=["red"]) for number in range(FAN_OUT_STEP + 1)]
+    if is_busy:
+        stand.router(stand.batch(text(0, Group("red"))))
+    now, last = Options(ttl_s=0), f"doll{FAN_OUT_STEP}"
+    stand.router(stand.batch(text(1, last)._replace(options=now), text(2, last, "s"), text(3, Group("red"))))
+    await asyncio.sleep(0)
+    assert [each for each in texts(clients[-1]) if each in ("1", "2")] == ["1", "2"]
+    assert stand.counters.dropped == {}
+    assert all(client.looks == 0 for client in clients)
 
 
 async def test_a_fan_out_comes_next_only_for_its_recipients() -> None:
