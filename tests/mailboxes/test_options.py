@@ -347,6 +347,20 @@ async def test_a_transient_message_for_an_unknown_device_stores_no_message(stand
     await mailbox.close(1.0)
 
 
+async def test_a_transient_fan_out_is_not_stored_either_without_a_key_and_an_id(stand: Stand) -> None:
+    mailbox, steps = await stand.open(), list[FanOutStep]()
+    mailbox.watch_fan_outs(steps.append)
+    red = of_group("red")
+    await mailbox.join("doll", frozenset((red,)))
+    [last] = await mailbox.append([entry(0)])
+    await mailbox.append([FanOut(red, frozenset(), b"{}", 9, SOURCE, 1, Options(ttl_s=0))])
+    await until(lambda: any(step.is_last for step in steps))
+    assert [step.numbers for step in steps] == [{"doll": last}]
+    assert await contents(mailbox) == payloads([0])
+    assert (mailbox.status().messages, mailbox.counters.stored) == (1, 1)
+    await mailbox.close(1.0)
+
+
 @pytest.mark.parametrize("in_steps", [False, True])
 async def test_a_transient_fan_out_replaces_and_is_dropped_for_each_device_by_itself(
     stand: Stand, in_steps: bool, monkeypatch: pytest.MonkeyPatch
