@@ -34,6 +34,7 @@ class FakeClient:
     terms: list[Terms | None] = field(default_factory=list)  # of each of them
     places: list[int | None] = field(default_factory=list)  # the messages that transient ones come after
     later: list[int | None] = field(default_factory=list)  # and those that they come before
+    looks: int = 0  # into its box
     challenges: int = 0
     resumed: int = 0
     closed: int = 0
@@ -52,7 +53,7 @@ class FakeClient:
         self.taken_over.append(left)
 
     def look_again(self) -> None:
-        pass
+        self.looks += 1
 
     def suggest(
         self,

@@ -15,7 +15,7 @@ from ..counters import count
 from ..presence.grants import Grant
 from ..presence.port import Health
 from ..rules.addressing import Options
-from ..rules.box import Position
+from ..rules.box import Numbers, Position
 from ..rules.close_codes import GOING_AWAY, REPLACED, CloseReason
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
@@ -81,7 +81,8 @@ class DeviceConnection(SocketIO):
         if protocol.phase is not OPEN:
             return
         if terms is not None and terms.collapse_key is not None:
-            self._context.counters.collapsed += protocol.outbox.collapse(terms.collapse_key)
+            # With a box, the feed decides which stored ones are older.
+            self.collapse(terms.collapse_key, None if self._box is None else Numbers())
         if not protocol.outbox.push(frame, timestamp_ms, self._context.limits().outbox, terms):
             self._send_to_full_outbox(frame, timestamp_ms, terms)
         elif not self.flush_pending:
@@ -92,8 +93,8 @@ class DeviceConnection(SocketIO):
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return False
-        if terms is not None and terms.collapse_key is not None:
-            self._context.counters.collapsed += protocol.outbox.collapse(terms.collapse_key)
+        if self._context.hub.has_stand_bys and not self._is_receiving:  # since an earlier one of several messages
+            return self._pass_on_transient(body, timestamp_ms, terms)
         if not protocol.outbox.push(body, timestamp_ms, self._context.limits().outbox, terms):
             if self._push_after_flush(body, timestamp_ms, terms):
                 return True
@@ -157,9 +158,9 @@ class DeviceConnection(SocketIO):
         """See ``feed.Outlet``."""
         self.drop(REPLACED)
 
-    def collapse(self, key: str) -> None:
+    def collapse(self, key: str, below: Numbers | None = None) -> None:
         """See ``feed.Outlet``."""
-        self._context.counters.collapsed += self.protocol.outbox.collapse(key)
+        self._context.counters.collapsed += self.protocol.outbox.collapse(key, below)
 
     def stored(
         self, number: int, payload: bytes, timestamp_ms: int, options: Options | None = None, expires_ms: int = 0

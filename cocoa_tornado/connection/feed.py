@@ -15,7 +15,7 @@ from ..errors import MailboxClosed, MailboxError, Superseded
 from ..rules.addressing import Options
 from ..rules.audiences import Audience
 from ..rules.backoff import Backoff
-from ..rules.box import LANES, Box, LaneName, PageLimits, Position, StoredMessage
+from ..rules.box import LANES, Box, LaneName, Numbers, PageLimits, Position, StoredMessage
 from ..rules.claims import FencingToken
 from ..rules.cursors import acknowledged_cursor, gap_notice, read_cursor, with_cursor
 from ..rules.feed import Feed, Page
@@ -197,7 +197,7 @@ class BoxFeed:
                 lane, feed = HIGH, reader.high
             terms = _terms(options, expires_ms, reader.ticket(number))
             if options.collapse_key is not None:
-                self._replace(options.collapse_key, lane, number)
+                self._replace(options.collapse_key, lane, number, is_queued=number <= feed.position)
         is_next = feed.stored(number)
         if self._transients is not None:
             self._transients.place(lane, number - 1)
@@ -208,8 +208,19 @@ class BoxFeed:
         elif not self._queue(lane, number, payload, timestamp_ms, terms):
             reader.no_room(lane, number)
 
-    def _replace(self, key: str, lane: LaneName, number: int) -> None:
-        self._outlet.collapse(key)
+    def _replace(self, key: str, lane: LaneName, number: int, *, is_queued: bool = False) -> None:
+        """A message was routed: it replaces the older ones with its key.
+
+        A page may have brought newer ones already. In the other lane only those that were routed are known to be older;
+        the others are sent as well.
+
+        :param is_queued: a page has brought this message, too, and it has replaced what was queued before it
+        """
+        if not is_queued:
+            reader = self._reader
+            normal, high = reader.normal.settled + 1, reader.high.settled + 1
+            normal, high = (normal, number) if lane == HIGH else (number, high)
+            self._outlet.collapse(key, Numbers(reader.ticket(normal), reader.ticket(high)))
         if self._transients is not None:
             self._mail.counters.collapsed += self._transients.collapse(key)
         if self._asked is not None:  # the answer may have the message that this one replaces
@@ -266,6 +277,9 @@ class BoxFeed:
                 if terms.collapse_key is None:
                     self._send_transient(payload, timestamp_ms, terms)
                     return
+            elif terms.interim_of and not (reader.knows_all and feed.is_live):
+                count(dropped, "interim")  # wherever its place is: that takes time to find
+                return
             elif later is not None:
                 after = self._before(later(lane), feed)
         last = feed.last if after is None else after
@@ -513,8 +527,12 @@ class BoxFeed:
         for number, payload, _, expires_ms, key in messages:
             if self._transients is not None:
                 self._release(lane, number)
-            if key is not None and _is_older((lane, number), collapsed.get(key)):
-                continue  # it has been replaced since the page was requested
+            if key is not None:
+                routed = collapsed.get(key)
+                if _is_older((lane, number), routed):
+                    continue  # it has been replaced since the page was requested
+                if routed is None or routed[0] == lane:
+                    self._outlet.collapse(key)
             terms = Terms("", lane, expires_ms, key, None, reader.ticket(number))
             # No timestamp: how long a message was in the box says nothing about this gateway's latency.
             if not self._queue(lane, number, payload, 0, terms):

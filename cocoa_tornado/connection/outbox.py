@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from ..rules.box import LaneName
+from ..rules.box import LaneName, Numbers
 from ..rules.terms import Terms
 from .details import NO_QUEUE, Details, Taken
 from .queue import CURSOR_BYTES, NO_BODIES, NO_STAMPS, Droppable, Queue, Waiting, cost, droppable
@@ -198,13 +198,18 @@ class Outbox(Queue):
             self._details = Details()
         return self._details
 
-    def collapse(self, key: str) -> int:
-        """Remove the queued messages with this collapse key; return how many of them are in no box."""
+    def collapse(self, key: str, below: Numbers | None = None) -> int:
+        """Remove the queued messages with this collapse key; return how many of them are in no box.
+
+        :param below: in each lane, the stored ones with this number or a higher one are not older, and stay
+        """
         unstored = 0
 
         def is_replaced(terms: Terms) -> bool:
             nonlocal unstored
             if terms.collapse_key != key:
+                return False
+            if below is not None and terms.number and terms.number >= below[terms.priority == "high"]:
                 return False
             unstored += not terms.number
             return True

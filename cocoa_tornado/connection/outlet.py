@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..rules.box import Numbers
 from ..rules.terms import Terms
 from .outbox import OutboxLimits, Withdrawn
 
@@ -15,7 +16,8 @@ class Outlet(Protocol):
         """Queue a frame. A connection whose outbox has no room for it is closed, unless it is an interim."""
 
     def offer(self, body: bytes, timestamp_ms: int, terms: Terms | None = None) -> bool:
-        """Queue a message if the outbox has room for it; False if not. It replaces those with its collapse key.
+        """Queue a message if the outbox has room for it; False if not. If it has a collapse key, call :meth:`collapse`
+        before.
 
         :param body: its frame or, if its terms have a number, its payload
         """
@@ -23,8 +25,8 @@ class Outlet(Protocol):
     def make_room(self, body: bytes, terms: Terms, least: int) -> Withdrawn:
         """See ``Outbox.withdraw``."""
 
-    def collapse(self, key: str) -> None:
-        """Remove the queued messages with this collapse key."""
+    def collapse(self, key: str, below: Numbers | None = None) -> None:
+        """See ``Outbox.collapse``."""
 
     def has_nothing_to_write(self) -> bool:
         """True if the socket has taken all that was sent."""

@@ -24,7 +24,7 @@ from ..rules.seen import SeenOffsets, judge
 from . import fan_out_bound
 from .backlog import Call
 from .memory_box import KeptBox, Removed
-from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
+from .port import RECORDED, Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .store import FAN_OUT_STEP
 
 SWEEP_BOXES: Final = 300
@@ -109,6 +109,7 @@ class MemoryStore:
                 self.counters.duplicates += 1
             elif isinstance(entry, FanOut):
                 steps += self._begin(entry)
+                number = RECORDED
             else:
                 if self._under_way:
                     steps += self._pull(entry.device_id)

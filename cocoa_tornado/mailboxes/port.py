@@ -25,6 +25,8 @@ IDS_REMEMBERED: Final = 1_000
 
 NOT_STORED: Final = 0
 """The number of a transient message where its ``id`` is remembered. No stored message has it."""
+RECORDED: Final = 0
+"""What :meth:`Mailbox.append` returns for a fan-out that it has recorded."""
 
 
 class Entry(NamedTuple):
@@ -232,9 +234,10 @@ class Mailbox(Protocol):
         self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
     ) -> asyncio.Future[list[int | None]]:
         """Store messages. The result holds each message's number in its lane of its device's box and, for a transient
-        one, the number that it comes after. It holds None for a message that an earlier call or another process has
-        stored, for the second of two entries of one record and device, for one that is dropped because of its ``id``,
-        for a message whose box is unusable although the mailbox works, and for a fan-out.
+        one, the number that it comes after; for a fan-out that this call has recorded, it holds 0. It holds None for a
+        message or a fan-out that an earlier call or another process has stored, for the second of two entries of one
+        record and device, for one that is dropped because of its ``id``, and for a message whose box is unusable
+        although the mailbox works.
 
         Calls are executed in order, several in one commit where that is faster. The future fails with MailboxClosed
         only. If the reply to a commit was lost, the retry still returns the numbers.

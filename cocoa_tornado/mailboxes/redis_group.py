@@ -13,7 +13,7 @@ from ..rules.box import FORGET_AFTER_S, BoxLimits
 from ..rules.claims import bucket_of
 from ..rules.seen import Remembered, Run, SeenOffsets, judge
 from .backlog import CommitGroup
-from .port import Entry, FanOut
+from .port import RECORDED, Entry, FanOut
 from .redis_scripts import APPEND, GROUP_ID_BYTES
 
 MOST_RUNS: Final = 256
@@ -142,7 +142,9 @@ class Judged:
 
 
 def number_of(result: bytes) -> int | None:
-    """The number that a script returns for a message; None if it has none."""
+    """The number that a script returns for a message or for a fan-out; None if it has none."""
+    if result == FANNED_OUT:
+        return RECORDED
     number = result.removeprefix(PASSED_BY)
     return int(number) if number.isdigit() else None
 

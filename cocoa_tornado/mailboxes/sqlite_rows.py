@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 from ..rules.box import FORGET_AFTER_S, BoxLimits, Marks
 from ..rules.seen import judge
 from .backlog import Join
-from .port import Entry, FanOut
+from .port import RECORDED, Entry, FanOut
 from .sqlite_append import Appender
 from .sqlite_boxes import Boxes, Change
 from .sqlite_epochs import begin_epoch, epochs_of
@@ -195,7 +195,7 @@ class Rows:
                     change.duplicates += 1
                 elif isinstance(entry, FanOut):
                     change.steps += fan_outs.begin(boxes, appender, entry)
-                    has_fan_outs = bool(fan_outs)
+                    has_fan_outs, number = bool(fan_outs), RECORDED
                 else:
                     if has_fan_outs:
                         change.steps += fan_outs.pull(boxes, appender, entry.device_id)

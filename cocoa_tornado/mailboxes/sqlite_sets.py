@@ -71,8 +71,8 @@ def store_in_ordinary(boxes: Boxes, ids: str, message: FanOut, shared: int | Non
 
 
 def is_ordinary(options: Options | None) -> bool:
-    """False if a message with these options depends on what else is in the box."""
-    return options is None or not options.looks_into_box
+    """False if a message with these options depends on what else is in the box, or is not stored."""
+    return options is None or not (options.looks_into_box or options.is_transient)
 
 
 def _arguments(boxes: Boxes, ids: str, message: FanOut, shared: int | None) -> dict[str, Any]:

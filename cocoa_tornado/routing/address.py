@@ -77,6 +77,17 @@ def recipients(address: Address, directory: Directory) -> tuple[str, ...]:
     assert_never(address)  # an unknown address must never mean everyone
 
 
+def is_for(address: User | Group | Everyone, device_id: str, directory: Directory) -> bool:
+    """Whether a device is among the recipients of an address now."""
+    if device_id in address.excluded:
+        return False
+    if isinstance(address, User):
+        return device_id in directory.devices_of_user(address.user_id)
+    return device_id in (
+        directory.devices_of_group(address.name) if isinstance(address, Group) else directory.devices()
+    )
+
+
 def _each_once(device_ids: Iterable[str], excluded: frozenset[str] = frozenset()) -> tuple[str, ...]:
     found = dict.fromkeys(device_ids)
     return tuple([device_id for device_id in found if device_id not in excluded] if excluded else found)

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import repeat
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, TypeAlias
@@ -16,7 +15,7 @@ from ..brokers.port import Batch
 from ..counters import Counters
 from ..errors import MailboxClosed
 from ..hub import Hub
-from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox, lane_of
+from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox
 from ..presence.port import Holder, Presence
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
@@ -26,6 +25,7 @@ from .address import Address, Everyone, Group, User, recipients
 from .forwarding import Forwarding
 from .local import LocalDelivery
 from .looking import LookingAgain
+from .numbers import BatchNumbers
 from .plan import (
     Message,
     Part,
@@ -66,6 +66,7 @@ class _InFlight:
 
     __slots__ = (
         "_fan_outs_by_content",
+        "_numbers",
         "batch",
         "deadlines",
         "doorbell",
@@ -88,6 +89,7 @@ class _InFlight:
         self.to_append: Sequence[Part] = ()
         self.fan_outs: Sequence[int] = ()
         self._fan_outs_by_content: dict[tuple[int, bytes], list[int]] = {}  # each step looks for its record
+        self._numbers: BatchNumbers | None = None  # until they are asked for: each device's are looked up then
         self.deadlines: Mapping[int, int] = _NO_DEADLINES
         self.steps: dict[int, list[FanOutStep]] = {}
         self.stored: asyncio.Future[list[int | None]] | None = None
@@ -108,23 +110,12 @@ class _InFlight:
             record = self.batch.records[at]
             self._fan_outs_by_content.setdefault((record.timestamp_ms, record.payload), []).append(at)
 
-    def first_number(self, after: int, device_id: str, lane: LaneName) -> int | None:
-        """The number of a device's first message in a lane behind the record with the index ``after``; 0: it is not
-        known; None: there is none."""
-        stored = self.stored
-        if stored is None or (stored.done() and (stored.cancelled() or stored.exception() is not None)):
-            return None
-        numbers = stored.result() if stored.done() else repeat(0)
-        for (at, name), number in zip(self.to_append, numbers, strict=False):
-            record = self.batch.records[at]
-            if at <= after or record.is_transient or lane_of(record.options) != lane:
-                continue
-            if name is None:
-                found = [(step.numbers or {}).get(device_id) for step in self.steps.get(at, ())]
-                number = next((each for each in found if each is not None), number)
-            if number is not None and name in (None, device_id):
-                return number
-        return None
+    @property
+    def numbers(self) -> BatchNumbers | None:
+        """Of what is stored of it; None: nothing is."""
+        if self._numbers is None and self.stored is not None:
+            self._numbers = BatchNumbers(self.batch.records, self.to_append, self.stored, self.steps)
+        return self._numbers
 
     def take(self, step: FanOutStep) -> bool:
         """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
@@ -138,6 +129,8 @@ class _InFlight:
         if found:
             at = next((at for at in found if at not in self.steps), found[0])
             self.steps.setdefault(at, []).append(step)
+            if self._numbers is not None:
+                self._numbers.add(at, step)
         return bool(found)
 
 
@@ -423,14 +416,14 @@ class Router:
         for message in in_order(routes.local, flight.fan_outs):
             at, device_id = message
             if device_id is None:
-                self._send_fan_out(flight, at)
+                self._send_fan_out(flight, at, is_recorded=numbers[message] is not None)
                 continue
             if message in unsent:
                 continue
             number, later = numbers.get(message), None
             if number is None:
                 if message not in numbers:
-                    later = partial(self._first_later, flight, at, device_id)
+                    later = partial(self._first_later, flight.numbers, at, device_id)
                 elif device_id in looked:
                     continue
                 else:
@@ -458,7 +451,7 @@ class Router:
         """The transient messages of a batch that must not be sent: the mailbox has dropped them or, if they are for no
         mailbox, later ones were stored earlier."""
         records = flight.batch.records
-        read_again = [at for at in flight.fan_outs if at not in flight.steps]
+        read_again = [at for at in flight.fan_outs if numbers[at, None] is None]
         members = [(at, device_id) for at in read_again for device_id in recipients(records[at].address, self._hub)]
         earlier = {message for message in flight.messages if message in numbers and numbers[message] is None}
         if not (earlier or members):
@@ -467,24 +460,27 @@ class Router:
         stale = stale_messages(records, messages, earlier.union(members)).difference(numbers)
         return stale.union(message for message in earlier if records[message[0]].is_transient)
 
-    def _first_later(self, flight: _InFlight, at: int, device_id: str, lane: LaneName) -> int | None:
+    def _first_later(self, numbers: BatchNumbers | None, at: int, device_id: str, lane: LaneName) -> int | None:
         """The lowest number of a lane that a later message of a device has than this one of a batch; 0: it is not
         known; None: there is no later one."""
-        found = flight.first_number(at, device_id, lane)
+        found = None if numbers is None else numbers.first(at, device_id, lane, self._hub)
         for other in self._in_flight:
             if found is not None:
                 break
-            found = other.first_number(-1, device_id, lane)
+            if (of_other := other.numbers) is not None:
+                found = of_other.first(-1, device_id, lane, self._hub)
         return found
 
     # -- fan-outs
 
-    def _send_fan_out(self, flight: _InFlight, at: int) -> None:
-        """Send the steps that were stored with the batch. If there is none, the record was stored earlier, or waits for
-        an older fan-out."""
+    def _send_fan_out(self, flight: _InFlight, at: int, *, is_recorded: bool) -> None:
+        """Send the steps that were stored with the batch.
+
+        :param is_recorded: with the batch: all further steps will be reported. False: it was recorded earlier
+        """
         steps, record = flight.steps.get(at), flight.batch.records[at]
         if steps is None:
-            if not record.is_transient:
+            if not (record.is_transient or is_recorded):
                 self._wake_members(record.address)
         else:
             for step in steps:

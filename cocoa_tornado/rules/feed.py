@@ -90,6 +90,7 @@ class Feed:
         self.opened = True
         self.position = max(self.position, position)
         self.last = max(self.last, last, self.position)
+        self.settled = max(self.settled, self.position)  # no page of this connection has brought it
         self._stored_since = self.last  # a page already requested may be older than this
 
     def stored(self, number: int) -> bool:

@@ -18,7 +18,7 @@ from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError, Superseded
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, LaneRead
-from cocoa_tornado.rules.addressing import Options
+from cocoa_tornado.rules.addressing import Options, Priority
 from cocoa_tornado.rules.audiences import ALL
 from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, LaneName, Numbers, Position
 from cocoa_tornado.rules.claims import FencingToken
@@ -91,8 +91,8 @@ class Outlet:
     def make_room(self, body: bytes, terms: Terms, least: int) -> Withdrawn:
         return self.outbox.withdraw(body, self.limits, terms, least)
 
-    def collapse(self, key: str) -> None:
-        self.outbox.collapse(key)
+    def collapse(self, key: str, below: Numbers | None = None) -> None:
+        self.outbox.collapse(key, below)
 
     def superseded(self) -> None:
         self.is_superseded = True
@@ -357,6 +357,59 @@ async def test_a_queued_message_gives_way_to_a_newer_one_with_its_collapse_key()
     assert (await mailbox.look("doll")).normal.retracted == (Run(1, 1, 1),)
 
 
+async def from_the_box(feed: BoxFeed, mailbox: MemoryMailbox, at: int, options: Options) -> int:
+    """A page brings a message before the router says that it is stored."""
+    number = await keep(mailbox, at, options)
+    feed.look_again()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return number
+
+
+@pytest.mark.parametrize("priority", ["normal", "high"])
+async def test_a_message_that_a_page_brought_before_it_was_routed_does_not_replace_itself(priority: Priority) -> None:
+    mailbox, outlet, keyed = await ready(), Outlet(), Options(priority, collapse_key="k")
+    feed = await live(mailbox, outlet)
+    number = await from_the_box(feed, mailbox, 1, keyed)
+    assert len(outlet.outbox) == 1
+    feed.stored(number, transient(1), 1, keyed)
+    await say(feed, mailbox, 2)
+    assert sorted(map(str, await outlet.write())) == ["1", "2"]
+
+
+@pytest.mark.parametrize("priority", ["normal", "high"])
+async def test_an_older_message_does_not_replace_a_newer_one_that_a_page_brought(priority: Priority) -> None:
+    mailbox, outlet, keyed = await ready(), Outlet(), Options(collapse_key="k")
+    feed = await live(mailbox, outlet)
+    entry = Entry("doll", b"", 1, "results/0", 50, Options(ttl_s=0, collapse_key="k"))
+    (after,) = await mailbox.append([entry])
+    older = await keep(mailbox, 1, keyed)
+    await from_the_box(feed, mailbox, 2, Options(priority, collapse_key="k"))
+    feed.suggest(transient(0), 1, Terms(collapse_key="k"), after)
+    feed.stored(older, transient(1), 1, keyed)
+    assert 2 in await outlet.write()
+
+
+async def test_what_a_page_brings_does_not_replace_what_was_routed_meanwhile_in_the_other_lane() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    await keep(mailbox, 0, Options(collapse_key="k"))
+    feed = fed(mailbox, outlet)
+    feed.open(AUDIENCES)
+    while feed._asked is None or not isinstance(feed._asked.result(), list):
+        await asyncio.sleep(0)
+    await say(feed, mailbox, 1, Options("high", collapse_key="k"))
+    assert 1 in await outlet.write()
+
+
+async def test_what_a_page_brings_replaces_what_is_queued_in_either_lane() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    feed = await live(mailbox, outlet)
+    await say(feed, mailbox, 0, Options(collapse_key="k"))
+    await say(feed, mailbox, 1)
+    await from_the_box(feed, mailbox, 2, Options("high", collapse_key="k"))
+    assert await outlet.write() == [2, 1]
+
+
 async def test_what_a_page_brings_that_was_replaced_meanwhile_is_not_sent() -> None:
     mailbox, outlet = await ready(), Outlet()
     await keep(mailbox, 0, Options(collapse_key="k"))
@@ -398,6 +451,28 @@ async def test_a_transient_message_waits_for_the_box_in_its_place_and_an_interim
     for _ in range(2):
         feed.suggest(transient(8), 0, None)
     assert counters.dropped == {"interim": 1, "overflow": 1}
+
+
+async def test_nothing_is_searched_for_an_interim_that_is_dropped_in_any_case() -> None:
+    mailbox, counters, outlet = await ready(), Counters(), Outlet()
+    await keep(mailbox, 0)
+    feed = fed(mailbox, outlet, counters=counters)
+    feed.open(AUDIENCES)
+    asked = list[LaneName]()
+    feed.suggest(transient(1), 0, Terms("session"), None, asked.append)
+    assert (asked, counters.dropped) == ([], {"interim": 1})
+
+
+async def test_nothing_is_searched_for_a_device_whose_box_has_nothing_for_it() -> None:
+    mailbox, outlet = await ready(), Outlet()
+    for number in range(3):
+        await keep(mailbox, number)
+    mailbox.written("doll", Position(3))
+    feed = await live(mailbox, outlet)
+    asked = list[LaneName]()
+    feed.suggest(transient(3), 0, Terms("session"), None, asked.append)
+    feed.suggest(transient(4), 0, None, None, asked.append)
+    assert (asked, await outlet.write()) == ([], [3, 4])
 
 
 async def test_what_can_not_wait_while_the_box_is_read_is_dropped_and_counted() -> None:

@@ -12,7 +12,8 @@ from cocoa_tornado.connection.outbox import (
     OutboxLimits,
 )
 from cocoa_tornado.connection.queue import CURSOR_BYTES
-from cocoa_tornado.rules.box import LaneName
+from cocoa_tornado.rules.addressing import Priority
+from cocoa_tornado.rules.box import LaneName, Numbers
 from cocoa_tornado.rules.terms import Terms
 
 from .takers import TAKER, FakeTaker
@@ -368,6 +369,18 @@ def test_a_newer_message_replaces_the_older_ones_with_its_key_whatever_their_pri
     assert outbox.collapse("k") == 0
     outbox.push(b"5", 0, SMALL, keyed("normal"))
     assert emptied(outbox) == b"45"
+
+
+def test_stored_messages_that_are_not_older_are_not_replaced_and_those_of_earlier_epochs_are() -> None:
+    def keyed(number: int, priority: Priority = "normal") -> Terms:
+        return Terms(priority=priority, collapse_key="k", number=number)
+
+    outbox = filled(
+        (b"4", keyed(4)), (b"5", keyed(5)), (b"2", keyed(2, "high")), (b"3", keyed(3, "high")), limits=ROOMY
+    )
+    outbox.push(b"transient", 0, ROOMY, keyed(0))
+    assert outbox.collapse("k", Numbers(5, 3)) == 1
+    assert [body for body, _, _ in outbox.discard()] == [b"3", b"5"]
 
 
 def test_what_the_socket_has_begun_to_take_is_not_replaced() -> None:

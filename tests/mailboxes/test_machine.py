@@ -198,17 +198,23 @@ class Machine(RuleBasedStateMachine):
         given: set[tuple[int, str]] = set()
         for model in self.boxes.values():  # but not between the messages: one that has expired takes room until a sweep
             model.expire(self.stand.clock.now)
+        recorded: dict[int, int | None] = {}  # what is returned for fan-outs
         boxless: set[int] = set()  # what changes nothing because there is no box
         for at, item in enumerate(batch):
             is_new = item.offset >= known and (item.offset, item.device_id) not in given
             expected.append(self._model(item) if is_new else None)
             given.add((item.offset, item.device_id))
-            if is_new and isinstance(item, Entry) and not self.box(item.device_id).exists:
+            if isinstance(item, FanOut):
+                recorded[at] = 0 if is_new else None
+            elif is_new and not self.box(item.device_id).exists:
                 boxless.add(at)
         stored = self.runner.run(self._store(batch))
         for at, (number, wanted, item) in enumerate(zip(stored, expected, batch, strict=True)):
             if at in boxless:
                 assert number is not None
+                continue
+            if at in recorded:
+                assert number == recorded[at]
                 continue
             relative = number and number - getattr(self.base(item.device_id), wanted[0] if wanted else "normal")
             assert relative == (wanted and wanted[1])

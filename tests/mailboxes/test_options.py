@@ -347,6 +347,20 @@ async def test_a_transient_message_for_an_unknown_device_stores_no_message(stand
     await mailbox.close(1.0)
 
 
+async def test_a_transient_fan_out_is_not_stored_either_without_a_key_and_an_id(stand: Stand) -> None:
+    mailbox, steps = await stand.open(), list[FanOutStep]()
+    mailbox.watch_fan_outs(steps.append)
+    red = of_group("red")
+    await mailbox.join("doll", frozenset((red,)))
+    [last] = await mailbox.append([entry(0)])
+    await mailbox.append([FanOut(red, frozenset(), b"{}", 9, SOURCE, 1, Options(ttl_s=0))])
+    await until(lambda: any(step.is_last for step in steps))
+    assert [step.numbers for step in steps] == [{"doll": last}]
+    assert await contents(mailbox) == payloads([0])
+    assert (mailbox.status().messages, mailbox.counters.stored) == (1, 1)
+    await mailbox.close(1.0)
+
+
 @pytest.mark.parametrize("in_steps", [False, True])
 async def test_a_transient_fan_out_replaces_and_is_dropped_for_each_device_by_itself(
     stand: Stand, in_steps: bool, monkeypatch: pytest.MonkeyPatch
@@ -363,7 +377,7 @@ async def test_a_transient_fan_out_replaces_and_is_dropped_for_each_device_by_it
     bases = {name: (await mailbox.look(name)).normal.base for name in ("one", "two", "three", "four")}
     options = Options(ttl_s=0, collapse_key="k", id="a")
     fan_out = FanOut(red, frozenset(["four"]), b"x" * 2_000, 9, SOURCE, 4, options)
-    assert await mailbox.append([fan_out, entry(5, "two")]) == [None, bases["two"] + 3]
+    assert await mailbox.append([fan_out, entry(5, "two")]) == [0, bases["two"] + 3]
     await until(lambda: any(step.is_last for step in steps))
     found = {name: number for step in steps for name, number in (step.numbers or {}).items()}
     assert found == {"one": bases["one"] + 1, "two": bases["two"] + 2}

@@ -100,7 +100,7 @@ async def test_a_step_whose_commit_fails_late_is_reported_with_its_numbers_and_n
         return change
 
     monkeypatch.setattr(Rows, name, fails_late)
-    assert await mailbox.append([fan_out(0), entry(1, "d1009")]) == [None, 2]
+    assert await mailbox.append([fan_out(0), entry(1, "d1009")]) == [0, 2]
     await until(lambda: any(step.is_last for step in steps))
     assert (len(calls) > ordinal, fails) == (True, [])
     told = [device_id for step in steps for device_id in step.numbers or ()]
@@ -203,7 +203,7 @@ async def test_a_file_of_the_release_before_lanes_keeps_messages_numbers_and_mar
     assert await contents(mailbox, "d2") == [b"%010d" % n for n in range(10, 20)]
     steps = await joined(mailbox, 3)
     assert await mailbox.append([fan_out(0), entry(1, "d1", options=Options("high")), *entries(2, 1, "d1")]) == [
-        None,
+        0,
         1,
         12,
     ]

@@ -14,6 +14,7 @@ from cocoa_tornado.errors import MailboxClosed
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Doorbell, Entry, FanOut, LaneRead
+from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
@@ -457,3 +458,62 @@ async def test_a_message_for_now_or_never_knows_which_stored_one_of_its_device_c
     stand.router(stand.batch(text(11)._replace(options=now)))
     await mailbox.store(5)
     assert client.later[4:] == [None]
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_a_large_fan_out_that_waits_for_another_one_is_not_taken_for_one_that_is_read_again(
+    is_busy: bool,
+) -> None:
+    stand = await Stand(MemoryMailbox(BoxLimits())).open()
+    clients = [stand.connect(f"doll{number}", groups=["red"]) for number in range(FAN_OUT_STEP + 1)]
+    if is_busy:
+        stand.router(stand.batch(text(0, Group("red"))))
+    now, last = Options(ttl_s=0), f"doll{FAN_OUT_STEP}"
+    stand.router(stand.batch(text(1, last)._replace(options=now), text(2, last, "s"), text(3, Group("red"))))
+    await asyncio.sleep(0)
+    assert [each for each in texts(clients[-1]) if each in ("1", "2")] == ["1", "2"]
+    assert stand.counters.dropped == {}
+    assert all(client.looks == 0 for client in clients)
+
+
+async def test_a_fan_out_comes_next_only_for_its_recipients() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = stand.connect(groups=["red"])
+    fan_outs = (User("somebody else"), Group("blue"), Group("red", frozenset({"doll"})), Everyone(frozenset({"doll"})))
+    stand.router(stand.batch(text(0)._replace(options=Options(ttl_s=0)), *(text(1, address) for address in fan_outs)))
+    stand.router(stand.batch(*(text(2, address) for address in fan_outs)))
+    await mailbox.store(0)
+    assert client.later == [None]
+
+
+@pytest.mark.parametrize("address", [User(99), Group("red"), Everyone()])
+async def test_a_fan_out_that_is_not_stored_yet_comes_next_for_each_of_its_recipients(address: Address) -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    client = stand.connect(groups=["red"])
+    stand.router(stand.batch(text(0)._replace(options=Options(ttl_s=0)), text(1, "other")))
+    stand.router(stand.batch(text(2, address)))
+    await mailbox.store(0)
+    assert client.later == [0]
+
+
+async def test_each_batch_in_flight_is_searched_once_however_many_messages_ask_for_later_ones() -> None:
+    mailbox = SlowMailbox()
+    stand = await Stand(mailbox).open()
+    for number in range(20):
+        stand.connect(f"doll{number}")
+    asked = [text(number, f"doll{number}")._replace(options=Options(ttl_s=0)) for number in range(20)]
+    stand.router(stand.batch(*asked, text(20, "other")))
+    stand.router(stand.batch(text(21, "other")))
+    seen = list[int]()
+
+    class Searched(list[Record]):
+        def __getitem__(self, at: object) -> Record:  # type: ignore[override]
+            seen.append(1)
+            return super().__getitem__(at)  # type: ignore[call-overload, no-any-return]
+
+    flight = stand.router._in_flight[-1]
+    flight.batch.records = Searched(flight.batch.records)
+    await mailbox.store(0)
+    assert len(seen) == 1
