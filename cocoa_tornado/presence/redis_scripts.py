@@ -250,7 +250,7 @@ def foreign_buckets(device_ids: Iterable[str], reply: Reply) -> set[bytes]:
     :param reply: of HOLDERS
     """
     pairs = zip(device_ids, reply[1:], strict=True)
-    return {HOLDERS_PREFIX + bucket_of(device_id) for device_id, item in pairs if item == FOREIGN}
+    return {HOLDERS_PREFIX + _place_of(device_id)[0] for device_id, item in pairs if item == FOREIGN}
 
 
 def done(reply: Reply) -> bool:
