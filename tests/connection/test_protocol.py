@@ -834,7 +834,7 @@ def test_small_fragments_leave_nothing_behind() -> None:
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 2000
+    assert kept < 16_000  # something for each fragment would be five times as much
 
 
 def test_an_idle_connection_takes_little_memory_also_when_it_has_answered_pings() -> None:
