@@ -93,6 +93,8 @@ class DeviceConnection(SocketIO):
         protocol = self.protocol
         if protocol.phase is not OPEN:
             return False
+        if self._context.hub.has_stand_bys and not self._is_receiving:  # since an earlier one of several messages
+            return self._pass_on_transient(body, timestamp_ms, terms)
         if not protocol.outbox.push(body, timestamp_ms, self._context.limits().outbox, terms):
             if self._push_after_flush(body, timestamp_ms, terms):
                 return True

@@ -101,7 +101,8 @@ local function remember(box, id, place)
   if not found[4] then count = count + 1 end
   redis.call('HSET', key, '#', whole(n), '@' .. whole(n), id, '=' .. id, whole(n) .. ' ' .. now .. ' ' .. place)
   -- Places of ids that were named again are bounded, too, if the oldest id never is.
-  while count > 1000 or n - oldest >= 2000 do
+  -- Nor does a count that is wrong keep it from ending.
+  while oldest < n and (count > 1000 or n - oldest >= 2000) do
     count, oldest = count - forget_id(key, oldest), oldest + 1
   end
   redis.call('HSET', key, '<', whole(oldest), '+', whole(count))

@@ -18,6 +18,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.close_codes import TOKEN_EXPIRED
 from cocoa_tornado.rules.records import Record
+from cocoa_tornado.rules.terms import Terms
 from testing.raw_device import CLOSE, PING, PONG, TEXT, RawDevice
 from testing.waiting import eventually
 
@@ -223,6 +224,21 @@ async def test_an_acknowledgement_on_any_connection_counts_for_all() -> None:
     sharing.active.cut()
     await sharing.send(1)
     assert await numbers(sharing.second, 3) == [3]
+    await stand.stop()
+
+
+async def test_a_connection_that_stands_by_leaves_what_its_feed_still_offers_to_the_other_one() -> None:
+    mailbox = MemoryMailbox(BoxLimits())
+    await mailbox.start()
+    stand = Stand(delivery="one", per_device=2, mailbox=mailbox)
+    await stand.start()
+    sharing = Sharing(stand, mailbox)
+    await sharing.connect()
+    other = sharing.standby
+    assert other.offer(b'{"n":0}', 0, Terms(number=0))
+    assert not other.offer(b'{"n":1}', 0, Terms(number=1))
+    assert not other.protocol.outbox.has_queued
+    assert await numbers(sharing.first, 0) == [0]
     await stand.stop()
 
 
