@@ -22,6 +22,7 @@ local function with_message(fan)
   local message = special().message_of(fan.timestamp, fan.payload or '', fan.expires, fan.priority, fan.key, fan.name)
   local fields = message.fields
   message.size, message.transient = tonumber(fan.size), fan.transient == '1'
+  message.is_special = message.is_special or message.transient
   if fan.audience ~= 'all' then fields[#fields + 1], fields[#fields + 2] = 'audience', fan.audience end
   if fan.shared == '1' then
     fields[#fields + 1], fields[#fields + 2] = 'shared', fan.id
