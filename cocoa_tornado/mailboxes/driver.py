@@ -264,10 +264,10 @@ class Driver:
         self._note_stored(committed.results)
 
     def _answer(self, group: CommitGroup, committed: Committed) -> None:
-        self._report(committed.steps)
         for call, numbers in zip(group.calls, committed.results, strict=True):
             if not call.future.done():
                 call.future.set_result(list(numbers))
+        self._report(committed.steps)
         for join in group.joins.values():
             for future in join.futures:
                 if not future.done():

@@ -343,7 +343,7 @@ class MemoryMailbox:
 
     def _append(self, call: Call) -> None:
         numbers, steps = self._store.append(call.entries)
-        self._report(steps)
+        self._report_soon(steps)
         self._step_later()
         if not call.future.done():
             call.future.set_result(numbers)
@@ -402,10 +402,15 @@ class MemoryMailbox:
     def _step(self) -> None:
         self._is_stepping = False
         if self._state is not MailboxState.CLOSED:
-            self._report(self._store.fan_out())
+            self._report_soon(self._store.fan_out())
             while self._waiting and self._may_begin(self._waiting[0]):
                 self._append(self._waiting.popleft())
             self._step_later()
+
+    def _report_soon(self, steps: Sequence[FanOutStep]) -> None:
+        """Report steps once the future of the call that they were stored with is known, before its callbacks run."""
+        if steps:
+            asyncio.get_running_loop().call_soon(self._report, steps)
 
     def _report(self, steps: Sequence[FanOutStep]) -> None:
         for step in steps:

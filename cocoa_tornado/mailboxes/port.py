@@ -224,7 +224,11 @@ class Mailbox(Protocol):
     def status(self) -> MailboxStatus: ...
 
     def watch_fan_outs(self, on_step: Callable[[FanOutStep], None]) -> None:
-        """Call a function, on the IOLoop thread, for every step that is stored: at least one for each fan-out."""
+        """Call a function, on the IOLoop thread, for every step that is stored: at least one for each fan-out.
+
+        A step is reported after the future of the call that has recorded its fan-out is done, and before the callbacks
+        of that future if it was stored with the call.
+        """
 
     @property
     def rings(self) -> bool:

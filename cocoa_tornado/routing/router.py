@@ -119,10 +119,13 @@ class _InFlight:
 
     def take(self, step: FanOutStep) -> bool:
         """Keep a step until the batch is carried out, so that it keeps its place among the batch's messages. False: it
-        belongs to no record of this batch."""
-        candidates = self._fan_outs_by_content.get((step.timestamp_ms, step.payload))
-        if candidates is None:
+        belongs to no fan-out that was recorded with this batch. If the batch reads a record again whose fan-out is
+        under way, its steps don't wait for the batch, which may itself wait for fan-outs."""
+        candidates, stored = self._fan_outs_by_content.get((step.timestamp_ms, step.payload)), self.stored
+        if candidates is None or stored is None or not stored.done() or stored.cancelled() or stored.exception():
             return False
+        numbers = dict(zip(self.to_append, stored.result(), strict=True))
+        candidates = [at for at in candidates if numbers[at, None] is not None]
         # It is certain which one is meant unless the same record was produced twice.
         address, records = address_of(step.audience, step.excluded), self.batch.records
         found = [at for at in candidates if records[at].address == address]
@@ -206,7 +209,7 @@ class Router:
         flight = self._take_off(batch)
         flight.append(to_append(batch.records, flight.messages))
         flight.deadlines = deadlines(batch.records, self._wall_clock() * 1000)
-        self._in_flight.append(flight)  # now, because steps may be reported before append returns
+        self._in_flight.append(flight)
         try:
             flight.stored = self._append(mailbox, flight)
         except MailboxClosed:

@@ -232,6 +232,7 @@ async def test_a_small_fan_out_does_not_wait_for_a_large_one_nor_overtake_it(sta
     await join(mailbox, *devices)
     await join(mailbox, devices[-1], audiences=(KITCHEN, HALL))
     await mailbox.append([fan_out(0), fan_out(1, HALL)])
+    await asyncio.sleep(0)
     assert any(step.audience == HALL and step.is_last for step in steps)
     assert await contents(mailbox, devices[-1]) == payloads([0, 1])
     await complete(steps, 2)

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from cocoa_tornado.mailboxes.fan_out_bound import FAN_OUTS_UNDER_WAY
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry, FanOut, FanOutStep
 from cocoa_tornado.mailboxes.store import FAN_OUT_STEP
@@ -15,6 +16,7 @@ from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.audiences import ALL, of_group, of_user
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.records import Record
+from testing.waiting import eventually
 
 from .test_router import NOW_OR_NEVER, SlowMailbox, Stand, text, texts
 
@@ -117,6 +119,9 @@ async def test_a_batch_is_done_before_its_large_fan_out_is_complete() -> None:
     clients = [stand.connect(str(number), groups=["red"]) for number in range(FAN_OUT_STEP + 3)]
     stand.router(stand.batch(text(0, Group("red")), text(1, "0")))
     await asyncio.sleep(0)
+    assert (stand.done, texts(clients[0])) == ([""], ["0", "1"])
+    assert texts(clients[-1]) == []
+    await eventually(lambda: clients[-1].sent != [])
     assert (stand.done, sum(len(client.sent) for client in clients)) == ([""], FAN_OUT_STEP + 4)
     assert texts(clients[0]) == ["0", "1"]
     assert all(texts(client) == ["0"] for client in clients[1:])
@@ -169,6 +174,23 @@ async def test_a_fan_out_that_is_read_again_has_its_devices_look_and_no_transien
     await asyncio.sleep(0)
     assert (texts(client), looks) == (["0", "1", "2", "2"], [1])
     assert (stand.counters.routed, stand.counters.unknown_device) == (1, 0)
+
+
+async def test_the_steps_of_a_running_fan_out_do_not_wait_for_a_batch_that_reads_it_again() -> None:
+    stand = await Stand(MemoryMailbox(BoxLimits())).open()
+    clients = [stand.connect(f"doll{number}", groups=["red"]) for number in range(2 * FAN_OUT_STEP + 1)]
+    begun = stand.offset
+    for number in range(FAN_OUTS_UNDER_WAY):
+        stand.router(stand.batch(text(number, Group("red"))))
+    stand.offset = begun
+    again = stand.batch(text(0, Group("red")), text(1, Group("red")), name="again")
+    stand.router(again)
+    while not clients[-1].sent:
+        await asyncio.sleep(0)
+    assert texts(clients[-1]) == ["0"]
+    assert "again" not in stand.done
+    await eventually(lambda: len(clients[-1].sent) == FAN_OUTS_UNDER_WAY and "again" in stand.done)
+    assert texts(clients[-1]) == [str(number) for number in range(FAN_OUTS_UNDER_WAY)]
 
 
 async def test_a_message_that_its_id_has_dropped_is_not_sent() -> None:

@@ -76,9 +76,14 @@ class LateMailbox(MemoryMailbox):
     def append(
         self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
     ) -> asyncio.Future[list[int | None]]:
-        stored = super().append(entries).result()
         future: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
-        self.pending.answers.append(lambda: future.set_result(stored))
+        stored, steps = self._store.append(entries)
+
+        def answer() -> None:
+            future.set_result(stored)
+            self._report(steps)
+
+        self.pending.answers.append(answer)
         return future
 
 
