@@ -58,7 +58,7 @@ TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, s
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
-STEP: Final = 50
+STEP: Final = 25
 """Messages of a fan-out that one script stores: Redis does nothing else meanwhile."""
 
 JOIN_AGAIN_S: Final = 3600.0
