@@ -407,7 +407,7 @@ class DeviceConnection(SocketIO):
 
     def _leave_to_another(self, dropped: Sequence[Waiting], was_receiving: bool) -> Sequence[Waiting]:
         """The connection has ended: leave what it has not written to the one that gets the device's messages now.
-        Returns the messages that nobody gets, because there is none.
+        Returns the messages that are lost, because there is no such connection.
 
         What the socket has begun to take stays here while it may take the rest.
         """
@@ -427,7 +427,7 @@ class DeviceConnection(SocketIO):
 
     def _leave_begun_to_another(self, begun: Sequence[Waiting]) -> Sequence[Waiting]:
         """The socket is lost, and another connection has gone on behind what this one had begun to write. Returns the
-        messages that nobody gets, because there is none."""
+        messages that are lost, because no such connection is left."""
         hub = self._context.hub
         heirs = hub.receivers_of(self.identity.device_id) if hub.has_stand_bys else ()
         if not (begun and heirs and (self._box is None or self._box.stands_by)):

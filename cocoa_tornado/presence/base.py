@@ -41,14 +41,14 @@ class PresenceBase:
 
     def _may_admit(self) -> bool:
         """Whether new connections may be granted anything now."""
-        raise NotImplementedError
+        raise NotImplementedError  # each adapter has its own
 
     def _acquire(self, acquire: Acquire) -> Sequence[Action]:
-        raise NotImplementedError
+        raise NotImplementedError  # each adapter has its own
 
     def _release(self, device_id: str, claim: Claim) -> None:
         """Free a slot in the store."""
-        raise NotImplementedError
+        raise NotImplementedError  # each adapter has its own
 
     def _send(self, send: Send) -> None:
         """Send a message, behind the releases of the same device that come before it."""
@@ -66,7 +66,7 @@ class PresenceBase:
 
     @property
     def lease(self) -> Lease:
-        raise NotImplementedError
+        raise NotImplementedError  # each adapter has its own
 
     @property
     def clock(self) -> Callable[[], float]:

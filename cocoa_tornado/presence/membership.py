@@ -261,7 +261,7 @@ class Membership:
         return self._begin_to_join()
 
     def wake(self, now: float) -> Actions:
-        """Beat, judge the others, join again, settle, cut: whatever is due."""
+        """Do what is due: send a beat, fence others, join again, settle the term, or cut the connections."""
         todo: Actions = []
         if self._is_over:
             return todo

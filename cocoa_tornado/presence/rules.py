@@ -251,8 +251,8 @@ class Slots:
         return self.limits().policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
 
     def _give_up_at(self, arrived_at: float) -> float:
-        """When a new connection has waited for too long: it may wait for all rounds of challenges, whatever the store
-        does meanwhile. Redis may reject every JOIN."""
+        """The deadline of a new connection. It leaves time for all rounds of challenges, and holds even if the store
+        never answers: Redis may reject every JOIN."""
         return arrived_at + MAX_ROUNDS * (self.limits().challenge_s + ANSWER_PATIENCE_S)
 
     def granted(self, grant: Grant, now: float) -> Actions:

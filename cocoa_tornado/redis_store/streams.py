@@ -14,8 +14,8 @@ from redis import exceptions as errors
 
 try:
     from hiredis import Reader
-except ImportError:  # pragma: no cover
-    Reader = None  # type: ignore[assignment, misc]
+except ImportError:  # pragma: no cover  # the extra redis installs it; redis-py works without
+    Reader = None  # type: ignore[assignment, misc]  # a class or None
 
 _READ_BYTES: Final = 64 * 1024
 _CLASSES: Final[dict[str, type[errors.ResponseError]]] = {

@@ -86,6 +86,7 @@ class LocalDelivery:
                 if clients is None:
                     routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
                     continue
+                # A key of ``connected`` is a device id.
                 if origin is not None and not origin[0].take(address, origin[1], timestamp_ms):  # type: ignore[arg-type]
                     count(self._counters.dropped, "repeated")
                     continue

@@ -13,7 +13,7 @@ EVERY_S: Final = 0.5
 
 
 class LookingAgain:
-    """After a loss of wake-ups: a message whose wake-up was lost is in a box that nobody looks into.
+    """Looks into the boxes of all connected devices after wake-ups were lost, a few at a time.
 
     :param devices: returns those that are connected now
     :param look: makes the connections of one device look; never raises

@@ -69,7 +69,7 @@ class Gatherings:
             gathering.answers[worker] = text
 
     def on_exit(self, worker: int) -> None:
-        """The worker has ended: nobody waits for its answers any more, and it needs none itself."""
+        """The worker has ended: drop its own questions, and stop waiting for its answers."""
         self._open = {number: one for number, one in self._open.items() if one.asker != worker}
         for gathering in self._open.values():
             if worker in gathering.waiting:

@@ -47,7 +47,7 @@ MAX_UNSENT_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 """What may wait for one worker. A worker that reads nothing has stopped, and loses what comes after."""
 
 RELOAD_S: Final = 30.0
-"""How long systemd is told that a reload is under way, if a worker does not complete it."""
+"""How long the parent reports a reload to systemd at most, if a worker does not complete it."""
 
 log = logging.getLogger("cocoa.workers")
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 VARIABLE: Final = "COCOA_WORKER"
-"""Set by the parent for its workers, and by nobody else."""
+"""Only the parent sets it, for its workers."""
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from ..rules.readiness_report import Readiness
 
 
 class Siblings(Protocol):
-    """IOLoop thread. Both answer within some 1.5 s, whatever state the others are in, and never fail."""
+    """IOLoop thread. Both answer within about 1.5 s, even if other workers hang, and never fail."""
 
     async def metrics(self, own: str) -> str:
         """The metrics of all workers, added up.

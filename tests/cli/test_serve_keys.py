@@ -83,6 +83,7 @@ def test_a_stop_does_not_wait_for_a_reload_that_reads_a_pipe(monkeypatch: pytest
         hang_up = asyncio.Event()
         hang_up.set()
         launch = cli.gateway.Launch(Settings(), None, {}, Notifier({}))
+        # No gateway is needed: the settings are refused before it is used.
         reloading = asyncio.create_task(cli.gateway._reload_on(hang_up, None, launch, lambda: None))  # type: ignore[arg-type]
         while not reading.is_set():
             await asyncio.sleep(0)

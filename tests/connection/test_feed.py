@@ -263,9 +263,8 @@ async def test_a_box_that_cannot_be_read_holds_up_no_other_devices_late_acknowle
     await eventually(lambda: mailbox.counters.acknowledged == 1)
     assert len(mail.late_acks) == 1
     await mailbox.close(1.0)
-    await eventually(
-        lambda: len(mail.late_acks) == 0
-    )  # or a look would fail after the test, and nobody would hear of it
+    # Otherwise a look would fail after the test, unnoticed.
+    await eventually(lambda: len(mail.late_acks) == 0)
 
 
 async def test_a_mailbox_that_is_closed_ends_the_wait_for_it() -> None:
