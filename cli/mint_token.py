@@ -235,7 +235,7 @@ def _with_secret(secret: str, algorithm: str | None, allowed: Sequence[str]) -> 
 
 
 def _private_among(locations: tuple[str, ...]) -> Signer:
-    from cocoa_tornado.identity.jwks import KeySources, default_signer
+    from cocoa_tornado.identity.key_store import KeySources, default_signer
 
     signer = default_signer(KeySources(locations=locations))
     if signer is None:

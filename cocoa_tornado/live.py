@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .connection.limits import DeviceLimits
-from .identity.jwks import KeyStore
+from .identity.key_store import KeyStore
 from .identity.keys import Signer
 from .presence.grants import SlotLimits
 from .rules.upload import AudioLimits

@@ -24,7 +24,7 @@ from .connection.mail import Mail, refresh_period_s
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
 from .hub import Hub
-from .identity.jwks import KeyStore
+from .identity.key_store import KeyStore
 from .live import Live
 from .logs import lines_lost, set_level
 from .mailboxes.port import Mailbox, MailboxState

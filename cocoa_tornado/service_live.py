@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .identity.jwks import KeySources, KeyStore
+from .identity.key_store import KeySources, KeyStore
 from .live import Snapshot
 from .service_options import audio_limits, device_limits, slot_limits, speech_limits
 from .service_parts import key_sources, make_signer, make_tls

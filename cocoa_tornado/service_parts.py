@@ -14,7 +14,7 @@ from .brokers.port import Broker
 from .connection.audio_session import AudioIntake
 from .errors import ServiceError
 from .identity.devkey import development_secret
-from .identity.jwks import KeyOptions, KeySources, KeyStore, default_signer
+from .identity.key_store import KeyOptions, KeySources, KeyStore, default_signer
 from .identity.keys import Signer
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox

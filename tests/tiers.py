@@ -36,7 +36,7 @@ PURE: Final = (
     ),
     "connection/test_transients.py",
     "examples/test_kinds.py",
-    *(f"identity/test_{name}.py" for name in ("keys", "minting")),
+    *(f"identity/test_{name}.py" for name in ("jwks", "keys", "minting")),
     "mailboxes/test_driver.py",
     "mailboxes/test_fan_out_bound.py",
     "mailboxes/test_redis_scripts.py",

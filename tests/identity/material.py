@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -19,6 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import get_default_algorithms
 
 SECRET = "a secret of at least thirty-two bytes"
+NOW = 1_700_000_000.0
+DEADLINE_S = 5.0
+CLAIMS = json.dumps({"device_id": "d", "user_id": 1, "device_version": "1", "exp": NOW + 60}).encode()
 ENCRYPTED = BestAvailableEncryption(b"password")
 
 
@@ -97,3 +102,17 @@ def token(
     name = "EdDSA" if algorithm in ("Ed25519", "Ed448") else algorithm
     signature = get_default_algorithms()[name].sign(message.encode(), key)
     return f"{message}.{part(signature)}"
+
+
+def device_token(kind: str, algorithm: str, **header: Any) -> str:
+    """A token of the device ``d`` that is valid at :data:`NOW`, signed with the secret or with a key of this type."""
+    return token(SECRET.encode() if kind == "secret" else private_key(kind), algorithm, CLAIMS, **header)
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test on an event loop of its own, for at most :data:`DEADLINE_S`."""
+    asyncio.run(asyncio.wait_for(test, DEADLINE_S))
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "cocoa.identity"]
