@@ -1,42 +1,36 @@
 """The pool of worker processes: the speech port over ``python -m cocoa_tornado.speech.worker``. IOLoop thread only.
 
-:mod:`cocoa_tornado.rules.speech_pool` makes the decisions: who gets which worker, and which worker is killed. This
-module starts and kills processes and passes data between them and the streams.
+:mod:`cocoa_tornado.rules.speech_pool` makes the decisions: who gets which worker, and which worker is killed. The
+pool passes data between the streams (``pooled_stream.py``) and the processes (``worker_processes.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed, SpeechBusy, SpeechError
 from ..rules.audio import AudioFormat
 from ..rules.backoff import Backoff
 from ..rules.byte_budget import ByteBudget
-from ..rules.kept_audio import KeptAudio
-from ..rules.rate import LineBudget, RateLimit
 from ..rules.speech_pool import Assign, Kill, Phase, PoolLimits, Roster, StreamVerdict, TakeBack
 from . import wire
 from .machine import count_oom_kills
+from .pooled_stream import PooledStream
 from .port import SpeechState, SpeechStatus, Transcript
-from .process import WorkerProcess, start_worker
 from .wire import Kind
+from .worker_processes import PoolCounters, WorkerProcesses
 
 KEPT_BYTES: Final = 64 * 1024 * 1024
 """Audio of all streams that is kept in case another worker must process it. A stream beyond that keeps its worker."""
 
 RETRY_BASE_S: Final = 1.0
 READING_S = 0.05  # between a timer and its decision: time to read what has arrived
-GONE_S = 10.0  # for killed processes to exit
 RETRY_CAP_S: Final = 60.0
-
-WORKER_LINES: Final = RateLimit(per_s=1.0, burst=20)
-"""Limit on the workers' lines, all workers together, that are passed on to the log."""
 
 log = logging.getLogger("cocoa.speech")
 
@@ -71,103 +65,6 @@ class PoolOptions:
         return (sys.executable, *module, self.url, "--language", self.language, "--workers", str(self.workers))
 
 
-@dataclass(slots=True)
-class PoolCounters:
-    """:ivar started: processes
-    :ivar taken_back: times that a stream lost its worker to others
-    :ivar lost: processes that exited or had to be killed, by reason: ``crashed``, ``out_of_memory`` (killed by the
-        kernel), ``stuck``, ``slow`` (to load), ``nonsense``
-    """
-
-    started: int = 0
-    taken_back: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
-
-
-class PooledStream:
-    """One stream; created by :meth:`WorkerPool.open`.
-
-    :ivar worker: the number of its worker; None while it waits, and when it is over
-    """
-
-    def __init__(
-        self, pool: WorkerPool, number: int, begin: wire.Begin, on_interim: Callable[[str], None] | None, now: float
-    ) -> None:
-        self.number, self.begin = number, begin
-        self.worker: int | None = None
-        self.kept = KeptAudio(pool.kept)
-        self.finishing = self.end_sent = False
-        self.queued_at, self.queue_s = now, 0.0
-        self._pool, self._on_interim = pool, on_interim
-        self._result: Transcript | SpeechError | None = None
-        self._changed = asyncio.Event()
-
-    def __repr__(self) -> str:
-        where = "over" if self.over else "waiting" if self.worker is None else f"worker={self.worker}"
-        return f"<PooledStream #{self.number} {where}>"
-
-    @property
-    def over(self) -> bool:
-        return self._result is not None
-
-    async def feed(self, data: bytes) -> None:
-        view = memoryview(data)
-        while len(view):
-            self._raise_if_lost()
-            if self.finishing:
-                raise EngineFailed("audio after the end of its stream")
-            view = view[self.kept.add(view) :]
-            self._pool.pump(self)
-            if self.kept.is_full:
-                await self._change()
-        self._raise_if_lost()
-
-    async def finish(self) -> Transcript:
-        self.finishing = True
-        self.kept.stop_keeping()
-        if not self.over:
-            self._pool.pump(self)
-        while self._result is None:
-            await self._change()
-        self._raise_if_lost()
-        assert isinstance(self._result, Transcript)
-        return self._result
-
-    def cancel(self) -> None:
-        if not self.over:
-            self.settle(EngineFailed("the stream was cancelled"))
-            self._pool.dismiss(self)
-
-    def settle(self, result: Transcript | SpeechError) -> None:
-        """End the stream. The first result counts."""
-        if self._result is None:
-            self._result = result
-            self.kept.clear()
-            self.wake()
-
-    def interim(self, text: str) -> None:
-        if self._on_interim is None or self.over:
-            return
-        try:
-            self._on_interim(text)
-        except Exception:
-            # An error in the gateway must not lose the worker's other frames.
-            log.exception("interim callback failed")
-
-    def wake(self) -> None:
-        """Wake the coroutines that wait for a change."""
-        self._changed.set()
-        self._changed.clear()
-
-    async def _change(self) -> None:
-        await self._changed.wait()
-
-    def _raise_if_lost(self) -> None:
-        if isinstance(self._result, SpeechError):
-            # Raise a new exception each time, because each raise extends the traceback.
-            raise type(self._result)(str(self._result))
-
-
 class WorkerPool:
     """A :class:`~cocoa_tornado.speech.port.SpeechEngine` that also oversees its processes."""
 
@@ -176,9 +73,6 @@ class WorkerPool:
         self.counters = PoolCounters()
         self.options = options
         self.kept = ByteBudget(options.kept_bytes)
-        self._count_oom_kills = count_oom_kills
-        self._oom_kills = count_oom_kills()  # already attributed, or from before this pool
-        self._command = options.worker_command()
         self._roster = Roster(
             PoolLimits(options.workers, options.queue, options.stall_s, options.load_s),
             Backoff(base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S),
@@ -186,18 +80,20 @@ class WorkerPool:
         self._numbers = 0
         self._waiting: dict[int, PooledStream] = {}  # by stream: those without a worker, including parked ones
         self._at_work: dict[int, PooledStream] = {}  # by worker
-        self._processes: dict[int, WorkerProcess] = {}
-        self._killed: set[int] = set()
-        self._starting: set[asyncio.Task[None]] = set()
+        self._processes = WorkerProcesses(
+            options.worker_command(),
+            self,
+            self.counters,
+            on_not_started=self._on_not_started,
+            count_oom_kills=count_oom_kills,
+        )
         self._timer: asyncio.TimerHandle | None = None
         self._is_reading = False  # a timer has fired, and frames that have arrived meanwhile are being read
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._ready_detail = ""
         self._trouble = ""  # why the last worker that failed to start did so
-        self._explained: set[int] = set()  # workers that reported themselves why they can't work
         self._logged = SpeechState.LOADING
-        self._lines = LineBudget(WORKER_LINES)
 
     def __repr__(self) -> str:
         return f"<WorkerPool {self.options.url} {self.status()}>"
@@ -223,7 +119,7 @@ class WorkerPool:
 
     def worker_pids(self) -> tuple[int, ...]:
         """Live processes."""
-        return tuple(process.pid for process in self._processes.values() if process.pid is not None)
+        return self._processes.pids
 
     def open(
         self, audio_format: AudioFormat, max_audio_s: float, on_interim: Callable[[str], None] | None = None
@@ -252,16 +148,7 @@ class WorkerPool:
             stream.settle(EngineFailed("the speech engine was closed"))
         self._waiting.clear()
         self._at_work.clear()
-        # A process that is just being started first becomes one of those below.
-        while self._starting:
-            await asyncio.wait(self._starting)
-        processes = list(self._processes.values())
-        for process in processes:
-            self._kill(process.number)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GONE_S):
-                for process in processes:
-                    await process.gone.wait()
+        await self._processes.close()
 
     # Called by streams
 
@@ -274,17 +161,17 @@ class WorkerPool:
             return
         if stream.over:
             return
-        process, roster, kept = self._processes[number], self._roster, stream.kept
+        roster, kept = self._roster, stream.kept
         now = self._now()
         if not kept.is_whole:
             roster.pin(stream.number)
         while kept.unsent and (room := wire.WINDOW_BYTES - roster.unconsumed(number)) > 0:
             piece = kept.take(min(room, wire.MAX_AUDIO_BYTES))
-            process.write(wire.frame(Kind.AUDIO, piece))
+            self._processes.write(number, wire.frame(Kind.AUDIO, piece))
             roster.sent(number, len(piece), now)
         if stream.finishing and not kept.unsent and not stream.end_sent:
             stream.end_sent = True
-            process.write(wire.frame(Kind.END))
+            self._processes.write(number, wire.frame(Kind.END))
             roster.sent(number, 0, now, ended=True)
         self._arm(now + self.options.stall_s)
 
@@ -301,7 +188,7 @@ class WorkerPool:
         number, stream.worker = self._roster.leave(stream.number), None
         if number is not None:
             self._at_work.pop(number, None)
-            self._processes[number].write(wire.frame(Kind.CANCEL))
+            self._processes.write(number, wire.frame(Kind.CANCEL))
             self._roster.sent(number, 0, self._now(), ended=True)
         self._replan()
 
@@ -314,7 +201,7 @@ class WorkerPool:
             self._replan()
         elif self._roster.phase_of(worker) is Phase.LOADING:
             self._trouble = wire.message_of(frame, wire.Failed).detail
-            self._explained.add(worker)
+            self._processes.explained(worker, self._trouble)
         elif frame.kind is Kind.PROGRESS:
             progress = wire.progress_of(frame)
             self._roster.progressed(
@@ -342,39 +229,24 @@ class WorkerPool:
             self._trouble = str(error)
         self._roster.condemn(worker)
         self._lose(worker, error)
-        self._kill(worker, "nonsense", str(error))
+        self._processes.kill(worker, "nonsense", str(error))
         self._replan()
 
     def on_line(self, worker: int, line: str) -> None:
-        suppressed = self._lines.take(self._now())
-        if suppressed is not None:
-            log.warning("worker output", extra={"worker": worker, "line": line, "suppressed": suppressed})
+        self._processes.log_line(worker, line)
 
     def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
-        process = self._processes.pop(worker)
-        out_of_memory = False
-        if worker not in self._killed and not self._closed:
-            out_of_memory = by_sigkill and self._is_oom_kill()
-            if worker in self._explained:
-                how = self._trouble
-            elif out_of_memory:
-                how = "killed by the kernel, out of memory"
-            if worker not in self._explained and self._roster.phase_of(worker) is Phase.LOADING:
-                self._trouble = f"a worker ended while it loaded: {how}"
-            self._note_loss(worker, "out_of_memory" if out_of_memory else "crashed", how)
-        self._killed.discard(worker)
-        self._explained.discard(worker)
-        self._roster.gone(worker, self._now(), out_of_memory=out_of_memory)
-        self._lose(worker, EngineFailed(f"the speech worker crashed: {how}"))
-        log.debug("worker exited", extra={"worker": worker, "pid": process.pid})
+        end = self._processes.gone(worker, how, by_sigkill=by_sigkill)
+        if end.is_crash and not end.is_explained and self._roster.phase_of(worker) is Phase.LOADING:
+            self._trouble = f"a worker ended while it loaded: {end.how}"
+        self._roster.gone(worker, self._now(), out_of_memory=end.out_of_memory)
+        self._lose(worker, EngineFailed(f"the speech worker crashed: {end.how}"))
         self._replan()
 
-    def _is_oom_kill(self) -> bool:
-        """True if the kernel reports a kill that no lost process has been attributed to. Attributes one."""
-        if self._count_oom_kills() <= self._oom_kills:
-            return False
-        self._oom_kills += 1
-        return True
+    def _on_not_started(self, worker: int, why: str) -> None:
+        self._trouble = f"a worker can't be started: {why}"
+        self._roster.gone(worker, self._now())
+        self._replan()
 
     def _on_result(self, worker: int, frame: wire.Frame) -> None:
         if self._roster.phase_of(worker) not in (Phase.BUSY, Phase.DRAINING):
@@ -417,7 +289,7 @@ class WorkerPool:
         stream.worker = assign.worker
         stream.queue_s += self._now() - stream.queued_at
         self._at_work[assign.worker] = stream
-        self._processes[assign.worker].write(wire.json_frame(Kind.BEGIN, stream.begin))
+        self._processes.write(assign.worker, wire.json_frame(Kind.BEGIN, stream.begin))
         self._go_on(assign.worker)
 
     def _take_back(self, take_back: TakeBack) -> None:
@@ -426,7 +298,7 @@ class WorkerPool:
         stream.kept.rewind()
         self._waiting[stream.number] = stream
         self.counters.taken_back += 1
-        self._processes[take_back.worker].write(wire.frame(Kind.CANCEL))
+        self._processes.write(take_back.worker, wire.frame(Kind.CANCEL))
         self._roster.sent(take_back.worker, 0, self._now(), ended=True)
         log.debug("worker taken back", extra={"worker": take_back.worker, "kept": len(stream.kept)})
         if stream.kept.has_enough and self._roster.has_audio(stream.number):
@@ -444,7 +316,7 @@ class WorkerPool:
         if kill.reason == "slow":
             self._trouble = problem
         self._lose(kill.worker, EngineFailed(problem))
-        self._kill(kill.worker, kill.reason, problem)
+        self._processes.kill(kill.worker, kill.reason, problem)
 
     def _lose(self, worker: int, error: EngineFailed) -> None:
         stream = self._at_work.pop(worker, None)
@@ -455,37 +327,7 @@ class WorkerPool:
     def _load(self) -> None:
         number = self._number()
         self._roster.loading(number, self._now())
-        self.counters.started += 1
-        task = asyncio.ensure_future(self._start_process(number))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _start_process(self, number: int) -> None:
-        # Register it first: its frames may arrive before start_worker returns.
-        process = self._processes[number] = WorkerProcess(number, self)
-        try:
-            await start_worker(process, self._command)
-        except (OSError, RuntimeError) as error:  # no such program, or no thread to wait for the process
-            del self._processes[number]
-            self._trouble = f"a worker can't be started: {error}"
-            self._note_loss(number, "crashed", str(error))
-            self._roster.gone(number, self._now())
-            self._replan()
-
-    def _kill(self, worker: int, reason: str = "", how: str = "") -> None:
-        process = self._processes.get(worker)
-        if process is not None and worker not in self._killed:
-            self._killed.add(worker)
-            if reason:
-                self._note_loss(worker, reason, how)
-            process.kill()
-
-    def _note_loss(self, worker: int, reason: str, how: str) -> None:
-        self.counters.lost[reason] = self.counters.lost.get(reason, 0) + 1
-        suppressed = self._lines.take(self._now())
-        if suppressed is not None:
-            extra = {"worker": worker, "reason": reason, "how": how, "suppressed": suppressed}
-            log.warning("worker lost", extra=extra)
+        self._processes.start(number)
 
     def _log_change(self) -> None:
         state = self._state()

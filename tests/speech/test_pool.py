@@ -17,7 +17,8 @@ import pytest
 from cocoa_tornado.errors import EngineFailed, SpeechBusy
 from cocoa_tornado.rules.audio import AudioFormat
 from cocoa_tornado.rules.kept_audio import MIN_TO_RESUME
-from cocoa_tornado.speech.pool import PooledStream, PoolOptions, WorkerPool
+from cocoa_tornado.speech.pool import PoolOptions, WorkerPool
+from cocoa_tornado.speech.pooled_stream import PooledStream
 from cocoa_tornado.speech.port import SpeechState
 from cocoa_tornado.speech.worker import OOM_SCORE, PROGRESS_BYTES
 from testing.waiting import eventually
