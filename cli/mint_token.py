@@ -1,7 +1,8 @@
-"""``cocoa mint-token``: prints a token for a device, valid or deliberately invalid."""
+"""``cocoa mint-token``: prints a token for a device or an operator, valid or deliberately invalid."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
 import time
@@ -10,11 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from cocoa_tornado.errors import KeyMaterialError
 from cocoa_tornado.identity.keys import ALGORITHMS, SECRET_ALGORITHMS, Signer, compact_json
-from cocoa_tornado.identity.minting import TokenRequest, token_claims
+from cocoa_tornado.identity.minting import (
+    ADMIN_LIFETIME_S,
+    AdminTokenRequest,
+    TokenRequest,
+    admin_claims,
+    token_claims,
+)
 from cocoa_tornado.plain_text import quoted
+from cocoa_tornado.rules.admin_tokens import SCOPES
 from cocoa_tornado.rules.durations import parse_duration_s
 
 from .options import given_secret, load_settings
@@ -85,7 +94,21 @@ def _finite(text: str) -> float:
 
 
 @click.command("mint-token", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--device-id", required=True, metavar="D", help="Device that the token identifies.")
+@click.option("--device-id", metavar="D", help="Device that the token identifies.  [required without --admin]")
+@click.option("--admin", is_flag=True, help="Print an admin token, for an operator, instead of a device's.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(SCOPES),
+    metavar="SCOPE",
+    help=f"With --admin: what the token permits, {', '.join(SCOPES)}; repeatable.  [default: all of them]",
+)
+@click.option(
+    "--subject",
+    metavar="S",
+    help="With --admin: the operator's name, which the log shows for each change.  [default: your user name]",
+)
 @click.option(
     "--user-id",
     callback=_user_id,
@@ -101,7 +124,7 @@ def _finite(text: str) -> float:
     callback=_duration,
     metavar="DURATION",
     help="Lifetime: 90s, 15m, 1h30m, 24h, 7d; 0s or -1h make an expired token.  "
-    "[default: the setting jwt_lifetime, 24h]",
+    "[default: the setting jwt_lifetime, 24h; with --admin: 12h]",
 )
 @click.option(
     "--secret",
@@ -145,8 +168,13 @@ def _finite(text: str) -> float:
 @click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings in a TOML file; also COCOA_CONFIG."
 )
+@click.pass_context
 def mint_token(
-    device_id: str,
+    context: click.Context,
+    device_id: str | None,
+    admin: bool,
+    scopes: tuple[str, ...],
+    subject: str | None,
     user_id: int | str,
     device_version: str,
     lifetime_s: float | None,
@@ -158,11 +186,12 @@ def mint_token(
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Print a token for a device.
+    """Print a token for a device, or for an operator.
 
     Standard output has the token only. Without --secret and --private-key, the token is signed with a key from the
     gateway's settings (configuration file and environment): jwt_signing_key, jwt_secret, or a private key in jwt_key.
-    If none is set, it is signed with this machine's development key, which `cocoa serve` uses too.
+    If none is set, it is signed with this machine's development key, which `cocoa serve` uses too. With --admin, the
+    settings are admin_jwt_secret, or a private key in admin_jwt_key.
 
     The claims are not validated, so that tests can create invalid tokens. Exit status 1 if the key is unusable, 2 for
     wrong usage.
@@ -179,22 +208,51 @@ def mint_token(
       cocoa mint-token --device-id doll-1 --claim iss=somebody-else
     An invalid token, whose device_id is a number:
       cocoa mint-token --device-id doll-1 --claim device_id=5
+    For an operator who may look, but neither change anything nor read messages:
+      cocoa mint-token --admin --scope admin:read --subject night-watch
     """
+    _check_usage(context, admin=admin)
     if secret is not None and private_key is not None:
         raise click.UsageError("--secret and --private-key are mutually exclusive.")
     has_own_key = secret is not None or private_key is not None
     settings = load_settings(config, {}, with_keys=not has_own_key).settings
     try:
-        signer = resolve_key(settings, secret, private_key, algorithm)
+        signer = (resolve_admin_key if admin else resolve_key)(settings, secret, private_key, algorithm)
     except KeyMaterialError as error:
         raise click.ClickException(str(error)) from error
-    request = TokenRequest(device_id, user_id, device_version, groups, lifetime_s, extra_claims)
-    claims = token_claims(request, settings.token_policy, time.time())
+    if admin:
+        admin_lifetime_s = ADMIN_LIFETIME_S if lifetime_s is None else lifetime_s
+        operator = user_name() if subject is None else subject
+        admin_request = AdminTokenRequest(operator, scopes or SCOPES, admin_lifetime_s, extra_claims)
+        claims = admin_claims(admin_request, time.time())
+    else:
+        request = TokenRequest(device_id or "", user_id, device_version, groups, lifetime_s, extra_claims)
+        claims = token_claims(request, settings.token_policy, time.time())
     token = signer.sign(claims)
     if as_json:
         click.echo(compact_json({"token": token, "claims": claims, "expires_at": claims["exp"]}))
     else:
         click.echo(token)
+
+
+def _check_usage(context: click.Context, *, admin: bool) -> None:
+    """Raise UsageError for an option that the kind of token does not have, and for a missing device id."""
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    foreign = given & ({"device_id", "user_id", "device_version", "groups"} if admin else {"scopes", "subject"})
+    options = {param.name: param.opts[0] for param in context.command.params}
+    if foreign:
+        named = ", ".join(sorted(options[name] for name in foreign))
+        raise click.UsageError(f"{named}: {'not for an admin token' if admin else 'only with --admin'}.")
+    if not admin and "device_id" not in given:
+        raise click.UsageError("Missing option '--device-id'.")
+
+
+def user_name() -> str:
+    """Return who runs this command, for the log of the gateway; ``operator`` if the system has no name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "operator"
 
 
 def resolve_key(settings: Settings, secret: str | None, private_key: Path | None, algorithm: str | None) -> Signer:
@@ -218,7 +276,29 @@ def resolve_key(settings: Settings, secret: str | None, private_key: Path | None
         return _with_secret(settings.jwt_secret, algorithm, settings.jwt_algorithms)
     if not settings.uses_development_key:
         return _checked(_private_among(settings.jwt_key).preferring(settings.jwt_algorithms), algorithm)
+    return _with_development_key(settings, algorithm)
 
+
+def resolve_admin_key(
+    settings: Settings, secret: str | None, private_key: Path | None, algorithm: str | None
+) -> Signer:
+    """Return the signer of admin tokens, as :func:`resolve_key`.
+
+    :raises KeyMaterialError: the key is unusable, or the settings have none that could sign
+    """
+    if secret is not None or private_key is not None:
+        return resolve_key(settings, secret, private_key, algorithm)
+    if settings.admin_jwt_secret:
+        return _with_secret(settings.admin_jwt_secret, algorithm, SECRET_ALGORITHMS)
+    if settings.admin_jwt_key:
+        return _checked(_private_among(settings.admin_jwt_key), algorithm)
+    if not settings.uses_development_key:
+        disabled = "the admin API is disabled, as neither admin_jwt_secret nor admin_jwt_key is set"
+        raise KeyMaterialError(f"{disabled}; set one, or use --secret or --private-key")
+    return _with_development_key(settings, algorithm)
+
+
+def _with_development_key(settings: Settings, algorithm: str | None) -> Signer:
     from cocoa_tornado.identity.devkey import development_secret
 
     key = development_secret(settings.data_dir)

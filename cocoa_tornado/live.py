@@ -19,12 +19,14 @@ class Snapshot:
     """What is in force between two reloads.
 
     :ivar keys: verify tokens; keys of URLs change within the store, without a reload
+    :ivar admin_keys: verify admin tokens; None: the admin API is disabled
     :ivar signer: what the token endpoint signs with; None: it is off, or there are only public keys
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar tls: for new connections; None: in the clear
     """
 
     keys: KeyStore
+    admin_keys: KeyStore | None
     signer: Signer | None = field(repr=False)
     credentials: Mapping[str, str] = field(repr=False)
     allowed_origins: Sequence[str]

@@ -41,11 +41,12 @@ from .rules.departure import reconnect_delays, reconnect_notice
 from .rules.readiness_report import Readiness
 from .rules.records import decode
 from .rules.upload import AudioLimits
-from .service_live import snapshot, successor
+from .service_live import check_secrets, snapshot, successor
 from .service_options import (
     listener_options,
 )
 from .service_parts import (
+    admin_key_store,
     audio_intake,
     kafka_client,
     key_sources,
@@ -107,7 +108,8 @@ class Gateway:
         self.settings = settings
         self._siblings = siblings
         sources = key_sources(settings)
-        self.live = Live(snapshot(settings, sources, key_store(settings, sources)))
+        admin_keys = admin_key_store(settings, sources)
+        self.live = Live(snapshot(settings, sources, key_store(settings, sources), admin_keys))
         self._clock = loop_clock()
         self._wall_clock = time.time
         self.counters = Counters()
@@ -181,7 +183,7 @@ class Gateway:
         self._housekeeping.start()
         opened.callback(self._revocation.stop)
         opened.push_async_callback(self._close_keys)
-        await self.keys.start()
+        await self.read_keys()
         options, live = listener_options(self.settings), self.live
         self._listener = listener = Listener(
             front, options, lambda: live.now.tls, self.counters, lambda: len(self.hub), upgrader.try_at_once
@@ -230,7 +232,25 @@ class Gateway:
     async def _close_keys(self) -> None:
         # A reload under way would begin to read URLs afterwards.
         async with self._reloading:
-            await self.keys.close()
+            await self.close_keys()
+
+    async def read_keys(self) -> None:
+        """Read the keys of devices and operators, and refresh those of URLs from now on.
+
+        :raises KeyMaterialError: no key can be used
+        """
+        now = self.live.now
+        await now.keys.start()
+        if now.admin_keys is not None:
+            await now.admin_keys.start()
+        check_secrets(self.settings, now.keys, now.admin_keys)
+
+    async def close_keys(self) -> None:
+        """Read no key again. Those that are known remain in force."""
+        now = self.live.now
+        await now.keys.close()
+        if now.admin_keys is not None:
+            await now.admin_keys.close()
 
     async def _open_mailbox(self, mailbox: Mailbox) -> None:
         await mailbox.start()
@@ -393,6 +413,7 @@ class Gateway:
         self.live.now, self.settings = new, settings
         set_level(settings.log_level)
         await new.keys.succeed(before.keys)
+        await _succeed(new.admin_keys, before.admin_keys)
         log.info("reloaded", extra={"applied": ",".join(applied) or "nothing new", "needs_restart": ",".join(ignored)})
 
     async def drain_and_stop(self) -> None:
@@ -429,6 +450,17 @@ class Gateway:
         self._connections_cut = await self._devices.sockets.cut_late(self._left_s(SHARE_OF_GRACE_FOR_DEVICES))
 
 
+async def _succeed(new: KeyStore | None, before: KeyStore | None) -> None:
+    """Replace the keys of operators; a reload may enable and disable the admin API."""
+    if new is None:
+        if before is not None:
+            await before.close()
+    elif before is None:
+        new.follow()
+    else:
+        await new.succeed(before)
+
+
 async def check(settings: Settings) -> None:
     """Read what a gateway with these settings would read at its start, keys and certificates, and open nothing else: no
     port, no broker, no mailbox.
@@ -437,9 +469,9 @@ async def check(settings: Settings) -> None:
     """
     gateway = Gateway(settings)
     try:
-        await gateway.keys.start()
+        await gateway.read_keys()
     finally:
-        await gateway.keys.close()
+        await gateway.close_keys()
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

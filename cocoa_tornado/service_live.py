@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+from .errors import KeyMaterialError
 from .identity.key_store import KeySources, KeyStore
 from .live import Snapshot
 from .service_options import audio_limits, device_limits, slot_limits, speech_limits
-from .service_parts import key_sources, make_signer, make_tls
+from .service_parts import admin_key_sources, admin_key_store, key_sources, make_signer, make_tls
 from .settings.table import Settings
 
 
-def snapshot(settings: Settings, sources: KeySources, keys: KeyStore) -> Snapshot:
+def snapshot(settings: Settings, sources: KeySources, keys: KeyStore, admin_keys: KeyStore | None) -> Snapshot:
     """Read the signing key and the certificate.
 
     :param sources: where ``keys`` come from
@@ -20,6 +21,7 @@ def snapshot(settings: Settings, sources: KeySources, keys: KeyStore) -> Snapsho
     """
     return Snapshot(
         keys=keys,
+        admin_keys=admin_keys,
         signer=make_signer(settings, sources),
         credentials=dict(settings.api_credentials),
         allowed_origins=settings.allowed_origins,
@@ -39,5 +41,29 @@ async def successor(before: Snapshot, settings: Settings) -> Snapshot:
     """
     sources = key_sources(settings)
     # First what is read at once: nothing may fail any more when the keys have been read.
-    new = snapshot(settings, sources, before.keys)
-    return dataclasses.replace(new, keys=await before.keys.successor(sources))
+    new = snapshot(settings, sources, before.keys, None)
+    keys = await before.keys.successor(sources)
+    admin_keys = await _admin_successor(before.admin_keys, settings, sources)
+    check_secrets(settings, keys, admin_keys)
+    return dataclasses.replace(new, keys=keys, admin_keys=admin_keys)
+
+
+async def _admin_successor(before: KeyStore | None, settings: Settings, sources: KeySources) -> KeyStore | None:
+    if before is None:
+        store = admin_key_store(settings, sources)
+        if store is not None:
+            await store.read()
+        return store
+    admin_sources = admin_key_sources(settings, sources)
+    return None if admin_sources is None else await before.successor(admin_sources)
+
+
+def check_secrets(settings: Settings, keys: KeyStore, admin_keys: KeyStore | None) -> None:
+    """Compare what has been read: settings alone do not show the development key, nor the secrets in key files.
+
+    :raises KeyMaterialError: who may sign device tokens could sign admin tokens too
+    """
+    if admin_keys is not None and settings.has_admin_keys and admin_keys.shares_secret(keys):
+        raise KeyMaterialError(
+            "the admin keys have an HMAC secret of device tokens; admin tokens need one of their own"
+        )

@@ -15,7 +15,7 @@ from .connection.audio_session import AudioIntake
 from .errors import ServiceError
 from .identity.devkey import development_secret
 from .identity.key_store import KeyOptions, KeySources, KeyStore, default_signer
-from .identity.keys import Signer
+from .identity.keys import ALGORITHMS, Signer
 from .mailboxes.memory import MemoryMailbox
 from .mailboxes.port import Mailbox
 from .mailboxes.sqlite_url import sqlite_path
@@ -66,6 +66,27 @@ def key_sources(settings: Settings) -> KeySources:
         extra={"path": str(key.path), "new": key.created, "instead": "set COCOA_JWT_SECRET or COCOA_JWT_KEY"},
     )
     return KeySources(secrets=(key.secret, *settings.jwt_previous_secrets))
+
+
+def admin_key_store(settings: Settings, sources: KeySources) -> KeyStore | None:
+    """The keys that verify admin tokens, not read; None where the admin API is disabled.
+
+    :param sources: of device tokens, which has the development key
+    """
+    admin_sources = admin_key_sources(settings, sources)
+    if admin_sources is None:
+        return None
+    # A key's type alone decides its algorithms: jwt_algorithms is about the tokens of devices.
+    options = KeyOptions(ALGORITHMS, settings.jwks_refresh_s, weak_secrets=settings.admin_is_on_loopback)
+    return KeyStore(admin_sources, settings.token_policy, options)
+
+
+def admin_key_sources(settings: Settings, sources: KeySources) -> KeySources | None:
+    """As for :func:`admin_key_store`."""
+    if settings.has_admin_keys:
+        secrets = (settings.admin_jwt_secret,) if settings.admin_jwt_secret else ()
+        return KeySources(secrets, settings.admin_jwt_key)
+    return KeySources(sources.secrets[:1]) if settings.uses_development_key else None
 
 
 def make_signer(settings: Settings, sources: KeySources) -> Signer | None:

@@ -60,6 +60,13 @@ TOGETHER: list[dict[str, Any]] = [
     {"presence_mode": "strict"},
     {"presence_mode": "strict", "presence_fence_s": 9.7},
     {"workers": 2, "broker": "kafka://kafka:9092", "presence": "redis://redis:6379/0"},
+    {"jwt_secret": "s", "admin_jwt_secret": "a"},
+    {"host": "::", "jwt_secret": "s" * 32, "admin_jwt_secret": "a" * 32},
+    {"host": "::", "jwt_key": ("k.pem",), "admin_jwt_key": ("k.pem",), "admin_port": 0, "admin_host": "::"},
+    {"admin_port": 0},
+    {"admin_port": 9090, "admin_host": "0.0.0.0", "admin_jwt_secret": "a" * 32},
+    {"admin_host": "0.0.0.0", "admin_jwt_secret": "a"},
+    {"port": 0, "admin_port": 0},
 ]
 
 
@@ -99,6 +106,25 @@ APART: list[tuple[dict[str, Any], str, str]] = [
         "7 bytes long, too short",
     ),
     ({"host": "::", "jwt_key": ("k.pem",), "jwt_previous_secrets": ("p",)}, "jwt_previous_secrets", "too short"),
+    ({"jwt_secret": "s", "admin_jwt_secret": "s"}, "admin_jwt_secret", "it equals jwt_secret"),
+    (
+        {"jwt_secret": "s" * 32, "jwt_previous_secrets": ("p" * 32,), "admin_jwt_secret": "p" * 32},
+        "admin_jwt_secret",
+        "it equals jwt_previous_secrets",
+    ),
+    (
+        {"host": "0.0.0.0", "jwt_secret": "s" * 32, "admin_jwt_secret": "hunter2" * 4},
+        "admin_jwt_secret",
+        "28 bytes long, too short for a gateway that listens on 0.0.0.0",
+    ),
+    (
+        {"admin_host": "10.0.0.1", "admin_port": 0, "admin_jwt_secret": "hunter2"},
+        "admin_jwt_secret",
+        "7 bytes long, too short for a gateway that listens on 10.0.0.1",
+    ),
+    ({"admin_host": "::", "admin_port": 0}, "admin_host", ":: is not a loopback address; the development key"),
+    ({"port": 9090, "admin_port": 9090}, "admin_port", "9090 is the port of the devices"),
+    (SHARED | {"workers": 2, "admin_port": 0}, "admin_port", "each of 2 workers would pick a port of its own"),
     ({"jwt_audience": "cocoa-admin"}, "jwt_audience", "the audience of admin tokens"),
     ({"jwt_max_lifetime_s": 3600.0}, "jwt_max_lifetime", "jwt_lifetime 24h is longer than jwt_max_lifetime 1h"),
     ({"jwt_algorithms": ()}, "jwt_algorithms", "it is empty"),
@@ -161,6 +187,18 @@ def test_short_secrets_of_api_credentials_are_advised_against_off_loopback() -> 
     assert (warned.event, warned.fields["keys"]) == ("weak api secrets", "weak")
     assert "hunter2" not in str(warned)
     assert not list(advice(Settings(api_credentials=pairs)))
+
+
+def test_an_admin_port_without_a_key_for_admin_tokens_is_advised_against() -> None:
+    (warned,) = advice(Settings(admin_port=9090, jwt_secret="s"))
+    assert (warned.event, warned.fields["settings"]) == ("admin api disabled", "admin_port")
+    for settings in (
+        Settings(admin_port=9090),
+        Settings(jwt_secret="s"),
+        Settings(admin_port=0, jwt_secret="s", admin_jwt_secret="a"),
+        Settings(admin_port=0, jwt_secret="s", admin_jwt_key=("k.pem",)),
+    ):
+        assert not list(advice(settings))
 
 
 def test_the_setting_from_the_highest_source_is_blamed() -> None:

@@ -110,7 +110,7 @@ def sample(row: Setting) -> str | tuple[str, ...]:
         return "no"
     if isinstance(kind, domain.Duration):
         return "15s"
-    if isinstance(kind, kinds.Whole | kinds.Number):
+    if isinstance(kind, kinds.Whole | kinds.OptionalWhole | kinds.Number):
         return "2500"
     if isinstance(kind, domain.Size):
         return str(max(1048577, int(kind.bounds.ge or 0) + 1))
@@ -122,7 +122,9 @@ def toml(row: Setting, value: str | tuple[str, ...]) -> str:
         return f"{row.key} = {json.dumps(list(value))}"
     if isinstance(row.kind, kinds.Flag):
         return f"{row.key} = false"
-    is_bare = isinstance(row.kind, kinds.Whole | kinds.Number) and not isinstance(row.kind, domain.Duration)
+    is_bare = isinstance(row.kind, kinds.Whole | kinds.OptionalWhole | kinds.Number) and not isinstance(
+        row.kind, domain.Duration
+    )
     return f"{row.key} = {value if is_bare else json.dumps(value)}"
 
 
@@ -158,7 +160,7 @@ def check_three_names(row: Setting, write: Write) -> None:
     assert from_environment.settings == from_options.settings
     assert from_environment.sources[row.key] == f"environment {row.environment}"
     assert from_options.sources[row.key] == f"option {row.option}"
-    if not row.attribute.startswith(("tls_", "data_", "jwt_key", "jwt_signing")):
+    if not row.attribute.startswith(("tls_", "data_", "jwt_key", "jwt_signing", "admin_jwt_key")):
         # A path in a file is another path: it is taken from the file's folder.
         assert load(write(toml(row, value)), beside, {}).settings == from_options.settings
     if row.key not in ("mailbox", "presence"):
@@ -670,7 +672,11 @@ def test_a_reload_cannot_leave_a_network_to_the_development_key() -> None:
 
 def test_a_reload_cannot_leave_a_network_to_a_short_secret() -> None:
     old = load(None, {"COCOA_HOST": "0.0.0.0", "COCOA_JWT_SECRET": "s" * 32}, {})
-    for change in ({"COCOA_JWT_SECRET": "short"}, {"COCOA_JWT_PREVIOUS_SECRETS": "short"}):
+    for change in (
+        {"COCOA_JWT_SECRET": "short"},
+        {"COCOA_JWT_PREVIOUS_SECRETS": "short"},
+        {"COCOA_ADMIN_JWT_SECRET": "short"},
+    ):
         new = load(None, {"COCOA_JWT_SECRET": "s" * 32, **change}, {})
         with pytest.raises(SettingError, match="5 bytes long, too short"):
             reloaded(old.settings, new.settings)
@@ -681,7 +687,7 @@ def test_what_the_contract_lets_a_reload_change_is_reloadable() -> None:
         *("jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key", "api_credentials", "allowed_origins"),
         *("connections_per_device", "max_connections", "max_message_bytes", "outbox_max_messages", "outbox_max_bytes"),
         *("audio_max_bytes", "audio_max_duration", "audio_idle_timeout", "audio_streams_per_device", "audio_streams"),
-        *("inbound_rate", "inbound_burst", "log_level"),
+        *("inbound_rate", "inbound_burst", "log_level", "admin_jwt_secret", "admin_jwt_key"),
     }
 
 

@@ -23,6 +23,7 @@ from .keys import (
     Proof,
     Signer,
     VerificationKey,
+    Verified,
     read_key_file,
     secret_key,
 )
@@ -123,9 +124,13 @@ class KeyStore:
 
         :raises KeyMaterialError: no key is configured, or a secret or a file is unusable
         """
+        await self.read()
+        self.follow()
+
+    async def read(self) -> None:
+        """Read all keys once, as :meth:`start`, and do not refresh them yet."""
         await self._read({})
         self._judge(self._trusted)
-        self._follow()
 
     async def successor(self, sources: KeySources) -> KeyStore:
         """Return a new store that has read ``sources``. URLs that stay configured keep their keys. This store is
@@ -146,7 +151,7 @@ class KeyStore:
             source.confirm_missing()  # the operator asked for it: no second read is needed
         self._trusted = before._trusted
         self._rebuild()
-        self._follow()
+        self.follow()
         dropped = [source for url, source in before._remote.items() if url not in self._remote]
         await asyncio.gather(*(source.close() for source in dropped))
 
@@ -156,13 +161,8 @@ class KeyStore:
         :param now: Unix seconds
         :raises IdentityError: the token is rejected
         """
-        try:
-            verified = self._ring.examine(token)
-        except IdentityError as error:
-            if error.reason == UNKNOWN_KEY and any(source.may_refresh() for source in self._remote.values()):
-                return None
-            raise
-        return check_claims(verified.claims, self.policy, now, verified.proof)
+        verified = self._examine_now(token)
+        return None if verified is None else check_claims(verified.claims, self.policy, now, verified.proof)
 
     async def identify(self, token: str, now: float) -> DeviceIdentity:
         """Return the device that the token stands for. Suspends only to fetch an unknown key.
@@ -170,15 +170,37 @@ class KeyStore:
         :param now: Unix seconds
         :raises IdentityError: the token is rejected
         """
-        identity = self.identify_now(token, now)
-        if identity is not None:
-            return identity
+        verified = await self.examine(token)
+        return check_claims(verified.claims, self.policy, now, verified.proof)
+
+    async def examine(self, token: str) -> Verified:
+        """Verify the signature of a token and return its claims, unchecked. Suspends only to fetch an unknown key.
+
+        :raises IdentityError: as :meth:`KeyRing.examine`
+        """
+        verified = self._examine_now(token)
+        if verified is not None:
+            return verified
         await asyncio.gather(*(source.refresh() for source in self._remote.values() if source.may_refresh()))
         store = self
         while store._successor is not None:
             store = store._successor  # reloaded meanwhile: only the successor gets the new keys
-        verified = store._ring.examine(token)
-        return check_claims(verified.claims, self.policy, now, verified.proof)
+        return store._ring.examine(token)
+
+    def _examine_now(self, token: str) -> Verified | None:
+        """None if a newer key might verify the token."""
+        try:
+            return self._ring.examine(token)
+        except IdentityError as error:
+            if error.reason == UNKNOWN_KEY and any(source.may_refresh() for source in self._remote.values()):
+                return None
+            raise
+
+    def shares_secret(self, other: KeyStore) -> bool:
+        """Whether the two have an HMAC secret in common."""
+        return not {key.digest() for key in self._local if key.is_secret}.isdisjoint(
+            key.digest() for key in other._local if key.is_secret
+        )
 
     def still_trusts(self, identity: DeviceIdentity) -> bool:
         """Whether the key that verified a device's token is still trusted.
@@ -209,7 +231,7 @@ class KeyStore:
         await asyncio.gather(*(source.refresh() for source in remote.values()))
         self._local, self._remote = local, remote
 
-    def _follow(self) -> None:
+    def follow(self) -> None:
         """Subscribe to the changes of all URLs, and refresh them."""
         for source in self._remote.values():
             source.on_change = self._rebuild

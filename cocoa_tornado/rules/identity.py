@@ -124,7 +124,8 @@ def check_claims(
     :raises InvalidClaims: a claim is missing, mistyped, or names another issuer, subject or audience; the reason is the
         claim, or ``issuer``, ``subject``, ``audience``, ``lifetime``
     """
-    expires_at = _check_times(claims, policy, now)
+    expires_at = check_times(claims, policy.leeway_s, now)
+    _check_lifetime(claims, policy, expires_at, now)
     _check_name(claims, "iss", policy.issuer, "issuer")
     _check_name(claims, "sub", policy.subject, "subject")
     _check_audience(claims, policy.audience)
@@ -164,20 +165,40 @@ def is_user_id(value: object) -> TypeGuard[int | str]:
     return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
 
 
-def _check_times(claims: Mapping[str, object], policy: TokenPolicy, now: float) -> float:
+def check_times(claims: Mapping[str, object], leeway_s: float, now: float) -> float:
+    """Return the claim ``exp``, which is required.
+
+    :raises InvalidToken: ``expired`` or ``not_yet``
+    :raises InvalidClaims: a time is missing or mistyped; the reason is the claim
+    """
     expires_at = _numeric_date(claims, "exp")
-    if now >= expires_at + policy.leeway_s:
+    if now >= expires_at + leeway_s:
         raise InvalidToken("expired")
     for name in ("nbf", "iat"):
-        if name in claims and _numeric_date(claims, name) > now + policy.leeway_s:
+        if name in claims and _numeric_date(claims, name) > now + leeway_s:
             raise InvalidToken("not_yet")
+    return expires_at
+
+
+def audiences(claims: Mapping[str, object]) -> Sequence[str]:
+    """Return what the claim ``aud`` names; nothing if it is absent.
+
+    :raises InvalidClaims: ``audience``: it is neither a string nor an array of strings
+    """
+    audience = claims.get("aud", [])
+    named = [audience] if isinstance(audience, str) else audience
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise InvalidClaims("audience")
+    return named
+
+
+def _check_lifetime(claims: Mapping[str, object], policy: TokenPolicy, expires_at: float, now: float) -> None:
     if policy.max_lifetime_s:
         # Where a token has no iat, the leeway is for the clock of its issuer, who counted from then.
         made_at = _numeric_date(claims, "iat") if "iat" in claims else now + policy.leeway_s
         # To the millisecond: two floats of today's size are no closer to what was meant than a microsecond.
         if round(expires_at - made_at, 3) > policy.max_lifetime_s:
             raise InvalidClaims("lifetime")
-    return expires_at
 
 
 def _numeric_date(claims: Mapping[str, object], name: str) -> float:
@@ -206,10 +227,7 @@ def _check_audience(claims: Mapping[str, object], expected: str) -> None:
         if expected:
             raise InvalidClaims("audience")
         return
-    audience = claims["aud"]
-    named = [audience] if isinstance(audience, str) else audience
-    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-        raise InvalidClaims("audience")
+    named = audiences(claims)
     if not expected or expected not in named or ADMIN_AUDIENCE in named:
         raise InvalidClaims("audience")
 

@@ -21,7 +21,9 @@ from .table import TABLE, Settings, non_defaults
 
 DEFAULT: Final = "default"
 NEW_SECRET: Final = "openssl rand -base64 32"
-KEY_SETTINGS: Final = frozenset({"jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key"})
+KEY_SETTINGS: Final = frozenset(
+    {"jwt_secret", "jwt_previous_secrets", "jwt_key", "jwt_signing_key", "admin_jwt_secret", "admin_jwt_key"}
+)
 ADVISED_API_SECRET_BYTES: Final = 16  # they are guessed online only, which the endpoint's rate limit slows down
 _NO_SOURCES: Final[Mapping[str, str]] = MappingProxyType({})
 # The first words of sources, by precedence: the later the source, the more likely the value is the wrong one.
@@ -87,13 +89,55 @@ def _short_secrets(settings: Settings) -> Iterator[Fault]:
             yield Fault((key,), problem, allowed)
 
 
+def _admin_secret(settings: Settings) -> Iterator[Fault]:
+    """Whoever may mint device tokens must not be able to mint admin tokens."""
+    secret = settings.admin_jwt_secret
+    if not secret:
+        return
+    for key, others in (
+        ("jwt_secret", (settings.jwt_secret,)),
+        ("jwt_previous_secrets", settings.jwt_previous_secrets),
+    ):
+        if secret in others:
+            allowed = f"a secret of its own, for example from {NEW_SECRET}"
+            yield Fault(("admin_jwt_secret",), f"it equals {key}, a secret of device tokens", allowed)
+    size = len(secret.encode("utf-8", "surrogateescape"))
+    if size < MIN_SECRET_BYTES and not settings.admin_is_on_loopback:
+        problem = f"it is {size} bytes long, too short for a gateway that listens on {_exposed(settings)}"
+        allowed = f"{MIN_SECRET_BYTES} bytes or more (RFC 7518, 3.2), for example from {NEW_SECRET}"
+        yield Fault(("admin_jwt_secret",), problem, allowed)
+
+
+def _exposed(settings: Settings) -> str:
+    return settings.admin_host if is_loopback(settings.host) else settings.host
+
+
+def _admin_listener(settings: Settings) -> Iterator[Fault]:
+    if settings.admin_port is None:
+        return
+    if settings.uses_development_key and not settings.has_admin_keys and not is_loopback(settings.admin_host):
+        yield Fault(
+            ("admin_host",),
+            f"{settings.admin_host} is not a loopback address; the development key is for loopback only",
+            "127.0.0.1, ::1, localhost; or any address if admin_jwt_secret or admin_jwt_key is set",
+        )
+    if settings.admin_port and settings.admin_port == settings.port:
+        yield Fault(("admin_port", "port"), f"{settings.admin_port} is the port of the devices", "another port")
+    if settings.admin_port == 0 and settings.workers > 1:
+        problem = f"each of {settings.workers} workers would pick a port of its own"
+        yield Fault(("admin_port", "workers"), problem, "a port from 1 to 65535, which the workers share")
+
+
 def advice(settings: Settings) -> Iterator[Warned]:
-    """Warnings about settings that are allowed but insecure."""
+    """Warnings about settings that are allowed but insecure or ineffective."""
     short = [key for key, secret in settings.api_credentials if len(secret.encode()) < ADVISED_API_SECRET_BYTES]
     if short and not is_loopback(settings.host):
         names = one_line(", ".join(short))
         detail = f"secrets under {ADVISED_API_SECRET_BYTES} bytes can be guessed"
         yield Warned("weak api secrets", {"settings": "api_credentials", "keys": names, "detail": detail})
+    if settings.admin_port is not None and not settings.has_admin_keys and not settings.uses_development_key:
+        detail = "neither admin_jwt_secret nor admin_jwt_key is set"
+        yield Warned("admin api disabled", {"settings": "admin_port", "detail": detail})
 
 
 def _audiences(settings: Settings) -> Iterator[Fault]:
@@ -155,7 +199,12 @@ def _credentials(settings: Settings) -> Iterator[Fault]:
         yield Fault(("api_credentials",), "two of them have the same key", "one secret for each key")
 
 
-_KEY_RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (_development_key, _short_secrets, _keys)
+_KEY_RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
+    _development_key,
+    _short_secrets,
+    _keys,
+    _admin_secret,
+)
 _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     _audiences,
     _credentials,
@@ -163,5 +212,6 @@ _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     _order,
     lambda settings: presence_faults(settings, settings.presence, settings.broker, settings.mailbox),
     _workers,
+    _admin_listener,
     kafka_faults,
 )

@@ -25,7 +25,7 @@ from ..presence.grants import ConnectionDelivery, DuplicatePolicy
 from ..presence.redis_settings import PRESENCE_REDIS, SERVERS, PresenceSettings
 from ..redis_store.redis_url import redis_scheme
 from ..rules import buffers
-from ..rules.addresses import kafka_servers, without_user_info
+from ..rules.addresses import is_loopback, kafka_servers, without_user_info
 from ..rules.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ, AudioFormat, Encoding
 from ..rules.identity import TokenPolicy
 from ..rules.origins import Network
@@ -50,6 +50,7 @@ from .domain import (
     Timeout,
 )
 from .rows import Setting, row, rows_of
+from .types import OptionalWhole
 
 HttpPublish = Literal["auto", "on", "off"]
 LogFormat = Literal["auto", "text", "json"]
@@ -63,12 +64,25 @@ SPEECH_OFF: Final = "none://"
 LISTEN: Final = "Listening"
 IDENTITY: Final = "Identity"
 ACCESS: Final = "Access"
+ADMIN: Final = "Admin API"
 CONNECTIONS: Final = "Connections"
 BROKER: Final = "Broker"
 SPEECH: Final = "Speech"
 LOGGING: Final = "Logging"
 DRAIN: Final = "Draining"
-SECTIONS: Final = (LISTEN, IDENTITY, ACCESS, CONNECTIONS, BROKER, SERVERS, SPEECH, *KAFKA_SECTIONS, DRAIN, LOGGING)
+SECTIONS: Final = (
+    LISTEN,
+    IDENTITY,
+    ACCESS,
+    ADMIN,
+    CONNECTIONS,
+    BROKER,
+    SERVERS,
+    SPEECH,
+    *KAFKA_SECTIONS,
+    DRAIN,
+    LOGGING,
+)
 
 
 _UNKNOWN_BROKER: Final = "is not a supported broker"
@@ -237,6 +251,34 @@ class Settings(KafkaSettings, PresenceSettings):
         "auto",
         "Whether devices may publish records for themselves over HTTP; auto: with memory:// only.",
         "``cocoa probe-device`` uses ``POST /api/v1/transcriptions`` to test delivery without access to the broker.",
+    )
+
+    # Admin API
+    admin_jwt_secret: SecretText = row(
+        ADMIN,
+        "",
+        "Secret of admin tokens (HS256); better set in the environment.",
+        "Enables the admin API. 32 bytes or more, and not a secret of device tokens. Without this and "
+        "``admin_jwt_key``, the admin API is disabled (404), except with the development key, which then signs admin "
+        "tokens too.",
+        reloadable=True,
+    )
+    admin_jwt_key: tuple[Annotated[str, KeySource], ...] = row(
+        ADMIN,
+        (),
+        "PEM or JWKS file, or URL of a JWKS, with keys that verify admin tokens.",
+        "Enables the admin API. It may have the same keys as ``jwt_key``: the audience ``cocoa-admin`` tells admin "
+        "tokens from those of devices. A reload reads the files again, even if the setting is unchanged.",
+        reloadable=True,
+    )
+    admin_host: Annotated[str, Host] = row(
+        ADMIN, "127.0.0.1", "Address of the admin API's own listener, if ``admin_port`` is set."
+    )
+    admin_port: Annotated[int | None, Meta(ge=0, le=65535), OptionalWhole] = row(
+        ADMIN,
+        None,
+        "Port of the admin API's own listener; empty: it is on ``port``.",
+        "With it, ``/`` and ``/api/v1/admin/`` are on this port only. 0 picks a free port, which the log names.",
     )
 
     # Connections
@@ -469,6 +511,16 @@ class Settings(KafkaSettings, PresenceSettings):
     def uses_development_key(self) -> bool:
         """Whether neither a secret nor a key is configured."""
         return not self.jwt_secret and not self.jwt_key
+
+    @property
+    def has_admin_keys(self) -> bool:
+        """Whether admin tokens have keys of their own."""
+        return bool(self.admin_jwt_secret or self.admin_jwt_key)
+
+    @property
+    def admin_is_on_loopback(self) -> bool:
+        """Whether only this machine reaches the admin API, and what else this gateway listens on."""
+        return is_loopback(self.host) and (self.admin_port is None or is_loopback(self.admin_host))
 
     @property
     def has_embedded_broker(self) -> bool:

@@ -188,6 +188,33 @@ class WholeOrDefault(Whole):
         return -1 if value == -1 else super()._judge(value, given)
 
 
+class OptionalWhole(Kind[int | None]):
+    """A whole number; an empty text is None."""
+
+    metavar = "N"
+    takes = (int,)
+    refusal = "is out of range"
+
+    def _describe(self) -> str:
+        return f"a whole number from {self.bounds.ge} to {self.bounds.le}, or nothing"
+
+    def _parse(self, text: str) -> object:
+        digits = strip_blanks(text)
+        if not re.fullmatch(r"(-?[0-9]{1,18})?", digits):
+            raise WrongValue(f"{shown(text)} is not a whole number")
+        return int(digits) if digits else None
+
+    def _judge(self, value: object, given: object) -> int | None:
+        if value is None:
+            return None
+        # msgspec has bounds for numbers only, not for a union.
+        bounded: Any = Annotated[int, self.bounds]
+        return Whole(bounded).from_value(value)
+
+    def show(self, value: int | None) -> str:
+        return "" if value is None else str(value)
+
+
 class Number(Kind[float]):
     """A number."""
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from cocoa_tornado.errors import IdentityError, InvalidClaims
 from cocoa_tornado.identity.devkey import development_secret
 from cocoa_tornado.identity.keys import ALGORITHMS, KeyRing, keys_from_pem, secret_key
+from cocoa_tornado.rules.admin_tokens import SCOPES, operator_of
 from cocoa_tornado.rules.identity import MAX_GROUPS, MAX_NAME_BYTES, TokenPolicy, check_claims
 
 from ..identity.material import ENCRYPTED, SECRET, private_pem, public_pem
@@ -33,6 +34,17 @@ def mint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mint:
     def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
         environment = {"COCOA_DATA_DIR": str(tmp_path / "data"), "COCOA_JWT_SECRET": None, **(env or {})}
         return CliRunner().invoke(main, ["mint-token", "--device-id", "d", *arguments], env=environment)
+
+    return run
+
+
+@pytest.fixture
+def mint_admin(tmp_path: Path) -> Mint:
+    """Runs the command for an operator."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
+        environment = {"COCOA_DATA_DIR": str(tmp_path / "data"), "COCOA_JWT_SECRET": None, **(env or {})}
+        return CliRunner().invoke(main, ["mint-token", "--admin", *arguments], env=environment)
 
     return run
 
@@ -282,10 +294,64 @@ def test_tokens_can_be_bad_on_purpose(mint: Mint) -> None:
             check_claims(claims, TokenPolicy(), time.time())
 
 
+def test_an_admin_token_has_the_scopes_and_the_subject_that_are_asked_for(mint_admin: Mint) -> None:
+    asked = ("--scope", "admin:read", "--scope", "admin:text", "--subject", "ann", "--expires-in", "1h")
+    claims = claims_of(mint_admin("--secret", SECRET, *asked))
+    operator = operator_of(claims, 0, time.time())
+    assert operator.subject == "ann"
+    assert operator.scopes == {"admin:read", "admin:text"}
+    assert operator.expires_at - time.time() == pytest.approx(3600, abs=60)
+    with pytest.raises(InvalidClaims):
+        check_claims(claims, TokenPolicy(), time.time())
+
+
+def test_an_admin_token_has_every_scope_the_users_name_and_12_hours_by_default(
+    mint_admin: Mint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "bob")
+    operator = operator_of(claims_of(mint_admin("--secret", SECRET)), 0, time.time())
+    assert operator.subject == "bob"
+    assert operator.scopes == set(SCOPES)
+    assert operator.expires_at - time.time() == pytest.approx(12 * 3600, abs=60)
+
+
+def test_an_admin_token_is_signed_with_the_admin_secret_and_never_with_that_of_devices(
+    mint_admin: Mint, tmp_path: Path
+) -> None:
+    env = {"COCOA_JWT_SECRET": "d" * 32}
+    assert claims_of(mint_admin(env=env | {"COCOA_ADMIN_JWT_SECRET": SECRET}))["aud"] == "cocoa-admin"
+    fails(mint_admin(env=env), 1, "the admin API is disabled")
+    result = mint_admin()
+    assert claims_of(result, development_secret(tmp_path / "data").secret)["aud"] == "cocoa-admin"
+    assert "development key" in result.stderr
+
+
+def test_a_private_key_among_the_admin_keys_signs_admin_tokens(mint_admin: Mint, pem: Callable[[bytes], str]) -> None:
+    path = pem(private_pem("EC"))
+    result = mint_admin(env={"COCOA_ADMIN_JWT_KEY": path, "COCOA_JWT_SECRET": SECRET})
+    assert KeyRing(keys_from_pem(public_pem("EC"), "test")).verify(result.stdout.strip())["aud"] == "cocoa-admin"
+
+
+def test_options_of_the_other_kind_of_token_are_wrong_usage(mint: Mint, mint_admin: Mint) -> None:
+    fails(mint("--scope", "admin:read"), 2, "--scope: only with --admin")
+    fails(mint("--subject", "ann"), 2, "--subject: only with --admin")
+    fails(mint("--admin", "--group", "g"), 2, "--device-id, --group: not for an admin token")
+    fails(mint_admin("--scope", "admin:everything"), 2, "admin:everything")
+
+
 def test_help_shows_every_option_and_examples() -> None:
     text = CliRunner().invoke(main, ["mint-token", "--help"]).output
     for word in (
         *("--device-id", "--user-id", "--device-version", "--expires-in", "--secret", "--private-key", "--algorithm"),
-        *("--group", "--claim", "--json", "--config", "cocoa mint-token --device-id doll-1 --expires-in -1h"),
+        *(
+            "--admin",
+            "--scope",
+            "--subject",
+            "--group",
+            "--claim",
+            "--json",
+            "--config",
+            "cocoa mint-token --device-id doll-1 --expires-in -1h",
+        ),
     ):
         assert word in text

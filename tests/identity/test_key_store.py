@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -618,5 +619,34 @@ def test_after_failures_the_pause_grows_from_the_interval_to_the_refresh() -> No
             await source.refresh()
             pauses.append(source.pause_s())
         assert pauses == [300, 10, 20, 40, 80, 160, 300, 300]
+
+    run(test())
+
+
+def test_two_stores_share_a_secret_wherever_it_is_configured(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = tmp_path / "keys.json"
+        encoded = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
+        path.write_text(json.dumps({"keys": [{"kty": "oct", "k": encoded}]}))
+        stores = []
+        for sources in (KeySources((SECRET,)), KeySources((), (str(path),)), KeySources(("n" * 32,))):
+            stores.append(KeyStore(sources, TokenPolicy()))
+            await stores[-1].start()
+        one, in_a_file, other = stores
+        assert one.shares_secret(in_a_file)
+        assert in_a_file.shares_secret(one)
+        assert not one.shares_secret(other)
+
+    run(test())
+
+
+def test_two_stores_may_share_a_public_key(tmp_path: Path) -> None:
+    async def test() -> None:
+        path = tmp_path / "key.pem"
+        path.write_bytes(public_pem("EC"))
+        stores = [KeyStore(KeySources((), (str(path),)), TokenPolicy()) for _ in range(2)]
+        for store in stores:
+            await store.start()
+        assert not stores[0].shares_secret(stores[1])
 
     run(test())

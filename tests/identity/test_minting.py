@@ -6,7 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cocoa_tornado.identity.keys import KeyRing, Signer, secret_key
-from cocoa_tornado.identity.minting import TokenRequest, mint, token_claims
+from cocoa_tornado.identity.minting import AdminTokenRequest, TokenRequest, admin_claims, mint, token_claims
+from cocoa_tornado.rules.admin_tokens import READ, SCOPES, Operator, operator_of
 from cocoa_tornado.rules.identity import CANARY_PREFIX, DeviceIdentity, TokenPolicy, check_claims, is_device_id
 
 from .material import SECRET
@@ -75,3 +76,15 @@ def test_every_good_device_and_user_survive_the_round_trip(device_id: str, user_
     ring = KeyRing([secret_key(SECRET, "test")], max_token_bytes=1 << 20)
     identity = check_claims(ring.verify(token), TokenPolicy(), NOW)
     assert (identity.device_id, identity.user_id) == (device_id, user_id)
+
+
+def test_a_new_admin_token_stands_for_its_operator_for_12_hours() -> None:
+    claims = admin_claims(AdminTokenRequest("ann", (READ,)), NOW)
+    assert list(claims) == ["sub", "aud", "scope", "iat", "exp", "jti"]
+    assert operator_of(claims, 10.0, NOW) == Operator("ann", frozenset({READ}), int(NOW) + 12 * 3600)
+    assert operator_of(admin_claims(AdminTokenRequest("ann"), NOW), 10.0, NOW).scopes == frozenset(SCOPES)
+
+
+def test_extra_claims_of_an_admin_token_win() -> None:
+    claims = admin_claims(AdminTokenRequest("ann", lifetime_s=-60, extra_claims={"aud": "other"}), NOW)
+    assert (claims["aud"], claims["exp"]) == ("other", int(NOW) - 60)
