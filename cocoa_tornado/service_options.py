@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .brokers.kafka_options import KafkaOptions, record_bytes_for
 from .connection.limits import DeviceLimits
-from .connection.outbox import OutboxLimits
+from .connection.making_room import OutboxLimits
 from .presence.grants import SlotLimits
 from .presence.membership import Timing
 from .rules.box import BoxLimits

@@ -23,7 +23,7 @@ from ..rules.terms import Later, Left, Terms
 from .device_context import DeviceContext
 from .device_socket import DeviceSocket
 from .feed import BoxFeed
-from .outbox import OutboxLimits, Withdrawn
+from .making_room import OutboxLimits, Withdrawn
 from .protocol import CLOSED, LINGERING, LOST, OPEN, Closing, Ending
 from .queue import Fate, Waiting, fate_of
 from .socket_io import SocketIO

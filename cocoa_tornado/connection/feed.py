@@ -23,7 +23,7 @@ from ..rules.frames import text_frame
 from ..rules.terms import Later, Terms
 from .box_reader import BoxReader
 from .mail import Mail, retry_delays
-from .outbox import OutboxLimits
+from .making_room import OutboxLimits
 from .outlet import Outlet
 from .questions import LOOK, Ack, Arrived
 from .queue import Waiting

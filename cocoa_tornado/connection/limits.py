@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rules.rate import RateLimit
-from .outbox import OutboxLimits
+from .making_room import OutboxLimits
 
 
 @dataclass(frozen=True, slots=True)

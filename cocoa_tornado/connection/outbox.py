@@ -12,31 +12,20 @@ given to the socket before them. :data:`Given` reports which of these messages t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import repeat
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from ..rules.box import LaneName, Numbers
 from ..rules.terms import Terms
 from .details import NO_QUEUE, Details, Taken
-from .queue import CURSOR_BYTES, NO_BODIES, NO_STAMPS, Droppable, Queue, Waiting, cost, droppable
+from .making_room import OutboxLimits, Squeezed, Withdrawn, droppable, to_drop, to_withdraw
+from .queue import CURSOR_BYTES, NO_BODIES, NO_STAMPS, Queue, Waiting, cost
 
 MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
 would mostly be joined in vain."""
 MOST_HIGH_IN_A_ROW: Final = 8
 """Contract section 9: so many high messages go before a normal one that waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxLimits:
-    """:ivar max_messages: messages that may wait; :ivar max_bytes: their total size, including headers.
-
-    Frames that the socket has begun to take, but not taken completely, count as waiting.
-    """
-
-    max_messages: int = 256
-    max_bytes: int = 1024 * 1024
 
 
 Given: TypeAlias = tuple[Sequence[int], int]
@@ -61,33 +50,6 @@ class Taker(Protocol):
 
     def note_expired(self, terms: Terms) -> None:
         """A message has expired while it was queued, and is removed."""
-
-
-class Squeezed(NamedTuple):
-    """What :meth:`Outbox.squeeze_in` has done.
-
-    :ivar queued: whether the new message is in the outbox now
-    :ivar interims: how many interims were removed or not queued
-    :ivar lows: how many messages of low priority were removed or not queued, interims not included
-    """
-
-    queued: bool
-    interims: int = 0
-    lows: int = 0
-
-
-class Withdrawn(NamedTuple):
-    """What :meth:`Outbox.withdraw` has removed.
-
-    :ivar lowest: the lowest number; 0: nothing was removed
-    :ivar transient: the messages that are not stored: body, timestamp and terms of each, and the number before it
-    """
-
-    lowest: int = 0
-    transient: Sequence[tuple[bytes, int, Terms | None, int]] = ()
-
-
-NOTHING_WITHDRAWN: Final = Withdrawn()
 
 
 class Outbox(Queue):
@@ -268,7 +230,9 @@ class Outbox(Queue):
         if self.push(body, timestamp_ms, limits, terms):
             return Squeezed(True)
         is_interim = terms is not None and bool(terms.interim_of)
-        dropped = self._to_drop(cost(body, terms), limits, terms, may_drop_low and not is_interim)
+        queues = [self] if self._details is None else [self, self._details.high]
+        found = droppable(queues, "" if terms is None else terms.interim_of, may_drop_low and not is_interim)
+        dropped = to_drop(found, len(self), self._bytes + cost(body, terms), limits)
         if dropped is None:
             is_low = terms is not None and terms.priority == "low" and may_drop_low
             return Squeezed(False, int(is_interim), int(is_low and not is_interim))
@@ -279,46 +243,15 @@ class Outbox(Queue):
         interims = sum(each.is_interim for each in dropped)
         return Squeezed(True, interims, len(dropped) - interims)
 
-    def _to_drop(
-        self, size: int, limits: OutboxLimits, terms: Terms | None, may_drop_low: bool
-    ) -> list[Droppable] | None:
-        """What to drop to make room for a message of this size. None: dropping cannot make enough room."""
-        queues = [self] if self._details is None else [self, self._details.high]
-        session = "" if terms is None else terms.interim_of
-        dropped, waiting, left = list[Droppable](), len(self), self._bytes
-        for each in droppable(queues, session, may_drop_low):
-            dropped.append(each)
-            waiting, left = waiting - 1, left - each.queue.cost_at(each.at)
-            if not waiting or (waiting < limits.max_messages and left + size <= limits.max_bytes):
-                return dropped
-        return None
-
     def withdraw(self, body: bytes, limits: OutboxLimits, terms: Terms, least: int) -> Withdrawn:
         """Make room for a message by removing others that have a number of at least ``least``, from the newest to the
         oldest, and the transient messages behind them. Those of high priority stay. If that would not make enough room,
         nothing is removed.
         """
-        waiting, size = len(self), self._bytes + cost(body, terms)
-        chosen: list[int] = []
-        lowest = 0
-        for at in reversed(self.find(lambda found: found.number is not None and found.number >= max(1, least))):
-            has_room = not waiting or (waiting < limits.max_messages and size <= limits.max_bytes)
-            number = self._number_at(at)
-            if has_room and number < lowest:
-                break
-            chosen.append(at)
-            lowest, waiting, size = number, waiting - 1, size - self.cost_at(at)
-        if waiting and (waiting >= limits.max_messages or size > limits.max_bytes):
-            return NOTHING_WITHDRAWN
-        behind = [at for at in self.find(lambda found: found.number == 0) if at > chosen[-1]] if chosen else []
-        after = [max(self._number_at(before) for before in chosen if before < at) for at in behind]
-        transient = [(*self.waiting_at(at), number) for at, number in zip(behind, after, strict=True)]
-        self._remove_from([*chosen, *behind], ())
-        return Withdrawn(lowest, transient)
-
-    def _number_at(self, at: int) -> int:
-        terms = self.terms_at(at)
-        return 0 if terms is None or terms.number is None else terms.number
+        leaving = to_withdraw(self, len(self), self._bytes + cost(body, terms), limits, least)
+        transient = [(*self.waiting_at(at), number) for at, number in leaving.transient]
+        self._remove_from([*leaving.stored, *(at for at, _ in leaving.transient)], ())
+        return Withdrawn(leaving.lowest, transient)
 
     # -- writing
 

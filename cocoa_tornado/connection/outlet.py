@@ -6,7 +6,7 @@ from typing import Protocol
 
 from ..rules.box import Numbers
 from ..rules.terms import Terms
-from .outbox import OutboxLimits, Withdrawn
+from .making_room import OutboxLimits, Withdrawn
 
 
 class Outlet(Protocol):

@@ -63,7 +63,8 @@ from ..rules.rate import RateBucket
 from ..rules.terms import Terms
 from .heartbeat import QUEUED, SENT, Heartbeat
 from .limits import DeviceLimits
-from .outbox import Given, Outbox, Squeezed, Taker
+from .making_room import Squeezed
+from .outbox import Given, Outbox, Taker
 from .queue import Waiting
 
 LINGER_S: Final = 2.0

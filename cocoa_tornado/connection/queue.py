@@ -117,26 +117,3 @@ def fate_of(messages: Iterable[Waiting], *, has_mailbox: bool) -> Fate:
         elif terms is not None and terms.number and body:  # without a body it is a place for a gap notice
             in_box += 1
     return Fate(in_box, lost, interims)
-
-
-class Droppable(NamedTuple):
-    """A message that may be dropped to make room: :ivar queue: and :ivar at: where it is."""
-
-    queue: Queue
-    at: int
-    is_interim: bool
-
-
-def droppable(queues: Sequence[Queue], session: str, may_drop_low: bool) -> list[Droppable]:
-    """Return the messages that may be dropped, in the order of dropping: interims of this session, other interims, and
-    messages of low priority, each the oldest first."""
-    own, others, lows = list[Droppable](), list[Droppable](), list[Droppable]()
-    for queue in queues:
-        for at, terms in enumerate(queue.terms or ()):
-            if terms is None:
-                continue
-            if terms.interim_of:
-                (own if terms.interim_of == session else others).append(Droppable(queue, at, True))
-            elif may_drop_low and terms.priority == "low":
-                lows.append(Droppable(queue, at, False))
-    return own + others + lows

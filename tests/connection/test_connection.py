@@ -14,7 +14,7 @@ import pytest
 from cocoa_tornado.connection.connection import DeviceConnection
 from cocoa_tornado.connection.device_socket import DeviceSocket
 from cocoa_tornado.connection.flusher import Flusher
-from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.connection.making_room import OutboxLimits
 from cocoa_tornado.counters import Histogram
 from cocoa_tornado.errors import BrokerError, RecordTooLarge
 from cocoa_tornado.mailboxes.memory import MemoryMailbox

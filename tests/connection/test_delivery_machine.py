@@ -25,7 +25,7 @@ from cocoa_tornado.connection.intake import IntakeGate
 from cocoa_tornado.connection.keepalive import ExpiryCalendar, PingWheel
 from cocoa_tornado.connection.limits import DeviceLimits
 from cocoa_tornado.connection.mail import Mail
-from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.connection.making_room import OutboxLimits
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.hub import Hub
 from cocoa_tornado.mailboxes.memory import MemoryMailbox

@@ -12,7 +12,8 @@ import pytest
 
 from cocoa_tornado.connection.feed import BoxFeed
 from cocoa_tornado.connection.mail import REFRESH_S, Mail, refresh_period_s
-from cocoa_tornado.connection.outbox import Outbox, OutboxLimits, Withdrawn
+from cocoa_tornado.connection.making_room import OutboxLimits, Withdrawn
+from cocoa_tornado.connection.outbox import Outbox
 from cocoa_tornado.connection.transients import MOST_MESSAGES
 from cocoa_tornado.counters import Counters
 from cocoa_tornado.errors import MailboxClosed, MailboxError, Superseded

@@ -5,12 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.connection.outbox import (
-    MOST_HIGH_IN_A_ROW,
-    MOST_PER_TAKE,
-    Outbox,
-    OutboxLimits,
-)
+from cocoa_tornado.connection.making_room import OutboxLimits
+from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, MOST_PER_TAKE, Outbox
 from cocoa_tornado.connection.queue import CURSOR_BYTES
 from cocoa_tornado.rules.addressing import Priority
 from cocoa_tornado.rules.box import LaneName, Numbers

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cocoa_tornado.connection import outbox as tested
-from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, Outbox, OutboxLimits
+from cocoa_tornado.connection.making_room import OutboxLimits
+from cocoa_tornado.connection.outbox import MOST_HIGH_IN_A_ROW, Outbox
 from cocoa_tornado.connection.queue import CURSOR_BYTES
 from cocoa_tornado.rules.box import LaneName
 from cocoa_tornado.rules.terms import Terms

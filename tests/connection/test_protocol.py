@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cocoa_tornado.connection.limits import DeviceLimits
-from cocoa_tornado.connection.outbox import OutboxLimits, Squeezed
+from cocoa_tornado.connection.making_room import OutboxLimits, Squeezed
 from cocoa_tornado.connection.protocol import (
     ANSWERED,
     CLOSED,

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cocoa_tornado.connection.heartbeat import SENT
 from cocoa_tornado.connection.limits import DeviceLimits
-from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.connection.making_room import OutboxLimits
 from cocoa_tornado.connection.protocol import CLOSED, LINGERING, OPEN, PAUSED, TO_END, DeviceProtocol
 from cocoa_tornado.rules.close_codes import GOING_AWAY, NO_PONG
 from cocoa_tornado.rules.frames import text_frame

@@ -9,7 +9,7 @@ import pytest
 
 from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.connection.connection import DeviceConnection
-from cocoa_tornado.connection.outbox import OutboxLimits
+from cocoa_tornado.connection.making_room import OutboxLimits
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.presence.grants import ConnectionDelivery
