@@ -94,7 +94,7 @@ class ConfluentConsuming(Reading[int]):
         self._trouble: Trouble
         self._committing: Future[None] | None = None
         self._prober = Prober(clients, options.results_topic)
-        self._probed_holding = 0
+        self._probed_at = 0
         self._answered_at = 0.0
         self._closing = False
         self._largest = 0  # largest value of the last poll, in bytes
@@ -243,7 +243,7 @@ class ConfluentConsuming(Reading[int]):
         for number, run in runs.items():
             if self._has_lost_its_position(number, run[0].offset()):
                 ends.pop(number, None)
-                self._begin_again(number, self._ledgers[number].position)
+                self._begin_again(number, self._assignment.ledgers[number].position)
                 continue
             ledger = self._ledger_for(number, run[0].offset())
             if ledger is None:
@@ -259,11 +259,11 @@ class ConfluentConsuming(Reading[int]):
             self._note_ends({number: self._highwater(number)})
         self._pass_on(records, spans, offsets, sources)
         for number, end in ends.items():
-            ledger = self._ledgers.get(number)
+            ledger = self._assignment.ledgers.get(number)
             if ledger is not None:  # control records move the position and are never handed over
                 ledger.skip_to(end)
         for number, message in broken.items():
-            if number in self._ledgers:
+            if number in self._assignment.ledgers:
                 self._get_past(number, message.offset(), message.error())
 
     def _decode_run(self, run: list[Message], span: Span, records: list[Record], offsets: list[int]) -> None:
@@ -312,7 +312,7 @@ class ConfluentConsuming(Reading[int]):
 
     def _has_lost_its_position(self, number: int, first: int) -> bool:
         """True if earlier records came again although the log still has the next one to read."""
-        ledger, until = self._ledgers.get(number), self._doubted_until.get(number)
+        ledger, until = self._assignment.ledgers.get(number), self._doubted_until.get(number)
         if ledger is None or until is None:
             return False
         if first >= ledger.position:
@@ -324,8 +324,8 @@ class ConfluentConsuming(Reading[int]):
     def _get_past(self, number: int, begins: int, error: KafkaError) -> None:
         """Continue after a batch that cannot be read."""
         self._doubted_until[number] = inf
-        limit = max(self._ends.get(number, 0), self._highwater(number))
-        position = self._ledgers[number].position
+        limit = max(self._assignment.ends.get(number, 0), self._highwater(number))
+        position = self._assignment.ledgers[number].position
         if position < begins < limit:  # control records precede it
             position = begins
         if self._broken_at.get(number) != position:  # it may have been damaged in transit
@@ -337,7 +337,7 @@ class ConfluentConsuming(Reading[int]):
             return  # there is nothing that could be broken
         topic = self._options.results_topic
         end = end_of_broken_batch(self._clients, topic, number, begins=begins, inside=position, limit=limit)
-        self._ledgers[number].skip_to(end)
+        self._assignment.ledgers[number].skip_to(end)
         self._broken_at[number] = end
         self._begin_again(number, end)
         if end > position:
@@ -483,12 +483,12 @@ class ConfluentConsuming(Reading[int]):
         elif now - self._answered_at > SILENCE_S:
             self._availability.down("away", f"{','.join(self._options.bootstrap)}: no answer for {SILENCE_S:.0f} s")
         if not self._prober.is_asking() and self._probe_pace.look(now) is Probe.ASK:
-            self._probed_holding = self._holding
+            self._probed_at = self._assignment.changes
             with contextlib.suppress(RuntimeError):  # no thread: try again next time
-                self._prober.ask(self._joined, list(self._ledgers))
+                self._prober.ask(self._assignment.is_member, list(self._assignment.ledgers))
 
     def _enter_answer(self, answer: Future[dict[int, int]]) -> None:
-        if self._probed_holding != self._holding:
+        if self._probed_at != self._assignment.changes:
             # The answer is about partitions that have changed owners since.
             self._probe_pace.hurry()
             return
@@ -501,11 +501,11 @@ class ConfluentConsuming(Reading[int]):
                 self._look_for_topic()
             self._report_trouble(self._trouble.instead_of(error))
             return
-        if self._joined or self._ledgers:  # otherwise any broker may have answered, not the group's coordinator
+        if self._assignment.is_member:  # otherwise any broker may have answered, not the group's coordinator
             self._trouble.ease()
         self._note_ends(ends)
         self._report_lag()
         self._report_state()
-        is_waiting = not self._joined or bool(self._unresolved)
+        is_waiting = not self._assignment.is_member or bool(self._assignment.unresolved)
         if is_waiting and time.monotonic() - self._unresolved_since > JOIN_PATIENCE_S:
             raise JoinStuck(f"group {self._options.group} has not come to an assignment")

@@ -142,7 +142,7 @@ class KafkaConsuming(Reading[TopicPartition]):
                 return fetched
             timeout_s = 0.0  # it sends the next fetch
         else:
-            timeout_s = JOIN_POLL_S if not self._joined else PAUSED_POLL_S if held else POLL_S
+            timeout_s = JOIN_POLL_S if not self._assignment.is_member else PAUSED_POLL_S if held else POLL_S
         polled: dict[TopicPartition, list[Any]] = consumer.poll(timeout_ms=int(timeout_s * 1000))
         return polled
 
@@ -151,7 +151,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         because it checks every time."""
         held = self._must_hold()
         assigned, paused = consumer.assignment(), consumer.paused()
-        unresolved = self._unresolved or set()
+        unresolved = self._assignment.unresolved or set()
         wanted = assigned if held else unresolved
         if wanted - paused:
             consumer.pause(*(wanted - paused))
@@ -193,7 +193,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         """Continue after a batch that cannot be read: damaged on disk, or not supported by kafka-python, such as a
         header whose name is not UTF-8. Return False if it is neither."""
         where = unreadable(error)
-        if where is None or where.partition not in self._ledgers:
+        if where is None or where.partition not in self._assignment.ledgers:
             return False
         if isinstance(error, kafka_errors.UnsupportedCodecError):
             self._choked = where  # the batch is valid; this installation lacks something
@@ -203,7 +203,7 @@ class KafkaConsuming(Reading[TopicPartition]):
             self._link.read_again(where.partition, where.first)
             return True
         self._link.read_again(where.partition, where.end)
-        self._ledgers[where.partition].read(where.end, pending=0)
+        self._assignment.ledgers[where.partition].read(where.end, pending=0)
         origin = f"{where.partition.topic}/{where.partition.partition}@{where.first}-{where.end - 1}"
         self._count_unreadable(origin, where.end - where.first, describe(error))
         return True
@@ -270,7 +270,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         if self._topic_seen and not numbers:
             raise TopicMissing(f"topic {topic} has been deleted")
         self._topic_seen = bool(numbers)
-        assigned = sorted(self._ledgers)
+        assigned = sorted(self._assignment.ledgers)
         if probe is Probe.TRUST:
             self._note_ends({partition: consumer.highwater(partition) or 0 for partition in assigned})
         elif not self._ask_for_ends(consumer, assigned, numbers or ()):
@@ -278,13 +278,13 @@ class KafkaConsuming(Reading[TopicPartition]):
         for partition in assigned:  # control records move the position and are never handed over
             position = consumer.position(partition, timeout_ms=CALL_MS)
             if position is not None:
-                self._ledgers[partition].skip_to(position)
+                self._assignment.ledgers[partition].skip_to(position)
         self._report_lag()
         self._report_state()
 
     def _brokers_answer(self, now: float) -> bool:
         """True if that is known without asking. The brokers' answers about the topic come from each leader, too."""
-        return self._log_watch.has_ends and self._link.brokers_answer(self._ledgers, now)
+        return self._log_watch.has_ends and self._link.brokers_answer(self._assignment.ledgers, now)
 
     def _ask_for_ends(
         self, consumer: KafkaClient, assigned: Collection[TopicPartition], numbers: Collection[int]
@@ -292,7 +292,7 @@ class KafkaConsuming(Reading[TopicPartition]):
         """Return False if the brokers do not answer, which is then reported."""
         topic = self._options.results_topic
         try:
-            if self._joined:
+            if self._assignment.is_member:
                 # The group's coordinator. While a join waits for other members, it would not answer.
                 consumer.committed(TopicPartition(topic, 0), timeout_ms=CALL_MS)
             # The leaders of the assigned partitions; before there are any, those of all.
@@ -316,7 +316,7 @@ class KafkaConsuming(Reading[TopicPartition]):
     def _standing_trouble(self) -> tuple[str, str] | None:
         if self._choked is None:
             return None
-        ledger = self._ledgers.get(self._choked.partition)
+        ledger = self._assignment.ledgers.get(self._choked.partition)
         if ledger is None:
             return None
         if ledger.position <= self._choked.first:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -145,15 +145,16 @@ class Quarantine:
         self._report()
         return records - len(self._copies), size - self._copies.size_bytes
 
-    def forget(self) -> tuple[int, int]:
-        """The partitions were revoked: their next owner quarantines what is held. Returns like :meth:`settle`."""
+    def forget(self, partitions: Collection[int]) -> tuple[int, int]:
+        """The partitions were revoked: their next owner quarantines what is held of them. Returns like
+        :meth:`settle`."""
         size = self._copies.size_bytes
-        held = self._copies.forget()
+        gone = self._copies.forget(partitions)
         self._tell_losses(self._clock(), at_once=True)
-        for copy in held:
+        for copy in gone:
             self._leave(copy)
-        self._must_wait = False
-        return len(held), size
+        self._must_wait = self._must_wait and bool(self._copies)
+        return len(gone), size - self._copies.size_bytes
 
     def must_wait(self) -> bool:
         """True while reading must pause, because copies arrive faster than the topic takes them."""

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from tornado.ioloop import IOLoop
 
 from ..errors import BrokerError
+from ..rules.assignment import Assignment
 from ..rules.backoff import Backoff
 from ..rules.handoff import OffsetLedger, Span, WaterMarks
 from ..rules.pacing import ProbePace, Quiet
@@ -123,15 +124,11 @@ class Reading(ABC, Generic[P]):
         self._quarantine = Quarantine(options, publisher, counters, availability)
         self._log_watch = LogWatch(asking, options)
         # The books.
-        self._ledgers: dict[P, OffsetLedger] = {}
+        self._assignment: Assignment[P] = Assignment()
         self._history = History()
         self._is_log_of_session = False  # the consumer's records may belong to this log
         self.mark = ""
-        self._ends: dict[P, int] = {}
-        self._unresolved: set[P] | None = None
         self._unresolved_since = 0.0
-        self._holding = 0  # changes with every assignment, and when its partitions begin to be read
-        self._joined = False
         self._committing_until = 0.0
         self._quiet = Quiet()
         self._probe_pace = ProbePace(options.probe_interval_s)
@@ -244,8 +241,8 @@ class Reading(ABC, Generic[P]):
             self._loop.add_callback(self._finished)
 
     def _begin_session(self) -> None:
-        self._joined, self._committing_until, self._topic_seen = False, 0.0, False
-        self._unresolved, self._unresolved_since = None, time.monotonic()
+        self._assignment.leave()
+        self._committing_until, self._topic_seen, self._unresolved_since = 0.0, False, time.monotonic()
         self._is_log_of_session = False
 
     def _is_to_join(self) -> bool:
@@ -263,26 +260,25 @@ class Reading(ABC, Generic[P]):
         return self._quiet.look(time.monotonic(), has_work=self._has_work())
 
     def _has_work(self) -> bool:
-        if self._handoff.is_under_way or not self._joined or self._unresolved is not None:
+        assignment = self._assignment
+        if self._handoff.is_under_way or not assignment.is_settled:
             return True
-        return any(ledger.to_commit() is not None or not ledger.idle for ledger in self._ledgers.values())
+        return bool(assignment.to_commit()) or not assignment.is_idle()
 
     def _commits_lag(self) -> bool:
         """True if too much is done and not committed: after a crash the mailbox would not recognize all of it."""
         bound = self._options.max_uncommitted
-        return bool(bound) and any(ledger.uncommitted > bound for ledger in self._ledgers.values())
+        return bool(bound) and any(ledger.uncommitted > bound for ledger in self._assignment.ledgers.values())
 
     def _ledger_for(self, partition: P, first: int) -> OffsetLedger | None:
         """The books of a partition about to be read; None if it was revoked within this very poll, so that its next
         owner reads it."""
-        ledger = self._ledgers.get(partition)
+        ledger = self._assignment.ledgers.get(partition)
         if ledger is not None and first < ledger.position:
             self._make_sure_of_log()
             # The log was truncated: what is known of the offsets beyond applies to other records.
-            if partition in self._ledgers:
-                self._ledgers[partition] = OffsetLedger(first)
-                self._ends.pop(partition, None)
-        return self._ledgers.get(partition)
+            self._assignment.restart(partition, first)
+        return self._assignment.ledgers.get(partition)
 
     def _make_sure_of_log(self) -> None:
         """Check the topic before handing over records that may come from another log. Raise LogReplaced if it is one,
@@ -331,19 +327,17 @@ class Reading(ABC, Generic[P]):
     def _settle(self) -> None:
         """Process what other threads have reported."""
         self._handoff.settle()
-        positions = {self._number(partition): ledger.position for partition, ledger in self._ledgers.items()}
+        ledgers = self._assignment.ledgers
+        positions = {self._number(partition): ledger.position for partition, ledger in ledgers.items()}
         self._handoff.release(*self._quarantine.settle(positions))
 
     def settle_and_look(self, partitions: Collection[P]) -> bool:
         """True if nothing of these partitions is in flight."""
         self._settle()
-        return all(self._ledgers[partition].idle for partition in partitions if partition in self._ledgers)
+        return self._assignment.is_idle(partitions)
 
     def offsets_to_commit(self) -> dict[P, int]:
-        if self._handoff.is_repeating:
-            return {}
-        wanted = {partition: ledger.to_commit() for partition, ledger in self._ledgers.items()}
-        return {partition: offset for partition, offset in wanted.items() if offset is not None}
+        return {} if self._handoff.is_repeating else self._assignment.to_commit()
 
     def on_commit(self, offsets: dict[P, int], error: object = None) -> None:
         """The answer to a commit."""
@@ -351,28 +345,26 @@ class Reading(ABC, Generic[P]):
         if error is not None:
             return  # the next commit covers these offsets
         for partition, committed in offsets.items():
-            if partition in self._ledgers:
-                self._ledgers[partition].note_committed(committed)
-            else:
+            if not self._assignment.note_committed(partition, committed):
                 self._history.note_committed(self._number(partition), committed)
 
-    def forget(self) -> None:
-        """The partitions were revoked: a late ``done`` changes no offset from now on."""
+    def give_up(self, partitions: Collection[P]) -> None:
+        """These partitions were revoked: a late ``done`` changes no offset of theirs from now on. The others are read
+        on, and this process stays a member of the group."""
         self._settle()
-        for partition, ledger in self._ledgers.items():
-            is_committed = ledger.to_commit() is None
-            self._history.give_up(self._number(partition), ledger.done, is_committed=is_committed)
-        self._handoff.release(*self._quarantine.forget())
-        self._ledgers.clear()
-        self._holding += 1
-        self._ends.clear()
-        self._joined, self._unresolved = False, None
+        for partition, left in self._assignment.remove(partitions).items():
+            self._history.give_up(self._number(partition), left.done, is_committed=left.is_committed)
+        self._handoff.release(*self._quarantine.forget({self._number(partition) for partition in partitions}))
+
+    def forget(self) -> None:
+        """The membership has ended, and with it the assignment."""
+        self.give_up(self._assignment.partitions)
+        self._assignment.leave()
         self._unresolved_since = time.monotonic()
 
     def note_assignment(self, assigned: Collection[P]) -> None:
-        self._joined = True
-        self._holding += 1
-        self._unresolved = set(assigned)
+        """These partitions are assigned, in addition to those that are."""
+        self._assignment.add(assigned)
         if self._sole is not None:
             self._sole.note_assignment()
         self._unresolved_since = time.monotonic()
@@ -381,18 +373,20 @@ class Reading(ABC, Generic[P]):
     # -- the thread: where to begin
 
     def _resolve_if_needed(self) -> None:
-        if self._joined and self._sole is not None and not self._sole.may_read(self._member_id):
+        assignment = self._assignment
+        if assignment.is_member and self._sole is not None and not self._sole.may_read(self._member_id):
             return
-        if self._unresolved is None or not self._joined or time.monotonic() < self._resolve_at:
+        if assignment.unresolved is None or time.monotonic() < self._resolve_at:
             return
-        if self._unresolved and not self._resolve(self._unresolved):
+        if not assignment.unresolved:
+            assignment.begin({})
+        elif not self._resolve(assignment.unresolved):
             self._resolve_at = time.monotonic() + 0.25
             return
-        self._unresolved = None
         self._probe_pace.hurry()  # only the probe sets READY, so probe at once
 
     def _resolve(self, assigned: set[P]) -> bool:
-        """Begin every assigned partition at its starting point. Return False if that is unknown yet: try again."""
+        """Begin these partitions at their starting points. Return False if those are unknown yet: try again."""
         try:
             found = self._starting_points(assigned)
             if found is None:
@@ -406,8 +400,7 @@ class Reading(ABC, Generic[P]):
                 raise
             return False
         self._is_log_of_session = True
-        self._ledgers = {partition: OffsetLedger(start) for partition, start in starts.items()}
-        self._holding += 1
+        self._assignment.begin(starts)
         return True
 
     def _starting_points(self, assigned: set[P]) -> tuple[Plan, dict[P, int]] | None:
@@ -503,10 +496,9 @@ class Reading(ABC, Generic[P]):
         if other_reader is not None:
             self._availability.shared(options.group, other_reader)
             return
-        settled = self._joined and self._unresolved is None
         waited_s = time.monotonic() - self._unresolved_since
-        if settled and (self._ledgers or waited_s > NO_PARTITION_AFTER_S):
-            count = len(self._ledgers)
+        if self._assignment.is_settled and (self._assignment.ledgers or waited_s > NO_PARTITION_AFTER_S):
+            count = len(self._assignment.ledgers)
             share = f"{count} partitions" if count != 1 else "1 partition"
             self._availability.ready(f"{','.join(options.bootstrap)}, {share} of {options.results_topic}")
             self._backoff.reset()
@@ -523,15 +515,16 @@ class Reading(ABC, Generic[P]):
     def _look_at_log(self) -> None:
         """Request the topic's state periodically, and process the answer."""
         now = time.monotonic()
-        state = self._log_watch.take_answer(self._holding, now)
+        assignment = self._assignment
+        state = self._log_watch.take_answer(assignment.changes, now)
         if state is not None:
             self._judge_log(state.topic_id)
-        if state is not None and self._ledgers:
-            self._ends |= {self._key(number): ends.high for number, ends in state.ends.items()}
+        if state is not None and assignment.ledgers:
+            assignment.ends |= {self._key(number): ends.high for number, ends in state.ends.items()}
             self._report_lag()
-        if self._ledgers and self._log_watch.is_due(now):
+        if assignment.ledgers and self._log_watch.is_due(now):
             self._handoff.recent.ask()
-            self._log_watch.ask([self._number(partition) for partition in self._ledgers], self._holding, now)
+            self._log_watch.ask([self._number(partition) for partition in assignment.ledgers], assignment.changes, now)
 
     def _judge_log(self, topic_id: str | None) -> None:
         """Start over if the topic has become another log."""
@@ -547,19 +540,18 @@ class Reading(ABC, Generic[P]):
             self.mark = self._history.log.mark()
         else:
             # Commit nothing of the old one from now on.
-            assigned = set(self._ledgers)
-            self.forget()
-            self._joined, self._unresolved, self._resolve_at = True, assigned, 0.0
+            assigned = self._assignment.partitions
+            self.give_up(assigned)
+            self._assignment.add(assigned)
+            self._unresolved_since, self._resolve_at = time.monotonic(), 0.0
             self._resolve_if_needed()  # at once, so that a stop from now on leaves offsets of the new log
 
     def _note_ends(self, ends: dict[P, int]) -> None:
         """Record lower bounds of the ends. A consumer of committed records only sees the last stable offsets."""
-        for partition, end in ends.items():
-            self._ends[partition] = max(self._ends.get(partition, 0), end)
+        self._assignment.note_ends(ends)
 
     def _report_lag(self) -> None:
-        lag = sum(max(0, self._ends.get(tp, 0) - ledger.position) for tp, ledger in self._ledgers.items())
-        self._availability.set_lag(lag)
+        self._availability.set_lag(self._assignment.lag())
 
     # -- the thread: stopping
 
@@ -567,6 +559,6 @@ class Reading(ABC, Generic[P]):
         """Wait for what is in flight, until the deadline, or until a stop runs out of patience."""
         while time.monotonic() < min(deadline, self.stop_deadline):
             self._settle()
-            if all(ledger.idle for ledger in self._ledgers.values()):
+            if self._assignment.is_idle():
                 return
             time.sleep(0.005)

@@ -9,7 +9,7 @@ given up because of a bound; reading pauses instead.
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -160,13 +160,13 @@ class Copies(Generic[C]):
         if not self._held:
             self._failure = None
 
-    def forget(self) -> list[C]:
-        """The partitions were revoked; return what was held."""
-        held = list(self._held)
-        self._held.clear()
-        self._under_way.clear()
-        self._bytes, self._waiting = 0, False
-        return held
+    def forget(self, partitions: Collection[int]) -> list[C]:
+        """The partitions were revoked; return what was held of them."""
+        gone = [copy for copy, held in self._held.items() if held.partition in partitions]
+        for copy in gone:
+            self._drop(copy)
+        self._waiting = self._waiting and bool(self._held)
+        return gone
 
     def step(self, now: float, *, brokers_answer: bool, positions: Mapping[int, int]) -> Step[C]:
         """Decide what to do at ``now``; call it often.

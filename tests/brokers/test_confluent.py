@@ -160,7 +160,7 @@ def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentCo
     )
     consuming._consumer = consuming._attached = consumer  # type: ignore[assignment]
     consuming._session_now, consuming._trouble = SESSION, Trouble()
-    consuming._ledgers, consuming._joined = {0: OffsetLedger(start)}, False
+    consuming._assignment.ledgers = {0: OffsetLedger(start)}
     consuming._answered_at = consuming._unresolved_since = time.monotonic()
     return consuming
 
@@ -202,12 +202,12 @@ def probed(consuming: ConfluentConsuming) -> None:
 async def test_what_the_brokers_answer_is_entered_and_takes_back_nothing_that_was_read_meanwhile() -> None:
     consuming = books(Receiver(), Consumer())
     asking(consuming)
-    consuming._ends = {}
+    consuming._assignment.ends = {}
     probed(consuming)
-    assert consuming._ends == {0: 100}
-    consuming._ends = {0: 500}
+    assert consuming._assignment.ends == {0: 100}
+    consuming._assignment.ends = {0: 500}
     probed(consuming)
-    assert consuming._ends == {0: 500}
+    assert consuming._assignment.ends == {0: 500}
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -223,7 +223,7 @@ async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_a
     consuming.forget()
     asker.answers.clear()
     consuming._probe_if_due()
-    assert (consuming._ends, consuming._availability.status()) == ({}, before)
+    assert (consuming._assignment.ends, consuming._availability.status()) == ({}, before)
     assert consuming._prober.is_asking()
     asker.answers.set()
 
@@ -231,7 +231,7 @@ async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_a
 @AWAY
 async def test_a_consumer_that_does_not_get_into_its_group_is_replaced_while_the_brokers_answer() -> None:
     consuming = books(Receiver(), Consumer())
-    consuming._ledgers, consuming._probed_holding = {}, consuming._holding
+    consuming._assignment.ledgers, consuming._probed_at = {}, consuming._assignment.changes
     answer: Future[dict[int, int]] = Future()
     answer.set_result({})
     consuming._enter_answer(answer)
@@ -249,11 +249,11 @@ async def test_a_consumer_that_does_not_come_to_read_what_it_was_assigned_is_rep
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
     with pytest.raises(KafkaException):
-        consuming._commit_and_wait({0: 1})
-    consuming.note_assignment({0})
+        consuming._commit_and_wait({1: 1})
+    consuming.note_assignment({1})
     with pytest.raises(KafkaException):
-        consuming._commit_and_wait({0: 1})
-    consuming._probed_holding = consuming._holding
+        consuming._commit_and_wait({1: 1})
+    consuming._probed_at = consuming._assignment.changes
     consuming._unresolved_since -= confluent_consumer.JOIN_PATIENCE_S
     answer: Future[dict[int, int]] = Future()
     answer.set_result({})
@@ -267,12 +267,12 @@ async def test_a_broker_that_librdkafka_gives_up_amid_a_question_ends_no_session
     """It drops those that the brokers list no more, and all of them when it asks the bootstrap addresses again. A
     session that ended then would find its own former membership in the group, and stand by until that has expired."""
     consuming = books(Receiver(), Consumer())
-    consuming._joined = True
+    consuming._assignment.is_member = True
     answer: Future[dict[int, int]] = Future()
     answer.set_exception(KafkaException(KafkaError(KafkaError._DESTROY_BROKER)))
     consuming._enter_answer(answer)
     assert consuming._availability.status().state is BrokerState.CONNECTING
-    assert consuming._ledgers
+    assert consuming._assignment.ledgers
 
 
 @AWAY
@@ -281,7 +281,7 @@ async def test_brokers_that_never_answer_do_not_count_as_available(
 ) -> None:
     consuming = books(Receiver(), Consumer())
     asker = asking(consuming)
-    consuming._joined = True
+    consuming._assignment.is_member = True
     consuming._availability.ready("")
     monkeypatch.setattr(confluent_consumer, "SILENCE_S", 0.05)
     asker.answers.clear()
@@ -343,7 +343,7 @@ async def test_without_a_thread_to_be_had_reading_goes_on(monkeypatch: pytest.Mo
     consuming._probe_if_due()
     assert not consuming._prober.is_asking()
     with pytest.raises(KafkaException):
-        consuming._commit_and_wait({0: 1})
+        consuming._commit_and_wait({1: 1})
     consuming._close()
     assert consuming._consumer.calls == [("close",)]  # type: ignore[attr-defined]  # a fake
 
@@ -356,7 +356,7 @@ async def test_a_partitions_end_commits_nothing_that_came_with_it_and_is_not_don
     consuming = books(receiver, Consumer())
     consuming._route([end(8), record(0), record(1)])  # in whatever order they come
     await receiver.has(2)
-    assert (consuming._ledgers[0].position, consuming.offsets_to_commit()) == (8, {})
+    assert (consuming._assignment.ledgers[0].position, consuming.offsets_to_commit()) == (8, {})
     receiver.finish()
     consuming._settle()
     assert consuming.offsets_to_commit() == {0: 8}
@@ -366,7 +366,7 @@ async def test_an_end_that_comes_late_takes_nothing_back() -> None:
     receiver = Receiver()
     consuming = books(receiver, Consumer())
     consuming._route([end(1), record(1), record(2)])
-    assert consuming._ledgers[0].position == 3
+    assert consuming._assignment.ledgers[0].position == 3
 
 
 async def test_what_comes_behind_a_broken_batch_is_not_taken_but_asked_for_again() -> None:
@@ -376,7 +376,7 @@ async def test_what_comes_behind_a_broken_batch_is_not_taken_but_asked_for_again
     consuming._route([record(10), broken(11), broken(3_000_000), record(0), record(1), end(1000)])
     await receiver.has(1)
     assert receiver.payloads == [b"doll|10"]
-    assert consuming._ledgers[0].position == 11
+    assert consuming._assignment.ledgers[0].position == 11
     assert consumer.calls == [("seek", 11)]
 
 
@@ -392,7 +392,7 @@ async def test_a_batch_that_is_broken_twice_is_skipped_as_far_as_it_reaches(monk
 
     monkeypatch.setattr(confluent_consumer, "end_of_broken_batch", find_end)
     consuming._route([broken(11)])
-    assert consuming._ledgers[0].position == 11
+    assert consuming._assignment.ledgers[0].position == 11
     consuming._route([broken(11)])
     assert asked == [{"begins": 11, "inside": 11, "limit": 1000}]
     assert consuming.offsets_to_commit() == {0: 500}
@@ -410,7 +410,7 @@ async def test_a_beginning_that_librdkafka_makes_behind_a_broken_batch_repeats_n
     consuming._route([record(13)])
     await receiver.has(4)
     assert receiver.payloads == payloads(10, 4)
-    assert consuming._ledgers[0].position == 14
+    assert consuming._assignment.ledgers[0].position == 14
     assert consumer.calls == [("seek", 11), ("seek", 11), ("seek", 13)]
 
 
@@ -453,7 +453,7 @@ async def test_a_repeat_is_committed_once_what_it_repeats_is_done() -> None:
     consuming._route([record(0)])  # of the new topic already, and a mailbox that is away does not have it yet
     await receiver.has(1)
     consuming._enter(RECREATED)
-    consuming._ledgers = {0: OffsetLedger(0)}
+    consuming._assignment.ledgers = {0: OffsetLedger(0)}
     consuming._route([record(0)])
     consuming._settle()
     assert consuming.offsets_to_commit() == {}
@@ -477,7 +477,7 @@ async def test_what_turns_out_to_be_readable_is_not_skipped(monkeypatch: pytest.
     for _ in range(2):
         consuming._route([broken(3)])
     assert consumer.calls == [("seek", 11), ("seek", 11)]
-    assert (consuming._ledgers[0].position, consuming._counters.quarantined) == (11, {})
+    assert (consuming._assignment.ledgers[0].position, consuming._counters.quarantined) == (11, {})
 
 
 async def test_nothing_is_skipped_that_the_log_does_not_hold() -> None:
@@ -485,7 +485,7 @@ async def test_nothing_is_skipped_that_the_log_does_not_hold() -> None:
     consuming = books(Receiver(), consumer, start=11)
     for _ in range(2):
         consuming._route([broken(11)])
-    assert consuming._ledgers[0].position == 11
+    assert consuming._assignment.ledgers[0].position == 11
     assert consumer.calls == [("seek", 11), ("seek", 11)]
 
 
@@ -562,7 +562,7 @@ async def test_a_consumer_has_work_until_what_it_has_read_is_committed() -> None
     receiver = Receiver(prompt=False)
     consuming = books(receiver, Consumer())
     assert consuming._has_work()  # it has not joined
-    consuming._joined = True
+    consuming._assignment.is_member = True
     assert not consuming._has_work()
     consuming._route([record(0)])
     await receiver.has(1)
@@ -595,14 +595,14 @@ async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() ->
     consumer = Consumer()
     consuming = books(Receiver(), consumer, start=7)
     consuming._attached, consuming._session_now = None, object()
-    before = dict(consuming._ledgers)
+    before = dict(consuming._assignment.ledgers)
     partitions = [TopicPartition(RESULTS, 0, 900)]
     for news in (consuming._on_assign, consuming._on_revoke, consuming._on_lost):
         news(consumer, partitions)  # type: ignore[arg-type]
     consuming._on_commit(SESSION, None, partitions)
-    assert consuming._ledgers == before
-    assert consuming._ledgers[0].committed == 7
-    assert consuming._unresolved is None
+    assert consuming._assignment.ledgers == before
+    assert consuming._assignment.ledgers[0].committed == 7
+    assert consuming._assignment.unresolved is None
     assert consumer.calls == [("assign", 0), ("unassign",), ("unassign",)]
 
 

@@ -433,7 +433,7 @@ async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_a
     consuming, partition = books(python_stand, Receiver()), TopicPartition(python_stand.results, 0)
     ledger = OffsetLedger(10)
     span = ledger.read(20, pending=1)
-    consuming._ledgers = {partition: ledger}
+    consuming._assignment.ledgers = {partition: ledger}
     consuming._handoff.take(10, 1000)
     consuming._handoff.when_done([span], 10, 1000)()
     consuming.forget()
@@ -443,7 +443,7 @@ async def test_a_batch_that_was_done_when_the_partitions_were_lost_is_not_read_a
 async def test_a_log_that_was_cut_off_is_committed_from_where_it_goes_on(python_stand: KafkaStand) -> None:
     receiver, partition = Receiver(), TopicPartition(python_stand.results, 0)
     consuming = books(python_stand, receiver)
-    consuming._ledgers = {partition: OffsetLedger(100)}
+    consuming._assignment.ledgers = {partition: OffsetLedger(100)}
     record = SimpleNamespace(offset=90, key=None, value=b"doll|0", timestamp=None, headers=[])
     consumer = SimpleNamespace(highwater=lambda _: 91)
     consuming._route(consumer, {partition: [record]})

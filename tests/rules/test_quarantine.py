@@ -189,7 +189,8 @@ def test_what_is_forgotten_is_neither_lost_nor_sent() -> None:
     topic = Topic()
     topic.take("a", "b")
     topic.step()
-    assert topic.copies.forget() == ["a", "b"]
+    assert topic.copies.forget({1}) == []
+    assert topic.copies.forget({0, 1}) == ["a", "b"]
     assert not topic.copies.acknowledged("a")
     topic.copies.refused("b", Cause.REFUSED, topic.now)
     topic.copies.postponed("b", topic.now)
@@ -264,6 +265,7 @@ class CopiesMachine(RuleBasedStateMachine):
         self.now = self.answered_s = 0.0
         self.positions = {0: 0, 1: 0}
         self.taken_at: dict[int, float] = {}  # of those held, by seconds in which the brokers answered
+        self.partitions: dict[int, int] = {}  # of each copy
         self.sent: set[int] = set()
         self.count = 0
 
@@ -272,7 +274,7 @@ class CopiesMachine(RuleBasedStateMachine):
         self.count += 1
         self.copies.take(self.count, partition=partition, offset=self.positions[partition], size=size)
         self.positions[partition] += 1 + others
-        self.taken_at[self.count] = self.answered_s
+        self.taken_at[self.count], self.partitions[self.count] = self.answered_s, partition
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.5, 1.0]), answer=st.booleans())
     def step(self, seconds: float, answer: bool) -> None:
@@ -328,11 +330,12 @@ class CopiesMachine(RuleBasedStateMachine):
     def judge(self, verdict: Cause | None) -> None:
         self.copies.judge(verdict)
 
-    @rule()
-    def forget(self) -> None:
-        assert set(self.copies.forget()) == set(self.taken_at)
-        self.taken_at.clear()
-        self.sent.clear()
+    @rule(partitions=st.sampled_from([{0}, {1}, {0, 1}]))
+    def forget(self, partitions: set[int]) -> None:
+        gone = {copy for copy in self.taken_at if self.partitions[copy] in partitions}
+        assert set(self.copies.forget(partitions)) == gone
+        self.taken_at = {copy: at for copy, at in self.taken_at.items() if copy not in gone}
+        self.sent -= gone
 
     @invariant()
     def holds_what_was_neither_acknowledged_nor_lost(self) -> None:
