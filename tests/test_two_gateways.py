@@ -10,12 +10,16 @@ import json
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from cocoa_tornado.brokers.port import Batch
 from cocoa_tornado.mailboxes.memory import MemoryMailbox
 from cocoa_tornado.mailboxes.port import Entry
 from cocoa_tornado.presence.base import PresenceBase
 from cocoa_tornado.presence.grants import Grant, Lease
+from cocoa_tornado.relay.messages import Forward, RelayMessage
+from cocoa_tornado.relay.port import Fate
 from cocoa_tornado.rules.addressing import Options
 from cocoa_tornado.rules.box import BoxLimits
+from cocoa_tornado.rules.records import Record
 from testing.raw_device import CLOSE, PING, PONG, TEXT
 from testing.waiting import eventually
 
@@ -274,6 +278,42 @@ async def test_with_a_mailbox_options_hold_whichever_gateway_reads_and_serves(ne
     await a.publish("doll", "now", ttl=0)
     await a.publish("doll", "later", ttl=60, priority="low")
     assert sorted(await texts_of(doll, 2)) == ["later", "now"]
+    await a.stop()
+    await b.stop()
+
+
+@IN_MEMORY
+async def test_with_a_mailbox_a_message_that_is_forwarded_does_not_arrive_after_one_that_was_stored_later(
+    neighbors: Neighbors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are read in one batch. The device has the later one from its box before the forwarded one arrives."""
+    a, b, _ = await shared(neighbors)
+    doll = await b.connect("doll")
+    send, held = a.gateway.relay.send, list[Forward]()
+
+    def send_late(server: str, message: RelayMessage) -> asyncio.Future[Fate]:
+        if not isinstance(message, Forward):
+            return send(server, message)
+        held.append(message)
+        sent: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
+        sent.set_result(Fate.ACCEPTED)
+        return sent
+
+    monkeypatch.setattr(a.gateway.relay, "send", send_late)
+    record = b'{"type":"transcription","text":"%b"}'
+    now = Options(ttl_s=0)
+    batch = [
+        Record("doll", record % b"partial", 0, interim_of="s"),
+        Record("doll", record % b"now", 0, options=now),
+        Record("doll", record % b"later", 0),
+    ]
+    a.gateway._sink(Batch(batch, lambda: None, [0, 1, 2], [("results/0", 3)]))
+    assert await texts_of(doll, 1) == ["later"]
+    await eventually(lambda: bool(held))
+    send(b.gateway.presence.lease.server, held[0])
+    await eventually(lambda: b.gateway.counters.dropped == {"interim": 1, "catching_up": 1})
+    await b.publish("doll", "last")
+    assert await texts_of(doll, 1) == ["last"]
     await a.stop()
     await b.stop()
 

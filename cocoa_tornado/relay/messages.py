@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
@@ -14,6 +15,9 @@ from ..rules.terms import Terms
 
 ENVELOPE_BYTES = 64
 """What a message counts for in addition to its strings and payloads."""
+UNKNOWN_PLACE: Final = -1
+"""Of a transient message: a later one may have been stored, and it is not known under which number. The message is
+dropped, because it might overtake."""
 
 
 class ForwardedMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -28,6 +32,9 @@ class ForwardedMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     :ivar source: the partition of its record, such as ``transcription.results/3``
     :ivar offset: of its record in that partition
     :ivar terms: how to deliver it; None: the defaults
+    :ivar after: with a mailbox, the number of the stored message that it comes after, in its lane of the device's box,
+        or :data:`UNKNOWN_PLACE`; None: nothing is known of what was stored before or after it
+    :ivar places: the same for single devices, in place of ``after``
     """
 
     address: Address
@@ -36,6 +43,8 @@ class ForwardedMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
     source: str
     offset: int
     terms: Terms | None = None
+    after: int | None = None
+    places: Mapping[str, int] | None = None
 
     def __repr__(self) -> str:
         return f"<ForwardedMessage {self.source}/{self.offset} for {self.address!r}>"  # never its text
@@ -54,6 +63,8 @@ def size_of(message: ForwardedMessage) -> int:
     if message.terms is not None:
         terms = message.terms
         strings += len(terms.interim_of) + len(terms.collapse_key or "") + len(terms.id or "")
+    if message.places:
+        strings += sum(map(len, message.places)) + 8 * len(message.places)
     return ENVELOPE_BYTES + strings + len(message.payload)
 
 

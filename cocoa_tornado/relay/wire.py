@@ -49,6 +49,8 @@ class _Message(msgspec.Struct, array_like=True, frozen=True, gc=False):
     source: str
     offset: int
     terms: list[Any] | None = None
+    after: int | None = None
+    places: dict[str, int] | None = None
 
 
 class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -145,7 +147,7 @@ def _plain(messages: Sequence[ForwardedMessage]) -> Sequence[object]:
     """The messages with addresses that msgspec encodes as :func:`_decoded` expects: nearly all are plain strings."""
     if all([type(message.address) is str for message in messages]):
         return messages
-    return [(_encoded(of.address), of.payload, of.timestamp_ms, of.source, of.offset, of.terms) for of in messages]
+    return [(_encoded(of.address), *msgspec.structs.astuple(of)[1:]) for of in messages]
 
 
 def _forward(messages: Sequence[_Message]) -> Decoded:
@@ -155,7 +157,8 @@ def _forward(messages: Sequence[_Message]) -> Decoded:
         if address is None:
             continue
         terms = None if of.terms is None else _terms(of.terms)
-        taken.append(ForwardedMessage(address, of.payload, of.timestamp_ms, of.source, of.offset, terms))
+        made = ForwardedMessage(address, of.payload, of.timestamp_ms, of.source, of.offset, terms, of.after, of.places)
+        taken.append(made)
     return Decoded(Forward(tuple(taken)) if taken else None, len(messages) - len(taken))
 
 

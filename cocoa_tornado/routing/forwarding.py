@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from ..brokers.port import Batch
@@ -13,7 +13,7 @@ from ..relay.messages import Forward, ForwardedMessage, RelayMessage, WakeUp, Wa
 from ..relay.port import Fate, Relay
 from ..rules.terms import terms_of
 from .address import Address, Devices
-from .forwards import MOST, Portion, forwards_of
+from .forwards import MOST, NO_PLACES, Place, Portion, forwards_of
 from .local import LocalDelivery
 from .looking import LookingAgain
 from .plan import Message, Part
@@ -54,14 +54,16 @@ class Forwarding:
         messages: Sequence[Part],
         receipt: Receipt,
         again: Callable[[Sequence[Message]], None] | None = None,
+        places: Mapping[Part, Place] = NO_PLACES,
     ) -> None:
         """Send messages of a batch to the server that holds their devices.
 
         :param again: gets the messages that this server does not have, or may not have, instead of their being dropped
+        :param places: of transient messages among the stored ones
         """
         ended, left = receipt.leg(), len(messages)
         try:
-            for portion in forwards_of(batch.records, batch.origins(), messages, self._local.terms_of):
+            for portion in forwards_of(batch.records, batch.origins(), messages, self._local.terms_of, places):
                 left -= len(portion.parts)
                 self._forward(server, portion, receipt.leg(), again)
         except Exception:
@@ -93,7 +95,10 @@ class Forwarding:
     def forward_step(self, server: str, step: FanOutStep, device_ids: Sequence[str]) -> None:
         """Send the transient message of a fan-out to the server that holds these devices."""
         terms = terms_of("", step.options, step.timestamp_ms, 0)
-        message = ForwardedMessage(Devices(tuple(device_ids)), step.payload, step.timestamp_ms, "", 0, terms)
+        given = step.numbers or {}
+        places = {device_id: given[device_id] for device_id in device_ids if device_id in given}
+        address = Devices(tuple(device_ids))
+        message = ForwardedMessage(address, step.payload, step.timestamp_ms, "", 0, terms, None, places)
         parts = [(0, device_id) for device_id in device_ids]
         self._send(server, Forward((message,)), lambda fate: self._note_fate(fate, parts))
 
@@ -137,7 +142,8 @@ class Forwarding:
     def _on_forward(self, sender: str, forward: Forward) -> None:
         for message in forward.messages:
             address, payload, source = message.address, message.payload, message.source
-            self._local.take(address, payload, message.timestamp_ms, message.terms, source, message.offset)
+            place = message.after, message.places
+            self._local.take(address, payload, message.timestamp_ms, message.terms, source, message.offset, *place)
 
     def _on_wake_up(self, sender: str, wake_up: WakeUp) -> None:
         for device_id in wake_up.device_ids:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ..relay.messages import Forward, ForwardedMessage, size_of
@@ -19,6 +20,17 @@ MOST_BYTES: Final = 1024 * 1024
 """Their records together. A single record may be larger."""
 
 
+class Place(NamedTuple):
+    """``after`` and ``places`` of a :class:`ForwardedMessage`."""
+
+    after: int | None = None
+    of_devices: Mapping[str, int] | None = None
+
+
+_NO_PLACE: Final = Place()
+NO_PLACES: Final[Mapping[Part, Place]] = MappingProxyType({})
+
+
 class Portion(NamedTuple):
     """:ivar parts: what the message is made of"""
 
@@ -31,11 +43,13 @@ def forwards_of(
     origins: Sequence[tuple[str, int]],
     parts: Sequence[Part],
     terms_of: Callable[[Record], Terms | None],
+    places: Mapping[Part, Place] = NO_PLACES,
 ) -> Iterator[Portion]:
     """Make messages of parts of a batch, in their order. The payload of a record goes once for several devices.
 
     :param origins: by record: its partition, and its offset there
     :param parts: in the order of the records
+    :param places: of the parts, as far as they are known
     """
     messages: list[ForwardedMessage] = []
     taken: list[Part] = []
@@ -44,7 +58,8 @@ def forwards_of(
         record = records[at]
         device_ids = tuple([device_id for _, device_id in piece if device_id is not None])
         address = Devices(device_ids) if len(device_ids) > 1 else device_ids[0] if device_ids else record.address
-        made = ForwardedMessage(address, record.payload, record.timestamp_ms, *origins[at], terms_of(record))
+        place = _place_of(piece, places) if places else _NO_PLACE
+        made = ForwardedMessage(address, record.payload, record.timestamp_ms, *origins[at], terms_of(record), *place)
         size += size_of(made)
         if messages and (len(taken) + len(piece) > MOST or size > MOST_BYTES):
             yield Portion(Forward(tuple(messages)), taken)
@@ -53,6 +68,14 @@ def forwards_of(
         taken += piece
     if messages:
         yield Portion(Forward(tuple(messages)), taken)
+
+
+def _place_of(piece: Sequence[Part], places: Mapping[Part, Place]) -> Place:
+    """Of the parts of one record."""
+    if len(piece) == 1:
+        return places.get(piece[0], _NO_PLACE)
+    found = {part[1]: places[part].after for part in piece if part in places}
+    return Place(None, {device_id: after for device_id, after in found.items() if device_id and after is not None})
 
 
 def _pieces(parts: Sequence[Part]) -> Iterator[tuple[int, list[Part]]]:

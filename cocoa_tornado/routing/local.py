@@ -197,16 +197,20 @@ class LocalDelivery:
         terms: Terms | None,
         source: str = "",
         offset: int = 0,
+        after: int | None = None,
+        places: Mapping[str, int] | None = None,
     ) -> None:
         """Route a record that another server has read and forwarded, for those of its devices that are here.
 
         :param source: its partition; :param offset: in that partition
+        :param after: see ``relay.messages.ForwardedMessage``; :param places: likewise
         """
         origin = None if self._taken is None else (self._taken.of(source), offset)
         try:
             if self._mailbox is not None:
                 for device_id in recipients(address, self._hub):
-                    self._suggest(device_id, payload, timestamp_ms, terms)
+                    place = after if places is None else places.get(device_id, after)
+                    self._suggest(device_id, payload, timestamp_ms, terms, place)
             elif isinstance(address, str) or recipients(address, self._hub):
                 self._counters.routed += self._send_to_all(address, payload, timestamp_ms, terms, origin)
                 if origin is not None:

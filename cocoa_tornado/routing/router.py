@@ -15,14 +15,16 @@ from ..brokers.port import Batch
 from ..counters import Counters
 from ..errors import MailboxClosed
 from ..hub import Hub
-from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox
+from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox, lane_of
 from ..presence.port import Holder, Presence
+from ..relay.messages import UNKNOWN_PLACE
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
 from ..rules.box import LaneName
 from ..rules.taken import TakenOffsets
-from .address import Address, Everyone, Group, User, recipients
+from .address import Address, Directory, Everyone, Group, User, recipients
 from .forwarding import Forwarding
+from .forwards import Place
 from .local import LocalDelivery
 from .looking import LookingAgain
 from .numbers import BatchNumbers
@@ -426,7 +428,7 @@ class Router:
             number, later = numbers.get(message), None
             if number is None:
                 if message not in numbers:
-                    later = partial(self._first_later, flight.numbers, at, device_id)
+                    later = partial(self._first_later, flight.numbers, at, device_id, directory=self._hub)
                 elif device_id in looked:
                     continue
                 else:
@@ -448,7 +450,8 @@ class Router:
             if waking:
                 self._forwarding.wake_up(server, waking, flight.receipt)
             if transient:
-                self._forwarding.forward(flight.batch, server, transient, flight.receipt)
+                places = self._places(flight, transient, numbers)
+                self._forwarding.forward(flight.batch, server, transient, flight.receipt, places=places)
 
     def _unsent(self, flight: _InFlight, numbers: Mapping[Part, int | None]) -> frozenset[Part]:
         """The transient messages of a batch that must not be sent: the mailbox has dropped them or, if they are for no
@@ -463,16 +466,58 @@ class Router:
         stale = stale_messages(records, messages, earlier.union(members)).difference(numbers)
         return stale.union(message for message in earlier if records[message[0]].is_transient)
 
-    def _first_later(self, numbers: BatchNumbers | None, at: int, device_id: str, lane: LaneName) -> int | None:
+    def _first_later(
+        self, numbers: BatchNumbers | None, at: int, device_id: str, lane: LaneName, directory: Directory | None
+    ) -> int | None:
         """The lowest number of a lane that a later message of a device has than this one of a batch; 0: it is not
-        known; None: there is no later one."""
-        found = None if numbers is None else numbers.first(at, device_id, lane, self._hub)
+        known; None: there is no later one.
+
+        :param directory: None: the device is at another server
+        """
+        found = None if numbers is None else numbers.first(at, device_id, lane, directory)
         for other in self._in_flight:
             if found is not None:
                 break
             if (of_other := other.numbers) is not None:
-                found = of_other.first(-1, device_id, lane, self._hub)
+                found = of_other.first(-1, device_id, lane, directory)
         return found
+
+    def _places(
+        self, flight: _InFlight, transient: Sequence[Part], numbers: Mapping[Part, int | None]
+    ) -> Mapping[Part, Place]:
+        """Where transient messages belong among the stored ones, which other servers may have sent already."""
+        found = {}
+        for part in transient:
+            at, device_id = part
+            lane = lane_of(flight.batch.records[at].options)
+            if part in numbers:
+                found[part] = Place(numbers[part])
+            elif device_id is None:
+                found[part] = self._shared_place(flight.numbers, at, lane)
+            else:
+                found[part] = Place(self._place(flight.numbers, at, device_id, lane))
+        return found
+
+    def _place(self, numbers: BatchNumbers | None, at: int, device_id: str, lane: LaneName) -> int | None:
+        """Cases, in order: a later message is known; an earlier one is; a later one is being stored; none of them."""
+        first = self._first_later(numbers, at, device_id, lane, None)
+        if first:
+            return first - 1
+        last = None if numbers is None else numbers.last(at, device_id, lane)
+        if last is not None:
+            return last
+        return None if first is None else UNKNOWN_PLACE
+
+    def _shared_place(self, numbers: BatchNumbers | None, at: int, lane: LaneName) -> Place:
+        """Of a record whose recipients the other servers find."""
+        firsts: dict[str, int] = {}
+        if numbers is not None:
+            numbers.add_firsts(at, lane, firsts)
+        for other in self._in_flight:
+            if other.numbers is not None:
+                other.numbers.add_firsts(-1, lane, firsts)
+        away = {name: first for name, first in firsts.items() if name not in self._connected}
+        return Place(None, {name: first - 1 if first else UNKNOWN_PLACE for name, first in away.items()})
 
     # -- fan-outs
 

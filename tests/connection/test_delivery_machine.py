@@ -129,6 +129,7 @@ class Delivering(RuleBasedStateMachine):
         self.keys: dict[str, int] = {}
         self.replaced: set[int] = set()
         self.transient: dict[int, LaneName] = {}
+        self.forwarded: list[tuple[bytes, Terms, int]] = []  # has not arrived yet
         self.written: set[int] = set()  # what a kernel took is not missed by a device without a cursor
         self.got: list[int] = []
         self.cursors: list[Position] = []
@@ -313,6 +314,8 @@ class Delivering(RuleBasedStateMachine):
     @rule(is_interim=st.booleans(), priority=st.sampled_from(PRIORITIES), knows_place=st.booleans())
     def suggest(self, is_interim: bool, priority: Priority, knows_place: bool) -> None:
         """:param knows_place: its record went through the mailbox"""
+        while self.forwarded:
+            self.arrive()  # they keep their order
         if self.has_unseen:
             self.look_again()  # the router says so first
         text, lane = len(self.stored) + len(self.transient), lane_of(Options(priority))
@@ -320,6 +323,21 @@ class Delivering(RuleBasedStateMachine):
         terms = Terms("session" if is_interim else "", priority)
         after = self.mailbox._store.look("doll").lane(lane).last if knows_place and not is_interim else None
         self.do(lambda: self.ours.suggest(b'{"type":"t","text":%d}' % text, 1, terms, after))
+
+    @rule(is_interim=st.booleans(), priority=st.sampled_from(PRIORITIES))
+    def forward(self, is_interim: bool, priority: Priority) -> None:
+        """Another server reads a transient message. It arrives later, with its place."""
+        text, lane = len(self.stored) + len(self.transient), lane_of(Options(priority))
+        self.transient[text] = lane
+        after = self.mailbox._store.look("doll").lane(lane).last
+        terms = Terms("session" if is_interim else "", priority)
+        self.forwarded.append((b'{"type":"t","text":%d}' % text, terms, after))
+
+    @precondition(lambda self: self.forwarded)
+    @rule()
+    def arrive(self) -> None:
+        payload, terms, after = self.forwarded.pop(0)
+        self.do(lambda: self.ours.suggest(payload, 1, terms, after))
 
     @rule()
     def look_again(self) -> None:

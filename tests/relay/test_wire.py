@@ -43,7 +43,18 @@ optional = st.none() | texts
 terms = st.builds(
     Terms, texts, st.sampled_from(["high", "normal", "low"]), numbers, optional, optional, st.none() | numbers
 )
-forwarded = st.builds(ForwardedMessage, addresses, st.binary(max_size=50), numbers, texts, numbers, st.none() | terms)
+places = st.none() | st.dictionaries(texts, st.integers(-1, 2**53), max_size=3)
+forwarded = st.builds(
+    ForwardedMessage,
+    addresses,
+    st.binary(max_size=50),
+    numbers,
+    texts,
+    numbers,
+    st.none() | terms,
+    st.none() | st.integers(-1, 2**53),
+    places,
+)
 claims = st.builds(Claim, texts, numbers)
 messages: st.SearchStrategy[RelayMessage] = st.one_of(
     st.builds(Forward, st.lists(forwarded, min_size=1, max_size=4).map(tuple)),
@@ -85,14 +96,28 @@ def test_fields_that_a_later_release_appends_are_ignored(message: RelayMessage) 
 
 def test_fields_that_a_later_release_appends_to_a_forwarded_message_or_its_terms_are_ignored() -> None:
     made = msgspec.structs.replace(forward(3).messages[0], terms=Terms(priority="high", id="x"))
-    version, kind, ((*fields, of_terms),) = msgspec.msgpack.decode(encode(Forward((made,))))
-    assert decode(pack([version, kind, [[*fields, [*of_terms, "later"], "later"]]])) == Decoded(Forward((made,)))
+    version, kind, ((*fields, of_terms, after, places),) = msgspec.msgpack.decode(encode(Forward((made,))))
+    assert decode(pack([version, kind, [[*fields, [*of_terms, "later"], after, places, "later"]]])) == Decoded(
+        Forward((made,))
+    )
 
 
 def test_fields_that_an_earlier_release_does_not_know_stand_for_their_defaults() -> None:
+    made = ForwardedMessage("doll", b"{}", 1, "results/0", 2, Terms("s"))
+    of_terms = list(Terms("s"))
     assert decode(pack([VERSION, "forward", [["doll", b"{}", 1, "results/0", 2]]])) == Decoded(
-        Forward((ForwardedMessage("doll", b"{}", 1, "results/0", 2),))
+        Forward((msgspec.structs.replace(made, terms=None),))
     )
+    assert decode(pack([VERSION, "forward", [["doll", b"{}", 1, "results/0", 2, of_terms]]])) == Decoded(
+        Forward((made,))
+    )
+
+
+def test_the_place_of_a_forwarded_message_comes_after_the_fields_that_an_earlier_release_reads() -> None:
+    for address in ("doll", Group("red")):
+        made = ForwardedMessage(address, b"{}", 1, "results/0", 2, Terms("s"), 7, {"doll": 5})
+        _, _, ((_, *fields),) = msgspec.msgpack.decode(encode(Forward((made,))))
+        assert fields == [b"{}", 1, "results/0", 2, list(Terms("s")), 7, {"doll": 5}]
 
 
 @pytest.mark.parametrize("data", [[VERSION, "new kind", 1], [VERSION + 1, "wake", ["doll"]], [VERSION, "wake"]])

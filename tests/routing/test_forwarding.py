@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -19,7 +19,7 @@ from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence, LocalStore
 from cocoa_tornado.presence.port import Holder
 from cocoa_tornado.relay.memory import Exchange, MemoryRelay
-from cocoa_tornado.relay.messages import RelayMessage
+from cocoa_tornado.relay.messages import UNKNOWN_PLACE, RelayMessage
 from cocoa_tornado.relay.port import Fate, RelayLimits
 from cocoa_tornado.routing import forwards, looking
 from cocoa_tornado.routing.address import Devices, Everyone, Group, User
@@ -484,6 +484,77 @@ async def test_with_a_mailbox_the_holders_server_is_notified_and_sent_transient_
     stand.read_at_a(*batch[:3], first=0)  # once more: stored before, so it may not have been notified
     await eventually(lambda: there.looks == 2)
     assert here.looks == 1
+
+
+async def test_with_a_mailbox_a_forwarded_message_keeps_its_place_among_the_stored_ones() -> None:
+    stand = await with_mailbox()
+    there, red = await stand.b.connect("there"), await stand.b.connect("red", "red")
+    mailbox = stand.a.mailbox
+    assert mailbox is not None
+    await mailbox.join("red", frozenset({of_group("red")}))
+    now, high = Options(ttl_s=0), Options("high")
+    keyed, urgent = Options(ttl_s=0, id="x"), Options("high", ttl_s=0)
+    stand.read_at_a(
+        text(0, "there", "s"),  # comes after nothing
+        text(1, "there"),  # 1
+        text(2, "there", "s"),  # comes after 1, as 2 shows
+        text(3, "there")._replace(options=high),  # 1 in the other lane
+        text(4, "there"),  # 2
+        text(5, "there")._replace(options=keyed),  # comes after 2, as the mailbox says
+        text(6, "there")._replace(options=urgent),  # comes after 1, as 1 shows
+        text(7, Devices(("there", "red")))._replace(options=now),  # comes after 2, and after what was stored before
+        text(8, Group("red"), "s"),  # comes after nothing, as 1 shows
+        text(9, "red"),  # 1
+    )
+    await eventually(lambda: len(there.sent) == 5 and len(red.sent) == 2)
+    assert (there.texts, there.places) == (["0", "2", "5", "6", "7"], [0, 1, 2, 1, 2])
+    assert (red.texts, red.places) == (["7", "8"], [0, 0])
+
+
+async def test_with_a_mailbox_the_transient_message_of_a_fan_out_keeps_its_place_at_other_servers() -> None:
+    stand = await with_mailbox()
+    there = await stand.b.connect("there", "red")
+    mailbox = stand.a.mailbox
+    assert mailbox is not None
+    await mailbox.join("there", frozenset({of_group("red")}))
+    now = Options(ttl_s=0, collapse_key="k")
+    stand.read_at_a(text(0, "there"), text(1, Group("red"))._replace(options=now), text(2, "there"))
+    await eventually(lambda: len(there.sent) == 1)
+    assert (there.texts, there.places) == (["1"], [1])
+
+
+class SlowMailbox(MemoryMailbox):
+    """Stores at once, and says so when a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(BoxLimits())
+        self.waiting: list[Callable[[], None]] = []
+
+    def append(
+        self, entries: Sequence[Entry | FanOut], doorbell: Doorbell | None = None
+    ) -> asyncio.Future[list[int | None]]:
+        answer: asyncio.Future[list[int | None]] = asyncio.get_running_loop().create_future()
+        stored = super().append(entries, doorbell).result()
+        self.waiting.append(lambda: answer.set_result(stored))
+        return answer
+
+
+async def test_a_forwarded_message_ahead_of_one_that_is_being_stored_has_no_known_place() -> None:
+    mailbox = SlowMailbox()
+    await mailbox.start()
+    stand = Stand(mailbox)
+    there, other = await stand.b.connect("there"), await stand.b.connect("other", "red")
+    now = text(0, "there", "s"), text(1, "other", "s"), text(2, Group("red"), "s")
+    stand.read_at_a(*now)
+    stand.read_at_a(text(3, "there"), text(4, "other"))
+    mailbox.waiting.pop(0)()
+    await eventually(lambda: len(there.sent) == 1 and len(other.sent) == 2)
+    assert (there.places, other.places) == ([UNKNOWN_PLACE], [UNKNOWN_PLACE] * 2)
+    stand.read_at_a(*now)
+    for answer in mailbox.waiting:
+        answer()
+    await eventually(lambda: len(there.sent) == 2)
+    assert there.places[1:] == [None]
 
 
 async def test_with_a_mailbox_a_transient_record_with_a_key_is_sent_to_the_devices_of_other_servers_once() -> None:
