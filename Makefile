@@ -18,7 +18,11 @@
 #   make soak    300 devices that connect, vanish and return for two minutes
 #   make memory  the gateway's memory while the mailbox or the broker hangs. Requires Java, Maven and Redis
 #   make survive kill the gateway six times while messages flow, with each mailbox
-#   make servers  several servers that are killed, paused and cut off from Redis, checked with Porcupine. Requires Go
+#   make soak-servers   200 devices that roam between three servers for five minutes, or SOAK_SECONDS. Requires Java, Maven,
+#                Redis and Go, as the next two do
+#   make servers  several servers that are killed, paused and cut off from Redis, checked with Porcupine
+#   make rolling  restart three servers, and three workers, under 10,000 devices
+#   make nightly  test-nightly, soak, soak-servers, survive, servers and rolling: two hours
 #   make bench   compare the gateway with six others, then measure a mailbox; some minutes. Requires Java, Maven and Go
 #   make bench-full   the same with up to 50,000 devices, memory, growth and storms; most of an hour
 
@@ -48,7 +52,10 @@ PYTEST_LOWEST := PYTHONDONTWRITEBYTECODE= $(LOWEST)/bin/python -m pytest $(PARAL
 # What `make constraints` upgrades: everything, or one library with UPGRADE='--upgrade-package tornado'.
 UPGRADE ?= --upgrade
 
-.PHONY: run demo kafka test test-fast test-all test-lowest test-lower test-nightly prepare check constraints format figures soak memory survive servers bench bench-full clean
+SOAK_SECONDS ?= 300
+
+.PHONY: run demo kafka test test-fast test-all test-lowest test-lower test-nightly prepare check constraints format figures soak \
+  soak-servers memory survive servers rolling nightly bench bench-full clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/installed
@@ -116,6 +123,9 @@ figures: $(VENV)/installed
 soak: $(VENV)/installed-test
 	$(BIN)/python -m bench.soak
 
+soak-servers: $(VENV)/installed-test
+	$(BIN)/python -m bench.servers --fault none --seconds $(SOAK_SECONDS)
+
 memory: $(VENV)/installed-test
 	$(BIN)/python -m bench.memory
 
@@ -127,6 +137,14 @@ servers: $(VENV)/installed-test
 	$(BIN)/python -m bench.servers
 	$(BIN)/python -m bench.servers --servers 5 --mode strict --seconds 120
 	$(BIN)/python -m bench.servers --fault tail --seconds 120
+
+rolling: $(VENV)/installed-test
+	$(BIN)/python -m bench.rolling
+	$(BIN)/python -m bench.rolling --mailbox none
+	$(BIN)/python -m bench.rolling --restart workers
+	$(BIN)/python -m bench.rolling --restart parent
+
+nightly: test-nightly soak soak-servers survive servers rolling
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench.harness

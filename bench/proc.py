@@ -145,6 +145,20 @@ def parse_tcp_pages(sockstat: str) -> int:
     return 0
 
 
+def waited_s() -> float:
+    """For how long some process of the machine has been waiting for a processor so far, in seconds; 0.0: unknown."""
+    try:
+        return parse_pressure(Path("/proc/pressure/cpu").read_text())
+    except OSError:
+        return 0.0
+
+
+def parse_pressure(text: str) -> float:
+    """The total of a line like ``some avg10=1.53 avg60=0.87 avg300=0.45 total=126432``, which is in microseconds."""
+    line = next((line for line in text.splitlines() if line.startswith("some ")), "total=0")
+    return int(line.rpartition("total=")[2]) / 1e6
+
+
 def idle_s(cores: frozenset[int]) -> float:
     """The total idle time of these cores so far, in seconds."""
     return parse_idle_ticks(Path("/proc/stat").read_text(), cores) / os.sysconf("SC_CLK_TCK")

@@ -6,8 +6,9 @@ off from Redis, and Redis is restarted. At the end every device must have receiv
 Porcupine must find an order of everything that clients have seen in which no device ever had two holders, no 409 was
 given without one, and no message came through a connection that was not the holder's. Exit status 1 if any check fails.
 
-``--fault tail`` also has Redis lose its last three seconds, whose messages it may lose: then only who holds what is
-checked.
+With ``--fault none`` it is a soak: the servers' memory and open files must be steady too. Else each kind of fault
+happens at least once; where that takes longer than ``--seconds``, the run does. ``--fault tail`` also has Redis lose
+its last three seconds, whose messages it may lose: then only who holds what is checked.
 """
 
 from __future__ import annotations
@@ -28,33 +29,35 @@ import click
 
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import mint
+from cocoa_tornado.presence.redis_settings import PresenceMode, least_fence
 from cocoa_tornado.rules.identity import TokenPolicy
 from testing.tcp_proxy import TcpProxy
 
 from .servers_faults import FAULTS, Faults, Server
 from .servers_fleet import Roamer
 from .servers_history import History, Verdict
+from .servers_steady import Steadiness
 from .survival import PARTITIONS, TOPIC, Audiences, Writer
 from .survival import Plan as WriterPlan
 from .survival_faults import pythonpath
 from .survival_fleet import Findings, Memory
 
 MESSAGES = "device.messages"
-SETTLE_S = 5.0
+LONGER_S = 240.0  # for faults that have not happened yet
 OVERTIME_S = 420.0
+LEAST_FREEZE_S = 2.0  # that the setting allows
 RIVALS = 0.5  # share of the devices that have some
 GATEWAY_OPTIONS = [
     *("--ping-interval", "5s", "--ping-timeout", "5s", "--duplicate-challenge", "1s", "--retry-after", "1s"),
     *("--log-format", "json", "--log-level", "warning", "--no-access-log", "--mailbox-max-messages", "100000"),
     *("--mailbox-max-bytes", "1GiB", "--drain-grace", "5s"),
 ]
-COMPLAINTS_IN_A_TAIL = ("mailbox emptied", "mailbox replaced")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """:ivar rate: messages a second for all devices
-    :ivar fence: ``presence_fence`` in seconds, at least 5
+    :ivar fence: ``presence_fence`` in seconds
     """
 
     servers: int = 3
@@ -62,9 +65,23 @@ class Plan:
     seconds: float = 300.0
     rate: float = 150.0
     fence: float = 10.0
-    mode: str = "freeze"
+    mode: PresenceMode = "freeze"
     fault: str = "all"
     seed: int = 1
+
+    @property
+    def freeze(self) -> float:
+        """``presence_freeze``: half of the fence, or less if the mode needs more between them."""
+        tenths = range(round(self.fence * 5), round(LEAST_FREEZE_S * 10) - 1, -1)
+        fitting = (tenth / 10 for tenth in tenths if least_fence(self.mode, tenth / 10) <= self.fence)
+        return next(fitting, 0.0)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """The kinds of faults, and their shares."""
+        if self.fault in ("all", "tail"):
+            return FAULTS | ({"tail": 2} if self.fault == "tail" else {})
+        return {} if self.fault == "none" else {self.fault: 1}
 
 
 @dataclass(slots=True)
@@ -78,6 +95,7 @@ class Outcome:
     complaints: list[str] = field(default_factory=list)
     generations: int = 0
     backwards: list[str] = field(default_factory=list)
+    steadiness: Steadiness = field(default_factory=Steadiness)
 
 
 def violations(plan: Plan, outcome: Outcome) -> list[str]:
@@ -100,6 +118,8 @@ def violations(plan: Plan, outcome: Outcome) -> list[str]:
             "errors in the servers' logs": len(outcome.complaints),
         }
     found = [f"{name}: {count}" for name, count in must_be_zero.items() if count]
+    found += outcome.steadiness.violations()
+    found += [f"fault that did not happen: {kind}" for kind in plan.kinds if not outcome.faults.get(kind)]
     if not (findings.connects and outcome.accepted and outcome.generations):
         found.append("nothing happened")
     return found
@@ -178,7 +198,7 @@ class Stage:
         options = [
             *GATEWAY_OPTIONS,
             *("--broker", f"kafka://{self.kafka.bootstrap}", "--presence-mode", plan.mode),
-            *("--presence-fence", f"{plan.fence:g}s", "--presence-freeze", f"{min(plan.fence / 2, plan.fence - 3):g}s"),
+            *("--presence-fence", f"{plan.fence:g}s", "--presence-freeze", f"{plan.freeze:g}s"),
         ]
         made = []
         for number in range(plan.servers):
@@ -234,15 +254,17 @@ async def _run(
     await asyncio.gather(*(server.start() for server in servers))
     await asyncio.gather(*(server.await_ready() for server in servers))
     await asyncio.gather(*(device.introduce() for device in fleet))
-    kinds = FAULTS | {"tail": 2} if plan.fault == "tail" else FAULTS if plan.fault == "all" else {plan.fault: 1}
-    faults = Faults(servers, stage.redis, random.Random(f"{plan.seed}/faults"), 2 * plan.fence, kinds)
+    faults = Faults(servers, stage.redis, random.Random(f"{plan.seed}/faults"), 2 * plan.fence, plan.kinds)
+    latest = time.monotonic() + plan.seconds + LONGER_S
     writer = Writer(
         stage.kafka.bootstrap,
         audiences,
         WriterPlan(messages=int(plan.rate * plan.seconds), rate=plan.rate, seed=plan.seed),
+        may_end=lambda: not faults.missing() or time.monotonic() > latest,
     )
     roaming = [asyncio.ensure_future(device.roam()) for device in fleet]
-    failing = asyncio.ensure_future(faults.run() if plan.fault != "none" else asyncio.sleep(0))
+    steadiness = Steadiness()
+    failing = asyncio.ensure_future(faults.run() if plan.kinds else steadiness.measure(servers, plan.seconds - 1))
     try:
         await asyncio.to_thread(writer.run)
     finally:
@@ -273,6 +295,7 @@ async def _run(
         complaints=complaints,
         generations=len(published.seen),
         backwards=backwards,
+        steadiness=steadiness,
     )
 
 
@@ -287,13 +310,14 @@ def report(plan: Plan, outcome: Outcome) -> list[str]:
         f"wrong device {findings.wrong_device}",
         f"  Porcupine: {verdict.histories} histories, {verdict.operations} operations, "
         f"{len(verdict.violations)} violations, {len(verdict.unknown)} unknown",
+        *outcome.steadiness.report(),
     ]
 
 
 @click.command(help=__doc__)
 @click.option("--servers", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--devices", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--seconds", type=float, default=300.0, show_default=True, help="How long messages are written.")
+@click.option("--seconds", type=float, default=300.0, show_default=True, help="How long messages are written at least.")
 @click.option("--rate", type=float, default=150.0, show_default=True, help="Messages per second.")
 @click.option("--fence", type=float, default=10.0, show_default=True, help="presence_fence in seconds.")
 @click.option("--mode", type=click.Choice(["freeze", "strict"]), default="freeze", show_default=True)
@@ -303,7 +327,10 @@ def report(plan: Plan, outcome: Outcome) -> list[str]:
 @click.option("--seed", type=int, default=1, show_default=True)
 def main(**choices: Any) -> None:
     plan = Plan(**choices)
-    outcome = asyncio.run(asyncio.wait_for(serve(plan), plan.seconds + OVERTIME_S))
+    if not plan.freeze:
+        least = least_fence(plan.mode, LEAST_FREEZE_S)
+        raise click.UsageError(f"--mode {plan.mode} needs a --fence of at least {least:g}")
+    outcome = asyncio.run(asyncio.wait_for(serve(plan), plan.seconds + LONGER_S + OVERTIME_S))
     for line in report(plan, outcome):
         click.echo(line)
     found = violations(plan, outcome)

@@ -75,7 +75,8 @@ class Server:
 
 
 class Faults:
-    """One fault after another, each at a random server, until cancelled. All is well when :meth:`end` returns.
+    """One fault after another, each at a random server, until cancelled. Each kind happens once before any happens
+    again, the one named last first. All is well when :meth:`end` returns.
 
     :param longest_pause_s: of a server
     :param kinds: their shares
@@ -92,7 +93,7 @@ class Faults:
     ) -> None:
         self._servers, self._redis, self._chance, self._longest_pause_s = servers, redis, chance, longest_pause_s
         self._kinds, self._lengths = kinds, list[dict[Path, int]]()
-        self.done: Counter[str] = Counter()
+        self.done: Counter[str] = Counter(dict.fromkeys(kinds, 0))
         self._under_way: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -100,16 +101,25 @@ class Faults:
         try:
             while True:
                 await asyncio.sleep(self._chance.uniform(*BETWEEN_S))
-                (kind,) = self._chance.choices(list(self._kinds), list(self._kinds.values()))
-                self._under_way = asyncio.ensure_future(self._happen(kind))
+                self._under_way = asyncio.ensure_future(self._happen(self._choose()))
                 await asyncio.shield(self._under_way)
-                self.done[kind] += 1
         finally:
             measuring.cancel()
 
     async def end(self) -> None:
         if self._under_way is not None:
             await self._under_way
+
+    def missing(self) -> list[str]:
+        """The kinds that have not happened. Thread-safe."""
+        return [kind for kind, times in self.done.items() if not times]
+
+    def _choose(self) -> str:
+        missing = self.missing()
+        if missing:
+            return missing[-1]
+        (kind,) = self._chance.choices(list(self._kinds), list(self._kinds.values()))
+        return kind
 
     async def _happen(self, kind: str) -> None:
         server = self._chance.choice(self._servers)
@@ -130,18 +140,25 @@ class Faults:
             await asyncio.sleep(self._chance.uniform(1.0, self._longest_pause_s))
             server.redis.flows.set()
         else:
-            await self._restart_redis(loses_tail=kind == "tail")
+            lost = await self._restart_redis(loses_tail=kind == "tail")
+            if kind == "tail" and not lost:
+                return
+        self.done[kind] += 1
         with contextlib.suppress(GatewayFailed):
             await server.await_ready()
 
-    async def _restart_redis(self, *, loses_tail: bool) -> None:
+    async def _restart_redis(self, *, loses_tail: bool) -> int:
+        """Returns how many bytes of its log are lost."""
         await asyncio.to_thread(self._redis.kill)
-        if loses_tail:
-            for path, length in self._lengths[0].items():
+        lost = 0
+        for path, length in self._lengths[0].items() if loses_tail else ():
+            with contextlib.suppress(FileNotFoundError):  # rewritten since
+                lost += max(0, path.stat().st_size - length)
                 os.truncate(path, min(length, path.stat().st_size))
         await asyncio.sleep(self._chance.uniform(0.0, 2.0))
         await asyncio.to_thread(self._redis.start)
         self._lengths.clear()
+        return lost
 
     async def _note_lengths(self) -> None:
         """Remember how long the append-only files were ``TAIL_S`` ago."""

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,11 +145,14 @@ def _having(table: Mapping[str, object], value: object) -> list[str]:
 class Writer:
     """A backend that writes numbered records from its own thread.
 
+    :param may_end: asked on that thread after the planned number of records; as long as it is False, more are written
     :ivar sent: for each device, the number of acknowledged messages
     """
 
-    def __init__(self, bootstrap: str, audiences: Audiences, plan: Plan) -> None:
-        self._bootstrap, self._audiences, self._plan = bootstrap, audiences, plan
+    def __init__(
+        self, bootstrap: str, audiences: Audiences, plan: Plan, may_end: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._bootstrap, self._audiences, self._plan, self._may_end = bootstrap, audiences, plan, may_end
         self.sent = dict.fromkeys(audiences.users, 0)
         self.failed = 0
         self._lock = threading.Lock()
@@ -162,7 +165,9 @@ class Writer:
         producer = KafkaProducer(bootstrap_servers=self._bootstrap, linger_ms=5, retry_backoff_ms=100)
         numbers: dict[str, int] = {}
         due = time.monotonic()
-        for _ in range(self._plan.messages):
+        written = 0
+        while written < self._plan.messages or not self._may_end():
+            written += 1
             due += 1 / self._plan.rate
             time.sleep(max(0.0, due - time.monotonic()))
             key, address, devices = self._audiences.draw(chance)

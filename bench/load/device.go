@@ -32,6 +32,7 @@ const (
 type device struct {
 	index    int
 	fd       int
+	port     int // of the server that this attempt is for
 	state    state
 	attempt  int       // how many it has made
 	began    time.Time // of this attempt
@@ -41,6 +42,7 @@ type device struct {
 	request  []byte
 	rest     []byte // the beginning of what has not come whole yet
 	sequence int64  // of its last message
+	cursor   string // of its last message, if it has one
 }
 
 func newDevice(index int, secret []byte, port int, speaking dialect, grouped bool) *device {
@@ -89,7 +91,7 @@ func (d *device) dial(port int) error {
 		syscall.Close(fd)
 		return err
 	}
-	d.fd, d.state = fd, connectingTCP
+	d.fd, d.port, d.state = fd, port, connectingTCP
 	return nil
 }
 

@@ -28,9 +28,11 @@ type fleet struct {
 	buffer   []byte
 	events   []syscall.EpollEvent
 	goal     *goal
-	heard    *heard
-	flow     *flow
-	lastTick time.Time
+	// Keeps the devices connected; nil: they stay away.
+	returning *returning
+	heard     *heard
+	flow      *flow
+	lastTick  time.Time
 }
 
 func newFleet(secret []byte, speaking dialect) (*fleet, error) {
@@ -107,7 +109,11 @@ func (f *fleet) request(d *device) {
 		err = syscall.Errno(failed)
 	}
 	if err == nil {
-		_, err = syscall.Write(d.fd, d.request)
+		request := d.request
+		if f.returning != nil {
+			request = f.returning.request(d, time.Now())
+		}
+		_, err = syscall.Write(d.fd, request)
 	}
 	if err != nil {
 		f.lose(d, err.Error())
@@ -156,6 +162,9 @@ func (f *fleet) read(d *device, data []byte) {
 func (f *fleet) letIn(d *device, now time.Time) {
 	d.state = open
 	f.goal.onOpen(d, now)
+	if f.returning != nil {
+		f.returning.onOpen(d, now)
+	}
 }
 
 func (f *fleet) frame(d *device, opcode byte, payload []byte, now time.Time) {
@@ -179,6 +188,9 @@ func (f *fleet) frame(d *device, opcode byte, payload []byte, now time.Time) {
 }
 
 func (f *fleet) message(d *device, payload []byte, now time.Time) {
+	if f.returning != nil && (f.returning.notice(d, payload) || !f.returning.message(d, payload)) {
+		return
+	}
 	kind := f.dialect.kind(payload)
 	switch {
 	case kind == heartbeat:
@@ -195,6 +207,9 @@ func (f *fleet) message(d *device, payload []byte, now time.Time) {
 // hangUp takes a device off, whatever it was at.
 func (f *fleet) hangUp(d *device) {
 	if d.fd >= 0 {
+		if f.returning != nil {
+			f.returning.open[d.port]--
+		}
 		f.byFD[d.fd] = nil
 		syscall.Close(d.fd)
 	}
@@ -207,13 +222,18 @@ func (f *fleet) lose(d *device, reason string) {
 	f.hangUp(d)
 	if was == open {
 		f.heard.Closed[reason]++
+		if f.returning != nil {
+			f.goal.comeBack(d, f.returning.onEnd(d, time.Now()))
+		}
 		return
 	}
+	f.returning.onRefusal(d, time.Now())
 	f.goal.onFailure(d, reason, time.Now())
 }
 
 func (f *fleet) refused(d *device, answer answer) {
 	f.hangUp(d)
+	f.returning.onRefusal(d, time.Now())
 	f.goal.onRefusal(d, answer, time.Now())
 }
 

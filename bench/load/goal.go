@@ -45,6 +45,7 @@ type goal struct {
 	times    []int64
 	answer   connected
 	done     chan struct{}
+	isOver   bool
 }
 
 func (f *fleet) connect(c connecting) any {
@@ -59,11 +60,16 @@ func (f *fleet) connect(c connecting) any {
 	cpu := cpuSeconds()
 	f.do(func() { f.devices, f.goal = devices, g; g.onTick(f, time.Now()) })
 	<-g.done
-	g.answer.In = len(g.times)
-	g.answer.Seconds = time.Since(g.began).Seconds()
-	g.answer.TimeUS = summarise(g.times)
-	g.answer.CPUS = cpuSeconds() - cpu
-	return g.answer
+	var answer connected
+	f.do(func() {
+		answer = g.answer
+		g.answer = connected{Refused: map[string]int{}, Errors: map[string]int{}}
+	})
+	answer.In = len(g.times)
+	answer.Seconds = time.Since(g.began).Seconds()
+	answer.TimeUS = summarise(g.times)
+	answer.CPUS = cpuSeconds() - cpu
+	return answer
 }
 
 // vanish resets the connections of some devices: a network that is gone, not devices that say goodbye.
@@ -105,14 +111,19 @@ func (g *goal) onTick(f *fleet, now time.Time) {
 		g.next++
 		g.attemptOne(f, d, now)
 	}
-	if len(g.times) == g.Count || now.After(g.deadline) {
+	if !g.isOver && (len(g.times) == g.Count || now.After(g.deadline)) {
+		g.isOver = true
+		defer close(g.done)
+		if f.returning != nil {
+			g.AtOnce = g.Count
+			return
+		}
 		f.goal = nil
 		for _, d := range f.devices[g.First:min(g.next, g.First+g.Count)] {
 			if d.state != open {
 				f.hangUp(d)
 			}
 		}
-		close(g.done)
 	}
 }
 
@@ -121,7 +132,11 @@ func (g *goal) attemptOne(f *fleet, d *device, now time.Time) {
 	d.began = now
 	g.answer.Attempts++
 	g.trying++
-	if err := d.dial(g.Port); err != nil {
+	port := g.Port
+	if f.returning != nil {
+		port = f.returning.choose(now)
+	}
+	if err := d.dial(port); err != nil {
 		g.trying--
 		g.answer.Errors[err.Error()]++
 		d.retryAt = now.Add(retryPause)
@@ -132,6 +147,9 @@ func (g *goal) attemptOne(f *fleet, d *device, now time.Time) {
 		f.byFD = append(f.byFD, make([]*device, 1024)...)
 	}
 	f.byFD[d.fd] = d
+	if f.returning != nil {
+		f.returning.open[port]++
+	}
 	g.attempts, g.numbers = append(g.attempts, d), append(g.numbers, d.attempt)
 	f.watch(d, syscall.EPOLL_CTL_ADD, syscall.EPOLLOUT)
 }
@@ -155,12 +173,15 @@ func (g *goal) onOpen(d *device, now time.Time) {
 		return
 	}
 	g.trying--
-	g.times = append(g.times, now.Sub(g.began).Microseconds())
+	if !g.isOver {
+		g.times = append(g.times, now.Sub(g.began).Microseconds())
+	}
 }
 
 func (g *goal) onFailure(d *device, reason string, now time.Time) {
 	if g != nil {
 		g.answer.Errors[reason]++
+		g.trying--
 		g.comeBack(d, now.Add(retryPause))
 	}
 }
@@ -168,12 +189,12 @@ func (g *goal) onFailure(d *device, reason string, now time.Time) {
 func (g *goal) onRefusal(d *device, answer answer, now time.Time) {
 	if g != nil {
 		g.answer.Refused[statusText(answer.status)]++
+		g.trying--
 		g.comeBack(d, now.Add(max(answer.retryAfter, retryPause)))
 	}
 }
 
 func (g *goal) comeBack(d *device, at time.Time) {
-	g.trying--
 	d.retryAt = at
 	g.away = append(g.away, d)
 }

@@ -55,6 +55,7 @@ type command struct {
 	Do string `json:"do"`
 	connecting
 	flowing
+	roaming
 }
 
 type failure struct {
@@ -69,6 +70,12 @@ func obey(fleet *fleet, line []byte) any {
 	switch c.Do {
 	case "connect":
 		return fleet.connect(c.connecting)
+	case "roam":
+		return fleet.roam(c.connecting, c.roaming)
+	case "open":
+		return fleet.countOpen()
+	case "returned":
+		return fleet.report()
 	case "vanish":
 		return fleet.vanish(c.First, c.Count)
 	case "flow":

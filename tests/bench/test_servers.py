@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
+from click.testing import CliRunner
 
 from bench.contenders import Unavailable
-from bench.servers import Outcome, Plan, Published, violations
+from bench.servers import Outcome, Plan, Published, main, violations
+from bench.servers_faults import FAULTS, Faults
 from bench.servers_history import History, Verdict
+from bench.servers_steady import Steadiness, Usage
+from bench.soak import MIB
 from bench.survival_fleet import Findings
+from testing.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[2]
 SECOND = 1_000_000_000
@@ -110,7 +117,7 @@ def test_a_generation_that_goes_back_is_found() -> None:
     ],
 )
 def test_each_fault_is_a_violation(fault: dict[str, object], named: str) -> None:
-    good = Outcome(Findings(connects=1), Verdict(1, 1, [], []), {}, accepted=1, generations=1)
+    good = Outcome(Findings(connects=1), Verdict(1, 1, [], []), dict.fromkeys(FAULTS, 1), accepted=1, generations=1)
     assert violations(Plan(), good) == []
     found = replace(good.findings, **fault)  # type: ignore[arg-type]  # fields of it
     assert named in violations(Plan(), replace(good, findings=found))
@@ -118,6 +125,42 @@ def test_each_fault_is_a_violation(fault: dict[str, object], named: str) -> None
         "devices with two holders, or a refusal without one: 1"
     ]
     assert violations(Plan(), replace(good, generations=0)) == ["nothing happened"]
+    assert violations(Plan(fault="tail"), good) == ["fault that did not happen: tail"]
+
+
+def test_every_kind_of_fault_happens_before_one_happens_again(tmp_path: Path) -> None:
+    with closing(RedisServer(tmp_path)) as redis:
+        faults = Faults([], redis, Random(1), 10.0, FAULTS | {"tail": 1})
+    kinds = []
+    while faults.missing():
+        kinds.append(faults._choose())
+        faults.done[kinds[-1]] += 1
+    assert kinds == ["tail", *reversed(FAULTS)]
+    assert faults._choose() in kinds
+
+
+def test_the_freeze_fits_the_fence_and_the_mode() -> None:
+    assert Plan(fence=10, mode="freeze").freeze == Plan(fence=10, mode="strict").freeze == 5.0
+    assert Plan(fence=5).freeze == 2.0
+    assert Plan(fence=7, mode="strict").freeze == 2.4
+
+
+def test_a_fence_that_is_too_short_for_the_mode_is_wrong_usage() -> None:
+    result = CliRunner().invoke(main, ["--mode", "strict", "--fence", "6"])
+    assert result.exit_code == 2
+    assert "--mode strict needs a --fence of at least 6.6" in result.output
+
+
+def test_memory_and_files_that_grow_after_half_time_are_violations() -> None:
+    steady = [Usage(90 * MIB, 40), Usage(100 * MIB, 42), Usage(104 * MIB, 45), Usage(109 * MIB, 50)]
+    assert Steadiness({"one": steady}).violations() == []
+    grown = [*steady[:3], Usage(112 * MIB, 53)]
+    assert Steadiness({"one": grown}).violations() == ["memory of one grows", "open files of one grow"]
+
+
+def test_the_files_of_connections_do_not_count() -> None:
+    metrics = {"process_resident_memory_bytes": 5.0, "process_open_fds": 64.0}
+    assert Usage.of(metrics | {"cocoa_connections": 20.0, "cocoa_http_connections": 4.0}) == Usage(5, 40)
 
 
 @pytest.mark.apache
@@ -125,7 +168,7 @@ def test_each_fault_is_a_violation(fault: dict[str, object], named: str) -> None
 @pytest.mark.usefixtures("redis_server")
 def test_a_device_has_one_holder_and_loses_nothing_whatever_happens_to_its_servers() -> None:
     command = [sys.executable, "-m", "bench.servers", "--servers", "3", "--fence", "5"]
-    options = ["--devices", "30", "--seconds", "30", "--rate", "50"]
+    options = ["--devices", "30", "--seconds", "15", "--rate", "50"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lost 0, out of order 0, twice 0" in done.stdout
