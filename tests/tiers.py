@@ -38,7 +38,7 @@ PURE: Final = (
     "examples/test_kinds.py",
     *(f"identity/test_{name}.py" for name in ("jwks", "keys", "minting")),
     "mailboxes/test_driver.py",
-    "mailboxes/test_fan_out_bound.py",
+    *(f"mailboxes/test_fan_out_{part}.py" for part in ("bound", "pace")),
     "mailboxes/test_redis_scripts.py",
     *(f"redis_store/test_{name}.py" for name in ("faults", "redis_url")),
     *(

@@ -23,22 +23,14 @@ from ..rules.feed import Page
 from .asking import Asker, fail
 from .backlog import Backlog, Call, CommitGroup, GroupLimits, Join
 from .chore import Chore
+from .fan_out_pace import FanOutPace
 from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import Part, Readiness
 from .store import Committed, Ledger, Look, Question, Read, Store, StoreFault, Timing
+from .upkeep import Upkeep
 
 CLOSING_RETRY_S: Final = 0.1
 """The longest delay between attempts while the mailbox closes."""
-
-GROUPS_FIRST: Final = 4
-"""So many groups in a row may go before a step of a fan-out."""
-
-PACED_FROM: Final = 10_000
-"""A fan-out that has had so many recipients is paced."""
-
-REST_FACTOR: Final = 4
-"""A paced fan-out rests for so many times as long as its last step took, if messages were stored meanwhile: their
-latency matters more than when the last of so many devices gets the message."""
 
 FAREWELL_S: Final = 1.0
 """The part of a close's timeout that is reserved for the store to release its files and connections."""
@@ -53,15 +45,13 @@ class Driver:
         self._store, self._ledger, self._timing = store, ledger, timing
         self._readiness = Readiness()
         self._is_away = True
-        self._groups_first = 0  # stored since the last step of a fan-out, while another one was due
-        self._has_stored = self._is_resting = False  # a group since that step; after it
+        self._pace = FanOutPace()
         self._is_waiting = False  # the next call, for a fan-out to be complete
         self._on_step: Callable[[FanOutStep], None] = lambda step: None
         # Storing.
         self._backlog = Backlog(limits)
-        self._marking, self._sweeping = Chore("marks", timing.retry_s), Chore("sweeps", timing.retry_s)
-        self._sweeps: list[asyncio.Future[int]] = []
-        self._sweep_owed = self._is_fault_logged = False
+        self._upkeep = Upkeep(store.name, timing.retry_s, self._on_retry)
+        self._is_fault_logged = False
         self._in_doubt = True
         self._backoff = Backoff(base_s=timing.retry_s[0], cap_s=timing.retry_s[1])
         self._runner: asyncio.Task[None] | None = None
@@ -165,9 +155,7 @@ class Driver:
         self._refuse_if_closed()
         if self._is_away:
             raise MailboxError(self._readiness.detail)
-        swept: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._sweeps.append(swept)
-        self._sweep_owed = True
+        swept = self._upkeep.ask_sweep()
         self._wake.set()
         return await swept
 
@@ -236,7 +224,7 @@ class Driver:
 
     @property
     def _has_work(self) -> bool:
-        return self._backlog.is_due or self._sweep_is_due or self._fan_out_is_due
+        return self._backlog.is_due or self._upkeep.sweep_is_due or self._fan_out_is_due
 
     async def _store_group(self) -> None:
         group = self._backlog.group()
@@ -250,17 +238,17 @@ class Driver:
             self._backlog.stored_without_marks(are_refused=not (fault.away or fault.reopen))
             committed = fault.committed or Committed(())
             self._answer(group, committed)
-            if not self._holds(self._marking, fault):
+            if not self._holds(self._upkeep.marking, fault):
                 raise
             self._backlog.marks_held = True
             self._note_stored(committed.results)
-            if self._marking.is_outage:
+            if self._upkeep.marking.is_outage:
                 raise
             return
         self._backlog.stored()
         self._answer(group, committed)
         if has_marks:
-            self._done(self._marking)
+            self._upkeep.done(self._upkeep.marking)
         self._note_stored(committed.results)
 
     def _answer(self, group: CommitGroup, committed: Committed) -> None:
@@ -279,24 +267,21 @@ class Driver:
         self._note_fan_outs()
         if not self._fan_out_is_due:
             return
-        if self._backlog.is_due and self._groups_first < GROUPS_FIRST:
-            self._groups_first += 1
+        if not self._pace.may_step(group_is_due=self._backlog.is_due):
             return
-        self._groups_first, loop = 0, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         begun = loop.time()
         with self._watched():
             steps = await self._store.fan_out()
-        took = loop.time() - begun
-        if self._has_stored and steps and steps[-1].recipients > PACED_FROM:
-            self._is_resting = True
-            loop.call_later(REST_FACTOR * took, self._end_rest)
-        self._has_stored = False
+        rest_s = self._pace.stepped(loop.time() - begun, steps[-1].recipients if steps else 0)
+        if rest_s is not None:
+            loop.call_later(rest_s, self._end_rest)
         self._report(steps)
         self._note_fan_outs()
 
     @property
     def _fan_out_is_due(self) -> bool:
-        return self._store.fan_outs > 0 and (not self._is_resting or self._backlog.calls_held)
+        return self._store.fan_outs > 0 and (not self._pace.is_resting or self._backlog.calls_held)
 
     def _note_fan_outs(self) -> None:
         """How many are under way may have changed. All that is queued is stored when the driver closes."""
@@ -305,7 +290,7 @@ class Driver:
         self.counters.fan_out_waits += self._is_waiting and not was_waiting
 
     def _end_rest(self) -> None:
-        self._is_resting = False
+        self._pace.end_rest()
         self._wake.set()
 
     def _report(self, steps: Sequence[FanOutStep]) -> None:
@@ -315,12 +300,8 @@ class Driver:
             except Exception:
                 log.exception("fan-out not routed", extra={"mailbox": self._store.name})
 
-    @property
-    def _sweep_is_due(self) -> bool:
-        return self._sweep_owed and not self._sweeping.is_held
-
     async def _sweep(self) -> None:
-        if not self._sweep_is_due:
+        if not self._upkeep.sweep_is_due:
             return
         try:
             with self._watched():
@@ -328,49 +309,30 @@ class Driver:
         except StoreFault as fault:
             # The runner retries it. Left to the next call, a mailbox that fails only its sweeps would alternate between
             # READY and OPENING.
-            if not self._holds(self._sweeping, fault) or self._sweeping.is_outage:
+            if not self._holds(self._upkeep.sweeping, fault) or self._upkeep.sweeping.is_outage:
                 raise
-            self._fail_sweeps(fault)
+            self._upkeep.fail_sweeps(MailboxError(str(fault)))
             return
-        self._done(self._sweeping)
-        self._sweep_owed = False
-        sweeps, self._sweeps = self._sweeps, []
-        for swept in sweeps:
-            if not swept.done():
-                swept.set_result(removed)
-                removed = 0  # every caller gets a result, but only the first gets the count
-
-    def _fail_sweeps(self, fault: StoreFault) -> None:
-        for swept in self._sweeps:
-            fail(swept, MailboxError(str(fault)))
-        self._sweeps.clear()
+        self._upkeep.swept(removed)
 
     def _holds(self, chore: Chore, fault: StoreFault) -> bool:
         """Hold a chore that the store has refused, and retry it later. False if the whole store fails, or if the driver
         is closing, which retries at once until its time is over."""
         if fault.away or fault.reopen or self._closed is not None:
             return False
-        if chore.refused():
-            extra = {"mailbox": self._store.name, "part": chore.name, "cause": str(fault)}
-            log.warning("mailbox upkeep refused", extra=extra)
-        asyncio.get_running_loop().call_later(chore.hold_s, self._retry, chore)
+        self._upkeep.hold(chore, str(fault))
         return True
 
-    def _retry(self, chore: Chore) -> None:
-        chore.is_held = False
-        if chore is self._marking:
+    def _on_retry(self, chore: Chore) -> None:
+        if chore is self._upkeep.marking:
             self._backlog.marks_held, self._backlog.marks_due = False, self._backlog.has_marks
         self._wake.set()
 
     def _note_stored(self, results: Sequence[Sequence[int | None]]) -> None:
-        self._has_stored = self._has_stored or bool(results)
+        if results:
+            self._pace.messages_stored()
         if any(results):
-            self._marking.messages_stored()
-            self._sweeping.messages_stored()
-
-    def _done(self, chore: Chore) -> None:
-        if chore.done():
-            log.info("mailbox upkeep resumed", extra={"mailbox": self._store.name, "part": chore.name})
+            self._upkeep.messages_stored()
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -402,7 +364,7 @@ class Driver:
             self._down(Part.STORING, str(fault))
             if not fault.away:
                 await self._make_room()
-        self._fail_sweeps(fault)
+        self._upkeep.fail_sweeps(MailboxError(str(fault)))
         if not fault.reopen and not self._is_over:
             await self._rest(self._backoff.next_s())
 
@@ -450,7 +412,7 @@ class Driver:
     # -- the state
 
     def _ready(self) -> None:
-        if self._in_doubt or self._marking.is_outage or self._sweeping.is_outage:
+        if self._in_doubt or self._upkeep.is_outage:
             return
         self._backoff.reset()
         self._is_fault_logged = False
@@ -503,6 +465,7 @@ class Driver:
         if self._runner is not None:
             self._runner.cancel()
         closed = MailboxClosed("the mailbox was closed before this was stored")
-        for future in (*self._backlog.give_up(), *self._sweeps):
+        for future in self._backlog.give_up():
             fail(future, closed)
+        self._upkeep.fail_sweeps(closed)
         return ending
