@@ -9,42 +9,46 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import MailboxError
-from .store import Answer, Question, Store, StoreFault, Timing
+from .store import Query, QueryResult, Store, StoreFault, StoreTiming
 
 
 class _Asked(NamedTuple):
-    question: Question
+    query: Query
     answer: asyncio.Future[Any]
     due_s: float  # the deadline, by the loop's clock
 
 
 class Asker:
-    """Sends questions to the store, one batch at a time. IOLoop thread only.
+    """Sends queries to the store, one batch at a time. IOLoop thread only.
 
     :param on_end: called after each batch, before its futures are resolved: with the batch's error, else with an answer
         that requires reopening the store, else with None
-    :param on_hang: called when a batch takes longer than ``Timing.patience_s``
+    :param on_hang: called when a batch takes longer than ``StoreTiming.patience_s``
     """
 
     def __init__(
-        self, store: Store, timing: Timing, on_end: Callable[[BaseException | None], None], on_hang: Callable[[], None]
+        self,
+        store: Store,
+        timing: StoreTiming,
+        on_end: Callable[[BaseException | None], None],
+        on_hang: Callable[[], None],
     ) -> None:
         self._store, self._timing, self._on_end, self._on_hang = store, timing, on_end, on_hang
         self._waiting: deque[_Asked] = deque()
         self._asked: Sequence[_Asked] = ()
-        self._answers: asyncio.Future[list[Answer]] | None = None
+        self._answers: asyncio.Future[list[QueryResult]] | None = None
         self._patience: asyncio.TimerHandle | None = None
 
-    def ask(self, question: Question) -> asyncio.Future[Any]:
+    def ask(self, query: Query) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(_Asked(question, answer, loop.time() + self._timing.patience_s))
+        self._waiting.append(_Asked(query, answer, loop.time() + self._timing.patience_s))
         if self._answers is None:
             self._ask_next()
         return answer
 
     def end(self, error: MailboxError) -> asyncio.Future[Any] | None:
-        """Fail all questions. Returns the batch in progress, cancelled, if there is one."""
+        """Fail all queries. Returns the batch in progress, cancelled, if there is one."""
         if self._patience is not None:
             self._patience.cancel()
         self._fail(error)
@@ -56,17 +60,17 @@ class Asker:
         loop = asyncio.get_running_loop()
         self._fail_late(loop.time())
         asked: list[_Asked] = []
-        while self._waiting and len(asked) < self._timing.questions:
+        while self._waiting and len(asked) < self._timing.queries:
             one = self._waiting.popleft()
             if not one.answer.done():
                 asked.append(one)
         if asked:
             self._asked = asked
             self._patience = loop.call_later(self._timing.patience_s, self._on_impatience)
-            self._answers = self._store.answer([one.question for one in asked])
+            self._answers = self._store.answer([one.query for one in asked])
             self._answers.add_done_callback(partial(self._on_answers, asked))
 
-    def _on_answers(self, asked: Sequence[_Asked], answers: asyncio.Future[list[Answer]]) -> None:
+    def _on_answers(self, asked: Sequence[_Asked], answers: asyncio.Future[list[QueryResult]]) -> None:
         self._answers = None
         if self._patience is not None:
             self._patience.cancel()
@@ -89,7 +93,7 @@ class Asker:
         self._ask_next()
 
     def _on_impatience(self) -> None:
-        """The current batch has taken too long: fail its questions, and those whose deadline has passed."""
+        """The current batch has taken too long: fail its queries, and those whose deadline has passed."""
         loop = asyncio.get_running_loop()
         self._on_hang()
         for one in self._asked:

@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
 
 @dataclass(slots=True)
-class Join:
+class PendingJoin:
     """The newest audiences of a device, and the calls of join and refresh that wait for them to be stored.
 
     :ivar is_new: they replace those that are stored; False: they count only if none are
@@ -46,10 +46,10 @@ class Join:
     is_new: bool = True
     fencing_token: FencingToken | None = None
 
-    def then(self, later: Join) -> Join:
+    def then(self, later: PendingJoin) -> PendingJoin:
         """Return this one, followed by another."""
         newest, futures = later if later.is_new else self, [*self.futures, *later.futures]
-        return Join(newest.audiences, futures, self.is_new or later.is_new, newest.fencing_token)
+        return PendingJoin(newest.audiences, futures, self.is_new or later.is_new, newest.fencing_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class CommitGroup:
 
     calls: list[Call]
     marks: dict[str, Marks]
-    joins: dict[str, Join] = field(default_factory=dict)
+    joins: dict[str, PendingJoin] = field(default_factory=dict)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     waiting: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
 
@@ -91,7 +91,7 @@ class Backlog:
         self._limits = limits
         self._calls: deque[Call] = deque()
         self._marks: dict[str, Marks] = {}
-        self._joins: dict[str, Join] = {}
+        self._joins: dict[str, PendingJoin] = {}
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}  # for the marks of a device in _marks
         self._group: CommitGroup | None = None
         self.marks_due = self.marks_held = False
@@ -120,7 +120,7 @@ class Backlog:
     def append(self, call: Call) -> None:
         self._calls.append(call)
 
-    def join(self, device_id: str, join: Join) -> None:
+    def join(self, device_id: str, join: PendingJoin) -> None:
         """The device's newest audiences count. Every call that is appended later is stored after them."""
         waiting = self._joins.get(device_id)
         self._joins[device_id] = join if waiting is None else waiting.then(join)

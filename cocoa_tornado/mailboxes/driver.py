@@ -1,6 +1,6 @@
 """The queue, group commit, marks, retries and state of every mailbox that can fail.
 
-One task opens the store and stores one group after another; questions run concurrently. Calls that arrive while a group
+One task opens the store and stores one group after another; queries run concurrently. Calls that arrive while a group
 is being stored form the next group. A group that fails is retried, with the same calls in the same order, until it is
 stored or the mailbox closes.
 """
@@ -21,12 +21,12 @@ from ..rules.box import Box, Mark, Position
 from ..rules.claims import FencingToken
 from ..rules.feed import Page
 from .asking import Asker, fail
-from .backlog import Backlog, Call, CommitGroup, GroupLimits, Join
+from .backlog import Backlog, Call, CommitGroup, GroupLimits, PendingJoin
 from .chore import Chore
 from .fan_out_pace import FanOutPace
 from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
-from .readiness import Part, Readiness
-from .store import Committed, Ledger, Look, Question, Read, Store, StoreFault, Timing
+from .readiness import MailboxReadiness, Operation
+from .store import Committed, Ledger, Look, Query, Read, Store, StoreFault, StoreTiming
 from .upkeep import Upkeep
 
 CLOSING_RETRY_S: Final = 0.1
@@ -41,9 +41,9 @@ log = logging.getLogger("cocoa.mailbox")
 class Driver:
     """A :class:`~cocoa_tornado.mailboxes.port.Mailbox` on top of a store. IOLoop thread only."""
 
-    def __init__(self, store: Store, ledger: Ledger, timing: Timing, limits: GroupLimits) -> None:
+    def __init__(self, store: Store, ledger: Ledger, timing: StoreTiming, limits: GroupLimits) -> None:
         self._store, self._ledger, self._timing = store, ledger, timing
-        self._readiness = Readiness()
+        self._readiness = MailboxReadiness()
         self._is_away = True
         self._pace = FanOutPace()
         self._is_waiting = False  # the next call, for a fan-out to be complete
@@ -57,7 +57,7 @@ class Driver:
         self._runner: asyncio.Task[None] | None = None
         self._wake, self._closes = asyncio.Event(), asyncio.Event()
         self._marks_timer: asyncio.TimerHandle | None = None
-        self._asker = Asker(store, timing, self._on_asked, partial(self._hangs, Part.READING))
+        self._asker = Asker(store, timing, self._on_asked, partial(self._hangs, Operation.READING))
         # The beginning and the end.
         self._first: asyncio.Future[None] | None = None  # the first attempt to open it
         self._closed: asyncio.Task[None] | None = None
@@ -124,7 +124,7 @@ class Driver:
     ) -> asyncio.Future[None]:
         self._refuse_if_closed()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._backlog.join(device_id, Join(audiences, [future], is_new, token))
+        self._backlog.join(device_id, PendingJoin(audiences, [future], is_new, token))
         self._wake.set()
         return future
 
@@ -337,14 +337,14 @@ class Driver:
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Report the body as hanging if it takes too long, but wait for it: parallel attempts would lose the order."""
-        timer = asyncio.get_running_loop().call_later(self._timing.patience_s, self._hangs, Part.STORING)
+        timer = asyncio.get_running_loop().call_later(self._timing.patience_s, self._hangs, Operation.STORING)
         try:
             yield
         finally:
             timer.cancel()
 
-    def _hangs(self, part: Part) -> None:
-        self._down(part, self._timing.hang.format(done=part.value, patience_s=self._timing.patience_s))
+    def _hangs(self, operation: Operation) -> None:
+        self._down(operation, self._timing.hang.format(done=operation.value, patience_s=self._timing.patience_s))
 
     def _fault_of(self, error: BaseException) -> StoreFault:
         if isinstance(error, StoreFault):
@@ -361,7 +361,7 @@ class Driver:
         self._in_doubt = True
         if not fault.reopen:
             self._is_away = fault.away
-            self._down(Part.STORING, str(fault))
+            self._down(Operation.STORING, str(fault))
             if not fault.away:
                 await self._make_room()
         self._upkeep.fail_sweeps(MailboxError(str(fault)))
@@ -390,9 +390,9 @@ class Driver:
 
     # -- asking
 
-    def _ask(self, question: Question) -> asyncio.Future[Any]:
+    def _ask(self, query: Query) -> asyncio.Future[Any]:
         if self._closed is None and not self._is_over and not self._is_away and self._store.key is not None:
-            return self._asker.ask(question)
+            return self._asker.ask(query)
         refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         is_closed = self._closed is not None or self._is_over
         fail(refused, MailboxClosed("the mailbox is closed") if is_closed else MailboxError(self._readiness.detail))
@@ -404,10 +404,10 @@ class Driver:
             self._in_doubt = True
             if not fault.reopen:
                 self._is_away = fault.away
-                self._down(Part.STORING, str(fault))
+                self._down(Operation.STORING, str(fault))
             self._wake.set()
         # After the fault is recorded: a batch that hangs and then fails is one outage, not two with a recovery between.
-        self._note(self._readiness.recovered(Part.READING))
+        self._note(self._readiness.recovered(Operation.READING))
 
     # -- the state
 
@@ -428,9 +428,9 @@ class Driver:
         if is_ready:
             log.info("mailbox ready", extra={"mailbox": self._store.name, "promise": self._store.promise})
 
-    def _down(self, part: Part, cause: str) -> None:
+    def _down(self, operation: Operation, cause: str) -> None:
         self.counters.failures += self._readiness.state is MailboxState.READY
-        if self._readiness.down(part, cause):
+        if self._readiness.down(operation, cause):
             log.warning("mailbox unavailable", extra={"mailbox": self._store.name, "cause": cause})
         self._opened()
 

@@ -1,7 +1,7 @@
 """The mailbox in Redis 6.2 or later, with one stream per device. For fleets that share several gateways, or that run
 Redis anyway.
 
-It uses two connections: one stores groups, the other answers questions. The scripts are in ``redis_scripts.py``. Any
+It uses two connections: one stores groups, the other answers queries. The scripts are in ``redis_scripts.py``. Any
 number of gateways may share one Redis: each script checks that the data its arguments were computed from is unchanged,
 and the gateway recomputes them if it is not.
 """
@@ -52,9 +52,9 @@ from .redis_replies import (
     steps_of,
 )
 from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SCRIPTS, SWEEP
-from .store import FAN_OUT_STEP, Answer, Committed, Ledger, Look, Question, Timing
+from .store import FAN_OUT_STEP, Committed, Ledger, Look, Query, QueryResult, StoreTiming
 
-TIMING: Final = Timing(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, questions=50)
+TIMING: Final = StoreTiming(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, queries=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
 SOURCES_AT_ONCE = 8
 SWEEP_BOXES, SWEEP_MESSAGES, SWEEP_MEMBERS = 200, 500, 500
@@ -115,10 +115,10 @@ class RedisStore:
     async def open(self) -> bool:
         await self._storing.begin_anew()
         await self._asking.begin_anew()
-        questions: list[Command] = [
+        queries: list[Command] = [
             [b"CONFIG", b"GET", name] for name in (b"maxmemory-policy", b"appendonly", b"appendfsync")
         ]
-        settings = await self._storing.exchange(questions)
+        settings = await self._storing.exchange(queries)
         (opened,) = await self._storing.exchange([self._open_command()])
         self._name_foreign(opened)
         fault = refusal_of(opened)
@@ -223,8 +223,8 @@ class RedisStore:
         self.fan_outs = int(reply[4])
         return removed
 
-    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
-        return asyncio.ensure_future(self._answer(questions))
+    def answer(self, queries: Sequence[Query]) -> asyncio.Future[list[QueryResult]]:
+        return asyncio.ensure_future(self._answer(queries))
 
     async def close(self, timeout_s: float) -> None:
         # If Redis hangs, closing a TLS connection hangs too.
@@ -236,38 +236,38 @@ class RedisStore:
 
     # -- reading
 
-    async def _answer(self, questions: Sequence[Question]) -> list[Answer]:
-        replies = await self._asking.exchange([self._question(question) for question in questions])
-        return [self._answer_of(*pair) for pair in zip(questions, replies, strict=True)]
+    async def _answer(self, queries: Sequence[Query]) -> list[QueryResult]:
+        replies = await self._asking.exchange([self._query(query) for query in queries])
+        return [self._answer_of(*pair) for pair in zip(queries, replies, strict=True)]
 
-    def _question(self, question: Question) -> Command:
+    def _query(self, query: Query) -> Command:
         now = self._clock()
-        fencing_token = None if isinstance(question, Look) else question.fencing_token
-        guarded = [self._asking.process or b"", guard_argument(question.device_id, fencing_token)]
-        head = [device_key(question.device_id), b"%d" % _ms(now - self._limits.ttl_s), *guarded]
-        if not isinstance(question, Look):
-            for name, after, limits in question.lanes:
-                after = max(after, self._acked(question.marks, name))
+        fencing_token = None if isinstance(query, Look) else query.fencing_token
+        guarded = [self._asking.process or b"", guard_argument(query.device_id, fencing_token)]
+        head = [device_key(query.device_id), b"%d" % _ms(now - self._limits.ttl_s), *guarded]
+        if not isinstance(query, Look):
+            for name, after, limits in query.lanes:
+                after = max(after, self._acked(query.marks, name))
                 numbers = (after, max(1, limits.max_messages), limits.max_bytes)
                 head += [name[:1].encode(), *(b"%d" % number for number in numbers)]
         return READ.call(self._stamp(), b"%d" % _ms(now), *head)
 
-    def _answer_of(self, question: Question, reply: Any) -> Answer:
+    def _answer_of(self, query: Query, reply: Any) -> QueryResult:
         self._name_foreign(reply)
         fault = refusal_of(reply)
         if fault is not None:
             return fault
         if reply[0] == b"superseded":
-            return Superseded(f"another connection holds {question.device_id!r}")
+            return Superseded(f"another connection holds {query.device_id!r}")
         if reply[0] == b"term":
             return MailboxError("presence begins another term")
         try:
-            if isinstance(question, Look):
-                return box_of(reply, question.marks)
-            return pages_of(reply, question.marks, question.lanes)
+            if isinstance(query, Look):
+                return box_of(reply, query.marks)
+            return pages_of(reply, query.marks, query.lanes)
         except (ValueError, TypeError) as error:
             # Another program wrote to the box. Other boxes are unaffected.
-            return MailboxError(f"the box of {question.device_id!r} cannot be read: {error}")
+            return MailboxError(f"the box of {query.device_id!r} cannot be read: {error}")
 
     def _acked(self, marks: Marks, name: LaneName) -> int:
         """What has been acknowledged in a lane and may not be stored yet."""

@@ -11,7 +11,7 @@ from ..rules.box import Box, Epochs, Lane, Mark, Numbers, StoredMessage, with_ma
 from ..rules.claims import FencingToken, bucket_of
 from ..rules.feed import Page
 from ..rules.retracted import retracted_of_text
-from .backlog import Join
+from .backlog import PendingJoin
 from .port import FanOut, FanOutStep, LaneRead
 from .redis_faults import RedisStoreFault
 from .redis_group import device_key, number_of
@@ -54,7 +54,7 @@ def _number(field: bytes | None, default: int) -> int:
 def pages_of(reply: list[Any], marks: Iterable[Mark], lanes: Sequence[LaneRead]) -> list[Page]:
     """A page for each of the lanes.
 
-    :param marks: the marks set before the question, which may not be stored yet
+    :param marks: the marks set before the query, which may not be stored yet
     """
     box = box_of(reply, marks)
     found = [[]] * len(lanes) if reply[0] == b"none" else reply[6:]
@@ -91,7 +91,7 @@ def _numbers(numbers: Numbers | None) -> bytes:
     return b"%d %d" % numbers if numbers.high else b"%d" % numbers.normal
 
 
-def join_arguments(joins: Mapping[str, Join]) -> list[bytes]:
+def join_arguments(joins: Mapping[str, PendingJoin]) -> list[bytes]:
     """The arguments of the script that stores members."""
     arguments: list[bytes] = []
     for device_id, join in joins.items():

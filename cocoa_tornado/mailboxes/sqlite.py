@@ -29,14 +29,14 @@ from .sqlite_pages import Expiry
 from .sqlite_reader import Reader
 from .sqlite_schema import MIGRATIONS, Migration
 from .sqlite_thread import JobThread
-from .store import Answer, Committed, Ledger, Question, StoreFault, Timing
+from .store import Committed, Ledger, Query, QueryResult, StoreFault, StoreTiming
 
-TIMING: Final = Timing(
+TIMING: Final = StoreTiming(
     retry_s=(0.1, 2.0),
     patience_s=5.0,
     hang="the disk hangs: nothing was {done} for {patience_s:g} s",
     start_waits=True,
-    questions=32,  # all pages of a batch are in memory at once, and are returned together
+    queries=32,  # all pages of a batch are in memory at once, and are returned together
 )
 LIMITS: Final = GroupLimits(max_entries=5_000, max_bytes=32 * 1024 * 1024, max_marks=5_000)
 
@@ -57,7 +57,7 @@ class SqliteMailbox(Driver):
         limits: BoxLimits,
         clock: Callable[[], float] = time.time,
         migrations: Sequence[Migration] = MIGRATIONS,
-        timing: Timing = TIMING,
+        timing: StoreTiming = TIMING,
     ) -> None:
         ledger = Ledger()
         # All gateways that use the file, under its own name or a symbolic link's, must contend for one lock file.
@@ -130,9 +130,9 @@ class SqliteStore:
         self._note(change)
         return change.expired
 
-    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
+    def answer(self, queries: Sequence[Query]) -> asyncio.Future[list[QueryResult]]:
         expiry = Expiry.at(self._clock(), self._limits.ttl_s)
-        return self._reading.submit(partial(self._reader.answers, questions, expiry))
+        return self._reading.submit(partial(self._reader.answers, queries, expiry))
 
     async def close(self, timeout_s: float) -> None:
         # The writer last, as its close checkpoints the log.

@@ -25,7 +25,7 @@ _SURPLUS_IDS: Final = 100
 """Ids beyond those remembered that are deleted together."""
 
 
-class Source(NamedTuple):
+class FanOutRef(NamedTuple):
     """The fan-out that a message is part of.
 
     :ivar audience: whom it is addressed to
@@ -44,7 +44,7 @@ class Appender:
         self._messages: list[tuple[Any, ...]] = []
         self._overflowing: dict[int, BoxRow] = {}
 
-    def append(self, entry: Entry, source: Source | None = None) -> int | None:
+    def append(self, entry: Entry, fan_out: FanOutRef | None = None) -> int | None:
         """Store a message. The box of its device must have been loaded. Returns its number in its lane; None if the
         box has had a message with its ``id``. A transient message is not stored: the result is the number that it
         comes after."""
@@ -52,8 +52,8 @@ class Appender:
         if entry.options is not None and entry.options.is_transient:
             return self._pass_by(entry.device_id, entry.options)
         row = boxes.get(entry.device_id)
-        if entry.options is not None or entry.expires_ms or source is not None:
-            return self._append_special(row, entry, entry.options or _DEFAULTS, source)
+        if entry.options is not None or entry.expires_ms or fan_out is not None:
+            return self._append_special(row, entry, entry.options or _DEFAULTS, fan_out)
         row.normal = lane = row.normal.append(boxes.epochs)
         number, payload, limits = lane.last, entry.payload, self._limits
         self._messages.append((row.id, number, boxes.now, entry.timestamp_ms, payload))
@@ -91,7 +91,7 @@ class Appender:
 
     # -- a message with options
 
-    def _append_special(self, row: BoxRow, entry: Entry, options: Options, source: Source | None) -> int | None:
+    def _append_special(self, row: BoxRow, entry: Entry, options: Options, fan_out: FanOutRef | None) -> int | None:
         self.flush()
         if options.id is not None and self._has_had(row, options.id):
             self._boxes.change.duplicates += 1
@@ -101,7 +101,7 @@ class Appender:
         name = lane_of(options)
         lane = row.lane(name).append(self._boxes.epochs)
         row.put(name, lane)
-        self._insert(row, entry, options, source)
+        self._insert(row, entry, options, fan_out)
         self._count(row, len(entry.payload))
         if options.id is not None:
             self._name(row, options.id, name, lane.last)
@@ -125,9 +125,9 @@ class Appender:
             self._name(row, options.id, name, NOT_STORED)
         return row.lane(name).last
 
-    def _insert(self, row: BoxRow, entry: Entry, options: Options, source: Source | None) -> None:
+    def _insert(self, row: BoxRow, entry: Entry, options: Options, fan_out: FanOutRef | None) -> None:
         name = lane_of(options)
-        audience, shared = source or (None, None)
+        audience, shared = fan_out or (None, None)
         values = (
             row.place(name), row.lane(name).last, self._boxes.now, entry.timestamp_ms,
             entry.payload if shared is None else b"", entry.expires_ms, int(options.priority == "low"),

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from ..rules.addressing import Options
 from .port import Entry, FanOut, FanOutStep
-from .sqlite_append import Appender, Source
+from .sqlite_append import Appender, FanOutRef
 from .sqlite_boxes import Boxes, select_each
 from .sqlite_schema import damaged
 from .sqlite_sets import is_ordinary, store_in_ordinary
@@ -166,11 +166,11 @@ class FanOuts:
         return numbers | self._append_each(appender, pending, device_ids)
 
     def _append_each(self, appender: Appender, pending: Pending, device_ids: Sequence[str]) -> dict[str, int]:
-        of, source = pending.message, Source(pending.message.audience, pending.shared)
+        of, fan_out = pending.message, FanOutRef(pending.message.audience, pending.shared)
         numbers = {}
         for device_id in device_ids:
             entry = Entry(device_id, of.payload, of.timestamp_ms, of.source, of.offset, of.options, of.expires_ms)
-            number = appender.append(entry, source)
+            number = appender.append(entry, fan_out)
             if number is not None:
                 numbers[device_id] = number
         return numbers

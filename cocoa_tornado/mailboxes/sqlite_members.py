@@ -7,7 +7,7 @@ from typing import Final
 
 from ..rules.audiences import Audience
 from ..rules.box import LANES
-from .backlog import Join
+from .backlog import PendingJoin
 from .sqlite_append import retract
 from .sqlite_boxes import SIZE, Boxes, BoxRow, select_each
 
@@ -15,7 +15,7 @@ SEEN_S: Final = 3_600.0
 """The precision of the time when a device last joined its audiences, unless ``member_ttl_s`` is short."""
 
 
-def store_joins(boxes: Boxes, joins: Mapping[str, Join]) -> None:
+def store_joins(boxes: Boxes, joins: Mapping[str, PendingJoin]) -> None:
     """Store the audiences of devices, whose boxes must have been loaded. Writes nothing for a device that has joined
     the same ones recently."""
     known = _audiences(boxes, joins)

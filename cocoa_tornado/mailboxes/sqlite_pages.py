@@ -32,16 +32,16 @@ def look(database: sqlite3.Connection, device_id: str, marks: Marks) -> Box:
     return _new(database) if found is None else with_marks(found.box(_epochs(database)), marks)
 
 
-def read(database: sqlite3.Connection, question: Read, expiry: Expiry) -> list[Page]:
+def read(database: sqlite3.Connection, query: Read, expiry: Expiry) -> list[Page]:
     """A page of each lane, with marks applied. Expired messages are skipped."""
-    found = _find(database, question.device_id)
+    found = _find(database, query.device_id)
     if found is None:
         base = _new(database).normal.base
-        return [Page((), base, base) for _ in question.lanes]
+        return [Page((), base, base) for _ in query.lanes]
     box = found.box(_epochs(database))
-    if question.marks:
-        box = with_marks(box, question.marks)
-    return [_page(database, found.place(asked.lane), box.lane(asked.lane), asked, expiry) for asked in question.lanes]
+    if query.marks:
+        box = with_marks(box, query.marks)
+    return [_page(database, found.place(asked.lane), box.lane(asked.lane), asked, expiry) for asked in query.lanes]
 
 
 def _page(database: sqlite3.Connection, place: int, lane: Lane, asked: LaneRead, expiry: Expiry) -> Page:

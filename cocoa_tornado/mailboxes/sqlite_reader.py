@@ -14,11 +14,11 @@ from ..errors import CocoaError, MailboxError
 from . import sqlite_schema
 from .sqlite_pages import Expiry, look, read
 from .sqlite_schema import FileIdentity
-from .store import Answer, Look, Question
+from .store import Look, Query, QueryResult
 
 
 class Reader:
-    """Answers questions from the files that the writer has open.
+    """Answers queries from the files that the writer has open.
 
     :param open_files: returns their identity; None while the writer has none open
     """
@@ -28,25 +28,25 @@ class Reader:
         self._database: sqlite3.Connection | None = None
         self._identity: FileIdentity | None = None
 
-    def answers(self, questions: Sequence[Question], expiry: Expiry) -> list[Answer]:
-        """Answer all questions from one snapshot.
+    def answers(self, queries: Sequence[Query], expiry: Expiry) -> list[QueryResult]:
+        """Answer all queries from one snapshot.
 
         :param expiry: which messages have expired and are not returned
         """
-        answers: list[Answer] = []
+        answers: list[QueryResult] = []
         try:
             database = self._opened()
             database.execute("BEGIN")
             try:
-                for question in questions:
-                    answers.append(self._answer(database, question, expiry))
+                for query in queries:
+                    answers.append(self._answer(database, query, expiry))
             finally:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
         except (sqlite3.Error, OSError, CocoaError) as error:
             if isinstance(error, sqlite3.Error) and not sqlite_schema.is_passing(error):
                 self.close()
-            answers += [self._failure(error)] * (len(questions) - len(answers))
+            answers += [self._failure(error)] * (len(queries) - len(answers))
         return answers
 
     def close(self) -> None:
@@ -55,15 +55,15 @@ class Reader:
                 self._database.close()
             self._database = None
 
-    def _answer(self, database: sqlite3.Connection, question: Question, expiry: Expiry) -> Answer:
+    def _answer(self, database: sqlite3.Connection, query: Query, expiry: Expiry) -> QueryResult:
         try:
-            if isinstance(question, Look):
-                return look(database, question.device_id, question.marks)
-            return read(database, question, expiry)
+            if isinstance(query, Look):
+                return look(database, query.device_id, query.marks)
+            return read(database, query, expiry)
         except sqlite3.Error:
             raise
         except Exception as error:
-            # The error concerns this question only.
+            # The error concerns this query only.
             return self._failure(error)
 
     def _failure(self, error: Exception) -> MailboxError:

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 from ..rules.box import FORGET_AFTER_S, BoxLimits, Marks
 from ..rules.seen import judge
-from .backlog import Join
+from .backlog import PendingJoin
 from .port import RECORDED, Entry, FanOut
 from .sqlite_append import Appender
 from .sqlite_boxes import Boxes, Change
@@ -26,7 +26,7 @@ from .sqlite_schema import damaged
 from .sqlite_seen import SeenRows
 from .sqlite_sweep import SWEEP_MESSAGES, Sweep
 
-_NO_JOINS: Final[Mapping[str, Join]] = {}
+_NO_JOINS: Final[Mapping[str, PendingJoin]] = {}
 
 
 class Attempt(NamedTuple):
@@ -108,7 +108,7 @@ class Rows:
         self,
         calls: Sequence[Sequence[Entry | FanOut]],
         marks: Mapping[str, Marks],
-        joins: Mapping[str, Join] = _NO_JOINS,
+        joins: Mapping[str, PendingJoin] = _NO_JOINS,
         group: str = "",
     ) -> Change:
         """Apply the marks, then the joins, then the calls of append, in one transaction.

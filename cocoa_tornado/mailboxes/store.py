@@ -40,7 +40,7 @@ class StoreFault(MailboxError):
 class Look(NamedTuple):
     """Ask for the state of a box.
 
-    :ivar marks: the marks set before this question, which may not be stored yet
+    :ivar marks: the marks set before this query, which may not be stored yet
     """
 
     device_id: str
@@ -56,8 +56,8 @@ class Read(NamedTuple):
     fencing_token: FencingToken | None = None
 
 
-Question = Look | Read
-Answer = Box | list[Page] | MailboxError
+Query = Look | Read
+QueryResult = Box | list[Page] | MailboxError
 
 
 class Committed(NamedTuple):
@@ -88,14 +88,14 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class StoreTiming:
     """The driver's timeouts and batch sizes for a store.
 
     :ivar retry_s: the upper bounds of the first and of the last retry delay
-    :ivar patience_s: an operation that takes longer hangs: the mailbox leaves READY, and a question fails
+    :ivar patience_s: an operation that takes longer hangs: the mailbox leaves READY, and a query fails
     :ivar hang: the cause that is then reported; ``{done}`` and ``{patience_s}`` are filled in
     :ivar start_waits: whether :meth:`Driver.start` waits for the first attempt to open the store
-    :ivar questions: the largest number of questions in a batch
+    :ivar queries: the largest number of queries in a batch
     :ivar marks_after_s: how long a mark may wait for a group to be stored with
     """
 
@@ -103,7 +103,7 @@ class Timing:
     patience_s: float
     hang: str
     start_waits: bool
-    questions: int
+    queries: int
     marks_after_s: float = 0.5
 
 
@@ -163,8 +163,8 @@ class Store(Protocol):
     async def sweep(self) -> int:
         """Delete some expired messages, see ``Mailbox.sweep``."""
 
-    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
-        """Answer all questions from one snapshot. The error of one question is its answer; the others are
+    def answer(self, queries: Sequence[Query]) -> asyncio.Future[list[QueryResult]]:
+        """Answer all queries from one snapshot. The error of one query is its answer; the others are
         unaffected."""
 
     async def close(self, timeout_s: float) -> None:

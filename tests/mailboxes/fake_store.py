@@ -12,7 +12,7 @@ from cocoa_tornado.errors import MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import CommitGroup
 from cocoa_tornado.mailboxes.memory import MemoryStore
 from cocoa_tornado.mailboxes.port import FanOutStep, LaneRead
-from cocoa_tornado.mailboxes.store import Answer, Committed, Look, Question, Read, StoreFault
+from cocoa_tornado.mailboxes.store import Committed, Look, Query, QueryResult, Read, StoreFault
 from cocoa_tornado.rules.box import Box, BoxLimits, Marks, with_marks
 
 from .stands import ALL
@@ -133,19 +133,19 @@ class FakeStore:
             return self.boxes.sweep()
         raise AssertionError
 
-    def answer(self, questions: Sequence[Question]) -> asyncio.Future[list[Answer]]:
-        return asyncio.ensure_future(self._answer(questions))
+    def answer(self, queries: Sequence[Query]) -> asyncio.Future[list[QueryResult]]:
+        return asyncio.ensure_future(self._answer(queries))
 
-    async def _answer(self, questions: Sequence[Question]) -> list[Answer]:
+    async def _answer(self, queries: Sequence[Query]) -> list[QueryResult]:
         async with self._step("answer"):
-            return [self._answer_to(question) for question in questions]
+            return [self._answer_to(query) for query in queries]
         raise AssertionError
 
-    def _answer_to(self, question: Question) -> Answer:
-        if question.device_id == "unspeakable":
+    def _answer_to(self, query: Query) -> QueryResult:
+        if query.device_id == "unspeakable":
             return MailboxError("no such name")
-        marks: Marks = question.marks
-        match question:
+        marks: Marks = query.marks
+        match query:
             case Look(device_id):
                 return with_marks(self.boxes.look(device_id), marks)
             case Read(device_id, _, lanes):

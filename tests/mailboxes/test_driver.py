@@ -26,7 +26,7 @@ from cocoa_tornado.mailboxes.backlog import CommitGroup, GroupLimits
 from cocoa_tornado.mailboxes.driver import Driver
 from cocoa_tornado.mailboxes.fan_out_pace import GROUPS_FIRST
 from cocoa_tornado.mailboxes.port import FanOut, FanOutStep, LaneRead, MailboxState
-from cocoa_tornado.mailboxes.store import FAN_OUT_STEP, Committed, Ledger, Timing
+from cocoa_tornado.mailboxes.store import FAN_OUT_STEP, Committed, Ledger, StoreTiming
 from cocoa_tornado.rules.audiences import ALL as EVERYONE
 from cocoa_tornado.rules.box import Position
 from testing.virtual_time import VirtualTimeLoop
@@ -35,12 +35,12 @@ from ..profiles import examples
 from .fake_store import FakeStore, Fate
 from .stands import ALL, SOURCE, Clock, entries, entry, payloads
 
-TIMING = Timing(
+TIMING = StoreTiming(
     retry_s=(0.1, 2.0),
     patience_s=5.0,
     hang="the store hangs: nothing was {done} for {patience_s:g} s",
     start_waits=True,
-    questions=32,
+    queries=32,
 )
 LIMITS = GroupLimits(max_entries=20, max_bytes=10_000, max_marks=3)
 FAULTS = {"unavailable": "mailbox unavailable", "bug": "mailbox internal error"}
@@ -52,7 +52,7 @@ T = TypeVar("T")
 Scene = Callable[[Driver, FakeStore], Awaitable[None]]
 
 
-def made(store: FakeStore, timing: Timing = TIMING) -> Driver:
+def made(store: FakeStore, timing: StoreTiming = TIMING) -> Driver:
     return Driver(store, Ledger(store.boxes.counters), timing, LIMITS)
 
 
@@ -770,7 +770,7 @@ class DriverMachine(RuleBasedStateMachine):
         self.store, self.driver = self._run(self._begin)
         self.calls: list[asyncio.Future[list[int | None]]] = []
         self.sizes: list[int] = []
-        self.questions: list[asyncio.Future[Any]] = []
+        self.queries: list[asyncio.Future[Any]] = []
         self.acked = 0
         self.offset = 0
         self.is_closed = False
@@ -827,7 +827,7 @@ class DriverMachine(RuleBasedStateMachine):
         self.store.asking_fates.extend(fates)
 
         async def call() -> None:
-            self.questions.append(
+            self.queries.append(
                 self.driver.read("doll", [LaneRead("normal", 0, ALL)]) if page else self.driver.look("doll")
             )
             await asyncio.sleep(wait_s)
@@ -839,7 +839,7 @@ class DriverMachine(RuleBasedStateMachine):
         self.store.fates.extend(fates)
 
         async def call() -> None:
-            self.questions.append(asyncio.ensure_future(self.driver.sweep()))
+            self.queries.append(asyncio.ensure_future(self.driver.sweep()))
             await asyncio.sleep(wait_s)
 
         self._run(call)
@@ -924,9 +924,9 @@ class DriverMachine(RuleBasedStateMachine):
         self.store.refuses_marks = self.store.refuses_sweeps = False
         self.store.go_on.set()
         await asyncio.sleep(20.0)
-        assert all(future.done() for future in (*self.calls, *self.questions))
-        for question in self.questions:
-            assert question.exception() is None or isinstance(question.exception(), MailboxError)
+        assert all(future.done() for future in (*self.calls, *self.queries))
+        for query in self.queries:
+            assert query.exception() is None or isinstance(query.exception(), MailboxError)
         if not self.is_closed:
             assert self.driver.status().state is MailboxState.READY
             assert self.store.box("doll").normal.last == self.offset

@@ -29,7 +29,7 @@ from cocoa_tornado.mailboxes.sqlite_reader import Reader
 from cocoa_tornado.mailboxes.sqlite_rows import Rows
 from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, InodeLock
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
-from cocoa_tornado.mailboxes.store import Answer
+from cocoa_tornado.mailboxes.store import QueryResult
 from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Lane, Position
 from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
 
@@ -560,7 +560,7 @@ async def test_a_hanging_operation_makes_the_mailbox_unavailable_until_it_comple
         goes_on.wait(60.0)
         return store(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
-    def reads(self: Reader, *args: object) -> list[Answer]:
+    def reads(self: Reader, *args: object) -> list[QueryResult]:
         goes_on.wait(60.0)
         return answers(self, *args)  # type: ignore[arg-type]  # passed on as they came
 
