@@ -25,7 +25,7 @@ from .device_socket import DeviceSocket
 from .feed import BoxFeed
 from .making_room import OutboxLimits, Withdrawn
 from .protocol import CLOSED, LINGERING, LOST, OPEN, Closing, Ending
-from .queue import Fate, Waiting, fate_of
+from .queue import Queued, Unwritten, unwritten_of
 from .socket_io import SocketIO
 
 log = logging.getLogger("cocoa.device")
@@ -327,7 +327,7 @@ class DeviceConnection(SocketIO):
             context.presence.release(self.grant)
         context.calendar.remove(self, self._expires_at)
         context.wheel.remove(self)
-        fate = self._count_lost(ending.outcome, self._leave_to_another(ending.dropped, was_receiving))
+        counted = self._count_lost(ending.outcome, self._leave_to_another(ending.dropped, was_receiving))
         if self._inbound is not None:
             self._inbound.close()
             self._inbound = None  # it refers to this connection: a reference cycle otherwise
@@ -336,7 +336,7 @@ class DeviceConnection(SocketIO):
             is_last = not context.hub.is_device_connected(self.identity.device_id)
             self._box.close(audiences if is_last and ending.code != str(REPLACED.code) else None)
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
-        unwritten = {"dropped": fate.lost} if self._box is None else {"left_in_box": fate.in_box}
+        unwritten = {"dropped": counted.lost} if self._box is None else {"left_in_box": counted.in_box}
         extra = {"outcome": ending.outcome, "code": ending.code, **unwritten}
         log.info("device disconnected", extra=self.who() | extra)
 
@@ -348,7 +348,7 @@ class DeviceConnection(SocketIO):
             self._box.go_on(left.position)
         self._receive(left)
 
-    def _left(self, queued: Sequence[Waiting], position: Position | None) -> Left:
+    def _left(self, queued: Sequence[Queued], position: Position | None) -> Left:
         """What is not written and in no box, for the connection that goes on."""
         if self._box is None:
             return Left(queued)
@@ -405,7 +405,7 @@ class DeviceConnection(SocketIO):
         self._receive(Left([(body, timestamp_ms, terms)]))
         return True
 
-    def _leave_to_another(self, dropped: Sequence[Waiting], was_receiving: bool) -> Sequence[Waiting]:
+    def _leave_to_another(self, dropped: Sequence[Queued], was_receiving: bool) -> Sequence[Queued]:
         """The connection has ended: leave what it has not written to the one that gets the device's messages now.
         Returns the messages that are lost, because there is no such connection.
 
@@ -425,7 +425,7 @@ class DeviceConnection(SocketIO):
             return ()
         return self._leave_begun_to_another(begun)
 
-    def _leave_begun_to_another(self, begun: Sequence[Waiting]) -> Sequence[Waiting]:
+    def _leave_begun_to_another(self, begun: Sequence[Queued]) -> Sequence[Queued]:
         """The socket is lost, and another connection has gone on behind what this one had begun to write. Returns the
         messages that are lost, because no such connection is left."""
         hub = self._context.hub
@@ -435,16 +435,16 @@ class DeviceConnection(SocketIO):
         heirs[0].take_over(Left([_without_number(waiting) for waiting in begun]))
         return ()
 
-    def _count_lost(self, reason: str, messages: Sequence[Waiting]) -> Fate:
+    def _count_lost(self, reason: str, messages: Sequence[Queued]) -> Unwritten:
         """Count messages that are not written."""
-        counters, fate = self._context.counters, fate_of(messages, has_mailbox=self._context.mail is not None)
-        counters.left_in_box += fate.in_box
-        for of_reason, lost in ((reason, fate.lost), ("interim", fate.interims)):
+        counters, counted = self._context.counters, unwritten_of(messages, has_mailbox=self._context.mail is not None)
+        counters.left_in_box += counted.in_box
+        for of_reason, lost in ((reason, counted.lost), ("interim", counted.interims)):
             if lost:
                 count(counters.dropped, of_reason, lost)
-        return fate
+        return counted
 
 
-def _without_number(waiting: Waiting) -> Waiting:
+def _without_number(waiting: Queued) -> Queued:
     body, timestamp_ms, terms = waiting
     return (body, timestamp_ms, terms._replace(number=0)) if terms is not None and terms.number else waiting

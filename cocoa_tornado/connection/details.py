@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from .queue import Queue, Waiting
+from .queue import Queue, Queued
 
 NO_QUEUE: Final = Queue()
 """Stands for a queue that is not there. It stays empty."""
@@ -20,7 +20,7 @@ class Taken(NamedTuple):
 
     is_high: bool
     size: int
-    waiting: Waiting
+    waiting: Queued
 
     @property
     def is_numbered(self) -> bool:

@@ -26,10 +26,10 @@ from .mail import Mail, retry_delays
 from .making_room import OutboxLimits
 from .outlet import Outlet
 from .questions import LOOK, Ack, Arrived
-from .queue import Waiting
+from .queue import Queued
 from .transients import Transient, Transients
 
-Answer: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
+Awaited: TypeAlias = "asyncio.Future[Box] | asyncio.Future[list[Page]]"
 
 NORMAL: Final[LaneName] = "normal"
 HIGH: Final[LaneName] = "high"
@@ -74,7 +74,7 @@ class BoxFeed:
         self.fencing_token = token
         self._mail, self._outlet, self._device_id = mail, outlet, device_id
         self._reader = BoxReader(after)
-        self._asked: Answer | None = None
+        self._asked: Awaited | None = None
         self._is_closed = False
         self._is_waiting = True  # for the device to be known, and before a question is repeated
         self._backoff: Backoff | None = None
@@ -149,7 +149,7 @@ class BoxFeed:
         self._asked = None
         return self._reader.stand_by(begun)
 
-    def leave(self, queued: Sequence[Waiting]) -> tuple[list[Waiting], list[int | None]]:
+    def leave(self, queued: Sequence[Queued]) -> tuple[list[Queued], list[int | None]]:
         """Return what is not stored of what is queued, and of what waits here, for another connection: the messages,
         and the numbers of the stored ones that they come after.
 
@@ -157,7 +157,7 @@ class BoxFeed:
         """
         reader, transients = self._reader, self._transients
         self._transients = None
-        left: list[tuple[Waiting, int | None]] = []
+        left: list[tuple[Queued, int | None]] = []
         following = {lane: reader.feed(lane).position + 1 for lane in LANES}
         for waiting in reversed(queued):
             terms = waiting[2]
@@ -443,14 +443,14 @@ class BoxFeed:
         question = reader.ask(outlet.has_nothing_to_write(), outlet.has_no_high_to_write(), limits)
         if question is None:
             return
-        asked: Answer
+        asked: Awaited
         is_look = question is LOOK
         device_id = self._device_id
         asked = mailbox.look(device_id) if is_look else mailbox.read(device_id, question.reads, self.fencing_token)
         self._asked, self._collapsed = asked, None
         asked.add_done_callback(self._on_answer)
 
-    def _on_answer(self, answer: Answer) -> None:
+    def _on_answer(self, answer: Awaited) -> None:
         error = None if answer.cancelled() else answer.exception()
         if self._is_closed or answer.cancelled():
             return

@@ -19,7 +19,7 @@ from ..rules.box import LaneName, Numbers
 from ..rules.terms import Terms
 from .details import NO_QUEUE, Details, Taken
 from .making_room import OutboxLimits, Squeezed, Withdrawn, droppable, to_drop, to_withdraw
-from .queue import CURSOR_BYTES, NO_BODIES, NO_STAMPS, Queue, Waiting, cost
+from .queue import CURSOR_BYTES, NO_BODIES, NO_STAMPS, Queue, Queued, cost
 
 MOST_PER_TAKE: Final = 128 * 1024
 """Bytes after which no further frame is taken in one write. The kernel keeps as much unsent (``sockets.py``), so more
@@ -419,7 +419,7 @@ class Outbox(Queue):
         self._drop_details()
         return _report(begun)
 
-    def abandon(self) -> list[Waiting]:
+    def abandon(self) -> list[Queued]:
         """The socket will never take the rest of what it had begun to take. Return the messages."""
         begun = [] if self._details is None else [each.waiting for each in self._details.begun]
         self.written()
@@ -430,7 +430,7 @@ class Outbox(Queue):
         if not len(self):
             self._details = None
 
-    def discard(self) -> list[Waiting]:
+    def discard(self) -> list[Queued]:
         """Drop what is queued, and return it, messages of high priority first. What the socket has begun to take can't
         be taken back."""
         queued = _emptied(self)
@@ -443,7 +443,7 @@ class Outbox(Queue):
         return queued
 
 
-def _emptied(queue: Queue) -> list[Waiting]:
+def _emptied(queue: Queue) -> list[Queued]:
     queued = queue.all_waiting()
     queue.clear()
     return queued

@@ -65,7 +65,7 @@ from .heartbeat import QUEUED, SENT, Heartbeat
 from .limits import DeviceLimits
 from .making_room import Squeezed
 from .outbox import Given, Outbox, Taker
-from .queue import Waiting
+from .queue import Queued
 
 LINGER_S: Final = 2.0
 """How long a client that broke the protocol may take to read our close frame and to close."""
@@ -127,7 +127,7 @@ class Ending(NamedTuple):
 
     outcome: str
     code: str
-    dropped: Sequence[Waiting]
+    dropped: Sequence[Queued]
 
 
 class Write(NamedTuple):

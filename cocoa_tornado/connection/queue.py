@@ -10,7 +10,7 @@ from ..rules.terms import Terms
 CURSOR_BYTES: Final = 64
 """What a message whose frame is not made yet counts for in addition to its payload: the header and the cursor."""
 
-Waiting: TypeAlias = tuple[bytes, int, Terms | None]
+Queued: TypeAlias = tuple[bytes, int, Terms | None]
 """A queued message: its body, its timestamp and its terms."""
 
 # Shared by all empty queues, which is most of them most of the time. Never changed.
@@ -54,10 +54,10 @@ class Queue:
     def terms_at(self, at: int) -> Terms | None:
         return None if self.terms is None else self.terms[at]
 
-    def waiting_at(self, at: int) -> Waiting:
+    def waiting_at(self, at: int) -> Queued:
         return self.bodies[at], self.stamps[at], self.terms_at(at)
 
-    def all_waiting(self) -> list[Waiting]:
+    def all_waiting(self) -> list[Queued]:
         return [self.waiting_at(at) for at in range(len(self.bodies))]
 
     def cost_at(self, at: int) -> int:
@@ -93,7 +93,7 @@ def cost(body: bytes, terms: Terms | None) -> int:
     return len(body) if terms is None or terms.number is None else len(body) + CURSOR_BYTES
 
 
-class Fate(NamedTuple):
+class Unwritten(NamedTuple):
     """What becomes of messages that their connection does not write.
 
     :ivar in_box: they are stored, and another connection of the device gets them
@@ -105,7 +105,7 @@ class Fate(NamedTuple):
     interims: int
 
 
-def fate_of(messages: Iterable[Waiting], *, has_mailbox: bool) -> Fate:
+def unwritten_of(messages: Iterable[Queued], *, has_mailbox: bool) -> Unwritten:
     """Count messages that are not written. With a mailbox, all but stored and transient ones are notices of the gateway
     itself, which do not count."""
     in_box = lost = interims = 0
@@ -116,4 +116,4 @@ def fate_of(messages: Iterable[Waiting], *, has_mailbox: bool) -> Fate:
             lost += 1
         elif terms is not None and terms.number and body:  # without a body it is a place for a gap notice
             in_box += 1
-    return Fate(in_box, lost, interims)
+    return Unwritten(in_box, lost, interims)

@@ -524,7 +524,7 @@ class Sent(NamedTuple):
     missed: int = 0
 
 
-class Queued(NamedTuple):
+class InOutbox(NamedTuple):
     """:ivar content: None: a gap notice alone"""
 
     content: int | None
@@ -538,8 +538,8 @@ class Connection:
     def __init__(self, mailbox: Mailbox, after: Position | None) -> None:
         self.mailbox, self.reader = mailbox, BoxReader(after)
         self.question: Question | None = None
-        self.outbox: list[Queued] = []
-        self.in_flight: list[Queued] = []
+        self.outbox: list[InOutbox] = []
+        self.in_flight: list[InOutbox] = []
         self.received: list[Sent] = []
         self.start: int | None = None
         self.may_count = True  # no number has been skipped or given twice
@@ -559,7 +559,7 @@ class Connection:
     def offer(self, number: int, content: int | None) -> bool:
         if len(self.outbox) + len(self.in_flight) >= 2:
             return False
-        self.outbox.append(Queued(content, self.reader.ticket(number)))
+        self.outbox.append(InOutbox(content, self.reader.ticket(number)))
         self.reader.pushed("normal", number)
         return True
 
