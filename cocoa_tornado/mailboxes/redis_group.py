@@ -11,7 +11,7 @@ from ..redis_store.scripts import PREFIX, Command
 from ..rules.addressing import Options
 from ..rules.box import FORGET_AFTER_S, BoxLimits
 from ..rules.claims import bucket_of
-from ..rules.seen import Remembered, Run, SeenOffsets, judge
+from ..rules.seen import Remembered, SeenOffsets, SeenRun, judge
 from .backlog import CommitGroup
 from .port import RECORDED, Entry, FanOut
 from .redis_scripts import APPEND, GROUP_ID_BYTES
@@ -185,14 +185,14 @@ def source_of(runs: Iterable[bytes]) -> Source:
     :raises ValueError: another program wrote them
     """
     version = b""
-    joined: list[Run] = []
+    joined: list[SeenRun] = []
     count = 0
     for data in runs:
         count += 1
         if len(data) < GROUP_ID_BYTES + _FIRST.size:
             raise ValueError("a run is too short")
         version = data[:GROUP_ID_BYTES]
-        run = Run.from_bytes(_FIRST.unpack_from(data, GROUP_ID_BYTES)[0], data[GROUP_ID_BYTES + _FIRST.size :])
+        run = SeenRun.from_bytes(_FIRST.unpack_from(data, GROUP_ID_BYTES)[0], data[GROUP_ID_BYTES + _FIRST.size :])
         if joined and joined[-1].end == run.first:
             joined[-1].stamps.extend(run.stamps)  # each batch stored a run of its own
         else:

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, Run, SeenOffsets
+from ..rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, SeenOffsets, SeenRun
 from .sqlite_schema import damaged
 
 MANY_RUNS: Final = 512
@@ -29,7 +29,7 @@ _INSERT: Final = "INSERT OR REPLACE INTO seen(source, first, stamps) VALUES (?, 
 class _Source:
     __slots__ = ("floor", "id", "offsets", "rows", "touched_s")
 
-    def __init__(self, id_: int, touched_s: float, runs: Sequence[Run]) -> None:
+    def __init__(self, id_: int, touched_s: float, runs: Sequence[SeenRun]) -> None:
         self.id, self.touched_s = id_, touched_s
         self.offsets = SeenOffsets(runs)
         self.rows = len(runs)
@@ -87,10 +87,10 @@ class SeenRows:
         id_, touched_s = found
         return _Source(id_, touched_s, self._runs(id_))
 
-    def _runs(self, id_: int) -> list[Run]:
+    def _runs(self, id_: int) -> list[SeenRun]:
         rows = self._database.execute("SELECT first, stamps FROM seen WHERE source = ? ORDER BY first", (id_,))
         try:
-            return [Run.from_bytes(first, stamps) for first, stamps in rows]
+            return [SeenRun.from_bytes(first, stamps) for first, stamps in rows]
         except ValueError as error:
             raise damaged(f"a row of the table seen is malformed: {error}") from error
 
@@ -118,17 +118,17 @@ class SeenRows:
         source.rows, source.floor = 0, floor
 
 
-def put_together(runs: Iterable[Run]) -> list[Run]:
+def put_together(runs: Iterable[SeenRun]) -> list[SeenRun]:
     """Merge short runs with the runs close behind them.
 
     :param runs: in the order of their offsets
     """
-    result: list[Run] = []
+    result: list[SeenRun] = []
     for run in runs:
         hole = run.first - result[-1].end if result else -1
         if 0 <= hole <= MAX_HOLE and len(result[-1].stamps) < LONG_RUN:
             result[-1].stamps.extend([HOLE] * hole)
             result[-1].stamps.extend(run.stamps)
         else:
-            result.append(Run(run.first, array("q", run.stamps)))
+            result.append(SeenRun(run.first, array("q", run.stamps)))
     return result

@@ -44,7 +44,7 @@ LOOKED_AT: Final = 32
 LOOPBACK: Final[tuple[Network, ...]] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
-class Phase(enum.Enum):
+class HttpPhase(enum.Enum):
     """What a connection is doing; the value is a metric label."""
 
     IDLE = "idle"  # between two requests
@@ -54,17 +54,17 @@ class Phase(enum.Enum):
 
 
 PATIENCE_S: Final = {
-    Phase.IDLE: 0.0,
+    HttpPhase.IDLE: 0.0,
     # Enough for TCP and TLS over most networks. An orchestrator's probe waits about as long for its answer.
-    Phase.HURRIED: 1.0,
+    HttpPhase.HURRIED: 1.0,
     # Enough for TLS on a small device over a slow mobile network.
-    Phase.SLOW: 5.0,
+    HttpPhase.SLOW: 5.0,
     # The gateway's own answers take milliseconds; only a body that drips takes so long.
-    Phase.REQUEST: 10.0,
+    HttpPhase.REQUEST: 10.0,
 }
 
 
-HEADLESS: Final = (Phase.IDLE, Phase.HURRIED, Phase.SLOW)
+HEADLESS: Final = (HttpPhase.IDLE, HttpPhase.HURRIED, HttpPhase.SLOW)
 """In these the end of a request's headers is awaited, for ``header_timeout`` at most."""
 
 
@@ -85,7 +85,7 @@ class _Entry(Generic[T]):
     item: T
     address: str
     entered_at: float
-    phase: Phase | None = None
+    phase: HttpPhase | None = None
     requests: int = 0
     yields: bool = False
 
@@ -103,7 +103,7 @@ class Crowd(Generic[T]):
         self._max_per_address = max_per_address
         self._entries: dict[T, _Entry[T]] = {}
         # In each phase the one that has been in it longest comes first.
-        self._phases: dict[Phase, dict[_Entry[T], float]] = {phase: {} for phase in Phase}
+        self._phases: dict[HttpPhase, dict[_Entry[T], float]] = {phase: {} for phase in HttpPhase}
         self._addresses: dict[str, dict[_Entry[T], None]] = {}
         self._yielding = 0
         self._alarm_until = -math.inf
@@ -132,7 +132,7 @@ class Crowd(Generic[T]):
         """
         entry = self._entries[item] = _Entry(item, address, now)
         self._count(entry)
-        self._move(entry, Phase.HURRIED if in_reserve and now < self._alarm_until else Phase.SLOW, now)
+        self._move(entry, HttpPhase.HURRIED if in_reserve and now < self._alarm_until else HttpPhase.SLOW, now)
 
     def replace(self, item: T, other: T) -> None:
         """The connection is represented by another object from now on. Nothing else changes."""
@@ -150,14 +150,14 @@ class Crowd(Generic[T]):
             if item.has_upload:
                 item.has_upload = False
                 self._count(entry)
-            self._move(entry, Phase.IDLE, now)
+            self._move(entry, HttpPhase.IDLE, now)
         return entry.requests < MAX_REQUESTS and now - entry.entered_at < MAX_AGE_S
 
     def asks(self, item: T, now: float) -> None:
         """The headers of a request have come."""
         entry = self._entries.get(item)
         if entry is not None:
-            self._move(entry, Phase.REQUEST, now)
+            self._move(entry, HttpPhase.REQUEST, now)
 
     def leave(self, item: T) -> None:
         """It is closed, or a device's. Idempotent."""
@@ -166,20 +166,20 @@ class Crowd(Generic[T]):
             self._withdraw(entry)
             self._yielding -= entry.yields
 
-    def give_way(self, count: int, now: float) -> list[tuple[T, Phase]]:
+    def give_way(self, count: int, now: float) -> list[tuple[T, HttpPhase]]:
         """At most so many connections to be closed now, with what each was doing; none is named twice."""
-        found: list[tuple[T, Phase]] = []
+        found: list[tuple[T, HttpPhase]] = []
         for phase, members in self._phases.items():
             while len(found) < count and (entry := self._first(members)) is not None:
                 if now - members[entry] < PATIENCE_S[phase]:
                     break
                 self._yield(entry)
                 found.append((entry.item, phase))
-                if phase is not Phase.IDLE:
+                if phase is not HttpPhase.IDLE:
                     self._alarm_until = now + ALARM_S
         return found
 
-    def give_way_at(self, address: str, now: float) -> tuple[T, Phase] | None:
+    def give_way_at(self, address: str, now: float) -> tuple[T, HttpPhase] | None:
         """Likewise, for another connection of the same address: the first of its oldest whose time is over."""
         for entry in list(islice(self._addresses.get(address, ()), LOOKED_AT)):
             phase = entry.phase
@@ -216,7 +216,7 @@ class Crowd(Generic[T]):
         heads = [next(iter(self._phases[phase].values())) for phase in HEADLESS if self._phases[phase]]
         return min(heads) + timeout_s if heads else None
 
-    def _move(self, entry: _Entry[T], phase: Phase, now: float) -> None:
+    def _move(self, entry: _Entry[T], phase: HttpPhase, now: float) -> None:
         if entry.yields:
             return
         if entry.phase is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from .accepting import Obstacle
-from .crowd import Phase
+from .crowd import HttpPhase
 from .handshake import NOT_WEBSOCKET
 from .quarantine import Cause
 from .records import REASONS
@@ -56,7 +56,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
         ),
         *("protocol_error", "write_timeout", "closed_by_device", "lost"),
     ),
-    "cocoa_http_connections_shed": (*(phase.value for phase in Phase), "address"),
+    "cocoa_http_connections_shed": (*(phase.value for phase in HttpPhase), "address"),
     "cocoa_bodies_refused": ("full", "too_large"),
     "cocoa_token_requests": ("issued", "wrong_credentials", "limited", "invalid"),
     "cocoa_records_quarantined": (*sorted(REASONS), "unreadable"),

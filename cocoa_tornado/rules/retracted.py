@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, TypeAlias
 
 
-class Run(NamedTuple):
+class RetractedRun(NamedTuple):
     """Numbers from ``first`` to ``last``, of which so many in ``total`` are retracted: all, unless it is merged."""
 
     first: int
@@ -25,7 +25,7 @@ class Run(NamedTuple):
         return max(0, min(self.total, min(self.last, up_to) - max(self.first - 1, after)))
 
 
-Retracted: TypeAlias = tuple[Run, ...]
+Retracted: TypeAlias = tuple[RetractedRun, ...]
 """In order, with a number missing between any two."""
 
 MAX_RUNS: Final = 256
@@ -39,9 +39,9 @@ def with_number(runs: Retracted, number: int) -> Retracted:
         at -= 1
     if at and runs[at - 1].last >= number:
         first, last, total = runs[at - 1]
-        more = Run(first, last, min(total + 1, last - first + 1))
+        more = RetractedRun(first, last, min(total + 1, last - first + 1))
         return (*runs[: at - 1], more, *runs[at:])
-    added, before, after = Run(number, number, 1), runs[:at], runs[at:]
+    added, before, after = RetractedRun(number, number, 1), runs[:at], runs[at:]
     if before and before[-1].last == number - 1:
         added, before = _joined(before[-1], added), before[:-1]
     if after and after[0].first == number + 1:
@@ -50,8 +50,8 @@ def with_number(runs: Retracted, number: int) -> Retracted:
     return runs if len(runs) <= MAX_RUNS else (_joined(*runs[:2]), *runs[2:])
 
 
-def _joined(one: Run, other: Run) -> Run:
-    return Run(one.first, other.last, one.total + other.total)
+def _joined(one: RetractedRun, other: RetractedRun) -> RetractedRun:
+    return RetractedRun(one.first, other.last, one.total + other.total)
 
 
 def count_between(runs: Retracted, after: int, up_to: int) -> int:
@@ -63,7 +63,7 @@ def above(runs: Retracted, number: int) -> Retracted:
     """Remove everything up to ``number``."""
     if not runs or runs[0].first > number:
         return runs
-    left = (Run(max(run.first, number + 1), run.last, run.within(number, run.last)) for run in runs)
+    left = (RetractedRun(max(run.first, number + 1), run.last, run.within(number, run.last)) for run in runs)
     return tuple(run for run in left if run.total)
 
 
@@ -72,7 +72,7 @@ def retracted_to_text(runs: Retracted) -> str:
     return " ".join(map(_text_of, runs))
 
 
-def _text_of(run: Run) -> str:
+def _text_of(run: RetractedRun) -> str:
     first, last, total = run
     if total == last - first + 1:
         return f"{first}-{last}" if first < last else f"{first}"
@@ -84,9 +84,9 @@ def retracted_of_text(text: str) -> Retracted:
     return tuple(map(_run_of, text.split()))
 
 
-def _run_of(text: str) -> Run:
+def _run_of(text: str) -> RetractedRun:
     numbers, _, total = text.partition(":")
     first, _, last = numbers.partition("-")
     lowest = int(first)
     highest = int(last) if last else lowest
-    return Run(lowest, highest, int(total) if total else highest - lowest + 1)
+    return RetractedRun(lowest, highest, int(total) if total else highest - lowest + 1)

@@ -27,7 +27,7 @@ HOLE: Final = -1
 """Instead of a timestamp: nothing was stored from this offset."""
 
 
-class Run(NamedTuple):
+class SeenRun(NamedTuple):
     """Timestamps (Unix milliseconds) of the records from offset ``first`` on, one for each offset.
 
     :ivar stamps: signed 64-bit integers; ``HOLE`` where nothing was stored
@@ -46,7 +46,7 @@ class Run(NamedTuple):
         return _little_endian(self.stamps).tobytes()
 
     @classmethod
-    def from_bytes(cls, first: int, data: bytes) -> Run:
+    def from_bytes(cls, first: int, data: bytes) -> SeenRun:
         """Raises ValueError if the data is not from :meth:`to_bytes`."""
         stamps = array("q")
         stamps.frombytes(data)
@@ -63,7 +63,7 @@ class Remembered:
     """
 
     reset: bool = False
-    runs: list[Run] = field(default_factory=list)
+    runs: list[SeenRun] = field(default_factory=list)
     floor: int = 0
 
 
@@ -75,9 +75,9 @@ class SeenOffsets:
 
     __slots__ = ("_runs",)
 
-    def __init__(self, runs: Iterable[Run] = ()) -> None:
+    def __init__(self, runs: Iterable[SeenRun] = ()) -> None:
         # Copies, because the last run grows in place.
-        self._runs = sorted((Run(run.first, run.stamps[:]) for run in runs), key=_first)
+        self._runs = sorted((SeenRun(run.first, run.stamps[:]) for run in runs), key=_first)
 
     def __repr__(self) -> str:
         return f"<SeenOffsets up to {self.end} in {len(self._runs)} runs>"
@@ -87,9 +87,9 @@ class SeenOffsets:
         """The offset after the newest that was stored; 0 if there is none."""
         return self._runs[-1].end if self._runs else 0
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[SeenRun]:
         """All remembered runs, in the order of the offsets."""
-        return [Run(run.first, run.stamps[:]) for run in self._runs]
+        return [SeenRun(run.first, run.stamps[:]) for run in self._runs]
 
     def take(self, records: Sequence[tuple[int, int]]) -> tuple[list[bool], Remembered]:
         """Judge ``(offset, timestamp_ms)`` of records about to be stored, in the order of the partition.
@@ -99,7 +99,7 @@ class SeenOffsets:
         """
         fresh: list[bool] = []
         remembered = Remembered()
-        added: list[Run] = []
+        added: list[SeenRun] = []
         end = self.end
         for offset, stamp in records:
             if offset < end:
@@ -123,11 +123,11 @@ class SeenOffsets:
         remembered.floor = max(floor, 0)
         while self._runs and self._runs[0].end <= floor:
             del self._runs[0]
-        remembered.runs = self.runs() if remembered.reset else [Run(run.first, run.stamps[:]) for run in added]
+        remembered.runs = self.runs() if remembered.reset else [SeenRun(run.first, run.stamps[:]) for run in added]
         self._join()
         return fresh, remembered
 
-    def _add(self, offset: int, stamp: int, added: list[Run]) -> None:
+    def _add(self, offset: int, stamp: int, added: list[SeenRun]) -> None:
         if added and added[-1] is self._runs[-1]:
             first, stamps = added[-1]
             missing = offset - first - len(stamps)
@@ -138,7 +138,7 @@ class SeenOffsets:
                 stamps.extend([HOLE] * missing)
                 stamps.append(stamp)
                 return
-        run = Run(offset, array("q", [stamp]))
+        run = SeenRun(offset, array("q", [stamp]))
         self._runs.append(run)
         added.append(run)
 
@@ -163,16 +163,16 @@ class SeenOffsets:
     def _fill(self, offset: int, stamp: int) -> None:
         at = bisect_right(self._runs, offset, key=_first) - 1
         if at < 0 or offset > self._runs[at].end:
-            self._runs.insert(at + 1, Run(offset, array("q", [stamp])))
+            self._runs.insert(at + 1, SeenRun(offset, array("q", [stamp])))
             return
         run = self._runs[at]
         stamps = run.stamps[:]
         stamps[offset - run.first : offset - run.first + 1] = array("q", [stamp])
-        self._runs[at] = Run(run.first, stamps)
+        self._runs[at] = SeenRun(run.first, stamps)
 
     def _cut(self, offset: int) -> None:
         """Forget ``offset`` and everything after it."""
-        kept = [Run(run.first, run.stamps[: max(0, offset - run.first)]) for run in self._runs]
+        kept = [SeenRun(run.first, run.stamps[: max(0, offset - run.first)]) for run in self._runs]
         self._runs = [run for run in kept if run.stamps]
 
 
@@ -229,7 +229,7 @@ def judge(
     return fresh
 
 
-def _first(run: Run) -> int:
+def _first(run: SeenRun) -> int:
     return run.first
 
 

@@ -63,7 +63,7 @@ class PoolLimits:
     parked: int = MAX_PARKED
 
 
-class Phase(enum.Enum):
+class WorkerPhase(enum.Enum):
     """The state of a worker; see the top of this module."""
 
     LOADING = "loading"
@@ -130,7 +130,7 @@ class Plan:
 @dataclass(slots=True)
 class _Worker:
     number: int
-    phase: Phase
+    phase: WorkerPhase
     since: float | None  # since when it owes a sign of progress; None: it owes nothing
     stream: int | None = None
     assigned_at: float = 0.0
@@ -142,7 +142,7 @@ class _Worker:
     used: bool = False  # it has finished a stream
 
     def owes(self) -> bool:
-        return self.phase is Phase.LOADING or self.ended or self.sent > self.consumed
+        return self.phase is WorkerPhase.LOADING or self.ended or self.sent > self.consumed
 
 
 @dataclass(slots=True)
@@ -179,11 +179,11 @@ class Roster:
     @property
     def ready(self) -> int:
         """Workers that have loaded their model and are not being killed."""
-        return sum(worker.phase not in (Phase.LOADING, Phase.DYING) for worker in self._workers.values())
+        return sum(worker.phase not in (WorkerPhase.LOADING, WorkerPhase.DYING) for worker in self._workers.values())
 
     @property
     def busy(self) -> int:
-        return sum(worker.phase in (Phase.BUSY, Phase.DRAINING) for worker in self._workers.values())
+        return sum(worker.phase in (WorkerPhase.BUSY, WorkerPhase.DRAINING) for worker in self._workers.values())
 
     @property
     def queued(self) -> int:
@@ -201,7 +201,7 @@ class Roster:
     def is_parked(self, stream: int) -> bool:
         return stream in self._parked
 
-    def phase_of(self, worker: int) -> Phase | None:
+    def phase_of(self, worker: int) -> WorkerPhase | None:
         """Return None if there is no such worker, or no longer."""
         known = self._workers.get(worker)
         return known.phase if known else None
@@ -221,7 +221,7 @@ class Roster:
         """
         if self.hopeless:
             return StreamVerdict.HOPELESS
-        free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
+        free = sum(worker.phase in (WorkerPhase.IDLE, WorkerPhase.DRAINING) for worker in self._workers.values())
         room = self.limits.queue + free
         if len(self._waiting) >= room:
             self._park_silent(now)
@@ -252,9 +252,9 @@ class Roster:
         for worker in self._workers.values():
             if worker.stream == stream:
                 worker.stream = None
-                if worker.phase is not Phase.BUSY:
+                if worker.phase is not WorkerPhase.BUSY:
                     return None
-                worker.phase = Phase.DRAINING
+                worker.phase = WorkerPhase.DRAINING
                 return worker.number
         if stream in self._waiting:
             self._waiting.remove(stream)
@@ -263,13 +263,13 @@ class Roster:
 
     def loading(self, worker: int, now: float) -> None:
         """A process was started, as planned."""
-        self._workers[worker] = _Worker(worker, Phase.LOADING, now)
+        self._workers[worker] = _Worker(worker, WorkerPhase.LOADING, now)
 
     def became_ready(self, worker: int) -> None:
         """READY was received."""
         known = self._workers.get(worker)
-        if known is not None and known.phase is Phase.LOADING:
-            known.phase, known.since = Phase.IDLE, None
+        if known is not None and known.phase is WorkerPhase.LOADING:
+            known.phase, known.since = WorkerPhase.IDLE, None
 
     def sent(self, worker: int, audio_bytes: int, now: float, *, ended: bool = False) -> None:
         """Audio, END or CANCEL was sent to the worker."""
@@ -283,7 +283,7 @@ class Roster:
     def alive(self, worker: int, now: float) -> None:
         """The worker, which has a stream, showed that it is alive."""
         known = self._workers.get(worker)
-        if known is not None and known.phase in (Phase.BUSY, Phase.DRAINING):
+        if known is not None and known.phase in (WorkerPhase.BUSY, WorkerPhase.DRAINING):
             known.since = now if known.owes() else None
 
     def progressed(
@@ -302,7 +302,7 @@ class Roster:
         :param is_waiting: it waits for more audio; otherwise it works on what it has consumed
         """
         known = self._workers.get(worker)
-        if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
+        if known is None or known.phase not in (WorkerPhase.BUSY, WorkerPhase.DRAINING):
             return
         known.consumed = max(known.consumed, min(consumed, known.sent))
         if known.pace is not None:
@@ -322,12 +322,12 @@ class Roster:
     def settled(self, worker: int, now: float) -> None:
         """DONE or FAILED was received: the worker is free."""
         known = self._workers.get(worker)
-        if known is None or known.phase not in (Phase.BUSY, Phase.DRAINING):
+        if known is None or known.phase not in (WorkerPhase.BUSY, WorkerPhase.DRAINING):
             return
         self._mean_s += 0.2 * (now - known.assigned_at - self._mean_s)
         if known.stream is not None:
             self._pinned.discard(known.stream)
-        self._workers[worker] = _Worker(worker, Phase.IDLE, None, used=True)
+        self._workers[worker] = _Worker(worker, WorkerPhase.IDLE, None, used=True)
         self.early_deaths = 0
         self.backoff.reset()
 
@@ -339,7 +339,7 @@ class Roster:
         lost, known.stream = known.stream, None
         if lost is not None:
             self._pinned.discard(lost)
-        known.phase, known.since = Phase.DYING, None
+        known.phase, known.since = WorkerPhase.DYING, None
         return lost
 
     def gone(self, worker: int, now: float, *, out_of_memory: bool = False) -> int | None:
@@ -358,7 +358,7 @@ class Roster:
         if out_of_memory:
             if now - self._fewer_until > MEMORY_TRIAL_S:
                 self._memory_pause.reset()
-            self._fitting = max(1, sum(worker.phase is not Phase.DYING for worker in self._workers.values()))
+            self._fitting = max(1, sum(worker.phase is not WorkerPhase.DYING for worker in self._workers.values()))
             self._fewer_until = now + self._memory_pause.next_s()
         if out_of_memory or not known.used:
             self._load_not_before = now + self.backoff.next_s()
@@ -391,7 +391,7 @@ class Roster:
     def _load_at(self) -> float | None:
         """When one more worker may be started; None: not until something happens."""
         workers = self._workers.values()
-        if len(workers) >= self.limits.workers or any(worker.phase is Phase.LOADING for worker in workers):
+        if len(workers) >= self.limits.workers or any(worker.phase is WorkerPhase.LOADING for worker in workers):
             return None
         if len(workers) < self._fitting:
             return self._load_not_before
@@ -400,36 +400,36 @@ class Roster:
     def _overdue_at(self, worker: _Worker) -> float | None:
         if worker.since is None:
             return None
-        return worker.since + (self.limits.load_s if worker.phase is Phase.LOADING else self.limits.stall_s)
+        return worker.since + (self.limits.load_s if worker.phase is WorkerPhase.LOADING else self.limits.stall_s)
 
     def _condemn_overdue(self, now: float) -> list[Kill]:
         kills = []
         for worker in self._workers.values():
             overdue_at = self._overdue_at(worker)
             if overdue_at is not None and now >= overdue_at:
-                reason = "slow" if worker.phase is Phase.LOADING else "stuck"
+                reason = "slow" if worker.phase is WorkerPhase.LOADING else "stuck"
                 kills.append(Kill(worker.number, self.condemn(worker.number), reason))
         return kills
 
     def _assign(self, now: float) -> list[Assign]:
         assigned = []
-        idle = [worker for worker in self._workers.values() if worker.phase is Phase.IDLE]
+        idle = [worker for worker in self._workers.values() if worker.phase is WorkerPhase.IDLE]
         ready = [stream for stream in self._waiting if stream not in self._silent] if idle else []
         for worker, stream in zip(idle, ready, strict=False):
             self._waiting.remove(stream)
-            worker.phase, worker.stream, worker.assigned_at = Phase.BUSY, stream, now
+            worker.phase, worker.stream, worker.assigned_at = WorkerPhase.BUSY, stream, now
             worker.pace, worker.is_waiting = Pace(now), True
             assigned.append(Assign(worker.number, stream))
         return assigned
 
     def _unserved(self) -> int:
         """Waiting streams that have audio, and for which no worker is about to become free."""
-        free = sum(worker.phase in (Phase.IDLE, Phase.DRAINING) for worker in self._workers.values())
+        free = sum(worker.phase in (WorkerPhase.IDLE, WorkerPhase.DRAINING) for worker in self._workers.values())
         return len(self._waiting) - len(self._silent) - free
 
     def _behind_at(self, worker: _Worker) -> float | None:
         """When the worker's stream may be parked if nothing happens before."""
-        if worker.phase is not Phase.BUSY or worker.ended or worker.pace is None or worker.stream in self._pinned:
+        if worker.phase is not WorkerPhase.BUSY or worker.ended or worker.pace is None or worker.stream in self._pinned:
             return None
         return worker.pace.behind_at(is_waiting=worker.is_waiting and not worker.owes())
 
@@ -442,7 +442,7 @@ class Roster:
             assert worker.stream is not None
             taken.append(TakeBack(worker.number, worker.stream))
             self._parked.add(worker.stream)
-            worker.phase, worker.stream = Phase.DRAINING, None
+            worker.phase, worker.stream = WorkerPhase.DRAINING, None
         return taken
 
     def _park_silent(self, now: float) -> None:

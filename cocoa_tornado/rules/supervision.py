@@ -49,7 +49,7 @@ LAST_RESTART_S: Final = 15.0
 KillReason = Literal["hung", "start", "drain", "exit", "forced"]
 
 
-class Phase(enum.Enum):
+class ChildPhase(enum.Enum):
     WAITING = "waiting"
     STARTING = "starting"
     UP = "up"
@@ -94,7 +94,7 @@ class _Worker:
     """
 
     backoff: Backoff
-    phase: Phase = Phase.WAITING
+    phase: ChildPhase = ChildPhase.WAITING
     since: float = -math.inf
     heard: float = -math.inf
     was_up: bool = False
@@ -142,12 +142,12 @@ class Supervisor:
     @property
     def up(self) -> list[int]:
         """The workers that serve now."""
-        return [number for number, worker in self._workers.items() if worker.phase is Phase.UP]
+        return [number for number, worker in self._workers.items() if worker.phase is ChildPhase.UP]
 
     @property
     def missing(self) -> list[int]:
         """The workers that do not serve now."""
-        return [number for number, worker in self._workers.items() if worker.phase is not Phase.UP]
+        return [number for number, worker in self._workers.items() if worker.phase is not ChildPhase.UP]
 
     @property
     def is_stopping(self) -> bool:
@@ -166,14 +166,14 @@ class Supervisor:
     def on_started(self, number: int, now: float) -> None:
         """The process exists."""
         worker = self._workers[number]
-        worker.phase, worker.since = Phase.STARTING, now
+        worker.phase, worker.since = ChildPhase.STARTING, now
         worker.terminated, worker.killed = False, None
 
     def on_up(self, number: int, now: float) -> None:
         """It serves, and beats from now on."""
         worker = self._workers[number]
-        if worker.phase is Phase.STARTING:
-            worker.phase, worker.since, worker.heard, worker.was_up = Phase.UP, now, now, True
+        if worker.phase is ChildPhase.STARTING:
+            worker.phase, worker.since, worker.heard, worker.was_up = ChildPhase.UP, now, now, True
 
     def on_beat(self, number: int, now: float) -> None:
         self._workers[number].heard = now
@@ -181,8 +181,8 @@ class Supervisor:
     def on_leaving(self, number: int, now: float) -> None:
         """It has drained, and its process exits."""
         worker = self._workers[number]
-        if worker.phase in (Phase.STARTING, Phase.UP):
-            worker.phase, worker.since = Phase.LEAVING, now
+        if worker.phase in (ChildPhase.STARTING, ChildPhase.UP):
+            worker.phase, worker.since = ChildPhase.LEAVING, now
 
     def on_exit(self, number: int, status: int, now: float) -> float | None:
         """The process has ended, or could not be created.
@@ -192,9 +192,9 @@ class Supervisor:
         """
         worker = self._workers[number]
         phase, lived_s = worker.phase, now - worker.since
-        worker.phase, worker.since = Phase.WAITING, math.inf
+        worker.phase, worker.since = ChildPhase.WAITING, math.inf
         if self.is_stopping:
-            if status != 0 and not (worker.terminated and phase is Phase.STARTING):
+            if status != 0 and not (worker.terminated and phase is ChildPhase.STARTING):
                 self._status = self._status or 1
             return None
         if status in (1, 2) and not worker.was_up:
@@ -203,7 +203,7 @@ class Supervisor:
             return None
         reason = worker.killed or "died"
         worker.restarts[reason] = worker.restarts.get(reason, 0) + 1
-        if phase is not Phase.STARTING and lived_s >= STEADY_S:
+        if phase is not ChildPhase.STARTING and lived_s >= STEADY_S:
             worker.backoff.reset()
         delay_s = worker.backoff.next_s()
         worker.since = now + delay_s
@@ -235,7 +235,7 @@ class Supervisor:
         ]
         for kill in kills:
             self._workers[kill.worker].killed = kill.reason
-        if self._stop_at is not None and all(worker.phase is Phase.WAITING for worker in self._workers.values()):
+        if self._stop_at is not None and all(worker.phase is ChildPhase.WAITING for worker in self._workers.values()):
             return [End(self._status)]
         return [*starts, *kills]
 
@@ -247,7 +247,7 @@ class Supervisor:
             return
         for worker in self._workers.values():
             worker.heard = min(now, worker.heard + late_s)
-            if worker.phase is not Phase.WAITING:
+            if worker.phase is not ChildPhase.WAITING:
                 worker.since = min(now, worker.since + late_s)
         if self._stop_at is not None:
             self._stop_at = min(now, self._stop_at + late_s)
@@ -258,25 +258,25 @@ class Supervisor:
         return [number for number, worker in self._workers.items() if self._is_due(worker, now)]
 
     def _is_due(self, worker: _Worker, now: float) -> bool:
-        return worker.phase is Phase.WAITING and worker.since <= now
+        return worker.phase is ChildPhase.WAITING and worker.since <= now
 
     def _terminations(self) -> list[Action]:
-        chosen = [n for n, w in self._workers.items() if w.phase is not Phase.WAITING and not w.terminated]
+        chosen = [n for n, w in self._workers.items() if w.phase is not ChildPhase.WAITING and not w.terminated]
         for number in chosen:
             self._workers[number].terminated = True
         return [Terminate(number) for number in chosen]
 
     def _reason_to_kill(self, worker: _Worker, now: float) -> KillReason | None:
-        if worker.phase is Phase.WAITING or worker.killed is not None:
+        if worker.phase is ChildPhase.WAITING or worker.killed is not None:
             return None
         if self._is_forced:
             return "forced"
-        if worker.phase is Phase.UP and now - worker.heard >= HUNG_S:
+        if worker.phase is ChildPhase.UP and now - worker.heard >= HUNG_S:
             return "hung"
         if self._stop_at is not None and now - self._stop_at >= self._drain_s + DRAIN_MARGIN_S + LEAVE_S:
             return "drain"
-        if worker.phase is Phase.STARTING and now - worker.since >= START_S:
+        if worker.phase is ChildPhase.STARTING and now - worker.since >= START_S:
             return "start"
-        if worker.phase is Phase.LEAVING and now - worker.since >= LEAVE_S:
+        if worker.phase is ChildPhase.LEAVING and now - worker.since >= LEAVE_S:
             return "exit"
         return None

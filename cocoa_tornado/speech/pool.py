@@ -17,7 +17,7 @@ from ..errors import AudioNotDecodable, AudioTooLong, EngineFailed, SpeechBusy, 
 from ..rules.audio import AudioFormat
 from ..rules.backoff import Backoff
 from ..rules.byte_budget import ByteBudget
-from ..rules.speech_pool import Assign, Kill, Phase, PoolLimits, Roster, StreamVerdict, TakeBack
+from ..rules.speech_pool import Assign, Kill, PoolLimits, Roster, StreamVerdict, TakeBack, WorkerPhase
 from . import wire
 from .machine import count_oom_kills
 from .pooled_stream import PooledStream
@@ -199,7 +199,7 @@ class WorkerPool:
             self._ready_detail = wire.message_of(frame, wire.Ready).detail
             self._roster.became_ready(worker)
             self._replan()
-        elif self._roster.phase_of(worker) is Phase.LOADING:
+        elif self._roster.phase_of(worker) is WorkerPhase.LOADING:
             self._trouble = wire.message_of(frame, wire.Failed).detail
             self._processes.explained(worker, self._trouble)
         elif frame.kind is Kind.PROGRESS:
@@ -225,7 +225,7 @@ class WorkerPool:
             self._on_result(worker, frame)
 
     def on_invalid(self, worker: int, error: EngineFailed) -> None:
-        if self._roster.phase_of(worker) is Phase.LOADING:
+        if self._roster.phase_of(worker) is WorkerPhase.LOADING:
             self._trouble = str(error)
         self._roster.condemn(worker)
         self._lose(worker, error)
@@ -237,7 +237,7 @@ class WorkerPool:
 
     def on_gone(self, worker: int, how: str, *, by_sigkill: bool) -> None:
         end = self._processes.gone(worker, how, by_sigkill=by_sigkill)
-        if end.is_crash and not end.is_explained and self._roster.phase_of(worker) is Phase.LOADING:
+        if end.is_crash and not end.is_explained and self._roster.phase_of(worker) is WorkerPhase.LOADING:
             self._trouble = f"a worker ended while it loaded: {end.how}"
         self._roster.gone(worker, self._now(), out_of_memory=end.out_of_memory)
         self._lose(worker, EngineFailed(f"the speech worker crashed: {end.how}"))
@@ -249,7 +249,7 @@ class WorkerPool:
         self._replan()
 
     def _on_result(self, worker: int, frame: wire.Frame) -> None:
-        if self._roster.phase_of(worker) not in (Phase.BUSY, Phase.DRAINING):
+        if self._roster.phase_of(worker) not in (WorkerPhase.BUSY, WorkerPhase.DRAINING):
             raise EngineFailed(f"invalid frame from the worker: {frame.kind.name} of nothing")
         result: wire.Done | wire.Failed
         result = wire.message_of(frame, wire.Done) if frame.kind is Kind.DONE else wire.message_of(frame, wire.Failed)

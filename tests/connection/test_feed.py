@@ -25,7 +25,7 @@ from cocoa_tornado.rules.box import NO_CURSOR_YET, Box, BoxLimits, LaneName, Num
 from cocoa_tornado.rules.claims import FencingToken
 from cocoa_tornado.rules.cursors import make_cursor, read_cursor
 from cocoa_tornado.rules.feed import Page
-from cocoa_tornado.rules.retracted import Run
+from cocoa_tornado.rules.retracted import RetractedRun
 from cocoa_tornado.rules.terms import Later, Terms
 from testing.waiting import eventually
 
@@ -354,7 +354,7 @@ async def test_a_queued_message_gives_way_to_a_newer_one_with_its_collapse_key()
     await say(feed, mailbox, 1)
     await say(feed, mailbox, 2, Options("high", collapse_key="k"))
     assert await outlet.write() == [2, 1]
-    assert (await mailbox.look("doll")).normal.retracted == (Run(1, 1, 1),)
+    assert (await mailbox.look("doll")).normal.retracted == (RetractedRun(1, 1, 1),)
 
 
 async def from_the_box(feed: BoxFeed, mailbox: MemoryMailbox, at: int, options: Options) -> int:

@@ -31,7 +31,7 @@ from cocoa_tornado.mailboxes.sqlite_schema import APPLICATION_ID, MIGRATIONS, In
 from cocoa_tornado.mailboxes.sqlite_seen import LONG_RUN, MANY_RUNS, put_together
 from cocoa_tornado.mailboxes.store import QueryResult
 from cocoa_tornado.rules.box import FORGET_AFTER_S, BoxLimits, Lane, Position
-from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, Run
+from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, SeenRun
 
 from .sqlite_stand import SqliteStand
 from .stands import Clock, contents, entries, entry, numbers, page_of, payloads, ready, until
@@ -1041,8 +1041,8 @@ async def test_what_was_seen_takes_few_rows(place: SqliteStand) -> None:
     await mailbox.close(1.0)
 
 
-def run(first: int, *stamps: int) -> Run:
-    return Run(first, array("q", stamps))
+def run(first: int, *stamps: int) -> SeenRun:
+    return SeenRun(first, array("q", stamps))
 
 
 def test_runs_are_put_together_across_small_holes() -> None:

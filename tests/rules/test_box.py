@@ -24,7 +24,7 @@ from cocoa_tornado.rules.box import (
     surplus,
     with_marks,
 )
-from cocoa_tornado.rules.retracted import Run
+from cocoa_tornado.rules.retracted import RetractedRun
 
 FIVE = Lane(last=5)
 NUMBERED = Epochs(current=3)
@@ -233,7 +233,7 @@ def test_unused_numbers_are_missed_unless_they_were_retracted() -> None:
 
 def test_what_was_retracted_is_forgotten_once_it_is_acknowledged() -> None:
     lane = FIVE.retract(2).retract(4)
-    assert lane.acknowledge(3).retracted == (Run(4, 4, 1),)
+    assert lane.acknowledge(3).retracted == (RetractedRun(4, 4, 1),)
     assert lane.acknowledge(3).retract(2) == lane.acknowledge(3)
 
 

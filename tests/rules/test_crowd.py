@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.crowd import ALARM_S, LOOPBACK, MAX_AGE_S, MAX_REQUESTS, PATIENCE_S, Crowd, Phase, address_of
+from cocoa_tornado.rules.crowd import (
+    ALARM_S,
+    LOOPBACK,
+    MAX_AGE_S,
+    MAX_REQUESTS,
+    PATIENCE_S,
+    Crowd,
+    HttpPhase,
+    address_of,
+)
 
 
 @dataclass(eq=False)
@@ -38,38 +47,38 @@ def test_connections_between_two_requests_give_way_at_once_and_the_longest_idle_
     first, second, third = idle(crowd, 1.0), idle(crowd, 2.0), idle(crowd, 3.0)
     crowd.asks(first, 4.0)
     crowd.awaits(first, 4.0)
-    assert crowd.give_way(1, 4.0) == [(second, Phase.IDLE)]
-    assert crowd.give_way(5, 4.0) == [(third, Phase.IDLE), (first, Phase.IDLE)]
+    assert crowd.give_way(1, 4.0) == [(second, HttpPhase.IDLE)]
+    assert crowd.give_way(5, 4.0) == [(third, HttpPhase.IDLE), (first, HttpPhase.IDLE)]
 
 
 def test_a_connection_that_sends_its_first_headers_has_some_seconds() -> None:
     crowd = Crowd[Connection]()
     connection = slow(crowd, 10.0)
-    at = 10.0 + PATIENCE_S[Phase.SLOW]
+    at = 10.0 + PATIENCE_S[HttpPhase.SLOW]
     assert crowd.next_at() == at
     assert crowd.give_way(1, at - 0.01) == []
-    assert crowd.give_way(1, at) == [(connection, Phase.SLOW)]
+    assert crowd.give_way(1, at) == [(connection, HttpPhase.SLOW)]
 
 
 def test_once_slow_connections_had_to_give_way_who_enters_the_reserve_must_be_quick() -> None:
     crowd = Crowd[Connection]()
     stranger = slow(crowd, 0.0)
     patient = slow(crowd, 1.0, in_reserve=True)
-    assert crowd.give_way(1, 5.0) == [(stranger, Phase.SLOW)]
+    assert crowd.give_way(1, 5.0) == [(stranger, HttpPhase.SLOW)]
     slow(crowd, 5.0)
     hurried = slow(crowd, 5.0, in_reserve=True)
     assert crowd.give_way(2, 5.9) == []
-    assert crowd.give_way(2, 6.0) == [(hurried, Phase.HURRIED), (patient, Phase.SLOW)]
+    assert crowd.give_way(2, 6.0) == [(hurried, HttpPhase.HURRIED), (patient, HttpPhase.SLOW)]
     calm = slow(crowd, 6.0 + ALARM_S, in_reserve=True)
-    assert (calm, Phase.SLOW) in crowd.give_way(9, 11.0 + ALARM_S)
+    assert (calm, HttpPhase.SLOW) in crowd.give_way(9, 11.0 + ALARM_S)
 
 
 def test_a_request_under_way_gives_way_last_and_only_if_it_takes_long() -> None:
     crowd = Crowd[Connection]()
     request, other = slow(crowd, 0.0), slow(crowd, 1.0)
     crowd.asks(request, 1.0)
-    assert crowd.give_way(2, 10.9) == [(other, Phase.SLOW)]
-    assert crowd.give_way(2, 11.0) == [(request, Phase.REQUEST)]
+    assert crowd.give_way(2, 10.9) == [(other, HttpPhase.SLOW)]
+    assert crowd.give_way(2, 11.0) == [(request, HttpPhase.REQUEST)]
 
 
 def test_a_request_with_a_device_token_gives_way_to_nobody_until_it_is_answered() -> None:
@@ -81,13 +90,13 @@ def test_a_request_with_a_device_token_gives_way_to_nobody_until_it_is_answered(
     assert crowd.admits("192.0.2.1")
     crowd.awaits(upload, 1000.0)
     assert not crowd.admits("192.0.2.1")
-    assert crowd.give_way(1, 1000.0) == [(upload, Phase.IDLE)]
+    assert crowd.give_way(1, 1000.0) == [(upload, HttpPhase.IDLE)]
 
 
 def test_what_is_being_closed_is_named_once_and_counted_until_it_has_left() -> None:
     crowd = Crowd[Connection]()
     connection = idle(crowd, 0.0)
-    assert crowd.give_way(1, 0.0) == [(connection, Phase.IDLE)]
+    assert crowd.give_way(1, 0.0) == [(connection, HttpPhase.IDLE)]
     crowd.asks(connection, 0.0)
     assert crowd.awaits(connection, 0.0)
     assert (crowd.give_way(1, 99.0), crowd.yielding) == ([], 1)
@@ -104,7 +113,7 @@ def test_a_connection_that_becomes_another_object_keeps_its_turn_and_its_address
     crowd.leave(newcomer)
     assert not crowd.admits("192.0.2.1")
     assert crowd.late(10.0, 10.0) == [stream]
-    assert crowd.give_way(1, 5.0) == [(stream, Phase.SLOW)]
+    assert crowd.give_way(1, 5.0) == [(stream, HttpPhase.SLOW)]
     crowd.leave(stream)
     assert (len(crowd), crowd.yielding) == (1, 0)
 
@@ -124,7 +133,7 @@ def test_at_its_limit_the_oldest_connection_of_an_address_gives_way_if_it_has_ha
     oldest, _ = slow(crowd, 0.0, "192.0.2.1"), slow(crowd, 1.0, "192.0.2.1")
     slow(crowd, 0.0, "192.0.2.2")
     assert crowd.give_way_at("192.0.2.1", 4.9) is None
-    assert crowd.give_way_at("192.0.2.1", 5.0) == (oldest, Phase.SLOW)
+    assert crowd.give_way_at("192.0.2.1", 5.0) == (oldest, HttpPhase.SLOW)
     assert crowd.admits("192.0.2.1")
     assert crowd.give_way_at("192.0.2.3", 5.0) is None
 
@@ -170,7 +179,7 @@ STEPS = st.lists(
 def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(steps: list[tuple[str, int]]) -> None:
     """A model beside it: what each connection does, since when, and whether it has been told to go."""
     crowd, now = Crowd[Connection](2), 0.0
-    model: dict[Connection, tuple[Phase, float, str]] = {}
+    model: dict[Connection, tuple[HttpPhase, float, str]] = {}
     told: set[Connection] = set()
     alarm_until = -1.0
     for what, number in steps:
@@ -180,14 +189,14 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
             crowd.enter(item, f"a{number % 3}", now, in_reserve=number > 5)
             crowd.awaits(item, now)
             is_hurried = number > 5 and now < alarm_until
-            model[item] = (Phase.HURRIED if is_hurried else Phase.SLOW, now, f"a{number % 3}")
-        elif what == "ask" and item is not None and model[item][0] is not Phase.REQUEST:
+            model[item] = (HttpPhase.HURRIED if is_hurried else HttpPhase.SLOW, now, f"a{number % 3}")
+        elif what == "ask" and item is not None and model[item][0] is not HttpPhase.REQUEST:
             crowd.asks(item, now)
-            model[item] = (Phase.REQUEST, now, model[item][2])
-        elif what == "await" and item is not None and model[item][0] is Phase.REQUEST:
+            model[item] = (HttpPhase.REQUEST, now, model[item][2])
+        elif what == "await" and item is not None and model[item][0] is HttpPhase.REQUEST:
             crowd.awaits(item, now)
-            model[item] = (Phase.IDLE, now, model[item][2])
-        elif what == "token" and item is not None and model[item][0] is Phase.REQUEST:
+            model[item] = (HttpPhase.IDLE, now, model[item][2])
+        elif what == "token" and item is not None and model[item][0] is HttpPhase.REQUEST:
             item.has_upload = True
         elif what == "leave" and item is not None:
             crowd.leave(item)
@@ -196,14 +205,14 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
         elif what.startswith("give"):
             at = crowd.give_way_at(f"a{number % 3}", now)
             found = crowd.give_way(number, now) if what == "give" else []
-            if any(phase is not Phase.IDLE for _, phase in found):
+            if any(phase is not HttpPhase.IDLE for _, phase in found):
                 alarm_until = now + ALARM_S
             found += [at] if at is not None else []
             for each, phase in found:
                 assert each not in told
                 assert model[each][0] is phase
                 assert now - model[each][1] >= PATIENCE_S[phase]
-                assert not (phase is Phase.REQUEST and each.has_upload)
+                assert not (phase is HttpPhase.REQUEST and each.has_upload)
                 told.add(each)
         elif what == "second":
             now += number
@@ -217,8 +226,8 @@ def test_whatever_happens_who_gives_way_has_had_its_patience_and_limits_hold(ste
             if len(strangers) >= 2:
                 assert not crowd.admits(address)
     # Everyone but those with a token is found in the end.
-    left = {each for each in model if each not in told and not (each.has_upload and model[each][0] is Phase.REQUEST)}
-    assert {each for each, _ in crowd.give_way(100, now + 100)} == left
+    may_go = {each for each in model if not (each.has_upload and model[each][0] is HttpPhase.REQUEST)}
+    assert {each for each, _ in crowd.give_way(100, now + 100)} == may_go - told
 
 
 def test_who_owes_the_end_of_a_head_is_late_when_its_time_is_over_and_nobody_else_ever_is() -> None:

@@ -12,7 +12,7 @@ from cocoa_tornado.rules import retracted
 from cocoa_tornado.rules.retracted import (
     MAX_RUNS,
     Retracted,
-    Run,
+    RetractedRun,
     above,
     count_between,
     retracted_of_text,
@@ -60,9 +60,11 @@ def test_runs_are_read_as_they_were_written(numbers: frozenset[int], most: int) 
 
 
 def test_runs_are_short_text() -> None:
-    assert retracted_to_text((Run(1, 7, 4), Run(9, 11, 3), Run(13, 13, 1))) == "1-7:4 9-11 13"
+    assert (
+        retracted_to_text((RetractedRun(1, 7, 4), RetractedRun(9, 11, 3), RetractedRun(13, 13, 1))) == "1-7:4 9-11 13"
+    )
     assert retracted_of_text("") == ()
-    assert retracted_of_text("3-5 9-9") == (Run(3, 5, 3), Run(9, 9, 1))
+    assert retracted_of_text("3-5 9-9") == (RetractedRun(3, 5, 3), RetractedRun(9, 9, 1))
 
 
 @pytest.mark.parametrize("text", ["x", "a-b", "3-5-7", "3:x"])
@@ -76,8 +78,8 @@ def test_beyond_the_limit_the_oldest_runs_are_merged(count: int) -> None:
     runs = runs_of(range(2, 2 * count + 2, 2))
     merged = count - MAX_RUNS + 1
     assert len(runs) == MAX_RUNS
-    assert runs[0] == Run(2, 2 * merged, merged)
-    assert runs[1:] == tuple(Run(n, n, 1) for n in range(2 * merged + 2, 2 * count + 2, 2))
+    assert runs[0] == RetractedRun(2, 2 * merged, merged)
+    assert runs[1:] == tuple(RetractedRun(n, n, 1) for n in range(2 * merged + 2, 2 * count + 2, 2))
 
 
 @given(st.permutations(range(1, 31)), SETS, NUMBERS, NUMBERS)

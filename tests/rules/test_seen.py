@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, Run, SeenOffsets, judge
+from cocoa_tornado.rules.seen import HOLE, MAX_HOLE, WINDOW, Remembered, SeenOffsets, SeenRun, judge
 
 
 def records(first: int, count: int, shift: int = 0) -> list[tuple[int, int]]:
     return [(offset, 1000 + offset + shift) for offset in range(first, first + count)]
 
 
-def written_down(kept: list[Run], remembered: Remembered) -> list[Run]:
+def written_down(kept: list[SeenRun], remembered: Remembered) -> list[SeenRun]:
     """What a mailbox has stored of a source."""
     kept = [] if remembered.reset else kept
     return [run for run in kept if run.end > remembered.floor] + remembered.runs
@@ -31,7 +31,7 @@ def test_a_record_is_new_once() -> None:
 
 
 def test_what_is_written_down_is_remembered() -> None:
-    kept: list[Run] = []
+    kept: list[SeenRun] = []
     for first in (0, 5, 9):
         _, remembered = SeenOffsets(kept).take(records(first, 4))
         kept = written_down(kept, remembered)
@@ -65,11 +65,11 @@ def test_a_topic_wound_back_beyond_the_window_is_stored_again() -> None:
 
 
 def test_a_run_survives_being_written_down() -> None:
-    run = Run(3, array("q", [0, HOLE, 2**62]))
+    run = SeenRun(3, array("q", [0, HOLE, 2**62]))
     assert run.to_bytes() == b"".join(stamp.to_bytes(8, "little", signed=True) for stamp in run.stamps)
-    assert Run.from_bytes(3, run.to_bytes()) == run
+    assert SeenRun.from_bytes(3, run.to_bytes()) == run
     with pytest.raises(ValueError, match="bytes"):
-        Run.from_bytes(3, b"short")
+        SeenRun.from_bytes(3, b"short")
 
 
 def test_a_record_in_a_hole_is_new_and_all_behind_it_is_not() -> None:
@@ -96,7 +96,7 @@ def test_what_came_before_all_that_is_remembered_is_new() -> None:
 )
 def test_reading_again_from_any_committed_offset_stores_each_record_once(reads: list[tuple[int, int, bool]]) -> None:
     """A consumer that goes back to any offset, with a crash in between or not, and never skips any."""
-    kept: list[Run] = []
+    kept: list[SeenRun] = []
     seen, stored, end = SeenOffsets(), set[int](), 0
     for back, count, crash in reads:
         if crash:

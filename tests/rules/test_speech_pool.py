@@ -15,11 +15,11 @@ from cocoa_tornado.rules.speech_pool import (
     MAX_MEMORY_PAUSE_S,
     MEMORY_PAUSE_S,
     MEMORY_TRIAL_S,
-    Phase,
     PoolLimits,
     Roster,
     StreamVerdict,
     TakeBack,
+    WorkerPhase,
 )
 from cocoa_tornado.rules.upload import SILENT_S
 
@@ -107,14 +107,14 @@ class Pool(RuleBasedStateMachine):
     @rule()
     def comes_up(self) -> None:
         for worker in sorted(self.alive):
-            if self.roster.phase_of(worker) is Phase.LOADING:
+            if self.roster.phase_of(worker) is WorkerPhase.LOADING:
                 self.roster.became_ready(worker)
                 break
         self.plan()
 
     @rule(data=st.data())
     def settles(self, data: st.DataObject) -> None:
-        busy = [w for w in sorted(self.alive) if self.roster.phase_of(w) in (Phase.BUSY, Phase.DRAINING)]
+        busy = [w for w in sorted(self.alive) if self.roster.phase_of(w) in (WorkerPhase.BUSY, WorkerPhase.DRAINING)]
         if busy:
             worker = data.draw(st.sampled_from(busy))
             self.roster.settled(worker, self.now)
@@ -195,13 +195,13 @@ class Pool(RuleBasedStateMachine):
         assert len(set(self.has.values())) == len(self.has)
         assert len(self.alive) <= LIMITS.workers
         assert (len(self.waiting), len(self.parked)) == (self.roster.queued, self.roster.parked)
-        assert sum(self.roster.phase_of(worker) is Phase.LOADING for worker in self.alive) <= 1
+        assert sum(self.roster.phase_of(worker) is WorkerPhase.LOADING for worker in self.alive) <= 1
         assert len([stream for stream in self.waiting if stream not in self.came_back]) <= LIMITS.queue + LIMITS.workers
         assert len(self.waiting) + len(self.parked) <= LIMITS.queue + LIMITS.parked + LIMITS.workers
 
     @invariant()
     def no_stream_waits_while_a_worker_is_idle(self) -> None:
-        idle = any(self.roster.phase_of(worker) is Phase.IDLE for worker in self.alive)
+        idle = any(self.roster.phase_of(worker) is WorkerPhase.IDLE for worker in self.alive)
         assert not (idle and self.ready())
 
     def teardown(self) -> None:
@@ -225,15 +225,15 @@ class Pool(RuleBasedStateMachine):
         """False: there was nothing to do for any."""
         phases = {worker: self.roster.phase_of(worker) for worker in sorted(self.alive)}
         for worker, phase in phases.items():
-            if phase is Phase.DYING:
+            if phase is WorkerPhase.DYING:
                 self.alive.remove(worker)
                 self.roster.gone(worker, self.now)
-            elif phase is Phase.LOADING:
+            elif phase is WorkerPhase.LOADING:
                 self.roster.became_ready(worker)
-            elif phase in (Phase.BUSY, Phase.DRAINING):
+            elif phase in (WorkerPhase.BUSY, WorkerPhase.DRAINING):
                 self.roster.settled(worker, self.now)
                 self.has.pop(worker, None)
-        return any(phase is not Phase.IDLE for phase in phases.values())
+        return any(phase is not WorkerPhase.IDLE for phase in phases.values())
 
 
 TestPool = Pool.TestCase
@@ -346,7 +346,7 @@ def test_a_stream_that_is_behind_gives_its_worker_to_one_that_waits_with_its_aud
     assert one.plan(100.0).take_back == (), "who waits has no audio"
     one.has_audio(8)
     assert one.plan(100.0).take_back == (TakeBack(1, 7),)
-    assert (one.parked, one.queued, one.phase_of(1)) == (1, 1, Phase.DRAINING)
+    assert (one.parked, one.queued, one.phase_of(1)) == (1, 1, WorkerPhase.DRAINING)
     one.settled(1, 100.1)
     assert [assign.stream for assign in one.plan(100.1).assign] == [8]
     one.has_audio(7)
