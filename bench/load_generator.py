@@ -143,12 +143,17 @@ class Load(Conversation):
         self.port, self.topic = port, topic
         self._bootstrap, self._text_bytes = bootstrap, text_bytes
 
-    def connect(self, first: int, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:
+    def connect(
+        self, first: int, count: int, at_once: int, patience_s: float, grouped: bool = False, rate: float = 0.0
+    ) -> dict[str, Any]:
         """Connect devices until all are connected or time is up. Refused ones retry after Retry-After or a second.
 
         :param grouped: the tokens of devices that connect for the first time name the group of all
+        :param rate: devices that begin to connect in a second, 0: as many as ``at_once`` allows. With a rate, their
+            times count from the moment at which each was to begin
         """
         wanted = {"port": self.port, "first": first, "count": count, "at_once": at_once, "within_s": patience_s}
+        wanted["rate"] = rate
         return self.ask("connect", patience_s + SPARE_PATIENCE_S, grouped=grouped, **wanted)
 
     def connect_all(self, count: int, at_once: int, patience_s: float, grouped: bool = False) -> dict[str, Any]:

@@ -55,11 +55,11 @@ func (f *fleet) run() {
 	runtime.LockOSThread()
 	_ = syscall.Setpriority(syscall.PRIO_PROCESS, syscall.Gettid(), priority) // where that is allowed
 	for {
-		count, _ := syscall.EpollWait(f.epoll, f.events, int(tick/time.Millisecond))
+		count, _ := syscall.EpollWait(f.epoll, f.events, int(f.goal.every()/time.Millisecond))
 		for _, event := range f.events[:max(count, 0)] {
 			f.handle(event)
 		}
-		if now := time.Now(); now.Sub(f.lastTick) >= tick {
+		if now := time.Now(); now.Sub(f.lastTick) >= f.goal.every() {
 			f.lastTick = now
 			f.goal.onTick(f, now)
 			f.flow.onTick(f, now)

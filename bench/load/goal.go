@@ -18,9 +18,11 @@ type connecting struct {
 	AtOnce  int     `json:"at_once"`
 	WithinS float64 `json:"within_s"`
 	Grouped bool    `json:"grouped"` // the tokens of new devices name the group of all
+	Rate    float64 `json:"rate"`    // devices a second, however many are still trying; 0: as fast as AtOnce allows
 }
 
-// connected is its answer. Times are from the command to each device's 101.
+// connected is its answer. Times are from the command to each device's 101; with a rate, from the moment at which the
+// device was to dial.
 type connected struct {
 	In       int            `json:"in"`
 	Seconds  float64        `json:"seconds"`
@@ -106,7 +108,7 @@ func (g *goal) onTick(f *fleet, now time.Time) {
 	}
 	g.away = waiting
 	defer func() { g.away, g.unborn = append(g.away, g.unborn...), nil }()
-	for ; left > 0 && g.trying < g.AtOnce && g.next < g.First+g.Count; left-- {
+	for ; left > 0 && g.trying < g.AtOnce && g.next < g.First+g.Count && !now.Before(g.dueAt(g.next)); left-- {
 		d := f.devices[g.next]
 		g.next++
 		g.attemptOne(f, d, now)
@@ -125,6 +127,22 @@ func (g *goal) onTick(f *fleet, now time.Time) {
 			}
 		}
 	}
+}
+
+// every is how often it looks for devices that are to dial.
+func (g *goal) every() time.Duration {
+	if g != nil && g.Rate > 0 {
+		return time.Millisecond
+	}
+	return tick
+}
+
+// dueAt is when a device is to dial for the first time.
+func (g *goal) dueAt(index int) time.Time {
+	if g.Rate == 0 {
+		return g.began
+	}
+	return g.began.Add(time.Duration(float64(index-g.First) / g.Rate * float64(time.Second)))
 }
 
 func (g *goal) attemptOne(f *fleet, d *device, now time.Time) {
@@ -174,7 +192,7 @@ func (g *goal) onOpen(d *device, now time.Time) {
 	}
 	g.trying--
 	if !g.isOver {
-		g.times = append(g.times, now.Sub(g.began).Microseconds())
+		g.times = append(g.times, now.Sub(g.dueAt(d.index)).Microseconds())
 	}
 }
 

@@ -12,7 +12,9 @@ import logging
 import math
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, assert_never
 
 from ..redis_store.faults import RedisFault
@@ -24,15 +26,14 @@ from .actions import Acquire, Actions, Send
 from .base import PresenceBase
 from .grants import Grant, Lease, RefusalReason, SlotLimits
 from .membership import Beat, Cut, Fence, Fenced, Join, Joined, Leave, Membership, Settle, Settled, Timing
-from .port import Holder, Incumbents, Peer, PresenceState, PresenceStatus
+from .port import Holder, Incumbents, OnVerdict, Peer, PresenceState, PresenceStatus
+from .redis_asking import Asking, Context
 from .redis_backlog import Asked, Backlog, LookUp
 from .redis_cautions import cautions_of
 from .redis_link import Answers, RedisLink
 from .redis_phases import Phase, phase_of
 from .redis_scripts import EpochOver, Granted, Held, TermOver
 
-RETRY_S: Final = (0.1, 1.0)
-"""The first and the longest delay until questions are asked again that Redis did not answer."""
 OBSTACLE_PATIENCE_S: Final = 2.0
 """How long a plain GET waits to hear who holds a device."""
 SILENT_S: Final = 3.0
@@ -44,9 +45,7 @@ log = logging.getLogger("cocoa.presence")
 def lease_clock() -> Callable[[], float]:
     """Monotonic seconds; the time for which the machine was suspended counts where the system can tell (Linux)."""
     boot_time = getattr(time, "CLOCK_BOOTTIME", None)
-    if boot_time is None:
-        return time.monotonic
-    return lambda: time.clock_gettime(boot_time)
+    return time.monotonic if boot_time is None else partial(time.clock_gettime, boot_time)
 
 
 class RedisPresence(PresenceBase):
@@ -73,7 +72,9 @@ class RedisPresence(PresenceBase):
         self._membership = Membership(self._timing, lambda: secrets.token_hex(8))
         self._link = RedisLink(url)
         self._backlog = Backlog()
-        self._asking: asyncio.Task[None] | None = None
+        self._asking = Asking(self, self._backlog, self._link)
+        self._alone: deque[tuple[float, str, Claim]] = deque()  # claims, and when each gives up
+        self._giving_up: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._phase = Phase.STARTING
@@ -117,7 +118,10 @@ class RedisPresence(PresenceBase):
             return
         self._is_closed = True
         self._set_timer(math.inf)
-        ending = [*self._tasks, *([] if self._asking is None else [self._asking])]
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        await self._asking.close()
+        ending = [*self._tasks]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
@@ -152,15 +156,45 @@ class RedisPresence(PresenceBase):
             return "presence"
         return "device" if len(holders.get(device_id, ())) >= self.limits().per_device else None
 
+    def begin_claim(self, device_id: str, on_verdict: OnVerdict) -> Claim:
+        """As for any store, but with fewer steps for a device of which nothing else is known here."""
+        now = self._clock()
+        claim = None
+        if not self._is_closed and self._membership.may_admit(now):
+            claim = self._slots.claim_alone(device_id, now)
+        if claim is None:
+            return super().begin_claim(device_id, on_verdict)
+        self._claims[claim] = on_verdict
+        self._alone.append((self._slots.give_up_at(now), device_id, claim))
+        if self._giving_up is None:
+            self._give_up_later()
+        self._acquire(Acquire(device_id, claim))
+        return claim
+
+    def _give_up_later(self) -> None:
+        delay_s = max(0.0, self._alone[0][0] - self._clock())
+        self._giving_up = asyncio.get_running_loop().call_later(delay_s, self._give_up)
+
+    def _give_up(self) -> None:
+        """One timer for all of these claims: nearly all are answered long before."""
+        self._giving_up = None
+        now = self._clock()
+        while self._alone and self._alone[0][0] <= now:
+            at, device_id, claim = self._alone.popleft()
+            if claim in self._claims:
+                self._expire(device_id, at)
+        if self._alone and not self._is_closed:
+            self._give_up_later()
+
     def _acquire(self, acquire: Acquire) -> Actions:
         self._backlog.acquire(acquire)
-        self._ask_soon()
+        self._asking.soon()
         return []
 
     def _release(self, device_id: str, claim: Claim) -> None:
         if not self._is_closed:
             self._backlog.release(device_id, claim)
-            self._ask_soon()
+            self._asking.soon()
 
     def _send(self, send: Send) -> None:
         if not self._backlog.send_after(send):
@@ -174,7 +208,7 @@ class RedisPresence(PresenceBase):
             found.set_result(self._holders_here(device_ids))
         else:
             self._backlog.look_up(device_ids, found)
-            self._ask_soon()
+            self._asking.soon()
         return found
 
     def until_overview(self) -> asyncio.Future[None] | None:
@@ -219,66 +253,44 @@ class RedisPresence(PresenceBase):
 
     # -- asking Redis about devices
 
-    def _ask_soon(self) -> None:
-        """Send what has gathered at the end of this turn of the loop, or after the answer that is outstanding."""
-        if self._asking is None and not self._membership.is_joining and not self._is_closed:
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
+    def may_ask(self) -> bool:
+        return not self._is_closed and not self._membership.is_joining
 
-    async def _ask(self) -> None:
-        delay_s, longest_s = RETRY_S
-        try:
-            while self._backlog and not self._membership.is_joining:
-                stamp, epoch, asked = self._membership.stamp, self._membership.epoch, self._backlog.take()
-                try:
-                    answers = await self._link.ask(stamp, epoch, self.limits().per_device, asked)
-                except TermOver:
-                    self._give_back(stamp, epoch, asked)
-                    self._act(self._membership.term_over(stamp, self._clock()))
-                    return
-                except (RedisFault, asyncio.CancelledError) as error:
-                    self._give_back(stamp, epoch, asked)
-                    if isinstance(error, asyncio.CancelledError):
-                        raise
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(longest_s, 2 * delay_s)
-                    self._repeat(stamp, epoch, asked.acquires)
-                    continue
-                if self._take(stamp, epoch, asked, answers):
-                    delay_s = RETRY_S[0]
-                else:
-                    await asyncio.sleep(delay_s)
-                    delay_s = min(longest_s, 2 * delay_s)
-        finally:
-            self._asking = None
+    def context(self) -> Context:
+        return self._membership.stamp, self._membership.epoch
 
-    def _is_current(self, stamp: str, epoch: str) -> bool:
-        is_same = (stamp, epoch) == (self._membership.stamp, self._membership.epoch)
-        return is_same and not self._membership.is_joining
+    def per_device(self) -> int:
+        return self._slots.limits().per_device
 
-    def _give_back(self, stamp: str, epoch: str, asked: Asked) -> None:
+    def term_over(self, stamp: str) -> None:
+        self._act(self._membership.term_over(stamp, self._clock()))
+
+    def _is_current(self, context: Context) -> bool:
+        return context == self.context() and not self._membership.is_joining
+
+    def give_back(self, context: Context, asked: Asked) -> None:
         """What was not answered is asked again; but of a term that is over, only who holds which device."""
-        if self._is_current(stamp, epoch):
+        if self._is_current(context):
             self._backlog.give_back(asked)
         else:
             self._backlog.give_back(asked._replace(releases=()))
             self._send_all(self._backlog.released(asked.releases))
 
-    def _repeat(self, stamp: str, epoch: str, acquires: Sequence[Acquire]) -> None:
-        if self._is_current(stamp, epoch):
-            for acquire in acquires:
+    def repeat(self, context: Context, asked: Asked) -> None:
+        if self._is_current(context):
+            for acquire in asked.acquires:
                 self._carry_out(self._slots.unanswered(acquire.device_id, acquire.claim, self._clock()))
 
-    def _take(self, stamp: str, epoch: str, asked: Asked, answers: Answers) -> bool:
-        """Returns whether nothing has to be asked again."""
-        is_current = self._is_current(stamp, epoch)
+    def take(self, context: Context, asked: Asked, answers: Answers) -> bool:
+        is_current = self._is_current(context)
         again = Asked(asked.releases if answers.released else (), (), ())
         if not answers.released:
             self._send_all(self._backlog.released(asked.releases))
         if isinstance(answers.found, RedisFault):
             again = again._replace(look_ups=asked.look_ups)
-        self._give_back(stamp, epoch, again)
+        self.give_back(context, again)
         if answers.is_fenced:
-            self._act(self._membership.epoch_over(epoch, self._clock()))
+            self._act(self._membership.epoch_over(context[1], self._clock()))
         elif is_current:
             for acquire, answer in zip(asked.acquires, answers.claims, strict=True):
                 self._take_claim(acquire, answer)
@@ -296,7 +308,10 @@ class RedisPresence(PresenceBase):
             case Granted(number):
                 lease = self._membership.lease
                 grant = Grant(device_id, claim, Generation(self._membership.term, number), lease)
-                self._carry_out(self._slots.granted(grant, now))
+                if self._slots.granted_alone(grant, now):
+                    self._give(claim, grant)
+                else:
+                    self._carry_out(self._slots.granted(grant, now))
             case Held(holders):
                 claims = [holding.claim for holding in holders]
                 silent = [server for server in {claim.server for claim in claims} if self._is_silent(server, now)]
@@ -339,7 +354,7 @@ class RedisPresence(PresenceBase):
         self._note_phase()
         self._set_timer(self._membership.wake_at)
         if self._backlog:
-            self._ask_soon()
+            self._asking.soon()
 
     def _do_as_member(self, action: member.Action) -> None:
         assert self._incumbents is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from ..redis_store.connection import RedisConnection, facts_of
 from ..redis_store.faults import RedisFault
@@ -43,6 +43,9 @@ class Answers(NamedTuple):
     is_fenced: bool
     found: Sequence[Holders] | RedisFault
     foreign: frozenset[bytes] = frozenset()
+
+
+Outcome: TypeAlias = Answers | RedisFault | TermOver | None
 
 
 class RedisLink:
@@ -99,21 +102,29 @@ class RedisLink:
 
     async def ask(self, stamp: str, epoch: str, per_device: int, asked: Asked) -> Answers:
         """One round trip."""
-        releases = [*_chunks([(each.device_id, each.claim) for each in asked.releases])]
-        claims = [*_chunks(asked.acquires)]
-        devices = list(dict.fromkeys(device_id for look_up in asked.look_ups for device_id in look_up.device_ids))
-        look_ups = [*_chunks(devices)]
-        commands: list[Command] = [
-            *(_SCRIPTS["release"].call(*scripts.release_arguments(stamp, some)) for some in releases),
-            *(_SCRIPTS["claim"].call(*_claims(stamp, epoch, per_device, some)) for some in claims),
-            *(_SCRIPTS["holders"].call(*scripts.holders_arguments(stamp, some)) for some in look_ups),
-        ]
-        replies = await self._exchange(self._asking, stamp, commands)
-        released, rest = replies[: len(releases)], replies[len(releases) :]
-        claimed, found = rest[: len(claims)], rest[len(claims) :]
-        answers, is_fenced = _claimed(claims, claimed)
-        holders = _found(stamp, asked, look_ups, found)
-        return Answers(_fault_among(released), answers, is_fenced, holders, _foreign(look_ups, found))
+        question = _Question(stamp, epoch, per_device, asked)
+        return question.answers(await self._exchange(self._asking, stamp, question.commands))
+
+    def ask_now(
+        self, stamp: str, epoch: str, per_device: int, asked: Asked, on_answers: Callable[[Outcome], object]
+    ) -> bool:
+        """One round trip without a task, if the connection is ready for that; False: call :meth:`ask`.
+
+        :param on_answers: is called once, and never from here. It gets the answers, what :meth:`ask` would raise, or
+            None: call :meth:`ask`
+        """
+        question = _Question(stamp, epoch, per_device, asked)
+
+        def finish(replies: list[Any] | Exception | None) -> None:
+            if not isinstance(replies, list):
+                assert replies is None or isinstance(replies, RedisFault)
+                on_answers(replies)
+            elif _is_of_another_term(replies):
+                on_answers(TermOver())
+            else:
+                on_answers(question.answers(replies))
+
+        return self._asking.exchange_now(question.commands, _process_of(stamp), finish)
 
     async def close(self, timeout_s: float) -> None:
         closing = [asyncio.ensure_future(link.close()) for link in (self._asking, self._beating)]
@@ -128,14 +139,46 @@ class RedisLink:
 
     async def _exchange(self, link: RedisConnection, stamp: str, commands: Sequence[Command]) -> list[Any]:
         try:
-            replies = await link.exchange(commands, stamp.partition(":")[2].encode())
+            replies = await link.exchange(commands, _process_of(stamp))
         except RedisFault as fault:
             if fault.is_another_process:
                 raise TermOver from fault
             raise
-        if any(not isinstance(reply, RedisFault) and reply[0] == b"term" for reply in replies):
+        if _is_of_another_term(replies):
             raise TermOver
         return replies
+
+
+class _Question:
+    """The commands of one round trip, and what their replies mean."""
+
+    def __init__(self, stamp: str, epoch: str, per_device: int, asked: Asked) -> None:
+        self._stamp, self._asked = stamp, asked
+        self._claims = [*_chunks(asked.acquires)]
+        devices = list(dict.fromkeys(device_id for look_up in asked.look_ups for device_id in look_up.device_ids))
+        self._look_ups = [*_chunks(devices)]
+        releases = [*_chunks([(each.device_id, each.claim) for each in asked.releases])]
+        self._releases = len(releases)
+        self.commands: list[Command] = [
+            *(_SCRIPTS["release"].call(*scripts.release_arguments(stamp, some)) for some in releases),
+            *(_SCRIPTS["claim"].call(*_claims(stamp, epoch, per_device, some)) for some in self._claims),
+            *(_SCRIPTS["holders"].call(*scripts.holders_arguments(stamp, some)) for some in self._look_ups),
+        ]
+
+    def answers(self, replies: Sequence[Any]) -> Answers:
+        released, rest = replies[: self._releases], replies[self._releases :]
+        claimed, found = rest[: len(self._claims)], rest[len(self._claims) :]
+        answers, is_fenced = _claimed(self._claims, claimed)
+        holders = _found(self._stamp, self._asked, self._look_ups, found)
+        return Answers(_fault_among(released), answers, is_fenced, holders, _foreign(self._look_ups, found))
+
+
+def _process_of(stamp: str) -> bytes:
+    return stamp.partition(":")[2].encode()
+
+
+def _is_of_another_term(replies: Sequence[Any]) -> bool:
+    return any(not isinstance(reply, RedisFault) and reply[0] == b"term" for reply in replies)
 
 
 def _claims(stamp: str, epoch: str, per_device: int, acquires: Sequence[Acquire]) -> list[bytes]:

@@ -140,11 +140,14 @@ class Slots:
         self.limits = limits
         self.draining = False
         self._devices: dict[str, _Device] = {}
+        # Devices of which nothing is known here but one claim, which the store has not answered yet; with the time of
+        # its arrival. Nearly every claim is granted like this. Whatever else happens makes it a _Device with a queue.
+        self._alone: dict[str, tuple[Claim, float]] = {}
         self._number = 0
         self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<Slots {self._taken} taken, {len(self._devices)} devices>"
+        return f"<Slots {self._taken} taken, {len(self._devices) + len(self._alone)} devices>"
 
     def __len__(self) -> int:
         """Slots taken: held and reserved."""
@@ -187,10 +190,41 @@ class Slots:
         This is for stores that answer at once. Ask the store before calling anything else here. Pass its grant to
         :meth:`reserve`; if it refuses, drop the claim and call :meth:`request`.
         """
-        if device_id in self._devices or self.draining or self._is_full:
+        if device_id in self._devices or device_id in self._alone or self.draining or self._is_full:
             return None
         self._number += 1
         return Claim(self.server, self._number)
+
+    def claim_alone(self, device_id: str, now: float) -> Claim | None:
+        """As :meth:`claim_free`, for stores that do not answer at once: the claim stands for the new connection from
+        now on, as after :meth:`request`.
+
+        Ask the store for the device. Pass its grant to :meth:`granted_alone` or :meth:`granted`, and any other answer
+        to the method that is for it. Call :meth:`expire` at ``give_up_at``, if there is no answer.
+        """
+        claim = self.claim_free(device_id)
+        if claim is not None:
+            self._alone[device_id] = claim, now
+        return claim
+
+    def granted_alone(self, grant: Grant, now: float) -> bool:
+        """The store has granted a claim. If nothing has happened to the device since :meth:`claim_alone`, the slot is
+        reserved, as after ``Admit``. Otherwise do nothing: :meth:`granted` decides."""
+        alone = self._alone.get(grant.device_id)
+        if alone is None or alone[0] != grant.claim or self._is_full or not grant.lease.is_valid(now):
+            return False
+        del self._alone[grant.device_id]
+        self.reserve(grant)
+        return True
+
+    def _find(self, device_id: str) -> _Device | None:
+        """The state of a device, if there is any; that of a lone claim becomes a queue."""
+        if device_id in self._alone:
+            claim, arrived_at = self._alone.pop(device_id)
+            device = self._devices[device_id] = _Device()
+            device.queue = _Queue({claim: arrived_at})
+            device.queue.asking, device.queue.may_be_free = claim, False
+        return self._devices.get(device_id)
 
     def reserve(self, grant: Grant) -> None:
         """The store has granted the claim of :meth:`claim_free`: the slot is reserved, as after ``Admit``."""
@@ -222,9 +256,12 @@ class Slots:
         Cases, in order: draining, or the server is full; this server's connections hold all of the device's slots and
         none may be challenged; the queue is full; otherwise the claim joins the queue.
         """
+        alone = self.claim_alone(device_id, now)
+        if alone is not None:
+            return alone, [Acquire(device_id, alone), Wake(device_id, self.give_up_at(now))]
         self._number += 1
         claim = Claim(self.server, self._number)
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         obstacle = self.obstacle(device_id)
         if obstacle in ("draining", "full"):
             return claim, [Refuse(claim, obstacle)]
@@ -243,14 +280,14 @@ class Slots:
             queue.waiting[claim] = now
         self._go_on(device_id, device, now, todo)
         if device.queue is not None and claim in device.queue.waiting:
-            todo.append(Wake(device_id, self._give_up_at(now)))
+            todo.append(Wake(device_id, self.give_up_at(now)))
         return claim, todo
 
     def _may_challenge(self, device_id: str) -> bool:
         """A connection whose upgrade is under way is not challenged: it is alive."""
         return self.limits().policy == "challenge" and any(slot.is_held for slot in self._devices[device_id].slots)
 
-    def _give_up_at(self, arrived_at: float) -> float:
+    def give_up_at(self, arrived_at: float) -> float:
         """The deadline of a new connection. It leaves time for all rounds of challenges, and holds even if the store
         never answers: Redis may reject every JOIN."""
         return arrived_at + MAX_ROUNDS * (self.limits().challenge_s + ANSWER_PATIENCE_S)
@@ -258,8 +295,10 @@ class Slots:
     def granted(self, grant: Grant, now: float) -> Actions:
         """The store has granted a claim. It is released if its connection no longer waits, if this server is full, or
         if the lease has ended."""
+        if self.granted_alone(grant, now):
+            return [Admit(grant)]
         device_id, claim = grant.device_id, grant.claim
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         slot = None if device is None else device.find(claim)
         if slot is not None and slot.renewal is not None and slot.claim == claim:
             old, slot.grant, slot.renewal = slot.grant, grant, None
@@ -295,7 +334,7 @@ class Slots:
 
         :param silent: servers that have not beaten for so long that it is no use to challenge them
         """
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         todo: Actions = []
         if self._end_renewed(device_id, device, claim, now, todo):
             return todo
@@ -311,7 +350,7 @@ class Slots:
 
     def undecided(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store did not answer in time: release what it may have granted, and ask for the next in the queue."""
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         if device is None or device.queue is None or device.queue.asking != claim:
             return []
         queue = device.queue
@@ -326,7 +365,7 @@ class Slots:
 
     def withdraw(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The new connection has left. What it was granted, or will be, is released. Idempotent."""
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         if device is None:
             return []
         if device.queue is None or claim not in device.queue.waiting:
@@ -380,7 +419,7 @@ class Slots:
     def expire(self, device_id: str, now: float) -> Actions:
         """A challenge may be over, because connections or other servers were silent for too long. Nothing happens if it
         was settled, or if a later challenge is under way."""
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         if device is None:
             return []
         todo: Actions = []
@@ -409,7 +448,7 @@ class Slots:
         granted the claim, and its answer is still in transit: ask again; the slot is gone.
         """
         device_id, holder = challenge.device_id, challenge.holder
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         todo: Actions = []
         slot = None if device is None else device.find(holder)
         if device is not None and slot is not None:
@@ -447,8 +486,9 @@ class Slots:
             if device.queue is not None
             for claim in device.queue.waiting
         ]
+        todo += [Refuse(claim, "presence") for claim, _ in self._alone.values()]
         self.server, self.lease, self._taken = server, Lease(server), 0
-        self._devices = {}
+        self._devices, self._alone = {}, {}
         return todo
 
     # -- a store that others share, and that may be away
@@ -456,7 +496,7 @@ class Slots:
     def unanswered(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has not answered a claim for a second or so: ask again, or give up if the new connection has waited
         for too long. A connection that is claimed again does not give up."""
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         renewed = self._find_renewed(device, claim)
         if device is None:
             return []
@@ -465,7 +505,7 @@ class Slots:
         queue = device.queue
         if queue is None or queue.asking != claim:
             return []
-        if claim not in queue.waiting or self._give_up_at(queue.waiting[claim]) <= now:
+        if claim not in queue.waiting or self.give_up_at(queue.waiting[claim]) <= now:
             return self.undecided(device_id, claim, now)
         queue.early.setdefault(claim, ())
         return [Acquire(device_id, claim, "new", device.kept(claim))]
@@ -473,7 +513,7 @@ class Slots:
     def late(self, device_id: str, claim: Claim, now: float) -> Actions:
         """The store has refused a claim, because it knows a later one of this server that this one does not."""
         todo: Actions = []
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         if not self._end_renewed(device_id, device, claim, now, todo):
             self._refuse_asking(device_id, claim, now, todo)
         return todo
@@ -482,7 +522,7 @@ class Slots:
         """The store grants nothing new yet: refuse the new connection. One that is claimed again waits for
         :meth:`settled`."""
         todo: Actions = []
-        renewed = self._find_renewed(self._devices.get(device_id), claim)
+        renewed = self._find_renewed(self._find(device_id), claim)
         if renewed is not None:
             renewed.is_asking = False
         else:
@@ -548,7 +588,7 @@ class Slots:
 
     def _refuse_asking(self, device_id: str, claim: Claim, now: float, todo: Actions) -> None:
         """Refuse the new connection whose claim the store has refused, without any slot having been granted."""
-        device = self._devices.get(device_id)
+        device = self._find(device_id)
         if device is None or device.queue is None or device.queue.asking != claim:
             return
         queue = device.queue
@@ -560,7 +600,7 @@ class Slots:
 
     def _give_up(self, device_id: str, device: _Device, queue: _Queue, now: float, todo: Actions) -> None:
         """Refuse the new connections that have waited for too long."""
-        overdue = [claim for claim, arrived_at in queue.waiting.items() if self._give_up_at(arrived_at) <= now]
+        overdue = [claim for claim, arrived_at in queue.waiting.items() if self.give_up_at(arrived_at) <= now]
         for claim in overdue:
             del queue.waiting[claim]
             todo.append(Refuse(claim, "presence"))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 from redis import asyncio as redis_asyncio
 from redis import exceptions as errors
@@ -16,14 +17,21 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from .faults import AnotherProcess, fault_of
+from .pipeline import Pipeline, pipeline_of
 from .redis_url import sentinel_url
 from .scripts import Command, Script, loading
 from .sentinel import Sentinels
-from .streams import Streams, streams_of
 
 CONNECT_PATIENCE_S: Final = 2.0
 REPLY_PATIENCE_S: Final = 4.0
 _INFO: Final = (("INFO", "server"), ("INFO", "replication"))
+
+_RETRIED: Final = (errors.NoScriptError, errors.ReadOnlyError)
+"""What an exchange does something about: it loads the scripts, or looks for another master."""
+
+OnOutcome: TypeAlias = Callable[[list[Any] | Exception | None], object]
+"""Gets the replies, as :meth:`RedisConnection.exchange` returns them; a fault, if Redis does not answer; or None: call
+:meth:`RedisConnection.exchange`, since the connection has ended, or Redis does not know a script."""
 
 
 class RedisConnection:
@@ -31,7 +39,7 @@ class RedisConnection:
 
     redis-py opens it, and reopens it once when the server or a proxy has closed it. If the new connection reaches
     another Redis process, the exchange fails: that process may have lost the latest writes. Commands and replies go
-    past redis-py (``streams.py``), which takes a multiple of the CPU time.
+    past redis-py (``pipeline.py``), which takes a multiple of the CPU time.
 
     With a URL of Sentinels, each new connection goes to the master that they name, and one to a server that turns out
     to be a replica is closed.
@@ -56,7 +64,7 @@ class RedisConnection:
         reply_s: float = REPLY_PATIENCE_S,
     ) -> None:
         self._reply_s = reply_s
-        self._streams: Streams | None = None
+        self._pipeline: Pipeline | None = None
         self._loading, self._fault_of = loading(scripts), fault_of
         self._sentinels, self._connection = self._make(url, connect_s, reply_s)
         self._turn = asyncio.Lock()
@@ -109,6 +117,34 @@ class RedisConnection:
                     await self.close()
             except (errors.RedisError, OSError) as error:
                 raise self._fault_of(error) from error
+        return self._translated(replies)
+
+    def exchange_now(self, commands: Sequence[Command], process: bytes, on_outcome: OnOutcome) -> bool:
+        """Send commands if the connection is open and idle, and have their replies handled in the turn of the loop in
+        which they arrive, without a task. Otherwise do nothing, and :meth:`exchange` is to be called.
+
+        :param process: as for :meth:`exchange`, and so are the commands
+        :param on_outcome: is called once, never from here
+        :returns: whether they were sent
+        """
+        pipeline = self._pipeline
+        if pipeline is None or self._turn.locked() or process != self.process:
+            return False
+        if not pipeline.is_of(self._connection) or not pipeline.is_open:
+            return False
+        request = b"".join(map(packed, commands))
+        pipeline.send(request, len(commands), partial(self._finish_now, on_outcome))
+        return True
+
+    def _finish_now(self, on_outcome: OnOutcome, outcome: list[Any] | errors.RedisError) -> None:
+        if isinstance(outcome, errors.TimeoutError):
+            on_outcome(self._fault_of(outcome))
+        elif isinstance(outcome, errors.RedisError) or any(isinstance(reply, _RETRIED) for reply in outcome):
+            on_outcome(None)
+        else:
+            on_outcome(self._translated(outcome))
+
+    def _translated(self, replies: Sequence[Any]) -> list[Any]:
         return [self._fault_of(reply) if isinstance(reply, errors.ResponseError) else reply for reply in replies]
 
     async def begin_anew(self) -> None:
@@ -134,13 +170,13 @@ class RedisConnection:
 
     async def _ask(self, request: bytes, count: int) -> list[Any]:
         await self._open()
-        streams = self._streams
-        if streams is None or not streams.are_of(self._connection):
-            streams = self._streams = streams_of(self._connection)
-        if streams is None:
+        pipeline = self._pipeline
+        if pipeline is None or not pipeline.is_of(self._connection):
+            pipeline = self._pipeline = pipeline_of(self._connection, self._reply_s)
+        if pipeline is None:
             return await self._ask_through_redis_py(request, count)
         try:
-            return await streams.ask(request, count, self._reply_s)
+            return await pipeline.ask(request, count)
         except BaseException:
             await self._connection.disconnect(nowait=True)
             raise
