@@ -33,6 +33,67 @@ def connected(slots: Slots, now: float = 100.0, number: int = 1, device_id: str 
     return made
 
 
+# -- a claim of which nothing else is known
+
+
+def test_a_lone_claim_is_granted_as_any_other() -> None:
+    """One server takes the short way, the other one the long way."""
+    short, long = server(), server()
+    claim = short.claim_alone("doll", 100.0)
+    assert long.request("doll", 100.0) == (claim, [Acquire("doll", A1), Wake("doll", 106.0)])
+    assert short.granted_alone(grant(short, A1), 100.1)
+    assert long.granted(grant(long, A1), 100.1) == [Admit(grant(long, A1))]
+    for slots in (short, long):
+        assert (len(slots), slots.taken("doll")) == (1, 1)
+        assert slots.register(grant(slots, A1), 100.2) == []
+        assert slots.release("doll", A1, 100.3) == [Release("doll", A1)]
+
+
+def test_a_claim_is_not_alone_beside_another_one() -> None:
+    slots = server()
+    assert slots.claim_alone("doll", 100.0) == A1
+    assert slots.claim_alone("doll", 100.0) is None
+    assert slots.claim_free("doll") is None
+    slots.request("doll", 100.0)
+    assert not slots.granted_alone(grant(slots, A1), 100.1)
+    assert slots.granted(grant(slots, A1), 100.1)[0] == Admit(grant(slots, A1))
+
+
+def test_a_lone_claim_is_decided_in_full_if_anything_is_in_its_way() -> None:
+    """Another claim has taken the last slot, or the lease has ended."""
+    slots = server(total=1)
+    slots.claim_alone("other", 100.0)
+    slots.claim_alone("doll", 100.0)
+    other, doll = grant(slots, A1, device_id="other"), grant(slots, Claim("a", 2))
+    assert slots.granted_alone(other, 100.1)
+    assert not slots.granted_alone(doll, 100.1)
+    assert slots.granted(doll, 100.1) == [Release("doll", doll.claim), Refuse(doll.claim, "full")]
+    slots = server()
+    slots.claim_alone("doll", 100.0)
+    assert not slots.granted_alone(grant(slots, A1), 105.0)
+    assert slots.granted(grant(slots, A1), 105.0) == [Release("doll", A1), Refuse(A1, "presence")]
+
+
+def test_a_lone_claim_is_refused_with_the_epoch_and_given_up_in_time() -> None:
+    slots = server()
+    slots.claim_alone("doll", 100.0)
+    assert slots.lose_all("") == [Refuse(A1, "presence")]
+    slots = server()
+    slots.claim_alone("doll", 100.0)
+    assert slots.expire("doll", slots.give_up_at(100.0)) == [Refuse(A1, "presence"), Release("doll", A1)]
+
+
+def test_a_challenger_of_a_lone_claim_waits_for_its_outcome() -> None:
+    """The store has granted it, which its server does not know yet."""
+    slots = server()
+    slots.claim_alone("doll", 100.0)
+    assert slots.challenged(Challenge("doll", A1, B1), 100.1) == []
+    given = grant(slots, A1)
+    assert not slots.granted_alone(given, 100.2)
+    assert slots.granted(given, 100.2) == [Admit(given)]
+    assert slots.register(given, 100.3) == [Send("b", Answer("doll", A1, B1, "alive"))]
+
+
 # -- a store that does not answer
 
 

@@ -63,6 +63,76 @@ async def test_without_the_private_parts_of_redis_py_it_sends_and_reads_itself(
         assert pong == b"PONG"
 
 
+def sent_now(connection: RedisConnection, commands: Sequence[Command]) -> asyncio.Future[object] | None:
+    """The outcome; None if the commands were not sent."""
+    outcome: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    is_sent = connection.exchange_now(commands, connection.process or b"", outcome.set_result)
+    return outcome if is_sent else None
+
+
+async def test_an_exchange_without_a_task_has_the_same_replies(redis_server: RedisServer) -> None:
+    async with connected(redis_server.url) as connection:
+        assert sent_now(connection, PING) is None  # there is no connection yet
+        commands: Sequence[Command] = [ECHO.call(b"a"), [b"GET"], [b"PING"]]
+        expected = await connection.exchange(commands)
+        assert not connection.exchange_now(commands, b"another process", pytest.fail)
+        first, second = sent_now(connection, commands), sent_now(connection, PING)
+        assert first is not None
+        assert second is not None
+        replies = await first
+        assert isinstance(replies, list)
+        assert [str(reply) for reply in replies] == [*map(str, expected)]
+        assert isinstance(replies[1], RedisFault)
+        assert await second == await connection.exchange(PING) == [b"PONG"]
+
+
+async def test_an_exchange_without_a_task_says_when_it_has_to_be_repeated(own_redis: RedisServer) -> None:
+    """After any of these, exchange() does what is necessary."""
+    own_redis.start()
+    async with connected(own_redis.url) as connection:
+        await connection.exchange(PING)
+        own_redis.command("SCRIPT", "FLUSH")
+        forgotten = sent_now(connection, [ECHO.call(b"a")])
+        assert forgotten is not None
+        assert await forgotten is None
+        own_redis.pause()
+        outstanding = sent_now(connection, PING)
+        own_redis.kill()
+        assert outstanding is not None
+        assert await outstanding is None
+        assert sent_now(connection, PING) is None
+        own_redis.start()
+        await connection.begin_anew()
+        assert await connection.exchange([ECHO.call(b"a")]) == [b"a"]
+
+
+async def test_an_exchange_without_a_task_fails_when_redis_does_not_answer(own_redis: RedisServer) -> None:
+    own_redis.start()
+    connection = RedisConnection(own_redis.url, reply_s=0.1)
+    await accepted(connection, PING)
+    own_redis.pause()
+    outcomes = [sent_now(connection, PING), sent_now(connection, PING)]
+    for outcome in outcomes:
+        assert outcome is not None
+        assert str(await outcome) == "Redis does not answer"
+    own_redis.resume()
+    assert await accepted(connection, PING) == [b"PONG"]
+    await connection.close()
+
+
+async def test_what_is_no_reply_ends_the_connection(redis_server: RedisServer) -> None:
+    """And the next exchange opens another one."""
+    async with connected(redis_server.url) as connection:
+        await connection.exchange(PING)
+        assert connection._pipeline is not None
+        for nonsense in (b"nonsense\r\n", b"+a reply to no command\r\n"):
+            pipeline = connection._pipeline
+            pipeline.data_received(nonsense)
+            assert not pipeline.is_open
+            assert await connection.exchange(PING) == [b"PONG"]
+            assert connection._pipeline is not pipeline
+
+
 async def test_nothing_is_sent_to_another_process_than_the_commands_are_for(own_redis: RedisServer) -> None:
     own_redis.start()
     async with connected(own_redis.url) as one, connected(own_redis.url) as two:
