@@ -212,7 +212,7 @@ class Membership:
     @property
     def is_joining(self) -> bool:
         """There is no epoch, or it is not for the current term, or it was fenced."""
-        return self._join is not None or self._join_at < math.inf or not self.epoch
+        return self._join is not None or self._join_at < math.inf or not self.lease.server
 
     @property
     def knows_others(self) -> bool:

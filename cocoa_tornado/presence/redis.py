@@ -73,7 +73,7 @@ class RedisPresence(PresenceBase):
         self._link = RedisLink(url)
         self._backlog = Backlog()
         self._asking = Asking(self, self._backlog, self._link)
-        self._alone: deque[tuple[float, str, Claim]] = deque()  # claims, and when each gives up
+        self._alone: deque[tuple[float, str, Claim]] = deque()  # claims, and when each began
         self._giving_up: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -165,26 +165,27 @@ class RedisPresence(PresenceBase):
         if claim is None:
             return super().begin_claim(device_id, on_verdict)
         self._claims[claim] = on_verdict
-        self._alone.append((self._slots.give_up_at(now), device_id, claim))
+        self._alone.append((now, device_id, claim))
         if self._giving_up is None:
-            self._give_up_later()
-        self._acquire(Acquire(device_id, claim))
+            self._give_up_later(now)
+        self._backlog.acquire(Acquire(device_id, claim))
+        self._asking.soon()
         return claim
 
-    def _give_up_later(self) -> None:
-        delay_s = max(0.0, self._alone[0][0] - self._clock())
+    def _give_up_later(self, now: float) -> None:
+        delay_s = max(0.0, self._slots.give_up_at(self._alone[0][0]) - now)
         self._giving_up = asyncio.get_running_loop().call_later(delay_s, self._give_up)
 
     def _give_up(self) -> None:
         """One timer for all of these claims: nearly all are answered long before."""
         self._giving_up = None
         now = self._clock()
-        while self._alone and self._alone[0][0] <= now:
-            at, device_id, claim = self._alone.popleft()
+        while self._alone and self._slots.give_up_at(self._alone[0][0]) <= now:
+            _, device_id, claim = self._alone.popleft()
             if claim in self._claims:
-                self._expire(device_id, at)
+                self._expire(device_id, now)
         if self._alone and not self._is_closed:
-            self._give_up_later()
+            self._give_up_later(now)
 
     def _acquire(self, acquire: Acquire) -> Actions:
         self._backlog.acquire(acquire)

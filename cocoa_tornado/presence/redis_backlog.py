@@ -104,6 +104,8 @@ class Backlog:
 
     def give_back(self, asked: Asked) -> None:
         """The releases and the look-ups were not answered: they go first next time."""
+        if not asked.releases and not asked.look_ups:
+            return
         earlier = {releasing.claim: releasing for releasing in asked.releases}
         for claim in earlier.keys() & self._releases.keys():
             self._releases[claim].then[:0] = earlier[claim].then
@@ -134,6 +136,8 @@ class Backlog:
 
 def _some(waiting: dict[Claim, T]) -> list[T]:
     """Take the oldest ones away."""
+    if not waiting:
+        return []
     some = list(waiting.values())[:MOST]
     if len(some) == len(waiting):
         waiting.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from ..redis_store.connection import RedisConnection, facts_of
@@ -154,16 +154,15 @@ class _Question:
 
     def __init__(self, stamp: str, epoch: str, per_device: int, asked: Asked) -> None:
         self._stamp, self._asked = stamp, asked
-        self._claims = [*_chunks(asked.acquires)]
-        devices = list(dict.fromkeys(device_id for look_up in asked.look_ups for device_id in look_up.device_ids))
-        self._look_ups = [*_chunks(devices)]
-        releases = [*_chunks([(each.device_id, each.claim) for each in asked.releases])]
-        self._releases = len(releases)
-        self.commands: list[Command] = [
-            *(_SCRIPTS["release"].call(*scripts.release_arguments(stamp, some)) for some in releases),
-            *(_SCRIPTS["claim"].call(*_claims(stamp, epoch, per_device, some)) for some in self._claims),
-            *(_SCRIPTS["holders"].call(*scripts.holders_arguments(stamp, some)) for some in self._look_ups),
-        ]
+        releases = _chunks([(each.device_id, each.claim) for each in asked.releases])
+        self._releases, self._claims, self._look_ups = len(releases), _chunks(asked.acquires), _chunks(_devices(asked))
+        self.commands: list[Command] = []
+        for some in releases:
+            self.commands.append(_SCRIPTS["release"].call(*scripts.release_arguments(stamp, some)))
+        for acquires in self._claims:
+            self.commands.append(_SCRIPTS["claim"].call(*_claims(stamp, epoch, per_device, acquires)))
+        for devices in self._look_ups:
+            self.commands.append(_SCRIPTS["holders"].call(*scripts.holders_arguments(stamp, devices)))
 
     def answers(self, replies: Sequence[Any]) -> Answers:
         released, rest = replies[: self._releases], replies[self._releases :]
@@ -171,6 +170,13 @@ class _Question:
         answers, is_fenced = _claimed(self._claims, claimed)
         holders = _found(self._stamp, self._asked, self._look_ups, found)
         return Answers(_fault_among(released), answers, is_fenced, holders, _foreign(self._look_ups, found))
+
+
+def _devices(asked: Asked) -> Sequence[str]:
+    """Those that are looked up, each of them once."""
+    if not asked.look_ups:
+        return ()
+    return list(dict.fromkeys(device_id for look_up in asked.look_ups for device_id in look_up.device_ids))
 
 
 def _process_of(stamp: str) -> bytes:
@@ -199,6 +205,8 @@ def _claimed(chunks: Sequence[Sequence[Acquire]], replies: Sequence[Any]) -> tup
 def _found(
     stamp: str, asked: Asked, chunks: Sequence[Sequence[str]], replies: Sequence[Any]
 ) -> Sequence[Holders] | RedisFault:
+    if not asked.look_ups:
+        return ()
     fault = _fault_among(replies)
     if fault is not None:
         return fault
@@ -215,6 +223,8 @@ def _found(
 
 
 def _foreign(chunks: Sequence[Sequence[str]], replies: Sequence[Any]) -> frozenset[bytes]:
+    if not chunks:
+        return frozenset()
     answered = [
         (chunk, reply) for chunk, reply in zip(chunks, replies, strict=True) if not isinstance(reply, RedisFault)
     ]
@@ -231,6 +241,7 @@ def _accepted(reply: Any) -> Any:
     return reply
 
 
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), scripts.MAX_BATCH):
-        yield items[start : start + scripts.MAX_BATCH]
+def _chunks(items: Sequence[T]) -> Sequence[Sequence[T]]:
+    if len(items) <= scripts.MAX_BATCH:
+        return (items,) if items else ()
+    return [items[start : start + scripts.MAX_BATCH] for start in range(0, len(items), scripts.MAX_BATCH)]

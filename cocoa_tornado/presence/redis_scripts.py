@@ -52,6 +52,8 @@ TEXTS: Final = {
 }
 """Lua by name."""
 
+_MODES: Final = {"new": b"new", "keep": b"keep"}
+
 Arguments = list[bytes]
 """``ARGV`` of a script."""
 Reply = Sequence[Any]
@@ -76,8 +78,7 @@ class Holding(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimItem:
+class ClaimItem(NamedTuple):
     """One claim of a batch.
 
     :ivar number: of the claim
@@ -163,9 +164,10 @@ def beat_arguments(stamp: str, epoch: str, seen: int, info: str = "") -> Argumen
 def claim_arguments(stamp: str, epoch: str, per_device: int, items: Iterable[ClaimItem]) -> Arguments:
     """Claim devices. A claim that holds its device already is granted again, with the same generation."""
     arguments = [stamp.encode(), epoch.encode(), b"%d" % per_device]
-    for item in items:
-        kept = b",%b," % b",".join(b"%d" % number for number in item.kept)
-        arguments += (*_place_of(item.device_id), b"%d" % item.number, item.mode.encode(), kept)
+    for device_id, number, mode, kept in items:
+        device = device_id.encode()
+        numbers = b",%b," % b",".join([b"%d" % number for number in kept]) if kept else b",,"
+        arguments += (b"%d" % bucket_of(device), device, b"%d" % number, _MODES[mode], numbers)
     return arguments
 
 

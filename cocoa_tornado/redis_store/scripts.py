@@ -21,11 +21,11 @@ class Script:
 
     def __init__(self, *parts: str, key: bytes) -> None:
         self.text = "".join(parts).encode()
-        self._digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
-        self._key = key
+        digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+        self._call = (b"EVALSHA", digest, b"1", key)
 
     def call(self, *arguments: bytes) -> Command:
-        return [b"EVALSHA", self._digest, b"1", self._key, *arguments]
+        return [*self._call, *arguments]
 
 
 def loading(scripts: Iterable[Script]) -> list[Command]:

@@ -59,7 +59,7 @@ class Waiting:
         """Returns whether it waits; False: it is settled already."""
         self._waits.enter(self)
         claim = self._waits.presence.begin_claim(self._device_id, self._on_verdict)
-        if self._waits.is_over(self):
+        if self not in self._waits.waiting:
             return False
         self._claim = claim
         return True
@@ -84,48 +84,46 @@ class Waiting:
             self.refusal = verdict.reason
         else:
             self.is_served = self._on_grant(verdict)
-        self._settle()
+        if self.on_settled is not None:
+            self.on_settled()
 
     def _vanish(self) -> None:
         self._on_vanished()
         self.sock.close()
         self.is_served = True
-        self._settle()
-
-    def _settle(self) -> None:
         if self.on_settled is not None:
             self.on_settled()
 
 
 class Waits:
-    """All of them. IOLoop thread only."""
+    """All of them. IOLoop thread only.
+
+    :ivar waiting: those without a verdict
+    """
 
     def __init__(self, presence: Presence) -> None:
         self.presence = presence
-        self._waiting: dict[Waiting, None] = {}
+        self.waiting: dict[Waiting, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self.waiting)
 
     def enter(self, waiting: Waiting) -> None:
-        self._waiting[waiting] = None
+        self.waiting[waiting] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def leave(self, waiting: Waiting) -> bool:
         """False: it is not there any more."""
-        if waiting not in self._waiting:
+        if waiting not in self.waiting:
             return False
-        del self._waiting[waiting]
+        del self.waiting[waiting]
         return True
-
-    def is_over(self, waiting: Waiting) -> bool:
-        return waiting not in self._waiting
 
     def _look(self) -> None:
         self._timer = None
-        for waiting in list(self._waiting):
+        for waiting in list(self.waiting):
             waiting.look()
-        if self._waiting:
+        if self.waiting:
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)

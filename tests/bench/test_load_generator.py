@@ -161,6 +161,14 @@ def test_devices_vanish_and_come_back(load: Load, server: Server) -> None:
     assert (heard["received"], heard["closed"]) == (2 * DEVICES - 5, {})
 
 
+def test_devices_dial_at_a_fixed_rate(load: Load) -> None:
+    """The first is refused once, so it is in a second after its time; nobody waits for it."""
+    found = load.connect(0, DEVICES, 1_000, 20, rate=50.0)
+    assert (found["in"], found["attempts"], found["errors"]) == (DEVICES, DEVICES + 1, {})
+    assert found["seconds"] >= (DEVICES - 1) / 50.0
+    assert found["time_us"]["max"] >= 1_000_000
+
+
 def test_more_devices_than_vanish_or_dial_at_once(load: Load) -> None:
     many = 450
     load.connect_all(many, many, 30)

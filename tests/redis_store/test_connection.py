@@ -75,7 +75,7 @@ async def test_an_exchange_without_a_task_has_the_same_replies(redis_server: Red
         assert sent_now(connection, PING) is None  # there is no connection yet
         commands: Sequence[Command] = [ECHO.call(b"a"), [b"GET"], [b"PING"]]
         expected = await connection.exchange(commands)
-        assert not connection.exchange_now(commands, b"another process", pytest.fail)
+        assert not connection.exchange_now(commands, b"another process", lambda _: pytest.fail("it was sent"))
         first, second = sent_now(connection, commands), sent_now(connection, PING)
         assert first is not None
         assert second is not None
