@@ -10,7 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,22 +96,10 @@ class Stage:
         environ = os.environ | pythonpath() | {"COCOA_JWT_SECRET": secret, "GOMAXPROCS": str(len(self.cores.server))}
         log = self.folder / f"{name}.log"
         try:
-            with log.open("wb") as errors, on_cores(self.cores.server):
-                process = subprocess.Popen(
-                    contender.command(run),
-                    env=environ,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                )
-            try:
-                _await_ready(run.port, process, log)
+            with running(contender.command(run), environ, log, run.port, self.cores.server) as process:
                 spoken = (self.bootstrap, name, self.text_bytes, contender.dialect)
                 with _explained(process, log), Load(self.binary, secret, run.port, *spoken) as load:
                     yield Trial(process.pid, load, self.cores)
-            finally:
-                process.kill()
-                process.wait()
         finally:
             reserved.close()
             delete_topic(self.bootstrap, name)
@@ -123,6 +111,23 @@ class Stage:
             floor = Floor(self.binary, reserved.number)
         with floor, Load(self.binary, "floor", reserved.number, "", "", self.text_bytes) as load:
             yield floor, Trial(floor.pid, load, self.cores)
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], environ: Mapping[str, str], log: Path, port: int, cores: frozenset[int]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A ready server on these cores. It is killed at the end. Raises Unfinished if it does not become ready."""
+    with log.open("wb") as errors, on_cores(cores):
+        process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
+    try:
+        _await_ready(port, process, log)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @contextlib.contextmanager
