@@ -181,7 +181,8 @@ class RedisRelay:
             posted = [*(each.posted for each in batch), *refused]
             self._refused.clear()
             try:
-                fates = fates_of(await self._ask("sending", send_command(epoch, self._calls, self._limits, posted)))
+                (reply,) = await self._ask("sending", send_command(epoch, self._calls, self._limits, posted))
+                fates = fates_of(reply)
             except asyncio.CancelledError:
                 for each in batch:
                     self._settle(each, Fate.LOST)
@@ -215,18 +216,22 @@ class RedisRelay:
         await self._links["reading"].begin_anew()
         position = Position()
         while True:
-            reply = await self._ask("reading", read_command(epoch, position.sequence, BLOCK_MS, READ_MOST))
+            # What was handed over leaves the inbox in the round trip that asks for more. Nothing is read twice: the
+            # position is that of this process, and an epoch is that of one process.
+            done = done_command(epoch, position.sequence, position.totals)
+            done_reply, reply = await self._ask(
+                "reading", done, read_command(epoch, position.sequence, BLOCK_MS, READ_MOST)
+            )
             self._last_read_at = self._clock()
-            entries = entries_of(reply)
-            position.take(entries)
-            # An entry leaves the inbox before it is handed over. A server that ends in between loses it either way.
-            inbox = inbox_of(await self._ask("reading", done_command(epoch, position.sequence, position.totals)))
+            inbox = inbox_of(done_reply)
             if inbox is None:
                 return  # this epoch is over: presence notices for itself, and joins again
             losses = position.check(inbox)
-            await self._hand_over(epoch, entries)
             if losses:
                 self._lose(losses)
+            entries = entries_of(reply)
+            position.take(entries)
+            await self._hand_over(epoch, entries)
 
     async def _hand_over(self, epoch: str, entries: Sequence[Entry]) -> None:
         count = 0
@@ -263,21 +268,23 @@ class RedisRelay:
 
     # -- Redis
 
-    async def _ask(self, name: str, command: Command) -> Any:
-        """The reply to a command, which is repeated until Redis gives one."""
+    async def _ask(self, name: str, *commands: Command) -> list[Any]:
+        """The replies to commands, which are repeated until Redis gives them. None for that of a key of another
+        type: DONE removes it."""
         delay_s, longest_s = RETRY_S
         while True:
             try:
-                (reply,) = await self._links[name].exchange([command])
-            except RedisFault as fault:
-                reply = fault
-            if not isinstance(reply, RedisFault):
+                replies = await self._links[name].exchange(commands)
+            except RedisFault as error:
+                replies = [error]
+            if name == "reading":
+                replies = [None if isinstance(each, RedisFault) and each.is_foreign else each for each in replies]
+            fault = next((each for each in replies if isinstance(each, RedisFault)), None)
+            if fault is None:
                 self._recover(name)
-                return reply
-            if reply.is_foreign and name == "reading":
-                return None  # DONE removes it
-            self._note_fault(name, str(reply))
-            await asyncio.sleep(ANOTHER_PROCESS_PATIENCE_S if reply.is_another_process else delay_s)
+                return replies
+            self._note_fault(name, str(fault))
+            await asyncio.sleep(ANOTHER_PROCESS_PATIENCE_S if fault.is_another_process else delay_s)
             delay_s = min(longest_s, 2 * delay_s)
 
     def _note_fault(self, name: str, fault: str) -> None:
