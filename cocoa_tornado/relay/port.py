@@ -96,7 +96,8 @@ class Relay(Protocol):
 
     @property
     def last_read_at(self) -> float:
-        """When this end last looked into its inbox, monotonic seconds: a server that does not must not hold devices."""
+        """When this end last looked into its inbox, monotonic seconds: a server that does not must not hold devices.
+        ``math.inf`` if there is none any more, because this address is over."""
 
     def watch_losses(self, on_loss: Callable[[], None]) -> None:
         """Call a function when messages for this server may have been lost; in a later turn of the loop."""

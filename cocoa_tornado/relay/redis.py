@@ -225,7 +225,10 @@ class RedisRelay:
             self._last_read_at = self._clock()
             inbox = inbox_of(done_reply)
             if inbox is None:
-                return  # this epoch is over: presence notices for itself, and joins again
+                # This epoch is over. Presence notices for itself with its next beat, and joins again; but it does not
+                # beat while an inbox waits to be read, and the last answer may be of before an outage.
+                self._last_read_at = math.inf
+                return
             losses = position.check(inbox)
             if losses:
                 self._lose(losses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -118,6 +119,17 @@ async def test_when_the_inbox_was_last_read_is_known(stand: RedisStand) -> None:
     a.join("a")
     joined_at = a.last_read_at
     await eventually(lambda: a.last_read_at > joined_at)
+
+
+async def test_no_inbox_waits_to_be_read_when_the_epoch_is_over(stand: RedisStand, redis_server: RedisServer) -> None:
+    """Otherwise a server that was cut off between two commands of its reading, and fenced, would never beat again."""
+    (a,) = await stand.open(1)
+    a.join("a")
+    redis_server.command("HDEL", f"{PREFIX}servers", "a")
+    await eventually(lambda: a.last_read_at == math.inf)
+    redis_server.command("HSET", f"{PREFIX}servers", "b", 0)
+    a.join("b")
+    await eventually(lambda: a.last_read_at < math.inf)
 
 
 @pytest.mark.logs("cocoa.relay", "relay unavailable")
