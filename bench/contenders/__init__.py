@@ -76,28 +76,29 @@ def _find_aiokafka() -> None:
         raise Unavailable("aiokafka is not installed: pip install 'cocoa-tornado[bench]'")
 
 
-def _node_folder() -> Path:
+def node_folder(name: str) -> Path:
     """A folder named by a hash of its contents, so that a changed program or version never uses an old installation."""
     digest = hashlib.sha256()
-    for path in sorted((HERE / "node").glob("*.js*")):
+    for path in sorted((HERE / name).glob("*.js*")):
         digest.update(path.read_bytes())
-    return cache_folder() / f"node-{digest.hexdigest()[:16]}"
+    return cache_folder() / f"{name}-{digest.hexdigest()[:16]}"
 
 
-def _install_node() -> None:
+def install_node(name: str) -> None:
+    """Install the Node program of this folder. Raises Unavailable if that fails."""
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             raise Unavailable(f"{program} is not installed")
-    folder = _node_folder()
+    folder = node_folder(name)
     if (folder / "complete").exists():
         return
-    shutil.copytree(HERE / "node", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
+    shutil.copytree(HERE / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules"))
     _build(["npm", "ci", "--no-audit", "--no-fund"], folder)
     (folder / "complete").touch()
 
 
 def _node_command(run: Run) -> list[str]:
-    return ["node", str(_node_folder() / "server.js"), *run.options]
+    return ["node", str(node_folder("node") / "server.js"), *run.options]
 
 
 def build_go(folder: Path, binary: Path) -> None:
@@ -122,21 +123,22 @@ def _go(hub: str, description: str) -> Contender:
     return Contender(f"go_{hub}", description, _build_go_contender, lambda run: [str(_go_binary()), *own, *run.options])
 
 
-def _centrifugo_binary() -> Path:
+def centrifugo_binary() -> Path:
     return cache_folder() / f"centrifugo-{CENTRIFUGO_VERSION}" / "centrifugo"
 
 
-def _install_centrifugo() -> None:
+def install_centrifugo() -> None:
+    """Build it with Go from its module. Raises Unavailable if that fails."""
     if shutil.which("go") is None:
         raise Unavailable("go is not installed")
-    folder = _centrifugo_binary().parent
+    folder = centrifugo_binary().parent
     folder.mkdir(parents=True, exist_ok=True)
     module = f"github.com/centrifugal/centrifugo/v6@{CENTRIFUGO_VERSION}"
     _build(["go", "install", "-trimpath", module], folder, {"GOBIN": str(folder)})
 
 
 def _centrifugo_command(run: Run) -> list[str]:
-    return [sys.executable, str(HERE / "centrifugo.py"), "--binary", str(_centrifugo_binary()), *run.options]
+    return [sys.executable, str(HERE / "centrifugo.py"), "--binary", str(centrifugo_binary()), *run.options]
 
 
 def _build(command: list[str], folder: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -161,10 +163,10 @@ def _build(command: list[str], folder: Path, environ: Mapping[str, str] | None =
 ALL = [
     _python("plain_tornado", "Python: Tornado's WebSocketHandler, aiokafka"),
     _python("websockets_aiokafka", "Python: websockets, aiokafka"),
-    Contender("node", "Node: ws, KafkaJS", _install_node, _node_command),
+    Contender("node", "Node: ws, KafkaJS", lambda: install_node("node"), _node_command),
     _go("scan", "Go: echo, gorilla/websocket, a hub that scans its clients, segmentio/kafka-go"),
     _go("map", "Go: echo, gorilla/websocket, a hub with a map by device, franz-go"),
     Contender(
-        "centrifugo", f"Go: Centrifugo {CENTRIFUGO_VERSION}", _install_centrifugo, _centrifugo_command, "centrifugo"
+        "centrifugo", f"Go: Centrifugo {CENTRIFUGO_VERSION}", install_centrifugo, _centrifugo_command, "centrifugo"
     ),
 ]
