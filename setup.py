@@ -76,6 +76,7 @@ setup(
     python_requires=">=3.11",
     packages=[
         "cocoa_tornado",
+        "cocoa_tornado.admin",
         "cocoa_tornado.brokers",
         "cocoa_tornado.connection",
         "cocoa_tornado.identity",

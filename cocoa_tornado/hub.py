@@ -32,6 +32,14 @@ class Client(Protocol):
     @property
     def health(self) -> Health: ...
 
+    @property
+    def connected_at(self) -> int:
+        """Unix seconds."""
+
+    @property
+    def remote_ip(self) -> str:
+        """Of the device, behind trusted proxies too."""
+
     def send(self, frame: bytes, timestamp_ms: int, terms: Terms | None = None) -> None:
         """Queue one WebSocket frame. Never raises and never blocks; a full outbox closes the client.
 

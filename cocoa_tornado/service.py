@@ -15,6 +15,10 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from .admin.connected import Connected
+from .admin.context import AdminContext
+from .admin.routes import admin_routes, answer_queries
+from .admin.servers import Servers
 from .brokers.port import Broker
 from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
@@ -65,7 +69,7 @@ from .speech.port import SpeechEngine
 from .sweeper import Sweeper
 from .transcriber import Transcriber
 from .web.access_log import AccessLog
-from .web.application import RequestFilter, make_application
+from .web.application import RequestFilter, make_admin_application, make_application
 from .web.audio_context import AudioContext
 from .web.handlers import WebContext
 from .web.listener import Listener
@@ -131,7 +135,8 @@ class Gateway:
         self._connections_cut = 0
         self._stopping: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
-        self.port = 0
+        self._admin_listener: Listener | None = None
+        self.port = self.admin_port = 0
 
     def __repr__(self) -> str:
         return f"<Gateway {self.url} {self.hub!r}>"
@@ -174,7 +179,7 @@ class Gateway:
         """Open the parts, each after those that it needs while it closes. They are closed in reverse, however far the
         start has come, so what ends a part is noted before the part is opened."""
         opened = self._opened
-        front, upgrader = self._compose()
+        front, upgrader, admin_front = self._compose()
         self._adapt_to_tornado()
         assert self._devices is not None
         assert self._housekeeping is not None
@@ -189,6 +194,8 @@ class Gateway:
             front, options, lambda: live.now.tls, self.counters, lambda: len(self.hub), upgrader.try_at_once
         )
         opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
+        if admin_front is not None:
+            self._open_admin_listener(admin_front)
         # Once presence is closed, other servers may hold this one's devices.
         opened.push_async_callback(self._within, self.relay.close)
         opened.push_async_callback(self._within, self.presence.close)
@@ -210,6 +217,21 @@ class Gateway:
         if self.transcriber is not None:
             opened.push_async_callback(self._within, self.transcriber.drain, SHARE_OF_GRACE_FOR_SPEECH)
         self.broker.start(self._sink, decode)
+
+    def _open_admin_listener(self, front: RequestFilter) -> None:
+        """It serves until the devices have been sent away."""
+        settings, live = self.settings, self.live
+        assert settings.admin_port is not None
+        self._admin_listener = listener = Listener(
+            front, listener_options(settings), lambda: live.now.tls, self.counters, lambda: len(self.hub)
+        )
+        self._opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
+        sockets = bind(settings.admin_host, settings.admin_port, shared=self._siblings is not None)
+        self.admin_port = sockets[0].getsockname()[1]
+        self._opened.callback(listener.stop)
+        listener.start(sockets)
+        url = base_url(settings.admin_host, self.admin_port, tls=live.now.tls is not None)
+        log.info("admin listening", extra={"url": url})
 
     def _left_s(self, share: float = 1.0) -> float:
         """A share of the time until the gateway is to have stopped; never nothing at all."""
@@ -263,8 +285,11 @@ class Gateway:
             extra |= {"messages": status.messages, "bytes": status.size_bytes}
         log.info("mailbox", extra=extra | {"state": status.state.value})
 
-    def _compose(self) -> tuple[RequestFilter, Upgrader]:
-        """The objects that live on the IOLoop, wired up."""
+    def _compose(self) -> tuple[RequestFilter, Upgrader, RequestFilter | None]:
+        """The objects that live on the IOLoop, wired up.
+
+        :returns: what answers requests, also those to a listener of the admin API's own, if there is one
+        """
         round_trips: RoundTrips | None = None
         if self.engine is not None:
             round_trips = RoundTrips(self._clock)
@@ -296,8 +321,21 @@ class Gateway:
         self._web = self._make_web(devices)
         access_log = AccessLog(self.settings.access_log)
         upgrader = Upgrader(self._web, access_log)
+        routes = admin_routes(self._make_admin())
+        if self.settings.admin_port is None:
+            application = make_application(self._web, upgrader, access_log, routes)
+            return RequestFilter(application, self._web, access_log), upgrader, None
         application = make_application(self._web, upgrader, access_log)
-        return RequestFilter(application, self._web, access_log), upgrader
+        admin_application = make_admin_application(self._web, access_log, routes)
+        admin_front = RequestFilter(admin_application, self._web, access_log)
+        return RequestFilter(application, self._web, access_log), upgrader, admin_front
+
+    def _make_admin(self) -> AdminContext:
+        servers = Servers(self.presence, self.relay, self._server_name)
+        self._opened.callback(servers.close)
+        connected = Connected(self.hub, self._server_name, self._wall_clock)
+        answer_queries(servers, connected)
+        return AdminContext(servers, connected)
 
     def _make_devices(self) -> DeviceContext:
         settings, live = self.settings, self.live
@@ -391,7 +429,7 @@ class Gateway:
     @property
     def http_connections(self) -> int:
         """Connections that are not a device's, or not yet."""
-        return 0 if self._listener is None else self._listener.pending
+        return sum(listener.pending for listener in (self._listener, self._admin_listener) if listener is not None)
 
     async def reload(self, settings: Settings) -> None:
         """Take over what may change while running: keys, limits, origins, credentials, log level, certificate.

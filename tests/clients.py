@@ -28,6 +28,8 @@ class FakeClient:
     grant: Grant
     identity: DeviceIdentity
     health: Health = HEALTH
+    connected_at: int = 1_700_000_000
+    remote_ip: str = "192.0.2.1"
     sent: list[bytes] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     taken_over: list[Left] = field(default_factory=list)

@@ -144,11 +144,21 @@ MAY_IMPORT: dict[str, set[str]] = {
         "rules",
         "errors",
     },
+    # What the admin API shows and asks, apart from HTTP.
+    "admin.rows": set(),
+    "admin.requests": {"admin.rows", "rules"},
+    "admin.servers": {"presence.port", "relay.messages", "relay.port"},
+    "admin": {
+        *("admin.rows", "admin.requests", "admin.servers"),
+        *("web", "identity", "hub", "rules", "errors", "plain_text"),
+    },
     "probe": {"identity", "rules", "errors", "plain_text"},
     "service": {
         "live",
         "web",
         "web.listening_sockets",
+        "admin",
+        "admin.servers",
         "connection",
         "connection.keepalive",
         "connection.limits",
@@ -213,6 +223,7 @@ PURE = (
     *(f"presence.{name}" for name in ("actions", "grants", "membership", "rules", "table")),
     *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
     *("relay.messages", "relay.wire"),
+    *("admin.rows", "admin.requests"),
     *(f"workers.{name}" for name in ("gathering", "messages", "own_metrics", "port")),
     *(
         f"connection.{name}"
@@ -247,6 +258,7 @@ MODULES = modules()
 # Packages whose __init__ imports from several layers, or from none.
 PACKAGES = {
     "",
+    "admin",
     "brokers",
     "connection",
     "identity",

@@ -22,6 +22,7 @@ PURE: Final = (
     "routing/",
     "rules/",
     "presence/",
+    *(f"admin/test_{name}.py" for name in ("requests", "rows", "servers")),
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
     *(f"workers/test_{name}.py" for name in ("gathering", "messages", "place")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),
@@ -82,6 +83,7 @@ NIGHTLY: Final = (
 NOT_AT_LOWEST: Final = (
     # plain Python, or with msgspec alone, of whose decoding rules/ and mailboxes/ see enough
     *(
+        "admin/",
         "rules/",
         "routing/",
         "relay/",

@@ -38,9 +38,11 @@ class DeviceConnection(SocketIO):
     forgets the connection and the device can connect again, even while the closing handshake is under way. If other
     servers may hold the device next, its slot is released when the socket is closed and the mailbox has stored what was
     written to it; a connection that is challenged before that is cut.
+
+    :ivar connected_at: Unix seconds
     """
 
-    __slots__ = ("_expires_at", "_timer")
+    __slots__ = ("_expires_at", "_remote_ip", "_timer", "connected_at")
 
     def __init__(
         self,
@@ -50,8 +52,12 @@ class DeviceConnection(SocketIO):
         context: DeviceContext,
         wants_interim: bool = False,
         after: Position | None = None,
+        connected_at: int = 0,
+        remote_ip: str | None = None,
     ) -> None:
         super().__init__(socket, identity, grant, context, wants_interim)
+        self.connected_at = connected_at
+        self._remote_ip = remote_ip
         self._expires_at = 0.0
         self._timer: asyncio.TimerHandle | None = None  # at the protocol's deadline
         if context.mail is not None:
@@ -64,6 +70,11 @@ class DeviceConnection(SocketIO):
     @property
     def is_open(self) -> bool:
         return self.protocol.phase is OPEN
+
+    @property
+    def remote_ip(self) -> str:
+        """The device's address. An idle connection keeps no text of what its socket knows."""
+        return self._socket.peer_ip if self._remote_ip is None else self._remote_ip
 
     # -- for the Hub
 

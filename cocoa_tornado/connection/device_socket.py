@@ -192,6 +192,14 @@ class DeviceSocket:
         return self._sock.fileno() < 0
 
     @property
+    def peer_ip(self) -> str:
+        """The address at the other end; "" if the socket is not connected any more."""
+        with contextlib.suppress(OSError):
+            name = self._sock.getpeername()
+            return str(name[0]) if isinstance(name, tuple) else ""
+        return ""
+
+    @property
     def write_mark(self) -> tuple[int, int]:
         """A value that changes whenever the peer has taken a byte of a write."""
         return self._taken_bytes, unacknowledged_bytes(self._sock)

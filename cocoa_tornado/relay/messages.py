@@ -175,4 +175,49 @@ class Eviction(_Small):
     reason: CloseReason
 
 
-RelayMessage = Forward | WakeUp | WakeUpMembers | Challenge | Answer | Eviction
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Asks the receiving server for something that an operator wants to know, or to have done. It sends a
+    :class:`Reply`, unless it does not know such queries.
+
+    :ivar number: of the query, for the reply; unique for its sender
+    :ivar about: what is asked
+    :ivar body: JSON, by ``about``
+    """
+
+    kind: ClassVar[str] = "query"
+    number: int
+    about: str
+    body: bytes
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def size_bytes(self) -> int:
+        return ENVELOPE_BYTES + len(self.about) + len(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answers a :class:`Query`.
+
+    :ivar number: of the query
+    :ivar body: JSON, by what was asked
+    """
+
+    kind: ClassVar[str] = "reply"
+    number: int
+    body: bytes
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def size_bytes(self) -> int:
+        return ENVELOPE_BYTES + len(self.body)
+
+
+RelayMessage = Forward | WakeUp | WakeUpMembers | Challenge | Answer | Eviction | Query | Reply

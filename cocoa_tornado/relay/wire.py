@@ -21,7 +21,18 @@ from ..routing.address import Address, Devices, Everyone, Group, User
 from ..rules.claims import Claim, Generation
 from ..rules.close_codes import CloseReason
 from ..rules.terms import Terms
-from .messages import Answer, Challenge, Eviction, Forward, ForwardedMessage, RelayMessage, WakeUp, WakeUpMembers
+from .messages import (
+    Answer,
+    Challenge,
+    Eviction,
+    Forward,
+    ForwardedMessage,
+    Query,
+    RelayMessage,
+    Reply,
+    WakeUp,
+    WakeUpMembers,
+)
 
 VERSION: Final = 1
 _LEAST: Final = -(2**63)
@@ -86,6 +97,17 @@ class _Eviction(_Head, array_like=True, frozen=True, gc=False):
     reason: CloseReason
 
 
+class _Query(_Head, array_like=True, frozen=True, gc=False):
+    number: int
+    about: str
+    body: bytes
+
+
+class _Reply(_Head, array_like=True, frozen=True, gc=False):
+    number: int
+    body: bytes
+
+
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 _HEAD: Final = msgspec.msgpack.Decoder(_Head)
 _FORWARD: Final = msgspec.msgpack.Decoder(_Forward)
@@ -94,6 +116,8 @@ _WAKE_UP_MEMBERS: Final = msgspec.msgpack.Decoder(_WakeUpMembers)
 _CHALLENGE: Final = msgspec.msgpack.Decoder(_Challenge)
 _ANSWER: Final = msgspec.msgpack.Decoder(_Answer)
 _EVICTION: Final = msgspec.msgpack.Decoder(_Eviction)
+_QUERY: Final = msgspec.msgpack.Decoder(_Query)
+_REPLY: Final = msgspec.msgpack.Decoder(_Reply)
 
 
 def encode(message: RelayMessage) -> bytes:
@@ -111,6 +135,10 @@ def encode(message: RelayMessage) -> bytes:
             return _ENCODE((VERSION, "answer", device_id, holder, challenger, verdict))
         case Eviction(device_id, generation, reason):
             return _ENCODE((VERSION, "evict", device_id, generation, reason))
+        case Query(number, about, body):
+            return _ENCODE((VERSION, "query", number, about, body))
+        case Reply(number, body):
+            return _ENCODE((VERSION, "reply", number, body))
         case _:
             assert_never(message)
 
@@ -138,6 +166,12 @@ def decode(data: bytes) -> Decoded:
             case "evict":
                 evict = _EVICTION.decode(data)
                 return Decoded(Eviction(evict.device_id, evict.generation, evict.reason))
+            case "query":
+                query = _QUERY.decode(data)
+                return Decoded(Query(query.number, query.about, query.body))
+            case "reply":
+                reply = _REPLY.decode(data)
+                return Decoded(Reply(reply.number, reply.body))
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         pass  # another program wrote it, or a later release that should have raised the version
     return Decoded(None, 1)

@@ -24,11 +24,11 @@ _TOKEN_REASONS: Final = (
 
 CLOSE_CODES: Final = (
     "lost",  # no close code was exchanged
-    *("1000", "1001", "1002", "1003", "1005", "1007", "1008", "1009", "1011", "1012", "1013", "4401", "4409"),
+    *("1000", "1001", "1002", "1003", "1005", "1007", "1008", "1009", "1011", "1012", "1013", "4401", "4409", "4410"),
     "other",  # a device could invent thousands of codes
 )
 
-_RELAY_KINDS: Final = ("forward", "wake_up", "challenge", "answer", "eviction")
+_RELAY_KINDS: Final = ("forward", "wake_up", "challenge", "answer", "eviction", "query", "reply")
 
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_accept_pauses": tuple(obstacle.value for obstacle in Obstacle),
@@ -53,6 +53,7 @@ LABELS: Final[Mapping[str, tuple[str, ...]]] = {
             "token_expired",
             "key_removed",
             "replaced",
+            "operator",
         ),
         *("protocol_error", "write_timeout", "closed_by_device", "lost"),
     ),

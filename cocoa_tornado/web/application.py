@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -16,7 +17,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
 from ..rules.cors import cors_headers
 from ..rules.request_head import MAX_QUERY_FIELDS, body_bytes
@@ -39,12 +40,21 @@ from .streams import HttpStream
 from .token_handler import TokenHandler
 from .upgrading import Upgrader
 
+Routes = Sequence[tuple[str, type[RequestHandler], dict[str, object]]]
+"""Of another package: pattern, handler, and what its ``initialize`` gets beside the context."""
 
-def make_application(context: WebContext, upgrader: Upgrader, access_log: AccessLog) -> Application:
-    """The Tornado application of one gateway; two of them in one process share nothing."""
-    shared = {"context": context}
+
+def make_application(
+    context: WebContext, upgrader: Upgrader, access_log: AccessLog, admin_routes: Routes = ()
+) -> Application:
+    """The Tornado application of one gateway; two of them in one process share nothing.
+
+    :param admin_routes: those of the admin API, unless it has a listener of its own
+    """
+    shared: dict[str, object] = {"context": context}
     return Application(
         [
+            *_with(shared, admin_routes),
             (DEVICE_PATH, DeviceHandler, shared | {"upgrader": upgrader}),
             (r"/api/v1/auth/token", TokenHandler, shared),
             (r"/api/v1/audio/stream", AudioStreamHandler, shared),
@@ -57,6 +67,21 @@ def make_application(context: WebContext, upgrader: Upgrader, access_log: Access
         default_handler_args=shared,
         log_function=access_log.add_handled,
     )
+
+
+def make_admin_application(context: WebContext, access_log: AccessLog, admin_routes: Routes) -> Application:
+    """The application of the admin API's own listener: it has no other routes."""
+    shared: dict[str, object] = {"context": context}
+    return Application(
+        _with(shared, admin_routes),
+        default_handler_class=NotFoundHandler,
+        default_handler_args=shared,
+        log_function=access_log.add_handled,
+    )
+
+
+def _with(shared: dict[str, object], routes: Routes) -> list[Any]:
+    return [(pattern, handler, shared | more) for pattern, handler, more in routes]
 
 
 class RequestFilter(HTTPServerConnectionDelegate):

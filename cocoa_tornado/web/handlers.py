@@ -150,6 +150,9 @@ class GatewayErrors(RequestHandler):
     def prepare(self) -> None:
         """Before the body of the request, if it has one: what is refused here is refused unread."""
         self.look_behind_the_proxy()
+        if not self.is_enabled:
+            self.refuse(404, "Not Found")
+            raise Finish
         if self.request.method == "OPTIONS":
             # Whatever a subclass judges next: what may be asked depends on nothing.
             self.options()
@@ -157,6 +160,11 @@ class GatewayErrors(RequestHandler):
         assert self.request.method is not None
         if not self._is_implemented(self.request.method):
             raise HTTPError(405)
+
+    @property
+    def is_enabled(self) -> bool:
+        """False: this route answers as an unknown one does."""
+        return True
 
     @property
     def body_bytes(self) -> int | None:

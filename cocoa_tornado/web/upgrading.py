@@ -60,6 +60,7 @@ class Upgrader:
     def __init__(self, context: WebContext, access_log: AccessLog) -> None:
         self._context, self._access_log = context, access_log
         self._waits = Waits(context.devices.presence)
+        self._second = 0
 
     def try_at_once(self, sock: socket.socket, received: bytes, peer: str) -> bool | Waiting:
         """Upgrade a device if that can be decided now and nothing stands against it.
@@ -160,7 +161,12 @@ class Upgrader:
             ms = milliseconds(now - began_at)
             extra: dict[str, object] = {"ms": ms, "remote_ip": handshake.caller.ip, **who}
             self._access_log.add("GET", DEVICE_PATH, 101, extra)
-            connection = DeviceConnection(device, identity, grant, devices, handshake.wants_interim is True, after)
+            if int(now) != self._second:
+                self._second = int(now)  # one object for all devices that connect in this second
+            remote_ip = handshake.caller.ip if self._context.trusted_proxies else None
+            connection = DeviceConnection(
+                device, identity, grant, devices, handshake.wants_interim is True, after, self._second, remote_ip
+            )
             connection.open(identity.expires_at + self._context.policy.leeway_s)
         except BaseException:
             devices.presence.release(grant)

@@ -9,7 +9,17 @@ import pickle
 import msgspec
 import pytest
 
-from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, RelayMessage, WakeUp, WakeUpMembers
+from cocoa_tornado.relay.messages import (
+    Answer,
+    Challenge,
+    Eviction,
+    Forward,
+    Query,
+    RelayMessage,
+    Reply,
+    WakeUp,
+    WakeUpMembers,
+)
 from cocoa_tornado.relay.port import Fate, RelayLimits, RelayState
 from cocoa_tornado.routing.address import Everyone, Group, User
 from cocoa_tornado.rules.claims import Claim, Generation
@@ -31,6 +41,8 @@ ONE_OF_EACH: list[RelayMessage] = [
     Challenge("doll", A, B),
     Answer("doll", A, B, "alive"),
     Eviction("doll", Generation(3, 4), REPLACED),
+    Query(5, "devices", b"{}"),
+    Reply(5, b"{}"),
 ]
 
 
@@ -39,14 +51,22 @@ async def test_every_kind_arrives_as_it_was_sent_with_the_name_of_its_sender(sta
     a.join("a")
     b.join("b")
     arrived: list[tuple[str, RelayMessage]] = []
-    kinds: tuple[type[RelayMessage], ...] = (Forward, WakeUp, WakeUpMembers, Challenge, Answer, Eviction)
+    kinds: tuple[type[RelayMessage], ...] = (Forward, WakeUp, WakeUpMembers, Challenge, Answer, Eviction, Query, Reply)
     for kind in kinds:
         b.handle(kind, lambda sender, message: arrived.append((sender, message)))
     for message in ONE_OF_EACH:
         assert await a.send("b", message) is Fate.ACCEPTED
     await eventually(lambda: len(arrived) == len(ONE_OF_EACH))
     assert arrived == [("a", message) for message in ONE_OF_EACH]
-    assert a.counters.accepted == {"forward": 3, "wake_up": 3, "challenge": 1, "answer": 1, "eviction": 1}
+    assert a.counters.accepted == {
+        "forward": 3,
+        "wake_up": 3,
+        "challenge": 1,
+        "answer": 1,
+        "eviction": 1,
+        "query": 1,
+        "reply": 1,
+    }
     assert b.counters.received == a.counters.accepted
 
 

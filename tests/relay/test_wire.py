@@ -15,7 +15,9 @@ from cocoa_tornado.relay.messages import (
     Eviction,
     Forward,
     ForwardedMessage,
+    Query,
     RelayMessage,
+    Reply,
     WakeUp,
     WakeUpMembers,
 )
@@ -63,6 +65,8 @@ messages: st.SearchStrategy[RelayMessage] = st.one_of(
     st.builds(Challenge, texts, claims, claims),
     st.builds(Answer, texts, claims, claims, st.sampled_from(["alive", "gone"])),
     st.builds(Eviction, texts, st.builds(Generation, numbers, numbers), st.builds(CloseReason, numbers, texts, texts)),
+    st.builds(Query, numbers, texts, st.binary(max_size=50)),
+    st.builds(Reply, numbers, st.binary(max_size=50)),
 )
 
 

@@ -1,0 +1,26 @@
+"""What the handlers of the admin API share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..rules.rate import Allowances, LineBudget, RateLimit
+from .connected import Connected
+from .servers import Servers
+
+MAX_CLIENTS = 8192
+"""So many addresses with wrong tokens, and so many operators, are remembered: 1 MB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminContext:
+    """Made by the composition root, handed over through ``initialize``; IOLoop thread only.
+
+    :ivar guesses: wrong tokens, by address; :ivar requests: with a token, by its subject
+    """
+
+    servers: Servers
+    connected: Connected
+    guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
+    guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
+    requests: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))

@@ -1,0 +1,28 @@
+"""The routes of the admin API."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..web.application import Routes
+from .connected import CLOSE, DEVICES, Connected
+from .context import AdminContext
+from .device_handlers import ConnectionsHandler, DevicesHandler
+from .servers import Servers
+
+BASE: Final = "/api/v1/admin"
+
+
+def admin_routes(admin: AdminContext) -> Routes:
+    """All of them, for one listener."""
+    shared: dict[str, object] = {"admin": admin}
+    return [
+        (f"{BASE}/devices", DevicesHandler, shared),
+        (f"{BASE}/(devices|users|groups)/([^/]+)/connections", ConnectionsHandler, shared),
+    ]
+
+
+def answer_queries(servers: Servers, connected: Connected) -> None:
+    """Have this server answer what the handlers of any server ask."""
+    servers.answer(DEVICES, connected.page)
+    servers.answer(CLOSE, connected.close)

@@ -1,0 +1,24 @@
+"""Every endpoint of the admin API, with the scope that it requires. Each is tried by ``test_access.py``."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+
+class Endpoint(NamedTuple):
+    """:ivar path: below ``/api/v1/admin``, with ids that name nothing"""
+
+    method: str
+    path: str
+    scope: str
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/devices", "admin:read"),
+    Endpoint("DELETE", "/devices/nobody/connections", "admin:write"),
+    Endpoint("DELETE", "/users/99/connections", "admin:write"),
+    Endpoint("DELETE", "/groups/nobody/connections", "admin:write"),
+)
