@@ -89,6 +89,7 @@ def kafka_options(settings: Settings) -> KafkaOptions:
     return KafkaOptions(
         bootstrap=settings.broker_servers,
         group=settings.kafka_group,
+        group_protocol=settings.kafka_group_protocol,
         # With presence local:// no other gateway knows which devices this one holds.
         sole_reader=not settings.shares_presence,
         client_id=settings.kafka_client_id,

@@ -61,7 +61,7 @@ def end_of_broken_batch(
     try:
         # Use a separate connection: the session's would return records of other partitions between two answers. It
         # assigns partitions itself, so it is not a member of the group.
-        consumer, _ = clients.consumer(lambda *_: None, reports_resets=True)
+        consumer, _ = clients.consumer(reports_resets=True)
     except (KafkaException, BrokerError):  # the latter if no access token is available
         return inside + 1
 

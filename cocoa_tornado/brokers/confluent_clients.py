@@ -146,17 +146,32 @@ class ConfluentClients:
         trouble = Trouble()
         return AdminClient(self._common(trouble)), trouble
 
-    def consumer(
-        self, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None], *, reports_resets: bool = False
-    ) -> tuple[Consumer, Trouble]:
-        """Create a consumer of the group, without a subscription.
+    def member(self, on_commit: Callable[[KafkaError | None, list[TopicPartition]], None]) -> tuple[Consumer, Trouble]:
+        """Create a consumer that is about to join the group, without a subscription."""
+        options, trouble = self._options, Trouble()
+        session_ms = int(options.session_timeout_s * 1000)
+        membership: dict[str, Any] = {
+            # The same as kafka-python's, so that a group may have members of both kinds.
+            "partition.assignment.strategy": "range,roundrobin",
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": max(500, session_ms // 6),
+        }
+        if options.group_protocol == "consumer":
+            membership = {"group.protocol": "consumer"}  # the brokers determine the rest
+        return Consumer(self._reading(trouble) | membership | {"on_commit": on_commit}), trouble
+
+    def consumer(self, *, reports_resets: bool = False) -> tuple[Consumer, Trouble]:
+        """Create a consumer that reads what the group has committed, and does not join it.
 
         :param reports_resets: raise an error for an offset that the log does not have, instead of continuing at its
             beginning
         """
-        options, trouble = self._options, Trouble()
-        session_ms = int(options.session_timeout_s * 1000)
-        config = self._common(trouble) | {
+        trouble = Trouble()
+        return Consumer(self._reading(trouble, reports_resets=reports_resets)), trouble
+
+    def _reading(self, trouble: Trouble, *, reports_resets: bool = False) -> dict[str, Any]:
+        options = self._options
+        return self._common(trouble) | {
             "group.id": options.group,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -164,8 +179,6 @@ class ConfluentClients:
             "auto.offset.reset": "error" if reports_resets else "earliest",
             # Devices must not receive records of aborted transactions.
             "isolation.level": "read_committed",
-            # The same as kafka-python's, so that a group may have members of both kinds.
-            "partition.assignment.strategy": "range,roundrobin",
             # A request to the same broker is answered only after a fetch that waits for records.
             "fetch.wait.max.ms": FETCH_WAIT_MS,
             "fetch.error.backoff.ms": 100,
@@ -177,13 +190,9 @@ class ConfluentClients:
             "check.crcs": True,
             # Reports the position after control records, which are never handed over.
             "enable.partition.eof": True,
-            "session.timeout.ms": session_ms,
-            "heartbeat.interval.ms": max(500, session_ms // 6),
             # A JoinGroup may take this long, and so may every other member's rebalance.
-            "max.poll.interval.ms": max(60_000, session_ms),
-            "on_commit": on_commit,
+            "max.poll.interval.ms": max(60_000, int(options.session_timeout_s * 1000)),
         }
-        return Consumer(config), trouble
 
     def is_retriable(self, error: BaseException) -> bool:
         return code_of(error) in _RETRIABLE

@@ -23,10 +23,11 @@ from ..rules.handoff import Span
 from ..rules.pacing import Probe
 from ..rules.records import Decoded, Record, Rejected
 from ..rules.topic_log import Committed
+from .confluent_assignments import Assignments, Classic, Incremental, refused_protocol
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
 from .confluent_headers import UNREADABLE, headers_of
-from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Prober, committed, find, named, numbers, whole
+from .confluent_questions import OFFSET_BEGINNING, OFFSET_END, Answer, Prober, committed, find, named, numbers, whole
 from .confluent_topics import ensure_topics
 from .kafka_availability import Availability
 from .kafka_clients import KafkaClients
@@ -89,12 +90,13 @@ class ConfluentConsuming(Reading[int]):
             sole=sole,
         )
         self._clients = clients
+        self._assignments: Assignments = Incremental() if options.group_protocol == "consumer" else Classic()
         # Of the current session.
         self._consumer: Consumer
         self._trouble: Trouble
         self._committing: Future[None] | None = None
-        self._prober = Prober(clients, options.results_topic)
-        self._probed_at = 0
+        self._prober = Prober(clients, options)
+        self._probed_at = 0  # the number of changes of the assignment until then
         self._answered_at = 0.0
         self._closing = False
         self._largest = 0  # largest value of the last poll, in bytes
@@ -115,9 +117,9 @@ class ConfluentConsuming(Reading[int]):
         if not self._is_to_join():
             return
         session, self._faults = object(), []
-        self._consumer, self._trouble = self._clients.consumer(self._deferring(partial(self._on_commit, session)))
+        self._consumer, self._trouble = self._clients.member(self._deferring(partial(self._on_commit, session)))
         self._session_now, self._attached = session, self._consumer
-        self._prober, self._answered_at = Prober(self._clients, options.results_topic), time.monotonic()
+        self._prober, self._answered_at = Prober(self._clients, options), time.monotonic()
         self._has_consumer, self._closing = True, False
         try:
             self._begin_session()
@@ -355,40 +357,43 @@ class ConfluentConsuming(Reading[int]):
     # -- rebalance callbacks
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
-        consumer.assign([])  # fetch nothing until it is decided where to begin
-        if consumer is not self._attached:
-            return
-        self._reading, self._paused = set(), set()
-        self.note_assignment({partition.partition for partition in assigned})
+        self._assignments.accept(consumer)  # fetch nothing until it is decided where to begin
+        if consumer is self._attached:
+            self.note_assignment({partition.partition for partition in assigned})
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         """Wait for what is in flight, with a timeout, and commit: the next owner continues there."""
-        if consumer is not self._attached:
-            consumer.unassign()
-            return
-        if not self._closing:  # otherwise that was already done
-            numbers = {partition.partition for partition in revoked}
+        numbers = {partition.partition for partition in revoked}
+        if consumer is self._attached and not self._closing:  # otherwise that was already done
             deadline = min(time.monotonic() + REVOKE_PATIENCE_S, self.stop_deadline)
             while not self.settle_and_look(numbers) and time.monotonic() < deadline:
                 time.sleep(0.005)
             self._commit_here()
-        self._give_up(consumer)
+        self._stop_reading(consumer, numbers)
 
     def _on_lost(self, consumer: Consumer, lost: list[TopicPartition]) -> None:
         """The group has gone on without this member: nothing can be committed any more."""
-        if consumer is not self._attached:
-            consumer.unassign()
-            return
-        self._give_up(consumer)
+        self._stop_reading(consumer, {partition.partition for partition in lost})
+        if consumer is self._attached:
+            self.forget()
 
-    def _give_up(self, consumer: Consumer) -> None:
-        if self._paused:
+    def _stop_reading(self, consumer: Consumer, numbers: set[int]) -> None:
+        """Give up these partitions, which were revoked."""
+        topic = self._options.results_topic
+        if consumer is not self._attached:
+            self._assignments.give_up(consumer, topic, numbers)
+            return
+        if self._paused & numbers:
             # A pause belongs to the partition, and would outlast its assignment.
             with contextlib.suppress(KafkaException):
-                consumer.resume(named(self._options.results_topic, self._paused))
-        consumer.unassign()
-        self._reading, self._paused = set(), set()
-        self.forget()
+                consumer.resume(named(topic, self._paused & numbers))
+        self._assignments.give_up(consumer, topic, numbers)
+        self._reading -= numbers
+        self._paused -= numbers
+        if self._assignments.is_incremental:
+            self.give_up(numbers)
+        else:
+            self.forget()
 
     # -- called by the books
 
@@ -415,11 +420,13 @@ class ConfluentConsuming(Reading[int]):
 
     def _begin_at(self, starts: dict[int, int]) -> bool:
         topic = self._options.results_topic
-        self._consumer.assign([TopicPartition(topic, number, offset) for number, offset in starts.items()])
+        self._assignments.begin(self._consumer, topic, starts)
         self._consumer.resume(named(topic, starts))  # a previous assignment may have paused it
-        self._reading, self._paused = set(starts), set()
-        self._broken_at.clear()
-        self._doubted_until.clear()
+        self._reading |= starts.keys()
+        self._paused -= starts.keys()
+        for number in starts:
+            self._broken_at.pop(number, None)
+            self._doubted_until.pop(number, None)
         return True
 
     def _commit_and_wait(self, offsets: dict[int, int]) -> None:
@@ -474,6 +481,12 @@ class ConfluentConsuming(Reading[int]):
     def _lost_connection(self) -> BaseException | None:
         return self._trouble.latest
 
+    def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
+        if self._options.group_protocol == "classic":
+            return None
+        why = refused_protocol(error)
+        return None if why is None else ("protocol", f"group {self._options.group}: {why}")
+
     def _probe_if_due(self) -> None:
         now = time.monotonic()
         answer = self._prober.take_answer()
@@ -485,15 +498,18 @@ class ConfluentConsuming(Reading[int]):
         if not self._prober.is_asking() and self._probe_pace.look(now) is Probe.ASK:
             self._probed_at = self._assignment.changes
             with contextlib.suppress(RuntimeError):  # no thread: try again next time
-                self._prober.ask(self._assignment.is_member, list(self._assignment.ledgers))
+                joining = (
+                    None if self._assignment.is_member or not self._assignments.is_incremental else self._member_id()
+                )
+                self._prober.ask(self._assignment.is_member, list(self._assignment.ledgers), joining)
 
-    def _enter_answer(self, answer: Future[dict[int, int]]) -> None:
+    def _enter_answer(self, answer: Future[Answer]) -> None:
         if self._probed_at != self._assignment.changes:
             # The answer is about partitions that have changed owners since.
             self._probe_pace.hurry()
             return
         try:
-            ends = answer.result()
+            ends, is_member = answer.result()
         except KafkaException as error:
             if not self._clients.is_retriable(error):
                 raise
@@ -503,6 +519,8 @@ class ConfluentConsuming(Reading[int]):
             return
         if self._assignment.is_member:  # otherwise any broker may have answered, not the group's coordinator
             self._trouble.ease()
+        if is_member and not self._assignment.is_member:
+            self.note_assignment(())
         self._note_ends(ends)
         self._report_lag()
         self._report_state()

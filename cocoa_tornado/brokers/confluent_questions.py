@@ -11,17 +11,20 @@ import contextlib
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, wait
+from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from ..asking import ask
 from ..rules.topic_log import Committed, Log, read_mark
-from .confluent_clients import ConfluentClients
+from .confluent_clients import ConfluentClients, code_of
+from .kafka_options import KafkaOptions
 from .kafka_reading import CALL_S
 
 STALE_S = 10.0  # of failures without a success; then another client may work better
 
-__all__ = ["OFFSET_BEGINNING", "OFFSET_END", "Prober", "committed", "find", "named", "numbers", "whole"]
+__all__ = ["OFFSET_BEGINNING", "OFFSET_END", "Answer", "Prober", "committed", "find", "named", "numbers", "whole"]
 
 
 def named(topic: str, partitions: Collection[int], offset: int | None = None) -> list[TopicPartition]:
@@ -72,28 +75,42 @@ def whole(partitions: list[TopicPartition]) -> list[TopicPartition]:
     return partitions
 
 
+class Answer(NamedTuple):
+    """
+    :ivar ends: where the partitions end
+    :ivar is_member: the group has the member that was named
+    """
+
+    ends: dict[int, int]
+    is_member: bool = False
+
+
 class Prober:
     """Checks that the partitions' leaders and the group's coordinator answer: a consumer cannot distinguish quiet
     brokers from absent ones. Created for one session, and used by its thread.
     """
 
-    def __init__(self, clients: ConfluentClients, topic: str) -> None:
-        self._clients, self._topic = clients, topic
+    def __init__(self, clients: ConfluentClients, options: KafkaOptions) -> None:
+        self._clients, self._topic, self._group = clients, options.results_topic, options.group
         self._consumer: Consumer | None = None  # the requesting thread's; it never joins the group
+        self._admin: AdminClient | None = None  # likewise
         self._failing_since: float | None = None  # the requesting thread's, too
-        self._asked: Future[dict[int, int]] | None = None
+        self._asked: Future[Answer] | None = None
 
     def is_asking(self) -> bool:
         """True while an answer is pending or can be taken."""
         return self._asked is not None
 
-    def ask(self, joined: bool, assigned: Sequence[int]) -> None:
-        """Start a request; raises RuntimeError if no thread can be started."""
-        assert self._asked is None
-        self._asked = ask("cocoa-kafka-probe", lambda: self._answer(joined, assigned))
+    def ask(self, joined: bool, assigned: Sequence[int], joining: str | None = None) -> None:
+        """Start a request; raises RuntimeError if no thread can be started.
 
-    def take_answer(self) -> Future[dict[int, int]] | None:
-        """Return the answer once: where the partitions end, or the error."""
+        :param joining: the id of a member of which it is to find out whether it has joined
+        """
+        assert self._asked is None
+        self._asked = ask("cocoa-kafka-probe", lambda: self._answer(joined, assigned, joining))
+
+    def take_answer(self) -> Future[Answer] | None:
+        """Return the answer once, or the error."""
         if self._asked is None or not self._asked.done():
             return None
         asked, self._asked = self._asked, None
@@ -103,15 +120,15 @@ class Prober:
         """Close the client once the current request is answered. Thread-safe."""
         if self._asked is not None:
             wait([self._asked])
-        consumer, self._consumer = self._consumer, None
+        consumer, self._consumer, self._admin = self._consumer, None, None
         if consumer is not None:
             with contextlib.suppress(Exception):  # it is being discarded
                 consumer.close()
 
-    def _answer(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
+    def _answer(self, joined: bool, assigned: Sequence[int], joining: str | None) -> Answer:
         """Runs on the requesting thread."""
         try:
-            answer = self._question(joined, assigned)
+            answer = Answer(self._question(joined, assigned), joining is not None and self._has_member(joining))
         except KafkaException:
             self._note_failure(time.monotonic())
             raise
@@ -133,7 +150,7 @@ class Prober:
 
     def _question(self, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
         if self._consumer is None:
-            self._consumer, _ = self._clients.consumer(lambda error, partitions: None)
+            self._consumer, _ = self._clients.consumer()
         consumer = self._consumer
         consumer.poll(0)  # serve its callbacks; the session's consumer reports the same errors
         if joined:
@@ -143,3 +160,14 @@ class Prober:
             numbers(consumer, self._topic)
             return {}
         return find(consumer, self._topic, assigned, OFFSET_END)
+
+    def _has_member(self, member: str) -> bool:
+        if self._admin is None:
+            self._admin, _ = self._clients.admin()
+        try:
+            [described] = self._admin.describe_consumer_groups([self._group], request_timeout=CALL_S).values()
+            return any(found.member_id == member for found in described.result().members)
+        except KafkaException as error:
+            if code_of(error) == KafkaError.GROUP_ID_NOT_FOUND:  # it has never had a member
+                return False
+            raise

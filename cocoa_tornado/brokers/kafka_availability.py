@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from .port import BrokerCounters, BrokerState, BrokerStatus, QuarantineState
 
-ANSWERING = frozenset({"topic", "group", "codec", "standby", "shared"})  # causes other than absent brokers
+ANSWERING = frozenset({"topic", "group", "protocol", "codec", "standby", "shared"})  # causes other than absent brokers
 STANDBY = "one gateway reads; this one is not ready until the reader has left (update with Recreate, not RollingUpdate)"
 SHARED = "the records that the other reader gets reach no device of this gateway: give it a group of its own"
 

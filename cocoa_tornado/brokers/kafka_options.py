@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from ..errors import BrokerError
+
+GroupProtocol: TypeAlias = Literal["classic", "consumer"]
 
 MIB = 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
@@ -25,6 +28,7 @@ class KafkaOptions:
     The settings are where values are checked, alone and together (``kafka_settings.py``, ``settings/checks.py``).
 
     :ivar bootstrap: ``host:port`` of one or more brokers
+    :ivar group_protocol: how the group assigns partitions; kafka-python has only ``classic``
     :ivar sole_reader: read only while no other member of the group reads the results topic: only this gateway has the
         devices, so they would miss what another member reads
     :ivar create_topics: create missing topics; otherwise, wait for them
@@ -53,6 +57,7 @@ class KafkaOptions:
 
     bootstrap: tuple[str, ...]
     group: str = "cocoa-gateway"
+    group_protocol: GroupProtocol = "classic"
     client_id: str = "cocoa-gateway"
     results_topic: str = "transcription.results"
     messages_topic: str = "device.messages"
@@ -88,7 +93,8 @@ class KafkaOptions:
     queue_bytes: int = 16 * MIB
     max_record_bytes: int = record_bytes_for(512 * 1024)
     max_request_bytes: int = 8 * 1024 * 1024
-    # How long a killed process stays in the group, and its successor waits outside (rules/sole_reader).
+    # How long a killed process stays in the group, and its successor waits outside (rules/sole_reader). With the group
+    # protocol ``consumer``, the brokers decide.
     session_timeout_s: float = 12.0
     metadata_max_age_s: float = 30.0
     probe_interval_s: float = 2.0

@@ -17,6 +17,7 @@ from ..rules.addresses import kafka_servers
 from ..settings.domain import Line, OptionalFile, SecretText, Topic, WebUrl
 from ..settings.rows import Fault, row, together
 from ..settings.types import WholeOrDefault
+from .kafka_options import GroupProtocol
 
 KAFKA: Final = "Kafka"
 KAFKA_SECURITY: Final = "Kafka security"
@@ -27,6 +28,13 @@ CONFLUENT: Final = Library(
     modules=("confluent_kafka",),
     extra="librdkafka",
     instead="kafka-python",
+    name="confluent-kafka",
+)
+CONSUMER_PROTOCOL: Final = Library(
+    needed_by="consumer",
+    modules=("confluent_kafka",),
+    extra="librdkafka",
+    instead="classic",
     name="confluent-kafka",
 )
 KafkaClient = Literal["auto", "kafka-python", "confluent"]
@@ -57,6 +65,14 @@ class KafkaSettings:
         KAFKA,
         "cocoa-gateway",
         "Consumer group, for this gateway only; it is not ready while another member reads the same topic.",
+    )
+    kafka_group_protocol: Annotated[GroupProtocol, {"consumer": CONSUMER_PROTOCOL}] = row(
+        KAFKA,
+        "classic",
+        "How several servers share out the partitions: classic or consumer.",
+        "With ``classic`` all servers stop reading whenever one joins or leaves. With ``consumer`` (KIP-848) only the "
+        "partitions that move are interrupted; it needs Kafka 4.0 or later, confluent-kafka, and presence in Redis. "
+        "Servers of both kinds may share a group, so a rolling restart changes it.",
     )
     kafka_client_id: Annotated[
         str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,249}\Z", description="1 to 249 of a-z A-Z 0-9 . _ -")
@@ -109,6 +125,7 @@ class KafkaSettings:
 def faults(settings: KafkaSettings) -> Iterator[Fault]:
     """The violated rules, in the order of reporting."""
     yield from _topics(settings)
+    yield from _protocol(settings)
     yield from together(settings, "kafka_ssl_cert", "kafka_ssl_key")
     yield from _tls(settings)
     yield from _sasl(settings)
@@ -120,6 +137,12 @@ def _topics(settings: KafkaSettings) -> Iterator[Fault]:
     for other, key in combinations(keys, 2):
         if names[key] == names[other]:
             yield Fault((key, other), f"{other} is {names[key]!r} too", "three different topics")
+
+
+def _protocol(settings: KafkaSettings) -> Iterator[Fault]:
+    if settings.kafka_group_protocol == "consumer" and settings.kafka_client == "kafka-python":
+        problem = "kafka-python lacks kafka_group_protocol consumer"
+        yield Fault(("kafka_group_protocol", "kafka_client"), problem, "kafka_client confluent, or classic")
 
 
 def _tls(settings: KafkaSettings) -> Iterator[Fault]:

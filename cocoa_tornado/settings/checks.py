@@ -193,6 +193,14 @@ def _workers(settings: Settings) -> Iterator[Fault]:
         yield Fault(("workers", "presence"), problem, "1, or more with presence redis://")
 
 
+def _group_protocol(settings: Settings) -> Iterator[Fault]:
+    """One reader alone has nothing to share out, and the check that it is alone needs the classic protocol."""
+    if settings.kafka_group_protocol == "classic" or settings.has_embedded_broker or settings.shares_presence:
+        return
+    problem = f"kafka_group_protocol {settings.kafka_group_protocol} is for several servers, and presence is local://"
+    yield Fault(("kafka_group_protocol", "presence"), problem, "classic, or presence redis://")
+
+
 def _credentials(settings: Settings) -> Iterator[Fault]:
     keys = [key for key, _ in settings.api_credentials]
     if len(set(keys)) < len(keys):
@@ -212,6 +220,7 @@ _RULES: Final[tuple[Callable[[Settings], Iterator[Fault]], ...]] = (
     _order,
     lambda settings: presence_faults(settings, settings.presence, settings.broker, settings.mailbox),
     _workers,
+    _group_protocol,
     _admin_listener,
     kafka_faults,
 )

@@ -18,7 +18,7 @@ from tornado.ioloop import IOLoop
 
 from cocoa_tornado.brokers.kafka_availability import Availability
 from cocoa_tornado.brokers.kafka_clients import KafkaClients
-from cocoa_tornado.brokers.kafka_options import KafkaOptions
+from cocoa_tornado.brokers.kafka_options import GroupProtocol, KafkaOptions
 from cocoa_tornado.brokers.kafka_positions import Plan, Start
 from cocoa_tornado.brokers.kafka_publisher import Publisher
 from cocoa_tornado.brokers.kafka_reading import JoinStuck
@@ -38,7 +38,7 @@ from cocoa_tornado.brokers import confluent_broken, confluent_consumer, confluen
 from cocoa_tornado.brokers.confluent_broken import end_of, end_of_broken_batch  # noqa: E402
 from cocoa_tornado.brokers.confluent_clients import ConfluentClients, Trouble  # noqa: E402
 from cocoa_tornado.brokers.confluent_consumer import ConfluentConsuming  # noqa: E402
-from cocoa_tornado.brokers.confluent_questions import Prober  # noqa: E402
+from cocoa_tornado.brokers.confluent_questions import Answer, Prober  # noqa: E402
 
 pytestmark = pytest.mark.gen_test(timeout=90)
 
@@ -87,10 +87,12 @@ class Consumer:
     """Records its calls.
 
     :ivar answers: set when a commit that is waited for may come back
+    :ivar held: what is assigned incrementally
     """
 
     def __init__(self, log_end: int = 1000) -> None:
         self.calls: list[tuple[object, ...]] = []
+        self.held: set[int] = set()
         self.answers = threading.Event()
         self.log_end = log_end
 
@@ -113,6 +115,19 @@ class Consumer:
 
     def unassign(self) -> None:
         self.calls.append(("unassign",))
+
+    def assignment(self) -> list[TopicPartition]:
+        return [TopicPartition(RESULTS, number) for number in sorted(self.held)]
+
+    def incremental_assign(self, partitions: list[TopicPartition]) -> None:
+        assert self.held.isdisjoint(where.partition for where in partitions), "librdkafka refuses this"
+        self.held |= {where.partition for where in partitions}
+        self.calls.append(("add", *[(where.partition, where.offset) for where in partitions]))
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        assert self.held >= {where.partition for where in partitions}, "librdkafka refuses this"
+        self.held -= {where.partition for where in partitions}
+        self.calls.append(("remove", *sorted(where.partition for where in partitions)))
 
     def close(self) -> None:
         self.calls.append(("close",))
@@ -143,9 +158,11 @@ class Asker:
         self.calls.append("close")
 
 
-def books(receiver: Receiver, consumer: Consumer, start: int = 0) -> ConfluentConsuming:
+def books(
+    receiver: Receiver, consumer: Consumer, start: int = 0, protocol: GroupProtocol = "classic"
+) -> ConfluentConsuming:
     """A reading half whose thread is not started, so that a test can do the thread's work; partition 0 is its own."""
-    options, counters = KafkaOptions(bootstrap=("127.0.0.1:1",)), BrokerCounters()
+    options, counters = KafkaOptions(bootstrap=("127.0.0.1:1",), group_protocol=protocol), BrokerCounters()
     publisher = Publisher(options, KafkaClients(options), brokers_answer=lambda: True, room_again=lambda: None)
     consuming = ConfluentConsuming(
         options,
@@ -232,8 +249,8 @@ async def test_an_answer_of_the_time_before_other_partitions_came_is_asked_for_a
 async def test_a_consumer_that_does_not_get_into_its_group_is_replaced_while_the_brokers_answer() -> None:
     consuming = books(Receiver(), Consumer())
     consuming._assignment.ledgers, consuming._probed_at = {}, consuming._assignment.changes
-    answer: Future[dict[int, int]] = Future()
-    answer.set_result({})
+    answer: Future[Answer] = Future()
+    answer.set_result(Answer({}))
     consuming._enter_answer(answer)
     consuming._unresolved_since -= confluent_consumer.JOIN_PATIENCE_S
     with pytest.raises(JoinStuck, match="has not come to an assignment"):
@@ -255,8 +272,8 @@ async def test_a_consumer_that_does_not_come_to_read_what_it_was_assigned_is_rep
         consuming._commit_and_wait({1: 1})
     consuming._probed_at = consuming._assignment.changes
     consuming._unresolved_since -= confluent_consumer.JOIN_PATIENCE_S
-    answer: Future[dict[int, int]] = Future()
-    answer.set_result({})
+    answer: Future[Answer] = Future()
+    answer.set_result(Answer({}))
     with pytest.raises(JoinStuck):
         consuming._enter_answer(answer)
     consumer.answers.set()
@@ -268,7 +285,7 @@ async def test_a_broker_that_librdkafka_gives_up_amid_a_question_ends_no_session
     session that ended then would find its own former membership in the group, and stand by until that has expired."""
     consuming = books(Receiver(), Consumer())
     consuming._assignment.is_member = True
-    answer: Future[dict[int, int]] = Future()
+    answer: Future[Answer] = Future()
     answer.set_exception(KafkaException(KafkaError(KafkaError._DESTROY_BROKER)))
     consuming._enter_answer(answer)
     assert consuming._availability.status().state is BrokerState.CONNECTING
@@ -298,10 +315,11 @@ async def test_a_client_whose_questions_fail_for_long_is_replaced(monkeypatch: p
     lost, found = Asker(), Asker()
     lost.fails = KafkaException(KafkaError(KafkaError._TRANSPORT))
     clients = iter([lost, found])
-    monkeypatch.setattr(ConfluentClients, "consumer", lambda self, on_commit: (next(clients), None))
-    prober = Prober(ConfluentClients(KafkaOptions(bootstrap=("127.0.0.1:1",))), RESULTS)
+    monkeypatch.setattr(ConfluentClients, "consumer", lambda self: (next(clients), None))
+    options = KafkaOptions(bootstrap=("127.0.0.1:1",))
+    prober = Prober(ConfluentClients(options), options)
 
-    async def answer() -> Future[dict[int, int]]:
+    async def answer() -> Future[Answer]:
         prober.ask(False, [0])
         assert prober._asked is not None
         await asyncio.to_thread(wait, [prober._asked])
@@ -314,7 +332,7 @@ async def test_a_client_whose_questions_fail_for_long_is_replaced(monkeypatch: p
     monkeypatch.setattr(confluent_questions, "STALE_S", 0.0)
     assert (await answer()).exception() is lost.fails
     await eventually(lambda: lost.calls == ["close"])
-    assert (await answer()).result() == {0: 100}
+    assert (await answer()).result() == Answer({0: 100})
 
 
 async def test_the_client_that_asks_is_closed_behind_its_question_and_holds_up_no_other() -> None:
@@ -606,6 +624,97 @@ async def test_what_a_consumer_hears_whose_session_is_over_changes_no_books() ->
     assert consumer.calls == [("assign", 0), ("unassign",), ("unassign",)]
 
 
+def incremental(consumer: Consumer, receiver: Receiver | None = None) -> ConfluentConsuming:
+    """A member of a group with the consumer protocol."""
+    consuming = books(receiver or Receiver(), consumer, protocol="consumer")
+    consuming._assignment.is_member, consuming._reading, consumer.held = True, {0}, {0}
+    return consuming
+
+
+def named(*numbers: int) -> list[TopicPartition]:
+    return [TopicPartition(RESULTS, number) for number in numbers]
+
+
+async def test_with_the_consumer_protocol_only_what_is_revoked_is_given_up() -> None:
+    receiver, consumer = Receiver(), Consumer()
+    consuming = incremental(consumer, receiver)
+    stays = consuming._assignment.ledgers[0]
+    consuming._on_assign(consumer, named(1, 2))  # type: ignore[arg-type]
+    consuming._begin_at({1: 5, 2: 6})
+    consuming._assignment.begin({1: 5, 2: 6})
+    consuming._paused = {0, 1, 2}
+    consuming._route([record(0), record(1)])
+    await receiver.has(2)
+    consuming._on_revoke(consumer, named(1, 2))  # type: ignore[arg-type]
+    assert consumer.calls == [
+        ("add",),
+        ("add", (1, 5), (2, 6)),
+        ("resume", 2),
+        ("commit", 2, True),
+        ("resume", 2),
+        ("remove", 1, 2),
+    ]
+    assert consuming._assignment.ledgers == {0: stays}
+    assert (consuming._reading, consuming._paused, consuming._assignment.is_settled) == ({0}, {0}, True)
+
+
+async def test_with_the_consumer_protocol_a_revoke_of_what_was_not_begun_is_acknowledged() -> None:
+    consumer = Consumer()
+    consuming = incremental(consumer)
+    consuming._on_assign(consumer, named(1))  # type: ignore[arg-type]
+    consuming._on_revoke(consumer, named(1))  # type: ignore[arg-type]
+    assert consumer.calls == [("add",), ("remove",)]
+    assert consuming._assignment.partitions == {0}
+
+
+async def test_with_the_consumer_protocol_what_is_read_can_begin_again_elsewhere() -> None:
+    """The log has been replaced."""
+    consumer = Consumer()
+    consuming = incremental(consumer)
+    consuming._begin_at({0: 5, 1: 6})
+    assert consumer.calls == [("remove", 0), ("add", (0, 5), (1, 6)), ("resume", 2)]
+
+
+async def test_with_the_consumer_protocol_a_member_that_was_fenced_forgets_all() -> None:
+    consumer = Consumer()
+    consuming = incremental(consumer)
+    consuming._on_lost(consumer, named(0))  # type: ignore[arg-type]
+    assert consumer.calls == [("remove", 0)]
+    assert (consuming._assignment.is_member, consuming._assignment.partitions) == (False, set())
+
+
+async def test_with_the_consumer_protocol_a_member_need_not_have_a_partition() -> None:
+    """librdkafka reports no assignment to it, so the brokers are asked for the group's members."""
+    consuming = books(Receiver(), Consumer(), protocol="consumer")
+    consuming._assignment.ledgers, consuming._probed_at = {}, consuming._assignment.changes
+    answer: Future[Answer] = Future()
+    answer.set_result(Answer({}, is_member=True))
+    consuming._enter_answer(answer)
+    consuming._resolve_if_needed()
+    assert consuming._assignment.is_settled
+
+
+@AWAY
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        (KafkaError.UNSUPPORTED_VERSION, "it needs Kafka 4.0 or later"),
+        (KafkaError._UNSUPPORTED_FEATURE, "it needs Kafka 4.0 or later"),
+        (KafkaError.GROUP_ID_NOT_FOUND, "group.consumer.migration.policy"),
+    ],
+)
+async def test_brokers_that_refuse_the_consumer_protocol_are_one_line(
+    code: int, cause: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    consuming = books(Receiver(), Consumer(), protocol="consumer")
+    for _ in range(2):
+        with pytest.raises(KafkaException) as refusal:
+            consuming._on_event(KafkaError(code, fatal=True))
+        consuming._report_trouble(refusal.value)
+    [line] = caplog.records
+    assert (line.cause, cause in line.detail) == ("protocol", True)  # type: ignore[attr-defined]
+
+
 async def test_a_pause_does_not_outlive_its_assignment() -> None:
     consumer = Consumer()
     consuming = books(Receiver(), consumer)
@@ -691,10 +800,10 @@ async def test_no_record_waits_for_what_the_brokers_are_asked_meanwhile(
     asked, answered = threading.Event(), threading.Event()
     answer = Prober._answer
 
-    def slow(self: Prober, joined: bool, assigned: Sequence[int]) -> dict[int, int]:
+    def slow(self: Prober, joined: bool, assigned: Sequence[int], joining: str | None) -> Answer:
         asked.set()
         answered.wait(60)
-        return answer(self, joined, assigned)
+        return answer(self, joined, assigned, joining)
 
     async with consuming(broker, receiver):
         monkeypatch.setattr(Prober, "_answer", slow)
