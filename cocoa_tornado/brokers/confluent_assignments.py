@@ -14,13 +14,15 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from .confluent_clients import code_of
 from .confluent_questions import named
 
-REFUSED_PROTOCOL = frozenset(
-    {
-        KafkaError._UNSUPPORTED_FEATURE,  # brokers before Kafka 4.0, or others that lack the request
-        KafkaError.UNSUPPORTED_VERSION,  # the brokers know it, and it is off there
-        KafkaError.GROUP_ID_NOT_FOUND,  # the group has members of the classic protocol, and may not be converted
-    }
+_NEEDS = "kafka_group_protocol consumer needs Kafka 4.0 or later, with group.version 1"
+_KEPT_OUT = (
+    "the group's members have kafka_group_protocol classic, and group.consumer.migration.policy lets no other in"
 )
+_REFUSALS = {
+    KafkaError._UNSUPPORTED_FEATURE: _NEEDS,  # the brokers lack the request
+    KafkaError.UNSUPPORTED_VERSION: _NEEDS,  # it is off
+    KafkaError.GROUP_ID_NOT_FOUND: _KEPT_OUT,
+}
 
 
 class Assignments(Protocol):
@@ -83,11 +85,9 @@ class Incremental:
         return bool(begun)
 
 
-def refused_protocol(error: BaseException) -> str | None:
-    """Why the brokers do not let a member of the consumer protocol into the group; None for any other error."""
-    code = code_of(error)
-    if code not in REFUSED_PROTOCOL:
+def why_refused(error: BaseException) -> str | None:
+    """Why the brokers let no member of the consumer protocol into the group; None for any other error."""
+    if code_of(error) != KafkaError._FATAL:
         return None
-    if code == KafkaError.GROUP_ID_NOT_FOUND:
-        return "its other members use kafka_group_protocol classic, and group.consumer.migration.policy forbids both"
-    return "the brokers lack kafka_group_protocol consumer: it needs Kafka 4.0 or later, with group.version 1"
+    text = str(error)  # of a fatal error, librdkafka has the cause there only
+    return next((why for code, why in _REFUSALS.items() if KafkaError(code).str() in text), None)

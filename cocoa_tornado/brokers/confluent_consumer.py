@@ -23,7 +23,7 @@ from ..rules.handoff import Span
 from ..rules.pacing import Probe
 from ..rules.records import Decoded, Record, Rejected
 from ..rules.topic_log import Committed
-from .confluent_assignments import Assignments, Classic, Incremental, refused_protocol
+from .confluent_assignments import Assignments, Classic, Incremental, why_refused
 from .confluent_broken import BROKEN, end_of_broken_batch
 from .confluent_clients import CLOSE_TIMEOUT_S, ConfluentClients, Trouble, code_of
 from .confluent_headers import UNREADABLE, headers_of
@@ -295,7 +295,7 @@ class ConfluentConsuming(Reading[int]):
             self._probe_pace.hurry()
             self._log_watch.hurry()
             self._look_for_topic()
-        elif error.fatal() or self._clients.is_refusal(KafkaException(error)):
+        elif error.code() == KafkaError._FATAL or error.fatal() or self._clients.is_refusal(KafkaException(error)):
             raise KafkaException(error)
         else:
             self._probe_pace.hurry()  # the probe determines what it means
@@ -482,10 +482,8 @@ class ConfluentConsuming(Reading[int]):
         return self._trouble.latest
 
     def _special_trouble(self, error: BaseException) -> tuple[str, str] | None:
-        if self._options.group_protocol == "classic":
-            return None
-        why = refused_protocol(error)
-        return None if why is None else ("protocol", f"group {self._options.group}: {why}")
+        why = why_refused(error)
+        return None if why is None else ("protocol", why)
 
     def _probe_if_due(self) -> None:
         now = time.monotonic()

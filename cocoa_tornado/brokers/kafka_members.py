@@ -37,7 +37,9 @@ UNANSWERED_LOOK_S = 5.0  # at most, after requests without an answer: each creat
 AWAY_AFTER_S = 3.0  # without an answer; brokers that have just started take a moment to name a coordinator
 REBALANCE_PATIENCE_S = 10.0  # a longer rebalance counts as being unavailable
 
-_SETTLED = frozenset({"Stable", "Empty", "Dead"})
+_WITHOUT_MEMBERS = frozenset({"Empty", "Dead"})
+_SETTLED = _WITHOUT_MEMBERS | {"Stable"}
+CONSUMER_PROTOCOL = Member(id="", client="a server with kafka_group_protocol consumer", host="some host", topics=None)
 _ERROR = re.compile(r"\[Error (\d+)\]")  # the beginning of kafka-python's text for a broker's error
 
 log = logging.getLogger("cocoa.broker")
@@ -62,7 +64,8 @@ DEFINITE: tuple[type[Exception], ...] = (
 def describe_group(admin: KafkaClient, group: str) -> Group:
     """Raises kafka-python's errors, and UnreadableGroup."""
     try:
-        return _group(admin.describe_groups([group])[group])
+        found = admin.describe_groups([group])[group]
+        return _group(found) if found["error"] is None else _without_description(admin, group, found["error"])
     except OSError:  # some TLS errors are also ValueErrors
         raise
     except (AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
@@ -211,13 +214,18 @@ class SoleReading:
             log.warning("group members unknown", extra={"group": self._options.group, "detail": why})
 
 
+def _without_description(admin: KafkaClient, group: str, text: str) -> Group:
+    """The group if it does not exist, or is of the consumer protocol (KIP-848), whose members kafka-python cannot
+    describe."""
+    number = _ERROR.match(text)
+    error = kafka_errors.for_code(int(number[1])) if number else kafka_errors.UnknownError
+    if error is not kafka_errors.GroupIdNotFoundError:
+        raise error(text)
+    states = [found["group_state"] for found in admin.list_groups() if found["group_id"] == group]
+    return Group(settled=True, members=(CONSUMER_PROTOCOL,) if set(states) - _WITHOUT_MEMBERS else ())
+
+
 def _group(found: dict[str, Any]) -> Group:
-    if found["error"]:
-        number = _ERROR.match(found["error"])
-        error = kafka_errors.for_code(int(number[1])) if number else kafka_errors.UnknownError
-        if error is kafka_errors.GroupIdNotFoundError:
-            return Group(settled=True)
-        raise error(found["error"])
     settled = found["group_state"] in _SETTLED
     return Group(settled, tuple(_member(member) for member in found["members"]))
 

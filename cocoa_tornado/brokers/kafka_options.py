@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from ..errors import BrokerError
-
-GroupProtocol: TypeAlias = Literal["classic", "consumer"]
 
 MIB = 1024 * 1024
 ENVELOPE_BYTES = 64 * 1024  # for the other fields, the key, the headers and Kafka's own framing
@@ -28,7 +25,7 @@ class KafkaOptions:
     The settings are where values are checked, alone and together (``kafka_settings.py``, ``settings/checks.py``).
 
     :ivar bootstrap: ``host:port`` of one or more brokers
-    :ivar group_protocol: how the group assigns partitions; kafka-python has only ``classic``
+    :ivar group_protocol: ``classic`` or ``consumer``; kafka-python has only the first
     :ivar sole_reader: read only while no other member of the group reads the results topic: only this gateway has the
         devices, so they would miss what another member reads
     :ivar create_topics: create missing topics; otherwise, wait for them
@@ -57,7 +54,7 @@ class KafkaOptions:
 
     bootstrap: tuple[str, ...]
     group: str = "cocoa-gateway"
-    group_protocol: GroupProtocol = "classic"
+    group_protocol: str = "classic"
     client_id: str = "cocoa-gateway"
     results_topic: str = "transcription.results"
     messages_topic: str = "device.messages"

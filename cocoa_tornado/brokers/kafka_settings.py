@@ -17,7 +17,6 @@ from ..rules.addresses import kafka_servers
 from ..settings.domain import Line, OptionalFile, SecretText, Topic, WebUrl
 from ..settings.rows import Fault, row, together
 from ..settings.types import WholeOrDefault
-from .kafka_options import GroupProtocol
 
 KAFKA: Final = "Kafka"
 KAFKA_SECURITY: Final = "Kafka security"
@@ -37,6 +36,7 @@ CONSUMER_PROTOCOL: Final = Library(
     instead="classic",
     name="confluent-kafka",
 )
+GroupProtocol = Literal["classic", "consumer"]
 KafkaClient = Literal["auto", "kafka-python", "confluent"]
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]

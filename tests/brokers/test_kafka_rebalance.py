@@ -8,17 +8,18 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 
 from cocoa_tornado.brokers.kafka_facade import KafkaFacade
-from cocoa_tornado.brokers.kafka_options import GroupProtocol
+from cocoa_tornado.brokers.port import BrokerState
 from cocoa_tornado.rules.handoff import OffsetLedger
 from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
-from .bench import MAYBE_AWAY, PATIENCE_S, KafkaStand, Receiver, decode, kafka_stand, ready
+from .bench import IN_USE, MAYBE_AWAY, PATIENCE_S, KafkaStand, Receiver, decode, kafka_stand, ready
 
 pytestmark = [pytest.mark.gen_test(timeout=180), pytest.mark.kafka, pytest.mark.apache, MAYBE_AWAY]
 
@@ -38,11 +39,16 @@ class Group:
         self.written = 0
         self._members: list[KafkaFacade] = []
 
-    async def start(self, protocol: GroupProtocol, client: str = "confluent") -> KafkaFacade:
-        member = self.stands[client].make(replace(self.stand.options, group_protocol=protocol))
+    async def start(self, protocol: str, client: str = "confluent") -> KafkaFacade:
+        member = self.begin(protocol, client)
+        await ready(member)
+        return member
+
+    def begin(self, protocol: str, client: str = "confluent", **options: Any) -> KafkaFacade:
+        """A member that is about to join."""
+        member = self.stands[client].make(replace(self.stand.options, group_protocol=protocol, **options))
         member.start(self.receiver, decode)
         self._members.append(member)
-        await ready(member)
         return member
 
     async def stop(self, *members: KafkaFacade) -> None:
@@ -150,3 +156,15 @@ async def test_a_group_moves_to_the_consumer_protocol_and_back_while_it_is_read(
         await group.stop(*new)
         await shared_out(back)
         await group.goes_on()
+
+
+@IN_USE
+async def test_a_gateway_that_reads_alone_stands_by_while_the_group_has_members_of_the_consumer_protocol(
+    group: Group,
+) -> None:
+    """The brokers describe such a group as one that does not exist."""
+    member = await group.start("consumer")
+    alone = group.begin("classic", "kafka", sole_reader=True)
+    await eventually(lambda: alone.status().state is BrokerState.STANDBY, PATIENCE_S)
+    await group.stop(member)
+    await ready(alone)
