@@ -5,10 +5,9 @@ Blocking, for the consumer's thread; raises KafkaException if the brokers don't 
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -17,10 +16,9 @@ from confluent_kafka.cimpl import NewTopic
 from .confluent_clients import CALL_S, MAX_MESSAGE_BYTES, ConfluentClients, code_of
 from .kafka_options import KafkaOptions
 from .kafka_reading import TopicMissing
+from .topic_creation import TopicRefusal, create_missing, settings_of
 
 CREATION_PATIENCE_S = 5.0
-
-log = logging.getLogger("cocoa.broker")
 
 
 def ensure_topics(clients: ConfluentClients, options: KafkaOptions) -> None:
@@ -45,12 +43,10 @@ def _ensure(admin: AdminClient, options: KafkaOptions) -> dict[str, str]:
         if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
     }
     if missing and options.create_topics:
-        not_made = _create(admin, options, missing)
+        limits = {MAX_MESSAGE_BYTES: str(options.max_record_bytes)}
+        not_made = create_missing(partial(_ask_for, admin, options), missing, limits)
         refused |= not_made
-        created = [topic for topic in missing if topic not in not_made]
-        if created:
-            log.info("topics created", extra={"topics": ",".join(created)})
-            _await(admin, created)
+        _await(admin, [topic for topic in missing if topic not in not_made])
     elif missing:
         refused |= dict.fromkeys(missing, "it does not exist, and create_topics is off")
     return refused
@@ -73,38 +69,18 @@ def _await(admin: AdminClient, topics: Collection[str]) -> None:
         time.sleep(0.05)
 
 
-class _Refusal(NamedTuple):
-    code: int | None
-    text: str
-
-
 _SETTING_REFUSED = (KafkaError.INVALID_CONFIG, KafkaError.POLICY_VIOLATION)
 
 
-def _create(admin: AdminClient, options: KafkaOptions, topics: Collection[str]) -> dict[str, str]:
-    """Create topics; return those that were refused, and why."""
-    refused = _ask_for(admin, options, topics, {MAX_MESSAGE_BYTES: str(options.max_record_bytes)})
-    # Some clusters have a policy about such settings; a topic with their settings is better than none.
-    again = [name for name, refusal in refused.items() if refusal.code in _SETTING_REFUSED]
-    if again:
-        still = _ask_for(admin, options, again, {})
-        if len(still) < len(again):
-            smaller = ",".join(name for name in again if name not in still)
-            log.warning("topic settings refused", extra={"topics": smaller})
-        refused = {name: refusal for name, refusal in refused.items() if name not in again} | still
-    return {name: refusal.text for name, refusal in refused.items()}
-
-
 def _ask_for(
-    admin: AdminClient, options: KafkaOptions, topics: Collection[str], settings: dict[str, str]
-) -> dict[str, _Refusal]:
+    admin: AdminClient, options: KafkaOptions, topics: Collection[str], settings: Mapping[str, str]
+) -> dict[str, TopicRefusal]:
     wanted = [
         NewTopic(
             topic,
             num_partitions=options.partitions,
             replication_factor=options.replication,
-            # The results topic is written by others, so its limit is theirs to set.
-            config={} if topic == options.results_topic else settings,
+            config=settings_of(topic, options, settings),
         )
         for topic in topics
     ]
@@ -116,5 +92,6 @@ def _ask_for(
             if code_of(error) == KafkaError._TIMED_OUT:
                 raise  # no broker has refused it; none has answered
             if code_of(error) != KafkaError.TOPIC_ALREADY_EXISTS:
-                refused[topic] = _Refusal(code_of(error), error.args[0].str() or error.args[0].name())
+                text = error.args[0].str() or error.args[0].name()
+                refused[topic] = TopicRefusal(code_of(error) in _SETTING_REFUSED, text)
     return refused
