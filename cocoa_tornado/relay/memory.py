@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
+from .handlers import Handlers
 from .messages import RelayMessage
 from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
-
-log = logging.getLogger("cocoa.relay")
 
 
 class Exchange:
@@ -35,12 +32,12 @@ class MemoryRelay:
 
     def __init__(self, exchange: Exchange | None = None) -> None:
         self._exchange = Exchange() if exchange is None else exchange
-        self._handlers: dict[type, Callable[[str, Any], None]] = {}
         self._on_loss: Callable[[], None] = _nothing
         self._has_lost = False
         self._inbox: deque[tuple[str, RelayMessage]] = deque()
         self._messages = self._bytes = 0
         self._counters = RelayCounters()
+        self._handlers = Handlers(self._counters)
         self._hand_over_due = False
         self._is_closed = False
         self._server = ""
@@ -57,7 +54,7 @@ class MemoryRelay:
         return self._counters
 
     def handle(self, kind: type[M], handler: Callable[[str, M], None]) -> None:
-        self._handlers[kind] = handler
+        self._handlers.register(kind, handler)
 
     @property
     def last_read_at(self) -> float:
@@ -133,15 +130,7 @@ class MemoryRelay:
         for sender, message in arrived:
             if self._server != address:
                 return  # a handler has ended this address, and its inbox with it
-            received = self._counters.received
-            received[message.kind] = received.get(message.kind, 0) + message.count
-            handler = self._handlers.get(type(message))
-            if handler is None:
-                continue
-            try:
-                handler(sender, message)
-            except Exception:
-                log.exception("relay message failed", extra={"kind": message.kind, "sender": sender})
+            self._handlers.call(sender, message)
         if self._has_lost and self._server == address:
             self._has_lost = False
             self._counters.losses += 1

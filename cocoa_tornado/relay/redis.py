@@ -18,6 +18,7 @@ from ..redis_store.faults import RedisFault
 from ..redis_store.scripts import Command
 from ..rules.rate import LineBudget, RateLimit
 from . import wire
+from .handlers import Handlers
 from .messages import RelayMessage
 from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
 from .redis_inbox import Position
@@ -61,13 +62,13 @@ class RedisRelay:
         self._links = {name: RedisConnection(url, SCRIPTS) for name in ("sending", "reading")}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._faults: dict[str, str] = {}
-        self._handlers: dict[type, Callable[[str, Any], None]] = {}
         self._on_loss: Callable[[], None] = _nothing
         self._outgoing: deque[_Outgoing] = deque()
         self._waiting: dict[str, tuple[int, int]] = {}  # messages and bytes in ``_outgoing``, by server
         self._refused: set[str] = set()  # servers that do not know yet that something did not fit
         self._calls = 0
         self._counters = RelayCounters()
+        self._handlers = Handlers(self._counters)
         self._loss_lines = LineBudget(LOSS_LOG)
         self._last_read_at = -math.inf
         self._is_closed = False
@@ -89,7 +90,7 @@ class RedisRelay:
         return self._last_read_at
 
     def handle(self, kind: type[M], handler: Callable[[str, M], None]) -> None:
-        self._handlers[kind] = handler
+        self._handlers.register(kind, handler)
 
     def watch_losses(self, on_loss: Callable[[], None]) -> None:
         self._on_loss = on_loss
@@ -248,18 +249,7 @@ class RedisRelay:
             self._counters.skipped += skipped
             if message is not None:
                 count += message.count
-                self._call_handler(entry.sender, message)
-
-    def _call_handler(self, sender: str, message: RelayMessage) -> None:
-        received = self._counters.received
-        received[message.kind] = received.get(message.kind, 0) + message.count
-        handler = self._handlers.get(type(message))
-        if handler is None:
-            return
-        try:
-            handler(sender, message)
-        except Exception:
-            log.exception("relay message failed", extra={"kind": message.kind, "sender": sender})
+                self._handlers.call(entry.sender, message)
 
     def _lose(self, reasons: Sequence[str]) -> None:
         self._counters.losses += 1
