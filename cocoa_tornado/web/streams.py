@@ -36,7 +36,7 @@ import ssl
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from tornado.httputil import HTTPInputError
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
@@ -56,6 +56,10 @@ KNOWS_HALF_CLOSE: Final = all(
 READ_BUFFER, WRITE_BUFFER = "_read_buffer", "_write_buffer"
 
 T = TypeVar("T")
+ExcInfo: TypeAlias = (
+    bool | BaseException | tuple[type[BaseException] | None, BaseException | None, TracebackType | None] | None
+)
+"""As Tornado declares it for ``BaseIOStream.close``."""
 
 
 def refusal(status: int, message: str = "", *, has_body: bool = True) -> bytes:
@@ -217,13 +221,7 @@ class HttpStream(IOStream):
         if not self.has_ended:
             super()._maybe_add_error_listener()
 
-    def close(
-        self,
-        exc_info: bool
-        | BaseException
-        | tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
-        | None = False,
-    ) -> None:
+    def close(self, exc_info: ExcInfo = False) -> None:
         """As Tornado's; a client whose headers are too large is told so before, and one that may not have heard its
         last answer yet is heard out."""
         if not self.closed() and isinstance(exc_info, UnsatisfiableReadError):
@@ -280,13 +278,7 @@ class HttpStream(IOStream):
 class HttpsStream(HttpStream, SSLIOStream):
     """A connection over TLS."""
 
-    def close(
-        self,
-        exc_info: bool
-        | BaseException
-        | tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
-        | None = False,
-    ) -> None:
+    def close(self, exc_info: ExcInfo = False) -> None:
         """As Tornado's; a client that speaks plain HTTP here is told so, in plain HTTP."""
         if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
             self._say_that_this_is_tls()
