@@ -262,7 +262,7 @@ async def _run(
         WriterPlan(messages=int(plan.rate * plan.seconds), rate=plan.rate, seed=plan.seed),
         may_end=lambda: not faults.missing() or time.monotonic() > latest,
     )
-    roaming = [asyncio.ensure_future(device.roam()) for device in fleet]
+    roaming = [asyncio.ensure_future(device.wander()) for device in fleet]
     steadiness = Steadiness()
     failing = asyncio.ensure_future(faults.run() if plan.kinds else steadiness.measure(servers, plan.seconds - 1))
     try:

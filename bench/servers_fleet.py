@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,17 +13,13 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .servers_history import History, Operation, now
-from .survival_fleet import Findings, Memory
+from .survival_fleet import ACKS, Findings, Memory, Visitor
 
-MEAN_STAY_S: Final = 4.0
-MEAN_REST_S: Final = 0.3
 OPEN_S: Final = 8.0
-LAST_WORD_S: Final = 90.0
-ACKS: Final = 0.3
 WAYS_TO_END: Final = {"close": 4, "abort": 4, "silence": 2}
 
 
-class Roamer:
+class Roamer(Visitor):
     """One device. Its connections carry a number of their own, which it publishes, so that their generations are known.
 
     A *rival* is a second client with the token of a device that is connected. What it is answered goes into the
@@ -32,6 +27,8 @@ class Roamer:
 
     :param urls: return the servers' addresses
     """
+
+    mean_stay_s, mean_rest_s, last_word_s, again_s = 4.0, 0.3, 90.0, 0.2
 
     def __init__(
         self,
@@ -44,34 +41,14 @@ class Roamer:
         *,
         has_rivals: bool,
     ) -> None:
-        self.memory = memory
-        self._token, self._urls, self._findings, self._history = token, urls, findings, history
-        self._has_rivals = has_rivals
-        self._chance = random.Random(f"{seed}/{memory.device_id}")
+        super().__init__(memory, token, findings, seed)
+        self._urls, self._history, self._has_rivals = urls, history, has_rivals
         self._conn = 0
         self._silent: list[tuple[ClientConnection, Operation]] = []
 
     @property
     def device_id(self) -> str:
         return self.memory.device_id
-
-    async def introduce(self) -> None:
-        """Connect once, so that the deployment knows the device and its groups."""
-        while not await self._visit(lambda: True, 0.0):
-            await asyncio.sleep(0.2)
-
-    async def roam(self) -> None:
-        """Connect and disconnect until cancelled."""
-        while True:
-            await asyncio.sleep(self._chance.expovariate(1 / MEAN_REST_S))
-            await self._visit(lambda: False, self._chance.expovariate(1 / MEAN_STAY_S))
-
-    async def stay_for(self, sent: int) -> None:
-        """Reconnect until everything has arrived, or until it is clear that it will not."""
-        end = time.monotonic() + LAST_WORD_S
-        while self.memory.missing(sent) > 0 and time.monotonic() < end:
-            await self._visit(lambda: self.memory.missing(sent) <= 0, end - time.monotonic())
-            await asyncio.sleep(0.2)
 
     def hang_up(self) -> None:
         """End what was left open in silence."""
@@ -81,7 +58,6 @@ class Roamer:
         self._silent.clear()
 
     async def _visit(self, enough: Callable[[], bool], stay_s: float) -> bool:
-        """Returns whether the device was admitted."""
         device, conn = await self._connect()
         if device is None:
             await asyncio.sleep(self._chance.uniform(0.1, 0.8))
@@ -124,9 +100,7 @@ class Roamer:
                 url, ping_interval=None, proxy=None, close_timeout=1.0, open_timeout=OPEN_S, max_queue=None
             )
         except InvalidStatus as refusal:
-            operation.returned, operation.status = now(), refusal.response.status_code
-            status = str(operation.status)
-            self._findings.refusals[status] = self._findings.refusals.get(status, 0) + 1
+            operation.returned, operation.status = now(), self._note_refusal(refusal)
             return None, conn
         except (OSError, EOFError, TimeoutError, websockets.WebSocketException):
             operation.returned = now()

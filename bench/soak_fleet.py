@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
-from websockets.uri import parse_uri
+
+from .bare_client import BareClient
 
 ANSWER_PATIENCE_S = 15.0
 CLOSE_PATIENCE_S = 10.0
@@ -112,7 +112,7 @@ class Judge:
         self._last = number if last is None else max(last, number)
 
 
-class Connection(asyncio.Protocol):
+class Connection(BareClient):
     """One connection of a device.
 
     :ivar judge: the checker of its messages
@@ -125,23 +125,13 @@ class Connection(asyncio.Protocol):
         self.opened: asyncio.Future[str] = loop.create_future()
         self.closed: asyncio.Future[str] = loop.create_future()
         self.judge = judge
-        self._protocol = ClientProtocol(parse_uri(url), max_size=None)
-        self._transport: asyncio.Transport
+        super().__init__(url, max_size=None)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._protocol.send_request(self._protocol.connect())
-        self._flush()
-
-    def data_received(self, data: bytes) -> None:
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if isinstance(event, Response):
-                self._settle(self.opened, str(event.status_code))
-            elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                self.judge.message(bytes(event.data))
-        self._flush()
+    def on_event(self, event: Any) -> None:
+        if isinstance(event, Response):
+            self._settle(self.opened, str(event.status_code))
+        elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+            self.judge.message(bytes(event.data))
 
     def eof_received(self) -> None:
         self._protocol.receive_eof()
@@ -175,13 +165,6 @@ class Connection(asyncio.Protocol):
     def fall_silent(self) -> None:
         """Stop reading, and so answering pings, but stay connected, like a phone that has left its network."""
         self._transport.pause_reading()
-
-    def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self._transport.write(data)
-            else:
-                self._transport.close()
 
     @staticmethod
     def _settle(future: asyncio.Future[str], value: str) -> None:

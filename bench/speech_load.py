@@ -27,10 +27,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import click
-from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
-from websockets.uri import parse_uri
 
 from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import TokenRequest, mint
@@ -41,6 +39,7 @@ from cocoa_tornado.probe.wire import NotHttpError, exchange
 from cocoa_tornado.rules.addresses import kafka_servers
 from cocoa_tornado.rules.identity import TokenPolicy
 
+from .bare_client import BareClient
 from .soak_gateway import GatewayFailed, GatewayProcess, http_connection
 
 RECORDINGS: Final = Path(__file__).parents[1] / "demo"
@@ -148,7 +147,7 @@ def table(phases: Sequence[Phase]) -> list[str]:
 # --- Devices -------------------------------------------------------------------------------------------------------
 
 
-class Device(asyncio.Protocol):
+class Device(BareClient):
     """A device that records the arrival times of records and pings.
 
     :ivar opened: done when it was admitted, or failed
@@ -157,29 +156,19 @@ class Device(asyncio.Protocol):
     def __init__(self, fleet: Fleet, url: str) -> None:
         self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._fleet = fleet
-        self._protocol = ClientProtocol(parse_uri(url))
         self._pinged_at: float | None = None
-        self._transport: asyncio.Transport
+        super().__init__(url)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._protocol.send_request(self._protocol.connect())
-        self._flush()
-
-    def data_received(self, data: bytes) -> None:
+    def on_event(self, event: Any) -> None:
         now = time.monotonic()
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if isinstance(event, Response):
-                self._settle(event.status_code == 101)
-            elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
-                self._fleet.on_message(bytes(event.data), now)
-            elif isinstance(event, Frame) and event.opcode is Opcode.PING:
-                if self._pinged_at is not None:
-                    self._fleet.phase.ping_gaps_s.append(now - self._pinged_at)
-                self._pinged_at = now
-        self._flush()
+        if isinstance(event, Response):
+            self._settle(event.status_code == 101)
+        elif isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+            self._fleet.on_message(bytes(event.data), now)
+        elif isinstance(event, Frame) and event.opcode is Opcode.PING:
+            if self._pinged_at is not None:
+                self._fleet.phase.ping_gaps_s.append(now - self._pinged_at)
+            self._pinged_at = now
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._settle(False)
@@ -191,13 +180,6 @@ class Device(asyncio.Protocol):
     def _settle(self, is_open: bool) -> None:
         if not self.opened.done():
             self.opened.set_result(is_open)
-
-    def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self._transport.write(data)
-            else:
-                self._transport.close()
 
 
 class Fleet:

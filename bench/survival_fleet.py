@@ -8,15 +8,13 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-MEAN_STAY_S = 3.0
-MEAN_REST_S = 1.0
 ACKS = 0.3  # share of messages that an acknowledging device acknowledges
-LAST_WORD_S = 60.0  # for the rest of the box after the last fault
 
 
 @dataclass(slots=True)
@@ -80,11 +78,61 @@ class Memory:
         return sent - len(self._seen)
 
 
-class Wanderer:
-    """One device with a cursor, which connects with ``?after=`` and may acknowledge messages.
+class Visitor:
+    """A device that connects and disconnects at random, with its cursor. A subclass says how it visits.
+
+    :cvar mean_stay_s: how long it stays connected
+    :cvar mean_rest_s: how long it stays away
+    :cvar last_word_s: for the rest of its box after the last fault
+    :cvar again_s: between two attempts to connect
+    """
+
+    mean_stay_s: ClassVar[float]
+    mean_rest_s: ClassVar[float]
+    last_word_s: ClassVar[float]
+    again_s: ClassVar[float]
+
+    def __init__(self, memory: Memory, token: str, findings: Findings, seed: int) -> None:
+        self.memory = memory
+        self._token, self._findings = token, findings
+        self._chance = random.Random(f"{seed}/{memory.device_id}")
+
+    async def introduce(self) -> None:
+        """Connect once, so that the deployment knows the device and its groups."""
+        while not await self._visit(lambda: True, 0.0):
+            await asyncio.sleep(self.again_s)
+
+    async def wander(self) -> None:
+        """Connect and disconnect until cancelled."""
+        while True:
+            await asyncio.sleep(self._chance.expovariate(1 / self.mean_rest_s))
+            await self._visit(lambda: False, self._chance.expovariate(1 / self.mean_stay_s))
+
+    async def stay_for(self, sent: int) -> None:
+        """Reconnect until everything has arrived, or until it is clear that it will not."""
+        end = time.monotonic() + self.last_word_s
+        while self.memory.missing(sent) > 0 and time.monotonic() < end:
+            await self._visit(lambda: self.memory.missing(sent) <= 0, end - time.monotonic())
+            await asyncio.sleep(self.again_s)
+
+    async def _visit(self, enough: Callable[[], bool], stay_s: float) -> bool:
+        """Connect, and stay until enough has arrived and the time is over. Returns whether the device was admitted."""
+        raise NotImplementedError
+
+    def _note_refusal(self, refusal: InvalidStatus) -> int:
+        """Count a refused handshake; returns its status."""
+        status = refusal.response.status_code
+        self._findings.refusals[str(status)] = self._findings.refusals.get(str(status), 0) + 1
+        return status
+
+
+class Wanderer(Visitor):
+    """One device, which may acknowledge messages.
 
     :param url: returns the current URL of the gateway, which changes when it restarts
     """
+
+    mean_stay_s, mean_rest_s, last_word_s, again_s = 3.0, 1.0, 60.0, 0.1
 
     def __init__(
         self,
@@ -95,50 +143,28 @@ class Wanderer:
         acknowledges: bool,
         seed: int,
     ) -> None:
-        self.memory = memory
-        self._token, self._url, self._findings, self._acknowledges = token, url, findings, acknowledges
-        self._is_known = False
-        self._chance = random.Random(f"{seed}/{memory.device_id}")
+        super().__init__(memory, token, findings, seed)
+        self._url, self._acknowledges = url, acknowledges
 
-    async def introduce(self) -> None:
-        """Connect once, so that the gateway knows the device and its groups."""
-        while not self._is_known:
-            await self._visit(lambda: True, 0.0)
-            await asyncio.sleep(0.05)
-
-    async def wander(self) -> None:
-        """Connect and disconnect until cancelled."""
-        while True:
-            await asyncio.sleep(self._chance.expovariate(1 / MEAN_REST_S))
-            await self._visit(lambda: False, self._chance.expovariate(1 / MEAN_STAY_S))
-
-    async def stay_for(self, sent: int) -> None:
-        """Reconnect until everything has arrived, or until it is clear that it will not."""
-        end = time.monotonic() + LAST_WORD_S
-        while self.memory.missing(sent) > 0 and time.monotonic() < end:
-            await self._visit(lambda: self.memory.missing(sent) <= 0, end - time.monotonic())
-            await asyncio.sleep(0.1)
-
-    async def _visit(self, enough: Callable[[], bool], stay_s: float) -> None:
+    async def _visit(self, enough: Callable[[], bool], stay_s: float) -> bool:
         try:
             device = await self._connect()
         except InvalidStatus as refusal:
-            status = str(refusal.response.status_code)
-            self._findings.refusals[status] = self._findings.refusals.get(status, 0) + 1
-            return
+            self._note_refusal(refusal)
+            return False
         except (OSError, EOFError, TimeoutError, websockets.WebSocketException):
-            return  # the gateway is down
+            return False  # the gateway is down
         self._findings.connects += 1
-        self._is_known = True
         try:
             await self._listen(device, enough, time.monotonic() + stay_s)
         except ConnectionClosed:
-            return
+            pass
         finally:
             if self._chance.random() < 0.5:
                 device.transport.abort()
             else:
                 await device.close()
+        return True
 
     async def _connect(self) -> ClientConnection:
         after = f"&after={self.memory.cursor}" if self.memory.cursor else ""
