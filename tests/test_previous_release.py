@@ -232,6 +232,18 @@ async def _for_each(
     return {device_id: await connect(device_id) for device_id in device_ids}
 
 
+async def _hear_after(opened: Opened, cursors: dict[str, HandedOut]) -> dict[str, ClientConnection]:
+    """Connect each device with its cursor; it hears what came after it, and nothing else."""
+    connections = {
+        device_id: await opened.connect(device_id, f"&after={handed_out.cursor}")
+        for device_id, handed_out in cursors.items()
+    }
+    for device_id, connection in connections.items():
+        await opened.hear(connection, cursors[device_id].next)
+    await opened.hear_no_more(0, connections)
+    return connections
+
+
 MAY_LOSE = pytest.mark.logs("cocoa.mailbox", "mailbox may lose messages")  # Redis runs without an append-only file
 
 
@@ -278,25 +290,13 @@ async def test_a_device_that_uses_cursors_and_has_none_receives_everything_kept(
 async def test_every_cursor_handed_out_gives_exactly_what_came_after_it(case: Case) -> None:
     for cursors in case.rounds():
         async with case.fresh() as opened:
-            connections = {
-                device_id: await opened.connect(device_id, f"&after={handed_out.cursor}")
-                for device_id, handed_out in cursors.items()
-            }
-            for device_id, connection in connections.items():
-                await opened.hear(connection, cursors[device_id].next)
-            await opened.hear_no_more(0, connections)
+            await _hear_after(opened, cursors)
 
 
 async def test_an_acknowledgement_with_an_old_cursor_deletes_what_it_covers(case: Case) -> None:
     for cursors in case.rounds():
         async with case.fresh() as opened:
-            connections = {
-                device_id: await opened.connect(device_id, f"&after={handed_out.cursor}")
-                for device_id, handed_out in cursors.items()
-            }
-            for device_id, connection in connections.items():
-                await opened.hear(connection, cursors[device_id].next)
-            await opened.hear_no_more(0, connections)
+            connections = await _hear_after(opened, cursors)
             for device_id, connection in connections.items():
                 await connection.send(json.dumps({"type": "ack", "cursor": cursors[device_id].cursor}))
                 await opened.leave(device_id, connection)

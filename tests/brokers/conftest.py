@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from testing.kafka_server import KafkaServer
+
+    from .bench import KafkaStand
 
 LINGER_S = 10.0  # a thread that is trying to connect when its broker is closed ends by itself, some seconds later
 
@@ -27,3 +33,11 @@ def slow_to_share_out(request: pytest.FixtureRequest) -> None:
 
     if which_broker() == "tansu":
         request.node.add_marker(MAYBE_AWAY)
+
+
+@pytest.fixture(params=["kafka", "confluent"])
+def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
+    """The adapter by either library, on the shared broker."""
+    from .bench import kafka_stand  # as above
+
+    return kafka_stand(request.param, kafka)

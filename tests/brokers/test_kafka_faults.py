@@ -52,11 +52,6 @@ pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
 LARGEST_TEXT = 6 * 512 * 1024  # bytes of JSON, of a device's largest message where every byte has to be escaped
 
 
-@pytest.fixture(params=KAFKA_CLIENTS)
-def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
-    return kafka_stand(request.param, kafka)
-
-
 @pytest.fixture
 def python_stand(kafka: KafkaServer) -> KafkaStand:
     """For behavior that is specific to kafka-python."""

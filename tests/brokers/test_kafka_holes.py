@@ -8,26 +8,18 @@ import time
 import pytest
 
 from testing.kafka_admin import committed_offset, delete_records, writer
-from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
 from .bench import (
-    KAFKA_CLIENTS,
     PATIENCE_S,
     KafkaStand,
     Receiver,
     consuming,
-    kafka_stand,
     numbered,
     payloads,
 )
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
-
-
-@pytest.fixture(params=KAFKA_CLIENTS)
-def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
-    return kafka_stand(request.param, kafka)
 
 
 async def has_committed(stand: KafkaStand, offset: int) -> None:

@@ -11,21 +11,20 @@ import pytest
 
 from cocoa_tornado.brokers import kafka_quarantine
 from cocoa_tornado.brokers.kafka_facade import KafkaFacade
+from cocoa_tornado.brokers.kafka_options import KafkaOptions
 from cocoa_tornado.brokers.port import BrokerState, QuarantineState
 from cocoa_tornado.rules import quarantine
 from cocoa_tornado.rules.quarantine import Bounds
 from testing.kafka_admin import allow_writing, committed_offset, forbid_writing
-from testing.kafka_server import SASL_PASSWORD, SASL_USER, KafkaServer
+from testing.kafka_server import SASL_PASSWORD, SASL_USER
 from testing.waiting import eventually
 
 from .bench import (
-    KAFKA_CLIENTS,
     LOST_TO_QUARANTINE,
     NO_QUARANTINE,
     KafkaStand,
     Receiver,
     consuming,
-    kafka_stand,
     numbered,
     payloads,
 )
@@ -33,11 +32,6 @@ from .bench import (
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
 
 TOO_LARGE = pytest.mark.logs("cocoa.broker", "^record too large$", optional=True)
-
-
-@pytest.fixture(params=KAFKA_CLIENTS)
-def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
-    return kafka_stand(request.param, kafka)
 
 
 def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[logging.LogRecord]:
@@ -124,6 +118,18 @@ async def test_a_record_that_is_lost_to_quarantine_is_counted_logged_and_committ
     assert where in ([(stand.results, 0, "1-2", 2)], [(stand.results, 0, "1", 1), (stand.results, 0, "2", 1)])
 
 
+def as_user(stand: KafkaStand) -> KafkaOptions:
+    """The options of a gateway with a user of its own, whose rights an ACL may limit."""
+    return replace(
+        stand.options,
+        bootstrap=(stand.server.sasl_bootstrap,),  # type: ignore[union-attr]  # Apache Kafka has it
+        security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="PLAIN",
+        sasl_username=SASL_USER,
+        sasl_password=SASL_PASSWORD,
+    )
+
+
 @NO_QUARANTINE
 @LOST_TO_QUARANTINE
 @pytest.mark.usefixtures("looks_often")
@@ -136,14 +142,7 @@ async def test_a_quarantine_that_an_acl_forbids_is_found_at_the_start_and_affect
     await stand.create(stand.results)
     await stand.create(stand.quarantine)
     await asyncio.to_thread(forbid_writing, bootstrap, stand.quarantine, SASL_USER)
-    options = replace(
-        stand.options,
-        bootstrap=(stand.server.sasl_bootstrap,),  # type: ignore[union-attr]  # Apache Kafka has it
-        security_protocol="SASL_PLAINTEXT",
-        sasl_mechanism="PLAIN",
-        sasl_username=SASL_USER,
-        sasl_password=SASL_PASSWORD,
-    )
+    options = as_user(stand)
     async with consuming(stand.make(options), receiver) as broker:
         assert isinstance(broker, KafkaFacade)
         await has_quarantine(broker, QuarantineState.UNAVAILABLE)
@@ -170,14 +169,7 @@ async def test_a_right_that_is_taken_away_later_is_found_by_the_first_copy(
     monkeypatch.setattr(quarantine, "PATIENCE_S", 3.0)
     await stand.create(stand.results)
     await stand.create(stand.quarantine)
-    options = replace(
-        stand.options,
-        bootstrap=(stand.server.sasl_bootstrap,),  # type: ignore[union-attr]  # Apache Kafka has it
-        security_protocol="SASL_PLAINTEXT",
-        sasl_mechanism="PLAIN",
-        sasl_username=SASL_USER,
-        sasl_password=SASL_PASSWORD,
-    )
+    options = as_user(stand)
     receiver = Receiver()
     async with consuming(stand.make(options), receiver) as broker:
         assert isinstance(broker, KafkaFacade)

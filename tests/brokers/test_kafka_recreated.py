@@ -11,17 +11,14 @@ from kafka.structs import OffsetAndMetadata
 
 from cocoa_tornado.rules.topic_log import Log
 from testing.kafka_admin import administrator, committed_offset, find_topic_id, recreate_topic, throw_out
-from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
 from .bench import (
-    KAFKA_CLIENTS,
     MAYBE_AWAY,
     PATIENCE_S,
     KafkaStand,
     Receiver,
     consuming,
-    kafka_stand,
     numbered,
     payloads,
     ready,
@@ -37,11 +34,6 @@ pytestmark = [
     pytest.mark.logs("kafka", "", optional=True),  # what kafka-python says of that in the clients of this test
 ]
 SAYS_SO = pytest.mark.logs("cocoa.broker", f"^{RECREATED}$")
-
-
-@pytest.fixture(params=KAFKA_CLIENTS)
-def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
-    return kafka_stand(request.param, kafka)
 
 
 def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:

@@ -12,14 +12,9 @@ from testing.certificates import write_certificate
 from testing.kafka_server import KEY_PASSWORD, KafkaServer
 from testing.waiting import eventually
 
-from .bench import AWAY, KAFKA_CLIENTS, KafkaStand, Receiver, consuming, decode, kafka_stand
+from .bench import AWAY, KafkaStand, Receiver, consuming, decode
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka]
-
-
-@pytest.fixture(params=KAFKA_CLIENTS)
-def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
-    return kafka_stand(request.param, kafka)
 
 
 @pytest.mark.apache

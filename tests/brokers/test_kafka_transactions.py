@@ -12,20 +12,14 @@ import pytest
 
 from cocoa_tornado.brokers.port import BrokerState
 from testing.kafka_admin import writer
-from testing.kafka_server import KafkaServer
 from testing.waiting import eventually
 
-from .bench import KAFKA_CLIENTS, PATIENCE_S, KafkaStand, Receiver, consuming, kafka_stand, numbered, payloads
+from .bench import PATIENCE_S, KafkaStand, Receiver, consuming, numbered, payloads
 
 pytestmark = [pytest.mark.gen_test(timeout=90), pytest.mark.kafka, pytest.mark.apache]
 
 STANDS_STILL, MOVES = "stable offset stalled", "stable offset resumed"
 STANDING = pytest.mark.logs("cocoa.broker", f"^{STANDS_STILL}$")
-
-
-@pytest.fixture(params=KAFKA_CLIENTS)
-def stand(request: pytest.FixtureRequest, kafka: KafkaServer) -> KafkaStand:
-    return kafka_stand(request.param, kafka)
 
 
 def lines(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:

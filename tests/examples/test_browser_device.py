@@ -13,10 +13,9 @@ from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
 from testing.browser import CHROMIUM
-from testing.waiting import eventually
 
 from .programs import EXAMPLES, Running, start
-from .test_devices import CODES, SPEECH, acknowledged, end_connection, pauses, site
+from .test_devices import SPEECH, hears_each_once, site
 
 pytestmark = [
     pytest.mark.slow,
@@ -96,18 +95,7 @@ async def test_a_page_gets_each_message_once_whatever_ends_its_connections(tmp_p
             await gateway.publish("doll", f"kept {number}")
         rival = await gateway.connect("doll")
         async with browsing(gateway.token(), gateway.ws_url, tmp_path) as page:
-            await page.prints("ended: 409", 1)
-            await rival.close()
-            assert await page.prints("heard", 4) == [f"kept {number}" for number in range(4)]
-            for count, code in enumerate(CODES, 5):
-                await eventually(lambda: gateway.gateway.hub.is_device_connected("doll"))
-                end_connection(gateway, code)
-                await gateway.publish("doll", f"after {code}")
-                assert (await page.prints("heard", count))[-1] == f"after {code}"
-            await eventually(lambda: acknowledged(gateway) == 8)
-            assert all(pause >= 0.02 for pause in pauses(page, "409"))
-            assert all(0.3 <= pause <= 1.5 for pause in pauses(page, "4409"))
-            assert len(page.all_of("heard")) == 8
+            await hears_each_once(page, gateway, rival)
 
 
 async def test_a_page_hears_what_is_said_into_its_microphone(tmp_path: Path) -> None:

@@ -58,6 +58,15 @@ async def comes(server: Server, state: PresenceState) -> None:
     await eventually(lambda: server.presence.status().state is state)
 
 
+@asynccontextmanager
+async def ready(redis: RedisServer, timing: Timing = TIMING) -> AsyncIterator[Server]:
+    """A server that has joined by this Redis, which it begins."""
+    begin(redis)
+    async with serving(redis.url, timing) as server:
+        await comes(server, PresenceState.READY)
+        yield server
+
+
 async def is_refused(server: Server, device_id: str = "other") -> None:
     with pytest.raises(Refused) as refused:
         await server.presence.claim(device_id)
@@ -125,9 +134,7 @@ async def test_a_missing_permission_is_named(own_redis: RedisServer, caplog: pyt
 async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         await server.connections.connect("bear")
         own_redis.command("SET", "cocoa:{box}:p:h:14989", "x")  # that of the doll
         for _ in range(2):
@@ -138,9 +145,7 @@ async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
 
 @pytest.mark.logs("cocoa.relay", "relay unavailable")
 async def test_a_server_that_may_not_send_says_so(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         assert server.presence.status().reaches_others
         own_redis.command("ACL", "SETUSER", "default", "-xadd")
         relay = server.presence._relay  # type: ignore[attr-defined]  # of RedisPresence
@@ -155,9 +160,7 @@ async def test_a_server_that_may_not_send_says_so(own_redis: RedisServer, caplog
 
 
 async def test_scripts_that_redis_forgets_are_loaded_again(own_redis: RedisServer) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         lease = server.presence.lease
         for number in range(3):
             own_redis.command("SCRIPT", "FLUSH")
@@ -171,9 +174,7 @@ async def test_scripts_that_redis_forgets_are_loaded_again(own_redis: RedisServe
 async def test_a_redis_that_does_not_answer_freezes_the_server_which_resumes_with_it(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         held, lease = await server.connections.connect(), server.presence.lease
         own_redis.pause()
         await comes(server, PresenceState.FROZEN)
@@ -197,9 +198,7 @@ async def test_a_redis_that_does_not_answer_freezes_the_server_which_resumes_wit
 @RELAY
 @pytest.mark.logs("cocoa.presence", "presence cut")
 async def test_after_the_cut_no_connection_is_open(own_redis: RedisServer) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url, replace(TIMING, cut_s=2.0)) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis, replace(TIMING, cut_s=2.0)) as server:
         await server.connections.connect()
         own_redis.pause()
         await eventually(lambda: server.connections.open == [])
@@ -213,9 +212,7 @@ async def test_after_the_cut_no_connection_is_open(own_redis: RedisServer) -> No
 async def test_a_redis_that_restarts_keeps_every_connection(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         held = await server.connections.connect()
         own_redis.stop()
         own_redis.start()
@@ -299,9 +296,7 @@ def forbid_claims(redis: RedisServer) -> Callable[[], None]:
 async def test_a_redis_without_memory_admits_nobody_and_keeps_who_is_connected(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         held = await server.connections.connect()
         relent = run_out_of_memory(own_redis)
         for _ in range(3):
@@ -322,9 +317,7 @@ async def test_a_redis_without_memory_admits_nobody_and_keeps_who_is_connected(
 @RELAY
 @pytest.mark.logs("cocoa.presence", "claims rejected")
 async def test_a_redis_that_forbids_a_command_admits_nobody(own_redis: RedisServer) -> None:
-    begin(own_redis)
-    async with serving(own_redis.url) as server:
-        await comes(server, PresenceState.READY)
+    async with ready(own_redis) as server:
         held: Grant = await server.connections.connect()
         relent = forbid_claims(own_redis)
         await is_refused(server)
