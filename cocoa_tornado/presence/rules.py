@@ -24,6 +24,7 @@ from typing import Final, Literal
 from ..relay.messages import Answer, Challenge
 from ..rules.claims import Claim
 from .actions import Acquire, Actions, Admit, Evict, Ping, Refuse, Regrant, Release, Send, Supersede, Wake
+from .device_slots import ClaimQueue, DeviceSlots, Slot
 from .grants import Grant, Lease, RefusalReason, SlotLimits
 
 MAX_WAITING: Final = 16
@@ -34,94 +35,6 @@ ANSWER_PATIENCE_S: Final = 1.0
 """How much longer than ``challenge_s`` the answer of another server may take."""
 LATE_S: Final = 0.1
 """If a challenge is judged so much later than planned, this server has paused, and may not have read the answer yet."""
-
-
-class _Slot:
-    """A grant of this server: reserved or held, and challenged or not.
-
-    :ivar grant: the last one; of an earlier term while it is claimed again
-    :ivar claim: the one that was granted, or that claims it again
-    :ivar renewal: how it is claimed again; None: it is granted
-    :ivar is_asking: the store has not answered that claim yet
-    :ivar deadline: it is evicted if it gives no sign of life until then; None while it is not challenged
-    :ivar has_grace: it was pinged once more, because the deadline was noticed late
-    :ivar challengers: claims to notify of the outcome
-    """
-
-    __slots__ = ("challengers", "claim", "deadline", "grant", "has_grace", "is_asking", "is_held", "renewal")
-
-    def __init__(self, grant: Grant, challengers: tuple[Claim, ...]) -> None:
-        self.grant, self.claim = grant, grant.claim
-        self.renewal: Literal["keep", "new"] | None = None
-        self.is_held = self.is_asking = self.has_grace = False
-        self.deadline: float | None = None
-        self.challengers = challengers
-
-
-class _Queue:
-    """This server's new connections that wait for one device, in the order of their arrival.
-
-    :ivar name: the claim that began it; its challenges carry this name
-    :ivar waiting: claims, with the time of their arrival
-    :ivar asking: the claim that the store has not answered yet
-    :ivar may_be_free: a slot may have become free since the store was asked
-    :ivar holders: the device's holders, according to the store
-    :ivar silent: servers that are not challenged, since they seem to have stopped
-    :ivar answers: for each challenged holder, whether it has given a sign of life
-    :ivar asked_at: when holders of other servers were challenged
-    :ivar rounds: of challenges so far
-    :ivar deadline: for the answers of other servers
-    :ivar is_late: the deadline has passed
-    :ivar early: claims in ``waiting`` that the store may have granted: other servers have challenged them, or a
-        question was not answered. With the challengers, if there are any
-    """
-
-    __slots__ = (
-        "answers",
-        "asked_at",
-        "asking",
-        "deadline",
-        "early",
-        "holders",
-        "is_late",
-        "may_be_free",
-        "name",
-        "rounds",
-        "silent",
-        "waiting",
-    )
-
-    def __init__(self, waiting: dict[Claim, float]) -> None:
-        self.name = next(iter(waiting))
-        self.waiting = waiting
-        self.asking: Claim | None = None
-        self.may_be_free = True
-        self.holders: tuple[Claim, ...] = ()
-        self.silent: Collection[str] = ()
-        self.answers: dict[Claim, bool] = {}
-        self.asked_at: dict[Claim, float] = {}
-        self.rounds = 0
-        self.deadline: float | None = None
-        self.is_late = False
-        self.early: dict[Claim, tuple[Claim, ...]] = {}
-
-
-class _Device:
-    __slots__ = ("queue", "slots")
-
-    def __init__(self) -> None:
-        self.slots: list[_Slot] = []
-        self.queue: _Queue | None = None
-
-    def find(self, claim: Claim) -> _Slot | None:
-        for slot in self.slots:
-            if slot.claim == claim or slot.grant.claim == claim:
-                return slot
-        return None
-
-    def kept(self, claim: Claim) -> tuple[int, ...]:
-        """For an :class:`Acquire` of this claim."""
-        return tuple([slot.claim.number for slot in self.slots if slot.claim != claim])
 
 
 class Slots:
@@ -139,9 +52,9 @@ class Slots:
         self.lease = Lease(server)
         self.limits = limits
         self.draining = False
-        self._devices: dict[str, _Device] = {}
+        self._devices: dict[str, DeviceSlots] = {}
         # Devices of which nothing is known here but one claim, which the store has not answered yet; with the time of
-        # its arrival. Nearly every claim is granted like this. Whatever else happens makes it a _Device with a queue.
+        # its arrival. Nearly every claim is granted like this. Whatever else happens gives the device a queue.
         self._alone: dict[str, tuple[Claim, float]] = {}
         self._number = 0
         self._taken = 0
@@ -217,19 +130,19 @@ class Slots:
         self.reserve(grant)
         return True
 
-    def _find(self, device_id: str) -> _Device | None:
+    def _find(self, device_id: str) -> DeviceSlots | None:
         """The state of a device, if there is any; that of a lone claim becomes a queue."""
         if device_id in self._alone:
             claim, arrived_at = self._alone.pop(device_id)
-            device = self._devices[device_id] = _Device()
-            device.queue = _Queue({claim: arrived_at})
+            device = self._devices[device_id] = DeviceSlots()
+            device.queue = ClaimQueue({claim: arrived_at})
             device.queue.asking, device.queue.may_be_free = claim, False
         return self._devices.get(device_id)
 
     def reserve(self, grant: Grant) -> None:
         """The store has granted the claim of :meth:`claim_free`: the slot is reserved, as after ``Admit``."""
-        device = self._devices[grant.device_id] = _Device()
-        device.slots.append(_Slot(grant, ()))
+        device = self._devices[grant.device_id] = DeviceSlots()
+        device.slots.append(Slot(grant, ()))
         self._taken += 1
 
     def free(self, device_id: str, claim: Claim) -> bool:
@@ -272,10 +185,10 @@ class Slots:
             # Without a connection here, it is not known yet whether there is one elsewhere.
             return claim, [Refuse(claim, "presence" if obstacle is None else obstacle)]
         if device is None:
-            device = self._devices[device_id] = _Device()
+            device = self._devices[device_id] = DeviceSlots()
         todo: Actions = []
         if queue is None:
-            device.queue = _Queue({claim: now})
+            device.queue = ClaimQueue({claim: now})
         else:
             queue.waiting[claim] = now
         self._go_on(device_id, device, now, todo)
@@ -321,7 +234,7 @@ class Slots:
             self._notify(device_id, claim, early, "gone", now, todo)
         else:
             del queue.waiting[claim]
-            device.slots.append(_Slot(grant, early))
+            device.slots.append(Slot(grant, early))
             self._taken += 1
             todo.append(Admit(grant))
         self._go_on(device_id, device, now, todo)
@@ -497,11 +410,11 @@ class Slots:
         """The store has not answered a claim for a second or so: ask again, or give up if the new connection has waited
         for too long. A connection that is claimed again does not give up."""
         device = self._find(device_id)
-        renewed = self._find_renewed(device, claim)
         if device is None:
             return []
+        renewed = device.find_renewed(claim)
         if renewed is not None:
-            return [self._renew(device_id, device, renewed)]
+            return [device.renew(device_id, renewed)]
         queue = device.queue
         if queue is None or queue.asking != claim:
             return []
@@ -522,7 +435,8 @@ class Slots:
         """The store grants nothing new yet: refuse the new connection. One that is claimed again waits for
         :meth:`settled`."""
         todo: Actions = []
-        renewed = self._find_renewed(self._find(device_id), claim)
+        device = self._find(device_id)
+        renewed = None if device is None else device.find_renewed(claim)
         if renewed is not None:
             renewed.is_asking = False
         else:
@@ -549,7 +463,7 @@ class Slots:
                 slot.claim = Claim(lease.server, self._number)
                 slot.challengers, slot.deadline, slot.is_asking = (), None, False
                 slot.renewal = "keep" if now - (slot.grant.lease.until - lease_length_s) < proof_s else "new"
-            todo += [self._renew(device_id, device, slot) for slot in device.slots if slot.renewal == "keep"]
+            todo += [device.renew(device_id, slot) for slot in device.slots if slot.renewal == "keep"]
             if not device.slots:
                 del devices[device_id]
         return todo
@@ -557,7 +471,7 @@ class Slots:
     def settled(self, now: float) -> Actions:
         """The new term is settled: claim the connections that have waited for it."""
         return [
-            self._renew(device_id, device, slot)
+            device.renew(device_id, slot)
             for device_id, device in self._devices.items()
             for slot in device.slots
             if slot.renewal == "new" and not slot.is_asking
@@ -567,19 +481,9 @@ class Slots:
         """Those under which connections of this server were granted."""
         return list(dict.fromkeys(slot.grant.lease for device in self._devices.values() for slot in device.slots))
 
-    def _renew(self, device_id: str, device: _Device, slot: _Slot) -> Acquire:
-        assert slot.renewal is not None
-        slot.is_asking = True
-        return Acquire(device_id, slot.claim, slot.renewal, device.kept(slot.claim))
-
-    def _find_renewed(self, device: _Device | None, claim: Claim) -> _Slot | None:
-        """The slot of a connection that is being claimed again."""
-        slot = None if device is None else device.find(claim)
-        return slot if slot is not None and slot.renewal is not None and slot.claim == claim else None
-
-    def _end_renewed(self, device_id: str, device: _Device | None, claim: Claim, now: float, todo: Actions) -> bool:
+    def _end_renewed(self, device_id: str, device: DeviceSlots | None, claim: Claim, now: float, todo: Actions) -> bool:
         """End a connection that cannot be claimed again; False: this is not the claim of one."""
-        renewed = self._find_renewed(device, claim)
+        renewed = None if device is None else device.find_renewed(claim)
         if device is None or renewed is None:
             return False
         todo.append(Supersede(renewed.grant))
@@ -598,7 +502,7 @@ class Slots:
         self._notify(device_id, claim, queue.early.pop(claim, ()), "gone", now, todo)
         self._go_on(device_id, device, now, todo)
 
-    def _give_up(self, device_id: str, device: _Device, queue: _Queue, now: float, todo: Actions) -> None:
+    def _give_up(self, device_id: str, device: DeviceSlots, queue: ClaimQueue, now: float, todo: Actions) -> None:
         """Refuse the new connections that have waited for too long."""
         overdue = [claim for claim, arrived_at in queue.waiting.items() if self.give_up_at(arrived_at) <= now]
         for claim in overdue:
@@ -615,7 +519,7 @@ class Slots:
 
     # -- the queue
 
-    def _go_on(self, device_id: str, device: _Device, now: float, todo: Actions) -> None:
+    def _go_on(self, device_id: str, device: DeviceSlots, now: float, todo: Actions) -> None:
         """Decide what the waiting connections can do now.
 
         Cases, in order: the store is being asked; no connection waits; a slot may be free: ask for it; holders were not
@@ -635,7 +539,7 @@ class Slots:
             return
         holders = [slot.claim for slot in device.slots] if is_full_here else queue.holders
         reachable = [claim for claim in holders if claim.server not in queue.silent]
-        unasked = [claim for claim in reachable if claim not in queue.answers and not _is_reserved(device, claim)]
+        unasked = [claim for claim in reachable if claim not in queue.answers and not device.is_reserved(claim)]
         are_alive = all(queue.answers.get(claim, True) for claim in reachable)
         if unasked and self.limits().policy == "challenge" and queue.rounds < MAX_ROUNDS:
             self._begin_round(device_id, device, queue, unasked, now, todo)
@@ -649,7 +553,13 @@ class Slots:
             self._refuse_all(device_id, device, "presence", now, todo)
 
     def _begin_round(
-        self, device_id: str, device: _Device, queue: _Queue, holders: Sequence[Claim], now: float, todo: Actions
+        self,
+        device_id: str,
+        device: DeviceSlots,
+        queue: ClaimQueue,
+        holders: Sequence[Claim],
+        now: float,
+        todo: Actions,
     ) -> None:
         queue.rounds += 1
         queue.is_late = False
@@ -666,7 +576,7 @@ class Slots:
     def _refuse_all(
         self,
         device_id: str,
-        device: _Device,
+        device: DeviceSlots,
         reason: RefusalReason,
         now: float,
         todo: Actions,
@@ -688,19 +598,12 @@ class Slots:
         self._close_queue(device_id, device)
         if later:
             self._devices[device_id] = device
-            device.queue = _Queue(later)
+            device.queue = ClaimQueue(later)
             device.queue.early = {claim: challengers for claim, challengers in queue.early.items() if claim in later}
             self._go_on(device_id, device, now, todo)
 
-    def _close_queue(self, device_id: str, device: _Device) -> None:
-        """Its challenges of this server's connections end with it, unless another server waits for them as well."""
-        queue, device.queue = device.queue, None
-        assert queue is not None
-        for slot in device.slots:
-            if queue.name in slot.challengers:
-                slot.challengers = tuple(claim for claim in slot.challengers if claim != queue.name)
-                if not slot.challengers:
-                    slot.deadline = None
+    def _close_queue(self, device_id: str, device: DeviceSlots) -> None:
+        device.end_queue()
         if not device.slots:
             del self._devices[device_id]
 
@@ -718,7 +621,7 @@ class Slots:
 
     # -- this server's own slots
 
-    def _challenge(self, slots: Sequence[_Slot], challenger: Claim, now: float, todo: Actions) -> None:
+    def _challenge(self, slots: Sequence[Slot], challenger: Claim, now: float, todo: Actions) -> None:
         """Ask those that were not asked yet. A reserved slot is not asked: its upgrade will succeed or fail soon."""
         for slot in slots:
             slot.challengers = (*slot.challengers, challenger)
@@ -727,21 +630,21 @@ class Slots:
             slot.has_grace = False
         self._ping(silent, now, todo)
 
-    def _ping(self, slots: Sequence[_Slot], now: float, todo: Actions) -> None:
+    def _ping(self, slots: Sequence[Slot], now: float, todo: Actions) -> None:
         if slots:
             deadline = now + self.limits().challenge_s
             for slot in slots:
                 slot.deadline = deadline
             todo += [Ping(tuple([slot.grant for slot in slots])), Wake(slots[0].grant.device_id, deadline)]
 
-    def _hear(self, device_id: str, slot: _Slot, now: float, todo: Actions) -> None:
+    def _hear(self, device_id: str, slot: Slot, now: float, todo: Actions) -> None:
         challengers, slot.challengers, slot.deadline = slot.challengers, (), None
         if not self.lease.is_valid(now):
             # Others may hold the device by now: their servers get no answer from this one.
             challengers = tuple([claim for claim in challengers if claim.server == self.server])
         self._notify(device_id, slot.claim, challengers, "alive", now, todo)
 
-    def _free(self, device_id: str, device: _Device, slots: Sequence[_Slot], todo: Actions, now: float) -> None:
+    def _free(self, device_id: str, device: DeviceSlots, slots: Sequence[Slot], todo: Actions, now: float) -> None:
         """Take slots away, then notify the challengers."""
         for slot in slots:
             device.slots.remove(slot)
@@ -771,8 +674,3 @@ class Slots:
                 self._take_answer(answer, now, todo)
             else:
                 todo.append(Send(challenger.server, answer))
-
-
-def _is_reserved(device: _Device, claim: Claim) -> bool:
-    slot = device.find(claim)
-    return slot is not None and not slot.is_held

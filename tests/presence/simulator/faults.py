@@ -8,8 +8,9 @@ from functools import cache
 from typing import Final
 
 from cocoa_tornado.presence.actions import Actions
+from cocoa_tornado.presence.device_slots import DeviceSlots
 from cocoa_tornado.presence.grants import Lease, RefusalReason
-from cocoa_tornado.presence.rules import Slots, _Device
+from cocoa_tornado.presence.rules import Slots
 from cocoa_tornado.relay.messages import Challenge
 
 from .store import Replacements, Scripts
@@ -55,7 +56,7 @@ class _TakingSilenceForLife(Slots):
     def _refuse_all(
         self,
         device_id: str,
-        device: _Device,
+        device: DeviceSlots,
         reason: RefusalReason,
         now: float,
         todo: Actions,
