@@ -31,7 +31,7 @@ from .redis_asking import Asking, Context
 from .redis_backlog import Asked, Backlog, LookUp
 from .redis_cautions import cautions_of
 from .redis_link import Answers, RedisLink
-from .redis_phases import Phase, phase_of
+from .redis_phases import PresencePhase, phase_of
 from .redis_scripts import EpochOver, Granted, Held, TermOver
 
 OBSTACLE_PATIENCE_S: Final = 2.0
@@ -77,7 +77,7 @@ class RedisPresence(PresenceBase):
         self._giving_up: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._phase = Phase.STARTING
+        self._phase = PresencePhase.STARTING
         self._fault = self._refusal = ""
         self._info_sent = ""
         self._cautions: list[str] = []
@@ -106,10 +106,10 @@ class RedisPresence(PresenceBase):
 
     def _detail(self) -> str:
         match self._phase:
-            case Phase.SETTLING:
+            case PresencePhase.SETTLING:
                 return "new connections wait until the leases of the last term have ended"
-            case Phase.READY | Phase.STARTING | Phase.CLOSED:
-                return self._location if self._phase is Phase.READY else self._phase.value
+            case PresencePhase.READY | PresencePhase.STARTING | PresencePhase.CLOSED:
+                return self._location if self._phase is PresencePhase.READY else self._phase.value
             case _:
                 return self._fault or "Redis was restarted or replaced"
 
@@ -491,23 +491,23 @@ class RedisPresence(PresenceBase):
             return
         extra: dict[str, object] = {"presence": self._location}
         match self._phase:
-            case Phase.READY:
+            case PresencePhase.READY:
                 extra |= {"server": self._membership.epoch, "term": self._membership.term}
                 log.info("presence ready", extra=extra)
-            case Phase.SETTLING:
+            case PresencePhase.SETTLING:
                 extra |= {"server": self._membership.epoch, "term": self._membership.term}
                 log.info("presence settling", extra=extra | {"seconds": round(self._timing.watch_s, 1)})
-            case Phase.JOINING | Phase.SILENT:
-                if before not in (Phase.JOINING, Phase.SILENT):
+            case PresencePhase.JOINING | PresencePhase.SILENT:
+                if before not in (PresencePhase.JOINING, PresencePhase.SILENT):
                     log.warning("presence unavailable", extra=extra | {"reason": self._detail()})
-            case Phase.FROZEN:
+            case PresencePhase.FROZEN:
                 log.warning("presence frozen", extra=extra | {"reason": self._detail()})
-            case Phase.CUT:
+            case PresencePhase.CUT:
                 log.warning("presence cut", extra=extra | {"reason": self._detail()})
 
-    def _phase_now(self) -> Phase:
+    def _phase_now(self) -> PresencePhase:
         if self._is_closed:
-            return Phase.CLOSED
+            return PresencePhase.CLOSED
         return phase_of(self._membership, self._fault, is_cut=self._is_cut, now=self._clock())
 
 

@@ -25,7 +25,7 @@ _SCRIPTS: Final = {name: Script(text, key=scripts.META) for name, text in script
 _SETTINGS: Final = (b"maxmemory-policy", b"min-replicas-to-write", b"min-replicas-max-lag")
 
 T = TypeVar("T")
-Holders = Mapping[str, Sequence[Holder]]
+HoldersByDevice = Mapping[str, Sequence[Holder]]
 
 
 class Answers(NamedTuple):
@@ -41,7 +41,7 @@ class Answers(NamedTuple):
     released: RedisFault | None
     claims: Sequence[ClaimReply | RedisFault]
     is_fenced: bool
-    found: Sequence[Holders] | RedisFault
+    found: Sequence[HoldersByDevice] | RedisFault
     foreign: frozenset[bytes] = frozenset()
 
 
@@ -204,7 +204,7 @@ def _claimed(chunks: Sequence[Sequence[Acquire]], replies: Sequence[Any]) -> tup
 
 def _found(
     stamp: str, asked: Asked, chunks: Sequence[Sequence[str]], replies: Sequence[Any]
-) -> Sequence[Holders] | RedisFault:
+) -> Sequence[HoldersByDevice] | RedisFault:
     if not asked.look_ups:
         return ()
     fault = _fault_among(replies)

@@ -9,7 +9,7 @@ from .membership import Membership
 from .port import PresenceState
 
 
-class Phase(enum.Enum):
+class PresencePhase(enum.Enum):
     STARTING = "starting"
     JOINING = "joining"  # Redis does not answer, or rejects
     SETTLING = "settling"  # the leases of the last term have to end first
@@ -25,31 +25,31 @@ class Phase(enum.Enum):
 
 
 _STATES = {
-    Phase.STARTING: PresenceState.JOINING,
-    Phase.JOINING: PresenceState.JOINING,
-    Phase.SETTLING: PresenceState.JOINING,
-    Phase.READY: PresenceState.READY,
-    Phase.SILENT: PresenceState.READY,
-    Phase.FROZEN: PresenceState.FROZEN,
-    Phase.CUT: PresenceState.FROZEN,
-    Phase.CLOSED: PresenceState.CLOSED,
+    PresencePhase.STARTING: PresenceState.JOINING,
+    PresencePhase.JOINING: PresenceState.JOINING,
+    PresencePhase.SETTLING: PresenceState.JOINING,
+    PresencePhase.READY: PresenceState.READY,
+    PresencePhase.SILENT: PresenceState.READY,
+    PresencePhase.FROZEN: PresenceState.FROZEN,
+    PresencePhase.CUT: PresenceState.FROZEN,
+    PresencePhase.CLOSED: PresenceState.CLOSED,
 }
 
 
-def phase_of(membership: Membership, fault: str, *, is_cut: bool, now: float) -> Phase:
+def phase_of(membership: Membership, fault: str, *, is_cut: bool, now: float) -> PresencePhase:
     """Cases, in order: no epoch, or the last one is over, and the store has or has not failed yet; the lease is over;
     new connections have to wait; the last beat was answered or not.
 
     :param fault: why the last attempt to join or to beat has failed; '': it has not
     """
     if membership.is_joining and membership.lease.until == -math.inf:
-        return Phase.JOINING if fault else Phase.STARTING
+        return PresencePhase.JOINING if fault else PresencePhase.STARTING
     if is_cut:
-        return Phase.CUT
+        return PresencePhase.CUT
     if not membership.lease.is_valid(now):
-        return Phase.FROZEN
+        return PresencePhase.FROZEN
     if membership.is_joining:
-        return Phase.JOINING
+        return PresencePhase.JOINING
     if not membership.is_settled:
-        return Phase.SETTLING
-    return Phase.SILENT if fault else Phase.READY
+        return PresencePhase.SETTLING
+    return PresencePhase.SILENT if fault else PresencePhase.READY

@@ -21,7 +21,7 @@ from . import wire
 from .handlers import Handlers
 from .messages import RelayMessage
 from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
-from .redis_inbox import Position
+from .redis_inbox import InboxPosition
 from .redis_lua import SCRIPTS, Entry, Posted, done_command, entries_of, fates_of, inbox_of, read_command, send_command
 
 SEND_MOST: Final = 100
@@ -215,7 +215,7 @@ class RedisRelay:
 
     async def _read(self, epoch: str) -> None:
         await self._links["reading"].begin_anew()
-        position = Position()
+        position = InboxPosition()
         while True:
             # What was handed over leaves the inbox in the round trip that asks for more. Nothing is read twice: the
             # position is that of this process, and an epoch is that of one process.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .redis_lua import Entry, Inbox
 
 
-class Position:
+class InboxPosition:
     """The last entry that was taken. Entries are numbered without gaps, so one that is missing is noticed.
 
     :ivar sequence: its number

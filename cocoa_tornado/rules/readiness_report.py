@@ -9,7 +9,7 @@ from typing import Any, Final
 ADVISORY: Final = frozenset({"quarantine"})
 """Parts without which a record produced from now on is delivered all the same."""
 
-Part = Mapping[str, Any]
+ReadinessPart = Mapping[str, Any]
 """``ok``, ``state``, and perhaps more."""
 
 
@@ -18,7 +18,7 @@ class Readiness:
     """:ivar parts: an entry per part, in their order."""
 
     draining: bool
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, ReadinessPart] = field(default_factory=dict)
 
     @property
     def failing(self) -> list[str]:
@@ -35,7 +35,7 @@ class Readiness:
 
 def worst(reports: Iterable[Readiness]) -> Readiness:
     """The report of all: for each part the first entry that is not ``ok``, else the first."""
-    draining, parts = False, dict[str, Part]()
+    draining, parts = False, dict[str, ReadinessPart]()
     for report in reports:
         draining = draining or report.draining
         for name, part in report.parts.items():
@@ -44,7 +44,7 @@ def worst(reports: Iterable[Readiness]) -> Readiness:
     return Readiness(draining, parts)
 
 
-def workers_part(missing: Sequence[str]) -> Part:
+def workers_part(missing: Sequence[str]) -> ReadinessPart:
     """The part ``workers``.
 
     :param missing: the names of the workers that do not answer

@@ -25,7 +25,7 @@ from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
 from ..rules.origins import Network, find_caller
 from ..rules.rate import Allowances, LineBudget, RateLimit
-from ..rules.readiness_report import Part, Readiness
+from ..rules.readiness_report import Readiness, ReadinessPart
 from ..speech.port import SpeechState
 from ..workers.port import Siblings
 from .answers import Answer
@@ -81,7 +81,7 @@ class WebContext:
         broker = self.broker.status()
         keys_ok, _ = self.live.now.keys.status()
         quarantine = broker.quarantine
-        parts: dict[str, Part] = {
+        parts: dict[str, ReadinessPart] = {
             "broker": {"ok": broker.state is BrokerState.READY, "state": broker.state.value},
             "quarantine": {"ok": quarantine is not QuarantineState.UNAVAILABLE, "state": quarantine.value},
             "mailbox": self._mailbox(),
@@ -91,21 +91,21 @@ class WebContext:
         }
         return Readiness(self.devices.presence.draining, parts)
 
-    def _presence(self) -> Part:
+    def _presence(self) -> ReadinessPart:
         presence = self.devices.presence
         status, is_shared = presence.status(), presence.lease.is_shared
         if status.state is PresenceState.READY and not status.reaches_others:
             return {"ok": False, "state": "disconnected"}
         return {"ok": status.state is PresenceState.READY, "state": status.state.value if is_shared else "local"}
 
-    def _mailbox(self) -> Part:
+    def _mailbox(self) -> ReadinessPart:
         mail = self.devices.mail
         if mail is None:
             return {"ok": True, "state": "off"}
         state = mail.mailbox.status().state
         return {"ok": state is MailboxState.READY, "state": state.value}
 
-    def _speech(self) -> Part:
+    def _speech(self) -> ReadinessPart:
         if self.audio is None:
             return {"ok": True, "state": "off"}
         state = self.audio.transcriber.status().state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cocoa_tornado.relay.redis_inbox import Position
+from cocoa_tornado.relay.redis_inbox import InboxPosition
 from cocoa_tornado.relay.redis_lua import Entry, Inbox, entries_of
 
 TRIMMED = ["the inbox was trimmed or deleted"]
@@ -15,7 +15,7 @@ def entry(sequence: int) -> Entry:
 
 
 def test_an_inbox_without_a_gap_has_lost_nothing() -> None:
-    position = Position()
+    position = InboxPosition()
     assert position.check(Inbox(0, 0, 0)) == []
     position.take([entry(1), entry(2)])
     assert (position.sequence, position.totals) == (2, (b"2", b"200"))
@@ -25,7 +25,7 @@ def test_an_inbox_without_a_gap_has_lost_nothing() -> None:
 
 
 def test_a_gap_is_noticed_once() -> None:
-    position = Position()
+    position = InboxPosition()
     position.take([entry(1), entry(3)])
     assert position.check(Inbox(3, 0, 0)) == TRIMMED
     assert position.check(Inbox(3, 0, 0)) == []
@@ -33,7 +33,7 @@ def test_a_gap_is_noticed_once() -> None:
 
 @pytest.mark.parametrize("sequence", [9, 0], ids=["deleted", "with its counts"])
 def test_a_deleted_inbox_is_noticed_although_nothing_else_comes(sequence: int) -> None:
-    position = Position()
+    position = InboxPosition()
     position.take([entry(n) for n in range(1, 6)])
     assert position.check(Inbox(sequence, left=0, lost=0)) == TRIMMED
     assert position.sequence == max(5, sequence)
@@ -41,7 +41,7 @@ def test_a_deleted_inbox_is_noticed_although_nothing_else_comes(sequence: int) -
 
 
 def test_that_there_was_no_room_is_noticed_once_for_each_time() -> None:
-    position = Position()
+    position = InboxPosition()
     assert position.check(Inbox(0, 0, lost=1)) == ["the inbox was full"]
     assert position.check(Inbox(0, 0, lost=1)) == []
     assert position.check(Inbox(0, 0, lost=3)) == ["the inbox was full"]
