@@ -36,8 +36,8 @@ def settle(server: RedisServer) -> None:
     server.command("HSET", META, "term", 1, "run", run, "settled", 1)
 
 
-async def start(site: Site, server: RedisServer, mailbox: str) -> Harness:
-    settings: dict[str, Any] = {"presence": server.url, "mailbox": server.url if mailbox == "redis" else "none://"}
+async def start(site: Site, server: RedisServer, mailbox: str, **settings: Any) -> Harness:
+    settings |= {"presence": server.url, "mailbox": server.url if mailbox == "redis" else "none://"}
     return await site.start_ready(**settings)
 
 
@@ -50,13 +50,16 @@ def texts(hearing: Hearing, partition: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("mailbox", ["none", pytest.param("redis", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("protocol", ["classic", pytest.param("consumer", marks=pytest.mark.apache)])
 async def test_devices_hear_each_record_once_and_in_order_while_gateways_join_and_leave(
-    site: Site, redis_server: RedisServer, mailbox: str
+    site: Site, redis_server: RedisServer, mailbox: str, protocol: str
 ) -> None:
+    if protocol == "consumer":
+        pytest.importorskip("confluent_kafka")
     settle(redis_server)
     await site.create(PARTITIONS)
-    one = await start(site, redis_server, mailbox)
-    two = await start(site, redis_server, mailbox)
+    one = await start(site, redis_server, mailbox, kafka_group_protocol=protocol)
+    two = await start(site, redis_server, mailbox, kafka_group_protocol=protocol)
     await eventually(lambda: len(one.gateway.presence.others()) == 1, KAFKA_PATIENCE_S)
     hearings = {"at one": Hearing(await one.connect("at one")), "at two": Hearing(await two.connect("at two"))}
 
@@ -66,7 +69,7 @@ async def test_devices_hear_each_record_once_and_in_order_while_gateways_join_an
 
     async with site.streaming("at one", PARTITIONS) as first, site.streaming("at two", PARTITIONS) as second:
         await hear_more()
-        three = await start(site, redis_server, mailbox)
+        three = await start(site, redis_server, mailbox, kafka_group_protocol=protocol)
         # It never commits, as if it had been killed: the next owner of its partitions reads all that it has read.
         three.gateway.broker._consuming.offsets_to_commit = dict  # type: ignore[attr-defined]
         await hear_more()
