@@ -20,7 +20,7 @@ class Snapshot:
 
     :ivar keys: verify tokens; keys of URLs change within the store, without a reload
     :ivar admin_keys: verify admin tokens; None: the admin API is disabled
-    :ivar signer: what the token endpoint signs with; None: it is off, or there are only public keys
+    :ivar signer: what new device tokens are signed with; None: nobody may ask for one, or there are only public keys
     :ivar credentials: API secrets by key, for the token endpoint
     :ivar tls: for new connections; None: in the clear
     """

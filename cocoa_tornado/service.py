@@ -17,6 +17,7 @@ from typing import Any
 
 from .admin.connected import Connected
 from .admin.context import AdminContext
+from .admin.device import OneDevice
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
 from .brokers.port import Broker
@@ -321,7 +322,7 @@ class Gateway:
         self._web = self._make_web(devices)
         access_log = AccessLog(self.settings.access_log)
         upgrader = Upgrader(self._web, access_log)
-        routes = admin_routes(self._make_admin())
+        routes = admin_routes(self._make_admin(devices))
         if self.settings.admin_port is None:
             application = make_application(self._web, upgrader, access_log, routes)
             return RequestFilter(application, self._web, access_log), upgrader, None
@@ -330,12 +331,12 @@ class Gateway:
         admin_front = RequestFilter(admin_application, self._web, access_log)
         return RequestFilter(application, self._web, access_log), upgrader, admin_front
 
-    def _make_admin(self) -> AdminContext:
+    def _make_admin(self, devices: DeviceContext) -> AdminContext:
         servers = Servers(self.presence, self.relay, self._server_name)
         self._opened.callback(servers.close)
         connected = Connected(self.hub, self._server_name, self._wall_clock)
-        answer_queries(servers, connected)
-        return AdminContext(servers, connected)
+        answer_queries(servers, connected, OneDevice(connected, devices.events))
+        return AdminContext(servers, connected, self.mailbox)
 
     def _make_devices(self) -> DeviceContext:
         settings, live = self.settings, self.live

@@ -90,8 +90,8 @@ def admin_key_sources(settings: Settings, sources: KeySources) -> KeySources | N
 
 
 def make_signer(settings: Settings, sources: KeySources) -> Signer | None:
-    """What the token endpoint signs with; None where it is off, or only public keys are configured."""
-    if not settings.api_credentials:
+    """What new device tokens are signed with; None where nobody may ask for one, or only public keys are configured."""
+    if not settings.api_credentials and not settings.enables_admin:
         return None
     if settings.jwt_signing_key is not None:
         return Signer.from_file(settings.jwt_signing_key).preferring(settings.jwt_algorithms)

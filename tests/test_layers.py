@@ -151,7 +151,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admin.servers": {"presence.port", "relay.messages", "relay.port"},
     "admin": {
         *("admin.rows", "admin.requests", "admin.servers"),
-        *("web", "identity", "hub", "rules", "errors", "plain_text"),
+        *(
+            "web",
+            "identity",
+            "hub",
+            "brokers.port",
+            "mailboxes.port",
+            "routing.address",
+            "rules",
+            "errors",
+            "plain_text",
+        ),
     },
     "probe": {"identity", "rules", "errors", "plain_text"},
     "service": {

@@ -55,6 +55,11 @@ class Connected:
     def __repr__(self) -> str:
         return f"<Connected {self._hub!r}>"
 
+    @property
+    def server(self) -> str:
+        """The name of this server."""
+        return self._name()
+
     async def page(self, selection: Selection) -> Page:
         """A page of the devices that are connected here."""
         devices, found = list(self._selected(selection)), list[str]()
@@ -109,7 +114,7 @@ class Connected:
     def _connection_row(self, client: Client) -> ConnectionRow:
         health, grant = client.health, client.grant
         return ConnectionRow(
-            server=self._name(),
+            server=self.server,
             generation=f"{grant.generation.term}.{grant.generation.number}",
             connected_at=timestamp(client.connected_at),
             ip=client.remote_ip,

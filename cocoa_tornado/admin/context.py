@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..mailboxes.port import Mailbox
 from ..rules.rate import Allowances, LineBudget, RateLimit
 from .connected import Connected
 from .servers import Servers
@@ -21,6 +22,7 @@ class AdminContext:
 
     servers: Servers
     connected: Connected
+    mailbox: Mailbox | None = None
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
     requests: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))

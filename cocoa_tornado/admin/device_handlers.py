@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import asyncio
+from typing import ClassVar, Final
 
+import msgspec
+
+from ..errors import MailboxError
 from ..rules.admin_tokens import WRITE
 from .connected import CLOSE, DEVICES, CloseOrder
+from .device import DEVICE, BoxRow, DeviceQuestion, empty, last_events, weigh
 from .handlers import AdminHandler
 from .requests import MAX_RECONNECT_S, read_selection, read_target, whole_number
-from .rows import merge
+from .rows import DeviceRow, Page, merge
+from .servers import PATIENCE_S
+
+MAILBOX_PATIENCE_S: Final = 10.0
+NOBODY: Final = msgspec.Raw(b"null")
+EMPTY: Final = BoxRow(oldest=None, newest=None, acknowledged=None, messages=0, bytes=0)
 
 
 class DevicesHandler(AdminHandler):
@@ -19,6 +29,53 @@ class DevicesHandler(AdminHandler):
         pages, missing = await self.ask(DEVICES, selection)
         devices, after = merge(pages, selection.limit)
         self.answer_struct(200, {"devices": devices, "next": after, "missing": missing})
+
+
+class DeviceHandler(AdminHandler):
+    """``GET devices/{id}``: its connections, its last events over all servers, and its box. 404 if no server that
+    answers knows anything of it."""
+
+    async def get(self, text: str) -> None:
+        device_id = read_target("devices", text).id
+        answers, missing = await self.ask(DEVICE, DeviceQuestion(device_id))
+        box = await self._weigh(device_id)
+        pages = [Page((answer.device,), False) for answer in answers if answer.device is not None]
+        rows, _ = merge(pages, 1)
+        events = last_events(answers)
+        if not rows and not events and box in (None, EMPTY) and not missing:
+            self.refuse(404, "Unknown device")
+            return
+        row = rows[0] if rows else DeviceRow(device_id=device_id, user_id=NOBODY, groups=(), connections=())
+        self.answer_struct(200, msgspec.structs.asdict(row) | {"box": box, "events": events, "missing": missing})
+
+    async def _weigh(self, device_id: str) -> BoxRow | None:
+        """None: there is no mailbox, or it is unavailable."""
+        if self.admin.mailbox is None:
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await weigh(self.admin.mailbox, device_id)
+        except (MailboxError, TimeoutError):
+            return None
+
+
+class BoxHandler(AdminHandler):
+    """``DELETE devices/{id}/box``."""
+
+    scopes: ClassVar = {"DELETE": WRITE}
+
+    async def delete(self, text: str) -> None:
+        device_id = read_target("devices", text).id
+        if self.admin.mailbox is None:
+            self.refuse(404, "There is no mailbox")
+            return
+        try:
+            async with asyncio.timeout(MAILBOX_PATIENCE_S):
+                deleted = await empty(self.admin.mailbox, device_id)
+        except (MailboxError, TimeoutError):
+            self.refuse(503, "Mailbox not available", {"Retry-After": str(self.context.retry_after_s)})
+            return
+        self.answer(200, {"deleted": deleted})
 
 
 class ConnectionsHandler(AdminHandler):

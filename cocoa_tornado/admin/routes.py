@@ -7,8 +7,11 @@ from typing import Final
 from ..web.application import Routes
 from .connected import CLOSE, DEVICES, Connected
 from .context import AdminContext
-from .device_handlers import ConnectionsHandler, DevicesHandler
+from .device import DEVICE, OneDevice
+from .device_handlers import BoxHandler, ConnectionsHandler, DeviceHandler, DevicesHandler
+from .message_handlers import MessagesHandler
 from .servers import Servers
+from .token_handlers import DeviceTokenHandler
 
 BASE: Final = "/api/v1/admin"
 
@@ -19,10 +22,15 @@ def admin_routes(admin: AdminContext) -> Routes:
     return [
         (f"{BASE}/devices", DevicesHandler, shared),
         (f"{BASE}/(devices|users|groups)/([^/]+)/connections", ConnectionsHandler, shared),
+        (f"{BASE}/devices/([^/]+)", DeviceHandler, shared),
+        (f"{BASE}/devices/([^/]+)/box", BoxHandler, shared),
+        (f"{BASE}/messages", MessagesHandler, shared),
+        (f"{BASE}/device-token", DeviceTokenHandler, shared),
     ]
 
 
-def answer_queries(servers: Servers, connected: Connected) -> None:
+def answer_queries(servers: Servers, connected: Connected, device: OneDevice) -> None:
     """Have this server answer what the handlers of any server ask."""
     servers.answer(DEVICES, connected.page)
     servers.answer(CLOSE, connected.close)
+    servers.answer(DEVICE, device.answer)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Final
 
 from ..counters import count
 from ..presence.grants import Grant
@@ -17,6 +18,7 @@ from ..presence.port import Health
 from ..rules.addressing import Options
 from ..rules.box import Numbers, Position
 from ..rules.close_codes import GOING_AWAY, REPLACED, CloseReason
+from ..rules.device_events import EventKind
 from ..rules.identity import DeviceIdentity
 from ..rules.labels import CLOSE_CODES
 from ..rules.terms import Later, Left, Terms
@@ -27,6 +29,9 @@ from .making_room import OutboxLimits, Withdrawn
 from .protocol import CLOSED, LINGERING, LOST, OPEN, Closing, Ending
 from .queue import Queued, Unwritten, unwritten_of
 from .socket_io import SocketIO
+
+NO_CLOSE_FRAME: Final = 1006
+"""RFC 6455, 7.1.5: no close code was exchanged."""
 
 log = logging.getLogger("cocoa.device")
 
@@ -215,6 +220,7 @@ class DeviceConnection(SocketIO):
             self.drop(GOING_AWAY)  # it has ended, but its slot is not free yet
             return
         now = self._context.clock()
+        self._note("challenged")
         self.protocol.challenge(now)
         self._look_for_progress(now)
         self._context.flusher.add(self)
@@ -324,6 +330,10 @@ class DeviceConnection(SocketIO):
         if protocol.deadline is not None:
             self._timer = asyncio.get_running_loop().call_later(protocol.deadline - now, self._on_deadline)
 
+    def _note(self, kind: EventKind, code: int = 0) -> None:
+        """For operators."""
+        self._context.events.note(self.identity.device_id, kind, code, self._context.wall_clock())
+
     def _on_deadline(self) -> None:
         self.protocol.on_deadline()
         self._carry_out()
@@ -346,6 +356,7 @@ class DeviceConnection(SocketIO):
             # A device whose connection was replaced may have a newer token, which another server has accepted.
             is_last = not context.hub.is_device_connected(self.identity.device_id)
             self._box.close(audiences if is_last and ending.code != str(REPLACED.code) else None)
+        self._note("closed", int(ending.code) if ending.code.isdecimal() else NO_CLOSE_FRAME)
         count(context.counters.closed, ending.code if ending.code in CLOSE_CODES else "other")
         unwritten = {"dropped": counted.lost} if self._box is None else {"left_in_box": counted.in_box}
         extra = {"outcome": ending.outcome, "code": ending.code, **unwritten}

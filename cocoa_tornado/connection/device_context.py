@@ -13,6 +13,7 @@ from ..counters import Counters
 from ..hub import Hub
 from ..presence.port import Presence
 from ..rules.close_codes import CloseReason
+from ..rules.device_events import DeviceEvents
 from ..rules.frames import Unmask
 from ..rules.identity import DeviceIdentity
 from ..rules.rate import LineBudget, RateLimit
@@ -107,3 +108,4 @@ class DeviceContext:
     unmask: Unmask = field(default_factory=fastest_unmask)
     uplink_lines: LineBudget = field(default_factory=lambda: LineBudget(UPLINK_LINES))
     sockets: OpenSockets = field(default_factory=OpenSockets)
+    events: DeviceEvents = field(default_factory=DeviceEvents)

@@ -518,6 +518,11 @@ class Settings(KafkaSettings, PresenceSettings):
         return bool(self.admin_jwt_secret or self.admin_jwt_key)
 
     @property
+    def enables_admin(self) -> bool:
+        """Whether the admin API is enabled."""
+        return self.has_admin_keys or self.uses_development_key
+
+    @property
     def admin_is_on_loopback(self) -> bool:
         """Whether only this machine reaches the admin API, and what else this gateway listens on."""
         return is_loopback(self.host) and (self.admin_port is None or is_loopback(self.admin_host))

@@ -240,6 +240,9 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         """Answer, unless nobody is left to hear it."""
         if not self._is_over:
             self._end(refusal.outcome)
+            if self.identity is not None and not self._is_plain:
+                devices = self.context.devices
+                devices.events.note(self.identity.device_id, "refused", refusal.status, devices.wall_clock())
             self.refuse(refusal.status, refusal.message, refusal.headers)
 
     def _end(self, outcome: str) -> None:

@@ -21,4 +21,8 @@ ENDPOINTS: Final = (
     Endpoint("DELETE", "/devices/nobody/connections", "admin:write"),
     Endpoint("DELETE", "/users/99/connections", "admin:write"),
     Endpoint("DELETE", "/groups/nobody/connections", "admin:write"),
+    Endpoint("GET", "/devices/nobody", "admin:read"),
+    Endpoint("DELETE", "/devices/nobody/box", "admin:write"),
+    Endpoint("POST", "/messages", "admin:write"),
+    Endpoint("POST", "/device-token", "admin:write"),
 )

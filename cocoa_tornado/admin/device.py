@@ -1,0 +1,140 @@
+"""One device: its connections, its last events, and its box."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import Final
+
+import msgspec
+
+from ..mailboxes.port import LaneRead, Mailbox
+from ..rules.box import LANES, LaneName, PageLimits, Position
+from ..rules.device_events import PER_DEVICE, DeviceEvents
+from ..web.handlers import timestamp
+from .connected import Connected
+from .rows import DeviceRow
+from .servers import Topic
+
+MAX_READS: Final = 64
+"""Pages of a box that are read to weigh it."""
+
+
+class DeviceQuestion(msgspec.Struct, frozen=True):
+    device_id: str
+
+
+class EventRow(msgspec.Struct, frozen=True, kw_only=True):
+    """:ivar at: Unix seconds
+    :ivar code: of ``refused`` the status, of ``closed`` the close code
+    """
+
+    at: float
+    server: str
+    event: str
+    code: int | None
+
+
+class DeviceAnswer(msgspec.Struct, frozen=True):
+    """What one server knows of a device."""
+
+    device: DeviceRow | None
+    events: tuple[EventRow, ...]
+
+
+class BoxRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What waits in a device's box.
+
+    :ivar oldest, newest: timestamps of the records; null if nothing waits
+    :ivar acknowledged: the highest number that the device has acknowledged in each lane; null: it never has
+    """
+
+    oldest: str | None
+    newest: str | None
+    acknowledged: dict[str, int] | None
+    messages: int
+    bytes: int
+
+
+DEVICE: Final = Topic("device", DeviceQuestion, DeviceAnswer)
+
+
+class OneDevice:
+    """What this server knows of single devices. IOLoop thread only."""
+
+    def __init__(self, connected: Connected, events: DeviceEvents) -> None:
+        self._connected, self._events = connected, events
+
+    def __repr__(self) -> str:
+        return f"<OneDevice {self._connected!r} {self._events!r}>"
+
+    async def answer(self, question: DeviceQuestion) -> DeviceAnswer:
+        device_id = question.device_id
+        events = tuple(
+            EventRow(at=at, server=self._connected.server, event=kind, code=code or None)
+            for at, kind, code in self._events.of(device_id)
+        )
+        return DeviceAnswer(self._connected.row_of(device_id), events)
+
+
+def last_events(answers: Iterable[DeviceAnswer]) -> list[dict[str, object]]:
+    """The last events of a device over all servers, oldest first."""
+    events = sorted((event for answer in answers for event in answer.events), key=attrgetter("at"))
+    return [
+        {"at": timestamp(event.at), "server": event.server, "event": event.event, "code": event.code}
+        for event in events[-PER_DEVICE:]
+    ]
+
+
+async def weigh(mailbox: Mailbox, device_id: str) -> BoxRow:
+    """Look into a device's box. What waits is what the device has not acknowledged, or has never been sent.
+
+    :raises MailboxError: the mailbox is unavailable
+    """
+    box = await mailbox.look(device_id)
+    times: list[int] = []
+    sizes: list[int] = []
+    for name in LANES:
+        lane = box.lane(name)
+        for messages in await _pages(mailbox, device_id, name, lane.confirmed):
+            times += [stored for stored, _ in messages]
+            sizes += [size for _, size in messages]
+    stamps = [stamp for stamp in times if stamp > 0]
+    return BoxRow(
+        oldest=timestamp(min(stamps) / 1000) if stamps else None,
+        newest=timestamp(max(stamps) / 1000) if stamps else None,
+        acknowledged={name: box.lane(name).acked or 0 for name in LANES} if box.has_acked else None,
+        messages=len(sizes),
+        bytes=sum(sizes),
+    )
+
+
+async def _pages(mailbox: Mailbox, device_id: str, lane: LaneName, after: int) -> Sequence[Sequence[tuple[int, int]]]:
+    """Timestamp and size of each message of a lane."""
+    pages = []
+    for _ in range(MAX_READS):
+        (page,) = await mailbox.read(device_id, [LaneRead(lane, after, PageLimits())])
+        if not page.messages:
+            break
+        pages.append([(message.timestamp_ms, len(message.payload)) for message in page.messages])
+        after = page.messages[-1].number
+    return pages
+
+
+async def empty(mailbox: Mailbox, device_id: str) -> int:
+    """Take everything out of a device's box; return how many messages wait no longer.
+
+    What is already queued for its connection is still sent. To a device that never acknowledges, the messages count as
+    written: an acknowledgement would make it one that does, and it would get each later message again and again.
+
+    :raises MailboxError: the mailbox is unavailable
+    """
+    waiting = (await weigh(mailbox, device_id)).messages
+    box = await mailbox.look(device_id)
+    everything = Position(box.normal.last, box.epoch, box.high.last)
+    # Either is stored within a second, and every later look already knows it.
+    if box.has_acked:
+        mailbox.acknowledge(device_id, everything)
+    else:
+        mailbox.written(device_id, everything)
+    return waiting
