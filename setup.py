@@ -79,6 +79,7 @@ setup(
         "cocoa_tornado.admin",
         "cocoa_tornado.brokers",
         "cocoa_tornado.connection",
+        "cocoa_tornado.handover",
         "cocoa_tornado.identity",
         "cocoa_tornado.mailboxes",
         "cocoa_tornado.presence",

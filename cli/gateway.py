@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from cocoa_tornado.asking import ask
 from cocoa_tornado.errors import SettingError
+from cocoa_tornado.handover.sockets import Meeting
 from cocoa_tornado.rules.supervision import DRAIN_MARGIN_S, LEAVE_S
 from cocoa_tornado.service import Gateway, run
 from cocoa_tornado.service import check as check_gateway
@@ -110,7 +111,7 @@ async def _open_channel(launch: Launch, place: Place, orders: Orders) -> Channel
 
 async def _run_gateway(launch: Launch, orders: Orders, channel: Channel | None) -> None:
     allow_all_open_files()
-    gateway = Gateway(launch.settings, siblings=channel)
+    gateway = Gateway(launch.settings, siblings=channel, meeting=meeting_at(launch.place))
     if not await _starts(gateway, orders.stop):
         log.info("stopped during start")
         return
@@ -188,6 +189,11 @@ async def _reload_on(
 def settings_at(place: Place | None, settings: Settings) -> Settings:
     """The settings of a worker: those of its parent, with a name of its own and the port that the parent reserved."""
     return settings if place is None else replace(settings, port=place.port, server_name=place.name)
+
+
+def meeting_at(place: Place | None) -> Meeting | None:
+    """Where a worker meets the others."""
+    return None if place is None or not place.folder else Meeting(Path(place.folder), place.number, place.count)
 
 
 def allow_all_open_files() -> None:

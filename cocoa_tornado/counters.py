@@ -61,6 +61,9 @@ class Counters:
     closed: dict[str, int] = field(default_factory=dict)  # by close code; "lost" if none was exchanged
     routed: int = 0
     unknown_device: int = 0
+    handed_over: int = 0  # records, to other workers of this machine
+    handed_back: int = 0  # those of them that were returned
+    taken_over: int = 0  # records that other workers have handed over
     dropped: dict[str, int] = field(default_factory=dict)  # messages to devices, by reason
     collapsed: int = 0  # replaced by newer ones while they were queued, and in no box
     kept: int = 0  # stored for a device that was not connected

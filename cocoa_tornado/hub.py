@@ -7,7 +7,7 @@ IOLoop thread.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from .presence.grants import ConnectionDelivery, Grant, Lease
@@ -116,6 +116,8 @@ class Hub:
         self._groups: Members[str] = Members()
         self._registered = 0
         self._ending: dict[Grant, Client] = {}  # have ended, but presence does not know yet
+        self._on_arrival: Callable[[str], None] = _nothing
+        self._on_departure: Callable[[str], None] = _nothing
 
     def __repr__(self) -> str:
         return f"<Hub {self._registered} connections of {len(self._clients)} devices>"
@@ -128,14 +130,22 @@ class Hub:
         """A snapshot of all connections."""
         return iter([client for clients in self._clients.values() for client in clients])
 
+    def watch(self, on_arrival: Callable[[str], None], on_departure: Callable[[str], None]) -> None:
+        """Call one function with each device that connects, and the other one with each that has no connection here
+        any more."""
+        self._on_arrival, self._on_departure = on_arrival, on_departure
+
     def register(self, client: Client) -> None:
         """The upgrade is done: from here on the device's messages go to this client."""
         device_id = client.grant.device_id
+        is_new = device_id not in self._clients
         self._clients[device_id] = [*self._clients.get(device_id, ()), client]
         if self._receiving is not self._clients:
             self._receiving.setdefault(device_id, [client])
         self._set_identity(device_id, client.identity)
         self._registered += 1
+        if is_new:
+            self._on_arrival(device_id)
 
     def unregister(self, client: Client) -> bool:
         """Remove this very connection, and no other of its device; False if it was not there. Idempotent."""
@@ -156,6 +166,8 @@ class Hub:
             del self._receiving[device_id]
             if remaining:
                 self._receiving[device_id] = [min(remaining, key=_by_health)]
+        if not remaining:
+            self._on_departure(device_id)
         return True
 
     def forget(self, client: Client) -> None:
@@ -328,3 +340,7 @@ def _by_health(client: Client, queued: int | None = None) -> tuple[bool, int, fl
     round_trip_s = math.inf if health.round_trip_s is None else health.round_trip_s
     length = health.queued if queued is None else queued
     return health.misses_pong, length, round_trip_s, -client.grant.generation.number
+
+
+def _nothing(device_id: str) -> None:
+    pass

@@ -85,6 +85,12 @@ class GatewayCollector(Collector):
             yield from _presence(presence.status())
         yield _total("cocoa_messages_routed", "Messages queued for a connected device", counters.routed)
         yield _total("cocoa_messages_unknown_device", "Messages for a device not connected", counters.unknown_device)
+        over = "Records handed over to other workers of this machine, which have their devices"
+        yield _total("cocoa_records_handed_over", over, counters.handed_over)
+        back = "Records that other workers of this machine have returned, because their devices had left"
+        yield _total("cocoa_records_handed_back", back, counters.handed_back)
+        taken = "Records for devices of this server that other workers of this machine have handed over"
+        yield _total("cocoa_records_taken_over", taken, counters.taken_over)
         yield _by("cocoa_messages_dropped", "Messages dropped before they were written", "reason", counters.dropped)
         yield _total(
             "cocoa_messages_collapsed", "Messages in no box replaced by newer ones while queued", counters.collapsed

@@ -20,7 +20,7 @@ from .admin.context import AdminContext
 from .admin.device import OneDevice
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
-from .brokers.port import Broker
+from .brokers.port import Batch, Broker
 from .connection.device_context import DeviceContext
 from .connection.flusher import Flushed, Flusher, Housekeeping
 from .connection.intake import IntakeGate
@@ -28,6 +28,8 @@ from .connection.keepalive import ExpiryCalendar, PingWheel
 from .connection.mail import Mail, refresh_period_s
 from .counters import Counters
 from .errors import KeyMaterialError, ServiceError, SettingError
+from .handover.handover import HandOver
+from .handover.sockets import Meeting, Sockets
 from .hub import Hub
 from .identity.key_store import KeyStore
 from .live import Live
@@ -98,6 +100,7 @@ class Gateway:
     :param presence: likewise, not started
     :param relay: likewise, the one that ``presence`` uses
     :param siblings: the other workers, which listen on the same port; None without a parent
+    :param meeting: where records are handed over to them; None: through the relay
     """
 
     def __init__(
@@ -109,9 +112,10 @@ class Gateway:
         presence: Presence | None = None,
         relay: Relay | None = None,
         siblings: Siblings | None = None,
+        meeting: Meeting | None = None,
     ) -> None:
         self.settings = settings
-        self._siblings = siblings
+        self._siblings, self._meeting = siblings, meeting
         sources = key_sources(settings)
         admin_keys = admin_key_store(settings, sources)
         self.live = Live(snapshot(settings, sources, key_store(settings, sources), admin_keys))
@@ -204,6 +208,7 @@ class Gateway:
         if self.mailbox is not None:
             opened.push_async_callback(self._within, self.mailbox.close)
             await self._open_mailbox(self.mailbox)
+        sink = await self._open_handover()
         sockets = bind(self.settings.host, self.settings.port, shared=self._siblings is not None)
         self.port = sockets[0].getsockname()[1]
         opened.push_async_callback(self._within, self.broker.close)
@@ -217,7 +222,7 @@ class Gateway:
             self.engine.start()
         if self.transcriber is not None:
             opened.push_async_callback(self._within, self.transcriber.drain, SHARE_OF_GRACE_FOR_SPEECH)
-        self.broker.start(self._sink, decode)
+        self.broker.start(sink, decode)
 
     def _open_admin_listener(self, front: RequestFilter) -> None:
         """It serves until the devices have been sent away."""
@@ -274,6 +279,27 @@ class Gateway:
         await now.keys.close()
         if now.admin_keys is not None:
             await now.admin_keys.close()
+
+    async def _open_handover(self) -> Callable[[Batch], None]:
+        """What consumes the broker's batches. With a mailbox, the worker that reads a record stores it, too: only one
+        at a time can remember what it has stored of a partition."""
+        meeting = self._meeting
+        if meeting is None or self.mailbox is not None:
+            return self._sink
+        handover = HandOver(
+            meeting.number,
+            self._sink,
+            self.hub,
+            self.relay,
+            self.counters,
+            self._clock,
+            lambda: self.live.now.slots.per_device == 1,
+        )
+        sockets = Sockets(meeting, handover.link)
+        self._opened.callback(handover.close)
+        self._opened.push_async_callback(sockets.close)
+        await sockets.open()
+        return handover
 
     async def _open_mailbox(self, mailbox: Mailbox) -> None:
         await mailbox.start()

@@ -92,6 +92,7 @@ def kafka_options(settings: Settings) -> KafkaOptions:
         group_protocol=settings.kafka_group_protocol,
         # With presence local:// no other gateway knows which devices this one holds.
         sole_reader=not settings.shares_presence,
+        workers=settings.workers,
         client_id=settings.kafka_client_id,
         results_topic=settings.kafka_results_topic,
         messages_topic=settings.kafka_messages_topic,

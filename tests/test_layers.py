@@ -91,6 +91,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("hub", "counters", "presence.port", "relay.port", "relay.messages"),
         *("brokers.port", "mailboxes.port", "rules", "errors"),
     },
+    "handover.pieces": {"rules"},
+    "handover.announcements": set(),
+    "handover.rules": {"handover.pieces", "rules"},
+    "handover.wire": {"handover.pieces", "rules"},
+    "handover": {
+        *(f"handover.{name}" for name in ("announcements", "pieces", "rules", "wire")),
+        *("hub", "counters", "relay.port", "relay.messages", "brokers.port", "rules", "errors"),
+    },
     "transcriber": {"routing.round_trips", "counters", "brokers.port", "speech.port", "rules", "errors"},
     "connection.gap_notices": {"rules"},
     "connection.questions": {"rules"},
@@ -180,6 +188,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "presence.membership",
         "relay",
         "relay.port",
+        "handover",
         "routing",
         "routing.round_trips",
         "mailboxes",
@@ -205,6 +214,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         "asking",
         "service",
+        "handover",
         "web.listening_sockets",
         "workers",
         "workers.place",
@@ -235,6 +245,7 @@ PURE = (
     *(f"presence.{name}" for name in ("redis_lua", "redis_scripts")),
     *("relay.messages", "relay.wire"),
     *("admin.rows", "admin.requests"),
+    *(f"handover.{name}" for name in ("announcements", "pieces", "rules", "wire")),
     *(f"workers.{name}" for name in ("gathering", "messages", "own_metrics", "port")),
     *(
         f"connection.{name}"
@@ -272,6 +283,7 @@ PACKAGES = {
     "admin",
     "brokers",
     "connection",
+    "handover",
     "identity",
     "mailboxes",
     "presence",

@@ -39,6 +39,7 @@ class KafkaOptions:
     :ivar high_water_bytes: the same in bytes; they resume below a quarter of it
     :ivar fetch_bytes: while this much is fetched and unread, fetching pauses
     :ivar batch_bytes: the largest decompressed batch (kafka-python); a larger one is skipped as unreadable
+    :ivar workers: on this machine that read; each of them gets fewer records in the same time
     :ivar max_uncommitted: offsets of a partition that may be done and not committed; above it, reading pauses until the
         broker has taken a commit; 0: unlimited
     :ivar queue_records: size of the publish queue, from which :meth:`can_write` is False; at twice as many, publishing
@@ -60,6 +61,7 @@ class KafkaOptions:
     messages_topic: str = "device.messages"
     quarantine_topic: str = "transcription.results.quarantine"
     sole_reader: bool = False
+    workers: int = 1
     create_topics: bool = True
     partitions: int = -1
     replication: int = -1

@@ -38,6 +38,7 @@ from .port import Batch, BrokerCounters, Decoder
 
 POLL_S = 0.1
 QUIET_POLL_S = 0.5  # while only the brokers can cause work; a stop and a rebalance wait for its end
+MAX_PAUSE_S = 0.01  # between two batches, however many workers there are
 PAUSED_POLL_S = 0.02  # nothing is fetched while paused; this only bounds how late the end of a pause is noticed
 CALL_S = 2.0  # one request to the brokers: offsets, positions
 COMMIT_LOST_S = 30.0  # a commit without an answer for this long counts as lost; until then it is the only one
@@ -91,7 +92,7 @@ class Reading(ABC, Generic[P]):
 
     :param asking: the clients for requests about the topic, whichever library reads
     :param sole: set if no other member of the group may read
-    :cvar pace_s: the pause between two batches at a high rate
+    :cvar pace_s: the pause between two batches at a high rate, without other workers
     :ivar mark: the metadata to commit with each offset
     :ivar stop_deadline: when a stop gives up waiting (monotonic clock); infinity while running
     """
@@ -113,6 +114,8 @@ class Reading(ABC, Generic[P]):
         sole: SoleReading | None = None,
     ) -> None:
         self._options, self._failures = options, failures
+        # A worker's batches are as large as those of one gateway that reads everything.
+        self._pause_s = min(self.pace_s * options.workers, MAX_PAUSE_S)
         self._counters, self._availability, self._sole = counters, availability, sole
         self._loop, self._decode = loop, decode
         self._stopping = threading.Event()
@@ -310,7 +313,7 @@ class Reading(ABC, Generic[P]):
         self._handoff.take(1, self._quarantine.take(record, reason, span))
 
     def _let_records_gather(self) -> None:
-        left_s = self._handoff.pause_s(self.pace_s)
+        left_s = self._handoff.pause_s(self._pause_s)
         if left_s:
             time.sleep(left_s)
 

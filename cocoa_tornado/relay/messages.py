@@ -220,4 +220,24 @@ class Reply:
         return ENVELOPE_BYTES + len(self.body)
 
 
-RelayMessage = Forward | WakeUp | WakeUpMembers | Challenge | Answer | Eviction | Query | Reply
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Marks a position among the messages of its sender: all earlier ones were received before it.
+
+    :ivar worker: number of the sender under its parent; :ivar number: of the fence
+    """
+
+    kind: ClassVar[str] = "fence"
+    worker: int
+    number: int
+
+    @property
+    def count(self) -> int:
+        return 1
+
+    @property
+    def size_bytes(self) -> int:
+        return ENVELOPE_BYTES
+
+
+RelayMessage = Forward | WakeUp | WakeUpMembers | Challenge | Answer | Eviction | Query | Reply | Fence

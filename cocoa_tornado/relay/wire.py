@@ -25,6 +25,7 @@ from .messages import (
     Answer,
     Challenge,
     Eviction,
+    Fence,
     Forward,
     ForwardedMessage,
     Query,
@@ -108,6 +109,11 @@ class _Reply(_Head, array_like=True, frozen=True, gc=False):
     body: bytes
 
 
+class _Fence(_Head, array_like=True, frozen=True, gc=False):
+    worker: int
+    number: int
+
+
 _ENCODE: Final = msgspec.msgpack.Encoder().encode
 _HEAD: Final = msgspec.msgpack.Decoder(_Head)
 _FORWARD: Final = msgspec.msgpack.Decoder(_Forward)
@@ -118,6 +124,7 @@ _ANSWER: Final = msgspec.msgpack.Decoder(_Answer)
 _EVICTION: Final = msgspec.msgpack.Decoder(_Eviction)
 _QUERY: Final = msgspec.msgpack.Decoder(_Query)
 _REPLY: Final = msgspec.msgpack.Decoder(_Reply)
+_FENCE: Final = msgspec.msgpack.Decoder(_Fence)
 
 
 def encode(message: RelayMessage) -> bytes:
@@ -139,6 +146,8 @@ def encode(message: RelayMessage) -> bytes:
             return _ENCODE((VERSION, "query", number, about, body))
         case Reply(number, body):
             return _ENCODE((VERSION, "reply", number, body))
+        case Fence(worker, number):
+            return _ENCODE((VERSION, "fence", worker, number))
         case _:
             assert_never(message)
 
@@ -172,6 +181,9 @@ def decode(data: bytes) -> Decoded:
             case "reply":
                 reply = _REPLY.decode(data)
                 return Decoded(Reply(reply.number, reply.body))
+            case "fence":
+                fence = _FENCE.decode(data)
+                return Decoded(Fence(fence.worker, fence.number))
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         pass  # another program wrote it, or a later release that should have raised the version
     return Decoded(None, 1)

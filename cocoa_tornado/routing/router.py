@@ -21,6 +21,7 @@ from ..relay.messages import UNKNOWN_PLACE
 from ..relay.port import Relay
 from ..rules.audiences import address_of, audience_of
 from ..rules.box import LaneName
+from ..rules.records import Record
 from ..rules.taken import TakenOffsets
 from .address import Address, Directory, Everyone, Group, User, recipients
 from .forwarding import Forwarding
@@ -230,6 +231,12 @@ class Router:
                 return mailbox.append(entries, flight.doorbell)
         return mailbox.append(entries)
 
+    def deliver(self, batch: Batch) -> None:
+        """Route records of devices that are connected here, which another worker of this machine has read; without a
+        mailbox. What waits for other servers does not delay them."""
+        self._local.send_each(batch)
+        self.note_round_trips(batch.records)
+
     def close(self) -> None:
         """The gateway stops: cancel what is only due later."""
         if self._looking is not None:
@@ -252,7 +259,7 @@ class Router:
             if holders is None or (holders.done() and not holders.result()):
                 self._local.send_each(batch)
                 batch.done()
-                self._note_round_trips(batch)
+                self.note_round_trips(batch.records)
                 return
         flight = self._take_off(batch)
         self._in_flight.append(flight)
@@ -362,7 +369,7 @@ class Router:
             self._local.failed_elsewhere(len(flight.batch.records))
         finally:
             flight.routing()
-        self._note_round_trips(flight.batch)
+        self.note_round_trips(flight.batch.records)
 
     def _send_out(self, flight: _InFlight) -> None:
         records, elsewhere, others = flight.batch.records, self._elsewhere(flight.holders), self._presence.others()
@@ -568,9 +575,10 @@ class Router:
         self._local.wake_members(address)
         self._forwarding.wake_up_members(address)
 
-    def _note_round_trips(self, batch: Batch) -> None:
+    def note_round_trips(self, records: Sequence[Record]) -> None:
+        """These records have come back from the broker."""
         if self._round_trips is not None:
-            self._round_trips.routed(batch.records)
+            self._round_trips.routed(records)
 
 
 def _entries(flight: _InFlight) -> list[Entry | FanOut]:

@@ -28,7 +28,7 @@ CLOSE_CODES: Final = (
     "other",  # a device could invent thousands of codes
 )
 
-_RELAY_KINDS: Final = ("forward", "wake_up", "challenge", "answer", "eviction", "query", "reply")
+_RELAY_KINDS: Final = ("forward", "wake_up", "challenge", "answer", "eviction", "fence", "query", "reply")
 
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_accept_pauses": tuple(obstacle.value for obstacle in Obstacle),

@@ -7,9 +7,12 @@ possible, because it is the one process that nothing restarts, except systemd.
 from __future__ import annotations
 
 import logging
+import os
 import selectors
+import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
@@ -48,6 +51,9 @@ MAX_UNSENT_BYTES: Final = 2 * MAX_MESSAGE_BYTES
 
 RELOAD_S: Final = 30.0
 """How long the parent reports a reload to systemd at most, if a worker does not complete it."""
+
+MAX_FOLDER_BYTES: Final = 90
+"""The path of a Unix socket may have 103 bytes on some systems."""
 
 log = logging.getLogger("cocoa.workers")
 
@@ -97,6 +103,7 @@ class Parent:
         self._reloading: set[int] = set()
         self._reload_until = 0.0
         self._watchdog_at = clock()
+        self._folder = make_folder()
 
     # orders, from signal handlers
 
@@ -169,7 +176,7 @@ class Parent:
 
     def _start(self, number: int) -> None:
         ours, theirs = socket.socketpair()
-        place = Place(theirs.fileno(), number, self._count, self._name_of(number), self._port)
+        place = Place(theirs.fileno(), number, self._count, self._name_of(number), self._port, self._folder)
         try:
             process = subprocess.Popen(
                 self._command,
@@ -354,6 +361,23 @@ class Parent:
         for child in self._children.values():
             self._close_channel(child)
         self._selector.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def make_folder() -> str:
+    """A folder for the workers' sockets, which no other user may enter; '' if it cannot be made."""
+    for parent in (os.environ.get("XDG_RUNTIME_DIR"), None):
+        try:
+            folder = tempfile.mkdtemp(prefix="cocoa-", dir=parent or None)
+        except OSError as error:
+            log.debug("no folder for sockets", extra={"error": str(error)})
+            continue
+        if len(os.fsencode(folder)) <= MAX_FOLDER_BYTES:
+            return folder
+        os.rmdir(folder)
+    log.warning("no folder for sockets", extra={"instead": "workers reach each other through Redis"})
+    return ""
 
 
 def how(status: int) -> str:

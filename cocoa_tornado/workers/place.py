@@ -18,6 +18,7 @@ class Place(msgspec.Struct, frozen=True):
     :ivar number: from 1 to ``count``
     :ivar name: of the server: ``<server name>/<number>``
     :ivar port: the one that all share
+    :ivar folder: where the workers find each other; '' if there is none
     """
 
     fd: int
@@ -25,6 +26,7 @@ class Place(msgspec.Struct, frozen=True):
     count: int
     name: str
     port: int
+    folder: str = ""
 
     def variable(self) -> dict[str, str]:
         """The environment variable."""

@@ -1,0 +1,1 @@
+"""Hands records over between the workers of one machine, before they are routed."""
