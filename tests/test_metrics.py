@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import get_args
 
 import tornado
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,7 +18,7 @@ from cocoa_tornado.metrics import GatewayCollector, MetricsPage
 from cocoa_tornado.presence.grants import SlotLimits
 from cocoa_tornado.presence.local import LocalPresence
 from cocoa_tornado.relay.memory import MemoryRelay
-from cocoa_tornado.relay.messages import Answer, Challenge, Eviction, Forward, Query, Reply, WakeUp, WakeUpMembers
+from cocoa_tornado.relay.messages import RelayMessage
 from cocoa_tornado.relay.port import Fate, RelayCounters
 from cocoa_tornado.rules.box import BoxLimits
 from cocoa_tornado.rules.labels import LABELS
@@ -93,7 +94,7 @@ def test_what_servers_send_each_other_is_counted_by_kind_and_by_fate() -> None:
     assert values[("cocoa_relay_messages_refused_total", "overflow")] == 2
     assert values[("cocoa_relay_messages_received_total", "wake_up")] == 3
     assert (values[("cocoa_relay_messages_skipped_total",)], values[("cocoa_relay_losses_total",)]) == (4, 1)
-    kinds = {kind.kind for kind in (Forward, WakeUp, WakeUpMembers, Challenge, Answer, Eviction, Query, Reply)}
+    kinds = {kind.kind for kind in get_args(RelayMessage)}
     assert set(LABELS["cocoa_relay_messages_sent"]) == kinds
     assert set(LABELS["cocoa_relay_messages_refused"]) == {fate.value for fate in Fate} - {"accepted"}
 

@@ -23,6 +23,7 @@ PURE: Final = (
     "rules/",
     "presence/",
     *(f"admin/test_{name}.py" for name in ("requests", "rows", "servers")),
+    *(f"handover/test_{name}.py" for name in ("rules", "wire")),
     *(f"relay/test_{name}.py" for name in ("memory", "redis_inbox", "wire")),
     *(f"workers/test_{name}.py" for name in ("gathering", "messages", "place")),
     *(f"asyncapi/test_{name}.py" for name in ("document", "examples")),

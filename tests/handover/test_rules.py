@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from random import Random
 
 import pytest
@@ -10,28 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoa_tornado.handover.announcements import Announcements
-from cocoa_tornado.handover.pieces import Delivery
-from cocoa_tornado.handover.rules import QUIET_S, Actions, Ask, Destinations, Phase, Route, _Sibling
-from cocoa_tornado.routing.address import Everyone
-from cocoa_tornado.rules.records import Record
+from cocoa_tornado.handover.rules import QUIET_S, Actions, Ask, Destinations, Phase, _Sibling
 
-from .world import run
+from .world import WORKERS, World, run
 
 STEPS = 200
 
 
-@given(st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
-def test_whatever_happens_records_arrive_in_order_and_once_and_every_batch_is_done(random: Random) -> None:
-    run(random, STEPS)
+@given(st.integers(0, 2**32))
+@settings(max_examples=100)
+def test_whatever_happens_records_arrive_in_order_and_once_and_every_batch_is_done(seed: int) -> None:
+    """A seed, because a random generator of hypothesis takes fifty times as long."""
+    run(Random(seed), STEPS)
 
 
 class NoFence(Destinations):
     """Hands over before the sibling has received what the relay has for it."""
 
     def _ask(self, number: int) -> Actions:
-        actions = super()._ask(number)
-        for ask in actions:
+        for ask in super()._ask(number):
             assert isinstance(ask, Ask)
             self.fenced(number, ask.number)
         return []
@@ -60,45 +56,151 @@ class Forgetful(Destinations):
         return super().down(number)
 
 
-class Fickle(Destinations):
-    """Goes by the latest announcement at once."""
-
-    def announced(self, number: int, upto: int, here: Sequence[str], gone: Sequence[str]) -> Actions:  # type: ignore[override]  # world.py has lists
-        actions = super().announced(number, upto, here, gone)
-        for device_id in here:
-            if self.phase is Phase.ON and isinstance(self._where.get(device_id), int):
-                self._where[device_id] = number
-        return actions
+@pytest.mark.parametrize(("fault", "seed"), [(NoFence, 1), (Hasty, 15), (Forgetful, 639)])
+def test_a_planted_fault_is_found(fault: type[Destinations], seed: int) -> None:
+    """The seeds are the first that find it, of 0, 1, 2 and so on."""
+    run(Random(seed), STEPS)
+    with pytest.raises((AssertionError, KeyError)):
+        run(Random(seed), STEPS, make_rules=fault)
 
 
-class Careless(Destinations):
-    """Does not stop for records that are for several devices."""
+# One after the other. Worker 1 reads; nothing arrives before the test says so.
 
-    def take(self, delivery: Delivery, now: float, *, is_allowed: bool = True) -> Actions:
-        where, self._where = self._where, {**self._where, Everyone(): 0}  # type: ignore[dict-item]  # the fault
-        shared = [at for at, record in enumerate(delivery.records) if record.address == Everyone()]
-        self._where = where
-        if self.phase is Phase.ON and shared and self._where and len(delivery.records) == 1:
-            return [self._route([_piece(delivery)])]
-        return super().take(delivery, now, is_allowed=is_allowed)
+
+def quiet_world(make_announcements: type[Announcements] = Announcements) -> World:
+    return World(Random(0), make_announcements=make_announcements)
+
+
+def with_device_at(world: World, number: int, device_id: str = "a") -> None:
+    world.move(device_id, number)
+    world.settle()
+
+
+def test_a_record_goes_to_the_sibling_that_has_its_device_and_past_the_relay() -> None:
+    world = quiet_world()
+    with_device_at(world, 2)
+    world.read(1, ["a", "a"])
+    assert not world.workers[1].routing
+    assert world.workers[1].rules.gathered(2) == 2
+    world.settle()
+    assert world.devices["a"].got == [("p1", 0), ("p1", 1)]
+    world.check()
 
 
 class Welcoming(Announcements):
-    """Takes records of every device that is here now."""
+    """Takes the records of every device that is here now."""
 
-    def strangers(self, device_ids: Sequence[str], seen: int) -> list[int]:
-        return super().strangers(device_ids, 2**60)
+    def strangers(self, device_ids: object, seen: int) -> list[int]:
+        return super().strangers(device_ids, 2**60)  # type: ignore[arg-type]  # passed on
 
 
-@pytest.mark.parametrize("fault", [NoFence, Hasty, Forgetful, Welcoming])
-def test_a_planted_fault_is_found(fault: type) -> None:
-    kinds = {"make_announcements" if fault is Welcoming else "make_rules": fault}
-    found = 0
-    for seed in range(2_000):
-        try:
-            run(Random(seed), STEPS, **kinds)
-        except (AssertionError, KeyError):
-            found = seed + 1
-            break
-    print(fault.__name__, found)
-    assert found
+@pytest.mark.parametrize("announcements", [Announcements, Welcoming])
+def test_records_that_were_handed_over_before_their_device_came_back_are_returned_together(
+    announcements: type[Announcements],
+) -> None:
+    world = quiet_world(announcements)
+    with_device_at(world, 2)
+    for _ in range(2):
+        world.read(1, ["a"])
+        world.workers[1].send(2)
+    world.move("a", 0)
+    world.links[1, 2].popleft()  # news without content
+    world.hand_over((1, 2))  # the device is not there
+    world.move("a", 2)
+    world.hand_over((1, 2))
+    if announcements is Welcoming:
+        with pytest.raises(AssertionError, match="late"):
+            world.settle()
+        return
+    assert world.devices["a"].got == []
+    world.settle()
+    world.check()
+    assert world.devices["a"].got == [("p1", 0), ("p1", 1)]
+
+
+def test_a_sibling_that_hangs_delays_its_own_devices_and_no_others() -> None:
+    world = quiet_world()
+    with_device_at(world, 2, "a")
+    with_device_at(world, 3, "b")
+    world.read(1, ["a", "b", "c"])
+    world.workers[1].send(2)
+    world.workers[1].send(3)
+    world.hand_over((1, 3))
+    world.hand_over((1, 3))
+    world.workers[1].route_all()
+    assert (world.devices["a"].got, world.devices["b"].got) == ([], [("p1", 1)])
+    world.kill(2)  # by the parent
+    world.move("a", 1)
+    world.settle()
+    world.check()
+    assert world.devices["a"].got == [("p1", 0)]
+
+
+def test_a_record_for_everyone_waits_for_what_was_handed_over_and_nothing_is_for_a_while() -> None:
+    world = quiet_world()
+    with_device_at(world, 2)
+    rules = world.workers[1].rules
+    phases = []
+
+    def note_phase() -> None:
+        phases.append(rules.phase)
+
+    world.read(1, ["a"])
+    world.read(1, [], is_shared=True)
+    world.read(1, ["a"])
+    note_phase()
+    assert len(world.workers[1].routing) == 0
+    world.settle()
+    note_phase()
+    assert world.devices["a"].got == [("p1", 0), ("p1", 1), ("p1", 2)]
+    world.now += QUIET_S / 2
+    world.read(1, ["a"])
+    assert rules.gathered(2) == 0
+    world.settle()
+    world.now += QUIET_S / 2
+    world.read(1, ["a"])
+    note_phase()
+    world.settle()
+    note_phase()
+    assert phases == [Phase.ENDING, Phase.OFF, Phase.BEGINNING, Phase.ON]
+    world.read(1, ["a"])
+    assert rules.gathered(2) == 1
+    world.settle()
+    world.check()
+
+
+def test_a_device_that_comes_here_gets_what_was_handed_over_before_what_is_routed_here() -> None:
+    world = quiet_world()
+    with_device_at(world, 2)
+    world.read(1, ["a"])
+    world.workers[1].send(2)
+    world.move("a", 1)
+    world.read(1, ["a"])
+    world.workers[1].route_all()
+    assert world.devices["a"].got == []  # the first one is still on its way
+    world.settle()
+    world.check()
+    assert world.devices["a"].got == [("p1", 0), ("p1", 1)]
+
+
+def test_without_permission_everything_is_routed_here() -> None:
+    """Devices that may have several connections."""
+    world = quiet_world()
+    with_device_at(world, 2)
+    worker = world.workers[1]
+    worker.is_allowed = False
+    world.read(1, ["a"])
+    assert (worker.rules.phase, worker.rules.gathered(2)) == (Phase.OFF, 0)
+    world.settle()
+    assert world.devices["a"].got == [("p1", 0)]
+
+
+def test_all_workers_know_where_each_device_is() -> None:
+    world = quiet_world()
+    for number, device_id in zip(WORKERS, "abc", strict=True):
+        with_device_at(world, number, device_id)
+    for number in WORKERS:
+        world.read(number, ["a", "b", "c"])
+        assert sum(world.workers[number].rules.gathered(other) for other in WORKERS if other != number) == 2
+    world.settle()
+    world.check()

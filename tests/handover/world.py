@@ -65,6 +65,7 @@ class Worker:
         self.routing: deque[Route] = deque()
         self.due: deque[Action] = deque()
         self.is_acting = False
+        self.is_allowed = True
         self.fences: dict[int, list[int]] = {}
         self.acknowledged: dict[int, int] = {}
         self.returned: dict[int, dict[int, list[int]]] = {}
@@ -92,7 +93,7 @@ class Worker:
         source = f"p{self.number}"
         self.not_done += 1
         delivery = Delivery(records, offsets, [(source, len(records))], self.on_done)
-        self.act(self.rules.take(delivery, self.world.now))
+        self.act(self.rules.take(delivery, self.world.now, is_allowed=self.is_allowed))
 
     def on_done(self) -> None:
         self.not_done -= 1
