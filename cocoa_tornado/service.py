@@ -298,6 +298,7 @@ class Gateway:
         sockets = Sockets(meeting, handover.link)
         self._opened.callback(handover.close)
         self._opened.push_async_callback(sockets.close)
+        handover.start()
         await sockets.open()
         return handover
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -99,13 +100,13 @@ class Served:
 @pytest.fixture
 def served(
     tmp_path: Path, kafka: KafkaServer | TansuServer, redis_server: RedisServer
-) -> Iterator[tuple[Served, Callable[[str], None]]]:
+) -> Iterator[tuple[Served, Callable[..., None]]]:
     one = Served(tmp_path, kafka, redis_server.url)
     with writer(kafka.bootstrap) as producer:
 
-        def publish(text: str) -> None:
+        def publish(text: str, shift: int = 0) -> None:
             """A record for each device, in all partitions."""
-            for number, device_id in enumerate(DEVICES):
+            for number, device_id in enumerate(DEVICES, shift):
                 value = json.dumps({"device_id": device_id, "text": text}).encode()
                 producer.send(one.topic, value, partition=number % 4)
             producer.flush()
@@ -116,7 +117,7 @@ def served(
 
 
 def test_a_message_finds_its_device_whichever_worker_reads_it_and_a_killed_one_is_replaced(
-    served: tuple[Served, Callable[[str], None]],
+    served: tuple[Served, Callable[..., None]],
 ) -> None:
     one, publish = served
     with contextlib.ExitStack() as stack:
@@ -126,6 +127,19 @@ def test_a_message_finds_its_device_whichever_worker_reads_it_and_a_killed_one_i
         for device in devices:
             assert json.loads(device.recv(PATIENCE_S))["text"] == "hello"
         assert one.metric("cocoa_records_consumed_total") == len(DEVICES)
+
+        shifts = itertools.count(1)
+
+        def is_handed_over() -> bool:
+            """Once each partition has had a record of each device, both workers have read some of the other's."""
+            shift = next(shifts)
+            publish(str(shift), shift)
+            for device in devices:
+                assert json.loads(device.recv(PATIENCE_S))["text"] == str(shift)
+            return one.metric("cocoa_records_handed_over_total") > 0
+
+        eventually(is_handed_over)
+        assert one.metric("cocoa_records_taken_over_total") > 0
 
         killed = one.worker(2)
         os.kill(killed, signal.SIGKILL)

@@ -30,6 +30,7 @@ GATHER_S: Final = 0.01
 MOST: Final = 128
 """So many records don't wait either."""
 FENCE_AGAIN_S: Final = 1.0
+LOOK_S: Final = 0.5
 
 log = logging.getLogger("cocoa.handover")
 
@@ -71,8 +72,8 @@ class HandOver:
         self._links: dict[int, Link] = {}
         self._servers: dict[int, str] = {}
         self._due: deque[Route | Ask] = deque()
-        self._is_acting = False
-        self._is_closed = False
+        self._is_acting = self._is_closed = False
+        self._timer: asyncio.TimerHandle | None = None
         hub.watch(self._on_arrival, self._on_departure)
         relay.handle(Fence, self._on_fence)
 
@@ -88,8 +89,21 @@ class HandOver:
         """For a new connection."""
         return Link(self._number, self)
 
+    def start(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self.start()
+        self._act(self._rules.look(self._clock()))
+        for link in self._links.values():
+            if link.server != self._relay.server:  # it has joined, or joined again
+                link.has_reply = True
+                link.schedule(0.0, self._flush)
+
     def close(self) -> None:
         self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         for link in list(self._links.values()):
             link.abort()
 
@@ -255,7 +269,8 @@ class HandOver:
         link.flushed_at = self._clock()
         if link.has_reply or self._announcements.has_news(sibling):
             upto, here, gone = self._announcements.take(sibling)
-            news = News(self._relay.server, upto, here, gone, link.acknowledged, link.returned, link.fences)
+            link.server = self._relay.server
+            news = News(link.server, upto, here, gone, link.acknowledged, link.returned, link.fences)
             link.returned, link.fences, link.has_reply = {}, [], False
             link.send(news)
         for portion in self._rules.portions(sibling):

@@ -33,8 +33,10 @@ class LinkUser(Protocol):
 class Link(asyncio.Protocol):
     """:param number: of this worker
     :ivar sibling: number of the other one; 0 until it has introduced itself
+    :ivar is_understood: False: it is of another release, or there is a bug
     :ivar is_writable: False while more waits for the socket than should
-    :ivar acknowledged, returned, fences: to be sent with the next news
+    :ivar acknowledged, returned, fences: to be sent with the next news, which are due if ``has_reply``
+    :ivar server: the address of this worker in the relay that the latest news had
     """
 
     def __init__(self, number: int, user: LinkUser) -> None:
@@ -42,11 +44,13 @@ class Link(asyncio.Protocol):
         self._reader = Reader()
         self._transport: asyncio.Transport | None = None
         self.sibling = 0
+        self.is_understood = True
         self.is_writable = True
         self.acknowledged = 0
         self.returned: dict[int, list[int]] = {}
         self.fences: list[int] = []
         self.has_reply = False
+        self.server = ""
         self.flushed_at = float("-inf")
         self.timer: asyncio.TimerHandle | None = None
         self.ended = asyncio.get_running_loop().create_future()
@@ -82,6 +86,7 @@ class Link(asyncio.Protocol):
             for message in self._reader.feed(data):
                 self._on_message(message)
         except BrokenLink as error:
+            self.is_understood = False
             log.error("sibling not understood", extra={"sibling": self.sibling, "error": str(error)})
             self.abort()
             return

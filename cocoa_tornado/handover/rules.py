@@ -39,6 +39,8 @@ from ..rules.records import Record
 from .pieces import Delivery, Piece, Pieces, count_of
 
 QUIET_S: Final = 1.0
+BEGIN_PATIENCE_S: Final = 1.0
+"""How long batches wait for the router and the relay, which may be unavailable."""
 
 
 class Route(NamedTuple):
@@ -156,7 +158,7 @@ class Destinations:
         self._last_route = 0
         self._phase = Phase.ON
         self._held: deque[Delivery] = deque()
-        self._shared_at = -inf
+        self._shared_at = self._began_at = -inf
 
     def __repr__(self) -> str:
         return f"<Destinations {self._phase.value}, {len(self._siblings)} siblings, {len(self._where)} devices>"
@@ -186,7 +188,7 @@ class Destinations:
         if not is_allowed or _is_shared(delivery.records):
             self._shared_at = now
         elif self._phase is Phase.OFF and now - self._shared_at >= QUIET_S:
-            self._phase = Phase.BEGINNING
+            self._phase, self._began_at = Phase.BEGINNING, now
             for sibling in self._siblings.values():
                 sibling.is_fenced = False
         if self._phase is Phase.OFF:
@@ -457,6 +459,15 @@ class Destinations:
 
     # -- phases
 
+    def look(self, now: float) -> Actions:
+        """Call it now and then."""
+        if self._phase is not Phase.BEGINNING or now - self._began_at < BEGIN_PATIENCE_S:
+            return []
+        self._shared_at = now
+        for sibling in self._siblings.values():
+            sibling.awaited = None
+        return self._turn_off()
+
     def _hold(self, delivery: Delivery) -> Actions:
         self._held.append(delivery)
         return self._go_on()
@@ -466,6 +477,9 @@ class Destinations:
             return self._begin()
         if self._phase is not Phase.ENDING or self._leaving or not all(of.is_idle for of in self._siblings.values()):
             return []
+        return self._turn_off()
+
+    def _turn_off(self) -> Actions:
         self._phase = Phase.OFF
         self._where.clear()
         held, self._held = self._held, deque()

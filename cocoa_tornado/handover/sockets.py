@@ -14,6 +14,8 @@ from typing import Final
 from .link import Link
 
 AGAIN_S: Final = 0.5
+NOT_UNDERSTOOD_S: Final = 30.0
+"""Until the next attempt at a sibling that is not understood."""
 
 log = logging.getLogger("cocoa.handover")
 
@@ -49,9 +51,9 @@ class Sockets:
         """Without a socket, nothing is handed over."""
         meeting, loop = self._meeting, asyncio.get_running_loop()
         path = meeting.path(meeting.number)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # of a process that was killed
         try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # of a process that was killed
             self._server = await loop.create_unix_server(self._make_link, path)
         except OSError as error:
             log.warning("siblings unreachable", extra={"path": path, "error": str(error)})
@@ -66,6 +68,8 @@ class Sockets:
                 log.debug("sibling unreachable", extra={"path": path, "error": str(error)})
             else:
                 await link.ended
+                if not link.is_understood:
+                    await asyncio.sleep(NOT_UNDERSTOOD_S)
             await asyncio.sleep(AGAIN_S)
 
     async def close(self) -> None:

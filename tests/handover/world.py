@@ -19,7 +19,7 @@ from cocoa_tornado.routing.address import Everyone
 from cocoa_tornado.rules.records import Record
 
 WORKERS = (1, 2, 3)
-DEVICES = ("a", "b", "c", "d")
+DEVICES = ("a", "b", "c", "here")
 
 Origin = tuple[str, int]
 
@@ -319,6 +319,8 @@ class World:
             self.read(random.choice(WORKERS), random.choices(DEVICES, k=1), is_shared=True)
         elif kind < 98:
             self.now += 0.6
+            worker = self.workers[random.choice(WORKERS)]
+            worker.act(worker.rules.look(self.now))
         elif kind < 99:
             one, other = random.choice([pair for pair in pairs if pair[0] < pair[1]])
             if (one, other) in self.up:
@@ -333,6 +335,7 @@ class World:
         for _ in range(60):
             for worker in self.workers.values():
                 worker.route_all()
+                worker.act(worker.rules.look(self.now))
             for pair in sorted(self.links):
                 if pair in self.up:
                     self.workers[pair[0]].send(pair[1])
