@@ -179,7 +179,8 @@ class HandOver:
 
     def _on_fence(self, sender: str, fence: Fence) -> None:
         link = self._links.get(fence.worker)
-        if link is not None:
+        # A worker that has died has another address than its successor.
+        if link is not None and self._servers.get(fence.worker) == sender:
             link.fences.append(fence.number)
             link.has_reply = True
             self._flush(link)

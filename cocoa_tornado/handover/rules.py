@@ -156,6 +156,7 @@ class Destinations:
         self._leaving = 0
         self._routing: dict[int, Pieces] = {}  # in the order of the numbers
         self._last_route = 0
+        self._last_fence = 0  # of all siblings: one of an earlier link may still arrive
         self._phase = Phase.ON
         self._held: deque[Delivery] = deque()
         self._shared_at = self._began_at = -inf
@@ -444,8 +445,8 @@ class Destinations:
 
     def _fence(self, number: int, awaited: list[tuple[str, _Moving]]) -> Ask:
         sibling = self._siblings[number]
-        sibling.awaited = awaited
-        sibling.fence += 1
+        self._last_fence += 1
+        sibling.awaited, sibling.fence = awaited, self._last_fence
         return Ask(number, sibling.fence)
 
     def _settle(self) -> Actions:
