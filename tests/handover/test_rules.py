@@ -177,6 +177,7 @@ def test_a_record_for_everyone_waits_for_what_was_handed_over_and_nothing_is_for
 def test_while_the_relay_is_unavailable_batches_wait_for_its_fence_for_a_second_at_most() -> None:
     world = quiet_world()
     with_device_at(world, 1, "here")
+    with_device_at(world, 2)
     rules = world.workers[1].rules
     world.read(1, [], is_shared=True)
     world.settle()
