@@ -83,6 +83,7 @@ class Plan:
 class Row:
     side: str
     fault: str
+    published: int
     counts: Counts = field(default_factory=Counts)
     refused: Counter[str] = field(default_factory=Counter)
 
@@ -190,7 +191,7 @@ async def _play(plan: Plan, side: Side, servers: list[Server], bootstrap: str, s
     for problem in ended:
         if isinstance(problem, Exception):
             raise problem
-    row = Row(side.name, fault)
+    row = Row(side.name, fault, publisher.published)
     for device in fleet:
         row.counts += device.counts()
         row.refused += device.refused
@@ -214,7 +215,7 @@ async def roam(plan: Plan, side: Side, stage: Stage) -> None:
 
 
 HEAD: Final = (
-    f"{'':<36} admitted refused received   two open       s  longest brief   two served       s  longest   "
+    f"{'':<36} admitted refused published received   two open       s  longest brief   two served       s  longest   "
     "superseded twice"
 )
 
@@ -222,7 +223,8 @@ HEAD: Final = (
 def line(row: Row) -> str:
     one = row.counts
     return (
-        f"{row.side:<22} {row.fault:<13} {one.admitted:>8} {sum(row.refused.values()):>7} {one.received:>8}   "
+        f"{row.side:<22} {row.fault:<13} {one.admitted:>8} {sum(row.refused.values()):>7} "
+        f"{row.published:>9} {one.received:>8}   "
         f"{_line(one.lasting):>25} {one.open.count - one.lasting.count:>5}   {_line(one.served):>27}   "
         f"{one.superseded:>10} {one.twice:>5}"
     )
