@@ -5,7 +5,7 @@ nothing of each other. Once a second those that are not connected may connect, a
 those that are may end, move to the other server, or go silent, so that their connection stays half-open. All contenders
 get the same clients, messages at the same rate, and the same faults at one of their servers: it is paused (SIGSTOP),
 cut off from Redis by a proxy that swallows, or killed and started again. ``roaming_sides.py`` has their settings, and
-what each of them documents. The clients must not starve: on a busy machine, run it with ``nice -n -15``.
+what each of them documents. The clients must not starve: on a machine that has other work, use ``--ahead``.
 
 What counts is only what the clients see, on one clock:
 
@@ -31,6 +31,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import signal
 import tempfile
@@ -52,7 +53,7 @@ from .soak_gateway import http_connection
 PARTITIONS: Final = 6
 PUBLISHERS: Final = 4
 BEFORE_S: Final = 4.0
-AFTER_S: Final = 12.0
+AFTER_S: Final = 10.0
 START_AGAIN_S: Final = 2.0
 FAULTS: Final = {
     "none": 0.0,
@@ -74,7 +75,7 @@ class Plan:
     devices: int = 50
     clients: int = 3
     rate: float = 200.0
-    quiet_s: float = 30.0
+    quiet_s: float = 20.0
     faults: tuple[str, ...] = tuple(FAULTS)
     seed: int = 1
 
@@ -238,12 +239,15 @@ def _line(spans: Spans) -> str:
 @click.option("--devices", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--clients", type=click.IntRange(2), default=3, show_default=True, help="Of each device.")
 @click.option("--rate", type=float, default=200.0, show_default=True, help="Messages per second.")
-@click.option("--quiet", "quiet_s", type=float, default=30.0, show_default=True, help="Seconds without a fault.")
+@click.option("--quiet", "quiet_s", type=float, default=20.0, show_default=True, help="Seconds without a fault.")
 @click.option("--side", "names", multiple=True, type=click.Choice([side.name for side in SIDES]), help="Only this one.")
 @click.option("--fault", "faults", multiple=True, type=click.Choice(list(FAULTS)), help="Only this one.")
 @click.option("--seed", type=int, default=1, show_default=True)
-def main(names: tuple[str, ...], faults: tuple[str, ...], **choices: Any) -> None:
+@click.option("--ahead", is_flag=True, help="Run everything before the machine's other processes (needs CAP_SYS_NICE).")
+def main(names: tuple[str, ...], faults: tuple[str, ...], ahead: bool, **choices: Any) -> None:
     plan = Plan(faults=faults or tuple(FAULTS), **choices)
+    if ahead:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))  # the processes that this one starts inherit it
     with contextlib.ExitStack() as stack:
         stage = Stage(stack)
         click.echo(HEAD)
