@@ -16,16 +16,17 @@ from .delivery import PublishUnavailableError
 from .device import Link
 from .judge import described, judge_ready, judge_received, judge_refusal
 from .session import DeviceHeldError, Session, UnexpectedError
-from .target import Target
+from .target import Target, connect_problem
 from .verdicts import Verdict, failed, passed, skipped
-from .wire import Upgrade, exchange
+from .wire import NotHttpError, Upgrade, exchange
 
 _RETRY_S = 0.1
 
 
 async def ready(session: Session) -> Verdict:
     for server in session.also:
-        response = await exchange(server, "GET", "/api/v1/ready")
+        async with _named(session, server):
+            response = await exchange(server, "GET", "/api/v1/ready")
         if is_blocked(response):
             return skipped(
                 f"{server.host_header} answered {described(response)}: it does not let it be seen from outside"
@@ -48,11 +49,12 @@ async def duplicate(session: Session) -> Verdict:
 
 
 async def _refused(session: Session, first: Link, server: Target) -> str | None:
-    response, second = await session.connect(target=server)
+    async with _named(session, server):
+        response, second = await session.connect(target=server)
     if second is not None:
         await session.close(second)
         state = "stays open" if first.is_open else "was closed"
-        return f"let the second connection in (101); the first {state}"
+        return f"let the second connection in (101), and the first {state}: do both have the same presence?"
     if problem := judge_refusal(response, 409, "Device already connected", retry_after=True):
         return problem
     if not first.is_open or (session.pong_works and not await first.answers_ping()):
@@ -84,7 +86,8 @@ async def isolation(session: Session) -> Verdict:
     link.received()
     for server in session.also:
         try:
-            other_link = await session.opened(Upgrade(session.other.token), target=server)
+            async with _named(session, server):
+                other_link = await session.opened(Upgrade(session.other.token), target=server)
         except DeviceHeldError:
             return failed("a live device holds the second id")
         try:
@@ -110,7 +113,8 @@ async def clean_up(session: Session) -> Verdict:
     home = session.target
     for server in (*session.also, session.target):
         for way in ("close", "reset"):
-            link = await session.opened(session.upgrade(), target=home)
+            async with _named(session, home):
+                link = await session.opened(session.upgrade(), target=home)
             if way == "close":
                 await session.close(link)
             else:
@@ -126,7 +130,8 @@ async def clean_up(session: Session) -> Verdict:
 async def _not_readmitted(session: Session, server: Target, patience_s: float) -> str | None:
     started = time.monotonic()
     while True:
-        response, link = await session.connect(target=server)
+        async with _named(session, server):
+            response, link = await session.connect(target=server)
         elapsed_s = time.monotonic() - started
         if link is not None:
             await session.close(link)
@@ -141,11 +146,26 @@ async def _not_readmitted(session: Session, server: Target, patience_s: float) -
 @asynccontextmanager
 async def _connected(session: Session, server: Target) -> AsyncIterator[Link]:
     """The device's connection to a server. The next check that needs one opens its own."""
-    try:
+    async with _named(session, server):
         link = await session.opened(session.upgrade(), target=server)
-    except UnexpectedError as error:
-        raise type(error)(f"{server.host_header}: {error}") from error
     try:
         yield link
     finally:
         await session.close(link)
+
+
+@asynccontextmanager
+async def _named(session: Session, server: Target) -> AsyncIterator[None]:
+    """Name the server in whatever goes wrong, and wait no longer for it than any other check waits for an answer."""
+    limit_s = session.limits.timeout_s + session.limits.challenge_s
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError as error:
+        raise UnexpectedError(f"{server.host_header}: no answer within {limit_s:g} s") from error
+    except NotHttpError as error:
+        raise UnexpectedError(f"{server.host_header}: {error}") from error
+    except OSError as error:
+        raise UnexpectedError(connect_problem(server, error)) from error
+    except UnexpectedError as error:
+        raise type(error)(f"{server.host_header}: {error}") from error

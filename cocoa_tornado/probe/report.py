@@ -27,7 +27,8 @@ def text_line(outcome: Outcome) -> str:
 def summary(report: Report) -> str:
     """The last line: ``25 passed, 1 failed, 3 skipped in 2.1 s``."""
     counts = [f"{report.count(status)} {status.value}" for status in Status]
-    return f"{', '.join(counts)} in {duration(report.duration_s)}: {report.target}"
+    others = f" and {', '.join(report.also)}" if report.also else ""
+    return f"{', '.join(counts)} in {duration(report.duration_s)}: {report.target}{others}"
 
 
 def duration(seconds: float) -> str:
@@ -38,8 +39,9 @@ def duration(seconds: float) -> str:
 def json_document(report: Report) -> str:
     """The run as one compact JSON object.
 
-    ``target``, ``started_at`` (RFC 3339), ``duration_s``, ``ok``, ``passed``, ``failed``, ``skipped``, and
-    ``checks``: a list of ``name``, ``title``, ``status``, ``duration_ms`` and ``detail``.
+    ``target``, ``started_at`` (RFC 3339), ``duration_s``, ``ok``, ``passed``, ``failed``, ``skipped``, ``also``
+    (the URLs of the other servers, if there are any), and ``checks``: a list of ``name``, ``title``, ``status``,
+    ``duration_ms`` and ``detail``.
     """
     return compact_json(
         {
@@ -48,6 +50,7 @@ def json_document(report: Report) -> str:
             "duration_s": round(report.duration_s, 3),
             "ok": report.ok,
             **{status.value: report.count(status) for status in Status},
+            **({"also": list(report.also)} if report.also else {}),
             "checks": [
                 {
                     "name": outcome.name,
@@ -76,6 +79,8 @@ def junit_document(report: Report) -> str:
     )
     properties = ElementTree.SubElement(suite, "properties")
     ElementTree.SubElement(properties, "property", name="target", value=_xml_text(report.target))
+    for url in report.also:
+        ElementTree.SubElement(properties, "property", name="also", value=_xml_text(url))
     for outcome in report.outcomes:
         case = ElementTree.SubElement(
             suite,

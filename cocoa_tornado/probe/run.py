@@ -187,7 +187,8 @@ async def run(session: Session, on_outcome: Callable[[Outcome], None], required:
     finally:
         await session.let_go()
         await session.publisher.close()
-    return Report(session.target.ws_url, started_at, time.monotonic() - started, tuple(outcomes))
+    also = tuple(server.ws_url for server in session.also)
+    return Report(session.target.ws_url, started_at, time.monotonic() - started, tuple(outcomes), also)
 
 
 async def _preflight(session: Session) -> None:

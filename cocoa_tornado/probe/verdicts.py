@@ -71,12 +71,14 @@ class Report:
 
     :ivar target: the WebSocket URL, without any token
     :ivar started_at: Unix seconds
+    :ivar also: the URLs of the other servers
     """
 
     target: str
     started_at: float
     duration_s: float
     outcomes: Sequence[Outcome]
+    also: Sequence[str] = ()
 
     def count(self, status: Status) -> int:
         """The number of checks with this status."""

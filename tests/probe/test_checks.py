@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from cocoa_tornado.probe.run import CHECKS, SERVER_CHECKS, listen, run
 from cocoa_tornado.probe.session import HELD, Limits, Session
 from cocoa_tornado.probe.target import Target
 from cocoa_tornado.probe.verdicts import Outcome, ProbeError, Report, Status
+from testing.ports import ReservedPort
 
 from .broken_gateways import SECRET, BrokenGateway, Fault
 
@@ -494,3 +496,32 @@ def test_a_server_that_is_not_ready_is_named() -> None:
 
     assert names(report, Status.FAILED) == {"ready", "servers-ready"}
     assert outcome(report, "servers-ready").detail.startswith("127.0.0.1:")
+
+
+async def probed_beside(port: int) -> Report:
+    """Of a server that keeps the contract, and another one that does not answer there."""
+    gateway = BrokenGateway()
+    await gateway.start()
+    also = [Target("127.0.0.1", port, secure=False)]
+    limits = replace(QUICK, timeout_s=0.2, challenge_s=0.1)
+    try:
+        return await run(session_for(gateway, also=also, limits=limits), lambda outcome: None)
+    finally:
+        await gateway.stop()
+
+
+def test_a_server_that_cannot_be_reached_is_named() -> None:
+    with closing(ReservedPort()) as reserved:
+        report = asyncio.run(probed_beside(reserved.number))
+
+    details = {outcome.detail for outcome in report.outcomes if outcome.name in OF_SERVERS}
+    assert details == {f"cannot connect to 127.0.0.1:{reserved.number}: Connection refused"}
+
+
+def test_a_server_that_does_not_answer_is_named_and_is_not_waited_for_longer_than_for_any_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        report = asyncio.run(probed_beside(port))
+
+    details = {outcome.detail for outcome in report.outcomes if outcome.name in OF_SERVERS}
+    assert details == {f"127.0.0.1:{port}: no answer within 0.3 s"}
