@@ -42,6 +42,7 @@ AT_ONCE = 100  # connection attempts at a time, until all devices are connected
 CALM_S = 5.0  # between a restart and the next
 SETTLE_S = 20.0  # without a message, after which those that are missing are lost
 PATIENCE_S = 240.0
+STOP_PATIENCE_S = 60.0  # twice drain_grace, for a machine that is busy with other things
 OPTIONS = [
     *("--log-format", "json", "--log-level", "info", "--mailbox-max-messages", "100000", "--mailbox-max-bytes", "1GiB"),
     *("--kafka-results-topic", TOPIC, "--max-pending-connections", "16384"),
@@ -171,7 +172,7 @@ class Place:
         return int(sum(value for life in self._counts for name, value in life.items() if name.startswith(prefix)))
 
     async def stop(self) -> int | None:
-        status = await self.gateway.stop()
+        status = await self.gateway.stop(STOP_PATIENCE_S)
         self.complaints += self.gateway.complaints()
         return status
 
@@ -226,7 +227,7 @@ async def roll(plan: Plan) -> Outcome:
     """
     raise_file_limit()
     outcome = Outcome(load=os.getloadavg()[0])
-    since, waited = time.monotonic(), waited_s()
+    started, waited = time.monotonic(), waited_s()
     with contextlib.ExitStack() as stack:
         binary = await asyncio.to_thread(build)
         stage = await asyncio.to_thread(Stage, plan, stack)
@@ -248,7 +249,7 @@ async def roll(plan: Plan) -> Outcome:
         for restart, (since, until) in zip(outcome.restarts, stage.windows, strict=True):
             restart.answered = handshakes.busiest(since, until, 1.0), handshakes.busiest(since, until, 0.1)
             restart.refused = handshakes.refusals(since, until)
-    outcome.pressure = (waited_s() - waited) / (time.monotonic() - since)
+    outcome.pressure = (waited_s() - waited) / (time.monotonic() - started)
     return outcome
 
 

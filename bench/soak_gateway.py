@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-START_PATIENCE_S = 30.0
+START_PATIENCE_S = 90.0
 READY_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 30.0
 PUBLISHERS = 8  # HTTP connections that publish; each device uses one of them, which keeps its records in order
@@ -88,12 +88,22 @@ class GatewayProcess:
     async def await_ready(self) -> None:
         end = time.monotonic() + READY_PATIENCE_S
         while True:
-            status, body = await self.get("/api/v1/ready")
-            if status == 200:
+            problem = await self._why_not_ready()
+            if not problem:
                 return
             if time.monotonic() > end:
-                raise GatewayFailed(f"not ready in {READY_PATIENCE_S:.0f} s: {body.decode()}")
+                raise GatewayFailed(f"not ready in {READY_PATIENCE_S:.0f} s: {problem}")
             await asyncio.sleep(0.1)
+
+    async def _why_not_ready(self) -> str:
+        try:
+            status, body = await self.get("/api/v1/ready")
+        except GatewayFailed as error:
+            # On a machine that is busy with other things, an answer may take long.
+            if self._process.returncode is not None:
+                raise
+            return str(error)
+        return "" if status == 200 else body.decode()
 
     async def metrics(self) -> dict[str, float]:
         _, body = await self.get("/metrics")
@@ -107,12 +117,12 @@ class GatewayProcess:
         except (OSError, EOFError, TimeoutError) as error:
             raise GatewayFailed(f"no answer to GET {path}: {error!r}") from error
 
-    async def stop(self) -> int | None:
+    async def stop(self, patience_s: float = STOP_PATIENCE_S) -> int | None:
         """Send SIGTERM. Returns the exit status; None if it had to be killed."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return await asyncio.wait_for(self._process.wait(), STOP_PATIENCE_S)
+            return await asyncio.wait_for(self._process.wait(), patience_s)
         except TimeoutError:
             await self.kill()
             return None
