@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "relay.messages": {"routing.address", "rules"},
     "relay.port": {"relay.messages", "rules"},
     "relay.wire": {"routing.address", "relay.messages", "rules"},
-    "relay.redis_lua": {"relay.port", "redis_store"},
+    "relay.redis_lua": {"relay.port", "redis_store", "rules"},
     "relay": {
         *(f"relay.{name}" for name in ("messages", "port", "redis_lua", "wire")),
         *("redis_store", "rules", "errors"),

@@ -84,6 +84,10 @@ class PresenceBase:
         return None
 
     @property
+    def stamp(self) -> str:
+        return ""
+
+    @property
     def slots_taken(self) -> int:
         return len(self._slots)
 

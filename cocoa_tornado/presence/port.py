@@ -236,6 +236,11 @@ class Presence(Protocol):
         again.
         """
 
+    @property
+    def stamp(self) -> str:
+        """For ``Relay.send_to_holders``: the term, in which all servers are known now. '': there is none, or they are
+        not known (:meth:`until_overview`)."""
+
     def others(self) -> Sequence[str]:
         """The other servers that may hold devices, by their addresses in the relay. Returns at once, from memory."""
 

@@ -223,6 +223,10 @@ class RedisPresence(PresenceBase):
         """False after :meth:`close`: what is not routed by then is read again."""
         return self._phase.state is PresenceState.READY and self._membership.knows_others
 
+    @property
+    def stamp(self) -> str:
+        return self._membership.stamp if self._has_overview() else ""
+
     def others(self) -> Sequence[str]:
         return self._membership.others()
 

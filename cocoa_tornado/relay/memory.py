@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .handlers import Handlers
-from .messages import RelayMessage
+from .messages import ForwardedMessage, RelayMessage
 from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
 
 
@@ -79,6 +79,13 @@ class MemoryRelay:
         counted[label] = counted.get(label, 0) + message.count
         sent.set_result(fate)
         return sent
+
+    @property
+    def finds_holders(self) -> bool:
+        return False
+
+    def send_to_holders(self, stamp: str, messages: Sequence[ForwardedMessage]) -> asyncio.Future[Sequence[Fate]]:
+        raise NotImplementedError  # it shares no store with presence
 
     def status(self) -> RelayStatus:
         if self._is_closed:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from .messages import RelayMessage
+from .messages import ForwardedMessage, RelayMessage
 
 M = TypeVar("M", bound=RelayMessage)
 
@@ -21,6 +21,9 @@ class Fate(enum.Enum):
     OVERFLOW = "overflow"  # the inbox is full: nothing was sent
     LOST = "lost"  # the transport failed; whether it was sent is unknown
     CLOSED = "closed"  # this relay is closed, or has not joined yet: nothing was sent
+    # Of ``send_to_holders`` only:
+    HERE = "here"  # this server holds the device, and no other one does: nothing was sent
+    TERM_OVER = "term_over"  # another term has begun: nothing was sent
 
 
 class RelayState(enum.Enum):
@@ -114,6 +117,21 @@ class Relay(Protocol):
 
         It is done at once if the adapter knows at once, and in any case when :meth:`close` returns. While the transport
         is unavailable, it waits; no more waits for a server than its inbox may hold.
+        """
+
+    @property
+    def finds_holders(self) -> bool:
+        """Whether :meth:`send_to_holders` works: this relay shares a store with presence."""
+
+    def send_to_holders(self, stamp: str, messages: Sequence[ForwardedMessage]) -> asyncio.Future[Sequence[Fate]]:
+        """Send each message to the other servers that hold its device, which are found in the same step. The fates are
+        those of the messages, ``NO_SERVER`` if no server holds the device.
+
+        Messages of several calls, and those of :meth:`send`, keep their order. If this end joins under another address
+        before they were sent, they are ``CLOSED``.
+
+        :param stamp: of ``Presence.stamp``
+        :param messages: each for one device
         """
 
     def status(self) -> RelayStatus: ...

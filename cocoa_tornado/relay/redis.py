@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..redis_store.connection import RedisConnection
 from ..redis_store.faults import RedisFault
@@ -19,12 +20,24 @@ from ..redis_store.scripts import Command
 from ..rules.rate import LineBudget, RateLimit
 from . import wire
 from .handlers import Handlers
-from .messages import RelayMessage
+from .messages import Forward, ForwardedMessage, RelayMessage, size_of
 from .port import Fate, M, RelayCounters, RelayLimits, RelayState, RelayStatus
 from .redis_inbox import InboxPosition
-from .redis_lua import SCRIPTS, Entry, Posted, done_command, entries_of, fates_of, inbox_of, read_command, send_command
+from .redis_lua import (
+    SCRIPTS,
+    TO_HOLDERS,
+    Entry,
+    Posted,
+    ToHolders,
+    done_command,
+    entries_of,
+    fates_of,
+    inbox_of,
+    read_command,
+    send_command,
+)
 
-SEND_MOST: Final = 100
+SEND_MOST: Final = 200
 SEND_BYTES: Final = 1024 * 1024
 """Messages in one script, and their size: Redis does nothing else while it runs. A single message may be larger."""
 READ_MOST: Final = 100
@@ -35,15 +48,20 @@ HAND_OVER_MOST: Final = 500
 RETRY_S: Final = (0.1, 2.0)
 ANOTHER_PROCESS_PATIENCE_S: Final = 5.0
 """After a restart of Redis, presence joins again. If it does not in this time, Redis hides its run id."""
+_COUNTED_REFUSALS: Final = frozenset({Fate.OVERFLOW, Fate.LOST, Fate.CLOSED})
 LOSS_LOG: Final = RateLimit(per_s=0.1, burst=5)
+
+T = TypeVar("T")
 
 log = logging.getLogger("cocoa.relay")
 
 
 class _Outgoing(NamedTuple):
-    message: RelayMessage
-    posted: Posted
-    sent: asyncio.Future[Fate]
+    """:ivar settle: is given the fates"""
+
+    kind: str
+    posted: Posted | ToHolders
+    settle: Callable[[Sequence[Fate]], None]
 
 
 class RedisRelay:
@@ -98,6 +116,7 @@ class RedisRelay:
     def join(self, server: str) -> None:
         had_inbox = bool(self._server)
         self._stop()
+        self._give_up_on_holders()
         self._is_closed, self._server, self._last_read_at = False, server, self._clock()
         self._tasks["reading"] = asyncio.ensure_future(self._read(server))
         self._tasks["sending"] = asyncio.ensure_future(self._send_waiting(server, is_new=True))
@@ -106,19 +125,49 @@ class RedisRelay:
 
     def send(self, server: str, message: RelayMessage) -> asyncio.Future[Fate]:
         sent: asyncio.Future[Fate] = asyncio.get_running_loop().create_future()
-        refusal = self._refusal(server, message)
+        refusal = self._refusal(server, message.count, message.size_bytes)
         data = b"" if refusal else wire.encode(message)
-        outgoing = _Outgoing(message, Posted(server, message.count, message.size_bytes, data), sent)
+        posted = Posted(server, message.count, message.size_bytes, data)
+        outgoing = _Outgoing(message.kind, posted, lambda fates: _settle(sent, fates[0]))
         if refusal:
             if refusal is Fate.OVERFLOW:
                 self._refused.add(server)
-            self._settle(outgoing, refusal)
+            self._settle(outgoing, [refusal])
             return sent
+        self._enqueue(outgoing)
+        return sent
+
+    @property
+    def finds_holders(self) -> bool:
+        return True
+
+    def send_to_holders(self, stamp: str, messages: Sequence[ForwardedMessage]) -> asyncio.Future[Sequence[Fate]]:
+        sent: asyncio.Future[Sequence[Fate]] = asyncio.get_running_loop().create_future()
+        parts = [*_divided(messages)]
+        found: dict[int, Sequence[Fate]] = {}
+
+        def settle(part: int, fates: Sequence[Fate]) -> None:
+            found[part] = fates
+            if len(found) == len(parts):
+                _settle(sent, [fate for each in range(len(parts)) for fate in found[each]])
+
+        for part, some in enumerate(parts):
+            sizes = sum(map(size_of, some))
+            refusal = self._refusal(TO_HOLDERS, len(some), sizes)
+            encoded = () if refusal else wire.encode_each(some)
+            posted = ToHolders(stamp, [str(each.address) for each in some], encoded, sizes)
+            outgoing = _Outgoing(Forward.kind, posted, partial(settle, part))
+            if refusal:
+                self._settle(outgoing, [refusal] * len(some))
+            else:
+                self._enqueue(outgoing)
+        return sent
+
+    def _enqueue(self, outgoing: _Outgoing) -> None:
         self._count_waiting(outgoing.posted, 1)
         self._outgoing.append(outgoing)
         if self._tasks["sending"].done():
             self._tasks["sending"] = asyncio.ensure_future(self._send_waiting(self._server))
-        return sent
 
     def status(self) -> RelayStatus:
         if self._is_closed:
@@ -135,7 +184,7 @@ class RedisRelay:
         self._is_closed, self._server = True, ""
         ending = self._stop()
         while self._outgoing:
-            self._settle(self._outgoing.popleft(), Fate.CLOSED)
+            self._settle_all([self._outgoing.popleft()], Fate.CLOSED)
         self._waiting.clear()
         ending += [asyncio.ensure_future(link.close()) for link in self._links.values()]
         _, late = await asyncio.wait(ending, timeout=timeout_s)  # closing a TLS connection may hang
@@ -154,15 +203,25 @@ class RedisRelay:
 
     # -- sending
 
-    def _refusal(self, server: str, message: RelayMessage) -> Fate | None:
+    def _give_up_on_holders(self) -> None:
+        """What was sent before them may be lost: their sender keeps their order."""
+        waiting, self._outgoing = self._outgoing, deque()
+        for each in waiting:
+            if isinstance(each.posted, ToHolders):
+                self._count_waiting(each.posted, -1)
+                self._settle_all([each], Fate.CLOSED)
+            else:
+                self._outgoing.append(each)
+
+    def _refusal(self, server: str, count: int, size_bytes: int) -> Fate | None:
         """Cases, in order: this end has not joined; as much waits as the inbox may hold; it can be sent."""
         if not self._server:
             return Fate.CLOSED
         messages, size = self._waiting.get(server, (0, 0))
-        is_too_much = messages + message.count > self._limits.max_messages
-        return Fate.OVERFLOW if is_too_much or size + message.size_bytes > self._limits.max_bytes else None
+        is_too_much = messages + count > self._limits.max_messages
+        return Fate.OVERFLOW if is_too_much or size + size_bytes > self._limits.max_bytes else None
 
-    def _count_waiting(self, posted: Posted, sign: int) -> None:
+    def _count_waiting(self, posted: Posted | ToHolders, sign: int) -> None:
         messages, size = self._waiting.get(posted.server, (0, 0))
         left = (messages + sign * posted.messages, size + sign * posted.size_bytes)
         if left == (0, 0):
@@ -182,34 +241,45 @@ class RedisRelay:
             posted = [*(each.posted for each in batch), *refused]
             self._refused.clear()
             try:
-                (reply,) = await self._ask("sending", send_command(epoch, self._calls, self._limits, posted))
+                command = send_command(epoch, self._calls, self._limits, posted, wire.FORWARD_HEAD)
+                (reply,) = await self._ask("sending", command)
                 fates = fates_of(reply)
             except asyncio.CancelledError:
-                for each in batch:
-                    self._settle(each, Fate.LOST)
+                self._settle_all(batch, Fate.LOST)
                 raise
-            # If this epoch is over, presence notices for itself, and joins again.
-            for each, fate in zip(batch, fates or [Fate.CLOSED] * len(batch), strict=False):
-                self._settle(each, fate)
+            if fates is None:  # this epoch is over: presence notices for itself, and joins again
+                self._settle_all(batch, Fate.CLOSED)
+                continue
+            for each in batch:
+                self._settle(each, fates[: each.posted.fates])
+                del fates[: each.posted.fates]
 
     def _next_batch(self) -> list[_Outgoing]:
         batch: list[_Outgoing] = []
-        size = 0
-        while self._outgoing and len(batch) < SEND_MOST:
-            size += len(self._outgoing[0].posted.data)
-            if batch and size > SEND_BYTES:
+        size = count = 0
+        while self._outgoing:
+            size += self._outgoing[0].posted.size_bytes
+            count += self._outgoing[0].posted.fates
+            if batch and (size > SEND_BYTES or count > SEND_MOST):
                 break
             batch.append(self._outgoing.popleft())
             self._count_waiting(batch[-1].posted, -1)
         return batch
 
-    def _settle(self, outgoing: _Outgoing, fate: Fate) -> None:
-        message = outgoing.message
-        accepted = fate is Fate.ACCEPTED
-        counted, label = (self._counters.accepted, message.kind) if accepted else (self._counters.refused, fate.value)
-        counted[label] = counted.get(label, 0) + message.count
-        if not outgoing.sent.done():  # its caller may have cancelled it
-            outgoing.sent.set_result(fate)
+    def _settle_all(self, batch: Sequence[_Outgoing], fate: Fate) -> None:
+        for each in batch:
+            self._settle(each, [fate] * each.posted.fates)
+
+    def _settle(self, outgoing: _Outgoing, fates: Sequence[Fate]) -> None:
+        posted, counters = outgoing.posted, self._counters
+        for fate in set(fates):
+            accepted = fate is Fate.ACCEPTED
+            if not accepted and fate not in _COUNTED_REFUSALS and isinstance(posted, ToHolders):
+                continue  # nothing was to be sent
+            counted, label = (counters.accepted, outgoing.kind) if accepted else (counters.refused, fate.value)
+            messages = fates.count(fate) if isinstance(posted, ToHolders) else posted.messages
+            counted[label] = counted.get(label, 0) + messages
+        outgoing.settle(fates)
 
     # -- reading
 
@@ -292,3 +362,20 @@ class RedisRelay:
 
 def _nothing() -> None:
     pass
+
+
+def _settle(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():  # its caller may have cancelled it
+        future.set_result(result)
+
+
+def _divided(messages: Sequence[ForwardedMessage]) -> Iterator[Sequence[ForwardedMessage]]:
+    """Parts for one script each."""
+    start = size = 0
+    for at, message in enumerate(messages):
+        size += size_of(message)
+        if at > start and (at - start >= SEND_MOST or size > SEND_BYTES):
+            yield messages[start:at]
+            start, size = at, size_of(message)
+    if messages:
+        yield messages[start:]

@@ -152,6 +152,15 @@ def encode(message: RelayMessage) -> bytes:
             assert_never(message)
 
 
+FORWARD_HEAD: Final = b"\x93" + _ENCODE(VERSION) + _ENCODE("forward")
+"""What a :class:`Forward` begins with. Behind it are the head of an array and the messages, one after the other."""
+
+
+def encode_each(messages: Sequence[ForwardedMessage]) -> list[bytes]:
+    """The messages of a :class:`Forward`, one by one."""
+    return [_ENCODE(message) for message in _plain(messages)]
+
+
 def decode(data: bytes) -> Decoded:
     """Never raises: what cannot be used is skipped and counted."""
     try:

@@ -92,6 +92,38 @@ class Forwarding:
 
         self._send(server, portion.forward, then)
 
+    @property
+    def finds_holders(self) -> bool:
+        """Whether :meth:`send_to_holders` works."""
+        return self._relay.finds_holders
+
+    def send_to_holders(
+        self, batch: Batch, stamp: str, messages: Sequence[Message], then: Callable[[Sequence[Fate] | None], None]
+    ) -> None:
+        """Send messages of a batch to the servers that the relay finds to hold their devices. The batch has no record
+        for several devices.
+
+        :param then: is given their fates; None: an internal error, which costs these messages
+        """
+        try:
+            records, origins, terms_of = batch.records, batch.origins(), self._local.terms_of
+            made = [
+                ForwardedMessage(device_id, records[at][1], records[at][2], *origins[at], terms_of(records[at]))
+                for at, device_id in messages
+            ]
+            sent = self._relay.send_to_holders(stamp, made)
+        except Exception:
+            self._local.failed_elsewhere(len(messages))
+            then(None)
+            return
+        sent.add_done_callback(lambda sent: self._note_fates(sent.result(), then))
+
+    def _note_fates(self, fates: Sequence[Fate], then: Callable[[Sequence[Fate] | None], None]) -> None:
+        overflows = fates.count(Fate.OVERFLOW)
+        if overflows:
+            count(self._counters.dropped, "overflow", overflows)
+        then(fates)
+
     def forward_step(self, server: str, step: FanOutStep, device_ids: Sequence[str]) -> None:
         """Send the transient message of a fan-out to the server that holds these devices."""
         terms = terms_of("", step.options, step.timestamp_ms, 0)

@@ -18,7 +18,7 @@ from ..hub import Hub
 from ..mailboxes.port import Doorbell, Entry, FanOut, FanOutStep, Mailbox, lane_of
 from ..presence.port import Holder, Presence
 from ..relay.messages import UNKNOWN_PLACE
-from ..relay.port import Relay
+from ..relay.port import Fate, Relay
 from ..rules.audiences import address_of, audience_of
 from ..rules.box import LaneName
 from ..rules.records import Record
@@ -65,6 +65,7 @@ class _InFlight:
     :ivar is_stored: those numbers are known, or storing was given up
     :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
     :ivar holders: of the devices that were not here once it was stored; None if all were
+    :ivar stamp: of presence, if the relay finds the holders of its messages; '' otherwise, or if it could not
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class _InFlight:
         "messages",
         "receipt",
         "routing",
+        "stamp",
         "steps",
         "stored",
         "to_append",
@@ -99,6 +101,7 @@ class _InFlight:
         self.is_stored = self.is_given_up = False
         self.doorbell: Doorbell | None = None
         self.holders: Holders | None = None
+        self.stamp = ""
 
     @property
     def is_ready(self) -> bool:
@@ -254,16 +257,60 @@ class Router:
         holders = None
         if not self._in_flight and not self._is_shared(batch):
             away = away_of(batch.records, self._connected)
-            if away:
+            if away and not self._forwarding.finds_holders:
                 holders = self._ask(away)
-            if holders is None or (holders.done() and not holders.result()):
+            if not away or (holders is not None and holders.done() and not holders.result()):
                 self._local.send_each(batch)
                 batch.done()
                 self.note_round_trips(batch.records)
                 return
         flight = self._take_off(batch)
         self._in_flight.append(flight)
-        self._find_holders(flight, holders)
+        if not self._send_to_holders(flight):
+            self._find_holders(flight, holders)
+        self._go_on()
+
+    def _send_to_holders(self, flight: _InFlight) -> bool:
+        """Have the relay find the holders of a batch's devices and send them their messages at once, without waiting
+        for earlier batches. False: this batch needs a lookup, or nothing of it is for other servers.
+
+        The relay keeps the order of these messages. So no earlier batch may be waiting for a lookup, or for another
+        term: what is sent for this one would overtake it.
+        """
+        stamp, records = self._presence.stamp if self._forwarding.finds_holders else "", flight.batch.records
+        is_in_order = all(earlier.stamp == stamp for earlier in self._in_flight if earlier is not flight)
+        if (
+            not (stamp and is_in_order)
+            or self._hub.has_stand_bys
+            or any(type(record[0]) is not str for record in records)
+        ):
+            return False
+        flight.messages = list(self._local.drop_expired(records, flight.messages))
+        away = [message for message in flight.messages if message[1] not in self._connected]
+        if not away:
+            return False
+        flight.stamp = stamp
+        ended = flight.receipt.leg()
+
+        def then(fates: Sequence[Fate] | None) -> None:
+            try:
+                self._on_sent(flight, away, [None] * len(away) if fates is None else fates)
+            finally:
+                ended()
+
+        self._forwarding.send_to_holders(flight.batch, stamp, away, then)
+        return True
+
+    def _on_sent(self, flight: _InFlight, away: Sequence[Message], fates: Sequence[Fate | None]) -> None:
+        """Cases of a message: it was sent, or it is lost, and counted; nobody holds its device, or this server does,
+        which is decided when the batch is carried out; it may not have been sent, so its holder is looked up."""
+        fate_of = dict(zip(away, fates, strict=True))
+        settled = {message for message, fate in fate_of.items() if fate in (None, Fate.ACCEPTED, Fate.OVERFLOW)}
+        flight.messages = [message for message in flight.messages if message not in settled]
+        flight.is_stored = True
+        if any(fate in (Fate.LOST, Fate.CLOSED, Fate.TERM_OVER) for fate in fates):
+            flight.stamp = ""
+            self._find_holders(flight)
         self._go_on()
 
     def _take_off(self, batch: Batch) -> _InFlight:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from tornado.ioloop import IOLoop
 
-from cocoa_tornado.relay.messages import WakeUp
+from cocoa_tornado.relay.messages import Forward, ForwardedMessage, WakeUp
 from cocoa_tornado.relay.port import Fate, Relay, RelayLimits, RelayState
 from cocoa_tornado.relay.redis_lua import SEND, Posted, send_command
+from cocoa_tornado.rules.claims import bucket_of
 from testing.redis_server import RedisServer
 from testing.waiting import eventually
 
@@ -156,3 +157,52 @@ async def test_no_more_waits_for_a_server_than_its_inbox_may_hold(stand: RedisSt
     sent = [a.send(server, forward(1, 2)) for server in ("x", "x", "y")]
     assert sent[1].result() is Fate.OVERFLOW
     assert [await fate for fate in sent] == [Fate.NO_SERVER, Fate.OVERFLOW, Fate.NO_SERVER]
+
+
+async def test_messages_find_the_servers_that_hold_their_devices(stand: RedisStand, redis_server: RedisServer) -> None:
+    """In order with those that name their server; each device that has several holders at all of their servers."""
+    a, b, c = await stand.open(3)
+    inboxes = []
+    for relay, name in ((a, "a"), (b, "b"), (c, "c")):
+        relay.join(name)
+        inboxes.append(Inbox(relay))
+    redis_server.command("HSET", f"{PREFIX}meta", "term", "7", "run", "run")
+    holders = {
+        "at b": "b:1:1",
+        "at both": "c:1:2 gone:1:3 b:2:4",
+        "here": "a:1:5",
+        "dead": "gone:1:6",
+        "twice": "c:1:1 c:2:2",
+    }
+    for device_id, held in holders.items():
+        redis_server.command("HSET", f"{PREFIX}h:{bucket_of(device_id.encode())}", device_id, held)
+    redis_server.command("SET", f"{PREFIX}h:{bucket_of(b'foreign')}", "mine")
+    devices = ["at b", "at both", "here", "nobody", "dead", "foreign", "twice", *["at b"] * 20]
+    messages = [ForwardedMessage(name, b"{%d}" % at, 1, "results/0", at) for at, name in enumerate(devices)]
+    sent = a.send_to_holders("7:run", messages)
+    assert await a.send("b", forward(99)) is Fate.ACCEPTED
+    accepted = (0, 1, 6, *range(7, 27))
+    expected = [Fate.ACCEPTED if at in accepted else Fate.NO_SERVER for at in range(len(devices))]
+    expected[2] = Fate.HERE
+    assert await sent == expected
+    await eventually(lambda: len(inboxes[1].arrived) == 2 and len(inboxes[2].arrived) == 1)
+    assert inboxes[1].messages == [Forward(tuple(messages[at] for at in (0, 1, *range(7, 27)))), forward(99)]
+    assert inboxes[2].messages == [Forward((messages[1], messages[6]))]
+    assert await a.send_to_holders("8:run", messages) == [Fate.TERM_OVER] * len(messages)
+    assert a.counters.accepted == {"forward": 24}
+
+
+async def test_of_many_messages_for_holders_each_has_its_fate(stand: RedisStand, redis_server: RedisServer) -> None:
+    a, b = await stand.open(2)
+    for relay, name in ((a, "a"), (b, "b")):
+        relay.join(name)
+    inbox = Inbox(b)
+    redis_server.command("HSET", f"{PREFIX}meta", "term", "7", "run", "run")
+    redis_server.command("HSET", f"{PREFIX}h:{bucket_of(b'doll')}", "doll", "b:1:1")
+    messages = forward(*range(500)).messages
+    assert await a.send_to_holders("7:run", messages) == [Fate.ACCEPTED] * 500
+    await eventually(lambda: inbox.messages == [Forward(messages[n : n + 200]) for n in (0, 200, 400)])
+    late = [*messages, ForwardedMessage("nobody", b"{}", 1, "results/0", 1)]
+    assert await a.send_to_holders("7:run", late) == [Fate.ACCEPTED] * 500 + [Fate.NO_SERVER]
+    await a.close(1.0)
+    assert await a.send_to_holders("7:run", messages[:2]) == [Fate.CLOSED] * 2
