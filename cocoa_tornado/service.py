@@ -58,6 +58,7 @@ from .service_parts import (
     kafka_client,
     key_sources,
     key_store,
+    make_blocks,
     make_broker,
     make_engine,
     make_mailbox,
@@ -123,6 +124,7 @@ class Gateway:
         self._wall_clock = time.time
         self.counters = Counters()
         self.hub = Hub(settings.connection_delivery)
+        self.blocks = make_blocks(settings, self.hub)
         self.relay = relay or make_relay(settings)
         self.presence = presence or make_presence(settings, self.relay, self._clock, self._server_name)
         self.presence.limits = lambda: self.live.now.slots
@@ -199,6 +201,8 @@ class Gateway:
             front, options, lambda: live.now.tls, self.counters, lambda: len(self.hub), upgrader.try_at_once
         )
         opened.push_async_callback(self._in_time, listener.close_connections, 1.0)
+        opened.push_async_callback(self._within, self.blocks.close)
+        await self.blocks.start()
         if admin_front is not None:
             self._open_admin_listener(admin_front)
         # Once presence is closed, other servers may hold this one's devices.
@@ -362,8 +366,8 @@ class Gateway:
         servers = Servers(self.presence, self.relay, self._server_name)
         self._opened.callback(servers.close)
         connected = Connected(self.hub, self._server_name, self._wall_clock)
-        answer_queries(servers, connected, OneDevice(connected, devices.events))
-        return AdminContext(servers, connected, self.mailbox)
+        answer_queries(servers, connected, OneDevice(connected, devices.events), self.blocks)
+        return AdminContext(servers, connected, self.blocks, self.mailbox)
 
     def _make_devices(self) -> DeviceContext:
         settings, live = self.settings, self.live
@@ -400,6 +404,7 @@ class Gateway:
             retry_after_s=math.ceil(settings.retry_after_s),
             policy=settings.token_policy,
             audio=None if self.transcriber is None else AudioContext(self.transcriber, self._audio_limits),
+            blocked=self.blocks.blocked,
             bodies=ByteBudget(settings.buffers["bodies"]),
             siblings=self._siblings,
         )

@@ -8,12 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from .admin.block_file import BlockFile
+from .admin.blocks import Blocks
 from .brokers.kafka_settings import CONFLUENT
 from .brokers.memory import MemoryBroker
 from .brokers.port import Broker
 from .connection.audio_session import AudioIntake
-from .errors import ServiceError
-from .identity.devkey import development_secret
+from .errors import KeyMaterialError, ServiceError
+from .hub import Hub
+from .identity.devkey import development_secret, user_data_dir
 from .identity.key_store import KeyOptions, KeySources, KeyStore, default_signer
 from .identity.keys import ALGORITHMS, Signer
 from .mailboxes.memory import MemoryMailbox
@@ -158,6 +161,27 @@ def make_mailbox(settings: Settings) -> Mailbox | None:
 
         return RedisMailbox(settings.mailbox, limits, rings=settings.shares_presence)
     return None
+
+
+def make_blocks(settings: Settings, hub: Hub) -> Blocks:
+    """The devices that are blocked, not read. They are kept where all servers find them, and a restart does: in Redis
+    if presence or the mailbox is there, else beside the SQLite mailbox, else in the data directory."""
+    url = settings.presence if settings.shares_presence else settings.mailbox
+    if settings.shares_presence or database_of(settings.mailbox) is not None:
+        from .admin.block_redis import BlockRedis
+
+        return Blocks(BlockRedis(url), hub, time.time)
+    return Blocks(BlockFile(_block_file(settings)), hub, time.time)
+
+
+def _block_file(settings: Settings) -> Path | None:
+    if settings.mailbox.startswith("sqlite:"):
+        path = Path(sqlite_path(settings.mailbox))
+        return path.with_name(f"{path.name}-blocked.json")
+    try:
+        return (settings.data_dir or user_data_dir()) / "blocked.json"
+    except KeyMaterialError:
+        return None
 
 
 def make_relay(settings: Settings) -> Relay:

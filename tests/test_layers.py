@@ -157,6 +157,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "admin.rows": set(),
     "admin.requests": {"admin.rows", "rules"},
     "admin.servers": {"presence.port", "relay.messages", "relay.port"},
+    "admin.block_redis": {"admin", "redis_store"},
     "admin": {
         *("admin.rows", "admin.requests", "admin.servers"),
         *(
@@ -168,6 +169,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "routing.address",
             "rules",
             "errors",
+            "plain_files",
             "plain_text",
         ),
     },
@@ -178,6 +180,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "web.listening_sockets",
         "admin",
         "admin.servers",
+        "admin.block_redis",
         "connection",
         "connection.keepalive",
         "connection.limits",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..mailboxes.port import Mailbox
 from ..rules.rate import Allowances, LineBudget, RateLimit
+from .blocks import Blocks
 from .connected import Connected
 from .servers import Servers
 
@@ -22,6 +23,7 @@ class AdminContext:
 
     servers: Servers
     connected: Connected
+    blocks: Blocks
     mailbox: Mailbox | None = None
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))

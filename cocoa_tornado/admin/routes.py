@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ..web.application import Routes
+from .block_handlers import BlockHandler
+from .blocks import REFRESH, Blocks
 from .connected import CLOSE, DEVICES, Connected
 from .context import AdminContext
 from .device import DEVICE, OneDevice
@@ -24,13 +26,15 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/(devices|users|groups)/([^/]+)/connections", ConnectionsHandler, shared),
         (f"{BASE}/devices/([^/]+)", DeviceHandler, shared),
         (f"{BASE}/devices/([^/]+)/box", BoxHandler, shared),
+        (f"{BASE}/devices/([^/]+)/block", BlockHandler, shared),
         (f"{BASE}/messages", MessagesHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
     ]
 
 
-def answer_queries(servers: Servers, connected: Connected, device: OneDevice) -> None:
+def answer_queries(servers: Servers, connected: Connected, device: OneDevice, blocks: Blocks) -> None:
     """Have this server answer what the handlers of any server ask."""
     servers.answer(DEVICES, connected.page)
     servers.answer(CLOSE, connected.close)
     servers.answer(DEVICE, device.answer)
+    servers.answer(REFRESH, blocks.refresh)

@@ -33,7 +33,17 @@ _RELAY_KINDS: Final = ("forward", "wake_up", "challenge", "answer", "eviction", 
 LABELS: Final[Mapping[str, tuple[str, ...]]] = {
     "cocoa_accept_pauses": tuple(obstacle.value for obstacle in Obstacle),
     "cocoa_handshakes": (
-        *("accepted", NOT_WEBSOCKET, "bad_version", "bad_key", *_TOKEN_REASONS, "origin", "interim", "cursor"),
+        *(
+            "accepted",
+            NOT_WEBSOCKET,
+            "bad_version",
+            "bad_key",
+            *_TOKEN_REASONS,
+            "origin",
+            "blocked",
+            "interim",
+            "cursor",
+        ),
         *("mailbox", "presence", "full", "draining", "vanished"),
     ),
     "cocoa_connections_closed": CLOSE_CODES,

@@ -223,7 +223,7 @@ class Settings(KafkaSettings, PresenceSettings):
     data_dir: Annotated[Path | None, FolderPath] = row(
         IDENTITY,
         None,
-        "Folder for the gateway's own data: the development key.",
+        "Folder for the gateway's own data: the development key, and blocked devices.",
         "Empty: the user's data directory, such as ``~/.local/share/cocoa-tornado``.",
     )
 

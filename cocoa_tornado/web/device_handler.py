@@ -84,7 +84,7 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         self.identity = identity
         if self._is_over:
             return
-        refusal = handshake.check_origin_and_query()
+        refusal = handshake.check_block(identity.device_id) or handshake.check_origin_and_query()
         after = refusal or await self._find_place(handshake, identity)
         if isinstance(after, Refusal):
             self._refuse(after)
@@ -209,6 +209,8 @@ class DeviceHandler(GatewayErrors, WebSocketHandler):
         presence = self.context.devices.presence
         if presence.draining:
             return handshake.unavailable("draining")
+        if (blocked := handshake.check_block(identity.device_id)) is not None:
+            return blocked
         if not grant.lease.is_valid(presence.clock()) or not presence.has_slot(grant):
             return handshake.unavailable("presence")
         if not self.context.live.now.keys.still_trusts(identity):

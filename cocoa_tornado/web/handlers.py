@@ -20,6 +20,7 @@ from ..live import Live
 from ..mailboxes.port import MailboxState
 from ..metrics import MetricsPage
 from ..presence.port import PresenceState
+from ..rules.blocked import Blocked
 from ..rules.byte_budget import ByteBudget
 from ..rules.cors import cors_headers
 from ..rules.identity import DeviceIdentity, TokenPolicy, find_token
@@ -73,6 +74,7 @@ class WebContext:
     bodies: ByteBudget = field(default_factory=lambda: ByteBudget(MAX_BODIES_BYTES))
     guesses: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     guess_lines: LineBudget = field(default_factory=lambda: LineBudget(RateLimit(per_s=1, burst=10)))
+    blocked: Blocked = field(default_factory=Blocked)
     publishing: Allowances = field(default_factory=lambda: Allowances(MAX_CLIENTS))
     siblings: Siblings | None = None
 
@@ -249,13 +251,19 @@ class GatewayErrors(RequestHandler):
         log.error("handler failed", extra=extra, exc_info=None if typ is None or value is None else (typ, value, tb))
 
     async def identify(self) -> DeviceIdentity | None:
-        """The device behind the Bearer token; answers 401 and returns None where there is none."""
+        """The device behind the Bearer token; answers 401 or 403 and returns None where there is none, or it is
+        blocked."""
+        now = self.context.devices.wall_clock()
         try:
             found = find_token((), self.request.headers.get("Authorization"), None)
-            return await self.context.live.now.keys.identify(found.token, self.context.devices.wall_clock())
+            identity = await self.context.live.now.keys.identify(found.token, now)
         except IdentityError as error:
             self.refuse(401, error.message, {"WWW-Authenticate": "Bearer"})
             return None
+        if self.context.blocked.holds(identity.device_id, now):
+            self.refuse(403, "Device blocked")
+            return None
+        return identity
 
 
 class NotFoundHandler(GatewayErrors):

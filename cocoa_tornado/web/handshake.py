@@ -54,6 +54,13 @@ class Handshake:
         query = [value.decode("utf-8", "replace") for value in self._request.arguments.get("token", ())]
         return find_token(query, headers.get("authorization"), headers.get("sec-websocket-protocol"))
 
+    def check_block(self, device_id: str) -> Refusal | None:
+        """Whether an operator has blocked the device."""
+        context = self._context
+        if context.blocked.holds(device_id, context.devices.wall_clock()):
+            return Refusal(403, "Device blocked", "blocked")
+        return None
+
     def check_origin_and_query(self) -> Refusal | None:
         origin = self._request.headers.get("origin")
         if not origin_allowed(origin, self.caller.host, self._context.live.now.allowed_origins):

@@ -105,6 +105,8 @@ class Upgrader:
         """Whether nothing has changed meanwhile. If something has, the handshake is judged anew."""
         presence = self._context.devices.presence
         is_valid = grant.lease.is_valid(presence.clock()) and presence.has_slot(grant) and not presence.draining
+        now = self._context.devices.wall_clock()
+        is_valid = is_valid and not self._context.blocked.holds(identity.device_id, now)
         return is_valid and self._context.live.now.keys.still_trusts(identity)
 
     def _upgrade(self, sock: socket.socket, head: bytes, judged: Judged, grant: Grant, began_at: float) -> None:
@@ -136,7 +138,9 @@ class Upgrader:
             identity = self._context.live.now.keys.identify_now(found.token, now)
         except IdentityError:
             return None
-        if identity is None or handshake.check_origin_and_query() is not None or handshake.cursors:
+        if identity is None or self._context.blocked.holds(identity.device_id, now):
+            return None
+        if handshake.check_origin_and_query() is not None or handshake.cursors:
             return None
         if peer_has_closed(sock):
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import pytest
@@ -42,11 +43,12 @@ class StartAdmin(Protocol):
 
 
 @pytest.fixture
-def start_admin(io_loop: IOLoop) -> Iterator[StartAdmin]:
+def start_admin(io_loop: IOLoop, tmp_path: Path) -> Iterator[StartAdmin]:
     started: list[Harness] = []
 
     async def start(**options: Any) -> Harness:
-        harness = await Harness.start(**({"admin_jwt_secret": ADMIN_SECRET} | options))
+        defaults: dict[str, Any] = {"admin_jwt_secret": ADMIN_SECRET, "data_dir": tmp_path}
+        harness = await Harness.start(**(defaults | options))
         started.append(harness)
         return harness
 

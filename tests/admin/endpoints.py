@@ -23,6 +23,8 @@ ENDPOINTS: Final = (
     Endpoint("DELETE", "/groups/nobody/connections", "admin:write"),
     Endpoint("GET", "/devices/nobody", "admin:read"),
     Endpoint("DELETE", "/devices/nobody/box", "admin:write"),
+    Endpoint("PUT", "/devices/nobody/block", "admin:write"),
+    Endpoint("DELETE", "/devices/nobody/block", "admin:write"),
     Endpoint("POST", "/messages", "admin:write"),
     Endpoint("POST", "/device-token", "admin:write"),
 )
