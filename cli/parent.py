@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
+from cocoa_tornado.asking import ask
+from cocoa_tornado.errors import SettingError
+from cocoa_tornado.logs import set_level
 from cocoa_tornado.rules.addresses import base_url
 from cocoa_tornado.settings import Settings
+from cocoa_tornado.settings.sources import Loaded
 from cocoa_tornado.systemd import Notifier
 from cocoa_tornado.web.listening_sockets import reserve
 from cocoa_tornado.workers.parent import Parent
@@ -19,11 +26,12 @@ from .signals import ProcessSignals
 log = logging.getLogger("cocoa.workers")
 
 
-def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier) -> int:
+def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier, read: Callable[[], Loaded]) -> int:
     """Run ``settings.workers`` workers until a signal; returns the exit status.
 
     The workers execute this process's own command line, so they read the same settings from the same sources.
 
+    :param read: reads the settings again
     :raises ServiceError: the port cannot be had
     """
     reserved = reserve(settings.host, settings.port)
@@ -34,6 +42,10 @@ def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier) 
         log.info("listening", extra={"url": url, "workers": settings.workers})
         announce(url)
 
+    def on_reload() -> None:
+        # In a thread, because a secret may come from a slow pipe, and the workers must be watched meanwhile.
+        ask("cocoa-reload", partial(reload_log_level, read))
+
     parent = Parent(
         [sys.executable, *sys.orig_argv[1:]],
         settings.workers,
@@ -43,6 +55,7 @@ def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier) 
         settings.drain_grace_s,
         notifier,
         on_serving,
+        on_reload,
     )
 
     def on_stop(name: str) -> None:
@@ -59,3 +72,9 @@ def run_parent(settings: Settings, signals: ProcessSignals, notifier: Notifier) 
         sock.close()
     log.info("stopped", extra={"status": status})
     return status
+
+
+def reload_log_level(read: Callable[[], Loaded]) -> None:
+    """The one setting of the parent's own that can be changed. The workers report settings that are invalid."""
+    with contextlib.suppress(SettingError):
+        set_level(read().settings.log_level)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -16,7 +17,7 @@ from cocoa_tornado.logs_format import LogFormat
 from cocoa_tornado.plain_text import quoted
 from cocoa_tornado.rules.addresses import masked
 from cocoa_tornado.settings import Settings
-from cocoa_tornado.settings.sources import check_files
+from cocoa_tornado.settings.sources import check_files, load
 from cocoa_tornado.systemd import Notifier
 from cocoa_tornado.workers.place import take_place
 
@@ -86,7 +87,7 @@ def serve(context: click.Context, /, config: Path | None, only_check: bool, **op
             if place is None and settings.workers > 1:
                 from .parent import run_parent
 
-                context.exit(run_parent(settings, signals, notifier))
+                context.exit(run_parent(settings, signals, notifier, partial(load, config, os.environ, options)))
             from .gateway import Launch, run_gateway, settings_at
 
             run_gateway(Launch(settings_at(place, settings), config, options, notifier, place), signals)

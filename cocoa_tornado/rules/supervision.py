@@ -17,7 +17,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from .backoff import Backoff
 
@@ -47,6 +47,8 @@ FIRST_RESTART_S: Final = 0.5
 LAST_RESTART_S: Final = 15.0
 
 KillReason = Literal["hung", "start", "drain", "exit", "forced"]
+RestartReason = Literal["died", "drained", KillReason]
+"""Why a worker is started again: it was killed, it has drained since somebody sent it SIGTERM, or it died."""
 
 
 class ChildPhase(enum.Enum):
@@ -54,6 +56,13 @@ class ChildPhase(enum.Enum):
     STARTING = "starting"
     UP = "up"
     LEAVING = "leaving"
+
+
+class Restart(NamedTuple):
+    """A worker will be started again."""
+
+    delay_s: float
+    reason: RestartReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +163,8 @@ class Supervisor:
         return self._stop_at is not None
 
     def restarts(self) -> dict[str, int]:
-        """How often workers ended that should not have, by reason."""
-        total = dict.fromkeys(("died", "hung", "start", "exit"), 0)
+        """How often workers were started again, by reason."""
+        total = dict.fromkeys(("died", "drained", "hung", "start", "exit"), 0)
         for worker in self._workers.values():
             for reason, count in worker.restarts.items():
                 total[reason] = total.get(reason, 0) + count
@@ -184,11 +193,11 @@ class Supervisor:
         if worker.phase in (ChildPhase.STARTING, ChildPhase.UP):
             worker.phase, worker.since = ChildPhase.LEAVING, now
 
-    def on_exit(self, number: int, status: int, now: float) -> float | None:
+    def on_exit(self, number: int, status: int, now: float) -> Restart | None:
         """The process has ended, or could not be created.
 
         :param status: as of ``subprocess``: negative for a signal
-        :returns: the delay until it is started again; None if it is not
+        :returns: None: it is not started again
         """
         worker = self._workers[number]
         phase, lived_s = worker.phase, now - worker.since
@@ -201,13 +210,14 @@ class Supervisor:
             self._status = status
             self._stop_at = now
             return None
-        reason = worker.killed or "died"
+        has_drained = phase is ChildPhase.LEAVING and status == 0
+        reason: RestartReason = worker.killed or ("drained" if has_drained else "died")
         worker.restarts[reason] = worker.restarts.get(reason, 0) + 1
         if phase is not ChildPhase.STARTING and lived_s >= STEADY_S:
             worker.backoff.reset()
         delay_s = worker.backoff.next_s()
         worker.since = now + delay_s
-        return delay_s
+        return Restart(delay_s, reason)
 
     def stop(self, now: float) -> None:
         """Drain all workers, and end."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 def parents_metrics(count: int, missing: int, restarts: Mapping[str, int] | None = None) -> str:
     """How many workers there are, and how many have not answered.
 
-    :param restarts: by reason, how often workers ended that should not have; None if the parent has not answered
+    :param restarts: by reason, how often workers were started again; None if the parent has not answered
     """
     silent = "Workers that have not answered; only their latest counters are in the sums"
     text = _family("cocoa_workers", "gauge", "Workers under the parent", {"": count})
@@ -16,7 +16,7 @@ def parents_metrics(count: int, missing: int, restarts: Mapping[str, int] | None
     if restarts is not None:
         by_reason = {f'{{reason="{reason}"}}': count for reason, count in sorted(restarts.items())}
         name = "cocoa_worker_restarts"
-        text += _family(f"{name}_total", "counter", "Workers that ended and should not have", by_reason)
+        text += _family(f"{name}_total", "counter", "Workers that have ended and were started again", by_reason)
     return text
 
 

@@ -77,6 +77,7 @@ class Parent:
     :param environ: the workers' environment
     :param drain_s: the workers' ``drain_grace``
     :param on_serving: called once, when all workers serve
+    :param on_reload: called at each reload, for the parent's own settings
     """
 
     def __init__(
@@ -89,10 +90,12 @@ class Parent:
         drain_s: float,
         notifier: Notifier,
         on_serving: Callable[[], None] = lambda: None,
+        on_reload: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command, self._count, self._name, self._port = list(command), count, name, port
-        self._environ, self._notifier, self._on_serving, self._clock = dict(environ), notifier, on_serving, clock
+        self._environ, self._notifier, self._clock = dict(environ), notifier, clock
+        self._on_serving, self._on_reload = on_serving, on_reload
         self._supervisor = Supervisor(count, drain_s, clock())
         self._gatherings = Gatherings()
         self._metrics = SummedMetrics()
@@ -189,8 +192,9 @@ class Parent:
         except OSError as error:
             ours.close()
             self._supervisor.on_started(number, self._clock())
-            delay_s = self._supervisor.on_exit(number, -1, self._clock())
-            extra = {"worker": self._name_of(number), "error": str(error), "retry_in_s": delay_s}
+            restart = self._supervisor.on_exit(number, -1, self._clock())
+            extra: dict[str, object] = {"worker": self._name_of(number), "error": str(error)}
+            extra |= {"retry_in_s": None if restart is None else restart.delay_s}
             log.error("worker not started", extra=extra)
             return
         finally:
@@ -213,12 +217,16 @@ class Parent:
         del self._children[number]
         self._metrics.on_exit(number)
         self._gatherings.on_exit(number)
-        delay_s = self._supervisor.on_exit(number, status, self._clock())
+        restart = self._supervisor.on_exit(number, status, self._clock())
         extra: dict[str, object] = {"worker": self._name_of(number), "pid": child.process.pid, "how": how(status)}
-        if delay_s is not None:
-            log.warning("worker died", extra=extra | {"restart_in_s": round(delay_s, 3)})
-        else:
+        if restart is not None:
+            extra["restart_in_s"] = round(restart.delay_s, 3)
+        if restart is None:
             log.info("worker ended", extra=extra)
+        elif restart.reason == "drained":
+            log.info("worker drained", extra=extra)
+        else:
+            log.warning("worker died", extra=extra)
         self._on_reloaded(number)
         self._report_status()
 
@@ -328,6 +336,7 @@ class Parent:
         self._reloading = set(self._children)
         self._reload_until = now + RELOAD_S
         self._notifier.reloading()
+        self._on_reload()
         for child in self._children.values():
             self._send(child, Reload())
         if not self._reloading:

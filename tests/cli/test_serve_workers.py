@@ -12,7 +12,13 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import pytest
+
+from cli.parent import reload_log_level
+from cocoa_tornado.settings.sources import load
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -94,6 +100,15 @@ def test_two_gateways_share_one_port_and_a_parent(tmp_path: Path) -> None:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_the_parent_reloads_its_log_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is invalid is the workers' to report."""
+    levels: list[str] = []
+    monkeypatch.setattr("cli.parent.set_level", levels.append)
+    for variables in ({"COCOA_LOG_LEVEL": "debug"}, {"COCOA_LOG_LEVEL": "loud"}, {}):
+        reload_log_level(partial(load, None, variables, {}))
+    assert levels == ["debug", "info"]
 
 
 def test_a_wrong_key_is_reported_once_and_the_parent_has_the_status(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Clock:
         self.supervisor.on_up(number, self.now)
 
     def exits(self, number: int, status: int) -> float | None:
-        return self.supervisor.on_exit(number, status, self.now)
+        restart = self.supervisor.on_exit(number, status, self.now)
+        return None if restart is None else restart.delay_s
 
 
 @pytest.fixture
@@ -66,6 +67,18 @@ def clock() -> Clock:
     for number in (1, 2):
         clock.starts(number)
     return clock
+
+
+def test_a_worker_that_was_drained_by_hand_has_not_died() -> None:
+    """It has received SIGTERM, and not from its parent. One that says so and then fails has died."""
+    clock = Clock()
+    clock.starts(1)
+    clock.starts(2)
+    for number in (1, 2):
+        clock.supervisor.on_leaving(number, clock.now)
+    assert clock.exits(1, 0) is not None
+    assert clock.exits(2, 1) is not None
+    assert clock.supervisor.restarts() == {"died": 1, "drained": 1, "hung": 0, "start": 0, "exit": 0}
 
 
 def test_the_first_worker_starts_alone_and_the_others_once_it_is_up() -> None:

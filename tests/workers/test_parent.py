@@ -33,7 +33,7 @@ class Running:
     def __init__(self, folder: Path, count: int = 2, notifier: Notifier | None = None) -> None:
         self.folder = folder
         self._notifier = Notifier({}) if notifier is None else notifier
-        self.served = threading.Event()
+        self.served, self.reloaded = threading.Event(), threading.Event()
         self.parent = Parent(
             [sys.executable, "-m", "tests.workers.stand_in", str(folder)],
             count,
@@ -43,6 +43,7 @@ class Running:
             5.0,
             self._notifier,
             self.served.set,
+            self.reloaded.set,
         )
         self.status: int | None = None
         self._thread = threading.Thread(target=self._run, name="parent")
@@ -132,6 +133,16 @@ def test_a_killed_worker_is_replaced_and_whichever_is_asked_answers_for_all(run:
     assert "\ndone 5.0\n" in metrics
 
 
+def test_a_worker_that_is_drained_by_hand_is_replaced_and_has_not_died(run: Run) -> None:
+    running = run()
+    first = running.pid(2)
+    os.kill(first, signal.SIGTERM)
+    eventually(lambda: running.is_up(first))
+    metrics = running.ask(1)
+    assert 'cocoa_worker_restarts_total{reason="died"} 0.0' in metrics
+    assert 'cocoa_worker_restarts_total{reason="drained"} 1.0' in metrics
+
+
 @pytest.mark.logs("cocoa.workers", "worker (killed|died)")
 def test_a_stopped_worker_is_named_and_then_killed_and_replaced(run: Run) -> None:
     running = run()
@@ -190,6 +201,7 @@ def test_a_reload_reaches_all_and_systemd_learns_when_it_is_complete(run: Run, t
         assert next_state(systemd) == "RELOADING=1"
         assert next_state(systemd) == "READY=1"
         assert sorted(name for name, _, _ in running.noted("reloads")) == ["here/1", "here/2"]
+        assert running.reloaded.is_set()
         running.parent.stop()
         assert next_state(systemd) == "STOPPING=1"
         running.ends()
