@@ -179,8 +179,8 @@ class RedisPresence(PresenceBase):
     def _give_up(self) -> None:
         """One timer for all of these claims: nearly all are answered long before."""
         self._giving_up = None
-        now = self._clock()
-        while self._alone and self._slots.give_up_at(self._alone[0][0]) <= now:
+        now, patience_s = self._clock(), self._slots.give_up_at(0.0)
+        while self._alone and self._alone[0][0] + patience_s <= now:
             _, device_id, claim = self._alone.popleft()
             if claim in self._claims:
                 self._expire(device_id, now)
