@@ -132,6 +132,9 @@ class PresenceBase:
         """Why a new connection is refused. A server that has left after draining gives the same reason as before."""
         return "draining" if self._slots.draining else "presence"
 
+    def admits_in(self) -> float | None:
+        return None
+
     # -- connections
 
     def has_slot(self, grant: Grant) -> bool:

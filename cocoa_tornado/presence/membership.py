@@ -251,6 +251,16 @@ class Membership:
         observed = self._observed.get(epoch)
         return 0.0 if observed is None else now - observed.since
 
+    def admits_in(self, now: float) -> float | None:
+        """Seconds until more devices are admitted than now, if that can be foreseen: the term is settled then, or the
+        servers that seem to have stopped are fenced."""
+        if self.is_joining:
+            return None
+        due = [each.fence_at for each in self._observed.values() if now - each.since > self.timing.gap_s]
+        due += [] if self.is_settled else [self._settle_at]
+        latest = max((at for at in due if at < math.inf), default=None)
+        return None if latest is None else max(0.0, latest - now)
+
     def others(self) -> list[str]:
         """The other epochs of the last reply to BEAT."""
         return list(self._observed)

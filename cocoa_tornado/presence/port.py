@@ -205,6 +205,9 @@ class Presence(Protocol):
     async def obstacle(self, device_id: str) -> RefusalReason | None:
         """Why :meth:`claim` would be refused now, without a challenge; None: it would not."""
 
+    def admits_in(self) -> float | None:
+        """When a device that is refused for ``presence`` may try again, in seconds; None: that cannot be foreseen."""
+
     def has_slot(self, grant: Grant) -> bool:
         """Whether the grant's slot is still reserved or held. A new term ends those that are not registered yet."""
 

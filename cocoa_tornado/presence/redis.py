@@ -38,6 +38,8 @@ OBSTACLE_PATIENCE_S: Final = 2.0
 """How long a plain GET waits to hear who holds a device."""
 SILENT_S: Final = 3.0
 """A server that has not beaten for so long is not challenged: it would not answer."""
+FENCING_S: Final = 0.2
+"""From the time at which FENCE or SETTLE is due until it is done."""
 
 log = logging.getLogger("cocoa.presence")
 
@@ -142,6 +144,10 @@ class RedisPresence(PresenceBase):
 
     def _may_admit(self) -> bool:
         return not self._is_closed and self._membership.may_admit(self._clock())
+
+    def admits_in(self) -> float | None:
+        seconds = self._membership.admits_in(self._clock())
+        return None if seconds is None else seconds + FENCING_S
 
     async def obstacle(self, device_id: str) -> RefusalReason | None:
         if not self._may_admit():

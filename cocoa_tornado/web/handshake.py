@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..rules.box import NO_CURSOR_YET, Position
 from ..rules.handshake import Refusal, check_upgrade
 from ..rules.identity import FoundToken, find_token
@@ -77,12 +79,16 @@ class Handshake:
         return NO_CURSOR_YET if self.uses_cursors else None
 
     def unavailable(self, outcome: str) -> Refusal:
-        return Refusal(503, UNAVAILABLE[outcome], outcome, self._retry_after())
+        seconds = self._context.devices.presence.admits_in() if outcome == "presence" else None
+        return Refusal(503, UNAVAILABLE[outcome], outcome, self._retry_after(seconds))
 
     def no_slot(self, obstacle: str) -> Refusal:
         if obstacle != "device":
             return self.unavailable(obstacle)
         return Refusal(409, "Device already connected", "duplicate", self._retry_after())
 
-    def _retry_after(self) -> dict[str, str]:
-        return {"Retry-After": str(self._context.retry_after_s)}
+    def _retry_after(self, seconds: float | None = None) -> dict[str, str]:
+        """
+        :param seconds: until a retry may succeed, if that is known
+        """
+        return {"Retry-After": str(self._context.retry_after_s if seconds is None else max(1, math.ceil(seconds)))}

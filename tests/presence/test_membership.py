@@ -247,7 +247,31 @@ def test_it_is_known_how_long_a_member_has_been_silent(member: Member) -> None:
     assert (member.of.silent_for("b", 104.0), member.of.silent_for("c", 104.0)) == (4.0, 0.0)
 
 
+def test_it_is_foreseen_when_a_member_that_has_stopped_is_fenced(member: Member) -> None:
+    """One that still beats is no reason to wait, and neither is a gap: the next reply starts the observation anew."""
+    member.beats = {"b": 7}
+    member.wait(102.0)
+    assert member.of.admits_in(102.0) is None
+    member.wait(104.0)
+    fenced_in = member.of.admits_in(104.0)
+    assert fenced_in == pytest.approx(4.8)
+    member.wait(104.0 + fenced_in)
+    assert member.last(Fence) == Fence("1:r1", "b", 7)
+    member.wait(112.0, is_answered=False)
+    assert member.of.admits_in(112.0) is None
+
+
 # -- terms
+
+
+def test_it_is_foreseen_when_a_term_is_settled() -> None:
+    member = Member()
+    member.is_settled = False
+    member.note(member.of.start(member.now))
+    assert member.of.admits_in(member.now) is None
+    member.join()
+    member.wait(103.0)
+    assert member.of.admits_in(103.0) == pytest.approx(5.8)
 
 
 def test_a_term_is_settled_when_every_lease_of_the_last_one_has_ended() -> None:
