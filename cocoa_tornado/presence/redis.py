@@ -32,7 +32,7 @@ from .redis_backlog import Asked, Backlog, LookUp
 from .redis_cautions import cautions_of
 from .redis_link import Answers, RedisLink
 from .redis_phases import PresencePhase, phase_of
-from .redis_scripts import EpochOver, Granted, Held, TermOver
+from .redis_scripts import EpochOver, Granted, Held, TermOver, bucket_key
 
 OBSTACLE_PATIENCE_S: Final = 2.0
 """How long a plain GET waits to hear who holds a device."""
@@ -329,7 +329,9 @@ class RedisPresence(PresenceBase):
                 self._carry_out(self._slots.held(device_id, claim, claims, now, silent))
             case "settling":
                 self._carry_out(self._slots.settling(device_id, claim, now))
-            case "late":
+            case "late" | "foreign":
+                if answer == "foreign":
+                    self._note_foreign(frozenset({bucket_key(device_id)}))
                 self._carry_out(self._slots.late(device_id, claim, now))
             case _:  # rejected before anything was written
                 self._carry_out(self._slots.undecided(device_id, claim, now))

@@ -33,14 +33,18 @@ local function is_alive(epoch)
   return known[epoch]
 end
 
--- The holders of a device, oldest first, dead ones among them.
+-- The holders of a device, oldest first, dead ones among them; false if its bucket has another type.
 local function holders_of(bucket, device)
-  return redis.call('HGET', root .. 'h:' .. bucket, device) or ''
+  local key = root .. 'h:' .. bucket
+  local found = redis.pcall('HGET', key, device)
+  if type(found) ~= 'table' then return found or '' end
+  -- Any other error, such as a missing permission, ends the script: it has not written anything yet.
+  return not string.find(found.err, 'WRONGTYPE', 1, true) and redis.call('HGET', key, device)
 end
 
 -- Whether this very claim, with this generation, holds the device.
 local function holds(bucket, device, holder)
-  return string.find(' ' .. holders_of(bucket, device) .. ' ', ' ' .. holder .. ' ', 1, true) ~= nil
+  return string.find(' ' .. (holders_of(bucket, device) or '') .. ' ', ' ' .. holder .. ' ', 1, true) ~= nil
 end
 """
 """For the scripts of others too: ``is_current``, ``is_alive``, ``holders_of``, ``holds``. ``KEYS[1]`` is ``p:meta``."""
@@ -110,7 +114,9 @@ local values, changed, replies = {}, {}, {'claims'}
 local function claim(bucket, device, number, kind, kept)
   local place = bucket .. ' ' .. device
   local living, again, is_late = {}, nil, false
-  for holder in string.gmatch(values[place] or holders_of(bucket, device), '%S+') do
+  local found = values[place] or holders_of(bucket, device)
+  if not found then return 'foreign' end
+  for holder in string.gmatch(found, '%S+') do
     local server, its_number, its_generation = string.match(holder, '^(.+):(%d+):(%d+)$')
     local stays
     if server == epoch then
@@ -157,7 +163,7 @@ for at = 2, #ARGV, 4 do
   local place = bucket .. ' ' .. device
   local released = ARGV[at + 2] .. ':' .. ARGV[at + 3] .. ':'
   local others, is_found = {}, false
-  for holder in string.gmatch(values[place] or holders_of(bucket, device), '%S+') do
+  for holder in string.gmatch(values[place] or holders_of(bucket, device) or '', '%S+') do
     if string.sub(holder, 1, #released) == released then is_found = true else others[#others + 1] = holder end
   end
   if is_found then
@@ -181,9 +187,8 @@ if not is_current(ARGV[1]) then return {'term'} end
 local replies = {'holders'}
 for at = 2, #ARGV, 2 do
   local living = {}
-  local found = redis.pcall('HGET', root .. 'h:' .. ARGV[at], ARGV[at + 1]) or ''
-  if type(found) == 'table' then
-    if not string.find(found.err, 'WRONGTYPE', 1, true) then return found end
+  local found = holders_of(ARGV[at], ARGV[at + 1])
+  if not found then
     living[1] = '?'
   else
     for holder in string.gmatch(found, '%S+') do

@@ -52,6 +52,11 @@ TEXTS: Final = {
 }
 """Lua by name."""
 
+_NOTHING: Final[dict[bytes, Literal["settling", "late", "foreign"]]] = {
+    b"settling": "settling",
+    b"late": "late",
+    b"foreign": "foreign",
+}
 _MODES: Final = {"new": b"new", "keep": b"keep"}
 
 Arguments = list[bytes]
@@ -131,9 +136,9 @@ class Held:
     holders: tuple[Holding, ...]
 
 
-ClaimReply = Granted | Held | Literal["settling", "late"]
+ClaimReply = Granted | Held | Literal["settling", "late", "foreign"]
 """``settling``: the term is not settled, nothing new is granted yet; ``late``: this server has claimed the device again
-since, so this request is a late copy. Nothing is granted in either case."""
+since, so this request is a late copy; ``foreign``: the bucket of this device is not a hash. Nothing is granted then."""
 
 
 # -- arguments
@@ -252,7 +257,11 @@ def foreign_buckets(device_ids: Iterable[str], reply: Reply) -> set[bytes]:
     :param reply: of HOLDERS
     """
     pairs = zip(device_ids, reply[1:], strict=True)
-    return {HOLDERS_PREFIX + _place_of(device_id)[0] for device_id, item in pairs if item == FOREIGN}
+    return {bucket_key(device_id) for device_id, item in pairs if item == FOREIGN}
+
+
+def bucket_key(device_id: str) -> bytes:
+    return HOLDERS_PREFIX + _place_of(device_id)[0]
 
 
 def done(reply: Reply) -> bool:
@@ -278,7 +287,7 @@ def _claim_reply(item: bytes) -> ClaimReply:
         return Granted(int(rest))
     if word == b"held":
         return Held(_holdings(rest))
-    return "settling" if word == b"settling" else "late"
+    return _NOTHING[word]
 
 
 def _holdings(value: bytes) -> tuple[Holding, ...]:

@@ -424,7 +424,8 @@ class Slots:
         return [Acquire(device_id, claim, "new", device.kept(claim))]
 
     def late(self, device_id: str, claim: Claim, now: float) -> Actions:
-        """The store has refused a claim, because it knows a later one of this server that this one does not."""
+        """The store has refused a claim, because it knows a later one of this server that this one does not, or because
+        it cannot read what it has of the device."""
         todo: Actions = []
         device = self._find(device_id)
         if not self._end_renewed(device_id, device, claim, now, todo):

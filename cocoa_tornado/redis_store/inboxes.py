@@ -8,7 +8,22 @@ MAX_MESSAGES: Final = 20_000
 MAX_BYTES: Final = 64 * 1024 * 1024
 """What an inbox holds at most, as in ``RelayLimits``, for scripts that are not told."""
 
-POSTING: Final = """
+REPLACING: Final = """
+-- Whether the reply to a command says that its key has another type, or that an entry comes too late: something else
+-- has written the key, and it is replaced. Any other error, such as a missing permission, ends the script.
+local function is_foreign(reply)
+  if type(reply) ~= 'table' or not reply.err then return false end
+  if string.find(reply.err, 'WRONGTYPE', 1, true) or string.find(reply.err, 'equal or smaller', 1, true) then
+    return true
+  end
+  error(reply.err, 0)
+end
+"""
+"""For scripts that replace keys which something else has written."""
+
+POSTING: Final = (
+    REPLACING
+    + """
 -- Inboxes: ``post`` decides, ``save_inboxes`` writes what was decided. Needs ``presence`` (the prefix of its
 -- keys) and ``is_alive``.
 local inboxes, posted_to = {}, {}
@@ -25,7 +40,7 @@ local function inbox_of(server)
     if inbox then
       local found = redis.pcall('HMGET', presence .. 'q:' .. server,
         'sequence', 'messages', 'bytes', 'read_messages', 'read_bytes', 'lost')
-      inbox.is_foreign = found.err ~= nil
+      inbox.is_foreign = is_foreign(found)
       inbox.sequence = tonumber(found[1] or 0)
       inbox.messages, inbox.bytes = tonumber(found[2] or 0), tonumber(found[3] or 0)
       inbox.read_messages, inbox.read_bytes = tonumber(found[4] or 0), tonumber(found[5] or 0)
@@ -59,9 +74,8 @@ local function save_inboxes()
     local stream, queue = presence .. 'in:' .. inbox.server, presence .. 'q:' .. inbox.server
     if inbox.is_foreign then redis.call('DEL', queue) end
     for _, entry in ipairs(inbox.entries) do
-      local added = redis.pcall('XADD', stream, unpack(entry))
-      if type(added) == 'table' and added.err then
-        -- Something else has written or deleted one of the keys: the server notices that entries are missing.
+      if is_foreign(redis.pcall('XADD', stream, unpack(entry))) then
+        -- Or something else has deleted the hash beside it. The server notices that entries are missing.
         redis.call('DEL', stream)
         redis.call('XADD', stream, unpack(entry))
       end
@@ -73,6 +87,7 @@ local function save_inboxes()
   end
 end
 """
+)
 """For the relay, and for the mailbox, which wakes the servers of the devices for which it stores something."""
 
 BELLS: Final = (

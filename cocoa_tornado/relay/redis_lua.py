@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ..redis_store.inboxes import POSTING
+from ..redis_store.inboxes import POSTING, REPLACING
 from ..redis_store.scripts import PREFIX, Command, Script
 from ..rules.claims import bucket_of
 from .port import Fate, RelayLimits
@@ -115,6 +115,7 @@ local sender, number, max_messages, max_bytes = ARGV[1], ARGV[2], tonumber(ARGV[
 if not is_alive(sender) then return {'fenced'} end
 local own = presence .. 'q:' .. sender
 local last = redis.pcall('HMGET', own, 'sent', 'fates')
+local is_own_foreign = is_foreign(last)
 if last[1] == number then return {'sent', last[2]} end
 local fates = {}
 for at = 6, #ARGV, 4 do
@@ -130,7 +131,7 @@ end
 redis.call('DEL', presence .. 'probe')
 save_inboxes()
 fates = table.concat(fates)
-if last.err then redis.call('DEL', own) end
+if is_own_foreign then redis.call('DEL', own) end
 redis.call('HSET', own, 'sent', number, 'fates', fates)
 return {'sent', fates}
 """,
@@ -139,6 +140,7 @@ return {'sent', fates}
 
 DONE: Final = Script(
     _BASE,
+    REPLACING,
     """
 -- ARGV: server, the last sequence number that it has taken, and the totals of that entry: messages, bytes
 local server, taken = ARGV[1], tonumber(ARGV[2])
@@ -147,12 +149,13 @@ local stream, queue = presence .. 'in:' .. server, presence .. 'q:' .. server
 local found = redis.pcall('HMGET', queue, 'sequence', 'lost', 'read_messages')
 local sequence = tonumber(found[1] or 0)
 local left = redis.pcall('XLEN', stream)
+local is_queue_foreign, is_stream_foreign = is_foreign(found), is_foreign(left)
 redis.call('DEL', presence .. 'probe')
-if type(left) == 'table' then
+if is_stream_foreign then
   redis.call('DEL', stream)
   left = 0
 end
-if found.err then redis.call('DEL', queue) end
+if is_queue_foreign then redis.call('DEL', queue) end
 if left > 0 then
   redis.call('XTRIM', stream, 'MINID', string.format('%.0f', taken + 1))
   left = redis.call('XLEN', stream)

@@ -131,7 +131,7 @@ async def test_a_missing_permission_is_named(own_redis: RedisServer, caplog: pyt
 
 
 @pytest.mark.logs("cocoa.presence", "holders unreadable")
-async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
+async def test_a_bucket_of_another_type_holds_up_no_other_device(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with ready(own_redis) as server:
@@ -140,6 +140,10 @@ async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
         for _ in range(2):
             of_doll, of_bear = server.presence.holders(["doll"]), server.presence.holders(["bear"])
             assert (await of_doll, list(await of_bear)) == ({}, ["bear"])
+        doll, cat = (asyncio.ensure_future(server.connections.connect(name)) for name in ("doll", "cat"))
+        with pytest.raises(Refused, match="presence"):
+            await doll
+        await cat
         assert events(caplog).count("holders unreadable") == 1
 
 
@@ -147,11 +151,14 @@ async def test_a_bucket_of_another_type_holds_up_no_other_look_up(
 async def test_a_server_that_may_not_send_says_so(own_redis: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     async with ready(own_redis) as server:
         assert server.presence.status().reaches_others
-        own_redis.command("ACL", "SETUSER", "default", "-xadd")
         relay = server.presence._relay  # type: ignore[attr-defined]  # of RedisPresence
+        inbox = f"cocoa:{{box}}:p:in:{relay.server}"
+        own_redis.command("XADD", inbox, "0-1", "from", "another program")
+        own_redis.command("ACL", "SETUSER", "default", "-xadd")
         sent = relay.send(relay.server, WakeUp(("doll",)))
         await eventually(lambda: not server.presence.status().reaches_others)
         assert "lacks a permission" in server.presence.status().detail
+        assert own_redis.command("EXISTS", inbox) == 1  # it was not deleted for that
         own_redis.command("ACL", "SETUSER", "default", "+xadd")
         assert await sent is Fate.ACCEPTED
         await eventually(lambda: server.presence.status().reaches_others)

@@ -10,7 +10,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cocoa_tornado.presence.redis_scripts import META, ClaimItem
+from cocoa_tornado.presence import redis_scripts as scripts
+from cocoa_tornado.presence.redis_scripts import META, ClaimItem, Granted
+from cocoa_tornado.rules.claims import Claim
 from testing.redis_server import RedisServer
 from tests.presence.script_cases import *  # noqa: F403  # the cases of every store
 from tests.presence.script_stands import RealStore, SimulatedStore, Stand
@@ -64,6 +66,35 @@ def _outcome(stand: Stand, name: str, arguments: list[Any]) -> Any:
         return getattr(stand, name)(*arguments)
     except Exception as error:
         return type(error)
+
+
+# -- keys that something else has written, and commands that are forbidden
+
+
+def test_a_bucket_of_another_type_costs_only_its_own_devices_their_claim(client: Any, store: RealStore) -> None:
+    stand = Stand(store)
+    stand.settle()
+    assert stand.claim("a", 1) == Granted(1)
+    client.set(scripts.bucket_key("doll"), "mine")
+    found = stand.claim_all("a", [ClaimItem("doll", 2), ClaimItem("bear", 3), ClaimItem("doll", 4)])
+    assert found == ["foreign", Granted(2), "foreign"]
+    released = [("doll", Claim("a", 1)), ("bear", Claim("a", 3))]
+    assert scripts.done(store.run("release", scripts.release_arguments(stand.stamp, released)))
+    assert stand.holders("doll", "bear") == [[], []]
+    assert client.get(scripts.bucket_key("doll")) == b"mine"
+
+
+def test_a_bucket_that_may_not_be_read_fails_the_whole_batch(client: Any, store: RealStore) -> None:
+    """And nothing is written: it is a fault of the deployment."""
+    stand = Stand(store)
+    stand.settle()
+    client.execute_command("ACL", "SETUSER", "default", "-hget")
+    try:
+        with pytest.raises(redis.ResponseError, match="can.t run this command|ermission"):
+            stand.claim("a", 1)
+    finally:
+        client.execute_command("ACL", "SETUSER", "default", "+hget")
+    assert client.hget(META, "gen") is None
 
 
 # -- a Redis that rejects writes
