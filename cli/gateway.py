@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import resource
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from cocoa_tornado.settings import Settings
 from cocoa_tornado.settings.sources import Loaded, check_named_files, load
 from cocoa_tornado.systemd import Notifier
 from cocoa_tornado.workers.channel import Channel
+from cocoa_tornado.workers.orphans import exit_without_parent
 from cocoa_tornado.workers.place import Place
 
 from .banner import announce
@@ -98,12 +98,10 @@ async def _serve(launch: Launch, signals: ProcessSignals) -> None:
 
 async def _open_channel(launch: Launch, place: Place, orders: Orders) -> Channel:
     def on_lost() -> None:
-        # No parent is left to kill a worker that does not complete its drain.
-        limit = threading.Timer(launch.settings.drain_grace_s + DRAIN_MARGIN_S + LEAVE_S, os._exit, (1,))
-        limit.daemon = True
-        limit.start()
         orders.terminate("parent ended")
 
+    # No parent is left then to kill a worker that does not complete its drain.
+    exit_without_parent(place.fd, launch.settings.drain_grace_s + DRAIN_MARGIN_S + LEAVE_S)
     channel = Channel(place.count, orders.hang_up.set, on_lost)
     await channel.open(place.channel())
     return channel
