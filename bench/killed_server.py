@@ -149,9 +149,10 @@ class Deployment:
 
 async def play_round(deployment: Deployment, devices: list[Device], outcome: Outcome) -> None:
     for at, device in enumerate(devices):
+        device.close()
         while device.server is None:
-            delay_s = await device.connect(deployment.servers[at % len(deployment.servers)])
-            await asyncio.sleep(delay_s or 0.0)
+            least_s = await device.connect(deployment.servers[at % len(deployment.servers)])
+            await asyncio.sleep(least_s or 0.0)
     await asyncio.sleep(random.uniform(2.0, 3.0))  # the beats of the servers are at any point of their second
     before = Counter(outcome.refusals)
     victim, killed_at = await deployment.kill_one()
@@ -201,7 +202,8 @@ async def measure(servers: int, count: int, rounds: int, fence_s: float) -> Outc
         tokens = [mint(request, signer, policy, time.time()) for request in requests]
         devices = [Device(token, outcome.refusals) for token in tokens]
         try:
-            await asyncio.gather(*(deployment.start_one() for _ in range(servers)))
+            for _ in range(servers):
+                await deployment.start_one()
             for _ in range(rounds):
                 await play_round(deployment, devices, outcome)
         finally:

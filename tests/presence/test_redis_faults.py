@@ -130,6 +130,25 @@ async def test_a_missing_permission_is_named(own_redis: RedisServer, caplog: pyt
 # -- while it runs
 
 
+@pytest.mark.logs("cocoa.presence", "server fenced")
+async def test_it_is_foreseen_when_a_device_of_a_killed_server_is_admitted(own_redis: RedisServer) -> None:
+    async with ready(own_redis) as server:
+        assert server.presence.admits_in() is None
+        own_redis.command("HSET", "cocoa:{box}:p:servers", "killed", 7)
+        own_redis.command("HSET", "cocoa:{box}:p:h:14989", "doll", "killed:1:1")
+        await eventually(lambda: server.presence.admits_in() is not None)
+        left_s = server.presence.admits_in()
+        assert left_s is not None
+        assert left_s < TIMING.fence_s
+        while True:
+            try:
+                await server.connections.connect("doll")
+            except Refused:
+                await asyncio.sleep(TIMING.beat_s)
+            else:
+                break
+
+
 @pytest.mark.logs("cocoa.presence", "holders unreadable")
 async def test_a_bucket_of_another_type_holds_up_no_other_device(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
