@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cocoa_tornado.systemd import Notifier
-from cocoa_tornado.workers.parent import Parent
+from cocoa_tornado.workers.parent import MAX_FOLDER_BYTES, Parent, make_folder
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -213,3 +215,21 @@ def next_state(systemd: socket.socket) -> str:
         first = systemd.recv(4096).decode().splitlines()[0]
         if not first.startswith(("WATCHDOG=1", "STATUS=")):
             return first
+
+
+def test_no_other_user_may_enter_the_folder_of_the_workers_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", parent)
+        folder = Path(make_folder())
+        assert folder.parent == Path(parent)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.logs("cocoa.workers", "no folder for sockets")
+def test_a_path_that_is_too_long_for_a_unix_socket_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * MAX_FOLDER_BYTES)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert make_folder() == ""
+    assert [*deep.iterdir()] == []
