@@ -105,6 +105,7 @@ class ConfluentConsuming(Reading[int]):
         self._attached: Consumer | None = None  # the consumer whose callbacks may change the books
         self._reading: set[int] = set()  # assigned to librdkafka, which reads them unless they are paused
         self._paused: set[int] = set()
+        self._is_to_wake = False  # librdkafka has paused what stays, and may be slow to go on
         self._broken_at: dict[int, int] = {}  # where a batch could not be read and was requested again
         self._doubted_until: dict[int, float] = {}  # until when librdkafka may restart at the log's beginning
 
@@ -165,6 +166,8 @@ class ConfluentConsuming(Reading[int]):
     def _turn(self) -> None:
         self._let_records_gather()
         self._settle()
+        if self._is_to_wake:
+            self._wake()
         self._resolve_if_needed()
         held = self._apply_pressure()
         messages = self._consume(PAUSED_POLL_S if held else QUIET_POLL_S if self._is_quiet() else POLL_S)
@@ -346,6 +349,18 @@ class ConfluentConsuming(Reading[int]):
             origin = f"{topic}/{number}@{position}-{end - 1}"
             self._count_unreadable(origin, end - position, self._clients.describe(KafkaException(error)))
 
+    def _wake(self) -> None:
+        """Have librdkafka fetch what stays at once.
+
+        It pauses all partitions for a rebalance callback. Its connection to a broker that had nothing to fetch then
+        sleeps for up to a second (2.16.0; the same in confluent-kafka-go#630). A seek wakes it, and repeats nothing:
+        not in the callback, which may come between two records of one poll.
+        """
+        self._is_to_wake = False
+        for number, ledger in self._assignment.ledgers.items():
+            if number not in self._paused:
+                self._begin_again(number, ledger.position)
+
     def _begin_again(self, number: int, offset: int) -> None:
         with contextlib.suppress(KafkaException):  # at worst it is read again from the assignment's start
             self._consumer.seek(TopicPartition(self._options.results_topic, number, offset))
@@ -360,6 +375,7 @@ class ConfluentConsuming(Reading[int]):
         self._assignments.accept(consumer)  # fetch nothing until it is decided where to begin
         if consumer is self._attached:
             self.note_assignment({partition.partition for partition in assigned})
+            self._is_to_wake = bool(self._assignment.ledgers)
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         """Wait for what is in flight, with a timeout, and commit: the next owner continues there."""

@@ -656,6 +656,18 @@ async def test_with_the_consumer_protocol_only_what_is_revoked_is_given_up() -> 
     assert (consuming._reading, consuming._paused, consuming._assignment.is_settled) == ({0}, {0}, True)
 
 
+async def test_with_the_consumer_protocol_what_stays_is_fetched_at_once_after_a_rebalance() -> None:
+    receiver, consumer = Receiver(), Consumer()
+    consuming = incremental(consumer, receiver)
+    consuming._route([record(0), record(1)])
+    consuming._on_assign(consumer, ())  # type: ignore[arg-type]
+    assert consuming._is_to_wake
+    consuming._wake()
+    assert consumer.calls == [("add",), ("seek", 2)]
+    assert not consuming._is_to_wake
+    await receiver.has(2)
+
+
 async def test_with_the_consumer_protocol_a_revoke_of_what_was_not_begun_is_acknowledged() -> None:
     consumer = Consumer()
     consuming = incremental(consumer)
