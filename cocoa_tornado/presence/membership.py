@@ -58,6 +58,11 @@ class Timing:
         return 2.5 * self.beat_s
 
     @property
+    def missed_s(self) -> float:
+        """A beat that has not changed for longer than this may be the last one: two of them should have come since."""
+        return 1.9 * self.beat_s
+
+    @property
     def proof_s(self) -> float:
         """An epoch whose last answered beat was sent less than this ago cannot have been fenced; clocks differ."""
         return 0.97 * self.watch_s
@@ -256,7 +261,7 @@ class Membership:
         servers that seem to have stopped are fenced."""
         if self.is_joining:
             return None
-        due = [each.fence_at for each in self._observed.values() if now - each.since > self.timing.gap_s]
+        due = [each.fence_at for each in self._observed.values() if now - each.since > self.timing.missed_s]
         due += [] if self.is_settled else [self._settle_at]
         latest = max((at for at in due if at < math.inf), default=None)
         return None if latest is None else max(0.0, latest - now)
