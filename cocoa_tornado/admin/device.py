@@ -9,13 +9,16 @@ from typing import Final
 import msgspec
 
 from ..mailboxes.port import LaneRead, Mailbox
+from ..rules.audiences import Audience
 from ..rules.box import LANES, LaneName, PageLimits, Position
 from ..rules.device_events import PER_DEVICE, DeviceEvents
 from ..web.handlers import timestamp
 from .connected import Connected
-from .rows import DeviceRow
+from .rows import DeviceRow, Page, Selection
 from .servers import Topic
 
+NOBODY: Final = msgspec.Raw(b"null")
+"""The user of a device that is not connected."""
 MAX_READS: Final = 64
 """Pages of a box that are read to weigh it."""
 
@@ -119,6 +122,19 @@ async def _pages(mailbox: Mailbox, device_id: str, lane: LaneName, after: int) -
         pages.append([(message.timestamp_ms, len(message.payload)) for message in page.messages])
         after = page.messages[-1].number
     return pages
+
+
+async def members_page(mailbox: Mailbox, audience: Audience, selection: Selection) -> Page:
+    """A page of the members that the mailbox knows, connected or not.
+
+    :raises MailboxError: the mailbox is unavailable
+    """
+    device_ids = await mailbox.members(audience, selection.after, selection.limit + 1)
+    rows = [
+        DeviceRow(device_id=device_id, user_id=NOBODY, groups=(), connections=())
+        for device_id in device_ids[: selection.limit]
+    ]
+    return Page(tuple(rows), len(device_ids) > selection.limit)
 
 
 async def empty(mailbox: Mailbox, device_id: str) -> int:

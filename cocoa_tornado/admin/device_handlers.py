@@ -9,15 +9,15 @@ import msgspec
 
 from ..errors import MailboxError
 from ..rules.admin_tokens import WRITE
+from ..rules.audiences import of_group, of_user
 from .connected import CLOSE, DEVICES, CloseOrder
-from .device import DEVICE, BoxRow, DeviceQuestion, empty, last_events, weigh
+from .device import DEVICE, NOBODY, BoxRow, DeviceQuestion, empty, last_events, members_page, weigh
 from .handlers import AdminHandler
-from .requests import MAX_RECONNECT_S, read_selection, read_target, whole_number
-from .rows import DeviceRow, Page, merge
+from .requests import MAX_RECONNECT_S, read_selection, read_target, user_of, whole_number
+from .rows import DeviceRow, Page, Selection, merge
 from .servers import PATIENCE_S
 
 MAILBOX_PATIENCE_S: Final = 10.0
-NOBODY: Final = msgspec.Raw(b"null")
 EMPTY: Final = BoxRow(oldest=None, newest=None, acknowledged=None, messages=0, bytes=0)
 
 
@@ -27,6 +27,27 @@ class DevicesHandler(AdminHandler):
     async def get(self) -> None:
         selection = read_selection(self.request.query_arguments)
         pages, missing = await self.ask(DEVICES, selection)
+        devices, after = merge(pages, selection.limit)
+        self.answer_struct(200, {"devices": devices, "next": after, "missing": missing})
+
+
+class MembersHandler(AdminHandler):
+    """``GET groups/{name}/devices`` and ``users/{id}/devices``: the members, in pages. With a mailbox also those that
+    are not connected; they have no connections, and their user and groups are not known."""
+
+    async def get(self, kind: str, text: str) -> None:
+        target, asked = read_target(kind, text), read_selection(self.request.query_arguments)
+        user, group = (target.id, None) if kind == "users" else (None, target.id)
+        selection = Selection(user=user, group=group, after=asked.after, limit=asked.limit)
+        pages, missing = await self.ask(DEVICES, selection)
+        if self.admin.mailbox is not None:
+            audience = of_user(user_of(target.id)) if kind == "users" else of_group(target.id)
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    pages.append(await members_page(self.admin.mailbox, audience, selection))
+            except (MailboxError, TimeoutError):
+                self.refuse(503, "Mailbox not available", {"Retry-After": str(self.context.retry_after_s)})
+                return
         devices, after = merge(pages, selection.limit)
         self.answer_struct(200, {"devices": devices, "next": after, "missing": missing})
 

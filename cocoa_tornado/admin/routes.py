@@ -10,7 +10,7 @@ from .blocks import REFRESH, Blocks
 from .connected import CLOSE, DEVICES, Connected
 from .context import AdminContext
 from .device import DEVICE, OneDevice
-from .device_handlers import BoxHandler, ConnectionsHandler, DeviceHandler, DevicesHandler
+from .device_handlers import BoxHandler, ConnectionsHandler, DeviceHandler, DevicesHandler, MembersHandler
 from .message_handlers import MessagesHandler
 from .servers import Servers
 from .token_handlers import DeviceTokenHandler
@@ -24,6 +24,7 @@ def admin_routes(admin: AdminContext) -> Routes:
     return [
         (f"{BASE}/devices", DevicesHandler, shared),
         (f"{BASE}/(devices|users|groups)/([^/]+)/connections", ConnectionsHandler, shared),
+        (f"{BASE}/(users|groups)/([^/]+)/devices", MembersHandler, shared),
         (f"{BASE}/devices/([^/]+)", DeviceHandler, shared),
         (f"{BASE}/devices/([^/]+)/box", BoxHandler, shared),
         (f"{BASE}/devices/([^/]+)/block", BlockHandler, shared),

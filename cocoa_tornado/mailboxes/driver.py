@@ -26,7 +26,7 @@ from .chore import Chore
 from .fan_out_pace import FanOutPace
 from .port import Doorbell, Entry, FanOut, FanOutStep, LaneRead, MailboxCounters, MailboxState, MailboxStatus
 from .readiness import MailboxReadiness, Operation
-from .store import Committed, Ledger, Look, Query, Read, Store, StoreFault, StoreTiming
+from .store import Committed, Ledger, ListMembers, Look, Query, Read, Store, StoreFault, StoreTiming
 from .upkeep import Upkeep
 
 CLOSING_RETRY_S: Final = 0.1
@@ -145,6 +145,9 @@ class Driver:
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return self._ask(Look(device_id, self._backlog.marks_of(device_id)))
+
+    def members(self, audience: Audience, after: str, most: int) -> asyncio.Future[list[str]]:
+        return self._ask(ListMembers(audience, after, most))
 
     def read(
         self, device_id: str, lanes: Sequence[LaneRead], fencing_token: FencingToken | None = None

@@ -5,6 +5,7 @@ to survive a device's absence but not a restart.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import secrets
 import time
@@ -138,6 +139,9 @@ class MemoryStore:
             self._set_audiences(device_id, kept, audiences)
             withdrawn = self._removed(kept.withdraw())
             self.counters.withdrawn += withdrawn
+
+    def members(self, audience: Audience, after: str, most: int) -> list[str]:
+        return heapq.nsmallest(most, [device_id for device_id in self._members.of(audience) if device_id > after])
 
     def look(self, device_id: str) -> Box:
         kept = self._kept.get(device_id)
@@ -362,6 +366,9 @@ class MemoryMailbox:
         self._refuse_if_closed()
         self._store.join(device_id, audiences, is_new=False)
         return _done(None)
+
+    def members(self, audience: Audience, after: str, most: int) -> asyncio.Future[list[str]]:
+        return _done(self._store.members(audience, after, most))
 
     def look(self, device_id: str) -> asyncio.Future[Box]:
         return _done(self._store.look(device_id))

@@ -267,6 +267,11 @@ class Mailbox(Protocol):
         :param audiences: if it is not known
         """
 
+    def members(self, audience: Audience, after: str, most: int) -> asyncio.Future[list[str]]:
+        """The first ``most`` members of an audience whose device ids come after another one, by the bytes of the ids;
+        those that were stored before this call. For operators: it takes time in proportion to all members. Fails like
+        :meth:`look`."""
+
     def look(self, device_id: str) -> asyncio.Future[Box]:
         """The state of a device's box, including all marks set before this call. Never raises; the future fails with
         MailboxError if the mailbox is unavailable, and with MailboxClosed after :meth:`close`."""

@@ -9,6 +9,7 @@ and the gateway recomputes them if it is not.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import secrets
 import time
@@ -18,7 +19,7 @@ from typing import Any, Final
 from ..errors import MailboxError, Superseded
 from ..redis_store.connection import RedisConnection
 from ..redis_store.faults import NOT_ANSWERING
-from ..redis_store.scripts import Command
+from ..redis_store.scripts import PREFIX, Command
 from ..rules.addresses import without_user_info
 from ..rules.box import FORGET_AFTER_S, FORGET_MISSED_AFTER_S, BoxLimits, LaneName, Marks
 from ..rules.cursors import KEY_BYTES
@@ -52,7 +53,7 @@ from .redis_replies import (
     steps_of,
 )
 from .redis_scripts import FAN_OUT, JOIN, MARK, OPEN, READ, SCHEMA, SCRIPTS, SWEEP
-from .store import FAN_OUT_STEP, Committed, Ledger, Look, Query, QueryResult, StoreTiming
+from .store import FAN_OUT_STEP, Committed, Ledger, ListMembers, Look, Query, QueryResult, StoreTiming
 
 TIMING: Final = StoreTiming(retry_s=(0.2, 5.0), patience_s=5.0, hang=NOT_ANSWERING, start_waits=False, queries=50)
 LIMITS: Final = GroupLimits(max_entries=2_000, max_bytes=4 * 1024 * 1024, max_marks=1_000)
@@ -68,6 +69,9 @@ FAN_OUTS_KNOWN: Final = 32
 """Redis describes all other fan-outs with each of their steps."""
 FOREIGN_NAMED = 1_000
 EPOCHS_SINCE_S = 1_767_225_600  # 2026: an epoch's number is at least the seconds since then
+
+MEMBERS: Final = PREFIX + b"a:"
+"""See ``redis_scripts.py``."""
 
 log = logging.getLogger("cocoa.mailbox")
 
@@ -241,6 +245,8 @@ class RedisStore:
         return [self._answer_of(*pair) for pair in zip(queries, replies, strict=True)]
 
     def _query(self, query: Query) -> Command:
+        if isinstance(query, ListMembers):
+            return [b"ZRANGE", MEMBERS + query.audience.encode(), b"0", b"-1"]
         now = self._clock()
         fencing_token = None if isinstance(query, Look) else query.fencing_token
         guarded = [self._asking.process or b"", guard_argument(query.device_id, fencing_token)]
@@ -253,6 +259,8 @@ class RedisStore:
         return READ.call(self._stamp(), b"%d" % _ms(now), *head)
 
     def _answer_of(self, query: Query, reply: Any) -> QueryResult:
+        if isinstance(query, ListMembers):
+            return _members_of(query, reply)
         self._name_foreign(reply)
         fault = refusal_of(reply)
         if fault is not None:
@@ -406,3 +414,12 @@ def _step() -> int:
 
 def _ms(at_s: float) -> int:
     return int(at_s * 1000)
+
+
+def _members_of(query: ListMembers, reply: Any) -> QueryResult:
+    """Redis has them in the order in which they joined."""
+    if isinstance(reply, Exception):
+        return MailboxError(f"the members of {query.audience!r} cannot be read: {reply}")
+    after = query.after.encode()
+    first = heapq.nsmallest(query.most, [name for name in reply if name > after])
+    return [name.decode("utf-8", "replace") for name in first]

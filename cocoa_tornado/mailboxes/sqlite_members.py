@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -34,6 +35,15 @@ def forget_member(boxes: Boxes, row: BoxRow) -> None:
     boxes.database.execute("DELETE FROM member WHERE box = ?", (row.id,))
     row.touched_s = max(row.touched_s, row.seen_s or 0.0)  # the box stays for some time
     row.seen_s, row.changed = None, True
+
+
+def list_members(database: sqlite3.Connection, audience: Audience, after: str, most: int) -> list[str]:
+    """See ``Mailbox.members``. SQLite compares text by its bytes."""
+    query = (
+        "SELECT device FROM member JOIN box ON box.id = member.box"
+        " WHERE audience = ? AND device > ? ORDER BY device LIMIT ?"
+    )
+    return [device for (device,) in database.execute(query, (audience, after, most))]
 
 
 def precision_s(member_ttl_s: float) -> float:

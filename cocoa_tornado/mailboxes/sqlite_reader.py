@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..errors import CocoaError, MailboxError
 from . import sqlite_schema
+from .sqlite_members import list_members
 from .sqlite_pages import Expiry, look, read
 from .sqlite_schema import FileIdentity
-from .store import Look, Query, QueryResult
+from .store import ListMembers, Look, Query, QueryResult
 
 
 class Reader:
@@ -57,6 +58,8 @@ class Reader:
 
     def _answer(self, database: sqlite3.Connection, query: Query, expiry: Expiry) -> QueryResult:
         try:
+            if isinstance(query, ListMembers):
+                return list_members(database, query.audience, query.after, query.most)
             if isinstance(query, Look):
                 return look(database, query.device_id, query.marks)
             return read(database, query, expiry)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from ..errors import MailboxError
+from ..rules.audiences import Audience
 from ..rules.box import Box, Marks
 from ..rules.claims import FencingToken
 from ..rules.feed import Page
@@ -56,8 +57,16 @@ class Read(NamedTuple):
     fencing_token: FencingToken | None = None
 
 
-Query = Look | Read
-QueryResult = Box | list[Page] | MailboxError
+class ListMembers(NamedTuple):
+    """Ask for the first ``most`` members of an audience behind ``after``, see ``Mailbox.members``."""
+
+    audience: Audience
+    after: str
+    most: int
+
+
+Query = Look | Read | ListMembers
+QueryResult = Box | list[Page] | list[str] | MailboxError
 
 
 class Committed(NamedTuple):

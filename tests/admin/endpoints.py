@@ -21,6 +21,8 @@ ENDPOINTS: Final = (
     Endpoint("DELETE", "/devices/nobody/connections", "admin:write"),
     Endpoint("DELETE", "/users/99/connections", "admin:write"),
     Endpoint("DELETE", "/groups/nobody/connections", "admin:write"),
+    Endpoint("GET", "/groups/nobody/devices", "admin:read"),
+    Endpoint("GET", "/users/99/devices", "admin:read"),
     Endpoint("GET", "/devices/nobody", "admin:read"),
     Endpoint("DELETE", "/devices/nobody/box", "admin:write"),
     Endpoint("PUT", "/devices/nobody/block", "admin:write"),

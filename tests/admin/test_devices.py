@@ -207,3 +207,31 @@ async def test_a_server_that_cannot_be_reached_is_missing_and_the_others_answer(
     status, body, _ = await ask(a, "GET", "/devices", token=admin_token("admin:read"))
     assert (status, ids(body)) == (200, ["here"])
     assert len(body["missing"]) == 1
+
+
+# -- members
+
+
+async def test_members_are_listed_connected_or_not_where_there_is_a_mailbox(start_admin: StartAdmin) -> None:
+    for mailbox, expected in (("memory://", ["away", "doll-1", "doll-2"]), ("none://", ["doll-1", "doll-2"])):
+        gateway = await start_admin(mailbox=mailbox)
+        away = await gateway.upgrade(gateway.token("away", user_id="99", groups=["kü/che"]))
+        for number in (2, 1):
+            await gateway.upgrade(
+                gateway.token(f"doll-{number}", user_id=99 if number == 1 else "99", groups=["kü/che"])
+            )
+        await away.end()
+        await eventually(lambda gateway=gateway: len(gateway.gateway.hub) == 2)  # type: ignore[misc]
+        status, body, _ = await ask(gateway, "GET", "/groups/k%C3%BC%2Fche/devices")
+        assert (status, ids(body), body["next"], body["missing"]) == (200, expected, None, [])
+        assert [bool(row["connections"]) for row in body["devices"]] == [each != "away" for each in expected]
+        assert ids((await ask(gateway, "GET", "/users/99/devices"))[1]) == ["doll-1"]
+        assert ids((await ask(gateway, "GET", "/users/%2299%22/devices"))[1]) == [
+            each for each in expected if each != "doll-1"
+        ]
+        seen, after = [], ""
+        for _ in expected:
+            _, body, _ = await ask(gateway, "GET", f"/groups/k%C3%BC%2Fche/devices?limit=1&after={after}")
+            seen += ids(body)
+            after = body["next"]
+        assert (seen, str(after)) == (expected, "None")

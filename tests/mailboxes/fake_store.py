@@ -12,7 +12,7 @@ from cocoa_tornado.errors import MailboxError, ServiceError
 from cocoa_tornado.mailboxes.backlog import CommitGroup
 from cocoa_tornado.mailboxes.memory import MemoryStore
 from cocoa_tornado.mailboxes.port import FanOutStep, LaneRead
-from cocoa_tornado.mailboxes.store import Committed, Look, Query, QueryResult, Read, StoreFault
+from cocoa_tornado.mailboxes.store import Committed, ListMembers, Look, Query, QueryResult, Read, StoreFault
 from cocoa_tornado.rules.box import Box, BoxLimits, Marks, with_marks
 
 from .stands import ALL
@@ -142,6 +142,8 @@ class FakeStore:
         raise AssertionError
 
     def _answer_to(self, query: Query) -> QueryResult:
+        if isinstance(query, ListMembers):
+            return self.boxes.members(*query)
         if query.device_id == "unspeakable":
             return MailboxError("no such name")
         marks: Marks = query.marks

@@ -414,3 +414,16 @@ async def test_a_call_stores_all_of_its_entries_or_waits(stand: Stand) -> None:
     assert await mailbox.append(batch) == [None] * 1000
     assert mailbox.status().messages == 1000
     await mailbox.close(1.0)
+
+
+async def test_members_are_listed_by_the_bytes_of_their_ids_and_in_pages(stand: Stand) -> None:
+    mailbox = await stand.open()
+    for device_id in ("ö", "b", "\U0001f600", "a", "~", "c"):
+        await mailbox.join(device_id, frozenset({"all", "group:kitchen"}))
+    await mailbox.join("c", frozenset({"all"}))
+    assert await mailbox.members("group:kitchen", "", 100) == ["a", "b", "~", "ö", "\U0001f600"]
+    assert await mailbox.members("group:kitchen", "a", 2) == ["b", "~"]
+    assert await mailbox.members("group:kitchen", "\U0001f600", 2) == []
+    assert await mailbox.members("all", "b", 1) == ["c"]
+    assert await mailbox.members("group:nobody", "", 100) == []
+    await mailbox.close(1.0)
