@@ -79,9 +79,9 @@ class Servers:
         """Have a function answer queries, this server's own and those of others."""
         self._answerers[topic.name] = (topic, answerer)
 
-    async def ask(self, topic: Topic[Q, A], question: Q, patience_s: float = PATIENCE_S) -> Answers[A]:
+    async def ask(self, topic: Topic[Q, A], question: Q) -> Answers[A]:
         """Ask this server and all others. A server that has ended has nothing to say, and is not missing."""
-        deadline = asyncio.get_running_loop().time() + patience_s
+        deadline = asyncio.get_running_loop().time() + PATIENCE_S
         missing = [UNKNOWN_SERVERS] if await self._is_unaware(deadline) else []
         body = msgspec.json.encode(question)
         numbers = [(peer, self._send(peer.server, topic.name, body)) for peer in self._presence.peers()]

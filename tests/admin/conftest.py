@@ -64,8 +64,11 @@ def gateway(io_loop: IOLoop, start_admin: StartAdmin) -> Harness:
 
 
 @pytest.fixture
-def two_admins(io_loop: IOLoop, neighbors: Neighbors, start_admin: StartAdmin) -> tuple[Harness, Harness]:
-    """Two gateways that share presence, named a and b."""
+def two_admins(
+    io_loop: IOLoop, neighbors: Neighbors, start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Harness, Harness]:
+    """Two gateways that share presence, named a and b. Each has time to answer, however loaded the machine is."""
+    monkeypatch.setattr("cocoa_tornado.admin.servers.PATIENCE_S", 30.0)
 
     async def start(name: str) -> Harness:
         return await start_admin(neighbors=neighbors, server_name=name, duplicate_challenge_s=30.0)

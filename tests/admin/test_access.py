@@ -197,8 +197,13 @@ async def guess(gateway: Harness, client: str, token: str) -> Response:
 
 
 @pytest.mark.logs("cocoa.admin", "too many wrong admin tokens")
-async def test_too_many_wrong_tokens_of_one_address_are_a_429_for_it_and_for_no_other(start_admin: StartAdmin) -> None:
+async def test_too_many_wrong_tokens_of_one_address_are_a_429_for_it_and_for_no_other(
+    start_admin: StartAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gateway = await start_admin(trusted_proxies=(ip_network("127.0.0.0/8"),))
+    assert gateway.gateway._devices is not None
+    now = time.monotonic()
+    monkeypatch.setattr(gateway.gateway._devices, "clock", lambda: now)
     for _ in range(10):
         assert (await guess(gateway, "192.0.2.1", admin_token()[:-4] + "AAAA")).status == 401
     for token in ("rubbish", admin_token()):

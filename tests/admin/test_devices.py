@@ -197,9 +197,10 @@ async def test_any_server_closes_the_connections_of_all(two_admins: Two) -> None
 
 
 async def test_a_server_that_cannot_be_reached_is_missing_and_the_others_answer(
-    two_admins: Two, neighbors: Neighbors
+    two_admins: Two, neighbors: Neighbors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = two_admins
+    monkeypatch.setattr("cocoa_tornado.admin.servers.PATIENCE_S", 0.1)
     if type(neighbors) is not Neighbors:
         pytest.skip("in memory, a server can be cut off without being declared dead")
     await a.raw("here")
