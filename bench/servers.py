@@ -31,11 +31,11 @@ from cocoa_tornado.identity.keys import Signer
 from cocoa_tornado.identity.minting import mint
 from cocoa_tornado.presence.redis_settings import PresenceMode, least_fence
 from cocoa_tornado.rules.identity import TokenPolicy
-from testing.tcp_proxy import TcpProxy
 
 from .servers_faults import FAULTS, Faults, Server
 from .servers_fleet import Roamer
 from .servers_history import History, Verdict
+from .servers_link import Link
 from .servers_steady import Steadiness
 from .survival import PARTITIONS, TOPIC, Audiences, Writer
 from .survival import Plan as WriterPlan
@@ -202,7 +202,7 @@ class Stage:
         ]
         made = []
         for number in range(plan.servers):
-            link = TcpProxy(f"127.0.0.1:{self.redis.port}")
+            link = Link(f"127.0.0.1:{self.redis.port}")
             await link.start()
             made.append(Server(f"server-{number}", self.folder, secret, options, link, pythonpath()))
         return made

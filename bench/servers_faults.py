@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from testing.tcp_proxy import TcpProxy
-
+from .servers_link import Link
 from .soak_gateway import GatewayFailed, GatewayProcess
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Server:
     """
 
     def __init__(
-        self, name: str, folder: Path, secret: str, options: list[str], redis: TcpProxy, environ: Mapping[str, str]
+        self, name: str, folder: Path, secret: str, options: list[str], redis: Link, environ: Mapping[str, str]
     ) -> None:
         self.name, self.redis = name, redis
         self._folder, self._secret, self._options, self._environ = folder, secret, options, environ
@@ -136,9 +135,9 @@ class Faults:
             await asyncio.sleep(self._chance.uniform(1.0, self._longest_pause_s))
             os.kill(pid, signal.SIGCONT)
         elif kind == "cut":
-            server.redis.flows.clear()
+            server.redis.cut()
             await asyncio.sleep(self._chance.uniform(1.0, self._longest_pause_s))
-            server.redis.flows.set()
+            server.redis.mend()
         else:
             lost = await self._restart_redis(loses_tail=kind == "tail")
             if kind == "tail" and not lost:
