@@ -267,6 +267,8 @@ async def _run(
     failing = asyncio.ensure_future(faults.run() if plan.kinds else steadiness.measure(servers, plan.seconds - 1))
     try:
         await asyncio.to_thread(writer.run)
+        if not plan.kinds:
+            await failing
     finally:
         for task in (failing, *roaming):
             task.cancel()

@@ -109,10 +109,12 @@ class Visitor:
             await self._visit(lambda: False, self._chance.expovariate(1 / self.mean_stay_s))
 
     async def stay_for(self, sent: int) -> None:
-        """Reconnect until everything has arrived, or until it is clear that it will not."""
-        end = time.monotonic() + self.last_word_s
-        while self.memory.missing(sent) > 0 and time.monotonic() < end:
+        """Reconnect until everything has arrived, or until nothing has for ``last_word_s``."""
+        missing, end = self.memory.missing(sent), time.monotonic() + self.last_word_s
+        while missing > 0 and time.monotonic() < end:
             await self._visit(lambda: self.memory.missing(sent) <= 0, end - time.monotonic())
+            if self.memory.missing(sent) < missing:
+                missing, end = self.memory.missing(sent), time.monotonic() + self.last_word_s
             await asyncio.sleep(self.again_s)
 
     async def _visit(self, enough: Callable[[], bool], stay_s: float) -> bool:
