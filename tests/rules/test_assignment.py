@@ -175,6 +175,11 @@ class GroupMachine(RuleBasedStateMachine):
             member.assignment.leave()
             member.is_fenced = False
 
+    @rule()
+    def all_begin(self) -> None:
+        for number in MEMBERS:
+            self.begin(number)
+
     @rule(number=st.sampled_from(MEMBERS))
     def begin(self, number: int) -> None:
         """The starting points are the committed offsets."""
@@ -184,12 +189,16 @@ class GroupMachine(RuleBasedStateMachine):
         member.assignment.begin(starts)
         member.reads |= starts
 
-    @rule(number=st.sampled_from(MEMBERS), partition=st.sampled_from(PARTITIONS), count=st.integers(1, 5))
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def read_somewhere(self, data: st.DataObject, count: int) -> None:
+        readable = [(number, partition) for number in MEMBERS for partition in self.members[number].reads]
+        if readable:
+            number, partition = data.draw(st.sampled_from(readable))
+            self.read(number, partition, count)
+
     def read(self, number: int, partition: int, count: int) -> None:
         member = self.members[number]
-        ledger = member.assignment.ledgers.get(partition)
-        if ledger is None:
-            return
+        ledger = member.assignment.ledgers[partition]
         # Neither again nor past a gap: it goes on exactly where this assignment of the partition has come to.
         assert ledger.position == member.reads[partition]
         covered = range(ledger.position, ledger.position + count)
@@ -213,6 +222,11 @@ class GroupMachine(RuleBasedStateMachine):
         span, partition, covered = member.open.pop(at)
         self.done[partition] |= set(covered)
         span.done_one()
+
+    @rule()
+    def all_commit(self) -> None:
+        for number in MEMBERS:
+            self.commit(number)
 
     @rule(number=st.sampled_from(MEMBERS))
     def commit(self, number: int) -> None:
@@ -254,10 +268,10 @@ class GroupMachine(RuleBasedStateMachine):
         self.reassign([0] * len(PARTITIONS), True, "ok")
         self.begin(0)
         for partition in PARTITIONS:
-            self.read(0, partition, 5)
+            self.read(0, partition, 5 + len(self.done[partition]))
         self.finish(0, set(PARTITIONS))
         self.commit(0)
-        assert all(self.committed[partition] > max(done) for partition, done in self.done.items())
+        assert all(self.done[partition] == set(range(self.committed[partition])) for partition in PARTITIONS)
 
 
 TestGroup = GroupMachine.TestCase
