@@ -264,6 +264,7 @@ class GroupMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """However it went, all that anyone has read is done and committed in the end."""
         for number in MEMBERS:
+            self.finish(number, set(PARTITIONS))
             self.notice_the_fence(number)
         self.reassign([0] * len(PARTITIONS), True, "ok")
         self.begin(0)
