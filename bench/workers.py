@@ -4,6 +4,10 @@ Records flow from Kafka to devices, with presence in Redis. It measures the CPU 
 message that a device got, and Redis' beside it, in alternating trials. All processes of the gateway share one core, so
 the time that a message takes says nothing; the CPU time says how much two workers could do with a core each: ``2 * one
 / two`` times as much as one.
+
+Each worker gets as many messages a second as the one gateway, because a message costs less the more of them are read at
+once: two workers get twice the rate. With ``--same-rate`` they share the rate of the one gateway; then part of what two
+workers cost more is the price of smaller batches.
 """
 
 from __future__ import annotations
@@ -71,10 +75,11 @@ def measure(stage: Stage, server: RedisServer, contender: Contender, devices: in
 @click.command(help=__doc__)
 @click.option("--contender", "name", type=click.Choice([one.name for one in GATEWAYS]), default=GATEWAYS[0].name)
 @click.option("--devices", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--rate", type=float, default=2_000.0, show_default=True, help="Messages per second.")
+@click.option("--rate", type=float, default=2_000.0, show_default=True, help="Messages per second and gateway.")
+@click.option("--same-rate", is_flag=True, help="Two workers share the rate of one gateway.")
 @click.option("--seconds", type=click.FloatRange(1), default=6.0, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-def main(name: str, devices: int, rate: float, seconds: float, rounds: int) -> None:
+def main(name: str, devices: int, rate: float, same_rate: bool, seconds: float, rounds: int) -> None:
     if missing := why_not():
         raise click.ClickException(missing)
     contender = next(one for one in GATEWAYS if one.name == name)
@@ -82,6 +87,8 @@ def main(name: str, devices: int, rate: float, seconds: float, rounds: int) -> N
     raise_file_limit()
     cores = split(frozenset(os.sched_getaffinity(0)))
     flow, one, two = Flow(devices, 1, rate, int(rate * seconds)), Costs(), Costs()
+    shared_rate = rate if same_rate else rate * WORKERS
+    shared_flow = Flow(devices, 1, shared_rate, int(shared_rate * seconds))
     with staged(build(), cores, TEXT_BYTES) as stage:
         server = RedisServer(stage.folder / "redis")
         server.start()
@@ -90,7 +97,7 @@ def main(name: str, devices: int, rate: float, seconds: float, rounds: int) -> N
             several = with_options(shared, "two", "--workers", str(WORKERS))
             for _ in range(rounds):
                 measure(stage, server, shared, devices, flow, one)
-                measure(stage, server, several, devices, flow, two)
+                measure(stage, server, several, devices, shared_flow, two)
         finally:
             server.kill()
             server.close()
