@@ -33,6 +33,7 @@ class PresenceBase:
         self._incumbents: Incumbents | None = None
         self._claims: dict[Claim, OnVerdict] = {}
         self._is_closed = False
+        self._leased: asyncio.Future[None] | None = None
         relay.handle(Challenge, self._on_challenge)
         relay.handle(Answer, self._on_answer)
         relay.handle(Eviction, self._on_eviction)
@@ -82,6 +83,23 @@ class PresenceBase:
 
     def until_overview(self) -> asyncio.Future[None] | None:
         return None
+
+    def until_lease(self) -> asyncio.Future[None] | None:
+        if self._is_leased():
+            return None
+        if self._leased is None:
+            self._leased = asyncio.get_running_loop().create_future()
+        return self._leased
+
+    def _is_leased(self) -> bool:
+        """Whether all connections of this server have a valid lease."""
+        return self.lease.is_valid(self._clock())
+
+    def _note_lease(self) -> None:
+        """A lease has become valid, or connections without one have ended."""
+        if self._leased is not None and self._is_leased():
+            self._leased.set_result(None)
+            self._leased = None
 
     @property
     def stamp(self) -> str:

@@ -1,7 +1,8 @@
 """``local://``: presence within one process. The default.
 
 Gateways of one process may share a :class:`LocalStore`. Then they challenge each other's connections through the relay,
-as servers on several machines would. A lease is lost only by :meth:`LocalStore.fence`, which is for tests.
+as servers on several machines would. A lease is lost only by :meth:`LocalStore.fence` and
+:meth:`~LocalStore.fence_unnoticed`, which are for tests.
 """
 
 from __future__ import annotations
@@ -40,10 +41,20 @@ class LocalStore:
 
         Its server is notified before this returns.
         """
+        member = self.fence_unnoticed(server)
+        if member is not None:
+            member.lose_lease()
+
+    def fence_unnoticed(self, server: str) -> LocalPresence | None:
+        """As :meth:`fence`, for a server that cannot reach the store: its lease has ended, and it does not know why.
+
+        :returns: it, for :meth:`LocalPresence.lose_lease` when it can
+        """
         member = self.members.pop(server, None)
         self.table.end(server)
         if member is not None:
-            member.lose_lease()
+            member.lease.end()
+        return member
 
 
 class LocalPresence(PresenceBase):
@@ -166,3 +177,4 @@ class LocalPresence(PresenceBase):
         self._store.members[epoch] = self
         self._store.table.join(self._lease)
         self._relay.join(epoch)
+        self._note_lease()

@@ -239,6 +239,14 @@ class Presence(Protocol):
         again.
         """
 
+    def until_lease(self) -> asyncio.Future[None] | None:
+        """None: this server's connections act for their devices now.
+
+        Otherwise, its lease has ended, or that of connections which it has not yet been able to claim again in a new
+        term. Other servers may hold their devices, and this one would not know. The future is done once that may be
+        over: then ask again. It stays pending after :meth:`close`.
+        """
+
     @property
     def stamp(self) -> str:
         """For ``Relay.send_to_holders``: the term, in which all servers are known now. '': there is none, or they are

@@ -86,6 +86,7 @@ class RedisPresence(PresenceBase):
         self._is_cut = False
         self._foreign: set[bytes] = set()  # keys that have a line in the log
         self._overview: asyncio.Future[None] | None = None
+        self._former: Sequence[Lease] = ()  # of connections that are claimed again
 
     def __repr__(self) -> str:
         return f"<RedisPresence {self._slots!r}, {self._phase.value}>"
@@ -112,8 +113,12 @@ class RedisPresence(PresenceBase):
                 return "new connections wait until the leases of the last term have ended"
             case PresencePhase.READY | PresencePhase.STARTING | PresencePhase.CLOSED:
                 return self._location if self._phase is PresencePhase.READY else self._phase.value
-            case _:
-                return self._fault or "Redis was restarted or replaced"
+            case _ if self._fault:
+                return self._fault
+            case _ if self._membership.is_joining:
+                return "Redis was restarted or replaced"
+            case _:  # this process was paused, for example
+                return f"the last answer of Redis is older than {self._timing.freeze_s:g} s"
 
     async def close(self, timeout_s: float) -> None:
         if self._is_closed:
@@ -227,7 +232,18 @@ class RedisPresence(PresenceBase):
 
     def _has_overview(self) -> bool:
         """False after :meth:`close`: what is not routed by then is read again."""
-        return self._phase.state is PresenceState.READY and self._membership.knows_others
+        membership = self._membership
+        is_ready = self._phase.state is PresenceState.READY and membership.knows_others
+        return is_ready and membership.lease.is_valid(self._clock())  # the phase is not noted while the loop is stuck
+
+    def _is_leased(self) -> bool:
+        now = self._clock()
+        return self._membership.lease.is_valid(now) and all([lease.is_valid(now) for lease in self._former])
+
+    def _note_lease(self) -> None:
+        if self._former:
+            self._former = [lease for lease in self._slots.leases() if lease is not self._membership.lease]
+        super()._note_lease()
 
     @property
     def stamp(self) -> str:
@@ -307,6 +323,8 @@ class RedisPresence(PresenceBase):
                 self._take_claim(acquire, answer)
             if answers.claims:
                 self._note_refusal(answers.claims)
+            if self._former:
+                self._note_lease()
         self._note_foreign(answers.foreign)
         if not isinstance(answers.found, RedisFault):
             for look_up, found in zip(asked.look_ups, answers.found, strict=True):
@@ -404,6 +422,7 @@ class RedisPresence(PresenceBase):
         self._send_all(self._backlog.forget())
         actions = self._slots.rejoin(lease, self._timing.freeze_s, self._timing.proof_s, self._clock())
         self._relay.join(lease.server)
+        self._former = self._slots.leases()
         self._carry_out(actions)
 
     def _lose(self, leases: Sequence[Lease], actions: Actions) -> None:
@@ -441,6 +460,8 @@ class RedisPresence(PresenceBase):
         self._fault, self._is_cut, self._info_sent = "", False, info
         beaten = self._membership.beaten(beat, reply.mine, reply.is_settled, reply.beats, reply.infos, self._clock())
         self._act(beaten)
+        if self._former and not self._membership.is_joining:
+            self._carry_out(self._slots.claim_again(is_settled=self._membership.is_settled))
         if was_frozen:
             self._resume()
 
@@ -499,6 +520,7 @@ class RedisPresence(PresenceBase):
         if self._overview is not None and self._has_overview():
             self._overview.set_result(None)
             self._overview = None
+        self._note_lease()
         if self._phase is before:
             return
         extra: dict[str, object] = {"presence": self._location}

@@ -262,8 +262,13 @@ class Slots:
         return todo
 
     def undecided(self, device_id: str, claim: Claim, now: float) -> Actions:
-        """The store did not answer in time: release what it may have granted, and ask for the next in the queue."""
+        """The store did not answer in time, or rejected the claim: release what it may have granted, and ask for the
+        next in the queue. A connection that is claimed again waits for :meth:`claim_again`."""
         device = self._find(device_id)
+        renewed = None if device is None else device.find_renewed(claim)
+        if renewed is not None:
+            renewed.is_asking = False
+            return []
         if device is None or device.queue is None or device.queue.asking != claim:
             return []
         queue = device.queue
@@ -471,11 +476,16 @@ class Slots:
 
     def settled(self, now: float) -> Actions:
         """The new term is settled: claim the connections that have waited for it."""
+        return self.claim_again(is_settled=True)
+
+    def claim_again(self, *, is_settled: bool) -> Actions:
+        """Claim the connections of an earlier term that have waited: for the term to settle, or because the store has
+        rejected their claims."""
         return [
             device.renew(device_id, slot)
             for device_id, device in self._devices.items()
             for slot in device.slots
-            if slot.renewal == "new" and not slot.is_asking
+            if slot.renewal is not None and not slot.is_asking and (is_settled or slot.renewal == "keep")
         ]
 
     def leases(self) -> Sequence[Lease]:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from cocoa_tornado.presence.actions import Acquire
 from cocoa_tornado.presence.grants import Grant, SlotLimits
 from cocoa_tornado.presence.membership import Timing
 from cocoa_tornado.presence.port import PresenceState, Refused
 from cocoa_tornado.presence.redis import RedisPresence
+from cocoa_tornado.redis_store.faults import RedisFault
 from cocoa_tornado.relay.messages import WakeUp
 from cocoa_tornado.relay.port import Fate
 from cocoa_tornado.relay.redis import RedisRelay
@@ -205,11 +207,15 @@ async def test_a_redis_that_does_not_answer_freezes_the_server_which_resumes_wit
         own_redis.pause()
         await comes(server, PresenceState.FROZEN)
         assert not held.lease.is_valid(server.presence.clock())
+        until_lease = server.presence.until_lease()
+        assert until_lease is not None
         await is_refused(server)
         looked_up = server.presence.holders(["doll", "other"])
         own_redis.resume()
         await comes(server, PresenceState.READY)
         assert held.lease.is_valid(server.presence.clock())
+        await until_lease
+        assert server.presence.until_lease() is None
         assert list(await looked_up) == ["doll"]
         assert (server.connections.open, server.connections.resumptions) == ([held], 1)
         assert server.presence.lease is lease
@@ -251,6 +257,32 @@ async def test_a_redis_that_restarts_keeps_every_connection(
         assert server.connections.open == [after]
         await server.connections.connect("other")
         assert events(caplog)[1:] == ["presence unavailable", "presence settling", "presence ready"]
+
+
+@UNAVAILABLE
+@RELAY
+@pytest.mark.logs("cocoa.presence", "claims rejected")
+async def test_a_connection_is_claimed_again_until_redis_accepts_that(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ready(own_redis) as server:
+        await server.connections.connect()
+        assert isinstance(server.presence, RedisPresence)
+        take, rejected = server.presence._take_claim, list[Acquire]()
+
+        def reject(acquire: Acquire, answer: object) -> None:
+            """As if Redis had no memory, at first."""
+            if len(rejected) < 2:
+                rejected.append(acquire)
+                answer = RedisFault("out of memory")
+            take(acquire, answer)
+
+        monkeypatch.setattr(server.presence, "_take_claim", reject)
+        own_redis.stop()
+        own_redis.start()
+        await eventually(lambda: bool(server.connections.regrants))
+        assert len(rejected) == 2
+        await eventually(lambda: server.presence.until_lease() is None)
 
 
 @UNAVAILABLE

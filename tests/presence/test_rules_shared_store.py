@@ -321,6 +321,23 @@ def test_a_connection_is_claimed_again_until_the_store_answers() -> None:
         assert slots.unanswered("doll", Claim("a2", 2), now) == [Acquire("doll", Claim("a2", 2), "keep")]
 
 
+@pytest.mark.parametrize("mode", ["keep", "new"])
+def test_a_connection_whose_claim_the_store_rejects_is_claimed_again_when_its_server_asks(mode: str) -> None:
+    slots = server()
+    old = connected(slots)
+    lease, renewal = Lease("a2", 130.0), Claim("a2", 2)
+    slots.rejoin(lease, FREEZE_S, PROOF_S, 103.0 if mode == "keep" else 120.0)
+    slots.settled(120.0)
+    assert slots.claim_again(is_settled=True) == [], "it is under way"
+    assert slots.undecided("doll", renewal, 120.1) == []
+    assert slots.claim_again(is_settled=False) == ([Acquire("doll", renewal, "keep")] if mode == "keep" else [])
+    slots.undecided("doll", renewal, 120.2)
+    assert slots.claim_again(is_settled=True) == [Acquire("doll", renewal, mode)]  # type: ignore[arg-type]
+    new = Grant("doll", renewal, Generation(2, 1), lease)
+    assert slots.granted(new, 120.3) == [Regrant(old, new)]
+    assert slots.claim_again(is_settled=True) == []
+
+
 def test_what_waits_in_the_old_term_is_refused_and_an_upgrade_under_way_fails() -> None:
     slots = server()
     waiting, _ = slots.request("doll", 100.0)
