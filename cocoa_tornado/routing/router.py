@@ -64,8 +64,10 @@ class _InFlight:
     :ivar doorbell: wakes the servers that hold devices as their messages are stored; None if the router has to
     :ivar is_stored: those numbers are known, or storing was given up
     :ivar is_given_up: the mailbox was closed before the batch was stored: the broker redelivers it
+    :ivar lease: of this server when that was determined
     :ivar holders: of the devices that were not here once it was stored; None if all were
-    :ivar stamp: of presence, if the relay finds the holders of its messages; '' otherwise, or if it could not
+    :ivar stamp: of presence, if the relay finds the holders of its messages; '' otherwise, or if it could not, or this
+        server had no valid lease meanwhile
     """
 
     __slots__ = (
@@ -78,6 +80,7 @@ class _InFlight:
         "holders",
         "is_given_up",
         "is_stored",
+        "lease",
         "messages",
         "receipt",
         "routing",
@@ -102,6 +105,7 @@ class _InFlight:
         self.doorbell: Doorbell | None = None
         self.holders: Holders | None = None
         self.stamp = ""
+        self.lease: object = None
 
     @property
     def is_ready(self) -> bool:
@@ -162,7 +166,8 @@ class Router:
     mailbox, a notification. This server's own table is asked first, and presence only about the other devices.
 
     Without a mailbox, what may be for other servers waits until presence knows them all. It would be lost if it were
-    sent while Redis is away, or before other servers have claimed their devices again in a new term.
+    sent while Redis is away, or before other servers have claimed their devices again in a new term. While this server
+    has no valid lease, everything waits: its own devices may be connected to other servers, and it would not know.
 
     A batch is done, so that its offsets may be committed, when its last leg has ended (``receipt.py``): it is stored,
     it is routed here, and the relay has reported the fate of each other server's part. A fan-out is stored once it is
@@ -198,18 +203,50 @@ class Router:
         self._looking = None if mailbox is None else LookingAgain(hub.devices, self._local.wake)
         self._forwarding = Forwarding(relay, presence, self._local, counters, self._looking)
         self._in_flight: deque[_InFlight] = deque()
+        self._held: deque[Batch] = deque()  # they wait for the lease; behind those that are in flight
+        self._is_waiting = False  # for the lease
         if mailbox is not None:
             mailbox.watch_fan_outs(self.on_step)
 
     def __repr__(self) -> str:
-        return f"<Router {len(self._in_flight)} batches in flight>"
+        return f"<Router {len(self._in_flight) + len(self._held)} batches in flight>"
 
     def __call__(self, batch: Batch) -> None:
         if self._mailbox is None:
-            self._route(batch)
+            if self._held or self._waits_for_lease():
+                self._held.append(batch)
+            else:
+                self._route(batch)
             return
         for portion in portions(batch):
             self._store(portion, self._mailbox)
+
+    def _waits_for_lease(self) -> bool:
+        """Whether nothing may be routed now. What waits is routed once the lease is valid, or the server has joined
+        anew."""
+        if not self._needs_overview:
+            return False
+        until_lease = self._presence.until_lease()
+        if until_lease is not None and not self._is_waiting:
+            self._is_waiting = True
+            until_lease.add_done_callback(self._on_lease)
+        return until_lease is not None
+
+    def _on_lease(self, _: object) -> None:
+        self._is_waiting = False
+        for flight in list(self._in_flight):  # devices that were here may be at other servers now
+            if flight.is_stored:
+                self._find_holders(flight)
+            else:
+                flight.stamp = ""
+        self._go_on()
+        while self._held and not self._waits_for_lease():
+            batch = self._held.popleft()
+            try:
+                self._route(batch)
+            except Exception:  # as in _carry_out()
+                self._local.failed_elsewhere(len(batch.records))
+                batch.done()
 
     def _store(self, batch: Batch, mailbox: Mailbox) -> None:
         flight = self._take_off(batch)
@@ -289,7 +326,7 @@ class Router:
         away = [message for message in flight.messages if message[1] not in self._connected]
         if not away:
             return False
-        flight.stamp = stamp
+        flight.stamp, flight.lease = stamp, self._presence.lease
         ended = flight.receipt.leg()
 
         def then(fates: Sequence[Fate] | None) -> None:
@@ -308,7 +345,7 @@ class Router:
         settled = {message for message, fate in fate_of.items() if fate in (None, Fate.ACCEPTED, Fate.OVERFLOW)}
         flight.messages = [message for message in flight.messages if message not in settled]
         flight.is_stored = True
-        if any(fate in (Fate.LOST, Fate.CLOSED, Fate.TERM_OVER) for fate in fates):
+        if not flight.stamp or any(fate in (Fate.LOST, Fate.CLOSED, Fate.TERM_OVER) for fate in fates):
             flight.stamp = ""
             self._find_holders(flight)
         self._go_on()
@@ -343,7 +380,7 @@ class Router:
 
         :param asked: the lookup, if it was already started for all of them
         """
-        flight.is_stored = True
+        flight.is_stored, flight.lease = True, self._presence.lease
         if asked is None:
             unknown = self._unknown_of(flight)
             asked = self._ask(unknown)
@@ -400,9 +437,11 @@ class Router:
 
     def _go_on(self) -> None:
         """Route the ready batches, up to the first that is not ready: batches never overtake each other."""
-        while self._in_flight and self._in_flight[0].is_ready:
+        while self._in_flight and self._in_flight[0].is_ready and not self._waits_for_lease():
             flight = self._in_flight[0]
-            if self._until_overview() is not None and (flight.holders is not None or self._is_shared(flight.batch)):
+            is_outdated = self._needs_overview and flight.lease is not self._presence.lease
+            needs_others = flight.holders is not None or self._is_shared(flight.batch)
+            if is_outdated or (self._until_overview() is not None and needs_others):
                 self._find_holders(flight)  # what was found before may not be valid any more
                 continue
             self._in_flight.popleft()

@@ -118,6 +118,9 @@ class FindingRelay(MemoryRelay):
 class LatePresence(LocalPresence):
     world: World
 
+    def until_lease(self) -> None:
+        return None
+
     @property
     def stamp(self) -> str:
         return self.world.stamp

@@ -252,6 +252,77 @@ async def test_what_is_for_devices_here_waits_for_no_other_server(monkeypatch: p
     assert (stand.done, here.texts) == ([1], ["0"])
 
 
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_without_a_valid_lease_what_is_for_devices_here_waits_and_follows_them_elsewhere() -> None:
+    stand = Stand()
+    old, stays = await stand.a.connect("doll"), await stand.a.connect("stays")
+    cut_off = stand.store.fence_unnoticed(stand.a.presence.lease.server)
+    new = await stand.b.connect("doll")
+    stand.read_at_a(text(0), text(1, "stays"))
+    stand.read_at_a(text(2), text(3, Group("all")))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (stand.done, old.texts, stays.texts, stand.a.counters.dropped) == ([], [], [], {})
+    assert cut_off is not None
+    cut_off.lose_lease()
+    await eventually(lambda: stand.done == [1, 1] and len(new.sent) == 2)
+    assert (new.texts, old.texts, stays.texts) == (["0", "2"], [], [])
+
+
+async def test_without_a_valid_lease_what_is_for_devices_here_waits_until_it_is_valid_again() -> None:
+    stand = Stand()
+    doll, lease = await stand.a.connect("doll"), stand.a.presence.lease
+    until, lease.until = lease.until, 0.0
+    for number in range(3):
+        stand.read_at_a(text(number))
+    assert (stand.done, doll.texts) == ([], [])
+    lease.until = until
+    stand.read_at_a(text(3))  # behind those that wait
+    assert doll.texts == []
+    stand.a.presence._note_lease()
+    await eventually(lambda: stand.done == [1] * 4)
+    assert doll.texts == ["0", "1", "2", "3"]
+
+
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_a_batch_whose_look_up_is_answered_without_a_valid_lease_waits_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand()
+    old = await stand.a.connect("doll")
+    answer = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(stand.a.presence, "holders", lambda _: answer)
+    stand.read_at_a(text(0), text(1, "other"))
+    stand.read_at_a(text(2))
+    monkeypatch.undo()
+    cut_off = stand.store.fence_unnoticed(stand.a.presence.lease.server)
+    new = await stand.b.connect("doll")
+    answer.set_result({})
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (stand.done, old.texts) == ([], [])
+    assert cut_off is not None
+    cut_off.lose_lease()
+    await eventually(lambda: stand.done == [1, 1] and len(new.sent) == 2)
+    assert (new.texts, old.texts) == (["0", "2"], [])
+
+
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_a_batch_whose_look_up_is_answered_after_the_server_has_joined_anew_follows_its_devices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stand = Stand()
+    await stand.a.connect("doll")
+    answer = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(stand.a.presence, "holders", lambda _: answer)
+    stand.read_at_a(text(0), text(1, "other"))
+    monkeypatch.undo()
+    stand.store.fence(stand.a.presence.lease.server)
+    new = await stand.b.connect("doll")
+    answer.set_result({})
+    await eventually(lambda: stand.done == [1] and new.texts == ["0"])
+
+
 async def test_a_device_that_comes_after_a_record_was_read_may_get_it_when_it_is_read_again() -> None:
     stand = Stand()
     stand.read_at_a(text(0), text(1))
