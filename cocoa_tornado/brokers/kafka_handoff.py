@@ -20,6 +20,7 @@ class Handoff:
 
     :param marks: bound what is in flight, copies for the quarantine included
     :ivar recent: the records handed over since the topic's id was last confirmed
+    :ivar assignments: how many there have been
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class Handoff:
         # From the IOLoop: the number of a batch that is done, its spans, its records and its bytes.
         self._done: deque[tuple[int, list[Span], int, int]] = deque()
         self.recent, self._repeats = Recent(), Repeats(set())
+        self.assignments = 0
         self._batches = 0  # handed over
         self._not_done: set[int] = set()  # numbers of the batches in flight
         self._repeated: set[int] = set()  # those of them whose records may come again, as repeats
@@ -71,7 +73,7 @@ class Handoff:
             size = size_of(records)
             self.take(len(records), size)
             done = self.when_done(spans, len(records), size)
-            self._loop.add_callback(self._hand_over, Batch(records, done, offsets, sources))
+            self._loop.add_callback(self._hand_over, Batch(records, done, offsets, sources, self.assignments))
             self._handed_over_at = time.monotonic()
 
     def when_done(self, spans: list[Span], records: int, size: int) -> Callable[[], None]:

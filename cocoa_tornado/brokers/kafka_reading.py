@@ -367,6 +367,8 @@ class Reading(ABC, Generic[P]):
 
     def note_assignment(self, assigned: Collection[P]) -> None:
         """These partitions are assigned, in addition to those that are."""
+        if not set(assigned) <= self._assignment.partitions:
+            self._handoff.assignments += 1
         self._assignment.add(assigned)
         if self._sole is not None:
             self._sole.note_assignment()

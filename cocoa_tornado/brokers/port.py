@@ -60,12 +60,14 @@ class Batch:
     :ivar offsets: one for each record
     :ivar sources: the records' partitions, each with its number of consecutive records; the partitions of a recreated
         topic have other names than the old ones
+    :ivar assignment: changes whenever the adapter may have begun to read partitions that another process has read
     """
 
     records: list[Record]
     done: Callable[[], None] = field(repr=False, default=lambda: None)
     offsets: Sequence[int] = field(repr=False, default=())
     sources: Sequence[tuple[str, int]] = ()
+    assignment: int = 0
 
     def origins(self) -> list[tuple[str, int]]:
         """The partition and the offset of each record."""

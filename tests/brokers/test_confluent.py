@@ -595,6 +595,19 @@ async def test_a_consumer_has_work_until_what_it_has_read_is_committed() -> None
 # -- the group's news
 
 
+async def test_batches_say_when_partitions_have_come_that_another_process_may_have_read() -> None:
+    receiver = Receiver(prompt=False)
+    consuming = books(receiver, Consumer())
+    consuming._route([record(0)])
+    consuming.note_assignment({0})  # it is read already
+    consuming._route([record(1)])
+    consuming.note_assignment({0, 1})
+    consuming._route([record(2)])
+    await receiver.has(3)
+    first, second, third = [batch.assignment for batch in receiver.open]
+    assert first == second != third
+
+
 async def test_a_revoke_commits_first_and_waits_for_no_answer() -> None:
     receiver, consumer = Receiver(), Consumer()
     consuming = books(receiver, consumer)
