@@ -294,6 +294,7 @@ class Gateway:
             meeting.number,
             self._sink,
             self.hub,
+            self.presence.until_lease,
             self.relay,
             self.counters,
             self._clock,

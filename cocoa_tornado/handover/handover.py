@@ -17,12 +17,12 @@ from ..brokers.port import Batch
 from ..counters import Counters
 from ..hub import Hub
 from ..relay.messages import Fence
-from ..relay.port import Relay
+from ..relay.port import Relay, RelayState
 from ..rules.records import Record
 from .announcements import Announcements
 from .link import Link
-from .pieces import Delivery, joined
-from .rules import Actions, Ask, Destinations, Route
+from .pieces import Delivery, merged
+from .rules import Actions, Ask, Destinations, Phase, Route
 from .wire import Hello, Message, News, Records, records_of
 
 GATHER_S: Final = 0.01
@@ -52,6 +52,7 @@ class HandOver:
     :param number: of this worker
     :param relay: reaches the siblings too
     :param is_allowed: whether a device has one connection at most, so that one worker has all of them
+    :param until_lease: see ``presence.port.Presence``
     :param clock: monotonic seconds
     """
 
@@ -60,12 +61,14 @@ class HandOver:
         number: int,
         router: Routing,
         hub: Hub,
+        until_lease: Callable[[], asyncio.Future[None] | None],
         relay: Relay,
         counters: Counters,
         clock: Callable[[], float],
         is_allowed: Callable[[], bool],
     ) -> None:
         self._number, self._router, self._relay, self._counters = number, router, relay, counters
+        self._until_lease = until_lease
         self._clock, self._is_allowed = clock, is_allowed
         self._rules = Destinations(hub.connected)
         self._announcements = Announcements()
@@ -73,6 +76,8 @@ class HandOver:
         self._servers: dict[int, str] = {}
         self._due: deque[Route | Ask] = deque()
         self._is_acting = self._is_closed = False
+        self._assignment = 0
+        self._is_suspended = False  # this worker has no valid lease
         self._timer: asyncio.TimerHandle | None = None
         hub.watch(self._on_arrival, self._on_departure)
         relay.handle(Fence, self._on_fence)
@@ -111,7 +116,11 @@ class HandOver:
 
     def __call__(self, batch: Batch) -> None:
         delivery = Delivery(batch.records, batch.offsets, batch.sources, partial(self._done, batch))
-        self._act(self._rules.take(delivery, self._clock(), is_allowed=self._is_allowed()))
+        # Records of an earlier owner of the partitions may still be in the relay.
+        is_allowed = self._is_allowed() and batch.assignment == self._assignment
+        self._assignment = batch.assignment
+        may_begin = self._rules.phase is not Phase.OFF or self._relay.status().state is RelayState.READY
+        self._act(self._rules.take(delivery, self._clock(), is_allowed=is_allowed, may_begin=may_begin))
 
     def _done(self, batch: Batch) -> None:
         batch.done()
@@ -137,12 +146,13 @@ class HandOver:
         if isinstance(action, Ask):
             self._ask(action)
             return
-        records, offsets, sources = joined(action.pieces)
+        records, offsets, sources = merged(action.pieces)
         batch = Batch(list(records), partial(self._on_routed, action.number), offsets, sources)
         try:
             self._router(batch)
         except Exception:  # this batch is never done: it is read again after a restart
             log.exception("routing failed")
+            self._due += self._rules.failed(action.number)
 
     def _on_routed(self, number: int) -> None:
         self._act(self._rules.routed(number))
@@ -237,12 +247,13 @@ class HandOver:
     def _on_records(self, link: Link, portion: Records) -> None:
         """Take what is for devices that are here, and return the rest."""
         link.acknowledged, link.has_reply = portion.number, True
-        strangers = self._announcements.strangers(portion.device_ids, portion.seen)
+        self._look_at_lease()
+        to_return = self._announcements.to_return(portion.device_ids, portion.seen)
         records, offsets, sources = portion.records(), portion.offsets, portion.sources
-        self._counters.taken_over += len(records) - len(strangers)
-        if strangers:
-            link.returned[portion.number] = strangers
-            back = frozenset(strangers)
+        self._counters.taken_over += len(records) - len(to_return)
+        if to_return:
+            link.returned[portion.number] = to_return
+            back = frozenset(to_return)
             kept = [at for at in range(len(records)) if at not in back]
             if not kept:
                 return
@@ -251,6 +262,23 @@ class HandOver:
             records, offsets = [records[at] for at in kept], [offsets[at] for at in kept]
             sources = [(names[at], 1) for at in kept]
         self._router.deliver(Batch(records, _nothing, offsets, sources))
+
+    def _look_at_lease(self) -> None:
+        """Without a valid lease, other servers may hold this worker's devices: their records are returned."""
+        until_lease = self._until_lease()
+        if until_lease is not None and not self._is_suspended:
+            self._is_suspended = True
+            self._announcements.suspend()
+            until_lease.add_done_callback(self._on_lease)
+
+    def _on_lease(self, _: object) -> None:
+        self._is_suspended = False
+        self._look_at_lease()
+        if not self._is_suspended:
+            self._announcements.resume()
+            for link in self._links.values():
+                link.has_reply = True
+                link.schedule(0.0, self._flush)
 
     # -- sending
 
@@ -275,9 +303,11 @@ class HandOver:
             link.returned, link.fences, link.has_reply = {}, [], False
             link.send(news)
         for portion in self._rules.portions(sibling):
-            whole = joined(portion.pieces)
+            whole = merged(portion.pieces)
             self._counters.handed_over += len(whole.records)
             link.send(records_of(portion.number, portion.seen, whole))
+            if not link.is_writable:
+                return  # until it is
 
 
 def _nothing() -> None:

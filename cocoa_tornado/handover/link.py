@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from .wire import VERSION, BrokenLink, Hello, Message, Reader, encode
+from .wire import VERSION, BrokenLink, Hello, Message, MessageReader, encode
 
 log = logging.getLogger("cocoa.handover")
 
@@ -41,7 +41,7 @@ class Link(asyncio.Protocol):
 
     def __init__(self, number: int, user: LinkUser) -> None:
         self._number, self._user = number, user
-        self._reader = Reader()
+        self._reader = MessageReader()
         self._transport: asyncio.Transport | None = None
         self.sibling = 0
         self.is_understood = True

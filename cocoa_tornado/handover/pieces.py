@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
@@ -59,7 +59,7 @@ class Piece(NamedTuple):
 Pieces: TypeAlias = Sequence[Piece]
 
 
-class Joined(NamedTuple):
+class Merged(NamedTuple):
     """The records of several pieces, as in ``brokers.port.Batch``."""
 
     records: Sequence[Record]
@@ -67,11 +67,11 @@ class Joined(NamedTuple):
     sources: Sequence[tuple[str, int]]
 
 
-def joined(pieces: Pieces) -> Joined:
+def merged(pieces: Pieces) -> Merged:
     """All records of these pieces, in their order."""
     if len(pieces) == 1 and len(pieces[0].indexes) == len(pieces[0].delivery.records):
         whole = pieces[0].delivery
-        return Joined(whole.records, whole.offsets, whole.sources)
+        return Merged(whole.records, whole.offsets, whole.sources)
     records: list[Record] = []
     offsets: list[int] = []
     names: list[str] = []
@@ -80,8 +80,26 @@ def joined(pieces: Pieces) -> Joined:
         records += [of_records[at] for at in indexes]
         offsets += [of_offsets[at] for at in indexes]
         names += [of_names[at] for at in indexes]
-    return Joined(records, offsets, [(name, len(list(same))) for name, same in groupby(names)])
+    return Merged(records, offsets, [(name, len(list(same))) for name, same in groupby(names)])
 
 
 def count_of(pieces: Pieces) -> int:
     return sum([len(piece.indexes) for piece in pieces])
+
+
+def bytes_of(piece: Piece) -> int:
+    """Of the payloads."""
+    records = piece.delivery.records
+    return sum([len(records[at][1]) for at in piece.indexes])
+
+
+def cut(piece: Piece, most_records: int, most_bytes: int) -> Iterator[Piece]:
+    """Pieces with so many records and bytes at most, in their order. A single record may be larger."""
+    delivery, indexes = piece
+    begin = size = 0
+    for position, at in enumerate(indexes):
+        size += len(delivery.records[at][1])
+        if position > begin and (position - begin == most_records or size > most_bytes):
+            yield Piece(delivery, indexes[begin:position])
+            begin, size = position, len(delivery.records[at][1])
+    yield Piece(delivery, indexes[begin:])

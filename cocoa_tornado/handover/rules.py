@@ -24,23 +24,30 @@ From "leaving", a device goes to "routed", and from there on. What a sibling tha
 here: it may be sent twice, as after the end of a server that has read it.
 
 A record for several devices, a user, a group or everyone would have to wait for all of them. So once there is one,
-nothing is handed over until :data:`QUIET_S` after the last one: the phases below.
+nothing is handed over until :data:`QUIET_S` after the last one: the phases below. The same goes for partitions that
+another server has read before: some of its records may still be in a sibling's inbox of the relay, which only a fence
+shows to be empty.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 from ..rules.records import Record
-from .pieces import Delivery, Piece, Pieces, count_of
+from .pieces import Delivery, Piece, Pieces, bytes_of, count_of, cut
 
 QUIET_S: Final = 1.0
+MAX_QUIET_S: Final = 60.0
+"""After several attempts to begin that have failed."""
 BEGIN_PATIENCE_S: Final = 1.0
 """How long batches wait for the router and the relay, which may be unavailable."""
+MOST_RECORDS: Final = 1000
+MOST_BYTES: Final = 1024 * 1024
+"""Of the payloads in one portion. A single record may be larger."""
 
 
 class Route(NamedTuple):
@@ -108,6 +115,8 @@ class _Sibling:
         "leaving",
         "number",
         "open",
+        "open_bytes",
+        "open_records",
         "seen",
         "unacknowledged",
         "unsent",
@@ -116,7 +125,8 @@ class _Sibling:
     def __init__(self) -> None:
         self.number = self.acknowledged = self.seen = self.fence = 0
         self.open: list[Piece] = []
-        self.unsent: list[Portion] = []
+        self.open_records = self.open_bytes = 0
+        self.unsent: deque[Portion] = deque()
         self.unacknowledged: deque[Portion] = deque()
         # With the number after which a device may move.
         self.leaving: deque[tuple[int, str, _Moving]] = deque()
@@ -133,12 +143,29 @@ class _Sibling:
         """The number of the latest portion, including the one that is still open."""
         return self.number + bool(self.open)
 
+    def post(self, piece: Piece) -> None:
+        """Assign records to it."""
+        size = bytes_of(piece)
+        if len(piece.indexes) <= MOST_RECORDS and size <= MOST_BYTES:
+            self._add(piece, size)
+        else:
+            for part in cut(piece, MOST_RECORDS, MOST_BYTES):
+                self._add(part, bytes_of(part))
+
+    def _add(self, piece: Piece, size: int) -> None:
+        records = len(piece.indexes)
+        if self.open_records + records > MOST_RECORDS or self.open_bytes + size > MOST_BYTES:
+            self.close()
+        self.open.append(piece)
+        self.open_records += records
+        self.open_bytes += size
+
     def close(self) -> None:
         """What is assigned from now on belongs to another portion."""
         if self.open:
             self.number += 1
             portion = Portion(self.number, self.seen, self.open)
-            self.open = []
+            self.open, self.open_records, self.open_bytes = [], 0, 0
             self.unsent.append(portion)
             self.unacknowledged.append(portion)
 
@@ -160,6 +187,7 @@ class Destinations:
         self._phase = Phase.ON
         self._held: deque[Delivery] = deque()
         self._shared_at = self._began_at = -inf
+        self._quiet_s = QUIET_S
 
     def __repr__(self) -> str:
         return f"<Destinations {self._phase.value}, {len(self._siblings)} siblings, {len(self._where)} devices>"
@@ -174,10 +202,11 @@ class Destinations:
 
     # -- records
 
-    def take(self, delivery: Delivery, now: float, *, is_allowed: bool = True) -> Actions:
+    def take(self, delivery: Delivery, now: float, *, is_allowed: bool = True, may_begin: bool = True) -> Actions:
         """A batch has been read.
 
         :param is_allowed: False: route everything here
+        :param may_begin: whether the relay is likely to pass a fence on now
         """
         if self._phase is Phase.ON:
             if is_allowed:
@@ -188,7 +217,9 @@ class Destinations:
             return [*self._end(), *self._hold(delivery)]
         if not is_allowed or _is_shared(delivery.records):
             self._shared_at = now
-        elif self._phase is Phase.OFF and now - self._shared_at >= QUIET_S:
+            if not is_allowed and self._phase is Phase.BEGINNING:
+                return [*self._give_up_beginning(), self._route([_whole(delivery)])]
+        elif self._phase is Phase.OFF and may_begin and now - self._shared_at >= self._quiet_s:
             self._phase, self._began_at = Phase.BEGINNING, now
             for sibling in self._siblings.values():
                 sibling.is_fenced = False
@@ -220,13 +251,10 @@ class Destinations:
             else:
                 waiting.append((to, at))  # type: ignore[arg-type]  # the only other type
         for number, indexes in away.items():
-            self._post(number, [Piece(delivery, indexes)])
+            self._siblings[number].post(Piece(delivery, indexes))
         for moving, at in waiting:
             moving.waiting.append(Piece(delivery, (at,)))
         return [self._route([Piece(delivery, here)])] if here else []
-
-    def _post(self, number: int, pieces: Pieces) -> None:
-        self._siblings[number].open += pieces
 
     def _route(self, pieces: Pieces) -> Route:
         self._last_route += 1
@@ -235,8 +263,16 @@ class Destinations:
 
     def routed(self, number: int) -> Actions:
         """The router is done with a route: what is for other servers is in the relay."""
-        for piece in self._routing.pop(number):
+        for piece in self._routing.pop(number, ()):
             piece.done()
+        return self._after_routing()
+
+    def failed(self, number: int) -> Actions:
+        """The router has failed. What it has not sent is read again after a restart; nothing waits for it."""
+        self._routing.pop(number, None)
+        return self._after_routing()
+
+    def _after_routing(self) -> Actions:
         if self._phase is Phase.BEGINNING:
             return self._begin()
         actions: Actions = []
@@ -334,7 +370,8 @@ class Destinations:
                 continue
             if self._target(device_id) == number:
                 self._where[device_id] = number
-                self._post(number, moving.waiting)
+                for piece in moving.waiting:
+                    sibling.post(piece)
             else:
                 others.append((device_id, moving))
         return [*self._cancel(others), *self._settle()]
@@ -344,12 +381,12 @@ class Destinations:
         sibling = self._siblings.get(number)
         return sibling is not None and sibling.awaited is not None and sibling.fence == fence
 
-    def portions(self, number: int) -> list[Portion]:
-        """What is to be sent to a sibling now, each portion once."""
+    def portions(self, number: int) -> Iterator[Portion]:
+        """What is to be sent to a sibling. A portion that was yielded counts as sent."""
         sibling = self._siblings[number]
         sibling.close()
-        unsent, sibling.unsent = sibling.unsent, []
-        return unsent
+        while sibling.unsent:
+            yield sibling.unsent.popleft()
 
     def gathered(self, number: int) -> int:
         """How many records are to be sent to a sibling."""
@@ -464,7 +501,10 @@ class Destinations:
         """Call it now and then."""
         if self._phase is not Phase.BEGINNING or now - self._began_at < BEGIN_PATIENCE_S:
             return []
-        self._shared_at = now
+        self._shared_at, self._quiet_s = now, min(2 * self._quiet_s, MAX_QUIET_S)
+        return self._give_up_beginning()
+
+    def _give_up_beginning(self) -> Actions:
         for sibling in self._siblings.values():
             sibling.awaited = None
         return self._turn_off()
@@ -505,7 +545,7 @@ class Destinations:
                 actions.append(self._fence(number, []))
         if not all(sibling.is_fenced for sibling in self._siblings.values()):
             return actions
-        self._phase = Phase.ON
+        self._phase, self._quiet_s = Phase.ON, QUIET_S
         self._where.update({device_id: of for device_id, of in self._holders.items() if device_id not in self._here})
         held, self._held = self._held, deque()
         while held:

@@ -16,9 +16,11 @@ import msgspec
 
 from ..rules.addressing import Options
 from ..rules.records import Record
-from .pieces import Joined
+from .pieces import Merged
 
 VERSION: Final = 1
+MAX_BYTES: Final = 256 * 1024 * 1024
+"""Of a message. The longest are those that announce all devices, and a single record as large as Kafka allows."""
 _LENGTH: Final = struct.Struct("!I")
 
 
@@ -103,13 +105,13 @@ def encode(message: Message) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-def records_of(number: int, seen: int, portion: Joined) -> Records:
+def records_of(number: int, seen: int, portion: Merged) -> Records:
     device_ids, payloads, timestamps_ms, _, interims_of, options = map(list, zip(*portion.records, strict=True))
     columns = (device_ids, payloads, timestamps_ms, interims_of, options)
     return Records(number, seen, *columns, list(portion.offsets), list(portion.sources))
 
 
-class Reader:
+class MessageReader:
     """Splits a byte stream into messages. Holds at most one incomplete message."""
 
     def __init__(self) -> None:
@@ -125,7 +127,10 @@ class Reader:
         begin = 0
         try:
             while len(buffer) - begin >= _LENGTH.size:
-                end = begin + _LENGTH.size + _LENGTH.unpack_from(buffer, begin)[0]
+                length = _LENGTH.unpack_from(buffer, begin)[0]
+                if length > MAX_BYTES:
+                    raise BrokenLink(f"a message of {length} bytes")
+                end = begin + _LENGTH.size + length
                 if len(buffer) < end:
                     return
                 body = bytes(buffer[begin + _LENGTH.size : end])

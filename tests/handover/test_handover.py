@@ -40,7 +40,14 @@ class Worker:
         router = Router(self.hub, self.counters, time.monotonic, self.presence, self.relay, has_neighbors=True)
         self.presence.start(self.hub)
         self.handover = HandOver(
-            number, router, self.hub, self.relay, self.counters, time.monotonic, lambda: self.is_allowed
+            number,
+            router,
+            self.hub,
+            lambda: self.presence.until_lease(),
+            self.relay,
+            self.counters,
+            time.monotonic,
+            lambda: self.is_allowed,
         )
         self.is_allowed = True
         self.done: list[int] = []
@@ -57,18 +64,18 @@ class Worker:
         self.hub.unregister(client)
         self.presence.release(client.grant)
 
-    def read(self, *records: Record) -> None:
+    def read(self, *records: Record, assignment: int = 0) -> None:
         offsets = list(range(self.offset, self.offset + len(records)))
         self.offset += len(records)
         self.batches += 1
         source = [(f"results/{self.number}", len(records))]
-        self.handover(Batch(list(records), lambda: self.done.append(1), offsets, source))
+        self.handover(Batch(list(records), lambda: self.done.append(1), offsets, source, assignment))
 
 
 class Two:
     def __init__(self) -> None:
-        store, exchange = LocalStore(term=1), Exchange()
-        self.a, self.b = Worker(1, store, exchange), Worker(2, store, exchange)
+        self.store, self.exchange = LocalStore(term=1), Exchange()
+        self.a, self.b = (Worker(number, self.store, self.exchange) for number in (1, 2))
 
     async def link(self) -> None:
         loop = asyncio.get_running_loop()
@@ -171,6 +178,84 @@ async def test_records_for_a_group_keep_their_place_among_those_of_its_devices(t
     await eventually(lambda: len(doll.sent) == first + 6)
     assert texts(doll)[first:] == ["1", "2", "3", "4", "5", "6"]
     await eventually(two.is_done)
+
+
+async def test_after_an_assignment_of_partitions_nothing_is_handed_over_at_first(two: Two) -> None:
+    """Records of their earlier owner may still be in a sibling's inbox of the relay."""
+    doll = await two.b.connect("doll")
+    await two.knows("doll")
+    before = two.a.counters.handed_over
+    for number, assignment in ((1, 0), (2, 1), (3, 1)):
+        two.a.read(text(number), assignment=assignment)
+    await eventually(lambda: texts(doll)[-3:] == ["1", "2", "3"])
+    assert two.a.counters.handed_over == before + 1
+    await eventually(two.is_done)
+
+
+@pytest.mark.logs("cocoa.handover", "routing failed")
+async def test_a_fault_of_the_router_holds_up_no_device_that_joins_a_sibling(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patches:
+        patches.setattr(Router, "_route", lambda *_: 1 / 0)
+        two.a.read(text(0, "other"))
+    doll = await two.b.connect("doll")
+    before = two.a.counters.handed_over
+    await eventually(lambda: two.a.handover._rules._holders == {"doll": 2})
+    two.a.read(text(1))
+    await eventually(lambda: texts(doll) == ["1"])
+    assert two.a.counters.handed_over == before + 1
+    await eventually(lambda: two.a.done == [1])
+
+
+async def test_a_sibling_that_reads_slowly_gets_one_portion_after_another(two: Two) -> None:
+    doll = await two.b.connect("doll")
+    await two.knows("doll")
+    first, link = len(doll.sent), two.b.handover._links[1]
+    assert link._transport is not None
+    link._transport.pause_reading()
+    for start in range(0, 5000, 500):
+        two.a.read(*[Record("doll", b"{%d,%s}" % (number, b"x" * 1000), 7) for number in range(start, start + 500)])
+    await eventually(lambda: not two.a.handover._links[2].is_writable)
+    assert two.a.handover._rules.gathered(2) >= 2000
+    link._transport.resume_reading()
+    await eventually(lambda: len(doll.sent) == first + 5000)
+    assert texts(doll)[first:] == [str(number) for number in range(5000)]
+    await eventually(two.is_done)
+
+
+@pytest.mark.logs("cocoa.presence", "lease lost")
+async def test_a_sibling_without_a_valid_lease_returns_what_is_for_its_devices(two: Two) -> None:
+    old = await two.b.connect("doll")
+    await two.knows("doll")
+    first = len(old.sent)
+    cut_off = two.store.fence_unnoticed(two.b.presence.lease.server)
+    new = await Worker(3, two.store, two.exchange).connect("doll")  # of another machine
+    for number in (1, 2, 3):
+        two.a.read(text(number))
+    await eventually(two.is_done)
+    await eventually(lambda: texts(new) == ["1", "2", "3"])
+    assert cut_off is not None
+    cut_off.lose_lease()
+    two.a.read(text(4))
+    await eventually(lambda: texts(new) == ["1", "2", "3", "4"])
+    assert texts(old)[first:] == []
+    await eventually(two.is_done)
+
+
+async def test_a_sibling_takes_records_again_once_its_lease_is_valid(two: Two) -> None:
+    doll, lease = await two.b.connect("doll"), two.b.presence.lease
+    await two.knows("doll")
+    first = len(doll.sent)
+    until, lease.until = lease.until, 0.0
+    two.a.read(text(1))
+    await eventually(lambda: two.a.counters.handed_back == 1)
+    two.a.read(text(2))
+    lease.until = until
+    two.b.presence._note_lease()
+    await two.knows("doll")
+    await eventually(lambda: len(doll.sent) >= first + 3)
+    assert texts(doll)[first : first + 2] == ["1", "2"]
 
 
 @pytest.mark.logs("cocoa.handover", "sibling not understood")

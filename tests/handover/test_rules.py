@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise, repeat
 from random import Random
 
 import pytest
@@ -9,7 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoa_tornado.handover.announcements import Announcements
-from cocoa_tornado.handover.rules import BEGIN_PATIENCE_S, QUIET_S, Actions, Ask, Destinations, Phase, _Sibling
+from cocoa_tornado.handover.pieces import Delivery, merged
+from cocoa_tornado.handover.rules import (
+    BEGIN_PATIENCE_S,
+    MOST_BYTES,
+    MOST_RECORDS,
+    QUIET_S,
+    Actions,
+    Ask,
+    Destinations,
+    Phase,
+    Route,
+    _Sibling,
+)
+from cocoa_tornado.routing.address import Address, Group
+from cocoa_tornado.rules.records import Record
 
 from .world import WORKERS, World, run
 
@@ -21,6 +37,12 @@ STEPS = 200
 def test_whatever_happens_records_arrive_in_order_and_once_and_every_batch_is_done(seed: int) -> None:
     """A seed, because a random generator of hypothesis takes fifty times as long."""
     run(Random(seed), STEPS)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=50)
+def test_the_same_holds_while_leases_end_and_become_valid_again(seed: int) -> None:
+    run(Random(seed), STEPS, with_outages=True)
 
 
 class NoFence(Destinations):
@@ -95,8 +117,8 @@ def test_a_record_goes_to_the_sibling_that_has_its_device_and_past_the_relay() -
 class Welcoming(Announcements):
     """Takes the records of every device that is here now."""
 
-    def strangers(self, device_ids: object, seen: int) -> list[int]:
-        return super().strangers(device_ids, 2**60)  # type: ignore[arg-type]  # passed on
+    def to_return(self, device_ids: object, seen: int) -> list[int]:
+        return super().to_return(device_ids, 2**60)  # type: ignore[arg-type]  # passed on
 
 
 @pytest.mark.parametrize("announcements", [Announcements, Welcoming])
@@ -121,6 +143,41 @@ def test_records_that_were_handed_over_before_their_device_came_back_are_returne
     world.settle()
     world.check()
     assert world.devices["a"].got == [("p1", 0), ("p1", 1)]
+
+
+class Impatient(Announcements):
+    """Takes records again at once, though the sibling has not heard of those that were returned."""
+
+    def resume(self) -> None:
+        super().resume()
+        self._taken_since = 0
+
+
+@pytest.mark.parametrize("announcements", [Announcements, Impatient])
+def test_records_that_were_handed_over_before_the_lease_became_valid_again_are_returned_together(
+    announcements: type[Announcements],
+) -> None:
+    world = quiet_world(announcements)
+    with_device_at(world, 2)
+    for _ in range(2):
+        world.read(1, ["a"])
+        world.workers[1].send(2)
+    world.workers[2].change_lease()
+    world.links[1, 2].popleft()  # news without content
+    world.hand_over((1, 2))
+    world.workers[2].change_lease()
+    world.hand_over((1, 2))  # likewise
+    world.hand_over((1, 2))
+    if announcements is Impatient:
+        with pytest.raises(AssertionError, match="late"):
+            world.settle()
+        return
+    assert world.devices["a"].got == []
+    world.settle()
+    world.check()
+    assert world.devices["a"].got == [("p1", 0), ("p1", 1)]
+    world.read(1, ["a"])
+    assert world.workers[1].rules.gathered(2) == 1
 
 
 def test_a_sibling_that_hangs_delays_its_own_devices_and_no_others() -> None:
@@ -191,6 +248,135 @@ def test_while_the_relay_is_unavailable_batches_wait_for_its_fence_for_a_second_
     assert len(world.devices["here"].got) == got + 1
     world.settle()
     world.check()
+
+
+def test_nothing_waits_for_a_relay_that_is_known_to_be_unavailable() -> None:
+    world = quiet_world()
+    with_device_at(world, 2)
+    rules = world.workers[1].rules
+    world.read(1, [], is_shared=True)
+    world.settle()
+    assert rules.phase is Phase.OFF
+    at = world.now + QUIET_S
+    assert [type(action) for action in rules.take(delivery(["a"]), at, may_begin=False)] == [Route]
+    assert (rules.phase, rules.take(delivery(["a"]), at)) == (Phase.OFF, [])
+
+
+def test_after_a_beginning_that_has_failed_the_next_one_comes_later() -> None:
+    """The relay passes nothing on, though it does not know yet."""
+    here = {"here"}
+    rules, now = Destinations(here), 0.0
+    rules.up(2)
+    rules.announced(2, 1, ["a"], [])
+
+    def read() -> bool:
+        """Whether a batch is routed at once."""
+        routes = [action for action in rules.take(delivery(["here"]), now) if isinstance(action, Route)]
+        for route in routes:
+            rules.routed(route.number)
+        return bool(routes)
+
+    rules.take(delivery([Group("all")]), now)
+    (route,) = rules._routing
+    rules.routed(route)
+    failures: list[float] = []
+    while now < 200.0:
+        now += 0.5
+        for action in rules.look(now):
+            assert isinstance(action, Route)
+            rules.routed(action.number)
+        if read() is False and (not failures or now - failures[-1] > BEGIN_PATIENCE_S):
+            failures.append(now)
+    gaps = [later - earlier for earlier, later in pairwise(failures)]
+    assert gaps == [3.0, 5.0, 9.0, 17.0, 33.0, 61.0, 61.0]
+
+
+def test_a_route_at_which_the_router_fails_delays_no_device_that_joins_a_sibling() -> None:
+    here: set[str] = set()
+    rules = Destinations(here)
+    rules.up(2)
+    done: list[str] = []
+    (route,) = rules.take(delivery(["a"], lambda: done.append("done")), 0.0)
+    assert isinstance(route, Route)
+    assert rules.announced(2, 1, ["b"], []) == []
+    assert rules.failed(route.number) == [Ask(2, 1)]
+    rules.fenced(2, 1)
+    assert rules.take(delivery(["b"]), 0.0) == []
+    assert (rules.gathered(2), done) == (1, [])
+
+
+def test_portions_are_bounded_in_records_and_in_bytes() -> None:
+    rules = Destinations(set())
+    rules.up(2)
+    rules.announced(2, 1, ["a"], [])
+    rules.fenced(2, 1)
+    sizes = [1] * (MOST_RECORDS + 1) + [MOST_BYTES // 2] * 3 + [2 * MOST_BYTES, 1, 1]
+    rules.take(delivery(["a"] * len(sizes), sizes=sizes), 0.0)
+    rules.take(delivery(["a"]), 0.0)
+    portions = list(rules.portions(2))
+    assert [portion.number for portion in portions] == [1, 2, 3, 4, 5]
+    found = [merged(portion.pieces).offsets for portion in portions]
+    assert [offset for offsets in found for offset in offsets] == [*range(len(sizes)), 0]
+    assert [len(offsets) for offsets in found] == [MOST_RECORDS, 2, 2, 1, 3]
+
+
+def test_a_device_leaves_a_sibling_after_all_portions_that_its_records_have_filled() -> None:
+    rules = Destinations(set())
+    rules.up(2)
+    rules.announced(2, 1, ["a"], [])
+    rules.fenced(2, 1)
+    rules.take(delivery(["a"] * (2 * MOST_RECORDS + 1)), 0.0)
+    rules.announced(2, 2, [], ["a"])
+    assert rules.take(delivery(["a"]), 0.0) == []
+    assert len(list(rules.portions(2))) == 3
+    assert rules.acknowledged(2, 2, {}) == []
+    assert [type(action) for action in rules.acknowledged(2, 3, {})] == [Route]
+
+
+@pytest.mark.parametrize("is_fenced", [True, False])
+def test_records_of_a_partition_that_has_moved_follow_those_in_the_relay(is_fenced: bool) -> None:
+    """Worker 1 has read the first one, and committed it: it is in the inbox of worker 2."""
+    world = quiet_world()
+    with_device_at(world, 2)
+    world.changes_at = {
+        ("p", offset): {name: device.changes for name, device in world.devices.items()} for offset in (0, 1)
+    }
+    for number, offset, is_allowed in ((1, 0, False), (3, 1, not is_fenced)):
+        worker = world.workers[number]
+        moved = Delivery([Record("a", b"{}", 0)], [offset], [("p", 1)], lambda: None)
+        worker.act(worker.rules.take(moved, world.now, is_allowed=is_allowed))
+        worker.route_all()
+    assert world.workers[3].rules.gathered(2) == (not is_fenced)
+    if is_fenced:
+        world.settle()
+        assert world.devices["a"].got == [("p", 0), ("p", 1)]
+        return
+    world.workers[3].send(2)
+    world.hand_over((3, 2))
+    world.hand_over((3, 2))
+    with pytest.raises(AssertionError, match="too late"):
+        world.settle()
+
+
+def test_a_beginning_is_given_up_if_a_partition_comes_meanwhile() -> None:
+    """What its earlier owner has put into the relay may be behind the fence."""
+    rules = Destinations(set())
+    rules.up(2)
+    rules.announced(2, 1, ["a"], [])
+    for action in rules.take(delivery(["a"]), 0.0, is_allowed=False):
+        assert isinstance(action, Route)
+        rules.routed(action.number)
+    assert rules.take(delivery(["a"]), QUIET_S) == [Ask(2, 2)]
+    assert [type(action) for action in rules.take(delivery(["a"]), QUIET_S, is_allowed=False)] == [Route, Route]
+    assert (rules.phase, rules.fenced(2, 2)) == (Phase.OFF, [])
+
+
+def delivery(
+    addresses: Sequence[Address], on_done: Callable[[], None] = lambda: None, sizes: Sequence[int] | None = None
+) -> Delivery:
+    """:param sizes: of the payloads"""
+    records = [Record(address, b"x" * size, 0) for address, size in zip(addresses, sizes or repeat(2), strict=False)]
+    return Delivery(records, range(len(records)), [("p", len(records))], on_done)
 
 
 def test_a_device_that_comes_here_gets_what_was_handed_over_before_what_is_routed_here() -> None:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from cocoa_tornado.handover.announcements import Announcements
-from cocoa_tornado.handover.pieces import Delivery, joined
+from cocoa_tornado.handover.pieces import Delivery, merged
 from cocoa_tornado.handover.rules import Action, Ask, Destinations, Route
 from cocoa_tornado.routing.address import Everyone
 from cocoa_tornado.rules.records import Record
@@ -65,7 +65,7 @@ class Worker:
         self.routing: deque[Route] = deque()
         self.due: deque[Action] = deque()
         self.is_acting = False
-        self.is_allowed = True
+        self.is_allowed = self.has_lease = True
         self.fences: dict[int, list[int]] = {}
         self.acknowledged: dict[int, int] = {}
         self.returned: dict[int, dict[int, list[int]]] = {}
@@ -95,6 +95,13 @@ class Worker:
         delivery = Delivery(records, offsets, [(source, len(records))], self.on_done)
         self.act(self.rules.take(delivery, self.world.now, is_allowed=self.is_allowed))
 
+    def change_lease(self) -> None:
+        self.has_lease = not self.has_lease
+        if self.has_lease:
+            self.announcements.resume()
+        else:
+            self.announcements.suspend()
+
     def on_done(self) -> None:
         self.not_done -= 1
 
@@ -104,20 +111,21 @@ class Worker:
         news = (upto, here, gone, self.acknowledged.get(to, 0), self.returned.pop(to, {}), self.fences.pop(to, []))
         self.world.links[self.number, to].append(news)
         for portion in self.rules.portions(to):
-            whole = joined(portion.pieces)
+            whole = merged(portion.pieces)
             self.world.links[self.number, to].append((portion.number, portion.seen, whole))
 
     def receive(self, sender: int, message: tuple[Any, ...]) -> None:
         if len(message) == 3:
             number, seen, whole = message
-            strangers = self.announcements.strangers([record.address for record in whole.records], seen)
+            to_return = self.announcements.to_return([record.address for record in whole.records], seen)
             sources = [name for name, count in whole.sources for _ in range(count)]
             for at, record in enumerate(whole.records):
-                if at not in strangers:
+                if at not in to_return:
+                    assert self.has_lease
                     self.deliver(record.address, (sources[at], whole.offsets[at]))
             self.acknowledged[sender] = number
-            if strangers:
-                self.returned.setdefault(sender, {})[number] = strangers
+            if to_return:
+                self.returned.setdefault(sender, {})[number] = to_return
             return
         upto, here, gone, acknowledged, returned, fences = message
         self.act(self.rules.acknowledged(sender, acknowledged, returned))
@@ -133,7 +141,7 @@ class Worker:
 
     def route_next(self) -> None:
         route = self.routing.popleft()
-        whole = joined(route.pieces)
+        whole = merged(route.pieces)
         sources = [name for name, count in whole.sources for _ in range(count)]
         for at, record in enumerate(whole.records):
             origin = (sources[at], whole.offsets[at])
@@ -334,6 +342,8 @@ class World:
         """Everything arrives."""
         for _ in range(60):
             for worker in self.workers.values():
+                if not worker.has_lease:
+                    worker.change_lease()
                 worker.route_all()
                 worker.act(worker.rules.look(self.now))
             for pair in sorted(self.links):
@@ -353,10 +363,13 @@ class World:
                 assert device.changes != read.changes or read.origin in device.ever, f"{read} is lost"
 
 
-def run(random: Random, steps: int, **kinds: Any) -> World:
+def run(random: Random, steps: int, *, with_outages: bool = False, **kinds: Any) -> World:
+    """:param with_outages: leases end and become valid again"""
     world = World(random, **kinds)
     for _ in range(steps):
         world.step()
+        if with_outages and random.random() < 0.04:
+            world.workers[random.choice(WORKERS)].change_lease()
     world.settle()
     world.check()
     return world
