@@ -11,6 +11,7 @@ import os
 import selectors
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -376,9 +377,9 @@ class Parent:
 
 def make_folder() -> str:
     """A folder for the workers' sockets, which no other user may enter; '' if it cannot be made."""
-    for parent in (os.environ.get("XDG_RUNTIME_DIR"), None):
+    for parent in (_runtime_folder(), None):
         try:
-            folder = tempfile.mkdtemp(prefix="cocoa-", dir=parent or None)
+            folder = tempfile.mkdtemp(prefix="cocoa-", dir=parent)
         except OSError as error:
             log.debug("no folder for sockets", extra={"error": str(error)})
             continue
@@ -387,6 +388,19 @@ def make_folder() -> str:
         os.rmdir(folder)
     log.warning("no folder for sockets", extra={"instead": "workers reach each other through Redis"})
     return ""
+
+
+def _runtime_folder() -> str | None:
+    """This user's own: the variable may be another user's, after sudo for example."""
+    path = os.environ.get("XDG_RUNTIME_DIR")
+    if not path:
+        return None
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == 0o700
+    return path if is_own else None
 
 
 def how(status: int) -> str:
