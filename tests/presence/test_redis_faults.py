@@ -261,7 +261,6 @@ async def test_a_redis_that_restarts_keeps_every_connection(
 
 @UNAVAILABLE
 @RELAY
-@pytest.mark.logs("cocoa.presence", "claims rejected")
 async def test_a_connection_is_claimed_again_until_redis_accepts_that(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
