@@ -18,6 +18,7 @@ from typing import Any
 from .admin.connected import Connected
 from .admin.context import AdminContext
 from .admin.device import OneDevice
+from .admin.explain import Here
 from .admin.routes import admin_routes, answer_queries
 from .admin.servers import Servers
 from .brokers.port import Batch, Broker
@@ -367,7 +368,8 @@ class Gateway:
         servers = Servers(self.presence, self.relay, self._server_name)
         self._opened.callback(servers.close)
         connected = Connected(self.hub, self._server_name, self._wall_clock)
-        answer_queries(servers, connected, OneDevice(connected, devices.events), self.blocks)
+        here = Here(self.hub, self._server_name)
+        answer_queries(servers, connected, OneDevice(connected, devices.events), self.blocks, here)
         return AdminContext(servers, connected, self.blocks, self.mailbox)
 
     def _make_devices(self) -> DeviceContext:

@@ -167,6 +167,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "brokers.port",
             "mailboxes.port",
             "routing.address",
+            "routing.plan",
             "rules",
             "errors",
             "plain_files",

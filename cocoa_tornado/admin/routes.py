@@ -11,6 +11,8 @@ from .connected import CLOSE, DEVICES, Connected
 from .context import AdminContext
 from .device import DEVICE, OneDevice
 from .device_handlers import BoxHandler, ConnectionsHandler, DeviceHandler, DevicesHandler, MembersHandler
+from .explain import HOLDERS, Here
+from .explain_handlers import ExplainHandler
 from .message_handlers import MessagesHandler
 from .servers import Servers
 from .token_handlers import DeviceTokenHandler
@@ -29,13 +31,15 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/devices/([^/]+)/box", BoxHandler, shared),
         (f"{BASE}/devices/([^/]+)/block", BlockHandler, shared),
         (f"{BASE}/messages", MessagesHandler, shared),
+        (f"{BASE}/explain", ExplainHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
     ]
 
 
-def answer_queries(servers: Servers, connected: Connected, device: OneDevice, blocks: Blocks) -> None:
+def answer_queries(servers: Servers, connected: Connected, device: OneDevice, blocks: Blocks, here: Here) -> None:
     """Have this server answer what the handlers of any server ask."""
     servers.answer(DEVICES, connected.page)
     servers.answer(CLOSE, connected.close)
     servers.answer(DEVICE, device.answer)
     servers.answer(REFRESH, blocks.refresh)
+    servers.answer(HOLDERS, here.answer)

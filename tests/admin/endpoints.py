@@ -29,4 +29,5 @@ ENDPOINTS: Final = (
     Endpoint("DELETE", "/devices/nobody/block", "admin:write"),
     Endpoint("POST", "/messages", "admin:write"),
     Endpoint("POST", "/device-token", "admin:write"),
+    Endpoint("POST", "/explain", "admin:read"),
 )
