@@ -12,7 +12,9 @@
     |-- ProtocolError       a WebSocket frame breaks RFC 6455: the close code to answer with
     |-- BrokerError         the broker rejected a record, or is unreachable
     |   |-- BrokerClosed    publish after close
-    |   `-- RecordTooLarge  the record exceeds the topic's limit
+    |   |-- RecordTooLarge  the record exceeds the topic's limit
+    |   |-- RecordGone      the quarantine topic has no such record
+    |   `-- AlreadyRequeued  the record has been requeued before
     |-- ProbeError          probe-device cannot start, in probe/verdicts.py
     |-- SpeechError         speech could not be turned into text
     |   |-- SpeechBusy      all workers are busy and the queue is full (429)
@@ -111,6 +113,14 @@ class BrokerClosed(BrokerError):
 
 class RecordTooLarge(BrokerError):
     """The record exceeds the broker's size limit; its producer must send smaller ones."""
+
+
+class RecordGone(BrokerError):
+    """The quarantine topic has no such record, or no longer."""
+
+
+class AlreadyRequeued(BrokerError):
+    """The quarantined record has been put back on the results topic before."""
 
 
 class MailboxError(CocoaError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -42,6 +43,7 @@ class GatewayCollector(Collector):
         log_lines_lost: Callable[[], int] = lambda: 0,
         buffers: Callable[[], Mapping[str, Use]] = dict,
         relay: RelayCounters | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._hub, self._presence = hub, presence
         self._counters, self._http_connections = counters, http_connections
@@ -50,6 +52,7 @@ class GatewayCollector(Collector):
         self._mailbox, self._topics = mailbox, topics
         self._log_lines_lost, self._buffers = log_lines_lost, buffers
         self._relay = relay
+        self._wall_clock = wall_clock
 
     def collect(self) -> Iterator[Metric]:
         yield _build_info()
@@ -115,6 +118,10 @@ class GatewayCollector(Collector):
         yield _by("cocoa_records_quarantined", "Records quarantined", "reason", broker.quarantined)
         takes_copies = 0.0 if status.quarantine is QuarantineState.UNAVAILABLE else 1.0
         yield GaugeMetricFamily("cocoa_quarantine_ready", "0 while no record can be quarantined", value=takes_copies)
+        if status.oldest_quarantined_ms is not None:
+            oldest = max(0.0, self._wall_clock() - status.oldest_quarantined_ms / 1000)
+            text = "Age of the oldest record that the quarantine topic still has"
+            yield GaugeMetricFamily("cocoa_quarantine_oldest_age_seconds", text, value=oldest)
         lost = "Rejected records that could not be quarantined"
         yield _by("cocoa_quarantine_lost", lost, "cause", broker.quarantine_lost)
         yield _by(

@@ -46,6 +46,7 @@ class Page:
             mailbox=MemoryMailbox(BoxLimits()),
             topics=("transcription.results", "device.messages"),
             relay=self.relay,
+            wall_clock=lambda: 100.0,
         )
         self.page = MetricsPage(collector)
 
@@ -139,6 +140,15 @@ def test_a_quarantine_that_takes_no_copies_is_a_gauge_of_its_own() -> None:
     assert page.values()[("cocoa_quarantine_ready",)] == 0
     assert page.values()[("cocoa_broker_ready",)] == 1
     assert page.values()[("cocoa_quarantine_lost_total", "refused")] == 2
+
+
+def test_the_age_of_the_oldest_quarantined_record_is_a_gauge_and_absent_without_one() -> None:
+    page = Page()
+    assert ("cocoa_quarantine_oldest_age_seconds",) not in page.values()
+    page.status = BrokerStatus(BrokerState.READY, "", oldest_quarantined_ms=40_000)
+    assert page.values()[("cocoa_quarantine_oldest_age_seconds",)] == 60
+    page.status = BrokerStatus(BrokerState.READY, "", oldest_quarantined_ms=200_000)
+    assert page.values()[("cocoa_quarantine_oldest_age_seconds",)] == 0
 
 
 def test_two_pages_share_nothing() -> None:

@@ -14,6 +14,7 @@ from .device_handlers import BoxHandler, ConnectionsHandler, DeviceHandler, Devi
 from .explain import HOLDERS, Here
 from .explain_handlers import ExplainHandler
 from .message_handlers import MessagesHandler
+from .quarantine_handlers import QuarantineHandler, RequeueHandler
 from .servers import Servers
 from .token_handlers import DeviceTokenHandler
 
@@ -32,6 +33,8 @@ def admin_routes(admin: AdminContext) -> Routes:
         (f"{BASE}/devices/([^/]+)/block", BlockHandler, shared),
         (f"{BASE}/messages", MessagesHandler, shared),
         (f"{BASE}/explain", ExplainHandler, shared),
+        (f"{BASE}/quarantine", QuarantineHandler, shared),
+        (f"{BASE}/quarantine/([^/]+)/([^/]+)/requeue", RequeueHandler, shared),
         (f"{BASE}/device-token", DeviceTokenHandler, shared),
     ]
 

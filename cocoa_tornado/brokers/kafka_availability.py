@@ -37,6 +37,7 @@ class Availability:
         self._kind = ""
         self._lag: int | None = None
         self._quarantine = QuarantineState.CHECKING
+        self._oldest_quarantined_ms: int | None = None
         self._alive_at = clock()
         self._muted = False
 
@@ -53,6 +54,9 @@ class Availability:
     def set_quarantine(self, state: QuarantineState) -> None:
         self._quarantine = state
 
+    def set_oldest_quarantined(self, timestamp_ms: int | None) -> None:
+        self._oldest_quarantined_ms = timestamp_ms
+
     def brokers_answer(self) -> bool:
         """True if the brokers answered when last contacted, even if something else is wrong."""
         if self.status().state is BrokerState.READY:
@@ -63,14 +67,14 @@ class Availability:
     def status(self) -> BrokerStatus:
         with self._lock:
             state, detail, lag = self._state, self._detail, self._lag
-        quarantine = self._quarantine
+        quarantine, oldest_ms = self._quarantine, self._oldest_quarantined_ms
         if state is not BrokerState.READY:
-            return BrokerStatus(state, detail, quarantine=quarantine)
+            return BrokerStatus(state, detail, None, quarantine, oldest_ms)
         silent_s = self._clock() - self._alive_at
         if silent_s > self._stale_s:
             detail = f"the consumer thread has been stuck for {silent_s:.0f} s"
-            return BrokerStatus(BrokerState.CONNECTING, detail, quarantine=quarantine)
-        return BrokerStatus(state, detail, lag, quarantine)
+            return BrokerStatus(BrokerState.CONNECTING, detail, None, quarantine, oldest_ms)
+        return BrokerStatus(state, detail, lag, quarantine, oldest_ms)
 
     def connecting(self, detail: str) -> None:
         """Connecting, without a problem so far. Not logged, and does not replace a current failure."""

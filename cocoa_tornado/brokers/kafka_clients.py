@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ACLOperation, ConfigResource, ConfigResourceType
 from kafka.net.sasl.oauth import AbstractTokenProvider
@@ -34,7 +34,10 @@ from .kafka_options import KafkaOptions
 
 RECONNECT_MAX_MS = 1_000  # kafka-python's own cap of 30 s would delay the return to a restarted broker
 MAX_BLOCK_MS = 1_000
+TRANSACTION_MS = 10_000  # for a requeue; after that the brokers abort it
+END_MS = 5_000  # to commit or abort
 NEVER_MS = 2**31 - 1  # 24 days: the delivery timeout, because publishing is never given up while running
+READER_BYTES = 4 * 1024 * 1024  # fetched at a time to look at a topic
 MAX_MESSAGE_BYTES = "max.message.bytes"  # a topic's setting: its largest batch, a record alone included
 
 
@@ -47,10 +50,12 @@ class TopicLook(NamedTuple):
 
     :ivar refusal: why nothing can be written to it; None if no reason is known
     :ivar largest_batch: its limit, in bytes; None if unknown
+    :ivar oldest_ms: timestamp of the oldest record; None if there is none, or unknown
     """
 
     refusal: type[Exception] | None
     largest_batch: int | None = None
+    oldest_ms: int | None = None
 
 
 class KafkaClients:
@@ -127,6 +132,42 @@ class KafkaClients:
         bound_consumer(consumer, Bounds(options.fetch_bytes // 2, options.batch_bytes, options.poll_bytes))
         return ConsumerLink(consumer, net.sleep, manager)
 
+    def reader(self) -> ConsumerLink:
+        """Create a consumer in no group, without a topic."""
+        options = self._options
+        consumer, manager, net = self._make(
+            KafkaConsumer,
+            {
+                "group_id": None,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "earliest",
+                "isolation_level": "read_committed",
+                "fetch_max_bytes": READER_BYTES,
+                "fetch_max_wait_ms": FETCH_WAIT_MS,
+                "request_timeout_ms": REQUEST_TIMEOUT_MS,
+                "metrics_enabled": False,
+            },
+        )
+        bound_consumer(consumer, Bounds(READER_BYTES, options.batch_bytes, READER_BYTES))
+        return ConsumerLink(consumer, net.sleep, manager)
+
+    def transactional_producer(self, transactional_id: str) -> KafkaClient:
+        """Create a producer for one transaction; it gives up within seconds."""
+        return self._make(
+            KafkaProducer,
+            {
+                "transactional_id": transactional_id,
+                "transaction_timeout_ms": TRANSACTION_MS,
+                "acks": "all",
+                "delivery_timeout_ms": TRANSACTION_MS,
+                "request_timeout_ms": TRANSACTION_MS // 2,
+                "max_block_ms": END_MS,
+                "max_request_size": self._options.largest_request_bytes,
+                "metrics_enabled": False,
+            },
+            net_client=ProducerClient,
+        ).client
+
     def producer(self) -> KafkaClient:
         options = self._options
         return self._make(
@@ -164,7 +205,10 @@ class KafkaClients:
                 limit = None
                 with contextlib.suppress(kafka_errors.KafkaError):  # it takes a right of its own
                     limit = _largest_batch_bytes(admin, topic)
-                return TopicLook(None, limit)
+                oldest_ms = None
+                with contextlib.suppress(kafka_errors.KafkaError):  # so does this
+                    oldest_ms = _oldest_ms(admin, topic, [each["partition_index"] for each in found["partitions"]])
+                return TopicLook(None, limit, oldest_ms)
             if error is kafka_errors.UnknownTopicOrPartitionError or not issubclass(error, kafka_errors.RetriableError):
                 return TopicLook(error)
             raise error(topic)
@@ -222,6 +266,33 @@ def _largest_batch_bytes(admin: KafkaClient, topic: str) -> int | None:
         return int(found["topic"][topic][MAX_MESSAGE_BYTES]["value"])
     except (KeyError, TypeError, ValueError):  # some brokers don't know the setting
         return None
+
+
+def _oldest_ms(admin: KafkaClient, topic: str, partitions: list[int]) -> int | None:
+    """The smallest timestamp of the partitions' first records. The brokers' answer to "the first record since 1970"."""
+    found = admin.list_partition_offsets({TopicPartition(topic, number): 0 for number in partitions})
+    return min(
+        (place.timestamp for place in found.values() if place is not None and place.timestamp >= 0), default=None
+    )
+
+
+def commit(producer: KafkaClient) -> None:
+    """Commit its transaction. Raises a KafkaError, after which that may have been committed all the same.
+
+    kafka-python's own method waits without a limit while no broker answers.
+    """
+    result = producer._transaction_manager.begin_commit()
+    producer._sender.wakeup()
+    if not result.wait(END_MS):
+        raise kafka_errors.KafkaTimeoutError("the brokers have not answered whether they have committed")
+
+
+def abort(producer: KafkaClient) -> None:
+    """Abort its transaction; otherwise the brokers do later. Never raises."""
+    with contextlib.suppress(Exception):
+        result = producer._transaction_manager.begin_abort()
+        producer._sender.wakeup()
+        result.wait(END_MS)
 
 
 def _may_write(operations: Collection[str] | None) -> bool:

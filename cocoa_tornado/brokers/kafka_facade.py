@@ -13,18 +13,24 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
+from ..asking import ask
 from ..errors import BrokerClosed, BrokerError
+from ..rules.quarantined import Quarantined
 from .kafka_availability import Availability
 from .kafka_clients import KafkaClients
 from .kafka_members import SoleReading
 from .kafka_options import KafkaOptions
 from .kafka_publisher import Outgoing, Publisher
+from .kafka_quarantined import QuarantineTopic
 from .kafka_reading import Reading
-from .port import Batch, BrokerCounters, BrokerStatus, Decoder
+from .port import Batch, BrokerCounters, BrokerStatus, Decoder, Judge
 
+T = TypeVar("T")
 STOP_PATIENCE_S = 5.0
+MAX_LOOKING = 8  # requests for the quarantine topic; one is served, the others wait
 WOKEN_AT_ONCE = 64  # waiters for room in the publish queue that are woken in one turn of the loop
 STOP_BOUND_S = 15.0  # the same, including the commit, leaving the group and closing sockets
 
@@ -54,6 +60,8 @@ class KafkaFacade(ABC):
         self._answers_due = False
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._closed = False
+        self._quarantine_topic = QuarantineTopic(options, clients)
+        self._looking: list[Future[Any]] = []
 
     def __repr__(self) -> str:
         status = self._availability.status()
@@ -103,6 +111,28 @@ class KafkaFacade(ABC):
                 await finished.wait()
         except TimeoutError:
             log.warning("consumer thread still running", extra={"waited_s": STOP_BOUND_S})
+
+    # -- the quarantine
+
+    async def quarantined(self, limit: int, max_value_bytes: int) -> list[Quarantined]:
+        return await self._look_into(lambda: self._quarantine_topic.newest(limit, max_value_bytes))
+
+    async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
+        return await self._look_into(lambda: self._quarantine_topic.requeue(partition, offset, judge))
+
+    async def _look_into(self, question: Callable[[], T]) -> T:
+        """Ask on a thread of its own. That goes on if the caller no longer waits."""
+        if self._closed:
+            raise BrokerClosed("the broker is closed")
+        self._looking = [each for each in self._looking if not each.done()]
+        if len(self._looking) >= MAX_LOOKING:
+            raise BrokerError("too many requests for the quarantine topic")
+        try:
+            asked = ask("cocoa-kafka-quarantined", question)
+        except RuntimeError as error:
+            raise BrokerError("the process can have no more threads") from error
+        self._looking.append(asked)
+        return await asyncio.wrap_future(asked)
 
     # -- publishing
 

@@ -249,9 +249,10 @@ class Quarantine:
     def _judge(self, look: Future[TopicLook], before: Cause | None) -> None:
         """A check's result counts at once if nothing is wrong, otherwise once the next one confirms it."""
         try:
-            refusal, limit = look.result()
+            refusal, limit, oldest_ms = look.result()
         except Exception:  # of brokers, a token endpoint, descriptors: says nothing about the topic
             return
+        self._availability.set_oldest_quarantined(oldest_ms)
         smallest = FRAMING_BYTES + OWN_HEADERS_BYTES + len(self._results_topic)
         if refusal is kafka_errors.UnknownTopicOrPartitionError:
             found, error = Cause.MISSING, f"topic {self._topic} does not exist"

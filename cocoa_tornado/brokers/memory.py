@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from tornado.ioloop import IOLoop
 
-from ..errors import BrokerClosed, BrokerError
+from ..errors import AlreadyRequeued, BrokerClosed, BrokerError, RecordGone
 from ..rules.handoff import RECORD_BYTES, OffsetLedger, WaterMarks, size_of
+from ..rules.quarantined import Newest, Quarantined, Row, read_copy
 from ..rules.records import Record, Rejected
-from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder
+from .port import Batch, BrokerCounters, BrokerState, BrokerStatus, Decoder, Judge
 
 MAX_BATCH_RECORDS = 500
 MIB = 1024 * 1024
@@ -143,6 +144,7 @@ class MemoryBroker:
         self._closed = False
         self._epoch = 0
         self._waiters: list[asyncio.Future[None]] = []
+        self._requeued: set[int] = set()  # offsets in the quarantine, as far as that still has them
         self._counters = BrokerCounters()
 
     def __repr__(self) -> str:
@@ -183,7 +185,9 @@ class MemoryBroker:
         if self._sink is None or self._ledger is None:
             return BrokerStatus(BrokerState.CONNECTING, "not consuming")
         lag = self._log(self._results_topic).end - self._ledger.position
-        return BrokerStatus(BrokerState.READY, f"in this process, topic {self._results_topic}", lag)
+        oldest = next((record.timestamp_ms for record in self._log(self._quarantine_topic).records), None)
+        detail = f"in this process, topic {self._results_topic}"
+        return BrokerStatus(BrokerState.READY, detail, lag, oldest_quarantined_ms=oldest)
 
     async def stop_consuming(self) -> None:
         deadline = time.monotonic() + STOP_PATIENCE_S
@@ -253,14 +257,44 @@ class MemoryBroker:
         return records, offsets
 
     def _quarantine(self, record: MemoryRecord, reason: str) -> None:
-        headers = dict(record.headers)
-        headers["cocoa.reason"] = reason.encode()
-        headers["cocoa.topic"] = self._results_topic.encode()
-        headers["cocoa.partition"] = b"0"
-        headers["cocoa.offset"] = str(record.offset).encode()
-        self._log(self._quarantine_topic).append(record.key, record.value, headers)
+        own = {
+            "cocoa.reason": reason.encode(),
+            "cocoa.topic": self._results_topic.encode(),
+            "cocoa.partition": b"0",
+            "cocoa.offset": str(record.offset).encode(),
+        }
+        # The gateway's own headers are the last ones (rules/quarantined.py).
+        theirs = {name: value for name, value in record.headers.items() if name not in own}
+        self._log(self._quarantine_topic).append(record.key, record.value, theirs | own)
         self._counters.quarantined[reason] = self._counters.quarantined.get(reason, 0) + 1
         log.info("record quarantined", extra={"reason": reason, "offset": record.offset})
+
+    # -- the quarantine
+
+    async def quarantined(self, limit: int, max_value_bytes: int) -> list[Quarantined]:
+        newest = Newest(limit, max_value_bytes)
+        newest.take(
+            _row(record) for record in itertools.islice(reversed(self._log(self._quarantine_topic).records), limit)
+        )
+        return [record._replace(is_requeued=record.offset in self._requeued) for record in newest.records()]
+
+    async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
+        if self._closed:
+            raise BrokerClosed("the broker is closed")
+        log = self._log(self._quarantine_topic)
+        self._requeued = {each for each in self._requeued if each >= log.first}
+        if partition or not log.first <= offset < log.end:
+            raise RecordGone(f"{self._quarantine_topic}/{partition}/{offset}")
+        if offset in self._requeued:
+            raise AlreadyRequeued(f"{self._quarantine_topic}/{partition}/{offset}")
+        back = judge(read_copy(_row(log.records[offset - log.first])))
+        headers = {name: value or b"" for name, value in back.headers}
+        place = self._log(self._results_topic).end
+        published = self.append(self._results_topic, back.key, back.value, headers)
+        if not published.done():  # otherwise the log is full
+            self._requeued.add(offset)
+        await published
+        return f"{self._results_topic}/0/{place}"
 
     # -- publishing
 
@@ -324,6 +358,10 @@ class MemoryBroker:
     @staticmethod
     def _count(counts: dict[str, int], topic: str) -> None:
         counts[topic] = counts.get(topic, 0) + 1
+
+
+def _row(record: MemoryRecord) -> Row:
+    return Row(0, record.offset, record.timestamp_ms, record.key, record.value, tuple(record.headers.items()))
 
 
 def _acknowledge(future: asyncio.Future[None]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..rules.addressing import Headers
+from ..rules.quarantined import Quarantined, Returned
 from ..rules.records import Decoded, Record
 
 
@@ -41,12 +42,15 @@ class BrokerStatus:
     :ivar detail: one line for people: why it is not ready, or what it is connected to
     :ivar lag: records held by the broker and not handed over yet, including those that cannot be read yet; None if
         unknown
+    :ivar oldest_quarantined_ms: timestamp of the oldest record that the quarantine topic still has; None if there is
+        none, or unknown
     """
 
     state: BrokerState
     detail: str
     lag: int | None = None
     quarantine: QuarantineState = QuarantineState.READY
+    oldest_quarantined_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +92,9 @@ class BrokerCounters:
     reconnects: int = 0  # changes of state from READY to CONNECTING, STANDBY or SHARED
     pauses: int = 0  # times that the high watermark paused the partitions
 
+
+Judge = Callable[[Quarantined], Returned]
+"""Says what goes back to the results topic; pure, thread-safe. What it raises is raised by :meth:`Broker.requeue`."""
 
 Decoder = Callable[[bytes | None, bytes | None, int, Headers | None], Decoded]
 """``decode(key, value, timestamp_ms, headers)``; pure, thread-safe, never raises. None: there are no headers."""
@@ -145,6 +152,24 @@ class Broker(Protocol):
 
     async def writable(self) -> None:
         """Return once :meth:`can_write` is true. Raises BrokerClosed if the broker is closed meanwhile."""
+
+    async def quarantined(self, limit: int, max_value_bytes: int) -> list[Quarantined]:
+        """The newest records of the quarantine topic, newest first, over all its partitions.
+
+        Read apart from the consumer, which this never disturbs. Of each partition at most 3 ``limit`` offsets are read:
+        where more of them are no records, the list is shorter. Raises BrokerError.
+
+        :param max_value_bytes: longer values are cut
+        """
+
+    async def requeue(self, partition: int, offset: int, judge: Judge) -> str:
+        """Put a quarantined record back on the results topic, once: a record that was requeued is requeued by no server
+        again. Return ``<topic>/<partition>/<offset>`` of the new record.
+
+        After any other error than those below, it may have been requeued; repeating the call is safe.
+
+        Raises RecordGone, AlreadyRequeued, RecordTooLarge, BrokerError, and what ``judge`` raises.
+        """
 
     async def stop_consuming(self) -> None:
         """Stop reading, wait up to 5 s for the batches in flight to be done, commit, and leave the group."""

@@ -30,4 +30,6 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/messages", "admin:write"),
     Endpoint("POST", "/device-token", "admin:write"),
     Endpoint("POST", "/explain", "admin:read"),
+    Endpoint("GET", "/quarantine", "admin:read"),
+    Endpoint("POST", "/quarantine/0/0/requeue", "admin:write"),
 )
